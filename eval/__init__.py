@@ -1,0 +1,1 @@
+"""lsr.eval: how good and how fast an index is."""

@@ -1,0 +1,97 @@
+"""lsr demo: the main job on the Cranfield collection that ships with the package."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import click
+
+from lsr.console import note, table
+from lsr.encode.base import DEFAULT_ENCODER
+from lsr.encode.hub import load_encoder
+from lsr.errors import OutputExists
+from lsr.index.index import Index
+from lsr.index.queries import read_queries
+
+from .datasets import Dataset, open_dataset
+from .evaluate import LATENCY_K, Evaluation, evaluate
+from .latency import machine
+from .measures import DEFAULT_MEASURES, parse_measures
+
+_SHOWN_QUERIES = 3
+_MARK = "made-by-lsr-demo"
+
+
+def run_demo(out: Path, encoder: str = DEFAULT_ENCODER) -> None:
+    """Encode, index, search, evaluate and explain; prints as it goes.
+
+    Args:
+        out: Folder for the indexes; replaced if an earlier demo made it.
+        encoder: Compared with BM25, unless it is BM25.
+
+    Raises:
+        OutputExists: The folder is there and no demo made it.
+    """
+    parse_measures(DEFAULT_MEASURES)  # complains about a missing package before any work is done
+    if out.exists():
+        if not (out / _MARK).exists():
+            raise OutputExists(
+                f"{out}: exists already, and no earlier demo made it (--out names another folder)"
+            )
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    (out / _MARK).touch()
+    with as_file(files("lsr.data") / "cranfield") as folder:
+        dataset = open_dataset(str(folder))
+        click.echo("Cranfield: 1,400 abstracts on aerodynamics, 225 queries with human judgments.\n")
+        names = dict.fromkeys([encoder, "bm25"])
+        results = {}
+        for name in names:
+            started = time.perf_counter()
+            index = Index.build(out / Path(name).name, dataset.corpus(), encoder=load_encoder(name))
+            note(
+                f"{name}: {len(index)} documents encoded and indexed in {time.perf_counter() - started:.1f} s"
+            )
+            results[name] = evaluate(index, dataset, DEFAULT_MEASURES)
+        click.echo(_quality_table(results))
+        click.echo(f"\nLatency in ms per query, k = {LATENCY_K}, one thread, on {machine()}.\n")
+        first = Index.open(out / Path(encoder).name)
+        _show_queries(first, dataset)
+        _what_next(first.path)
+
+
+def _quality_table(results: dict[str, Evaluation]) -> str:
+    rows = []
+    for name, result in results.items():
+        quality = [f"{value:.3f}" for value in result.measures.values()]
+        speed = [f"{v:.3f}" for v in (result.search.p50, result.search.p95, result.search.p99)]
+        encode = f"{result.encode.p50:.3f}" if result.encode else "-"
+        rows.append((name, *quality, *speed, encode))
+    measures = list(next(iter(results.values())).measures)
+    header = ("encoder", *measures, "search p50", "p95", "p99", "encode p50")
+    return table(rows, header, "<" + ">" * (len(header) - 1))
+
+
+def _show_queries(index: Index, dataset: Dataset) -> None:
+    queries = read_queries(dataset.source, index)
+    for text in (queries.texts or [])[:_SHOWN_QUERIES]:
+        click.echo(f"“{text}”")
+        for hit in index.search(text, k=3):
+            title = " ".join((hit.title or hit.text).split())
+            click.echo(
+                f"  {hit.score:7.3f}  {hit.id:>5}  {title[:80]}\n                  because of {hit.explain().words(5)}"
+            )
+        click.echo()
+
+
+def _what_next(index: Path) -> None:
+    click.echo(
+        "Try next:\n"
+        f'  lsr search {index} "heat transfer in hypersonic flow"\n'
+        f'  lsr explain {index} "heat transfer in hypersonic flow" 5\n'
+        '  lsr index YOUR.jsonl --out my-index        one {"_id": ..., "text": ...} a line\n'
+        "  lsr --help"
+    )

@@ -1,0 +1,1 @@
+"""lsr.index: the inverted index, its kernels, and search over it."""

@@ -1,0 +1,267 @@
+"""lsr index, search, explain, verify."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from lsr.encode.commands import encoder_options, given_settings, open_encoder, passages_of, text_options
+
+_PREVIEW = 90  # characters of a text in a table
+
+
+@click.command()
+@click.argument("source")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The index' folder.")
+@click.option(
+    "--impacts",
+    type=click.Choice(["uint8", "float32"]),
+    default="uint8",
+    show_default=True,
+    help="How weights are stored; float32 keeps them as they are.",
+)
+@click.option(
+    "--memory",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    metavar="MB",
+    help="What building may hold, roughly.",
+)
+@encoder_options
+@text_options
+def index(source: str, out: Path, impacts: Any, memory: int, encoder: str | None, **options: Any) -> None:
+    """Build an index from vectors, or from texts and an encoder.
+
+    SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl(.gz), .tsv(.gz) or .parquet file, a folder
+    of vectors, "-" for JSONL on standard input, or an ir-datasets name.
+
+    \b
+    Examples:
+      lsr index docs.jsonl --out idx
+      lsr index vectors.parquet --out idx --overwrite
+    """  # fmt: skip
+    from lsr.console import note
+    from lsr.corpus import open_corpus
+    from lsr.encode.stream import Report
+    from lsr.vectors import holds_vectors, read_vectors
+
+    from .index import Index
+
+    passages = passages_of(options["passages"], options["overlap"])
+    settings = given_settings(options)
+    if holds_vectors(source):
+        if passages:
+            raise click.UsageError("--passages cuts texts; these are vectors already")
+        read: Any = read_vectors(source, skip_bad=options["skip_bad"])
+        model = open_encoder(encoder, settings) if encoder else None
+    else:
+        read = open_corpus(source, skip_bad=options["skip_bad"])
+        model = open_encoder(encoder, settings)
+    report = Report()
+    built = Index.build(
+        out,
+        read,
+        encoder=model,
+        impacts=impacts,
+        passages=passages,
+        store_text=not options["no_text"],
+        overwrite=options["overwrite"],
+        memory=memory << 20,
+        report=report,
+    )
+    report.tell(settings.get("max_length"))
+    size = sum(built.file_sizes().values())
+    note(
+        f"{out}: {len(built)} documents, {built.n_postings} postings, {size / 1e6:.1f} MB, {built.fingerprint}"
+    )
+
+
+def _open(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
+    from .index import Index
+
+    return Index.open(path, encoder=open_encoder(encoder, given_settings(options)) if encoder else None)
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("text", required=False)
+@click.option(
+    "--queries", metavar="FILE", help="Many queries: texts or encoded vectors, .jsonl(.gz) or .parquet."
+)
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Hits per query.")
+@click.option(
+    "--run", "run_path", type=click.Path(path_type=Path), metavar="OUT.trec", help="Write a TREC run."
+)
+@click.option("--tag", default="lsr", show_default=True, help="Last column of the run.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Cores for --queries. [default: all]")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
+@click.option("--skip-bad", is_flag=True, help="Count bad queries and go on.")
+@encoder_options
+def search(
+    index_path: Path,
+    text: str | None,
+    queries: str | None,
+    k: int,
+    run_path: Path | None,
+    as_json: bool,
+    tag: str,
+    threads: int,
+    skip_bad: bool,
+    encoder: str | None,
+    **options: Any,
+) -> None:
+    """Search an index with a text or a file of queries.
+
+    Prints a table on a terminal and JSON lines when piped; with --run a TREC run.
+
+    \b
+    Examples:
+      lsr search idx "boundary layer transition" -k 5
+      lsr search idx --queries queries.jsonl -k 1000 --run out.trec
+    """  # fmt: skip
+    from lsr.console import is_terminal
+
+    if (text is None) == (queries is None):
+        raise click.UsageError("give either a text or --queries FILE")
+    index = _open(index_path, encoder, options)
+    if queries is not None:
+        _search_file(index, queries, k, run_path, tag, threads, skip_bad)
+        return
+    assert text is not None
+    hits = index.search(text, k)
+    if run_path:
+        _write_run(run_path, [("1", hits)], tag)
+    elif as_json or not is_terminal():
+        _print_json(None, hits)
+    else:
+        _print_table(hits)
+
+
+def _search_file(
+    index: Any, queries: str, k: int, run_path: Path | None, tag: str, threads: int, skip_bad: bool
+) -> None:
+    from lsr.console import note, progress
+
+    from .queries import read_queries
+
+    read = read_queries(queries, index, skip_bad=skip_bad)
+    if read.bad:
+        note(f"skipped {len(read.bad)} bad queries, the first: {read.bad[0]}")
+    if read.unknown:
+        note(f"{read.unknown} weights of the queries are for tokens that no document has")
+    vectors = read.encoded(index)
+    with ExitStack() as stack:
+        out = stack.enter_context(_replacing(run_path)) if run_path else None
+        bar = stack.enter_context(progress(len(read.ids), "searching", "queries"))
+        for start in range(0, len(read.ids), 256):
+            ids = read.ids[start : start + 256]
+            found = index.search_batch(vectors[start : start + 256], k, threads=threads)
+            for query_id, hits in zip(ids, found, strict=True):
+                if out:
+                    _write_lines(out, query_id, hits, tag)
+                else:
+                    _print_json(query_id, hits)
+            bar.update(len(ids))
+
+
+class _replacing:
+    """A text file that takes its name only when it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._partial = path, path.with_name(path.name + ".partial")
+
+    def __enter__(self) -> IO[str]:
+        self._file = self._partial.open("w", encoding="utf-8")
+        return self._file
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        try:
+            self._file.close()
+            if kind is None:
+                self._partial.replace(self._path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+def _write_run(path: Path, results: list[tuple[str, Any]], tag: str) -> None:
+    with _replacing(path) as file:
+        for query_id, hits in results:
+            _write_lines(file, query_id, hits, tag)
+
+
+def _write_lines(file: IO[str], query_id: str, hits: Any, tag: str) -> None:
+    from lsr.runs import run_lines
+
+    file.writelines(line + "\n" for line in run_lines(query_id, ((hit.id, hit.score) for hit in hits), tag))
+
+
+def _print_json(query_id: str | None, hits: Any) -> None:
+    from lsr.console import emit_json
+
+    for rank, hit in enumerate(hits, start=1):
+        values: dict[str, Any] = {"query": query_id} if query_id is not None else {}
+        values |= {"rank": rank, "_id": hit.id, "score": hit.score}
+        if hit.passage != hit.id:
+            values["passage"] = hit.passage
+        values |= {key: value for key in ("title", "text", "metadata") if (value := getattr(hit, key))}
+        emit_json(values)
+
+
+def _print_table(hits: Any) -> None:
+    from lsr.console import table
+
+    if not hits:
+        click.echo("no document shares a term with this query")
+        return
+    rows = []
+    for rank, hit in enumerate(hits, start=1):
+        text = " ".join(f"{hit.title}. {hit.text}".split()) if hit.title else " ".join(hit.text.split())
+        rows.append((str(rank), f"{hit.score:.3f}", hit.passage, text[:_PREVIEW], hit.explain().words(3)))
+    click.echo(table(rows, ("", "score", "id", "text", "because of"), ">><<<"))
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("text")
+@click.argument("doc_id")
+@click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal.")
+@encoder_options
+def explain(
+    index_path: Path, text: str, doc_id: str, as_json: bool, encoder: str | None, **options: Any
+) -> None:
+    """Show why a document scores as it does for a query, term by term.
+
+    \b
+    Example:
+      lsr explain idx "boundary layer transition" 184
+    """
+    from lsr.console import emit_json, is_terminal
+
+    explanation = _open(index_path, encoder, options).explain(text, doc_id)
+    if as_json or not is_terminal():
+        emit_json(explanation.to_json())
+    else:
+        click.echo(str(explanation))
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+def verify(index_path: Path) -> None:
+    """Check every byte of an index against its checksums; names each file that is damaged.
+
+    \b
+    Example:
+      lsr verify idx
+    """
+    from lsr.errors import CorruptIndex
+
+    from .storage import check_files, read_manifest
+
+    manifest = read_manifest(index_path)
+    if wrong := check_files(index_path, manifest, every_byte=True):
+        raise CorruptIndex("\n".join(wrong))
+    click.echo(f"{index_path}: {len(manifest['files'])} files, all as they were written")

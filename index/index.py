@@ -1,0 +1,519 @@
+"""Index: built once from documents or vectors, opened in milliseconds, searched exactly.
+
+    index = Index.build("idx", [{"_id": "a", "text": "..."}], encoder=load_encoder("bm25"))
+    for hit in Index.open("idx").search("a question", k=10):
+        print(hit.id, hit.score, hit.text)
+
+Files are lsr.index.storage's business, postings those of lsr.index.segment, texts those of lsr.index.documents.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+import lsr
+from lsr.console import progress
+from lsr.corpus import Corpus, Document, document_batch, documents_corpus
+from lsr.encode.base import Encoder
+from lsr.encode.hub import load_encoder, load_encoder_files
+from lsr.encode.stream import Passages, Report, encode_corpus, fit
+from lsr.errors import CorruptIndex, DataError, EncoderError
+from lsr.fingerprint import Fingerprint
+from lsr.sparse import SparseMatrix
+from lsr.vectors import VectorBatch, Vectors
+
+from .documents import Documents, DocumentsWriter
+from .explain import Contribution, Explanation
+from .segment import DEFAULT_MEMORY, ImpactType, Segment, SegmentWriter
+from .storage import (
+    ArrowFile,
+    check_files,
+    read_encoder_files,
+    read_manifest,
+    staged,
+    write_arrow,
+)
+
+_VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
+
+Query = str | Mapping[str, float] | SparseMatrix
+
+
+class Hit:
+    """A document found.
+
+    Attributes:
+        score: Its score.
+        doc: Its number within the index.
+    """
+
+    __slots__ = ("_index", "_query", "doc", "score")
+
+    def __init__(self, index: Index, doc: int, score: float, query: SparseMatrix) -> None:
+        self._index = index
+        self._query = query
+        self.doc = doc
+        self.score = score
+
+    @property
+    def id(self) -> str:
+        """Its id; for a passage, the id of the document that it was cut from."""
+        return self._index.documents.parent(self.doc) or self.passage
+
+    @property
+    def passage(self) -> str:
+        """The id of what matched: the document itself, or the best of its passages."""
+        return self._index.documents.id(self.doc)
+
+    @property
+    def title(self) -> str:
+        """Its title, empty if none is stored."""
+        return self._index.documents.fields(self.doc)[0]
+
+    @property
+    def text(self) -> str:
+        """Its text, of a passage the passage's, empty if none is stored."""
+        return self._index.documents.fields(self.doc)[1]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Its metadata, empty if none is stored."""
+        return self._index.documents.fields(self.doc)[2]
+
+    def explain(self) -> Explanation:
+        """Why it has its score, term by term."""
+        return self._index._explain(self._query, self.doc)
+
+    def __repr__(self) -> str:
+        return f"Hit(id={self.id!r}, score={self.score:.4f})"
+
+
+class Index:
+    """An index on disk, memory-mapped. Safe to search from many threads; searching releases the GIL.
+
+    Attributes:
+        path: The folder.
+        documents: Ids and texts.
+        segment: Postings.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any], encoder: Encoder | None = None) -> None:
+        """Use `Index.open` or `Index.build`."""
+        self.path = path
+        self._manifest = manifest
+        self._given_encoder = encoder
+        self._data = path / str(manifest["data"])
+        self.documents = Documents(self._data, len(self), manifest["has_text"])
+        impacts = manifest["impacts"]
+        self.segment = Segment(self._data, impacts["type"], impacts["scale"])
+
+    # --- building --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build(
+        cls,
+        path: str | PathLike[str],
+        source: Iterable[Mapping[str, Any] | Document] | Corpus | Vectors | SparseMatrix,
+        *,
+        encoder: Encoder | str | None = None,
+        ids: Sequence[str] | None = None,
+        impacts: ImpactType = "uint8",
+        passages: Passages | None = None,
+        store_text: bool = True,
+        overwrite: bool = False,
+        memory: int = DEFAULT_MEMORY,
+        report: Report | None = None,
+    ) -> Index:
+        """Build an index; the folder holds either the whole new index or what it held before.
+
+        Args:
+            path: The folder.
+            source: Documents ({"_id", "text", perhaps "title" and more}), a corpus, vectors, or a matrix.
+            encoder: Encodes documents, and later queries; by default BM25. For vectors, the one that made them.
+            ids: For a matrix, the ids of its rows; by default their numbers.
+            impacts: "uint8", or "float32" for weights as they are at three times the size.
+            passages: Cut documents into passages; a document's score is then that of its best passage.
+            store_text: Keep titles, texts and metadata.
+            overwrite: Replace the index that is there.
+            memory: Bytes to hold while building, roughly, without the encoder's.
+            report: Filled in with what was met on the way.
+
+        Returns:
+            The index, open.
+
+        Raises:
+            OutputExists: The folder holds an index, or something else.
+            DataError: A bad document or vector, a doubled id.
+        """
+        path = Path(path)
+        if impacts not in ("uint8", "float32"):
+            raise ValueError(f'impacts must be "uint8" or "float32", got {impacts!r}')
+        report = report if report is not None else Report()
+        if isinstance(encoder, str):
+            encoder = load_encoder(encoder)
+        with staged(path, overwrite=overwrite) as staging:
+            known = _Known()
+            if isinstance(source, SparseMatrix):
+                known.fingerprint = Fingerprint(vocabulary_size=source.shape[1])
+                batches = _matrix_batches(source, ids)
+            elif isinstance(source, Vectors):
+                batches = _vector_batches(source, known, report)
+            else:
+                encoder = encoder or load_encoder("bm25")
+                corpus = (
+                    source
+                    if isinstance(source, Corpus)
+                    else documents_corpus(source, replay=encoder.needs_fit)
+                )
+                fit(encoder, corpus)
+                batches = encode_corpus(corpus, encoder, report, passages=passages, with_text=store_text)
+            known.take(encoder)
+            documents = DocumentsWriter(staging.folder)
+            with closing(SegmentWriter(staging.folder, staging.scratch, impacts, memory)) as postings:
+                for batch in batches:
+                    documents.write(batch.documents if store_text else _without_text(batch.documents))
+                    postings.write(batch.vectors)
+                documents.close()
+                quantizer = postings.finish()
+            known.write(staging.folder)
+            staging.commit(
+                {
+                    "lsr": lsr.__version__,
+                    "fingerprint": known.fingerprint.to_json(),
+                    "encoder": f"{staging.folder.name}/encoder" if known.encoder_files else None,
+                    "n_docs": postings.n_docs,
+                    "n_postings": postings.n_postings,
+                    "has_text": documents.has_text,
+                    "has_parents": documents.has_parents,
+                    "has_vocabulary": known.vocabulary is not None,
+                    "impacts": {
+                        "type": impacts,
+                        "scale": quantizer.scale if quantizer else 1.0,
+                        "max_error": quantizer.max_error if quantizer else 0.0,
+                    },
+                }
+            )
+        return cls(path, read_manifest(path), encoder)
+
+    @classmethod
+    def open(cls, path: str | PathLike[str], *, encoder: Encoder | str | None = None) -> Index:
+        """Open an index; nothing is read but what is small.
+
+        Args:
+            path: The folder.
+            encoder: For queries, instead of the one that the index carries; has to be the one that made it.
+
+        Raises:
+            IndexFormatError: Not an index, or one of a later format.
+            CorruptIndex: A file is missing, cut short or, if small, changed.
+            EncoderMismatch: Another encoder made the index.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        if wrong := check_files(path, manifest):
+            raise CorruptIndex("\n".join(wrong))
+        if isinstance(encoder, str):
+            encoder = load_encoder(encoder)
+        index = cls(path, manifest, encoder)
+        if encoder is not None:
+            index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
+        return index
+
+    # --- what it is ------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return int(self._manifest["n_docs"])
+
+    def __repr__(self) -> str:
+        return f"Index({str(self.path)!r}, {len(self)} documents, {self.fingerprint})"
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Of the encoder that made the vectors."""
+        return Fingerprint.from_json(self._manifest["fingerprint"], str(self.path))
+
+    @property
+    def has_passages(self) -> bool:
+        """Whether documents were cut into passages."""
+        return bool(self._manifest["has_parents"])
+
+    @property
+    def max_error(self) -> float:
+        """The largest difference between a document's weight and what is stored for it."""
+        return float(self._manifest["impacts"]["max_error"])
+
+    @property
+    def n_postings(self) -> int:
+        """Number of stored weights."""
+        return int(self._manifest["n_postings"])
+
+    def file_sizes(self) -> dict[str, int]:
+        """Bytes of each file."""
+        return {name: int(entry["bytes"]) for name, entry in self._manifest["files"].items()}
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """What encodes queries: the encoder given, or the one that the index carries.
+
+        Raises:
+            EncoderError: There is none.
+        """
+        if self._given_encoder is not None:
+            return self._given_encoder
+        if not self._manifest["encoder"]:
+            raise EncoderError(
+                f"{self.path}: this index was built from vectors without their encoder ({self.fingerprint}): "
+                "search it with vectors, or name the encoder (--encoder, Index.open(..., encoder=...))"
+            )
+        encoder = load_encoder_files(read_encoder_files(self._data / "encoder"))
+        self.fingerprint.require_same(encoder.fingerprint, f"the index {self.path}", "the encoder it carries")
+        return encoder
+
+    @cached_property
+    def vocabulary(self) -> list[str] | None:
+        """Token of each term, or None where the tokens aren't known."""
+        if not self._manifest["has_vocabulary"]:
+            return None
+        file = ArrowFile(self._data / "vocabulary.arrow", _VOCABULARY_SCHEMA)
+        return list(file.batch(0).column(0).to_pylist())
+
+    @cached_property
+    def _term_of(self) -> dict[str, int]:
+        return {token: term for term, token in enumerate(self.vocabulary or ())}
+
+    # --- searching -------------------------------------------------------------------------------------------------
+
+    def search(self, query: Query, k: int = 10) -> list[Hit]:
+        """The k best documents.
+
+        Args:
+            query: A text, a {token: weight} mapping, or a matrix of one row.
+            k: How many at most. Documents that share no term with the query are never among them.
+
+        Returns:
+            Hits by descending score; equal scores by the order in which the documents were added.
+
+        Raises:
+            EncoderError: A text, but the index has no encoder.
+        """
+        vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
+        if len(vector) != 1:
+            raise ValueError(f"search takes one query, got {len(vector)}; search_batch takes many")
+        return self._hits(vector, *self._top(vector, k))
+
+    def search_batch(
+        self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix, k: int = 10, *, threads: int = 0
+    ) -> list[list[Hit]]:
+        """The k best documents of many queries, on all cores.
+
+        Args:
+            queries: Texts, {token: weight} mappings, or a matrix with a row for each.
+            k: How many at most for each.
+            threads: Cores to use; 0 for all.
+        """
+        vectors = self.query_vectors(queries)
+        rows = [vectors[i] for i in range(len(vectors))]
+        _checked_k(k)
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            found = list(pool.map(lambda row: self._top(row, k), rows))
+        return [self._hits(row, docs, scores) for row, (docs, scores) in zip(rows, found, strict=True)]
+
+    def query_vectors(self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix) -> SparseMatrix:
+        """Queries of any form as a matrix; tokens that the vocabulary lacks are left out, as no document has them.
+
+        Raises:
+            DataError: A weight that is negative, infinite or not a number.
+        """
+        if isinstance(queries, SparseMatrix):
+            size = self.fingerprint.vocabulary_size
+            if (
+                size is not None
+                and queries.shape[1] > size
+                and queries.nnz
+                and int(queries.indices.max()) >= size
+            ):
+                raise DataError(
+                    f"the query has term {int(queries.indices.max())}, the index' vocabulary has {size} terms"
+                )
+            return queries
+        if all(isinstance(query, str) for query in queries):
+            return self.encoder.encode_query(list(queries))  # type: ignore[arg-type]
+        rows = []
+        for query in queries:
+            if not isinstance(query, Mapping):
+                raise TypeError(
+                    f"a query is a text or a mapping of token to weight, got {type(query).__name__}"
+                )
+            if self.vocabulary is None:
+                raise DataError(
+                    f"{self.path}: this index doesn't know its tokens; search it with a SparseMatrix"
+                )
+            rows.append({self._term_of[t]: w for t, w in query.items() if t in self._term_of})
+        try:
+            return SparseMatrix.from_dicts(rows, max(len(self._term_of), 1))
+        except ValueError as error:
+            raise DataError(str(error), "query") from None
+
+    def _top(self, vector: SparseMatrix, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Documents and scores of one query; passages rolled up to their documents."""
+        _checked_k(k)
+        terms, weights = vector.row(0)
+        if not self.has_passages:
+            return self.segment.search(terms, weights, k)
+        depth = 4 * k
+        while True:
+            # A document's best passage is the first of it in the ranking, so the first k documents are exact.
+            docs, scores = self.segment.search(terms, weights, depth)
+            best: dict[str, int] = {}
+            for place, doc in enumerate(docs.tolist()):
+                best.setdefault(self.documents.parent(doc) or self.documents.id(doc), place)
+                if len(best) == k:
+                    break
+            if len(best) == k or len(docs) < depth:
+                places = list(best.values())
+                return docs[places], scores[places]
+            depth *= 4
+
+    def _hits(self, query: SparseMatrix, docs: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
+        return [
+            Hit(self, doc, score, query) for doc, score in zip(docs.tolist(), scores.tolist(), strict=True)
+        ]
+
+    # --- explaining and checking -----------------------------------------------------------------------------------
+
+    def explain(self, query: Query, doc_id: str) -> Explanation:
+        """Why a document has its score for a query; the document need not be among the hits.
+
+        Raises:
+            DataError: No document has this id.
+        """
+        doc = self.documents.find(doc_id)
+        if doc is None and self.has_passages and "#" not in doc_id:
+            raise DataError(
+                f"{self.path}: documents are cut into passages here; explain {doc_id + '#0'!r} or the like"
+            )
+        if doc is None:
+            raise DataError(f"{self.path}: no document has the id {doc_id!r}")
+        vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
+        return self._explain(vector, doc)
+
+    def _explain(self, query: SparseMatrix, doc: int) -> Explanation:
+        terms, weights = query.row(0)
+        impacts = self.segment.impacts_of(doc, terms)
+        scores = weights.astype(np.float64) * impacts
+        total = float(scores.sum())
+        title, text, _ = self.documents.fields(doc)
+        content = Document("", text, title).content
+        spans = self._spans(content)
+        tokens = self.vocabulary
+        contributions = []
+        for i in np.lexsort((terms, -scores)).tolist():
+            term, score = int(terms[i]), float(scores[i])
+            found = tuple(spans.get(term, ())) if spans is not None else ()
+            kind = "match" if found else "expansion"
+            contributions.append(
+                Contribution(
+                    term=term,
+                    token=tokens[term] if tokens is not None and term < len(tokens) else f"term {term}",
+                    query_weight=float(weights[i]),
+                    impact=float(impacts[i]),
+                    score=score,
+                    share=score / total if total else 0.0,
+                    kind="missing" if not impacts[i] else "" if spans is None else kind,
+                    spans=found,
+                )
+            )
+        return Explanation(self.documents.id(doc), total, tuple(contributions), content)
+
+    def _spans(self, content: str) -> dict[int, list[tuple[int, int]]] | None:
+        """Where each term stands in a text; None where there is no text or no encoder to tell."""
+        if not content or (self._given_encoder is None and not self._manifest["encoder"]):
+            return None
+        spans: dict[int, list[tuple[int, int]]] = {}
+        for term, start, end in self.encoder.spans(content):
+            spans.setdefault(term, []).append((start, end))
+        return spans
+
+    def verify(self) -> list[str]:
+        """Check every byte; a message for each file that is damaged, none if all is well."""
+        return check_files(self.path, self._manifest, every_byte=True)
+
+
+def _checked_k(k: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
+
+
+class _Known:
+    """What an index will know of the encoder: fingerprint, tokens, and the files that encode queries."""
+
+    def __init__(self) -> None:
+        self.fingerprint = Fingerprint()
+        self.vocabulary: Sequence[str] | None = None
+        self.encoder_files: dict[str, bytes] = {}
+
+    def take(self, encoder: Encoder | None) -> None:
+        if encoder is None:
+            return
+        self.fingerprint.require_same(encoder.fingerprint, "the vectors", "the encoder given")
+        self.fingerprint = encoder.fingerprint
+        self.vocabulary = encoder.vocabulary
+        self.encoder_files = encoder.query_files()
+
+    def write(self, folder: Path) -> None:
+        if self.vocabulary is not None:
+            write_arrow(folder / "vocabulary.arrow", {"token": pa.array(list(self.vocabulary), pa.string())})
+        if self.encoder_files:
+            (folder / "encoder").mkdir()
+            for name, content in self.encoder_files.items():
+                (folder / "encoder" / name).write_bytes(content)
+
+
+def _vector_batches(vectors: Vectors, known: _Known, report: Report) -> Iterator[VectorBatch]:
+    """Batches of a file of vectors; what is known of their encoder is whole after the last."""
+    known.fingerprint, known.vocabulary = vectors.fingerprint, vectors.vocabulary
+    known.encoder_files = vectors.encoder_files
+
+    def batches() -> Iterator[VectorBatch]:
+        with progress(vectors.count, "indexing") as bar:
+            for batch in vectors:
+                report.documents += len(batch.vectors)
+                report.vectors += len(batch.vectors)
+                report.no_terms += int((batch.vectors.lengths() == 0).sum())
+                yield batch
+                bar.update(len(batch.vectors))
+        report.bad = vectors.bad
+
+    return batches()
+
+
+def _matrix_batches(matrix: SparseMatrix, ids: Sequence[str] | None) -> Iterator[VectorBatch]:
+    if ids is not None and len(ids) != len(matrix):
+        raise ValueError(f"{len(matrix)} rows but {len(ids)} ids")
+    for start in range(0, len(matrix), 4096):
+        part = matrix[start : start + 4096]
+        names = (
+            [str(i) for i in range(start, start + len(part))]
+            if ids is None
+            else ids[start : start + len(part)]
+        )
+        yield VectorBatch(document_batch([Document(name, "") for name in names], with_text=False), part)
+
+
+def _without_text(documents: pa.RecordBatch) -> pa.RecordBatch:
+    kept = [
+        column if field.name in ("id", "parent") else pa.nulls(documents.num_rows, field.type)
+        for field, column in zip(documents.schema, documents.columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(kept, schema=documents.schema)

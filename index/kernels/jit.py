@@ -1,0 +1,54 @@
+"""The one decorator of all kernels: options in one place, and a cache that is never stale and never in the way.
+
+Numba's own cache watches only the file of the decorated function, writes into the installed package, and fails at
+import where it can't. Here the compiled kernels go into a folder of the user's cache directory (else the temporary
+one, else nowhere) that is named by a digest of all kernel sources. A NUMBA_CACHE_DIR that is set is respected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _cache_folder() -> str | None:
+    state = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        state.update(path.read_bytes())
+    name = f"lsr-kernels-{state.hexdigest()[:16]}"
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    for base in (
+        user_cache / "lsr",
+        Path(tempfile.gettempdir()) / f"lsr-{os.getuid() if hasattr(os, 'getuid') else 0}",
+    ):
+        folder = base / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError:
+            continue
+        # Compiled code is loaded from here: a folder that somebody else made is not to be trusted.
+        if os.access(folder, os.W_OK) and (not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()):
+            return str(folder)
+    return None
+
+
+_folder = os.environ.get("NUMBA_CACHE_DIR") or _cache_folder()
+
+
+def kernel(function: F) -> F:
+    """Compile a kernel on first use: no GIL, IEEE arithmetic, C's division, cached."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _folder or ""
+    try:
+        compiled: F = numba.njit(nogil=True, error_model="numpy", cache=_folder is not None)(function)
+        return compiled
+    finally:
+        numba.config.CACHE_DIR = before

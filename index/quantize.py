@@ -1,0 +1,75 @@
+"""Weights to 8-bit impacts and back, and queries to the integers that make their scores exact.
+
+Document weights become impacts 1..255 with one scale for the whole index: weight ~ impact * scale. Rounding is to the
+nearest, but no weight becomes 0, since a term must not vanish from its document; so an impact is off by at most half
+a scale, and by less than one scale for the weights below half a scale. Whole weights up to 255 are kept as they are.
+
+A query's weights become integers so large that scores keep the precision of float32, and so small that no sum
+overflows int32, whatever the document: sum of weights * 255 < 2^31.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVELS = 255
+_LARGEST_SUM = (2**31 - 1) // LEVELS
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """How weights become impacts.
+
+    Attributes:
+        scale: Weight of one impact step.
+        exact: Whether impacts are the weights themselves, divided by the scale without rest.
+    """
+
+    scale: float
+    exact: bool
+
+    @classmethod
+    def of(cls, largest: float, whole: bool) -> Quantizer:
+        """For weights up to `largest`; `whole` tells that all of them are whole numbers."""
+        if whole and largest <= LEVELS:
+            return cls(1.0, True)
+        return cls(largest / LEVELS if largest > 0 else 1.0, False)
+
+    @property
+    def max_error(self) -> float:
+        """The largest difference between a weight and its impact times the scale."""
+        return 0.0 if self.exact else self.scale
+
+    def impacts(self, weights: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """(n,) uint8 impacts of (n,) float32 weights above zero."""
+        scaled = np.rint(weights.astype(np.float64) / self.scale)
+        return np.clip(scaled, 1, LEVELS).astype(np.uint8)
+
+
+def query_integers(weights: NDArray[Any]) -> tuple[NDArray[np.int32], float]:
+    """Integer weights of a query and how many of them make 1.0.
+
+    Args:
+        weights: (n,) finite weights above zero.
+
+    Returns:
+        (n,) int32 of at least 1 whose sum times 255 is below 2^31, and the factor they were multiplied with, a
+        power of two.
+
+    Raises:
+        ValueError: More terms than that leaves room for (over 8 million).
+    """
+    n = len(weights)
+    if n == 0:
+        return np.empty(0, np.int32), 1.0
+    if n >= _LARGEST_SUM:
+        raise ValueError(f"a query of {n} terms; at most {_LARGEST_SUM - 1} can be scored exactly")
+    wide = weights.astype(np.float64)
+    # A power of two: whole and dyadic weights stay exactly in proportion, so scores that are equal stay equal.
+    factor = 2.0 ** math.floor(math.log2((_LARGEST_SUM - n) / float(wide.sum())))
+    return np.maximum(np.rint(wide * factor), 1).astype(np.int32), factor

@@ -1,0 +1,92 @@
+"""Query files for an index: texts or encoded vectors, of any form that `lsr encode` reads or writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lsr.corpus import open_corpus
+from lsr.errors import DataError
+from lsr.sparse import SparseMatrix
+from lsr.vectors import holds_vectors, read_vectors
+
+from .index import Index
+
+
+@dataclass(frozen=True)
+class QuerySet:
+    """Queries with their ids.
+
+    Attributes:
+        ids: Query ids.
+        texts: Their texts, or None for vectors.
+        vectors: One row each, or None for texts that are still to be encoded.
+        unknown: How many weights had tokens that the index doesn't know; no document has them.
+        bad: Messages about lines that were skipped.
+    """
+
+    ids: list[str]
+    texts: list[str] | None
+    vectors: SparseMatrix | None
+    unknown: int = 0
+    bad: tuple[str, ...] = ()
+
+    def encoded(self, index: Index) -> SparseMatrix:
+        """The vectors, encoded by the index' encoder if they are texts still."""
+        return index.query_vectors(self.texts or []) if self.vectors is None else self.vectors
+
+    def only(self, keep: Mapping[str, Any]) -> QuerySet:
+        """The queries whose ids are in `keep`."""
+        places = [i for i, query_id in enumerate(self.ids) if query_id in keep]
+        return QuerySet(
+            [self.ids[i] for i in places],
+            None if self.texts is None else [self.texts[i] for i in places],
+            None if self.vectors is None else self.vectors[np.array(places, np.int64)],
+            self.unknown,
+            self.bad,
+        )
+
+
+def read_queries(source: str | Path, index: Index, *, skip_bad: bool = False) -> QuerySet:
+    """Read queries for an index.
+
+    Args:
+        source: A file of texts or vectors, a BEIR folder, an ir-datasets name, or "-".
+        index: What will be searched.
+        skip_bad: Count bad lines and go on.
+
+    Raises:
+        EncoderMismatch: Vectors of another encoder than the index'.
+        DataError: Nothing to read, or bad queries.
+    """
+    if not holds_vectors(source):
+        corpus = open_corpus(source, queries=True, skip_bad=skip_bad)
+        documents = list(corpus)
+        return QuerySet(
+            [d.id for d in documents], [d.content for d in documents], None, bad=tuple(corpus.bad)
+        )
+    path = Path(source)
+    tokens = index.vocabulary
+    vectors = read_vectors(path, vocabulary=tokens, skip_bad=skip_bad)
+    index.fingerprint.require_same(vectors.fingerprint, f"the index {index.path}", f"the queries {path}")
+    if tokens is None and vectors.vocabulary == []:
+        raise DataError(
+            f"these queries have tokens, but the index {index.path} doesn't know its own", str(path)
+        )
+    ids, matrices = [], []
+    for batch in vectors:
+        ids.extend(batch.ids)
+        matrices.append(batch.vectors)
+    matrix = SparseMatrix.vstack(matrices) if matrices else SparseMatrix.empty(max(vectors.n_terms, 1))
+    unknown = 0
+    if tokens is not None:
+        inside = matrix.within(len(tokens))
+        unknown, matrix = matrix.nnz - inside.nnz, inside
+    if len(set(ids)) != len(ids):
+        doubled = next(i for n, i in enumerate(ids) if i in set(ids[:n]))
+        raise DataError(f"the query id {doubled!r} occurs twice", str(path))
+    return QuerySet(ids, None, matrix, unknown, tuple(vectors.bad))

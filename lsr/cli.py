@@ -1,0 +1,131 @@
+"""The `lsr` command: a table of commands, each imported only when it is called, and one place for errors.
+
+Each wing owns its commands (`lsr/encode/commands.py`, `index/commands.py`, `eval/commands.py`); here only their names
+and help lines stand, so that `lsr --help` imports nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+import lsr
+
+COMMANDS = {
+    "demo": (
+        "lsr.eval.commands",
+        "See it work: a small real collection encoded, indexed, searched, evaluated.",
+    ),
+    "encode": ("lsr.encode.commands", "Turn texts or queries into sparse vectors."),
+    "index": ("lsr.index.commands", "Build an index from vectors, or from texts and an encoder."),
+    "search": ("lsr.index.commands", "Search an index with a text or a file of queries."),
+    "explain": ("lsr.index.commands", "Show why a document scores as it does for a query."),
+    "evaluate": ("lsr.eval.commands", "Quality and latency of an index on a judged dataset."),
+    "verify": ("lsr.index.commands", "Check every byte of an index."),
+}
+
+
+class _Commands(click.Group):
+    """Commands that are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            if near:
+                error.message += f" Did you mean {near[0]!r}?"
+            raise
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(lsr.__version__, prog_name="lsr")
+def cli() -> None:
+    """Learned sparse retrieval: text in, sparse vectors, an index on disk, ranked and explained results.
+
+    \b
+    Example:
+      lsr index docs.jsonl --out idx
+      lsr search idx "boundary layer transition"
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; exits with 0, with 1 after a failure, with 2 after bad use."""
+    try:
+        sys.exit(cli.main(args, prog_name="lsr", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); nothing is wrong. Python would complain while it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        message = _message(error)
+        if message is None:
+            raise
+        click.echo(f"lsr: {message}", err=True)
+        sys.exit(1)
+
+
+def _message(error: Exception) -> str | None:
+    """What to print for an error that a user can cause; None for a fault of ours, which deserves its traceback."""
+    from lsr.errors import LsrError
+
+    if isinstance(error, LsrError):
+        return str(error)
+    if isinstance(error, OSError):
+        return os_error_text(error)
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}"
+    return None
+
+
+def os_error_text(error: OSError) -> str:
+    """An operating system's error as a sentence with the path and, where there is one, the mend."""
+    mend = {
+        errno.ENOSPC: "the disk is full: free some room or write elsewhere",
+        errno.EDQUOT: "the disk quota is used up: free some room or write elsewhere",
+        errno.EFBIG: "the file grew beyond the allowed size: raise the limit or write elsewhere",
+        errno.EROFS: "this file system is read-only: write elsewhere",
+        errno.EACCES: "permission denied",
+        errno.EPERM: "permission denied",
+        errno.ENOENT: "no such file or folder",
+        errno.ENOTDIR: "part of this path is a file, not a folder",
+    }
+    what = mend.get(error.errno or 0) or error.strerror or str(error)
+    path = error.filename if isinstance(error.filename, str) else ""
+    return f"{path}: {what}" if path else what
+
+
+def run_command(name: str, args: list[str]) -> Any:
+    """Call a command of the table from Python, as the tests and the demo do."""
+    return cli.main([name, *args], prog_name="lsr", standalone_mode=False)

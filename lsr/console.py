@@ -1,0 +1,45 @@
+"""What people see: progress on stderr, quiet when piped; tables on a terminal and JSON lines when piped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+
+def progress(total: int | None, label: str, unit: str = "docs") -> Any:
+    """A progress bar with rate and time left, on stderr; nothing where stderr is no terminal."""
+    return tqdm(
+        total=total, desc=label, unit=f" {unit}", disable=not sys.stderr.isatty(), leave=False, smoothing=0.1
+    )
+
+
+def is_terminal() -> bool:
+    """Whether people read stdout."""
+    return sys.stdout.isatty()
+
+
+def note(message: str) -> None:
+    """A line for people, on stderr, also when piped: what was skipped or cut must not go unseen."""
+    click.echo(message, err=True)
+
+
+def table(rows: Iterable[Sequence[str]], header: Sequence[str], align: str) -> str:
+    """A table in plain text; `align` has "<" or ">" for each column."""
+    lines = [list(map(str, row)) for row in (header, *rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    text = [
+        "  ".join(f"{cell:{a}{width}}" for cell, a, width in zip(line, align, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([text[0], rule, *text[1:]])
+
+
+def emit_json(values: Mapping[str, Any]) -> None:
+    """One line of JSON on stdout."""
+    click.echo(json.dumps(values, ensure_ascii=False))

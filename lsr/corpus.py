@@ -1,0 +1,495 @@
+"""Texts to encode, from wherever they come: a BEIR folder, JSONL, TSV, Parquet, standard input, an ir-datasets name.
+
+A `Corpus` can be read any number of times and hands out `Document`s one by one, so memory stays bounded. Every bad
+line is named with its file and number. Queries are read by the same code: a query is a document with an id and text.
+Vectors that are encoded already are `lsr.vectors`' business, judgments those of `lsr.runs`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lsr.errors import DataError, LsrError, MissingExtra
+
+# How documents travel beside their vectors, column by column. `metadata` is a JSON object.
+DOCUMENT_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("parent", pa.string()),
+        pa.field("title", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("metadata", pa.string()),
+    ]
+)
+_ID_KEYS = ("_id", "id", "doc_id", "docid", "query_id")
+_TEXT_KEYS = ("text", "contents", "content")
+_CHECKED_TOGETHER = 1024  # documents whose ids are compared with all earlier ones in one go
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text with an id.
+
+    Attributes:
+        id: The user's own id, unique in a corpus.
+        text: The text; may be empty.
+        title: Put in front of the text when it is encoded.
+        metadata: Anything else that JSON can hold.
+        parent: For a passage, the id of the document it was cut from.
+        where: File and line it came from, for messages.
+    """
+
+    id: str
+    text: str
+    title: str = ""
+    metadata: Mapping[str, Any] | None = None
+    parent: str | None = None
+    where: str = ""
+
+    @property
+    def content(self) -> str:
+        """What encoders read: title and text, joined by a space."""
+        return f"{self.title} {self.text}" if self.title else self.text
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], where: str = "") -> Document:
+        """Build from a decoded line: an id, a text, perhaps a title; all other keys become metadata.
+
+        Raises:
+            DataError: No id, no text, or one that is not a string.
+        """
+        if not isinstance(values, Mapping):
+            raise DataError(f"expected an object with an id and a text, got {_short(values)}", where)
+        id_key = next((key for key in _ID_KEYS if key in values), None)
+        if id_key is None:
+            raise DataError(f'no id: a document needs "_id" (keys here: {_short(list(values))})', where)
+        doc_id = values[id_key]
+        if isinstance(doc_id, int) and not isinstance(doc_id, bool):
+            doc_id = str(doc_id)
+        if not isinstance(doc_id, str) or not doc_id:
+            raise DataError(f'"{id_key}" must be a string that is not empty, got {_short(doc_id)}', where)
+        text_key = next((key for key in _TEXT_KEYS if key in values), None)
+        if text_key is None:
+            raise DataError(
+                f'document {doc_id!r} has no text: it needs "text" (keys: {_short(list(values))})', where
+            )
+        text, title = values[text_key], values.get("title")
+        for key, value in ((text_key, text), ("title", title)):
+            if value is not None and not isinstance(value, str):
+                raise DataError(f'document {doc_id!r}: "{key}" must be a string, got {_short(value)}', where)
+            if value is not None and not value.isascii():
+                _require_encodable(value, f'document {doc_id!r}: "{key}"', where)
+        if not doc_id.isascii():
+            _require_encodable(doc_id, f'"{id_key}"', where)
+        rest = {k: v for k, v in values.items() if k not in (id_key, text_key, "title", "parent")}
+        nested = rest.pop("metadata", None)
+        if nested is not None and not isinstance(nested, Mapping):
+            raise DataError(f'document {doc_id!r}: "metadata" must be an object, got {_short(nested)}', where)
+        metadata = {**rest, **(nested or {})} or None
+        parent = values.get("parent")
+        if parent is not None and not isinstance(parent, str):
+            raise DataError(f'document {doc_id!r}: "parent" must be an id, got {_short(parent)}', where)
+        return cls(doc_id, text or "", title or "", metadata, parent, where)
+
+
+def _require_encodable(value: str, what: str, where: str) -> None:
+    # JSON may escape half of a surrogate pair, which is no character and can't be stored as UTF-8.
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what} holds an unpaired surrogate at character {error.start}", where) from None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+class Corpus:
+    """Documents that can be read again and again.
+
+    Args:
+        name: What messages call it, mostly its path.
+        read: Gives a fresh iterator over (decoded line or error, where) pairs.
+        skip_bad: Count bad documents in `bad` and go on, instead of stopping at the first.
+        identity: A text that changes when the source does; tells whether work that was cut off can be continued.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[], Iterator[tuple[Mapping[str, Any] | DataError, str]]],
+        *,
+        skip_bad: bool = False,
+        identity: str = "",
+        count: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.identity = identity or name
+        self.skip_bad = skip_bad
+        self.bad: list[str] = []  # messages about what was skipped, of the latest pass
+        self._read = read
+        self._count = count
+
+    def count(self) -> int | None:
+        """About how many documents there are, for progress bars; None where that can't be told cheaply."""
+        return self._count()
+
+    def __iter__(self) -> Iterator[Document]:
+        self.bad = []
+        seen = _SeenIds()
+        parsed = self._parsed()
+        while chunk := list(islice(parsed, _CHECKED_TOGETHER)):
+            doubled = seen.add([document.id for document in chunk])
+            for document, again in zip(chunk, doubled, strict=True):
+                if not again:
+                    yield document
+                else:
+                    self._refuse(DataError(f"the id {document.id!r} occurs twice", document.where))
+
+    def _parsed(self) -> Iterator[Document]:
+        for values, where in self._read():
+            try:
+                if isinstance(values, DataError):
+                    raise values
+                yield Document.from_mapping(values, where)
+            except DataError as error:
+                self._refuse(error)
+
+    def _refuse(self, error: DataError) -> None:
+        if not self.skip_bad:
+            hint = " (--skip-bad counts bad lines and goes on)"
+            raise DataError(error.problem + hint, error.where) from None
+        self.bad.append(str(error))
+
+
+class _SeenIds:
+    """Which ids have occurred, in 8 bytes an id: sorted runs of 64-bit hashes, merged as they grow.
+
+    Two different ids of a corpus share a hash with a chance of n^2 / 2^65: 2 in a million for 9 million documents.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[NDArray[np.int64]] = []
+
+    def add(self, ids: list[str]) -> NDArray[np.bool_]:
+        """(n,) bool, whether each id occurred before, in an earlier call or earlier in this one."""
+        hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
+        unique, first = np.unique(hashes, return_index=True)
+        again = np.ones(len(ids), bool)
+        again[first] = False
+        for run in self._runs:
+            at = np.minimum(np.searchsorted(run, hashes), len(run) - 1)
+            again |= run[at] == hashes
+        self._runs.append(unique)
+        while len(self._runs) > 1 and len(self._runs[-2]) <= 2 * len(self._runs[-1]):
+            last = self._runs.pop()
+            self._runs[-1] = np.unique(np.concatenate((self._runs[-1], last)))
+        return again
+
+
+# --- opening -----------------------------------------------------------------------------------------------------------
+
+
+def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad: bool = False) -> Corpus:
+    """Open texts by path or name.
+
+    Args:
+        source: A BEIR folder, a .jsonl(.gz), .tsv(.gz) or .parquet file, "-" for JSONL on standard input, or an
+            ir-datasets name ("beir/scifact/test", with or without "irds:" before it).
+        queries: Read the queries of a folder or dataset instead of its documents.
+        skip_bad: Count bad documents and go on.
+
+    Raises:
+        DataError: There is nothing of that path or name, or it has an unknown form.
+    """
+    name = str(source)
+    if name == "-":
+        return _file_corpus(_spool(sys.stdin.buffer), skip_bad, name="<stdin>")
+    path = Path(source)
+    if path.is_dir():
+        return _file_corpus(beir_file(path, "queries" if queries else "corpus"), skip_bad)
+    if path.is_file():
+        return _file_corpus(path, skip_bad)
+    return _ir_dataset(name, queries, skip_bad)
+
+
+def documents_corpus(documents: Iterable[Mapping[str, Any] | Document], *, replay: bool = False) -> Corpus:
+    """Wrap documents that a program holds, as mappings ({"_id", "text", ...}) or Document objects.
+
+    Args:
+        documents: Any iterable.
+        replay: They'll be read more than once; what can be read only once is kept in a temporary file.
+    """
+    if replay and isinstance(documents, Iterator):
+        spool = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - lives as long as the corpus
+        for document in documents:
+            values = _as_mapping(document)
+            try:
+                spool.write(json.dumps(values, ensure_ascii=True, allow_nan=True).encode() + b"\n")
+            except (TypeError, ValueError) as error:
+                raise DataError(f"{error}", f"document {_short(values)}") from None
+
+        def reread() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+            spool.seek(0)
+            for number, line in enumerate(spool, start=1):
+                yield json.loads(line), f"document {number}"
+
+        return Corpus("the documents", reread)
+
+    def read() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+        for number, document in enumerate(documents, start=1):
+            yield _as_mapping(document), f"document {number}"
+
+    return Corpus("the documents", read)
+
+
+def _as_mapping(document: Mapping[str, Any] | Document) -> Mapping[str, Any]:
+    if isinstance(document, Document):
+        keys = ("text", "title", "metadata", "parent")
+        return {"_id": document.id} | {key: getattr(document, key) for key in keys}
+    return document
+
+
+def beir_file(folder: Path, kind: str) -> Path:
+    """The file of a BEIR folder that holds its "corpus" or "queries".
+
+    Raises:
+        DataError: The folder has none.
+    """
+    names = [kind + suffix for suffix in (".jsonl", ".jsonl.gz", ".parquet", ".tsv", ".tsv.gz")]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(f"no {names[0]}, {names[1]} or the like in this folder", str(folder))
+
+
+def _spool(stream: IO[bytes]) -> Path:
+    # Kept for the life of the process: encoders that are fitted read their corpus twice.
+    file = tempfile.NamedTemporaryFile(prefix="lsr-stdin-", suffix=".jsonl")  # noqa: SIM115
+    shutil.copyfileobj(stream, file)
+    file.flush()
+    _spooled.append(file)
+    return Path(file.name)
+
+
+_spooled: list[Any] = []
+
+
+def _file_corpus(path: Path, skip_bad: bool, name: str = "") -> Corpus:
+    shown = name or str(path)
+    kind = file_kind(path)
+    if kind == "parquet":
+        table = _open_parquet(path)
+        rows = table.metadata.num_rows
+        table.close()
+        return Corpus(
+            shown, lambda: _read_parquet(path), skip_bad=skip_bad, identity=_stamp(path), count=lambda: rows
+        )
+    parse = _parse_json if kind == "jsonl" else _parse_tsv
+
+    def read() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+        for line, where in read_lines(path, shown):
+            try:
+                yield (line if isinstance(line, DataError) else parse(line, where)), where
+            except DataError as error:
+                yield error, where
+
+    return Corpus(shown, read, skip_bad=skip_bad, identity=_stamp(path), count=lambda: _count_lines(path))
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+
+
+def file_kind(path: Path) -> str:
+    """ "jsonl", "tsv" or "parquet", by the file's name.
+
+    Raises:
+        DataError: Any other ending.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    kinds = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv", ".parquet": "parquet"}
+    kind = kinds.get(suffixes[-1] if suffixes else "")
+    if kind is None:
+        raise DataError("the name must end in .jsonl, .tsv (both also .gz) or .parquet", str(path))
+    return kind
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file for reading, unpacking .gz."""
+    try:
+        return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    except OSError as error:
+        raise DataError(f"can't be read: {error.strerror}", str(path)) from None
+
+
+def read_lines(path: Path, name: str = "") -> Iterator[tuple[str | DataError, str]]:
+    """Lines of a text file with their "file:number"; a line that is not UTF-8 comes as an error in its place.
+
+    Raises:
+        DataError: The file can't be read or a .gz ends early.
+    """
+    shown = name or str(path)
+    number = 0
+    try:
+        with open_bytes(path) as file:
+            for number, raw in enumerate(file, start=1):
+                where = f"{shown}:{number}"
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    yield (
+                        DataError(
+                            f"not UTF-8: byte 0x{raw[error.start]:02x} at column {error.start + 1}", where
+                        ),
+                        where,
+                    )
+                    continue
+                if line.strip():
+                    yield line, where
+    except EOFError:
+        raise DataError("the compressed file ends early; it is cut off", f"{shown}:{number + 1}") from None
+    except (OSError, zlib.error) as error:
+        raise DataError(f"can't be read: {error}", f"{shown}:{number + 1}") from None
+
+
+def parse_json_line(line: str, where: str) -> Any:
+    """Decode one line of JSON.
+
+    Raises:
+        DataError: It is not JSON.
+    """
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"not JSON: {error.msg} at column {error.colno}", where) from None
+    except RecursionError:
+        raise DataError("not JSON that can be read: nested too deeply", where) from None
+
+
+def _parse_json(line: str, where: str) -> Mapping[str, Any]:
+    values = parse_json_line(line, where)
+    if not isinstance(values, dict):
+        raise DataError(f"expected a JSON object, got {_short(values)}", where)
+    return values
+
+
+def _parse_tsv(line: str, where: str) -> Mapping[str, Any]:
+    fields = line.rstrip("\r\n").split("\t")
+    if len(fields) == 2:
+        return {"_id": fields[0], "text": fields[1]}
+    if len(fields) == 3:
+        return {"_id": fields[0], "title": fields[1], "text": fields[2]}
+    raise DataError(f"expected id<TAB>text or id<TAB>title<TAB>text, got {len(fields)} columns", where)
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"not a whole Parquet file: {error}", str(path)) from None
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+    number = 0
+    try:
+        with _open_parquet(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield {k: v for k, v in row.items() if v is not None}, f"{path}:{number}"
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"can't be read: {error}", f"{path}:{number + 1}") from None
+
+
+def _count_lines(path: Path) -> int | None:
+    try:
+        with open_bytes(path) as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    except (EOFError, OSError, zlib.error, DataError):
+        return None  # reading it for real says what is wrong
+
+
+def load_ir_dataset(name: str) -> Any:
+    """The ir-datasets dataset of a name.
+
+    Raises:
+        MissingExtra: ir-datasets is not installed.
+        DataError: Neither a path nor a dataset has that name.
+    """
+    plain = name.removeprefix("irds:")
+    try:
+        import ir_datasets
+    except ImportError:
+        if name.startswith("irds:"):
+            raise MissingExtra("ir-datasets", "eval", f"reading {name}") from None
+        raise DataError(
+            'no such file or folder; datasets by name need pip install "lsr-search[eval]"', name
+        ) from None
+    try:
+        return ir_datasets.load(plain)
+    except KeyError:
+        raise DataError("no such file or folder, and no dataset of ir-datasets has this name", name) from None
+
+
+def _ir_dataset(name: str, queries: bool, skip_bad: bool) -> Corpus:
+    dataset = load_ir_dataset(name)
+    has, what = (dataset.has_queries, "queries") if queries else (dataset.has_docs, "documents")
+    if not has():
+        raise DataError(f"this dataset has no {what}", name)
+
+    def read() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+        try:
+            items = dataset.queries_iter() if queries else dataset.docs_iter()
+            for number, item in enumerate(items, start=1):
+                values = item._asdict()
+                # What a dataset calls its text differs; default_text() is its own choice, title included.
+                if "text" not in values:
+                    values = {"_id": item[0], "text": item.default_text()}
+                yield values, f"{name}:{number}"
+        except LsrError:
+            raise
+        except Exception as error:  # downloads and parsers of a hundred datasets: anything can come
+            raise DataError(f"ir-datasets can't read it: {type(error).__name__}: {error}", name) from error
+
+    count = (dataset.queries_count if queries else dataset.docs_count) if has() else lambda: None
+    return Corpus(name, read, skip_bad=skip_bad, identity=name, count=count)
+
+
+def document_batch(documents: list[Document], *, with_text: bool = True) -> pa.RecordBatch:
+    """Documents as an Arrow record batch of DOCUMENT_SCHEMA; without text only ids and parents are kept."""
+    columns = {
+        "id": [d.id for d in documents],
+        "parent": [d.parent for d in documents],
+        "title": [(d.title or None) if with_text else None for d in documents],
+        "text": [d.text if with_text else None for d in documents],
+        "metadata": [_metadata_json(d) if with_text and d.metadata else None for d in documents],
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=DOCUMENT_SCHEMA)
+
+
+def _metadata_json(document: Document) -> str:
+    try:
+        return json.dumps(document.metadata, ensure_ascii=True)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"document {document.id!r}: metadata is not JSON: {error}", document.where) from None

@@ -1,0 +1,338 @@
+"""A checkpoint on disk: the folder it lies in, its configuration, weight files and tokenizer. Needs no torch.
+
+Only JSON, text and safetensors are ever read: a checkpoint can't bring code.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from lsr.errors import EncoderError, MissingExtra
+from lsr.fingerprint import digest
+
+BUILT_IN = ("bm25",)
+TOKENIZER_FILE = "tokenizer.json"
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
+# Position ids of these count from pad_token_id + 1 on, which costs as many positions.
+_OFFSET_POSITIONS = {
+    "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
+
+
+# --- where it lies ------------------------------------------------------------------------------------------
+
+
+def locate(name: str | PathLike[str]) -> Path:
+    """The folder of a checkpoint: `name` itself, or where the hub's library keeps the model of that name.
+
+    Raises:
+        EncoderError: No such folder, and the hub has no such model or can't be reached.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder.resolve()
+    if folder.exists():
+        raise EncoderError(f"{folder} is a file; an encoder is a folder")
+    if not is_hub_name(name):
+        raise EncoderError(
+            f'no encoder "{name}": no folder has this name, and a model of the Hugging Face hub is written '
+            f'"organisation/name". Built in: {", ".join(BUILT_IN)}'
+        )
+    return _download(str(name))
+
+
+def is_hub_name(name: str | PathLike[str]) -> bool:
+    """Whether a name looks like "organisation/name"."""
+    return isinstance(name, str) and _HUB_NAME.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=16)
+def _download(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MissingExtra(
+            "huggingface_hub", "torch", f'opening "{name}" from the Hugging Face hub'
+        ) from None
+    try:
+        found = snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=["onnx/*", "openvino/*"])
+    except Exception as error:  # each version of the hub's library has errors of its own for "no network"
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise EncoderError(
+            f'no encoder "{name}": no folder has this name, and the Hugging Face hub has no such model or '
+            f"can't be reached ({reason}). Check the name at https://huggingface.co/models, or download the "
+            f"model elsewhere and give its folder. Built in: {', '.join(BUILT_IN)}"
+        ) from None
+    return Path(found)
+
+
+def inside(folder: Path, path: str) -> Path:
+    """A path within a folder, as a configuration file names it.
+
+    Raises:
+        EncoderError: It leads out of the folder.
+    """
+    parts = PureWindowsPath(path)  # knows both kinds of slash
+    if parts.anchor or ".." in parts.parts or "\0" in path:
+        raise EncoderError(
+            f'{folder}: its configuration names the path "{path}", which leads out of the folder'
+        )
+    return folder.joinpath(*parts.parts)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, None where there is no such file.
+
+    Raises:
+        EncoderError: It can't be read.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"{path}: can't be read: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that holds one object, {} where there is no such file."""
+    content = read_json(path)
+    if content is not None and not isinstance(content, dict):
+        raise EncoderError(f"{path}: holds {type(content).__name__}, not a JSON object")
+    return content or {}
+
+
+# --- its model ----------------------------------------------------------------------------------------------
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a checkpoint.
+
+    Raises:
+        EncoderError: There is none, or it doesn't say how large the vocabulary is.
+    """
+    config = read_object(folder / "config.json")
+    if not config:
+        raise EncoderError(f"{folder}: no config.json, so this is no checkpoint of a model")
+    if not isinstance(config.get("vocab_size"), int):
+        raise EncoderError(
+            f"{folder / 'config.json'}: no vocab_size, so this is no masked language model of text"
+        )
+    return config
+
+
+def position_limit(folder: Path) -> int | None:
+    """How many tokens the model can read at most, None where its configuration doesn't say."""
+    config = model_config(folder)
+    limit = config.get("max_position_embeddings")
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    if config.get("model_type") in _OFFSET_POSITIONS:
+        limit -= (config.get("pad_token_id") or 0) + 1
+    return limit
+
+
+def tokenizer_limit(folder: Path) -> int | None:
+    """`model_max_length` of the tokenizer's configuration, None where it sets no limit."""
+    limit = read_object(folder / "tokenizer_config.json").get("model_max_length")
+    # "No limit" is written as 1e30.
+    return int(limit) if isinstance(limit, int | float) and 0 < limit < 1e9 else None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files that transformers reads, in a fixed order.
+
+    Raises:
+        EncoderError: None there, or only pickled ones.
+    """
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    if index.is_file():
+        shards = read_object(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise EncoderError(f"{index}: no weight_map")
+        paths = [inside(folder, name) for name in sorted(set(shards.values()))]
+        if missing := [path.name for path in paths if not path.is_file()]:
+            raise EncoderError(f"{folder}: weight files are missing: {', '.join(missing)}")
+        return paths
+    raise EncoderError(
+        f"{folder}: no model.safetensors. Pickled weights (pytorch_model.bin) can run code when read and are "
+        "not opened; convert them where you trust them: "
+        "AutoModelForMaskedLM.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+    )
+
+
+def read_tensor(path: Path, name: str) -> NDArray[np.float32]:
+    """One tensor of a safetensors file, for those who have no torch.
+
+    Args:
+        path: The file.
+        name: The tensor's name.
+
+    Returns:
+        The tensor in its shape, float32.
+
+    Raises:
+        EncoderError: The file is damaged, has no such tensor, or the tensor holds no floats.
+    """
+    kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            entry = json.loads(file.read(size))[name]
+            start, end = entry["data_offsets"]
+            file.seek(8 + size + start)
+            values = np.frombuffer(file.read(end - start), dtype=kinds[entry["dtype"]])
+        if entry["dtype"] == "BF16":  # the upper half of a float32
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32).reshape(entry["shape"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderError(f'{path}: its tensor "{name}" can\'t be read: {error!r}') from None
+
+
+# --- its tokenizer ------------------------------------------------------------------------------------------
+
+
+class TextTokenizer:
+    """A tokenizer as `tokenizer.json` describes it.
+
+    Args:
+        content: What the file holds; settings for truncation and padding in it have no effect.
+        where: The file, for messages.
+
+    Attributes:
+        content: The same without truncation and padding, as bytes.
+        digest: Digest of the content, whatever its layout.
+        special: Ids of the special tokens.
+
+    Raises:
+        EncoderError: Not the description of a tokenizer.
+    """
+
+    def __init__(self, content: str | bytes, where: str = TOKENIZER_FILE) -> None:
+        try:
+            settings = json.loads(content)
+            settings.update(truncation=None, padding=None)
+            self.content = json.dumps(settings, ensure_ascii=False).encode()
+            self._whole = Tokenizer.from_str(self.content.decode())
+            self.special = {t["id"] for t in settings.get("added_tokens") or () if t.get("special")}
+        except Exception as error:  # tokenizers raises bare Exceptions
+            raise EncoderError(f"{where}: not a tokenizer: {error}") from None
+        settings.pop("version", None)
+        self.digest = digest([json.dumps(settings, sort_keys=True).encode()])
+        self._cut: dict[int, Tokenizer] = {}
+
+    @classmethod
+    def open(cls, folder: Path, lower_case: bool = False) -> TextTokenizer:
+        """The tokenizer of a checkpoint; where there is no tokenizer.json, transformers makes one.
+
+        Args:
+            folder: The checkpoint.
+            lower_case: Lower-case all text first, if the tokenizer doesn't.
+        """
+        path = folder / TOKENIZER_FILE
+        content = path.read_bytes() if path.is_file() else _convert_tokenizer(folder)
+        return cls(_lower_cased(content) if lower_case else content, str(path))
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(self._whole.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def vocabulary(self, n_terms: int) -> list[str]:
+        """Token of each id below `n_terms`; ids that no token has are named after their number."""
+        tokens = [f"[unused:{term}]" for term in range(n_terms)]
+        for token, term in self._whole.get_vocab(with_added_tokens=True).items():
+            if term < n_terms:
+                tokens[term] = token
+        return tokens
+
+    def term(self, token: str) -> int | None:
+        """Id of a token."""
+        found = self._whole.token_to_id(token)
+        return None if found is None else int(found)
+
+    def ids(self, texts: Sequence[str], max_length: int | None, special: bool) -> list[list[int]]:
+        """Token ids of texts.
+
+        Args:
+            texts: The texts.
+            max_length: Tokens that are kept, special ones included; None for all.
+            special: Whether to add the special tokens around a text.
+        """
+        tokenizer = self._whole
+        if max_length is not None:
+            if max_length not in self._cut:
+                cut = Tokenizer.from_str(self.content.decode())
+                cut.enable_truncation(max_length)
+                self._cut[max_length] = cut
+            tokenizer = self._cut[max_length]
+        encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
+        return [encoding.ids for encoding in encodings]
+
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """(id, start, end) of a text's tokens, special ones left out, in characters."""
+        encoding = self._whole.encode(text, add_special_tokens=False)
+        pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        return [
+            (term, start, end) for term, (start, end) in pairs if term not in self.special and start < end
+        ]
+
+
+def _lower_cased(content: bytes) -> bytes:
+    settings = json.loads(content)
+    normalizer = settings.get("normalizer")
+    steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
+    if not any(step["type"] == "Lowercase" or step.get("lowercase") for step in steps):
+        settings["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
+    return json.dumps(settings).encode()
+
+
+def _convert_tokenizer(folder: Path) -> bytes:
+    """Have transformers make a tokenizer.json of an older tokenizer's files (vocab.txt and the like)."""
+    if (
+        not any(folder.glob("*.txt"))
+        and not any(folder.glob("*.model"))
+        and not any(folder.glob("vocab.json"))
+    ):
+        raise EncoderError(f"{folder}: no {TOKENIZER_FILE}")
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise MissingExtra(
+            "transformers", "torch", f"{folder}: it has no {TOKENIZER_FILE}; making one"
+        ) from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, use_fast=True, local_files_only=True, trust_remote_code=False
+        )
+        return str(tokenizer.backend_tokenizer.to_str()).encode()
+    except Exception as error:  # every kind of tokenizer fails in its own way
+        raise EncoderError(
+            f"{folder}: no {TOKENIZER_FILE}, and none can be made of what is there: {error}"
+        ) from None
+
+
+def checked_length(max_length: Any, what: str = "max_length") -> int:
+    """A maximum length as an int, at least 3: two special tokens and one of the text."""
+    if not isinstance(max_length, int | float) or math.isnan(max_length) or max_length != int(max_length):
+        raise EncoderError(f"{what} must be a whole number, got {max_length!r}")
+    if max_length < 3:
+        raise EncoderError(f"{what} must be at least 3, got {max_length}")
+    return int(max_length)

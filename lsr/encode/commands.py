@@ -1,0 +1,173 @@
+"""lsr encode, and the options that all commands share which encode texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from lsr.encode.base import DEFAULT_ENCODER
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SETTINGS = ("pooling", "saturation", "max_length", "top_k", "max_ratio", "device", "query_model")
+
+
+def encoder_options(command: F) -> F:
+    """--encoder and its settings. The command gets `encoder` and `settings`, without those that were not given."""
+    options = [
+        click.option(
+            "--encoder",
+            metavar="NAME|PATH",
+            help=f"bm25, a checkpoint's folder or hub name, or an index or vectors whose encoder to use. "
+            f"[default: {DEFAULT_ENCODER}]",
+        ),
+        click.option("--pooling", type=click.Choice(["max", "sum"]), help="Of a masked-LM checkpoint."),
+        click.option(
+            "--saturation", type=click.Choice(["log1p", "log1p_log1p"]), help="Of a masked-LM checkpoint."
+        ),
+        click.option("--max-length", type=click.IntRange(min=2), help="Tokens of a text that are read."),
+        click.option("--top-k", type=click.IntRange(min=1), help="Keep the k heaviest terms of a document."),
+        click.option(
+            "--max-ratio", type=click.FloatRange(0, 1), help="Drop weights below this share of the largest."
+        ),
+        click.option("--query-model", metavar="NAME|PATH", help="Another checkpoint for the queries."),
+        click.option("--device", help="Where the model runs: cpu, cuda, cuda:1. [default: cuda if there]"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def text_options(command: F) -> F:
+    """Options of commands that read texts."""
+    options = [
+        click.option(
+            "--passages", type=click.IntRange(min=1), metavar="N", help="Cut documents into N-token passages."
+        ),
+        click.option("--overlap", type=click.IntRange(min=0), default=0, help="Tokens that passages share."),
+        click.option("--no-text", is_flag=True, help="Don't store texts, titles and metadata."),
+        click.option("--skip-bad", is_flag=True, help="Count bad documents and go on."),
+        click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def given_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The encoder settings among a command's options that were given."""
+    return {name: options[name] for name in _SETTINGS if options.get(name) is not None}
+
+
+def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
+    """An encoder by name or path; also the one that an index or a file of vectors carries."""
+    from lsr.encode.hub import load_encoder, load_encoder_files
+
+    if name is None:
+        return load_encoder(DEFAULT_ENCODER, **settings)
+    path = Path(name)
+    if path.is_file() or (path.is_dir() and any(path.glob("part-*.parquet"))):
+        from lsr.errors import EncoderError
+        from lsr.vectors import read_vectors
+
+        files = read_vectors(path).encoder_files
+        if not files:
+            raise EncoderError(f"{path}: these vectors carry no encoder; name the one that made them")
+        return load_encoder_files(files)
+    if (path / "manifest.json").is_file():  # an index
+        from lsr.errors import EncoderError
+
+        try:
+            folder = path / str(json.loads((path / "manifest.json").read_bytes())["encoder"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise EncoderError(
+                f"{path}: its manifest can't be read ({error!r}); try lsr verify {path}"
+            ) from None
+        if not folder.resolve().is_relative_to(path.resolve()) or not folder.is_dir():
+            raise EncoderError(f"{path}: this index carries no encoder; name the one that made its vectors")
+        return load_encoder(folder)
+    return load_encoder(name, **settings)
+
+
+def passages_of(size: int | None, overlap: int) -> Any:
+    """--passages and --overlap as what the stream takes; None without --passages."""
+    from lsr.encode.stream import Passages
+
+    if size is None:
+        if overlap:
+            raise click.UsageError("--overlap needs --passages")
+        return None
+    if overlap >= size:
+        raise click.UsageError(f"--overlap {overlap} must be below --passages {size}")
+    return Passages(size, overlap)
+
+
+@click.command()
+@click.argument("source")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help=".parquet, .jsonl(.gz), or a folder."
+)
+@click.option("--queries", is_flag=True, help="Encode queries; of a folder or dataset, read its queries.")
+@click.option("--anserini", is_flag=True, help="Write JSONL in Anserini's shape.")
+@encoder_options
+@text_options
+def encode(
+    source: str, out: Path, queries: bool, anserini: bool, encoder: str | None, **options: Any
+) -> None:
+    """Turn texts into sparse vectors; SOURCE that is vectors already is converted.
+
+    SOURCE is a BEIR folder, a .jsonl(.gz), .tsv(.gz) or .parquet file, "-" for JSONL on standard input, or an
+    ir-datasets name. After a kill the same command goes on where it was.
+
+    \b
+    Examples:
+      lsr encode docs.jsonl.gz --out vectors.parquet --encoder naver/splade-v3
+      lsr encode beir/scifact/test --queries --encoder vectors.parquet --out queries.jsonl
+    """
+    from lsr.console import note
+    from lsr.corpus import open_corpus
+    from lsr.encode.stream import convert, encode_to
+    from lsr.errors import OutputExists
+    from lsr.vectors import holds_vectors, read_vectors
+
+    passages = passages_of(options["passages"], options["overlap"])
+    if holds_vectors(source):
+        if out.exists() and not options["overwrite"]:
+            raise OutputExists(f"{out}: exists already (--overwrite replaces it)")
+        vectors = read_vectors(source, skip_bad=options["skip_bad"])
+        convert(vectors, out, anserini)
+        note(
+            f"converted {source} to {out}"
+            + (f", skipped {len(vectors.bad)} bad lines" if vectors.bad else "")
+        )
+        return
+    settings = given_settings(options)
+    corpus = open_corpus(source, queries=queries, skip_bad=options["skip_bad"])
+    decided_by = {"encoder": encoder, **settings, "passages": str(passages), "queries": queries}
+    report = encode_to(
+        corpus,
+        lambda: _query_encoder(encoder, settings) if queries else open_encoder(encoder, settings),
+        out,
+        settings=json.dumps(decided_by | {"text": not options["no_text"], "skip_bad": options["skip_bad"]}),
+        queries=queries,
+        passages=passages,
+        with_text=not options["no_text"],
+        overwrite=options["overwrite"],
+        anserini=anserini,
+    )
+    report.tell(settings.get("max_length"))
+    note(f"{report.vectors} vectors in {out}")
+
+
+def _query_encoder(name: str | None, settings: dict[str, Any]) -> Any:
+    encoder = open_encoder(name, settings)
+    if encoder.needs_fit:
+        raise click.UsageError(
+            f"{encoder.type} learns from the documents: name the index or the vectors whose queries these are "
+            "(--encoder INDEX or --encoder VECTORS)"
+        )
+    return encoder

@@ -1,0 +1,58 @@
+"""Long documents cut into overlapping passages, which search rolls up to their documents again (max of the scores).
+
+A passage is a run of whole words of its document. Its id is the document's with "#" and its number; `parent` is the
+document's id. The title goes with every passage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from lsr.corpus import Document
+from lsr.encode.base import Encoder
+
+
+def split_passages(
+    documents: Iterable[Document], encoder: Encoder, size: int, overlap: int = 0
+) -> Iterator[Document]:
+    """Cut documents into passages.
+
+    Args:
+        documents: What to cut.
+        encoder: Its tokens are counted.
+        size: Tokens of a passage at most, without those of the title.
+        overlap: Tokens that a passage repeats from the one before it.
+
+    Raises:
+        ValueError: Sizes that make no sense.
+    """
+    if size < 1 or not 0 <= overlap < size:
+        raise ValueError(
+            f"passages need size >= 1 and 0 <= overlap < size, got size {size}, overlap {overlap}"
+        )
+    for document in documents:
+        for number, (start, end) in enumerate(
+            _cuts(encoder.spans(document.text), len(document.text), size, overlap)
+        ):
+            yield replace(
+                document,
+                id=f"{document.id}#{number}",
+                text=document.text[start:end].strip(),
+                parent=document.id,
+            )
+
+
+def _cuts(
+    spans: list[tuple[int, int, int]], length: int, size: int, overlap: int
+) -> Iterator[tuple[int, int]]:
+    """Character ranges of the passages: each starts where its first token does and ends where the next one starts."""
+    first = 0
+    while True:
+        last = first + size
+        start = spans[first][1] if first else 0
+        end = spans[last][1] if last < len(spans) else length
+        yield start, end
+        if last >= len(spans):
+            return
+        first = last - overlap

@@ -1,0 +1,522 @@
+"""SPLADE: a masked-LM checkpoint whose logits, pooled over the text, weigh the terms of the vocabulary.
+
+Any checkpoint with a masked-LM head opens, with one tower for queries and documents or with one each (SPLADE,
+SPLADE v2/++/v3, arXiv 2107.05720, 2109.10086, 2205.04733; log1p_log1p from 2504.14839). torch and
+transformers are imported when a text has to be encoded, not before: vocabulary, spans and fingerprint do
+without. Pooling is in `pooling`, files are in `checkpoint`, and the layouts of other libraries in `hub`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lsr.encode import checkpoint as files
+from lsr.encode.base import CONFIG_FILE, Encoder, as_texts, config_bytes
+from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
+from lsr.errors import EncoderError, MissingExtra
+from lsr.fingerprint import Fingerprint, digest, digest_files
+from lsr.sparse import SparseMatrix
+
+POOLINGS = ("max", "sum")
+SATURATIONS = ("log1p", "log1p_log1p")
+MAX_LENGTH = 256  # where neither the caller nor the checkpoint says
+_COPIED = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "model.safetensors.index.json")
+_BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
+_BATCH_BYTES = (
+    64 << 20
+)  # dense weights (texts, vocabulary) of a batch, and all logits where they can't be avoided
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A masked-LM checkpoint, and how its logits become weights.
+
+    Attributes:
+        checkpoint: A folder, or a name on the Hugging Face hub.
+        subfolder: Where in the checkpoint the model lies.
+        pooling: "max" or "sum" over the positions of the text.
+        saturation: "log1p", or "log1p_log1p" for log1p twice.
+        max_length: Tokens that are read, special ones included.
+        prompt: Put in front of every text.
+        lower_case: Lower-case all text first, if the tokenizer doesn't.
+        top_k: Weights that the checkpoint's own configuration keeps of a text, None for all.
+    """
+
+    checkpoint: str
+    subfolder: str = ""
+    pooling: str = "max"
+    saturation: str = "log1p"
+    max_length: int = MAX_LENGTH
+    prompt: str = ""
+    lower_case: bool = False
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise EncoderError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
+        if self.saturation not in SATURATIONS:
+            raise EncoderError(f"saturation must be one of {', '.join(SATURATIONS)}, got {self.saturation!r}")
+        object.__setattr__(self, "max_length", files.checked_length(self.max_length))
+
+    @classmethod
+    def open(cls, name: str | PathLike[str], subfolder: str = "", **settings: Any) -> Tower:
+        """A tower of a checkpoint that is there, read as far as it can be unless `max_length` says otherwise.
+
+        Raises:
+            EncoderError: No such checkpoint, or one without configuration.
+        """
+        folder = files.inside(files.locate(name), subfolder)
+        limit = files.position_limit(folder)
+        if settings.get("max_length") is None:
+            settings["max_length"] = min(MAX_LENGTH, limit or MAX_LENGTH)
+        here = str(name) if not Path(name).is_dir() else str(Path(name).resolve())
+        return cls(here, subfolder, **settings)
+
+    @classmethod
+    def from_config(cls, config: Any, folder: Path) -> Tower:
+        """A tower as `encoder.json` describes it; one without checkpoint lies in `folder` itself."""
+        try:
+            known = {f.name: config[f.name] for f in fields(cls) if f.name in config}
+            known["checkpoint"] = known.get("checkpoint") or str(folder.resolve())
+            return cls(**known)
+        except (TypeError, KeyError) as error:
+            raise EncoderError(f"{folder / CONFIG_FILE}: a tower can't be read: {error!r}") from None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Which weights it uses."""
+        return self.checkpoint, self.subfolder
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name, for people."""
+        return self.checkpoint if files.is_hub_name(self.checkpoint) else Path(self.checkpoint).name
+
+    def folder(self) -> Path:
+        """Where it lies, downloaded if it must be.
+
+        Raises:
+            EncoderError: It isn't there.
+        """
+        return files.inside(files.locate(self.checkpoint), self.subfolder)
+
+    def check(self) -> None:
+        """Look at its files without reading the weights.
+
+        Raises:
+            EncoderError: Something is missing, or `max_length` is beyond what the model can read.
+        """
+        folder = self.folder()
+        limit = files.position_limit(folder)
+        if limit is not None and self.max_length > limit:
+            raise EncoderError(
+                f"max_length {self.max_length}: the model in {folder} reads {limit} tokens at most"
+            )
+        files.weight_files(folder)
+
+
+class SpladeEncoder(Encoder):
+    """Queries and documents through masked-LM checkpoints.
+
+    Args:
+        document: The documents' tower; a folder or name stands for a plain checkpoint.
+        query: The queries' tower; None for the same as the documents'.
+        top_k: Keep this many of a document's heaviest terms.
+        max_ratio: Keep a document's weights that are at least this fraction of its largest.
+        device: Where the model runs; None for "cuda" where there is one, otherwise "cpu".
+        batch_tokens: Tokens that go through the model at a time, padding included; None for 8,192 on a CPU
+            and 65,536 elsewhere.
+        tokenizer: The documents' tokenizer; None to read it from the checkpoint.
+        fingerprint: The fingerprint when it was saved. The weights are held to it when they are loaded.
+
+    Raises:
+        EncoderError: A setting out of range, or no such checkpoint.
+    """
+
+    type = "splade"
+
+    def __init__(
+        self,
+        document: Tower | str | PathLike[str],
+        query: Tower | str | PathLike[str] | None = None,
+        *,
+        top_k: int | None = None,
+        max_ratio: float | None = None,
+        device: str | None = None,
+        batch_tokens: int | None = None,
+        tokenizer: TextTokenizer | None = None,
+        fingerprint: Fingerprint | None = None,
+    ) -> None:
+        if top_k is not None and top_k < 1:
+            raise EncoderError(f"top_k must be at least 1, got {top_k}")
+        if max_ratio is not None and not 0 <= max_ratio <= 1:
+            raise EncoderError(f"max_ratio must lie between 0 and 1, got {max_ratio}")
+        if batch_tokens is not None and batch_tokens < 1:
+            raise EncoderError(f"batch_tokens must be at least 1, got {batch_tokens}")
+        self.document = document if isinstance(document, Tower) else Tower.open(document)
+        query = self.document if query is None else query
+        self.query = query if isinstance(query, Tower) else Tower.open(query)
+        self.top_k, self.max_ratio = top_k, max_ratio
+        self.device, self.batch_tokens = device, batch_tokens
+        self._stored = self._fingerprint = fingerprint
+        self._vocabulary: list[str] | None = None
+        self._n_terms: int | None = None
+        self._tokenizers = {} if tokenizer is None else {self.document.place: tokenizer}
+        self._models: dict[tuple[str, str], _MaskedLM] = {}
+
+    # --- encoding -------------------------------------------------------------------------------------------
+
+    def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
+        """Queries through their tower."""
+        return self._encode(self.query, as_texts(texts), lambda weights: weights)
+
+    def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
+        """Documents through their tower, then `top_k` and `max_ratio`."""
+        return self._encode(self.document, as_texts(texts), self._pruned)
+
+    def _pruned(self, weights: SparseMatrix) -> SparseMatrix:
+        if self.max_ratio is not None:
+            weights = weights.prune(self.max_ratio)
+        return weights if self.top_k is None else weights.top_k(self.top_k)
+
+    def _encode(
+        self, tower: Tower, texts: list[str], prune: Callable[[SparseMatrix], SparseMatrix]
+    ) -> SparseMatrix:
+        empty = SparseMatrix([0, 0], [], [], (1, self.n_terms))
+        ids = self._tokenizer(tower).ids(
+            [tower.prompt + text for text in texts], tower.max_length, special=True
+        )
+        # Longest first: texts of a length go together, and what needs most memory comes at the start.
+        order = sorted((i for i, row in enumerate(ids) if row), key=lambda i: -len(ids[i]))
+        done = [empty]  # where texts without a token point to
+        model = self._model(tower) if order else None
+        for batch in self._batches([len(ids[i]) for i in order]):
+            assert model is not None
+            weights = model.weights([ids[i] for i in order[batch]], tower.pooling, tower.saturation)
+            done.append(prune(weights if tower.top_k is None else weights.top_k(tower.top_k)))
+        rows = np.zeros(len(texts), dtype=np.int64)
+        rows[order] = np.arange(1, len(order) + 1)
+        return SparseMatrix.vstack(done)[rows]
+
+    def _batches(self, lengths: list[int]) -> Iterator[slice]:
+        """Cut texts, longest first, into batches by tokens and by the size of their dense weights."""
+        budget = self.batch_tokens or _BATCH_TOKENS["cuda" if _device(self.device) != "cpu" else "cpu"]
+        most = max(1, _BATCH_BYTES // (4 * self.n_terms))
+        start = 0
+        while start < len(lengths):
+            size = max(1, min(budget // lengths[start], most))
+            yield slice(start, start + size)
+            start += size
+
+    def _model(self, tower: Tower) -> _MaskedLM:
+        if tower.place not in self._models:
+            if self._stored is not None:
+                self._stored.require_same(
+                    self._compute_fingerprint(),
+                    "The stored encoder",
+                    f"the checkpoint {tower.checkpoint} as it is now",
+                )
+                self._stored = None
+            tower.check()
+            self._models[tower.place] = _MaskedLM(tower.folder(), self.n_terms, _device(self.device))
+        return self._models[tower.place]
+
+    def _tokenizer(self, tower: Tower) -> TextTokenizer:
+        if tower.place not in self._tokenizers:
+            self._tokenizers[tower.place] = TextTokenizer.open(tower.folder(), tower.lower_case)
+        return self._tokenizers[tower.place]
+
+    # --- text -----------------------------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """The tokenizer's tokens, filled up to what the model puts out."""
+        if self._vocabulary is None:
+            self._vocabulary = self._tokenizer(self.document).vocabulary(self.n_terms)
+        return self._vocabulary
+
+    @property
+    def n_terms(self) -> int:
+        """Terms that the model puts out."""
+        if self._n_terms is None:
+            stored = None if self._stored is None else self._stored.vocabulary_size
+            self._n_terms = stored or int(files.model_config(self.document.folder())["vocab_size"])
+        return self._n_terms
+
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Where the documents' tokens stand in a text."""
+        return [span for span in self._tokenizer(self.document).spans(text) if span[0] < self.n_terms]
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """How many documents have more than `max_length` tokens."""
+        tower = self.document
+        ids = self._tokenizer(tower).ids([tower.prompt + text for text in texts], None, special=True)
+        return sum(len(row) > tower.max_length for row in ids)
+
+    # --- what it is, and on disk ----------------------------------------------------------------------------
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Digests of weight files and tokenizer; the same wherever the checkpoint lies."""
+        if self._fingerprint is None:
+            self._fingerprint = self._compute_fingerprint()
+        return self._fingerprint
+
+    def _compute_fingerprint(self) -> Fingerprint:
+        document, query = self.document, self.query
+        tokenizer = TextTokenizer.open(document.folder(), document.lower_case)
+        weights = digest_files(files.weight_files(document.folder()))
+        name = document.name
+        if query != document or document.prompt:
+            queries = digest_files(files.weight_files(query.folder()))
+            how = [query.pooling, query.saturation, query.max_length, query.prompt, document.prompt]
+            weights = digest([json.dumps([weights, queries, *how]).encode()])
+        if query.checkpoint != document.checkpoint:
+            name = f"{name} + {query.name}"
+        return Fingerprint(
+            model=name,
+            weights=weights,
+            tokenizer=tokenizer.digest,
+            vocabulary_size=int(files.model_config(document.folder())["vocab_size"]),
+            pooling=document.pooling,
+            saturation=document.saturation,
+            max_length=document.max_length,
+        )
+
+    def check(self) -> None:
+        """Look at all files without running a model.
+
+        Raises:
+            EncoderError: Something is missing, or the two towers have different vocabularies.
+        """
+        for tower in (self.document, self.query):
+            tower.check()
+        if self.query.place != self.document.place:
+            size = int(files.model_config(self.query.folder())["vocab_size"])
+            if size != self.n_terms or self._tokenizer(self.query).vocabulary(size) != self.vocabulary:
+                raise EncoderError(
+                    f"the query model {self.query.name} has another vocabulary than the document model "
+                    f"{self.document.name}; their vectors have no terms in common"
+                )
+        self._tokenizer(self.document)
+
+    def config(self, places: Mapping[tuple[str, str], str] | None = None) -> dict[str, Any]:
+        """What `from_config` needs.
+
+        Args:
+            places: Where in the folder each tower's files lie; None for a reference to where they are now.
+        """
+
+        def tower(t: Tower) -> dict[str, Any]:
+            return (
+                asdict(t)
+                if places is None
+                else asdict(t) | {"checkpoint": None, "subfolder": places[t.place]}
+            )
+
+        return {
+            "document": tower(self.document),
+            "query": None if self.query == self.document else tower(self.query),
+            "top_k": self.top_k,
+            "max_ratio": self.max_ratio,
+            "fingerprint": asdict(self.fingerprint),
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], folder: Path, tokenizer: TextTokenizer | None, **settings: Any
+    ) -> SpladeEncoder:
+        """Open what `config` described.
+
+        Args:
+            config: The description.
+            folder: Where towers lie that have no checkpoint of their own.
+            tokenizer: The documents' tokenizer; None to read it from the checkpoint.
+            settings: pooling, saturation, max_length, top_k and max_ratio in place of the stored ones;
+                device, batch_tokens.
+
+        Raises:
+            EncoderError: The description is damaged.
+        """
+        where = str(folder / CONFIG_FILE)
+        try:
+            document = Tower.from_config(config["document"], folder)
+            query = document if config["query"] is None else Tower.from_config(config["query"], folder)
+            fingerprint = Fingerprint.from_json(json.dumps(config["fingerprint"]), where)
+            kept = {name: config[name] for name in ("top_k", "max_ratio")}
+        except (KeyError, TypeError) as error:
+            raise EncoderError(f"{where}: not a whole encoder: {error!r}") from None
+        how = {
+            name: settings.pop(name) for name in ("pooling", "saturation", "max_length") if name in settings
+        }
+        if how:
+            same = query == document
+            document = replace(document, **how)
+            query = document if same else query
+            fingerprint = replace(
+                fingerprint,
+                pooling=document.pooling,
+                saturation=document.saturation,
+                max_length=document.max_length,
+            )
+        return cls(document, query, tokenizer=tokenizer, fingerprint=fingerprint, **kept | settings)
+
+    def query_files(self) -> dict[str, bytes]:
+        """The tokenizer, and a reference to where the checkpoint lies."""
+        content = self._tokenizer(self.document).content
+        return {CONFIG_FILE: config_bytes(self.type, **self.config()), TOKENIZER_FILE: content}
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Copy the checkpoint, or both, and write `encoder.json`; the folder opens in transformers, too."""
+        folder = Path(folder)
+        places = self.copy_towers(folder, "")
+        (folder / CONFIG_FILE).write_bytes(config_bytes(self.type, **self.config(places)))
+
+    def copy_towers(self, folder: Path, at: str) -> dict[tuple[str, str], str]:
+        """Copy the towers' files, each checkpoint once.
+
+        Args:
+            folder: Where to.
+            at: The documents' place in it; another queries' tower goes to "query".
+
+        Returns:
+            The place of each tower in the folder, as `config` takes it.
+        """
+        places = {self.query.place: "query"} | {self.document.place: at}
+        for tower in (self.document, self.query):
+            _copy(tower.folder(), folder / places[tower.place], self._tokenizer(tower))
+        return places
+
+
+def _copy(source: Path, target: Path, tokenizer: TextTokenizer) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for path in [*files.weight_files(source), *(source / name for name in _COPIED)]:
+        if path.is_file() and path.resolve() != (target / path.name).resolve():
+            shutil.copyfile(path, target / path.name)
+    (target / TOKENIZER_FILE).write_bytes(tokenizer.content)
+
+
+# --- the model, in torch ------------------------------------------------------------------------------------
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise MissingExtra(name, "torch", "encoding with a masked language model") from None
+
+
+def _device(device: str | None) -> str:
+    if device is not None:
+        return device
+    return "cuda" if _import("torch").cuda.is_available() else "cpu"
+
+
+class _MaskedLM:
+    """A loaded masked language model that gives pooled weights.
+
+    Args:
+        folder: The checkpoint.
+        n_terms: Terms that it has to put out.
+        device: Where it runs.
+
+    Raises:
+        EncoderError: The checkpoint can't be loaded, or weights of its masked-LM head are missing.
+        MissingExtra: torch or transformers is not installed.
+    """
+
+    def __init__(self, folder: Path, n_terms: int, device: str) -> None:
+        self._torch, transformers = _import("torch"), _import("transformers")
+        self._folder, self._n_terms, self._device = folder, n_terms, device
+        try:
+            # Neither pickled weights nor code from the checkpoint; float32 whatever it was saved in.
+            self._model, info = transformers.AutoModelForMaskedLM.from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            self._model = self._model.float().to(device).eval()
+        except Exception as error:  # transformers, safetensors and torch each have errors of their own
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise EncoderError(f"{folder}: can't be opened as a masked language model: {reason}") from None
+        if missing := sorted(key for key in info["missing_keys"] if not key.endswith("position_ids")):
+            raise EncoderError(
+                f"{folder}: its weights lack {len(missing)} of the model's, {missing[0]} among them. "
+                "SPLADE needs a checkpoint with a trained masked-LM head; this one seems to have been saved without."
+            )
+        self._pad = self._model.config.pad_token_id or 0
+        self._projection = self._model.get_output_embeddings()
+        self._split = self._intercept()
+
+    def _intercept(self) -> bool:
+        """Have the model stop before the output projection; False where that doesn't give the same logits."""
+        torch, projection, n_terms = self._torch, self._projection, self._n_terms
+        probe = torch.arange(min(n_terms, 8), device=self._device).unsqueeze(0)
+        mask = torch.ones_like(probe)
+        with torch.inference_mode():
+            full = self._logits(probe, mask)
+            if full.shape[-1] != n_terms:
+                raise EncoderError(
+                    f"{self._folder}: the model gives {full.shape[-1]} terms, its config.json says {n_terms}"
+                )
+            if not isinstance(projection, torch.nn.Linear) or projection.weight.shape[0] != n_terms:
+                return False
+            projection.forward = torch.nn.Identity().forward
+            try:
+                states = self._logits(probe, mask)
+                again = torch.nn.functional.linear(states, projection.weight, projection.bias)
+                if torch.allclose(again, full, rtol=1e-4, atol=1e-4):
+                    return True
+            except RuntimeError:  # shapes that don't fit: something else happens behind the projection
+                pass
+            del projection.forward
+            return False
+
+    def _logits(self, ids: Any, mask: Any) -> Any:
+        return self._model(input_ids=ids, attention_mask=mask, return_dict=True).logits
+
+    def weights(self, ids: list[list[int]], pooling: str, saturation: str) -> SparseMatrix:
+        """Pooled weights of texts given as token ids, none of them empty.
+
+        Raises:
+            EncoderError: A token that the model doesn't know, or weights that are no numbers.
+        """
+        from lsr.encode.pooling import pool_logits, pool_states
+
+        torch, projection = self._torch, self._projection
+        n_terms, width = self._n_terms, max(map(len, ids))
+        if (largest := max(map(max, ids))) >= n_terms:
+            raise EncoderError(
+                f"{self._folder}: the tokenizer gives token {largest}, the model knows {n_terms}; "
+                "they don't belong together"
+            )
+        tokens = torch.tensor([row + [self._pad] * (width - len(row)) for row in ids], device=self._device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self._device)
+        with torch.inference_mode():
+            if self._split:
+                states = self._logits(tokens, mask)
+                dense = pool_states(states, mask, projection.weight, projection.bias, pooling, saturation)
+            else:
+                size = max(1, _BATCH_BYTES // (4 * width * n_terms))
+                parts = zip(tokens.split(size), mask.split(size), strict=True)
+                dense = torch.cat([pool_logits(self._logits(t, m), m, pooling, saturation) for t, m in parts])
+            rows, terms = dense.nonzero(as_tuple=True)
+            indptr = np.concatenate(([0], np.cumsum(np.bincount(rows.cpu().numpy(), minlength=len(ids)))))
+            values = dense[rows, terms].float().cpu().numpy()
+        try:
+            return SparseMatrix(indptr, terms.cpu().numpy(), values, (len(ids), n_terms))
+        except ValueError as error:
+            raise EncoderError(
+                f"{self._folder}: the model gives weights that are no numbers: {error}"
+            ) from None

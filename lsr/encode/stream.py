@@ -1,0 +1,282 @@
+"""Encode a corpus of any size in bounded memory, and go on after a kill where it stopped.
+
+Vectors are written in parts into `OUT.partial/`; each part is a whole Parquet file that also says how many documents
+of the source it has used up. Once the source is through, the parts become one file or the folder OUT in one rename,
+so OUT is either whole or not there (or still the old one). A run that finds `OUT.partial/` of the same source and
+settings goes on after its last part.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lsr.console import note, progress
+from lsr.corpus import Corpus, Document, document_batch, file_kind
+from lsr.encode.base import Encoder
+from lsr.encode.passages import split_passages
+from lsr.errors import DataError, OutputExists
+from lsr.sparse import SparseMatrix
+from lsr.vectors import ParquetWriter, VectorBatch, Vectors, pack_metadata, read_vectors, write_jsonl
+
+CHUNK = 512  # documents encoded together: enough to sort by length, little enough for a lively progress bar
+_PART_SECONDS = 30.0  # a kill loses at most this much work
+_PART_DOCS = 200_000
+
+
+@dataclass(frozen=True)
+class Passages:
+    """How documents are cut: tokens of a passage, and how many of them the next one repeats."""
+
+    size: int
+    overlap: int = 0
+
+
+@dataclass
+class Report:
+    """What encoding met on its way.
+
+    Attributes:
+        documents: Documents read.
+        vectors: Vectors made (passages, where documents are cut).
+        empty: Documents without text.
+        no_terms: Vectors without any term.
+        truncated: Vectors whose text lost its end.
+        bad: Messages about documents that were skipped.
+    """
+
+    documents: int = 0
+    vectors: int = 0
+    empty: int = 0
+    no_terms: int = 0
+    truncated: int = 0
+    bad: list[str] = field(default_factory=list)
+
+    def tell(self, max_length: int | None = None) -> None:
+        """Say on stderr, once, what a user should know."""
+        if self.bad:
+            note(f"skipped {len(self.bad)} bad documents, the first: {self.bad[0]}")
+        if self.empty:
+            note(f"{self.empty} of {self.documents} documents have no text: they can't be found")
+        if self.truncated:
+            note(
+                f"{self.truncated / max(self.vectors, 1):.1%} of the documents are longer than {max_length} tokens "
+                f"and were cut there (--passages {max_length} encodes them whole, in passages)"
+            )
+
+
+def encode_corpus(
+    corpus: Corpus,
+    encoder: Encoder,
+    report: Report,
+    *,
+    queries: bool = False,
+    passages: Passages | None = None,
+    with_text: bool = True,
+    skip: int = 0,
+    progress_label: str = "encoding",
+) -> Iterator[VectorBatch]:
+    """Encode a corpus batch by batch, in the order of its documents.
+
+    Args:
+        corpus: What to encode.
+        encoder: A fitted encoder.
+        report: Filled in on the way.
+        queries: Encode as queries.
+        passages: Cut documents into passages first.
+        with_text: Let titles, texts and metadata travel with the vectors.
+        skip: Documents at the front that are done already.
+        progress_label: Stands before the progress bar.
+    """
+    with progress(None, progress_label) as bar:
+        bar.total = corpus.count() if not bar.disable else None
+        bar.update(skip)
+        documents = islice(corpus, skip, None)
+        while chunk := list(islice(documents, CHUNK)):
+            report.documents += len(chunk)
+            report.empty += sum(not document.content.strip() for document in chunk)
+            pieces = (
+                list(split_passages(chunk, encoder, passages.size, passages.overlap)) if passages else chunk
+            )
+            yield encode_chunk(pieces, encoder, report, queries=queries, with_text=with_text)
+            bar.update(len(chunk))
+    report.bad = corpus.bad
+
+
+def encode_chunk(
+    documents: list[Document],
+    encoder: Encoder,
+    report: Report,
+    *,
+    queries: bool = False,
+    with_text: bool = True,
+) -> VectorBatch:
+    """Encode some documents together."""
+    texts = [document.content for document in documents]
+    vectors = encoder.encode_query(texts) if queries else encoder.encode_document(texts)
+    report.vectors += len(documents)
+    report.no_terms += int((vectors.lengths() == 0).sum())
+    report.truncated += 0 if queries else encoder.count_truncated(texts)
+    return VectorBatch(document_batch(documents, with_text=with_text), vectors)
+
+
+def fit(encoder: Encoder, corpus: Corpus) -> None:
+    """Let an encoder that needs it see the corpus; one pass."""
+    if not encoder.needs_fit:
+        return
+    with progress(None, f"fitting {encoder.type}") as bar:
+
+        def texts() -> Iterator[str]:
+            for document in corpus:
+                bar.update(1)
+                yield document.content
+
+        encoder.fit(texts())
+
+
+# --- into files --------------------------------------------------------------------------------------------------------
+
+
+def encode_to(
+    corpus: Corpus,
+    open_encoder: Callable[[], Encoder],
+    out: Path,
+    *,
+    settings: str,
+    queries: bool = False,
+    passages: Passages | None = None,
+    with_text: bool = True,
+    overwrite: bool = False,
+    anserini: bool = False,
+) -> Report:
+    """Encode a corpus into `out`: a .parquet or .jsonl(.gz) file, or a folder of Parquet parts.
+
+    Args:
+        corpus: What to encode.
+        open_encoder: Gives the encoder; called only if nothing usable lies in `OUT.partial/`.
+        out: Where the vectors go.
+        settings: Everything that decides the result, as text; work that was cut off goes on only under the same.
+        queries: Encode as queries.
+        passages: Cut documents into passages first.
+        with_text: Let titles, texts and metadata travel with the vectors.
+        overwrite: Replace `out`, once the new one is whole; drop unfinished work of other settings.
+        anserini: For JSONL, Anserini's shape.
+
+    Raises:
+        OutputExists: `out` is there and `overwrite` was not given, or unfinished work of another kind is.
+    """
+    if out.suffix:
+        file_kind(out)
+    if out.exists() and not overwrite:
+        raise OutputExists(f"{out}: exists already (--overwrite replaces it)")
+    work = out.with_name(out.name + ".partial")
+    encoder = open_encoder()
+    identity = f"{corpus.identity} | {settings}"
+    parts, report = _find_parts(work, identity, overwrite)
+    if parts:
+        note(f"{work}: going on after {report.documents} documents that are encoded already")
+        done = read_vectors(work)
+        if encoder.needs_fit:
+            from lsr.encode.hub import load_encoder_files
+
+            encoder = load_encoder_files(done.encoder_files)
+        done.fingerprint.require_same(encoder.fingerprint, str(work), "what is to follow")
+    fit(encoder, corpus)
+    work.mkdir(parents=True, exist_ok=True)
+    skip = report.documents
+    batches = encode_corpus(
+        corpus, encoder, report, queries=queries, passages=passages, with_text=with_text, skip=skip
+    )
+    _write_parts(work, batches, encoder, report, identity, parts)
+    _finish(work, out, anserini)
+    return report
+
+
+def _find_parts(work: Path, identity: str, overwrite: bool) -> tuple[int, Report]:
+    """How many parts lie in a work folder, and the report as it stood after the last."""
+    parts = sorted(work.glob("part-*.parquet"))
+    if not parts:
+        return 0, Report()
+    try:
+        last = json.loads(pq.read_metadata(parts[-1]).metadata[b"lsr.part"])
+        if last["identity"] == identity and len(parts) == last["number"] + 1:
+            return len(parts), Report(**last["report"])
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        pass  # not a part that can be continued, whatever it is: told below
+    if not overwrite:
+        raise OutputExists(
+            f"{work}: unfinished work from another source or with other settings is here; "
+            "give the same ones to go on, or --overwrite to start again"
+        )
+    shutil.rmtree(work)
+    return 0, Report()
+
+
+def _write_parts(
+    work: Path, batches: Iterable[VectorBatch], encoder: Encoder, report: Report, identity: str, number: int
+) -> None:
+    """Write batches into parts, from part `number` on."""
+    metadata = pack_metadata(encoder.fingerprint, encoder.vocabulary, encoder.query_files())
+    iterator = iter(batches)
+    batch = next(iterator, None)
+    if batch is None and number == 0:  # an empty corpus still makes a file
+        empty = pa.RecordBatch.from_pylist([], schema=document_batch([]).schema)
+        batch = VectorBatch(empty, SparseMatrix.empty(encoder.n_terms))
+    while batch is not None:
+        writer = ParquetWriter(work / f"part-{number:05d}.parquet", metadata)
+        started, rows = time.monotonic(), 0
+        with writer:
+            while batch is not None:
+                writer.write(batch)
+                rows += len(batch.vectors)
+                so_far = replace(report)  # the next batch changes it, and may not make it into this part
+                batch = next(iterator, None)
+                if rows >= _PART_DOCS or time.monotonic() - started >= _PART_SECONDS:
+                    break
+            part = {"identity": identity, "number": number, "report": asdict(so_far)}
+            writer.add_metadata({"lsr.part": json.dumps(part)})
+        number += 1
+
+
+def _finish(work: Path, out: Path, anserini: bool) -> None:
+    """Turn the parts into `out`, in one rename."""
+    if not out.suffix:
+        old = out.with_name(out.name + ".old")
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+        work.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+        return
+    vectors = read_vectors(work)
+    convert(vectors, out, anserini)
+    shutil.rmtree(work)
+
+
+def convert(vectors: Vectors, out: Path, anserini: bool = False) -> None:
+    """Write vectors, from whatever file, as .parquet or .jsonl(.gz).
+
+    Raises:
+        DataError: JSONL is wanted but the tokens of the terms aren't known, or `out` is a folder.
+    """
+    if out.suffix and file_kind(out) == "parquet":
+        writer = ParquetWriter(out, {})
+        with writer:
+            for batch in vectors:
+                writer.write(batch)
+            # A JSONL's vocabulary is whole only now.
+            writer.add_metadata(pack_metadata(vectors.fingerprint, vectors.vocabulary, vectors.encoder_files))
+        return
+    if not out.suffix or file_kind(out) != "jsonl":
+        raise DataError("vectors are converted to .parquet or .jsonl(.gz)", str(out))
+    if vectors.vocabulary is None:
+        raise DataError("JSONL needs the tokens of the terms, and this file doesn't hold them", vectors.name)
+    write_jsonl(out, vectors, vectors.vocabulary, "anserini" if anserini else "beir")

@@ -1,0 +1,107 @@
+"""Fingerprint: which encoder made some vectors, so that queries of another one are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from os import PathLike
+from pathlib import Path
+
+from lsr.errors import DataError, EncoderMismatch
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What has to be the same for two vectors to be comparable; None where it isn't known.
+
+    Attributes:
+        model: Name of the encoder or checkpoint. For people to read; only the digests decide.
+        weights: Digest of the model's weights, or of what the encoder was fitted to.
+        tokenizer: Digest of the tokenizer.
+        vocabulary_size: Number of terms.
+        pooling: "max", "sum", or the like.
+        saturation: "log1p", "log1p_log1p", or the like.
+        max_length: Tokens of a document that are read; longer ones are cut.
+    """
+
+    model: str | None = None
+    weights: str | None = None
+    tokenizer: str | None = None
+    vocabulary_size: int | None = None
+    pooling: str | None = None
+    saturation: str | None = None
+    max_length: int | None = None
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """What both know and differ in, as "pooling max / sum"; the model's name alone is no difference."""
+        return [
+            f"{name} {mine} / {theirs}"
+            for name, mine, theirs in (
+                (f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
+            )
+            if name != "model" and mine is not None and theirs is not None and mine != theirs
+        ]
+
+    def require_same(self, other: Fingerprint, mine: str, theirs: str) -> None:
+        """Refuse another encoder.
+
+        Args:
+            other: The fingerprint to compare with.
+            mine: What carries this fingerprint, for the message ("the index idx").
+            theirs: What carries the other ("the query").
+
+        Raises:
+            EncoderMismatch: They differ; the message names both and in what they differ.
+        """
+        if found := self.differences(other):
+            raise EncoderMismatch(
+                f"{mine} was made with {self}, {theirs} with {other}; "
+                f"they differ in {', '.join(found)}. Encode both with the same encoder."
+            )
+
+    def __str__(self) -> str:
+        return self.model or "an unknown encoder"
+
+    def to_json(self) -> str:
+        """As one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str = "") -> Fingerprint:
+        """Read what `to_json` wrote; unknown keys of later versions are passed over.
+
+        Raises:
+            DataError: Not a JSON object, or a value of the wrong type.
+        """
+        try:
+            values = json.loads(text)
+            known = {f.name: values[f.name] for f in fields(cls) if values.get(f.name) is not None}
+        except (ValueError, AttributeError, TypeError) as error:
+            raise DataError(f"the encoder's fingerprint can't be read: {error}", where) from None
+        for name, value in known.items():
+            wanted = int if name in ("vocabulary_size", "max_length") else str
+            if not isinstance(value, wanted):
+                raise DataError(f"the encoder's fingerprint has {name} = {value!r}", where)
+        return cls(**known)
+
+
+def digest(chunks: Iterable[bytes]) -> str:
+    """SHA-256 of some bytes, the first 16 hexadecimal digits."""
+    state = hashlib.sha256()
+    for chunk in chunks:
+        state.update(chunk)
+    return state.hexdigest()[:16]
+
+
+def digest_files(paths: Iterable[str | PathLike[str]]) -> str:
+    """Digest of the contents of some files, in the given order."""
+
+    def chunks() -> Iterable[bytes]:
+        for path in paths:
+            with Path(path).open("rb") as file:
+                while chunk := file.read(1 << 22):
+                    yield chunk
+
+    return digest(chunks())

@@ -1,0 +1,328 @@
+"""SparseMatrix: rows of (term, weight), the one container that encoders make and indexes take.
+
+CSR with fixed types. Every matrix is canonical: the terms of a row ascend, none occurs twice, and every weight is
+finite and above zero. That is checked once, when a matrix is made, so nothing downstream has to look again.
+Files are `lsr.vectors`' business; `save` and `load` here only call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from typing import Self
+
+MAX_TERMS = 2**31
+_DENSE_TERMS = (
+    1 << 22
+)  # up to here a row is spread out over the vocabulary to multiply; above it is looked up
+
+
+class SparseMatrix:
+    """Sparse rows over a vocabulary.
+
+    Attributes:
+        indptr: (n_rows + 1,) int64, row i occupies `indptr[i]:indptr[i + 1]`.
+        indices: (nnz,) uint32, term ids, ascending within a row.
+        data: (nnz,) float32, weights, finite and > 0.
+        shape: (n_rows, n_terms).
+
+    Args:
+        indptr: Row boundaries.
+        indices: Term ids; rows that are not sorted get sorted.
+        data: Weights; zeros are dropped.
+        shape: (n_rows, n_terms), n_terms at most 2^31.
+        check: False skips all checks, for arrays that are canonical already.
+
+    Raises:
+        ValueError: Boundaries that don't fit, a term outside the vocabulary or twice in a row, a weight that is
+            negative, infinite or not a number. The message names the first bad row.
+    """
+
+    __slots__ = ("data", "indices", "indptr", "shape")
+
+    def __init__(
+        self,
+        indptr: ArrayLike,
+        indices: ArrayLike,
+        data: ArrayLike,
+        shape: tuple[int, int],
+        *,
+        check: bool = True,
+    ) -> None:
+        self.shape = (int(shape[0]), int(shape[1]))
+        if check:
+            self.indptr, self.indices, self.data = _canonical(indptr, indices, data, self.shape)
+        else:
+            self.indptr = np.asarray(indptr, dtype=np.int64)
+            self.indices = np.asarray(indices, dtype=np.uint32)
+            self.data = np.asarray(data, dtype=np.float32)
+
+    # --- made from -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_dicts(cls, rows: Iterable[Mapping[int, float]], n_terms: int) -> Self:
+        """Build from one {term: weight} mapping per row."""
+        indptr, indices, data = [0], [], []
+        for row in rows:
+            indices.extend(row.keys())
+            data.extend(row.values())
+            indptr.append(len(indices))
+        return cls(indptr, indices, data, (len(indptr) - 1, n_terms))
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[tuple[ArrayLike, ArrayLike]], n_terms: int) -> Self:
+        """Build from one (terms, weights) pair of arrays per row."""
+        sizes = [len(np.atleast_1d(terms)) for terms, _ in rows]
+        indptr = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
+        if not rows:
+            return cls.empty(n_terms)
+        indices = np.concatenate([np.atleast_1d(terms) for terms, _ in rows])
+        data = np.concatenate([np.atleast_1d(weights) for _, weights in rows])
+        return cls(indptr, indices, data, (len(rows), n_terms))
+
+    @classmethod
+    def from_dense(cls, array: ArrayLike) -> Self:
+        """Build from a (n_rows, n_terms) array; zeros are left out."""
+        dense = np.atleast_2d(np.asarray(array, dtype=np.float32))
+        rows, terms = np.nonzero(dense)
+        indptr = np.searchsorted(rows, np.arange(dense.shape[0] + 1))
+        return cls(indptr, terms, dense[rows, terms], (dense.shape[0], dense.shape[1]))
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> Self:
+        """Build from any scipy.sparse matrix or array; doubled entries are added up, as scipy does."""
+        csr = matrix.tocsr().copy()
+        csr.sum_duplicates()
+        return cls(csr.indptr, csr.indices, csr.data, csr.shape)
+
+    @classmethod
+    def empty(cls, n_terms: int) -> Self:
+        """A matrix of no rows."""
+        return cls([0], np.empty(0, np.uint32), np.empty(0, np.float32), (0, n_terms))
+
+    @classmethod
+    def vstack(cls, matrices: Sequence[SparseMatrix]) -> Self:
+        """Stack matrices on top of each other; the widest vocabulary counts.
+
+        Raises:
+            ValueError: No matrix given.
+        """
+        if not matrices:
+            raise ValueError("vstack needs at least one matrix")
+        starts = np.cumsum([0] + [m.nnz for m in matrices])
+        indptr = np.concatenate(
+            [[0]] + [m.indptr[1:] + start for m, start in zip(matrices, starts, strict=False)]
+        )
+        return cls(
+            indptr,
+            np.concatenate([m.indices for m in matrices]),
+            np.concatenate([m.data for m in matrices]),
+            (sum(len(m) for m in matrices), max(m.shape[1] for m in matrices)),
+            check=False,
+        )
+
+    def to_scipy(self) -> Any:
+        """The same matrix as scipy.sparse.csr_array (needs scipy)."""
+        from scipy.sparse import csr_array
+
+        return csr_array((self.data, self.indices.astype(np.int64), self.indptr), shape=self.shape)
+
+    def to_dense(self) -> NDArray[np.float32]:
+        """The same matrix as a (n_rows, n_terms) float32 array."""
+        dense = np.zeros(self.shape, np.float32)
+        dense[self.row_numbers(), self.indices] = self.data
+        return dense
+
+    # --- read ------------------------------------------------------------------------------------------------------
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored weights."""
+        return int(self.indices.shape[0])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def row(self, i: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+        """Terms and weights of one row, as views."""
+        a, b = self.indptr[i], self.indptr[i + 1]
+        return self.indices[a:b], self.data[a:b]
+
+    def rows(self) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.float32]]]:
+        """Terms and weights row by row, as views."""
+        for i in range(len(self)):
+            yield self.row(i)
+
+    def lengths(self) -> NDArray[np.int64]:
+        """(n_rows,) int64, the number of terms of each row."""
+        return np.diff(self.indptr)
+
+    def row_numbers(self) -> NDArray[np.int64]:
+        """(nnz,) int64, the row of each stored weight."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths())
+
+    def __getitem__(self, key: int | slice | ArrayLike) -> SparseMatrix:
+        """Rows by number, slice, list of numbers or boolean mask; always a matrix, views where a slice allows."""
+        if isinstance(key, slice) and key.step in (None, 1):
+            start, stop, _ = key.indices(len(self))
+            stop = max(start, stop)
+            a, b = self.indptr[start], self.indptr[stop]
+            indptr = self.indptr[start : stop + 1] - a
+            shape = (stop - start, self.shape[1])
+            return SparseMatrix(indptr, self.indices[a:b], self.data[a:b], shape, check=False)
+        numbers = np.atleast_1d(np.arange(len(self))[key])
+        lengths = self.lengths()[numbers]
+        indptr = np.concatenate(([0], np.cumsum(lengths)))
+        at = np.arange(indptr[-1]) + np.repeat(self.indptr[numbers] - indptr[:-1], lengths)
+        return SparseMatrix(
+            indptr, self.indices[at], self.data[at], (len(numbers), self.shape[1]), check=False
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SparseMatrix):
+            return NotImplemented
+        return (
+            self.shape == other.shape
+            and np.array_equal(self.indptr, other.indptr)
+            and np.array_equal(self.indices, other.indices)
+            and np.array_equal(self.data, other.data)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"SparseMatrix({self.shape[0]} x {self.shape[1]}, {self.nnz} weights)"
+
+    # --- compute ---------------------------------------------------------------------------------------------------
+
+    def top_k(self, k: int) -> SparseMatrix:
+        """Keep the k heaviest terms of each row; among equal weights the lower term ids."""
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        if self.nnz == 0 or self.lengths().max() <= k:
+            return self
+        rows = self.row_numbers()
+        order = np.lexsort((self.indices, -self.data, rows))
+        rank = np.arange(self.nnz) - self.indptr[rows]  # place within the row: `order` keeps rows together
+        keep = np.zeros(self.nnz, bool)
+        keep[order[rank < k]] = True
+        return self._masked(keep)
+
+    def prune(self, max_ratio: float) -> SparseMatrix:
+        """Keep the weights that are at least `max_ratio` times the largest of their row."""
+        if not 0.0 <= max_ratio <= 1.0:
+            raise ValueError(f"max_ratio must lie between 0 and 1, got {max_ratio}")
+        filled = self.lengths() > 0
+        largest = np.zeros(len(self), np.float32)
+        if self.nnz:
+            largest[filled] = np.maximum.reduceat(self.data, self.indptr[:-1][filled])
+        return self._masked(self.data >= np.float32(max_ratio) * largest[self.row_numbers()])
+
+    def within(self, n_terms: int) -> SparseMatrix:
+        """The same rows over the first `n_terms` terms; weights of later terms are dropped."""
+        kept = self._masked(self.indices < n_terms)
+        return SparseMatrix(kept.indptr, kept.indices, kept.data, (len(self), n_terms), check=False)
+
+    def dot(self, other: SparseMatrix) -> NDArray[np.float64]:
+        """Inner products of all rows with all rows of `other`, (n_rows, n_other) float64.
+
+        Each sum runs over the terms in ascending order in float64: the reference for search.
+        """
+        rows = self.row_numbers()
+        n_terms = max(self.shape[1], other.shape[1])
+        scores = np.zeros((len(self), len(other)))
+        for j, (terms, weights) in enumerate(other.rows()):
+            if n_terms <= _DENSE_TERMS:
+                dense = np.zeros(n_terms)
+                dense[terms] = weights
+                products = dense[self.indices] * self.data
+            else:
+                at = np.minimum(np.searchsorted(terms, self.indices), max(len(terms) - 1, 0))
+                found = terms[at] == self.indices if len(terms) else np.zeros(self.nnz, bool)
+                products = np.where(found, weights[at].astype(np.float64) * self.data if len(terms) else 0, 0)
+            scores[:, j] = np.bincount(rows, weights=products, minlength=len(self))
+        return scores
+
+    def _masked(self, keep: NDArray[np.bool_]) -> SparseMatrix:
+        kept = np.concatenate(([0], np.cumsum(keep)))
+        return SparseMatrix(kept[self.indptr], self.indices[keep], self.data[keep], self.shape, check=False)
+
+    # --- files -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | PathLike[str], ids: Sequence[str] | None = None) -> None:
+        """Write as Parquet (columns `id`, `terms`, `weights`); ids are the row numbers unless given."""
+        from lsr.vectors import save_matrix
+
+        save_matrix(path, self, ids)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> SparseMatrix:
+        """Read any vectors that `lsr.vectors.read_vectors` reads, without their ids."""
+        from lsr.vectors import read_vectors
+
+        batches = read_vectors(path)
+        matrices = [batch.vectors for batch in batches]
+        return cls.vstack(matrices) if matrices else cls.empty(batches.n_terms)
+
+
+def _canonical(
+    indptr: ArrayLike, indices: ArrayLike, data: ArrayLike, shape: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float32]]:
+    """Check, sort and clean the three arrays of a matrix; see SparseMatrix for what is refused."""
+    n_rows, n_terms = shape
+    ptr = np.asarray(indptr, dtype=np.int64)
+    terms = np.asarray(indices)
+    with np.errstate(over="ignore"):  # a weight beyond float32 becomes infinite and is refused below
+        weights = np.asarray(data, dtype=np.float32)
+    if not 0 <= n_terms <= MAX_TERMS:
+        raise ValueError(f"a vocabulary holds 0 to 2^31 terms, got {n_terms}")
+    if terms.size == 0:
+        terms = terms.astype(np.uint32)
+    if terms.dtype.kind not in "iu":
+        raise ValueError(f"term ids must be integers, got {terms.dtype}")
+    if ptr.shape != (n_rows + 1,) or ptr[0] != 0 or ptr[-1] != len(terms) or (np.diff(ptr) < 0).any():
+        raise ValueError(f"indptr doesn't describe {n_rows} rows of {len(terms)} weights")
+    if weights.shape != terms.shape or terms.ndim != 1:
+        raise ValueError(f"{terms.shape} term ids but {weights.shape} weights")
+
+    def first_bad(bad: NDArray[np.bool_]) -> tuple[int, int]:
+        at = int(np.argmax(bad))
+        return at, int(np.searchsorted(ptr, at, side="right")) - 1
+
+    bad = ~np.isfinite(weights) | (weights < 0)
+    if bad.any():
+        at, row = first_bad(bad)
+        raise ValueError(
+            f"row {row}: weight {weights[at]} of term {terms[at]}; weights are finite and not negative"
+        )
+    bad = (terms < 0) | (terms >= n_terms)
+    if bad.any():
+        at, row = first_bad(bad)
+        raise ValueError(f"row {row}: term {terms[at]} is outside the vocabulary of {n_terms} terms")
+    ids = terms.astype(np.uint32)
+
+    def descents() -> NDArray[np.bool_]:
+        falls = np.zeros(len(ids), bool)
+        falls[1:] = ids[1:] <= ids[:-1]
+        falls[ptr[:-1][ptr[:-1] < len(ids)]] = False  # a row's first term has nothing before it
+        return falls
+
+    if descents().any():
+        rows = np.repeat(np.arange(n_rows, dtype=np.int64), np.diff(ptr))
+        order = np.lexsort((ids, rows))
+        ids, weights = ids[order], weights[order]
+        doubled = descents()
+        if doubled.any():
+            at, row = first_bad(doubled)
+            raise ValueError(f"row {row}: term {ids[at]} occurs twice")
+    keep = weights > 0
+    if not keep.all():
+        kept = np.concatenate(([0], np.cumsum(keep)))
+        return kept[ptr], ids[keep], weights[keep]
+    return ptr, np.ascontiguousarray(ids), np.ascontiguousarray(weights)

@@ -1,0 +1,468 @@
+"""Vectors on disk: Parquet with the encoder's fingerprint, and the JSONL shapes that other tools write.
+
+The Parquet file has the columns `id string`, `parent`, `title`, `text`, `metadata string` (all but the id may be
+null), `terms list<uint32>`, `weights list<float32>`. Its key-value metadata holds
+
+    lsr.fingerprint    JSON of lsr.fingerprint.Fingerprint
+    lsr.vocabulary     JSON list of the tokens in term order, where they are known
+    lsr.encoder        JSON object {file name: base64 of the zlib-packed file}: what encoding a query takes
+
+so a file of vectors can be indexed and searched with text without anything beside it. A folder of such files
+(`part-*.parquet`) reads as one.
+
+Of JSONL two shapes are read and written, plain or .gz: `{"_id", "vector": {token: weight}}` and Anserini's
+`{"id", "contents", "vector"}`. Tokens get term ids in the order in which they first occur.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lsr.corpus import DOCUMENT_SCHEMA, Document, document_batch, file_kind, parse_json_line, read_lines
+from lsr.errors import DataError, LsrError
+from lsr.fingerprint import Fingerprint
+from lsr.sparse import MAX_TERMS, SparseMatrix
+
+if TYPE_CHECKING:
+    from typing import Self
+
+VECTOR_SCHEMA = pa.schema(
+    [
+        *DOCUMENT_SCHEMA,
+        pa.field("terms", pa.list_(pa.uint32()), nullable=False),
+        pa.field("weights", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+_BATCH = 4096  # rows handed out together
+_ENCODER_FILE_LIMIT = 1 << 28  # bytes; what unpacks to more is no query encoder
+
+
+@dataclass(frozen=True)
+class VectorBatch:
+    """Some documents and their vectors, row for row.
+
+    Attributes:
+        documents: Record batch of lsr.corpus.DOCUMENT_SCHEMA.
+        vectors: One row per document.
+    """
+
+    documents: pa.RecordBatch
+    vectors: SparseMatrix
+
+    @property
+    def ids(self) -> list[str]:
+        """The documents' ids."""
+        return list(self.documents.column("id").to_pylist())
+
+
+class Vectors:
+    """Vectors in a file, in batches, with what is known about the encoder that made them.
+
+    Iterate as often as you like. For JSONL the vocabulary grows while reading and is whole after the first pass.
+
+    Attributes:
+        name: What messages call it.
+        fingerprint: Of the encoder; empty where the file doesn't tell.
+        vocabulary: Token of each term, or None.
+        encoder_files: File name -> content, what encoding a query takes; empty where the file doesn't hold it.
+        bad: Messages about lines that were skipped, of the latest pass.
+        count: Number of vectors, or None where that isn't known before reading.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[Vectors], Iterator[VectorBatch]],
+        *,
+        fingerprint: Fingerprint | None = None,
+        vocabulary: list[str] | None = None,
+        n_terms: int = 0,
+        encoder_files: Mapping[str, bytes] | None = None,
+        count: int | None = None,
+    ) -> None:
+        self.name = name
+        self.fingerprint = fingerprint or Fingerprint()
+        self.vocabulary = vocabulary
+        self.encoder_files = dict(encoder_files or {})
+        self.bad: list[str] = []
+        self.count = count
+        self._n_terms = n_terms
+        self._read = read
+
+    @property
+    def n_terms(self) -> int:
+        """Size of the vocabulary, as far as it is known."""
+        return max(self._n_terms, len(self.vocabulary or ()))
+
+    def __iter__(self) -> Iterator[VectorBatch]:
+        self.bad = []
+        return self._read(self)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def holds_vectors(source: str | PathLike[str]) -> bool:
+    """Whether a path holds vectors rather than texts: by its columns, or by the keys of its first line."""
+    path = Path(source)
+    if path.is_dir():
+        return bool(_parts(path))
+    if not path.is_file():
+        return False
+    kind = file_kind(path)
+    if kind == "parquet":
+        with _parquet(path) as file:
+            return {"terms", "weights"} <= set(file.schema_arrow.names)
+    if kind == "jsonl":
+        for line, where in read_lines(path):
+            if isinstance(line, DataError):
+                return False
+            try:
+                values = parse_json_line(line, where)
+            except DataError:
+                return False
+            return isinstance(values, dict) and "vector" in values
+    return False
+
+
+def read_vectors(
+    path: str | PathLike[str], *, vocabulary: Sequence[str] | None = None, skip_bad: bool = False
+) -> Vectors:
+    """Open vectors.
+
+    Args:
+        path: A .parquet file, a folder of them, or a .jsonl(.gz) file.
+        vocabulary: For JSONL, tokens whose term ids are fixed (those of an index, say); others are appended.
+        skip_bad: Count bad lines of JSONL and go on.
+
+    Raises:
+        DataError: No such file, or one of another form.
+    """
+    path = Path(path)
+    if path.is_dir():
+        parts = _parts(path)
+        if not parts:
+            raise DataError("this folder holds no part-*.parquet", str(path))
+        return _parquet_vectors(str(path), parts)
+    if not path.is_file():
+        raise DataError("no such file", str(path))
+    kind = file_kind(path)
+    if kind == "parquet":
+        return _parquet_vectors(str(path), [path])
+    if kind == "jsonl":
+        known = list(vocabulary or ())
+        return Vectors(str(path), lambda v: _read_jsonl(path, v, skip_bad), vocabulary=known)
+    raise DataError("vectors are read from .parquet and .jsonl(.gz)", str(path))
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"not a whole Parquet file: {error}", str(path)) from None
+
+
+def _parquet_vectors(name: str, paths: list[Path]) -> Vectors:
+    metadata: dict[bytes, bytes] = {}
+    rows = 0
+    for path in paths:
+        with _parquet(path) as file:
+            if missing := [c for c in ("id", "terms", "weights") if c not in file.schema_arrow.names]:
+                raise DataError(f"not vectors: the column {missing[0]!r} is missing", str(path))
+            rows += file.metadata.num_rows
+            mine = file.metadata.metadata or {}
+        if not metadata:
+            metadata = mine
+        fingerprint = Fingerprint.from_json(mine.get(b"lsr.fingerprint", b"{}"), str(path))
+        Fingerprint.from_json(metadata.get(b"lsr.fingerprint", b"{}"), str(paths[0])).require_same(
+            fingerprint, str(paths[0]), str(path)
+        )
+    where = str(paths[0])
+    vocabulary = _json_metadata(metadata, b"lsr.vocabulary", list, where)
+    fingerprint = Fingerprint.from_json(metadata.get(b"lsr.fingerprint", b"{}"), where)
+    packed = _json_metadata(metadata, b"lsr.encoder", dict, where) or {}
+    return Vectors(
+        name,
+        lambda vectors: _read_parquets(paths, vectors),
+        fingerprint=fingerprint,
+        vocabulary=vocabulary,
+        n_terms=fingerprint.vocabulary_size or 0,
+        encoder_files=_unpack(packed, where),
+        count=rows,
+    )
+
+
+def _json_metadata(metadata: Mapping[bytes, bytes], key: bytes, kind: type, where: str) -> Any:
+    if key not in metadata:
+        return None
+    try:
+        value = json.loads(metadata[key])
+    except ValueError as error:
+        raise DataError(f"{key.decode()} can't be read: {error}", where) from None
+    if not isinstance(value, kind):
+        raise DataError(f"{key.decode()} is no {kind.__name__}", where)
+    return value
+
+
+def _unpack(packed: Mapping[str, str], where: str) -> dict[str, bytes]:
+    files = {}
+    for name, content in packed.items():
+        if name != os.path.basename(name) or name.startswith("."):
+            raise DataError(f"the encoder in this file has a file called {name!r}", where)
+        try:
+            unpacker = zlib.decompressobj()
+            files[name] = unpacker.decompress(base64.b64decode(content, validate=True), _ENCODER_FILE_LIMIT)
+            if unpacker.unconsumed_tail:
+                raise ValueError("it is too large")
+        except (ValueError, TypeError, zlib.error) as error:
+            raise DataError(f"{name} of the encoder in this file can't be unpacked: {error}", where) from None
+    return files
+
+
+def _read_parquets(paths: list[Path], vectors: Vectors) -> Iterator[VectorBatch]:
+    n_terms = vectors.n_terms or MAX_TERMS
+    for path in paths:
+        start = 0
+        try:
+            with _parquet(path) as file:
+                columns = [name for name in VECTOR_SCHEMA.names if name in file.schema_arrow.names]
+                for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
+                    yield _checked_batch(batch, n_terms, f"{path}: rows from {start}")
+                    start += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"can't be read: {error}", f"{path}: rows from {start}") from None
+
+
+def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBatch:
+    lists = {}
+    for name in ("terms", "weights"):
+        column = batch.column(name)
+        if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
+            raise DataError(f"the column {name!r} must hold lists, it holds {column.type}", where)
+        if column.null_count or column.flatten().null_count:
+            raise DataError(f"the column {name!r} holds nulls", where)
+        lists[name] = column
+    ptr = lists["terms"].offsets.to_numpy().astype(np.int64)
+    if not np.array_equal(np.diff(ptr), np.diff(lists["weights"].offsets.to_numpy())):
+        raise DataError("a row has more terms than weights, or fewer", where)
+    try:
+        matrix = SparseMatrix(
+            ptr - ptr[0],
+            lists["terms"].flatten().to_numpy(),
+            lists["weights"].flatten().to_numpy(),
+            (batch.num_rows, n_terms),
+        )
+    except ValueError as error:
+        raise DataError(str(error), where) from None
+    columns = []
+    for field in DOCUMENT_SCHEMA:
+        if field.name in batch.schema.names:
+            column = batch.column(field.name).cast(field.type)
+        else:
+            column = pa.nulls(batch.num_rows, field.type)
+        columns.append(column)
+    if columns[0].null_count:
+        raise DataError("a row has no id", where)
+    return VectorBatch(pa.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA), matrix)
+
+
+def _read_jsonl(path: Path, vectors: Vectors, skip_bad: bool) -> Iterator[VectorBatch]:
+    assert vectors.vocabulary is not None
+    vocabulary = vectors.vocabulary
+    term_of = {token: term for term, token in enumerate(vocabulary)}
+    documents: list[Document] = []
+    rows: list[dict[int, float]] = []
+
+    def batch() -> VectorBatch:
+        matrix = SparseMatrix.from_dicts(rows, max(len(vocabulary), 1))
+        made = VectorBatch(document_batch(documents), matrix)
+        documents.clear()
+        rows.clear()
+        return made
+
+    for line, where in read_lines(path):
+        try:
+            if isinstance(line, DataError):
+                raise line
+            document, weights = _parse_vector(parse_json_line(line, where), where)
+        except DataError as error:
+            if not skip_bad:
+                raise DataError(
+                    error.problem + " (--skip-bad counts bad lines and goes on)", error.where
+                ) from None
+            vectors.bad.append(str(error))
+            continue
+        row = {}
+        for token, weight in weights.items():
+            term = term_of.get(token)
+            if term is None:
+                term = term_of[token] = len(vocabulary)
+                vocabulary.append(token)
+            row[term] = weight
+        documents.append(document)
+        rows.append(row)
+        if len(rows) == _BATCH:
+            yield batch()
+    if rows:
+        yield batch()
+
+
+def _parse_vector(values: Any, where: str) -> tuple[Document, dict[str, float]]:
+    if not isinstance(values, dict) or not isinstance(values.get("vector"), dict):
+        raise DataError('expected {"_id": ..., "vector": {token: weight}}', where)
+    weights = values.pop("vector")
+    document = Document.from_mapping({"text": "", **values} if "contents" not in values else values, where)
+    for token, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 3.4e38:
+            raise DataError(
+                f"{document.id!r}: weight {weight!r} of {token!r}; weights are finite and not negative", where
+            )
+    return document, weights
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------
+
+
+def pack_metadata(
+    fingerprint: Fingerprint,
+    vocabulary: Sequence[str] | None = None,
+    encoder_files: Mapping[str, bytes] | None = None,
+) -> dict[str, str]:
+    """The key-value metadata of a vectors file; see the head of this module."""
+    metadata = {"lsr.fingerprint": fingerprint.to_json()}
+    if vocabulary is not None:
+        metadata["lsr.vocabulary"] = json.dumps(list(vocabulary))
+    if encoder_files:
+        packed = {n: base64.b64encode(zlib.compress(c)).decode() for n, c in encoder_files.items()}
+        metadata["lsr.encoder"] = json.dumps(packed)
+    return metadata
+
+
+class ParquetWriter:
+    """Writes batches into one Parquet file, under a temporary name until it is whole.
+
+    Args:
+        path: The file; replaced if it exists.
+        metadata: As `pack_metadata` makes it.
+    """
+
+    def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
+        self._path = path
+        self._partial = path.with_name(path.name + ".partial")
+        self._writer = pq.ParquetWriter(
+            self._partial, VECTOR_SCHEMA, compression="zstd", use_dictionary=False
+        )
+        self._metadata = dict(metadata)
+
+    def write(self, batch: VectorBatch) -> None:
+        """Append a batch."""
+        vectors = batch.vectors
+        if vectors.nnz >= 2**31:
+            raise ValueError("a batch holds at most 2^31 weights")
+        offsets = pa.array(vectors.indptr.astype(np.int32))
+        terms = pa.ListArray.from_arrays(offsets, pa.array(vectors.indices))
+        weights = pa.ListArray.from_arrays(offsets, pa.array(vectors.data))
+        columns = [*batch.documents.columns, terms, weights]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=VECTOR_SCHEMA))
+
+    def add_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Add metadata that was not known at the start; it is written when the file is finished."""
+        self._metadata.update(metadata)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._writer.add_key_value_metadata(self._metadata)
+            self._writer.close()
+            if kind is None:
+                with self._partial.open("rb") as file:
+                    os.fsync(file.fileno())
+                self._partial.replace(self._path)
+        except (OSError, pa.ArrowException):
+            if kind is None:  # else the error that brought us here is the one to tell
+                raise
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+def save_matrix(path: str | PathLike[str], matrix: SparseMatrix, ids: Sequence[str] | None = None) -> None:
+    """Write a matrix as Parquet; ids are the row numbers unless given.
+
+    Raises:
+        ValueError: Not as many ids as rows.
+    """
+    names = [str(i) for i in range(len(matrix))] if ids is None else list(ids)
+    if len(names) != len(matrix):
+        raise ValueError(f"{len(matrix)} rows but {len(names)} ids")
+    with ParquetWriter(Path(path), pack_metadata(Fingerprint(vocabulary_size=matrix.shape[1]))) as writer:
+        for start in range(0, len(matrix), _BATCH):
+            documents = document_batch(
+                [Document(i, "") for i in names[start : start + _BATCH]], with_text=False
+            )
+            writer.write(VectorBatch(documents, matrix[start : start + _BATCH]))
+
+
+def write_jsonl(
+    path: Path,
+    batches: Iterable[VectorBatch],
+    vocabulary: Sequence[str],
+    shape: Literal["beir", "anserini"] = "beir",
+) -> None:
+    """Write vectors as JSONL, packed if the name ends in .gz.
+
+    Args:
+        path: The file; it gets its name when it is whole.
+        batches: What to write.
+        vocabulary: Token of each term.
+        shape: "beir" for {"_id", "vector"}; "anserini" for {"id", "contents", "vector"} with weights times 100,
+            rounded, at least 1, as Anserini's own encoders write them.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with _open_text(partial, packed=path.suffix == ".gz") as file:
+            for batch in batches:
+                documents = batch.documents.to_pylist()
+                for document, (terms, weights) in zip(documents, batch.vectors.rows(), strict=True):
+                    tokens = [vocabulary[term] for term in terms.tolist()]
+                    if shape == "anserini":
+                        impacts = np.maximum(np.rint(weights * 100), 1).astype(int).tolist()
+                        contents = " ".join(filter(None, (document["title"], document["text"])))
+                        line = {"id": document["id"], "contents": contents}
+                        line["vector"] = dict(zip(tokens, impacts, strict=True))
+                    else:
+                        # the shortest decimals that read back as the same float32
+                        values = [float(str(w)) for w in weights]
+                        line = {"_id": document["id"], "vector": dict(zip(tokens, values, strict=True))}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        partial.replace(path)
+    except (IndexError, LsrError):
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _open_text(path: Path, packed: bool) -> IO[str]:
+    if packed:
+        return gzip.open(path, "wt", encoding="utf-8")
+    return path.open("w", encoding="utf-8")
