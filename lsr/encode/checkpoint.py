@@ -6,7 +6,6 @@ Only JSON, text and safetensors are ever read: a checkpoint can't bring code.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -64,9 +63,7 @@ def _download(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise MissingExtra(
-            "huggingface_hub", "torch", f'opening "{name}" from the Hugging Face hub'
-        ) from None
+        raise MissingExtra("huggingface_hub", "torch", f'opening "{name}" from the Hugging Face hub') from None
     try:
         found = snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=["onnx/*", "openvino/*"])
     except Exception as error:  # each version of the hub's library has errors of its own for "no network"
@@ -87,9 +84,7 @@ def inside(folder: Path, path: str) -> Path:
     """
     parts = PureWindowsPath(path)  # knows both kinds of slash
     if parts.anchor or ".." in parts.parts or "\0" in path:
-        raise EncoderError(
-            f'{folder}: its configuration names the path "{path}", which leads out of the folder'
-        )
+        raise EncoderError(f'{folder}: its configuration names the path "{path}", which leads out of the folder')
     return folder.joinpath(*parts.parts)
 
 
@@ -128,9 +123,7 @@ def model_config(folder: Path) -> dict[str, Any]:
     if not config:
         raise EncoderError(f"{folder}: no config.json, so this is no checkpoint of a model")
     if not isinstance(config.get("vocab_size"), int):
-        raise EncoderError(
-            f"{folder / 'config.json'}: no vocab_size, so this is no masked language model of text"
-        )
+        raise EncoderError(f"{folder / 'config.json'}: no vocab_size, so this is no masked language model of text")
     return config
 
 
@@ -290,9 +283,7 @@ class TextTokenizer:
         """(id, start, end) of a text's tokens, special ones left out, in characters."""
         encoding = self._whole.encode(text, add_special_tokens=False)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
-        return [
-            (term, start, end) for term, (start, end) in pairs if term not in self.special and start < end
-        ]
+        return [(term, start, end) for term, (start, end) in pairs if term not in self.special and start < end]
 
 
 def _lower_cased(content: bytes) -> bytes:
@@ -306,33 +297,23 @@ def _lower_cased(content: bytes) -> bytes:
 
 def _convert_tokenizer(folder: Path) -> bytes:
     """Have transformers make a tokenizer.json of an older tokenizer's files (vocab.txt and the like)."""
-    if (
-        not any(folder.glob("*.txt"))
-        and not any(folder.glob("*.model"))
-        and not any(folder.glob("vocab.json"))
-    ):
+    if not any(folder.glob("*.txt")) and not any(folder.glob("*.model")) and not any(folder.glob("vocab.json")):
         raise EncoderError(f"{folder}: no {TOKENIZER_FILE}")
     try:
         from transformers import AutoTokenizer
     except ImportError:
-        raise MissingExtra(
-            "transformers", "torch", f"{folder}: it has no {TOKENIZER_FILE}; making one"
-        ) from None
+        raise MissingExtra("transformers", "torch", f"{folder}: it has no {TOKENIZER_FILE}; making one") from None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, use_fast=True, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
         return str(tokenizer.backend_tokenizer.to_str()).encode()
     except Exception as error:  # every kind of tokenizer fails in its own way
-        raise EncoderError(
-            f"{folder}: no {TOKENIZER_FILE}, and none can be made of what is there: {error}"
-        ) from None
+        raise EncoderError(f"{folder}: no {TOKENIZER_FILE}, and none can be made of what is there: {error}") from None
 
 
 def checked_length(max_length: Any, what: str = "max_length") -> int:
     """A maximum length as an int, at least 3: two special tokens and one of the text."""
-    if not isinstance(max_length, int | float) or math.isnan(max_length) or max_length != int(max_length):
+    if not isinstance(max_length, int):
         raise EncoderError(f"{what} must be a whole number, got {max_length!r}")
     if max_length < 3:
         raise EncoderError(f"{what} must be at least 3, got {max_length}")
-    return int(max_length)
+    return max_length

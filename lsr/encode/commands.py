@@ -159,7 +159,7 @@ def encode(
         overwrite=options["overwrite"],
         anserini=anserini,
     )
-    report.tell(settings.get("max_length"))
+    report.tell()
     note(f"{report.vectors} vectors in {out}")
 
 

@@ -141,9 +141,7 @@ def _query_tower(name: str | PathLike[str]) -> Tower:
     if (folder / CONFIG_FILE).is_file():
         config = read_config(folder)
         if config["type"] != SpladeEncoder.type:
-            raise EncoderError(
-                f"query_model {name}: a {config['type']} encoder; a masked-LM checkpoint is needed"
-            )
+            raise EncoderError(f"query_model {name}: a {config['type']} encoder; a masked-LM checkpoint is needed")
         return SpladeEncoder.from_config(config, folder, None).query
     layout = _read_layout(str(folder) if Path(name).is_dir() else str(name), folder)
     return layout.query or layout.document
@@ -219,9 +217,7 @@ def _read_sentence_transformers(reference: str, folder: Path) -> _Layout:
     whole = files.read_object(folder / "config_sentence_transformers.json")
     prompts = whole.get("prompts") or {}
     query_prompt = str(prompts.get("query") or "")
-    document_prompt = str(
-        next((prompts[p] for p in ("document", "passage", "corpus") if p in prompts), None) or ""
-    )
+    document_prompt = str(next((prompts[p] for p in ("document", "passage", "corpus") if p in prompts), None) or "")
     kept = whole.get("max_active_dims")
 
     if [kind for kind, _ in modules] in (["Router"], ["Asym"]):
@@ -231,9 +227,7 @@ def _read_sentence_transformers(reference: str, folder: Path) -> _Layout:
             query = _read_tower(reference, folder, routes["query"], query_prompt, kept)
             return _Layout(document, query)
         if kept is not None:
-            raise EncoderError(
-                f"{folder}: max_active_dims together with a SparseStaticEmbedding is not supported"
-            )
+            raise EncoderError(f"{folder}: max_active_dims together with a SparseStaticEmbedding is not supported")
         at = files.inside(folder, routes["query"][0][1])
         tokenizer = TextTokenizer.open(at)
         table = _static_table(folder, at, tokenizer)
@@ -252,15 +246,11 @@ def _routes(folder: Path, path: str) -> dict[str, list[_Module]]:
     config = files.read_object(at / "router_config.json") or files.read_object(at / "config.json")
     try:
         kinds = {key: _kind(value) for key, value in config["types"].items()}
-        structure = {
-            route: [(kinds[key], key) for key in keys] for route, keys in config["structure"].items()
-        }
+        structure = {route: [(kinds[key], key) for key in keys] for route, keys in config["structure"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise EncoderError(f"{at}: the Router's configuration can't be read: {error!r}") from None
     if not {"query", "document"} <= structure.keys():
-        raise EncoderError(
-            f"{at}: a Router with the routes {', '.join(structure)}; needed are query and document"
-        )
+        raise EncoderError(f"{at}: a Router with the routes {', '.join(structure)}; needed are query and document")
     prefix = f"{path}/" if path else ""
     return {route: [(kind, prefix + key) for kind, key in listed] for route, listed in structure.items()}
 
@@ -271,16 +261,14 @@ def _read_tower(reference: str, folder: Path, modules: list[_Module], prompt: st
     if kinds not in (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"]):
         raise EncoderError(
             f"{folder}: made of the modules {', '.join(kinds) or 'none'}; only Transformer and "
-            "SpladePooling, alone or in a Router with a SparseStaticEmbedding for queries, make a SPLADE encoder"
+            "SpladePooling, alone or in a Router, make a SPLADE encoder, or a SparseStaticEmbedding for queries"
         )
     at, pooling = files.inside(folder, modules[0][1]), files.inside(folder, modules[1][1])
     text = next((c for name in _TRANSFORMER_CONFIGS if (c := files.read_object(at / name))), {})
     how = files.read_object(pooling / "config.json")
     activation = how.get("activation_function", "relu")
     if activation not in _ACTIVATIONS:
-        raise EncoderError(
-            f"{pooling}: activation_function {activation!r}; known are {', '.join(_ACTIVATIONS)}"
-        )
+        raise EncoderError(f"{pooling}: activation_function {activation!r}; known are {', '.join(_ACTIVATIONS)}")
     return Tower.open(
         reference,
         modules[0][1],
@@ -296,9 +284,7 @@ def _read_tower(reference: str, folder: Path, modules: list[_Module], prompt: st
 def _text_limit(folder: Path, config: Mapping[str, Any]) -> int | None:
     """Tokens that are read, as sentence-transformers finds it; None where nothing says."""
     arguments = config.get("processor_kwargs") or config.get("tokenizer_args") or {}
-    stated = (
-        arguments.get("model_max_length") or config.get("max_seq_length") or files.tokenizer_limit(folder)
-    )
+    stated = arguments.get("model_max_length") or config.get("max_seq_length") or files.tokenizer_limit(folder)
     limits = [limit for limit in (stated, files.position_limit(folder)) if limit is not None]
     return min(limits, default=None)
 
@@ -331,7 +317,5 @@ def _token_table(path: Path, tokenizer: TextTokenizer) -> NDArray[np.float32]:
             table[term] = weight
             known += 1
     if not known:
-        raise EncoderError(
-            f"{path}: none of its {len(weights)} tokens is one of the tokenizer's ({TOKENIZER_FILE})"
-        )
+        raise EncoderError(f"{path}: none of its {len(weights)} tokens is one of the tokenizer's ({TOKENIZER_FILE})")
     return table

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 TRANSIENT_BYTES = 64 << 20  # logits that exist at a time
-_TERMS = (
-    4096  # terms at a time; few enough that a batch of texts fits, enough to keep the multiplication busy
-)
+_TERMS = 4096  # terms at a time; few enough that a batch of texts fits, enough to keep the multiplication busy
 
 
 def pool_states(

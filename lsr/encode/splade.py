@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from os import PathLike
@@ -30,10 +31,8 @@ POOLINGS = ("max", "sum")
 SATURATIONS = ("log1p", "log1p_log1p")
 MAX_LENGTH = 256  # where neither the caller nor the checkpoint says
 _COPIED = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "model.safetensors.index.json")
-_BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
-_BATCH_BYTES = (
-    64 << 20
-)  # dense weights (texts, vocabulary) of a batch, and all logits where they can't be avoided
+_BATCH_TOKENS, _DEVICE_BATCH_TOKENS = 8192, 65536  # on a CPU; on anything else
+_BATCH_BYTES = 64 << 20  # dense weights (texts, vocabulary) of a batch, and all logits where they can't be avoided
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,7 @@ class Tower:
         folder = self.folder()
         limit = files.position_limit(folder)
         if limit is not None and self.max_length > limit:
-            raise EncoderError(
-                f"max_length {self.max_length}: the model in {folder} reads {limit} tokens at most"
-            )
+            raise EncoderError(f"max_length {self.max_length}: the model in {folder} reads {limit} tokens at most")
         files.weight_files(folder)
 
 
@@ -172,6 +169,7 @@ class SpladeEncoder(Encoder):
         self._n_terms: int | None = None
         self._tokenizers = {} if tokenizer is None else {self.document.place: tokenizer}
         self._models: dict[tuple[str, str], _MaskedLM] = {}
+        self._loading = threading.Lock()  # a server's first queries come together, and one copy is enough
 
     # --- encoding -------------------------------------------------------------------------------------------
 
@@ -188,20 +186,15 @@ class SpladeEncoder(Encoder):
             weights = weights.prune(self.max_ratio)
         return weights if self.top_k is None else weights.top_k(self.top_k)
 
-    def _encode(
-        self, tower: Tower, texts: list[str], prune: Callable[[SparseMatrix], SparseMatrix]
-    ) -> SparseMatrix:
+    def _encode(self, tower: Tower, texts: list[str], prune: Callable[[SparseMatrix], SparseMatrix]) -> SparseMatrix:
         empty = SparseMatrix([0, 0], [], [], (1, self.n_terms))
-        ids = self._tokenizer(tower).ids(
-            [tower.prompt + text for text in texts], tower.max_length, special=True
-        )
+        ids = self._tokenizer(tower).ids([tower.prompt + text for text in texts], tower.max_length, special=True)
         # Longest first: texts of a length go together, and what needs most memory comes at the start.
         order = sorted((i for i, row in enumerate(ids) if row), key=lambda i: -len(ids[i]))
         done = [empty]  # where texts without a token point to
-        model = self._model(tower) if order else None
         for batch in self._batches([len(ids[i]) for i in order]):
-            assert model is not None
-            weights = model.weights([ids[i] for i in order[batch]], tower.pooling, tower.saturation)
+            some = [ids[i] for i in order[batch]]
+            weights = self._model(tower).weights(some, tower.pooling, tower.saturation)
             done.append(prune(weights if tower.top_k is None else weights.top_k(tower.top_k)))
         rows = np.zeros(len(texts), dtype=np.int64)
         rows[order] = np.arange(1, len(order) + 1)
@@ -209,7 +202,7 @@ class SpladeEncoder(Encoder):
 
     def _batches(self, lengths: list[int]) -> Iterator[slice]:
         """Cut texts, longest first, into batches by tokens and by the size of their dense weights."""
-        budget = self.batch_tokens or _BATCH_TOKENS["cuda" if _device(self.device) != "cpu" else "cpu"]
+        budget = self.batch_tokens or (_BATCH_TOKENS if _device(self.device) == "cpu" else _DEVICE_BATCH_TOKENS)
         most = max(1, _BATCH_BYTES // (4 * self.n_terms))
         start = 0
         while start < len(lengths):
@@ -218,17 +211,15 @@ class SpladeEncoder(Encoder):
             start += size
 
     def _model(self, tower: Tower) -> _MaskedLM:
-        if tower.place not in self._models:
-            if self._stored is not None:
-                self._stored.require_same(
-                    self._compute_fingerprint(),
-                    "The stored encoder",
-                    f"the checkpoint {tower.checkpoint} as it is now",
-                )
-                self._stored = None
-            tower.check()
-            self._models[tower.place] = _MaskedLM(tower.folder(), self.n_terms, _device(self.device))
-        return self._models[tower.place]
+        with self._loading:
+            if tower.place not in self._models:
+                if self._stored is not None:
+                    now = f"the checkpoint {tower.checkpoint} as it is now"
+                    self._stored.require_same(self._compute_fingerprint(), "The stored encoder", now)
+                    self._stored = None
+                tower.check()
+                self._models[tower.place] = _MaskedLM(tower.folder(), self.n_terms, _device(self.device))
+            return self._models[tower.place]
 
     def _tokenizer(self, tower: Tower) -> TextTokenizer:
         if tower.place not in self._tokenizers:
@@ -317,11 +308,7 @@ class SpladeEncoder(Encoder):
         """
 
         def tower(t: Tower) -> dict[str, Any]:
-            return (
-                asdict(t)
-                if places is None
-                else asdict(t) | {"checkpoint": None, "subfolder": places[t.place]}
-            )
+            return asdict(t) if places is None else asdict(t) | {"checkpoint": None, "subfolder": places[t.place]}
 
         return {
             "document": tower(self.document),
@@ -355,9 +342,8 @@ class SpladeEncoder(Encoder):
             kept = {name: config[name] for name in ("top_k", "max_ratio")}
         except (KeyError, TypeError) as error:
             raise EncoderError(f"{where}: not a whole encoder: {error!r}") from None
-        how = {
-            name: settings.pop(name) for name in ("pooling", "saturation", "max_length") if name in settings
-        }
+        given = {name: settings.pop(name, None) for name in ("pooling", "saturation", "max_length")}
+        how = {name: value for name, value in given.items() if value is not None}
         if how:
             same = query == document
             document = replace(document, **how)
@@ -437,6 +423,11 @@ class _MaskedLM:
     def __init__(self, folder: Path, n_terms: int, device: str) -> None:
         self._torch, transformers = _import("torch"), _import("transformers")
         self._folder, self._n_terms, self._device = folder, n_terms, device
+        bars = transformers.utils.logging.is_progress_bar_enabled()
+        verbosity = transformers.utils.logging.get_verbosity()
+        # What it says of weights that are missing is an error below; of those left over, nobody needs to know.
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
         try:
             # Neither pickled weights nor code from the checkpoint; float32 whatever it was saved in.
             self._model, info = transformers.AutoModelForMaskedLM.from_pretrained(
@@ -450,10 +441,14 @@ class _MaskedLM:
         except Exception as error:  # transformers, safetensors and torch each have errors of their own
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise EncoderError(f"{folder}: can't be opened as a masked language model: {reason}") from None
+        finally:
+            transformers.utils.logging.set_verbosity(verbosity)
+            if bars:
+                transformers.utils.logging.enable_progress_bar()
         if missing := sorted(key for key in info["missing_keys"] if not key.endswith("position_ids")):
             raise EncoderError(
                 f"{folder}: its weights lack {len(missing)} of the model's, {missing[0]} among them. "
-                "SPLADE needs a checkpoint with a trained masked-LM head; this one seems to have been saved without."
+                "SPLADE needs a checkpoint with a trained masked-LM head; this one was saved without."
             )
         self._pad = self._model.config.pad_token_id or 0
         self._projection = self._model.get_output_embeddings()
@@ -517,6 +512,4 @@ class _MaskedLM:
         try:
             return SparseMatrix(indptr, terms.cpu().numpy(), values, (len(ids), n_terms))
         except ValueError as error:
-            raise EncoderError(
-                f"{self._folder}: the model gives weights that are no numbers: {error}"
-            ) from None
+            raise EncoderError(f"{self._folder}: the model gives weights that are no numbers: {error}") from None

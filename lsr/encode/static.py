@@ -54,9 +54,7 @@ class InferenceFreeEncoder(Encoder):
         prompt: str = "",
     ) -> None:
         self.document, self.prompt = document, prompt
-        self.max_length = (
-            None if max_length is None else files.checked_length(max_length, "the queries' max_length")
-        )
+        self.max_length = None if max_length is None else files.checked_length(max_length, "the queries' max_length")
         self.tokenizer = tokenizer or document._tokenizer(document.document)
         self.table = _checked_table(table, self.tokenizer, document.n_terms)
         self._vocabulary = self.tokenizer.vocabulary(len(self.table))
@@ -64,9 +62,7 @@ class InferenceFreeEncoder(Encoder):
 
     def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
         """Queries by the table; no model runs."""
-        rows = self.tokenizer.ids(
-            [self.prompt + text for text in as_texts(texts)], self.max_length, special=False
-        )
+        rows = self.tokenizer.ids([self.prompt + text for text in as_texts(texts)], self.max_length, special=False)
         terms = [np.unique(np.array(row, dtype=np.int64)) for row in rows]
         return SparseMatrix.from_rows([(row, self.table[row]) for row in terms], self.n_terms)
 
@@ -166,9 +162,7 @@ def _checked_table(table: ArrayLike, tokenizer: TextTokenizer, n_terms: int) -> 
             f"tokens and the model {n_terms} terms"
         )
     if tokenizer.size > n_terms:
-        raise EncoderError(
-            f"the queries' tokenizer has {tokenizer.size} tokens, the documents' model {n_terms} terms"
-        )
+        raise EncoderError(f"the queries' tokenizer has {tokenizer.size} tokens, the documents' model {n_terms} terms")
     if not np.isfinite(given).all():
         at = int(np.argmin(np.isfinite(given)))
         raise EncoderError(f"the table of query weights has {given[at]} for token {at}; weights are finite")

@@ -50,6 +50,7 @@ class Report:
         empty: Documents without text.
         no_terms: Vectors without any term.
         truncated: Vectors whose text lost its end.
+        max_length: Tokens that the encoder reads.
         bad: Messages about documents that were skipped.
     """
 
@@ -58,9 +59,10 @@ class Report:
     empty: int = 0
     no_terms: int = 0
     truncated: int = 0
+    max_length: int | None = None
     bad: list[str] = field(default_factory=list)
 
-    def tell(self, max_length: int | None = None) -> None:
+    def tell(self) -> None:
         """Say on stderr, once, what a user should know."""
         if self.bad:
             note(f"skipped {len(self.bad)} bad documents, the first: {self.bad[0]}")
@@ -68,8 +70,8 @@ class Report:
             note(f"{self.empty} of {self.documents} documents have no text: they can't be found")
         if self.truncated:
             note(
-                f"{self.truncated / max(self.vectors, 1):.1%} of the documents are longer than {max_length} tokens "
-                f"and were cut there (--passages {max_length} encodes them whole, in passages)"
+                f"{self.truncated / max(self.vectors, 1):.1%} of the documents are longer than {self.max_length} tokens "
+                f"and were cut there (--passages {self.max_length} encodes them whole, in passages)"
             )
 
 
@@ -96,6 +98,7 @@ def encode_corpus(
         skip: Documents at the front that are done already.
         progress_label: Stands before the progress bar.
     """
+    report.max_length = encoder.fingerprint.max_length
     with progress(None, progress_label) as bar:
         bar.total = corpus.count() if not bar.disable else None
         bar.update(skip)

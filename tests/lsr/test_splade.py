@@ -1,0 +1,349 @@
+"""SpladeEncoder and its pooling: the same weights as the model's plain logits give, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lsr.encode.hub import load_encoder, load_encoder_files
+from lsr.encode.splade import SpladeEncoder, Tower
+from lsr.errors import EncoderError, EncoderMismatch, MissingExtra
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pooling = pytest.importorskip("lsr.encode.pooling")
+dispatch = pytest.importorskip("torch.utils._python_dispatch")
+
+KINDS = ["bert", "distilbert", "roberta", "xlm-roberta", "modernbert", "electra", "albert", "mobilebert"]
+
+
+class LargestTensor(dispatch.TorchDispatchMode):
+    """Remembers the most elements that any operation's result had."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for item in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(item, torch.Tensor):
+                self.elements = max(self.elements, item.numel())
+        return result
+
+
+def plain_weights(folder, texts, pool="max", saturation="log1p", max_length=24):
+    """The definition, one text at a time through transformers."""
+    from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
+
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    rows = []
+    for text in texts:
+        tokens = tokenizer(text, truncation=True, max_length=max_length, return_tensors="pt")
+        with torch.inference_mode():
+            logits = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).logits
+            rows.append(pooling.pool_logits(logits, tokens["attention_mask"], pool, saturation)[0])
+    return torch.stack(rows).numpy()
+
+
+# --- pooling ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["max", "sum"])
+@pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_pool_states_equals_pool_logits(monkeypatch, pool, saturation, bias):
+    monkeypatch.setattr(pooling, "TRANSIENT_BYTES", 4 * 1000)  # several documents and several parts of the vocabulary
+    monkeypatch.setattr(pooling, "_TERMS", 37)
+    make = torch.Generator().manual_seed(3)
+    states = torch.randn(5, 11, 8, generator=make)
+    weight = torch.randn(101, 8, generator=make)
+    offset = torch.randn(101, generator=make) if bias else None
+    mask = torch.arange(11) < torch.tensor([[11], [1], [0], [7], [4]])
+    expected = pooling.pool_logits(torch.nn.functional.linear(states, weight, offset), mask, pool, saturation)
+    with LargestTensor() as seen:
+        found = pooling.pool_states(states, mask, weight, offset, pool, saturation)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert (found[2] == 0).all()
+    assert seen.elements <= 1000
+
+
+def test_saturation_by_hand():
+    logits = torch.tensor([[[1.0, -2.0], [3.0, -1.0], [100.0, 100.0]]])
+    mask = torch.tensor([[1, 1, 0]])
+    assert pooling.pool_logits(logits, mask, "max", "log1p").tolist() == [[pytest.approx(np.log(4)), 0]]
+    expected = np.log1p(np.log(2)) + np.log1p(np.log(4))
+    assert pooling.pool_logits(logits, mask, "sum", "log1p_log1p").tolist() == [[pytest.approx(expected), 0]]
+
+
+def test_logits_never_exist_as_a_whole(make_checkpoint, tmp_path):
+    vocab_size = 70_000
+    encoder = SpladeEncoder(make_checkpoint(tmp_path / "large", vocab_size=vocab_size), device="cpu")
+    text = "abc def ghij " * 20
+    encoder.encode_document(text)  # loads the model
+    with LargestTensor() as seen:
+        found = encoder.encode_document([text] * 64)
+    assert found.shape == (64, vocab_size)
+    assert found.indices.max() > 65_535
+    assert len(encoder.vocabulary) == vocab_size
+    assert seen.elements <= pooling.TRANSIENT_BYTES // 4 < 64 * 24 * vocab_size
+
+
+# --- encoding ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_plain_logits(make_checkpoint, tmp_path, texts, kind):
+    folder = make_checkpoint(tmp_path / kind, kind)
+    how = {"max_length": 20, "pooling": "sum", "saturation": "log1p_log1p"}
+    encoder = SpladeEncoder(Tower.open(folder, **how), batch_tokens=50, device="cpu")
+    found = encoder.encode_document(texts)
+    expected = plain_weights(folder, texts, "sum", "log1p_log1p", 20)
+    assert expected.max() > 0.5
+    np.testing.assert_allclose(found.to_dense(), expected, atol=1e-4)
+    model = encoder._model(encoder.document)
+    assert model._split == (kind != "mobilebert")  # its head can't be taken apart
+
+
+def test_order_and_company_make_no_difference(checkpoint, texts):
+    encoder = SpladeEncoder(checkpoint, batch_tokens=40, device="cpu")
+    together = encoder.encode_document(texts).to_dense()
+    for i, text in enumerate(texts):
+        np.testing.assert_allclose(encoder.encode_document(text).to_dense()[0], together[i], atol=1e-5)
+    backwards = encoder.encode_document(texts[::-1]).to_dense()[::-1]
+    np.testing.assert_allclose(backwards, together, atol=1e-5)
+    assert encoder.encode_document([]).shape == (0, encoder.n_terms)
+
+
+def test_text_without_tokens_gets_an_empty_row(make_checkpoint, tmp_path):
+    folder = make_checkpoint(tmp_path / "bare")
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["post_processor"] = None  # no [CLS] and [SEP], so an empty text has no tokens at all
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    encoder = SpladeEncoder(folder, device="cpu")
+    found = encoder.encode_document(["", "the cat", ""])
+    assert found.lengths()[[0, 2]].tolist() == [0, 0]
+    assert found.lengths()[1] > 0
+    assert encoder.encode_query("").nnz == 0
+
+
+def test_pruning_is_for_documents(checkpoint, texts):
+    plain = load_encoder(checkpoint, device="cpu")
+    pruned = load_encoder(checkpoint, top_k=3, max_ratio=0.5, device="cpu")
+    assert pruned.encode_document(texts) == plain.encode_document(texts).prune(0.5).top_k(3)
+    assert pruned.encode_query(texts) == plain.encode_query(texts)
+    assert pruned.fingerprint == plain.fingerprint
+
+
+def test_spans_vocabulary_and_truncation(checkpoint, texts):
+    encoder = SpladeEncoder(checkpoint)
+    spans = encoder.spans("cats ? the")
+    assert [(encoder.vocabulary[term], start, end) for term, start, end in spans] == [
+        ("cat", 0, 3),
+        ("##s", 3, 4),
+        ("the", 7, 10),
+    ]
+    assert len(encoder.spans(texts[3])) > 24
+    assert encoder.document.max_length == 24
+    assert encoder.count_truncated(texts) == 1
+    assert encoder.vocabulary[-1] == f"[unused:{encoder.n_terms - 1}]"
+    assert encoder.vocabulary[:2] == ["[PAD]", "[UNK]"]
+
+
+def test_not_a_text(checkpoint):
+    with pytest.raises(TypeError, match="text 1 is int"):
+        SpladeEncoder(checkpoint).encode_query(["a", 1])
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------
+
+
+def test_save_and_load(checkpoint, texts, tmp_path):
+    encoder = load_encoder(checkpoint, pooling="sum", max_length=12, top_k=9, device="cpu")
+    encoder.save(tmp_path / "saved")
+    again = load_encoder(tmp_path / "saved", device="cpu")
+    assert again.fingerprint == encoder.fingerprint
+    assert again.fingerprint.model == "tiny-bert"
+    assert again.encode_document(texts) == encoder.encode_document(texts)
+    again.save(tmp_path / "saved")  # onto itself
+    assert load_encoder(tmp_path / "saved").fingerprint == encoder.fingerprint
+    assert load_encoder(checkpoint, pooling="sum", max_length=12).fingerprint == encoder.fingerprint
+    other = load_encoder(tmp_path / "saved", pooling="max", device="cpu")
+    assert other.fingerprint.differences(encoder.fingerprint) == ["pooling max / sum"]
+    expected = plain_weights(checkpoint, texts, max_length=12)
+    np.testing.assert_allclose(other.encode_query(texts).to_dense(), expected, atol=1e-5)
+
+
+def test_two_towers(checkpoint, make_checkpoint, texts, tmp_path):
+    other = make_checkpoint(tmp_path / "other", "distilbert", seed=5)
+    encoder = load_encoder(checkpoint, query_model=other, pooling="sum", device="cpu")
+    np.testing.assert_allclose(encoder.encode_query(texts).to_dense(), plain_weights(other, texts), atol=1e-5)
+    expected = plain_weights(checkpoint, texts, "sum")
+    np.testing.assert_allclose(encoder.encode_document(texts).to_dense(), expected, atol=1e-4)
+    assert encoder.fingerprint.model == "tiny-bert + other"
+    assert encoder.fingerprint.weights != load_encoder(checkpoint).fingerprint.weights
+    encoder.save(tmp_path / "saved")
+    again = load_encoder(tmp_path / "saved", device="cpu")
+    assert again.fingerprint == encoder.fingerprint
+    assert again.encode_query(texts) == encoder.encode_query(texts)
+    assert again.encode_document(texts) == encoder.encode_document(texts)
+    swapped = load_encoder(tmp_path / "saved", query_model=tmp_path / "saved")
+    assert swapped.query == again.query
+
+
+def test_query_files(checkpoint, texts, tmp_path):
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+    encoder = load_encoder(folder, device="cpu")
+    content = encoder.query_files()
+    assert sum(map(len, content.values())) < 20_000  # a reference, no weights
+    again = load_encoder_files(content, device="cpu")
+    assert again.fingerprint == encoder.fingerprint
+    assert again.encode_query(texts) == encoder.encode_query(texts)
+
+    shutil.copyfile(folder / "model.safetensors", tmp_path / "kept")
+    data = bytearray((tmp_path / "kept").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(EncoderMismatch, match=r"as it is now.*weights"):
+        load_encoder_files(content).encode_query("a")
+
+    shutil.rmtree(folder)
+    moved = load_encoder_files(content)
+    assert moved.spans("cat")
+    assert moved.fingerprint == encoder.fingerprint
+    with pytest.raises(EncoderError, match="no folder has this name"):
+        moved.encode_query("cat")
+
+
+def test_tokenizer_settings_make_no_difference(checkpoint, tmp_path):
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "tiny-bert"))
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    (folder / "tokenizer.json").write_text(json.dumps(settings, indent=7))
+    assert load_encoder(folder).fingerprint == load_encoder(checkpoint).fingerprint
+    assert len(load_encoder(folder).spans("a b c d e f g")) == 7
+
+
+def test_vocabulary_file_only(checkpoint, texts, tmp_path):
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "old"))
+    (folder / "tokenizer.json").unlink()
+    tokens = load_encoder(checkpoint).vocabulary[:-3]
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": false}')
+    encoder = load_encoder(folder, device="cpu")
+    assert list(encoder.vocabulary) == list(load_encoder(checkpoint).vocabulary)
+    encoder.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer.json").is_file()
+    assert load_encoder(tmp_path / "saved").fingerprint == encoder.fingerprint
+    np.testing.assert_allclose(encoder.encode_query(texts).to_dense(), plain_weights(checkpoint, texts), atol=1e-5)
+
+
+def test_weights_that_are_left_over(checkpoint, texts, tmp_path):
+    """Older checkpoints hold the tied projection twice, a pooler, and buffers that are made anew today."""
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "old"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["cls.predictions.decoder.weight"] = tensors["bert.embeddings.word_embeddings.weight"].clone()
+    tensors["bert.pooler.dense.weight"] = torch.zeros(16, 16)
+    tensors["bert.embeddings.position_ids"] = torch.arange(24)[None]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    encoder = load_encoder(folder, device="cpu")
+    assert encoder.encode_query(texts) == load_encoder(checkpoint, device="cpu").encode_query(texts)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pooling": "mean"}, "pooling must be one of max, sum"),
+        ({"saturation": "relu"}, "saturation must be one of"),
+        ({"max_length": 2}, "at least 3"),
+        ({"max_length": 2.5}, "whole number"),
+        ({"max_length": 25}, "reads 24 tokens at most"),
+        ({"top_k": 0}, "top_k"),
+        ({"max_ratio": 1.5}, "max_ratio"),
+        ({"batch_tokens": 0}, "batch_tokens"),
+    ],
+)
+def test_settings_out_of_range(checkpoint, settings, message):
+    with pytest.raises(EncoderError, match=message):
+        load_encoder(checkpoint, **settings)
+
+
+def test_no_head(checkpoint, tmp_path):
+    from transformers import AutoModelForMaskedLM
+
+    AutoModelForMaskedLM.from_pretrained(checkpoint).bert.save_pretrained(tmp_path)
+    shutil.copyfile(checkpoint / "tokenizer.json", tmp_path / "tokenizer.json")
+    with pytest.raises(EncoderError, match="trained masked-LM head"):
+        load_encoder(tmp_path, device="cpu").encode_query("cat")
+
+
+def test_no_masked_language_model(checkpoint, tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
+    shutil.copyfile(checkpoint / "tokenizer.json", tmp_path / "tokenizer.json")
+    with pytest.raises(EncoderError, match="can't be opened as a masked language model"):
+        load_encoder(tmp_path, device="cpu").encode_query("cat")
+
+
+def test_pickled_weights_are_refused(checkpoint, tmp_path):
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "old"))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(EncoderError, match=r"no model\.safetensors.*convert"):
+        load_encoder(folder)
+
+
+def test_tokenizer_and_model_that_do_not_belong_together(checkpoint, make_checkpoint, tmp_path):
+    small = make_checkpoint(tmp_path / "small", vocab_size=10)
+    with pytest.raises(EncoderError, match="don't belong together"):
+        SpladeEncoder(small, device="cpu").encode_query("cat")
+    with pytest.raises(EncoderError, match="another vocabulary"):
+        load_encoder(checkpoint, query_model=small)
+
+
+def test_weights_that_are_no_numbers(checkpoint, tmp_path):
+    from transformers import AutoModelForMaskedLM
+
+    model = AutoModelForMaskedLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.bert.embeddings.LayerNorm.bias[0] = float("nan")
+    model.save_pretrained(tmp_path)
+    shutil.copyfile(checkpoint / "tokenizer.json", tmp_path / "tokenizer.json")
+    with pytest.raises(EncoderError, match="no numbers"):
+        load_encoder(tmp_path, device="cpu").encode_query("cat")
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "config.json", "model.safetensors"])
+def test_damaged_files(checkpoint, tmp_path, file):
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "damaged"))
+    (folder / file).write_bytes((folder / file).read_bytes()[:50])
+    with pytest.raises(EncoderError, match=file if file.endswith("json") else "can't be opened"):
+        load_encoder(folder, device="cpu").encode_query("cat")
+
+
+def test_without_torch(checkpoint):
+    code = f"""
+import sys
+sys.modules["torch"] = sys.modules["transformers"] = None
+from lsr.encode import load_encoder
+encoder = load_encoder({str(checkpoint)!r})
+assert encoder.spans("the cat") and encoder.fingerprint.weights and encoder.vocabulary
+encoder.count_truncated(["a"])
+try:
+    encoder.encode_query("cat")
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith(MissingExtra.__name__)
+    assert "lsr-search[torch]" in result.stdout
