@@ -15,9 +15,7 @@ from lsr.encode.commands import encoder_options, given_settings, open_encoder
 @click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.option("--dataset", required=True, metavar="FOLDER|NAME", help="A BEIR folder or an ir-datasets name.")
 @click.option("--split", default="test", show_default=True, help="Which judgments.")
-@click.option(
-    "--measures", default="nDCG@10 RR@10 R@100", show_default=True, help="As ir-measures names them."
-)
+@click.option("--measures", default="nDCG@10 RR@10 R@100", show_default=True, help="As ir-measures names them.")
 @click.option("--queries", metavar="FILE", help="Texts or encoded vectors instead of the dataset's queries.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal.")
 @encoder_options
@@ -51,14 +49,10 @@ def evaluate(
 
     parse_measures(measures)
     judged = open_dataset(dataset, split)
-    index = Index.open(
-        index_path, encoder=open_encoder(encoder, given_settings(options)) if encoder else None
-    )
+    index = Index.open(index_path, encoder=open_encoder(encoder, given_settings(options)) if encoder else None)
     result = run_evaluation(index, judged, measures, read_queries(queries, index) if queries else None)
     if result.missing:
-        note(
-            f"{len(result.missing)} judged queries are not among the queries and count as 0: {result.missing[0]}, …"
-        )
+        note(f"{len(result.missing)} judged queries are not among the queries and count as 0: {result.missing[0]}, …")
     if as_json or not is_terminal():
         emit_json({"dataset": dataset, "split": split, "index": str(index_path), **result.to_json()})
         return
@@ -71,12 +65,8 @@ def evaluate(
 
 
 @click.command()
-@click.option(
-    "--encoder", default=DEFAULT_ENCODER, show_default=True, metavar="NAME|PATH", help="Compared with BM25."
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("lsr-demo"), show_default=True, help="Folder."
-)
+@click.option("--encoder", default=DEFAULT_ENCODER, show_default=True, metavar="NAME|PATH", help="Compared with BM25.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("lsr-demo"), show_default=True, help="Folder.")
 def demo(encoder: str, out: Path) -> None:
     """See it work: a small real collection encoded, indexed, searched, evaluated and explained.
 

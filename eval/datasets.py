@@ -45,14 +45,10 @@ def open_dataset(name: str, split: str = "test") -> Dataset:
     folder = Path(name)
     if folder.is_dir():
         qrels_folder = folder / "qrels"
-        path = next(
-            (p for p in (qrels_folder / f"{split}.tsv", qrels_folder / f"{split}.txt") if p.is_file()), None
-        )
+        path = next((p for p in (qrels_folder / f"{split}.tsv", qrels_folder / f"{split}.txt") if p.is_file()), None)
         if path is None:
             there = sorted(p.stem for p in qrels_folder.glob("*.t*")) or ["none"]
-            raise DataError(
-                f"no judgments for the split {split!r}; there are: {', '.join(there)}", str(qrels_folder)
-            )
+            raise DataError(f"no judgments for the split {split!r}; there are: {', '.join(there)}", str(qrels_folder))
         qrels, source = read_qrels(path), name
     else:
         source = name

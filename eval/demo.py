@@ -38,9 +38,7 @@ def run_demo(out: Path, encoder: str = DEFAULT_ENCODER) -> None:
     parse_measures(DEFAULT_MEASURES)  # complains about a missing package before any work is done
     if out.exists():
         if not (out / _MARK).exists():
-            raise OutputExists(
-                f"{out}: exists already, and no earlier demo made it (--out names another folder)"
-            )
+            raise OutputExists(f"{out}: exists already, and no earlier demo made it (--out names another folder)")
         shutil.rmtree(out)
     out.mkdir(parents=True)
     (out / _MARK).touch()
@@ -52,9 +50,7 @@ def run_demo(out: Path, encoder: str = DEFAULT_ENCODER) -> None:
         for name in names:
             started = time.perf_counter()
             index = Index.build(out / Path(name).name, dataset.corpus(), encoder=load_encoder(name))
-            note(
-                f"{name}: {len(index)} documents encoded and indexed in {time.perf_counter() - started:.1f} s"
-            )
+            note(f"{name}: {len(index)} documents encoded and indexed in {time.perf_counter() - started:.1f} s")
             results[name] = evaluate(index, dataset, DEFAULT_MEASURES)
         click.echo(_quality_table(results))
         click.echo(f"\nLatency in ms per query, k = {LATENCY_K}, one thread, on {machine()}.\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from typing import Any
 
 from lsr.errors import DataError, MissingExtra
@@ -15,7 +16,7 @@ def parse_measures(names: str) -> list[Any]:
     """ir-measures objects of names separated by spaces or commas.
 
     Raises:
-        DataError: Unknown names; all of them are listed.
+        DataError: Unknown names, or ones that nothing installed can compute; all of them are listed.
         MissingExtra: ir-measures is not installed.
     """
     try:
@@ -25,13 +26,15 @@ def parse_measures(names: str) -> list[Any]:
     parsed, bad = [], []
     for name in re.split(r"[\s,]+", names.strip()):
         try:
-            parsed.append(ir_measures.parse_measure(name))
-        except (ValueError, NameError, SyntaxError, TypeError, AttributeError, KeyError):
+            measure = ir_measures.parse_measure(name)
+            # trec_eval ends the whole process at a cutoff that makes no sense.
+            if not 1 <= measure.params.get("cutoff", 1) < 2**31 or not ir_measures.DefaultPipeline.supports(measure):
+                raise ValueError(name)
+            parsed.append(measure)
+        except (ValueError, NameError, SyntaxError, TypeError, AttributeError, KeyError, AssertionError):
             bad.append(name)
     if bad:
-        raise DataError(
-            f"unknown measures: {', '.join(map(repr, bad))}; known ones look like nDCG@10 RR@10 R@100 AP"
-        )
+        raise DataError(f"unknown measures: {', '.join(map(repr, bad))}; known ones look like nDCG@10 RR@10 R@100 AP")
     return parsed
 
 
@@ -41,9 +44,7 @@ def depth_of(measures: list[Any], default: int = 1000) -> int:
     return max(cutoffs, default=default)
 
 
-def score_run(
-    qrels: Qrels, run: Run, measures: list[Any]
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Means and values per query.
 
     Args:
@@ -53,18 +54,24 @@ def score_run(
 
     Returns:
         ({measure: mean}, {measure: {query_id: value}}).
+
+    Raises:
+        DataError: A measure can't be computed from these judgments.
     """
     import ir_measures
 
     # Equal scores are ordered by id in trec_eval; ranks as scores keep the order that the search gave.
     ranked = {
         query: {
-            doc: float(-rank) for rank, doc in enumerate(sorted(hits, key=hits.__getitem__, reverse=True))
+            doc: float(len(hits) - rank) for rank, doc in enumerate(sorted(hits, key=hits.__getitem__, reverse=True))
         }
         for query, hits in run.items()
     }
     per_query: dict[str, dict[str, float]] = {str(m): dict.fromkeys(qrels, 0.0) for m in measures}
-    for value in ir_measures.iter_calc(measures, qrels, ranked):
-        per_query[str(value.measure)][value.query_id] = float(value.value)
+    try:
+        for value in ir_measures.iter_calc(measures, qrels, ranked):
+            per_query[str(value.measure)][value.query_id] = float(value.value)
+    except (ValueError, subprocess.SubprocessError) as error:  # some measures are scripts that want ids of their own
+        raise DataError(f"ir-measures can't compute {' '.join(per_query)}: {error}") from None
     means = {name: sum(values.values()) / len(values) for name, values in per_query.items()}
     return means, per_query

@@ -73,11 +73,9 @@ def index(source: str, out: Path, impacts: Any, memory: int, encoder: str | None
         memory=memory << 20,
         report=report,
     )
-    report.tell(settings.get("max_length"))
+    report.tell()
     size = sum(built.file_sizes().values())
-    note(
-        f"{out}: {len(built)} documents, {built.n_postings} postings, {size / 1e6:.1f} MB, {built.fingerprint}"
-    )
+    note(f"{out}: {len(built)} documents, {built.n_postings} postings, {size / 1e6:.1f} MB, {built.fingerprint}")
 
 
 def _open(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
@@ -89,13 +87,9 @@ def _open(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.argument("text", required=False)
-@click.option(
-    "--queries", metavar="FILE", help="Many queries: texts or encoded vectors, .jsonl(.gz) or .parquet."
-)
+@click.option("--queries", metavar="FILE", help="Many queries: texts or encoded vectors, .jsonl(.gz) or .parquet.")
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Hits per query.")
-@click.option(
-    "--run", "run_path", type=click.Path(path_type=Path), metavar="OUT.trec", help="Write a TREC run."
-)
+@click.option("--run", "run_path", type=click.Path(path_type=Path), metavar="OUT.trec", help="Write a TREC run.")
 @click.option("--tag", default="lsr", show_default=True, help="Last column of the run.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Cores for --queries. [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
@@ -230,9 +224,7 @@ def _print_table(hits: Any) -> None:
 @click.argument("doc_id")
 @click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal.")
 @encoder_options
-def explain(
-    index_path: Path, text: str, doc_id: str, as_json: bool, encoder: str | None, **options: Any
-) -> None:
+def explain(index_path: Path, text: str, doc_id: str, as_json: bool, encoder: str | None, **options: Any) -> None:
     """Show why a document scores as it does for a query, term by term.
 
     \b

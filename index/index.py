@@ -10,9 +10,8 @@ Files are lsr.index.storage's business, postings those of lsr.index.segment, tex
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -22,27 +21,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-import lsr
-from lsr.console import progress
-from lsr.corpus import Corpus, Document, document_batch, documents_corpus
+from lsr.corpus import Document
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder, load_encoder_files
-from lsr.encode.stream import Passages, Report, encode_corpus, fit
+from lsr.encode.stream import Passages, Report
 from lsr.errors import CorruptIndex, DataError, EncoderError
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
-from lsr.vectors import VectorBatch, Vectors
 
-from .documents import Documents, DocumentsWriter
+from .builder import Source, build_index
+from .documents import Documents
 from .explain import Contribution, Explanation
-from .segment import DEFAULT_MEMORY, ImpactType, Segment, SegmentWriter
+from .segment import DEFAULT_MEMORY, ImpactType, Segment
 from .storage import (
     ArrowFile,
     check_files,
     read_encoder_files,
     read_manifest,
-    staged,
-    write_arrow,
 )
 
 _VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
@@ -113,10 +108,13 @@ class Index:
         self.path = path
         self._manifest = manifest
         self._given_encoder = encoder
-        self._data = path / str(manifest["data"])
-        self.documents = Documents(self._data, len(self), manifest["has_text"])
+        data = path / str(manifest["data"])
+        self.documents = Documents(data, len(self), manifest["has_text"])
         impacts = manifest["impacts"]
-        self.segment = Segment(self._data, impacts["type"], impacts["scale"])
+        self.segment = Segment(data, impacts["type"], impacts["scale"])
+        # All files are mapped or read by now: an index that is open stays whole when another one replaces it.
+        self._tokens = ArrowFile(data / "vocabulary.arrow", _VOCABULARY_SCHEMA) if manifest["has_vocabulary"] else None
+        self._encoder_files = read_encoder_files(data / "encoder") if manifest["encoder"] else {}
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -124,7 +122,7 @@ class Index:
     def build(
         cls,
         path: str | PathLike[str],
-        source: Iterable[Mapping[str, Any] | Document] | Corpus | Vectors | SparseMatrix,
+        source: Source,
         *,
         encoder: Encoder | str | None = None,
         ids: Sequence[str] | None = None,
@@ -140,7 +138,8 @@ class Index:
         Args:
             path: The folder.
             source: Documents ({"_id", "text", perhaps "title" and more}), a corpus, vectors, or a matrix.
-            encoder: Encodes documents, and later queries; by default BM25. For vectors, the one that made them.
+            encoder: Encodes documents, and later queries; by default `lsr.encode.base.DEFAULT_ENCODER`. For
+                vectors, the one that made them.
             ids: For a matrix, the ids of its rows; by default their numbers.
             impacts: "uint8", or "float32" for weights as they are at three times the size.
             passages: Cut documents into passages; a document's score is then that of its best passage.
@@ -157,53 +156,21 @@ class Index:
             DataError: A bad document or vector, a doubled id.
         """
         path = Path(path)
-        if impacts not in ("uint8", "float32"):
-            raise ValueError(f'impacts must be "uint8" or "float32", got {impacts!r}')
-        report = report if report is not None else Report()
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
-        with staged(path, overwrite=overwrite) as staging:
-            known = _Known()
-            if isinstance(source, SparseMatrix):
-                known.fingerprint = Fingerprint(vocabulary_size=source.shape[1])
-                batches = _matrix_batches(source, ids)
-            elif isinstance(source, Vectors):
-                batches = _vector_batches(source, known, report)
-            else:
-                encoder = encoder or load_encoder("bm25")
-                corpus = (
-                    source
-                    if isinstance(source, Corpus)
-                    else documents_corpus(source, replay=encoder.needs_fit)
-                )
-                fit(encoder, corpus)
-                batches = encode_corpus(corpus, encoder, report, passages=passages, with_text=store_text)
-            known.take(encoder)
-            documents = DocumentsWriter(staging.folder)
-            with closing(SegmentWriter(staging.folder, staging.scratch, impacts, memory)) as postings:
-                for batch in batches:
-                    documents.write(batch.documents if store_text else _without_text(batch.documents))
-                    postings.write(batch.vectors)
-                documents.close()
-                quantizer = postings.finish()
-            known.write(staging.folder)
-            staging.commit(
-                {
-                    "lsr": lsr.__version__,
-                    "fingerprint": known.fingerprint.to_json(),
-                    "encoder": f"{staging.folder.name}/encoder" if known.encoder_files else None,
-                    "n_docs": postings.n_docs,
-                    "n_postings": postings.n_postings,
-                    "has_text": documents.has_text,
-                    "has_parents": documents.has_parents,
-                    "has_vocabulary": known.vocabulary is not None,
-                    "impacts": {
-                        "type": impacts,
-                        "scale": quantizer.scale if quantizer else 1.0,
-                        "max_error": quantizer.max_error if quantizer else 0.0,
-                    },
-                }
-            )
+        # Fitted or default, whatever encoded the documents encodes the queries.
+        encoder = build_index(
+            path,
+            source,
+            encoder=encoder,
+            ids=ids,
+            impacts=impacts,
+            passages=passages,
+            store_text=store_text,
+            overwrite=overwrite,
+            memory=memory,
+            report=report if report is not None else Report(),
+        )
         return cls(path, read_manifest(path), encoder)
 
     @classmethod
@@ -220,12 +187,17 @@ class Index:
             EncoderMismatch: Another encoder made the index.
         """
         path = Path(path)
-        manifest = read_manifest(path)
-        if wrong := check_files(path, manifest):
-            raise CorruptIndex("\n".join(wrong))
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
-        index = cls(path, manifest, encoder)
+        manifest = read_manifest(path)
+        try:
+            if wrong := check_files(path, manifest):
+                raise CorruptIndex("\n".join(wrong))
+            index = cls(path, manifest, encoder)
+        except CorruptIndex:
+            if read_manifest(path) == manifest:
+                raise
+            return cls.open(path, encoder=encoder)  # it was replaced while we looked at it
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
         return index
@@ -271,22 +243,19 @@ class Index:
         """
         if self._given_encoder is not None:
             return self._given_encoder
-        if not self._manifest["encoder"]:
+        if not self._encoder_files:
             raise EncoderError(
                 f"{self.path}: this index was built from vectors without their encoder ({self.fingerprint}): "
                 "search it with vectors, or name the encoder (--encoder, Index.open(..., encoder=...))"
             )
-        encoder = load_encoder_files(read_encoder_files(self._data / "encoder"))
+        encoder = load_encoder_files(self._encoder_files)
         self.fingerprint.require_same(encoder.fingerprint, f"the index {self.path}", "the encoder it carries")
         return encoder
 
     @cached_property
     def vocabulary(self) -> list[str] | None:
         """Token of each term, or None where the tokens aren't known."""
-        if not self._manifest["has_vocabulary"]:
-            return None
-        file = ArrowFile(self._data / "vocabulary.arrow", _VOCABULARY_SCHEMA)
-        return list(file.batch(0).column(0).to_pylist())
+        return list(self._tokens.batch(0).column(0).to_pylist()) if self._tokens else None
 
     @cached_property
     def _term_of(self) -> dict[str, int]:
@@ -337,28 +306,19 @@ class Index:
         """
         if isinstance(queries, SparseMatrix):
             size = self.fingerprint.vocabulary_size
-            if (
-                size is not None
-                and queries.shape[1] > size
-                and queries.nnz
-                and int(queries.indices.max()) >= size
-            ):
+            if size is not None and queries.shape[1] > size and queries.nnz and int(queries.indices.max()) >= size:
                 raise DataError(
                     f"the query has term {int(queries.indices.max())}, the index' vocabulary has {size} terms"
                 )
             return queries
-        if all(isinstance(query, str) for query in queries):
+        if len(queries) and all(isinstance(query, str) for query in queries):
             return self.encoder.encode_query(list(queries))  # type: ignore[arg-type]
         rows = []
         for query in queries:
             if not isinstance(query, Mapping):
-                raise TypeError(
-                    f"a query is a text or a mapping of token to weight, got {type(query).__name__}"
-                )
+                raise TypeError(f"a query is a text or a mapping of token to weight, got {type(query).__name__}")
             if self.vocabulary is None:
-                raise DataError(
-                    f"{self.path}: this index doesn't know its tokens; search it with a SparseMatrix"
-                )
+                raise DataError(f"{self.path}: this index doesn't know its tokens; search it with a SparseMatrix")
             rows.append({self._term_of[t]: w for t, w in query.items() if t in self._term_of})
         try:
             return SparseMatrix.from_dicts(rows, max(len(self._term_of), 1))
@@ -386,9 +346,7 @@ class Index:
             depth *= 4
 
     def _hits(self, query: SparseMatrix, docs: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
-        return [
-            Hit(self, doc, score, query) for doc, score in zip(docs.tolist(), scores.tolist(), strict=True)
-        ]
+        return [Hit(self, doc, score, query) for doc, score in zip(docs.tolist(), scores.tolist(), strict=True)]
 
     # --- explaining and checking -----------------------------------------------------------------------------------
 
@@ -400,12 +358,12 @@ class Index:
         """
         doc = self.documents.find(doc_id)
         if doc is None and self.has_passages and "#" not in doc_id:
-            raise DataError(
-                f"{self.path}: documents are cut into passages here; explain {doc_id + '#0'!r} or the like"
-            )
+            raise DataError(f"{self.path}: documents are cut into passages here; explain {doc_id + '#0'!r} or the like")
         if doc is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
+        if len(vector) != 1:
+            raise ValueError(f"explain takes one query, got {len(vector)}")
         return self._explain(vector, doc)
 
     def _explain(self, query: SparseMatrix, doc: int) -> Explanation:
@@ -438,7 +396,7 @@ class Index:
 
     def _spans(self, content: str) -> dict[int, list[tuple[int, int]]] | None:
         """Where each term stands in a text; None where there is no text or no encoder to tell."""
-        if not content or (self._given_encoder is None and not self._manifest["encoder"]):
+        if not content or (self._given_encoder is None and not self._encoder_files):
             return None
         spans: dict[int, list[tuple[int, int]]] = {}
         for term, start, end in self.encoder.spans(content):
@@ -453,67 +411,3 @@ class Index:
 def _checked_k(k: int) -> None:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
-
-
-class _Known:
-    """What an index will know of the encoder: fingerprint, tokens, and the files that encode queries."""
-
-    def __init__(self) -> None:
-        self.fingerprint = Fingerprint()
-        self.vocabulary: Sequence[str] | None = None
-        self.encoder_files: dict[str, bytes] = {}
-
-    def take(self, encoder: Encoder | None) -> None:
-        if encoder is None:
-            return
-        self.fingerprint.require_same(encoder.fingerprint, "the vectors", "the encoder given")
-        self.fingerprint = encoder.fingerprint
-        self.vocabulary = encoder.vocabulary
-        self.encoder_files = encoder.query_files()
-
-    def write(self, folder: Path) -> None:
-        if self.vocabulary is not None:
-            write_arrow(folder / "vocabulary.arrow", {"token": pa.array(list(self.vocabulary), pa.string())})
-        if self.encoder_files:
-            (folder / "encoder").mkdir()
-            for name, content in self.encoder_files.items():
-                (folder / "encoder" / name).write_bytes(content)
-
-
-def _vector_batches(vectors: Vectors, known: _Known, report: Report) -> Iterator[VectorBatch]:
-    """Batches of a file of vectors; what is known of their encoder is whole after the last."""
-    known.fingerprint, known.vocabulary = vectors.fingerprint, vectors.vocabulary
-    known.encoder_files = vectors.encoder_files
-
-    def batches() -> Iterator[VectorBatch]:
-        with progress(vectors.count, "indexing") as bar:
-            for batch in vectors:
-                report.documents += len(batch.vectors)
-                report.vectors += len(batch.vectors)
-                report.no_terms += int((batch.vectors.lengths() == 0).sum())
-                yield batch
-                bar.update(len(batch.vectors))
-        report.bad = vectors.bad
-
-    return batches()
-
-
-def _matrix_batches(matrix: SparseMatrix, ids: Sequence[str] | None) -> Iterator[VectorBatch]:
-    if ids is not None and len(ids) != len(matrix):
-        raise ValueError(f"{len(matrix)} rows but {len(ids)} ids")
-    for start in range(0, len(matrix), 4096):
-        part = matrix[start : start + 4096]
-        names = (
-            [str(i) for i in range(start, start + len(part))]
-            if ids is None
-            else ids[start : start + len(part)]
-        )
-        yield VectorBatch(document_batch([Document(name, "") for name in names], with_text=False), part)
-
-
-def _without_text(documents: pa.RecordBatch) -> pa.RecordBatch:
-    kept = [
-        column if field.name in ("id", "parent") else pa.nulls(documents.num_rows, field.type)
-        for field, column in zip(documents.schema, documents.columns, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(kept, schema=documents.schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,17 +67,13 @@ def read_queries(source: str | Path, index: Index, *, skip_bad: bool = False) ->
     if not holds_vectors(source):
         corpus = open_corpus(source, queries=True, skip_bad=skip_bad)
         documents = list(corpus)
-        return QuerySet(
-            [d.id for d in documents], [d.content for d in documents], None, bad=tuple(corpus.bad)
-        )
+        return QuerySet([d.id for d in documents], [d.content for d in documents], None, bad=tuple(corpus.bad))
     path = Path(source)
     tokens = index.vocabulary
     vectors = read_vectors(path, vocabulary=tokens, skip_bad=skip_bad)
     index.fingerprint.require_same(vectors.fingerprint, f"the index {index.path}", f"the queries {path}")
     if tokens is None and vectors.vocabulary == []:
-        raise DataError(
-            f"these queries have tokens, but the index {index.path} doesn't know its own", str(path)
-        )
+        raise DataError(f"these queries have tokens, but the index {index.path} doesn't know its own", str(path))
     ids, matrices = [], []
     for batch in vectors:
         ids.extend(batch.ids)
@@ -87,6 +84,6 @@ def read_queries(source: str | Path, index: Index, *, skip_bad: bool = False) ->
         inside = matrix.within(len(tokens))
         unknown, matrix = matrix.nnz - inside.nnz, inside
     if len(set(ids)) != len(ids):
-        doubled = next(i for n, i in enumerate(ids) if i in set(ids[:n]))
+        doubled = next(query_id for query_id, times in Counter(ids).items() if times > 1)
         raise DataError(f"the query id {doubled!r} occurs twice", str(path))
     return QuerySet(ids, None, matrix, unknown, tuple(vectors.bad))

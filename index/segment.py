@@ -89,9 +89,7 @@ class SegmentWriter:
         """Append documents."""
         while len(vectors):
             room = WINDOW - self._n_waiting
-            fits = int(
-                np.searchsorted(vectors.indptr[1:], self._max_postings - self._nnz_waiting, side="right")
-            )
+            fits = int(np.searchsorted(vectors.indptr[1:], self._max_postings - self._nnz_waiting, side="right"))
             take = min(room, max(fits, 0 if self._waiting else 1), len(vectors))
             if take:
                 head = vectors[:take]
@@ -125,9 +123,7 @@ class SegmentWriter:
         docs = np.empty(matrix.nnz, np.uint16)
         weights = np.empty(matrix.nnz, np.float32)
         invert(matrix.indptr, rows, matrix.data, cursor, docs, weights)
-        window = _Window(
-            first_doc, len(matrix), terms.astype(np.uint32), starts.astype(np.int64), self._file.tell()
-        )
+        window = _Window(first_doc, len(matrix), terms.astype(np.uint32), starts.astype(np.int64), self._file.tell())
         self._windows.append(window)
         self._file.write(docs.data)
         self._file.write(weights.data)
@@ -210,21 +206,15 @@ class Segment:
         shape = (self.n_windows, len(self.terms) + 1)
         flat = starts.column("start")
         if postings.n_batches != self.n_windows or len(flat) != shape[0] * shape[1]:
-            raise CorruptIndex(
-                f"{folder}: the files of the postings don't fit together; build the index again"
-            )
+            raise CorruptIndex(f"{folder}: the files of the postings don't fit together; build the index again")
         if self.n_windows and (self._n_docs.min() < 0 or self._n_docs.max() > WINDOW):
-            raise CorruptIndex(
-                f"{folder / 'windows.arrow'}: a window of an impossible size; build the index again"
-            )
+            raise CorruptIndex(f"{folder / 'windows.arrow'}: a window of an impossible size; build the index again")
         self._starts = flat.reshape(shape)
         batches = [postings.batch(i) for i in range(self.n_windows)]
         impact_type = np.dtype(np.uint8 if impacts == "uint8" else np.float32)
         self._sizes = np.array([batch.num_rows for batch in batches], np.int64)
         self._doc_at = np.array([postings.offset(b.column(0)) // 2 for b in batches], np.int64)
-        self._impact_at = np.array(
-            [postings.offset(b.column(1)) // impact_type.itemsize for b in batches], np.int64
-        )
+        self._impact_at = np.array([postings.offset(b.column(1)) // impact_type.itemsize for b in batches], np.int64)
         whole = postings.bytes
         self._docs = whole[: len(whole) // 2 * 2].view(np.uint16)
         self._values = whole[: len(whole) // 4 * 4].view(np.float32) if impacts == "float32" else whole

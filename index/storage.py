@@ -12,6 +12,7 @@ of every file and the content of the small ones; `verify` checks every byte.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -26,12 +27,14 @@ from typing import Any
 import filelock
 import pyarrow as pa
 
-from lsr.errors import CorruptIndex, DataError, IndexFormatError, OutputError, OutputExists
+from lsr.errors import CorruptIndex, IndexFormatError, OutputError, OutputExists
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHECKED_AT_OPEN = 1 << 22  # files up to this size are hashed whenever an index is opened
-_DATA_NAME = re.compile(r"data-[0-9a-f]{8}")
+_DATA_NAME = re.compile(r"data-[0-9a-f]{16}")  # so long that no dated folder of a user's looks like one
+_STAGED_NAME = re.compile(_DATA_NAME.pattern + r"(\.tmp)?")
 _FILE_NAME = re.compile(r"(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -72,18 +75,37 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest.pop("sha256", None)
     if _dump(manifest) != content:
         raise CorruptIndex(f"{path}: damaged: the content doesn't match its checksum; {_RESTORE}")
+    _require_sound(manifest, path)
     return dict(manifest)
+
+
+def _require_sound(manifest: Mapping[str, Any], path: Path) -> None:
+    """Refuse a manifest whose checksum is right but whose values make no sense: somebody else wrote it."""
+    try:
+        impacts = manifest["impacts"]
+        sound = (
+            isinstance(manifest["fingerprint"], str)
+            and all(type(manifest[name]) is int and manifest[name] >= 0 for name in ("n_docs", "n_postings"))
+            and all(type(manifest[name]) is bool for name in ("has_text", "has_parents", "has_vocabulary"))
+            and impacts["type"] in ("uint8", "float32")
+            and all(type(impacts[name]) is float and impacts[name] >= 0 for name in ("scale", "max_error"))
+            and isinstance(manifest["encoder"], str | None)
+            and _DATA_NAME.fullmatch(manifest["data"])
+            and all(_FILE_NAME.fullmatch(name) for name in manifest["files"])
+            and all(type(entry["bytes"]) is int for entry in manifest["files"].values())
+            and all(isinstance(entry["sha256"], str) for entry in manifest["files"].values())
+        )
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise CorruptIndex(f"{path}: damaged: values are missing or make no sense; {_RESTORE}")
 
 
 _RESTORE = "restore it from a copy or build the index again"
 
 
 def _manifest_files(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    if not _DATA_NAME.fullmatch(manifest["data"]):
-        raise CorruptIndex(f"{folder / MANIFEST}: damaged: data folder {manifest['data']!r}; {_RESTORE}")
     for name, entry in manifest["files"].items():
-        if not _FILE_NAME.fullmatch(name):
-            raise CorruptIndex(f"{folder / MANIFEST}: damaged: file name {name!r}; {_RESTORE}")
         yield folder / manifest["data"] / name, entry
 
 
@@ -104,9 +126,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any], *, every_byte: bool =
             elif (every_byte or size <= _CHECKED_AT_OPEN) and _digest_file(path) != entry["sha256"]:
                 wrong.append(f"{path}: damaged: the content doesn't match its checksum; {_RESTORE}")
         except OSError as error:
-            wrong.append(
-                f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error}; {_RESTORE}"
-            )
+            wrong.append(f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error}; {_RESTORE}")
     return wrong
 
 
@@ -120,7 +140,7 @@ class Staging:
 
     def __init__(self, index: Path) -> None:
         self._index = index
-        self._name = f"data-{secrets.token_hex(4)}"
+        self._name = f"data-{secrets.token_hex(8)}"
         self.folder = index / self._name
         self.scratch = index / (self._name + ".tmp")
         self.folder.mkdir()
@@ -156,7 +176,7 @@ def _sync(path: Path) -> None:
 def sweep(index: Path, keep: str | None) -> None:
     """Remove data folders and temporary files that no manifest names; only for who holds the lock."""
     for path in index.iterdir():
-        if _DATA_NAME.fullmatch(path.name[:13]) and path.name != keep:
+        if _STAGED_NAME.fullmatch(path.name) and path.name != keep:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -178,9 +198,7 @@ def staged(index: Path, *, overwrite: bool) -> Iterator[Staging]:
             raise OutputExists(f"{index}: a file of this name exists already")
         if (index / MANIFEST).exists():
             if not overwrite:
-                raise OutputExists(
-                    f"{index}: an index exists already (--overwrite, overwrite=True replaces it)"
-                )
+                raise OutputExists(f"{index}: an index exists already (--overwrite, overwrite=True replaces it)")
         elif any(not _ours(path.name) for path in index.iterdir()):
             raise OutputExists(f"{index}: this folder holds something other than an index; name a new folder")
     try:
@@ -200,6 +218,11 @@ def staged(index: Path, *, overwrite: bool) -> Iterator[Staging]:
         staging = Staging(index)
         try:
             yield staging
+        except OSError as error:
+            shutil.rmtree(staging.folder, ignore_errors=True)
+            if error.errno in _NO_ROOM:
+                raise OutputError(f"{index}: can't be written: {os.strerror(error.errno)}") from error
+            raise
         except BaseException:
             shutil.rmtree(staging.folder, ignore_errors=True)
             raise
@@ -207,18 +230,18 @@ def staged(index: Path, *, overwrite: bool) -> Iterator[Staging]:
             shutil.rmtree(staging.scratch, ignore_errors=True)
             (index / (MANIFEST + ".tmp")).unlink(missing_ok=True)
     finally:
-        lock.release()
         if made and not (index / MANIFEST).exists():
-            with suppress(OSError):
+            with suppress(OSError):  # while the lock is still held, so that nobody's own is taken away
                 (index / ".lock").unlink(missing_ok=True)
                 index.rmdir()
+        lock.release()
 
 
 def _ours(name: str) -> bool:
-    return name in (".lock", MANIFEST + ".tmp") or bool(_DATA_NAME.fullmatch(name[:13]))
+    return name in (".lock", MANIFEST + ".tmp") or bool(_STAGED_NAME.fullmatch(name))
 
 
-# --- Arrow files -------------------------------------------------------------------------------------------------------
+# --- Arrow files --------------------------------------------------------------------------------------------------
 
 
 class ArrowFile:
@@ -267,11 +290,7 @@ class ArrowFile:
         """
         buffer = column.buffers()[1]
         start = int(buffer.address - self._buffer.address) if len(column) else 0
-        if (
-            start < 0
-            or start + len(column) * (column.type.bit_width // 8) > self._buffer.size
-            or column.offset
-        ):
+        if start < 0 or start + len(column) * (column.type.bit_width // 8) > self._buffer.size or column.offset:
             raise CorruptIndex(f"{self.path}: a column lies outside of the file; {_RESTORE}")
         return start
 
@@ -287,9 +306,9 @@ def read_encoder_files(folder: Path) -> dict[str, bytes]:
     """The files of an encoder that an index carries.
 
     Raises:
-        DataError: One can't be read.
+        CorruptIndex: One can't be read.
     """
     try:
         return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     except OSError as error:
-        raise DataError(f"the index's encoder can't be read: {error}", str(folder)) from None
+        raise CorruptIndex(f"{folder}: the index's encoder can't be read: {error}; {_RESTORE}") from None

@@ -13,9 +13,7 @@ from tqdm import tqdm
 
 def progress(total: int | None, label: str, unit: str = "docs") -> Any:
     """A progress bar with rate and time left, on stderr; nothing where stderr is no terminal."""
-    return tqdm(
-        total=total, desc=label, unit=f" {unit}", disable=not sys.stderr.isatty(), leave=False, smoothing=0.1
-    )
+    return tqdm(total=total, desc=label, unit=f" {unit}", disable=not sys.stderr.isatty(), leave=False, smoothing=0.1)
 
 
 def is_terminal() -> bool:

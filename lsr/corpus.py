@@ -8,17 +8,19 @@ Vectors that are encoded already are `lsr.vectors`' business, judgments those of
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
-import shutil
 import sys
 import tempfile
+import weakref
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -86,17 +88,15 @@ class Document:
             raise DataError(f'"{id_key}" must be a string that is not empty, got {_short(doc_id)}', where)
         text_key = next((key for key in _TEXT_KEYS if key in values), None)
         if text_key is None:
-            raise DataError(
-                f'document {doc_id!r} has no text: it needs "text" (keys: {_short(list(values))})', where
-            )
+            raise DataError(f'document {doc_id!r} has no text: it needs "text" (keys: {_short(list(values))})', where)
         text, title = values[text_key], values.get("title")
         for key, value in ((text_key, text), ("title", title)):
             if value is not None and not isinstance(value, str):
                 raise DataError(f'document {doc_id!r}: "{key}" must be a string, got {_short(value)}', where)
             if value is not None and not value.isascii():
-                _require_encodable(value, f'document {doc_id!r}: "{key}"', where)
+                require_encodable(value, f'document {doc_id!r}: "{key}"', where)
         if not doc_id.isascii():
-            _require_encodable(doc_id, f'"{id_key}"', where)
+            require_encodable(doc_id, f'"{id_key}"', where)
         rest = {k: v for k, v in values.items() if k not in (id_key, text_key, "title", "parent")}
         nested = rest.pop("metadata", None)
         if nested is not None and not isinstance(nested, Mapping):
@@ -105,11 +105,17 @@ class Document:
         parent = values.get("parent")
         if parent is not None and not isinstance(parent, str):
             raise DataError(f'document {doc_id!r}: "parent" must be an id, got {_short(parent)}', where)
+        if parent is not None:
+            require_encodable(parent, f'document {doc_id!r}: "parent"', where)
         return cls(doc_id, text or "", title or "", metadata, parent, where)
 
 
-def _require_encodable(value: str, what: str, where: str) -> None:
-    # JSON may escape half of a surrogate pair, which is no character and can't be stored as UTF-8.
+def require_encodable(value: str, what: str, where: str) -> None:
+    """Refuse half of a surrogate pair: JSON may escape one, but it is no character and can't be stored as UTF-8.
+
+    Raises:
+        DataError: There is one; the message names `what`.
+    """
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -146,6 +152,8 @@ class Corpus:
         self.bad: list[str] = []  # messages about what was skipped, of the latest pass
         self._read = read
         self._count = count
+        # A program's own documents have no command line whose options could help.
+        self._hint = " (--skip-bad counts bad lines and goes on)" if identity else ""
 
     def count(self) -> int | None:
         """About how many documents there are, for progress bars; None where that can't be told cheaply."""
@@ -174,8 +182,7 @@ class Corpus:
 
     def _refuse(self, error: DataError) -> None:
         if not self.skip_bad:
-            hint = " (--skip-bad counts bad lines and goes on)"
-            raise DataError(error.problem + hint, error.where) from None
+            raise DataError(error.problem + self._hint, error.where) from None
         self.bad.append(str(error))
 
 
@@ -204,7 +211,7 @@ class _SeenIds:
         return again
 
 
-# --- opening -----------------------------------------------------------------------------------------------------------
+# --- opening ------------------------------------------------------------------------------------------------------
 
 
 def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad: bool = False) -> Corpus:
@@ -221,7 +228,7 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
     """
     name = str(source)
     if name == "-":
-        return _file_corpus(_spool(sys.stdin.buffer), skip_bad, name="<stdin>")
+        return _stdin_corpus(skip_bad)
     path = Path(source)
     if path.is_dir():
         return _file_corpus(beir_file(path, "queries" if queries else "corpus"), skip_bad)
@@ -238,20 +245,16 @@ def documents_corpus(documents: Iterable[Mapping[str, Any] | Document], *, repla
         replay: They'll be read more than once; what can be read only once is kept in a temporary file.
     """
     if replay and isinstance(documents, Iterator):
-        spool = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - lives as long as the corpus
-        for document in documents:
-            values = _as_mapping(document)
-            try:
-                spool.write(json.dumps(values, ensure_ascii=True, allow_nan=True).encode() + b"\n")
-            except (TypeError, ValueError) as error:
-                raise DataError(f"{error}", f"document {_short(values)}") from None
+        spool = _spool(_json_lines(documents))
 
         def reread() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
             spool.seek(0)
             for number, line in enumerate(spool, start=1):
                 yield json.loads(line), f"document {number}"
 
-        return Corpus("the documents", reread)
+        corpus = Corpus("the documents", reread)
+        weakref.finalize(corpus, spool.close)
+        return corpus
 
     def read() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
         for number, document in enumerate(documents, start=1):
@@ -280,16 +283,40 @@ def beir_file(folder: Path, kind: str) -> Path:
     raise DataError(f"no {names[0]}, {names[1]} or the like in this folder", str(folder))
 
 
-def _spool(stream: IO[bytes]) -> Path:
-    # Kept for the life of the process: encoders that are fitted read their corpus twice.
-    file = tempfile.NamedTemporaryFile(prefix="lsr-stdin-", suffix=".jsonl")  # noqa: SIM115
-    shutil.copyfileobj(stream, file)
-    file.flush()
-    _spooled.append(file)
-    return Path(file.name)
+def _json_lines(documents: Iterable[Mapping[str, Any] | Document]) -> Iterator[bytes]:
+    for number, document in enumerate(documents, start=1):
+        try:
+            yield json.dumps(_as_mapping(document)).encode() + b"\n"
+        except (TypeError, ValueError) as error:
+            raise DataError(f"not JSON: {error}", f"document {number}") from None
 
 
-_spooled: list[Any] = []
+def _spool(chunks: Iterable[bytes]) -> Any:
+    """A temporary file of some bytes: encoders that are fitted read their corpus twice."""
+    file = tempfile.NamedTemporaryFile(prefix="lsr-", suffix=".jsonl")  # noqa: SIM115 - lives as long as the corpus
+    try:
+        for chunk in chunks:
+            file.write(chunk)
+        file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _stdin_corpus(skip_bad: bool) -> Corpus:
+    state = hashlib.sha256()
+
+    def chunks() -> Iterator[bytes]:
+        while chunk := sys.stdin.buffer.read(1 << 20):
+            state.update(chunk)
+            yield chunk
+
+    file = _spool(chunks())
+    corpus = _file_corpus(Path(file.name), skip_bad, name="<stdin>")
+    corpus.identity = f"<stdin> {state.hexdigest()}"  # the same bytes again go on after a kill
+    weakref.finalize(corpus, file.close)
+    return corpus
 
 
 def _file_corpus(path: Path, skip_bad: bool, name: str = "") -> Corpus:
@@ -299,9 +326,7 @@ def _file_corpus(path: Path, skip_bad: bool, name: str = "") -> Corpus:
         table = _open_parquet(path)
         rows = table.metadata.num_rows
         table.close()
-        return Corpus(
-            shown, lambda: _read_parquet(path), skip_bad=skip_bad, identity=_stamp(path), count=lambda: rows
-        )
+        return Corpus(shown, lambda: _read_parquet(path), skip_bad=skip_bad, identity=_stamp(path), count=lambda: rows)
     parse = _parse_json if kind == "jsonl" else _parse_tsv
 
     def read() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
@@ -338,7 +363,7 @@ def file_kind(path: Path) -> str:
 def open_bytes(path: Path) -> IO[bytes]:
     """Open a file for reading, unpacking .gz."""
     try:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+        return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
     except OSError as error:
         raise DataError(f"can't be read: {error.strerror}", str(path)) from None
 
@@ -360,7 +385,7 @@ def read_lines(path: Path, name: str = "") -> Iterator[tuple[str | DataError, st
                 except UnicodeDecodeError as error:
                     yield (
                         DataError(
-                            f"not UTF-8: byte 0x{raw[error.start]:02x} at column {error.start + 1}", where
+                            f"not UTF-8: byte 0x{error.object[error.start]:02x} at column {error.start + 1}", where
                         ),
                         where,
                     )
@@ -373,18 +398,32 @@ def read_lines(path: Path, name: str = "") -> Iterator[tuple[str | DataError, st
         raise DataError(f"can't be read: {error}", f"{shown}:{number + 1}") from None
 
 
-def parse_json_line(line: str, where: str) -> Any:
+def parse_json_line(line: str, where: str, *, unique_keys: bool = False) -> Any:
     """Decode one line of JSON.
 
     Raises:
-        DataError: It is not JSON.
+        DataError: It is not JSON, or with `unique_keys` an object has a key twice.
     """
     try:
-        return json.loads(line)
+        line = line.rstrip("\r\n")  # else an early end is told as column 1 of the next line
+        return _UNIQUE_KEYS.decode(line) if unique_keys else json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON: {error.msg} at column {error.colno}", where) from None
+    except ValueError as error:  # a number of thousands of digits, or a key that occurs twice
+        raise DataError(f"not JSON that can be read: {error}", where) from None
     except RecursionError:
         raise DataError("not JSON that can be read: nested too deeply", where) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {twice!r} occurs twice")
+    return values
+
+
+_UNIQUE_KEYS = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _parse_json(line: str, where: str) -> Mapping[str, Any]:
@@ -418,7 +457,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[Mapping[str, Any] | DataError, s
                 for row in batch.to_pylist():
                     number += 1
                     yield {k: v for k, v in row.items() if v is not None}, f"{path}:{number}"
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"can't be read: {error}", f"{path}:{number + 1}") from None
 
 
@@ -443,9 +482,7 @@ def load_ir_dataset(name: str) -> Any:
     except ImportError:
         if name.startswith("irds:"):
             raise MissingExtra("ir-datasets", "eval", f"reading {name}") from None
-        raise DataError(
-            'no such file or folder; datasets by name need pip install "lsr-search[eval]"', name
-        ) from None
+        raise DataError('no such file or folder; datasets by name need pip install "lsr-search[eval]"', name) from None
     try:
         return ir_datasets.load(plain)
     except KeyError:
@@ -472,7 +509,7 @@ def _ir_dataset(name: str, queries: bool, skip_bad: bool) -> Corpus:
         except Exception as error:  # downloads and parsers of a hundred datasets: anything can come
             raise DataError(f"ir-datasets can't read it: {type(error).__name__}: {error}", name) from error
 
-    count = (dataset.queries_count if queries else dataset.docs_count) if has() else lambda: None
+    count = getattr(dataset, "queries_count" if queries else "docs_count", lambda: None)  # not all can tell
     return Corpus(name, read, skip_bad=skip_bad, identity=name, count=count)
 
 

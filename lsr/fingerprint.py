@@ -38,9 +38,7 @@ class Fingerprint:
         """What both know and differ in, as "pooling max / sum"; the model's name alone is no difference."""
         return [
             f"{name} {mine} / {theirs}"
-            for name, mine, theirs in (
-                (f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
-            )
+            for name, mine, theirs in ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
             if name != "model" and mine is not None and theirs is not None and mine != theirs
         ]
 
@@ -78,7 +76,7 @@ class Fingerprint:
         try:
             values = json.loads(text)
             known = {f.name: values[f.name] for f in fields(cls) if values.get(f.name) is not None}
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise DataError(f"the encoder's fingerprint can't be read: {error}", where) from None
         for name, value in known.items():
             wanted = int if name in ("vocabulary_size", "max_length") else str

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 MAX_TERMS = 2**31
-_DENSE_TERMS = (
-    1 << 22
-)  # up to here a row is spread out over the vocabulary to multiply; above it is looked up
+_DENSE_TERMS = 1 << 22  # up to here a row is spread out over the vocabulary to multiply; above it is looked up
 
 
 class SparseMatrix:
@@ -68,7 +66,9 @@ class SparseMatrix:
     @classmethod
     def from_dicts(cls, rows: Iterable[Mapping[int, float]], n_terms: int) -> Self:
         """Build from one {term: weight} mapping per row."""
-        indptr, indices, data = [0], [], []
+        indptr: list[int] = [0]
+        indices: list[int] = []
+        data: list[float] = []
         for row in rows:
             indices.extend(row.keys())
             data.extend(row.values())
@@ -78,18 +78,20 @@ class SparseMatrix:
     @classmethod
     def from_rows(cls, rows: Sequence[tuple[ArrayLike, ArrayLike]], n_terms: int) -> Self:
         """Build from one (terms, weights) pair of arrays per row."""
-        sizes = [len(np.atleast_1d(terms)) for terms, _ in rows]
-        indptr = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
-        if not rows:
-            return cls.empty(n_terms)
-        indices = np.concatenate([np.atleast_1d(terms) for terms, _ in rows])
-        data = np.concatenate([np.atleast_1d(weights) for _, weights in rows])
-        return cls(indptr, indices, data, (len(rows), n_terms))
+        pairs = [(np.atleast_1d(terms), np.atleast_1d(weights)) for terms, weights in rows]
+        for i, (terms, weights) in enumerate(pairs):
+            if terms.shape != weights.shape:
+                raise ValueError(f"row {i}: {terms.shape} term ids but {weights.shape} weights")
+        indptr = np.cumsum([0] + [len(terms) for terms, _ in pairs])
+        filled = [pair for pair in pairs if len(pair[0])]  # numpy takes an empty list for floats, no term ids
+        indices: ArrayLike = np.concatenate([terms for terms, _ in filled]) if filled else []
+        data: ArrayLike = np.concatenate([weights for _, weights in filled]) if filled else []
+        return cls(indptr, indices, data, (len(pairs), n_terms))
 
     @classmethod
     def from_dense(cls, array: ArrayLike) -> Self:
         """Build from a (n_rows, n_terms) array; zeros are left out."""
-        dense = np.atleast_2d(np.asarray(array, dtype=np.float32))
+        dense = np.atleast_2d(np.asarray(array))
         rows, terms = np.nonzero(dense)
         indptr = np.searchsorted(rows, np.arange(dense.shape[0] + 1))
         return cls(indptr, terms, dense[rows, terms], (dense.shape[0], dense.shape[1]))
@@ -116,9 +118,7 @@ class SparseMatrix:
         if not matrices:
             raise ValueError("vstack needs at least one matrix")
         starts = np.cumsum([0] + [m.nnz for m in matrices])
-        indptr = np.concatenate(
-            [[0]] + [m.indptr[1:] + start for m, start in zip(matrices, starts, strict=False)]
-        )
+        indptr = np.concatenate([[0]] + [m.indptr[1:] + start for m, start in zip(matrices, starts, strict=False)])
         return cls(
             indptr,
             np.concatenate([m.indices for m in matrices]),
@@ -176,13 +176,14 @@ class SparseMatrix:
             indptr = self.indptr[start : stop + 1] - a
             shape = (stop - start, self.shape[1])
             return SparseMatrix(indptr, self.indices[a:b], self.data[a:b], shape, check=False)
-        numbers = np.atleast_1d(np.arange(len(self))[key])
+        picked = key if isinstance(key, slice) else np.asarray(key)
+        if not isinstance(picked, slice) and not picked.size:
+            picked = picked.astype(np.int64)  # numpy takes an empty list for floats
+        numbers = np.atleast_1d(np.arange(len(self))[picked])
         lengths = self.lengths()[numbers]
         indptr = np.concatenate(([0], np.cumsum(lengths)))
         at = np.arange(indptr[-1]) + np.repeat(self.indptr[numbers] - indptr[:-1], lengths)
-        return SparseMatrix(
-            indptr, self.indices[at], self.data[at], (len(numbers), self.shape[1]), check=False
-        )
+        return SparseMatrix(indptr, self.indices[at], self.data[at], (len(numbers), self.shape[1]), check=False)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SparseMatrix):
@@ -280,6 +281,8 @@ def _canonical(
     terms = np.asarray(indices)
     with np.errstate(over="ignore"):  # a weight beyond float32 becomes infinite and is refused below
         weights = np.asarray(data, dtype=np.float32)
+    if n_rows < 0:
+        raise ValueError(f"a matrix of {n_rows} rows")
     if not 0 <= n_terms <= MAX_TERMS:
         raise ValueError(f"a vocabulary holds 0 to 2^31 terms, got {n_terms}")
     if terms.size == 0:
@@ -298,9 +301,8 @@ def _canonical(
     bad = ~np.isfinite(weights) | (weights < 0)
     if bad.any():
         at, row = first_bad(bad)
-        raise ValueError(
-            f"row {row}: weight {weights[at]} of term {terms[at]}; weights are finite and not negative"
-        )
+        weight = np.asarray(data)[at]  # as it was given: what is beyond float32 has become infinite here
+        raise ValueError(f"row {row}: weight {weight} of term {terms[at]}; weights are finite and not negative")
     bad = (terms < 0) | (terms >= n_terms)
     if bad.any():
         at, row = first_bad(bad)

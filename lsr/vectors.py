@@ -32,8 +32,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lsr.corpus import DOCUMENT_SCHEMA, Document, document_batch, file_kind, parse_json_line, read_lines
-from lsr.errors import DataError, LsrError
+from lsr.corpus import (
+    DOCUMENT_SCHEMA,
+    Document,
+    document_batch,
+    file_kind,
+    parse_json_line,
+    read_lines,
+    require_encodable,
+)
+from lsr.errors import DataError
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import MAX_TERMS, SparseMatrix
 
@@ -48,7 +56,8 @@ VECTOR_SCHEMA = pa.schema(
     ]
 )
 _BATCH = 4096  # rows handed out together
-_ENCODER_FILE_LIMIT = 1 << 28  # bytes; what unpacks to more is no query encoder
+_ENCODER_LIMIT = 1 << 28  # bytes of all files; what unpacks to more is no query encoder
+_BEYOND_FLOAT32 = float(np.finfo(np.float32).max) * (1 + 2**-25)  # what is below rounds to a finite float32
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ class Vectors:
         return self._read(self)
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------------
 
 
 def holds_vectors(source: str | PathLike[str]) -> bool:
@@ -195,8 +204,12 @@ def _parquet_vectors(name: str, paths: list[Path]) -> Vectors:
         Fingerprint.from_json(metadata.get(b"lsr.fingerprint", b"{}"), str(paths[0])).require_same(
             fingerprint, str(paths[0]), str(path)
         )
+        if mine.get(b"lsr.vocabulary") != metadata.get(b"lsr.vocabulary"):
+            raise DataError(f"its terms stand for other tokens than those of {paths[0]}", str(path))
     where = str(paths[0])
     vocabulary = _json_metadata(metadata, b"lsr.vocabulary", list, where)
+    if not all(isinstance(token, str) for token in vocabulary or ()):
+        raise DataError("lsr.vocabulary holds something else than tokens", where)
     fingerprint = Fingerprint.from_json(metadata.get(b"lsr.fingerprint", b"{}"), where)
     packed = _json_metadata(metadata, b"lsr.encoder", dict, where) or {}
     return Vectors(
@@ -215,7 +228,7 @@ def _json_metadata(metadata: Mapping[bytes, bytes], key: bytes, kind: type, wher
         return None
     try:
         value = json.loads(metadata[key])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{key.decode()} can't be read: {error}", where) from None
     if not isinstance(value, kind):
         raise DataError(f"{key.decode()} is no {kind.__name__}", where)
@@ -223,32 +236,37 @@ def _json_metadata(metadata: Mapping[bytes, bytes], key: bytes, kind: type, wher
 
 
 def _unpack(packed: Mapping[str, str], where: str) -> dict[str, bytes]:
-    files = {}
+    files: dict[str, bytes] = {}
+    room = _ENCODER_LIMIT
     for name, content in packed.items():
-        if name != os.path.basename(name) or name.startswith("."):
+        if not name.isprintable() or name != os.path.basename(name) or name.startswith(".") or not name:
             raise DataError(f"the encoder in this file has a file called {name!r}", where)
         try:
             unpacker = zlib.decompressobj()
-            files[name] = unpacker.decompress(base64.b64decode(content, validate=True), _ENCODER_FILE_LIMIT)
-            if unpacker.unconsumed_tail:
+            files[name] = unpacker.decompress(base64.b64decode(content, validate=True), room)
+            room -= len(files[name])
+            if room <= 0:
                 raise ValueError("it is too large")
+            if not unpacker.eof:
+                raise ValueError("it is cut short")
         except (ValueError, TypeError, zlib.error) as error:
             raise DataError(f"{name} of the encoder in this file can't be unpacked: {error}", where) from None
     return files
 
 
 def _read_parquets(paths: list[Path], vectors: Vectors) -> Iterator[VectorBatch]:
-    n_terms = vectors.n_terms or MAX_TERMS
+    known = vectors.vocabulary is not None or vectors.fingerprint.vocabulary_size is not None
+    n_terms = vectors.n_terms if known else MAX_TERMS
     for path in paths:
         start = 0
         try:
             with _parquet(path) as file:
                 columns = [name for name in VECTOR_SCHEMA.names if name in file.schema_arrow.names]
                 for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
-                    yield _checked_batch(batch, n_terms, f"{path}: rows from {start}")
+                    yield _checked_batch(batch, n_terms, f"{path}: after {start} rows" if start else str(path))
                     start += batch.num_rows
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"can't be read: {error}", f"{path}: rows from {start}") from None
+            raise DataError(f"can't be read: {error}", f"{path}: after {start} rows") from None
 
 
 def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBatch:
@@ -257,6 +275,9 @@ def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBat
         column = batch.column(name)
         if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
             raise DataError(f"the column {name!r} must hold lists, it holds {column.type}", where)
+        kind = column.type.value_type
+        if not pa.types.is_integer(kind) and not pa.types.is_floating(kind):
+            raise DataError(f"the column {name!r} must hold lists of numbers, it holds {column.type}", where)
         if column.null_count or column.flatten().null_count:
             raise DataError(f"the column {name!r} holds nulls", where)
         lists[name] = column
@@ -281,7 +302,9 @@ def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBat
         columns.append(column)
     if columns[0].null_count:
         raise DataError("a row has no id", where)
-    return VectorBatch(pa.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA), matrix)
+    documents = pa.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA)
+    documents.validate(full=True)  # strings that are not UTF-8
+    return VectorBatch(documents, matrix)
 
 
 def _read_jsonl(path: Path, vectors: Vectors, skip_bad: bool) -> Iterator[VectorBatch]:
@@ -302,12 +325,10 @@ def _read_jsonl(path: Path, vectors: Vectors, skip_bad: bool) -> Iterator[Vector
         try:
             if isinstance(line, DataError):
                 raise line
-            document, weights = _parse_vector(parse_json_line(line, where), where)
+            document, weights = _parse_vector(parse_json_line(line, where, unique_keys=True), where)
         except DataError as error:
             if not skip_bad:
-                raise DataError(
-                    error.problem + " (--skip-bad counts bad lines and goes on)", error.where
-                ) from None
+                raise DataError(error.problem + " (--skip-bad counts bad lines and goes on)", error.where) from None
             vectors.bad.append(str(error))
             continue
         row = {}
@@ -331,14 +352,16 @@ def _parse_vector(values: Any, where: str) -> tuple[Document, dict[str, float]]:
     weights = values.pop("vector")
     document = Document.from_mapping({"text": "", **values} if "contents" not in values else values, where)
     for token, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 3.4e38:
+        if not token.isascii():
+            require_encodable(token, f"{document.id!r}: a token", where)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < _BEYOND_FLOAT32:
             raise DataError(
                 f"{document.id!r}: weight {weight!r} of {token!r}; weights are finite and not negative", where
             )
     return document, weights
 
 
-# --- writing -----------------------------------------------------------------------------------------------------------
+# --- writing ------------------------------------------------------------------------------------------------------
 
 
 def pack_metadata(
@@ -366,10 +389,8 @@ class ParquetWriter:
 
     def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
         self._path = path
-        self._partial = path.with_name(path.name + ".partial")
-        self._writer = pq.ParquetWriter(
-            self._partial, VECTOR_SCHEMA, compression="zstd", use_dictionary=False
-        )
+        self._partial = _unfinished(path)
+        self._writer = pq.ParquetWriter(self._partial, VECTOR_SCHEMA, compression="zstd", use_dictionary=False)
         self._metadata = dict(metadata)
 
     def write(self, batch: VectorBatch) -> None:
@@ -418,9 +439,7 @@ def save_matrix(path: str | PathLike[str], matrix: SparseMatrix, ids: Sequence[s
         raise ValueError(f"{len(matrix)} rows but {len(names)} ids")
     with ParquetWriter(Path(path), pack_metadata(Fingerprint(vocabulary_size=matrix.shape[1]))) as writer:
         for start in range(0, len(matrix), _BATCH):
-            documents = document_batch(
-                [Document(i, "") for i in names[start : start + _BATCH]], with_text=False
-            )
+            documents = document_batch([Document(i, "") for i in names[start : start + _BATCH]], with_text=False)
             writer.write(VectorBatch(documents, matrix[start : start + _BATCH]))
 
 
@@ -439,7 +458,7 @@ def write_jsonl(
         shape: "beir" for {"_id", "vector"}; "anserini" for {"id", "contents", "vector"} with weights times 100,
             rounded, at least 1, as Anserini's own encoders write them.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = _unfinished(path)
     try:
         with _open_text(partial, packed=path.suffix == ".gz") as file:
             for batch in batches:
@@ -457,9 +476,13 @@ def write_jsonl(
                         line = {"_id": document["id"], "vector": dict(zip(tokens, values, strict=True))}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
         partial.replace(path)
-    except (IndexError, LsrError):
+    finally:
         partial.unlink(missing_ok=True)
-        raise
+
+
+def _unfinished(path: Path) -> Path:
+    # Not ".partial": `lsr.encode.stream` has its parts in a folder of that name when it writes `path`.
+    return path.with_name(path.name + ".unfinished")
 
 
 def _open_text(path: Path, packed: bool) -> IO[str]:

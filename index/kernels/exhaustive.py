@@ -72,14 +72,13 @@ def search_windows(
                 accumulator[list_docs[p]] += weight * list_impacts[p]
         if touched:
             found, threshold = _collect(accumulator, n, first_doc[w], out_doc, out_score, found, threshold, k)
-            accumulator[:] = 0
     _sort_best(out_doc, out_score, found)
     return found
 
 
 @kernel
 def _collect(accumulator, n, first, out_doc, out_score, found, threshold, k):
-    """Put the window's documents that beat the threshold into the heap of the k best.
+    """Put the window's documents that beat the threshold into the heap of the k best; clear the accumulator.
 
     Documents come in ascending order, so one that only equals the k-th best score loses the tie.
     """
@@ -89,6 +88,7 @@ def _collect(accumulator, n, first, out_doc, out_score, found, threshold, k):
         for i in range(block + 1, stop):
             best = max(best, accumulator[i])
         if best <= threshold:
+            accumulator[block:stop] = 0
             continue
         for i in range(block, stop):
             score = accumulator[i]
@@ -100,6 +100,7 @@ def _collect(accumulator, n, first, out_doc, out_score, found, threshold, k):
                     _sift_down(out_doc, out_score, found, first + i, score)
                 if found == k:
                     threshold = out_score[0]
+        accumulator[block:stop] = 0
     return found, threshold
 
 

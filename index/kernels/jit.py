@@ -12,11 +12,9 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _cache_folder() -> str | None:
@@ -43,12 +41,12 @@ def _cache_folder() -> str | None:
 _folder = os.environ.get("NUMBA_CACHE_DIR") or _cache_folder()
 
 
-def kernel(function: F) -> F:
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a kernel on first use: no GIL, IEEE arithmetic, C's division, cached."""
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = _folder or ""
     try:
-        compiled: F = numba.njit(nogil=True, error_model="numpy", cache=_folder is not None)(function)
+        compiled: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", cache=_folder is not None)(function)
         return compiled
     finally:
         numba.config.CACHE_DIR = before

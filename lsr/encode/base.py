@@ -70,7 +70,7 @@ class Encoder(abc.ABC):
         """
         return {}
 
-    def fit(self, texts: Iterable[str]) -> None:
+    def fit(self, texts: Iterable[str]) -> None:  # noqa: B027 - a default, not a gap
         """Learn what has to be learned from the corpus; most encoders have nothing to learn here."""
 
     def count_truncated(self, texts: Sequence[str]) -> int:

@@ -101,7 +101,10 @@ class BM25Encoder(Encoder):
 
     def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
         """BM25 weights of the documents' terms."""
-        indptr, indices, counts, lengths = [0], [], [], []
+        indptr: list[int] = [0]
+        indices: list[int] = []
+        counts: list[int] = []
+        lengths: list[int] = []
         for text in as_texts(texts):
             terms = Counter(self._text_terms(text))
             indices.extend(terms.keys())
@@ -191,9 +194,9 @@ class BM25Encoder(Encoder):
                 idf = np.array(state["idf"], dtype=np.float64)
                 if idf.shape != (len(state["vocabulary"]),):
                     raise ValueError(f"{len(state['vocabulary'])} terms but {idf.shape} idf values")
-                encoder._restore(
-                    state["vocabulary"], idf, float(state["average_length"]), int(state["n_docs"])
-                )
+                if not all(isinstance(stem, str) for stem in state["vocabulary"]):
+                    raise ValueError("the vocabulary holds something else than words")
+                encoder._restore(state["vocabulary"], idf, float(state["average_length"]), int(state["n_docs"]))
             # The list it was fitted with, whatever a later version of the library brings.
             encoder._stop_words = frozenset(state["stop_words"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -202,7 +205,8 @@ class BM25Encoder(Encoder):
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+    # Found before they are lower-cased, as in `spans`: lower-casing can move a word's borders ("İ").
+    return [word.lower() for word in _WORD.findall(text)]
 
 
 def _language(name: str) -> tuple[Any, frozenset[str]]:
@@ -213,9 +217,7 @@ def _language(name: str) -> tuple[Any, frozenset[str]]:
     from whoosh.lang.stopwords import stoplists
 
     if name not in Stemmer.algorithms():
-        raise EncoderError(
-            f"no language {name!r}; there are: none, {', '.join(sorted(Stemmer.algorithms()))}"
-        )
+        raise EncoderError(f"no language {name!r}; there are: none, {', '.join(sorted(Stemmer.algorithms()))}")
     codes = {
         "danish": "da", "dutch": "nl", "english": "en", "finnish": "fi", "french": "fr", "german": "de",
         "hungarian": "hu", "italian": "it", "norwegian": "no", "porter": "en", "portuguese": "pt",

@@ -26,14 +26,10 @@ def encoder_options(command: F) -> F:
             f"[default: {DEFAULT_ENCODER}]",
         ),
         click.option("--pooling", type=click.Choice(["max", "sum"]), help="Of a masked-LM checkpoint."),
-        click.option(
-            "--saturation", type=click.Choice(["log1p", "log1p_log1p"]), help="Of a masked-LM checkpoint."
-        ),
+        click.option("--saturation", type=click.Choice(["log1p", "log1p_log1p"]), help="Of a masked-LM checkpoint."),
         click.option("--max-length", type=click.IntRange(min=2), help="Tokens of a text that are read."),
         click.option("--top-k", type=click.IntRange(min=1), help="Keep the k heaviest terms of a document."),
-        click.option(
-            "--max-ratio", type=click.FloatRange(0, 1), help="Drop weights below this share of the largest."
-        ),
+        click.option("--max-ratio", type=click.FloatRange(0, 1), help="Drop weights below this share of the largest."),
         click.option("--query-model", metavar="NAME|PATH", help="Another checkpoint for the queries."),
         click.option("--device", help="Where the model runs: cpu, cuda, cuda:1. [default: cuda if there]"),
     ]
@@ -84,9 +80,7 @@ def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
         try:
             folder = path / str(json.loads((path / "manifest.json").read_bytes())["encoder"])
         except (ValueError, KeyError, TypeError) as error:
-            raise EncoderError(
-                f"{path}: its manifest can't be read ({error!r}); try lsr verify {path}"
-            ) from None
+            raise EncoderError(f"{path}: its manifest can't be read ({error!r}); try lsr verify {path}") from None
         if not folder.resolve().is_relative_to(path.resolve()) or not folder.is_dir():
             raise EncoderError(f"{path}: this index carries no encoder; name the one that made its vectors")
         return load_encoder(folder)
@@ -108,16 +102,12 @@ def passages_of(size: int | None, overlap: int) -> Any:
 
 @click.command()
 @click.argument("source")
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help=".parquet, .jsonl(.gz), or a folder."
-)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help=".parquet, .jsonl(.gz), or a folder.")
 @click.option("--queries", is_flag=True, help="Encode queries; of a folder or dataset, read its queries.")
 @click.option("--anserini", is_flag=True, help="Write JSONL in Anserini's shape.")
 @encoder_options
 @text_options
-def encode(
-    source: str, out: Path, queries: bool, anserini: bool, encoder: str | None, **options: Any
-) -> None:
+def encode(source: str, out: Path, queries: bool, anserini: bool, encoder: str | None, **options: Any) -> None:
     """Turn texts into sparse vectors; SOURCE that is vectors already is converted.
 
     SOURCE is a BEIR folder, a .jsonl(.gz), .tsv(.gz) or .parquet file, "-" for JSONL on standard input, or an
@@ -130,20 +120,21 @@ def encode(
     """
     from lsr.console import note
     from lsr.corpus import open_corpus
-    from lsr.encode.stream import convert, encode_to
-    from lsr.errors import OutputExists
+    from lsr.encode.stream import check_out, convert, encode_to
     from lsr.vectors import holds_vectors, read_vectors
 
     passages = passages_of(options["passages"], options["overlap"])
+    if queries and passages:
+        raise click.UsageError("--passages cuts documents, not queries")
     if holds_vectors(source):
-        if out.exists() and not options["overwrite"]:
-            raise OutputExists(f"{out}: exists already (--overwrite replaces it)")
+        if unused := [
+            name for name in ("encoder", "passages", "no_text", *_SETTINGS) if (options | {"encoder": encoder})[name]
+        ]:
+            raise click.UsageError(f"--{unused[0].replace('_', '-')}: {source} holds vectors, which are only converted")
+        check_out(out, options["overwrite"])
         vectors = read_vectors(source, skip_bad=options["skip_bad"])
         convert(vectors, out, anserini)
-        note(
-            f"converted {source} to {out}"
-            + (f", skipped {len(vectors.bad)} bad lines" if vectors.bad else "")
-        )
+        note(f"converted {source} to {out}" + (f", skipped {len(vectors.bad)} bad lines" if vectors.bad else ""))
         return
     settings = given_settings(options)
     corpus = open_corpus(source, queries=queries, skip_bad=options["skip_bad"])

@@ -1,7 +1,7 @@
 """Long documents cut into overlapping passages, which search rolls up to their documents again (max of the scores).
 
-A passage is a run of whole words of its document. Its id is the document's with "#" and its number; `parent` is the
-document's id. The title goes with every passage.
+A passage is a run of whole words of its document; only a word of more tokens than fit is cut. Its id is the document's
+with "#" and its number; `parent` is the document's id. The title goes with every passage.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from lsr.corpus import Document
 from lsr.encode.base import Encoder
 
 
-def split_passages(
-    documents: Iterable[Document], encoder: Encoder, size: int, overlap: int = 0
-) -> Iterator[Document]:
+def split_passages(documents: Iterable[Document], encoder: Encoder, size: int, overlap: int = 0) -> Iterator[Document]:
     """Cut documents into passages.
 
     Args:
@@ -28,13 +26,9 @@ def split_passages(
         ValueError: Sizes that make no sense.
     """
     if size < 1 or not 0 <= overlap < size:
-        raise ValueError(
-            f"passages need size >= 1 and 0 <= overlap < size, got size {size}, overlap {overlap}"
-        )
+        raise ValueError(f"passages need size >= 1 and 0 <= overlap < size, got size {size}, overlap {overlap}")
     for document in documents:
-        for number, (start, end) in enumerate(
-            _cuts(encoder.spans(document.text), len(document.text), size, overlap)
-        ):
+        for number, (start, end) in enumerate(_cuts(encoder.spans(document.text), document.text, size, overlap)):
             yield replace(
                 document,
                 id=f"{document.id}#{number}",
@@ -43,16 +37,21 @@ def split_passages(
             )
 
 
-def _cuts(
-    spans: list[tuple[int, int, int]], length: int, size: int, overlap: int
-) -> Iterator[tuple[int, int]]:
+def _cuts(spans: list[tuple[int, int, int]], text: str, size: int, overlap: int) -> Iterator[tuple[int, int]]:
     """Character ranges of the passages: each starts where its first token does and ends where the next one starts."""
+
+    def starts_word(token: int) -> bool:
+        return any(map(str.isspace, text[spans[token - 1][2] : spans[token][1]]))
+
     first = 0
     while True:
         last = first + size
         start = spans[first][1] if first else 0
-        end = spans[last][1] if last < len(spans) else length
-        yield start, end
         if last >= len(spans):
+            yield start, len(text)
             return
-        first = last - overlap
+        # Back to a word's start, but not so far that the next passage would not get on.
+        last = next((token for token in range(last, first + overlap, -1) if starts_word(token)), last)
+        yield start, spans[last][1]
+        repeated = last if starts_word(last) else last - overlap
+        first = next((token for token in range(last - overlap, last) if starts_word(token)), repeated)

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,6 +29,7 @@ from lsr.errors import DataError, OutputExists
 from lsr.sparse import SparseMatrix
 from lsr.vectors import ParquetWriter, VectorBatch, Vectors, pack_metadata, read_vectors, write_jsonl
 
+_LOCK = ".lock"
 CHUNK = 512  # documents encoded together: enough to sort by length, little enough for a lively progress bar
 _PART_SECONDS = 30.0  # a kill loses at most this much work
 _PART_DOCS = 200_000
@@ -70,8 +73,8 @@ class Report:
             note(f"{self.empty} of {self.documents} documents have no text: they can't be found")
         if self.truncated:
             note(
-                f"{self.truncated / max(self.vectors, 1):.1%} of the documents are longer than {self.max_length} tokens "
-                f"and were cut there (--passages {self.max_length} encodes them whole, in passages)"
+                f"{self.truncated / max(self.vectors, 1):.1%} of the documents are longer than {self.max_length} "
+                f"tokens and were cut there (--passages {self.max_length} encodes them whole, in passages)"
             )
 
 
@@ -106,9 +109,7 @@ def encode_corpus(
         while chunk := list(islice(documents, CHUNK)):
             report.documents += len(chunk)
             report.empty += sum(not document.content.strip() for document in chunk)
-            pieces = (
-                list(split_passages(chunk, encoder, passages.size, passages.overlap)) if passages else chunk
-            )
+            pieces = list(split_passages(chunk, encoder, passages.size, passages.overlap)) if passages else chunk
             yield encode_chunk(pieces, encoder, report, queries=queries, with_text=with_text)
             bar.update(len(chunk))
     report.bad = corpus.bad
@@ -145,7 +146,7 @@ def fit(encoder: Encoder, corpus: Corpus) -> None:
         encoder.fit(texts())
 
 
-# --- into files --------------------------------------------------------------------------------------------------------
+# --- into files ---------------------------------------------------------------------------------------------------
 
 
 def encode_to(
@@ -164,7 +165,7 @@ def encode_to(
 
     Args:
         corpus: What to encode.
-        open_encoder: Gives the encoder; called only if nothing usable lies in `OUT.partial/`.
+        open_encoder: Gives the encoder. One that needs a fit and had it before a kill is taken from `OUT.partial/`.
         out: Where the vectors go.
         settings: Everything that decides the result, as text; work that was cut off goes on only under the same.
         queries: Encode as queries.
@@ -174,15 +175,47 @@ def encode_to(
         anserini: For JSONL, Anserini's shape.
 
     Raises:
-        OutputExists: `out` is there and `overwrite` was not given, or unfinished work of another kind is.
+        OutputExists: `out` is there and `overwrite` was not given or it is no vectors; or unfinished work of
+            another kind is.
     """
-    if out.suffix:
-        file_kind(out)
-    if out.exists() and not overwrite:
-        raise OutputExists(f"{out}: exists already (--overwrite replaces it)")
-    work = out.with_name(out.name + ".partial")
+    check_out(out, overwrite)
     encoder = open_encoder()
-    identity = f"{corpus.identity} | {settings}"
+    work = out.with_name(out.name + ".partial")
+    work.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(work / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise OutputExists(f"{work}: another process is writing here; wait until it is done") from None
+    try:
+        return _encode_parts(
+            corpus,
+            encoder,
+            work,
+            f"{corpus.identity} | {settings}",
+            overwrite=overwrite,
+            finish=lambda: _finish(work, out, anserini),
+            queries=queries,
+            passages=passages,
+            with_text=with_text,
+        )
+    finally:
+        lock.release()
+        if work.is_dir() and not any(work.glob("part-*")):  # nothing that could be continued
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _encode_parts(
+    corpus: Corpus,
+    encoder: Encoder,
+    work: Path,
+    identity: str,
+    *,
+    overwrite: bool,
+    finish: Callable[[], None],
+    **how: Any,
+) -> Report:
+    """Encode into the parts of a work folder, after those that are there, then finish."""
     parts, report = _find_parts(work, identity, overwrite)
     if parts:
         note(f"{work}: going on after {report.documents} documents that are encoded already")
@@ -193,14 +226,25 @@ def encode_to(
             encoder = load_encoder_files(done.encoder_files)
         done.fingerprint.require_same(encoder.fingerprint, str(work), "what is to follow")
     fit(encoder, corpus)
-    work.mkdir(parents=True, exist_ok=True)
-    skip = report.documents
-    batches = encode_corpus(
-        corpus, encoder, report, queries=queries, passages=passages, with_text=with_text, skip=skip
-    )
+    batches = encode_corpus(corpus, encoder, report, skip=report.documents, **how)
     _write_parts(work, batches, encoder, report, identity, parts)
-    _finish(work, out, anserini)
+    finish()
     return report
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Refuse an output before the work, not after it; `overwrite` replaces vectors, but no other folder.
+
+    Raises:
+        DataError: A name with an unknown ending.
+        OutputExists: `out` is there and won't be replaced.
+    """
+    if out.suffix:
+        file_kind(out)
+    if out.exists() and not overwrite:
+        raise OutputExists(f"{out}: exists already (--overwrite replaces it)")
+    if out.is_dir() if out.suffix else out.exists() and not any(out.glob("part-*.parquet")):
+        raise OutputExists(f"{out}: is there and holds something else than vectors; write elsewhere")
 
 
 def _find_parts(work: Path, identity: str, overwrite: bool) -> tuple[int, Report]:
@@ -219,7 +263,8 @@ def _find_parts(work: Path, identity: str, overwrite: bool) -> tuple[int, Report
             f"{work}: unfinished work from another source or with other settings is here; "
             "give the same ones to go on, or --overwrite to start again"
         )
-    shutil.rmtree(work)
+    for part in parts:
+        part.unlink()
     return 0, Report()
 
 
@@ -256,6 +301,7 @@ def _finish(work: Path, out: Path, anserini: bool) -> None:
         if out.exists():
             shutil.rmtree(old, ignore_errors=True)
             out.rename(old)
+        (work / _LOCK).unlink()
         work.rename(out)
         shutil.rmtree(old, ignore_errors=True)
         return

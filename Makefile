@@ -1,0 +1,41 @@
+# make demo, make test: each is complete on a fresh machine. The rest is what CI runs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint types wheel clean
+
+demo: $(VENV)/installed-demo
+	$(BIN)/lsr demo
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Type checkers don't follow the map of packages to folders (lsr.index is index/): check the package as it is built.
+types: $(VENV)/installed-dev
+	rm -rf build
+	$(PIP) install --quiet --no-deps --target build/types .
+	$(BIN)/mypy
+
+# A wheel built and installed into an environment of its own must work from an empty folder.
+wheel: $(VENV)/installed-dev
+	rm -rf build
+	LSR_TEST_WHEEL=1 $(BIN)/python -m pytest tests/test_package.py -k wheel
+
+$(VENV)/installed-demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt -e ".[eval]"
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt -e ".[all,dev]"
+	touch $@ $(VENV)/installed-demo
+
+clean:
+	rm -rf $(VENV) build dist lsr-demo *.egg-info

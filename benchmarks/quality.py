@@ -1,0 +1,140 @@
+"""Quality and latency on judged collections: BM25 here and in bm25s, and real SPLADE-v3 vectors.
+
+    pip install bm25s                     # the rival
+    NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER
+
+FOLDER holds collections in BEIR layout (scifact/, cranfield/) and nfcorpus-splade-v3/ (vectors as JSONL). Each row is
+made in this one process, one query at a time, on one thread: the rival's figures stand on the same data and machine.
+Both BM25s read title and text, use k1 = 0.9, b = 0.4, Lucene's idf and Snowball stems; the stop words are each library's
+own English list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import conditions, keep
+
+from lsr import Index, SparseMatrix, load_encoder, read_vectors
+from lsr.console import table
+from lsr.eval.datasets import Dataset, open_dataset
+from lsr.eval.evaluate import LATENCY_K, Evaluation, evaluate
+from lsr.eval.latency import Latency, time_each
+from lsr.eval.measures import DEFAULT_MEASURES, parse_measures, score_run
+from lsr.index.queries import read_queries
+from lsr.runs import read_qrels
+
+SETS = ("scifact", "cranfield", "cacm", "climate-fever-evidence", "mtrag-clapnq-pool", "msmarco-dl19-pool")
+Row = tuple[str, str, dict[str, float], Latency]
+
+
+def ours(dataset: Dataset, work: Path) -> Evaluation:
+    """BM25 through encode, index, search, evaluate."""
+    index = Index.build(work / Path(dataset.name).name, dataset.corpus(), encoder=load_encoder("bm25"))
+    return evaluate(index, dataset, DEFAULT_MEASURES)
+
+
+def theirs(dataset: Dataset) -> tuple[dict[str, float], Latency] | None:
+    """The same with bm25s; None where it isn't installed."""
+    try:
+        import bm25s
+        import Stemmer
+    except ImportError:
+        return None
+    corpus = list(dataset.corpus())
+    stemmer = Stemmer.Stemmer("english")
+
+    def tokenize(texts: list[str]) -> Any:
+        return bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False, return_ids=False)
+
+    retriever = bm25s.BM25(k1=0.9, b=0.4, method="lucene", backend="numba")
+    retriever.index(tokenize([d.content for d in corpus]), show_progress=False)
+    queries = [q for q in _queries(dataset) if q[0] in dataset.qrels]
+    tokens = [tokenize([text]) for _, text in queries]
+    ids = [d.id for d in corpus]
+
+    def search(i: int, k: int) -> Any:
+        return retriever.retrieve(tokens[i], k=k, n_threads=1, show_progress=False)
+
+    run = {}
+    for i, (query_id, _) in enumerate(queries):
+        docs, scores = search(i, min(100, len(ids)))
+        run[query_id] = {ids[d]: float(s) for d, s in zip(docs[0], scores[0], strict=True) if s > 0}
+    means, _ = score_run(dataset.qrels, run, parse_measures(DEFAULT_MEASURES))
+    return means, time_each(lambda i: search(i, LATENCY_K), len(queries))
+
+
+def _queries(dataset: Dataset) -> list[tuple[str, str]]:
+    from lsr.corpus import open_corpus
+
+    return [(q.id, q.text) for q in open_corpus(dataset.source, queries=True)]
+
+
+def splade(folder: Path, work: Path) -> list[Row]:
+    """Real SPLADE-v3 vectors, in both widths of impacts; the rival is scipy's product with the float weights."""
+    rows: list[Row] = []
+    source = folder / "corpus.splade-v3.jsonl.gz"
+    dataset = Dataset("nfcorpus", "test", str(folder), read_qrels(folder / "qrels" / "test.tsv"))
+    for impacts in ("uint8", "float32"):
+        index = Index.build(work / impacts, read_vectors(source), impacts=impacts)  # type: ignore[arg-type]
+        queries = read_queries(folder / "queries.splade-v3.jsonl.gz", index)
+        result = evaluate(index, dataset, DEFAULT_MEASURES, queries)
+        rows.append(("nfcorpus, SPLADE-v3", f"lsr, {impacts}", result.measures, result.search))
+    vectors = read_vectors(source)
+    matrix = SparseMatrix.vstack([batch.vectors for batch in vectors])
+    matrix = SparseMatrix(matrix.indptr, matrix.indices, matrix.data, (len(matrix), vectors.n_terms), check=False)
+    ids = [doc_id for batch in vectors for doc_id in batch.ids]
+    columns = matrix.to_scipy().tocsc()
+
+    def search(i: int, k: int) -> Any:
+        terms, weights = queries.encoded(index).row(i)
+        scores = columns[:, terms.astype(np.int64)] @ weights
+        best = np.argpartition(-scores, k)[:k]
+        return best[np.lexsort((best, -scores[best]))], scores
+
+    run = {}
+    for i, query_id in enumerate(queries.ids):
+        docs, scores = search(i, 100)
+        run[query_id] = {ids[d]: float(scores[d]) for d in docs if scores[d] > 0}
+    means, _ = score_run(dataset.qrels, run, parse_measures(DEFAULT_MEASURES))
+    latency = time_each(lambda i: search(i, LATENCY_K), len(queries.ids))
+    return [*rows, ("nfcorpus, SPLADE-v3", "scipy CSC", means, latency)]
+
+
+def main() -> None:
+    """Run all sets that are there and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    args = parser.parse_args()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as work:
+        for name in SETS:
+            if not (args.data / name).is_dir():
+                continue
+            dataset = open_dataset(str(args.data / name))
+            mine = ours(dataset, Path(work))
+            rows.append((name, "lsr bm25", mine.measures, mine.search))
+            if rival := theirs(dataset):
+                rows.append((name, "bm25s", *rival))
+        if (args.data / "nfcorpus-splade-v3").is_dir():
+            rows += splade(args.data / "nfcorpus-splade-v3", Path(work))
+    if not rows:
+        raise SystemExit(f"{args.data}: none of the collections is here")
+    for key, value in conditions().items():
+        print(f"{key}: {value}")
+    print(f"\nms per query: search only, k = {LATENCY_K}, one thread\n")
+    lines = [
+        (name, system, *(f"{v:.4f}" for v in means.values()), f"{t.p50:.3f}", f"{t.mean:.3f}", f"{t.p99:.3f}")
+        for name, system, means, t in rows
+    ]
+    print(table(lines, ("collection", "system", *rows[0][2], "p50", "mean", "p99"), "<<" + ">" * (len(rows[0][2]) + 3)))
+    kept = [{"collection": n, "system": s, **m, "search_ms": t.to_json()} for n, s, m, t in rows]
+    keep("quality", {"rows": kept})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""What the tests of several wings share: the command line in this process, and where real data may lie."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from lsr.cli import main
+
+
+class Ran(NamedTuple):
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    def lines(self):
+        """The JSON lines on stdout."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def lsr_command(capsys):
+    """Runs `lsr ...`; an exception that the command line lets through fails the test."""
+
+    def run(*args):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+        printed = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def real_data():
+    """Gives the folder of a real collection, or skips the test."""
+    root = Path(os.environ.get("LSR_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+
+    def folder(name):
+        if not (root / name).is_dir():
+            pytest.skip(f"the collection {name} is not here; LSR_SHARED_DATA names the folder it lies in")
+        return root / name
+
+    return folder

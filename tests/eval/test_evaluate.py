@@ -1,0 +1,52 @@
+"""Evaluation of an index: all judged queries count, also those without text or results."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lsr.errors import DataError
+from lsr.eval.datasets import open_dataset
+from lsr.eval.evaluate import evaluate
+from lsr.index.index import Index
+
+pytest.importorskip("ir_measures")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "text": "wing"}\n{"_id": "d2", "text": "plate"}\n')
+    queries = {"q1": "wing", "q2": "zebra", "unjudged": "plate"}
+    (tmp_path / "queries.jsonl").write_text(
+        "".join(json.dumps({"_id": i, "text": t}) + "\n" for i, t in queries.items())
+    )
+    (tmp_path / "qrels" / "test.tsv").write_text("q1\td1\t1\nq2\td2\t1\nabsent\td1\t1\n")
+    return tmp_path
+
+
+def test_queries_without_text_or_results_count_as_zero(folder):
+    dataset = open_dataset(str(folder))
+    result = evaluate(Index.build(folder / "idx", dataset.corpus()), dataset, "RR@10")
+    assert result.measures == {"RR@10": pytest.approx(1 / 3)}
+    assert (result.n_queries, result.missing) == (3, ("absent",))
+    assert set(result.run) == {"q1", "q2"}
+    assert result.encode is not None
+    assert json.dumps(result.to_json())
+
+
+def test_queries_of_another_dataset_are_refused(folder):
+    dataset = open_dataset(str(folder))
+    index = Index.build(folder / "idx", dataset.corpus())
+    (folder / "queries.jsonl").write_text('{"_id": "other", "text": "wing"}\n')
+    with pytest.raises(DataError, match="none of the queries is judged"):
+        evaluate(index, dataset, "RR@10")
+
+
+@pytest.mark.parametrize("args", [["--measures", "nDGC@10"], ["--split", "train"], ["--dataset", "no/such/thing"]])
+def test_bad_input_is_told_in_one_line(folder, lsr_command, args):
+    Index.build(folder / "idx", open_dataset(str(folder)).corpus())
+    ran = lsr_command("evaluate", folder / "idx", "--dataset", folder, *args)
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert args[1].split("/")[0] in ran.err

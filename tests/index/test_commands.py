@@ -1,0 +1,290 @@
+"""The main job through the command line, and what it says when the input is bad: one clear line, nothing harmed."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+
+import pytest
+
+from lsr.runs import read_run
+
+DOCUMENTS = [
+    {"_id": "d1", "title": "Wings", "text": "flutter of swept wings", "year": 1955},
+    {"_id": "d2", "title": "", "text": "heat transfer on a flat plate"},
+    {"_id": "d3", "title": "Layers", "text": "boundary layer on a flat plate"},
+]
+QUERIES = [{"_id": "q1", "text": "wing flutter"}, {"_id": "q2", "text": "flat plate heat"}]
+
+
+def jsonl(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def beir(tmp_path):
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text(jsonl(DOCUMENTS))
+    (folder / "queries.jsonl").write_text(jsonl(QUERIES))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t1\n")
+    return folder
+
+
+@pytest.fixture
+def idx(tmp_path, beir, lsr_command):
+    ran = lsr_command("index", beir, "--out", tmp_path / "idx")
+    assert (ran.code, ran.out) == (0, "")
+    assert "3 documents" in ran.err
+    return tmp_path / "idx"
+
+
+def files(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def require_refused(ran, *mentioned):
+    """Exit code 1 and one message that names what is wrong."""
+    assert ran.code == 1
+    assert ran.out == ""
+    assert ran.err.startswith("lsr: ")
+    assert ran.err.count("\n") == 1
+    assert "Traceback" not in ran.err
+    for what in mentioned:
+        assert str(what) in ran.err
+
+
+# --- the main job -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["v.parquet", "v"])
+def test_encode_index_search_explain_evaluate_verify(tmp_path, beir, lsr_command, form):
+    pytest.importorskip("ir_measures")
+    assert lsr_command("encode", beir, "--out", tmp_path / form).code == 0
+    assert lsr_command("index", tmp_path / form, "--out", tmp_path / "idx").code == 0
+    ran = lsr_command("search", tmp_path / "idx", "wing flutter", "-k", 2)
+    assert ran.lines() == [
+        {"rank": 1, "_id": "d1", "score": pytest.approx(ran.lines()[0]["score"]), "title": "Wings",
+         "text": "flutter of swept wings", "metadata": {"year": 1955}}
+    ]  # fmt: skip
+    explained = lsr_command("explain", tmp_path / "idx", "wing flutter", "d1").lines()[0]
+    assert explained["score"] == pytest.approx(ran.lines()[0]["score"], rel=1e-6)
+    assert {term["token"] for term in explained["terms"]} == {"wing", "flutter"}
+    evaluated = lsr_command("evaluate", tmp_path / "idx", "--dataset", beir, "--json").lines()[0]
+    assert (evaluated["queries"], evaluated["nDCG@10"], evaluated["RR@10"]) == (2, 1.0, 1.0)
+    assert evaluated["search_ms"]["p50"] > 0
+    verified = lsr_command("verify", tmp_path / "idx")
+    assert verified.code == 0
+    assert "all as they were written" in verified.out
+
+
+def test_query_files_of_every_form_give_the_same_run(tmp_path, beir, idx, lsr_command):
+    runs = {}
+    for name in ("q.jsonl", "q.jsonl.gz", "q.parquet"):
+        ran = lsr_command("encode", beir, "--queries", "--encoder", idx, "--out", tmp_path / name)
+        assert ran.code == 0, ran.err
+        assert lsr_command("search", idx, "--queries", tmp_path / name, "--run", tmp_path / "out.trec").code == 0
+        runs[name] = read_run(tmp_path / "out.trec")
+    lsr_command("search", idx, "--queries", beir / "queries.jsonl", "--run", tmp_path / "texts.trec", "--tag", "mine")
+    runs["texts"] = read_run(tmp_path / "texts.trec")
+    assert set(runs["texts"]["q2"]) == {"d2", "d3"}
+    assert all(run == runs["texts"] for run in runs.values())
+    assert (tmp_path / "texts.trec").read_text().splitlines()[0].startswith("q1 Q0 d1 1 ")
+    assert (tmp_path / "texts.trec").read_text().splitlines()[0].endswith(" mine")
+
+
+def test_queries_print_json_lines(beir, idx, lsr_command):
+    ran = lsr_command("search", idx, "--queries", beir, "-k", 1)
+    assert [(line["query"], line["rank"], line["_id"]) for line in ran.lines()] == [("q1", 1, "d1"), ("q2", 1, "d2")]
+
+
+def test_people_get_tables(idx, lsr_command, monkeypatch):
+    monkeypatch.setattr("lsr.console.is_terminal", lambda: True)
+    table = lsr_command("search", idx, "flat plate heat").out
+    assert table.splitlines()[0].split() == ["score", "id", "text", "because", "of"]
+    assert "heat transfer" in table
+    assert "no document shares a term" in lsr_command("search", idx, "zebra").out
+    assert "heat" in lsr_command("explain", idx, "heat", "d2").out
+
+
+def test_texts_from_standard_input(tmp_path, lsr_command, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(jsonl(DOCUMENTS).encode())))
+    assert lsr_command("index", "-", "--out", tmp_path / "idx").code == 0
+    assert lsr_command("search", tmp_path / "idx", "flutter").lines()[0]["_id"] == "d1"
+
+
+def test_passages_no_text_and_float_weights(tmp_path, beir, lsr_command):
+    ran = lsr_command("index", beir, "--out", tmp_path / "i", "--passages", 2, "--overlap", 1, "--impacts", "float32")
+    assert ran.code == 0
+    hit = lsr_command("search", tmp_path / "i", "heat").lines()[0]
+    assert (hit["_id"], hit["passage"]) == ("d2", "d2#0")
+    assert lsr_command("index", beir, "--out", tmp_path / "n", "--no-text").code == 0
+    assert set(lsr_command("search", tmp_path / "n", "heat").lines()[0]) == {"rank", "_id", "score"}
+
+
+# --- bad documents ----------------------------------------------------------------------------------------------------
+
+GOOD = b'{"_id": "a", "text": "flat plate"}\n'
+BAD_LINES = {
+    "malformed": (b'{"_id": "b", "text": \n', "not JSON"),
+    "no object": (b"[1, 2]\n", "expected a JSON object"),
+    "no id": (b'{"text": "x"}\n', "no id"),
+    "empty id": (b'{"_id": "", "text": "x"}\n', "not empty"),
+    "no text": (b'{"_id": "b"}\n', "no text"),
+    "doubled id": (GOOD, "'a' occurs twice"),
+    "not UTF-8": (b'{"_id": "b", "text": "caf\xe9"}\n', "not UTF-8"),
+    "half a character": (b'{"_id": "b", "text": "\\ud800"}\n', "surrogate"),
+    "too deep": (b'{"_id": "b", "text": ' + b"[" * 100_000 + b"\n", "not JSON"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LINES)
+def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, lsr_command, idx, kind):
+    line, message = BAD_LINES[kind]
+    source = tmp_path / "docs.jsonl"
+    source.write_bytes(GOOD + line + b'{"_id": "c", "text": "flutter"}\n')
+    before = files(idx)
+    require_refused(lsr_command("index", source, "--out", idx, "--overwrite"), f"{source}:2: ", message, "--skip-bad")
+    require_refused(lsr_command("index", source, "--out", tmp_path / "new"), f"{source}:2: ")
+    assert files(idx) == before
+    assert not (tmp_path / "new").exists()
+    ran = lsr_command("index", source, "--out", tmp_path / "new", "--skip-bad")
+    assert ran.code == 0
+    assert "skipped 1 bad" in ran.err
+    assert f"{source}:2: " in ran.err
+    assert "2 documents" in ran.err
+
+
+def test_a_packed_file_that_is_cut_off(tmp_path, lsr_command):
+    (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(GOOD * 1)[:-9])
+    require_refused(lsr_command("index", tmp_path / "d.jsonl.gz", "--out", tmp_path / "idx"), tmp_path / "d.jsonl.gz")
+
+
+def test_empty_and_huge_texts_are_taken(tmp_path, lsr_command):
+    huge = "flutter " * 600_000
+    (tmp_path / "d.jsonl").write_text(jsonl([{"_id": "e", "text": ""}, {"_id": "h", "text": huge}]))
+    ran = lsr_command("index", tmp_path / "d.jsonl", "--out", tmp_path / "idx")
+    assert ran.code == 0
+    assert "1 of 2 documents have no text" in ran.err
+    (hit,) = lsr_command("search", tmp_path / "idx", "flutter").lines()
+    assert (hit["_id"], hit["text"]) == ("h", huge.strip() if hit["text"] != huge else huge)
+
+
+# --- bad vectors and queries ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight", ["NaN", "Infinity", "-1", "1e39", '"x"', "null", "true"])
+def test_bad_weights_are_named(tmp_path, lsr_command, idx, weight):
+    source = tmp_path / "v.jsonl"
+    source.write_text('{"_id": "a", "vector": {"x": 1}}\n{"_id": "b", "vector": {"x": ' + weight + "}}\n")
+    require_refused(lsr_command("index", source, "--out", tmp_path / "new"), f"{source}:2: ", "'x'")
+    require_refused(lsr_command("search", idx, "--queries", source), f"{source}:2: ")
+    assert lsr_command("index", source, "--out", tmp_path / "new", "--skip-bad").code == 0
+
+
+def test_a_term_outside_the_vocabulary_is_refused(tmp_path, lsr_command):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"id": ["a"], "terms": pa.array([[3, 9]], pa.list_(pa.uint32())), "weights": [[1.0, 1.0]]})
+    pq.write_table(table.replace_schema_metadata({"lsr.fingerprint": '{"vocabulary_size": 5}'}), tmp_path / "v.parquet")
+    require_refused(
+        lsr_command("index", tmp_path / "v.parquet", "--out", tmp_path / "idx"), tmp_path / "v.parquet", "term 9"
+    )
+
+
+def test_doubled_ids_of_vectors_are_refused(tmp_path, lsr_command):
+    (tmp_path / "v.jsonl").write_text('{"_id": "a", "vector": {"x": 1}}\n' * 2)
+    require_refused(lsr_command("index", tmp_path / "v.jsonl", "--out", tmp_path / "idx"), "'a' occurs twice")
+
+
+def test_queries_of_another_encoder_are_refused(tmp_path, lsr_command, idx):
+    (tmp_path / "other.jsonl").write_text(jsonl([{"_id": "o", "text": "other words"}]))
+    lsr_command("encode", tmp_path / "other.jsonl", "--out", tmp_path / "o.parquet")
+    ran = lsr_command("search", idx, "--queries", tmp_path / "o.parquet")
+    require_refused(ran, idx, tmp_path / "o.parquet", "same encoder")
+
+
+def test_unknown_tokens_of_queries_are_counted(tmp_path, lsr_command, idx):
+    (tmp_path / "q.jsonl").write_text(jsonl([{"_id": "q", "vector": {"flutter": 1, "unheard": 2}}]))
+    ran = lsr_command("search", idx, "--queries", tmp_path / "q.jsonl")
+    assert (ran.code, [line["_id"] for line in ran.lines()]) == (0, ["d1"])
+    assert "1 weights of the queries" in ran.err
+
+
+@pytest.mark.parametrize("name", ["absent.jsonl", "absent/folder", "file.xml"])
+def test_sources_that_are_not_there(tmp_path, lsr_command, idx, name):
+    (tmp_path / "file.xml").write_text("<x/>")
+    require_refused(lsr_command("index", tmp_path / name, "--out", tmp_path / "new"), tmp_path / name)
+    require_refused(lsr_command("search", idx, "--queries", tmp_path / name), tmp_path / name)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_encoder_that_is_not_there(tmp_path, lsr_command, beir):
+    name = tmp_path / "no" / "encoder"
+    require_refused(lsr_command("index", beir, "--out", tmp_path / "new", "--encoder", name), name)
+    assert not (tmp_path / "new").exists()
+
+
+# --- bad indexes and outputs ------------------------------------------------------------------------------------------
+
+
+def test_an_output_that_exists_is_kept(tmp_path, lsr_command, beir, idx):
+    before = files(idx)
+    require_refused(lsr_command("index", beir, "--out", idx), idx, "--overwrite")
+    assert files(idx) == before
+    assert lsr_command("index", beir, "--out", idx, "--overwrite").code == 0
+
+
+def test_a_run_is_written_whole_or_not_at_all(tmp_path, lsr_command, idx):
+    (tmp_path / "q.jsonl").write_text(jsonl([{"_id": "q1", "text": "flat"}, {"_id": "q 2", "text": "flat"}]))
+    (tmp_path / "out.trec").write_text("old")
+    ran = lsr_command("search", idx, "--queries", tmp_path / "q.jsonl", "--run", tmp_path / "out.trec")
+    require_refused(ran, "'q 2'", "white space")
+    assert (tmp_path / "out.trec").read_text() == "old"
+    assert not list(tmp_path.glob("*.partial"))
+    ran = lsr_command("search", idx, "flat", "--run", tmp_path / "absent" / "out.trec")
+    require_refused(ran, tmp_path / "absent")
+
+
+@pytest.mark.parametrize("command", [["search", "flat"], ["explain", "flat", "d2"], ["verify"]])
+def test_what_is_no_whole_index_is_refused(tmp_path, lsr_command, idx, command):
+    verb, *rest = command
+    require_refused(lsr_command(verb, tmp_path / "absent", *rest), tmp_path / "absent", "no such index")
+    manifest = (idx / "manifest.json").read_bytes()
+    (idx / "manifest.json").write_bytes(manifest.replace(b'"format": 1', b'"format": 2'))
+    require_refused(lsr_command(verb, idx, *rest), idx, "format 2", "upgrade")
+    (idx / "manifest.json").write_bytes(manifest[:-7])
+    require_refused(lsr_command(verb, idx, *rest), idx / "manifest.json", "damaged")
+    (idx / "manifest.json").write_bytes(manifest)
+    postings = next(idx.rglob("postings.arrow"))
+    whole = postings.read_bytes()
+    postings.write_bytes(whole[:-1])
+    require_refused(lsr_command(verb, idx, *rest), postings, "bytes")
+    postings.write_bytes(whole[:50] + bytes([whole[50] ^ 4]) + whole[51:])
+    require_refused(lsr_command(verb, idx, *rest), postings, "damaged")
+    postings.unlink()
+    require_refused(lsr_command(verb, idx, *rest), postings, "missing")
+
+
+def test_a_document_that_is_not_there_cannot_be_explained(lsr_command, idx):
+    require_refused(lsr_command("explain", idx, "flat", "d9"), idx, "'d9'")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "", "search", "search IDX", "search IDX text --queries q", "search IDX x -k 0", "serch IDX x", "explain IDX x",
+        "index SRC", "index SRC --out new --impacts int4", "index SRC --out new --overlap 3",
+        "index SRC --out new --nope",
+    ],
+)  # fmt: skip
+def test_bad_use_exits_with_2(lsr_command, tmp_path, beir, idx, line):
+    places = {"IDX": idx, "SRC": beir, "new": tmp_path / "new"}
+    ran = lsr_command(*[places.get(arg, arg) for arg in line.split()])
+    assert ran.code == 2
+    assert ran.err
+    assert "Traceback" not in ran.err
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,219 @@
+"""Search equals brute force, bit for bit and ties included, whatever the vectors look like."""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsr.index.index import Index
+from lsr.index.quantize import Quantizer, query_integers
+from lsr.index.segment import DEFAULT_MEMORY, Segment, SegmentWriter
+from lsr.sparse import SparseMatrix
+
+TIED = [1.0, 2.0, 3.0, 255.0]
+UNEVEN = [0.1, 0.25, 1 / 3, 1.7, 2.9]
+IMPACTS = ("uint8", "float32")
+
+
+def random_matrix(rng, n_docs, n_terms, longest, weights=TIED):
+    """Rows of 0 to `longest` terms; every fourth row repeats an earlier one."""
+    rows = []
+    for i in range(n_docs):
+        if i and i % 4 == 0:
+            rows.append(rows[rng.integers(i)])
+            continue
+        terms = rng.choice(n_terms, rng.integers(0, min(longest, n_terms) + 1), replace=False)
+        rows.append((terms, rng.choice(weights, len(terms))))
+    return SparseMatrix.from_rows(rows, n_terms)
+
+
+def write_segment(folder, matrix, impacts, memory=DEFAULT_MEMORY, chunk=1000):
+    with closing(SegmentWriter(folder, folder, impacts, memory)) as writer:
+        for start in range(0, len(matrix), chunk):
+            writer.write(matrix[start : start + chunk])
+        quantizer = writer.finish()
+    return Segment(folder, impacts, quantizer.scale if quantizer else 1.0)
+
+
+def brute_force(matrix, terms, weights, impacts):
+    """(n_docs,) scores over the whole matrix: integers where impacts are 8-bit, else SparseMatrix.dot."""
+    if impacts == "float32":
+        return matrix.dot(SparseMatrix.from_rows([(terms, weights)], matrix.shape[1]))[:, 0]
+    whole = bool((matrix.data == np.rint(matrix.data)).all())
+    quantizer = Quantizer.of(float(matrix.data.max(initial=0)), whole)
+    known = np.isin(terms, matrix.indices)
+    terms, (integers, factor) = terms[known], query_integers(weights[known])
+    sums = np.zeros(len(matrix), np.int64)
+    for term, weight in zip(terms, integers.astype(np.int64), strict=True):
+        at = matrix.indices == term
+        sums[matrix.row_numbers()[at]] += weight * quantizer.impacts(matrix.data[at]).astype(np.int64)
+    assert sums.max(initial=0) < 2**31
+    return sums * (quantizer.scale / factor)
+
+
+def require_exact(segment, matrix, terms, weights, impacts, ks=(10,)):
+    terms, weights = np.asarray(terms, np.uint32), np.asarray(weights, np.float32)
+    scores = brute_force(matrix, terms, weights, impacts)
+    found = np.flatnonzero(scores > 0)
+    ranking = found[np.argsort(-scores[found], kind="stable")]
+    for k in ks:
+        docs, values = segment.search(terms, weights, k)
+        assert docs.tolist() == ranking[:k].tolist()
+        assert values.tolist() == scores[ranking[:k]].tolist()
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    n_docs=st.integers(1, 60),
+    n_terms=st.integers(1, 40),
+    longest=st.integers(0, 12),
+    weights=st.sampled_from([TIED, UNEVEN, [255.0]]),
+    impacts=st.sampled_from(IMPACTS),
+    memory=st.sampled_from([24, 24 * 30, DEFAULT_MEMORY]),
+)
+@settings(max_examples=120, deadline=None)
+def test_equals_brute_force_on_random_vectors(seed, n_docs, n_terms, longest, weights, impacts, memory):
+    rng = np.random.default_rng(seed)
+    matrix = random_matrix(rng, n_docs, n_terms, longest, weights)
+    with tempfile.TemporaryDirectory() as folder:
+        segment = write_segment(Path(folder), matrix, impacts, memory)
+        for _ in range(4):
+            terms = np.sort(rng.choice(n_terms, rng.integers(0, min(8, n_terms) + 1), replace=False))
+            query = rng.choice([1.0, 0.5, 1.3], len(terms))
+            require_exact(segment, matrix, terms, query, impacts, ks=(1, 3, n_docs, n_docs + 7))
+
+
+@pytest.mark.parametrize("impacts", IMPACTS)
+@pytest.mark.parametrize("memory", [24 * 700, DEFAULT_MEMORY])
+def test_every_k_cuts_the_same_ranking(tmp_path, impacts, memory):
+    rng = np.random.default_rng(3)
+    matrix = random_matrix(rng, 12_000, 30, 4, [1.0, 2.0])
+    segment = write_segment(tmp_path, matrix, impacts, memory)
+    require_exact(segment, matrix, range(0, 30, 2), [1.0] * 15, impacts, ks=(1, 2, 9, 10, 100, 999, 10_000))
+
+
+@pytest.mark.parametrize("impacts", IMPACTS)
+def test_one_document(tmp_path, impacts):
+    matrix = SparseMatrix.from_dicts([{3: 1.5}], 5)
+    segment = write_segment(tmp_path, matrix, impacts)
+    require_exact(segment, matrix, [3], [2.0], impacts, ks=(1, 1000))
+    require_exact(segment, matrix, [1, 4], [2.0, 2.0], impacts)
+
+
+@pytest.mark.parametrize("impacts", IMPACTS)
+@pytest.mark.parametrize("rows", [[], [{}], [{}, {}, {}]])
+def test_documents_without_terms_are_never_found(tmp_path, impacts, rows):
+    segment = write_segment(tmp_path, SparseMatrix.from_dicts(rows, 5), impacts)
+    for terms in ([], [0, 4]):
+        docs, scores = segment.search(np.array(terms, np.uint32), np.ones(len(terms), np.float32), 10)
+        assert len(docs) == len(scores) == 0
+
+
+@pytest.mark.parametrize("impacts", IMPACTS)
+def test_all_documents_equal_keep_their_order(tmp_path, impacts):
+    matrix = SparseMatrix.from_dicts([{0: 255, 1: 255}] * 300, 2)
+    segment = write_segment(tmp_path, matrix, impacts, memory=24 * 100)
+    assert segment.n_windows > 1
+    require_exact(segment, matrix, [0, 1], [0.1, 7.0], impacts, ks=(1, 64, 299, 300, 301))
+
+
+@pytest.mark.parametrize("impacts", IMPACTS)
+@pytest.mark.parametrize("n_terms", [300_000, 2**31])
+def test_large_vocabularies(tmp_path, impacts, n_terms):
+    rng = np.random.default_rng(5)
+    terms = np.unique(np.append(rng.integers(0, n_terms, 400), [0, n_terms - 1]))
+    rows = [(np.sort(rng.choice(terms, 20, replace=False)), rng.choice(UNEVEN, 20)) for _ in range(500)]
+    rows.append((np.array([0, n_terms - 1]), np.array([0.5, 0.5])))
+    matrix = SparseMatrix.from_rows(rows, n_terms)
+    segment = write_segment(tmp_path, matrix, impacts, memory=24 * 3000)
+    require_exact(segment, matrix, [0, n_terms - 1], [1.0, 2.0], impacts)
+    some = np.sort(rng.choice(terms, 30, replace=False))
+    require_exact(segment, matrix, some, rng.choice(UNEVEN, 30), impacts, ks=(10, 600))
+
+
+@pytest.mark.parametrize("impacts", IMPACTS)
+def test_more_documents_than_one_window_holds(tmp_path, impacts):
+    rng = np.random.default_rng(6)
+    n_docs = 2 * 65_536 + 17
+    indptr = np.arange(0, 2 * n_docs + 1, 2)
+    first = rng.integers(0, 40, n_docs)
+    indices = np.stack([first, first + rng.integers(1, 40, n_docs)], axis=1).reshape(-1)
+    matrix = SparseMatrix(indptr, indices, rng.choice(TIED, 2 * n_docs), (n_docs, 80))
+    segment = write_segment(tmp_path, matrix, impacts, chunk=50_000)
+    assert segment.n_windows == 3
+    require_exact(segment, matrix, [1, 5, 44], [1.0, 2.0, 0.3], impacts, ks=(10, 10_000))
+
+
+@pytest.mark.parametrize("impacts", IMPACTS)
+@pytest.mark.parametrize("weights", [1e-45, 1e-30, 1.0, 1e30, 3.4e38])
+def test_tiny_and_huge_weights(tmp_path, impacts, weights):
+    matrix = SparseMatrix.from_dicts([{0: weights}, {1: weights}, {0: weights, 1: weights}], 2)
+    segment = write_segment(tmp_path, matrix, impacts)
+    require_exact(segment, matrix, [0, 1], [weights, weights], impacts, ks=(1, 3))
+    require_exact(segment, matrix, [0, 1], [1e-45, 3.4e38], impacts, ks=(1, 3))
+
+
+@pytest.mark.parametrize("impacts", IMPACTS)
+def test_the_largest_sums_do_not_overflow(tmp_path, impacts):
+    n_terms = 20_000
+    full = dict.fromkeys(range(n_terms), 255.0)
+    matrix = SparseMatrix.from_dicts([{0: 255.0}, full, dict.fromkeys(range(2000), 255.0)], n_terms)
+    segment = write_segment(tmp_path, matrix, impacts)
+    for n, weight in ((2000, 1.0), (2000, 3.4e38), (n_terms, 3.4e38), (n_terms, 1e-45)):
+        require_exact(segment, matrix, np.arange(n), np.full(n, weight), impacts, ks=(3,))
+    assert segment.search(np.arange(n_terms, dtype=np.uint32), np.ones(n_terms, np.float32), 1)[0] == [1]
+
+
+@pytest.mark.parametrize("impacts", IMPACTS)
+def test_threads_and_repetition_change_nothing(tmp_path, impacts):
+    rng = np.random.default_rng(7)
+    n_docs = 60_000  # enough work for one search that searches of several threads overlap
+    indices = (rng.integers(0, 6, (n_docs, 10)) + np.arange(0, 60, 6)).reshape(-1)
+    indptr = np.arange(0, len(indices) + 1, 10)
+    matrix = SparseMatrix(indptr, indices, rng.choice(UNEVEN, len(indices)), (n_docs, 60))
+    index = Index.build(tmp_path / "idx", matrix, impacts=impacts, memory=24 * 200_000)
+    queries = random_matrix(rng, 64, 60, 20, UNEVEN)
+
+    def answers(hits):
+        return [(hit.id, hit.score) for hit in hits]
+
+    alone = [answers(index.search(queries[i], 20)) for i in range(len(queries))]
+    assert alone == [answers(index.search(queries[i], 20)) for i in range(len(queries))]
+    for threads in (1, 3, 0):
+        assert alone == [answers(hits) for hits in index.search_batch(queries, 20, threads=threads)]
+    with ThreadPoolExecutor(8) as pool:
+        many = pool.map(lambda i: answers(index.search(queries[i % len(queries)], 20)), range(256))
+        assert list(many) == alone * 4
+
+
+def test_unknown_terms_of_a_query_change_nothing(tmp_path):
+    matrix = SparseMatrix.from_dicts([{0: 0.7, 4: 0.2}, {4: 0.9}], 10)
+    segment = write_segment(tmp_path, matrix, "uint8")
+    known = segment.search(np.array([0, 4], np.uint32), np.array([1, 2], np.float32), 10)
+    mixed = segment.search(np.array([0, 3, 4, 9], np.uint32), np.array([1, 500, 2, 1e30], np.float32), 10)
+    assert known[0].tolist() == mixed[0].tolist()
+    assert known[1].tolist() == mixed[1].tolist()
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True, "3"])
+def test_a_k_that_makes_no_sense_is_refused(tmp_path, k):
+    index = Index.build(tmp_path / "idx", SparseMatrix.from_dicts([{0: 1}], 1))
+    query = SparseMatrix.from_dicts([{0: 1}], 1)
+    with pytest.raises(ValueError, match="k must be"):
+        index.search(query, k)
+    with pytest.raises(ValueError, match="k must be"):
+        index.search_batch(query, k)
+
+
+def test_a_query_outside_the_vocabulary_is_refused(tmp_path):
+    index = Index.build(tmp_path / "idx", SparseMatrix.from_dicts([{0: 1}], 3))
+    with pytest.raises(ValueError, match="term 7"):
+        index.search(SparseMatrix.from_dicts([{7: 1}], 8))
+    assert index.search(SparseMatrix.from_dicts([{0: 1}], 8))[0].doc == 0

@@ -1,0 +1,452 @@
+"""An index on disk is either whole or the old one, whatever is killed, full or damaged, and damage is found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lsr.errors import CorruptIndex, DataError, IndexFormatError, LsrError, OutputError, OutputExists
+from lsr.index.index import Index
+from lsr.index.storage import MANIFEST, read_manifest, write_arrow
+
+DOCUMENTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}"} for i in range(20)]
+
+
+@pytest.fixture
+def path(tmp_path):
+    Index.build(tmp_path / "idx", DOCUMENTS)
+    return tmp_path / "idx"
+
+
+def answers(path):
+    index = Index.open(path)
+    assert index.verify() == []
+    return [(hit.id, hit.score, hit.text) for hit in index.search("wing number3", 5)]
+
+
+def contents(path):
+    return {
+        p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != ".lock"
+    }
+
+
+def data_folder(path):
+    return path / json.loads((path / MANIFEST).read_bytes())["data"]
+
+
+def python(code, *args):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+# --- killed -----------------------------------------------------------------------------------------------------------
+
+# Builds over an index, in one child process after another; the n-th dies at its n-th write, sync or rename.
+KILLED_EVERYWHERE = """
+    import json, os, shutil, signal, sys
+    from pathlib import Path
+    import pyarrow as pa
+    from lsr.index.index import Index
+
+    path, kept = Path(sys.argv[1]), Path(sys.argv[2])
+    new = [{"_id": f"new{i}", "text": f"wing flow number{i % 3}"} for i in range(9)]
+
+    def in_child(work):
+        pid = os.fork()
+        if pid == 0:
+            work()
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def build(dies_at):
+        calls = [0]
+
+        def dying(function):
+            def call(*args, **kwargs):
+                calls[0] += 1
+                if calls[0] == dies_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args, **kwargs)
+            return call
+
+        for owner, name in (
+            (os, "fsync"), (os, "replace"), (Path, "replace"), (Path, "mkdir"), (Path, "unlink"), (Path, "write_bytes"),
+            (pa.ipc, "new_file"), (pa.ipc.RecordBatchFileWriter, "close"), (shutil, "rmtree"),
+        ):
+            setattr(owner, name, dying(getattr(owner, name)))
+        Index.build(path, new, overwrite=True)
+
+    def look():
+        index = Index.open(path)
+        assert index.verify() == []
+        ids = list(index.documents.all_ids())[:3]
+        Path(sys.argv[3]).write_text(json.dumps(ids))
+
+    def search():
+        assert [hit.id for hit in Index.open(path).search("wing number1", 3)] == ["new1", "new4", "new7"]
+
+    Index.build(path / "first", new)  # compiles what the children use
+    outcomes, code, n = [], -9, 0
+    while code != 0:
+        n += 1
+        shutil.rmtree(path)
+        shutil.copytree(kept, path)
+        code = in_child(lambda: build(n))
+        assert code in (0, -9), code
+        assert in_child(look) == 0, n
+        outcomes.append(json.loads(Path(sys.argv[3]).read_text()))
+        if n % 10 == 0 or code == 0:  # the next build sweeps what the dead one left
+            assert in_child(lambda: build(0)) == 0, n
+            assert in_child(search) == 0, n
+            left = sorted(p.name for p in path.iterdir() if p.name != ".lock")
+            assert len(left) == 2 and left[1] == "manifest.json", left
+    print(json.dumps(outcomes))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_kill_at_any_step_leaves_the_old_index_or_the_new(path, tmp_path):
+    path.rename(tmp_path / "kept")
+    path.mkdir()
+    code, out, error = python(KILLED_EVERYWHERE, path, tmp_path / "kept", tmp_path / "ids.json")
+    assert code == 0, error
+    old, new = ["d0", "d1", "d2"], ["new0", "new1", "new2"]
+    outcomes = json.loads(out)
+    switched = outcomes.index(new)
+    assert switched > 15
+    assert outcomes == [old] * switched + [new] * (len(outcomes) - switched)
+
+
+def test_left_overs_of_a_first_build_that_was_killed_are_swept(tmp_path):
+    code = """
+        import os, signal, sys
+        from lsr.index.index import Index
+        def documents():
+            yield {"_id": "a", "text": "one"}
+            os.kill(os.getpid(), signal.SIGKILL)
+        Index.build(sys.argv[1], documents())
+    """
+    assert python(code, tmp_path / "idx")[0] == -9
+    assert any((tmp_path / "idx").iterdir())
+    with pytest.raises(IndexFormatError, match="not an index"):
+        Index.open(tmp_path / "idx")
+    assert len(Index.build(tmp_path / "idx", DOCUMENTS)) == 20
+    assert sorted(p.name for p in (tmp_path / "idx").iterdir() if p.name != ".lock")[1:] == [MANIFEST]
+
+
+# --- damaged ----------------------------------------------------------------------------------------------------------
+
+
+def flip(file, at, bits=0x01):
+    content = bytearray(file.read_bytes())
+    content[at] ^= bits
+    file.write_bytes(content)
+
+
+def test_any_changed_byte_of_the_manifest_is_found(path):
+    whole = (path / MANIFEST).read_bytes()
+    for at in range(len(whole)):
+        for bits in (0x01, 0x80):
+            flip(path / MANIFEST, at, bits)
+            with pytest.raises(IndexFormatError, match=str(path)):
+                read_manifest(path)
+            (path / MANIFEST).write_bytes(whole)
+    assert read_manifest(path)
+
+
+def test_any_changed_byte_of_a_file_is_found_and_the_file_named(path):
+    index = Index.open(path)
+    rng = np.random.default_rng(1)
+    for file in (p for p in data_folder(path).rglob("*") if p.is_file()):
+        whole = file.read_bytes()
+        for at in {0, len(whole) - 1, *rng.integers(0, len(whole), 40).tolist()}:
+            flip(file, at, int(rng.integers(1, 256)))
+            (message,) = index.verify()
+            assert str(file) in message
+            with pytest.raises(CorruptIndex, match=file.name):
+                Index.open(path)
+            file.write_bytes(whole)
+    assert index.verify() == []
+
+
+@pytest.mark.parametrize("cut", [1, 100, "all", "missing"])
+def test_files_cut_short_or_missing_are_found_when_opened(path, cut):
+    for file in (p for p in data_folder(path).rglob("*") if p.is_file()):
+        whole = file.read_bytes()
+        if cut == "missing":
+            file.unlink()
+        else:
+            file.write_bytes(b"" if cut == "all" else whole[:-cut])
+        with pytest.raises(CorruptIndex, match=file.name):
+            Index.open(path)
+        file.write_bytes(whole)
+    answers(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b"{}", b'{"format": "1"}', b'{"format": 1}']
+)
+def test_a_manifest_that_is_none_is_refused(path, content):
+    (path / MANIFEST).write_bytes(content)
+    with pytest.raises(CorruptIndex, match=MANIFEST):
+        Index.open(path)
+
+
+def test_folders_that_are_no_index_are_told_apart(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    for name, message in (("absent", "no such index"), ("file", "no such index"), ("empty", "not an index")):
+        with pytest.raises(IndexFormatError, match=message):
+            Index.open(tmp_path / name)
+
+
+def forge(path, change):
+    """Change the manifest as somebody would who means harm: the checksum is right again."""
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    del manifest["sha256"]
+    change(manifest)
+    for name, entry in manifest["files"].items():
+        file = path / manifest["data"] / name
+        if file.is_file():
+            entry |= {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    body = json.dumps(manifest, indent=1).encode()
+    manifest["sha256"] = hashlib.sha256(body).hexdigest()
+    (path / MANIFEST).write_bytes(json.dumps(manifest, indent=1).encode() + b"\n")
+
+
+def test_a_newer_format_says_what_to_do(path):
+    forge(path, lambda manifest: manifest.update(format=2, lsr="9.0"))
+    with pytest.raises(IndexFormatError, match=r"format 2, written by lsr 9.0; .*pip install -U lsr-search"):
+        Index.open(path)
+    before = contents(path)
+    with pytest.raises(OutputExists):
+        Index.build(path, DOCUMENTS)
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("data", ["../x", "/etc", "data-1234", ".", "", "data-0123456789abcdef/..", 7, None])
+def test_a_manifest_that_leads_outside_is_refused(path, data):
+    forge(path, lambda manifest: manifest.update(data=data, files={}))
+    with pytest.raises(CorruptIndex, match=MANIFEST):
+        Index.open(path)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "encoder/../x", "..", ".hidden", "", "encoder/"])
+def test_file_names_that_lead_outside_are_refused(path, name):
+    forge(path, lambda manifest: manifest["files"].update({name: {"bytes": 1, "sha256": ""}}))
+    with pytest.raises(CorruptIndex, match=MANIFEST):
+        Index.open(path)
+
+
+@pytest.mark.parametrize("key", ["data", "files", "fingerprint", "n_docs", "impacts", "has_text", "has_parents"])
+@pytest.mark.parametrize("value", ["gone", None, "text", -1])
+def test_a_manifest_with_senseless_values_is_refused(path, key, value):
+    if (key, value) == ("fingerprint", "text"):
+        value = "gone"
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    del manifest["sha256"]
+    if value == "gone":
+        del manifest[key]
+    else:
+        manifest[key] = value
+    body = json.dumps(manifest, indent=1).encode()
+    manifest["sha256"] = hashlib.sha256(body).hexdigest()
+    (path / MANIFEST).write_bytes(json.dumps(manifest, indent=1).encode() + b"\n")
+    with pytest.raises(CorruptIndex, match=MANIFEST):
+        Index.open(path)
+
+
+SEARCH = """
+    import sys
+    from lsr.errors import LsrError
+    from lsr.index.index import Index
+    try:
+        for _ in range(3):
+            index = Index.open(sys.argv[1])
+            index.search("wing flow number3 word7", 30)
+            index.segment.impacts_of(7, index.segment.terms)
+    except (LsrError, IndexError):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    "starts",
+    [
+        lambda n: np.full(n, 2**32 - 1),
+        lambda n: np.arange(n)[::-1],
+        lambda n: np.random.default_rng(0).integers(0, 2**32, n),
+        lambda n: np.where(np.arange(n) % 2, 2**32 - 1, 0),
+    ],
+    ids=["huge", "falling", "random", "wild"],
+)
+def test_forged_offsets_cannot_crash_the_process(path, starts):
+    file = data_folder(path) / "starts.arrow"
+    with pa.ipc.open_file(str(file)) as reader:
+        n = reader.read_all().num_rows
+    write_arrow(file, {"start": starts(n).astype(np.uint32)})
+    forge(path, lambda manifest: None)
+    code, _, error = python(SEARCH, path)
+    assert code == 0, error
+
+
+def test_forged_windows_are_refused(path):
+    for n_docs in (-1, 65_537, 2**62):
+        write_arrow(
+            data_folder(path) / "windows.arrow", {"first_doc": np.zeros(1, np.int64), "n_docs": np.array([n_docs])}
+        )
+        forge(path, lambda manifest: None)
+        with pytest.raises(CorruptIndex, match=r"windows\.arrow"):
+            Index.open(path)
+
+
+def test_files_of_other_columns_are_refused(path):
+    for name in ("postings", "starts", "windows", "terms", "ids", "order", "texts"):
+        file = data_folder(path) / f"{name}.arrow"
+        whole = file.read_bytes()
+        write_arrow(file, {"other": np.zeros(3)})
+        forge(path, lambda manifest: None)
+        with pytest.raises(CorruptIndex, match=file.name):
+            Index.open(path)
+        file.write_bytes(whole)
+    forge(path, lambda manifest: None)
+    answers(path)
+
+
+# --- refused ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_there_already_is_left_alone(path, tmp_path):
+    before = contents(path)
+    with pytest.raises(OutputExists, match="overwrite"):
+        Index.build(path, DOCUMENTS)
+    assert contents(path) == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputExists, match="file"):
+        Index.build(tmp_path / "file", DOCUMENTS, overwrite=True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "data-20240101.csv", "data-20240101/part.csv", "data-12345678.old/x"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_other_things_is_refused(tmp_path, name, overwrite):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputExists, match="something other than an index"):
+        Index.build(tmp_path, DOCUMENTS, overwrite=overwrite)
+    assert contents(tmp_path) == {name: b"mine"}
+
+
+def test_things_put_beside_an_index_survive_an_overwrite(path):
+    (path / "data-20240101").mkdir()
+    (path / "data-20240101" / "notes.txt").write_text("mine")
+    Index.build(path, DOCUMENTS[:3], overwrite=True)
+    assert (path / "data-20240101" / "notes.txt").read_text() == "mine"
+
+
+def test_a_second_writer_is_refused_while_one_writes(path):
+    before = answers(path)
+    code = """
+        import sys
+        from pathlib import Path
+        from lsr.index.storage import staged
+        with staged(Path(sys.argv[1]), overwrite=True):
+            print("held", flush=True)
+            sys.stdin.read()
+    """
+    other = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(OutputError, match="another process is writing"):
+            Index.build(path, DOCUMENTS, overwrite=True)
+        assert answers(path) == before
+        other.kill()
+    Index.build(path, DOCUMENTS[:2], overwrite=True)
+
+
+@pytest.mark.parametrize("impacts", ["uint8", "float32"])
+def test_a_failed_build_leaves_nothing_behind(tmp_path, path, impacts):
+    class Breaking:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            yield from DOCUMENTS * self.passes  # the pass after fitting has every id twice
+
+    before = contents(path)
+    for target in (tmp_path / "new", path):
+        with pytest.raises(DataError, match="occurs twice"):
+            Index.build(target, Breaking(), overwrite=True, impacts=impacts)
+    assert not (tmp_path / "new").exists()
+    assert contents(path) == before
+    assert sorted(p.name for p in path.iterdir() if p.name != ".lock") == sorted({data_folder(path).name, MANIFEST})
+
+
+BUILD_LIMITED = """
+    import resource, sys
+    from lsr.cli import main
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
+    main(["index", sys.argv[1], "--out", sys.argv[2], "--overwrite"])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+@pytest.mark.parametrize("limit", [1, 600, 5_000, 40_000])
+def test_a_full_disk_is_told_in_one_line_and_harms_nothing(path, tmp_path, limit):
+    source = tmp_path / "docs.jsonl"
+    rng = np.random.default_rng(0)
+    source.write_text(
+        "".join(
+            json.dumps({"_id": str(i), "text": " ".join(map(str, rng.integers(10, 10**9, 40)))}) + "\n"
+            for i in range(500)
+        )
+    )
+    before = contents(path)
+    code, _, error = python(BUILD_LIMITED, source, path, limit)
+    assert code == 1
+    assert error.count("\n") == 1
+    assert str(path) in error
+    assert contents(path) == before
+    answers(path)
+    code, _, error = python(BUILD_LIMITED, source, tmp_path / "new", limit)
+    assert (code, error.count("\n")) == (1, 1)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("place", ["file/idx", "/proc/idx", "/sys/idx", "/dev/null/idx"])
+def test_places_that_cannot_be_written_are_named(tmp_path, place):
+    (tmp_path / "file").write_text("in the way")
+    target = tmp_path / place
+    if not target.parent.exists():
+        pytest.skip(f"no {target.parent} here")
+    with pytest.raises(LsrError, match=f"^{target}: ") as error:
+        Index.build(target, DOCUMENTS)
+    assert "\n" not in str(error.value)
+
+
+def test_the_lock_file_alone_is_no_obstacle(tmp_path):
+    (tmp_path / "idx").mkdir()
+    (tmp_path / "idx" / ".lock").touch()
+    Index.build(tmp_path / "idx", DOCUMENTS)
+    answers(tmp_path / "idx")
+
+
+def test_a_damaged_index_can_be_replaced(path):
+    (path / MANIFEST).write_bytes(b"{")
+    Index.build(path, DOCUMENTS, overwrite=True)
+    answers(path)
+    assert sum(Path(p).is_dir() for p in path.iterdir()) == 1

@@ -1,0 +1,75 @@
+"""Fingerprint: when two encoders count as the same, and reading one back."""
+
+import dataclasses
+
+import pytest
+
+from lsr.errors import DataError, EncoderMismatch
+from lsr.fingerprint import Fingerprint, digest, digest_files
+
+FULL = Fingerprint("m", "w1", "t1", 30522, "max", "log1p", 256)
+OTHER_VALUES = {
+    "weights": "w2",
+    "tokenizer": "t2",
+    "vocabulary_size": 5,
+    "pooling": "sum",
+    "saturation": "log1p_log1p",
+    "max_length": 512,
+}
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_one_difference_is_found_and_named(name):
+    other = dataclasses.replace(FULL, **{name: OTHER_VALUES[name]})
+    assert FULL.differences(other) == [f"{name} {getattr(FULL, name)} / {OTHER_VALUES[name]}"]
+    with pytest.raises(EncoderMismatch, match=f"differ in {name}") as error:
+        FULL.require_same(other, "the index idx", "the query")
+    assert "the index idx" in str(error.value)
+    assert "the query" in str(error.value)
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_what_one_side_does_not_know_is_no_difference(name):
+    unknown = dataclasses.replace(FULL, **{name: None})
+    FULL.require_same(unknown, "a", "b")
+    unknown.require_same(FULL, "b", "a")
+
+
+def test_the_name_alone_is_no_difference():
+    FULL.require_same(dataclasses.replace(FULL, model="the same files elsewhere"), "a", "b")
+
+
+def test_shown_by_name():
+    assert str(FULL) == "m"
+    assert str(Fingerprint()) == "an unknown encoder"
+
+
+@pytest.mark.parametrize("fingerprint", [FULL, Fingerprint(), Fingerprint(model="näme", max_length=0)])
+def test_json_round_trip(fingerprint):
+    text = fingerprint.to_json()
+    assert "\n" not in text
+    assert Fingerprint.from_json(text) == fingerprint
+    assert Fingerprint.from_json(text.encode()) == fingerprint
+
+
+def test_keys_of_later_versions_are_passed_over():
+    assert Fingerprint.from_json('{"model": "m", "colour": [1]}') == Fingerprint(model="m")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"model": 3}', b'{"max_length": "256"}', b"[" * 100_000],
+    ids=range(9),
+)
+def test_bad_json_names_the_file(text):
+    with pytest.raises(DataError, match=r"^v\.parquet: the encoder's fingerprint"):
+        Fingerprint.from_json(text, "v.parquet")
+
+
+def test_digest_depends_on_the_bytes_only(tmp_path):
+    assert digest([b"ab", b"c"]) == digest([b"abc"]) == "ba7816bf8f01cfea"  # SHA-256 of "abc", FIPS 180
+    assert digest([b"abd"]) != digest([b"abc"])
+    (tmp_path / "x").write_bytes(b"ab")
+    (tmp_path / "y").write_bytes(b"c")
+    assert digest_files([tmp_path / "x", str(tmp_path / "y")]) == digest([b"abc"])
+    assert digest_files([tmp_path / "y", tmp_path / "x"]) != digest([b"abc"])

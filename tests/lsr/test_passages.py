@@ -1,0 +1,94 @@
+"""Passages: every word of a text is in one, and they keep to their size and overlap."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsr.corpus import Document
+from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.passages import split_passages
+
+STOP_WORDS = ["the", "of", "x", "-"]  # no tokens, but words of the text all the same
+SEVERAL = st.lists(st.sampled_from([*STOP_WORDS, "word"]), max_size=30)
+SIZES = st.integers(1, 6).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size - 1)))
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    encoder = BM25Encoder()
+    encoder.fit([f"word{i}" for i in range(30)] + ["wing flow plate boundary"])
+    return encoder
+
+
+class Letters(BM25Encoder):
+    """Each letter is a token: the finest cut that a subword tokenizer could make."""
+
+    def spans(self, text):
+        return [(0, i, i + 1) for i, letter in enumerate(text) if not letter.isspace()]
+
+
+def split(text, encoder, size, overlap=0, **fields):
+    return list(split_passages([Document("d", text, **fields)], encoder, size, overlap))
+
+
+@given(words=SEVERAL, sizes=SIZES)
+def test_words_sizes_and_overlaps(encoder, words, sizes):
+    size, overlap = sizes
+    text = " ".join(f"word{i}" if word == "word" else word for i, word in enumerate(words))
+    passages = split(text, encoder, size, overlap)
+    tokens = [[term for term, _, _ in encoder.spans(passage.text)] for passage in passages]
+    assert all(len(part) == size for part in tokens[:-1])
+    assert len(tokens[-1]) <= size
+    assert sum((part[overlap:] for part in tokens[1:]), tokens[0]) == [term for term, _, _ in encoder.spans(text)]
+    for before, after in pairwise(tokens):
+        assert before[size - overlap :] == after[:overlap]
+    assert {word for passage in passages for word in passage.text.split()} == set(text.split())
+    if not overlap:
+        assert " ".join(passage.text for passage in passages).split() == text.split()
+
+
+def test_overlap_repeats_the_last_tokens(encoder):
+    passages = split("wing flow plate boundary wing", encoder, 3, 1)
+    assert [passage.text for passage in passages] == ["wing flow plate", "plate boundary wing"]
+
+
+@given(st.lists(st.sampled_from(["ab", "cde", "f"]), max_size=20).map(" ".join), st.integers(3, 6), st.integers(0, 2))
+def test_words_of_many_tokens_stay_whole(text, size, overlap):
+    size += overlap  # room for the longest word beyond what is repeated
+    passages = split(text, Letters(), size, overlap)
+    assert {word for passage in passages for word in passage.text.split()} == set(text.split())
+    assert all(len(passage.text.replace(" ", "")) <= size for passage in passages)
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "overlap", "expected"),
+    [
+        ("abcdefgh", 3, 0, ["abc", "def", "gh"]),
+        ("abcdefgh", 4, 2, ["abcd", "cdef", "efgh"]),
+        ("ab cdefgh", 3, 0, ["ab", "cde", "fgh"]),
+        ("", 3, 0, [""]),
+        ("  \n ", 3, 0, [""]),
+    ],
+)
+def test_a_word_longer_than_a_passage_is_cut(text, size, overlap, expected):
+    assert [passage.text for passage in split(text, Letters(), size, overlap)] == expected
+
+
+def test_ids_parents_and_titles(encoder):
+    passages = split("wing flow plate", encoder, 2, title="T", metadata={"k": 1}, where="f:1")
+    assert [(p.id, p.parent) for p in passages] == [("d#0", "d"), ("d#1", "d")]
+    assert {p.title for p in passages} == {"T"}
+    assert all(p.metadata == {"k": 1} and p.where == "f:1" for p in passages)
+
+
+def test_documents_stay_in_order(encoder):
+    documents = [Document("a", "wing flow plate"), Document("b", ""), Document("c", "wing")]
+    assert [p.id for p in split_passages(documents, encoder, 2)] == ["a#0", "a#1", "b#0", "c#0"]
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(0, 0), (-1, 0), (3, 3), (3, -1)])
+def test_impossible_sizes(encoder, size, overlap):
+    with pytest.raises(ValueError, match=f"got size {size}, overlap {overlap}"):
+        split("wing", encoder, size, overlap)

@@ -1,0 +1,100 @@
+"""Qrels and runs: the field's formats in and out, and every bad line named."""
+
+import gzip
+
+import pytest
+
+from lsr.errors import DataError
+from lsr.runs import as_run, read_qrels, read_run, run_lines
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+JUDGED = {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": -1}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td1\t-1\n",
+        "q1\td1\t2\nq1\td2\t0\nq2\td1\t-1",
+        "q1 0 d1 2\nq1 0 d2 0\nq2 0 d1 -1\n",
+        "q1\t0\td1\t2\nq1\t0\td2\t0\nq2\tQ0\td1\t-1\n",
+        "\ufeffquery-id\tcorpus-id\tscore\r\nq1\td1\t2\r\n\r\nq1\td2\t0\r\nq2\td1\t-1\r\n",
+        "q1 0 d1 2\nq1 0 d1 2\nq1 0 d2 0\nq2 0 d1 -1\n",
+    ],
+    ids=["beir", "no header", "trec", "trec with tabs", "windows", "same twice"],
+)
+def test_qrels(tmp_path, text):
+    assert read_qrels(write(tmp_path / "qrels.tsv", text)) == JUDGED
+
+
+def test_packed_qrels(tmp_path):
+    (tmp_path / "qrels.gz").write_bytes(gzip.compress(b"q1 0 d1 2\nq1 0 d2 0\nq2 0 d1 -1\n"))
+    assert read_qrels(tmp_path / "qrels.gz") == JUDGED
+
+
+def test_ids_with_spaces_survive_tabs(tmp_path):
+    assert read_qrels(write(tmp_path / "q", "query one\tdoc one\t1\n")) == {"query one": {"doc one": 1}}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("q1\td1", "expected query, document, grade"),
+        ("q1 0 d1 2 tag", "expected query, document, grade"),
+        ("q1\td1\tgood", "the grade 'good' is not a whole number"),
+        ("q1\td1\t1.5", "the grade '1.5' is not a whole number"),
+        ("q0\td1\t1", "query 'q0' and document 'd1' are judged twice, differently"),
+    ],
+)
+def test_bad_qrels_line(tmp_path, line, message):
+    path = write(tmp_path / "qrels.tsv", f"query-id\tcorpus-id\tscore\nq0\td1\t0\n{line}\n")
+    with pytest.raises(DataError, match=f"qrels.tsv:3: {message}"):
+        read_qrels(path)
+
+
+def test_run(tmp_path):
+    path = write(tmp_path / "run", "q1 Q0 d1 1 3.5 tag\nq1\tQ0\td2\t2\t-1e-3\ttag\n\nq2 Q0 d1 1 7 tag\n")
+    assert read_run(path) == {"q1": {"d1": 3.5, "d2": -0.001}, "q2": {"d1": 7.0}}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("q1 Q0 d2 1 3.5", "expected TREC's six columns"),
+        ("q1 Q0 d2 1 3.5 my tag", "expected TREC's six columns"),
+        ("q1 Q0 d2 1 high tag", "the score 'high' is not a number"),
+        ("q1 Q0 d2 1 nan tag", "the score 'nan' is not a number"),
+        ("q1 Q0 d2 1 inf tag", "the score 'inf' is not a number"),
+        ("q1 Q0 d1 2 1.0 tag", "document 'd1' occurs twice for query 'q1'"),
+    ],
+)
+def test_bad_run_line(tmp_path, line, message):
+    with pytest.raises(DataError, match=f"run:2: {message}"):
+        read_run(write(tmp_path / "run", f"q1 Q0 d1 1 3.5 tag\n{line}\n"))
+
+
+@pytest.mark.parametrize("read", [read_qrels, read_run])
+def test_not_utf8_and_missing(tmp_path, read):
+    (tmp_path / "latin").write_bytes(b"q1 0 caf\xe9 1\n")
+    with pytest.raises(DataError, match="latin:1: not UTF-8: byte 0xe9 at column 9"):
+        read(tmp_path / "latin")
+    with pytest.raises(DataError, match=r"missing.*No such file"):
+        read(tmp_path / "missing")
+
+
+def test_run_lines_round_trip(tmp_path):
+    hits = [("d2", 12.3456789), ("d1", 1e-8), ("d3", 0.0)]
+    lines = list(run_lines("q1", hits, "lsr"))
+    assert lines[0] == "q1 Q0 d2 1 12.3456789 lsr"
+    assert read_run(write(tmp_path / "run", "\n".join(lines))) == as_run({"q1": hits})
+
+
+@pytest.mark.parametrize(("query", "doc"), [("q 1", "d"), ("q", "d\t1"), ("q", ""), ("q", " d"), ("", "d")])
+def test_run_lines_refuse_white_space(query, doc):
+    with pytest.raises(DataError, match="has white space"):
+        list(run_lines(query, [(doc, 1.0)], "lsr"))

@@ -1,0 +1,277 @@
+"""SparseMatrix against scipy and numpy, and what it refuses."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lsr.errors import DataError
+from lsr.sparse import MAX_TERMS, SparseMatrix
+
+sparse = pytest.importorskip("scipy.sparse")
+
+# Few different values, so that ties are common.
+DENSE = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(0, 6), st.integers(1, 8)),
+    elements=st.sampled_from(np.array([0, 0, 0, 0.25, 0.5, 1, 3], np.float32)),
+)
+FAR_TERMS = st.one_of(st.integers(0, 5), st.integers(MAX_TERMS - 5, MAX_TERMS - 1))
+FAR_ROWS = st.lists(st.dictionaries(FAR_TERMS, st.sampled_from([0.5, 1.0, 3.0])), max_size=5)
+
+
+def as_dicts(dense):
+    """The rows of an array as {term: weight}, zeros left out."""
+    return [{int(t): float(row[t]) for t in np.flatnonzero(row)} for row in dense]
+
+
+def assert_canonical(matrix):
+    assert (matrix.indptr.dtype, matrix.indices.dtype, matrix.data.dtype) == (np.int64, np.uint32, np.float32)
+    for terms, weights in matrix.rows():
+        assert (np.diff(terms.astype(np.int64)) > 0).all()
+        assert (weights > 0).all()
+
+
+# --- made from
+
+
+@given(DENSE)
+def test_all_constructors_make_the_same_matrix(dense):
+    expected = SparseMatrix.from_dense(dense)
+    rows = [([*d], [*d.values()]) for d in as_dicts(dense)]
+    assert_canonical(expected)
+    assert np.array_equal(expected.to_dense(), dense)
+    assert SparseMatrix.from_dicts(as_dicts(dense), dense.shape[1]) == expected
+    assert SparseMatrix.from_rows(rows, dense.shape[1]) == expected
+    assert SparseMatrix.from_scipy(sparse.csr_array(dense)) == expected
+    assert SparseMatrix.from_scipy(sparse.coo_matrix(dense)) == expected
+
+
+@given(DENSE)
+def test_to_scipy_and_back(dense):
+    matrix = SparseMatrix.from_dense(dense)
+    assert np.array_equal(matrix.to_scipy().toarray(), dense)
+    assert SparseMatrix.from_scipy(matrix.to_scipy()) == matrix
+
+
+@given(DENSE, st.randoms())
+def test_terms_are_sorted_and_zeros_dropped(dense, random):
+    rows = []
+    for row in dense:
+        order = list(range(len(row)))
+        random.shuffle(order)
+        rows.append((order, row[order]))
+    matrix = SparseMatrix.from_rows(rows, dense.shape[1])
+    assert_canonical(matrix)
+    assert np.array_equal(matrix.to_dense(), dense)
+
+
+def test_from_scipy_adds_up_doubled_entries_and_leaves_its_input_alone():
+    doubled = sparse.csr_array(([1.0, 2.0], [3, 3], [0, 2]), shape=(1, 5))
+    assert SparseMatrix.from_scipy(doubled) == SparseMatrix.from_dicts([{3: 3.0}], 5)
+    assert doubled.nnz == 2
+
+
+def test_no_rows():
+    for matrix in (SparseMatrix.empty(7), SparseMatrix.from_dicts([], 7), SparseMatrix.from_rows([], 7)):
+        assert (matrix.shape, matrix.nnz, len(matrix)) == ((0, 7), 0, 0)
+        assert matrix.to_dense().shape == (0, 7)
+
+
+def test_rows_given_as_empty_lists():
+    matrix = SparseMatrix.from_rows([([], []), ([1, 2], [0.5, 1.0]), ([], [])], 4)
+    assert matrix == SparseMatrix.from_dicts([{}, {1: 0.5, 2: 1.0}, {}], 4)
+
+
+# --- refused
+
+
+@pytest.mark.parametrize(
+    ("weight", "shown"),
+    [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (-0.5, "-0.5"), (1e39, "1e+39"), (-1e39, "-1e+39")],
+)
+def test_bad_weight(weight, shown):
+    # An empty row before the bad one: the row is counted right all the same.
+    message = rf"^row 2: weight {shown.replace('+', '[+]')} of term 4;"
+    with pytest.raises(ValueError, match=message):
+        SparseMatrix.from_dicts([{0: 1.0}, {}, {1: 2.0, 4: weight}], 5)
+    with pytest.raises(ValueError, match=message):
+        SparseMatrix.from_dense([[1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 2, 0, 0, weight]])
+    with pytest.raises(ValueError, match=message):
+        SparseMatrix.from_scipy(sparse.csr_array(([1.0, 2.0, weight], [0, 1, 4], [0, 1, 1, 3]), shape=(3, 5)))
+
+
+@pytest.mark.parametrize("term", [-1, 5, 2**31, 2**32 + 1])
+def test_term_outside_the_vocabulary(term):
+    with pytest.raises(ValueError, match=f"^row 1: term {term} is outside the vocabulary of 5 terms"):
+        SparseMatrix.from_dicts([{0: 1.0}, {term: 1.0}], 5)
+
+
+@pytest.mark.parametrize("terms", [[3, 3], [3, 1, 3], [0, 3, 1, 3]])
+def test_doubled_term(terms):
+    with pytest.raises(ValueError, match=r"^row 1: term 3 occurs twice"):
+        SparseMatrix.from_rows([([3], [1.0]), (terms, np.ones(len(terms)))], 5)
+
+
+@pytest.mark.parametrize("terms", [[1.0], [True], ["1"], np.array([1], np.float32)])
+def test_term_ids_that_are_no_integers(terms):
+    with pytest.raises(ValueError, match="term ids must be integers"):
+        SparseMatrix([0, 1], terms, [1.0], (1, 5))
+
+
+@pytest.mark.parametrize(
+    "indptr", [[0, 1], [0, 1, 3], [1, 1, 2], [0, 3, 2], [0, 1, 2, 2], []], ids=lambda indptr: str(indptr)
+)
+def test_bad_indptr(indptr):
+    with pytest.raises(ValueError, match="indptr doesn't describe 2 rows of 2 weights"):
+        SparseMatrix(indptr, [0, 1], [1.0, 1.0], (2, 5))
+
+
+@pytest.mark.parametrize("shape", [(0, -1), (0, MAX_TERMS + 1), (-1, 5)])
+def test_impossible_shape(shape):
+    with pytest.raises(ValueError, match=r"got|rows"):
+        SparseMatrix([0], [], [], shape)
+
+
+def test_as_many_weights_as_terms():
+    with pytest.raises(ValueError, match=r"\(2,\) term ids but \(3,\) weights"):
+        SparseMatrix([0, 2], [0, 1], [1.0, 1.0, 1.0], (1, 5))
+    with pytest.raises(ValueError, match=r"^row 0: \(2,\) term ids but \(1,\) weights"):
+        SparseMatrix.from_rows([([1, 2], [1.0]), ([3], [1.0, 2.0])], 5)
+
+
+# --- read
+
+
+@given(DENSE, st.data())
+def test_rows_are_picked_as_numpy_does(dense, data):
+    n = len(dense)
+    matrix = SparseMatrix.from_dense(dense)
+    keys = [data.draw(st.slices(n)), data.draw(hnp.arrays(bool, n))]
+    if n:
+        keys.append(data.draw(st.integers(-n, n - 1)))
+        keys.append(data.draw(st.lists(st.integers(-n, n - 1))))
+    for key in keys:
+        picked = matrix[key]
+        assert_canonical(picked)
+        assert np.array_equal(picked.to_dense(), np.atleast_2d(dense[key]).reshape(-1, dense.shape[1]))
+
+
+@pytest.mark.parametrize("key", [slice(2, 1), slice(9, 12), slice(-9, -5), slice(0, 0), []], ids=str)
+def test_no_row_picked(key):
+    assert SparseMatrix.from_dense(np.ones((3, 2)))[key] == SparseMatrix.empty(2)
+
+
+@pytest.mark.parametrize("key", [3, -4, [0, 3], [True, False]])
+def test_rows_that_are_not_there(key):
+    with pytest.raises(IndexError):
+        SparseMatrix.from_dense(np.ones((3, 2)))[key]
+
+
+@given(st.lists(DENSE, min_size=1, max_size=4))
+def test_vstack(arrays):
+    widest = max(a.shape[1] for a in arrays)
+    expected = np.vstack([np.pad(a, ((0, 0), (0, widest - a.shape[1]))) for a in arrays])
+    assert np.array_equal(SparseMatrix.vstack([SparseMatrix.from_dense(a) for a in arrays]).to_dense(), expected)
+
+
+def test_vstack_of_nothing():
+    with pytest.raises(ValueError, match="at least one"):
+        SparseMatrix.vstack([])
+
+
+def test_equality():
+    matrix = SparseMatrix.from_dicts([{1: 0.5}], 4)
+    assert matrix == SparseMatrix.from_dicts([{1: 0.5}], 4)
+    for other in (
+        SparseMatrix.from_dicts([{1: 0.25}], 4),
+        SparseMatrix.from_dicts([{2: 0.5}], 4),
+        SparseMatrix.from_dicts([{1: 0.5}], 5),
+        SparseMatrix.from_dicts([{}, {1: 0.5}], 4),
+        "something else",
+    ):
+        assert matrix != other
+
+
+# --- compute
+
+
+@given(DENSE, st.integers(1, 9))
+def test_top_k_keeps_the_heaviest_and_of_equal_ones_the_lowest_terms(dense, k):
+    kept = SparseMatrix.from_dense(dense).top_k(k)
+    assert_canonical(kept)
+    for row, (terms, weights) in zip(as_dicts(dense), kept.rows(), strict=True):
+        best = sorted(row, key=lambda term: (-row[term], term))[:k]
+        assert dict(zip(terms.tolist(), weights.tolist(), strict=True)) == {t: row[t] for t in best}
+
+
+@given(DENSE, st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]))
+def test_prune_compares_with_the_largest_of_the_row(dense, ratio):
+    largest = dense.max(axis=1, keepdims=True, initial=0)
+    pruned = SparseMatrix.from_dense(dense).prune(ratio)
+    assert_canonical(pruned)
+    assert np.array_equal(pruned.to_dense(), np.where(dense >= np.float32(ratio) * largest, dense, 0))
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
+def test_prune_refuses_a_ratio_outside_0_to_1(ratio):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        SparseMatrix.empty(3).prune(ratio)
+
+
+def test_top_k_refuses_zero():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        SparseMatrix.empty(3).top_k(0)
+
+
+@given(DENSE, st.integers(0, 10))
+def test_within_cuts_the_vocabulary(dense, n_terms):
+    cut = SparseMatrix.from_dense(dense).within(n_terms)
+    assert cut.shape == (len(dense), n_terms)
+    assert as_dicts(cut.to_dense()) == as_dicts(dense[:, :n_terms])
+
+
+@given(DENSE, DENSE)
+def test_dot_is_the_product_of_the_dense_matrices(a, b):
+    width = max(a.shape[1], b.shape[1])
+    wide = [np.pad(m.astype(np.float64), ((0, 0), (0, width - m.shape[1]))) for m in (a, b)]
+    scores = SparseMatrix.from_dense(a).dot(SparseMatrix.from_dense(b))
+    assert scores.dtype == np.float64
+    assert np.array_equal(scores, wide[0] @ wide[1].T)  # exact: all sums of such weights are
+
+
+@given(FAR_ROWS, FAR_ROWS)
+def test_dot_over_a_vocabulary_near_2_to_31(a, b):
+    scores = SparseMatrix.from_dicts(a, MAX_TERMS).dot(SparseMatrix.from_dicts(b, MAX_TERMS))
+    expected = [[sum(x[t] * y.get(t, 0.0) for t in x) for y in b] for x in a]
+    assert np.array_equal(scores, np.array(expected).reshape(len(a), len(b)))
+
+
+# --- files
+
+
+@given(rows=FAR_ROWS)
+def test_save_and_load(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("matrix") / "m.parquet"
+    matrix = SparseMatrix.from_dicts(rows, MAX_TERMS)
+    matrix.save(path)
+    assert SparseMatrix.load(path) == matrix
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 5), (3, 0)])
+def test_save_and_load_without_weights(tmp_path, shape):
+    matrix = SparseMatrix(np.zeros(shape[0] + 1), [], [], shape)
+    matrix.save(tmp_path / "m.parquet")
+    assert SparseMatrix.load(tmp_path / "m.parquet") == matrix
+
+
+def test_save_needs_an_id_for_each_row(tmp_path):
+    with pytest.raises(ValueError, match="2 rows but 1 ids"):
+        SparseMatrix.from_dense(np.ones((2, 3))).save(tmp_path / "m.parquet", ["a"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_load_of_something_else(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        SparseMatrix.load(tmp_path / "missing.parquet")
