@@ -5,7 +5,7 @@
 
 FOLDER holds collections in BEIR layout (scifact/, cranfield/) and nfcorpus-splade-v3/ (vectors as JSONL). Each row is
 made in this one process, one query at a time, on one thread: the rival's figures stand on the same data and machine.
-Both BM25s read title and text, use k1 = 0.9, b = 0.4, Lucene's idf and Snowball stems; the stop words are each library's
+Both BM25s read title and text, use k1 = 0.9, b = 0.4, Lucene's idf and Snowball stems; the stop words are each one's
 own English list.
 """
 

@@ -444,7 +444,8 @@ def _parse_tsv(line: str, where: str) -> Mapping[str, Any]:
 
 def _open_parquet(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path, memory_map=True)
+        # Read in small pieces and not ahead: reading ahead keeps the whole file in memory until its end.
+        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a whole Parquet file: {error}", str(path)) from None
 
