@@ -213,7 +213,7 @@ def _print_table(hits: Any) -> None:
         return
     rows = []
     for rank, hit in enumerate(hits, start=1):
-        text = " ".join(f"{hit.title}. {hit.text}".split()) if hit.title else " ".join(hit.text.split())
+        text = " ".join(f"{hit.title} | {hit.text}".split()) if hit.title else " ".join(hit.text.split())
         rows.append((str(rank), f"{hit.score:.3f}", hit.passage, text[:_PREVIEW], hit.explain().words(3)))
     click.echo(table(rows, ("", "score", "id", "text", "because of"), ">><<<"))
 

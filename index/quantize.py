@@ -10,12 +10,13 @@ overflows int32, whatever the document: sum of weights * 255 < 2^31.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .kernels.query import to_integers
 
 LEVELS = 255
 _LARGEST_SUM = (2**31 - 1) // LEVELS
@@ -64,12 +65,9 @@ def query_integers(weights: NDArray[Any]) -> tuple[NDArray[np.int32], float]:
     Raises:
         ValueError: More terms than that leaves room for (over 8 million).
     """
-    n = len(weights)
-    if n == 0:
-        return np.empty(0, np.int32), 1.0
-    if n >= _LARGEST_SUM:
-        raise ValueError(f"a query of {n} terms; at most {_LARGEST_SUM - 1} can be scored exactly")
-    wide = weights.astype(np.float64)
-    # A power of two: whole and dyadic weights stay exactly in proportion, so scores that are equal stay equal.
-    factor = 2.0 ** math.floor(math.log2((_LARGEST_SUM - n) / float(wide.sum())))
-    return np.maximum(np.rint(wide * factor), 1).astype(np.int32), factor
+    integers = np.empty(len(weights), np.int32)
+    if not len(weights):
+        return integers, 1.0
+    if len(weights) >= _LARGEST_SUM:
+        raise ValueError(f"a query of {len(weights)} terms; at most {_LARGEST_SUM - 1} can be scored exactly")
+    return integers, float(to_integers(weights.astype(np.float64), _LARGEST_SUM, integers))

@@ -27,12 +27,14 @@ from lsr.sparse import SparseMatrix
 
 from .kernels.exhaustive import WINDOW, search_windows
 from .kernels.invert import count_terms, invert
+from .kernels.query import find_rows
 from .quantize import Quantizer, query_integers
 from .storage import ArrowFile, write_arrow
 
 ImpactType = Literal["uint8", "float32"]
 DEFAULT_MEMORY = 1 << 30  # bytes that the writer may hold, roughly
 _BYTES_PER_POSTING = 24  # held while a window is gathered and inverted
+_SPARE = 64  # room for the best documents beyond twice k, so that a small k is thinned out rarely, too
 _DENSE_VOCABULARY = 1 << 22  # up to here terms are counted in an array over the vocabulary
 
 _WINDOW_SCHEMA = pa.schema([("first_doc", pa.int64()), ("n_docs", pa.int64())])
@@ -182,6 +184,7 @@ class Segment:
         terms: (n_used,) uint32, the terms that occur, ascending.
         df: (n_used,) uint32, in how many documents each occurs.
         n_windows: Number of windows.
+        n_docs: Number of documents.
 
     Args:
         folder: Where the files lie.
@@ -203,6 +206,7 @@ class Segment:
         self.df: NDArray[np.uint32] = terms.column("df")
         self._first_doc, self._n_docs = windows.column("first_doc"), windows.column("n_docs")
         self.n_windows = len(self._first_doc)
+        self.n_docs = int(self._n_docs.sum())
         shape = (self.n_windows, len(self.terms) + 1)
         flat = starts.column("start")
         if postings.n_batches != self.n_windows or len(flat) != shape[0] * shape[1]:
@@ -237,14 +241,14 @@ class Segment:
             (found,) int64 document numbers and (found,) float64 scores, descending, equal ones by document.
         """
         rows, query, factor = self.query(terms, weights)
-        n_docs = int(self._n_docs.sum())
-        docs = np.empty(min(k, n_docs), np.int64)
+        if not len(rows):
+            return np.empty(0, np.int64), np.empty(0, np.float64)
+        k = min(k, self.n_docs)
+        docs = np.empty(2 * k + _SPARE, np.int64)
         scores = np.empty(len(docs), query.dtype)
-        if not len(rows) or not len(docs):
-            return docs[:0], np.empty(0, np.float64)
         found = search_windows(
             self._docs, self._doc_at, self._values, self._impact_at, self._sizes, self._starts,
-            self._first_doc, self._n_docs, rows, query, self._accumulator(query.dtype), docs, scores,
+            self._first_doc, self._n_docs, rows, query, self._accumulator(query.dtype), k, docs, scores,
         )  # fmt: skip
         return docs[:found], scores[:found] * factor
 
@@ -253,9 +257,9 @@ class Segment:
 
         Terms that no document has are left out.
         """
-        at = np.minimum(np.searchsorted(self.terms, terms), max(len(self.terms) - 1, 0))
-        known = self.terms[at] == terms if len(self.terms) else np.zeros(len(terms), bool)
-        rows, wide = at[known].astype(np.int64), weights[known].astype(np.float64)
+        rows, wide = np.empty(len(terms), np.int64), np.empty(len(terms))
+        found = find_rows(self.terms, terms, weights, rows, wide)
+        rows, wide = rows[:found], wide[:found]
         if self._impacts == "float32":
             return rows, wide, 1.0
         integers, factor = query_integers(wide)

@@ -323,7 +323,7 @@ def _file_corpus(path: Path, skip_bad: bool, name: str = "") -> Corpus:
     shown = name or str(path)
     kind = file_kind(path)
     if kind == "parquet":
-        table = _open_parquet(path)
+        table = open_parquet(path)
         rows = table.metadata.num_rows
         table.close()
         return Corpus(shown, lambda: _read_parquet(path), skip_bad=skip_bad, identity=_stamp(path), count=lambda: rows)
@@ -442,7 +442,12 @@ def _parse_tsv(line: str, where: str) -> Mapping[str, Any]:
     raise DataError(f"expected id<TAB>text or id<TAB>title<TAB>text, got {len(fields)} columns", where)
 
 
-def _open_parquet(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file.
+
+    Raises:
+        DataError: It is cut short, or no Parquet at all.
+    """
     try:
         # Read in small pieces and not ahead: reading ahead keeps the whole file in memory until its end.
         return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
@@ -453,7 +458,7 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
 def _read_parquet(path: Path) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
     number = 0
     try:
-        with _open_parquet(path) as file:
+        with open_parquet(path) as file:
             for batch in file.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1

@@ -37,6 +37,7 @@ from lsr.corpus import (
     Document,
     document_batch,
     file_kind,
+    open_parquet,
     parse_json_line,
     read_lines,
     require_encodable,
@@ -134,7 +135,7 @@ def holds_vectors(source: str | PathLike[str]) -> bool:
         return False
     kind = file_kind(path)
     if kind == "parquet":
-        with _parquet(path) as file:
+        with open_parquet(path) as file:
             return {"terms", "weights"} <= set(file.schema_arrow.names)
     if kind == "jsonl":
         for line, where in read_lines(path):
@@ -182,19 +183,11 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"))
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        # Read in small pieces and not ahead: reading ahead keeps the whole file in memory until its end.
-        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"not a whole Parquet file: {error}", str(path)) from None
-
-
 def _parquet_vectors(name: str, paths: list[Path]) -> Vectors:
     metadata: dict[bytes, bytes] = {}
     rows = 0
     for path in paths:
-        with _parquet(path) as file:
+        with open_parquet(path) as file:
             if missing := [c for c in ("id", "terms", "weights") if c not in file.schema_arrow.names]:
                 raise DataError(f"not vectors: the column {missing[0]!r} is missing", str(path))
             rows += file.metadata.num_rows
@@ -261,7 +254,7 @@ def _read_parquets(paths: list[Path], vectors: Vectors) -> Iterator[VectorBatch]
     for path in paths:
         start = 0
         try:
-            with _parquet(path) as file:
+            with open_parquet(path) as file:
                 columns = [name for name in VECTOR_SCHEMA.names if name in file.schema_arrow.names]
                 for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
                     yield _checked_batch(batch, n_terms, f"{path}: after {start} rows" if start else str(path))

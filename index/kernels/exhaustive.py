@@ -12,9 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import kernel
+from .ranking import select, sort
 
 WINDOW = 1 << 16
-_SCANNED = 64  # accumulator entries whose maximum is taken before any is compared on its own
+_SCANNED = 128  # accumulator entries that are passed over together where none beats the threshold
+_SAMPLE = 256  # scores from which the first threshold is guessed
+_SEEDED_K, _SEEDED_SHARE = _SAMPLE // 2, 8  # for k from here on, where a window holds so many times k documents
 
 
 @kernel
@@ -30,10 +33,11 @@ def search_windows(
     rows,
     weights,
     accumulator,
-    out_doc,
-    out_score,
+    k,
+    best_doc,
+    best_score,
 ):
-    """The k best documents of one query, k = len(out_doc).
+    """The k best documents of one query.
 
     Args:
         docs: (file,) uint16, the file of postings; window w's documents begin at doc_at[w].
@@ -47,17 +51,17 @@ def search_windows(
         rows: (n,) int64, the query's terms as rows of `starts`, ascending.
         weights: (n,) of the accumulator's type, the query's weights.
         accumulator: (65536,) int32 or float64, all zero; zero again afterwards.
-        out_doc: (k,) int64, written: documents by descending score, equal ones by ascending number.
-        out_score: (k,) of the accumulator's type, written.
+        k: How many.
+        best_doc: (more than k,) int64, written: documents by descending score, equal ones by ascending number. The
+            longer it is, the more rarely it is thinned out; twice k is a good length.
+        best_score: (len(best_doc),) of the accumulator's type, written.
 
     Returns:
         How many were found; only documents that share a term with the query count.
     """
-    k = len(out_doc)
     found = 0
     threshold = accumulator.dtype.type(0)
     for w in range(len(doc_at)):
-        n = n_docs[w]
         touched = False
         for i in range(len(rows)):
             begin = np.int64(starts[w, rows[i]])
@@ -71,77 +75,82 @@ def search_windows(
             for p in range(len(list_docs)):
                 accumulator[list_docs[p]] += weight * list_impacts[p]
         if touched:
-            found, threshold = _collect(accumulator, n, first_doc[w], out_doc, out_score, found, threshold, k)
-    _sort_best(out_doc, out_score, found)
+            if found == 0:
+                threshold = seed(accumulator, n_docs[w], k, best_doc, best_score)
+            found, threshold = collect(accumulator, n_docs[w], first_doc[w], k, best_doc, best_score, found, threshold)
+    if found > k:
+        select(best_doc, best_score, found, k)
+        found = k
+    sort(best_doc, best_score, found)
     return found
 
 
 @kernel
-def _collect(accumulator, n, first, out_doc, out_score, found, threshold, k):
-    """Put the window's documents that beat the threshold into the heap of the k best; clear the accumulator.
+def seed(accumulator, n, k, best_doc, best_score):
+    """A threshold to begin with: a score that at least k documents of the window beat, or 0.
 
-    Documents come in ascending order, so one that only equals the k-th best score loses the tie.
+    Guessed from a sample, then checked by counting. Without it most of a large k's time goes into documents that
+    are soon thrown out again.
+
+    Args:
+        accumulator: (65536,), the window's scores.
+        n: Its documents.
+        k: How many are wanted.
+        best_doc: Scratch.
+        best_score: Scratch.
     """
-    for block in range(0, n, _SCANNED):
-        stop = min(block + _SCANNED, n)
-        best = accumulator[block]
-        for i in range(block + 1, stop):
-            best = max(best, accumulator[i])
-        if best <= threshold:
-            accumulator[block:stop] = 0
-            continue
-        for i in range(block, stop):
-            score = accumulator[i]
-            if score > threshold:
-                if found < k:
-                    _sift_up(out_doc, out_score, found, first + i, score)
-                    found += 1
-                else:
-                    _sift_down(out_doc, out_score, found, first + i, score)
-                if found == k:
-                    threshold = out_score[0]
-        accumulator[block:stop] = 0
+    if k < _SEEDED_K or n < _SEEDED_SHARE * k:
+        return accumulator.dtype.type(0)
+    step = n // _SAMPLE + 1
+    size = 0
+    for i in range(0, n, step):
+        best_doc[size], best_score[size] = i, accumulator[i]
+        size += 1
+    rank = 2 * k * size // n + 2
+    while rank < size:
+        select(best_doc, best_score, size, rank)
+        guess = best_score[rank - 1]
+        above = 0
+        for i in range(n):
+            above += accumulator[i] > guess
+        if above >= k:
+            return guess
+        rank *= 2
+    return accumulator.dtype.type(0)
+
+
+@kernel
+def collect(accumulator, n, first, k, best_doc, best_score, found, threshold):
+    """Append the window's documents that beat the threshold to the best so far, and clear the accumulator.
+
+    Written so that the compiler makes vector instructions of it: of 128 scores, 8 runs of 16 are folded into one run
+    of maxima, which is compared at once. When there is no room left, only the k best are kept, and the k-th becomes
+    the threshold. Documents come in ascending order, so one that only equals the k-th best score loses the tie.
+
+    Returns:
+        How many there are now, and the threshold.
+    """
+    for block in range((n + _SCANNED - 1) // _SCANNED):  # what lies behind the last document is zero
+        scores = accumulator[block * _SCANNED : (block + 1) * _SCANNED]
+        any_above = np.int32(0)
+        for i in range(16):
+            a = max(max(scores[i], scores[i + 16]), max(scores[i + 32], scores[i + 48]))
+            b = max(max(scores[i + 64], scores[i + 80]), max(scores[i + 96], scores[i + 112]))
+            any_above |= np.int32(max(a, b) > threshold)
+        if any_above:
+            for run in range(0, _SCANNED, 16):
+                any_above = np.int32(0)
+                for i in range(16):
+                    any_above |= np.int32(scores[run + i] > threshold)
+                if any_above:
+                    for i in range(run, run + 16):
+                        if scores[i] > threshold:
+                            best_doc[found] = first + block * _SCANNED + i
+                            best_score[found] = scores[i]
+                            found += 1
+                            if found == len(best_doc):
+                                select(best_doc, best_score, found, k)
+                                found = k
+                                threshold = best_score[k - 1]
+        scores[:] = 0
     return found, threshold
-
-
-@kernel
-def _worse(score_a, doc_a, score_b, doc_b):
-    return score_a < score_b or (score_a == score_b and doc_a > doc_b)
-
-
-@kernel
-def _sift_up(docs, scores, at, doc, score):
-    """Add to a heap of `at` entries whose root is the worst."""
-    while at > 0:
-        parent = (at - 1) >> 1
-        if not _worse(score, doc, scores[parent], docs[parent]):
-            break
-        docs[at], scores[at] = docs[parent], scores[parent]
-        at = parent
-    docs[at], scores[at] = doc, score
-
-
-@kernel
-def _sift_down(docs, scores, size, doc, score):
-    """Replace the root of a heap of `size` entries."""
-    at = 0
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        if child + 1 < size and _worse(scores[child + 1], docs[child + 1], scores[child], docs[child]):
-            child += 1
-        if not _worse(scores[child], docs[child], score, doc):
-            break
-        docs[at], scores[at] = docs[child], scores[child]
-        at = child
-    docs[at], scores[at] = doc, score
-
-
-@kernel
-def _sort_best(docs, scores, size):
-    """Turn a heap into the list of its entries, best first (heap sort: the worst goes to the end)."""
-    for last in range(size - 1, 0, -1):
-        doc, score = docs[last], scores[last]
-        docs[last], scores[last] = docs[0], scores[0]
-        _sift_down(docs, scores, last, doc, score)

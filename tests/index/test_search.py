@@ -217,3 +217,18 @@ def test_a_query_outside_the_vocabulary_is_refused(tmp_path):
     with pytest.raises(ValueError, match="term 7"):
         index.search(SparseMatrix.from_dicts([{7: 1}], 8))
     assert index.search(SparseMatrix.from_dicts([{0: 1}], 8))[0].doc == 0
+
+
+@pytest.mark.parametrize("impacts", IMPACTS)
+@pytest.mark.parametrize("k", [127, 128, 129, 300, 1000])
+def test_large_k_over_many_ties(tmp_path, k, impacts):
+    # From k = 128 on, the first window starts from a guessed threshold.
+    rng = np.random.default_rng(k)
+    matrix = random_matrix(rng, 9000, 12, 6)
+    segment = write_segment(tmp_path, matrix, impacts)
+    terms, weights = np.arange(0, 12, 2, dtype=np.uint32), np.array([1, 2, 1, 3, 1, 1], np.float32)
+    scores = brute_force(matrix, terms, weights, impacts)
+    order = np.lexsort((np.arange(len(scores)), -scores))[:k]
+    docs, found = segment.search(terms, weights, k)
+    np.testing.assert_array_equal(docs, order)
+    np.testing.assert_array_equal(found, scores[order])

@@ -1,0 +1,55 @@
+"""A query made ready for scoring: terms to rows, weights to integers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .jit import kernel
+
+
+@kernel
+def find_rows(used, terms, weights, rows, kept):
+    """Look up a query's terms among those that occur in an index; the others are left out.
+
+    Args:
+        used: (n_used,) uint32, ascending.
+        terms: (n,) uint32, ascending.
+        weights: (n,) float32.
+        rows: (n,) int64, written: places in `used`.
+        kept: (n,) float64, written: their weights.
+
+    Returns:
+        How many there are.
+    """
+    found = 0
+    for i in range(len(terms)):
+        at = np.searchsorted(used, terms[i])
+        if at < len(used) and used[at] == terms[i]:
+            rows[found] = at
+            kept[found] = weights[i]
+            found += 1
+    return found
+
+
+@kernel
+def to_integers(weights, largest_sum, out):
+    """Weights as integers of at least 1 whose sum is at most `largest_sum`; see lsr.index.quantize.
+
+    Args:
+        weights: (n,) float64 above zero, n below largest_sum.
+        largest_sum: int64.
+        out: (n,) int32, written.
+
+    Returns:
+        What they were multiplied with, a power of two.
+    """
+    total = 0.0
+    for weight in weights:
+        total += weight
+    _, exponent = math.frexp((largest_sum - len(weights)) / total)
+    factor = 2.0 ** (exponent - 1)  # the largest power of two that is not above the quotient
+    for i in range(len(weights)):
+        out[i] = max(1, np.int64(np.rint(weights[i] * factor)))
+    return factor

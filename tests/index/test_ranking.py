@@ -1,0 +1,77 @@
+"""Selecting and sorting equal numpy's order: descending scores, equal ones by document."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsr.index.kernels.exhaustive import WINDOW, collect, seed
+from lsr.index.kernels.ranking import select, sort
+
+
+def in_order(docs, scores):
+    return np.lexsort((docs, -scores.astype(np.float64)))
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=200), st.booleans(), st.data())
+def test_the_k_best_come_to_the_front(values, shuffled, data):
+    k = data.draw(st.integers(1, len(values)))
+    docs, scores = np.arange(len(values)), np.array(values, np.int32)
+    if shuffled:
+        docs = np.random.default_rng(0).permutation(docs)
+    best = in_order(docs, scores)[:k]
+    wanted = list(zip(scores[best].tolist(), docs[best].tolist(), strict=True))
+    select(docs, scores, len(docs), k)
+    found = list(zip(scores[:k].tolist(), docs[:k].tolist(), strict=True))
+    assert sorted(found) == sorted(wanted)
+    assert found[-1] == wanted[-1]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float64])
+@pytest.mark.parametrize("n", [0, 1, 2, 16, 17, 100, 5000])
+@pytest.mark.parametrize("distinct", [1, 3, 10**6])
+def test_sorting_any_number_with_any_ties(dtype, n, distinct):
+    rng = np.random.default_rng(n)
+    docs, scores = rng.permutation(n), rng.integers(0, distinct, n).astype(dtype)
+    best = in_order(docs, scores)
+    wanted = docs[best].tolist(), scores[best].tolist()
+    sort(docs, scores, n)
+    assert (docs.tolist(), scores.tolist()) == wanted
+
+
+@pytest.mark.parametrize("pattern", ["ascending", "descending", "organ pipe"])
+def test_sorted_input_does_not_take_for_ever(pattern):
+    n = 200_000
+    scores = np.arange(n, dtype=np.int32)
+    if pattern == "descending":
+        scores = scores[::-1].copy()
+    elif pattern == "organ pipe":
+        scores = np.minimum(scores, scores[::-1]).copy()
+    docs = np.arange(n)
+    wanted = docs[in_order(docs, scores)]
+    sort(docs, scores, n)
+    np.testing.assert_array_equal(docs, wanted)
+
+
+@pytest.mark.parametrize("distinct", [2, 40, 10**6])
+@pytest.mark.parametrize("n", [1024, 5000, WINDOW])
+def test_the_first_threshold_is_beaten_by_k_documents(n, distinct):
+    k = 128
+    accumulator = np.zeros(WINDOW, np.int32)
+    accumulator[:n] = np.random.default_rng(n).integers(0, distinct, n)
+    threshold = seed(accumulator, n, k, np.empty(2 * k + 64, np.int64), np.empty(2 * k + 64, np.int32))
+    assert threshold == 0 or (accumulator > threshold).sum() >= k
+    assert threshold > 0 or distinct == 2  # with many different scores a guess must succeed
+
+
+def test_collecting_clears_the_accumulator_to_its_end():
+    accumulator = np.zeros(WINDOW, np.int32)
+    accumulator[:1000] = 7
+    docs, scores = np.empty(70, np.int64), np.empty(70, np.int32)
+    found, threshold = collect(accumulator, 1000, 5, 3, docs, scores, 0, np.int32(0))
+    assert not accumulator.any()
+    assert threshold == 7
+    assert docs[:3].tolist() == [5, 6, 7]
+    assert found == 3
