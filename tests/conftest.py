@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 
 from lsr.cli import main
+
+# The first example of a kernel's test compiles the kernel: time says nothing about the example.
+settings.register_profile("lsr", deadline=None)
+settings.load_profile("lsr")
 
 
 class Ran(NamedTuple):

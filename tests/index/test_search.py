@@ -78,7 +78,7 @@ def require_exact(segment, matrix, terms, weights, impacts, ks=(10,)):
     impacts=st.sampled_from(IMPACTS),
     memory=st.sampled_from([24, 24 * 30, DEFAULT_MEMORY]),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_equals_brute_force_on_random_vectors(seed, n_docs, n_terms, longest, weights, impacts, memory):
     rng = np.random.default_rng(seed)
     matrix = random_matrix(rng, n_docs, n_terms, longest, weights)
