@@ -91,7 +91,7 @@ def main() -> None:
     opening = time_each(lambda _: Index.open(out), 10)
     index = Index.open(out)
     size = sum(index.file_sizes().values())
-    postings = index.file_sizes()["postings.arrow"] + index.file_sizes()["starts.arrow"]
+    postings = index.file_sizes()["postings.arrow"] + index.file_sizes()["lists.arrow"]
 
     matrix = SparseMatrix.vstack([batch.vectors for batch in read_vectors(parquet)])
     step = index.max_error

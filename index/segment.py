@@ -2,7 +2,7 @@
 
     postings.arrow   one record batch per window: doc uint16 (within the window), impact uint8 | float32, both by
                      term and, within a term, by document
-    starts.arrow     where each term's postings begin within each window, (n_windows, n_used + 1) uint32 in one column
+    lists.arrow      one record batch per window: its terms, ascending, and where the postings of each end, uint32 both
     windows.arrow    first_doc int64, n_docs int64 of each window
     terms.arrow      the terms that occur, ascending, uint32, and in how many documents, df uint32
 
@@ -25,9 +25,21 @@ from numpy.typing import NDArray
 from lsr.errors import CorruptIndex
 from lsr.sparse import SparseMatrix
 
-from .kernels.exhaustive import WINDOW, search_windows
+from .kernels.exhaustive import (
+    DOCS_AT,
+    ENDS_AT,
+    FIRST_DOC,
+    IMPACTS_AT,
+    N_DOCS,
+    N_TERMS,
+    SIZE,
+    TERMS_AT,
+    WINDOW,
+    find_list,
+    search_windows,
+)
 from .kernels.invert import count_terms, invert
-from .kernels.query import find_rows
+from .kernels.query import keep_known
 from .quantize import Quantizer, query_integers
 from .storage import ArrowFile, write_arrow
 
@@ -38,7 +50,7 @@ _SPARE = 64  # room for the best documents beyond twice k, so that a small k is 
 _DENSE_VOCABULARY = 1 << 22  # up to here terms are counted in an array over the vocabulary
 
 _WINDOW_SCHEMA = pa.schema([("first_doc", pa.int64()), ("n_docs", pa.int64())])
-_START_SCHEMA = pa.schema([("start", pa.uint32())])
+_LIST_SCHEMA = pa.schema([("term", pa.uint32()), ("end", pa.uint32())])
 _TERM_SCHEMA = pa.schema([("term", pa.uint32()), ("df", pa.uint32())])
 
 
@@ -48,17 +60,13 @@ def _posting_schema(impacts: ImpactType) -> pa.Schema:
 
 @dataclass(frozen=True)
 class _Window:
-    """A window put aside: its terms, where their lists begin, and where its arrays lie in the temporary file."""
+    """A window put aside: its documents, and where its arrays lie in the temporary file."""
 
     first_doc: int
     n_docs: int
-    terms: NDArray[np.uint32]
-    starts: NDArray[np.int64]
+    n_terms: int
+    n_postings: int
     at: int
-
-    @property
-    def n_postings(self) -> int:
-        return int(self.starts[-1])
 
 
 class SegmentWriter:
@@ -84,6 +92,8 @@ class SegmentWriter:
         self._windows: list[_Window] = []
         self._largest = 0.0
         self._whole = True
+        self._terms = np.empty(0, np.int64)
+        self._df = np.empty(0, np.int64)
         self.n_docs = 0
         self.n_postings = 0
 
@@ -112,69 +122,62 @@ class SegmentWriter:
             self._largest = max(self._largest, float(matrix.data.max()))
             self._whole = self._whole and bool((matrix.data == np.rint(matrix.data)).all())
         if matrix.shape[1] <= _DENSE_VOCABULARY:
-            counts = np.zeros(matrix.shape[1], np.int64)
-            count_terms(matrix.indices, counts)
-            terms = np.flatnonzero(counts)
-            starts = np.concatenate(([0], np.cumsum(counts[terms])))
-            cursor = np.cumsum(counts) - counts
+            dense = np.zeros(matrix.shape[1], np.int64)
+            count_terms(matrix.indices, dense)
+            terms = np.flatnonzero(dense)
+            counts, cursor = dense[terms], np.cumsum(dense) - dense
             rows: NDArray[Any] = matrix.indices
         else:
             terms, rows, counts = np.unique(matrix.indices, return_inverse=True, return_counts=True)
-            starts = np.concatenate(([0], np.cumsum(counts)))
-            cursor = starts[:-1].copy()
+            cursor = np.cumsum(counts) - counts
         docs = np.empty(matrix.nnz, np.uint16)
         weights = np.empty(matrix.nnz, np.float32)
         invert(matrix.indptr, rows, matrix.data, cursor, docs, weights)
-        window = _Window(first_doc, len(matrix), terms.astype(np.uint32), starts.astype(np.int64), self._file.tell())
-        self._windows.append(window)
-        self._file.write(docs.data)
-        self._file.write(weights.data)
-        self.n_postings += window.n_postings
+        self._windows.append(_Window(first_doc, len(matrix), len(terms), matrix.nnz, self._file.tell()))
+        for array in (terms.astype(np.uint32), np.cumsum(counts).astype(np.uint32), docs, weights):
+            self._file.write(array.data)
+        self.n_postings += matrix.nnz
+        self._count(terms, counts)
+
+    def _count(self, terms: NDArray[Any], counts: NDArray[Any]) -> None:
+        """Add a window's document frequencies to those of the windows before."""
+        self._terms, places = np.unique(np.concatenate((self._terms, terms)), return_inverse=True)
+        both = np.concatenate((self._df, counts))
+        self._df = np.bincount(places, weights=both, minlength=len(self._terms)).astype(np.int64)
 
     def finish(self) -> Quantizer | None:
         """Write the files; returns how weights became impacts, None for float weights."""
         if self._n_waiting:
             self._put_aside()
         quantizer = Quantizer.of(self._largest, self._whole) if self._impacts == "uint8" else None
-        used = _union([window.terms for window in self._windows])
-        df = np.zeros(len(used), np.uint32)
-        starts = np.empty((len(self._windows), len(used) + 1), np.uint32)
         schema = _posting_schema(self._impacts)
-        with pa.ipc.new_file(str(self._folder / "postings.arrow"), schema) as writer:
-            for window, row in zip(self._windows, starts, strict=True):
-                counts = np.zeros(len(used), np.int64)
-                counts[np.searchsorted(used, window.terms)] = np.diff(window.starts)
-                df += counts.astype(np.uint32)
-                row[0] = 0
-                row[1:] = np.cumsum(counts)
-                writer.write_batch(self._read_window(window, schema, quantizer))
-        write_arrow(self._folder / "starts.arrow", {"start": starts.reshape(-1)})
+        with (
+            pa.ipc.new_file(str(self._folder / "postings.arrow"), schema) as postings,
+            pa.ipc.new_file(str(self._folder / "lists.arrow"), _LIST_SCHEMA) as lists,
+        ):
+            for window in self._windows:
+                self._file.seek(window.at)
+                terms, ends = self._read(window.n_terms, np.uint32), self._read(window.n_terms, np.uint32)
+                lists.write_batch(pa.RecordBatch.from_arrays([terms, ends], schema=_LIST_SCHEMA))
+                docs, weights = self._read(window.n_postings, np.uint16), self._read(window.n_postings, np.float32)
+                impacts = quantizer.impacts(weights) if quantizer else weights
+                postings.write_batch(pa.RecordBatch.from_arrays([docs, impacts], schema=schema))
         windows = {
             "first_doc": np.array([w.first_doc for w in self._windows], np.int64),
             "n_docs": np.array([w.n_docs for w in self._windows], np.int64),
         }
         write_arrow(self._folder / "windows.arrow", windows)
-        write_arrow(self._folder / "terms.arrow", {"term": used, "df": df})
+        write_arrow(
+            self._folder / "terms.arrow", {"term": self._terms.astype(np.uint32), "df": self._df.astype(np.uint32)}
+        )
         return quantizer
 
-    def _read_window(self, window: _Window, schema: pa.Schema, quantizer: Quantizer | None) -> pa.RecordBatch:
-        n = window.n_postings
-        self._file.seek(window.at)
-        docs = np.frombuffer(self._file.read(2 * n), np.uint16)
-        weights = np.frombuffer(self._file.read(4 * n), np.float32)
-        impacts = quantizer.impacts(weights) if quantizer else weights
-        return pa.RecordBatch.from_arrays([pa.array(docs), pa.array(impacts)], schema=schema)
+    def _read(self, n: int, dtype: Any) -> NDArray[Any]:
+        return np.frombuffer(self._file.read(n * np.dtype(dtype).itemsize), dtype)
 
     def close(self) -> None:
         """Give the temporary file up, finished or not."""
         self._file.close()
-
-
-def _union(parts: list[NDArray[np.uint32]]) -> NDArray[np.uint32]:
-    union = np.empty(0, np.uint32)
-    for part in parts:
-        union = np.union1d(union, part)
-    return union.astype(np.uint32)
 
 
 class Segment:
@@ -201,33 +204,36 @@ class Segment:
         postings = ArrowFile(folder / "postings.arrow", _posting_schema(impacts))
         windows = ArrowFile(folder / "windows.arrow", _WINDOW_SCHEMA)
         terms = ArrowFile(folder / "terms.arrow", _TERM_SCHEMA)
-        starts = ArrowFile(folder / "starts.arrow", _START_SCHEMA)
+        lists = ArrowFile(folder / "lists.arrow", _LIST_SCHEMA)
         self.terms: NDArray[np.uint32] = terms.column("term")
         self.df: NDArray[np.uint32] = terms.column("df")
-        self._first_doc, self._n_docs = windows.column("first_doc"), windows.column("n_docs")
-        self.n_windows = len(self._first_doc)
-        self.n_docs = int(self._n_docs.sum())
-        shape = (self.n_windows, len(self.terms) + 1)
-        flat = starts.column("start")
-        if postings.n_batches != self.n_windows or len(flat) != shape[0] * shape[1]:
+        first_doc, n_docs = windows.column("first_doc"), windows.column("n_docs")
+        self.n_windows = len(first_doc)
+        if not self.n_windows == postings.n_batches == lists.n_batches:
             raise CorruptIndex(f"{folder}: the files of the postings don't fit together; build the index again")
-        if self.n_windows and (self._n_docs.min() < 0 or self._n_docs.max() > WINDOW):
+        if self.n_windows and (n_docs.min() < 0 or n_docs.max() > WINDOW):
             raise CorruptIndex(f"{folder / 'windows.arrow'}: a window of an impossible size; build the index again")
-        self._starts = flat.reshape(shape)
-        batches = [postings.batch(i) for i in range(self.n_windows)]
+        self.n_docs = int(n_docs.sum())
         impact_type = np.dtype(np.uint8 if impacts == "uint8" else np.float32)
-        self._sizes = np.array([batch.num_rows for batch in batches], np.int64)
-        self._doc_at = np.array([postings.offset(b.column(0)) // 2 for b in batches], np.int64)
-        self._impact_at = np.array([postings.offset(b.column(1)) // impact_type.itemsize for b in batches], np.int64)
-        whole = postings.bytes
-        self._docs = whole[: len(whole) // 2 * 2].view(np.uint16)
-        self._values = whole[: len(whole) // 4 * 4].view(np.float32) if impacts == "float32" else whole
+        self._windows = np.empty((self.n_windows, 8), np.int64)
+        for w in range(self.n_windows):
+            batch, entries = postings.batch(w), lists.batch(w)
+            self._windows[w, DOCS_AT] = postings.offset(batch.column(0)) // 2
+            self._windows[w, IMPACTS_AT] = postings.offset(batch.column(1)) // impact_type.itemsize
+            self._windows[w, SIZE] = batch.num_rows
+            self._windows[w, TERMS_AT] = lists.offset(entries.column(0)) // 4
+            self._windows[w, ENDS_AT] = lists.offset(entries.column(1)) // 4
+            self._windows[w, N_TERMS] = entries.num_rows
+        self._windows[:, FIRST_DOC], self._windows[:, N_DOCS] = first_doc, n_docs
+        self._docs = _view(postings.bytes, np.uint16)
+        self._values = _view(postings.bytes, impact_type)
+        self._lists = _view(lists.bytes, np.uint32)
         self._local = threading.local()
 
     @property
     def n_postings(self) -> int:
         """Number of postings."""
-        return int(self._sizes.sum())
+        return int(self._windows[:, SIZE].sum())
 
     def search(self, terms: NDArray[np.uint32], weights: NDArray[np.float32], k: int) -> tuple[Any, Any]:
         """The k best documents for a query vector, every posting of its terms scored.
@@ -240,45 +246,42 @@ class Segment:
         Returns:
             (found,) int64 document numbers and (found,) float64 scores, descending, equal ones by document.
         """
-        rows, query, factor = self.query(terms, weights)
-        if not len(rows):
+        known, query, factor = self.query(terms, weights)
+        if not len(known):
             return np.empty(0, np.int64), np.empty(0, np.float64)
         k = min(k, self.n_docs)
         docs = np.empty(2 * k + _SPARE, np.int64)
         scores = np.empty(len(docs), query.dtype)
+        accumulator = self._accumulator(query.dtype)
         found = search_windows(
-            self._docs, self._doc_at, self._values, self._impact_at, self._sizes, self._starts,
-            self._first_doc, self._n_docs, rows, query, self._accumulator(query.dtype), k, docs, scores,
-        )  # fmt: skip
+            self._docs, self._values, self._lists, self._windows, known, query, accumulator, k, docs, scores
+        )
         return docs[:found], scores[:found] * factor
 
     def query(self, terms: NDArray[np.uint32], weights: NDArray[np.float32]) -> tuple[Any, Any, float]:
-        """A query's terms as rows, its weights as the kernel takes them, and what a score is to be multiplied with.
+        """A query's known terms, its weights as the kernel takes them, and what a score is to be multiplied with.
 
         Terms that no document has are left out.
         """
-        rows, wide = np.empty(len(terms), np.int64), np.empty(len(terms))
-        found = find_rows(self.terms, terms, weights, rows, wide)
-        rows, wide = rows[:found], wide[:found]
+        known, wide = np.empty(len(terms), np.uint32), np.empty(len(terms))
+        found = keep_known(self.terms, terms, weights, known, wide)
+        known, wide = known[:found], wide[:found]
         if self._impacts == "float32":
-            return rows, wide, 1.0
+            return known, wide, 1.0
         integers, factor = query_integers(wide)
-        return rows, integers, self._scale / factor
+        return known, integers, self._scale / factor
 
     def impacts_of(self, doc: int, terms: NDArray[np.uint32]) -> NDArray[np.float64]:
         """(n,) float64, the stored weight of each term in a document, 0 where it doesn't occur."""
-        w = int(np.searchsorted(self._first_doc, doc, side="right")) - 1
-        local = doc - int(self._first_doc[w])
+        w = int(np.searchsorted(self._windows[:, FIRST_DOC], doc, side="right")) - 1
+        local = doc - int(self._windows[w, FIRST_DOC])
+        docs_at, impacts_at = int(self._windows[w, DOCS_AT]), int(self._windows[w, IMPACTS_AT])
         found = np.zeros(len(terms))
-        rows = np.searchsorted(self.terms, terms)
-        for i, row in enumerate(rows.tolist()):
-            if row >= len(self.terms) or self.terms[row] != terms[i]:
-                continue
-            begin, end = int(self._starts[w, row]), int(self._starts[w, row + 1])
-            at = int(self._doc_at[w])
-            place = begin + int(np.searchsorted(self._docs[at + begin : at + end], local))
-            if place < end and self._docs[at + place] == local:
-                found[i] = float(self._values[int(self._impact_at[w]) + place]) * self._scale
+        for i, term in enumerate(terms):
+            begin, end = find_list(self._lists, self._windows, w, term)
+            place = begin + int(np.searchsorted(self._docs[docs_at + begin : docs_at + end], local))
+            if place < end and self._docs[docs_at + place] == local:
+                found[i] = float(self._values[impacts_at + place]) * self._scale
         return found
 
     def _accumulator(self, dtype: Any) -> Any:
@@ -286,3 +289,8 @@ class Segment:
         if getattr(self._local, "accumulator", None) is None:
             self._local.accumulator = np.zeros(WINDOW, dtype)
         return self._local.accumulator
+
+
+def _view(whole: NDArray[np.uint8], dtype: Any) -> NDArray[Any]:
+    """A mapped file as an array of another type; a rest that doesn't fill an entry is left out."""
+    return whole[: len(whole) // np.dtype(dtype).itemsize * np.dtype(dtype).itemsize].view(dtype)

@@ -20,35 +20,20 @@ _SAMPLE = 256  # scores from which the first threshold is guessed
 _SEEDED_K, _SEEDED_SHARE = _SAMPLE // 2, 8  # for k from here on, where a window holds so many times k documents
 
 
+# Columns of the table of windows that the kernels take: (n_windows, 8) int64. Places count in entries of the file.
+DOCS_AT, IMPACTS_AT, SIZE, TERMS_AT, ENDS_AT, N_TERMS, FIRST_DOC, N_DOCS = range(8)
+
+
 @kernel
-def search_windows(
-    docs,
-    doc_at,
-    impacts,
-    impact_at,
-    sizes,
-    starts,
-    first_doc,
-    n_docs,
-    rows,
-    weights,
-    accumulator,
-    k,
-    best_doc,
-    best_score,
-):
+def search_windows(docs, impacts, lists, windows, terms, weights, accumulator, k, best_doc, best_score):
     """The k best documents of one query.
 
     Args:
-        docs: (file,) uint16, the file of postings; window w's documents begin at doc_at[w].
-        doc_at: (n_windows,) int64.
-        impacts: (file,) uint8 or float32, the same file; window w's impacts begin at impact_at[w].
-        impact_at: (n_windows,) int64.
-        sizes: (n_windows,) int64, postings of each window.
-        starts: (n_windows, n_used + 1) uint32, where each term's postings begin within a window.
-        first_doc: (n_windows,) int64.
-        n_docs: (n_windows,) int64.
-        rows: (n,) int64, the query's terms as rows of `starts`, ascending.
+        docs: (file,) uint16, the file of postings; window w's documents begin at windows[w, DOCS_AT].
+        impacts: (file,) uint8 or float32, the same file; window w's impacts begin at windows[w, IMPACTS_AT].
+        lists: (file,) uint32, the file of lists; see `find_list`.
+        windows: (n_windows, 8) int64, the table of windows.
+        terms: (n,) uint32, the query's terms, ascending.
         weights: (n,) of the accumulator's type, the query's weights.
         accumulator: (65536,) int32 or float64, all zero; zero again afterwards.
         k: How many.
@@ -61,28 +46,57 @@ def search_windows(
     """
     found = 0
     threshold = accumulator.dtype.type(0)
-    for w in range(len(doc_at)):
+    for w in range(len(windows)):
+        docs_at, impacts_at = windows[w, DOCS_AT], windows[w, IMPACTS_AT]
+        n, first = windows[w, N_DOCS], windows[w, FIRST_DOC]
         touched = False
-        for i in range(len(rows)):
-            begin = np.int64(starts[w, rows[i]])
-            end = min(np.int64(starts[w, rows[i] + 1]), sizes[w])  # a damaged file must not lead outside
+        for i in range(len(terms)):
+            begin, end = find_list(lists, windows, w, terms[i])
             if begin >= end:
                 continue
             touched = True
             weight = weights[i]
-            list_docs = docs[doc_at[w] + begin : doc_at[w] + end]
-            list_impacts = impacts[impact_at[w] + begin : impact_at[w] + end]
+            list_docs = docs[docs_at + begin : docs_at + end]
+            list_impacts = impacts[impacts_at + begin : impacts_at + end]
             for p in range(len(list_docs)):
                 accumulator[list_docs[p]] += weight * list_impacts[p]
         if touched:
             if found == 0:
-                threshold = seed(accumulator, n_docs[w], k, best_doc, best_score)
-            found, threshold = collect(accumulator, n_docs[w], first_doc[w], k, best_doc, best_score, found, threshold)
+                threshold = seed(accumulator, n, k, best_doc, best_score)
+            found, threshold = collect(accumulator, n, first, k, best_doc, best_score, found, threshold)
     if found > k:
         select(best_doc, best_score, found, k)
         found = k
     sort(best_doc, best_score, found)
     return found
+
+
+@kernel
+def find_list(lists, windows, w, term):
+    """Where a term's postings lie within a window.
+
+    Args:
+        lists: (file,) uint32; from windows[w, TERMS_AT] on the window's terms, ascending, from windows[w, ENDS_AT] on
+            where the postings of each end.
+        windows: (n_windows, 8) int64, the table of windows.
+        w: The window.
+        term: The term.
+
+    Returns:
+        Begin and end, within the window's postings whatever the file says; the same where it has none.
+    """
+    terms_at, ends_at = windows[w, TERMS_AT], windows[w, ENDS_AT]
+    low, high = 0, windows[w, N_TERMS]
+    while low < high:
+        middle = (low + high) >> 1
+        if lists[terms_at + middle] < term:
+            low = middle + 1
+        else:
+            high = middle
+    if low == windows[w, N_TERMS] or lists[terms_at + low] != term:
+        return 0, 0
+    begin = np.int64(lists[ends_at + low - 1]) if low > 0 else 0
+    return begin, min(np.int64(lists[ends_at + low]), windows[w, SIZE])
 
 
 @kernel

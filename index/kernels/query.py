@@ -1,4 +1,4 @@
-"""A query made ready for scoring: terms to rows, weights to integers."""
+"""A query made ready for scoring: known terms, weights as integers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .jit import kernel
 
 
 @kernel
-def find_rows(used, terms, weights, rows, kept):
-    """Look up a query's terms among those that occur in an index; the others are left out.
+def keep_known(used, terms, weights, known, kept):
+    """Keep those of a query's terms that occur in an index.
 
     Args:
         used: (n_used,) uint32, ascending.
         terms: (n,) uint32, ascending.
         weights: (n,) float32.
-        rows: (n,) int64, written: places in `used`.
+        known: (n,) uint32, written: the terms.
         kept: (n,) float64, written: their weights.
 
     Returns:
@@ -27,7 +27,7 @@ def find_rows(used, terms, weights, rows, kept):
     for i in range(len(terms)):
         at = np.searchsorted(used, terms[i])
         if at < len(used) and used[at] == terms[i]:
-            rows[found] = at
+            known[found] = terms[i]
             kept[found] = weights[i]
             found += 1
     return found

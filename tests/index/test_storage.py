@@ -283,7 +283,7 @@ SEARCH = """
 
 
 @pytest.mark.parametrize(
-    "starts",
+    "ends",
     [
         lambda n: np.full(n, 2**32 - 1),
         lambda n: np.arange(n)[::-1],
@@ -292,11 +292,11 @@ SEARCH = """
     ],
     ids=["huge", "falling", "random", "wild"],
 )
-def test_forged_offsets_cannot_crash_the_process(path, starts):
-    file = data_folder(path) / "starts.arrow"
+def test_forged_offsets_cannot_crash_the_process(path, ends):
+    file = data_folder(path) / "lists.arrow"
     with pa.ipc.open_file(str(file)) as reader:
-        n = reader.read_all().num_rows
-    write_arrow(file, {"start": starts(n).astype(np.uint32)})
+        terms = reader.read_all().column("term").to_numpy()
+    write_arrow(file, {"term": terms, "end": ends(len(terms)).astype(np.uint32)})
     forge(path, lambda manifest: None)
     code, _, error = python(SEARCH, path)
     assert code == 0, error
@@ -313,7 +313,7 @@ def test_forged_windows_are_refused(path):
 
 
 def test_files_of_other_columns_are_refused(path):
-    for name in ("postings", "starts", "windows", "terms", "ids", "order", "texts"):
+    for name in ("postings", "lists", "windows", "terms", "ids", "order", "texts"):
         file = data_folder(path) / f"{name}.arrow"
         whole = file.read_bytes()
         write_arrow(file, {"other": np.zeros(3)})
