@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from lsr.encode.base import DEFAULT_ENCODER
-from lsr.encode.commands import encoder_options, given_settings, open_encoder
+from lsr.encode.commands import encoder_options
+from lsr.index.commands import open_index
 
 
 @click.command()
@@ -39,7 +40,6 @@ def evaluate(
       lsr evaluate idx --dataset scifact/ --measures "nDCG@10 R@1000" --json
     """  # fmt: skip
     from lsr.console import emit_json, is_terminal, note, table
-    from lsr.index.index import Index
     from lsr.index.queries import read_queries
 
     from .datasets import open_dataset
@@ -49,7 +49,7 @@ def evaluate(
 
     parse_measures(measures)
     judged = open_dataset(dataset, split)
-    index = Index.open(index_path, encoder=open_encoder(encoder, given_settings(options)) if encoder else None)
+    index = open_index(index_path, encoder, options)
     result = run_evaluation(index, judged, measures, read_queries(queries, index) if queries else None)
     if result.missing:
         note(f"{len(result.missing)} judged queries are not among the queries and count as 0: {result.missing[0]}, …")

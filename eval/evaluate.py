@@ -8,7 +8,7 @@ from typing import Any
 from lsr.errors import DataError
 from lsr.index.index import Index
 from lsr.index.queries import QuerySet, read_queries
-from lsr.runs import Run
+from lsr.runs import Run, as_run
 
 from .datasets import Dataset
 from .latency import Latency, encode_latency, search_latency, throughput
@@ -71,7 +71,7 @@ def evaluate(index: Index, dataset: Dataset, measures: str, queries: QuerySet | 
         raise DataError("none of the queries is judged; are these the right judgments?", dataset.name)
     vectors = judged.encoded(index)
     found = index.search_batch(vectors, depth_of(parsed))
-    run = {query: {hit.id: hit.score for hit in hits} for query, hits in zip(judged.ids, found, strict=True)}
+    run = as_run({q: [(hit.id, hit.score) for hit in hits] for q, hits in zip(judged.ids, found, strict=True)})
     means, per_query = score_run(dataset.qrels, run, parsed)
     return Evaluation(
         measures=means,

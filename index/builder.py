@@ -11,13 +11,13 @@ import pyarrow as pa
 
 import lsr
 from lsr.console import progress
-from lsr.corpus import Corpus, Document, document_batch, documents_corpus
+from lsr.corpus import Corpus, Document, documents_corpus
 from lsr.encode.base import DEFAULT_ENCODER, Encoder
 from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages, Report, encode_corpus, fit
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
-from lsr.vectors import VectorBatch, Vectors
+from lsr.vectors import VectorBatch, Vectors, matrix_batches
 
 from .documents import DocumentsWriter
 from .segment import ImpactType, SegmentWriter
@@ -50,7 +50,7 @@ def build_index(
         known = _Known()
         if isinstance(source, SparseMatrix):
             known.fingerprint = Fingerprint(vocabulary_size=source.shape[1])
-            batches = _matrix_batches(source, ids)
+            batches = matrix_batches(source, ids)
         elif isinstance(source, Vectors):
             batches = _vector_batches(source, known, report)
         else:
@@ -128,15 +128,6 @@ def _vector_batches(vectors: Vectors, known: _Known, report: Report) -> Iterator
         report.bad = vectors.bad
 
     return batches()
-
-
-def _matrix_batches(matrix: SparseMatrix, ids: Sequence[str] | None) -> Iterator[VectorBatch]:
-    if ids is not None and len(ids) != len(matrix):
-        raise ValueError(f"{len(matrix)} rows but {len(ids)} ids")
-    for start in range(0, len(matrix), 4096):
-        part = matrix[start : start + 4096]
-        names = [str(i) for i in range(start, start + len(part))] if ids is None else ids[start : start + len(part)]
-        yield VectorBatch(document_batch([Document(name, "") for name in names], with_text=False), part)
 
 
 def _without_text(documents: pa.RecordBatch) -> pa.RecordBatch:

@@ -78,7 +78,8 @@ def index(source: str, out: Path, impacts: Any, memory: int, encoder: str | None
     note(f"{out}: {len(built)} documents, {built.n_postings} postings, {size / 1e6:.1f} MB, {built.fingerprint}")
 
 
-def _open(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
+def open_index(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
+    """The index of a command's --encoder and its settings."""
     from .index import Index
 
     return Index.open(path, encoder=open_encoder(encoder, given_settings(options)) if encoder else None)
@@ -121,7 +122,7 @@ def search(
 
     if (text is None) == (queries is None):
         raise click.UsageError("give either a text or --queries FILE")
-    index = _open(index_path, encoder, options)
+    index = open_index(index_path, encoder, options)
     if queries is not None:
         _search_file(index, queries, k, run_path, tag, threads, skip_bad)
         return
@@ -139,6 +140,7 @@ def _search_file(
     index: Any, queries: str, k: int, run_path: Path | None, tag: str, threads: int, skip_bad: bool
 ) -> None:
     from lsr.console import note, progress
+    from lsr.corpus import new_text
 
     from .queries import read_queries
 
@@ -149,7 +151,7 @@ def _search_file(
         note(f"{read.unknown} weights of the queries are for tokens that no document has")
     vectors = read.encoded(index)
     with ExitStack() as stack:
-        out = stack.enter_context(_replacing(run_path)) if run_path else None
+        out = stack.enter_context(new_text(run_path)) if run_path else None
         bar = stack.enter_context(progress(len(read.ids), "searching", "queries"))
         for start in range(0, len(read.ids), 256):
             ids = read.ids[start : start + 256]
@@ -162,27 +164,10 @@ def _search_file(
             bar.update(len(ids))
 
 
-class _replacing:
-    """A text file that takes its name only when it is whole."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._partial = path, path.with_name(path.name + ".partial")
-
-    def __enter__(self) -> IO[str]:
-        self._file = self._partial.open("w", encoding="utf-8")
-        return self._file
-
-    def __exit__(self, kind: Any, *_: object) -> None:
-        try:
-            self._file.close()
-            if kind is None:
-                self._partial.replace(self._path)
-        finally:
-            self._partial.unlink(missing_ok=True)
-
-
 def _write_run(path: Path, results: list[tuple[str, Any]], tag: str) -> None:
-    with _replacing(path) as file:
+    from lsr.corpus import new_text
+
+    with new_text(path) as file:
         for query_id, hits in results:
             _write_lines(file, query_id, hits, tag)
 
@@ -233,7 +218,7 @@ def explain(index_path: Path, text: str, doc_id: str, as_json: bool, encoder: st
     """
     from lsr.console import emit_json, is_terminal
 
-    explanation = _open(index_path, encoder, options).explain(text, doc_id)
+    explanation = open_index(index_path, encoder, options).explain(text, doc_id)
     if as_json or not is_terminal():
         emit_json(explanation.to_json())
     else:

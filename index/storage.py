@@ -104,11 +104,6 @@ def _require_sound(manifest: Mapping[str, Any], path: Path) -> None:
 _RESTORE = "restore it from a copy or build the index again"
 
 
-def _manifest_files(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    for name, entry in manifest["files"].items():
-        yield folder / manifest["data"] / name, entry
-
-
 def check_files(folder: Path, manifest: Mapping[str, Any], *, every_byte: bool = False) -> list[str]:
     """What is wrong with the files of an index, a message each; empty if nothing is.
 
@@ -118,7 +113,8 @@ def check_files(folder: Path, manifest: Mapping[str, Any], *, every_byte: bool =
         every_byte: Hash all files, not only the small ones.
     """
     wrong = []
-    for path, entry in _manifest_files(folder, manifest):
+    for name, entry in manifest["files"].items():
+        path = folder / manifest["data"] / name
         try:
             size = path.stat().st_size
             if size != entry["bytes"]:

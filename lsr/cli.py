@@ -126,5 +126,5 @@ def os_error_text(error: OSError) -> str:
 
 
 def run_command(name: str, args: list[str]) -> Any:
-    """Call a command of the table from Python, as the tests and the demo do."""
+    """Call a command of the table from Python; what `main` prints as an error is raised here."""
     return cli.main([name, *args], prog_name="lsr", standalone_mode=False)

@@ -16,6 +16,7 @@ import weakref
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
@@ -366,6 +367,25 @@ def open_bytes(path: Path) -> IO[bytes]:
         return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
     except OSError as error:
         raise DataError(f"can't be read: {error.strerror}", str(path)) from None
+
+
+def unfinished(path: Path) -> Path:
+    """The name under which a file is written until it is whole."""
+    # Not ".partial": `lsr.encode.stream` has its parts in a folder of that name when it writes `path`.
+    return path.with_name(path.name + ".unfinished")
+
+
+@contextmanager
+def new_text(path: Path) -> Iterator[IO[str]]:
+    """A text file to write, packed if its name ends in .gz; it takes its name only when it is whole."""
+    partial = unfinished(path)
+    try:
+        packed = path.suffix == ".gz"
+        with gzip.open(partial, "wt", encoding="utf-8") if packed else partial.open("w", encoding="utf-8") as file:
+            yield cast("IO[str]", file)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_lines(path: Path, name: str = "") -> Iterator[tuple[str | DataError, str]]:

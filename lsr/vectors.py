@@ -17,7 +17,6 @@ Of JSONL two shapes are read and written, plain or .gz: `{"_id", "vector": {toke
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import os
 import zlib
@@ -26,7 +25,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -37,10 +36,12 @@ from lsr.corpus import (
     Document,
     document_batch,
     file_kind,
+    new_text,
     open_parquet,
     parse_json_line,
     read_lines,
     require_encodable,
+    unfinished,
 )
 from lsr.errors import DataError
 from lsr.fingerprint import Fingerprint
@@ -184,7 +185,7 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _parquet_vectors(name: str, paths: list[Path]) -> Vectors:
-    metadata: dict[bytes, bytes] = {}
+    metadata: Mapping[bytes, bytes] | None = None
     rows = 0
     for path in paths:
         with open_parquet(path) as file:
@@ -192,19 +193,17 @@ def _parquet_vectors(name: str, paths: list[Path]) -> Vectors:
                 raise DataError(f"not vectors: the column {missing[0]!r} is missing", str(path))
             rows += file.metadata.num_rows
             mine = file.metadata.metadata or {}
-        if not metadata:
-            metadata = mine
-        fingerprint = Fingerprint.from_json(mine.get(b"lsr.fingerprint", b"{}"), str(path))
-        Fingerprint.from_json(metadata.get(b"lsr.fingerprint", b"{}"), str(paths[0])).require_same(
-            fingerprint, str(paths[0]), str(path)
-        )
+        its_fingerprint = Fingerprint.from_json(mine.get(b"lsr.fingerprint", b"{}"), str(path))
+        if metadata is None:
+            metadata, fingerprint = mine, its_fingerprint
+        fingerprint.require_same(its_fingerprint, str(paths[0]), str(path))
         if mine.get(b"lsr.vocabulary") != metadata.get(b"lsr.vocabulary"):
             raise DataError(f"its terms stand for other tokens than those of {paths[0]}", str(path))
+    assert metadata is not None  # there is at least one path
     where = str(paths[0])
     vocabulary = _json_metadata(metadata, b"lsr.vocabulary", list, where)
     if not all(isinstance(token, str) for token in vocabulary or ()):
         raise DataError("lsr.vocabulary holds something else than tokens", where)
-    fingerprint = Fingerprint.from_json(metadata.get(b"lsr.fingerprint", b"{}"), where)
     packed = _json_metadata(metadata, b"lsr.encoder", dict, where) or {}
     return Vectors(
         name,
@@ -383,7 +382,7 @@ class ParquetWriter:
 
     def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
         self._path = path
-        self._partial = _unfinished(path)
+        self._partial = unfinished(path)
         self._writer = pq.ParquetWriter(self._partial, VECTOR_SCHEMA, compression="zstd", use_dictionary=False)
         self._metadata = dict(metadata)
 
@@ -428,13 +427,24 @@ def save_matrix(path: str | PathLike[str], matrix: SparseMatrix, ids: Sequence[s
     Raises:
         ValueError: Not as many ids as rows.
     """
-    names = [str(i) for i in range(len(matrix))] if ids is None else list(ids)
-    if len(names) != len(matrix):
-        raise ValueError(f"{len(matrix)} rows but {len(names)} ids")
     with ParquetWriter(Path(path), pack_metadata(Fingerprint(vocabulary_size=matrix.shape[1]))) as writer:
-        for start in range(0, len(matrix), _BATCH):
-            documents = document_batch([Document(i, "") for i in names[start : start + _BATCH]], with_text=False)
-            writer.write(VectorBatch(documents, matrix[start : start + _BATCH]))
+        for batch in matrix_batches(matrix, ids):
+            writer.write(batch)
+
+
+def matrix_batches(matrix: SparseMatrix, ids: Sequence[str] | None = None) -> Iterator[VectorBatch]:
+    """A matrix in batches with ids, which are the row numbers unless given.
+
+    Raises:
+        ValueError: Not as many ids as rows.
+    """
+    if ids is not None and len(ids) != len(matrix):
+        raise ValueError(f"{len(matrix)} rows but {len(ids)} ids")
+    for start in range(0, len(matrix), _BATCH):
+        part = matrix[start : start + _BATCH]
+        numbers = range(start, start + len(part))
+        documents = [Document(str(i) if ids is None else ids[i], "") for i in numbers]
+        yield VectorBatch(document_batch(documents, with_text=False), part)
 
 
 def write_jsonl(
@@ -452,34 +462,18 @@ def write_jsonl(
         shape: "beir" for {"_id", "vector"}; "anserini" for {"id", "contents", "vector"} with weights times 100,
             rounded, at least 1, as Anserini's own encoders write them.
     """
-    partial = _unfinished(path)
-    try:
-        with _open_text(partial, packed=path.suffix == ".gz") as file:
-            for batch in batches:
-                documents = batch.documents.to_pylist()
-                for document, (terms, weights) in zip(documents, batch.vectors.rows(), strict=True):
-                    tokens = [vocabulary[term] for term in terms.tolist()]
-                    if shape == "anserini":
-                        impacts = np.maximum(np.rint(weights * 100), 1).astype(int).tolist()
-                        contents = " ".join(filter(None, (document["title"], document["text"])))
-                        line = {"id": document["id"], "contents": contents}
-                        line["vector"] = dict(zip(tokens, impacts, strict=True))
-                    else:
-                        # the shortest decimals that read back as the same float32
-                        values = [float(str(w)) for w in weights]
-                        line = {"_id": document["id"], "vector": dict(zip(tokens, values, strict=True))}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _unfinished(path: Path) -> Path:
-    # Not ".partial": `lsr.encode.stream` has its parts in a folder of that name when it writes `path`.
-    return path.with_name(path.name + ".unfinished")
-
-
-def _open_text(path: Path, packed: bool) -> IO[str]:
-    if packed:
-        return gzip.open(path, "wt", encoding="utf-8")
-    return path.open("w", encoding="utf-8")
+    with new_text(path) as file:
+        for batch in batches:
+            documents = batch.documents.to_pylist()
+            for document, (terms, weights) in zip(documents, batch.vectors.rows(), strict=True):
+                tokens = [vocabulary[term] for term in terms.tolist()]
+                if shape == "anserini":
+                    impacts = np.maximum(np.rint(weights * 100), 1).astype(int).tolist()
+                    contents = " ".join(filter(None, (document["title"], document["text"])))
+                    line = {"id": document["id"], "contents": contents}
+                    line["vector"] = dict(zip(tokens, impacts, strict=True))
+                else:
+                    # the shortest decimals that read back as the same float32
+                    values = [float(str(w)) for w in weights]
+                    line = {"_id": document["id"], "vector": dict(zip(tokens, values, strict=True))}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")

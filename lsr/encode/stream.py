@@ -188,17 +188,11 @@ def encode_to(
     except filelock.Timeout:
         raise OutputExists(f"{work}: another process is writing here; wait until it is done") from None
     try:
-        return _encode_parts(
-            corpus,
-            encoder,
-            work,
-            f"{corpus.identity} | {settings}",
-            overwrite=overwrite,
-            finish=lambda: _finish(work, out, anserini),
-            queries=queries,
-            passages=passages,
-            with_text=with_text,
-        )
+        identity = f"{corpus.identity} | {settings}"
+        how = {"queries": queries, "passages": passages, "with_text": with_text}
+        report = _encode_parts(corpus, encoder, work, identity, overwrite, **how)
+        _finish(work, out, anserini)
+        return report
     finally:
         lock.release()
         if work.is_dir() and not any(work.glob("part-*")):  # nothing that could be continued
@@ -210,12 +204,10 @@ def _encode_parts(
     encoder: Encoder,
     work: Path,
     identity: str,
-    *,
     overwrite: bool,
-    finish: Callable[[], None],
     **how: Any,
 ) -> Report:
-    """Encode into the parts of a work folder, after those that are there, then finish."""
+    """Encode into the parts of a work folder, after those that are there."""
     parts, report = _find_parts(work, identity, overwrite)
     if parts:
         note(f"{work}: going on after {report.documents} documents that are encoded already")
@@ -228,7 +220,6 @@ def _encode_parts(
     fit(encoder, corpus)
     batches = encode_corpus(corpus, encoder, report, skip=report.documents, **how)
     _write_parts(work, batches, encoder, report, identity, parts)
-    finish()
     return report
 
 

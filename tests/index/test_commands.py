@@ -245,6 +245,7 @@ def test_a_run_is_written_whole_or_not_at_all(tmp_path, lsr_command, idx):
     require_refused(ran, "'q 2'", "white space")
     assert (tmp_path / "out.trec").read_text() == "old"
     assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.unfinished"))
     ran = lsr_command("search", idx, "flat", "--run", tmp_path / "absent" / "out.trec")
     require_refused(ran, tmp_path / "absent")
 
