@@ -20,7 +20,8 @@ from lsr.sparse import SparseMatrix
 from lsr.vectors import VectorBatch, Vectors, matrix_batches
 
 from .documents import DocumentsWriter
-from .segment import ImpactType, SegmentWriter
+from .segment import ImpactType
+from .segment_writer import SegmentWriter
 from .storage import staged, write_arrow
 
 Source = Iterable[Mapping[str, Any] | Document] | Corpus | Vectors | SparseMatrix

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -32,7 +33,9 @@ from lsr.sparse import SparseMatrix
 from .builder import Source, build_index
 from .documents import Documents
 from .explain import Contribution, Explanation
-from .segment import DEFAULT_MEMORY, ImpactType, Segment
+from .plan import Plan, SearchSettings
+from .segment import ImpactType, Segment
+from .segment_writer import DEFAULT_MEMORY
 from .storage import (
     ArrowFile,
     check_files,
@@ -41,6 +44,8 @@ from .storage import (
 )
 
 _VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
+
+_PASSAGES = 4  # so many times the wanted documents are looked for where documents are cut into passages
 
 Query = str | Mapping[str, float] | SparseMatrix
 
@@ -263,12 +268,13 @@ class Index:
 
     # --- searching -------------------------------------------------------------------------------------------------
 
-    def search(self, query: Query, k: int = 10) -> list[Hit]:
+    def search(self, query: Query, k: int = 10, **settings: Any) -> list[Hit]:
         """The k best documents.
 
         Args:
             query: A text, a {token: weight} mapping, or a matrix of one row.
             k: How many at most. Documents that share no term with the query are never among them.
+            settings: Of `SearchSettings`: algorithm, alpha, beta, guaranteed. Without any the search is exact.
 
         Returns:
             Hits by descending score; equal scores by the order in which the documents were added.
@@ -279,10 +285,15 @@ class Index:
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
         if len(vector) != 1:
             raise ValueError(f"search takes one query, got {len(vector)}; search_batch takes many")
-        return self._hits(vector, *self._top(vector, k))
+        return self._hits(vector, *self._top(vector, k, _settings(settings)))
 
     def search_batch(
-        self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix, k: int = 10, *, threads: int = 0
+        self,
+        queries: Sequence[str | Mapping[str, float]] | SparseMatrix,
+        k: int = 10,
+        *,
+        threads: int = 0,
+        **settings: Any,
     ) -> list[list[Hit]]:
         """The k best documents of many queries, on all cores.
 
@@ -290,12 +301,14 @@ class Index:
             queries: Texts, {token: weight} mappings, or a matrix with a row for each.
             k: How many at most for each.
             threads: Cores to use; 0 for all.
+            settings: As for `search`.
         """
+        chosen = _settings(settings)
         vectors = self.query_vectors(queries)
         rows = [vectors[i] for i in range(len(vectors))]
         _checked_k(k)
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            found = list(pool.map(lambda row: self._top(row, k), rows))
+            found = list(pool.map(lambda row: self._top(row, k, chosen), rows))
         return [self._hits(row, docs, scores) for row, (docs, scores) in zip(rows, found, strict=True)]
 
     def query_vectors(self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix) -> SparseMatrix:
@@ -325,16 +338,33 @@ class Index:
         except ValueError as error:
             raise DataError(str(error), "query") from None
 
-    def _top(self, vector: SparseMatrix, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def explain_plan(self, query: Query, k: int = 10, **settings: Any) -> Plan:
+        """Search, and tell what ran and how many blocks, windows and postings it touched.
+
+        Args:
+            query: As for `search`.
+            k: How many documents; for passages, what the first step toward k documents does.
+            settings: As for `search`.
+        """
+        vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
+        if len(vector) != 1:
+            raise ValueError(f"explain_plan takes one query, got {len(vector)}")
+        _checked_k(k)
+        terms, weights = vector.row(0)
+        return self.segment.plan(terms, weights, _PASSAGES * k if self.has_passages else k, _settings(settings))
+
+    def _top(
+        self, vector: SparseMatrix, k: int, settings: SearchSettings
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Documents and scores of one query; passages rolled up to their documents."""
         _checked_k(k)
         terms, weights = vector.row(0)
         if not self.has_passages:
-            return self.segment.search(terms, weights, k)
-        depth = 4 * k
+            return self.segment.search(terms, weights, k, settings)
+        depth = _PASSAGES * k
         while True:
             # A document's best passage is the first of it in the ranking, so the first k documents are exact.
-            docs, scores = self.segment.search(terms, weights, depth)
+            docs, scores = self.segment.search(terms, weights, depth, settings)
             best: dict[str, int] = {}
             for place, doc in enumerate(docs.tolist()):
                 best.setdefault(self.documents.parent(doc) or self.documents.id(doc), place)
@@ -343,7 +373,7 @@ class Index:
             if len(best) == k or len(docs) < depth:
                 places = list(best.values())
                 return docs[places], scores[places]
-            depth *= 4
+            depth *= _PASSAGES
 
     def _hits(self, query: SparseMatrix, docs: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
         return [Hit(self, doc, score, query) for doc, score in zip(docs.tolist(), scores.tolist(), strict=True)]
@@ -411,3 +441,11 @@ class Index:
 def _checked_k(k: int) -> None:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
+
+
+def _settings(given: Mapping[str, Any]) -> SearchSettings:
+    try:
+        return SearchSettings(**given)
+    except TypeError as error:
+        names = ", ".join(field.name for field in fields(SearchSettings))
+        raise TypeError(f"{str(error).rpartition('() ')[2]}; settings of a search are {names}") from None

@@ -30,7 +30,7 @@ import pyarrow as pa
 from lsr.errors import CorruptIndex, IndexFormatError, OutputError, OutputExists
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHECKED_AT_OPEN = 1 << 22  # files up to this size are hashed whenever an index is opened
 _DATA_NAME = re.compile(r"data-[0-9a-f]{16}")  # so long that no dated folder of a user's looks like one
@@ -71,6 +71,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise IndexFormatError(
             f"{folder}: index format {version}, written by lsr {manifest.get('lsr', '?')}; this version reads "
             f"format {FORMAT}: upgrade with pip install -U lsr-search"
+        )
+    if isinstance(version, int) and version < FORMAT:
+        raise IndexFormatError(
+            f"{folder}: index format {version}, written by lsr {manifest.get('lsr', '?')}; this version reads "
+            f"format {FORMAT}: build the index again from its documents or vectors"
         )
     manifest.pop("sha256", None)
     if _dump(manifest) != content:

@@ -10,14 +10,14 @@ from .jit import kernel
 
 
 @kernel
-def keep_known(used, terms, weights, known, kept):
+def keep_known(used, terms, weights, ranks, kept):
     """Keep those of a query's terms that occur in an index.
 
     Args:
         used: (n_used,) uint32, ascending.
         terms: (n,) uint32, ascending.
         weights: (n,) float32.
-        known: (n,) uint32, written: the terms.
+        ranks: (n,) int64, written: the places of the terms in `used`.
         kept: (n,) float64, written: their weights.
 
     Returns:
@@ -27,7 +27,7 @@ def keep_known(used, terms, weights, known, kept):
     for i in range(len(terms)):
         at = np.searchsorted(used, terms[i])
         if at < len(used) and used[at] == terms[i]:
-            known[found] = terms[i]
+            ranks[found] = at
             kept[found] = weights[i]
             found += 1
     return found

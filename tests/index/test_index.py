@@ -326,7 +326,7 @@ def test_only_keeps_the_queries_asked_for(index, tmp_path):
 
 def test_opening_hashes_no_large_file(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    matrix = SparseMatrix.from_dense(rng.integers(1, 256, (20_000, 120)))
+    matrix = SparseMatrix.from_dense(rng.integers(1, 256, (50_000, 120)))
     Index.build(tmp_path / "idx", matrix)
     hashed = []
     from lsr.index import storage
@@ -335,7 +335,7 @@ def test_opening_hashes_no_large_file(tmp_path, monkeypatch):
         storage, "_digest_file", lambda path, real=storage._digest_file: hashed.append(path) or real(path)
     )
     index = Index.open(tmp_path / "idx")
-    large = next(p for p in index.path.rglob("postings.arrow"))
+    large = next(p for p in index.path.rglob("dense.arrow"))
     assert large.stat().st_size > storage._CHECKED_AT_OPEN
     assert large not in hashed
     assert index.verify() == []

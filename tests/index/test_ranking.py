@@ -7,8 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsr.index.kernels.exhaustive import WINDOW, collect, seed
+from lsr.index.kernels.exhaustive import collect, seed
+from lsr.index.kernels.lists import WINDOW, Space
 from lsr.index.kernels.ranking import select, sort
+
+
+def space_of(accumulator, size):
+    return Space(
+        accumulator,
+        np.empty((6, 128), np.int32),
+        np.empty(size, np.int64),
+        np.empty(size, accumulator.dtype),
+        np.zeros(3, np.int64),
+    )
 
 
 def in_order(docs, scores):
@@ -57,21 +68,23 @@ def test_sorted_input_does_not_take_for_ever(pattern):
 
 @pytest.mark.parametrize("distinct", [2, 40, 10**6])
 @pytest.mark.parametrize("n", [1024, 5000, WINDOW])
-def test_the_first_threshold_is_beaten_by_k_documents(n, distinct):
+def test_the_first_threshold_is_reached_by_k_documents(n, distinct):
     k = 128
     accumulator = np.zeros(WINDOW, np.int32)
     accumulator[:n] = np.random.default_rng(n).integers(0, distinct, n)
-    threshold = seed(accumulator, n, k, np.empty(2 * k + 64, np.int64), np.empty(2 * k + 64, np.int32))
-    assert threshold == 0 or (accumulator > threshold).sum() >= k
-    assert threshold > 0 or distinct == 2  # with many different scores a guess must succeed
+    least = seed(space_of(accumulator, 2 * k + 64), n, k, np.int32(1))
+    assert least == 1 or (accumulator >= least).sum() >= k
+    assert least > 1 or distinct == 2  # with many different scores a guess must succeed
 
 
-def test_collecting_clears_the_accumulator_to_its_end():
+@pytest.mark.parametrize("order", [[], list(range(1999, -1, -1))], ids=["as given", "reversed"])
+def test_collecting_clears_the_accumulator_and_keeps_ties_by_number(order):
     accumulator = np.zeros(WINDOW, np.int32)
     accumulator[:1000] = 7
-    docs, scores = np.empty(70, np.int64), np.empty(70, np.int32)
-    found, threshold = collect(accumulator, 1000, 5, 3, docs, scores, 0, np.int32(0))
+    accumulator[1000:1024] = 9  # behind the last document: never a hit
+    space = space_of(accumulator, 70)
+    found, least = collect(space, accumulator, np.array(order, np.uint32), 5, 1000, 3, 0, np.int32(1))
     assert not accumulator.any()
-    assert threshold == 7
-    assert docs[:3].tolist() == [5, 6, 7]
-    assert found == 3
+    assert least == 7
+    select(space.docs, space.scores, found, 3)
+    assert sorted(space.docs[:3].tolist()) == ([995, 996, 997] if order else [5, 6, 7])

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from lsr.index.index import Index
 from lsr.index.quantize import Quantizer, query_integers
-from lsr.index.segment import DEFAULT_MEMORY, Segment, SegmentWriter
+from lsr.index.segment import Segment
+from lsr.index.segment_writer import DEFAULT_MEMORY, SegmentWriter
 from lsr.sparse import SparseMatrix
 
 TIED = [1.0, 2.0, 3.0, 255.0]

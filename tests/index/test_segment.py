@@ -7,7 +7,8 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from lsr.index.segment import DEFAULT_MEMORY, Segment, SegmentWriter
+from lsr.index.segment import Segment
+from lsr.index.segment_writer import DEFAULT_MEMORY, SegmentWriter
 from lsr.sparse import SparseMatrix
 
 

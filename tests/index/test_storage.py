@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,7 @@ import pytest
 
 from lsr.errors import CorruptIndex, DataError, IndexFormatError, LsrError, OutputError, OutputExists
 from lsr.index.index import Index
-from lsr.index.storage import MANIFEST, read_manifest, write_arrow
+from lsr.index.storage import FORMAT, MANIFEST, read_manifest, write_arrow
 
 DOCUMENTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}"} for i in range(20)]
 
@@ -196,7 +197,7 @@ def test_files_cut_short_or_missing_are_found_when_opened(path, cut):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b"{}", b'{"format": "1"}', b'{"format": 1}']
+    "content", [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b"{}", b'{"format": "1"}', b'{"format": 2}']
 )
 def test_a_manifest_that_is_none_is_refused(path, content):
     (path / MANIFEST).write_bytes(content)
@@ -226,9 +227,12 @@ def forge(path, change):
     (path / MANIFEST).write_bytes(json.dumps(manifest, indent=1).encode() + b"\n")
 
 
-def test_a_newer_format_says_what_to_do(path):
-    forge(path, lambda manifest: manifest.update(format=2, lsr="9.0"))
-    with pytest.raises(IndexFormatError, match=r"format 2, written by lsr 9.0; .*pip install -U lsr-search"):
+@pytest.mark.parametrize(
+    ("version", "what_to_do"), [(FORMAT + 1, "pip install -U lsr-search"), (FORMAT - 1, "build the index again")]
+)
+def test_another_format_says_what_to_do(path, version, what_to_do):
+    forge(path, lambda manifest: manifest.update(format=version, lsr="9.0"))
+    with pytest.raises(IndexFormatError, match=rf"format {version}, written by lsr 9.0; .*{what_to_do}"):
         Index.open(path)
     before = contents(path)
     with pytest.raises(OutputExists):
@@ -273,32 +277,44 @@ SEARCH = """
     from lsr.errors import LsrError
     from lsr.index.index import Index
     try:
-        for _ in range(3):
-            index = Index.open(sys.argv[1])
-            index.search("wing flow number3 word7", 30)
+        for path in sys.argv[1:]:
+            index = Index.open(path)
+            for algorithm in ("exhaustive", "blocks"):
+                index.search("wing flow number3 word7", 30, algorithm=algorithm)
             index.segment.impacts_of(7, index.segment.terms)
     except (LsrError, IndexError):
         pass
 """
 
 
+FORGERIES = {
+    "huge": lambda values: np.full(len(values), 2**31 - 1),
+    "falling": lambda values: values[::-1],
+    "negative": lambda values: np.full(len(values), -(2**31)),
+    "random": lambda values: np.random.default_rng(0).integers(-(2**31), 2**31, len(values)),
+    "wild": lambda values: np.where(np.arange(len(values)) % 2, 2**31 - 1, 0),
+}
+
+
 @pytest.mark.parametrize(
-    "ends",
-    [
-        lambda n: np.full(n, 2**32 - 1),
-        lambda n: np.arange(n)[::-1],
-        lambda n: np.random.default_rng(0).integers(0, 2**32, n),
-        lambda n: np.where(np.arange(n) % 2, 2**32 - 1, 0),
-    ],
-    ids=["huge", "falling", "random", "wild"],
-)
-def test_forged_offsets_cannot_crash_the_process(path, ends):
-    file = data_folder(path) / "lists.arrow"
-    with pa.ipc.open_file(str(file)) as reader:
-        terms = reader.read_all().column("term").to_numpy()
-    write_arrow(file, {"term": terms, "end": ends(len(terms)).astype(np.uint32)})
-    forge(path, lambda manifest: None)
-    code, _, error = python(SEARCH, path)
+    ("file", "column"),
+    [("lists", "window"), ("lists", "begin"), ("lists", "size"), ("lists", "row"), ("lists", "dense"),
+     ("terms", "end"), ("terms", "peak"), ("skips", "skip"), ("postings", "doc"), ("maxima", "maximum")],
+)  # fmt: skip
+def test_forged_files_cannot_crash_the_process(path, file, column):
+    forgeries = []
+    for forgery, forge_values in FORGERIES.items():
+        forged = path.parent / forgery
+        shutil.copytree(path, forged)
+        name = data_folder(forged) / f"{file}.arrow"
+        with pa.ipc.open_file(str(name)) as reader:
+            table = reader.read_all()
+        columns = {c: table.column(c).to_numpy() for c in table.column_names}
+        columns[column] = forge_values(columns[column].astype(np.int64)).astype(columns[column].dtype)
+        write_arrow(name, columns)
+        forge(forged, lambda manifest: None)
+        forgeries.append(forged)
+    code, _, error = python(SEARCH, *forgeries)
     assert code == 0, error
 
 
@@ -313,7 +329,7 @@ def test_forged_windows_are_refused(path):
 
 
 def test_files_of_other_columns_are_refused(path):
-    for name in ("postings", "lists", "windows", "terms", "ids", "order", "texts"):
+    for name in ("postings", "dense", "maxima", "skips", "lists", "windows", "terms", "ids", "order", "texts"):
         file = data_folder(path) / f"{name}.arrow"
         whole = file.read_bytes()
         write_arrow(file, {"other": np.zeros(3)})

@@ -1,0 +1,110 @@
+"""How a search is to be made, and how it was: settings, the choice of an algorithm, and a record of what it touched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+Algorithm = Literal["auto", "exhaustive", "blocks"]
+# With fewer blocks for each wanted document than this, too many of them have to be looked into: a scan is faster.
+_BLOCKS_PER_HIT = 12
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How to search. The defaults are exact; every algorithm then gives the same documents, scores and order.
+
+    Attributes:
+        algorithm: "exhaustive" scans every posting of the query's terms; "blocks" leaves out blocks of documents
+            whose upper bounds fall short; "auto" takes for each query what should be faster. Weights stored as
+            float32 have no bounds: "auto" and "blocks" scan them.
+        alpha: A block is left out when alpha times its upper bound falls short of the k-th best score so far. 1 is
+            exact; lower is faster and may miss documents. What is found has its exact score.
+        beta: The share of the query's terms that is used, the heaviest first; at least one. 1 uses all. Harmless for
+            long queries of a SPLADE encoder, ruinous for the few terms of inference-free ones.
+        guaranteed: So many blocks of the highest bounds are scored whatever alpha says.
+
+    Raises:
+        ValueError: An unknown algorithm or a value out of range; all of them are named.
+    """
+
+    algorithm: Algorithm = "auto"
+    alpha: float = 1.0
+    beta: float = 1.0
+    guaranteed: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.algorithm not in get_args(Algorithm):
+            wrong.append(f"algorithm must be one of {', '.join(get_args(Algorithm))}, got {self.algorithm!r}")
+        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
+            if not (isinstance(value, int | float) and math.isfinite(value) and 0 < value <= 1):
+                wrong.append(f"{name} must be above 0 and at most 1, got {value!r}")
+        if isinstance(self.guaranteed, bool) or not isinstance(self.guaranteed, int) or self.guaranteed < 0:
+            wrong.append(f"guaranteed must be a whole number of at least 0, got {self.guaranteed!r}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing can be missed."""
+        return self.alpha == 1 and self.beta == 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search did.
+
+    Attributes:
+        algorithm: What ran, "exhaustive" or "blocks".
+        reason: Why.
+        terms: Terms of the query that documents have, and that were used.
+        documents: Documents of the index.
+        postings: Postings of these terms.
+        postings_scored: How many of them were added to scores; of dense rows, an eighth of the row's length.
+        blocks: Blocks of documents.
+        blocks_scored: How many were looked into one by one.
+        windows: Windows of documents.
+        windows_scanned: How many were scanned whole.
+    """
+
+    algorithm: str
+    reason: str
+    terms: int
+    documents: int
+    postings: int
+    postings_scored: int
+    blocks: int
+    blocks_scored: int
+    windows: int
+    windows_scanned: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.algorithm} ({self.reason}): {self.postings_scored:,} of {self.postings:,} postings of "
+            f"{self.terms} terms scored, {self.blocks_scored:,} of {self.blocks:,} blocks looked into, "
+            f"{self.windows_scanned} of {self.windows} windows scanned"
+        )
+
+
+def choose(settings: SearchSettings, k: int, n_blocks: int, has_bounds: bool) -> tuple[str, str]:
+    """The algorithm for a query, and why.
+
+    Args:
+        settings: What was asked for.
+        k: How many documents are wanted.
+        n_blocks: Blocks of the index.
+        has_bounds: Whether their bounds are known.
+    """
+    if not has_bounds:
+        return "exhaustive", "weights stored as float32 have no bounds"
+    if settings.algorithm != "auto":
+        return settings.algorithm, "asked for"
+    if n_blocks < _BLOCKS_PER_HIT * k:
+        return "exhaustive", f"only {n_blocks:,} blocks for k = {k}"
+    return "blocks", f"{n_blocks:,} blocks for k = {k}"

@@ -1,0 +1,252 @@
+"""Writing a segment: one pass over the vectors onto the disk, one from there into windows, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lsr.sparse import SparseMatrix
+
+from .kernels.blocks import SKIP, summarize
+from .kernels.invert import count_terms, gather, invert
+from .kernels.lists import BLOCK, WINDOW
+from .quantize import Quantizer
+from .segment import DENSE_SCHEMA, ENTRY_SCHEMA, MAXIMA_SCHEMA, SKIPS_SCHEMA, ImpactType, posting_schema
+from .storage import write_arrow
+
+Order = Literal["auto", "given", "bisection"]
+DEFAULT_MEMORY = 1 << 30  # bytes that the writer may hold, roughly
+# A list with a posting for so many documents of its window has block maxima; one with a posting for so many is a dense
+# row of impacts, which takes hardly more room, is added up faster, and is looked up without a search.
+_SUMMARIZED, _DENSE = 256, 5
+_BYTES_PER_POSTING = 24  # held while a window is gathered and inverted
+_DENSE_VOCABULARY = 1 << 22  # up to here terms are counted in an array over the vocabulary
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A window ready to be written: its postings by term, its lists, the maxima and skips of the longer ones."""
+
+    docs: NDArray[np.uint16]
+    impacts: NDArray[Any]
+    terms: NDArray[np.int64]
+    largest: NDArray[np.float32]
+    begins: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    dense_numbers: NDArray[np.int32]
+    dense: NDArray[np.uint8]
+    rows: NDArray[np.int32]
+    maxima: NDArray[np.uint8]
+    skips: NDArray[np.uint16]
+
+
+class SegmentWriter:
+    """Writes a segment from matrices that come in document order.
+
+    Args:
+        folder: Where the files go.
+        scratch: Where temporary files go: the vectors, 8 bytes a weight.
+        impacts: How weights are stored.
+        memory: Bytes to hold, roughly.
+    """
+
+    def __init__(
+        self, folder: Path, scratch: Path, impacts: ImpactType = "uint8", memory: int = DEFAULT_MEMORY
+    ) -> None:
+        self._folder = folder
+        self._impacts: ImpactType = impacts
+        self._threads = os.cpu_count() or 1
+        self._max_postings = max(1, min(memory // (_BYTES_PER_POSTING * self._threads), 2**31 - 1))
+        self._files = [(scratch / name).open("w+b") for name in ("terms", "weights")]
+        self._lengths: list[NDArray[np.int64]] = []
+        self._largest = 0.0
+        self._whole = True
+        self._counts = np.zeros(0, np.int64)  # of each term, as long as the vocabulary is small
+        self._terms = np.empty(0, np.int64)  # else the terms that occur,
+        self._df = np.empty(0, np.int64)  # and in how many documents
+        self.n_docs = 0
+        self.n_postings = 0
+
+    def write(self, vectors: SparseMatrix) -> None:
+        """Append documents."""
+        self._lengths.append(vectors.lengths())
+        self.n_docs += len(vectors)
+        self.n_postings += vectors.nnz
+        if not vectors.nnz:
+            return
+        terms, weights = vectors.indices.astype(np.uint32, copy=False), vectors.data.astype(np.float32, copy=False)
+        self._files[0].write(np.ascontiguousarray(terms).data)
+        self._files[1].write(np.ascontiguousarray(weights).data)
+        self._largest = max(self._largest, float(weights.max()))
+        self._whole = self._whole and bool((weights == np.rint(weights)).all())
+        if vectors.shape[1] <= _DENSE_VOCABULARY:
+            if len(self._counts) < vectors.shape[1]:
+                self._counts = np.concatenate((self._counts, np.zeros(vectors.shape[1] - len(self._counts), np.int64)))
+            count_terms(terms, self._counts)
+        else:
+            self._count(*np.unique(terms, return_counts=True))
+
+    def _count(self, terms: NDArray[Any], counts: NDArray[Any]) -> None:
+        """Add document frequencies to those of the documents before."""
+        self._terms, places = np.unique(np.concatenate((self._terms, terms)), return_inverse=True)
+        both = np.concatenate((self._df, counts))
+        self._df = np.bincount(places, weights=both, minlength=len(self._terms)).astype(np.int64)
+
+    def finish(self) -> Quantizer | None:
+        """Write the files; returns how weights became impacts, None for float weights."""
+        used = np.flatnonzero(self._counts)
+        self._count(used, self._counts[used])
+        quantizer = Quantizer.of(self._largest, self._whole) if self._impacts == "uint8" else None
+        indptr = np.zeros(self.n_docs + 1, np.int64)
+        np.cumsum(np.concatenate([np.empty(0, np.int64), *self._lengths]), out=indptr[1:])
+        places = np.arange(self.n_docs)
+        firsts = self._window_bounds(indptr, places)
+        schema = posting_schema(self._impacts)
+        entries: list[tuple[NDArray[Any], ...]] = []
+        peaks = np.zeros(len(self._terms), np.float32)
+        with (
+            pa.ipc.new_file(str(self._folder / "postings.arrow"), schema) as postings,
+            pa.ipc.new_file(str(self._folder / "dense.arrow"), DENSE_SCHEMA) as dense,
+            pa.ipc.new_file(str(self._folder / "maxima.arrow"), MAXIMA_SCHEMA) as maxima,
+            pa.ipc.new_file(str(self._folder / "skips.arrow"), SKIPS_SCHEMA) as skips,
+        ):
+            for window in self._inverted(indptr, places, firsts, quantizer):
+                postings.write_batch(pa.RecordBatch.from_arrays([window.docs, window.impacts], schema=schema))
+                dense.write_batch(pa.RecordBatch.from_arrays([window.dense.reshape(-1)], schema=DENSE_SCHEMA))
+                maxima.write_batch(pa.RecordBatch.from_arrays([window.maxima.reshape(-1)], schema=MAXIMA_SCHEMA))
+                skips.write_batch(pa.RecordBatch.from_arrays([window.skips.reshape(-1)], schema=SKIPS_SCHEMA))
+                ranks = np.searchsorted(self._terms, window.terms)
+                number = np.full(len(ranks), len(entries), np.uint32)
+                peaks[ranks] = np.maximum(peaks[ranks], window.largest)
+                begins, sizes = window.begins.astype(np.uint32), window.sizes.astype(np.uint32)
+                entries.append((ranks, number, begins, sizes, window.rows, window.dense_numbers))
+        write_arrow(
+            self._folder / "windows.arrow",
+            {"first_doc": firsts[:-1].astype(np.int64), "n_docs": np.diff(firsts).astype(np.int64)},
+        )
+        self._write_lists(entries, peaks)
+        return quantizer
+
+    def _window_bounds(self, indptr: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where windows begin, and the end: as many documents as fit both the window and the memory."""
+        ends = np.cumsum(np.diff(indptr)[places])
+        bounds = [0]
+        while bounds[-1] < len(places):
+            first = bounds[-1]
+            before = int(ends[first - 1]) if first else 0
+            fits = int(np.searchsorted(ends, before + self._max_postings, side="right"))
+            bounds.append(min(max(fits, first + 1), first + WINDOW, len(places)))
+        return np.array(bounds, np.int64)
+
+    def _inverted(
+        self,
+        indptr: NDArray[np.int64],
+        places: NDArray[np.int64],
+        firsts: NDArray[np.int64],
+        quantizer: Quantizer | None,
+    ) -> Iterator[_Window]:
+        """The windows in order, inverted on all cores, as many at a time as there are."""
+        for file in self._files:
+            file.flush()
+        if self.n_postings:
+            terms = np.memmap(self._files[0].name, np.uint32, "r")
+            weights = np.memmap(self._files[1].name, np.float32, "r")
+        else:
+            terms, weights = np.empty(0, np.uint32), np.empty(0, np.float32)  # type: ignore[assignment]
+        with ThreadPoolExecutor(self._threads) as pool:
+            running: deque[Any] = deque()
+            for first, end in pairwise(firsts):
+                running.append(pool.submit(_invert, places[first:end], indptr, terms, weights, quantizer))
+                if len(running) >= self._threads:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+
+    def _write_lists(self, entries: list[tuple[NDArray[Any], ...]], peaks: NDArray[np.float32]) -> None:
+        """The entries of all windows, by term."""
+        columns = [np.concatenate(column) for column in zip(*entries, strict=True)] if entries else []
+        if columns:
+            by_term = np.argsort(columns[0], kind="stable")
+            ends = np.cumsum(np.bincount(columns[0], minlength=len(self._terms)))
+            columns = [column[by_term] for column in columns[1:]]
+        else:
+            ends, columns = np.zeros(0, np.int64), [np.empty(0, np.uint32)] * 3 + [np.empty(0, np.int32)] * 2
+        write_arrow(self._folder / "lists.arrow", dict(zip(ENTRY_SCHEMA.names, columns, strict=True)))
+        write_arrow(
+            self._folder / "terms.arrow",
+            {
+                "term": self._terms.astype(np.uint32),
+                "df": self._df.astype(np.uint32),
+                "peak": peaks,
+                "end": ends.astype(np.uint64),
+            },
+        )
+
+    def close(self) -> None:
+        """Give the temporary files up, finished or not."""
+        for file in self._files:
+            file.close()
+
+
+def _invert(
+    places: NDArray[np.int64],
+    indptr: NDArray[np.int64],
+    terms: NDArray[np.uint32],
+    weights: NDArray[np.float32],
+    quantizer: Quantizer | None,
+) -> _Window:
+    """Invert the documents at some places as one window."""
+    rows = np.zeros(len(places) + 1, np.int64)
+    np.cumsum(indptr[places + 1] - indptr[places], out=rows[1:])
+    size = int(rows[-1])
+    row_terms, row_weights = np.empty(size, np.uint32), np.empty(size, np.float32)
+    gather(places, indptr, terms, weights, row_terms, row_weights)
+    values: NDArray[Any] = quantizer.impacts(row_weights) if quantizer else row_weights
+    del row_weights
+    if not size or int(row_terms.max()) < _DENSE_VOCABULARY:
+        counts = np.zeros(int(row_terms.max()) + 1 if size else 0, np.int64)
+        count_terms(row_terms, counts)
+        used = np.flatnonzero(counts)
+        cursor, counts = np.cumsum(counts) - counts, counts[used]
+        by: NDArray[Any] = row_terms
+    else:
+        used, by, counts = np.unique(row_terms, return_inverse=True, return_counts=True)
+        cursor = np.cumsum(counts) - counts
+    docs, impacts = np.empty(size, np.uint16), np.empty(size, values.dtype)
+    invert(rows, by, values, cursor, docs, impacts)
+    ends = np.cumsum(counts)
+    begins = ends - counts
+    # Bounds are for 8-bit impacts; with float weights search is exhaustive.
+    longer = np.flatnonzero(counts * _SUMMARIZED >= len(places)) if quantizer else np.empty(0, np.int64)
+    numbers = np.full(len(used), -1, np.int32)
+    numbers[longer] = np.arange(len(longer), dtype=np.int32)
+    maxima = np.zeros((len(longer), -(-len(places) // BLOCK)), np.uint8)
+    skips = np.empty((len(longer), -(-len(places) // SKIP)), np.uint16)
+    if len(longer):
+        summarize(docs, impacts, begins[longer], ends[longer], len(places), maxima, skips)
+    largest = np.maximum.reduceat(impacts, begins) if size else np.empty(0)
+    is_dense = (counts * _DENSE >= len(places)) & (quantizer is not None)
+    dense = np.zeros((int(is_dense.sum()), len(places)), np.uint8)
+    if len(dense):
+        kept = np.ones(size, bool)
+        for row, at in zip(dense, np.flatnonzero(is_dense), strict=True):
+            row[docs[begins[at] : ends[at]]] = impacts[begins[at] : ends[at]]
+            kept[begins[at] : ends[at]] = False
+        docs, impacts = docs[kept], impacts[kept]
+        begins = np.cumsum(np.where(is_dense, 0, counts)) - np.where(is_dense, 0, counts)
+    dense_numbers = np.full(len(used), -1, np.int32)
+    dense_numbers[is_dense] = np.arange(len(dense), dtype=np.int32)
+    return _Window(
+        docs, impacts, used.astype(np.int64), largest.astype(np.float32), begins, counts, dense_numbers, dense,
+        numbers, maxima, skips,
+    )  # fmt: skip
