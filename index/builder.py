@@ -21,7 +21,7 @@ from lsr.vectors import VectorBatch, Vectors, matrix_batches
 
 from .documents import DocumentsWriter
 from .segment import ImpactType
-from .segment_writer import SegmentWriter
+from .segment_writer import Order, SegmentWriter
 from .storage import staged, write_arrow
 
 Source = Iterable[Mapping[str, Any] | Document] | Corpus | Vectors | SparseMatrix
@@ -38,6 +38,7 @@ def build_index(
     store_text: bool,
     overwrite: bool,
     memory: int,
+    order: Order,
     report: Report,
 ) -> Encoder | None:
     """Build an index; arguments and errors are those of `Index.build`.
@@ -61,7 +62,7 @@ def build_index(
             batches = encode_corpus(corpus, encoder, report, passages=passages, with_text=store_text)
         known.take(encoder)
         documents = DocumentsWriter(staging.folder)
-        with closing(SegmentWriter(staging.folder, staging.scratch, impacts, memory)) as postings:
+        with closing(SegmentWriter(staging.folder, staging.scratch, impacts, memory, order)) as postings:
             for batch in batches:
                 documents.write(batch.documents if store_text else _without_text(batch.documents))
                 postings.write(batch.vectors)

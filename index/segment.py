@@ -8,6 +8,8 @@
                      documents, uint8
     skips.arrow      one record batch per window: of the same lists, how many postings come before each 512th document,
                      uint16
+    places.arrow     where documents are stored in another order than they came: the document at each place and the
+                     place of each document, uint32; else no rows. Everything else here goes by places.
     windows.arrow    first_doc int64, n_docs int64 of each window
     terms.arrow      the terms that occur, ascending, uint32; in how many documents, df uint32; and where the entries
                      of each in lists.arrow end, uint64
@@ -68,6 +70,7 @@ SKIPS_SCHEMA = pa.schema([("skip", pa.uint16())])
 ENTRY_SCHEMA = pa.schema(
     [("window", pa.uint32()), ("begin", pa.uint32()), ("size", pa.uint32()), ("row", pa.int32()), ("dense", pa.int32())]
 )
+PLACE_SCHEMA = pa.schema([("doc", pa.uint32()), ("place", pa.uint32())])
 _WINDOW_SCHEMA = pa.schema([("first_doc", pa.int64()), ("n_docs", pa.int64())])
 _TERM_SCHEMA = pa.schema([("term", pa.uint32()), ("df", pa.uint32()), ("peak", pa.float32()), ("end", pa.uint64())])
 
@@ -96,12 +99,14 @@ class Segment:
     """
 
     def __init__(self, folder: Path, impacts: ImpactType, scale: float) -> None:
+        self._folder = folder
         self._impacts = impacts
         self._scale = scale
         postings = ArrowFile(folder / "postings.arrow", posting_schema(impacts))
         dense = ArrowFile(folder / "dense.arrow", DENSE_SCHEMA)
         maxima = ArrowFile(folder / "maxima.arrow", MAXIMA_SCHEMA)
         skips = ArrowFile(folder / "skips.arrow", SKIPS_SCHEMA)
+        places = ArrowFile(folder / "places.arrow", PLACE_SCHEMA)
         windows = ArrowFile(folder / "windows.arrow", _WINDOW_SCHEMA)
         terms = ArrowFile(folder / "terms.arrow", _TERM_SCHEMA)
         lists = ArrowFile(folder / "lists.arrow", ENTRY_SCHEMA)
@@ -119,19 +124,22 @@ class Segment:
         ):
             raise CorruptIndex(f"{folder / 'windows.arrow'}: a window of an impossible size; build the index again")
         self.n_docs = int(n_docs.sum())
+        self._places: NDArray[np.uint32] = places.column("place")
+        if len(self._places) not in (0, self.n_docs):
+            raise CorruptIndex(f"{places.path}: doesn't fit the documents; build the index again")
         impact_type = np.dtype(np.uint8 if impacts == "uint8" else np.float32)
         self._windows = np.zeros((self.n_windows, 11), np.int64)
         n_blocks, n_skips = -(-n_docs // BLOCK), -(-n_docs // SKIP)
         for w in range(self.n_windows):
-            batch, rows, places = postings.batch(w), maxima.batch(w), skips.batch(w)
+            batch, rows, row_skips = postings.batch(w), maxima.batch(w), skips.batch(w)
             self._windows[w, DOCS_AT] = postings.offset(batch.column(0)) // 2
             self._windows[w, IMPACTS_AT] = postings.offset(batch.column(1)) // impact_type.itemsize
             self._windows[w, SIZE] = batch.num_rows
             self._windows[w, DENSE_AT] = dense.offset(dense.batch(w).column(0))
             self._windows[w, N_DENSE] = dense.batch(w).num_rows // n_docs[w]
             self._windows[w, MAXIMA_AT] = maxima.offset(rows.column(0))
-            self._windows[w, SKIPS_AT] = skips.offset(places.column(0)) // 2
-            self._windows[w, N_ROWS] = min(rows.num_rows // n_blocks[w], places.num_rows // n_skips[w])
+            self._windows[w, SKIPS_AT] = skips.offset(row_skips.column(0)) // 2
+            self._windows[w, N_ROWS] = min(rows.num_rows // n_blocks[w], row_skips.num_rows // n_skips[w])
         self._windows[:, FIRST_DOC], self._windows[:, N_DOCS] = first_doc, n_docs
         self._windows[:, FIRST_BLOCK] = np.cumsum(n_blocks) - n_blocks
         self.n_blocks = int(n_blocks.sum())
@@ -142,7 +150,7 @@ class Segment:
             maxima=maxima.bytes,
             skips=_view(skips.bytes, np.uint16),
             windows=self._windows,
-            order=np.empty(0, np.uint32),
+            order=places.column("doc"),
         )
         self._local = threading.local()
 
@@ -209,6 +217,8 @@ class Segment:
                 windows_scanned=windows_scanned,
             )
 
+        if found and len(self._places) and space.docs[:found].max() >= self.n_docs:
+            raise CorruptIndex(f"{self._folder / 'places.arrow'}: damaged; lsr verify tells more")
         return space.docs[:found], space.scores[:found] * factor, plan
 
     def _query(
@@ -236,7 +246,7 @@ class Segment:
         known = known[self.terms[places[known]] == terms[known]]
         lists = np.empty((len(known), self.n_windows, 4), np.int32)
         find_lists(self._ends, self._entries, self._windows, places[known], lists)
-        place = doc
+        place = int(self._places[doc]) if len(self._places) else doc
         w = int(np.searchsorted(self._windows[:, FIRST_DOC], place, side="right")) - 1
         window, local = self._windows[w], place - int(self._windows[w, FIRST_DOC])
         for i, (begin, end, _, dense) in zip(known, lists[:, w].tolist(), strict=True):

@@ -30,7 +30,7 @@ import math
 import numpy as np
 
 from .exhaustive import collect, finish, scatter, thin_out
-from .jit import kernel, prefetch
+from .jit import inlined, kernel, prefetch
 from .lists import (
     BEGIN,
     BLOCK,
@@ -59,7 +59,7 @@ _CHUNK = 64  # blocks that are scored together: their accumulators just fit the 
 _GROUP = 16  # windows whose bounds are summed up together: what they touch fits the second-level cache
 # Costs in postings: looking up a term in a block; passing over a window's accumulator. And how many of the candidates
 # are left, one in so many, once lists were scanned.
-_LOOKUP, _SCAN, _LEFT_OVER = 20, 8192, 4
+_LOOKUP, _SCAN, _LEFT_OVER = 40, 8192, 4
 # Rows of the scratch space: each block's bound; then of the chosen blocks the number within the window, the window,
 # what other terms can add and the best score so far; and which of those under way are alive.
 _BOUND, _BLOCK, _WINDOW, _REST, _BEST, _ALIVE = range(6)
@@ -189,15 +189,15 @@ def add_row(files, query, i, w, bounds):
 @kernel
 def add_list(files, query, i, w, bounds):
     """Add what a term can add to the blocks of a window, from its postings; bounds: (n_blocks,) int32."""
-    weight = query.weights[i]
+    weight, docs, impacts = query.weights[i], files.docs, files.impacts
     docs_at, impacts_at = files.windows[w, DOCS_AT], files.windows[w, IMPACTS_AT]
     block, largest, last = 0, np.int32(0), len(bounds) - 1
     for p in range(query.lists[i, w, BEGIN], query.lists[i, w, END]):
-        at = np.int64(files.docs[docs_at + p]) // BLOCK
+        at = np.int64(docs[docs_at + p]) // BLOCK
         if at != block:
             bounds[min(block, last)] += weight * largest
             block, largest = at, np.int32(0)
-        largest = max(largest, np.int32(files.impacts[impacts_at + p]))
+        largest = max(largest, np.int32(impacts[impacts_at + p]))
     bounds[min(block, last)] += weight * largest
 
 
@@ -402,49 +402,54 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, least):
     Returns:
         As `score_blocks`.
     """
-    windows, lists, weights = files.windows, query.lists, query.weights
+    # Taken out of their tuples once: doing so counts references, which would cost more than the loops.
+    docs, impacts, dense, maxima, skips, windows = (
+        files.docs, files.impacts, files.dense, files.maxima, files.skips, files.windows,
+    )  # fmt: skip
+    lists, weights, accumulator, counts = query.lists, query.weights, space.accumulator, space.counts
     blocks, owners = space.blocks[_BLOCK, at : at + n], space.blocks[_WINDOW, at : at + n]
     rest, bests, alive = space.blocks[_REST, at : at + n], space.blocks[_BEST, at : at + n], space.blocks[_ALIVE, :n]
     begins, ends = np.empty((2, _CHUNK), np.int64), np.empty((2, _CHUNK), np.int64)
     for c in range(n):
         alive[c] = c
-    space.counts[BLOCKS_SCORED] += n
+    counts[BLOCKS_SCORED] += n
     # Three terms are under way at once: of one the postings are added up, of the next they are found and asked for,
     # of the one after it the skips are asked for that tell where they are.
     for i in range(-2, len(terms)):
-        if i + 2 < len(terms):
-            for j in range(n):
-                ask(files, lists[terms[i + 2], owners[alive[j]]], owners[alive[j]], blocks[alive[j]])
-        if 0 <= i + 1 < len(terms):
-            for j in range(n):
-                c = alive[j]
-                w = owners[c]
-                begin, end = find(files, lists[terms[i + 1], w], w, blocks[c])
-                begins[(i + 1) & 1, c], ends[(i + 1) & 1, c] = begin, end
-                if begin < end:
-                    prefetch(files.docs, windows[w, DOCS_AT] + begin)
-                    prefetch(files.docs, windows[w, DOCS_AT] + (begin + end) // 2)
-                    prefetch(files.docs, windows[w, DOCS_AT] + end - 1)
-                    prefetch(files.impacts, windows[w, IMPACTS_AT] + begin)
-                    prefetch(files.impacts, windows[w, IMPACTS_AT] + end - 1)
-        if i < 0:
-            continue
-        kept, weight = 0, weights[terms[i]]
+        kept = 0
         for j in range(n):
             c = alive[j]
-            w = owners[c]
-            entry = lists[terms[i], w]
-            scores = space.accumulator[slots[c] * BLOCK : (slots[c] + 1) * BLOCK]
-            if entry[DENSE] >= 0:
-                best = add_dense(files, weight, entry, w, blocks[c], scores)
-                row = windows[w, MAXIMA_AT] + entry[ROW] * count_blocks(windows, w)
-                largest, touched = np.int32(files.maxima[row + blocks[c]]), BLOCK // 8
+            w, base = owners[c], slots[c] * BLOCK
+            if i + 2 < len(terms):
+                ask(dense, skips, windows, lists, terms[i + 2], w, blocks[c])
+            if 0 <= i + 1 < len(terms):
+                begin, end = find(maxima, skips, windows, lists, terms[i + 1], w, blocks[c])
+                begins[(i + 1) & 1, c], ends[(i + 1) & 1, c] = begin, end
+                if begin < end:
+                    prefetch(docs, windows[w, DOCS_AT] + begin)
+                    prefetch(docs, windows[w, DOCS_AT] + (begin + end) // 2)
+                    prefetch(docs, windows[w, DOCS_AT] + end - 1)
+                    prefetch(impacts, windows[w, IMPACTS_AT] + begin)
+                    prefetch(impacts, windows[w, IMPACTS_AT] + end - 1)
+            if i < 0:
+                alive[kept] = c
+                kept += 1
+                continue
+            weight = weights[terms[i]]
+            if lists[terms[i], w, DENSE] >= 0:
+                row = windows[w, DENSE_AT] + lists[terms[i], w, DENSE] * windows[w, N_DOCS] + blocks[c] * BLOCK
+                size = min(BLOCK, windows[w, N_DOCS] - blocks[c] * BLOCK)
+                best = add_dense(dense, row, size, weight, accumulator, base)
+                row = windows[w, MAXIMA_AT] + lists[terms[i], w, ROW] * count_blocks(windows, w)
+                largest, touched = np.int32(maxima[row + blocks[c]]), BLOCK // 8
             else:
-                begin, end = begins[i & 1, c], ends[i & 1, c]
-                best, largest, touched = add_postings(files, weight, begin, end, w, blocks[c], scores)
+                best, largest, touched = add_postings(
+                    docs, windows[w, DOCS_AT], impacts, windows[w, IMPACTS_AT], begins[i & 1, c], ends[i & 1, c],
+                    np.int64(blocks[c]) * BLOCK, weight, accumulator, base,
+                )  # fmt: skip
             bests[c] = max(bests[c], best)
             rest[c] -= weight * largest
-            space.counts[POSTINGS_SCORED] += touched
+            counts[POSTINGS_SCORED] += touched
             alive[kept] = c
             kept += np.int64(bests[c] + alpha * rest[c] >= least)
         n = kept
@@ -452,7 +457,7 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, least):
         c = alive[j]
         first = np.int64(blocks[c]) * BLOCK
         n_docs = min(BLOCK, windows[owners[c], N_DOCS] - first)
-        scores = space.accumulator[slots[c] * BLOCK : (slots[c] + 1) * BLOCK]
+        scores = accumulator[slots[c] * BLOCK : (slots[c] + 1) * BLOCK]
         place = windows[owners[c], FIRST_DOC] + first
         found, least = collect(space, scores, files.order, place, n_docs, k, found, least)
     if found >= k + k // 4:
@@ -463,59 +468,54 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, least):
 # --- a term in a block ------------------------------------------------------------------------------------------------
 
 
-@kernel
-def ask(files, entry, w, block):
-    """Prefetch what tells of a term in a block: its dense row, or its skips."""
-    windows = files.windows
-    if entry[DENSE] >= 0:
-        row = windows[w, DENSE_AT] + entry[DENSE] * windows[w, N_DOCS] + np.int64(block) * BLOCK
-        prefetch(files.dense, row)
-        prefetch(files.dense, row + BLOCK // 2)
-        prefetch(files.dense, row + BLOCK - 1)
-    elif entry[ROW] >= 0:
-        row = windows[w, SKIPS_AT] + entry[ROW] * ((windows[w, N_DOCS] + SKIP - 1) // SKIP)
-        prefetch(files.skips, row + np.int64(block) * BLOCK // SKIP)
+@inlined
+def ask(dense, skips, windows, lists, i, w, block):
+    """Prefetch what tells of term i in a block of window w: its dense row, or its skips."""
+    if lists[i, w, DENSE] >= 0:
+        row = windows[w, DENSE_AT] + lists[i, w, DENSE] * windows[w, N_DOCS] + np.int64(block) * BLOCK
+        prefetch(dense, row)
+        prefetch(dense, row + BLOCK // 2)
+        prefetch(dense, row + BLOCK - 1)
+    elif lists[i, w, ROW] >= 0:
+        row = windows[w, SKIPS_AT] + lists[i, w, ROW] * ((windows[w, N_DOCS] + SKIP - 1) // SKIP)
+        prefetch(skips, row + np.int64(block) * BLOCK // SKIP)
 
 
-@kernel
-def find(files, entry, w, block):
-    """Postings of a list among which those of a block are, none if it has none or is dense.
-
-    Args:
-        files: `Files`.
-        entry: (4,) int32, the list.
-        w: The window.
-        block: The block, counted within the window.
+@inlined
+def find(maxima, skips, windows, lists, i, w, block):
+    """Postings of term i among which those of a block of window w are; none if it has none or is dense.
 
     Returns:
         Begin and end, within the window's postings whatever the files say.
     """
-    windows = files.windows
-    begin, end, row = np.int64(entry[BEGIN]), np.int64(entry[END]), np.int64(entry[ROW])
-    if row < 0 or entry[DENSE] >= 0:
+    begin, end, row = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]), np.int64(lists[i, w, ROW])
+    if row < 0 or begin == end:
         return begin, end
-    if files.maxima[windows[w, MAXIMA_AT] + row * count_blocks(windows, w) + block] == 0:
+    if maxima[windows[w, MAXIMA_AT] + row * count_blocks(windows, w) + block] == 0:
         return np.int64(0), np.int64(0)
     n_skips = (windows[w, N_DOCS] + SKIP - 1) // SKIP
     skip = np.int64(block) * BLOCK // SKIP
     at = windows[w, SKIPS_AT] + row * n_skips + skip
     if skip + 1 < n_skips:
-        end = min(begin + files.skips[at + 1], end)
-    return begin + files.skips[at], end
+        end = min(begin + skips[at + 1], end)
+    return begin + skips[at], end
 
 
-@kernel
-def add_postings(files, weight, begin, end, w, block, scores):
-    """Add those of the postings begin..end that are a block's to its scores.
+@inlined
+def add_postings(docs, docs_at, impacts, impacts_at, begin, end, first, weight, scores, base):
+    """Add those of some postings that are a block's to its scores.
 
     Args:
-        files: `Files`.
+        docs: (file,) uint16.
+        docs_at: Where the window's begin.
+        impacts: (file,) uint8.
+        impacts_at: Where the window's begin.
+        begin: The first posting, within the window's.
+        end: The one behind the last.
+        first: The block's first document.
         weight: Of the term.
-        begin: Within the window's postings.
-        end: Within the window's postings.
-        w: The window.
-        block: The block.
-        scores: (BLOCK,) int32, changed.
+        scores: int32, changed.
+        base: Where the block's are.
 
     Returns:
         The best of the scores changed, the largest impact, and how many postings there were.
@@ -523,37 +523,33 @@ def add_postings(files, weight, begin, end, w, block, scores):
     best, largest = np.int32(0), np.int32(0)
     if begin >= end:
         return best, largest, 0
-    docs_at, impacts_at = files.windows[w, DOCS_AT], files.windows[w, IMPACTS_AT]
-    first, size = np.int64(block) * BLOCK, end - begin
+    size = end - begin
     while size > 1:  # without a branch that the processor could mispredict
         half = size >> 1
-        begin += half * np.int64(files.docs[docs_at + begin + half - 1] < first)
+        begin += half * np.int64(docs[docs_at + begin + half - 1] < first)
         size -= half
-    begin += np.int64(files.docs[docs_at + begin] < first)
+    begin += np.int64(docs[docs_at + begin] < first)
     start = begin
     while begin < end:
-        doc = np.int64(files.docs[docs_at + begin]) - first
+        doc = np.int64(docs[docs_at + begin]) - first
         if doc >= BLOCK:
             break
-        impact = np.int32(files.impacts[impacts_at + begin])
-        score = scores[doc & (BLOCK - 1)] + weight * impact
-        scores[doc & (BLOCK - 1)] = score
+        impact = np.int32(impacts[impacts_at + begin])
+        at = base + (doc & (BLOCK - 1))
+        score = scores[at] + weight * impact
+        scores[at] = score
         best, largest = max(best, score), max(largest, impact)
         begin += 1
     return best, largest, begin - start
 
 
-@kernel
-def add_dense(files, weight, entry, w, block, scores):
-    """Add a dense row to a block's scores, (BLOCK,) int32; returns the best of them."""
-    windows = files.windows
-    n_docs, first = windows[w, N_DOCS], np.int64(block) * BLOCK
-    at = windows[w, DENSE_AT] + entry[DENSE] * n_docs + first
-    row = files.dense[at : at + min(BLOCK, n_docs - first)]
+@inlined
+def add_dense(dense, row, size, weight, scores, base):
+    """Add `size` impacts of a dense row to a block's scores; returns the best of them."""
     best = np.int32(0)
-    for x in range(len(row)):
-        score = scores[x] + weight * np.int32(row[x])
-        scores[x] = score
+    for x in range(size):
+        score = scores[base + x] + weight * np.int32(dense[row + x])
+        scores[base + x] = score
         best = max(best, score)
     return best
 

@@ -46,10 +46,21 @@ _folder = os.environ.get("NUMBA_CACHE_DIR") or _cache_folder()
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a kernel on first use: no GIL, IEEE arithmetic, C's division, cached."""
+    return _compile(function, "never")
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel whose code is put where it is called: for what is called for every few postings."""
+    return _compile(function, "always")
+
+
+def _compile(function: Callable[..., Any], inline: str) -> Callable[..., Any]:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = _folder or ""
     try:
-        compiled: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", cache=_folder is not None)(function)
+        compiled: Callable[..., Any] = numba.njit(
+            nogil=True, error_model="numpy", cache=_folder is not None, inline=inline
+        )(function)
         return compiled
     finally:
         numba.config.CACHE_DIR = before

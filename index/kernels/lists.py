@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .jit import kernel
+from .jit import inlined, kernel
 
 # A window is a run of at most so many consecutive documents: a document fits 16 bits, the accumulator the cache.
 WINDOW = 1 << 16
@@ -116,7 +116,7 @@ def cost(query, windows, i, w):
     return np.int64(query.lists[i, w, END]) - query.lists[i, w, BEGIN]
 
 
-@kernel
+@inlined
 def count_blocks(windows, w):
     """Blocks of a window."""
     return (windows[w, N_DOCS] + BLOCK - 1) // BLOCK
