@@ -1,7 +1,8 @@
-"""lsr index, search, explain, verify."""
+"""lsr index, search, explain, verify, warmup."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -87,6 +88,33 @@ def index(source: str, out: Path, impacts: Any, memory: int, order: Any, encoder
     note(f"{out}: {len(built)} documents, {built.n_postings} postings, {size / 1e6:.1f} MB, {built.fingerprint}")
 
 
+def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The settings of a search, by the names of `SearchSettings`; those not given are None."""
+    for option in reversed(
+        [
+            click.option("--algorithm", metavar="NAME", help="exhaustive, blocks or auto. [default: auto]"),
+            click.option("--alpha", type=float, help="Below 1: skip more, perhaps miss some. [default: 1, exact]"),
+            click.option("--beta", type=float, help="Share of the query's terms to use. [default: 1]"),
+            click.option("--guaranteed", type=int, help="Best blocks to score whatever alpha says. [default: 0]"),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of `search_options` that were given, taken out of a command's options."""
+    from .plan import SearchSettings
+
+    names = ("algorithm", "alpha", "beta", "guaranteed")
+    given = {name: value for name in names if (value := options.pop(name)) is not None}
+    try:
+        SearchSettings(**given)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return given
+
+
 def open_index(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
     """The index of a command's --encoder and its settings."""
     from .index import Index
@@ -104,6 +132,8 @@ def open_index(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Cores for --queries. [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
 @click.option("--skip-bad", is_flag=True, help="Count bad queries and go on.")
+@click.option("--plan", is_flag=True, help="Print what the search touches instead of what it finds.")
+@search_options
 @encoder_options
 def search(
     index_path: Path,
@@ -115,6 +145,7 @@ def search(
     tag: str,
     threads: int,
     skip_bad: bool,
+    plan: bool,
     encoder: str | None,
     **options: Any,
 ) -> None:
@@ -126,17 +157,28 @@ def search(
     Examples:
       lsr search idx "boundary layer transition" -k 5
       lsr search idx --queries queries.jsonl -k 1000 --run out.trec
+      lsr search idx "boundary layer transition" --alpha 0.8 --plan
     """  # fmt: skip
-    from lsr.console import is_terminal
+    from lsr.console import emit_json, is_terminal
 
     if (text is None) == (queries is None):
         raise click.UsageError("give either a text or --queries FILE")
+    if plan and text is None:
+        raise click.UsageError("--plan takes a text")
+    settings = _search_settings(options)
     index = open_index(index_path, encoder, options)
     if queries is not None:
-        _search_file(index, queries, k, run_path, tag, threads, skip_bad)
+        _search_file(index, queries, k, run_path, tag, threads, skip_bad, settings)
         return
     assert text is not None
-    hits = index.search(text, k)
+    if plan:
+        made = index.explain_plan(text, k, **settings)
+        if as_json or not is_terminal():
+            emit_json(made.to_json())
+        else:
+            click.echo(str(made))
+        return
+    hits = index.search(text, k, **settings)
     if run_path:
         _write_run(run_path, [("1", hits)], tag)
     elif as_json or not is_terminal():
@@ -146,7 +188,14 @@ def search(
 
 
 def _search_file(
-    index: Any, queries: str, k: int, run_path: Path | None, tag: str, threads: int, skip_bad: bool
+    index: Any,
+    queries: str,
+    k: int,
+    run_path: Path | None,
+    tag: str,
+    threads: int,
+    skip_bad: bool,
+    settings: dict[str, Any],
 ) -> None:
     from lsr.console import note, progress
     from lsr.corpus import new_text
@@ -164,7 +213,7 @@ def _search_file(
         bar = stack.enter_context(progress(len(read.ids), "searching", "queries"))
         for start in range(0, len(read.ids), 256):
             ids = read.ids[start : start + 256]
-            found = index.search_batch(vectors[start : start + 256], k, threads=threads)
+            found = index.search_batch(vectors[start : start + 256], k, threads=threads, **settings)
             for query_id, hits in zip(ids, found, strict=True):
                 if out:
                     _write_lines(out, query_id, hits, tag)
@@ -251,3 +300,35 @@ def verify(index_path: Path) -> None:
     if wrong := check_files(index_path, manifest, every_byte=True):
         raise CorruptIndex("\n".join(wrong))
     click.echo(f"{index_path}: {len(manifest['files'])} files, all as they were written")
+
+
+@click.command()
+def warmup() -> None:
+    """Compile the search kernels now, once per machine, so that no first query has to wait for it.
+
+    \b
+    Example:
+      lsr warmup
+    """
+    import tempfile
+    import time
+    from typing import get_args
+
+    from lsr.sparse import SparseMatrix
+
+    from .index import Index
+    from .kernels.jit import cache_folder
+    from .plan import Algorithm
+
+    start = time.perf_counter()
+    toy = SparseMatrix.from_dicts([{0: 1.0, 1: 0.5}, {0: 0.5}, {2: 1.0}] * 2, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        for impacts in ("uint8", "float32"):
+            index = Index.build(f"{folder}/{impacts}", toy, impacts=impacts, order="bisection")
+            for algorithm in get_args(Algorithm):
+                index.search(toy[0], algorithm=algorithm)
+    seconds = time.perf_counter() - start
+    if cache_folder is None:
+        click.echo(f"compiled in {seconds:.1f} s, but there is no folder to keep that in: set NUMBA_CACHE_DIR")
+    else:
+        click.echo(f"compiled in {seconds:.1f} s, kept in {cache_folder}")

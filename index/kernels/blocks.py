@@ -56,6 +56,7 @@ from .ranking import select, sort
 SKIP = 512  # documents between two places that a list's skips name
 FOLD = 128  # the number of blocks is rounded up to a multiple of it, so that bounds can be gone through in vectors
 _CHUNK = 64  # blocks that are scored together: their accumulators just fit the first-level cache
+_AHEAD = 8  # rows of maxima between the one that is asked for and the one that is read
 _GROUP = 16  # windows whose bounds are summed up together: what they touch fits the second-level cache
 # Costs in postings: looking up a term in a block; passing over a window's accumulator. And how many of the candidates
 # are left, one in so many, once lists were scanned.
@@ -163,10 +164,12 @@ def add_bounds(files, query, first, last, bounds):
                     prefetch(files.impacts, windows[w, IMPACTS_AT] + p)
     for i in range(len(query.weights)):
         for w in range(first, last):
-            if w + 1 < last and lists[i, w + 1, ROW] >= 0:
-                n = count_blocks(windows, w + 1)
+            ahead = w - first + _AHEAD
+            later, v = i + ahead // (last - first), first + ahead % (last - first)
+            if later < len(query.weights) and lists[later, v, ROW] >= 0:
+                n = count_blocks(windows, v)
                 for x in range(0, n, 64):
-                    prefetch(files.maxima, windows[w + 1, MAXIMA_AT] + lists[i, w + 1, ROW] * n + x)
+                    prefetch(files.maxima, windows[v, MAXIMA_AT] + lists[later, v, ROW] * n + x)
             if lists[i, w, ROW] >= 0:
                 begin = windows[w, FIRST_BLOCK]
                 add_row(files, query, i, w, bounds[begin : begin + count_blocks(windows, w)])

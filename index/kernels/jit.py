@@ -41,7 +41,7 @@ def _cache_folder() -> str | None:
     return None
 
 
-_folder = os.environ.get("NUMBA_CACHE_DIR") or _cache_folder()
+cache_folder = os.environ.get("NUMBA_CACHE_DIR") or _cache_folder()
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,10 +56,10 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _compile(function: Callable[..., Any], inline: str) -> Callable[..., Any]:
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _folder or ""
+    numba.config.CACHE_DIR = cache_folder or ""
     try:
         compiled: Callable[..., Any] = numba.njit(
-            nogil=True, error_model="numpy", cache=_folder is not None, inline=inline
+            nogil=True, error_model="numpy", cache=cache_folder is not None, inline=inline
         )(function)
         return compiled
     finally:
