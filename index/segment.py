@@ -4,17 +4,17 @@
                      term and, within a term, by document
     dense.arrow      one record batch per window: of the lists that most documents are on, row by row, an impact for
                      each document, uint8, 0 where it isn't on it; these aren't in postings.arrow
-    maxima.arrow     one record batch per window: of its longer lists, row by row, the largest impact in each block of
-                     documents, uint8
-    skips.arrow      one record batch per window: of the same lists, how many postings come before each 512th document,
-                     uint16
+    maxima.arrow     of the longer lists, by term and window, the largest impact in each block of documents, uint8; each
+                     row begins at a multiple of 64
+    skips.arrow      of the same lists, how many postings come before each 1024th document, uint16; each row begins at
+                     an eighth of the place of its maxima
     places.arrow     where documents are stored in another order than they came: the document at each place and the
                      place of each document, uint32; else no rows. Everything else here goes by places.
     windows.arrow    first_doc int64, n_docs int64 of each window
     terms.arrow      the terms that occur, ascending, uint32; in how many documents, df uint32; and where the entries
                      of each in lists.arrow end, uint64
-    lists.arrow      the lists, by term and window: window, begin and size among its postings uint32, and the rows
-                     of its maxima and skips, and of dense.arrow, int32, -1 if it has none
+    lists.arrow      the lists, by term and window: window, begin and size among its postings uint32, where its
+                     maxima begin in units of 64, and its row of dense.arrow, int32, -1 if it has none
 
 A window holds at most 65,536 documents, fewer where they are so long that the writer's memory would run over.
 """
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from lsr.errors import CorruptIndex
 
-from .kernels.blocks import FOLD, SKIP, search_blocks
+from .kernels.blocks import FOLD, search_blocks
 from .kernels.exhaustive import search_windows
 from .kernels.lists import (
     BLOCK,
@@ -42,12 +42,11 @@ from .kernels.lists import (
     FIRST_BLOCK,
     FIRST_DOC,
     IMPACTS_AT,
-    MAXIMA_AT,
     N_DENSE,
     N_DOCS,
-    N_ROWS,
+    ROW_UNIT,
     SIZE,
-    SKIPS_AT,
+    SKIP_UNIT,
     WINDOW,
     Files,
     Query,
@@ -117,7 +116,7 @@ class Segment:
         self._entries = tuple(lists.column(name) for name in ENTRY_SCHEMA.names)
         first_doc, n_docs = windows.column("first_doc"), windows.column("n_docs")
         self.n_windows = len(first_doc)
-        if not self.n_windows == postings.n_batches == dense.n_batches == maxima.n_batches == skips.n_batches:
+        if not self.n_windows == postings.n_batches == dense.n_batches:
             raise CorruptIndex(f"{folder}: the files of the postings don't fit together; build the index again")
         if self.n_windows and (
             n_docs.min() < 1 or n_docs.max() > WINDOW or (np.cumsum(n_docs) - n_docs != first_doc).any()
@@ -128,18 +127,15 @@ class Segment:
         if len(self._places) not in (0, self.n_docs):
             raise CorruptIndex(f"{places.path}: doesn't fit the documents; build the index again")
         impact_type = np.dtype(np.uint8 if impacts == "uint8" else np.float32)
-        self._windows = np.zeros((self.n_windows, 11), np.int64)
-        n_blocks, n_skips = -(-n_docs // BLOCK), -(-n_docs // SKIP)
+        self._windows = np.zeros((self.n_windows, 8), np.int64)
+        n_blocks = -(-n_docs // BLOCK)
         for w in range(self.n_windows):
-            batch, rows, row_skips = postings.batch(w), maxima.batch(w), skips.batch(w)
+            batch, rows = postings.batch(w), dense.batch(w)
             self._windows[w, DOCS_AT] = postings.offset(batch.column(0)) // 2
             self._windows[w, IMPACTS_AT] = postings.offset(batch.column(1)) // impact_type.itemsize
             self._windows[w, SIZE] = batch.num_rows
-            self._windows[w, DENSE_AT] = dense.offset(dense.batch(w).column(0))
-            self._windows[w, N_DENSE] = dense.batch(w).num_rows // n_docs[w]
-            self._windows[w, MAXIMA_AT] = maxima.offset(rows.column(0))
-            self._windows[w, SKIPS_AT] = skips.offset(row_skips.column(0)) // 2
-            self._windows[w, N_ROWS] = min(rows.num_rows // n_blocks[w], row_skips.num_rows // n_skips[w])
+            self._windows[w, DENSE_AT] = dense.offset(rows.column(0))
+            self._windows[w, N_DENSE] = rows.num_rows // n_docs[w]
         self._windows[:, FIRST_DOC], self._windows[:, N_DOCS] = first_doc, n_docs
         self._windows[:, FIRST_BLOCK] = np.cumsum(n_blocks) - n_blocks
         self.n_blocks = int(n_blocks.sum())
@@ -147,11 +143,12 @@ class Segment:
             docs=_view(postings.bytes, np.uint16),
             impacts=_view(postings.bytes, impact_type),
             dense=dense.bytes,
-            maxima=maxima.bytes,
-            skips=_view(skips.bytes, np.uint16),
+            maxima=maxima.column("maximum"),
+            skips=skips.column("skip"),
             windows=self._windows,
             order=places.column("doc"),
         )
+        self._n_rows = min(len(self._files.maxima) // ROW_UNIT, len(self._files.skips) // SKIP_UNIT)
         self._local = threading.local()
 
     @property
@@ -192,7 +189,7 @@ class Segment:
             weightiest_first = np.argsort(-weights, kind="stable")
             ranks, weights = ranks[weightiest_first], weights[weightiest_first]
         lists = np.empty((len(ranks), self.n_windows, 4), np.int32)
-        find_lists(self._ends, self._entries, self._windows, ranks, lists)
+        find_lists(self._ends, self._entries, self._n_rows, self._windows, ranks, lists)
         query = Query(lists, weights, (weights * self._peaks[ranks]).astype(weights.dtype))
         space = self._space(k)
         if algorithm == "blocks":
@@ -245,7 +242,7 @@ class Segment:
         known = np.flatnonzero(places < len(self.terms))
         known = known[self.terms[places[known]] == terms[known]]
         lists = np.empty((len(known), self.n_windows, 4), np.int32)
-        find_lists(self._ends, self._entries, self._windows, places[known], lists)
+        find_lists(self._ends, self._entries, self._n_rows, self._windows, places[known], lists)
         place = int(self._places[doc]) if len(self._places) else doc
         w = int(np.searchsorted(self._windows[:, FIRST_DOC], place, side="right")) - 1
         window, local = self._windows[w], place - int(self._windows[w, FIRST_DOC])

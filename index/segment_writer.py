@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from lsr.sparse import SparseMatrix
 
-from .kernels.blocks import SKIP, summarize
+from .kernels.blocks import summarize
 from .kernels.invert import count_terms, gather, invert
-from .kernels.lists import BLOCK, WINDOW
+from .kernels.lists import BLOCK, ROW_UNIT, SKIP_UNIT, WINDOW
 from .ordering import document_order, reduce_documents
 from .quantize import Quantizer
 from .segment import DENSE_SCHEMA, ENTRY_SCHEMA, MAXIMA_SCHEMA, SKIPS_SCHEMA, ImpactType, posting_schema
@@ -29,9 +29,10 @@ Order = Literal["auto", "given", "bisection"]
 DEFAULT_MEMORY = 1 << 30  # bytes that the writer may hold, roughly
 # A list with a posting for so many documents of its window has block maxima; one with a posting for so many is a dense
 # row of impacts, which takes hardly more room, is added up faster, and is looked up without a search.
-_SUMMARIZED, _DENSE = 256, 5
+_SUMMARIZED, _DENSE = 400, 5
 _BYTES_PER_POSTING = 24  # held while a window is gathered and inverted
 _ORDERED_FROM = 20_000  # documents from which on "auto" orders them
+_UNITS = 1 << 18  # units of rows that are put in order at a time
 _DENSE_VOCABULARY = 1 << 22  # up to here terms are counted in an array over the vocabulary
 
 
@@ -39,6 +40,7 @@ _DENSE_VOCABULARY = 1 << 22  # up to here terms are counted in an array over the
 class _Window:
     """A window ready to be written: its postings by term, its lists, the maxima and skips of the longer ones."""
 
+    n_docs: int
     docs: NDArray[np.uint16]
     impacts: NDArray[Any]
     terms: NDArray[np.int64]
@@ -79,7 +81,7 @@ class SegmentWriter:
         self._impacts: ImpactType = impacts
         self._threads = os.cpu_count() or 1
         self._max_postings = max(1, min(memory // (_BYTES_PER_POSTING * self._threads), 2**31 - 1))
-        self._files = [(scratch / name).open("w+b") for name in ("terms", "weights")]
+        self._files = [(scratch / name).open("w+b") for name in ("terms", "weights", "maxima", "skips")]
         self._lengths: list[NDArray[np.int64]] = []
         self._largest = 0.0
         self._whole = True
@@ -126,28 +128,29 @@ class SegmentWriter:
         firsts = self._window_bounds(indptr, places)
         schema = posting_schema(self._impacts)
         entries: list[tuple[NDArray[Any], ...]] = []
-        peaks = np.zeros(len(self._terms), np.float32)
+        peaks, n_units = np.zeros(len(self._terms), np.float32), 0
         with (
             pa.ipc.new_file(str(self._folder / "postings.arrow"), schema) as postings,
             pa.ipc.new_file(str(self._folder / "dense.arrow"), DENSE_SCHEMA) as dense,
-            pa.ipc.new_file(str(self._folder / "maxima.arrow"), MAXIMA_SCHEMA) as maxima,
-            pa.ipc.new_file(str(self._folder / "skips.arrow"), SKIPS_SCHEMA) as skips,
         ):
             for window in self._inverted(indptr, terms, weights, places, firsts, quantizer):
                 postings.write_batch(pa.RecordBatch.from_arrays([window.docs, window.impacts], schema=schema))
                 dense.write_batch(pa.RecordBatch.from_arrays([window.dense.reshape(-1)], schema=DENSE_SCHEMA))
-                maxima.write_batch(pa.RecordBatch.from_arrays([window.maxima.reshape(-1)], schema=MAXIMA_SCHEMA))
-                skips.write_batch(pa.RecordBatch.from_arrays([window.skips.reshape(-1)], schema=SKIPS_SCHEMA))
                 ranks = np.searchsorted(self._terms, window.terms)
                 number = np.full(len(ranks), len(entries), np.uint32)
                 peaks[ranks] = np.maximum(peaks[ranks], window.largest)
                 begins, sizes = window.begins.astype(np.uint32), window.sizes.astype(np.uint32)
-                entries.append((ranks, number, begins, sizes, window.rows, window.dense_numbers))
+                units = -(-window.n_docs // (BLOCK * ROW_UNIT))
+                rows = np.where(window.rows < 0, -1, n_units + window.rows * units)
+                n_units += window.maxima.size // ROW_UNIT
+                self._files[2].write(window.maxima.data)
+                self._files[3].write(window.skips.data)
+                entries.append((ranks, number, begins, sizes, rows, window.dense_numbers))
         write_arrow(
             self._folder / "windows.arrow",
             {"first_doc": firsts[:-1].astype(np.int64), "n_docs": np.diff(firsts).astype(np.int64)},
         )
-        self._write_lists(entries, peaks)
+        self._write_lists(entries, peaks, -(-np.diff(firsts) // (BLOCK * ROW_UNIT)))
         return quantizer
 
     def _spooled(self) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
@@ -204,14 +207,30 @@ class SegmentWriter:
             while running:
                 yield running.popleft().result()
 
-    def _write_lists(self, entries: list[tuple[NDArray[Any], ...]], peaks: NDArray[np.float32]) -> None:
-        """The entries of all windows, by term."""
+    def _write_lists(
+        self, entries: list[tuple[NDArray[Any], ...]], peaks: NDArray[np.float32], units: NDArray[np.int64]
+    ) -> None:
+        """The entries of all windows, and the rows of maxima and skips, by term.
+
+        Args:
+            entries: Of each window rank, window, begin, size, row and dense.
+            peaks: (n_used,) the largest impact of each term.
+            units: (n_windows,) the length of a row of maxima.
+        """
         columns = [np.concatenate(column) for column in zip(*entries, strict=True)] if entries else []
         if columns:
             by_term = np.argsort(columns[0], kind="stable")
             ends = np.cumsum(np.bincount(columns[0], minlength=len(self._terms)))
             columns = [column[by_term] for column in columns[1:]]
+            # Rows are written in the order in which a query reads them: a term's, window by window.
+            has_row = columns[3] >= 0
+            lengths = units[columns[0][has_row]]
+            begins = np.cumsum(lengths) - lengths
+            self._write_rows(columns[3][has_row] - begins, lengths)
+            columns[3] = np.where(has_row, 0, -1).astype(np.int32)
+            columns[3][has_row] = begins
         else:
+            self._write_rows(np.empty(0, np.int64), np.empty(0, np.int64))
             ends, columns = np.zeros(0, np.int64), [np.empty(0, np.uint32)] * 3 + [np.empty(0, np.int32)] * 2
         write_arrow(self._folder / "lists.arrow", dict(zip(ENTRY_SCHEMA.names, columns, strict=True)))
         write_arrow(
@@ -223,6 +242,29 @@ class SegmentWriter:
                 "end": ends.astype(np.uint64),
             },
         )
+
+    def _write_rows(self, shifts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        """Write the rows of maxima and skips in a new order.
+
+        Args:
+            shifts: (n,) how far behind its new place each row was put aside, in units.
+            lengths: (n,) the length of each row, in units.
+        """
+        n = int(lengths.sum())
+        source = np.repeat(shifts, lengths) + np.arange(n)
+        for name, file, unit, schema in (
+            ("maxima", self._files[2], ROW_UNIT, MAXIMA_SCHEMA),
+            ("skips", self._files[3], SKIP_UNIT, SKIPS_SCHEMA),
+        ):
+            dtype = schema.field(0).type.to_pandas_dtype()
+            values = np.empty((0, unit), dtype)
+            if n:
+                file.flush()
+                given = np.memmap(file.name, dtype, "r").reshape(-1, unit)
+                values = np.memmap(file.name + ".sorted", dtype, "w+", shape=(n, unit))  # not held in memory
+                for at in range(0, n, _UNITS):
+                    values[at : at + _UNITS] = given[source[at : at + _UNITS]]
+            write_arrow(self._folder / f"{name}.arrow", {schema.field(0).name: values.reshape(-1)})
 
     def close(self) -> None:
         """Give the temporary files up, finished or not."""
@@ -262,8 +304,9 @@ def _invert(
     longer = np.flatnonzero(counts * _SUMMARIZED >= len(places)) if quantizer else np.empty(0, np.int64)
     numbers = np.full(len(used), -1, np.int32)
     numbers[longer] = np.arange(len(longer), dtype=np.int32)
-    maxima = np.zeros((len(longer), -(-len(places) // BLOCK)), np.uint8)
-    skips = np.empty((len(longer), -(-len(places) // SKIP)), np.uint16)
+    units = -(-len(places) // (BLOCK * ROW_UNIT))
+    maxima = np.zeros((len(longer), units * ROW_UNIT), np.uint8)
+    skips = np.empty((len(longer), units * SKIP_UNIT), np.uint16)
     if len(longer):
         summarize(docs, impacts, begins[longer], ends[longer], len(places), maxima, skips)
     largest = np.maximum.reduceat(impacts, begins) if size else np.empty(0)
@@ -279,6 +322,6 @@ def _invert(
     dense_numbers = np.full(len(used), -1, np.int32)
     dense_numbers[is_dense] = np.arange(len(dense), dtype=np.int32)
     return _Window(
-        docs, impacts, used.astype(np.int64), largest.astype(np.float32), begins, counts, dense_numbers, dense,
-        numbers, maxima, skips,
+        len(places), docs, impacts, used.astype(np.int64), largest.astype(np.float32), begins, counts, dense_numbers,
+        dense, numbers, maxima, skips,
     )  # fmt: skip

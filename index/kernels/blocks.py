@@ -42,21 +42,21 @@ from .lists import (
     FIRST_BLOCK,
     FIRST_DOC,
     IMPACTS_AT,
-    MAXIMA_AT,
     N_DOCS,
     POSTINGS_SCORED,
     ROW,
-    SKIPS_AT,
+    ROW_UNIT,
+    SKIP,
+    SKIP_UNIT,
     WINDOWS_SCANNED,
     cost,
     count_blocks,
 )
 from .ranking import select, sort
 
-SKIP = 512  # documents between two places that a list's skips name
 FOLD = 128  # the number of blocks is rounded up to a multiple of it, so that bounds can be gone through in vectors
 _CHUNK = 64  # blocks that are scored together: their accumulators just fit the first-level cache
-_AHEAD = 8  # rows of maxima between the one that is asked for and the one that is read
+_AHEAD = 4  # rows of maxima between the one that is asked for and the one that is read
 _GROUP = 16  # windows whose bounds are summed up together: what they touch fits the second-level cache
 # Costs in postings: looking up a term in a block; passing over a window's accumulator. And how many of the candidates
 # are left, one in so many, once lists were scanned.
@@ -169,7 +169,7 @@ def add_bounds(files, query, first, last, bounds):
             if later < len(query.weights) and lists[later, v, ROW] >= 0:
                 n = count_blocks(windows, v)
                 for x in range(0, n, 64):
-                    prefetch(files.maxima, windows[v, MAXIMA_AT] + lists[later, v, ROW] * n + x)
+                    prefetch(files.maxima, np.int64(lists[later, v, ROW]) * ROW_UNIT + x)
             if lists[i, w, ROW] >= 0:
                 begin = windows[w, FIRST_BLOCK]
                 add_row(files, query, i, w, bounds[begin : begin + count_blocks(windows, w)])
@@ -183,7 +183,7 @@ def add_bounds(files, query, first, last, bounds):
 @kernel
 def add_row(files, query, i, w, bounds):
     """Add what a term can add to the blocks of a window, from its row of maxima; bounds: (n_blocks,) int32."""
-    at = files.windows[w, MAXIMA_AT] + query.lists[i, w, ROW] * len(bounds)
+    at = np.int64(query.lists[i, w, ROW]) * ROW_UNIT
     weight, row = query.weights[i], files.maxima[at : at + len(bounds)]
     for x in range(len(bounds)):
         bounds[x] += weight * np.int32(row[x])
@@ -194,14 +194,13 @@ def add_list(files, query, i, w, bounds):
     """Add what a term can add to the blocks of a window, from its postings; bounds: (n_blocks,) int32."""
     weight, docs, impacts = query.weights[i], files.docs, files.impacts
     docs_at, impacts_at = files.windows[w, DOCS_AT], files.windows[w, IMPACTS_AT]
-    block, largest, last = 0, np.int32(0), len(bounds) - 1
-    for p in range(query.lists[i, w, BEGIN], query.lists[i, w, END]):
-        at = np.int64(docs[docs_at + p]) // BLOCK
-        if at != block:
-            bounds[min(block, last)] += weight * largest
-            block, largest = at, np.int32(0)
-        largest = max(largest, np.int32(impacts[impacts_at + p]))
-    bounds[min(block, last)] += weight * largest
+    block, largest, last = -1, np.int32(0), len(bounds) - 1
+    for p in range(query.lists[i, w, BEGIN], query.lists[i, w, END]):  # without a branch
+        at = min(np.int64(docs[docs_at + p]) // BLOCK, last)
+        before = largest if at == block else np.int32(0)
+        largest = max(before, np.int32(impacts[impacts_at + p]))
+        bounds[at] += weight * (largest - before)
+        block = at
 
 
 @kernel
@@ -443,7 +442,7 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, least):
                 row = windows[w, DENSE_AT] + lists[terms[i], w, DENSE] * windows[w, N_DOCS] + blocks[c] * BLOCK
                 size = min(BLOCK, windows[w, N_DOCS] - blocks[c] * BLOCK)
                 best = add_dense(dense, row, size, weight, accumulator, base)
-                row = windows[w, MAXIMA_AT] + lists[terms[i], w, ROW] * count_blocks(windows, w)
+                row = np.int64(lists[terms[i], w, ROW]) * ROW_UNIT
                 largest, touched = np.int32(maxima[row + blocks[c]]), BLOCK // 8
             else:
                 best, largest, touched = add_postings(
@@ -480,8 +479,7 @@ def ask(dense, skips, windows, lists, i, w, block):
         prefetch(dense, row + BLOCK // 2)
         prefetch(dense, row + BLOCK - 1)
     elif lists[i, w, ROW] >= 0:
-        row = windows[w, SKIPS_AT] + lists[i, w, ROW] * ((windows[w, N_DOCS] + SKIP - 1) // SKIP)
-        prefetch(skips, row + np.int64(block) * BLOCK // SKIP)
+        prefetch(skips, np.int64(lists[i, w, ROW]) * SKIP_UNIT + np.int64(block) * BLOCK // SKIP)
 
 
 @inlined
@@ -494,11 +492,11 @@ def find(maxima, skips, windows, lists, i, w, block):
     begin, end, row = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]), np.int64(lists[i, w, ROW])
     if row < 0 or begin == end:
         return begin, end
-    if maxima[windows[w, MAXIMA_AT] + row * count_blocks(windows, w) + block] == 0:
+    if maxima[row * ROW_UNIT + block] == 0:
         return np.int64(0), np.int64(0)
     n_skips = (windows[w, N_DOCS] + SKIP - 1) // SKIP
     skip = np.int64(block) * BLOCK // SKIP
-    at = windows[w, SKIPS_AT] + row * n_skips + skip
+    at = row * SKIP_UNIT + skip
     if skip + 1 < n_skips:
         end = min(begin + skips[at + 1], end)
     return begin + skips[at], end
@@ -570,10 +568,9 @@ def summarize(docs, impacts, begins, ends, n_docs, maxima, skips):
         begins: (n_rows,) int64, where each list begins.
         ends: (n_rows,) int64, where it ends.
         n_docs: Documents of the window.
-        maxima: (n_rows, number of blocks) uint8, all zero, written.
-        skips: (n_rows, number of skips) uint16, written.
+        maxima: (n_rows, number of blocks, or more) uint8, all zero, written.
+        skips: (n_rows, number of skips, or more) uint16, written.
     """
-    n_skips = (n_docs + SKIP - 1) // SKIP
     for r in range(len(begins)):
         skip = 0
         for p in range(begins[r], ends[r]):
@@ -582,6 +579,6 @@ def summarize(docs, impacts, begins, ends, n_docs, maxima, skips):
             while skip <= doc // SKIP:
                 skips[r, skip] = p - begins[r]
                 skip += 1
-        while skip < n_skips:
+        while skip < skips.shape[1]:
             skips[r, skip] = ends[r] - begins[r]
             skip += 1

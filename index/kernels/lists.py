@@ -6,16 +6,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .jit import inlined, kernel
+from .jit import inlined, kernel, prefetch
 
 # A window is a run of at most so many consecutive documents: a document fits 16 bits, the accumulator the cache.
 WINDOW = 1 << 16
 # A block is a run of so many documents of a window, for which upper bounds are known.
 BLOCK = 128
+SKIP = 1024  # documents between two places that a list's skips name
+ROW_UNIT = 64  # rows of maxima begin at multiples of it, a cache line
+SKIP_UNIT = ROW_UNIT * BLOCK // SKIP
 # Columns of the table of windows. Places count in entries of the file.
-(DOCS_AT, IMPACTS_AT, SIZE, DENSE_AT, N_DENSE, MAXIMA_AT, SKIPS_AT, N_ROWS, FIRST_DOC, N_DOCS, FIRST_BLOCK) = range(11)
+DOCS_AT, IMPACTS_AT, SIZE, DENSE_AT, N_DENSE, FIRST_DOC, N_DOCS, FIRST_BLOCK = range(8)
 # Of a list within a window, (…, 4) int32: its postings are BEGIN..END of the window's, or, if DENSE isn't -1, the
-# window's dense row of this number; the maxima of its blocks are the row number ROW, none if that is -1.
+# window's dense row of this number; the maxima of its blocks begin at ROW * ROW_UNIT, its skips at ROW * SKIP_UNIT; it
+# has neither if ROW is -1.
 BEGIN, END, ROW, DENSE = range(4)
 # Places of a search's counts.
 BLOCKS_SCORED, WINDOWS_SCANNED, POSTINGS_SCORED = range(3)
@@ -29,9 +33,9 @@ class Files(NamedTuple):
         docs: (file,) uint16, the file of postings; window w's documents begin at windows[w, DOCS_AT].
         impacts: (file,) uint8 or float32, the same file; window w's impacts begin at windows[w, IMPACTS_AT].
         dense: (file,) uint8, the file of dense rows: an impact for each document of the window, 0 if it lacks the term.
-        maxima: (file,) uint8, the file of block maxima, row by row.
-        skips: (file,) uint16, the file of skips: how many postings of a list come before each 512th document.
-        windows: (n_windows, 11) int64, the table of windows.
+        maxima: (n,) uint8, block maxima, row by row, rows by term.
+        skips: (n * SKIP_UNIT / ROW_UNIT,) uint16: how many postings of a list come before each 1024th document.
+        windows: (n_windows, 8) int64, the table of windows.
         order: (n_docs,) uint32, document numbers by place, or empty if these are the same.
     """
 
@@ -78,28 +82,37 @@ class Space(NamedTuple):
 
 
 @kernel
-def find_lists(ends, entries, windows, ranks, lists):
+def find_lists(ends, entries, n_rows, windows, ranks, lists):
     """Find the lists of some terms in all windows; one look-up a term, then its entries in a row.
 
-    Whatever the files say, what is found lies within the window.
+    Whatever the files say, what is found lies within them.
 
     Args:
         ends: (n_used,) uint64, where the entries of each term end.
         entries: Five (n_entries,) arrays, by term and window: window, begin and size uint32, row and dense int32.
-        windows: (n_windows, 11) int64, the table of windows.
+        n_rows: Maxima, in units of ROW_UNIT.
+        windows: (n_windows, 8) int64, the table of windows.
         ranks: (n,) int64, the terms, as places in `ends`.
         lists: (n, n_windows, 4) int32, written.
     """
     entry_window, entry_begin, entry_size, entry_row, entry_dense = entries
     for i in range(len(ranks)):
+        if i + 1 < len(ranks) and ranks[i + 1]:
+            ahead = np.int64(ends[ranks[i + 1] - 1])
+            prefetch(entry_window, ahead)
+            prefetch(entry_begin, ahead)
+            prefetch(entry_size, ahead)
+            prefetch(entry_row, ahead)
+            prefetch(entry_dense, ahead)
         for w in range(len(windows)):
             lists[i, w, BEGIN], lists[i, w, END], lists[i, w, ROW], lists[i, w, DENSE] = 0, 0, -1, -1
         first = np.int64(ends[ranks[i] - 1]) if ranks[i] else 0
         for e in range(max(first, 0), min(np.int64(ends[ranks[i]]), len(entry_window))):
             w = np.int64(entry_window[e])
             if w < len(windows):
-                if entry_row[e] < windows[w, N_ROWS]:
-                    lists[i, w, ROW] = max(entry_row[e], -1)
+                row = np.int64(entry_row[e])
+                if row >= 0 and row + (count_blocks(windows, w) + ROW_UNIT - 1) // ROW_UNIT <= n_rows:
+                    lists[i, w, ROW] = row
                 if entry_dense[e] < 0:
                     begin = min(np.int64(entry_begin[e]), windows[w, SIZE])
                     lists[i, w, BEGIN] = begin
