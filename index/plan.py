@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 Algorithm = Literal["auto", "exhaustive", "blocks"]
-# With fewer blocks for each wanted document than this, too many of them have to be looked into: a scan is faster.
-_BLOCKS_PER_HIT = 12
+# With fewer blocks for each wanted document than this, too many of them have to be looked into: a scan is faster. The
+# first where similar documents are stored side by side, the second where they lie as they came.
+_BLOCKS_PER_HIT = 75, 600
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Plan:
         )
 
 
-def choose(settings: SearchSettings, k: int, n_blocks: int, has_bounds: bool) -> tuple[str, str]:
+def choose(settings: SearchSettings, k: int, n_blocks: int, *, has_bounds: bool, ordered: bool) -> tuple[str, str]:
     """The algorithm for a query, and why.
 
     Args:
@@ -100,11 +101,12 @@ def choose(settings: SearchSettings, k: int, n_blocks: int, has_bounds: bool) ->
         k: How many documents are wanted.
         n_blocks: Blocks of the index.
         has_bounds: Whether their bounds are known.
+        ordered: Whether similar documents are stored side by side.
     """
     if not has_bounds:
         return "exhaustive", "weights stored as float32 have no bounds"
     if settings.algorithm != "auto":
         return settings.algorithm, "asked for"
-    if n_blocks < _BLOCKS_PER_HIT * k:
+    if n_blocks < _BLOCKS_PER_HIT[0 if ordered else 1] * k:
         return "exhaustive", f"only {n_blocks:,} blocks for k = {k}"
     return "blocks", f"{n_blocks:,} blocks for k = {k}"

@@ -183,7 +183,7 @@ class Segment:
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], Callable[[], Plan]]:
         quantized = self._impacts == "uint8"
         k = max(1, min(k, self.n_docs))
-        algorithm, reason = choose(settings, k, self.n_blocks, quantized)
+        algorithm, reason = choose(settings, k, self.n_blocks, has_bounds=quantized, ordered=len(self._places) > 0)
         ranks, weights, factor = self._query(terms, weights, settings.beta)
         if algorithm == "blocks":
             weightiest_first = np.argsort(-weights, kind="stable")

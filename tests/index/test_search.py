@@ -6,6 +6,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsr.index.index import Index
+from lsr.index.plan import Algorithm, SearchSettings
 from lsr.index.quantize import Quantizer, query_integers
 from lsr.index.segment import Segment
 from lsr.index.segment_writer import DEFAULT_MEMORY, SegmentWriter
@@ -35,8 +37,8 @@ def random_matrix(rng, n_docs, n_terms, longest, weights=TIED):
     return SparseMatrix.from_rows(rows, n_terms)
 
 
-def write_segment(folder, matrix, impacts, memory=DEFAULT_MEMORY, chunk=1000):
-    with closing(SegmentWriter(folder, folder, impacts, memory)) as writer:
+def write_segment(folder, matrix, impacts, memory=DEFAULT_MEMORY, chunk=1000, order="given"):
+    with closing(SegmentWriter(folder, folder, impacts, memory, order)) as writer:
         for start in range(0, len(matrix), chunk):
             writer.write(matrix[start : start + chunk])
         quantizer = writer.finish()
@@ -65,9 +67,10 @@ def require_exact(segment, matrix, terms, weights, impacts, ks=(10,)):
     found = np.flatnonzero(scores > 0)
     ranking = found[np.argsort(-scores[found], kind="stable")]
     for k in ks:
-        docs, values = segment.search(terms, weights, k)
-        assert docs.tolist() == ranking[:k].tolist()
-        assert values.tolist() == scores[ranking[:k]].tolist()
+        for algorithm in get_args(Algorithm):
+            docs, values = segment.search(terms, weights, k, SearchSettings(algorithm))
+            assert docs.tolist() == ranking[:k].tolist(), algorithm
+            assert values.tolist() == scores[ranking[:k]].tolist(), algorithm
 
 
 @given(
@@ -78,25 +81,27 @@ def require_exact(segment, matrix, terms, weights, impacts, ks=(10,)):
     weights=st.sampled_from([TIED, UNEVEN, [255.0]]),
     impacts=st.sampled_from(IMPACTS),
     memory=st.sampled_from([24, 24 * 30, DEFAULT_MEMORY]),
+    order=st.sampled_from(["given", "bisection"]),
 )
-@settings(max_examples=120)
-def test_equals_brute_force_on_random_vectors(seed, n_docs, n_terms, longest, weights, impacts, memory):
+@settings(max_examples=150)
+def test_equals_brute_force_on_random_vectors(seed, n_docs, n_terms, longest, weights, impacts, memory, order):
     rng = np.random.default_rng(seed)
     matrix = random_matrix(rng, n_docs, n_terms, longest, weights)
     with tempfile.TemporaryDirectory() as folder:
-        segment = write_segment(Path(folder), matrix, impacts, memory)
+        segment = write_segment(Path(folder), matrix, impacts, memory, order=order)
         for _ in range(4):
             terms = np.sort(rng.choice(n_terms, rng.integers(0, min(8, n_terms) + 1), replace=False))
             query = rng.choice([1.0, 0.5, 1.3], len(terms))
             require_exact(segment, matrix, terms, query, impacts, ks=(1, 3, n_docs, n_docs + 7))
 
 
+@pytest.mark.parametrize("order", ["given", "bisection"])
 @pytest.mark.parametrize("impacts", IMPACTS)
-@pytest.mark.parametrize("memory", [24 * 700, DEFAULT_MEMORY])
-def test_every_k_cuts_the_same_ranking(tmp_path, impacts, memory):
+@pytest.mark.parametrize("memory", [24 * 2000, DEFAULT_MEMORY])
+def test_every_k_cuts_the_same_ranking(tmp_path, impacts, memory, order):
     rng = np.random.default_rng(3)
     matrix = random_matrix(rng, 12_000, 30, 4, [1.0, 2.0])
-    segment = write_segment(tmp_path, matrix, impacts, memory)
+    segment = write_segment(tmp_path, matrix, impacts, memory, order=order)
     require_exact(segment, matrix, range(0, 30, 2), [1.0] * 15, impacts, ks=(1, 2, 9, 10, 100, 999, 10_000))
 
 
@@ -233,3 +238,139 @@ def test_large_k_over_many_ties(tmp_path, k, impacts):
     docs, found = segment.search(terms, weights, k)
     np.testing.assert_array_equal(docs, order)
     np.testing.assert_array_equal(found, scores[order])
+
+
+# --- skipping ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clustered():
+    """20,000 documents, shuffled: 200 clusters that share 15 of 3,000 terms each, over 20 common terms."""
+    rng = np.random.default_rng(7)
+    cores = rng.choice(np.arange(20, 3000), (200, 15))
+    rows = []
+    for cluster in rng.integers(0, 200, 20_000):
+        core = np.unique(rng.choice(cores[cluster], 8))
+        rest = np.unique(np.concatenate((rng.integers(20, 3000, 5), np.flatnonzero(rng.random(20) < 0.4))))
+        terms = np.concatenate((core, np.setdiff1d(rest, core)))
+        rows.append(
+            (terms, np.concatenate((rng.integers(100, 256, len(core)), rng.integers(1, 40, len(terms) - len(core)))))
+        )
+    return SparseMatrix.from_rows(rows, 3000), cores
+
+
+def query_of(rng, cores):
+    terms = np.unique(np.concatenate((rng.choice(cores[rng.integers(200)], 6), rng.integers(0, 3000, 4), np.arange(8))))
+    return terms, np.where(terms < 20, 0.2, rng.choice([0.5, 1.0, 1.5], len(terms)))
+
+
+@pytest.mark.parametrize("order", ["given", "bisection"])
+@pytest.mark.parametrize("memory", [24 * 100_000, DEFAULT_MEMORY])
+def test_what_is_skipped_is_never_missed(tmp_path, clustered, memory, order):
+    matrix, cores = clustered
+    segment = write_segment(tmp_path, matrix, "uint8", memory, order=order)
+    rng = np.random.default_rng(1)
+    skipped = 0
+    for _ in range(25):
+        terms, weights = query_of(rng, cores)
+        require_exact(segment, matrix, terms, weights, "uint8", ks=(1, 10, 100, 1000))
+        plan = segment.plan(terms.astype(np.uint32), weights.astype(np.float32), 10, SearchSettings("blocks"))
+        skipped += plan.postings_scored < plan.postings / 2
+    assert skipped > 20 or order == "given"
+
+
+def test_long_queries_over_a_large_vocabulary(tmp_path):
+    rng = np.random.default_rng(5)
+    matrix = random_matrix(rng, 3000, 300_000, 60, TIED)
+    segment = write_segment(tmp_path, matrix, "uint8", order="bisection")
+    used = np.unique(matrix.indices)
+    terms = np.sort(rng.choice(used, 2000, replace=False))
+    require_exact(segment, matrix, terms, rng.choice([1.0, 3.0], 2000), "uint8", ks=(1, 10, 1000))
+
+
+def test_the_largest_sums_fit(tmp_path):
+    matrix = SparseMatrix.from_dense(np.full((700, 40), 255.0))
+    segment = write_segment(tmp_path, matrix, "uint8", order="bisection")
+    require_exact(segment, matrix, range(40), [1e30] * 40, "uint8", ks=(1, 300, 700))
+    require_exact(segment, matrix, range(40), np.linspace(1e-30, 1, 40), "uint8", ks=(10,))
+
+
+def test_approximate_search_finds_exact_scores(tmp_path, clustered):
+    matrix, cores = clustered
+    segment = write_segment(tmp_path, matrix, "uint8", order="bisection")
+    rng = np.random.default_rng(2)
+    found = dict.fromkeys((1.0, 0.7, 0.3), 0)
+    for _ in range(20):
+        terms, weights = query_of(rng, cores)
+        terms, weights = terms.astype(np.uint32), weights.astype(np.float32)
+        exact = brute_force(matrix, terms, weights, "uint8")
+        best = np.sort(exact)[::-1][9]
+        for alpha in found:
+            docs, scores = segment.search(terms, weights, 10, SearchSettings("blocks", alpha=alpha))
+            assert scores.tolist() == exact[docs].tolist()
+            found[alpha] += int((scores >= best).sum())
+        every, _ = segment.search(terms, weights, 10, SearchSettings("blocks", alpha=0.01, guaranteed=segment.n_blocks))
+        assert every.tolist() == segment.search(terms, weights, 10)[0].tolist()
+    assert found[1.0] == 200
+    assert found[1.0] >= found[0.7] >= found[0.3]
+    assert found[0.7] > 150
+
+
+def test_beta_uses_the_heaviest_terms(tmp_path):
+    matrix = SparseMatrix.from_dense(np.eye(4) * [1, 2, 3, 4])
+    segment = write_segment(tmp_path, matrix, "uint8")
+    terms, weights = np.arange(4, dtype=np.uint32), np.array([4, 3, 2, 1], np.float32)
+    for beta, docs in ((1.0, [1, 2, 0, 3]), (0.5, [1, 0]), (0.01, [0])):
+        assert segment.search(terms, weights, 10, SearchSettings(beta=beta))[0].tolist() == docs
+
+
+def test_settings_that_make_no_sense_are_refused(tmp_path):
+    index = Index.build(tmp_path / "idx", SparseMatrix.from_dicts([{0: 1}], 1))
+    query = SparseMatrix.from_dicts([{0: 1}], 1)
+    with pytest.raises(ValueError, match=r"(?s)algorithm.*fast.*alpha.*7.*beta.*0.*guaranteed.*-1"):
+        index.search(query, algorithm="fast", alpha=7, beta=0, guaranteed=-1)
+    with pytest.raises(TypeError, match=r"alhpa.*algorithm, alpha, beta, guaranteed"):
+        index.search_batch(query, alhpa=0.5)
+
+
+def test_the_plan_tells_what_was_touched(tmp_path, clustered):
+    matrix, cores = clustered
+    index = Index.build(tmp_path / "idx", matrix, order="bisection")
+    terms, weights = query_of(np.random.default_rng(3), cores)
+    query = SparseMatrix.from_rows([(terms, weights)], 3000)
+    whole = index.explain_plan(query, 10, algorithm="exhaustive")
+    some = index.explain_plan(query, 1, algorithm="blocks")
+    assert (whole.algorithm, some.algorithm) == ("exhaustive", "blocks")
+    assert whole.windows_scanned == whole.windows == 1
+    assert some.postings_scored < whole.postings_scored
+    assert 0 < some.blocks_scored < some.blocks == 157
+    assert whole.documents == 20_000
+    assert "blocks" in str(some)
+    assert whole.to_json()["postings"] == index.segment.df[np.isin(index.segment.terms, terms)].sum()
+
+
+def test_auto_blocks_only_where_they_pay(tmp_path, clustered):
+    matrix, _ = clustered
+    query = matrix[0]
+    ordered = Index.build(tmp_path / "a", matrix)
+    given_ = Index.build(tmp_path / "b", matrix, order="given")
+    floats = Index.build(tmp_path / "c", matrix, impacts="float32")
+    assert ordered.explain_plan(query, 1).algorithm == "blocks"
+    assert ordered.explain_plan(query, 1000).algorithm == "exhaustive"
+    assert given_.explain_plan(query, 1).algorithm == "exhaustive"
+    assert floats.explain_plan(query, 1, algorithm="blocks").algorithm == "exhaustive"
+
+
+def test_the_order_of_storage_shows_nowhere(tmp_path, clustered):
+    matrix, _ = clustered
+    ids = [f"d{i}" for i in range(len(matrix))]
+    one = Index.build(tmp_path / "a", matrix, ids=ids, order="given")
+    other = Index.build(tmp_path / "b", matrix, ids=ids, order="bisection")
+    for i in (0, 77, 19_999):
+        hits = [[(hit.id, hit.score) for hit in index.search(matrix[i], 50)] for index in (one, other)]
+        assert hits[0] == hits[1]
+        assert [str(index.explain(matrix[i], f"d{i}")) for index in (one, other)].count(
+            str(one.explain(matrix[i], f"d{i}"))
+        ) == 2
+        terms = matrix.row(i)[0]
+        assert other.segment.impacts_of(i, terms).tolist() == matrix.row(i)[1].tolist()

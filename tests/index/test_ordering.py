@@ -1,0 +1,88 @@
+"""The order of storage: a permutation, the same on any number of threads, with similar documents side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsr.index.ordering import Reduced, document_order, reduce_documents
+
+
+def reduced(rows, n_terms):
+    indptr = np.concatenate(([0], np.cumsum([len(row) for row in rows]))).astype(np.int64)
+    return Reduced(indptr, np.concatenate([np.empty(0, np.int64), *rows]).astype(np.uint16), n_terms)
+
+
+def clustered_rows(rng, n_clusters, size):
+    """Documents by cluster: 10 of the cluster's own 14 terms and 4 of all, the own ones the heaviest."""
+    n_terms = n_clusters * 14
+    return [
+        np.concatenate((cluster * 14 + rng.permutation(14)[:10], rng.integers(0, n_terms, 4)))
+        for cluster in range(n_clusters)
+        for _ in range(size)
+    ], n_terms
+
+
+def pairs(rows, order, block=128):
+    """How many different terms the blocks of an order have, summed up."""
+    return sum(
+        len(np.unique(np.concatenate([rows[i] for i in order[at : at + block]]))) for at in range(0, len(order), block)
+    )
+
+
+@given(st.integers(0, 2**32), st.integers(0, 400), st.integers(1, 60), st.sampled_from([1, 4, 128]))
+@settings(max_examples=40)
+def test_every_document_has_one_place(seed, n, n_terms, align):
+    rng = np.random.default_rng(seed)
+    rows = [rng.integers(0, n_terms, rng.integers(0, 6)) for _ in range(n)]
+    order = document_order(reduced(rows, n_terms), align=align)
+    assert np.sort(order).tolist() == list(range(n))
+    empty = [i for i, row in enumerate(rows) if not len(row)]
+    assert order[n - len(empty) :].tolist() == empty
+
+
+@pytest.mark.parametrize("size", [30, 90])
+def test_planted_clusters_are_found_again(size):
+    rng = np.random.default_rng(0)
+    rows, n_terms = clustered_rows(rng, 120, size)
+    shuffled = [rows[i] for i in rng.permutation(len(rows))]
+    order = document_order(reduced(shuffled, n_terms))
+    planted, found, random = (
+        pairs(rows, range(len(rows))), pairs(shuffled, order), pairs(shuffled, range(len(rows))),
+    )  # fmt: skip
+    assert found < planted + 0.35 * (random - planted)
+
+
+def test_the_same_on_any_number_of_threads():
+    rng = np.random.default_rng(1)
+    rows, n_terms = clustered_rows(rng, 100, 60)
+    documents = reduced([rows[i] for i in rng.permutation(len(rows))], n_terms)
+    orders = [document_order(documents, threads=threads).tolist() for threads in (1, 2, 5)]
+    assert orders[0] == orders[1] == orders[2]
+
+
+def test_equal_documents_and_one_term_for_all():
+    order = document_order(reduced([np.array([1, 2])] * 1000, 3))
+    assert np.sort(order).tolist() == list(range(1000))
+
+
+def test_reducing_keeps_the_heaviest_telling_terms():
+    rng = np.random.default_rng(2)
+    n_docs, n_terms = 2000, 3000
+    rows = [np.sort(rng.choice(n_terms - 2, 40, replace=False)) for _ in range(n_docs)]
+    rows = [np.append(row, n_terms - 2) for row in rows]  # a term that all documents have
+    rows[5] = np.append(rows[5], n_terms - 1)  # and one that a single document has
+    weights = [rng.permutation(len(row)).astype(np.float32) + 1 for row in rows]
+    terms = np.concatenate(rows).astype(np.uint32)
+    df = np.bincount(terms, minlength=n_terms)
+    used = np.flatnonzero(df)
+    indptr = np.concatenate(([0], np.cumsum([len(row) for row in rows])))
+    documents = reduce_documents(indptr, terms, np.concatenate(weights), used, df[used])
+    telling = used[(df[used] >= 4) & (df[used] * 50 <= n_docs)]
+    for i in (0, 5, 1999):
+        kept = telling[documents.terms[documents.indptr[i] : documents.indptr[i + 1]]]
+        by_weight = [t for t in rows[i][np.argsort(-weights[i])] if t in set(telling.tolist())]
+        assert kept.tolist() == by_weight[:32]
+    assert documents.n_terms == len(telling)
