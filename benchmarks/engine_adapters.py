@@ -1,0 +1,99 @@
+"""The harness's adapters, and ours: engines.py lays this file into its copy of the harness as adapters.py.
+
+Every engine's virtual environment imports it, so lsr is imported where it is used. What is to run comes from
+engines.json beside it, the harness's own adapters from harness.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from harness import ADAPTERS, Adapter, Data, requantise
+
+__all__ = ["ADAPTERS", "Data", "requantise"]
+
+
+class Toy(Data):
+    """5,000 documents of the same 20 terms, to compile kernels on."""
+
+    def __init__(self) -> None:
+        self.n_docs, self.vocab, self.value_kind, self._f = 5000, 30522, "u8", None
+        self.indptr = np.arange(0, self.n_docs * 20 + 1, 20)
+        self.indices = np.tile(np.arange(20, dtype=np.int32), self.n_docs)
+        self.u8 = (1 + np.arange(self.n_docs * 20) % 255).astype(np.uint8)
+
+
+class Lsr(Adapter):
+    """This repository's engine, from the interpreter that runs the benchmark."""
+
+    venv = sys.prefix
+    # Left to itself lsr notices that a kernel has changed; in a cache folder that is prescribed Numba may not.
+    env: ClassVar[dict[str, str]] = {"NUMBA_CACHE_DIR": ""}
+    settings: ClassVar[dict[str, Any]] = {}
+
+    def build(self, data: Data, tmp: str) -> Any:
+        """The index of all documents."""
+        from lsr import Index, SparseMatrix
+
+        vectors = SparseMatrix(data.indptr, data.indices, data.values, (data.n_docs, data.vocab))
+        return Index.build(Path(tmp) / "index", vectors, overwrite=True, **self.settings)
+
+    def compile(self, folder: str) -> None:
+        """Build and search a toy in every way."""
+        from lsr import Index, SparseMatrix
+        from lsr.index.plan import SearchSettings
+
+        toy = Toy()
+        vectors = SparseMatrix(toy.indptr, toy.indices, toy.values, (toy.n_docs, toy.vocab))
+        index = Index.build(Path(folder) / "toy", vectors, order="bisection")
+        for algorithm in ("exhaustive", "blocks"):
+            index.segment.search(*vectors.row(0), 10, SearchSettings(algorithm))
+
+    def prepare(self, index: Any, terms: Any, weights: Any, k: int, **settings: Any) -> Any:
+        """A query's ascending terms, their weights, and how to search."""
+        from lsr.index.plan import SearchSettings
+
+        order = np.argsort(terms)
+        return terms[order].astype(np.uint32), weights[order].astype(np.float32), SearchSettings(**settings)
+
+    def search(self, index: Any, query: Any, k: int, **settings: Any) -> Any:
+        """Documents and scores."""
+        terms, weights, how = query
+        return index.segment.search(terms, weights, k, how)
+
+
+def runnable(engine: dict[str, Any]) -> type[Adapter]:
+    """The adapter of one of engines.py's engines."""
+    base = Lsr if engine["adapter"] == "lsr" else ADAPTERS[engine["adapter"]]
+
+    class Runnable(base):
+        venv = sys.prefix if base.venv == "base" else base.venv
+        variants = engine["exact"] | engine["approximate"]
+        settings = engine["build"]
+
+        def __init__(self) -> None:
+            if engine["compiles"]:
+                with tempfile.TemporaryDirectory() as folder:
+                    self.compile(folder)
+
+        def compile(self, folder: str) -> None:
+            if base is Lsr:
+                super().compile(folder)
+            else:
+                self.build(Toy(), folder)
+
+        @property
+        def note(self) -> str:
+            return version(engine["package"])
+
+    return Runnable
+
+
+_engines = json.loads(Path(__file__).with_name("engines.json").read_text())
+ADAPTERS.update({name: runnable(engine) for name, engine in _engines.items()})
