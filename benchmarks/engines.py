@@ -2,6 +2,7 @@
 
     python PEERS/make_data.py --out FOLDER --n-docs 100000
     python benchmarks/engines.py --data FOLDER [--peers PEERS] [--engines bmp,pisa_maxscore,lsr] [--order topic]
+    python benchmarks/engines.py --vectors DOCS.jsonl.gz QUERIES.jsonl.gz --engines splade_index,lsr
 
 PEERS is the harness that measures; $PEERS_HOME holds a virtual environment for each rival, made by its setup_venvs.sh.
 Each engine has a process of its own; one query at a time on one thread, rounds interleaved over the engines, a query's
@@ -25,8 +26,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from machine import RESULTS, conditions
 
+from lsr import SparseMatrix, read_vectors
 from lsr.console import note, table
 
 Variants = dict[str, dict[str, Any]]  # name -> keywords of the search
@@ -75,6 +78,19 @@ ENGINES = {
 }
 RECALLS = (0.97, 0.99)  # at which the approximate engines are compared
 BUILD_TIMEOUT = 7200  # seconds
+
+
+def lay_out(vectors: Path, queries: Path, folder: Path) -> None:
+    """Write vectors of documents and queries, of any form that lsr reads, as the harness's files."""
+    documents = read_vectors(vectors)
+    matrix = SparseMatrix.vstack([batch.vectors for batch in documents])
+    tokens = documents.vocabulary
+    asked = SparseMatrix.vstack([batch.vectors for batch in read_vectors(queries, vocabulary=tokens)])
+    for name, part in (("docs", matrix), ("queries", asked.within(matrix.shape[1]))):
+        integers = np.clip(np.ceil(part.data * (255 / part.data.max())), 1, 255).astype(np.uint8)
+        columns = {"indptr": part.indptr, "indices": part.indices.astype(np.int32), "data": part.data, "u8": integers}
+        for column, values in columns.items():
+            np.save(folder / f"{name}.{column}.npy", values)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -196,7 +212,8 @@ def main() -> None:
     """Measure, print, keep."""
     default_peers = os.environ.get("LSR_PEERS", Path(__file__).resolve().parents[2] / "shared" / "peers")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="what the harness's make_data.py wrote")
+    parser.add_argument("--data", type=Path, help="what the harness's make_data.py wrote")
+    parser.add_argument("--vectors", type=Path, nargs=2, metavar=("DOCS", "QUERIES"), help="or files of vectors")
     parser.add_argument("--peers", type=Path, default=default_peers, help="(default: $LSR_PEERS, else ../shared/peers)")
     parser.add_argument("--engines", default="bmp,pisa_maxscore,seismic,splade_index,lsr", help=", ".join(ENGINES))
     parser.add_argument("--k", default="10,100,1000")
@@ -210,11 +227,18 @@ def main() -> None:
     args.engines = args.engines.split(",")
     if unknown := [name for name in args.engines if name not in ENGINES]:
         parser.error(f"unknown engines: {', '.join(unknown)}; there are {', '.join(ENGINES)}")
+    if (args.data is None) == (args.vectors is None):
+        parser.error("give either --data or --vectors")
+    folder = Path(tempfile.mkdtemp(prefix="lsr-vectors-"))
+    if args.vectors:
+        lay_out(*args.vectors, folder)
+    args.data = args.data or folder
     for path, what in ((args.peers / "run_peers.py", "--peers"), (args.data / "docs.indptr.npy", "--data")):
         if not path.is_file():
             parser.error(f"{what}: {path} isn't there")
     load = round(os.getloadavg()[0], 1)
     measured = measure(args)
+    shutil.rmtree(folder)
     searches = searches_of(measured)
     facts = {
         **conditions(),

@@ -321,7 +321,7 @@ def warmup() -> None:
     from .plan import Algorithm
 
     start = time.perf_counter()
-    toy = SparseMatrix.from_dicts([{0: 1.0, 1: 0.5}, {0: 0.5}, {2: 1.0}] * 2, 3)
+    toy = SparseMatrix.from_dicts([{i % 100: 1.0, i % 99 + 100: 0.5} for i in range(400)], 200)
     with tempfile.TemporaryDirectory() as folder:
         for impacts in ("uint8", "float32"):
             index = Index.build(f"{folder}/{impacts}", toy, impacts=impacts, order="bisection")

@@ -289,3 +289,32 @@ def test_bad_use_exits_with_2(lsr_command, tmp_path, beir, idx, line):
     assert ran.err
     assert "Traceback" not in ran.err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_search_can_be_set_and_tells_its_plan(lsr_command, idx):
+    ran = lsr_command("search", idx, "flat", "--algorithm", "blocks", "--plan")
+    plan = ran.lines()[0]
+    assert (plan["algorithm"], plan["reason"], plan["terms"]) == ("blocks", "asked for", 1)
+    exact = lsr_command("search", idx, "flat wing", "--algorithm", "exhaustive").lines()
+    assert lsr_command("search", idx, "flat wing", "--algorithm", "blocks", "--guaranteed", 3).lines() == exact
+    assert lsr_command("search", idx, "flat wing", "--alpha", 0.9, "--beta", 1).lines() == exact
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--alpha", 0), ("--beta", 1.5), ("--guaranteed", -1), ("--algorithm", "x")]
+)
+def test_a_setting_that_makes_no_sense_is_bad_use(lsr_command, idx, option, value):
+    ran = lsr_command("search", idx, "flat", option, value)
+    assert ran.code == 2
+    assert option.strip("-") in ran.err
+    assert str(value) in ran.err
+
+
+def test_a_plan_is_of_one_text(tmp_path, lsr_command, idx):
+    assert lsr_command("search", idx, "--queries", tmp_path / "q.jsonl", "--plan").code == 2
+
+
+def test_warmup_keeps_what_it_compiles(lsr_command):
+    ran = lsr_command("warmup")
+    assert ran.code == 0
+    assert "kept in" in ran.out

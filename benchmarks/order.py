@@ -1,0 +1,125 @@
+"""What the order of storage and the size of blocks buy: how much is left to look into for the best k documents.
+
+    python PEERS/make_data.py --out FOLDER --n-docs 1000000
+    python benchmarks/order.py --data FOLDER [--queries 40]
+
+For documents in random order, ordered by graph bisection alone, in our order (clusters, bisection), and in the
+generator's own (topic, cluster), an oracle: the blocks whose upper bound reaches the k-th best score, and the same for
+runs of blocks, which is what superblocks would have to open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import conditions, keep
+from numpy.typing import NDArray
+
+from lsr import Index, SparseMatrix
+from lsr.console import progress, table
+from lsr.index import ordering
+from lsr.index.kernels.jit import kernel
+from lsr.index.kernels.lists import BEGIN, BLOCK, DOCS_AT, END, IMPACTS_AT, N_DOCS, ROW, ROW_UNIT, Query, find_lists
+
+RUNS = (1, 4, 8, 16)  # blocks of a run
+
+
+@kernel
+def bounds_of(files: Any, query: Any, run: int, row: Any, out: Any) -> int:
+    """Bounds of all runs of so many blocks; returns how many there are."""
+    at = 0
+    out[:] = 0
+    for w in range(len(files.windows)):
+        n = (files.windows[w, N_DOCS] + BLOCK - 1) // BLOCK
+        for i in range(len(query.weights)):
+            row[:] = 0
+            if query.lists[i, w, ROW] >= 0:
+                for x in range(n):
+                    row[x // run] = max(row[x // run], files.maxima[query.lists[i, w, ROW] * ROW_UNIT + x])
+            else:
+                for p in range(query.lists[i, w, BEGIN], query.lists[i, w, END]):
+                    x = files.docs[files.windows[w, DOCS_AT] + p] // (BLOCK * run)
+                    row[x] = max(row[x], files.impacts[files.windows[w, IMPACTS_AT] + p])
+            for x in range((n + run - 1) // run):
+                out[at + x] += query.weights[i] * row[x]
+        at += (n + run - 1) // run
+    return at
+
+
+def left(index: Index, queries: SparseMatrix, ks: tuple[int, ...]) -> dict[str, dict[str, float]]:
+    """Of runs of blocks, how many there are and how many are left on average and in the median."""
+    segment = index.segment
+    counts: dict[tuple[int, int], list[int]] = {}
+    total = {}
+    row, out = np.empty(1 << 10, np.int64), np.empty(segment.n_blocks + 1, np.int64)
+    with progress(len(queries), "counting", "queries") as bar:
+        for q in range(len(queries)):
+            terms, weights = queries.row(q)
+            _, scores = segment.search(terms, weights, max(ks))
+            ranks, integers, factor = segment._query(terms, weights, 1.0)
+            lists = np.empty((len(ranks), segment.n_windows, 4), np.int32)
+            find_lists(segment._ends, segment._entries, segment._n_rows, segment._windows, ranks, lists)
+            query = Query(lists, integers, integers)
+            for run in RUNS:
+                total[run] = bounds_of(segment._files, query, run, row, out)
+                for k in ks:
+                    needed = np.rint(scores[min(k, len(scores)) - 1] / factor)
+                    counts.setdefault((k, run), []).append(int((out[: total[run]] >= needed).sum()))
+            bar.update(1)
+    return {
+        f"k={k}, {run * BLOCK} documents": {
+            "runs": total[run],
+            "left_mean": float(np.mean(n)),
+            "left_median": float(np.median(n)),
+        }
+        for (k, run), n in counts.items()
+    }
+
+
+def main() -> None:
+    """Build in each order, count, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="what the harness's make_data.py wrote")
+    parser.add_argument("--queries", type=int, default=40)
+    args = parser.parse_args()
+
+    def load(name: str) -> NDArray[Any]:
+        return np.load(args.data / f"{name}.npy")
+
+    n = len(load("docs.indptr")) - 1
+    documents = SparseMatrix(load("docs.indptr"), load("docs.indices"), load("docs.u8"), (n, 30_522), check=False)
+    at = load("queries.indptr")
+    queries = SparseMatrix(at, load("queries.indices"), load("queries.u8"), (len(at) - 1, 30_522))[: args.queries]
+    oracle = documents[np.lexsort((load("doc_cluster"), load("doc_topic")))]
+    most = ordering._MOST_CLUSTERS
+    facts: dict[str, Any] = {"documents": n}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, matrix, order, clusters in (
+            ("random", documents, "given", most),
+            ("bisection alone", documents, "bisection", 0),
+            ("ours", documents, "bisection", most),
+            ("oracle", oracle, "given", most),
+        ):
+            ordering._MOST_CLUSTERS = clusters
+            start = time.perf_counter()
+            index = Index.build(Path(folder) / "index", matrix, order=order, overwrite=True)
+            seconds = time.perf_counter() - start
+            found = left(index, queries, (10, 100, 1000))
+            facts[name] = {"build_seconds": round(seconds, 1)} | found
+            for what, value in found.items():
+                share = value["left_mean"] / value["runs"]
+                numbers = (f"{value[x]:,.0f}" for x in ("runs", "left_mean", "left_median"))
+                rows.append((name, f"{seconds:.0f}", *what.split(", "), *numbers, f"{share:.1%}"))
+    print(table([(key, str(value)) for key, value in conditions().items()], ("", ""), "<<"))
+    print(table(rows, ("order", "build s", "k", "runs of", "there are", "left, mean", "median", "share"), "<><<>>>>"))
+    keep(f"order-{n}", facts)
+
+
+if __name__ == "__main__":
+    main()
