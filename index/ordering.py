@@ -164,7 +164,8 @@ def _averages(
     by_cluster = docs[np.argsort(cluster, kind="stable")]
     ends = np.cumsum(np.bincount(cluster, minlength=n_clusters))
     indptr = np.zeros(n_clusters + 1, np.int64)
-    terms, values = (np.empty(n_clusters * _KEEP_OF_CLUSTER, dtype) for dtype in (np.int32, np.float32))
+    terms = np.empty(n_clusters * _KEEP_OF_CLUSTER, np.int32)
+    values = np.empty(n_clusters * _KEEP_OF_CLUSTER, np.float32)
     average(
         documents.indptr, documents.terms, by_cluster, ends, documents.n_terms, _KEEP_OF_CLUSTER, indptr, terms, values
     )
