@@ -93,13 +93,41 @@ class Plan:
         )
 
 
-def choose(settings: SearchSettings, k: int, n_blocks: int, *, has_bounds: bool, ordered: bool) -> tuple[str, str]:
+class Experience:
+    """Whether skipping blocks has paid lately, for each size of k: some collections leave nothing to skip.
+
+    Searching threads share it without a lock; a lost update costs one more look.
+    """
+
+    _TRIES, _AGAIN = 8, 64  # so many futile searches in a row end it, and one in so many tries again
+
+    def __init__(self) -> None:
+        self._futile: dict[int, int] = {}
+
+    def pays(self, k: int) -> bool:
+        """Whether to try."""
+        times = self._futile.get(k.bit_length(), 0)
+        if times < self._TRIES:
+            return True
+        self._futile[k.bit_length()] = times + 1
+        return times % self._AGAIN == 0
+
+    def learn(self, k: int, *, paid: bool) -> None:
+        """Note how a search by blocks went."""
+        times = self._futile.get(k.bit_length(), 0)
+        self._futile[k.bit_length()] = 0 if paid else times + 1
+
+
+def choose(
+    settings: SearchSettings, k: int, n_blocks: int, experience: Experience, *, has_bounds: bool, ordered: bool
+) -> tuple[str, str]:
     """The algorithm for a query, and why.
 
     Args:
         settings: What was asked for.
         k: How many documents are wanted.
         n_blocks: Blocks of the index.
+        experience: Of this index.
         has_bounds: Whether their bounds are known.
         ordered: Whether similar documents are stored side by side.
     """
@@ -109,4 +137,6 @@ def choose(settings: SearchSettings, k: int, n_blocks: int, *, has_bounds: bool,
         return settings.algorithm, "asked for"
     if n_blocks < _BLOCKS_PER_HIT[0 if ordered else 1] * k:
         return "exhaustive", f"only {n_blocks:,} blocks for k = {k}"
+    if not experience.pays(k):
+        return "exhaustive", "lately nothing could be skipped"
     return "blocks", f"{n_blocks:,} blocks for k = {k}"

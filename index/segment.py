@@ -44,6 +44,8 @@ from .kernels.lists import (
     IMPACTS_AT,
     N_DENSE,
     N_DOCS,
+    POSTINGS,
+    POSTINGS_SCORED,
     ROW_UNIT,
     SIZE,
     SKIP_UNIT,
@@ -54,13 +56,14 @@ from .kernels.lists import (
     find_lists,
 )
 from .kernels.query import keep_known
-from .plan import Plan, SearchSettings, choose
+from .plan import Experience, Plan, SearchSettings, choose
 from .quantize import query_integers
 from .storage import ArrowFile
 
 ImpactType = Literal["uint8", "float32"]
 _SPARE = 64  # room for the best documents beyond twice k, so that a small k is thinned out rarely, too
 _SEEDS = 8  # blocks of the highest bounds that are scored first, apart from a quarter of k
+_PAYS = 0.6  # skipping pays where less than this share of the postings is scored
 EXACT = SearchSettings()
 
 DENSE_SCHEMA = pa.schema([("impact", pa.uint8())])
@@ -149,6 +152,7 @@ class Segment:
             order=places.column("doc"),
         )
         self._n_rows = min(len(self._files.maxima) // ROW_UNIT, len(self._files.skips) // SKIP_UNIT)
+        self._experience = Experience()
         self._local = threading.local()
 
     @property
@@ -183,24 +187,28 @@ class Segment:
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], Callable[[], Plan]]:
         quantized = self._impacts == "uint8"
         k = max(1, min(k, self.n_docs))
-        algorithm, reason = choose(settings, k, self.n_blocks, has_bounds=quantized, ordered=len(self._places) > 0)
+        algorithm, reason = choose(
+            settings, k, self.n_blocks, self._experience, has_bounds=quantized, ordered=len(self._places) > 0
+        )
         ranks, weights, factor = self._query(terms, weights, settings.beta)
         if algorithm == "blocks":
             weightiest_first = np.argsort(-weights, kind="stable")
             ranks, weights = ranks[weightiest_first], weights[weightiest_first]
         lists = np.empty((len(ranks), self.n_windows, 4), np.int32)
         find_lists(self._ends, self._entries, self._n_rows, self._windows, ranks, lists)
-        query = Query(lists, weights, (weights * self._peaks[ranks]).astype(weights.dtype))
+        peaks = (weights * self._peaks[ranks]).astype(weights.dtype) if algorithm == "blocks" else weights
+        query = Query(lists, weights, peaks)
         space = self._space(k)
         if algorithm == "blocks":
             seeds = max(_SEEDS + k // 4, settings.guaranteed)
             found = search_blocks(self._files, query, space, k, settings.alpha, seeds)
+            self._experience.learn(k, paid=bool(space.counts[POSTINGS_SCORED] < _PAYS * space.counts[POSTINGS]))
         else:
             least = weights.dtype.type(1 if quantized else np.finfo(np.float64).tiny)
             found = search_windows(self._files, query, space, k, least)
 
         def plan() -> Plan:
-            blocks_scored, windows_scanned, postings_scored = space.counts.tolist()
+            blocks_scored, windows_scanned, postings_scored, _ = space.counts.tolist()
             return Plan(
                 algorithm=algorithm,
                 reason=reason,
@@ -261,7 +269,7 @@ class Segment:
         dtype = np.int32 if self._impacts == "uint8" else np.float64
         if getattr(self._local, "space", None) is None:
             n_blocks = max(FOLD, -(-self.n_blocks // FOLD) * FOLD)
-            self._local.space = np.zeros(WINDOW, dtype), np.empty((6, n_blocks), np.int32), np.zeros(3, np.int64)
+            self._local.space = np.zeros(WINDOW, dtype), np.empty((6, n_blocks), np.int32), np.zeros(4, np.int64)
         accumulator, blocks, counts = self._local.space
         size = 2 * k + _SPARE
         return Space(accumulator, blocks, np.empty(size, np.int64), np.empty(size, dtype), counts)

@@ -43,6 +43,7 @@ from .lists import (
     FIRST_DOC,
     IMPACTS_AT,
     N_DOCS,
+    POSTINGS,
     POSTINGS_SCORED,
     ROW,
     ROW_UNIT,
@@ -101,7 +102,7 @@ def search_blocks(files, query, space, k, alpha, seeds):
     if found >= k:
         found, least = thin_out(space, k, found, least)
 
-    cheap_first = by_cost(files, query)
+    cheap_first = by_cost(files, query, space)
     scanned, looked_up = np.empty(n_terms, np.int64), np.empty(n_terms, np.int64)
     waiting = 0
     for w in range(n_windows):
@@ -251,7 +252,7 @@ def choose(windows, w, need, chosen, most, scratch):
 
 
 @kernel
-def by_cost(files, query):
+def by_cost(files, query, space):
     """(n,) int64, a query's terms by what they can add for each posting that is to be scanned, the least first."""
     values = np.empty(len(query.peaks))
     for i in range(len(query.peaks)):
@@ -259,6 +260,7 @@ def by_cost(files, query):
         for w in range(len(files.windows)):
             total += cost(query, files.windows, i, w)
         values[i] = -query.peaks[i] / total
+        space.counts[POSTINGS] += total
     places = np.arange(len(query.peaks))
     sort(places, values, len(places))
     return places

@@ -21,6 +21,7 @@ from .lists import (
     FIRST_DOC,
     IMPACTS_AT,
     N_DOCS,
+    POSTINGS,
     POSTINGS_SCORED,
     WINDOWS_SCANNED,
     cost,
@@ -54,6 +55,7 @@ def search_windows(files, query, space, k, least):
     for w in range(len(windows)):
         touched = scatter(files, query, every, w, space.accumulator)
         space.counts[POSTINGS_SCORED] += touched
+        space.counts[POSTINGS] += touched
         if touched:
             if found == 0:
                 least = seed(space, windows[w, N_DOCS], k, least)

@@ -22,7 +22,7 @@ DOCS_AT, IMPACTS_AT, SIZE, DENSE_AT, N_DENSE, FIRST_DOC, N_DOCS, FIRST_BLOCK = r
 # has neither if ROW is -1.
 BEGIN, END, ROW, DENSE = range(4)
 # Places of a search's counts.
-BLOCKS_SCORED, WINDOWS_SCANNED, POSTINGS_SCORED = range(3)
+BLOCKS_SCORED, WINDOWS_SCANNED, POSTINGS_SCORED, POSTINGS = range(4)
 _DENSE_COST = 8  # adding up so many documents of a dense row costs as much as one posting
 
 
@@ -71,7 +71,8 @@ class Space(NamedTuple):
         docs: (more than k,) int64: the documents found. The longer it is, the more rarely it is thinned out; twice k
             is a good length.
         scores: (len(docs),) of the accumulator's type: their scores.
-        counts: (3,) int64: blocks scored one by one, windows scanned whole, cost in postings.
+        counts: (4,) int64: blocks scored one by one, windows scanned whole, what scoring cost in postings, and what a
+            scan would have cost.
     """
 
     accumulator: Any

@@ -18,7 +18,7 @@ def space_of(accumulator, size):
         np.empty((6, 128), np.int32),
         np.empty(size, np.int64),
         np.empty(size, accumulator.dtype),
-        np.zeros(3, np.int64),
+        np.zeros(4, np.int64),
     )
 
 

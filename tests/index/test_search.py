@@ -361,6 +361,19 @@ def test_auto_blocks_only_where_they_pay(tmp_path, clustered):
     assert floats.explain_plan(query, 1, algorithm="blocks").algorithm == "exhaustive"
 
 
+def test_auto_gives_up_where_nothing_can_be_skipped(tmp_path):
+    # Every document is like every other: all blocks have the same bound.
+    rng = np.random.default_rng(0)
+    matrix = SparseMatrix.from_dense(rng.integers(100, 256, (25_000, 6)))
+    index = Index.build(tmp_path / "idx", matrix, order="bisection")
+    query = SparseMatrix.from_dense(np.ones((1, 6)))
+    ran = [index.explain_plan(query, 2) for _ in range(100)]
+    assert [plan.algorithm for plan in ran[:8]] == ["blocks"] * 8
+    assert ran[8].algorithm == "exhaustive"
+    assert "skipped" in ran[8].reason
+    assert sum(plan.algorithm == "blocks" for plan in ran[8:]) == 1  # it tries again, now and then
+
+
 def test_the_order_of_storage_shows_nowhere(tmp_path, clustered):
     matrix, _ = clustered
     ids = [f"d{i}" for i in range(len(matrix))]
