@@ -97,14 +97,16 @@ def find_lists(ends, entries, n_rows, windows, ranks, lists):
         lists: (n, n_windows, 4) int32, written.
     """
     entry_window, entry_begin, entry_size, entry_row, entry_dense = entries
+    for rank in ranks:
+        prefetch(ends, max(rank - 1, 0))
+    for rank in ranks:
+        first = np.int64(ends[rank - 1]) if rank else 0
+        prefetch(entry_window, first)
+        prefetch(entry_begin, first)
+        prefetch(entry_size, first)
+        prefetch(entry_row, first)
+        prefetch(entry_dense, first)
     for i in range(len(ranks)):
-        if i + 1 < len(ranks) and ranks[i + 1]:
-            ahead = np.int64(ends[ranks[i + 1] - 1])
-            prefetch(entry_window, ahead)
-            prefetch(entry_begin, ahead)
-            prefetch(entry_size, ahead)
-            prefetch(entry_row, ahead)
-            prefetch(entry_dense, ahead)
         for w in range(len(windows)):
             lists[i, w, BEGIN], lists[i, w, END], lists[i, w, ROW], lists[i, w, DENSE] = 0, 0, -1, -1
         first = np.int64(ends[ranks[i] - 1]) if ranks[i] else 0

@@ -10,11 +10,13 @@ from .jit import kernel
 
 
 @kernel
-def keep_known(used, terms, weights, ranks, kept):
+def keep_known(used, table, terms, weights, ranks, kept):
     """Keep those of a query's terms that occur in an index.
 
     Args:
         used: (n_used,) uint32, ascending.
+        table: (n,) int32, of each term its place in `used`, -1 for those that don't occur; or empty, then the terms are
+            searched for.
         terms: (n,) uint32, ascending.
         weights: (n,) float32.
         ranks: (n,) int64, written: the places of the terms in `used`.
@@ -25,8 +27,13 @@ def keep_known(used, terms, weights, ranks, kept):
     """
     found = 0
     for i in range(len(terms)):
-        at = np.searchsorted(used, terms[i])
-        if at < len(used) and used[at] == terms[i]:
+        if len(table):
+            at = np.int64(table[terms[i]]) if terms[i] < len(table) else -1
+        else:
+            at = np.searchsorted(used, terms[i])
+            if at == len(used) or used[at] != terms[i]:
+                at = -1
+        if at >= 0:
             ranks[found] = at
             kept[found] = weights[i]
             found += 1
