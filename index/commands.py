@@ -92,7 +92,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The settings of a search, by the names of `SearchSettings`; those not given are None."""
     for option in reversed(
         [
-            click.option("--algorithm", metavar="NAME", help="exhaustive, blocks or auto. [default: auto]"),
+            click.option("--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore or daat. [auto]"),
             click.option("--alpha", type=float, help="Below 1: skip more, perhaps miss some. [default: 1, exact]"),
             click.option("--beta", type=float, help="Share of the query's terms to use. [default: 1]"),
             click.option("--guaranteed", type=int, help="Best blocks to score whatever alpha says. [default: 0]"),

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Algorithm = Literal["auto", "exhaustive", "blocks"]
+Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "daat"]
 # With fewer blocks for each wanted document than this, too many of them have to be looked into: a scan is faster. The
 # first where similar documents are stored side by side, the second where they lie as they came.
 _BLOCKS_PER_HIT = 75, 600
@@ -18,13 +18,15 @@ class SearchSettings:
 
     Attributes:
         algorithm: "exhaustive" scans every posting of the query's terms; "blocks" leaves out blocks of documents
-            whose upper bounds fall short; "auto" takes for each query what should be faster. Weights stored as
-            float32 have no bounds: "auto" and "blocks" scan them.
+            whose upper bounds fall short; "maxscore" looks light terms up only in documents that heavier ones may lift
+            to the top, window by window, and "daat" does so document by document, as the textbooks have it, to be
+            measured against; "auto" takes for each query what should be faster of the first two. Weights stored as
+            float32 have no bounds: they are scanned whatever is said here.
         alpha: A block is left out when alpha times its upper bound falls short of the k-th best score so far. 1 is
-            exact; lower is faster and may miss documents. What is found has its exact score.
+            exact; lower is faster and may miss documents. What is found has its exact score. Of "blocks".
         beta: The share of the query's terms that is used, the heaviest first; at least one. 1 uses all. Harmless for
             long queries of a SPLADE encoder, ruinous for the few terms of inference-free ones.
-        guaranteed: So many blocks of the highest bounds are scored whatever alpha says.
+        guaranteed: So many blocks of the highest bounds are scored whatever alpha says. Of "blocks".
 
     Raises:
         ValueError: An unknown algorithm or a value out of range; all of them are named.
@@ -58,12 +60,13 @@ class Plan:
     """What a search did.
 
     Attributes:
-        algorithm: What ran, "exhaustive" or "blocks".
+        algorithm: What ran, any but "auto".
         reason: Why.
         terms: Terms of the query that documents have, and that were used.
         documents: Documents of the index.
         postings: Postings of these terms.
-        postings_scored: How many of them were added to scores; of dense rows, an eighth of the row's length.
+        postings_scored: How many of them were added to scores or looked up; of dense rows that were added whole, an
+            eighth of the row's length.
         blocks: Blocks of documents.
         blocks_scored: How many were looked into one by one.
         windows: Windows of documents.

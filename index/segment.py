@@ -55,6 +55,7 @@ from .kernels.lists import (
     Space,
     find_lists,
 )
+from .kernels.maxscore import search_daat, search_maxscore
 from .kernels.query import keep_known
 from .plan import Experience, Plan, SearchSettings, choose
 from .quantize import query_integers
@@ -202,13 +203,17 @@ class Segment:
             ranks, weights = ranks[weightiest_first], weights[weightiest_first]
         lists = np.empty((len(ranks), self.n_windows, 4), np.int32)
         find_lists(self._ends, self._entries, self._n_rows, self._windows, ranks, lists)
-        peaks = (weights * self._peaks[ranks]).astype(weights.dtype) if algorithm == "blocks" else weights
+        peaks = (weights * self._peaks[ranks]).astype(weights.dtype) if algorithm != "exhaustive" else weights
         query = Query(lists, weights, peaks)
         space = self._space(k)
         if algorithm == "blocks":
-            seeds = max(_SEEDS + k // 4, settings.guaranteed)
+            seeds = min(max(_SEEDS + k // 4, settings.guaranteed), max(self.n_blocks, 1))
             found = search_blocks(self._files, query, space, k, settings.alpha, seeds)
             self._experience.learn(k, paid=bool(space.counts[POSTINGS_SCORED] < _PAYS * space.counts[POSTINGS]))
+        elif algorithm == "maxscore":
+            found = search_maxscore(self._files, query, space, k)
+        elif algorithm == "daat":
+            found = search_daat(self._files, query, space, k)
         else:
             least = weights.dtype.type(1 if quantized else np.finfo(np.float64).tiny)
             found = search_windows(self._files, query, space, k, least)

@@ -90,12 +90,8 @@ def search_blocks(files, query, space, k, alpha, seeds):
     for first in range(0, n_windows, _GROUP):
         add_bounds(files, query, first, min(first + _GROUP, n_windows), bounds)
 
-    found, least, waiting = 0, np.int32(1), 0
-    need = highest(bounds, seeds, scratch)
-    for w in range(n_windows):
-        waiting = choose(windows, w, need, waiting, min(seeds + _CHUNK, len(bounds)), scratch)
-    for c in range(waiting):
-        bounds[windows[scratch[_WINDOW, c], FIRST_BLOCK] + scratch[_BLOCK, c]] = -1  # done
+    found, least = 0, np.int32(1)
+    waiting = choose_highest(windows, seeds, scratch)
     for at in range(0, waiting, _CHUNK):
         n = min(_CHUNK, waiting - at)
         found, least = score_blocks(files, query, space, every, at, n, k, 1.0, found, least)
@@ -106,7 +102,7 @@ def search_blocks(files, query, space, k, alpha, seeds):
     scanned, looked_up = np.empty(n_terms, np.int64), np.empty(n_terms, np.int64)
     waiting = 0
     for w in range(n_windows):
-        need = np.int32(min(math.ceil(least / alpha), 2**31 - 1))
+        need = np.int32(min(math.ceil(min(least / alpha, 2.0**31)), 2**31 - 1))
         before = waiting
         waiting = choose(windows, w, need, waiting, len(bounds), scratch)
         n = waiting - before
@@ -206,7 +202,7 @@ def add_list(files, query, i, w, bounds):
 
 @kernel
 def highest(bounds, m, scratch):
-    """A bound that about m blocks reach, at least 1: the m-th of the maxima of groups of 8.
+    """A bound that at least m blocks reach, or that is 1: the m-th of the maxima of groups of 8.
 
     Args:
         bounds: (n_blocks,) int32, a multiple of FOLD of them.
@@ -215,6 +211,8 @@ def highest(bounds, m, scratch):
     """
     place, largest = scratch[_ALIVE], scratch[_BEST]
     n = len(bounds) // FOLD * 16
+    if m > n:
+        return np.int32(1)
     for fold in range(len(bounds) // FOLD):
         b = bounds[fold * FOLD : (fold + 1) * FOLD]
         for i in range(16):
@@ -223,8 +221,39 @@ def highest(bounds, m, scratch):
             largest[fold * 16 + i] = max(x, y)
     for i in range(n):
         place[i] = i
-    select(place, largest, n, min(m, n))
-    return max(largest[min(m, n) - 1], np.int32(1))
+    select(place, largest, n, m)
+    return max(largest[m - 1], np.int32(1))
+
+
+@kernel
+def choose_highest(windows, m, scratch):
+    """Choose the m blocks of the highest bounds, and perhaps up to _CHUNK more; returns how many there are.
+
+    Blocks without a bound above zero aren't chosen. The bounds of those that are become -1: they are done with.
+    """
+    bounds, chosen = scratch[_BOUND], 0
+    need, most = highest(bounds, m, scratch), min(m + _CHUNK, len(bounds))
+    for w in range(len(windows)):
+        chosen = choose(windows, w, need, chosen, len(bounds), scratch)
+    if chosen > most:  # so take those above the m-th of them, and of its equals as many as there is room for
+        for c in range(chosen):
+            scratch[_ALIVE, c], scratch[_BEST, c] = c, scratch[_REST, c]
+        select(scratch[_ALIVE], scratch[_BEST], chosen, m)
+        need, chosen = scratch[_BEST, m - 1], 0
+        for w in range(len(windows)):
+            chosen = choose(windows, w, np.int32(need + 1), chosen, most, scratch)
+        done_with(windows, chosen, scratch)
+        for w in range(len(windows)):
+            chosen = choose(windows, w, need, chosen, most, scratch)
+    done_with(windows, chosen, scratch)
+    return chosen
+
+
+@kernel
+def done_with(windows, chosen, scratch):
+    """Set the bounds of the chosen blocks to -1."""
+    for c in range(chosen):
+        scratch[_BOUND, windows[scratch[_WINDOW, c], FIRST_BLOCK] + scratch[_BLOCK, c]] = -1
 
 
 @kernel
