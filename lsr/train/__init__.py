@@ -1,0 +1,1 @@
+"""Training: losses, regularizers, data, and the loop."""
