@@ -49,8 +49,8 @@ def read_config(path: str | PathLike[str], schema: type[T], overrides: Sequence[
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
         raise DataError(f"not YAML: {getattr(error, 'problem', None) or error}", f"{path}{line}") from None
-    if root is None:
-        raise DataError("the file is empty", str(path))
+    if not isinstance(root, yaml.MappingNode):
+        raise DataError("the file is empty" if root is None else "not a section with keys", str(path))
     reader = _Reader(yaml, str(path))
     for override, node in nodes:
         reader.put(root, override, node)
@@ -74,34 +74,31 @@ class _Reader:
         self.problems.append(f"{where}: {problem}")
 
     def put(self, root: Any, override: str, value: Any) -> None:
-        """Set a value of the tree."""
-        keys, equals, _ = override.partition("=")
+        """Set a value of the tree, making the sections that lead to it."""
+        where, (names, equals, _) = f"--set {override}", override.partition("=")
         if not equals or value is None:
-            self.problems.append(f"--set {override}: write it as section.key=value")
+            self.problems.append(f"{where}: write it as section.key=value")
             return
-        self._mark(value, f"--set {override}")
+        self._mark(value, where)
+        *sections, last = names.split(".")
         at = root
-        *sections, last = keys.split(".")
-        for name in [*sections, last]:
+        for name in sections:
+            if (inner := self._child(at, name)) is None:
+                inner = self.yaml.MappingNode("tag:yaml.org,2002:map", [], value.start_mark, value.end_mark)
+                self._set(at, name, inner, where)
+            at = inner
             if not isinstance(at, self.yaml.MappingNode):
-                self.problems.append(f"--set {override}: {name!r} has no place in what is no section")
+                self.problems.append(f"{where}: {name} is no section")
                 return
-            found = next((i for i, (key, _) in enumerate(at.value) if key.value == name), None)
-            if name is last and name == keys.split(".")[-1]:
-                key = self.yaml.ScalarNode("tag:yaml.org,2002:str", name, value.start_mark, value.end_mark)
-                key.override = f"--set {override}"
-                if found is None:
-                    at.value.append((key, value))
-                else:
-                    at.value[found] = (at.value[found][0], value)
-                return
-            if found is None:
-                key = self.yaml.ScalarNode("tag:yaml.org,2002:str", name, value.start_mark, value.end_mark)
-                section = self.yaml.MappingNode("tag:yaml.org,2002:map", [], value.start_mark, value.end_mark)
-                key.override = section.override = f"--set {override}"
-                at.value.append((key, section))
-                found = len(at.value) - 1
-            at = at.value[found][1]
+        self._set(at, last, value, where)
+
+    def _child(self, node: Any, name: str) -> Any:
+        return next((value for key, value in node.value if key.value == name), None)
+
+    def _set(self, node: Any, name: str, value: Any, where: str) -> None:
+        key = self.yaml.ScalarNode("tag:yaml.org,2002:str", name, value.start_mark, value.end_mark)
+        key.override = value.override = where
+        node.value = [pair for pair in node.value if pair[0].value != name] + [(key, value)]
 
     def _mark(self, node: Any, where: str) -> None:
         node.override = where
@@ -129,6 +126,9 @@ class _Reader:
                 return None
             return {key.value: self.read(value, arguments[1], f"{name}.{key.value}") for key, value in node.value}
         value = self._scalar(node)
+        if not isinstance(node, self.yaml.ScalarNode):
+            self.wrong(node, f"{name} must be one value, got {value}")
+            return None
         if origin is typing.Literal:
             if value not in arguments:
                 near = difflib.get_close_matches(str(value), [str(a) for a in arguments], n=1)
@@ -194,4 +194,7 @@ class _Reader:
     def _scalar(self, node: Any) -> Any:
         if not isinstance(node, self.yaml.ScalarNode):
             return "a section" if isinstance(node, self.yaml.MappingNode) else "a list"
-        return self.yaml.constructor.SafeConstructor().construct_object(node)
+        try:
+            return self.yaml.constructor.SafeConstructor().construct_object(node)
+        except self.yaml.YAMLError:  # a tag of YAML that makes other things than values
+            return f"{node.tag} {node.value}"

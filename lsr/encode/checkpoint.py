@@ -22,7 +22,8 @@ from lsr.fingerprint import digest
 
 BUILT_IN = ("bm25",)
 TOKENIZER_FILE = "tokenizer.json"
-HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical")
+HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "onnx")  # the last is a whole model
+ONNX_FILE = "model.onnx"
 HEAD_FILE = "head.safetensors"  # of a head that transformers doesn't know
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
@@ -154,6 +155,8 @@ def weight_files(folder: Path) -> list[Path]:
         EncoderError: None there, or only pickled ones.
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if (folder / ONNX_FILE).is_file() and not (whole.is_file() or index.is_file()):
+        return [folder / ONNX_FILE]
     head = [folder / HEAD_FILE] if (folder / HEAD_FILE).is_file() else []
     if whole.is_file():
         return [whole, *head]

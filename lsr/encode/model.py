@@ -419,7 +419,7 @@ class ExpansionHead(Head):
         saturation: As `Head`; the pooling is max.
     """
 
-    _TYPICAL_LENGTH = 140.0  # tokens of a text, in the frequency's length normalisation
+    typical_length = 140.0  # tokens of a text, in the frequency's length normalisation
     NAMES = ("identity.weight", "identity.bias", "up.weight", "up.bias", "down.weight", "down.bias",
               "projection", "bias", "frequency", "saturation")  # fmt: skip
 
@@ -483,7 +483,7 @@ class ExpansionHead(Head):
         counts = torch.zeros(ids.shape[0], self.n_terms, device=ids.device)
         counts.scatter_add_(1, ids, mask.to(counts.dtype))
         counts = counts if terms is None else counts[:, terms]
-        length = mask.sum(1, keepdim=True) / self._TYPICAL_LENGTH
+        length = mask.sum(1, keepdim=True) / self.typical_length
         return counts / (counts + k1 * (1 - b + b * length))
 
     def tensors(self) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ import numpy as np
 from lsr.encode import checkpoint as files
 from lsr.encode.base import CONFIG_FILE, Encoder, as_texts, config_bytes
 from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.onnx import OnnxRunner
 from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import Fingerprint, digest, digest_files
 from lsr.sparse import SparseMatrix
@@ -172,7 +173,7 @@ class SpladeEncoder(Encoder):
         self._vocabulary: list[str] | None = None
         self._n_terms: int | None = None
         self._tokenizers = {} if tokenizer is None else {self.document.place: tokenizer}
-        self._models: dict[tuple[Any, ...], _Runner] = {}
+        self._models: dict[tuple[Any, ...], _Runner | OnnxRunner] = {}
         self._loading = threading.Lock()  # a server's first queries come together, and one copy is enough
 
     # --- encoding -------------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ class SpladeEncoder(Encoder):
         # Longest first: texts of a length go together, and what needs most memory comes at the start.
         order = sorted((i for i, row in enumerate(ids) if row), key=lambda i: -len(ids[i]))
         done = [empty]  # where texts without a token point to
-        for batch in self._batches([len(ids[i]) for i in order]):
+        for batch in self._batches([len(ids[i]) for i in order], tower.head == "onnx"):
             some = [ids[i] for i in order[batch]]
             weights = self._model(tower).weights(some)
             done.append(prune(weights if tower.top_k is None else weights.top_k(tower.top_k)))
@@ -204,9 +205,10 @@ class SpladeEncoder(Encoder):
         rows[order] = np.arange(1, len(order) + 1)
         return SparseMatrix.vstack(done)[rows]
 
-    def _batches(self, lengths: list[int]) -> Iterator[slice]:
+    def _batches(self, lengths: list[int], on_cpu: bool) -> Iterator[slice]:
         """Cut texts, longest first, into batches by tokens and by the size of their dense weights."""
-        budget = self.batch_tokens or (_BATCH_TOKENS if _device(self.device) == "cpu" else _DEVICE_BATCH_TOKENS)
+        small = on_cpu or _device(self.device) == "cpu"
+        budget = self.batch_tokens or (_BATCH_TOKENS if small else _DEVICE_BATCH_TOKENS)
         most = max(1, _BATCH_BYTES // (4 * self.n_terms))
         start = 0
         while start < len(lengths):
@@ -214,7 +216,7 @@ class SpladeEncoder(Encoder):
             yield slice(start, start + size)
             start += size
 
-    def _model(self, tower: Tower) -> _Runner:
+    def _model(self, tower: Tower) -> _Runner | OnnxRunner:
         how = (tower.place, tower.head, tower.pooling, tower.saturation)
         with self._loading:
             if how not in self._models:
@@ -223,8 +225,15 @@ class SpladeEncoder(Encoder):
                     self._stored.require_same(self._compute_fingerprint(), "The stored encoder", now)
                     self._stored = None
                 tower.check()
-                self._models[how] = _Runner(tower, self.n_terms, _device(self.device))
+                self._models[how] = self._open_model(tower)
             return self._models[how]
+
+    def _open_model(self, tower: Tower) -> _Runner | OnnxRunner:
+        if tower.head != "onnx":
+            return _Runner(tower, self.n_terms, _device(self.device))
+        if self.device not in (None, "cpu"):
+            raise EncoderError(f"{tower.name}: this model runs on the CPU, not on {self.device!r}")
+        return OnnxRunner(tower.folder() / files.ONNX_FILE, self.n_terms)
 
     def _tokenizer(self, tower: Tower) -> TextTokenizer:
         if tower.place not in self._tokenizers:

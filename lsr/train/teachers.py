@@ -15,7 +15,7 @@ from lsr.encode import checkpoint as files
 from lsr.encode.base import Encoder
 from lsr.encode.checkpoint import TextTokenizer
 from lsr.encode.model import load_backbone
-from lsr.train.cache import RowCache
+from lsr.train.rows import RowCache
 
 
 class Teacher(ABC):
@@ -41,8 +41,8 @@ class SparseTeacher(Teacher):
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.float32]:
         """As `Teacher`."""
-        found = self.encoder.encode_query(list(queries)).dot(self.encoder.encode_document(list(documents)))
-        return found.astype(np.float32)
+        found = self.encoder.encode_document(list(documents)).dot(self.encoder.encode_query(list(queries)))
+        return found.T.astype(np.float32)
 
 
 class DenseTeacher(Teacher):

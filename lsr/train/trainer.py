@@ -31,7 +31,7 @@ from lsr.encode.splade import SpladeEncoder, Tower
 from lsr.encode.static import InferenceFreeEncoder
 from lsr.errors import EncoderError, LsrError
 from lsr.train import collapse, losses, regularizers
-from lsr.train.cache import RowCache
+from lsr.train.rows import RowCache
 from lsr.train.settings import RegularizerSettings, TrainSettings
 from lsr.train.teachers import Teacher, padded
 
@@ -47,7 +47,7 @@ class Example(Protocol):
     query_id: str
     query: str
     doc_ids: Sequence[str]
-    texts: Sequence[str]
+    documents: Sequence[str]
     n_positives: int
     scores: Any
 
@@ -235,7 +235,7 @@ class Trainer:
             for i in picks:
                 if example.doc_ids[i] not in place:
                     place[example.doc_ids[i]] = len(texts)
-                    texts.append(example.texts[i])
+                    texts.append(example.documents[i])
         width = max(map(len, chosen))
         columns = torch.full((len(examples), width), -1, dtype=torch.int64)
         positives = torch.zeros(len(examples), len(texts), dtype=torch.bool)
@@ -433,7 +433,7 @@ class Trainer:
     def _some_texts(self, n: int) -> list[str]:
         texts: dict[str, None] = {}
         for example in self.data.stream(self.settings.seed):
-            texts.update(dict.fromkeys(example.texts[: example.n_positives]))
+            texts.update(dict.fromkeys(example.documents[: example.n_positives]))
             if len(texts) >= n:
                 break
         return list(texts)[:n]
