@@ -1,0 +1,1 @@
+"""Training: data, losses, regularizers, mining of hard negatives."""

@@ -1,0 +1,147 @@
+"""Ranking losses: pure functions of scores, (n_queries, n_docs), to a scalar.
+
+Where the scores come from is not their business: all documents of a batch against all its queries (`info_nce`), or
+each query's own list of candidates (`margin_mse`, `kl`). Scores in half precision are raised to float32. Documents that
+are absent are named by a mask; what stands in their places, infinite or no number, reaches neither value nor gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def info_nce(scores: Tensor, positives: Tensor, temperature: float = 1.0) -> Tensor:
+    """InfoNCE over a batch: each positive against all documents of the batch that are none (arXiv 1807.03748).
+
+        mean over queries of mean over p of  -log( e^(s_p / T) / (e^(s_p / T) + sum over negatives n of e^(s_n / T)) )
+
+    With several positives each is held against the negatives alone, not against its like. Other queries' documents are
+    negatives; so are hard negatives, which are just more columns. A document that is known to be relevant to a query
+    too has to be marked in its row, or it would be pushed away.
+
+    Args:
+        scores: (n_queries, n_docs) float; -inf takes a document out of the comparison.
+        positives: (n_queries, n_docs) bool, at least one in each row.
+        temperature: T; sentence-transformers' `scale` is 1 / T.
+
+    Raises:
+        ValueError: A query without a positive, a mask of another shape, or a temperature that is not above 0.
+    """
+    _require_positive(temperature)
+    _require_same_shape(scores, positives, "positives")
+    if not bool(positives.any(1).all()):
+        raise ValueError(f"query {int((~positives.any(1)).nonzero()[0])} of the batch has no positive")
+    logits = _wide(scores) / temperature
+    # Not -inf: the gradient of a row of nothing but -inf is no number.
+    lowest = torch.finfo(logits.dtype).min
+    negatives = logits.masked_fill(positives | logits.isneginf(), lowest).logsumexp(1, keepdim=True)
+    shown = logits.masked_fill(~positives, 0)
+    each = torch.nn.functional.softplus(negatives - shown).masked_fill(~positives, 0)
+    return (each.sum(1) / positives.sum(1)).mean()
+
+
+def margin_mse(scores: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """MarginMSE: mean of ( (s_0 - s_i) - (t_0 - t_i) )^2 over the candidates i > 0 (arXiv 2010.02666).
+
+    The student learns the teacher's distances between the positive and its negatives, whatever the level of either.
+
+    Args:
+        scores: (n_queries, n_candidates) float, candidate 0 the positive.
+        teacher: (n_queries, n_candidates) float, the teacher's scores of the same. Has no gradient.
+        mask: (n_queries, n_candidates) bool, False where a candidate is absent; without its positive a query does not
+            count.
+
+    Returns:
+        A scalar; 0 where there is no pair at all.
+
+    Raises:
+        ValueError: Shapes that differ.
+    """
+    student, target, present = _checked(scores, teacher, mask)
+    pairs = present[:, 1:] & present[:, :1]
+    apart = (student[:, :1] - student[:, 1:]) - (target[:, :1] - target[:, 1:])
+    return apart.square().masked_fill(~pairs, 0).sum() / pairs.sum().clamp(min=1)
+
+
+def kl(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    """KL divergence of the student's softmax over each query's candidates from the teacher's.
+
+        mean over queries of T^2 * sum over c of  p_c (log p_c - log q_c),   p = softmax(t / T), q = softmax(s / T)
+
+    Args:
+        scores: (n_queries, n_candidates) float.
+        teacher: (n_queries, n_candidates) float. Has no gradient.
+        mask: (n_queries, n_candidates) bool, False where a candidate is absent: neither softmax has it.
+        temperature: T. The square keeps gradients as large as they were (Hinton et al., arXiv 1503.02531).
+
+    Returns:
+        A scalar; a query of one candidate, or none, adds 0.
+
+    Raises:
+        ValueError: Shapes that differ, or a temperature that is not above 0.
+    """
+    _require_positive(temperature)
+    student, target, present = _checked(scores, teacher, mask)
+    lowest = torch.finfo(student.dtype).min
+    q = (student / temperature).masked_fill(~present, lowest).log_softmax(1)
+    p = (target / temperature).masked_fill(~present, lowest).log_softmax(1)
+    each = (p.exp() * (p - q)).masked_fill(~present, 0)
+    return each.sum(1).mean() * temperature**2
+
+
+def ensemble(teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0) -> Tensor:
+    """One teacher of several, whatever their scales: the heterogeneous ensemble of arXiv 2411.04403.
+
+    Each teacher's scores are min-max normalised over a query's candidates, the mean is taken over the teachers that
+    scored a candidate, and the result is multiplied by `scale`; then `kl`. A teacher that finds all candidates alike
+    says 0.5 of each: no preference, also beside teachers that scored more of them.
+
+    Args:
+        teachers: (n_teachers, n_queries, n_docs) float; what is not finite counts as missing.
+        mask: The same shape, or one that broadcasts to it, bool: False where a score is missing.
+        scale: How peaked the teacher's softmax becomes.
+
+    Returns:
+        (n_queries, n_docs) float between 0 and `scale`; not a number where no teacher has a score, so `kl` takes
+        `mask=~result.isnan()`.
+
+    Raises:
+        ValueError: Not three dimensions.
+    """
+    if teachers.dim() != 3:
+        raise ValueError(f"teachers must be (n_teachers, n_queries, n_docs), got {tuple(teachers.shape)}")
+    given = _wide(teachers.detach())
+    present = given.isfinite()
+    if mask is not None:
+        present = present & mask
+    low = given.masked_fill(~present, torch.inf).amin(2, keepdim=True)
+    high = given.masked_fill(~present, -torch.inf).amax(2, keepdim=True)
+    alike = high <= low
+    normal = ((given - low) / (high - low).masked_fill(alike, 1)).masked_fill(alike, 0.5)
+    total = normal.masked_fill(~present, 0).sum(0)
+    return scale * total / present.sum(0)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _checked(scores: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Student, teacher and mask, with zeros where a candidate is absent: infinities there would spoil gradients."""
+    _require_same_shape(scores, teacher, "teacher")
+    if mask is None:
+        mask = torch.ones_like(scores, dtype=torch.bool)
+    _require_same_shape(scores, mask, "mask")
+    student = _wide(scores).masked_fill(~mask, 0)
+    return student, teacher.detach().to(student).masked_fill(~mask, 0), mask
+
+
+def _require_same_shape(scores: Tensor, other: Tensor, name: str) -> None:
+    if scores.dim() != 2 or scores.shape != other.shape:
+        raise ValueError(f"scores are {tuple(scores.shape)}, but {name} is {tuple(other.shape)}")
+
+
+def _require_positive(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
