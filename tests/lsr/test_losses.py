@@ -4,7 +4,7 @@ import math
 import warnings
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
@@ -148,6 +148,7 @@ def test_kl_agrees_with_sentence_transformers(theirs, temperature):
     torch.testing.assert_close(kl(own, labels, temperature=temperature), expected)
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), shift=st.floats(-50, 50))
 def test_kl_is_not_negative_and_knows_no_level(seed, shift):
     scores, teacher = random(3, 4, seed=seed), random(3, 4, seed=seed + 1)
@@ -229,6 +230,7 @@ def test_gradients(loss):
     assert torch.autograd.gradcheck(loss, random(3, 5).requires_grad_())
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000))
 def test_order_of_queries_and_documents_does_not_matter(seed):
     generator = torch.Generator().manual_seed(seed)
@@ -276,6 +278,7 @@ def test_a_teacher_without_preferences(n_docs):
     assert ensemble(torch.full((2, 2, n_docs), 7.0)).tolist() == [[15.0] * n_docs] * 2
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), gain=st.floats(0.1, 100), level=st.floats(-100, 100))
 def test_a_teachers_scale_does_not_matter(seed, gain, level):
     teachers = random(2, 3, 5, seed=seed)
