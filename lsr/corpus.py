@@ -322,15 +322,15 @@ def _stdin_corpus(skip_bad: bool) -> Corpus:
 
 def _file_corpus(path: Path, skip_bad: bool, name: str = "") -> Corpus:
     shown = name or str(path)
-    count: Callable[[], int | None]
     if file_kind(path) == "parquet":
-        table = open_parquet(path)
-        rows = table.metadata.num_rows
-        table.close()
-        count = lambda: rows  # noqa: E731 - as short as the other
-    else:
-        count = lambda: _count_lines(path)  # noqa: E731
-    return Corpus(shown, lambda: read_rows(path, shown), skip_bad=skip_bad, identity=file_identity(path), count=count)
+        open_parquet(path).close()  # a broken file is refused now, not when it is read
+    return Corpus(
+        shown,
+        lambda: read_rows(path, shown),
+        skip_bad=skip_bad,
+        identity=file_identity(path),
+        count=lambda: _count_rows(path),
+    )
 
 
 def read_rows(path: Path, name: str = "") -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
@@ -501,8 +501,11 @@ def _read_parquet(path: Path) -> Iterator[tuple[Mapping[str, Any] | DataError, s
         raise DataError(f"can't be read: {error}", f"{path}:{number + 1}") from None
 
 
-def _count_lines(path: Path) -> int | None:
+def _count_rows(path: Path) -> int | None:
     try:
+        if file_kind(path) == "parquet":
+            with open_parquet(path) as file:
+                return int(file.metadata.num_rows)
         with open_bytes(path) as file:
             return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
     except (EOFError, OSError, zlib.error, DataError):
