@@ -145,7 +145,7 @@ def open_texts(source: str, cache: Path, *, queries: bool = False) -> TextStore:
         DataError: Nothing to read, no text at all, or bad lines; all of them are listed, up to a limit.
     """
     corpus = open_corpus(source, queries=queries, skip_bad=True)
-    key = f"{_FORMAT} {corpus.identity}"
+    key = f"{_FORMAT} {'queries' if queries else 'documents'} {corpus.identity}"  # a dataset has both under one name
     return TextStore(made_once(cache, "texts", key, lambda folder: write_texts(corpus, folder)))
 
 
