@@ -145,7 +145,7 @@ class _Source:
             doc_ids=doc_ids,
             documents=texts,
             n_positives=int(n_positives.as_py()),
-            scores=scores.values.to_numpy().reshape(-1, len(texts)) if scores.is_valid else None,
+            scores=np.array(scores.values).reshape(-1, len(texts)) if scores.is_valid else None,
         )
 
 

@@ -1,7 +1,8 @@
 """Training data from wherever it comes: files of triples or candidate lists, BEIR folders, ir-datasets names.
 
 Every source is read once, checked, joined with its texts, candidates and teachers, and written as Arrow into the cache;
-from then on `lsr.train.data` maps it into memory. A line of a .jsonl(.gz) file, or a row of a .parquet file, is
+from then on `lsr.train.data` maps it into memory. What names documents by id takes little room there, texts that stand
+in the lines take as much as in their file. A line of a .jsonl(.gz) file, or a row of a .parquet file, is
 
     {"query": TEXT, "positive": TEXT, "negative": TEXT}
     {"query": TEXT, "positives": [TEXT, ...], "negatives": [TEXT, ...], "scores": [NUMBER, ...]}
@@ -36,8 +37,8 @@ from lsr.train.problems import Missing, Problems
 from lsr.train.texts import TextStore, open_texts
 
 _FORMAT = 1
-_CHUNK = 1024  # examples that are joined and written together
-_CHUNK_CHARACTERS = 16 << 20
+_CHUNK = 8192  # examples that are joined and written together, fewer if their texts are long
+_CHUNK_CHARACTERS = 4 << 20
 _JOINED_LINES = 1 << 14
 
 

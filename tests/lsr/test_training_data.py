@@ -104,7 +104,7 @@ def test_candidate_lists_with_scores(load, put):
         ("b", ["p3"], 1),
         ("c", ["p4", "n1", "n2"], 1),
     ]
-    assert [e.scores.dtype for e in examples] == [np.float32] * 3
+    assert all(e.scores.dtype == np.float32 and e.scores.flags.writeable for e in examples)  # as torch wants them
     assert examples[0].scores.tolist() == [[3, 2.5, 1]]
     np.testing.assert_equal(examples[2].scores, np.array([[3, np.nan, 1]], np.float32))
 
@@ -371,6 +371,10 @@ def test_other_files_and_names(refusal, put):
     assert ".jsonl, .jsonl.gz or .parquet" in refusal(put("t.tsv", "a\tb\n"))
     assert "must end in" in refusal(put("t.txt", "a\tb\n"))
     assert "no such file or folder" in refusal("nowhere.jsonl")
+    broken = put("t.parquet", TRIPLES)
+    with open(broken, "r+b") as file:
+        file.truncate(100)
+    assert "t.parquet: not a whole Parquet file" in refusal(broken)
 
 
 def test_bad_texts_are_listed(refusal, put):
