@@ -58,7 +58,23 @@ class TrainingData:
         """Examples of all sources together; of a single source, the length of an epoch."""
         return sum(map(len, self._sources))
 
-    def stream(self, seed: int, start: int = 0, step: int = 1) -> Iterator[Example]:
+    def documents(self) -> Iterator[str]:
+        """The texts to choose from, each once: whole collections, and what stands in the sources themselves.
+
+        For what has to be fitted to documents, as BM25 has.
+        """
+        stores = {source.texts.folder: source.texts for source in self._sources if source.texts is not None}
+        for store in stores.values():
+            yield from map(store.text, range(len(store)))
+        seen: set[int] = set()
+        for source in self._sources:
+            for example in map(source.__getitem__, range(len(source)) if source.texts is None else ()):
+                for text in example.documents:
+                    if (digest := hash(text)) not in seen:
+                        seen.add(digest)
+                        yield text
+
+    def stream(self, seed: int, start: int = 0) -> Iterator[Example]:
         """Examples in an order that only the seed decides, epoch after epoch, without end.
 
         Each source is gone through in a new order every time, and begins anew on its own: one of a large weight may
@@ -67,16 +83,15 @@ class TrainingData:
         Args:
             seed: Not negative.
             start: Examples at the front to leave out; nothing of them is read.
-            step: Take every step-th from there: process r of n takes start + r and step n.
 
         Raises:
-            ValueError: A negative seed or start, or a step below 1.
+            ValueError: A negative seed or start.
         """
-        if seed < 0 or start < 0 or step < 1:
-            raise ValueError(f"seed and start are not negative and step is at least 1, got {seed}, {start}, {step}")
-        return self._stream(seed, start, step)
+        if seed < 0 or start < 0:
+            raise ValueError(f"seed and start are not negative, got {seed} and {start}")
+        return self._stream(seed, start)
 
-    def _stream(self, seed: int, start: int, step: int) -> Iterator[Example]:
+    def _stream(self, seed: int, start: int) -> Iterator[Example]:
         orders = [_Order(len(source), (seed, 1, i)) for i, source in enumerate(self._sources)]
         given = np.zeros(len(self._sources), np.int64)  # examples of each source before the chunk
         for first, chosen in self._choices(seed):
@@ -84,7 +99,7 @@ class TrainingData:
                 for place, which in enumerate(chosen.tolist()):
                     number = int(given[which])
                     given[which] += 1
-                    if first + place >= start and (first + place - start) % step == 0:
+                    if first + place >= start:
                         yield self._sources[which][orders[which].at(number)]
             else:
                 given += np.bincount(chosen, minlength=len(given))
@@ -118,11 +133,15 @@ class _Order:
 
 
 class _Source:
-    """The examples of one source, by number."""
+    """The examples of one source, by number.
+
+    Attributes:
+        texts: Where their documents are; None where they hold them themselves.
+    """
 
     def __init__(self, folder: Path, texts: TextStore | None) -> None:
         self._batches = ArrowBatches(folder / "examples.arrow")
-        self._texts = texts
+        self.texts = texts
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -133,12 +152,12 @@ class _Source:
         text = str(query.as_py())
         doc_ids: Sequence[str]
         texts: Sequence[str]
-        if self._texts is None:
+        if self.texts is None:
             texts = documents.as_py()
             doc_ids = list(map(_text_id, texts))
         else:
             rows = documents.values.to_numpy()
-            doc_ids, texts = Looked(self._texts.id, rows), Looked(self._texts.text, rows)
+            doc_ids, texts = Looked(self.texts.id, rows), Looked(self.texts.text, rows)
         return Example(
             query_id=str(query_id.as_py()) if query_id.is_valid else _text_id(text),
             query=text,

@@ -10,7 +10,7 @@ in the lines take as much as in their file. A line of a .jsonl(.gz) file, or a r
 
 Lists or single values; negatives, ids of queries and scores may be left out, and so may a query's text where `queries`
 says where it is. Scores are a teacher's, positives first; of several teachers a list for each; null where one is
-missing. Where `texts` is given, documents are named by their ids, whichever key they stand under. `lsr mine` writes
+missing. Where `documents` is given, documents are named by their ids, whichever key they stand under. `lsr mine` writes
 lines of the last form.
 """
 
@@ -47,34 +47,34 @@ class TrainingSource:
     """Where training data comes from.
 
     Attributes:
-        source: A .jsonl(.gz) or .parquet file (see the head of this module); a BEIR folder, or an ir-datasets name with
+        path: A .jsonl(.gz) or .parquet file (see the head of this module); a BEIR folder, or an ir-datasets name with
             judgments (an example for each query, its documents judged above 0 are its positives) or with pairs of
             documents (an example for each pair).
-        texts: Where the documents are that are named by id: anything `lsr.corpus.open_corpus` opens. Of a folder or
-            dataset its own documents, unless given.
-        queries: Where the queries are that are named by id, likewise.
         split: Which judgments of a folder or dataset.
+        documents: Where the documents are that are named by id: anything `lsr.corpus.open_corpus` opens. Of a folder
+            or dataset its own, unless given.
+        queries: Where the queries are that are named by id, likewise.
         candidates: A TREC run, or what `lsr mine` wrote: its documents become negatives, in its order, unless they are
             among the query's documents already.
-        teachers: Files of scores, one a teacher: TREC runs, or .jsonl(.gz) and .parquet files with rows of
+        scores: Files of teachers' scores, one a teacher: TREC runs, or .jsonl(.gz) and .parquet files with rows of
             {"query_id", "scores": {ID: NUMBER}} or of the forms above.
         allow_missing: A query without candidates goes without, and a score that a teacher doesn't have is missing,
             instead of an error.
         weight: How often it comes up beside other sources: in proportion to this.
     """
 
-    source: str
-    texts: str | None = None
-    queries: str | None = None
+    path: str
     split: str = "train"
+    documents: str | None = None
+    queries: str | None = None
     candidates: str | None = None
-    teachers: tuple[str, ...] = ()
+    scores: tuple[str, ...] = ()
     allow_missing: bool = False
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight > 0):
-            raise ValueError(f"the weight of {self.source} must be above 0, got {self.weight}")
+            raise ValueError(f"the weight of {self.path} must be above 0, got {self.weight}")
 
 
 @dataclass
@@ -125,10 +125,10 @@ def prepare(source: TrainingSource, cache: Path) -> tuple[Path, TextStore | None
     """
     origin = _origin(source)
     texts = open_texts(origin.texts, cache) if origin.texts else None
-    if texts is None and (source.candidates or source.teachers):
-        raise DataError("candidates and teachers name documents by id: say where the texts are", source.source)
+    if texts is None and (source.candidates or source.scores):
+        raise DataError("candidates and scores name documents by id: say where the documents are", source.path)
     queries = open_texts(origin.queries, cache, queries=True) if origin.queries else None
-    joined = [Path(name) for name in (source.candidates, *source.teachers) if name]
+    joined = [Path(name) for name in (source.candidates, *source.scores) if name]
     key = json.dumps(
         [
             _FORMAT,
@@ -155,23 +155,22 @@ def _identity(path: Path) -> str:
 
 
 def _origin(source: TrainingSource) -> _Origin:
-    path = Path(source.source)
+    path = Path(source.path)
     if path.is_file():
         if file_kind(path) == "tsv":
-            raise DataError("training data is read from .jsonl, .jsonl.gz or .parquet", source.source)
-        form = _Form(source.texts is not None, source.queries is None, bool(source.candidates or source.teachers))
-        return _Origin(lambda: _file_examples(path, form), source.texts, source.queries, file_identity(path))
-    texts = source.texts or source.source
-    queries = source.queries or source.source
+            raise DataError("training data is read from .jsonl, .jsonl.gz or .parquet", source.path)
+        form = _Form(source.documents is not None, source.queries is None, bool(source.candidates or source.scores))
+        return _Origin(lambda: _file_examples(path, form), source.documents, source.queries, file_identity(path))
+    name = source.path
     if path.is_dir():
         identity = _identity(qrels_file(path, source.split))
-        return _Origin(lambda: _judged(source.source, source.split), texts, queries, identity)
-    name = source.source
+        texts, queries = source.documents or name, source.queries or name
+        return _Origin(lambda: _judged(name, source.split), texts, queries, identity)
     dataset = load_ir_dataset(name)
     if not (dataset.has_docpairs() or dataset.has_qrels()):
         name = f"{name}/{source.split}"
         dataset = load_ir_dataset(name)
-    texts, queries = source.texts or name, source.queries or name
+    texts, queries = source.documents or name, source.queries or name
     if dataset.has_docpairs():
         return _Origin(lambda: _pairs(dataset, name), texts, queries, name)
     return _Origin(lambda: _judged(name, source.split), texts, queries, name)
@@ -233,7 +232,7 @@ def _documents(values: Mapping[str, Any], kind: str, where: str, by_id: bool) ->
         if (given := values.get(key)) is not None:
             return [_text(one, key, where) for one in (given if isinstance(given, list) else [given])]
     if not by_id and values.get(f"{kind}_ids") is not None:
-        raise DataError(f'"{kind}_ids" are ids: say where the texts are', where)
+        raise DataError(f'"{kind}_ids" are ids: say where the documents are', where)
     return []
 
 
@@ -279,11 +278,11 @@ class _Join:
         self._queries = queries
         self._candidates: dict[str, NDArray[np.uint32]] | None = None
         self._teachers: list[_Scores] = []
-        name, more = source.source, "allow_missing goes without"
+        name, more = source.path, "allow_missing goes without"
         self._no_query = Missing(source.queries or name, "queries", name, "their texts have to be there")
-        self._no_document = Missing(source.texts or name, "documents", name)
+        self._no_document = Missing(source.documents or name, "documents", name)
         self._no_candidates = Missing(source.candidates or "", "queries", name, more)
-        self._no_score = [Missing(teacher, "pairs of query and document", name, more) for teacher in source.teachers]
+        self._no_score = [Missing(teacher, "pairs of query and document", name, more) for teacher in source.scores]
 
     def write(self, origin: _Origin, path: Path) -> None:
         """Read, check, join and write everything.
@@ -292,10 +291,10 @@ class _Join:
             DataError: As `prepare` says.
         """
         if self._texts and self._source.candidates:
-            named = self._source.texts or self._source.source
+            named = self._source.documents or self._source.path
             self._candidates = _read_candidates(Path(self._source.candidates), self._texts, named)
-        self._teachers = [_read_teacher(Path(name)) for name in self._source.teachers]
-        problems = Problems(self._source.source, "examples")
+        self._teachers = [_read_teacher(Path(name)) for name in self._source.scores]
+        problems = Problems(self._source.path, "examples")
         written = 0
         n_teachers: int | None = None
         columns = {

@@ -60,13 +60,13 @@ class TextStore:
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """(n_ids,) int64, the row of each id; -1 for an id that isn't there."""
         wanted = np.fromiter(map(_digest, ids), np.uint64, len(ids))
+        first = np.searchsorted(self._digests, wanted)
+        last = np.searchsorted(self._digests, wanted, side="right")
         rows = np.full(len(ids), -1, np.int64)
-        for i, place in enumerate(np.searchsorted(self._digests, wanted).tolist()):
-            while place < len(self) and self._digests[place] == wanted[i]:
-                if self.id(row := int(self._rows[place])) == ids[i]:
+        for i in np.flatnonzero(first < last).tolist():
+            for row in self._rows[first[i] : last[i]].tolist():
+                if self.id(row) == ids[i]:
                     rows[i] = row
-                    break
-                place += 1
         return rows
 
 

@@ -191,7 +191,7 @@ def test_the_command_writes_what_training_reads(collection, lsr_command):
     from lsr.train.data import open_training
     from lsr.train.sources import TrainingSource
 
-    data = open_training(TrainingSource(str(out), texts=str(collection / "beir")), cache=collection / "cache")
+    data = open_training(TrainingSource(str(out), documents=str(collection / "beir")), cache=collection / "cache")
     example = next(data.stream(0))
     assert (example.query, list(example.documents)) == ("which?", ["text of p", "text of d", "text of e"])
     assert example.scores.tolist() == [[10, 9, 1]]

@@ -127,7 +127,7 @@ def test_texts_without_ids_are_known_by_their_digest(load, put):
 @pytest.mark.parametrize("keys", [("positives", "negatives"), ("positive_ids", "negative_ids")])
 def test_documents_and_queries_by_id(load, put, documents, keys):
     rows = [{"query_id": "q1", keys[0]: ["t", "d0"], keys[1]: ["d5"]}, {"query_id": 7, "query": "own", keys[0]: "d1"}]
-    examples = load(put("t.jsonl", rows), texts=documents, queries=put("queries.jsonl", QUERIES))
+    examples = load(put("t.jsonl", rows), documents=documents, queries=put("queries.jsonl", QUERIES))
     assert [plain(e)[:3] for e in examples] == [
         ("query 1", ["One two", "text 0", "text 5"], 2),
         ("own", ["text 1"], 1),
@@ -219,7 +219,7 @@ def test_what_was_mined_gives_candidates_and_scores(load, put, beir):
         {"query_id": "q2", "positive_ids": ["d5"], "negative_ids": ["d1"], "scores": [3, 2]},
     ]
     mined = put("mined.jsonl.gz", rows)
-    examples = load(beir, candidates=mined, teachers=(mined,))
+    examples = load(beir, candidates=mined, scores=(mined,))
     assert [(list(e.doc_ids), e.scores.tolist()) for e in examples] == [
         (["d0", "t", "d4"], [[5, 4, 1]]),
         (["d5", "d1"], [[3, 2]]),
@@ -232,24 +232,24 @@ def test_teachers_are_joined_by_id(load, put, beir):
         {"query_id": "q0", "scores": {"d0": 1, "t": 2, "d3": 3, "d4": 4, "d5": 5}},
     ]
     teachers = (put("a.trec", RUN), put("b.jsonl", rows))
-    examples = load(beir, candidates=put("run.trec", RUN), teachers=teachers)
+    examples = load(beir, candidates=put("run.trec", RUN), scores=teachers)
     assert [e.scores.tolist() for e in examples] == [[[9, 8, 9.5, 1], [1, 2, 3, 4]], [[2, 3], [7, 0.5]]]
     assert examples[0].scores.dtype == np.float32
 
 
 def test_teachers_beside_scores_in_the_file(load, put, documents):
     rows = [{"query_id": "q0", "query": "x", "positives": "d0", "negatives": ["t"], "scores": [2, 1]}]
-    (example,) = load(put("t.jsonl", rows), texts=documents, teachers=(put("run.trec", RUN),))
+    (example,) = load(put("t.jsonl", rows), documents=documents, scores=(put("run.trec", RUN),))
     assert example.scores.tolist() == [[2, 1], [9, 8]]
 
 
 def test_what_teachers_miss_is_an_error_unless_allowed(load, refusal, put, beir):
     teacher = put("some.trec", "q0 Q0 d0 1 9 t\nq2 Q0 d5 1 2 t\n")
     candidates = put("run.trec", RUN)
-    message = refusal(beir, candidates=candidates, teachers=(teacher,))
+    message = refusal(beir, candidates=candidates, scores=(teacher,))
     assert message.startswith(f"{teacher}: 4 pairs of query and document that {beir} names are not in it: 'q0' 't', ")
     assert message.endswith("'q2' 'd1'; allow_missing goes without")
-    first, second = load(beir, candidates=candidates, teachers=(teacher,), allow_missing=True)
+    first, second = load(beir, candidates=candidates, scores=(teacher,), allow_missing=True)
     np.testing.assert_equal(first.scores, np.array([[9, np.nan, np.nan, np.nan]], np.float32))
     assert second.scores[0, 0] == 2
 
@@ -263,7 +263,7 @@ def test_what_candidates_miss_is_an_error_unless_allowed(load, refusal, put, bei
 
 def test_scores_of_the_file_do_not_cover_candidates(load, refusal, put, documents):
     source = put("t.jsonl", [{"query_id": "q0", "query": "x", "positives": "d0", "scores": [2]}])
-    options = {"texts": documents, "candidates": put("run.trec", RUN)}
+    options = {"documents": documents, "candidates": put("run.trec", RUN)}
     assert "the candidates added to it have none" in refusal(source, **options)
     (example,) = load(source, **options, allow_missing=True)
     np.testing.assert_equal(example.scores, np.array([[2] + [np.nan] * 3], np.float32))
@@ -282,7 +282,7 @@ def test_scores_of_the_file_do_not_cover_candidates(load, refusal, put, document
     ],
 )
 def test_bad_teachers(refusal, put, beir, name, content, message):
-    assert message in refusal(beir, teachers=(put(name, content),))
+    assert message in refusal(beir, scores=(put(name, content),))
 
 
 def test_candidates_that_no_text_has(refusal, put, beir):
@@ -295,13 +295,13 @@ def test_candidates_that_no_text_has(refusal, put, beir):
 def test_joins_need_ids(refusal, put, documents):
     run = put("run.trec", RUN)
     triples = put("t.jsonl", TRIPLES)
-    assert "say where the texts are" in refusal(triples, candidates=run)
+    assert "say where the documents are" in refusal(triples, candidates=run)
     by_id = put("ids.jsonl", [{"query": "x", "positives": "d0"}])
-    assert 'ids.jsonl:1: no "query_id", by which' in refusal(by_id, texts=documents, teachers=(run,))
+    assert 'ids.jsonl:1: no "query_id", by which' in refusal(by_id, documents=documents, scores=(run,))
 
 
 def test_a_file_that_is_not_there(refusal, beir):
-    assert refusal(beir, teachers=("nowhere.trec",)) == "nowhere.trec: no such file"
+    assert refusal(beir, scores=("nowhere.trec",)) == "nowhere.trec: no such file"
 
 
 # --- what is refused
@@ -322,7 +322,7 @@ def test_a_file_that_is_not_there(refusal, beir):
         ({"query": "q", "positives": ["p", None]}, '"positives" must hold strings that are not empty, got None'),
         ({"query": "q", "positives": ["p", True]}, "got True"),
         ({"query": "q", "positive": "\ud800"}, '"positive" holds an unpaired surrogate'),
-        ({"query": "q", "positive_ids": ["p"]}, '"positive_ids" are ids: say where the texts are'),
+        ({"query": "q", "positive_ids": ["p"]}, '"positive_ids" are ids: say where the documents are'),
         ({"query": "q", "positive": "p", "negative": "p"}, "the document 'p' occurs twice"),
         ({"query": "q", "positive": "p", "scores": 1}, '"scores" must be a list'),
         ({"query": "q", "positive": "p", "scores": [1, 2]}, "2 scores for 1 documents"),
@@ -361,9 +361,9 @@ def test_all_lines_have_the_same_teachers(refusal, put):
 def test_ids_that_lead_nowhere(refusal, put, documents):
     rows = [{"query_id": f"q{i}", "positives": [f"d{i}"], "negatives": ["t"]} for i in range(20)]
     source, queries = put("t.jsonl", rows), put("queries.jsonl", QUERIES)
-    said = refusal(source, texts=documents, queries=queries)
+    said = refusal(source, documents=documents, queries=queries)
     assert said.startswith(f"{queries}: 16 queries that {source} names are not in it: 'q4', 'q5', 'q6', 'q7', 'q8', …")
-    said = refusal(put("t.jsonl", [row | {"query": "x"} for row in rows]), texts=documents)
+    said = refusal(put("t.jsonl", [row | {"query": "x"} for row in rows]), documents=documents)
     assert said.startswith(f"{documents}: 14 documents that {source} names are not in it: 'd6', ")
 
 
@@ -379,11 +379,11 @@ def test_other_files_and_names(refusal, put):
 
 def test_bad_texts_are_listed(refusal, put):
     texts = put("docs.jsonl", [*DOCUMENTS, {"_id": "x"}, DOCUMENTS[0]])
-    said = refusal(put("t.jsonl", [{"query": "q", "positives": "d0"}]), texts=texts)
+    said = refusal(put("t.jsonl", [{"query": "q", "positives": "d0"}]), documents=texts)
     assert "docs.jsonl: 2 bad lines:" in said
     assert "docs.jsonl:8: document 'x' has no text" in said
     assert "docs.jsonl:9: the id 'd0' occurs twice" in said
-    said = refusal(put("t.jsonl", [{"query": "q", "positives": "d0"}]), texts=put("empty.jsonl", ""))
+    said = refusal(put("t.jsonl", [{"query": "q", "positives": "d0"}]), documents=put("empty.jsonl", ""))
     assert said.endswith("empty.jsonl: there are no texts in it")
 
 
@@ -400,16 +400,16 @@ def test_weights_must_be_positive():
 
 def test_what_was_made_is_used_again_until_its_file_changes(load, put, tmp_path, monkeypatch):
     source, documents = put("t.jsonl", [{"query": "q", "positives": "d0"}]), put("docs.jsonl", DOCUMENTS)
-    assert len(load(source, texts=documents)) == 1
+    assert len(load(source, documents=documents)) == 1
     made = sorted(p.name for p in (tmp_path / "cache").iterdir() if p.is_dir())
     assert len(made) == 2
     with monkeypatch.context() as patch:
         patch.setattr("lsr.train.sources.read_rows", None)
-        assert len(load(source, texts=documents)) == 1
+        assert len(load(source, documents=documents)) == 1
     put("t.jsonl", [{"query": "q", "positives": "d0"}, {"query": "q2", "positives": "d1"}])
-    assert len(load(source, texts=documents)) == 2
+    assert len(load(source, documents=documents)) == 2
     put("docs.jsonl", [{"_id": f"d{i}", "text": f"new {i}"} for i in range(2)])
-    assert list(load(source, texts=documents)[0].documents) == ["new 0"]
+    assert list(load(source, documents=documents)[0].documents) == ["new 0"]
 
 
 def test_nothing_is_left_of_what_failed(refusal, load, put, tmp_path):
@@ -530,13 +530,6 @@ def test_a_stream_is_taken_up_anywhere(numbered, start):
     assert queries(data.stream(seed=3, start=start), 30) == whole[start:]
 
 
-def test_processes_share_a_stream(numbered):
-    data = numbered(11, 5)
-    whole = queries(data.stream(0, start=4), 90)
-    parts = [queries(data.stream(0, start=4 + rank, step=3), 30) for rank in range(3)]
-    assert [query for together in zip(*parts, strict=True) for query in together] == whole
-
-
 def test_sources_come_up_by_their_weights(numbered):
     data = numbered(100, 10, 1, weights=[1, 3, 0.5])
     count = Counter(query.split(":")[0] for query in queries(data.stream(0), 9000))
@@ -551,14 +544,25 @@ def test_mixed_sources_go_through_their_own_epochs(numbered):
     assert all(len(set(small[i : i + 10])) == 10 for i in range(0, len(small) - 10, 10))
 
 
-@pytest.mark.parametrize("options", [{"seed": -1}, {"seed": 0, "start": -1}, {"seed": 0, "step": 0}])
+@pytest.mark.parametrize("options", [{"seed": -1}, {"seed": 0, "start": -1}])
 def test_streams_that_make_no_sense(numbered, options):
     with pytest.raises(ValueError, match="seed and start are not negative"):
         numbered(3).stream(**options)
 
 
+def test_all_documents_to_choose_from(put, documents, tmp_path):
+    sources = [
+        TrainingSource(put("a.jsonl", [{"query": "q", "positives": "d0"}]), documents=documents),
+        TrainingSource(put("b.jsonl", [{"query": "q", "positives": "d1"}]), documents=documents),
+        TrainingSource(put("c.jsonl", [TRIPLES[0], TRIPLES[0] | {"negative": "other"}])),
+    ]
+    data = open_training(sources, cache=tmp_path / "cache")
+    expected = [*(f"text {i}" for i in range(6)), "One two", "good 0", "bad 0", "other"]
+    assert list(data.documents()) == expected
+
+
 def test_nothing_is_read_before_it_is_asked_for(load, put, documents, monkeypatch):
-    (example,) = load(put("t.jsonl", [{"query": "q", "positives": "d0", "negatives": ["d1"]}]), texts=documents)
+    (example,) = load(put("t.jsonl", [{"query": "q", "positives": "d0", "negatives": ["d1"]}]), documents=documents)
     monkeypatch.setattr(TextStore, "text", None)
     assert len(example.documents) == 2
 
