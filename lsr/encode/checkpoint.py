@@ -22,6 +22,9 @@ from lsr.fingerprint import digest
 
 BUILT_IN = ("bm25",)
 TOKENIZER_FILE = "tokenizer.json"
+HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "onnx")  # the last is a whole model
+ONNX_FILE = "model.onnx"
+HEAD_FILE = "head.safetensors"  # of a head that transformers doesn't know
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
 # Position ids of these count from pad_token_id + 1 on, which costs as many positions.
@@ -146,14 +149,17 @@ def tokenizer_limit(folder: Path) -> int | None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files that transformers reads, in a fixed order.
+    """The weight files that transformers reads, in a fixed order, and after them that of a head of ours.
 
     Raises:
         EncoderError: None there, or only pickled ones.
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if (folder / ONNX_FILE).is_file() and not (whole.is_file() or index.is_file()):
+        return [folder / ONNX_FILE]
+    head = [folder / HEAD_FILE] if (folder / HEAD_FILE).is_file() else []
     if whole.is_file():
-        return [whole]
+        return [whole, *head]
     if index.is_file():
         shards = read_object(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
@@ -161,7 +167,7 @@ def weight_files(folder: Path) -> list[Path]:
         paths = [inside(folder, name) for name in sorted(set(shards.values()))]
         if missing := [path.name for path in paths if not path.is_file()]:
             raise EncoderError(f"{folder}: weight files are missing: {', '.join(missing)}")
-        return paths
+        return [*paths, *head]
     raise EncoderError(
         f"{folder}: no model.safetensors. Pickled weights (pytorch_model.bin) can run code when read and are "
         "not opened; convert them where you trust them: "

@@ -2,15 +2,18 @@
 
     max: saturation(relu(max_t z[t, j]))        sum: sum_t saturation(relu(z[t, j]))
 
-over the positions t that the mask keeps. `pool_states` multiplies by the output projection itself, a few
-thousand terms at a time, so the logits of a batch never exist as a whole; `pool_logits` is the plain
-definition. Needs torch, so nothing but the code that runs a model imports this file.
+over the positions t that the mask keeps. `pool_states` multiplies by the output projection itself, a few thousand terms
+at a time, so the logits of a batch never exist as a whole, neither on the way forward nor for the gradient;
+`pool_logits` is the plain definition. Needs torch, so nothing but the code that runs a model imports this file.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 TRANSIENT_BYTES = 64 << 20  # logits that exist at a time
 _TERMS = 4096  # terms at a time; few enough that a batch of texts fits, enough to keep the multiplication busy
@@ -19,57 +22,123 @@ _TERMS = 4096  # terms at a time; few enough that a batch of texts fits, enough 
 def pool_states(
     states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, pooling: str, saturation: str
 ) -> Tensor:
-    """Term weights from transformed hidden states. Works in place, so it has no gradient.
+    """Term weights from transformed hidden states, with a gradient where one is wanted.
 
     Args:
         states: (batch, seq, hidden) float, what the output projection is applied to.
         mask: (batch, seq), 0 where a position doesn't count.
-        weight: (vocab, hidden) float, the output projection.
-        bias: (vocab,) float, or None.
+        weight: (n_terms, hidden) float, the output projection, or the rows of it that are wanted.
+        bias: (n_terms,) float, or None.
         pooling: "max" or "sum".
         saturation: "log1p" or "log1p_log1p".
 
     Returns:
-        (batch, vocab) float.
+        (batch, n_terms) float.
     """
-    batch, seq, _ = states.shape
-    vocab = weight.shape[0]
-    floats = TRANSIENT_BYTES // states.element_size()
-    terms = min(vocab, _TERMS, max(1, floats // max(seq, 1)))
-    docs = max(1, floats // max(seq * terms, 1))
+    if pooling == "max":  # saturation is monotone, so it can wait until one value per term is left
+        return saturate(max_logits(states, mask, weight, bias), saturation)
     dropped = mask.eq(0).unsqueeze(-1)
-    out = states.new_empty(batch, vocab)
-    for i in range(0, batch, docs):
-        some, hidden = states[i : i + docs], dropped[i : i + docs]
-        for j in range(0, vocab, terms):
-            part = None if bias is None else bias[j : j + terms]
-            logits = torch.nn.functional.linear(some, weight[j : j + terms], part)
-            logits.masked_fill_(hidden, 0)
-            target = out[i : i + docs, j : j + terms]
-            if pooling == "max":  # saturation is monotone, so it can wait until one value per term is left
-                target.copy_(_saturate(logits.amax(1), saturation))
+
+    def part(some: Tensor, hidden: Tensor, rows: Tensor, offset: Tensor | None) -> Tensor:
+        logits = torch.nn.functional.linear(some, rows, offset).masked_fill(hidden, 0)
+        return saturate(logits, saturation).sum(1)
+
+    parts = []
+    for docs, terms in _tiles(states, weight):
+        inputs = states[docs], dropped[docs], weight[terms], None if bias is None else bias[terms]
+        # For a gradient the logits are made again, rather than kept.
+        parts.append(checkpoint(part, *inputs, use_reentrant=False) if torch.is_grad_enabled() else part(*inputs))
+    per_row = -(-weight.shape[0] // _tile(states, weight)[1])
+    return torch.cat([torch.cat(parts[i : i + per_row], 1) for i in range(0, len(parts), per_row)])
+
+
+def max_logits(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The largest logit of each term over the positions; arguments as `pool_states`.
+
+    Its gradient goes to the one position that has the largest, so what is kept for it is that position's number, and
+    what it costs grows with the terms that have a gradient: those that survive the saturation.
+
+    Returns:
+        (batch, n_terms) float32; a text without positions has the type's lowest number.
+    """
+    found: Tensor = _MaxLogits.apply(states, mask, weight)
+    return found if bias is None else found + bias
+
+
+class _MaxLogits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+        dropped = mask.eq(0).unsqueeze(-1)
+        keep = any(ctx.needs_input_grad)
+        out = states.new_empty(states.shape[0], weight.shape[0], dtype=torch.float32)
+        places = torch.empty_like(out, dtype=torch.int32) if keep else None
+        for docs, terms in _tiles(states, weight):
+            logits = torch.nn.functional.linear(states[docs], weight[terms])
+            logits.masked_fill_(dropped[docs], torch.finfo(logits.dtype).min)
+            if places is None:
+                out[docs, terms] = logits.amax(1)
             else:
-                target.copy_(_saturate(logits, saturation).sum(1))
+                out[docs, terms], places[docs, terms] = logits.max(1)
             del logits  # before the next ones are made
-    return out
+        ctx.save_for_backward(states, weight, places)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        states, weight, places = ctx.saved_tensors
+        batch, seq, hidden = states.shape
+        docs, terms = grads[0].nonzero(as_tuple=True)
+        positions = docs * seq + places[docs, terms]
+        # One entry for each term of a document: (positions, terms), of which rows and columns are summed up.
+        shape = batch * seq, weight.shape[0]
+        places, values = torch.stack([positions, terms]), grads[0][docs, terms].float()
+        sparse = torch.sparse_coo_tensor(places, values, shape, check_invariants=False)
+        to_states = to_weight = None
+        if ctx.needs_input_grad[0]:
+            to_states = torch.sparse.mm(sparse, weight.float()).view(states.shape).to(states.dtype)
+        if ctx.needs_input_grad[2]:
+            to_weight = torch.sparse.mm(sparse.t(), states.reshape(-1, hidden).float()).to(weight.dtype)
+        return to_states, None, to_weight
 
 
-def _saturate(logits: Tensor, saturation: str) -> Tensor:
+def _tile(states: Tensor, weight: Tensor) -> tuple[int, int]:
+    """How many documents and terms at a time keep within TRANSIENT_BYTES."""
+    floats = TRANSIENT_BYTES // states.element_size()
+    seq = max(states.shape[1], 1)
+    terms = min(weight.shape[0], _TERMS, max(1, floats // seq))
+    return max(1, floats // max(seq * terms, 1)), max(1, terms)
+
+
+def _tiles(states: Tensor, weight: Tensor) -> list[tuple[slice, slice]]:
+    """Parts of documents and terms, the documents' the outer ones."""
+    docs, terms = _tile(states, weight)
+    return [
+        (slice(i, i + docs), slice(j, j + terms))
+        for i in range(0, states.shape[0], docs)
+        for j in range(0, weight.shape[0], terms)
+    ]
+
+
+def saturate(logits: Tensor, saturation: str) -> Tensor:
+    """log1p(relu(logits)), once more log1p for "log1p_log1p"; in place where no gradient is wanted."""
+    if torch.is_grad_enabled():
+        weights = torch.log1p(torch.relu(logits))
+        return torch.log1p(weights) if saturation == "log1p_log1p" else weights
     logits.relu_().log1p_()
     return logits.log1p_() if saturation == "log1p_log1p" else logits
 
 
 def pool_logits(logits: Tensor, mask: Tensor, pooling: str, saturation: str) -> Tensor:
-    """Term weights from all logits: the reference, and the way with a gradient.
+    """Term weights from all logits: the plain definition.
 
     Args:
-        logits: (batch, seq, vocab) float.
+        logits: (batch, seq, n_terms) float.
         mask: (batch, seq), 0 where a position doesn't count.
         pooling: "max" or "sum".
         saturation: "log1p" or "log1p_log1p".
 
     Returns:
-        (batch, vocab) float.
+        (batch, n_terms) float.
     """
     weights = torch.log1p(torch.relu(logits.masked_fill(mask.eq(0).unsqueeze(-1), 0)))
     if saturation == "log1p_log1p":

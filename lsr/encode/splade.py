@@ -23,6 +23,7 @@ import numpy as np
 from lsr.encode import checkpoint as files
 from lsr.encode.base import CONFIG_FILE, Encoder, as_texts, config_bytes
 from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.onnx import OnnxRunner
 from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import Fingerprint, digest, digest_files
 from lsr.sparse import SparseMatrix
@@ -48,6 +49,7 @@ class Tower:
         prompt: Put in front of every text.
         lower_case: Lower-case all text first, if the tokenizer doesn't.
         top_k: Weights that the checkpoint's own configuration keeps of a text, None for all.
+        head: What makes weights of the states, as `model` describes them.
     """
 
     checkpoint: str
@@ -58,8 +60,11 @@ class Tower:
     prompt: str = ""
     lower_case: bool = False
     top_k: int | None = None
+    head: str = "masked-lm"
 
     def __post_init__(self) -> None:
+        if self.head not in files.HEADS:
+            raise EncoderError(f"head must be one of {', '.join(files.HEADS)}, got {self.head!r}")
         if self.pooling not in POOLINGS:
             raise EncoderError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
         if self.saturation not in SATURATIONS:
@@ -168,7 +173,7 @@ class SpladeEncoder(Encoder):
         self._vocabulary: list[str] | None = None
         self._n_terms: int | None = None
         self._tokenizers = {} if tokenizer is None else {self.document.place: tokenizer}
-        self._models: dict[tuple[str, str], _MaskedLM] = {}
+        self._models: dict[tuple[Any, ...], _Runner | OnnxRunner] = {}
         self._loading = threading.Lock()  # a server's first queries come together, and one copy is enough
 
     # --- encoding -------------------------------------------------------------------------------------------
@@ -192,17 +197,18 @@ class SpladeEncoder(Encoder):
         # Longest first: texts of a length go together, and what needs most memory comes at the start.
         order = sorted((i for i, row in enumerate(ids) if row), key=lambda i: -len(ids[i]))
         done = [empty]  # where texts without a token point to
-        for batch in self._batches([len(ids[i]) for i in order]):
+        for batch in self._batches([len(ids[i]) for i in order], tower.head == "onnx"):
             some = [ids[i] for i in order[batch]]
-            weights = self._model(tower).weights(some, tower.pooling, tower.saturation)
+            weights = self._model(tower).weights(some)
             done.append(prune(weights if tower.top_k is None else weights.top_k(tower.top_k)))
         rows = np.zeros(len(texts), dtype=np.int64)
         rows[order] = np.arange(1, len(order) + 1)
         return SparseMatrix.vstack(done)[rows]
 
-    def _batches(self, lengths: list[int]) -> Iterator[slice]:
+    def _batches(self, lengths: list[int], on_cpu: bool) -> Iterator[slice]:
         """Cut texts, longest first, into batches by tokens and by the size of their dense weights."""
-        budget = self.batch_tokens or (_BATCH_TOKENS if _device(self.device) == "cpu" else _DEVICE_BATCH_TOKENS)
+        small = on_cpu or _device(self.device) == "cpu"
+        budget = self.batch_tokens or (_BATCH_TOKENS if small else _DEVICE_BATCH_TOKENS)
         most = max(1, _BATCH_BYTES // (4 * self.n_terms))
         start = 0
         while start < len(lengths):
@@ -210,16 +216,24 @@ class SpladeEncoder(Encoder):
             yield slice(start, start + size)
             start += size
 
-    def _model(self, tower: Tower) -> _MaskedLM:
+    def _model(self, tower: Tower) -> _Runner | OnnxRunner:
+        how = (tower.place, tower.head, tower.pooling, tower.saturation)
         with self._loading:
-            if tower.place not in self._models:
+            if how not in self._models:
                 if self._stored is not None:
                     now = f"the checkpoint {tower.checkpoint} as it is now"
                     self._stored.require_same(self._compute_fingerprint(), "The stored encoder", now)
                     self._stored = None
                 tower.check()
-                self._models[tower.place] = _MaskedLM(tower.folder(), self.n_terms, _device(self.device))
-            return self._models[tower.place]
+                self._models[how] = self._open_model(tower)
+            return self._models[how]
+
+    def _open_model(self, tower: Tower) -> _Runner | OnnxRunner:
+        if tower.head != "onnx":
+            return _Runner(tower, self.n_terms, _device(self.device))
+        if self.device not in (None, "cpu"):
+            raise EncoderError(f"{tower.name}: this model runs on the CPU, not on {self.device!r}")
+        return OnnxRunner(tower.folder() / files.ONNX_FILE, self.n_terms)
 
     def _tokenizer(self, tower: Tower) -> TextTokenizer:
         if tower.place not in self._tokenizers:
@@ -407,90 +421,35 @@ def _device(device: str | None) -> str:
     return "cuda" if _import("torch").cuda.is_available() else "cpu"
 
 
-class _MaskedLM:
-    """A loaded masked language model that gives pooled weights.
+class _Runner:
+    """A loaded model that makes sparse weights of token ids.
 
     Args:
-        folder: The checkpoint.
+        tower: Which checkpoint, and how its logits are pooled.
         n_terms: Terms that it has to put out.
         device: Where it runs.
 
     Raises:
-        EncoderError: The checkpoint can't be loaded, or weights of its masked-LM head are missing.
+        EncoderError: The checkpoint can't be loaded, or weights are missing.
         MissingExtra: torch or transformers is not installed.
     """
 
-    def __init__(self, folder: Path, n_terms: int, device: str) -> None:
-        self._torch, transformers = _import("torch"), _import("transformers")
-        self._folder, self._n_terms, self._device = folder, n_terms, device
-        bars = transformers.utils.logging.is_progress_bar_enabled()
-        verbosity = transformers.utils.logging.get_verbosity()
-        # What it says of weights that are missing is an error below; of those left over, nobody needs to know.
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()
-        try:
-            # Neither pickled weights nor code from the checkpoint; float32 whatever it was saved in.
-            self._model, info = transformers.AutoModelForMaskedLM.from_pretrained(
-                folder,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-            self._model = self._model.float().to(device).eval()
-        except Exception as error:  # transformers, safetensors and torch each have errors of their own
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
-            raise EncoderError(f"{folder}: can't be opened as a masked language model: {reason}") from None
-        finally:
-            transformers.utils.logging.set_verbosity(verbosity)
-            if bars:
-                transformers.utils.logging.enable_progress_bar()
-        if missing := sorted(key for key in info["missing_keys"] if not key.endswith("position_ids")):
-            raise EncoderError(
-                f"{folder}: its weights lack {len(missing)} of the model's, {missing[0]} among them. "
-                "SPLADE needs a checkpoint with a trained masked-LM head; this one was saved without."
-            )
-        self._pad = self._model.config.pad_token_id or 0
-        self._projection = self._model.get_output_embeddings()
-        self._split = self._intercept()
+    def __init__(self, tower: Tower, n_terms: int, device: str) -> None:
+        self._torch, _ = _import("torch"), _import("transformers")
+        from lsr.encode.model import load_model
 
-    def _intercept(self) -> bool:
-        """Have the model stop before the output projection; False where that doesn't give the same logits."""
-        torch, projection, n_terms = self._torch, self._projection, self._n_terms
-        probe = torch.arange(min(n_terms, 8), device=self._device).unsqueeze(0)
-        mask = torch.ones_like(probe)
-        with torch.inference_mode():
-            full = self._logits(probe, mask)
-            if full.shape[-1] != n_terms:
-                raise EncoderError(
-                    f"{self._folder}: the model gives {full.shape[-1]} terms, its config.json says {n_terms}"
-                )
-            if not isinstance(projection, torch.nn.Linear) or projection.weight.shape[0] != n_terms:
-                return False
-            projection.forward = torch.nn.Identity().forward
-            try:
-                states = self._logits(probe, mask)
-                again = torch.nn.functional.linear(states, projection.weight, projection.bias)
-                if torch.allclose(again, full, rtol=1e-4, atol=1e-4):
-                    return True
-            except RuntimeError:  # shapes that don't fit: something else happens behind the projection
-                pass
-            del projection.forward
-            return False
+        self._folder, self._device = tower.folder(), device
+        model = load_model(self._folder, tower.head, tower.pooling, tower.saturation, n_terms)
+        self.model = model.to(device).eval()
+        self._pad = model.backbone.config.pad_token_id or 0
 
-    def _logits(self, ids: Any, mask: Any) -> Any:
-        return self._model(input_ids=ids, attention_mask=mask, return_dict=True).logits
-
-    def weights(self, ids: list[list[int]], pooling: str, saturation: str) -> SparseMatrix:
-        """Pooled weights of texts given as token ids, none of them empty.
+    def weights(self, ids: list[list[int]]) -> SparseMatrix:
+        """Weights of texts given as token ids, none of them empty.
 
         Raises:
             EncoderError: A token that the model doesn't know, or weights that are no numbers.
         """
-        from lsr.encode.pooling import pool_logits, pool_states
-
-        torch, projection = self._torch, self._projection
-        n_terms, width = self._n_terms, max(map(len, ids))
+        torch, n_terms, width = self._torch, self.model.n_terms, max(map(len, ids))
         if (largest := max(map(max, ids))) >= n_terms:
             raise EncoderError(
                 f"{self._folder}: the tokenizer gives token {largest}, the model knows {n_terms}; "
@@ -498,14 +457,11 @@ class _MaskedLM:
             )
         tokens = torch.tensor([row + [self._pad] * (width - len(row)) for row in ids], device=self._device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self._device)
+        # Where all logits exist at once, there are fewer texts at a time.
+        size = len(ids) if getattr(self.model.head, "apart", True) else max(1, _BATCH_BYTES // (4 * width * n_terms))
         with torch.inference_mode():
-            if self._split:
-                states = self._logits(tokens, mask)
-                dense = pool_states(states, mask, projection.weight, projection.bias, pooling, saturation)
-            else:
-                size = max(1, _BATCH_BYTES // (4 * width * n_terms))
-                parts = zip(tokens.split(size), mask.split(size), strict=True)
-                dense = torch.cat([pool_logits(self._logits(t, m), m, pooling, saturation) for t, m in parts])
+            parts = zip(tokens.split(size), mask.split(size), strict=True)
+            dense = torch.cat([self.model(some, kept) for some, kept in parts])
             rows, terms = dense.nonzero(as_tuple=True)
             indptr = np.concatenate(([0], np.cumsum(np.bincount(rows.cpu().numpy(), minlength=len(ids)))))
             values = dense[rows, terms].float().cpu().numpy()

@@ -1,1 +1,1 @@
-"""Training: data, losses, regularizers, mining of hard negatives."""
+"""Training: losses, regularizers, data, and the loop."""

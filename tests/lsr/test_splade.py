@@ -107,7 +107,7 @@ def test_equals_plain_logits(make_checkpoint, tmp_path, texts, kind):
     assert expected.max() > 0.5
     np.testing.assert_allclose(found.to_dense(), expected, atol=1e-4)
     model = encoder._model(encoder.document)
-    assert model._split == (kind != "mobilebert")  # its head can't be taken apart
+    assert model.model.head.apart == (kind != "mobilebert")  # its head can't be taken apart
 
 
 def test_order_and_company_make_no_difference(checkpoint, texts):

@@ -1,0 +1,198 @@
+"""lsr train: the trainer of `lsr.train`, with validation by search and the pictures that only this wing can bring."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lsr.corpus import Document
+from lsr.encode.base import Encoder
+from lsr.train.settings import TrainSettings, ValidationSettings
+
+from .datasets import Dataset, open_dataset
+
+_CHUNK = 512  # documents that are encoded at a time
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; goes on if it has one.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In place of what the file says.")
+def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
+    """Train an encoder as a YAML file says; after a kill the same command goes on where it was.
+
+    The folder gets `log.jsonl`, checkpoints, the encoder that did best in validation (`best`) and the last one
+    (`last`), both ready for --encoder. Presets are in configs/train/. Started by torchrun, it uses several GPUs.
+
+    \b
+    Examples:
+      lsr train configs/train/splade-v2.yaml --out runs/splade-v2
+      lsr train configs/train/splade-v2.yaml --out runs/short --set optimizer.steps=1000
+    """
+    from lsr.config import read_config
+    from lsr.console import note
+
+    settings = read_config(config, TrainSettings, overrides)
+    encoder = run_training(settings, out)
+    if (picture := plot_run(out)) is not None:
+        note(f"how it went: {picture}")
+    note(f"{encoder}: try it with lsr encode or lsr index, --encoder {encoder}")
+
+
+def run_training(settings: TrainSettings, out: Path) -> Path:
+    """Train; gives the folder of the best encoder.
+
+    Args:
+        settings: What to do.
+        out: The run's folder.
+    """
+    from lsr.encode.commands import open_encoder
+    from lsr.errors import MissingExtra
+
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtra("torch", "train", "training") from None
+    import os
+
+    from lsr.train.data import open_training
+    from lsr.train.teachers import DenseTeacher, SparseTeacher, Teacher
+    from lsr.train.trainer import Trainer
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group()
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    data = open_training(settings.data.sources, out / "cache")
+    teachers: list[Teacher] = []
+    for teacher in settings.teachers:
+        if teacher.dense is not None:
+            where = out / "cache" / f"dense-{len(teachers)}"
+            length = settings.model.max_length
+            teachers.append(DenseTeacher(teacher.dense, max_length=length, cache=where, device=device))
+        else:
+            encoder = open_encoder(teacher.encoder, {})
+            teachers.append(SparseTeacher(encoder, data.documents() if encoder.needs_fit else ()))
+    validate = None if settings.validation is None else validator(settings.validation)
+    return Trainer(settings, out, data, teachers, validate).run()
+
+
+def validator(settings: ValidationSettings) -> Callable[[Path], Mapping[str, float]]:
+    """A function that searches the held-out sets with an encoder and gives its measures.
+
+    The wanted measure is the mean over the sets; "terms" is the mean number of terms of a document. With several sets
+    each has its own values, too, as "nDCG@10 SET".
+
+    Raises:
+        DataError: No such set, or an unknown measure.
+    """
+    from .measures import parse_measures
+
+    parse_measures(settings.measure)
+    sets = []
+    for name in settings.sets:
+        path, colon, split = name.rpartition(":")
+        sets.append(open_dataset(path, split) if colon and not name.startswith("irds:") else open_dataset(name))
+    documents = [_documents(dataset, settings.documents) for dataset in sets]
+
+    def validate(folder: Path) -> Mapping[str, float]:
+        from lsr.encode.hub import load_encoder
+
+        encoder = load_encoder(folder)
+        values, lengths, found = [], [], {}
+        for dataset, some in zip(sets, documents, strict=True):
+            value, length = _search(encoder, dataset, some, settings.measure)
+            values.append(value)
+            lengths.append(length)
+            if len(sets) > 1:
+                found[f"{settings.measure} {Path(dataset.name).name}"] = value
+        n = len(sets)
+        return {settings.measure: sum(values) / n, "terms": sum(lengths) / n, **found}
+
+    return validate
+
+
+def _documents(dataset: Dataset, at_most: int) -> list[Document]:
+    """Those that are judged, and others up to a number, evenly from the whole set."""
+    judged = {doc for row in dataset.qrels.values() for doc in row}
+    everything = list(dataset.corpus())
+    if not at_most or len(everything) <= at_most:
+        return everything
+    others = [i for i, document in enumerate(everything) if document.id not in judged]
+    n_others = max(0, at_most - (len(everything) - len(others)))
+    step = len(others) / n_others if n_others else 0
+    kept = {others[int(i * step)] for i in range(n_others)}
+    return [document for i, document in enumerate(everything) if i in kept or document.id in judged]
+
+
+def _search(encoder: Encoder, dataset: Dataset, documents: list[Document], measure: str) -> tuple[float, float]:
+    """The measure, and the mean number of terms of a document."""
+    from lsr import Index, SparseMatrix
+    from lsr.index.queries import read_queries
+    from lsr.runs import as_run
+
+    from .measures import depth_of, parse_measures, score_run
+
+    parsed = parse_measures(measure)
+    chunks = range(0, len(documents), _CHUNK)
+    parts = [encoder.encode_document([d.content for d in documents[i : i + _CHUNK]]) for i in chunks]
+    vectors = SparseMatrix.vstack(parts)
+    with tempfile.TemporaryDirectory() as folder:
+        ids = [document.id for document in documents]
+        index = Index.build(Path(folder) / "index", vectors, ids=ids, encoder=encoder, order="given")
+        queries = read_queries(dataset.source, index).only(dataset.qrels)
+        found = index.search_batch(queries.encoded(index), depth_of(parsed))
+    hits = {q: [(hit.id, hit.score) for hit in row] for q, row in zip(queries.ids, found, strict=True)}
+    means, _ = score_run(dataset.qrels, as_run(hits), parsed)
+    return means[str(parsed[0])], float(vectors.lengths().mean())
+
+
+def plot_run(out: Path) -> Path | None:
+    """Draw quality against the length of documents over a run's validations, and its losses over the steps.
+
+    Args:
+        out: The run's folder, with `log.jsonl`.
+
+    Returns:
+        The picture, `training.svg`; None where there is nothing to draw, or matplotlib isn't installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    checks = [line for line in lines if "validation" in line]
+    if not steps:
+        return None
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in ("info_nce", "kl", "margin_mse"):
+        if name in steps[0]:
+            left.plot(*_smooth([line["step"] for line in steps], [line[name] for line in steps]), label=name)
+    left.set(xlabel="step", ylabel="loss, not weighted", yscale="log")
+    left.legend(frameon=False)
+    if checks:
+        measure = next(iter(checks[0]["validation"]))
+        x = [line["validation"]["terms"] for line in checks]
+        y = [line["validation"][measure] for line in checks]
+        right.plot(x, y, color="0.7", zorder=1)
+        dots = right.scatter(x, y, c=[line["step"] for line in checks], cmap="viridis", zorder=2)
+        figure.colorbar(dots, ax=right, label="step")
+        right.set(xlabel="terms of a document, mean", ylabel=measure)
+    else:
+        right.plot([line["step"] for line in steps], [line["documents_terms"] for line in steps])
+        right.set(xlabel="step", ylabel="terms of a document, mean")
+    path = out / "training.svg"
+    figure.savefig(path)
+    return path
+
+
+def _smooth(x: list[Any], y: list[float]) -> tuple[list[Any], list[float]]:
+    """Means of runs of values, a hundred at most."""
+    size = max(1, len(y) // 100)
+    return x[::size], [sum(y[i : i + size]) / len(y[i : i + size]) for i in range(0, len(y), size)]

@@ -1,0 +1,200 @@
+"""YAML into frozen dataclasses: every wrong key and value named with its line, all of them at once.
+
+The dataclass is the schema: nested dataclasses, lists of them, optional values, literals and plain types. A file may be
+followed by overrides, "optimizer.steps=300", as commands take them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lsr.errors import DataError, MissingExtra
+
+T = TypeVar("T")
+_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def read_config(path: str | PathLike[str], schema: type[T], overrides: Sequence[str] = ()) -> T:
+    """Read a YAML file.
+
+    Args:
+        path: The file.
+        schema: A dataclass; fields without a default have to be there.
+        overrides: "key=value" or "section.key=value", the value in YAML; put in place of what the file says.
+
+    Returns:
+        An instance of `schema`.
+
+    Raises:
+        DataError: Unknown keys, missing ones, values of the wrong type or out of range: all of them, with their lines.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtra("pyyaml", "train", "reading YAML") from None
+    path = Path(path)
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        nodes = [(o, yaml.compose(o.partition("=")[2], Loader=yaml.SafeLoader)) for o in overrides]
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 text: {error}", str(path)) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        raise DataError(f"not YAML: {getattr(error, 'problem', None) or error}", f"{path}{line}") from None
+    if not isinstance(root, yaml.MappingNode):
+        raise DataError("the file is empty" if root is None else "not a section with keys", str(path))
+    reader = _Reader(yaml, str(path))
+    for override, node in nodes:
+        reader.put(root, override, node)
+    config = reader.read(root, schema, "")
+    if reader.problems:
+        raise DataError("\n".join(reader.problems))
+    assert isinstance(config, schema)
+    return config
+
+
+class _Reader:
+    """Turns nodes into values and collects what is wrong on the way."""
+
+    def __init__(self, yaml: Any, path: str) -> None:
+        self.yaml, self.path = yaml, path
+        self.problems: list[str] = []
+
+    def wrong(self, node: Any, problem: str) -> None:
+        """Note a problem with the line it is in."""
+        where = getattr(node, "override", None) or f"{self.path}:{node.start_mark.line + 1}"
+        self.problems.append(f"{where}: {problem}")
+
+    def put(self, root: Any, override: str, value: Any) -> None:
+        """Set a value of the tree, making the sections that lead to it."""
+        where, (names, equals, _) = f"--set {override}", override.partition("=")
+        if not equals or value is None:
+            self.problems.append(f"{where}: write it as section.key=value")
+            return
+        self._mark(value, where)
+        *sections, last = names.split(".")
+        at = root
+        for name in sections:
+            if (inner := self._child(at, name)) is None:
+                inner = self.yaml.MappingNode("tag:yaml.org,2002:map", [], value.start_mark, value.end_mark)
+                self._set(at, name, inner, where)
+            at = inner
+            if not isinstance(at, self.yaml.MappingNode):
+                self.problems.append(f"{where}: {name} is no section")
+                return
+        self._set(at, last, value, where)
+
+    def _child(self, node: Any, name: str) -> Any:
+        return next((value for key, value in node.value if key.value == name), None)
+
+    def _set(self, node: Any, name: str, value: Any, where: str) -> None:
+        key = self.yaml.ScalarNode("tag:yaml.org,2002:str", name, value.start_mark, value.end_mark)
+        key.override = value.override = where
+        node.value = [pair for pair in node.value if pair[0].value != name] + [(key, value)]
+
+    def _mark(self, node: Any, where: str) -> None:
+        node.override = where
+        for child in node.value if isinstance(node.value, list) else ():
+            for part in child if isinstance(child, tuple) else (child,):
+                self._mark(part, where)
+
+    def read(self, node: Any, kind: Any, name: str) -> Any:
+        """A node as a value of a type; None, and a problem noted, where it can't be one."""
+        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if origin in (typing.Union, types.UnionType):
+            if self._is_null(node) and type(None) in arguments:
+                return None
+            return self._one_of(node, [a for a in arguments if a is not type(None)], name)
+        if dataclasses.is_dataclass(kind):
+            return self._section(node, kind, name)
+        if origin in (tuple, list):
+            if not isinstance(node, self.yaml.SequenceNode):
+                self.wrong(node, f"{name} must be a list")
+                return None
+            return tuple(self.read(item, arguments[0], f"{name}[{i}]") for i, item in enumerate(node.value))
+        if origin is dict:
+            if not isinstance(node, self.yaml.MappingNode):
+                self.wrong(node, f"{name} must be a mapping")
+                return None
+            return {key.value: self.read(value, arguments[1], f"{name}.{key.value}") for key, value in node.value}
+        value = self._scalar(node)
+        if not isinstance(node, self.yaml.ScalarNode):
+            self.wrong(node, f"{name} must be one value, got {value}")
+            return None
+        if origin is typing.Literal:
+            if value not in arguments:
+                near = difflib.get_close_matches(str(value), [str(a) for a in arguments], n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                self.wrong(node, f"{name} must be one of {', '.join(map(str, arguments))}, got {value!r}{hint}")
+                return None
+            return value
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if kind is float and isinstance(value, str):  # YAML reads 1e-5 as text
+            try:
+                return float(value)
+            except ValueError:
+                pass
+        if isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
+            return value
+        self.wrong(node, f"{name} must be {_NAMES.get(kind, kind.__name__)}, got {value!r}")
+        return None
+
+    def _one_of(self, node: Any, kinds: list[Any], name: str) -> Any:
+        """The first of several types that a node can be; sections for mappings, plain types for scalars."""
+        mapping = isinstance(node, self.yaml.MappingNode)
+        fitting = [k for k in kinds if dataclasses.is_dataclass(k) == mapping] or kinds
+        for kind in fitting[:-1]:
+            before = len(self.problems)
+            value = self.read(node, kind, name)
+            if len(self.problems) == before:
+                return value
+            del self.problems[before:]
+        return self.read(node, fitting[-1], name)
+
+    def _section(self, node: Any, kind: Any, name: str) -> Any:
+        if not isinstance(node, self.yaml.MappingNode):
+            self.wrong(node, f"{name or 'the file'} must be a section with keys, got {self._scalar(node)!r}")
+            return None
+        hints, known = typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
+        values: dict[str, Any] = {}
+        before, prefix = len(self.problems), f"{name}." if name else ""
+        for key, value in node.value:
+            if key.value not in known:
+                near = difflib.get_close_matches(str(key.value), known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+                self.wrong(key, f"unknown key {prefix}{key.value}; {hint}")
+            elif key.value in values:
+                self.wrong(key, f"{prefix}{key.value} is there twice")
+            else:
+                values[key.value] = self.read(value, hints[key.value], prefix + key.value)
+        no_default = dataclasses.MISSING
+        for field in known.values():
+            if field.name not in values and field.default is no_default and field.default_factory is no_default:
+                self.wrong(node, f"{prefix}{field.name} is missing")
+        if len(self.problems) > before:
+            return None
+        try:
+            return kind(**values)
+        except ValueError as error:
+            self.wrong(node, f"{prefix or 'the file'}{': ' if not prefix else ''}{error}")
+            return None
+
+    def _is_null(self, node: Any) -> bool:
+        return getattr(node, "tag", "") == "tag:yaml.org,2002:null"
+
+    def _scalar(self, node: Any) -> Any:
+        if not isinstance(node, self.yaml.ScalarNode):
+            return "a section" if isinstance(node, self.yaml.MappingNode) else "a list"
+        try:
+            return self.yaml.constructor.SafeConstructor().construct_object(node)
+        except self.yaml.YAMLError:  # a tag of YAML that makes other things than values
+            return f"{node.tag} {node.value}"

@@ -1,0 +1,251 @@
+"""An encoder's document model as one ONNX file: run without torch, in 8-bit integers, on every core.
+
+The graph takes the tokens of one text, so there is no padding, and gives one weight for each term. Weights are 8-bit
+with a scale for each row, activations are quantized as they come, so that the multiplications run on integers. The
+output layer is applied a few thousand terms at a time and only the maximum over the text is kept, as an integer: its
+logits never leave the cache, and are scaled once for each term instead of once for each token and term.
+
+Running needs onnxruntime; `export` needs torch and onnx besides. Of the models that `lsr.encode.model` knows: BERT with
+the head "expansion".
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.errors import EncoderError, MissingExtra
+from lsr.sparse import SparseMatrix
+
+_TERMS = 2048  # terms of the output layer at a time
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+class OnnxRunner:
+    """A loaded graph that makes sparse weights of token ids.
+
+    Args:
+        path: The file.
+        n_terms: Terms that it has to put out.
+        threads: Texts at a time; 0 for as many as there are cores.
+
+    Raises:
+        EncoderError: The file can't be opened, or is the graph of something else.
+        MissingExtra: onnxruntime is not installed.
+    """
+
+    def __init__(self, path: Path, n_terms: int, threads: int = 0) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingExtra("onnxruntime", "onnx", "encoding documents with this model") from None
+        options = onnxruntime.SessionOptions()
+        # One text each on all cores beats one text on all of them.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a dozen kinds of its own
+            raise EncoderError(f"{path}: can't be opened: {str(error).splitlines()[0]}") from None
+        outputs = [(out.name, out.shape) for out in self._session.get_outputs()]
+        if outputs != [("weights", [n_terms])]:
+            raise EncoderError(f"{path}: puts out {outputs}, not the weights of {n_terms} terms")
+        self._path, self._n_terms = path, n_terms
+        self._threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="lsr-encode")
+
+    def weights(self, ids: Sequence[list[int]]) -> SparseMatrix:
+        """Weights of texts given as token ids, none of them empty.
+
+        Raises:
+            EncoderError: A token that the model doesn't know, or weights that are no numbers.
+        """
+        if (largest := max(map(max, ids))) >= self._n_terms:
+            raise EncoderError(f"{self._path}: the tokenizer gives token {largest}, the model knows {self._n_terms}")
+        rows = list(self._pool.map(self._one, ids))
+        try:
+            return SparseMatrix.from_rows(rows, self._n_terms)
+        except ValueError as error:
+            raise EncoderError(f"{self._path}: the model gives weights that are no numbers: {error}") from None
+
+    def _one(self, ids: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        dense = self._session.run(["weights"], {"ids": np.array(ids, np.int64)})[0]
+        terms = dense.nonzero()[0]
+        return terms, dense[terms]
+
+
+# --- making -----------------------------------------------------------------------------------------------------------
+
+
+def export(model: Any, path: Path) -> None:
+    """Write a model as a graph of 8-bit integers.
+
+    Weights take 7 of the 8 bits: processors without VNNI instructions add two products in 16 bits, and so the sums stay
+    exact everywhere and vectors are the same on every machine.
+
+    Args:
+        model: A `lsr.encode.model.SparseModel` of a BERT backbone and the head "expansion".
+        path: Where to.
+
+    Raises:
+        EncoderError: A model of another kind.
+        MissingExtra: onnx is not installed.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise MissingExtra("onnx", "train", "exporting a model") from None
+    config = model.backbone.config
+    if config.model_type != "bert" or type(model.head).__name__ != "ExpansionHead":
+        raise EncoderError(f"only BERT with the head expansion can be exported, not {config.model_type}")
+    weights = {name: value.float().numpy() for name, value in model.backbone.state_dict().items()}
+    head = {name: value.float().numpy() for name, value in model.head.tensors().items()}
+    graph = _Graph(onnx)
+    states = _add_backbone(graph, weights, config)
+    _add_head(graph, head, states, model.head.saturation, model.head.typical_length)
+    path.write_bytes(graph.content(model.n_terms))
+
+
+def quantized(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Rows as integers of -63 to 63 and their scales; (n, m) int8, (n,) float32."""
+    scale = np.maximum(np.abs(weight).max(1), 1e-12) / 63
+    return np.rint(weight / scale[:, None]).astype(np.int8), scale.astype(np.float32)
+
+
+class _Graph:
+    """Collects nodes and constants; every method that adds a node gives the name of its result."""
+
+    def __init__(self, onnx: Any) -> None:
+        self._onnx = onnx
+        self._nodes: list[Any] = []
+        self._constants: dict[str, Any] = {}
+
+    def add(self, kind: str, *inputs: str, name: str = "", n_outputs: int = 1, **attributes: Any) -> Any:
+        """A node; gives the name of its output, or of each of several."""
+        base = name or f"{kind}_{len(self._nodes)}"
+        outputs = [base] if n_outputs == 1 else [f"{base}_{i}" for i in range(n_outputs)]
+        self._nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, **attributes))
+        return outputs[0] if n_outputs == 1 else outputs
+
+    def constant(self, name: str, value: Any) -> str:
+        """A tensor that is part of the file, once for each name."""
+        if name not in self._constants:
+            self._constants[name] = self._onnx.numpy_helper.from_array(np.array(value, order="C"), name)
+        return name
+
+    def linear(self, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
+        """x W' + b for a (out, in) weight, in integers."""
+        values, scale = quantized(weight)
+        return str(
+            self.add(
+                "DynamicQuantizeMatMul",
+                x,
+                self.constant(f"{name}.weight", values.T),
+                self.constant(f"{name}.scale", scale),
+                "",
+                self.constant(f"{name}.bias", bias),
+                domain="com.microsoft",
+            )
+        )
+
+    def norm(self, x: str, name: str, weights: dict[str, NDArray[np.float32]], epsilon: float) -> str:
+        """Layer normalisation."""
+        scale, bias = (self.constant(f"{name}.{part}", weights[f"{name}.{part}"]) for part in ("weight", "bias"))
+        return str(self.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon))
+
+    def content(self, n_terms: int) -> bytes:
+        """The file."""
+        helper, kinds = self._onnx.helper, self._onnx.TensorProto
+        graph = helper.make_graph(
+            self._nodes,
+            "document encoder",
+            [helper.make_tensor_value_info("ids", kinds.INT64, ["tokens"])],
+            [helper.make_tensor_value_info("weights", kinds.FLOAT, [n_terms])],
+            list(self._constants.values()),
+        )
+        versions = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=versions, ir_version=9, producer_name="lsr")
+        self._onnx.checker.check_model(model)
+        return bytes(model.SerializeToString())
+
+
+def _add_backbone(graph: _Graph, weights: dict[str, NDArray[np.float32]], config: Any) -> str:
+    """The embeddings and layers of a BERT; gives the last states, (tokens, hidden)."""
+    hidden, heads, epsilon = config.hidden_size, config.num_attention_heads, config.layer_norm_eps
+    words, scale = quantized(weights["embeddings.word_embeddings.weight"])
+    rows = graph.add("Gather", graph.constant("words", words), "ids")
+    x = graph.add("Cast", rows, to=1)
+    x = graph.add("Mul", x, graph.add("Gather", graph.constant("words.scale", scale[:, None]), "ids"))
+    places = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
+    first, axis = graph.constant("zero", np.array([0])), graph.constant("zero", np.array([0]))
+    length = graph.add("Shape", "ids", name="length")
+    x = graph.add("Add", x, graph.add("Slice", graph.constant("places", places), first, length, axis))
+    x = graph.norm(x, "embeddings.LayerNorm", weights, epsilon)
+    split = graph.constant("split", np.array([0, 3, heads, hidden // heads]))
+    whole = graph.constant("whole", np.array([0, hidden]))
+    shrink = graph.constant("shrink", np.array((hidden // heads) ** -0.5, np.float32))
+    for i in range(config.num_hidden_layers):
+        at = f"encoder.layer.{i}"
+        parts = [f"{at}.attention.self.{part}" for part in ("query", "key", "value")]
+        weight, bias = (np.concatenate([weights[f"{part}.{kind}"] for part in parts]) for kind in ("weight", "bias"))
+        apart = graph.add("Reshape", graph.linear(x, f"{at}.qkv", weight, bias), split)
+        turned = graph.add("Transpose", apart, perm=[1, 2, 0, 3])  # (3, heads, tokens, hidden of a head)
+        one = [graph.constant(f"part{j}", np.array(j)) for j in range(3)]
+        query, key, value = (graph.add("Gather", turned, j, axis=0) for j in one)
+        key = graph.add("Transpose", key, perm=[0, 2, 1])
+        scores = graph.add("MatMul", graph.add("Mul", query, shrink), key)
+        mixed = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), value)
+        mixed = graph.add("Reshape", graph.add("Transpose", mixed, perm=[1, 0, 2]), whole)
+        out = f"{at}.attention.output"
+        mixed = graph.linear(mixed, f"{out}.dense", weights[f"{out}.dense.weight"], weights[f"{out}.dense.bias"])
+        x = graph.norm(graph.add("Add", x, mixed), f"{out}.LayerNorm", weights, epsilon)
+        wide, narrow = f"{at}.intermediate.dense", f"{at}.output.dense"
+        y = graph.linear(x, wide, weights[f"{wide}.weight"], weights[f"{wide}.bias"])
+        y = graph.add("Gelu", y, domain="com.microsoft")
+        y = graph.linear(y, narrow, weights[f"{narrow}.weight"], weights[f"{narrow}.bias"])
+        x = graph.norm(graph.add("Add", x, y), f"{at}.output.LayerNorm", weights, epsilon)
+    return str(x)
+
+
+def _add_head(
+    graph: _Graph, head: dict[str, NDArray[np.float32]], states: str, saturation: str, typical_length: float
+) -> None:
+    """`lsr.encode.model.ExpansionHead`, as the output "weights"."""
+    up = graph.linear(states, "up", head["up.weight"], head["up.bias"])
+    down = graph.linear(graph.add("Gelu", up, domain="com.microsoft"), "down", head["down.weight"], head["down.bias"])
+    same = graph.linear(states, "identity", head["identity.weight"], head["identity.bias"])
+    integers, scale, zero = graph.add("DynamicQuantizeLinear", graph.add("Add", same, down), n_outputs=3)
+    projection, row_scale = quantized(head["projection"])
+    n_terms = len(projection)
+    parts = []
+    for first in range(0, n_terms, _TERMS):
+        weight = graph.constant(f"projection.{first}", projection[first : first + _TERMS].T)
+        # All tokens share one scale, so the largest integer is that of the largest logit.
+        logits = graph.add("MatMulInteger", integers, weight, zero)
+        parts.append(graph.add("ReduceMax", logits, graph.constant("zero", np.array([0])), keepdims=0))
+    logits = graph.add("Cast", graph.add("Concat", *parts, axis=0), to=1)
+    logits = graph.add("Mul", graph.add("Mul", logits, scale), graph.constant("projection.scale", row_scale))
+    logits = graph.add("Add", logits, graph.constant("bias", head["bias"]))
+    # BM25's frequency of the text's own tokens.
+    k1, b = float(np.exp(head["saturation"][0])), float(1 / (1 + np.exp(-head["saturation"][1])))
+    length = graph.add("Cast", "length", to=1)
+    slow = graph.add("Mul", length, graph.constant("slower", np.array(k1 * b / typical_length, np.float32)))
+    slow = graph.add("Add", slow, graph.constant("slow", np.array(k1 * (1 - b), np.float32)))
+    ones = graph.add("Expand", graph.constant("one", np.array(1, np.float32)), "length")
+    none = graph.add("ConstantOfShape", graph.constant("n_terms", np.array([n_terms])))
+    counts = graph.add("ScatterElements", none, "ids", ones, axis=0, reduction="add")
+    frequency = graph.add("Div", counts, graph.add("Add", counts, slow))
+    frequency = graph.add("Mul", frequency, graph.constant("frequency", head["frequency"]))
+    x = graph.add("Relu", graph.add("Add", logits, frequency))
+    one = graph.constant("one", np.array(1, np.float32))
+    for i in range(2 if saturation == "log1p_log1p" else 1):
+        last = i == (1 if saturation == "log1p_log1p" else 0)
+        x = graph.add("Log", graph.add("Add", x, one), name="weights" if last else "")

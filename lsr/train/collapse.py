@@ -1,0 +1,102 @@
+"""Has training collapsed? Looks at some encoded documents and says in plain words what is wrong and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lsr.sparse import SparseMatrix
+
+_FUNCTION_WORDS = """the of and a an to in is are was were be been being on for with as by at from or that this it its
+which not but have has had do does did i you he she they we there their can will would if so than then these those what
+who . , ; : ' " ( ) - ? !"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong.
+
+    Attributes:
+        what: In a few words, the same for the same fault.
+        message: What was seen, and what to do.
+    """
+
+    what: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.message}"
+
+
+def examine(weights: SparseMatrix, vocabulary: Sequence[str], special: Collection[int] = ()) -> list[Finding]:
+    """Look for signs of collapse.
+
+    Args:
+        weights: (n_docs, n_terms), documents as the model encodes them now; a hundred tell enough.
+        vocabulary: Token of each term.
+        special: Special tokens.
+
+    Returns:
+        What is wrong, the worst first; nothing for a healthy model.
+    """
+    lengths = weights.lengths()
+    if not len(lengths):
+        return []
+    found = []
+    empty = float((lengths == 0).mean())
+    if empty > 0.02:
+        found.append(
+            Finding(
+                "dead rows",
+                f"{empty:.0%} of the documents have no term at all. The regularizer is too strong or grows too early: "
+                "divide its weight by 10, make its ramp longer, or give anti_zero a weight.",
+            )
+        )
+    if empty == 1:
+        return found
+    mean, n_terms = float(lengths.mean()), weights.shape[1]
+    if mean > max(0.05 * n_terms, min(1000, 0.5 * n_terms)):
+        found.append(
+            Finding(
+                "everything dense",
+                f"a document has {mean:,.0f} terms on average, {mean / n_terms:.0%} of the vocabulary: the index would "
+                "be large and slow. Early in the ramp that is to be expected; later, multiply the regularizer's weight "
+                "by 3, or lower the head's bias.",
+            )
+        )
+    mass = np.bincount(weights.indices, weights.data, n_terms)
+    total = float(mass.sum())
+    named = {token: term for term, token in enumerate(vocabulary)}
+    function = [named.get(word, named.get("Ġ" + word)) for word in _FUNCTION_WORDS.split()]
+    kinds = (
+        ("special tokens", sorted(special), 0.02, "leave them out of the vocabulary, or look whether the tokenizer "
+         "belongs to the model"),
+        ("function words", [t for t in function if t is not None], 0.25, "their postings are the longest there are. "
+         "Weights of frequent terms cost too little: use df_flops or idf_flops, or give queries an IDF table"),
+    )  # fmt: skip
+    for what, terms, most, advice in kinds:
+        share = float(mass[np.array(terms, dtype=np.int64)].sum()) / total
+        if share > most:
+            found.append(Finding(f"weight on {what}", f"{what} carry {share:.0%} of all weight; {advice}."))
+    used = int((mass > 0).sum())
+    same = np.bincount(weights.indices, minlength=n_terms) / len(lengths)
+    everywhere = int((same > 0.9).sum())
+    if len(lengths) >= 20 and everywhere > 0.5 * mean:
+        found.append(
+            Finding(
+                "the same terms everywhere",
+                f"{everywhere} terms are in more than nine of ten documents, which have {mean:.0f} on average: vectors "
+                "hardly differ. Lower the learning rate, and look whether the loss has fallen at all.",
+            )
+        )
+    elif len(lengths) >= 20 and used < 2 * mean:
+        found.append(
+            Finding(
+                "vocabulary never used",
+                f"{len(lengths)} documents use only {used:,} of {n_terms:,} terms, {mean:.0f} each. Lower the learning "
+                "rate or the regularizer's weight.",
+            )
+        )
+    return found

@@ -1,0 +1,73 @@
+"""Rows of numbers kept on disk by what they were made of: states of frozen layers, a teacher's vectors.
+
+`rows.bin` holds float16 rows one after the other, `places.bin` where each text's begin. A text is known by a hash of
+its token ids, so a cache serves any run with the same model. What a kill leaves half-written is cut off when it is
+opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PLACE = np.dtype([("key", "<u8"), ("first", "<i8"), ("n", "<i8")])
+
+
+class RowCache:
+    """Some rows for each of many texts.
+
+    Args:
+        folder: Where it is kept; made if it isn't there.
+        width: Numbers of a row.
+    """
+
+    def __init__(self, folder: Path, width: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._rows_path, self._places_path, self.width = folder / "rows.bin", folder / "places.bin", width
+        row = 2 * width
+        for path in (self._rows_path, self._places_path):
+            path.touch()
+        n_rows = self._rows_path.stat().st_size // row
+        n_places = self._places_path.stat().st_size // _PLACE.itemsize
+        places = np.fromfile(self._places_path, _PLACE, n_places)
+        whole = (places["first"] >= 0) & (places["n"] >= 0) & (places["first"] + places["n"] <= n_rows)
+        if not whole.all():
+            places = places[: int(np.argmin(whole))]
+        self._n_rows = int((places["first"] + places["n"]).max(initial=0))
+        self._places = {int(p["key"]): (int(p["first"]), int(p["n"])) for p in places}
+        with self._rows_path.open("r+b") as rows, self._places_path.open("r+b") as found:
+            rows.truncate(self._n_rows * row)
+            found.truncate(len(places) * _PLACE.itemsize)
+        self._mapped: NDArray[np.float16] | None = None
+
+    @staticmethod
+    def key(ids: Sequence[int]) -> int:
+        """The key of a text's token ids."""
+        content = np.asarray(ids, "<u4").tobytes()
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._places
+
+    def __getitem__(self, key: int) -> NDArray[np.float16]:
+        """The rows of a text, (n, width)."""
+        first, n = self._places[key]
+        if self._mapped is None or len(self._mapped) < first + n:
+            self._mapped = np.memmap(self._rows_path, np.float16, "r").reshape(-1, self.width)
+        return self._mapped[first : first + n]
+
+    def put(self, rows: Iterable[tuple[int, NDArray[np.floating]]]) -> None:
+        """Add texts, each a key and its (n, width) rows."""
+        places = []
+        with self._rows_path.open("ab") as file:
+            for key, values in rows:
+                file.write(np.ascontiguousarray(values, np.float16).tobytes())
+                places.append((key, self._n_rows, len(values)))
+                self._n_rows += len(values)
+        with self._places_path.open("ab") as file:
+            file.write(np.array(places, _PLACE).tobytes())
+        self._places.update({key: (first, n) for key, first, n in places})

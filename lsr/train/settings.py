@@ -1,0 +1,253 @@
+"""What a training run is made of, as `configs/train/*.yaml` says it. Checked as it is read; imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Head = Literal["masked-lm", "causal-lm", "gated", "expansion", "lexical"]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The documents' model.
+
+    Attributes:
+        checkpoint: A folder or hub name to start from.
+        head: What makes weights of its states, see `lsr.encode.model`.
+        pooling, saturation: From logits to weights.
+        max_length: Tokens of a document that are read.
+        freeze: So many layers stay as they are, from the embeddings on; their states are kept in the run's cache, so
+            that they are computed once for each text. Of the heads "expansion" and "lexical".
+        lora: Rank of low-rank adapters that are trained in place of the backbone; 0 for none. Needs the package peft.
+    """
+
+    checkpoint: str
+    head: Head = "masked-lm"
+    pooling: Literal["max", "sum"] = "max"
+    saturation: Literal["log1p", "log1p_log1p"] = "log1p"
+    max_length: int = 256
+    freeze: int = 0
+    lora: int = 0
+
+    def __post_init__(self) -> None:
+        if self.freeze and self.head not in ("expansion", "lexical"):
+            raise ValueError(f"freeze works with the heads expansion and lexical, not {self.head}")
+        _positive(max_length=self.max_length)
+
+
+@dataclass(frozen=True)
+class QuerySettings:
+    """The queries' side.
+
+    Attributes:
+        kind: "encoded" by the documents' model; or their own tokens without a model: with weights that are learned
+            ("table"), with the training documents' IDF ("idf"), or all 1 ("tokens").
+        max_length: Tokens of a query that are read.
+    """
+
+    kind: Literal["encoded", "table", "idf", "tokens"] = "encoded"
+    max_length: int = 64
+
+    def __post_init__(self) -> None:
+        _positive(max_length=self.max_length)
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """A set of training data, see `lsr.train.data`.
+
+    Attributes:
+        path: A JSONL or Parquet file, a BEIR folder, or an ir-datasets name ("irds:msmarco-passage/train").
+        split: Of a folder's judgments.
+        documents: Where the documents are whose ids a file names: anything that `lsr encode` reads.
+        queries: Likewise for the queries' ids.
+        weight: How often its examples are drawn, beside those of other sources.
+    """
+
+    path: str
+    split: str = "train"
+    documents: str | None = None
+    queries: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Examples and batches.
+
+    Attributes:
+        sources: Where they come from.
+        queries: Queries of a batch.
+        negatives: Documents beside the positive one, for each query, drawn from its candidates.
+    """
+
+    sources: tuple[SourceSettings, ...]
+    queries: int = 32
+    negatives: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources: name at least one")
+        _positive(queries=self.queries)
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """A model whose scores are imitated. Either of both.
+
+    Attributes:
+        encoder: "bm25", or a sparse encoder as `--encoder` takes it; it scores all pairs of a batch.
+        dense: A checkpoint whose mean-pooled states are compared by cosine; likewise.
+    """
+
+    encoder: str | None = None
+    dense: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.encoder is None) == (self.dense is None):
+            raise ValueError("name either encoder or dense")
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights of the losses; those at 0 are left out.
+
+    Attributes:
+        info_nce: Of the positives against every other document of the batch.
+        kl: Against the teachers, over every document of the batch if they score all pairs, else over the query's own.
+        margin_mse: Against the teachers' scores as they are.
+        temperature: Scores are divided by it in info_nce.
+        scale: The teachers' scores, brought to 0..1 for each query and averaged, are multiplied by it for kl.
+    """
+
+    info_nce: float = 0.0
+    kl: float = 0.0
+    margin_mse: float = 0.0
+    temperature: float = 1.0
+    scale: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not (self.info_nce or self.kl or self.margin_mse):
+            raise ValueError("give at least one of info_nce, kl and margin_mse a weight")
+
+
+@dataclass(frozen=True)
+class RegularizerSettings:
+    """What keeps vectors sparse.
+
+    Attributes:
+        kind: See `lsr.train.regularizers`.
+        weight: In the loss, once the ramp is over.
+        ramp: Steps over which the weight grows.
+        schedule: How.
+        threshold: Terms below which "l0_flops" leaves a vector alone.
+        anti_zero: Weight of the term that keeps vectors from becoming empty.
+    """
+
+    kind: Literal["flops", "l1", "idf_flops", "df_flops", "l0_flops"] = "flops"
+    weight: float = 0.0
+    ramp: int = 0
+    schedule: Literal["quadratic", "linear", "constant"] = "quadratic"
+    threshold: int = 150
+    anti_zero: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW.
+
+    Attributes:
+        steps: Updates.
+        lr: Of the backbone.
+        head_lr: Of the head's matrices, where the head has its own; None for `lr`.
+        term_lr: Of what there is one number of for each term: biases, the queries' table; None for `lr`.
+        weight_decay: Of matrices.
+        warmup: Steps over which the rates grow.
+        decay: How they fall afterwards.
+        clip: The gradient's norm at most.
+        accumulate: Batches of an update.
+    """
+
+    steps: int
+    lr: float = 2e-5
+    head_lr: float | None = None
+    term_lr: float | None = None
+    weight_decay: float = 0.01
+    warmup: int = 0
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    clip: float = 1.0
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        _positive(steps=self.steps, accumulate=self.accumulate)
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """A search over held-out data, every so often.
+
+    Attributes:
+        sets: BEIR folders or ir-datasets names, "FOLDER" or "FOLDER:split".
+        every: Steps.
+        measure: Its mean over the sets decides which checkpoint is the best.
+        patience: Stop after so many validations without a better one; 0 never.
+        documents: Documents of a set at most: those judged, and as many others; 0 for all.
+    """
+
+    sets: tuple[str, ...]
+    every: int = 1000
+    measure: str = "nDCG@10"
+    patience: int = 0
+    documents: int = 0
+
+    def __post_init__(self) -> None:
+        _positive(every=self.every)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """A training run.
+
+    Attributes:
+        model, queries, data, losses, optimizer: As their classes say.
+        teachers: For kl and margin_mse; empty where the examples bring scores.
+        documents_regularizer, queries_regularizer: For the two sides.
+        sample_terms: Weights are made for the terms of the batch's queries and so many others, drawn at random, which
+            stand for all in the regularizer; 0 for all terms. For queries without a model.
+        validation: None for none.
+        precision: "bfloat16" runs the model in it where it can.
+        gradient_cache: Run the model twice, so that a large batch needs the memory of a small one.
+        batch_tokens: Tokens that go through the model at a time.
+        checkpoint_every: Steps.
+        seed: Of everything that is drawn.
+        device: None for "cuda" where there is one.
+    """
+
+    model: ModelSettings
+    data: DataSettings
+    losses: LossSettings
+    optimizer: OptimizerSettings
+    queries: QuerySettings = field(default_factory=QuerySettings)
+    teachers: tuple[TeacherSettings, ...] = ()
+    documents_regularizer: RegularizerSettings = field(default_factory=RegularizerSettings)
+    queries_regularizer: RegularizerSettings = field(default_factory=RegularizerSettings)
+    sample_terms: int = 0
+    validation: ValidationSettings | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_cache: bool = False
+    batch_tokens: int = 16384
+    checkpoint_every: int = 500
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        _positive(batch_tokens=self.batch_tokens, checkpoint_every=self.checkpoint_every)
+        if self.sample_terms and self.queries.kind == "encoded":
+            raise ValueError("sample_terms needs queries without a model (queries.kind: table, idf or tokens)")
+
+
+def _positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
