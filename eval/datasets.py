@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from lsr.corpus import Corpus, load_ir_dataset, open_corpus
-from lsr.errors import DataError
-from lsr.runs import Qrels, read_qrels
+from lsr.corpus import Corpus, open_corpus
+from lsr.runs import Qrels, open_qrels
 
 
 @dataclass(frozen=True)
@@ -42,25 +40,5 @@ def open_dataset(name: str, split: str = "test") -> Dataset:
     Raises:
         DataError: No such dataset, split or judgments.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        qrels_folder = folder / "qrels"
-        path = next((p for p in (qrels_folder / f"{split}.tsv", qrels_folder / f"{split}.txt") if p.is_file()), None)
-        if path is None:
-            there = sorted(p.stem for p in qrels_folder.glob("*.t*")) or ["none"]
-            raise DataError(f"no judgments for the split {split!r}; there are: {', '.join(there)}", str(qrels_folder))
-        qrels, source = read_qrels(path), name
-    else:
-        source = name
-        dataset = load_ir_dataset(name)
-        if not dataset.has_qrels():
-            source = f"{name}/{split}"
-            dataset = load_ir_dataset(source)
-        if not (dataset.has_qrels() and dataset.has_queries()):
-            raise DataError("this dataset has no judged queries", name)
-        qrels = {}
-        for judgment in dataset.qrels_iter():
-            qrels.setdefault(judgment.query_id, {})[judgment.doc_id] = int(judgment.relevance)
-    if not qrels:
-        raise DataError(f"the split {split!r} holds no judgment", name)
+    qrels, source = open_qrels(name, split)
     return Dataset(name, split, source, qrels)

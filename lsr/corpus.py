@@ -322,25 +322,39 @@ def _stdin_corpus(skip_bad: bool) -> Corpus:
 
 def _file_corpus(path: Path, skip_bad: bool, name: str = "") -> Corpus:
     shown = name or str(path)
+    if file_kind(path) == "parquet":
+        open_parquet(path).close()  # a broken file is refused now, not when it is read
+    return Corpus(
+        shown,
+        lambda: read_rows(path, shown),
+        skip_bad=skip_bad,
+        identity=file_identity(path),
+        count=lambda: _count_rows(path),
+    )
+
+
+def read_rows(path: Path, name: str = "") -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+    """Rows of a .jsonl(.gz), .tsv(.gz) or .parquet file with their "file:number"; a bad one comes as an error.
+
+    Columns of a Parquet file that are null in a row are left out of it.
+
+    Raises:
+        DataError: The name has another ending, or the file can't be read.
+    """
     kind = file_kind(path)
     if kind == "parquet":
-        table = open_parquet(path)
-        rows = table.metadata.num_rows
-        table.close()
-        return Corpus(shown, lambda: _read_parquet(path), skip_bad=skip_bad, identity=_stamp(path), count=lambda: rows)
+        yield from _read_parquet(path)
+        return
     parse = _parse_json if kind == "jsonl" else _parse_tsv
-
-    def read() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
-        for line, where in read_lines(path, shown):
-            try:
-                yield (line if isinstance(line, DataError) else parse(line, where)), where
-            except DataError as error:
-                yield error, where
-
-    return Corpus(shown, read, skip_bad=skip_bad, identity=_stamp(path), count=lambda: _count_lines(path))
+    for line, where in read_lines(path, name):
+        try:
+            yield (line if isinstance(line, DataError) else parse(line, where)), where
+        except DataError as error:
+            yield error, where
 
 
-def _stamp(path: Path) -> str:
+def file_identity(path: Path) -> str:
+    """A text that changes when a file does: where it lies, how large it is, when it was changed."""
     status = path.stat()
     return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
 
@@ -487,8 +501,11 @@ def _read_parquet(path: Path) -> Iterator[tuple[Mapping[str, Any] | DataError, s
         raise DataError(f"can't be read: {error}", f"{path}:{number + 1}") from None
 
 
-def _count_lines(path: Path) -> int | None:
+def _count_rows(path: Path) -> int | None:
     try:
+        if file_kind(path) == "parquet":
+            with open_parquet(path) as file:
+                return int(file.metadata.num_rows)
         with open_bytes(path) as file:
             return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
     except (EOFError, OSError, zlib.error, DataError):

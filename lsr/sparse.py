@@ -250,6 +250,28 @@ class SparseMatrix:
             scores[:, j] = np.bincount(rows, weights=products, minlength=len(self))
         return scores
 
+    def expected_overlap(self, other: SparseMatrix) -> float:
+        """How many terms a row of this matrix and one of `other` share on average: sum_j p_j p'_j.
+
+        p_j is the share of rows in which term j is active. Between queries and documents this is the "FLOPS" that
+        papers report of a learned sparse model (arXiv 2004.05665); 0 where either matrix has no rows.
+        """
+        if not (len(self) and len(other)):
+            return 0.0
+        terms, counts = self._occurrences()
+        other_terms, other_counts = other._occurrences()
+        _, at, other_at = np.intersect1d(terms, other_terms, assume_unique=True, return_indices=True)
+        shared = counts[at].astype(np.float64) @ other_counts[other_at].astype(np.float64)
+        return float(shared / (len(self) * len(other)))
+
+    def _occurrences(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The terms that occur, ascending, and how many rows have each."""
+        if self.shape[1] > _DENSE_TERMS:
+            terms, counts = np.unique(self.indices, return_counts=True)
+            return terms.astype(np.int64), counts.astype(np.int64)
+        counts = np.bincount(self.indices, minlength=1)
+        return np.flatnonzero(counts), counts[counts > 0]
+
     def _masked(self, keep: NDArray[np.bool_]) -> SparseMatrix:
         kept = np.concatenate(([0], np.cumsum(keep)))
         return SparseMatrix(kept[self.indptr], self.indices[keep], self.data[keep], self.shape, check=False)

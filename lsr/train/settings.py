@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lsr.train.sources import TrainingSource
+
 Head = Literal["masked-lm", "causal-lm", "gated", "expansion", "lexical"]
 
 
@@ -54,35 +56,16 @@ class QuerySettings:
 
 
 @dataclass(frozen=True)
-class SourceSettings:
-    """A set of training data, see `lsr.train.data`.
-
-    Attributes:
-        path: A JSONL or Parquet file, a BEIR folder, or an ir-datasets name ("irds:msmarco-passage/train").
-        split: Of a folder's judgments.
-        documents: Where the documents are whose ids a file names: anything that `lsr encode` reads.
-        queries: Likewise for the queries' ids.
-        weight: How often its examples are drawn, beside those of other sources.
-    """
-
-    path: str
-    split: str = "train"
-    documents: str | None = None
-    queries: str | None = None
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
 class DataSettings:
     """Examples and batches.
 
     Attributes:
-        sources: Where they come from.
+        sources: Where they come from, see `lsr.train.sources`.
         queries: Queries of a batch.
         negatives: Documents beside the positive one, for each query, drawn from its candidates.
     """
 
-    sources: tuple[SourceSettings, ...]
+    sources: tuple[TrainingSource, ...]
     queries: int = 32
     negatives: int = 1
 

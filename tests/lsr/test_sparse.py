@@ -275,3 +275,22 @@ def test_save_needs_an_id_for_each_row(tmp_path):
 def test_load_of_something_else(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         SparseMatrix.load(tmp_path / "missing.parquet")
+
+
+# --- expected overlap
+
+
+@given(DENSE, DENSE)
+def test_expected_overlap_is_the_mean_number_of_shared_terms(one, other):
+    a, b = SparseMatrix.from_dense(one), SparseMatrix.from_dense(other)
+    shared = [len(np.intersect1d(x, y)) for x, _ in a.rows() for y, _ in b.rows()]
+    assert a.expected_overlap(b) == pytest.approx(np.mean(shared) if shared else 0)
+
+
+@pytest.mark.parametrize("n_terms", [5, 2**31])
+def test_expected_overlap_by_hand(n_terms):
+    queries = SparseMatrix.from_dicts([{0: 9.0, 1: 1.0}, {1: 1.0}], n_terms)
+    documents = SparseMatrix.from_dicts([{1: 5.0, 4: 1.0}, {0: 1.0}, {1: 2.0}, {}], n_terms)
+    assert queries.expected_overlap(documents) == 0.5 * 0.25 + 1 * 0.5
+    assert documents.expected_overlap(queries) == queries.expected_overlap(documents)
+    assert queries.expected_overlap(SparseMatrix.empty(n_terms)) == 0

@@ -1,0 +1,196 @@
+"""Hard negatives from runs, kept apart from false ones by positive-aware filters (NV-Retriever, arXiv 2407.15831).
+
+    TopK-MarginPos    a candidate is a negative if   score < score of the positive - margin
+    TopK-PercPos      a candidate is a negative if   score < share * score of the positive
+
+A candidate that scores about as high as the positive is likely relevant too, only that nobody judged it. The scores are
+a teacher's, or those of the run that found the candidate. Any engine can have made the runs: nothing is searched here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.errors import DataError
+
+_Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class MiningSettings:
+    """How negatives are chosen; without margin and share nothing is filtered.
+
+    Attributes:
+        count: Negatives of a query, at most.
+        skip: Candidates at the top of each run that are passed over.
+        depth: How far down each run goes; None for all of it.
+        margin: TopK-MarginPos, if given.
+        share: TopK-PercPos, if given; between 0 and 1. For scores above 0: of a negative score the share is higher.
+        sample: Draw the negatives at random from all that are left, instead of the best-ranked ones.
+        seed: Of the draw. A query's draw does not depend on which others there are.
+    """
+
+    count: int = 30
+    skip: int = 0
+    depth: int | None = None
+    margin: float | None = None
+    share: float | None = 0.95
+    sample: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.skip < 0 or (self.depth is not None and self.depth <= self.skip):
+            raise ValueError(f"count is at least 1 and depth above skip: {self.count}, {self.depth}, {self.skip}")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
+
+
+@dataclass(frozen=True)
+class Mined:
+    """A query with its negatives.
+
+    Attributes:
+        query_id: Its id.
+        positives: Ids of the documents judged relevant.
+        negatives: Ids of the negatives, best-ranked first.
+        scores: (n_scorers, n_positives + n_negatives) float32: of the teacher, or else of each run; not a number where
+            one has none.
+    """
+
+    query_id: str
+    positives: list[str]
+    negatives: list[str]
+    scores: NDArray[np.float32]
+
+
+@dataclass
+class MiningReport:
+    """What became of the queries and their candidates.
+
+    Attributes:
+        queries: Queries with negatives.
+        negatives: Of all of them together.
+        not_found: Judged queries that are in no run.
+        no_positive: Queries of which no document is judged relevant.
+        positive_unscored: Queries left out because nothing scored a positive, so there is nothing to compare with.
+        without_negatives: Queries left out because the filters left nothing.
+        filtered: Candidates that scored too close to a positive.
+        unscored: Candidates that the teacher has no score for.
+    """
+
+    queries: int = 0
+    negatives: int = 0
+    not_found: int = 0
+    no_positive: int = 0
+    positive_unscored: int = 0
+    without_negatives: int = 0
+    filtered: int = 0
+    unscored: int = 0
+
+
+def mine_negatives(
+    runs: Sequence[Mapping[str, _Scores]],
+    qrels: Mapping[str, Mapping[str, int]],
+    settings: MiningSettings,
+    report: MiningReport,
+    teacher: Mapping[str, _Scores] | None = None,
+) -> Iterator[Mined]:
+    """Negatives for every judged query, in the order of the judgments; queries without any are left out.
+
+    Candidates of several runs are merged by their best rank in any. A document judged above 0 never becomes a negative;
+    one judged 0 or below may, and the filters don't hold it back. Of several positives the lowest score counts, so a
+    negative is below them all. Without a teacher each run's scores are compared with that run's own score of the
+    positive, and a candidate that one of them finds too close is dropped.
+
+    Args:
+        runs: {query_id: {doc_id: score}}, one or more.
+        qrels: {query_id: {doc_id: grade}}.
+        settings: How negatives are chosen.
+        report: Counted up on the way.
+        teacher: {query_id: {doc_id: score}} of candidates and positives, if it isn't the runs that decide.
+
+    Raises:
+        DataError: TopK-PercPos with a positive whose score is not above 0.
+    """
+    for query_id, judged in qrels.items():
+        positives = [doc_id for doc_id, grade in judged.items() if grade > 0]
+        found = [run.get(query_id, {}) for run in runs]
+        if not positives:
+            report.no_positive += 1
+        elif not any(found):
+            report.not_found += 1
+        else:
+            scorers = found if teacher is None else [teacher.get(query_id, {})]
+            limits = [_limit(query_id, positives, scorer, settings) for scorer in scorers]
+            filters = settings.margin is not None or settings.share is not None
+            if filters and all(limit is None for limit in limits):
+                report.positive_unscored += 1
+                continue
+            candidates = _merged(found, settings, set(positives))
+            if filters:
+                nonrelevant = judged.keys() - set(positives)
+                candidates = [c for c in candidates if c in nonrelevant or _passes(c, scorers, limits, report)]
+            chosen = _chosen(candidates, query_id, settings)
+            if not chosen:
+                report.without_negatives += 1
+                continue
+            report.queries += 1
+            report.negatives += len(chosen)
+            table = [[scorer.get(doc_id, np.nan) for doc_id in positives + chosen] for scorer in scorers]
+            yield Mined(query_id, positives, chosen, np.array(table, np.float32))
+
+
+def _limit(query_id: str, positives: list[str], scores: _Scores, settings: MiningSettings) -> float | None:
+    """What a negative has to score below; None where no positive has a score."""
+    known = [scores[doc_id] for doc_id in positives if doc_id in scores]
+    if not known:
+        return None
+    lowest = min(known)
+    limits = [lowest]
+    if settings.margin is not None:
+        limits.append(lowest - settings.margin)
+    if settings.share is not None:
+        if lowest <= 0:
+            raise DataError(
+                f"a positive of query {query_id!r} scores {lowest:g}, and a share of that is no limit; scores that can "
+                "be negative need a margin instead"
+            )
+        limits.append(lowest * settings.share)
+    return min(limits)
+
+
+def _merged(found: Sequence[_Scores], settings: MiningSettings, without: set[str]) -> list[str]:
+    """Candidates of all runs by their best rank; equal ranks by the order of the runs."""
+    places: dict[str, tuple[int, int]] = {}
+    for which, scores in enumerate(found):
+        ranked = sorted(scores, key=lambda doc_id: (-scores[doc_id], doc_id))
+        for rank, doc_id in enumerate(ranked[settings.skip : settings.depth]):
+            if doc_id not in without:
+                places[doc_id] = min(places.get(doc_id, (rank, which)), (rank, which))
+    return sorted(places, key=lambda doc_id: places[doc_id])
+
+
+def _passes(doc_id: str, scorers: Sequence[_Scores], limits: Sequence[float | None], report: MiningReport) -> bool:
+    compared = [
+        scores[doc_id] < limit
+        for scores, limit in zip(scorers, limits, strict=True)
+        if limit is not None and doc_id in scores
+    ]
+    if not compared:
+        report.unscored += 1
+    elif not all(compared):
+        report.filtered += 1
+    return bool(compared) and all(compared)
+
+
+def _chosen(candidates: list[str], query_id: str, settings: MiningSettings) -> list[str]:
+    if not settings.sample or len(candidates) <= settings.count:
+        return candidates[: settings.count]
+    digest = int.from_bytes(hashlib.blake2b(query_id.encode(), digest_size=8).digest())
+    drawn = np.random.default_rng((settings.seed, digest)).choice(len(candidates), settings.count, replace=False)
+    return [candidates[i] for i in np.sort(drawn)]

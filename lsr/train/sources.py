@@ -1,0 +1,503 @@
+"""Training data from wherever it comes: files of triples or candidate lists, BEIR folders, ir-datasets names.
+
+Every source is read once, checked, joined with its texts, candidates and teachers, and written as Arrow into the cache;
+from then on `lsr.train.data` maps it into memory. What names documents by id takes little room there, texts that stand
+in the lines take as much as in their file. A line of a .jsonl(.gz) file, or a row of a .parquet file, is
+
+    {"query": TEXT, "positive": TEXT, "negative": TEXT}
+    {"query": TEXT, "positives": [TEXT, ...], "negatives": [TEXT, ...], "scores": [NUMBER, ...]}
+    {"query_id": ID, "query": TEXT, "positive_ids": [ID, ...], "negative_ids": [ID, ...], "scores": [[...], ...]}
+
+Lists or single values; negatives, ids of queries and scores may be left out, and so may a query's text where `queries`
+says where it is. Scores are a teacher's, positives first; of several teachers a list for each; null where one is
+missing. Where `documents` is given, documents are named by their ids, whichever key they stand under. `lsr mine` writes
+lines of the last form.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lsr.corpus import file_identity, file_kind, load_ir_dataset, read_lines, read_rows, require_encodable
+from lsr.errors import DataError
+from lsr.runs import open_qrels, parse_run_line, qrels_file
+from lsr.train.cache import made_once
+from lsr.train.problems import Missing, Problems
+from lsr.train.texts import TextStore, open_texts
+
+_FORMAT = 1
+_CHUNK = 8192  # examples that are joined and written together, fewer if their texts are long
+_CHUNK_CHARACTERS = 4 << 20
+_JOINED_LINES = 1 << 14
+
+
+@dataclass(frozen=True)
+class TrainingSource:
+    """Where training data comes from.
+
+    Attributes:
+        path: A .jsonl(.gz) or .parquet file (see the head of this module); a BEIR folder, or an ir-datasets name with
+            judgments (an example for each query, its documents judged above 0 are its positives) or with pairs of
+            documents (an example for each pair).
+        split: Which judgments of a folder or dataset.
+        documents: Where the documents are that are named by id: anything `lsr.corpus.open_corpus` opens. Of a folder
+            or dataset its own, unless given.
+        queries: Where the queries are that are named by id, likewise.
+        candidates: A TREC run, or what `lsr mine` wrote: its documents become negatives, in its order, unless they are
+            among the query's documents already.
+        scores: Files of teachers' scores, one a teacher: TREC runs, or .jsonl(.gz) and .parquet files with rows of
+            {"query_id", "scores": {ID: NUMBER}} or of the forms above.
+        allow_missing: A query without candidates goes without, and a score that a teacher doesn't have is missing,
+            instead of an error.
+        weight: How often it comes up beside other sources: in proportion to this.
+    """
+
+    path: str
+    split: str = "train"
+    documents: str | None = None
+    queries: str | None = None
+    candidates: str | None = None
+    scores: tuple[str, ...] = ()
+    allow_missing: bool = False
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise ValueError(f"the weight of {self.path} must be above 0, got {self.weight}")
+
+
+@dataclass
+class _Raw:
+    """An example as it stands in its source: documents are texts or ids."""
+
+    where: str
+    query_id: str | None
+    query: str | None
+    documents: list[str]
+    n_positives: int
+    scores: list[list[float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a line has to hold.
+
+    Attributes:
+        by_id: Documents are named by id.
+        text: The query's text has to stand in it.
+        query_id: The query's id has to.
+    """
+
+    by_id: bool
+    text: bool
+    query_id: bool
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """A source that was looked at: how to read it, where its texts are by default, and when it has changed."""
+
+    read: Callable[[], Iterator[_Raw | DataError]]
+    texts: str | None
+    queries: str | None
+    identity: str
+
+
+def prepare(source: TrainingSource, cache: Path) -> tuple[Path, TextStore | None]:
+    """Write a source as Arrow, if that has not been done yet.
+
+    Returns:
+        The file's folder, and the texts of the documents that it names by row; None where it holds the texts itself.
+
+    Raises:
+        DataError: Nothing to read, no example, bad lines, or ids that lead nowhere; each kind is listed together.
+    """
+    origin = _origin(source)
+    texts = open_texts(origin.texts, cache) if origin.texts else None
+    if texts is None and (source.candidates or source.scores):
+        raise DataError("candidates and scores name documents by id: say where the documents are", source.path)
+    queries = open_texts(origin.queries, cache, queries=True) if origin.queries else None
+    joined = [Path(name) for name in (source.candidates, *source.scores) if name]
+    key = json.dumps(
+        [
+            _FORMAT,
+            origin.identity,
+            texts and texts.folder.name,
+            queries and queries.folder.name,
+            [source.candidates is not None, *map(_identity, joined)],
+            source.allow_missing,
+        ]
+    )
+    folder = made_once(
+        cache, "examples", key, lambda folder: _Join(source, texts, queries).write(origin, folder / "examples.arrow")
+    )
+    return folder, texts
+
+
+def _identity(path: Path) -> str:
+    if not path.is_file():
+        raise DataError("no such file", str(path))
+    return file_identity(path)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def _origin(source: TrainingSource) -> _Origin:
+    path = Path(source.path)
+    if path.is_file():
+        if file_kind(path) == "tsv":
+            raise DataError("training data is read from .jsonl, .jsonl.gz or .parquet", source.path)
+        form = _Form(source.documents is not None, source.queries is None, bool(source.candidates or source.scores))
+        return _Origin(lambda: _file_examples(path, form), source.documents, source.queries, file_identity(path))
+    name = source.path
+    if path.is_dir():
+        identity = _identity(qrels_file(path, source.split))
+        texts, queries = source.documents or name, source.queries or name
+        return _Origin(lambda: _judged(name, source.split), texts, queries, identity)
+    dataset = load_ir_dataset(name)
+    if not (dataset.has_docpairs() or dataset.has_qrels()):
+        name = f"{name}/{source.split}"
+        dataset = load_ir_dataset(name)
+    texts, queries = source.documents or name, source.queries or name
+    if dataset.has_docpairs():
+        return _Origin(lambda: _pairs(dataset, name), texts, queries, name)
+    return _Origin(lambda: _judged(name, source.split), texts, queries, name)
+
+
+def _judged(name: str, split: str) -> Iterator[_Raw]:
+    qrels, _ = open_qrels(name, split)
+    for query_id, judged in qrels.items():
+        positives = [doc_id for doc_id, grade in judged.items() if grade > 0]
+        if positives:
+            yield _Raw(name, query_id, None, positives, len(positives))
+
+
+def _pairs(dataset: Any, name: str) -> Iterator[_Raw]:
+    for number, pair in enumerate(dataset.docpairs_iter(), start=1):
+        yield _Raw(f"{name}:{number}", pair.query_id, None, [pair.doc_id_a, pair.doc_id_b], 1)
+
+
+def _file_examples(path: Path, form: _Form) -> Iterator[_Raw | DataError]:
+    for values, where in read_rows(path):
+        try:
+            if isinstance(values, DataError):
+                raise values
+            yield _parse(values, where, form)
+        except DataError as error:
+            yield error
+
+
+def _parse(values: Mapping[str, Any], where: str, form: _Form) -> _Raw:
+    """A line as an example.
+
+    Raises:
+        DataError: What is missing or wrong in it.
+    """
+    query, query_id = values.get("query"), values.get("query_id")
+    if query is not None:
+        query = _text(query, "query", where)
+    elif form.text:
+        raise DataError('no query: an example needs "query", or "query_id" and a file of queries beside', where)
+    if query_id is not None:
+        query_id = _text(query_id, "query_id", where)
+    elif form.query_id or query is None:
+        raise DataError('no "query_id", by which queries, candidates and teachers\' scores are found', where)
+    positives = _documents(values, "positive", where, form.by_id)
+    if not positives:
+        raise DataError(f'no positive: an example needs "positives" (keys here: {list(values)})', where)
+    documents = positives + _documents(values, "negative", where, form.by_id)
+    if len(set(documents)) < len(documents):
+        twice = next(name for i, name in enumerate(documents) if name in documents[:i])
+        raise DataError(
+            f"the document {twice[:80]!r} occurs twice; keep it once, among the positives if it is one", where
+        )
+    return _Raw(where, query_id, query, documents, len(positives), _scores(values, len(documents), where))
+
+
+def _documents(values: Mapping[str, Any], kind: str, where: str, by_id: bool) -> list[str]:
+    keys = (f"{kind}_ids", f"{kind}s", kind) if by_id else (f"{kind}s", kind)
+    for key in keys:
+        if (given := values.get(key)) is not None:
+            return [_text(one, key, where) for one in (given if isinstance(given, list) else [given])]
+    if not by_id and values.get(f"{kind}_ids") is not None:
+        raise DataError(f'"{kind}_ids" are ids: say where the documents are', where)
+    return []
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    """A text or an id, which may be a whole number, as a string."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not (isinstance(text, str) and text.strip()):
+        raise DataError(f'"{key}" must hold strings that are not empty, got {value!r}', where)
+    require_encodable(text, f'"{key}"', where)
+    return text
+
+
+def _scores(values: Mapping[str, Any], n_docs: int, where: str) -> list[list[float]]:
+    """(n_teachers, n_docs), a missing one not a number; no teacher where there are no scores."""
+    given = values.get("scores")
+    if given is None:
+        return []
+    if not (isinstance(given, list) and given):
+        raise DataError(f'"scores" must be a list, got {given!r}', where)
+    rows = given if isinstance(given[0], list) else [given]
+    for row in rows:
+        if not isinstance(row, list) or len(row) != n_docs:
+            length = f"{len(row)} scores" if isinstance(row, list) else f"{row!r}"
+            raise DataError(f"{length} for {n_docs} documents; there must be one each, positives first", where)
+    return [[math.nan if score is None else _number(score, where) for score in row] for row in rows]
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 3.4e38:
+        raise DataError(f"the score {value!r} is not a finite number", where)
+    return float(value)
+
+
+# --- joining ------------------------------------------------------------------------------------------------------
+
+
+class _Join:
+    """Puts the parts of a source together: queries' texts, documents' rows, candidates, teachers' scores."""
+
+    def __init__(self, source: TrainingSource, texts: TextStore | None, queries: TextStore | None) -> None:
+        self._source = source
+        self._texts = texts
+        self._queries = queries
+        self._candidates: dict[str, NDArray[np.uint32]] | None = None
+        self._teachers: list[_Scores] = []
+        name, more = source.path, "allow_missing goes without"
+        self._no_query = Missing(source.queries or name, "queries", name, "their texts have to be there")
+        self._no_document = Missing(source.documents or name, "documents", name)
+        self._no_candidates = Missing(source.candidates or "", "queries", name, more)
+        self._no_score = [Missing(teacher, "pairs of query and document", name, more) for teacher in source.scores]
+
+    def write(self, origin: _Origin, path: Path) -> None:
+        """Read, check, join and write everything.
+
+        Raises:
+            DataError: As `prepare` says.
+        """
+        if self._texts and self._source.candidates:
+            named = self._source.documents or self._source.path
+            self._candidates = _read_candidates(Path(self._source.candidates), self._texts, named)
+        self._teachers = [_read_teacher(Path(name)) for name in self._source.scores]
+        problems = Problems(self._source.path, "examples")
+        written = 0
+        n_teachers: int | None = None
+        columns = {
+            "query_id": pa.string(),
+            "query": pa.string(),
+            "documents": pa.list_(pa.uint32() if self._texts else pa.string()),
+            "n_positives": pa.uint32(),
+            "scores": pa.list_(pa.float32()),
+        }
+        schema = pa.schema(list(columns.items()))
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            for chunk in _chunked(_good(origin.read(), problems)):
+                rows = []
+                for raw, row in zip(chunk, self._joined(chunk), strict=True):
+                    n_here = len(raw.scores) + len(self._teachers)
+                    n_teachers = n_here if n_teachers is None else n_teachers
+                    if n_here != n_teachers:
+                        problems.add(
+                            DataError(f"scores of {n_here} teachers, but {n_teachers} in the lines before", raw.where)
+                        )
+                    rows.append(row)
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+                written += len(rows)
+        problems.settle(written)
+        for missing in (self._no_query, self._no_document, self._no_candidates, *self._no_score):
+            missing.settle()
+
+    def _joined(self, chunk: list[_Raw]) -> Iterator[dict[str, Any]]:
+        asked = [raw.query_id for raw in chunk if raw.query is None and raw.query_id is not None]
+        queries = dict(zip(asked, self._queries.rows(asked), strict=True)) if self._queries else {}
+        names = [name for raw in chunk for name in raw.documents]
+        rows = iter(self._texts.rows(names) if self._texts else ())
+        for raw in chunk:
+            documents: Any = raw.documents
+            scores = np.array(raw.scores, np.float32).reshape(len(raw.scores), len(documents))
+            if self._texts:
+                found = np.fromiter(islice(rows, len(documents)), np.int64, len(documents))
+                for i in np.flatnonzero(found < 0):
+                    self._no_document.add(repr(documents[i]))
+                documents, scores = self._by_row(raw, found[found >= 0].astype(np.uint32), scores)
+            yield {
+                "query_id": raw.query_id,
+                "query": raw.query if raw.query is not None else self._query(raw, queries),
+                "documents": documents,
+                "n_positives": raw.n_positives,
+                "scores": scores.ravel() if len(scores) else None,
+            }
+
+    def _query(self, raw: _Raw, rows: Mapping[str, int]) -> str:
+        row = rows.get(raw.query_id or "", -1)
+        if row >= 0 and self._queries:
+            return self._queries.text(row)
+        self._no_query.add(repr(raw.query_id))
+        return ""
+
+    def _by_row(
+        self, raw: _Raw, rows: NDArray[np.uint32], scores: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+        """Candidates appended to an example's documents, and its teachers' scores to its own."""
+        if self._candidates is not None:
+            more = self._candidates.get(raw.query_id or "", np.empty(0, np.uint32))
+            if not len(more) and not self._source.allow_missing:
+                self._no_candidates.add(repr(raw.query_id))
+            more = more[~np.isin(more, rows)]
+            if len(more) and len(scores) and not self._source.allow_missing:
+                raise DataError(
+                    "the line has scores, but the candidates added to it have none; allow_missing goes without",
+                    raw.where,
+                )
+            rows = np.concatenate((rows, more))
+            scores = np.pad(scores, ((0, 0), (0, max(0, len(rows) - scores.shape[1]))), constant_values=np.nan)
+        if self._teachers and self._texts:
+            ids = [self._texts.id(row) for row in rows.tolist()]
+            taught = [teacher.of(raw.query_id or "", ids) for teacher in self._teachers]
+            for missing, given in zip(self._no_score, taught, strict=True):
+                for i in np.flatnonzero(np.isnan(given)) if not self._source.allow_missing else ():
+                    missing.add(f"{raw.query_id!r} {ids[i]!r}")
+            # A document that wasn't found is an error to come; till then there may be a score too many.
+            scores = np.concatenate((scores[:, : len(rows)], np.array(taught, np.float32)))
+        return rows, scores
+
+
+def _good(raws: Iterable[_Raw | DataError], problems: Problems) -> Iterator[_Raw]:
+    for raw in raws:
+        if isinstance(raw, DataError):
+            problems.add(raw)
+        else:
+            yield raw
+
+
+def _chunked(raws: Iterator[_Raw]) -> Iterator[list[_Raw]]:
+    chunk: list[_Raw] = []
+    characters = 0
+    for raw in raws:
+        chunk.append(raw)
+        characters += sum(map(len, raw.documents))
+        if len(chunk) == _CHUNK or characters >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _read_candidates(path: Path, texts: TextStore, name: str) -> dict[str, NDArray[np.uint32]]:
+    """The rows of each query's candidates, in the order of the file."""
+    candidates: dict[str, NDArray[np.uint32]] = {}
+    missing = Missing(name, "documents", str(path), "the texts must be those that were searched")
+    problems = Problems(str(path), "candidates")
+    lines = _good_pairs(_scored(path, needs_scores=False), problems)
+    while chunk := list(islice(lines, _JOINED_LINES)):
+        found = texts.rows([doc_id for _, doc_id, _, _ in chunk])
+        together: dict[str, list[int]] = {}
+        for (query_id, doc_id, _, _), row in zip(chunk, found.tolist(), strict=True):
+            if row < 0:
+                missing.add(repr(doc_id))
+            else:
+                together.setdefault(query_id, []).append(row)
+        for query_id, rows in together.items():
+            before = candidates.get(query_id, np.empty(0, np.uint32))
+            candidates[query_id] = np.concatenate((before, np.array(rows, np.uint32)))
+    problems.settle(len(candidates) + missing.count)
+    missing.settle()
+    return candidates
+
+
+class _Scores:
+    """A teacher's scores by query and document, in 12 bytes each: a sorted array of 64-bit hashes and one of scores."""
+
+    def __init__(self, hashes: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
+        order = np.argsort(hashes, kind="stable")
+        self.hashes = hashes[order]
+        self._scores = scores[order]
+
+    def of(self, query_id: str, doc_ids: list[str]) -> NDArray[np.float32]:
+        """(n_docs,) float32, not a number where there is none."""
+        wanted = np.fromiter((hash((query_id, doc_id)) for doc_id in doc_ids), np.int64, len(doc_ids))
+        at = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
+        return np.where(self.hashes[at] == wanted, self._scores[at], np.float32(np.nan)).astype(np.float32)
+
+
+def _read_teacher(path: Path) -> _Scores:
+    problems = Problems(str(path), "scores")
+    hashes, scores = array("q"), array("f")
+    for query_id, doc_id, score, _ in _good_pairs(_scored(path), problems):
+        hashes.append(hash((query_id, doc_id)))
+        scores.append(score)
+    problems.settle(len(hashes))
+    table = _Scores(np.frombuffer(hashes, np.int64), np.frombuffer(scores, np.float32))
+    doubled = table.hashes[1:][table.hashes[1:] == table.hashes[:-1]]
+    if len(doubled):
+        _name_doubled(path, set(doubled.tolist()), problems)
+    return table
+
+
+def _name_doubled(path: Path, doubled: set[int], problems: Problems) -> None:
+    """Read again, for the names and lines of the pairs that are there twice; always raises."""
+    seen: set[int] = set()
+    for query_id, doc_id, _, where in _good_pairs(_scored(path), problems):
+        pair = hash((query_id, doc_id))
+        if pair in seen:
+            problems.add(DataError(f"document {doc_id!r} occurs twice for query {query_id!r}", where))
+        elif pair in doubled:
+            seen.add(pair)
+    problems.settle(1)
+
+
+_Pair = tuple[str, str, float, str]
+
+
+def _good_pairs(pairs: Iterable[_Pair | DataError], problems: Problems) -> Iterator[_Pair]:
+    for pair in pairs:
+        if isinstance(pair, DataError):
+            problems.add(pair)
+        else:
+            yield pair
+
+
+def _scored(path: Path, needs_scores: bool = True) -> Iterator[_Pair | DataError]:
+    """Query, document, score and "file:line" of a TREC run or of rows; without scores only rows' negatives."""
+    try:
+        is_run = file_kind(path) == "tsv"
+    except DataError:
+        is_run = True  # runs are called anything
+    for line, where in read_lines(path) if is_run else read_rows(path):
+        try:
+            if isinstance(line, DataError):
+                raise line
+            if isinstance(line, str):
+                yield (*parse_run_line(line, where), where)
+            else:
+                yield from _row_scores(line, where, needs_scores)
+        except DataError as error:
+            yield error
+
+
+def _row_scores(values: Mapping[str, Any], where: str, needs_scores: bool) -> list[_Pair]:
+    query_id = _text(values.get("query_id"), "query_id", where)
+    given = values.get("scores")
+    if isinstance(given, dict):
+        return [(query_id, doc_id, _number(score, where), where) for doc_id, score in given.items()]
+    raw = _parse(values, where, _Form(by_id=True, text=False, query_id=True))
+    if not needs_scores:
+        return [(query_id, doc_id, math.nan, where) for doc_id in raw.documents[raw.n_positives :]]
+    if len(raw.scores) != 1:
+        raise DataError(f"scores of {len(raw.scores)} teachers; a file of scores holds those of one", where)
+    return [(query_id, doc_id, s, where) for doc_id, s in zip(raw.documents, raw.scores[0], strict=True) if s == s]

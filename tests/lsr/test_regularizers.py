@@ -1,0 +1,266 @@
+"""Sparsity penalties: worked examples, gradients, samples of the vocabulary, other libraries' values."""
+
+import math
+import warnings
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from lsr.train.regularizers import (  # noqa: E402 - torch is an extra
+    DocumentFrequency,
+    anti_zero,
+    df_flops,
+    flops,
+    idf_flops,
+    l0_flops,
+    l1,
+    schedule,
+)
+
+IDF = torch.tensor([2.0, 0.5, 1.0])
+DF = torch.tensor([0.1, 1.0, 0.0])
+ROWS = torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]])
+
+PENALTIES = {
+    "flops": flops,
+    "l1": l1,
+    "idf_flops": lambda w: idf_flops(w, torch.linspace(0.5, 3, w.shape[1]), view="query"),
+    "df_flops": lambda w: df_flops(w, torch.linspace(0, 1, w.shape[1])),
+    # Counted beforehand: a weight that becomes active would be a step of the mask, which has no gradient on purpose.
+    "l0_flops": lambda w: l0_flops(w, 3, active=torch.tensor([3, 4, 4, 5, 3])),
+    "anti_zero": anti_zero,
+}
+
+
+def random_weights(n_docs=5, n_terms=7, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n_docs, n_terms, generator=generator, dtype=dtype).relu()
+
+
+@pytest.mark.parametrize(
+    ("penalty", "value"),
+    [
+        (flops, 2**2 + 0 + 1**2),  # means 2, 0, 1
+        (l1, (3 + 3) / 2),
+        (lambda w: idf_flops(w, IDF, view="document"), 5),
+        (lambda w: idf_flops(w, IDF, view="query"), (2 / 2) ** 2 + (1 / 1) ** 2),
+        (lambda w: df_flops(w, DF), (0.5 * 2) ** 2),  # half price at df = a, free at df = 0
+        (lambda w: l0_flops(w, 1), 0.5**2 + 1**2),  # only the first row has more than one term; the mean is over both
+        (lambda w: l0_flops(w, 0), 5),
+        (lambda w: l0_flops(w, 2), 0),
+        (anti_zero, 1 / 16),
+    ],
+)
+def test_worked_by_hand(penalty, value):
+    assert penalty(ROWS).item() == pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
+def test_gradients(penalty):
+    assert torch.autograd.gradcheck(penalty, random_weights().requires_grad_())
+
+
+@pytest.mark.parametrize("penalty", [flops, l1, anti_zero, lambda w: l0_flops(w, 3)])
+def test_order_of_rows_does_not_matter(penalty):
+    weights = random_weights()
+    assert penalty(weights).item() == pytest.approx(penalty(weights[[3, 1, 4, 0, 2]]).item())
+
+
+@pytest.mark.parametrize("penalty", [flops, l1, lambda w: l0_flops(w, 3)])
+def test_order_of_terms_does_not_matter(penalty):
+    weights = random_weights()
+    assert penalty(weights).item() == pytest.approx(penalty(weights.flip(1)).item())
+
+
+@pytest.mark.parametrize("threshold", [None, 0, 2, 3, 100])
+def test_agrees_with_sentence_transformers(threshold):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own, while it imports
+        losses = pytest.importorskip("sentence_transformers.sparse_encoder.losses")
+    weights = random_weights(8, 6, dtype=torch.float32)
+    theirs = losses.FlopsLoss(torch.nn.Identity(), threshold=threshold).compute_loss_from_embeddings(weights)
+    ours = flops(weights) if threshold is None else l0_flops(weights, threshold)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_the_mean_by_places_of_a_group_is_that_many_times_larger():
+    """The conversion of lambdas that the module promises, on groups whose places are alike."""
+    by_query = random_weights(4, 6)
+    n_places = 3
+    groups = by_query.repeat_interleave(n_places, 0).reshape(4, n_places, 6)
+    by_place = groups.mean(0).square().sum()  # OpenSearch's: mean over queries, then sum over places and terms
+    assert by_place.item() == pytest.approx(n_places * flops(groups.reshape(-1, 6)).item())
+
+
+@pytest.mark.parametrize("name", ["flops", "l1", "l0", "idf", "df"])
+def test_a_sample_of_the_columns_is_unbiased(name):
+    """The mean over every choice of two columns, times V / S, is the whole, in value and gradient."""
+    from itertools import combinations
+
+    weights = random_weights(4, 5).requires_grad_()
+    idf, df = torch.linspace(0.5, 2, 5), torch.linspace(0, 1, 5)
+    penalty = {
+        "flops": lambda columns: flops(weights[:, columns]),
+        "l1": lambda columns: l1(weights[:, columns]),
+        "l0": lambda columns: l0_flops(weights[:, columns], 2, active=(weights > 0).sum(1)),
+        "idf": lambda columns: idf_flops(weights[:, columns], idf[columns], view="query"),
+        "df": lambda columns: df_flops(weights[:, columns], df[columns]),
+    }[name]
+    samples = [list(pair) for pair in combinations(range(5), 2)]
+    estimate = 5 / 2 * torch.stack([penalty(columns) for columns in samples]).mean()
+    whole = penalty(list(range(5)))
+    torch.testing.assert_close(estimate, whole)
+    torch.testing.assert_close(*(torch.autograd.grad(value, weights)[0] for value in (estimate, whole)))
+
+
+# --- IDF
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 1000))
+def test_both_views_of_idf_flops_agree(seed):
+    weights = random_weights(seed=seed)
+    idf = torch.rand(7, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 0.1
+    seen = idf_flops(weights * idf, idf, view="query")
+    torch.testing.assert_close(seen, idf_flops(weights, idf, view="document"))
+
+
+def test_common_terms_are_dear():
+    rare, common = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    idf = torch.tensor([5.0, 0.2])
+    assert idf_flops(common, idf, view="query") > 100 * idf_flops(rare, idf, view="query")
+
+
+def test_a_term_of_every_document_has_a_finite_price():
+    assert idf_flops(torch.ones(1, 2), torch.tensor([0.0, -1.0]), view="query").item() == pytest.approx(2e4)
+
+
+def test_another_view_is_refused():
+    with pytest.raises(ValueError, match="view must be"):
+        idf_flops(ROWS, IDF, view="both")
+
+
+# --- document frequencies
+
+
+@settings(max_examples=25)
+@given(df=st.lists(st.floats(0, 1), min_size=2, max_size=20).map(sorted))
+def test_the_price_grows_with_the_document_frequency(df):
+    prices = [df_flops(torch.ones(1, 1), torch.tensor([share])).item() for share in df]
+    assert all(0 <= price <= 1 for price in prices)
+    assert prices == sorted(prices)
+
+
+def test_document_frequencies_in_half_precision():
+    weights = ROWS.to(torch.bfloat16)
+    value = df_flops(weights, torch.tensor([1e-7, 0.1, 0.0]))
+    assert value.dtype == torch.bfloat16
+    assert value.isfinite()
+
+
+@pytest.mark.parametrize(("a", "b"), [(0, 10), (1, 10), (0.1, 0), (0.1, -1)])
+def test_constants_that_make_no_price(a, b):
+    with pytest.raises(ValueError, match="a must lie between"):
+        df_flops(ROWS, DF, a=a, b=b)
+
+
+def test_document_frequency_counts():
+    df = DocumentFrequency(3, window=10**9)
+    assert df.fractions().tolist() == [0, 0, 0]
+    df.update(ROWS.clone().requires_grad_())
+    df.update(torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(df.fractions(), torch.tensor([0.5, 0.0, 0.5]))
+    assert not df.fractions().requires_grad
+
+
+def test_document_frequency_of_a_sample_of_columns():
+    whole, sampled = DocumentFrequency(7), DocumentFrequency(7)
+    weights = random_weights(50, 7)
+    whole.update(weights)
+    for columns in ([0, 2, 4], [1, 3]):
+        sampled.update(weights[:, columns], torch.tensor(columns))
+    seen = torch.tensor([0, 1, 2, 3, 4])
+    torch.testing.assert_close(sampled.fractions(seen), whole.fractions()[:5])
+    assert sampled.fractions()[5:].tolist() == [0, 0]
+
+
+def test_document_frequency_forgets():
+    df = DocumentFrequency(1, window=100)
+    df.update(torch.ones(1000, 1))
+    for _ in range(50):
+        df.update(torch.zeros(20, 1))
+    assert df.fractions().item() < 0.001
+
+
+def test_document_frequency_goes_on_from_its_state():
+    df, again = DocumentFrequency(7, window=5), DocumentFrequency(7, window=5)
+    df.update(random_weights())
+    again.load_state_dict({name: counts.clone() for name, counts in df.state_dict().items()})
+    for one in (df, again):
+        one.update(random_weights(seed=1))
+    assert torch.equal(df.fractions(), again.fractions())
+    with pytest.raises(ValueError, match="counts of 7 terms, but there are 3 here"):
+        DocumentFrequency(3).load_state_dict(df.state_dict())
+
+
+def test_a_window_of_nothing():
+    with pytest.raises(ValueError, match="window must be at least 1"):
+        DocumentFrequency(3, window=0)
+
+
+# --- l0 and anti-zero
+
+
+def test_the_l0_mask_leaves_sparse_rows_alone():
+    weights = ROWS.clone().requires_grad_()
+    l0_flops(weights, 1).backward()
+    assert weights.grad[0].abs().sum() > 0
+    assert weights.grad[1].tolist() == [0, 0, 0]
+
+
+def test_a_dead_row_is_lifted_and_the_others_hardly_touched():
+    weights = torch.tensor([[0.0, 0.0, 0.0], [30.0, 20.0, 0.0]], requires_grad=True)
+    anti_zero(weights).backward()
+    assert (weights.grad[0] == -1).all()  # -2 for each row, divided by two rows
+    assert weights.grad[1].abs().max() < 1e-4
+
+
+def test_descent_brings_a_dying_row_back():
+    logits = torch.full((2, 4), 0.01).requires_grad_()
+    optimizer = torch.optim.SGD([logits], lr=0.05)
+    for _ in range(50):
+        optimizer.zero_grad()
+        anti_zero(torch.log1p(torch.relu(logits))).backward()
+        optimizer.step()
+    assert torch.log1p(torch.relu(logits)).sum(1).min() > 1
+
+
+# --- schedule
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("quadratic", [0, 0.0625, 0.25, 0.5625, 1, 1]),
+        ("linear", [0, 0.25, 0.5, 0.75, 1, 1]),
+        ("constant", [1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_schedule(kind, values):
+    assert [schedule(kind, step, 4) for step in range(6)] == values
+    assert schedule(kind, 0, 0) == 1
+    assert isinstance(schedule(kind, 2, 4), float)
+
+
+@pytest.mark.parametrize(("kind", "step", "steps"), [("cubic", 1, 2), ("linear", -1, 2), ("linear", 1, -2)])
+def test_schedules_that_make_no_sense(kind, step, steps):
+    with pytest.raises(ValueError, match=r"schedule must be one of|steps are not negative"):
+        schedule(kind, step, steps)
+
+
+def test_price_at_the_half():
+    assert df_flops(torch.ones(1, 1), torch.tensor([0.25]), a=0.25, b=3).item() == pytest.approx(0.25)
+    assert math.isclose(df_flops(torch.ones(1, 1), torch.tensor([1.0])).item(), 1)
