@@ -11,15 +11,19 @@ the head "expansion".
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.encode import checkpoint as files
 from lsr.errors import EncoderError, MissingExtra
 from lsr.sparse import SparseMatrix
 
@@ -112,6 +116,44 @@ def export(model: Any, path: Path) -> None:
     states = _add_backbone(graph, weights, config)
     _add_head(graph, head, states, model.head.saturation, model.head.typical_length)
     path.write_bytes(graph.content(model.n_terms))
+
+
+def compress(encoder: Any, folder: Path) -> None:
+    """Write an encoder again, its documents' model as a graph of 8-bit integers.
+
+    Args:
+        encoder: A `SpladeEncoder` of one tower, or an `InferenceFreeEncoder`.
+        folder: Where to; replaced if it is an encoder.
+
+    Raises:
+        EncoderError: Its model can't be exported.
+    """
+    from lsr.encode.splade import SpladeEncoder
+    from lsr.encode.static import InferenceFreeEncoder
+
+    documents = encoder.document if isinstance(encoder, InferenceFreeEncoder) else encoder
+    if not isinstance(documents, SpladeEncoder) or documents.query != documents.document:
+        raise EncoderError("only an encoder with one model can be compressed, for documents or for both sides")
+    tower = documents.document
+    source = tower.folder()
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        work = Path(temporary) / folder.name  # an encoder is called after its folder
+        work.mkdir()
+        export(documents.network(), work / files.ONNX_FILE)
+        config = files.model_config(source)
+        kept = {key: config[key] for key in ("model_type", "vocab_size", "max_position_embeddings") if key in config}
+        (work / "config.json").write_text(json.dumps(kept))
+        (work / files.TOKENIZER_FILE).write_bytes((source / files.TOKENIZER_FILE).read_bytes())
+        small = SpladeEncoder(
+            replace(tower, checkpoint=str(work), subfolder="", head="onnx"),
+            top_k=documents.top_k,
+            max_ratio=documents.max_ratio,
+        )
+        if isinstance(encoder, InferenceFreeEncoder):
+            how = {"max_length": encoder.max_length, "prompt": encoder.prompt}
+            InferenceFreeEncoder(small, encoder.table, encoder.tokenizer, **how).save(folder)
+        else:
+            small.save(folder)
 
 
 def quantized(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

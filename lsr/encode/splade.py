@@ -228,6 +228,17 @@ class SpladeEncoder(Encoder):
                 self._models[how] = self._open_model(tower)
             return self._models[how]
 
+    def network(self) -> Any:
+        """The documents' model, a `lsr.encode.model.SparseModel`; loaded if it isn't yet.
+
+        Raises:
+            EncoderError: It is no model that torch runs.
+        """
+        model = self._model(self.document)
+        if isinstance(model, OnnxRunner):
+            raise EncoderError(f"{self.document.name} is an ONNX graph already")
+        return model.model
+
     def _open_model(self, tower: Tower) -> _Runner | OnnxRunner:
         if tower.head != "onnx":
             return _Runner(tower, self.n_terms, _device(self.device))

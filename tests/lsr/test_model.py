@@ -1,0 +1,275 @@
+"""SparseModel: every head by its definition, gradients by comparison with the plain way, the same after saving."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from lsr.encode import checkpoint as files
+from lsr.errors import EncoderError
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+model = pytest.importorskip("lsr.encode.model")
+pooling = pytest.importorskip("lsr.encode.pooling")
+
+N_TERMS = 36
+IDS = torch.tensor([[2, 23, 24, 23, 3], [2, 8, 3, 0, 0]])
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+ABSENT = [0, 1, 2, 3, 4]
+
+
+@pytest.fixture
+def start(checkpoint):
+    def make(kind, pool="max", saturation="log1p"):
+        torch.manual_seed(5)
+        ids = [[2, 23, 24, 25, 3], [2, 8, 9, 10, 3], [2, 26, 27, 28, 29, 3]]
+        return model.start_model(checkpoint, kind, pool, saturation, N_TERMS, ids, ABSENT).eval()
+
+    return make
+
+
+# --- pooling with a gradient ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["max", "sum"])
+@pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
+def test_gradients_equal_those_of_all_logits(monkeypatch, pool, saturation):
+    monkeypatch.setattr(pooling, "_TERMS", 5)
+    make = torch.Generator().manual_seed(1)
+    shapes = (4, 7, 6), (23, 6), (23,)
+    inputs = [torch.randn(s, generator=make, dtype=torch.float64, requires_grad=True) for s in shapes]
+    mask = torch.arange(7) < torch.tensor([[7], [1], [3], [5]])
+    weigh = torch.rand(4, 23, generator=make, dtype=torch.float64)
+    states, weight, bias = inputs
+    found = pooling.pool_states(states, mask, weight, bias, pool, saturation)
+    plain = pooling.pool_logits(states @ weight.T + bias, mask, pool, saturation)
+    assert torch.allclose(found.double(), plain, atol=1e-6)
+    expected = torch.autograd.grad((plain * weigh).sum(), inputs)
+    for mine, theirs in zip(torch.autograd.grad((found * weigh).sum(), inputs), expected, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+def test_the_largest_logit_of_padding_never_counts():
+    states, weight = -torch.ones(1, 3, 2), torch.ones(4, 2)
+    states[0, 2] = 5
+    assert pooling.max_logits(states, torch.tensor([[1, 1, 0]]), weight, None).tolist() == [[-2.0] * 4]
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+
+def test_expansion_by_its_definition(start, checkpoint):
+    sparse = start("expansion")
+    head = sparse.head
+    with torch.no_grad():
+        head.down.weight.normal_()
+        head.frequency.uniform_(0, 3)
+        head.bias[5:] = torch.randn(N_TERMS - 5)
+        head.shift += 0.3
+        head.stretch += 0.2
+        head.louder -= 0.1
+        found = sparse(IDS, MASK)
+        backbone = transformers.AutoModel.from_pretrained(checkpoint).eval()
+        for row in range(2):
+            ids = IDS[row][MASK[row] == 1]
+            h = backbone(input_ids=ids[None]).last_hidden_state[0]
+            g = head.identity(h) + head.down(torch.nn.functional.gelu(head.up(h)))
+            logits = (g @ head.projection.T * math.exp(0.2)).amax(0) + head.bias + 0.3
+            tf = torch.bincount(ids, minlength=N_TERMS).float()
+            k1, b = math.exp(head.k1_b[0]), 1 / (1 + math.exp(-head.k1_b[1]))
+            logits += (head.frequency - 0.1) * tf / (tf + k1 * (1 - b + b * len(ids) / 140))
+            assert torch.allclose(found[row], torch.log1p(torch.relu(logits)), atol=1e-4)
+    assert (found[:, ABSENT] == 0).all()
+    assert (found > 0).any()
+
+
+def test_lexical_weighs_only_the_own_tokens(start):
+    sparse = start("lexical")
+    with torch.no_grad():
+        sparse.head.weigh.weight.normal_()
+        found = sparse(IDS, MASK)
+        states = sparse.states(IDS, MASK)
+        values = torch.relu(sparse.head.weigh(states).squeeze(-1))
+    expected = torch.zeros(2, N_TERMS)
+    expected[0, 23], expected[0, 24], expected[1, 8] = max(values[0, 1], values[0, 3]), values[0, 2], values[1, 1]
+    assert torch.equal(found, expected)
+
+
+def test_a_gate_lets_through_or_not_and_learns(start):
+    sparse, plain = start("gated"), start("masked-lm")
+    with torch.no_grad():
+        assert torch.allclose(sparse(IDS, MASK), plain(IDS, MASK), atol=1e-5)  # open at first
+        sparse.head.gate_bias[10:20] = -1
+        assert (sparse(IDS, MASK)[:, 10:20] == 0).all()
+    weights = sparse(IDS, MASK)
+    weights[:, 10:20].sum().backward()
+    assert (sparse.head.gate_bias.grad[10:20] != 0).any()  # what is shut can open again
+
+
+@pytest.mark.parametrize("kind", ["masked-lm", "gated", "expansion", "lexical"])
+def test_some_terms_are_those_of_all(start, kind):
+    sparse, terms = start(kind), torch.tensor([23, 8, 30])
+    assert torch.allclose(sparse(IDS, MASK, terms), sparse(IDS, MASK)[:, terms], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["masked-lm", "gated", "expansion", "lexical"])
+def test_saved_and_opened_it_is_the_same(start, tmp_path, checkpoint, kind):
+    sparse = start(kind, "max", "log1p_log1p")
+    with torch.no_grad():
+        for parameter in sparse.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    (tmp_path / "saved").mkdir()
+    sparse.save(tmp_path / "saved", (checkpoint / files.TOKENIZER_FILE).read_bytes())
+    again = model.load_model(tmp_path / "saved", kind, "max", "log1p_log1p", N_TERMS).eval()
+    with torch.no_grad():
+        assert torch.allclose(again(IDS, MASK), sparse(IDS, MASK), atol=1e-5)
+
+
+def test_a_masked_lm_that_was_saved_opens_in_transformers(start, tmp_path, checkpoint):
+    sparse = start("masked-lm")
+    (tmp_path / "saved").mkdir()
+    sparse.save(tmp_path / "saved", (checkpoint / files.TOKENIZER_FILE).read_bytes())
+    plain = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "saved").eval()
+    logits = plain(input_ids=IDS, attention_mask=MASK).logits
+    assert torch.allclose(sparse(IDS, MASK), pooling.pool_logits(logits, MASK, "max", "log1p"), atol=1e-4)
+
+
+def test_lower_and_upper_layers_together_are_the_model(start):
+    sparse = start("expansion")
+    with torch.no_grad():
+        for n in (0, 1):
+            hidden = sparse.lower(IDS, MASK, n)
+            states = sparse.upper(hidden, MASK, n)
+            whole = sparse.states(IDS, MASK)
+            assert torch.allclose(states[MASK == 1], whole[MASK == 1], atol=1e-5)
+
+
+# --- decoders ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=70_001, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.4, pad_token_id=0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("decoder")
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_decoder_reads_twice(decoder):
+    sparse = model.load_model(decoder, "causal-lm", "max", "log1p", 70_001).eval()
+    plain = transformers.AutoModelForCausalLM.from_pretrained(decoder).eval()
+    ids = torch.tensor([[69_999, 7, 12, 30_000], [5, 9, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    with torch.no_grad():
+        found = sparse(ids, mask)
+        for row, n in ((0, 4), (1, 2)):
+            text = ids[row, :n]
+            logits = plain(input_ids=torch.cat([text, text])[None]).logits[:, n:]
+            expected = pooling.pool_logits(logits, torch.ones(1, n), "max", "log1p")
+            assert torch.allclose(found[row], expected[0], atol=1e-4)
+    # The first reading alone can't know the end of the text: its first token sees nothing of what follows.
+    other = ids.clone()
+    other[0, 3] = 40_000
+    with torch.no_grad():
+        assert not torch.allclose(sparse(other, mask)[0], found[0])
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_head_that_is_missing_or_not_whole(checkpoint, start, tmp_path):
+    with pytest.raises(EncoderError, match=r"head\.safetensors: the head's weights can't be read"):
+        model.load_model(checkpoint, "expansion", "max", "log1p", N_TERMS)
+    sparse = start("lexical")
+    (tmp_path / "saved").mkdir()
+    sparse.save(tmp_path / "saved", b"{}")
+    with pytest.raises(EncoderError, match=r"the head expansion lacks identity\.weight"):
+        model.load_model(tmp_path / "saved", "expansion", "max", "log1p", N_TERMS)
+    path = tmp_path / "saved" / files.HEAD_FILE
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(EncoderError, match=r"head\.safetensors: the head's weights can't be read"):
+        model.load_model(tmp_path / "saved", "lexical", "max", "log1p", N_TERMS)
+
+
+def test_layers_of_other_models_can_not_be_kept(make_checkpoint, tmp_path):
+    folder = make_checkpoint(tmp_path / "distil", "distilbert")
+    sparse = model.start_model(folder, "lexical", "max", "log1p", N_TERMS, [[2, 23, 3]], ABSENT)
+    with pytest.raises(EncoderError, match="layers of a DistilBertModel can't be kept"):
+        sparse.layers()
+
+
+# --- as 8-bit graph ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def graph():
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from lsr.encode import onnx
+
+    return onnx
+
+
+@pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
+def test_the_graph_gives_nearly_the_same(start, graph, tmp_path, monkeypatch, saturation):
+    monkeypatch.setattr(graph, "_TERMS", 10)
+    sparse = start("expansion", "max", saturation)
+    with torch.no_grad():
+        sparse.head.bias[5:] = torch.randn(N_TERMS - 5)
+        sparse.head.down.weight.normal_(std=0.1)
+    graph.export(sparse, tmp_path / "model.onnx")
+    runner = graph.OnnxRunner(tmp_path / "model.onnx", N_TERMS, threads=2)
+    texts = [[2, 23, 24, 23, 3], [2, 8, 3], [2, *range(5, 25), 3]]
+    found = runner.weights(texts).to_dense()
+    with torch.no_grad():
+        expected = np.concatenate([sparse(torch.tensor([t]), torch.ones(1, len(t))).numpy() for t in texts])
+    assert (expected > 0.5).sum() > 10
+    assert np.abs(found - expected).max() < 0.2  # rows of 16 numbers are coarse in 7 bits
+    assert np.abs(found - expected).mean() < 0.02
+    assert np.array_equal(runner.weights(texts[::-1]).to_dense(), found[::-1])  # whatever stands beside it
+
+
+def test_an_encoder_is_compressed_and_opens_without_torch(start, graph, checkpoint, tmp_path):
+    import subprocess
+    import sys
+
+    from lsr.encode.checkpoint import TextTokenizer
+    from lsr.encode.hub import load_encoder
+    from lsr.encode.splade import SpladeEncoder, Tower
+    from lsr.encode.static import InferenceFreeEncoder
+
+    sparse = start("expansion")
+    with torch.no_grad():
+        sparse.head.bias[5:] += 5
+    (tmp_path / "model").mkdir()
+    sparse.save(tmp_path / "model", (checkpoint / files.TOKENIZER_FILE).read_bytes())
+    tower = Tower.open(tmp_path / "model", head="expansion", max_length=20)
+    table = np.linspace(0, 2, N_TERMS)
+    encoder = InferenceFreeEncoder(SpladeEncoder(tower), table, TextTokenizer.open(checkpoint), max_length=9)
+    graph.compress(encoder, tmp_path / "small")
+    small = load_encoder(tmp_path / "small")
+    texts = ["the cat sat on the mat .", "", "dogs"]
+    expected, found = (e.encode_document(texts).to_dense() for e in (encoder, small))
+    assert (expected > 0.5).sum() > 10
+    assert np.abs(found - expected).max() < 0.1
+    assert small.encode_query("the cat") == encoder.encode_query("the cat")
+    assert str(small.fingerprint) == "small"
+    check = (
+        "import sys; sys.modules['torch'] = None; from lsr.encode.hub import load_encoder; "
+        f"print(load_encoder({str(tmp_path / 'small')!r}).encode_document('the cat').nnz)"
+    )
+    out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert int(out.stdout) == small.encode_document("the cat").nnz > 0
+
+
+def test_a_damaged_graph_is_named(graph, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"nothing")
+    with pytest.raises(EncoderError, match=r"model\.onnx: can't be opened"):
+        graph.OnnxRunner(tmp_path / "model.onnx", N_TERMS)
