@@ -6,10 +6,11 @@ penalty counts, its lambda, belongs to the trainer; so raw and weighted values c
 with the FLOPS that papers report of a finished model, which is `SparseMatrix.expected_overlap`.
 
 **Lambdas of other libraries.** Means here are flat, over all rows of the batch, positives and negatives alike. That is
-what naver/splade and sentence-transformers' FlopsLoss do, so their lambdas carry over as they are. OpenSearch's trainer
-takes the mean over the queries for each of the G places in a query's group of documents and adds the places up: where
-the places are alike its penalty is G times larger, so its lambda has to be multiplied by G here (it multiplies by the
-number of processes besides).
+what sentence-transformers' FlopsLoss and naver/splade's Hugging Face trainer do, so their lambdas carry over as they
+are; naver's older trainer takes the mean of the positives' value and the negatives', the same where both are alike.
+OpenSearch's trainer takes the mean over the queries for each of the G places in a query's group of documents and adds
+the places up: where they are alike its penalty is G times larger, so its lambda has to be multiplied by G here (it
+multiplies by the number of processes besides).
 
 **A sample of the vocabulary.** FLOPS, L1 and their kin are sums over terms, so they can be had from S of the V columns:
 with columns drawn uniformly, V / S times the value is an unbiased estimate of the whole, and so is its gradient. The
@@ -178,10 +179,10 @@ def l0_flops(weights: Tensor, threshold: int, active: Tensor | None = None) -> T
 def anti_zero(weights: Tensor) -> Tensor:
     """Keeps rows from dying: mean_i 1 / (1 + sum_j w_ij)^2, between 0 and 1.
 
-    1 for a batch of dead rows, 1e-4 and nearly flat for rows whose weights sum up to 99. The usual form,
-    1 / (sum_j mean_i w_ij)^2, sees only whether the whole batch dies: one dead row among others gets no more lift than
-    they do, and when all are dead it is infinite. Here each row stands for itself, and the steepest slope is -2.
-    Something has to pass on what it says: a weight that relu cut off has no gradient of its own.
+    1 for a batch of dead rows, 1e-4 and nearly flat for rows whose weights sum up to 99. The usual form, one over the
+    square of the sum of all weights (naver/splade), sees only whether the whole batch dies: one dead row among others
+    gets no more lift than they do, and when all are dead it is infinite. Here each row stands for itself, and the
+    steepest slope is -2. Something has to pass on what it says: a weight that relu cut off has no gradient of its own.
 
     Args:
         weights: (n_docs, n_terms) float; a sample of S of V columns is to be multiplied by V / S beforehand.
