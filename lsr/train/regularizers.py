@@ -1,15 +1,16 @@
 """Sparsity penalties: pure functions of a batch's term weights, and the ramp of their strength.
 
-Weights are (n_docs, n_terms) and never negative; every penalty is a scalar of their dtype. Queries are regularized by
-the same functions. How strongly a penalty counts, its lambda, belongs to the trainer; so raw and weighted values can
-both be logged. Not to be mixed up with the FLOPS that papers report of a finished model, which is
-`SparseMatrix.expected_overlap`.
+Weights are (n_docs, n_terms) and never negative; every penalty is a scalar of their dtype, float32 for those in half
+precision, where the squares of small means would vanish. Queries are regularized by the same functions. How strongly a
+penalty counts, its lambda, belongs to the trainer; so raw and weighted values can both be logged. Not to be mixed up
+with the FLOPS that papers report of a finished model, which is `SparseMatrix.expected_overlap`.
 
 **Lambdas of other libraries.** Means here are flat, over all rows of the batch, positives and negatives alike. That is
-what naver/splade and sentence-transformers' FlopsLoss do, so their lambdas carry over as they are. OpenSearch's trainer
-takes the mean over the queries for each of the G places in a query's group of documents and adds the places up: where
-the places are alike its penalty is G times larger, so its lambda has to be multiplied by G here (it multiplies by the
-number of processes besides).
+what sentence-transformers' FlopsLoss and naver/splade's Hugging Face trainer do, so their lambdas carry over as they
+are; naver's older trainer takes the mean of the positives' value and the negatives', the same where both are alike.
+OpenSearch's trainer takes the mean over the queries for each of the G places in a query's group of documents and adds
+the places up: where they are alike its penalty is G times larger, so its lambda has to be multiplied by G here (it
+multiplies by the number of processes besides).
 
 **A sample of the vocabulary.** FLOPS, L1 and their kin are sums over terms, so they can be had from S of the V columns:
 with columns drawn uniformly, V / S times the value is an unbiased estimate of the whole, and so is its gradient. The
@@ -35,7 +36,7 @@ def flops(weights: Tensor) -> Tensor:
     Args:
         weights: (n_docs, n_terms) float.
     """
-    return weights.mean(0).square().sum()
+    return _means(weights).square().sum()
 
 
 def l1(weights: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def l1(weights: Tensor) -> Tensor:
     Args:
         weights: (n_docs, n_terms) float.
     """
-    return weights.sum(1).mean()
+    return _row_sums(weights).mean()
 
 
 def idf_flops(weights: Tensor, idf: Tensor, *, view: str, floor: float = 0.01) -> Tensor:
@@ -74,7 +75,7 @@ def idf_flops(weights: Tensor, idf: Tensor, *, view: str, floor: float = 0.01) -
     if view == "document":
         return flops(weights)
     if view == "query":
-        return flops(weights / idf.clamp(min=floor))
+        return (_means(weights) / idf.clamp(min=floor)).square().sum()
     raise ValueError(f'view must be "document" or "query", got {view!r}')
 
 
@@ -155,7 +156,8 @@ def df_flops(weights: Tensor, df: Tensor, a: float = 0.1, b: float = 10.0) -> Te
     # In float32: the power of a rare term overflows half precision. Beyond float32 it is inf, and d is 0 as it should.
     shares = df.detach().float().clamp(0, 1)
     price = 1 / (1 + (shares.pow(math.log(2) / math.log(a)) - 1).pow(b))
-    return (weights.mean(0) * price.to(weights.dtype)).square().sum()
+    means = _means(weights)
+    return (means * price.to(means.dtype)).square().sum()
 
 
 def l0_flops(weights: Tensor, threshold: int, active: Tensor | None = None) -> Tensor:
@@ -177,15 +179,15 @@ def l0_flops(weights: Tensor, threshold: int, active: Tensor | None = None) -> T
 def anti_zero(weights: Tensor) -> Tensor:
     """Keeps rows from dying: mean_i 1 / (1 + sum_j w_ij)^2, between 0 and 1.
 
-    1 for a batch of dead rows, 1e-4 and nearly flat for rows whose weights sum up to 99. The usual form,
-    1 / (sum_j mean_i w_ij)^2, sees only whether the whole batch dies: one dead row among others gets no more lift than
-    they do, and when all are dead it is infinite. Here each row stands for itself, and the steepest slope is -2.
-    Something has to pass on what it says: a weight that relu cut off has no gradient of its own.
+    1 for a batch of dead rows, 1e-4 and nearly flat for rows whose weights sum up to 99. The usual form, one over the
+    square of the sum of all weights (naver/splade), sees only whether the whole batch dies: one dead row among others
+    gets no more lift than they do, and when all are dead it is infinite. Here each row stands for itself, and the
+    steepest slope is -2. Something has to pass on what it says: a weight that relu cut off has no gradient of its own.
 
     Args:
         weights: (n_docs, n_terms) float; a sample of S of V columns is to be multiplied by V / S beforehand.
     """
-    return (1 + weights.sum(1)).pow(-2).mean()
+    return (1 + _row_sums(weights)).pow(-2).mean()
 
 
 def schedule(kind: str, step: int, steps: int) -> float:
@@ -206,3 +208,17 @@ def schedule(kind: str, step: int, steps: int) -> float:
     if kind == "constant" or step >= steps:
         return 1.0
     return (step / steps) ** (2 if kind == "quadratic" else 1)
+
+
+def _means(weights: Tensor) -> Tensor:
+    """(n_terms,), over the rows; nothing as large as the weights is copied."""
+    return weights.mean(0, dtype=_wide(weights.dtype))
+
+
+def _row_sums(weights: Tensor) -> Tensor:
+    """(n_docs,), over the terms."""
+    return weights.sum(1, dtype=_wide(weights.dtype))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

@@ -266,6 +266,19 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
+def _schema(by_row: bool) -> pa.Schema:
+    """What is written of an example; documents as rows of a text store or as texts, scores teacher by teacher."""
+    return pa.schema(
+        [
+            pa.field("query_id", pa.string()),
+            pa.field("query", pa.string(), nullable=False),
+            pa.field("documents", pa.list_(pa.uint32() if by_row else pa.string()), nullable=False),
+            pa.field("n_positives", pa.uint32(), nullable=False),
+            pa.field("scores", pa.list_(pa.float32())),
+        ]
+    )
+
+
 # --- joining ------------------------------------------------------------------------------------------------------
 
 
@@ -297,14 +310,7 @@ class _Join:
         problems = Problems(self._source.path, "examples")
         written = 0
         n_teachers: int | None = None
-        columns = {
-            "query_id": pa.string(),
-            "query": pa.string(),
-            "documents": pa.list_(pa.uint32() if self._texts else pa.string()),
-            "n_positives": pa.uint32(),
-            "scores": pa.list_(pa.float32()),
-        }
-        schema = pa.schema(list(columns.items()))
+        schema = _schema(by_row=self._texts is not None)
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             for chunk in _chunked(_good(origin.read(), problems)):
                 rows = []
@@ -417,7 +423,8 @@ def _read_candidates(path: Path, texts: TextStore, name: str) -> dict[str, NDArr
             candidates[query_id] = np.concatenate((before, np.array(rows, np.uint32)))
     problems.settle(len(candidates) + missing.count)
     missing.settle()
-    return candidates
+    # Each once, where it comes first: what was mined may have several lines for a query.
+    return {query_id: rows[np.sort(np.unique(rows, return_index=True)[1])] for query_id, rows in candidates.items()}
 
 
 class _Scores:

@@ -154,11 +154,14 @@ def test_the_price_grows_with_the_document_frequency(df):
     assert prices == sorted(prices)
 
 
-def test_document_frequencies_in_half_precision():
-    weights = ROWS.to(torch.bfloat16)
-    value = df_flops(weights, torch.tensor([1e-7, 0.1, 0.0]))
-    assert value.dtype == torch.bfloat16
-    assert value.isfinite()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
+def test_half_precision(penalty, dtype):
+    weights = (random_weights() * 1e-4).to(dtype)  # their squares are below what float16 can hold
+    value = penalty(weights)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, penalty(weights.float()))
+    assert df_flops(weights, torch.full((7,), 1e-7)).isfinite()
 
 
 @pytest.mark.parametrize(("a", "b"), [(0, 10), (1, 10), (0.1, 0), (0.1, -1)])

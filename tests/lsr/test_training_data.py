@@ -213,6 +213,12 @@ def test_candidates_of_a_run(load, put, beir):
     ]
 
 
+def test_candidates_come_once(load, put, beir):
+    rows = [{"query_id": "q0", "positives": name, "negatives": ["d4", "d3"]} for name in ("d0", "t")]
+    examples = load(beir, candidates=put("mined.jsonl", rows), allow_missing=True)
+    assert list(examples[0].doc_ids) == ["d0", "t", "d4", "d3"]
+
+
 def test_what_was_mined_gives_candidates_and_scores(load, put, beir):
     rows = [
         {"query_id": "q0", "positive_ids": ["d0", "t"], "negative_ids": ["d4"], "scores": [5, 4, 1]},
@@ -290,6 +296,17 @@ def test_candidates_that_no_text_has(refusal, put, beir):
     message = refusal(beir, candidates=candidates)
     assert message.startswith(f"{beir}: 9 documents that {candidates} names are not in it: 'x0', 'x1', ")
     assert ", …; the texts must be those that were searched" in message
+
+
+@pytest.mark.parametrize("joined", [["candidates"], ["scores"], ["candidates", "scores"]])
+@pytest.mark.parametrize("own", [{}, {"scores": [3, 2, 1]}], ids=["no scores", "scores"])
+def test_missing_documents_are_named_whatever_is_joined(refusal, put, documents, joined, own):
+    rows = [{"query_id": "q0", "query": "x", "positives": "d0", "negatives": ["gone", "t"], **own}]
+    run = put("run.trec", RUN)
+    options = {"candidates": run if "candidates" in joined else None, "scores": (run,) if "scores" in joined else ()}
+    said = refusal(put("t.jsonl", rows), documents=documents, allow_missing=True, **options)
+    assert said.startswith(f"{documents}: 1 documents that ")
+    assert said.endswith("'gone'")
 
 
 def test_joins_need_ids(refusal, put, documents):
