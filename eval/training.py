@@ -67,7 +67,7 @@ def run_training(settings: TrainSettings, out: Path) -> Path:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group()
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    data = open_training(settings.data.sources, out / "cache")
+    data = open_training(settings.data.sources)
     teachers: list[Teacher] = []
     for teacher in settings.teachers:
         if teacher.dense is not None:

@@ -4,8 +4,8 @@ One module for training and for encoding. The backbone gives a state h_t for eac
 
     masked-lm    w_j = pool_t saturation(relu(h_t . E_j + b_j)), with the output layer that the checkpoint brings
     expansion    w_j = saturation(relu(max_t(g(h_t) . P_j) + b_j + c_j tf_j)), for a backbone without an output layer:
-                 g is a layer that starts as the identity, and a small perceptron beside it; P starts as the input
-                 embeddings; tf_j is BM25's saturated frequency of the text's own tokens
+                 g is a layer that starts as the identity, and a small perceptron beside it; P are the input
+                 embeddings, each by a factor; tf_j is BM25's saturated frequency of the text's own tokens
     lexical      w_j = max_{t: token_t = j} relu(a . h_t + b), no expansion (uniCOIL, arXiv 2106.14807; DeepImpact,
                  2104.12016)
     gated        the masked-lm weights, let through where a second layer's pooled logit is above zero (SparTerm,
@@ -429,7 +429,9 @@ class ExpansionHead(Head):
         self.identity, self.up, self.down = (
             _linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in ("identity", "up", "down")
         )
-        self.projection = nn.Parameter(projection)
+        # It stays as it is but for its rows' scales: a batch teaches too few terms to move all of it.
+        self.register_buffer("projection", projection)
+        self.scale = nn.Parameter(torch.zeros(self.n_terms))
         self.bias = nn.Parameter(tensors["bias"])
         self.frequency = nn.Parameter(tensors["frequency"])
         # Each term learns only where a batch has it, so what all have in common is learned apart.
@@ -468,7 +470,7 @@ class ExpansionHead(Head):
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
         """As `Head`."""
         rows = slice(None) if terms is None else terms
-        projection = self.projection[rows] * self.stretch.exp()
+        projection = self.projection[rows] * (self.scale[rows] + self.stretch).exp().unsqueeze(1)
         logits = max_logits(self.transform(states), mask, projection, self.bias[rows] + self.shift)
         logits = logits + (self.frequency[rows] + self.louder) * self.frequencies(ids, mask, terms)
         return saturate(logits, self.saturation)
@@ -493,7 +495,7 @@ class ExpansionHead(Head):
             f"{name}.{kind}": getattr(layer, kind) for name, layer in layers.items() for kind in ("weight", "bias")
         }
         return {name: tensor.detach() for name, tensor in found.items()} | {
-            "projection": (self.projection * self.stretch.exp()).detach(),
+            "projection": (self.projection * (self.scale + self.stretch).exp().unsqueeze(1)).detach(),
             "bias": (self.bias + self.shift).detach(),
             "frequency": (self.frequency + self.louder).detach(),
             "saturation": self.k1_b.detach(),

@@ -114,7 +114,8 @@ def export(model: Any, path: Path) -> None:
     head = {name: value.float().numpy() for name, value in model.head.tensors().items()}
     graph = _Graph(onnx)
     states = _add_backbone(graph, weights, config)
-    _add_head(graph, head, states, model.head.saturation, model.head.typical_length)
+    words = weights["embeddings.word_embeddings.weight"]
+    _add_head(graph, head, words, states, model.head.saturation, model.head.typical_length)
     path.write_bytes(graph.content(model.n_terms))
 
 
@@ -258,18 +259,26 @@ def _add_backbone(graph: _Graph, weights: dict[str, NDArray[np.float32]], config
 
 
 def _add_head(
-    graph: _Graph, head: dict[str, NDArray[np.float32]], states: str, saturation: str, typical_length: float
+    graph: _Graph,
+    head: dict[str, NDArray[np.float32]],
+    embeddings: NDArray[np.float32],
+    states: str,
+    saturation: str,
+    typical_length: float,
 ) -> None:
     """`lsr.encode.model.ExpansionHead`, as the output "weights"."""
     up = graph.linear(states, "up", head["up.weight"], head["up.bias"])
     down = graph.linear(graph.add("Gelu", up, domain="com.microsoft"), "down", head["down.weight"], head["down.bias"])
     same = graph.linear(states, "identity", head["identity.weight"], head["identity.bias"])
     integers, scale, zero = graph.add("DynamicQuantizeLinear", graph.add("Add", same, down), n_outputs=3)
-    projection, row_scale = quantized(head["projection"])
-    n_terms = len(projection)
+    # The output layer's rows are those of the embeddings by a factor each, so the integers are there already.
+    n_terms = len(head["projection"])
+    row_scale = _factors(head["projection"], embeddings) * quantized(embeddings)[1]
+    axis = graph.constant("zero", np.array([0]))
     parts = []
     for first in range(0, n_terms, _TERMS):
-        weight = graph.constant(f"projection.{first}", projection[first : first + _TERMS].T)
+        start, end = (graph.constant(f"term{i}", np.array([i])) for i in (first, min(first + _TERMS, n_terms)))
+        weight = graph.add("Transpose", graph.add("Slice", "words", start, end, axis), perm=[1, 0])
         # All tokens share one scale, so the largest integer is that of the largest logit.
         logits = graph.add("MatMulInteger", integers, weight, zero)
         parts.append(graph.add("ReduceMax", logits, graph.constant("zero", np.array([0])), keepdims=0))
@@ -291,3 +300,12 @@ def _add_head(
     for i in range(2 if saturation == "log1p_log1p" else 1):
         last = i == (1 if saturation == "log1p_log1p" else 0)
         x = graph.add("Log", graph.add("Add", x, one), name="weights" if last else "")
+
+
+def _factors(projection: NDArray[np.float32], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What each row of the embeddings has to be multiplied by to give that of the output layer, (n_terms,)."""
+    squares = np.maximum((embeddings**2).sum(1), 1e-12)
+    factors = (projection * embeddings).sum(1) / squares
+    if not np.allclose(factors[:, None] * embeddings, projection, rtol=1e-3, atol=1e-4):
+        raise EncoderError("the output layer isn't made of the input embeddings; such a model can't be exported")
+    return np.asarray(factors, np.float32)

@@ -14,8 +14,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from lsr.encode.splade import SpladeEncoder, Tower
 from lsr.encode.static import InferenceFreeEncoder
 from lsr.errors import EncoderError, LsrError
 from lsr.train import collapse, losses, regularizers
+from lsr.train.data import Example, TrainingData
 from lsr.train.rows import RowCache
 from lsr.train.settings import RegularizerSettings, TrainSettings
 from lsr.train.teachers import Teacher, padded
@@ -39,25 +41,6 @@ Encoded = SpladeEncoder | InferenceFreeEncoder
 Validate = Callable[[Path], Mapping[str, float]]
 _KEPT = 2  # checkpoints
 _SAMPLE = 64  # documents that the vocabulary's start and the collapse detector look at
-
-
-class Example(Protocol):
-    """A query and its candidates, the relevant ones first; see `lsr.train.data`."""
-
-    query_id: str
-    query: str
-    doc_ids: Sequence[str]
-    documents: Sequence[str]
-    n_positives: int
-    scores: Any
-
-
-class Data(Protocol):
-    """Examples without end, in an order that the seed decides."""
-
-    def stream(self, seed: int, start: int = 0) -> Iterator[Example]:
-        """Examples from number `start` on."""
-        ...
 
 
 class TrainingError(LsrError):
@@ -104,7 +87,7 @@ class Trainer:
         self,
         settings: TrainSettings,
         folder: Path,
-        data: Data,
+        data: TrainingData,
         teachers: Sequence[Teacher] = (),
         validate: Validate | None = None,
     ) -> None:
@@ -116,6 +99,12 @@ class Trainer:
         checkpoint = files.locate(settings.model.checkpoint)
         self.tokenizer = TextTokenizer.open(checkpoint)
         n_terms = int(files.model_config(checkpoint)["vocab_size"])
+        limit = files.position_limit(checkpoint)
+        for name, length in (("model", settings.model.max_length), ("queries", settings.queries.max_length)):
+            if limit is not None and length > limit:
+                raise EncoderError(
+                    f"{name}.max_length {length}: the model in {checkpoint} reads {limit} tokens at most"
+                )
         self.vocabulary = self.tokenizer.vocabulary(n_terms)
         self.absent = sorted({t for t in self.tokenizer.special if t < n_terms} | _unused(self.vocabulary))
         torch.manual_seed(settings.seed)
@@ -149,7 +138,8 @@ class Trainer:
         """
         settings, steps = self.settings, self.settings.optimizer.steps
         per_step = settings.data.queries * settings.optimizer.accumulate * self.world
-        examples = self.data.stream(settings.seed, self.step * per_step)
+        every = self.data.stream(settings.seed, self.step * per_step)
+        examples = islice(every, self.rank, None, self.world)
         log = (self.folder / "log.jsonl").open("a", encoding="utf-8") if self.rank == 0 else None
         started, first = time.perf_counter(), self.step
         bar = progress(steps, "train", "steps")
@@ -182,11 +172,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, float] = {}
         for part in range(settings.optimizer.accumulate):
-            drawn = [next(examples) for _ in range(settings.data.queries * self.world)]
-            mine = drawn[self.rank :: self.world]
+            drawn = [next(examples) for _ in range(settings.data.queries)]
             rng = np.random.default_rng([settings.seed, self.step, part, self.rank])
             torch.manual_seed(int(rng.integers(2**31)))
-            values = self._backward(self._batch(mine, rng), rng)
+            values = self._backward(self._batch(drawn, rng), rng)
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value / settings.optimizer.accumulate
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -240,8 +229,9 @@ class Trainer:
         columns = torch.full((len(examples), width), -1, dtype=torch.int64)
         positives = torch.zeros(len(examples), len(texts), dtype=torch.bool)
         brought = None
-        if all(example.scores is not None for example in examples):
-            brought = torch.full((len(examples[0].scores), len(examples), width), torch.nan)
+        n_teachers = {0 if example.scores is None else len(example.scores) for example in examples}
+        if len(n_teachers) == 1 and 0 not in n_teachers:
+            brought = torch.full((n_teachers.pop(), len(examples), width), torch.nan)
         for row, (example, picks) in enumerate(zip(examples, chosen, strict=True)):
             columns[row, : len(picks)] = torch.tensor([place[example.doc_ids[i]] for i in picks])
             for doc_id in example.doc_ids[: example.n_positives]:
@@ -301,7 +291,9 @@ class Trainer:
             found = [torch.from_numpy(t.scores(batch.query_texts, batch.texts)).to(device) for t in self.teachers]
             every = torch.stack(found)
         elif batch.scores is None:
-            raise TrainingError("kl and margin_mse need teachers, or examples that bring scores; there are neither")
+            raise TrainingError(
+                "kl and margin_mse need teachers, or examples that bring scores, all of them those of as many teachers"
+            )
         if settings.kl:
             if every is not None:
                 raw["kl"] = losses.kl(scores, losses.ensemble(every, scale=settings.scale))
@@ -331,7 +323,8 @@ class Trainer:
                 value = regularizers.l1(weights)
             case "idf_flops":
                 idf = self.table.idf if terms is None else self.table.idf[terms]
-                value = regularizers.idf_flops(weights, idf, view="query")
+                view = "document" if self.settings.queries.kind in ("idf", "table") else "query"
+                value = regularizers.idf_flops(weights, idf, view=view)
             case "df_flops":
                 self.df.update(weights, terms)
                 value = regularizers.df_flops(weights, self.df.fractions(terms))
@@ -432,7 +425,7 @@ class Trainer:
 
     def _some_texts(self, n: int) -> list[str]:
         texts: dict[str, None] = {}
-        for example in self.data.stream(self.settings.seed):
+        for example in islice(self.data.stream(self.settings.seed), len(self.data)):
             texts.update(dict.fromkeys(example.documents[: example.n_positives]))
             if len(texts) >= n:
                 break
@@ -642,7 +635,7 @@ class Trainer:
     def _check_folder(self) -> None:
         """Refuse a folder with another run; remember this one's settings."""
         path, now = self.folder / "settings.json", json.dumps(asdict(self.settings), indent=1, sort_keys=True)
-        before = path.read_text() if path.is_file() else None
+        before = path.read_text() if path.is_file() and self._checkpoints() else None
         if before is not None and before != now:
             then, here = json.loads(before), json.loads(now)
             other = [key for key in here if then.get(key) != here[key]]

@@ -70,6 +70,7 @@ def test_expansion_by_its_definition(start, checkpoint):
         head.bias[5:] = torch.randn(N_TERMS - 5)
         head.shift += 0.3
         head.stretch += 0.2
+        head.scale.normal_(std=0.2)
         head.louder -= 0.1
         found = sparse(IDS, MASK)
         backbone = transformers.AutoModel.from_pretrained(checkpoint).eval()
@@ -77,7 +78,7 @@ def test_expansion_by_its_definition(start, checkpoint):
             ids = IDS[row][MASK[row] == 1]
             h = backbone(input_ids=ids[None]).last_hidden_state[0]
             g = head.identity(h) + head.down(torch.nn.functional.gelu(head.up(h)))
-            logits = (g @ head.projection.T * math.exp(0.2)).amax(0) + head.bias + 0.3
+            logits = (g @ head.projection.T * torch.exp(0.2 + head.scale)).amax(0) + head.bias + 0.3
             tf = torch.bincount(ids, minlength=N_TERMS).float()
             k1, b = math.exp(head.k1_b[0]), 1 / (1 + math.exp(-head.k1_b[1]))
             logits += (head.frequency - 0.1) * tf / (tf + k1 * (1 - b + b * len(ids) / 140))
