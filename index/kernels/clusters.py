@@ -6,8 +6,9 @@ for the heaviest terms of a query they are added up over all clusters. The clust
 first, which gives a score to reach; then all those whose sums reach `heap_factor` times that score.
 
 A cluster is scored exactly, with the whole query, in the integers of all other algorithms: its terms are searched for
-those of the query, and their postings are added up over its documents. What this costs is cache misses, so it is done
-for several clusters at a time, and what the next step reads is asked for in the one before.
+those of the query, and their postings are added up over its documents. What this costs is cache misses: so terms are
+kept in groups that fill a cache line, and several clusters are scored together, step by step, what the next step reads
+being asked for in the one before.
 
 Sources: Seismic (Bruch, Nardini, Rulli, Venturini 2024, arXiv 2404.18812) for summaries, their pruning, `cut` and
 `heap_factor`; Block-Max Pruning (arXiv 2405.01117) for the forward index by runs of documents. Seismic clusters each
@@ -20,39 +21,44 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .blocks import highest
+from .blocks import FOLD, highest
 from .exhaustive import finish, thin_out
 from .jit import kernel, prefetch
 from .lists import BEGIN, BLOCKS_SCORED, DENSE, END, POSTINGS_SCORED
 
 CLUSTER = 32  # documents of a cluster; at most 256, since a document within its cluster is a byte
+GROUP = 16  # terms of a group
+_FURTHEST = (1 << 16) - 2  # how far a term may be from the first of its group; one more marks an unused place
 _BATCH = 8  # clusters that are scored together
 _SUM, _CHOSEN, _REACHED = range(3)  # rows of the scratch space; `highest` uses others
 
 
 class Clusters(NamedTuple):
-    """The files of clusters as arrays. Nothing of what they say is trusted to lie within them.
+    """The files of clusters as arrays. That what they say lies within them is checked where it is used.
 
     Attributes:
         doc_ends: (n_clusters,) uint64, where the documents of each cluster end, in the order of storage.
-        term_ends: (n_clusters,) uint64, where its terms end.
+        group_ends: (n_clusters,) uint64, where its groups of terms end.
         posting_ends: (n_clusters,) uint64, where its postings end.
-        terms: (n,) uint16 or uint32, the terms of each cluster, ascending, as places among the terms of the index.
-        ends: (n,) uint32, where each term's postings end among those of the cluster.
-        docs: (n_postings,) uint8, documents within their clusters, by cluster and term.
-        impacts: (n_postings,) uint8.
+        firsts: (n_groups,) uint32, the first term of each group, as a place among the terms of the index. Ascending
+            within a cluster.
+        begins: (n_groups,) uint32, where the postings of a group begin among those of the cluster.
+        terms: (n_groups * GROUP,) uint32, ascending within a group: how far a term is from the first, times 65536,
+            plus where its postings end among those of the group.
+        postings: (n_postings,) uint16, by cluster, term and document: impact times 256 plus document within the
+            cluster.
         summary_ends: (n_used,) uint64, where the summaries' entries of each term end.
         summary_clusters: (n_entries,) uint32, the cluster of each.
         summary_maxima: (n_entries,) uint8, the largest impact there.
     """
 
     doc_ends: Any
-    term_ends: Any
+    group_ends: Any
     posting_ends: Any
+    firsts: Any
+    begins: Any
     terms: Any
-    ends: Any
-    docs: Any
-    impacts: Any
+    postings: Any
     summary_ends: Any
     summary_clusters: Any
     summary_maxima: Any
@@ -62,7 +68,7 @@ class Clusters(NamedTuple):
 
 
 @kernel
-def group(ranks, lists, docs, impacts, dense, n_docs, term_ends, posting_ends, terms, ends, maxima, out_docs, out):
+def group(ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, firsts, begins, terms, maxima, postings):
     """Group the postings of a window by cluster and, within a cluster, by term and document.
 
     Called twice: with empty outputs it only counts.
@@ -74,49 +80,58 @@ def group(ranks, lists, docs, impacts, dense, n_docs, term_ends, posting_ends, t
         impacts: (n_postings,) uint8.
         dense: (n_dense * n_docs,) uint8.
         n_docs: The window's documents.
-        term_ends: (n_clusters,) int64, when counting zero, and what is counted is written; else where the terms of each
-            cluster begin, and where they end is written.
-        posting_ends: (n_clusters,) int64, the same of its postings.
-        terms: (sum of terms,) written; as are the following.
-        ends: (sum of terms,) uint32.
-        maxima: (sum of terms,) uint8, the largest impact of each term of a cluster.
-        out_docs: (sum of postings,) uint8.
-        out: (sum of postings,) uint8, their impacts.
+        group_ends: (n_clusters,) int64: where each cluster's groups begin, changed to where they end. When counting,
+            zeros that become numbers.
+        posting_ends: (n_clusters,) int64: the same of its postings.
+        firsts: (n_groups,) uint32, written, as are the following.
+        begins: (n_groups,) uint32.
+        terms: (n_groups * GROUP,) uint32.
+        maxima: (n_groups * GROUP,) uint8, the largest impact of each term in its cluster, 0 at unused places.
+        postings: (n_postings,) uint16.
     """
-    latest, first = np.full(len(term_ends), -1, np.int64), posting_ends.copy()
-    counting = len(terms) == 0
+    counting = len(firsts) == 0
+    latest, first = np.full(len(group_ends), -1, np.int64), np.zeros(len(group_ends), np.int64)
+    used, before = np.full(len(group_ends), GROUP, np.int64), posting_ends.copy()
     for i in range(len(ranks)):
         row = lists[i, DENSE]
         for p in range(0 if row >= 0 else lists[i, BEGIN], n_docs if row >= 0 else lists[i, END]):
             doc = p if row >= 0 else np.int64(docs[p])
-            impact = dense[row * n_docs + p] if row >= 0 else impacts[p]
+            impact = np.int64(dense[row * n_docs + p] if row >= 0 else impacts[p])
             if impact == 0:
                 continue
             c = doc // CLUSTER
             if latest[c] != i:
                 latest[c] = i
-                if not counting:
-                    terms[term_ends[c]], maxima[term_ends[c]] = ranks[i], 0
-                term_ends[c] += 1
+                if used[c] == GROUP or ranks[i] - first[c] > _FURTHEST:
+                    first[c], used[c] = ranks[i], 0
+                    if not counting:
+                        g = group_ends[c]
+                        firsts[g], begins[g] = ranks[i], posting_ends[c] - before[c]
+                        terms[g * GROUP : (g + 1) * GROUP] = (_FURTHEST + 1) << 16
+                    group_ends[c] += 1
+                used[c] += 1
             if not counting:
-                out_docs[posting_ends[c]], out[posting_ends[c]] = doc % CLUSTER, impact
-                ends[term_ends[c] - 1] = posting_ends[c] + 1 - first[c]
-                maxima[term_ends[c] - 1] = max(maxima[term_ends[c] - 1], impact)
+                g = group_ends[c] - 1
+                at = g * GROUP + used[c] - 1
+                postings[posting_ends[c]] = impact << 8 | doc % CLUSTER
+                maxima[at] = max(maxima[at], impact)
+                end = posting_ends[c] + 1 - before[c] - begins[g]
+                terms[at] = (ranks[i] - first[c]) << 16 | end
             posting_ends[c] += 1
 
 
 @kernel
-def summarize(term_ends, maxima, mass, kept):
+def summarize(group_ends, maxima, mass, kept):
     """Choose the largest maxima of each cluster, as many as make up a share of their sum, and those that equal them.
 
     Args:
-        term_ends: (n_clusters,) int64.
-        maxima: (n,) uint8.
+        group_ends: (n_clusters,) int64.
+        maxima: (n_groups * GROUP,) uint8, 0 at unused places.
         mass: The share, above 0 and at most 1.
-        kept: (n,) bool, written.
+        kept: (n_groups * GROUP,) bool, written.
     """
     begin = 0
-    for end in term_ends:
+    for end in group_ends * GROUP:
         counts, total = np.zeros(256, np.int64), 0
         for i in range(begin, end):
             counts[maxima[i]] += 1
@@ -134,13 +149,12 @@ def summarize(term_ends, maxima, mass, kept):
 
 
 @kernel
-def search_clusters(clusters, ranks, weights, heaviest, order, n_docs, scratch, space, k, heap_factor, seeds):
+def search_clusters(clusters, query, heaviest, order, n_docs, scratch, space, k, heap_factor, seeds):
     """The k best documents of those in the clusters that are looked into; their scores are exact.
 
     Args:
         clusters: `Clusters`.
-        ranks: (n,) int64, the query's terms, ascending.
-        weights: (n,) int32.
+        query: (ranks, weights): (n,) int64, the query's terms, ascending, and (n,) int32.
         heaviest: (cut,) int64, the places in the query of the terms whose summaries are added up.
         order: (n_docs,) uint32, document numbers by place, or empty.
         n_docs: Documents of the index.
@@ -153,76 +167,78 @@ def search_clusters(clusters, ranks, weights, heaviest, order, n_docs, scratch, 
     Returns:
         How many were found.
     """
-    sums = scratch[_SUM]
-    space.counts[:] = 0
-    add_summaries(clusters, ranks, weights, heaviest, sums)
-    found, least = 0, np.int32(1)
-    positions = np.empty((_BATCH, len(ranks)), np.int64)
+    sums, chosen = scratch[_SUM], scratch[_CHOSEN]
+    positions = np.empty((_BATCH, len(query[0])), np.int64)
     scores = np.zeros((_BATCH, 256), np.int32)
-    chosen = choose(sums, highest(sums, seeds, scratch), scratch)
-    for at in range(0, chosen, _BATCH):
-        n = min(_BATCH, chosen - at)
-        found, least = score_clusters(
-            clusters, ranks, weights, scratch[_CHOSEN, at : at + n], order, n_docs, positions, scores, space, k, found, least
-        )
+    space.counts[:] = 0
+    add_summaries(clusters, query, heaviest, sums)
+    found, least = 0, np.int32(1)
+    waiting = choose(sums, highest(sums, seeds, scratch), scratch)
+    for at in range(0, waiting, _BATCH):
+        part = chosen[at : min(at + _BATCH, waiting)]
+        found, least = score_clusters(clusters, query, part, order, n_docs, positions, scores, space, k, found, least)
     if found >= k:
         found, least = thin_out(space, k, found, least)
-    chosen = choose(sums, max(heap_factor * least, 1.0), scratch)
+    waiting = choose(sums, max(heap_factor * least, 1.0), scratch)
     at = 0
-    while at < chosen:
-        n, need = 0, heap_factor * least
-        while at < chosen and n < _BATCH:
-            if scratch[_REACHED, at] >= need:
-                scratch[_CHOSEN, n] = scratch[_CHOSEN, at]
+    while at < waiting:
+        n = 0
+        while at < waiting and n < _BATCH:
+            if scratch[_REACHED, at] >= heap_factor * least:
+                chosen[n] = chosen[at]
                 n += 1
             at += 1
-        found, least = score_clusters(
-            clusters, ranks, weights, scratch[_CHOSEN, :n], order, n_docs, positions, scores, space, k, found, least
-        )
+        part = chosen[:n]
+        found, least = score_clusters(clusters, query, part, order, n_docs, positions, scores, space, k, found, least)
     sums[:] = 0
     return finish(space, k, found)
 
 
 @kernel
-def add_summaries(clusters, ranks, weights, heaviest, sums):
+def add_summaries(clusters, query, heaviest, sums):
     """Add up over all clusters what the summaries hold of some terms of a query; sums: (n,) int32, changed."""
+    ranks, weights = query
     n_clusters, n_entries = len(clusters.doc_ends), len(clusters.summary_maxima)
     for i in heaviest:
-        rank, weight = ranks[i], weights[i]
-        begin = np.int64(clusters.summary_ends[rank - 1]) if rank else 0
-        end = min(np.int64(clusters.summary_ends[rank]), n_entries)
-        for e in range(max(begin, 0), end):
-            c = np.int64(clusters.summary_clusters[e])
-            if c < n_clusters:
-                sums[c] += weight * np.int32(clusters.summary_maxima[e])
+        begin, end = run_of(clusters.summary_ends, ranks[i], n_entries)
+        for e in range(begin, end, 16):
+            prefetch(clusters.summary_clusters, e)
+        for e in range(begin, end, 64):
+            prefetch(clusters.summary_maxima, e)
+    for i in heaviest:
+        begin, end = run_of(clusters.summary_ends, ranks[i], n_entries)
+        weight, owners, maxima = weights[i], clusters.summary_clusters[begin:end], clusters.summary_maxima[begin:end]
+        for e in range(len(maxima)):
+            if owners[e] < n_clusters:
+                sums[owners[e]] += weight * np.int32(maxima[e])
 
 
 @kernel
 def choose(sums, need, scratch):
     """List the clusters whose sums reach `need`, and set these sums to zero; returns how many there are."""
     chosen, least = 0, np.int32(min(np.ceil(need), 2.0**31 - 1))
-    for run in range(0, len(sums), 16):
-        reached = np.int32(0)
-        part = sums[run : run + 16]
+    for run in range(0, len(sums), FOLD):
+        s, reached = sums[run : run + FOLD], np.int32(0)
         for i in range(16):
-            reached |= np.int32(part[i] >= least)
+            a = max(max(s[i], s[i + 16]), max(s[i + 32], s[i + 48]))
+            b = max(max(s[i + 64], s[i + 80]), max(s[i + 96], s[i + 112]))
+            reached |= np.int32(max(a, b) >= least)
         if reached:
-            for c in range(run, run + 16):
-                if sums[c] >= least:
-                    scratch[_CHOSEN, chosen], scratch[_REACHED, chosen] = c, sums[c]
-                    sums[c] = 0
+            for i in range(FOLD):
+                if s[i] >= least:
+                    scratch[_CHOSEN, chosen], scratch[_REACHED, chosen] = run + i, s[i]
+                    s[i] = 0
                     chosen += 1
     return chosen
 
 
 @kernel
-def score_clusters(clusters, ranks, weights, chosen, order, n_docs, positions, scores, space, k, found, least):
+def score_clusters(clusters, query, chosen, order, n_docs, positions, scores, space, k, found, least):
     """Score all documents of some clusters, at most _BATCH; append those that reach `least`.
 
     Args:
         clusters: `Clusters`.
-        ranks: (n,) int64, the query's terms, ascending.
-        weights: (n,) int32.
+        query: As of `search_clusters`.
         chosen: (at most _BATCH,) int32, the clusters.
         order: (n_docs,) uint32, or empty.
         n_docs: Documents of the index.
@@ -236,41 +252,52 @@ def score_clusters(clusters, ranks, weights, chosen, order, n_docs, positions, s
     Returns:
         How many there are now, and the score to reach.
     """
-    size = len(clusters.docs)
+    ranks, weights = query
+    firsts, begins, terms, postings = clusters.firsts, clusters.begins, clusters.terms, clusters.postings
+    n_groups, n_postings = min(len(firsts), len(terms) // GROUP), len(postings)
     for c in chosen:
-        begin, end = run_of(clusters.term_ends, c, len(clusters.terms))
-        for at in range(begin, end, 64 // clusters.terms.itemsize):
-            prefetch(clusters.terms, at)
-    for x in range(len(chosen)):
-        begin, end = run_of(clusters.term_ends, chosen[x], len(clusters.terms))
+        prefetch(clusters.group_ends, c)
+        prefetch(clusters.posting_ends, c)
+        prefetch(clusters.doc_ends, c)
+    for c in chosen:
+        begin, end = run_of(clusters.group_ends, c, n_groups)
+        for g in range(begin, end, 16):
+            prefetch(firsts, g)
+            prefetch(begins, g)
+    for x in range(len(chosen)):  # the group that may hold a term: the last that doesn't begin behind it
+        begin, end = run_of(clusters.group_ends, chosen[x], n_groups)
         for i in range(len(ranks)):
-            at, n = begin, end - begin
+            g, n = begin, end - begin
             while n > 1:  # by halves, without a branch
                 half = n >> 1
-                at = at + half if clusters.terms[at + half] <= ranks[i] else at
+                g = g + half if firsts[g + half] <= ranks[i] else g
                 n -= half
-            positions[x, i] = at if n == 1 and clusters.terms[at] == ranks[i] else -1
-            prefetch(clusters.ends, at)
+            there = n == 1 and firsts[g] <= ranks[i] and ranks[i] - firsts[g] <= _FURTHEST
+            positions[x, i] = g * GROUP if there else -1
+            prefetch(terms, g * GROUP)
     for x in range(len(chosen)):
-        begin, _ = run_of(clusters.posting_ends, chosen[x], size)
+        first, last = run_of(clusters.posting_ends, chosen[x], n_postings)
         for i in range(len(ranks)):
-            if positions[x, i] > 0:
-                at = begin + clusters.ends[positions[x, i] - 1]
-                prefetch(clusters.docs, at)
-                prefetch(clusters.impacts, at)
+            at = positions[x, i]
+            if at >= 0:
+                g = at // GROUP
+                distance = ranks[i] - firsts[g]
+                for half in (8, 4, 2, 1):
+                    at = at + half if terms[at + half] >> 16 <= distance else at
+                positions[x, i] = at if terms[at] >> 16 == distance else -1
+                prefetch(postings, first + begins[g] + (terms[at - 1] & 0xFFFF if at % GROUP else 0))
     for x in range(len(chosen)):
-        c, sums = chosen[x], scores[x]
-        first_term, _ = run_of(clusters.term_ends, c, len(clusters.terms))
-        first, last = run_of(clusters.posting_ends, c, size)
+        sums = scores[x]
+        first, last = run_of(clusters.posting_ends, chosen[x], n_postings)
         for i in range(len(ranks)):
             at, weight = positions[x, i], weights[i]
             if at >= 0:
-                begin = first + (np.int64(clusters.ends[at - 1]) if at > first_term else 0)
-                end = min(first + np.int64(clusters.ends[at]), last)
-                for p in range(begin, end):
-                    sums[clusters.docs[p]] += weight * np.int32(clusters.impacts[p])
-                space.counts[POSTINGS_SCORED] += max(end - begin, 0)
-        begin, end = run_of(clusters.doc_ends, c, n_docs)
+                start = first + begins[at // GROUP]
+                begin = start + (terms[at - 1] & 0xFFFF if at % GROUP else 0)
+                for posting in postings[begin : min(start + (terms[at] & 0xFFFF), last)]:
+                    sums[posting & 0xFF] += weight * np.int32(posting >> 8)
+                    space.counts[POSTINGS_SCORED] += 1
+        begin, end = run_of(clusters.doc_ends, chosen[x], n_docs)
         for place in range(begin, min(end, begin + CLUSTER)):
             if sums[place - begin] >= least:
                 space.docs[found] = order[place] if len(order) else place
