@@ -31,12 +31,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lsr.errors import CorruptIndex
+from lsr.errors import CorruptIndex, IndexFormatError
 
+from .clusters import open_clusters
 from .kernels.blocks import FOLD, search_blocks
+from .kernels.clusters import search_clusters
 from .kernels.exhaustive import search_windows
 from .kernels.lists import (
     BLOCK,
+    BLOCKS_SCORED,
     DENSE_AT,
     DOCS_AT,
     FIRST_BLOCK,
@@ -92,17 +95,19 @@ class Segment:
         df: (n_used,) uint32, in how many documents each occurs.
         n_windows: Number of windows.
         n_docs: Number of documents.
+        clusters: The mapped files of clusters, None if the index was built without.
 
     Args:
         folder: Where the files lie.
         impacts: How weights are stored.
         scale: Weight of one impact; 1.0 for float weights.
+        clusters: Whether there are files of clusters.
 
     Raises:
         CorruptIndex: A file is damaged so that searching it would read outside of it.
     """
 
-    def __init__(self, folder: Path, impacts: ImpactType, scale: float) -> None:
+    def __init__(self, folder: Path, impacts: ImpactType, scale: float, *, clusters: bool = False) -> None:
         self._folder = folder
         self._impacts = impacts
         self._scale = scale
@@ -159,6 +164,7 @@ class Segment:
             order=places.column("doc"),
         )
         self._n_rows = min(len(self._files.maxima) // ROW_UNIT, len(self._files.skips) // SKIP_UNIT)
+        self.clusters = open_clusters(folder, len(self.terms)) if clusters else None
         self._experience = Experience()
         self._local = threading.local()
 
@@ -198,6 +204,8 @@ class Segment:
             settings, k, self.n_blocks, self._experience, has_bounds=quantized, ordered=len(self._places) > 0
         )
         ranks, weights, factor = self._query(terms, weights, settings.beta)
+        if algorithm == "clusters":
+            return self._search_clusters(ranks, weights, factor, k, settings)
         if algorithm == "blocks":
             weightiest_first = np.argsort(-weights, kind="stable")
             ranks, weights = ranks[weightiest_first], weights[weightiest_first]
@@ -233,9 +241,69 @@ class Segment:
                 windows_scanned=windows_scanned,
             )
 
+        return *self._result(space, found, factor), plan
+
+    def _search_clusters(
+        self, ranks: NDArray[np.int64], weights: NDArray[np.int32], factor: float, k: int, settings: SearchSettings
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], Callable[[], Plan]]:
+        if self.clusters is None:
+            raise IndexFormatError(
+                f"{self._folder.parent}: this index has no clusters; build it with --clusters, "
+                "Index.build(..., clusters=True)"
+            )
+        n_clusters = len(self.clusters.doc_ends)
+        if getattr(self._local, "sums", None) is None:
+            self._local.sums = np.zeros((6, max(FOLD, -(-n_clusters // FOLD) * FOLD)), np.int32)
+        space = self._space(k)
+        heaviest = np.argsort(-weights, kind="stable")[: settings.cut]
+        seeds = min(max(_SEEDS + k // 5, settings.guaranteed), max(n_clusters, 1))
+        found = search_clusters(
+            self.clusters, (ranks, weights), heaviest, self._files.order, self.n_docs, self._local.sums, space, k,
+            float(settings.heap_factor), seeds,
+        )  # fmt: skip
+
+        def plan() -> Plan:
+            return Plan(
+                algorithm="clusters",
+                reason="asked for",
+                terms=len(ranks),
+                documents=self.n_docs,
+                postings=int(self.df[ranks].sum()),
+                postings_scored=int(space.counts[POSTINGS_SCORED]),
+                blocks=n_clusters,
+                blocks_scored=int(space.counts[BLOCKS_SCORED]),
+                windows=self.n_windows,
+                windows_scanned=0,
+            )
+
+        return *self._result(space, found, factor), plan
+
+    def _result(self, space: Space, found: int, factor: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The documents and scores that a kernel found."""
         if found and len(self._places) and space.docs[:found].max() >= self.n_docs:
             raise CorruptIndex(f"{self._folder / 'places.arrow'}: damaged; lsr verify tells more")
-        return space.docs[:found], space.scores[:found] * factor, plan
+        return space.docs[:found], space.scores[:found] * factor
+
+    def postings_of(self, w: int) -> tuple[Any, ...]:
+        """The postings of a window.
+
+        Returns:
+            (n,) int64, its terms as places in `terms`, ascending; (n, 4) int64, their lists; its documents, impacts
+            and dense rows; and how many documents it has.
+        """
+        window, files = self._windows[w], self._files
+        number, begin, size, row, dense = self._entries
+        at = np.flatnonzero(number == w)
+        ranks = np.searchsorted(self._ends, at, side="right")
+        lists = np.stack((begin[at], begin[at].astype(np.int64) + size[at], row[at], dense[at]), axis=1)
+        return (
+            ranks,
+            lists,
+            files.docs[window[DOCS_AT] :][: window[SIZE]],
+            files.impacts[window[IMPACTS_AT] :][: window[SIZE]],
+            files.dense[window[DENSE_AT] :][: window[N_DENSE] * window[N_DOCS]],
+            int(window[N_DOCS]),
+        )
 
     def _query(
         self, terms: NDArray[np.uint32], weights: NDArray[np.float32], beta: float

@@ -26,7 +26,7 @@ from .exhaustive import finish, thin_out
 from .jit import kernel, prefetch
 from .lists import BEGIN, BLOCKS_SCORED, DENSE, END, POSTINGS_SCORED
 
-CLUSTER = 32  # documents of a cluster; at most 256, since a document within its cluster is a byte
+CLUSTER = 64  # documents of a cluster; at most 256, since a document within its cluster is a byte
 GROUP = 16  # terms of a group
 _FURTHEST = (1 << 16) - 2  # how far a term may be from the first of its group; one more marks an unused place
 _BATCH = 8  # clusters that are scored together
@@ -68,7 +68,9 @@ class Clusters(NamedTuple):
 
 
 @kernel
-def group(ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, firsts, begins, terms, maxima, postings):
+def group(
+    ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, firsts, begins, terms, maxima, postings
+):
     """Group the postings of a window by cluster and, within a cluster, by term and document.
 
     Called twice: with empty outputs it only counts.
@@ -254,7 +256,7 @@ def score_clusters(clusters, query, chosen, order, n_docs, positions, scores, sp
     """
     ranks, weights = query
     firsts, begins, terms, postings = clusters.firsts, clusters.begins, clusters.terms, clusters.postings
-    n_groups, n_postings = min(len(firsts), len(terms) // GROUP), len(postings)
+    n_groups, n_postings, scored = min(len(firsts), len(terms) // GROUP), len(postings), 0
     for c in chosen:
         prefetch(clusters.group_ends, c)
         prefetch(clusters.posting_ends, c)
@@ -294,9 +296,10 @@ def score_clusters(clusters, query, chosen, order, n_docs, positions, scores, sp
             if at >= 0:
                 start = first + begins[at // GROUP]
                 begin = start + (terms[at - 1] & 0xFFFF if at % GROUP else 0)
-                for posting in postings[begin : min(start + (terms[at] & 0xFFFF), last)]:
-                    sums[posting & 0xFF] += weight * np.int32(posting >> 8)
-                    space.counts[POSTINGS_SCORED] += 1
+                end = min(start + (terms[at] & 0xFFFF), last)
+                for p in range(begin, end):
+                    sums[postings[p] & 0xFF] += weight * np.int32(postings[p] >> 8)
+                scored += max(end - begin, 0)
         begin, end = run_of(clusters.doc_ends, chosen[x], n_docs)
         for place in range(begin, min(end, begin + CLUSTER)):
             if sums[place - begin] >= least:
@@ -307,6 +310,7 @@ def score_clusters(clusters, query, chosen, order, n_docs, positions, scores, sp
                     found, least = thin_out(space, k, found, least)
         sums[:] = 0
     space.counts[BLOCKS_SCORED] += len(chosen)
+    space.counts[POSTINGS_SCORED] += scored
     if found > k + k // 4:
         found, least = thin_out(space, k, found, least)
     return found, least
