@@ -2,8 +2,9 @@
 lsr.index.kernels.clusters.
 
     clusters.arrow         of each cluster where its documents, its groups of terms and its postings end, uint64
-    forward_groups.arrow   groups of 16 terms, by cluster: the first term and where their postings begin, uint32
-    forward_terms.arrow    the terms of each group and where the postings of each end, uint32
+    forward_terms.arrow    the first term of each group of 15, by cluster, uint32
+    forward_groups.arrow   the terms of each group, and where their postings begin and end, 16 entries, uint32; before
+                           the first group less than 16 unused entries
     forward.arrow          the postings by cluster, term and document: impact times 256 plus document, uint16
     summaries.arrow        by term, the clusters whose summaries hold it, uint32, and its largest impact there, uint8
     summary_ends.arrow     where the summaries' entries of each term end, uint64
@@ -36,10 +37,11 @@ if TYPE_CHECKING:
 
 CLUSTERS = "clusters.arrow"  # an index that has this file has clusters
 SUMMARY_MASS = 0.4
+_LINE = 64  # bytes of a cache line
 _SCHEMAS = {
     CLUSTERS: pa.schema([("doc_end", pa.uint64()), ("group_end", pa.uint64()), ("posting_end", pa.uint64())]),
-    "forward_groups.arrow": pa.schema([("first", pa.uint32()), ("begin", pa.uint32())]),
-    "forward_terms.arrow": pa.schema([("term", pa.uint32())]),
+    "forward_terms.arrow": pa.schema([("first", pa.uint32())]),
+    "forward_groups.arrow": pa.schema([("entry", pa.uint32())]),
     "forward.arrow": pa.schema([("posting", pa.uint16())]),
     "summaries.arrow": pa.schema([("cluster", pa.uint32()), ("maximum", pa.uint8())]),
     "summary_ends.arrow": pa.schema([("end", pa.uint64())]),
@@ -60,10 +62,11 @@ def open_clusters(folder: Path, n_used: int) -> Clusters:
     for name, schema in _SCHEMAS.items():
         file = ArrowFile(folder / name, schema)
         columns.append([file.column(column) for column in schema.names])
-    (ends, groups, (terms,), (postings,), (owners, maxima), (summary_ends,)) = columns
-    if len(terms) != GROUP * len(groups[0]) or len(summary_ends) != n_used:
+    (ends, (firsts,), (groups,), (postings,), (owners, maxima), (summary_ends,)) = columns
+    unused = len(groups) - GROUP * len(firsts)
+    if not 0 <= unused < GROUP or len(summary_ends) != n_used:
         raise CorruptIndex(f"{folder}: the files of the clusters don't fit together; build the index again")
-    return Clusters(*ends, *groups, terms, postings, summary_ends, owners, maxima)
+    return Clusters(*ends, firsts, groups[unused:], postings, summary_ends, owners, maxima)
 
 
 def write_clusters(segment: Segment, folder: Path, scratch: Path, mass: float) -> None:
@@ -75,42 +78,49 @@ def write_clusters(segment: Segment, folder: Path, scratch: Path, mass: float) -
         scratch: Where temporary files go.
         mass: The share of the sum of a cluster's largest impacts that its summary is to hold.
     """
-    names = ("first", "begin", "term", "posting")
+    columns = {"forward_terms": np.uint32, "forward_groups": np.uint32, "forward": np.uint16}
     counts = np.zeros(3, np.int64)
     ends: list[NDArray[np.int64]] = [np.empty((3, 0), np.int64)]
     summaries: list[tuple[NDArray[Any], ...]] = []
     threads = os.cpu_count() or 1
     with ExitStack() as stack:
-        files = [stack.enter_context((scratch / name).open("w+b")) for name in names]
+        files = [stack.enter_context((scratch / name).open("w+b")) for name in columns]
         pool = stack.enter_context(ThreadPoolExecutor(threads))
         bar = stack.enter_context(progress(segment.n_windows, "clusters", "windows"))
+        files[1].write(np.zeros(_unused(folder / "forward_groups.arrow"), np.uint32).data)
         running: deque[Any] = deque()
         for w in range(segment.n_windows + threads - 1):
             if w < segment.n_windows:
                 running.append(pool.submit(_window, segment, w, mass))
             if w < threads - 1:
                 continue
-            window_ends, columns, (ranks, clusters, maxima) = running.popleft().result()
-            for file, column in zip(files, columns, strict=True):
+            window_ends, written, (ranks, clusters, maxima) = running.popleft().result()
+            for file, column in zip(files, written, strict=True):
                 file.write(column.data)
             summaries.append((ranks, clusters + np.uint32(sum(e.shape[1] for e in ends)), maxima))
             ends.append(window_ends + counts[:, None])
             counts = ends[-1][:, -1]
             bar.update(1)
-        for file in files:
+        for file, (name, dtype) in zip(files, columns.items(), strict=True):
             file.flush()
-        mapped = [_mapped(file, dtype) for file, dtype in zip(files, [np.uint32] * 3 + [np.uint16], strict=True)]
-        write_arrow(folder / "forward_groups.arrow", dict(zip(names[:2], mapped[:2], strict=True)))
-        write_arrow(folder / "forward_terms.arrow", {"term": mapped[2]})
-        write_arrow(folder / "forward.arrow", {"posting": mapped[3]})
-    columns = np.concatenate(ends, axis=1).astype(np.uint64)
-    write_arrow(folder / CLUSTERS, dict(zip(_SCHEMAS[CLUSTERS].names, columns, strict=True)))
+            write_arrow(folder / f"{name}.arrow", {_SCHEMAS[f"{name}.arrow"].names[0]: _mapped(file, dtype)})
+    all_ends = np.concatenate(ends, axis=1).astype(np.uint64)
+    write_arrow(folder / CLUSTERS, dict(zip(_SCHEMAS[CLUSTERS].names, all_ends, strict=True)))
     empty = np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0, np.uint8)
     ranks, clusters, maxima = (np.concatenate(column) for column in zip(empty, *summaries, strict=True))
     by_term = np.argsort(ranks, kind="stable")
     write_arrow(folder / "summaries.arrow", {"cluster": clusters[by_term], "maximum": maxima[by_term]})
     summary_ends = np.cumsum(np.bincount(ranks, minlength=len(segment.terms))).astype(np.uint64)
     write_arrow(folder / "summary_ends.arrow", {"end": summary_ends})
+
+
+def _unused(path: Path) -> int:
+    """How many unused entries let each group begin at a cache line. Where a column begins within an Arrow file depends
+    only on the schema.
+    """
+    write_arrow(path, {"entry": np.zeros(1, np.uint32)})
+    file = ArrowFile(path, _SCHEMAS[path.name])
+    return -file.offset(file.batch(0).column(0)) % _LINE // 4
 
 
 def _mapped(file: Any, dtype: Any) -> NDArray[Any]:
@@ -131,20 +141,19 @@ def _window(
     columns = _columns(int(n_groups.sum()), int(n_postings.sum()))
     group_ends, posting_ends = np.cumsum(n_groups) - n_groups, np.cumsum(n_postings) - n_postings
     group(*postings, group_ends, posting_ends, *columns)
-    firsts, begins, terms, maxima, grouped = columns
-    kept = np.empty(len(terms), np.bool_)
+    firsts, groups, maxima, grouped = columns
+    kept = np.empty(len(groups), np.bool_)
     summarize(group_ends, maxima, mass, kept)
     at = np.flatnonzero(kept)
     clusters = np.searchsorted(group_ends, at // GROUP, side="right").astype(np.uint32)
     doc_ends = np.minimum(np.arange(1, n_clusters + 1) * CLUSTER, n_docs)
-    summaries = (firsts[at // GROUP] + (terms[at] >> 16), clusters, maxima[at])
-    return np.stack((doc_ends, group_ends, posting_ends)), (firsts, begins, terms, grouped), summaries
+    summaries = (firsts[at // GROUP] + (groups[at] >> 16), clusters, maxima[at])
+    return np.stack((doc_ends, group_ends, posting_ends)), (firsts, groups, grouped), summaries
 
 
 def _columns(n_groups: int, n_postings: int) -> tuple[NDArray[Any], ...]:
     """What `group` writes to."""
     return (
-        np.empty(n_groups, np.uint32),
         np.empty(n_groups, np.uint32),
         np.empty(n_groups * GROUP, np.uint32),
         np.zeros(n_groups * GROUP, np.uint8),

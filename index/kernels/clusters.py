@@ -27,7 +27,7 @@ from .jit import kernel, prefetch
 from .lists import BEGIN, BLOCKS_SCORED, DENSE, END, POSTINGS_SCORED
 
 CLUSTER = 64  # documents of a cluster; at most 256, since a document within its cluster is a byte
-GROUP = 16  # terms of a group
+GROUP = 16  # entries of a group, a cache line: where its postings begin, and 15 terms
 _FURTHEST = (1 << 16) - 2  # how far a term may be from the first of its group; one more marks an unused place
 _BATCH = 8  # clusters that are scored together
 _SUM, _CHOSEN, _REACHED = range(3)  # rows of the scratch space; `highest` uses others
@@ -42,9 +42,9 @@ class Clusters(NamedTuple):
         posting_ends: (n_clusters,) uint64, where its postings end.
         firsts: (n_groups,) uint32, the first term of each group, as a place among the terms of the index. Ascending
             within a cluster.
-        begins: (n_groups,) uint32, where the postings of a group begin among those of the cluster.
-        terms: (n_groups * GROUP,) uint32, ascending within a group: how far a term is from the first, times 65536,
-            plus where its postings end among those of the group.
+        groups: (n_groups * GROUP,) uint32, of each group where its postings begin among those of the cluster; then its
+            terms, ascending: how far a term is from the first, times 65536, plus where its postings end among those of
+            the group.
         postings: (n_postings,) uint16, by cluster, term and document: impact times 256 plus document within the
             cluster.
         summary_ends: (n_used,) uint64, where the summaries' entries of each term end.
@@ -56,8 +56,7 @@ class Clusters(NamedTuple):
     group_ends: Any
     posting_ends: Any
     firsts: Any
-    begins: Any
-    terms: Any
+    groups: Any
     postings: Any
     summary_ends: Any
     summary_clusters: Any
@@ -68,9 +67,7 @@ class Clusters(NamedTuple):
 
 
 @kernel
-def group(
-    ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, firsts, begins, terms, maxima, postings
-):
+def group(ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, firsts, groups, maxima, postings):
     """Group the postings of a window by cluster and, within a cluster, by term and document.
 
     Called twice: with empty outputs it only counts.
@@ -86,8 +83,7 @@ def group(
             zeros that become numbers.
         posting_ends: (n_clusters,) int64: the same of its postings.
         firsts: (n_groups,) uint32, written, as are the following.
-        begins: (n_groups,) uint32.
-        terms: (n_groups * GROUP,) uint32.
+        groups: (n_groups * GROUP,) uint32.
         maxima: (n_groups * GROUP,) uint8, the largest impact of each term in its cluster, 0 at unused places.
         postings: (n_postings,) uint16.
     """
@@ -105,20 +101,21 @@ def group(
             if latest[c] != i:
                 latest[c] = i
                 if used[c] == GROUP or ranks[i] - first[c] > _FURTHEST:
-                    first[c], used[c] = ranks[i], 0
+                    first[c], used[c] = ranks[i], 1
                     if not counting:
                         g = group_ends[c]
-                        firsts[g], begins[g] = ranks[i], posting_ends[c] - before[c]
-                        terms[g * GROUP : (g + 1) * GROUP] = (_FURTHEST + 1) << 16
+                        firsts[g] = ranks[i]
+                        groups[g * GROUP : (g + 1) * GROUP] = (_FURTHEST + 1) << 16
+                        groups[g * GROUP] = posting_ends[c] - before[c]
                     group_ends[c] += 1
                 used[c] += 1
             if not counting:
-                g = group_ends[c] - 1
-                at = g * GROUP + used[c] - 1
+                line = (group_ends[c] - 1) * GROUP
+                at = line + used[c] - 1
                 postings[posting_ends[c]] = impact << 8 | doc % CLUSTER
                 maxima[at] = max(maxima[at], impact)
-                end = posting_ends[c] + 1 - before[c] - begins[g]
-                terms[at] = (ranks[i] - first[c]) << 16 | end
+                end = posting_ends[c] + 1 - before[c] - groups[line]
+                groups[at] = (ranks[i] - first[c]) << 16 | end
             posting_ends[c] += 1
 
 
@@ -255,8 +252,8 @@ def score_clusters(clusters, query, chosen, order, n_docs, positions, scores, sp
         How many there are now, and the score to reach.
     """
     ranks, weights = query
-    firsts, begins, terms, postings = clusters.firsts, clusters.begins, clusters.terms, clusters.postings
-    n_groups, n_postings, scored = min(len(firsts), len(terms) // GROUP), len(postings), 0
+    firsts, groups, postings = clusters.firsts, clusters.groups, clusters.postings
+    n_groups, n_postings, scored = min(len(firsts), len(groups) // GROUP), len(postings), 0
     for c in chosen:
         prefetch(clusters.group_ends, c)
         prefetch(clusters.posting_ends, c)
@@ -265,7 +262,6 @@ def score_clusters(clusters, query, chosen, order, n_docs, positions, scores, sp
         begin, end = run_of(clusters.group_ends, c, n_groups)
         for g in range(begin, end, 16):
             prefetch(firsts, g)
-            prefetch(begins, g)
     for x in range(len(chosen)):  # the group that may hold a term: the last that doesn't begin behind it
         begin, end = run_of(clusters.group_ends, chosen[x], n_groups)
         for i in range(len(ranks)):
@@ -276,27 +272,26 @@ def score_clusters(clusters, query, chosen, order, n_docs, positions, scores, sp
                 n -= half
             there = n == 1 and firsts[g] <= ranks[i] and ranks[i] - firsts[g] <= _FURTHEST
             positions[x, i] = g * GROUP if there else -1
-            prefetch(terms, g * GROUP)
+            prefetch(groups, g * GROUP)
     for x in range(len(chosen)):
         first, last = run_of(clusters.posting_ends, chosen[x], n_postings)
         for i in range(len(ranks)):
             at = positions[x, i]
             if at >= 0:
-                g = at // GROUP
-                distance = ranks[i] - firsts[g]
+                start, distance = first + groups[at], ranks[i] - firsts[at // GROUP]
                 for half in (8, 4, 2, 1):
-                    at = at + half if terms[at + half] >> 16 <= distance else at
-                positions[x, i] = at if terms[at] >> 16 == distance else -1
-                prefetch(postings, first + begins[g] + (terms[at - 1] & 0xFFFF if at % GROUP else 0))
+                    at = at + half if groups[at + half] >> 16 <= distance else at
+                positions[x, i] = at if groups[at] >> 16 == distance else -1
+                prefetch(postings, start + (groups[at - 1] & 0xFFFF if at % GROUP > 1 else 0))
     for x in range(len(chosen)):
         sums = scores[x]
         first, last = run_of(clusters.posting_ends, chosen[x], n_postings)
         for i in range(len(ranks)):
             at, weight = positions[x, i], weights[i]
             if at >= 0:
-                start = first + begins[at // GROUP]
-                begin = start + (terms[at - 1] & 0xFFFF if at % GROUP else 0)
-                end = min(start + (terms[at] & 0xFFFF), last)
+                start = first + groups[at - at % GROUP]
+                begin = start + (groups[at - 1] & 0xFFFF if at % GROUP > 1 else 0)
+                end = min(start + (groups[at] & 0xFFFF), last)
                 for p in range(begin, end):
                     sums[postings[p] & 0xFF] += weight * np.int32(postings[p] >> 8)
                 scored += max(end - begin, 0)
