@@ -69,6 +69,26 @@ def open_clusters(folder: Path, n_used: int) -> Clusters:
     return Clusters(*ends, firsts, groups[unused:], postings, summary_ends, owners, maxima)
 
 
+def document_of(clusters: Clusters, place: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """A document's row of the forward index: its terms, as places among those of the segment, and their impacts.
+
+    Args:
+        clusters: The mapped files, as they were written.
+        place: Where the document is stored.
+    """
+    c = int(np.searchsorted(clusters.doc_ends, place, side="right"))
+    first_doc, first_group, first_posting = (
+        int(ends[c - 1]) if c else 0 for ends in (clusters.doc_ends, clusters.group_ends, clusters.posting_ends)
+    )
+    groups = clusters.groups[first_group * GROUP : int(clusters.group_ends[c]) * GROUP].reshape(-1, GROUP)
+    ranks = clusters.firsts[first_group : int(clusters.group_ends[c]), None].astype(np.int64) + (groups[:, 1:] >> 16)
+    # An unused place holds no end; with that of the place before it has no postings.
+    ends = groups[:, :1].astype(np.int64) + np.maximum.accumulate(groups[:, 1:] & 0xFFFF, axis=1)
+    postings = clusters.postings[first_posting : int(clusters.posting_ends[c])]
+    at = np.flatnonzero((postings & 0xFF) == place - first_doc)
+    return ranks.ravel()[np.searchsorted(ends.ravel(), at, side="right")], (postings[at] >> 8).astype(np.uint8)
+
+
 def write_clusters(segment: Segment, folder: Path, scratch: Path, mass: float) -> None:
     """Write the clusters of a segment, a window on each core at a time; what is held besides are the summaries.
 

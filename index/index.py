@@ -46,6 +46,7 @@ from .storage import (
 
 _VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
 
+_SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
 _PASSAGES = 4  # so many times the wanted documents are looked for where documents are cut into passages
 
 Query = str | Mapping[str, float] | SparseMatrix
@@ -366,6 +367,38 @@ class Index:
         _checked_k(k)
         terms, weights = vector.row(0)
         return self.segment.plan(terms, weights, _PASSAGES * k if self.has_passages else k, _settings(settings))
+
+    def recall(
+        self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix | None = None, k: int = 10, **settings: Any
+    ) -> float:
+        """How much of the exact result a search finds: to choose alpha, or cut and heap_factor.
+
+        Args:
+            queries: As for `search_batch`. None takes 200 documents, cut to their 24 heaviest terms, as queries: these
+                say more of how settings compare than of what real queries would find. That needs clusters.
+            k: How many documents; of an index of passages, how many passages.
+            settings: As for `search`.
+
+        Returns:
+            The share of the places of the exact results that hold documents whose scores reach the k-th best; 1.0
+            where nothing is to be found.
+
+        Raises:
+            IndexFormatError: The index has no clusters.
+        """
+        _checked_k(k)
+        chosen = _settings(settings)
+        vectors = self.segment.sample(*_SAMPLE) if queries is None else self.query_vectors(queries)
+
+        def count(i: int) -> tuple[int, int]:
+            terms, weights = vectors.row(i)
+            _, exact = self.segment.search(terms, weights, k)
+            _, found = self.segment.search(terms, weights, k, chosen)
+            return int((found >= exact[-1]).sum()) if len(exact) else 0, len(exact)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            hits, places = np.array(list(pool.map(count, range(len(vectors)))), np.int64).reshape(-1, 2).sum(axis=0)
+        return float(hits / places) if places else 1.0
 
     def _top(
         self, vector: SparseMatrix, k: int, settings: SearchSettings
