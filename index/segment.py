@@ -287,14 +287,14 @@ class Segment:
             IndexFormatError: The index has no clusters.
         """
         clusters, rows = self._require_clusters(), []
-        for place in np.random.default_rng(0).permutation(self.n_docs)[:n].tolist():
-            try:
+        try:
+            for place in np.random.default_rng(0).permutation(self.n_docs)[:n].tolist():
                 ranks, impacts = document_of(clusters, place)
                 heaviest = np.sort(np.argsort(impacts, kind="stable")[-length:])
                 rows.append((self.terms[ranks[heaviest]], impacts[heaviest]))
-            except IndexError:
-                raise CorruptIndex(f"{self._folder}: the clusters are damaged; lsr verify tells more") from None
-        return SparseMatrix.from_rows(rows, int(self.terms.max(initial=0)) + 1)
+            return SparseMatrix.from_rows(rows, int(self.terms.max(initial=0)) + 1)
+        except (IndexError, ValueError):
+            raise CorruptIndex(f"{self._folder}: the clusters are damaged; lsr verify tells more") from None
 
     def postings_of(self, w: int) -> tuple[Any, ...]:
         """The postings of a window.
