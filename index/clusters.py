@@ -62,11 +62,12 @@ def open_clusters(folder: Path, n_used: int) -> Clusters:
     for name, schema in _SCHEMAS.items():
         file = ArrowFile(folder / name, schema)
         columns.append([file.column(column) for column in schema.names])
-    (ends, (firsts,), (groups,), (postings,), (owners, maxima), (summary_ends,)) = columns
+    (doc_ends, group_ends, posting_ends), (firsts,), (groups,), (postings,), (owners, maxima), (ends,) = columns
     unused = len(groups) - GROUP * len(firsts)
-    if not 0 <= unused < GROUP or len(summary_ends) != n_used:
+    if not 0 <= unused < GROUP or len(ends) != n_used:
         raise CorruptIndex(f"{folder}: the files of the clusters don't fit together; build the index again")
-    return Clusters(*ends, firsts, groups[unused:], postings, summary_ends, owners, maxima)
+    groups = groups[unused:]
+    return Clusters(doc_ends, group_ends, posting_ends, firsts, groups, postings, ends, owners, maxima)
 
 
 def document_of(clusters: Clusters, place: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
