@@ -77,7 +77,7 @@ def document_of(clusters: Clusters, place: int) -> tuple[NDArray[np.int64], NDAr
         clusters: The mapped files, as they were written.
         place: Where the document is stored.
     """
-    c = int(np.searchsorted(clusters.doc_ends, place, side="right"))
+    c = int(np.searchsorted(clusters.doc_ends, np.uint64(place), side="right"))
     first_doc, first_group, first_posting = (
         int(ends[c - 1]) if c else 0 for ends in (clusters.doc_ends, clusters.group_ends, clusters.posting_ends)
     )

@@ -306,7 +306,7 @@ class Segment:
         window, files = self._windows[w], self._files
         number, begin, size, row, dense = self._entries
         at = np.flatnonzero(number == w)
-        ranks = np.searchsorted(self._ends, at, side="right")
+        ranks = np.searchsorted(self._ends, at.astype(np.uint64), side="right")
         lists = np.stack((begin[at], begin[at].astype(np.int64) + size[at], row[at], dense[at]), axis=1)
         return (
             ranks,
