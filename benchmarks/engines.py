@@ -66,7 +66,7 @@ SEISMIC: Variants = {
 }
 CLUSTERS: Variants = {
     f"cut {cut} heap {heap}": {"algorithm": "clusters", "cut": cut, "heap_factor": heap}
-    for cut, heap in (*((c, h) for c in (5, 8, 12) for h in (1.0, 0.9, 0.8)), (12, 0.7), (40, 0.6))
+    for cut, heap in (*((c, h) for c in (5, 8, 12) for h in (1.1, 1.0, 0.9)), (12, 0.8), (40, 0.7))
 }
 # Another variant of ours is another entry in `exact` or `approximate`, {"alpha .8": {"alpha": 0.8}}; another way to
 # build is another engine: Engine("lsr", "lsr-search", PLAIN, build={"impacts": "float32"}, compiles=True).

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .segment import Segment
 
 CLUSTERS = "clusters.arrow"  # an index that has this file has clusters
-SUMMARY_MASS = 0.4
+SUMMARY_MASS = 0.6
 _LINE = 64  # bytes of a cache line
 _SCHEMAS = {
     CLUSTERS: pa.schema([("doc_end", pa.uint64()), ("group_end", pa.uint64()), ("posting_end", pa.uint64())]),

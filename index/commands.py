@@ -44,7 +44,7 @@ _PREVIEW = 90  # characters of a text in a table
 @click.option(
     "--summary-mass",
     type=float,
-    help="Share of a cluster's largest impacts that its summary holds: more is slower and finds more. [default: 0.4]",
+    help="Share of a cluster's largest impacts that its summary holds: more is slower and finds more. [default: 0.6]",
 )
 @encoder_options
 @text_options
@@ -128,7 +128,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--beta", type=float, help="Share of the query's terms to use. [default: 1]"),
             click.option("--guaranteed", type=int, help="Best blocks to score whatever alpha says. [default: 0]"),
             click.option("--cut", type=int, help="Heaviest terms that choose clusters. [default: 8]"),
-            click.option("--heap-factor", type=float, help="Lower: look into more clusters. [default: 0.9]"),
+            click.option("--heap-factor", type=float, help="Lower: look into more clusters. [default: 1]"),
         ]
     ):
         command = option(command)

@@ -43,7 +43,7 @@ class SearchSettings:
     beta: float = 1.0
     guaranteed: int = 0
     cut: int = 8
-    heap_factor: float = 0.9
+    heap_factor: float = 1.0
 
     def __post_init__(self) -> None:
         wrong = []
