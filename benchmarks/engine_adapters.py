@@ -51,8 +51,8 @@ class Lsr(Adapter):
 
         toy = Toy()
         vectors = SparseMatrix(toy.indptr, toy.indices, toy.values, (toy.n_docs, toy.vocab))
-        index = Index.build(Path(folder) / "toy", vectors, order="bisection")
-        for algorithm in ("exhaustive", "blocks"):
+        index = Index.build(Path(folder) / "toy", vectors, order="bisection", **self.settings)
+        for algorithm in ("clusters",) if self.settings.get("clusters") else ("exhaustive", "blocks"):
             index.segment.search(*vectors.row(0), 10, SearchSettings(algorithm))
 
     def prepare(self, index: Any, terms: Any, weights: Any, k: int, **settings: Any) -> Any:

@@ -64,10 +64,15 @@ SEISMIC: Variants = {
     f"cut {cut} heap {heap}": {"cut": cut, "hf": heap}
     for cut, heap in (*((c, h) for c in (3, 5, 8) for h in (1.0, 0.9, 0.8)), (12, 0.7), (40, 0.6))
 }
+CLUSTERS: Variants = {
+    f"cut {cut} heap {heap}": {"algorithm": "clusters", "cut": cut, "heap_factor": heap}
+    for cut, heap in (*((c, h) for c in (5, 8, 12) for h in (1.1, 1.0, 0.9)), (12, 0.8), (40, 0.7))
+}
 # Another variant of ours is another entry in `exact` or `approximate`, {"alpha .8": {"alpha": 0.8}}; another way to
 # build is another engine: Engine("lsr", "lsr-search", PLAIN, build={"impacts": "float32"}, compiles=True).
 ENGINES = {
     "lsr": Engine("lsr", "lsr-search", PLAIN | {"exhaustive": {"algorithm": "exhaustive"}}, ALPHA, compiles=True),
+    "lsr_clusters": Engine("lsr", "lsr-search", approximate=CLUSTERS, build={"clusters": True}, compiles=True),
     "numba_taat": Engine("numba_taat", "numba", PLAIN),
     "splade_index": Engine("splade_index", "splade-index", PLAIN, compiles=True),
     "qdrant_edge": Engine("qdrant_edge", "qdrant-edge-py", PLAIN),
@@ -215,7 +220,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="what the harness's make_data.py wrote")
     parser.add_argument("--vectors", type=Path, nargs=2, metavar=("DOCS", "QUERIES"), help="or files of vectors")
     parser.add_argument("--peers", type=Path, default=default_peers, help="(default: $LSR_PEERS, else ../shared/peers)")
-    parser.add_argument("--engines", default="bmp,pisa_maxscore,seismic,splade_index,lsr", help=", ".join(ENGINES))
+    parser.add_argument(
+        "--engines", default="bmp,pisa_maxscore,seismic,splade_index,lsr,lsr_clusters", help=", ".join(ENGINES)
+    )
     parser.add_argument("--k", default="10,100,1000")
     parser.add_argument("--order", choices=("random", "topic"), default="random", help="of the documents")
     parser.add_argument("--queries", type=int, default=200)

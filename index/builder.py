@@ -19,8 +19,9 @@ from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
 from lsr.vectors import VectorBatch, Vectors, matrix_batches
 
+from .clusters import write_clusters
 from .documents import DocumentsWriter
-from .segment import ImpactType
+from .segment import ImpactType, Segment
 from .segment_writer import Order, SegmentWriter
 from .storage import staged, write_arrow
 
@@ -39,6 +40,8 @@ def build_index(
     overwrite: bool,
     memory: int,
     order: Order,
+    clusters: bool,
+    summary_mass: float,
     report: Report,
 ) -> Encoder | None:
     """Build an index; arguments and errors are those of `Index.build`.
@@ -48,6 +51,12 @@ def build_index(
     """
     if impacts not in ("uint8", "float32"):
         raise ValueError(f'impacts must be "uint8" or "float32", got {impacts!r}')
+    if clusters and impacts != "uint8":
+        raise ValueError("clusters are for 8-bit impacts: search of float32 weights is always a scan")
+    if not 0 < summary_mass <= 1:
+        raise ValueError(f"summary_mass must be above 0 and at most 1, got {summary_mass!r}")
+    if clusters and order == "auto":
+        order = "bisection"  # clusters of documents that have nothing in common are of no use
     with staged(path, overwrite=overwrite) as staging:
         known = _Known()
         if isinstance(source, SparseMatrix):
@@ -68,6 +77,9 @@ def build_index(
                 postings.write(batch.vectors)
             documents.close()
             quantizer = postings.finish()
+        scale = quantizer.scale if quantizer else 1.0
+        if clusters:
+            write_clusters(Segment(staging.folder, impacts, scale), staging.folder, staging.scratch, summary_mass)
         known.write(staging.folder)
         staging.commit(
             {
@@ -81,7 +93,7 @@ def build_index(
                 "has_vocabulary": known.vocabulary is not None,
                 "impacts": {
                     "type": impacts,
-                    "scale": quantizer.scale if quantizer else 1.0,
+                    "scale": scale,
                     "max_error": quantizer.max_error if quantizer else 0.0,
                 },
             }

@@ -40,9 +40,25 @@ _PREVIEW = 90  # characters of a text in a table
     help="bisection stores similar documents side by side: slower to build, faster to search, the same results. "
     "auto does so from 20,000 documents on.",
 )
+@click.option("--clusters", is_flag=True, help="Write clusters too, for search with --algorithm clusters.")
+@click.option(
+    "--summary-mass",
+    type=float,
+    help="Share of a cluster's largest impacts that its summary holds: more is slower and finds more. [default: 0.6]",
+)
 @encoder_options
 @text_options
-def index(source: str, out: Path, impacts: Any, memory: int, order: Any, encoder: str | None, **options: Any) -> None:
+def index(
+    source: str,
+    out: Path,
+    impacts: Any,
+    memory: int,
+    order: Any,
+    clusters: bool,
+    summary_mass: float | None,
+    encoder: str | None,
+    **options: Any,
+) -> None:
     """Build an index from vectors, or from texts and an encoder.
 
     SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl(.gz), .tsv(.gz) or .parquet file, a folder
@@ -52,14 +68,20 @@ def index(source: str, out: Path, impacts: Any, memory: int, order: Any, encoder
     Examples:
       lsr index docs.jsonl --out idx
       lsr index vectors.parquet --out idx --overwrite
+      lsr index vectors.parquet --out idx --clusters
     """  # fmt: skip
     from lsr.console import note
     from lsr.corpus import open_corpus
     from lsr.encode.stream import Report
     from lsr.vectors import holds_vectors, read_vectors
 
+    from .clusters import SUMMARY_MASS
     from .index import Index
 
+    if clusters and impacts != "uint8":
+        raise click.UsageError("--clusters is for 8-bit impacts: leave --impacts float32 out")
+    if summary_mass is not None and not (clusters and 0 < summary_mass <= 1):
+        raise click.UsageError("--summary-mass goes with --clusters, above 0 and at most 1")
     passages = passages_of(options["passages"], options["overlap"])
     settings = given_settings(options)
     if holds_vectors(source):
@@ -81,21 +103,32 @@ def index(source: str, out: Path, impacts: Any, memory: int, order: Any, encoder
         overwrite=options["overwrite"],
         memory=memory << 20,
         order=order,
+        clusters=clusters,
+        summary_mass=summary_mass or SUMMARY_MASS,
         report=report,
     )
     report.tell()
     size = sum(built.file_sizes().values())
     note(f"{out}: {len(built)} documents, {built.n_postings} postings, {size / 1e6:.1f} MB, {built.fingerprint}")
+    if clusters:
+        note(
+            f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} of exact search, for documents cut to their "
+            "heaviest terms as queries; a larger --cut, a lower --heap-factor raise it"
+        )
 
 
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The settings of a search, by the names of `SearchSettings`; those not given are None."""
     for option in reversed(
         [
-            click.option("--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore or daat. [auto]"),
+            click.option(
+                "--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore, daat or clusters. [auto]"
+            ),
             click.option("--alpha", type=float, help="Below 1: skip more, perhaps miss some. [default: 1, exact]"),
             click.option("--beta", type=float, help="Share of the query's terms to use. [default: 1]"),
             click.option("--guaranteed", type=int, help="Best blocks to score whatever alpha says. [default: 0]"),
+            click.option("--cut", type=int, help="Heaviest terms that choose clusters. [default: 8]"),
+            click.option("--heap-factor", type=float, help="Lower: look into more clusters. [default: 1]"),
         ]
     ):
         command = option(command)
@@ -106,7 +139,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Those of `search_options` that were given, taken out of a command's options."""
     from .plan import SearchSettings
 
-    names = ("algorithm", "alpha", "beta", "guaranteed")
+    names = ("algorithm", "alpha", "beta", "guaranteed", "cut", "heap_factor")
     given = {name: value for name in names if (value := options.pop(name)) is not None}
     try:
         SearchSettings(**given)
@@ -158,6 +191,7 @@ def search(
       lsr search idx "boundary layer transition" -k 5
       lsr search idx --queries queries.jsonl -k 1000 --run out.trec
       lsr search idx "boundary layer transition" --alpha 0.8 --plan
+      lsr search idx --queries queries.jsonl --run out.trec --algorithm clusters --cut 12
     """  # fmt: skip
     from lsr.console import emit_json, is_terminal
 
@@ -324,9 +358,11 @@ def warmup() -> None:
     toy = SparseMatrix.from_dicts([{i % 100: 1.0, i % 99 + 100: 0.5} for i in range(400)], 200)
     with tempfile.TemporaryDirectory() as folder:
         for impacts in ("uint8", "float32"):
-            index = Index.build(f"{folder}/{impacts}", toy, impacts=impacts, order="bisection")
+            quantized = impacts == "uint8"
+            index = Index.build(f"{folder}/{impacts}", toy, impacts=impacts, order="bisection", clusters=quantized)
             for algorithm in get_args(Algorithm):
-                index.search(toy[0], algorithm=algorithm)
+                if quantized or algorithm != "clusters":
+                    index.search(toy[0], algorithm=algorithm)
     seconds = time.perf_counter() - start
     if cache_folder is None:
         click.echo(f"compiled in {seconds:.1f} s, but there is no folder to keep that in: set NUMBA_CACHE_DIR")

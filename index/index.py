@@ -31,6 +31,7 @@ from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
 
 from .builder import Source, build_index
+from .clusters import CLUSTERS, SUMMARY_MASS
 from .documents import Documents
 from .explain import Contribution, Explanation
 from .plan import Plan, SearchSettings
@@ -45,6 +46,7 @@ from .storage import (
 
 _VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
 
+_SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
 _PASSAGES = 4  # so many times the wanted documents are looked for where documents are cut into passages
 
 Query = str | Mapping[str, float] | SparseMatrix
@@ -116,7 +118,7 @@ class Index:
         data = path / str(manifest["data"])
         self.documents = Documents(data, len(self), manifest["has_text"])
         impacts = manifest["impacts"]
-        self.segment = Segment(data, impacts["type"], impacts["scale"])
+        self.segment = Segment(data, impacts["type"], impacts["scale"], clusters=CLUSTERS in manifest["files"])
         # All files are mapped or read by now: an index that is open stays whole when another one replaces it.
         self._tokens = ArrowFile(data / "vocabulary.arrow", _VOCABULARY_SCHEMA) if manifest["has_vocabulary"] else None
         self._encoder_files = read_encoder_files(data / "encoder") if manifest["encoder"] else {}
@@ -137,6 +139,8 @@ class Index:
         overwrite: bool = False,
         memory: int = DEFAULT_MEMORY,
         order: Order = "auto",
+        clusters: bool = False,
+        summary_mass: float = SUMMARY_MASS,
         report: Report | None = None,
     ) -> Index:
         """Build an index; the folder holds either the whole new index or what it held before.
@@ -153,7 +157,11 @@ class Index:
             overwrite: Replace the index that is there.
             memory: Bytes to hold while building, roughly, without the encoder's.
             order: "bisection" stores similar documents side by side, so that search can skip more of them; "given"
-                stores them as they come. "auto" is "bisection" from 20,000 documents on. Results are the same.
+                stores them as they come. "auto" is "bisection" from 20,000 documents on, or with clusters. Results are
+                the same.
+            clusters: Write clusters too, for approximate search: about twice the size without texts. Only with 8-bit
+                impacts.
+            summary_mass: The share of a cluster's largest impacts that its summary holds, above 0 and at most 1.
             report: Filled in with what was met on the way.
 
         Returns:
@@ -178,6 +186,8 @@ class Index:
             overwrite=overwrite,
             memory=memory,
             order=order,
+            clusters=clusters,
+            summary_mass=summary_mass,
             report=report if report is not None else Report(),
         )
         return cls(path, read_manifest(path), encoder)
@@ -278,7 +288,8 @@ class Index:
         Args:
             query: A text, a {token: weight} mapping, or a matrix of one row.
             k: How many at most. Documents that share no term with the query are never among them.
-            settings: Of `SearchSettings`: algorithm, alpha, beta, guaranteed. Without any the search is exact.
+            settings: Of `SearchSettings`: algorithm, alpha, beta, guaranteed, cut, heap_factor. Without any the search
+                is exact.
 
         Returns:
             Hits by descending score; equal scores by the order in which the documents were added.
@@ -356,6 +367,38 @@ class Index:
         _checked_k(k)
         terms, weights = vector.row(0)
         return self.segment.plan(terms, weights, _PASSAGES * k if self.has_passages else k, _settings(settings))
+
+    def recall(
+        self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix | None = None, k: int = 10, **settings: Any
+    ) -> float:
+        """How much of the exact result a search finds: to choose alpha, or cut and heap_factor.
+
+        Args:
+            queries: As for `search_batch`. None takes 200 documents, cut to their 24 heaviest terms, as queries: these
+                say more of how settings compare than of what real queries would find. That needs clusters.
+            k: How many documents; of an index of passages, how many passages.
+            settings: As for `search`.
+
+        Returns:
+            The share of the places of the exact results that hold documents whose scores reach the k-th best; 1.0
+            where nothing is to be found.
+
+        Raises:
+            IndexFormatError: The index has no clusters.
+        """
+        _checked_k(k)
+        chosen = _settings(settings)
+        vectors = self.segment.sample(*_SAMPLE) if queries is None else self.query_vectors(queries)
+
+        def count(i: int) -> tuple[int, int]:
+            terms, weights = vectors.row(i)
+            _, exact = self.segment.search(terms, weights, k)
+            _, found = self.segment.search(terms, weights, k, chosen)
+            return int((found >= exact[-1]).sum()) if len(exact) else 0, len(exact)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            hits, places = np.array(list(pool.map(count, range(len(vectors)))), np.int64).reshape(-1, 2).sum(axis=0)
+        return float(hits / places) if places else 1.0
 
     def _top(
         self, vector: SparseMatrix, k: int, settings: SearchSettings

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "daat"]
+Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "daat", "clusters"]
 # With fewer blocks for each wanted document than this, too many of them have to be looked into: a scan is faster. The
 # first where similar documents are stored side by side, the second where they lie as they came.
 _BLOCKS_PER_HIT = 75, 600
@@ -20,13 +20,19 @@ class SearchSettings:
         algorithm: "exhaustive" scans every posting of the query's terms; "blocks" leaves out blocks of documents
             whose upper bounds fall short; "maxscore" looks light terms up only in documents that heavier ones may lift
             to the top, window by window, and "daat" does so document by document, as the textbooks have it, to be
-            measured against; "auto" takes for each query what should be faster of the first two. Weights stored as
-            float32 have no bounds: they are scanned whatever is said here.
+            measured against; "clusters" looks into the clusters of an index that was built with them, which is
+            approximate; "auto" takes for each query what should be faster of the first two. Weights stored as
+            float32 have no bounds: they are scanned whatever exact algorithm is named here.
         alpha: A block is left out when alpha times its upper bound falls short of the k-th best score so far. 1 is
             exact; lower is faster and may miss documents. What is found has its exact score. Of "blocks".
         beta: The share of the query's terms that is used, the heaviest first; at least one. 1 uses all. Harmless for
             long queries of a SPLADE encoder, ruinous for the few terms of inference-free ones.
-        guaranteed: So many blocks of the highest bounds are scored whatever alpha says. Of "blocks".
+        guaranteed: So many blocks of the highest bounds are scored whatever alpha says, or so many clusters of the
+            highest sums. Of "blocks" and "clusters".
+        cut: Of so many of the query's terms, the heaviest, the summaries of clusters are added up. Documents that are
+            looked into are scored with all terms. Of "clusters".
+        heap_factor: A cluster is left out when the sum of its summaries falls short of so many times the k-th best
+            score so far. Lower finds more and is slower; 0 leaves out only clusters without a term. Of "clusters".
 
     Raises:
         ValueError: An unknown algorithm or a value out of range; all of them are named.
@@ -36,6 +42,8 @@ class SearchSettings:
     alpha: float = 1.0
     beta: float = 1.0
     guaranteed: int = 0
+    cut: int = 8
+    heap_factor: float = 1.0
 
     def __post_init__(self) -> None:
         wrong = []
@@ -44,15 +52,19 @@ class SearchSettings:
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
             if not (isinstance(value, int | float) and math.isfinite(value) and 0 < value <= 1):
                 wrong.append(f"{name} must be above 0 and at most 1, got {value!r}")
-        if isinstance(self.guaranteed, bool) or not isinstance(self.guaranteed, int) or self.guaranteed < 0:
-            wrong.append(f"guaranteed must be a whole number of at least 0, got {self.guaranteed!r}")
+        for name, whole, least in (("guaranteed", self.guaranteed, 0), ("cut", self.cut, 1)):
+            if isinstance(whole, bool) or not isinstance(whole, int) or whole < least:
+                wrong.append(f"{name} must be a whole number of at least {least}, got {whole!r}")
+        factor = self.heap_factor
+        if not (isinstance(factor, int | float) and math.isfinite(factor) and factor >= 0):
+            wrong.append(f"heap_factor must be at least 0, got {factor!r}")
         if wrong:
             raise ValueError("; ".join(wrong))
 
     @property
     def exact(self) -> bool:
         """Whether nothing can be missed."""
-        return self.alpha == 1 and self.beta == 1
+        return self.alpha == 1 and self.beta == 1 and self.algorithm != "clusters"
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ class Plan:
         postings: Postings of these terms.
         postings_scored: How many of them were added to scores or looked up; of dense rows that were added whole, an
             eighth of the row's length.
-        blocks: Blocks of documents.
+        blocks: Blocks of documents, or clusters.
         blocks_scored: How many were looked into one by one.
         windows: Windows of documents.
         windows_scanned: How many were scanned whole.
@@ -91,7 +103,8 @@ class Plan:
     def __str__(self) -> str:
         return (
             f"{self.algorithm} ({self.reason}): {self.postings_scored:,} of {self.postings:,} postings of "
-            f"{self.terms} terms scored, {self.blocks_scored:,} of {self.blocks:,} blocks looked into, "
+            f"{self.terms} terms scored, {self.blocks_scored:,} of {self.blocks:,} "
+            f"{'clusters' if self.algorithm == 'clusters' else 'blocks'} looked into, "
             f"{self.windows_scanned} of {self.windows} windows scanned"
         )
 

@@ -31,9 +31,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lsr.errors import CorruptIndex
+from lsr.errors import CorruptIndex, IndexFormatError
+from lsr.sparse import SparseMatrix
 
+from .clusters import document_of, open_clusters
 from .kernels.blocks import FOLD, search_blocks
+from .kernels.clusters import Clusters, search_clusters
 from .kernels.exhaustive import search_windows
 from .kernels.lists import (
     BLOCK,
@@ -92,17 +95,19 @@ class Segment:
         df: (n_used,) uint32, in how many documents each occurs.
         n_windows: Number of windows.
         n_docs: Number of documents.
+        clusters: The mapped files of clusters, None if the index was built without.
 
     Args:
         folder: Where the files lie.
         impacts: How weights are stored.
         scale: Weight of one impact; 1.0 for float weights.
+        clusters: Whether there are files of clusters.
 
     Raises:
         CorruptIndex: A file is damaged so that searching it would read outside of it.
     """
 
-    def __init__(self, folder: Path, impacts: ImpactType, scale: float) -> None:
+    def __init__(self, folder: Path, impacts: ImpactType, scale: float, *, clusters: bool = False) -> None:
         self._folder = folder
         self._impacts = impacts
         self._scale = scale
@@ -159,6 +164,7 @@ class Segment:
             order=places.column("doc"),
         )
         self._n_rows = min(len(self._files.maxima) // ROW_UNIT, len(self._files.skips) // SKIP_UNIT)
+        self.clusters = open_clusters(folder, len(self.terms)) if clusters else None
         self._experience = Experience()
         self._local = threading.local()
 
@@ -193,30 +199,20 @@ class Segment:
         self, terms: NDArray[np.uint32], weights: NDArray[np.float32], k: int, settings: SearchSettings
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], Callable[[], Plan]]:
         quantized = self._impacts == "uint8"
+        clusters = self._require_clusters() if settings.algorithm == "clusters" else None
         k = max(1, min(k, self.n_docs))
         algorithm, reason = choose(
             settings, k, self.n_blocks, self._experience, has_bounds=quantized, ordered=len(self._places) > 0
         )
         ranks, weights, factor = self._query(terms, weights, settings.beta)
-        if algorithm == "blocks":
-            weightiest_first = np.argsort(-weights, kind="stable")
-            ranks, weights = ranks[weightiest_first], weights[weightiest_first]
-        lists = np.empty((len(ranks), self.n_windows, 4), np.int32)
-        find_lists(self._ends, self._entries, self._n_rows, self._windows, ranks, lists)
-        peaks = (weights * self._peaks[ranks]).astype(weights.dtype) if algorithm != "exhaustive" else weights
-        query = Query(lists, weights, peaks)
         space = self._space(k)
-        if algorithm == "blocks":
-            seeds = min(max(_SEEDS + k // 4, settings.guaranteed), max(self.n_blocks, 1))
-            found = search_blocks(self._files, query, space, k, settings.alpha, seeds)
-            self._experience.learn(k, paid=bool(space.counts[POSTINGS_SCORED] < _PAYS * space.counts[POSTINGS]))
-        elif algorithm == "maxscore":
-            found = search_maxscore(self._files, query, space, k)
-        elif algorithm == "daat":
-            found = search_daat(self._files, query, space, k)
+        if clusters is not None:
+            found, n_blocks = (
+                self._search_clusters(clusters, ranks, weights, space, k, settings),
+                len(clusters.doc_ends),
+            )
         else:
-            least = weights.dtype.type(1 if quantized else np.finfo(np.float64).tiny)
-            found = search_windows(self._files, query, space, k, least)
+            found, n_blocks = self._search_postings(algorithm, ranks, weights, space, k, settings), self.n_blocks
 
         def plan() -> Plan:
             blocks_scored, windows_scanned, postings_scored, _ = space.counts.tolist()
@@ -227,7 +223,7 @@ class Segment:
                 documents=self.n_docs,
                 postings=int(self.df[ranks].sum()),
                 postings_scored=postings_scored,
-                blocks=self.n_blocks,
+                blocks=n_blocks,
                 blocks_scored=blocks_scored,
                 windows=self.n_windows,
                 windows_scanned=windows_scanned,
@@ -236,6 +232,90 @@ class Segment:
         if found and len(self._places) and space.docs[:found].max() >= self.n_docs:
             raise CorruptIndex(f"{self._folder / 'places.arrow'}: damaged; lsr verify tells more")
         return space.docs[:found], space.scores[:found] * factor, plan
+
+    def _search_postings(
+        self, algorithm: str, ranks: NDArray[np.int64], weights: Any, space: Space, k: int, settings: SearchSettings
+    ) -> int:
+        if algorithm == "blocks":
+            weightiest_first = np.argsort(-weights, kind="stable")
+            ranks, weights = ranks[weightiest_first], weights[weightiest_first]
+        lists = np.empty((len(ranks), self.n_windows, 4), np.int32)
+        find_lists(self._ends, self._entries, self._n_rows, self._windows, ranks, lists)
+        peaks = (weights * self._peaks[ranks]).astype(weights.dtype) if algorithm != "exhaustive" else weights
+        query = Query(lists, weights, peaks)
+        if algorithm == "blocks":
+            seeds = min(max(_SEEDS + k // 4, settings.guaranteed), max(self.n_blocks, 1))
+            found = search_blocks(self._files, query, space, k, settings.alpha, seeds)
+            self._experience.learn(k, paid=bool(space.counts[POSTINGS_SCORED] < _PAYS * space.counts[POSTINGS]))
+        elif algorithm == "maxscore":
+            found = search_maxscore(self._files, query, space, k)
+        elif algorithm == "daat":
+            found = search_daat(self._files, query, space, k)
+        else:
+            least = weights.dtype.type(1 if self._impacts == "uint8" else np.finfo(np.float64).tiny)
+            found = search_windows(self._files, query, space, k, least)
+        return int(found)
+
+    def _search_clusters(
+        self, clusters: Clusters, ranks: NDArray[np.int64], weights: Any, space: Space, k: int, settings: SearchSettings
+    ) -> int:
+        n_clusters = len(clusters.doc_ends)
+        if getattr(self._local, "sums", None) is None:
+            self._local.sums = np.zeros((6, max(FOLD, -(-n_clusters // FOLD) * FOLD)), np.int32)
+        heaviest = np.argsort(-weights, kind="stable")[: settings.cut]
+        seeds = min(max(_SEEDS + k // 5, settings.guaranteed), max(n_clusters, 1))
+        order, scratch, factor = self._files.order, self._local.sums, float(settings.heap_factor)
+        query = (ranks, weights)
+        return int(search_clusters(clusters, query, heaviest, order, self.n_docs, scratch, space, k, factor, seeds))
+
+    def _require_clusters(self) -> Clusters:
+        if self.clusters is None:
+            how = "build it again with --clusters, Index.build(..., clusters=True)"
+            if self._impacts == "float32":
+                how = f"weights stored as float32 can't have them; {how} and 8-bit impacts"
+            raise IndexFormatError(f"{self._folder.parent}: this index has no clusters: {how}")
+        return self.clusters
+
+    def sample(self, n: int, length: int) -> SparseMatrix:
+        """At most n documents, drawn at random but always the same, cut to their heaviest terms.
+
+        Args:
+            n: How many documents.
+            length: How many terms to keep of each at most.
+
+        Raises:
+            IndexFormatError: The index has no clusters.
+        """
+        clusters, rows = self._require_clusters(), []
+        try:
+            for place in np.random.default_rng(0).permutation(self.n_docs)[:n].tolist():
+                ranks, impacts = document_of(clusters, place)
+                heaviest = np.sort(np.argsort(impacts, kind="stable")[-length:])
+                rows.append((self.terms[ranks[heaviest]], impacts[heaviest]))
+            return SparseMatrix.from_rows(rows, int(self.terms.max(initial=0)) + 1)
+        except (IndexError, ValueError):
+            raise CorruptIndex(f"{self._folder}: the clusters are damaged; lsr verify tells more") from None
+
+    def postings_of(self, w: int) -> tuple[Any, ...]:
+        """The postings of a window.
+
+        Returns:
+            (n,) int64, its terms as places in `terms`, ascending; (n, 4) int64, their lists; its documents, impacts
+            and dense rows; and how many documents it has.
+        """
+        window, files = self._windows[w], self._files
+        number, begin, size, row, dense = self._entries
+        at = np.flatnonzero(number == w)
+        ranks = np.searchsorted(self._ends, at.astype(np.uint64), side="right")
+        lists = np.stack((begin[at], begin[at].astype(np.int64) + size[at], row[at], dense[at]), axis=1)
+        return (
+            ranks,
+            lists,
+            files.docs[window[DOCS_AT] :][: window[SIZE]],
+            files.impacts[window[IMPACTS_AT] :][: window[SIZE]],
+            files.dense[window[DENSE_AT] :][: window[N_DENSE] * window[N_DOCS]],
+            int(window[N_DOCS]),
+        )
 
     def _query(
         self, terms: NDArray[np.uint32], weights: NDArray[np.float32], beta: float

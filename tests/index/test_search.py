@@ -67,7 +67,7 @@ def require_exact(segment, matrix, terms, weights, impacts, ks=(10,)):
     found = np.flatnonzero(scores > 0)
     ranking = found[np.argsort(-scores[found], kind="stable")]
     for k in ks:
-        for algorithm in get_args(Algorithm):
+        for algorithm in (name for name in get_args(Algorithm) if name != "clusters"):
             docs, values = segment.search(terms, weights, k, SearchSettings(algorithm))
             assert docs.tolist() == ranking[:k].tolist(), algorithm
             assert values.tolist() == scores[ranking[:k]].tolist(), algorithm
