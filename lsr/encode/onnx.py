@@ -63,8 +63,8 @@ class OnnxRunner:
         if outputs != [("weights", [n_terms])]:
             raise EncoderError(f"{path}: puts out {outputs}, not the weights of {n_terms} terms")
         self._path, self._n_terms = path, n_terms
-        self._threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="lsr-encode")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self._pool = ThreadPoolExecutor(threads or cores, thread_name_prefix="lsr-encode")
 
     def weights(self, ids: Sequence[list[int]]) -> SparseMatrix:
         """Weights of texts given as token ids, none of them empty.

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 TRANSIENT_BYTES = 64 << 20  # logits that exist at a time
+_CACHE_BYTES = 4 << 20  # likewise on a CPU, where the maximum is then taken of what its caches still hold
 _TERMS = 4096  # terms at a time; few enough that a batch of texts fits, enough to keep the multiplication busy
 
 
@@ -44,8 +45,9 @@ def pool_states(
         return saturate(logits, saturation).sum(1)
 
     parts = []
-    for docs, terms in _tiles(states, weight):
-        inputs = states[docs], dropped[docs], weight[terms], None if bias is None else bias[terms]
+    for docs, places, terms in _tiles(states, mask, weight):
+        some, hidden = states[docs, places], dropped[docs, places]
+        inputs = some, hidden, weight[terms], None if bias is None else bias[terms]
         # For a gradient the logits are made again, rather than kept.
         parts.append(checkpoint(part, *inputs, use_reentrant=False) if torch.is_grad_enabled() else part(*inputs))
     per_row = -(-weight.shape[0] // _tile(states, weight)[1])
@@ -59,7 +61,7 @@ def max_logits(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
     what it costs grows with the terms that have a gradient: those that survive the saturation.
 
     Returns:
-        (batch, n_terms) float32; a text without positions has the type's lowest number.
+        (batch, n_terms) float32; a text without positions has the lowest number there is.
     """
     found: Tensor = _MaxLogits.apply(states, mask, weight)
     return found if bias is None else found + bias
@@ -68,19 +70,25 @@ def max_logits(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
 class _MaxLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-        dropped = mask.eq(0).unsqueeze(-1)
+        kept = mask.ne(0)
+        first = kept.int().argmax(1)
+        # What doesn't count becomes one more of the first that does: the maximum stays, and no logit has to be masked.
+        one = states[torch.arange(len(states), device=states.device), first].unsqueeze(1)
+        filled = torch.where(kept.unsqueeze(-1), states, one)
         keep = any(ctx.needs_input_grad)
         out = states.new_empty(states.shape[0], weight.shape[0], dtype=torch.float32)
-        places = torch.empty_like(out, dtype=torch.int32) if keep else None
-        for docs, terms in _tiles(states, weight):
-            logits = torch.nn.functional.linear(states[docs], weight[terms])
-            logits.masked_fill_(dropped[docs], torch.finfo(logits.dtype).min)
-            if places is None:
+        found = torch.empty_like(out, dtype=torch.int32) if keep else None
+        for docs, places, terms in _tiles(states, mask, weight):
+            logits = torch.nn.functional.linear(filled[docs, places], weight[terms])
+            if found is None:
                 out[docs, terms] = logits.amax(1)
             else:
-                out[docs, terms], places[docs, terms] = logits.max(1)
+                out[docs, terms], found[docs, terms] = logits.max(1)
             del logits  # before the next ones are made
-        ctx.save_for_backward(states, weight, places)
+        out[~kept.any(1)] = torch.finfo(out.dtype).min
+        if found is not None:
+            found = torch.where(kept.gather(1, found.long()), found, first.int().unsqueeze(1))
+        ctx.save_for_backward(states, weight, found)
         return out
 
     @staticmethod
@@ -103,17 +111,19 @@ class _MaxLogits(torch.autograd.Function):
 
 def _tile(states: Tensor, weight: Tensor) -> tuple[int, int]:
     """How many documents and terms at a time keep within TRANSIENT_BYTES."""
-    floats = TRANSIENT_BYTES // states.element_size()
+    on_cpu = states.device.type == "cpu"
+    floats = (min(_CACHE_BYTES, TRANSIENT_BYTES) if on_cpu else TRANSIENT_BYTES) // states.element_size()
     seq = max(states.shape[1], 1)
     terms = min(weight.shape[0], _TERMS, max(1, floats // seq))
     return max(1, floats // max(seq * terms, 1)), max(1, terms)
 
 
-def _tiles(states: Tensor, weight: Tensor) -> list[tuple[slice, slice]]:
-    """Parts of documents and terms, the documents' the outer ones."""
+def _tiles(states: Tensor, mask: Tensor, weight: Tensor) -> list[tuple[slice, slice, slice]]:
+    """Parts of documents, positions and terms, the documents' the outer ones; positions end with the longest text."""
     docs, terms = _tile(states, weight)
+    ends = (mask.ne(0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1).tolist()
     return [
-        (slice(i, i + docs), slice(j, j + terms))
+        (slice(i, i + docs), slice(max(*ends[i : i + docs], 1)), slice(j, j + terms))
         for i in range(0, states.shape[0], docs)
         for j in range(0, weight.shape[0], terms)
     ]
