@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from llvmlite.binding import get_host_cpu_features
 from numpy.typing import NDArray
 
 from lsr.encode import checkpoint as files
@@ -58,6 +59,10 @@ class OnnxRunner:
         # One text each on all cores beats one text on all of them.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if not {"avx512vnni", "avxvnni"} & {name for name, there in get_host_cpu_features().items() if there}:
+            # x86 processors without these add two products in 16 bits, where they overflow. This has onnxruntime take a
+            # slower multiplication there; other processors don't know it.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen kinds of its own
@@ -95,8 +100,7 @@ class OnnxRunner:
 def export(model: Any, path: Path) -> None:
     """Write a model as a graph of 8-bit integers.
 
-    Weights take 7 of the 8 bits: processors without VNNI instructions add two products in 16 bits, and so the sums stay
-    exact everywhere and vectors are the same on every machine.
+    Weights take all 8 bits, so whoever runs the graph has to take care that sums are exact, as `OnnxRunner` does.
 
     Args:
         model: A `lsr.encode.model.SparseModel` of a BERT backbone and the head "expansion".
@@ -161,8 +165,8 @@ def compress(encoder: Any, folder: Path) -> None:
 
 
 def quantized(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Rows as integers of -63 to 63 and their scales; (n, m) int8, (n,) float32."""
-    scale = np.maximum(np.abs(weight).max(1), 1e-12) / 63
+    """Rows as integers of -127 to 127 and their scales; (n, m) int8, (n,) float32."""
+    scale = np.maximum(np.abs(weight).max(1), 1e-12) / 127
     return np.rint(weight / scale[:, None]).astype(np.int8), scale.astype(np.float32)
 
 
