@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite.binding import get_host_cpu_features
 from numpy.typing import NDArray
 
 from lsr.encode import checkpoint as files
+from lsr.encode.processor import adds_bytes_exactly
 from lsr.errors import EncoderError, MissingExtra
 from lsr.sparse import SparseMatrix
 
@@ -59,9 +59,7 @@ class OnnxRunner:
         # One text each on all cores beats one text on all of them.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        if not {"avx512vnni", "avxvnni"} & {name for name, there in get_host_cpu_features().items() if there}:
-            # x86 processors without these add two products in 16 bits, where they overflow. This has onnxruntime take a
-            # slower multiplication there; other processors don't know it.
+        if not adds_bytes_exactly():  # a slower multiplication then; on others than x86 this changes nothing
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
