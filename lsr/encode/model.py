@@ -142,8 +142,8 @@ def load_model(
         "gated": "AutoModelForMaskedLM",
         "causal-lm": "AutoModelForCausalLM",
     }
-    backbone, missing = load_backbone(folder, classes.get(kind, "AutoModel"))
-    if missing := sorted(key for key in missing if not key.endswith("position_ids") and "pooler" not in key):
+    backbone, absent = load_backbone(folder, classes.get(kind, "AutoModel"))
+    if missing := sorted(key for key in absent if not key.endswith("position_ids") and "pooler" not in key):
         advice = (
             ""
             if kind in ("expansion", "lexical")

@@ -3,8 +3,9 @@
 The graph takes the tokens of one text, so there is no padding, and gives one weight for each term. Weights are 8-bit
 with a scale for each row, activations are quantized as they come, so that the multiplications run on integers. What a
 layer makes of a few tokens is much larger than of all others, and so are a few of its columns; where that would leave
-the others too few integers, tokens have a scale each and columns a factor. The output layer is applied a few thousand terms at a time and only the maximum over the text is kept, as an integer: its
-logits never leave the cache, and are scaled once for each term instead of once for each token and term.
+the others too few integers, tokens have a scale each and columns a factor. The output layer is applied a few thousand
+terms at a time and only the maximum over the text is kept, as an integer: its logits never leave the cache, and are
+scaled once for each term instead of once for each token and term.
 
 Running needs onnxruntime; `export` needs torch and onnx besides. Of the models that `lsr.encode.model` knows: BERT with
 the head "expansion".
@@ -156,7 +157,7 @@ def compress(encoder: Any, folder: Path) -> None:
             max_ratio=documents.max_ratio,
         )
         if isinstance(encoder, InferenceFreeEncoder):
-            how = {"max_length": encoder.max_length, "prompt": encoder.prompt}
+            how: dict[str, Any] = {"max_length": encoder.max_length, "prompt": encoder.prompt}
             InferenceFreeEncoder(small, encoder.table, encoder.tokenizer, **how).save(folder)
         else:
             small.save(folder)
@@ -230,8 +231,7 @@ class _Graph:
     def norm(self, x: str, name: str, weights: dict[str, NDArray[np.float32]], epsilon: float) -> tuple[str, Any, str]:
         """Layer normalisation: divided by a factor of each column, the factors, and as it is.
 
-        The factors bring the columns closer to each other in size. What the result is multiplied by has to be multiplied
-        by them.
+        The factors bring the columns closer to each other in size; the weights that come after are multiplied by them.
         """
         scale, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
         factors = np.sqrt(np.abs(bias) + 4 * np.abs(scale) + 1e-6)

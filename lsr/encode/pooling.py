@@ -3,8 +3,9 @@
     max: saturation(relu(max_t z[t, j]))        sum: sum_t saturation(relu(z[t, j]))
 
 over the positions t that the mask keeps. `pool_states` multiplies by the output projection itself, a few thousand terms
-at a time, so the logits of a batch never exist as a whole, neither on the way forward nor for the gradient;
-`pool_logits` is the plain definition. `Screen` has the maxima, too, with most of the work done in integers. Needs torch, so nothing but the code that runs a model imports this file.
+at a time, so the logits of a batch never exist as a whole, neither on the way forward nor for the gradient; `Screen`
+gives the same where no gradient is wanted, with most of the work done in integers; `pool_logits` is the plain
+definition. Needs torch, so nothing but the code that runs a model imports this file.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def _filled(states: Tensor, mask: Tensor) -> Tensor:
 def _tile(states: Tensor, weight: Tensor) -> tuple[int, int]:
     """How many documents and terms at a time keep within TRANSIENT_BYTES."""
     on_cpu = states.device.type == "cpu"
-    floats = (min(_CACHE_BYTES, TRANSIENT_BYTES) if on_cpu else TRANSIENT_BYTES) // states.element_size()  # or integers
+    floats = (min(_CACHE_BYTES, TRANSIENT_BYTES) if on_cpu else TRANSIENT_BYTES) // states.element_size()
     seq = max(states.shape[1], 1)
     terms = min(weight.shape[0], _TERMS, max(1, floats // seq))
     return max(1, floats // max(seq * terms, 1)), max(1, terms)
