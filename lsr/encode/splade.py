@@ -32,7 +32,8 @@ POOLINGS = ("max", "sum")
 SATURATIONS = ("log1p", "log1p_log1p")
 MAX_LENGTH = 256  # where neither the caller nor the checkpoint says
 _COPIED = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "model.safetensors.index.json")
-_BATCH_TOKENS, _DEVICE_BATCH_TOKENS = 8192, 65536  # on a CPU; on anything else
+# On a CPU, little enough for its caches, and for the texts of a batch to be of nearly one length; on anything else.
+_BATCH_TOKENS, _DEVICE_BATCH_TOKENS = 1024, 65536
 _BATCH_BYTES = 64 << 20  # dense weights (texts, vocabulary) of a batch, and all logits where they can't be avoided
 
 
@@ -135,7 +136,7 @@ class SpladeEncoder(Encoder):
         top_k: Keep this many of a document's heaviest terms.
         max_ratio: Keep a document's weights that are at least this fraction of its largest.
         device: Where the model runs; None for "cuda" where there is one, otherwise "cpu".
-        batch_tokens: Tokens that go through the model at a time, padding included; None for 8,192 on a CPU
+        batch_tokens: Tokens that go through the model at a time, padding included; None for 1,024 on a CPU
             and 65,536 elsewhere.
         tokenizer: The documents' tokenizer; None to read it from the checkpoint.
         fingerprint: The fingerprint when it was saved. The weights are held to it when they are loaded.

@@ -73,6 +73,69 @@ def test_pool_states_equals_pool_logits(monkeypatch, pool, saturation, bias):
     assert seen.elements <= 1000
 
 
+@pytest.fixture
+def exact():
+    if not pooling.adds_bytes_exactly():
+        pytest.skip("this processor takes another way")
+
+
+@pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
+@pytest.mark.parametrize("shift", [None, -30.0, -8.0, 50.0])  # some terms, none, few, all
+def test_screen_equals_pool_states(monkeypatch, exact, saturation, shift):
+    monkeypatch.setattr(pooling, "TRANSIENT_BYTES", 4 * 1000)
+    monkeypatch.setattr(pooling, "_TERMS", 37)
+    make = torch.Generator().manual_seed(4)
+    states = torch.randn(5, 11, 8, generator=make)
+    states[0, 3] *= 40  # leaves few integers to the others
+    weight = torch.randn(101, 8, generator=make)
+    weight[7] *= 9
+    bias = None if shift is None else torch.randn(101, generator=make) + shift
+    mask = torch.arange(11) < torch.tensor([[11], [1], [0], [7], [4]])
+    expected = pooling.pool_states(states, mask, weight, bias, "max", saturation)
+    with torch.inference_mode(), LargestTensor() as seen:
+        found = pooling.Screen(weight).pool(states, mask, bias, saturation)
+    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(found > 0, expected > 0)
+    assert seen.elements <= 1000
+
+
+def test_screen_has_no_term_by_chance(exact):
+    """Logits as close to zero as they come: what the rounding changes must never decide."""
+    make = torch.Generator().manual_seed(6)
+    states, weight = torch.randn(4, 9, 48, generator=make), torch.randn(3000, 48, generator=make)
+    mask = torch.ones(4, 9)
+    largest = pooling.max_logits(states, mask, weight, None)[0]
+    bias = 1e-3 * torch.randn(3000, generator=make) - largest
+    with torch.inference_mode():
+        found = pooling.Screen(weight).pool(states, mask, bias, "log1p")
+    expected = pooling.pool_states(states, mask, weight, bias, "max", "log1p")
+    assert 1000 < (expected[0] > 0).sum() < 2000
+    assert torch.allclose(found, expected, rtol=1e-5, atol=2e-5)
+
+
+def test_with_and_without_screen(monkeypatch, checkpoint, texts):
+    found = []
+    for exact in {pooling.adds_bytes_exactly(), False}:
+        monkeypatch.setattr(pooling, "adds_bytes_exactly", lambda exact=exact: exact)
+        encoder = SpladeEncoder(checkpoint, device="cpu")
+        found.append(encoder.encode_document(texts).to_dense())
+        assert (encoder._model(encoder.document).model.head._screen is not None) == exact
+    assert found[-1].max() > 0.1
+    np.testing.assert_allclose(found[0], found[-1], atol=1e-6)
+
+
+def test_screen_follows_the_weights(checkpoint, texts, exact):
+    encoder = SpladeEncoder(checkpoint, device="cpu")
+    before = encoder.encode_document(texts)
+    network = encoder.network()
+    with torch.no_grad():
+        network.backbone.get_output_embeddings().weight.mul_(-1)
+    assert encoder.encode_document(texts) != before
+    with torch.no_grad():
+        network.backbone.get_output_embeddings().weight.mul_(-1)
+    assert encoder.encode_document(texts) == before
+
+
 def test_saturation_by_hand():
     logits = torch.tensor([[[1.0, -2.0], [3.0, -1.0], [100.0, 100.0]]])
     mask = torch.tensor([[1, 1, 0]])
