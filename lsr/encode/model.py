@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lsr.encode import checkpoint as files
-from lsr.encode.pooling import max_logits, pool_logits, pool_states, saturate
+from lsr.encode.pooling import Screen, max_logits, pool_logits, pool_states, saturate
 from lsr.errors import EncoderError
 
 _NEVER = -1e4  # the bias of terms that no text has
@@ -142,8 +142,8 @@ def load_model(
         "gated": "AutoModelForMaskedLM",
         "causal-lm": "AutoModelForCausalLM",
     }
-    backbone, missing = load_backbone(folder, classes.get(kind, "AutoModel"))
-    if missing := sorted(key for key in missing if not key.endswith("position_ids") and "pooler" not in key):
+    backbone, absent = load_backbone(folder, classes.get(kind, "AutoModel"))
+    if missing := sorted(key for key in absent if not key.endswith("position_ids") and "pooler" not in key):
         advice = (
             ""
             if kind in ("expansion", "lexical")
@@ -292,6 +292,7 @@ class MaskedLMHead(Head):
         # In a list, so that its parameters aren't the head's as well.
         self._output = [model.get_output_embeddings()]
         self.apart = self._take_apart(model, where)
+        self._screen: Screen | None = None
 
     @torch.no_grad()
     def _take_apart(self, model: Any, where: str) -> bool:
@@ -325,6 +326,10 @@ class MaskedLMHead(Head):
         weight, bias = self._output[0].weight, self._output[0].bias
         if terms is not None:
             weight, bias = weight[terms], None if bias is None else bias[terms]
+        elif self.pooling == "max" and Screen.can(states, weight):
+            if self._screen is None or not self._screen.fits(weight):
+                self._screen = Screen(weight)
+            return self._screen.pool(states, mask, bias, self.saturation)
         return pool_states(states, mask, weight, bias, self.pooling, self.saturation)
 
     @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """An encoder's document model as one ONNX file: run without torch, in 8-bit integers, on every core.
 
 The graph takes the tokens of one text, so there is no padding, and gives one weight for each term. Weights are 8-bit
-with a scale for each row, activations are quantized as they come, so that the multiplications run on integers. The
-output layer is applied a few thousand terms at a time and only the maximum over the text is kept, as an integer: its
-logits never leave the cache, and are scaled once for each term instead of once for each token and term.
+with a scale for each row, activations are quantized as they come, so that the multiplications run on integers. What a
+layer makes of a few tokens is much larger than of all others, and so are a few of its columns; where that would leave
+the others too few integers, tokens have a scale each and columns a factor. The output layer is applied a few thousand
+terms at a time and only the maximum over the text is kept, as an integer: its logits never leave the cache, and are
+scaled once for each term instead of once for each token and term.
 
 Running needs onnxruntime; `export` needs torch and onnx besides. Of the models that `lsr.encode.model` knows: BERT with
 the head "expansion".
@@ -24,10 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode import checkpoint as files
+from lsr.encode.processor import adds_bytes_exactly
 from lsr.errors import EncoderError, MissingExtra
 from lsr.sparse import SparseMatrix
 
 _TERMS = 2048  # terms of the output layer at a time
+# GELU gives no less than -0.17. With this zero and at least this largest value, that is among the integers.
+_GELU_ZERO, _GELU_LARGEST = 16, 2.55
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -55,6 +60,8 @@ class OnnxRunner:
         # One text each on all cores beats one text on all of them.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if not adds_bytes_exactly():  # a slower multiplication then; on others than x86 this changes nothing
+            options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen kinds of its own
@@ -63,8 +70,8 @@ class OnnxRunner:
         if outputs != [("weights", [n_terms])]:
             raise EncoderError(f"{path}: puts out {outputs}, not the weights of {n_terms} terms")
         self._path, self._n_terms = path, n_terms
-        self._threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="lsr-encode")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self._pool = ThreadPoolExecutor(threads or cores, thread_name_prefix="lsr-encode")
 
     def weights(self, ids: Sequence[list[int]]) -> SparseMatrix:
         """Weights of texts given as token ids, none of them empty.
@@ -92,8 +99,7 @@ class OnnxRunner:
 def export(model: Any, path: Path) -> None:
     """Write a model as a graph of 8-bit integers.
 
-    Weights take 7 of the 8 bits: processors without VNNI instructions add two products in 16 bits, and so the sums stay
-    exact everywhere and vectors are the same on every machine.
+    Weights take all 8 bits, so whoever runs the graph has to take care that sums are exact, as `OnnxRunner` does.
 
     Args:
         model: A `lsr.encode.model.SparseModel` of a BERT backbone and the head "expansion".
@@ -151,15 +157,15 @@ def compress(encoder: Any, folder: Path) -> None:
             max_ratio=documents.max_ratio,
         )
         if isinstance(encoder, InferenceFreeEncoder):
-            how = {"max_length": encoder.max_length, "prompt": encoder.prompt}
+            how: dict[str, Any] = {"max_length": encoder.max_length, "prompt": encoder.prompt}
             InferenceFreeEncoder(small, encoder.table, encoder.tokenizer, **how).save(folder)
         else:
             small.save(folder)
 
 
 def quantized(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Rows as integers of -63 to 63 and their scales; (n, m) int8, (n,) float32."""
-    scale = np.maximum(np.abs(weight).max(1), 1e-12) / 63
+    """Rows as integers of -127 to 127 and their scales; (n, m) int8, (n,) float32."""
+    scale = np.maximum(np.abs(weight).max(1), 1e-12) / 127
     return np.rint(weight / scale[:, None]).astype(np.int8), scale.astype(np.float32)
 
 
@@ -199,10 +205,39 @@ class _Graph:
             )
         )
 
-    def norm(self, x: str, name: str, weights: dict[str, NDArray[np.float32]], epsilon: float) -> str:
-        """Layer normalisation."""
-        scale, bias = (self.constant(f"{name}.{part}", weights[f"{name}.{part}"]) for part in ("weight", "bias"))
-        return str(self.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon))
+    def gelu_linear(self, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
+        """gelu(x) W' + b, with a scale for each token: of a few, x is far larger than of all others."""
+        values, scale = quantized(weight)
+        x = self.add("Gelu", x, domain="com.microsoft")
+        largest = self.add("ReduceMax", x, self.constant("one axis", np.array([1])), keepdims=0)
+        largest = self.add("Max", largest, self.constant("gelu.largest", np.array(_GELU_LARGEST, np.float32)))
+        steps = self.constant("gelu.steps", np.array(255 - _GELU_ZERO, np.float32))
+        size = self.add("Div", largest, steps)
+        zero = self.constant("gelu.zero", np.array(_GELU_ZERO, np.uint8))
+        zeros = self.add("Expand", zero, "length")
+        integers = self.add("QuantizeLinear", x, size, zeros, axis=0)
+        product = self.add(
+            "MatMulIntegerToFloat",
+            integers,
+            self.constant(f"{name}.weight", values.T),
+            self.constant("one", np.array(1, np.float32)),
+            self.constant(f"{name}.scale", scale),
+            zero,
+            domain="com.microsoft",
+        )
+        size = self.add("Unsqueeze", size, self.constant("one axis", np.array([1])))
+        return str(self.add("Add", self.add("Mul", product, size), self.constant(f"{name}.bias", bias)))
+
+    def norm(self, x: str, name: str, weights: dict[str, NDArray[np.float32]], epsilon: float) -> tuple[str, Any, str]:
+        """Layer normalisation: divided by a factor of each column, the factors, and as it is.
+
+        The factors bring the columns closer to each other in size; the weights that come after are multiplied by them.
+        """
+        scale, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        factors = np.sqrt(np.abs(bias) + 4 * np.abs(scale) + 1e-6)
+        parts = [self.constant(f"{name}.{part}", weights[f"{name}.{part}"] / factors) for part in ("weight", "bias")]
+        even = self.add("LayerNormalization", x, *parts, axis=-1, epsilon=epsilon)
+        return even, factors, self.add("Mul", even, self.constant(f"{name}.factors", factors))
 
     def content(self, n_terms: int) -> bytes:
         """The file."""
@@ -231,7 +266,7 @@ def _add_backbone(graph: _Graph, weights: dict[str, NDArray[np.float32]], config
     first, axis = graph.constant("zero", np.array([0])), graph.constant("zero", np.array([0]))
     length = graph.add("Shape", "ids", name="length")
     x = graph.add("Add", x, graph.add("Slice", graph.constant("places", places), first, length, axis))
-    x = graph.norm(x, "embeddings.LayerNorm", weights, epsilon)
+    even, factors, x = graph.norm(x, "embeddings.LayerNorm", weights, epsilon)
     split = graph.constant("split", np.array([0, 3, heads, hidden // heads]))
     whole = graph.constant("whole", np.array([0, hidden]))
     shrink = graph.constant("shrink", np.array((hidden // heads) ** -0.5, np.float32))
@@ -239,7 +274,7 @@ def _add_backbone(graph: _Graph, weights: dict[str, NDArray[np.float32]], config
         at = f"encoder.layer.{i}"
         parts = [f"{at}.attention.self.{part}" for part in ("query", "key", "value")]
         weight, bias = (np.concatenate([weights[f"{part}.{kind}"] for part in parts]) for kind in ("weight", "bias"))
-        apart = graph.add("Reshape", graph.linear(x, f"{at}.qkv", weight, bias), split)
+        apart = graph.add("Reshape", graph.linear(even, f"{at}.qkv", weight * factors, bias), split)
         turned = graph.add("Transpose", apart, perm=[1, 2, 0, 3])  # (3, heads, tokens, hidden of a head)
         one = [graph.constant(f"part{j}", np.array(j)) for j in range(3)]
         query, key, value = (graph.add("Gather", turned, j, axis=0) for j in one)
@@ -249,13 +284,12 @@ def _add_backbone(graph: _Graph, weights: dict[str, NDArray[np.float32]], config
         mixed = graph.add("Reshape", graph.add("Transpose", mixed, perm=[1, 0, 2]), whole)
         out = f"{at}.attention.output"
         mixed = graph.linear(mixed, f"{out}.dense", weights[f"{out}.dense.weight"], weights[f"{out}.dense.bias"])
-        x = graph.norm(graph.add("Add", x, mixed), f"{out}.LayerNorm", weights, epsilon)
+        even, factors, x = graph.norm(graph.add("Add", x, mixed), f"{out}.LayerNorm", weights, epsilon)
         wide, narrow = f"{at}.intermediate.dense", f"{at}.output.dense"
-        y = graph.linear(x, wide, weights[f"{wide}.weight"], weights[f"{wide}.bias"])
-        y = graph.add("Gelu", y, domain="com.microsoft")
-        y = graph.linear(y, narrow, weights[f"{narrow}.weight"], weights[f"{narrow}.bias"])
-        x = graph.norm(graph.add("Add", x, y), f"{at}.output.LayerNorm", weights, epsilon)
-    return str(x)
+        y = graph.linear(even, wide, weights[f"{wide}.weight"] * factors, weights[f"{wide}.bias"])
+        y = graph.gelu_linear(y, narrow, weights[f"{narrow}.weight"], weights[f"{narrow}.bias"])
+        even, factors, x = graph.norm(graph.add("Add", x, y), f"{at}.output.LayerNorm", weights, epsilon)
+    return x
 
 
 def _add_head(
@@ -268,7 +302,7 @@ def _add_head(
 ) -> None:
     """`lsr.encode.model.ExpansionHead`, as the output "weights"."""
     up = graph.linear(states, "up", head["up.weight"], head["up.bias"])
-    down = graph.linear(graph.add("Gelu", up, domain="com.microsoft"), "down", head["down.weight"], head["down.bias"])
+    down = graph.gelu_linear(up, "down", head["down.weight"], head["down.bias"])
     same = graph.linear(states, "identity", head["identity.weight"], head["identity.bias"])
     integers, scale, zero = graph.add("DynamicQuantizeLinear", graph.add("Add", same, down), n_outputs=3)
     # The output layer's rows are those of the embeddings by a factor each, so the integers are there already.

@@ -3,8 +3,9 @@
     max: saturation(relu(max_t z[t, j]))        sum: sum_t saturation(relu(z[t, j]))
 
 over the positions t that the mask keeps. `pool_states` multiplies by the output projection itself, a few thousand terms
-at a time, so the logits of a batch never exist as a whole, neither on the way forward nor for the gradient;
-`pool_logits` is the plain definition. Needs torch, so nothing but the code that runs a model imports this file.
+at a time, so the logits of a batch never exist as a whole, neither on the way forward nor for the gradient; `Screen`
+gives the same where no gradient is wanted, with most of the work done in integers; `pool_logits` is the plain
+definition. Needs torch, so nothing but the code that runs a model imports this file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lsr.encode.processor import adds_bytes_exactly
+
 TRANSIENT_BYTES = 64 << 20  # logits that exist at a time
+_CACHE_BYTES = 4 << 20  # likewise on a CPU, where the maximum is then taken of what its caches still hold
 _TERMS = 4096  # terms at a time; few enough that a batch of texts fits, enough to keep the multiplication busy
 
 
@@ -44,8 +48,9 @@ def pool_states(
         return saturate(logits, saturation).sum(1)
 
     parts = []
-    for docs, terms in _tiles(states, weight):
-        inputs = states[docs], dropped[docs], weight[terms], None if bias is None else bias[terms]
+    for docs, places, terms in _tiles(states, mask, weight):
+        some, hidden = states[docs, places], dropped[docs, places]
+        inputs = some, hidden, weight[terms], None if bias is None else bias[terms]
         # For a gradient the logits are made again, rather than kept.
         parts.append(checkpoint(part, *inputs, use_reentrant=False) if torch.is_grad_enabled() else part(*inputs))
     per_row = -(-weight.shape[0] // _tile(states, weight)[1])
@@ -59,7 +64,7 @@ def max_logits(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
     what it costs grows with the terms that have a gradient: those that survive the saturation.
 
     Returns:
-        (batch, n_terms) float32; a text without positions has the type's lowest number.
+        (batch, n_terms) float32; a text without positions has the lowest number there is.
     """
     found: Tensor = _MaxLogits.apply(states, mask, weight)
     return found if bias is None else found + bias
@@ -68,19 +73,22 @@ def max_logits(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
 class _MaxLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-        dropped = mask.eq(0).unsqueeze(-1)
+        kept, filled = mask.ne(0), _filled(states, mask)  # no logit has to be masked then
         keep = any(ctx.needs_input_grad)
         out = states.new_empty(states.shape[0], weight.shape[0], dtype=torch.float32)
-        places = torch.empty_like(out, dtype=torch.int32) if keep else None
-        for docs, terms in _tiles(states, weight):
-            logits = torch.nn.functional.linear(states[docs], weight[terms])
-            logits.masked_fill_(dropped[docs], torch.finfo(logits.dtype).min)
-            if places is None:
+        found = torch.empty_like(out, dtype=torch.int32) if keep else None
+        for docs, places, terms in _tiles(states, mask, weight):
+            logits = torch.nn.functional.linear(filled[docs, places], weight[terms])
+            if found is None:
                 out[docs, terms] = logits.amax(1)
             else:
-                out[docs, terms], places[docs, terms] = logits.max(1)
+                out[docs, terms], found[docs, terms] = logits.max(1)
             del logits  # before the next ones are made
-        ctx.save_for_backward(states, weight, places)
+        out[~kept.any(1)] = torch.finfo(out.dtype).min
+        if found is not None:
+            first = kept.int().argmax(1, keepdim=True).int()
+            found = torch.where(kept.gather(1, found.long()), found, first)
+        ctx.save_for_backward(states, weight, found)
         return out
 
     @staticmethod
@@ -101,19 +109,85 @@ class _MaxLogits(torch.autograd.Function):
         return to_states, None, to_weight
 
 
+class Screen:
+    """The largest logits of terms that a text may have, without those of the others.
+
+    Few terms of a vocabulary have a logit above zero. Which ones might is found out in 8-bit integers, a quarter of the
+    work, with a bound on what the rounding can have changed; those few are then computed as they are.
+
+    Args:
+        weight: (n_terms, hidden) float32, the output projection.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight, self._version = weight, weight._version
+        weight = weight.detach()
+        self._scale = weight.abs().amax(1).clamp_min(1e-12) / 127
+        self._integers = (weight / self._scale.unsqueeze(1)).round().to(torch.int8)
+        self._size = weight.norm(dim=1)
+        self._error = (weight - self._integers * self._scale.unsqueeze(1)).norm(dim=1)
+
+    @staticmethod
+    def can(states: Tensor, weight: Tensor) -> bool:
+        """Whether it can be used: for encoding in float32, by a processor that is fast and exact at it."""
+        plain = not torch.is_grad_enabled() and not weight.is_inference() and states.dtype == torch.float32
+        return plain and states.device.type == "cpu" and adds_bytes_exactly()
+
+    def fits(self, weight: Tensor) -> bool:
+        """Whether it was made of these weights as they are now."""
+        return self.weight is weight and self._version == weight._version
+
+    def pool(self, states: Tensor, mask: Tensor, bias: Tensor | None, saturation: str) -> Tensor:
+        """As `pool_states` with the pooling "max"; arguments as there."""
+        filled = _filled(states, mask)
+        step = filled.abs().amax((1, 2)).clamp_min(1e-12) / 127
+        integers = (filled / step[:, None, None]).round()
+        rounded = integers * step[:, None, None]
+        # |h.w - h'.w'| <= |h - h'| |w| + |h'| |w - w'|, and a little for sums in float32.
+        error, size = (filled - rounded).norm(dim=2).amax(1), rounded.norm(dim=2).amax(1)
+        error += 1e-5 * size
+        integers = integers.to(torch.int8)
+        out = states.new_zeros(len(states), len(self._size))
+        for docs, places, terms in _tiles(states, mask, self._integers):
+            some = integers[docs, places]
+            logits = torch._int_mm(some.flatten(0, 1), self._integers[terms].t()).view(*some.shape[:2], -1)
+            found = logits.amax(1) * (step[docs, None] * self._scale[terms])
+            del logits
+            found += error[docs, None] * self._size[terms] + size[docs, None] * self._error[terms]
+            out[docs, terms] = found if bias is None else found.add_(bias[terms])
+        possible = ~(out <= 0)  # also what is no number
+        possible[~mask.ne(0).any(1)] = False
+        out.zero_()
+        for i, row in enumerate(possible):
+            terms = row.nonzero().squeeze(1)
+            out[i, terms] = max_logits(states[i : i + 1], mask[i : i + 1], self.weight[terms], None)[0]
+            if bias is not None:
+                out[i, terms] += bias[terms]
+        return saturate(out, saturation)
+
+
+def _filled(states: Tensor, mask: Tensor) -> Tensor:
+    """States in which every position counts: in place of those that don't, one more of the first that does."""
+    kept = mask.ne(0)
+    first = states[torch.arange(len(states), device=states.device), kept.int().argmax(1)]
+    return torch.where(kept.unsqueeze(-1), states, first.unsqueeze(1))
+
+
 def _tile(states: Tensor, weight: Tensor) -> tuple[int, int]:
     """How many documents and terms at a time keep within TRANSIENT_BYTES."""
-    floats = TRANSIENT_BYTES // states.element_size()
+    on_cpu = states.device.type == "cpu"
+    floats = (min(_CACHE_BYTES, TRANSIENT_BYTES) if on_cpu else TRANSIENT_BYTES) // states.element_size()
     seq = max(states.shape[1], 1)
     terms = min(weight.shape[0], _TERMS, max(1, floats // seq))
     return max(1, floats // max(seq * terms, 1)), max(1, terms)
 
 
-def _tiles(states: Tensor, weight: Tensor) -> list[tuple[slice, slice]]:
-    """Parts of documents and terms, the documents' the outer ones."""
+def _tiles(states: Tensor, mask: Tensor, weight: Tensor) -> list[tuple[slice, slice, slice]]:
+    """Parts of documents, positions and terms, the documents' the outer ones; positions end with the longest text."""
     docs, terms = _tile(states, weight)
+    ends = (mask.ne(0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1).tolist()
     return [
-        (slice(i, i + docs), slice(j, j + terms))
+        (slice(i, i + docs), slice(max(*ends[i : i + docs], 1)), slice(j, j + terms))
         for i in range(0, states.shape[0], docs)
         for j in range(0, weight.shape[0], terms)
     ]

@@ -58,6 +58,23 @@ def test_the_largest_logit_of_padding_never_counts():
     assert pooling.max_logits(states, torch.tensor([[1, 1, 0]]), weight, None).tolist() == [[-2.0] * 4]
 
 
+@pytest.mark.parametrize("left", [True, False])
+def test_padding_is_neither_multiplied_nor_given_a_gradient(left):
+    make = torch.Generator().manual_seed(2)
+    states = torch.randn(3, 6, 4, generator=make, requires_grad=True)
+    weight = torch.randn(9, 4, generator=make)
+    mask = torch.tensor([[1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+    mask = mask.flip(1) if left else mask
+    found = pooling.max_logits(states, mask, weight, None)
+    kept = [row[keep == 1] @ weight.T for row, keep in zip(states, mask, strict=True)]
+    assert torch.allclose(found[:2], torch.stack([kept[0].amax(0), kept[1].amax(0)]), atol=1e-6)
+    assert (found[2] == torch.finfo(torch.float32).min).all()
+    found[:2].sum().backward()
+    assert (states.grad[mask == 0] == 0).all()
+    assert (states.grad[mask == 1] != 0).any(1).all()
+    assert {places.stop for _, places, _ in pooling._tiles(states, mask, weight)} == {6 if left else 2}
+
+
 # --- heads ------------------------------------------------------------------------------------------------------------
 
 
@@ -235,6 +252,39 @@ def test_the_graph_gives_nearly_the_same(start, graph, tmp_path, monkeypatch, sa
     assert np.abs(found - expected).max() < 0.2  # rows of 16 numbers are coarse in 7 bits
     assert np.abs(found - expected).mean() < 0.02
     assert np.array_equal(runner.weights(texts[::-1]).to_dense(), found[::-1])  # whatever stands beside it
+
+
+def test_a_token_far_larger_than_the_others_leaves_them_their_integers(start, graph, tmp_path):
+    sparse, text = start("expansion"), [2, *range(5, 25), 3]
+    inner = sparse.backbone.encoder.layer[0].intermediate.dense
+    seen = []
+    hook = inner.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+    with torch.no_grad():
+        sparse.head.bias[5:] = torch.randn(N_TERMS - 5)
+        sparse(torch.tensor([text]), torch.ones(1, len(text)))
+        hook.remove()
+        sizes = seen[0] @ seen[0][7]
+        inner.weight[0] = 40 * seen[0][7]
+        inner.bias[0] = -40 * sizes.topk(2).values[1]
+        expected = sparse(torch.tensor([text]), torch.ones(1, len(text))).numpy()
+    graph.export(sparse, tmp_path / "model.onnx")
+    found = graph.OnnxRunner(tmp_path / "model.onnx", N_TERMS).weights([text]).to_dense()
+    assert 40 * (sizes.max() - sizes.topk(2).values[1]) > 50
+    assert np.abs(found - expected).max() < 0.05
+    assert np.abs(found - expected).mean() < 0.01
+
+
+def test_any_processor_gives_the_same(start, graph, tmp_path, monkeypatch):
+    sparse, texts = start("expansion"), [[2, 23, 24, 23, 3], [2, *range(5, 25), 3]]
+    with torch.no_grad():
+        sparse.head.bias[5:] += 5
+    graph.export(sparse, tmp_path / "model.onnx")
+    found = []
+    for exact in (False, True):
+        monkeypatch.setattr(graph, "adds_bytes_exactly", lambda exact=exact: exact)
+        found.append(graph.OnnxRunner(tmp_path / "model.onnx", N_TERMS).weights(texts))
+    assert found[0] == found[1]
+    assert found[0].nnz > 10
 
 
 def test_an_encoder_is_compressed_and_opens_without_torch(start, graph, checkpoint, tmp_path):

