@@ -107,15 +107,16 @@ class SparseModel(nn.Module):
             hidden = out[0] if isinstance(out, tuple) else out
         return hidden
 
-    def save(self, folder: Path, tokenizer: bytes) -> None:
+    def save(self, folder: Path, tokenizer: bytes, weights: dict[str, Tensor] | None = None) -> None:
         """Write the backbone as transformers does, and the head beside it.
 
         Args:
             folder: Where to.
             tokenizer: The content of tokenizer.json.
+            weights: The backbone's by name, where those it has are not what is to be kept.
         """
         with self.head.restored():
-            self.backbone.save_pretrained(folder)
+            self.backbone.save_pretrained(folder, state_dict=weights)
         (folder / "tokenizer.json").write_bytes(tokenizer)
         if tensors := self.head.tensors():
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / files.HEAD_FILE)
@@ -143,7 +144,7 @@ def load_model(
         "causal-lm": "AutoModelForCausalLM",
     }
     backbone, missing = load_backbone(folder, classes.get(kind, "AutoModel"))
-    if missing := sorted(key for key in missing if not key.endswith("position_ids") and "pooler" not in key):
+    if lost := sorted(key for key in missing if not key.endswith("position_ids") and "pooler" not in key):
         advice = (
             ""
             if kind in ("expansion", "lexical")
@@ -152,7 +153,7 @@ def load_model(
                 '"expansion" and "lexical" can be trained without one.'
             )
         )
-        lacking = f"its weights lack {len(missing)} of the model's, {missing[0]} among them"
+        lacking = f"its weights lack {len(lost)} of the model's, {lost[0]} among them"
         raise EncoderError(f"{folder}: {lacking}.{advice}")
     if tensors is None:
         tensors = _load_head(folder / files.HEAD_FILE, kind)
@@ -308,7 +309,7 @@ class MaskedLMHead(Head):
             raise EncoderError(f"{where}: the model gives {full.shape[-1]} terms, its config.json says {self.n_terms}")
         if not isinstance(output, nn.Linear) or output.weight.shape[0] != self.n_terms:
             return False
-        output.forward = nn.Identity().forward  # type: ignore[method-assign]
+        output.forward = nn.Identity().forward
         try:
             if torch.allclose(nn.functional.linear(logits(), output.weight, output.bias), full, rtol=1e-4, atol=1e-4):
                 return True
@@ -326,6 +327,12 @@ class MaskedLMHead(Head):
         if terms is not None:
             weight, bias = weight[terms], None if bias is None else bias[terms]
         return pool_states(states, mask, weight, bias, self.pooling, self.saturation)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """What the masked language model says of states, (n, hidden): (n, n_terms)."""
+        if not self.apart:
+            return states
+        return nn.functional.linear(states, self._output[0].weight, self._output[0].bias)
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
