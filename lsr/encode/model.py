@@ -115,7 +115,7 @@ class SparseModel(nn.Module):
             tokenizer: The content of tokenizer.json.
             weights: The backbone's by name, where those it has are not what is to be kept.
         """
-        with self.head.restored():
+        with self.head.restored(), _quiet():
             self.backbone.save_pretrained(folder, state_dict=weights)
         (folder / "tokenizer.json").write_bytes(tokenizer)
         if tensors := self.head.tensors():
@@ -202,25 +202,33 @@ def start_model(
 
 def load_backbone(folder: Path, name: str) -> tuple[Any, set[str]]:
     """A model of transformers, and the names of its weights that the checkpoint lacks."""
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    verbosity = transformers.utils.logging.get_verbosity()
-    # What it says of weights that are missing is an error of ours; of those left over, nobody needs to know.
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
     try:
-        # Neither pickled weights nor code from the checkpoint; float32 whatever it was saved in.
-        model, info = getattr(transformers, name).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
-        )
+        # What it says of weights that are missing is an error of ours; of those left over, nobody needs to know.
+        with _quiet():
+            # Neither pickled weights nor code from the checkpoint; float32 whatever it was saved in.
+            model, info = getattr(transformers, name).from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
+            )
         return model.float().eval(), set(info["missing_keys"])
     except Exception as error:  # transformers, safetensors and torch each have errors of their own
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         what = {"AutoModelForMaskedLM": "a masked", "AutoModelForCausalLM": "a causal"}.get(name, "a")
         raise EncoderError(f"{folder}: can't be opened as {what} language model: {reason}") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without its progress bars and remarks."""
+    logging = transformers.utils.logging
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
     finally:
-        transformers.utils.logging.set_verbosity(verbosity)
+        logging.set_verbosity(verbosity)
         if bars:
-            transformers.utils.logging.enable_progress_bar()
+            logging.enable_progress_bar()
 
 
 def _load_head(path: Path, kind: str) -> dict[str, Tensor]:

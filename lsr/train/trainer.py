@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -138,9 +139,16 @@ class Trainer:
             TrainingError: A loss is no number. The last checkpoint is whole.
             OutputError: The disk is full, or the like; likewise.
         """
+        with _open_log(self.folder / "log.jsonl", self.step) if self.rank == 0 else nullcontext() as log:
+            self._loop(log)
+        if self.rank == 0:
+            self.save_encoder(self.folder / "last")
+        best = self.folder / "best"
+        return best if best.is_dir() else self.folder / "last"
+
+    def _loop(self, log: Any) -> None:
         settings = self.settings
         examples = self._examples()
-        log = _open_log(self.folder / "log.jsonl", self.step) if self.rank == 0 else None
         started, first = time.perf_counter(), self.step
         bar = progress(self.steps, "train", "steps")
         bar.update(self.step)
@@ -163,11 +171,6 @@ class Trainer:
             if self.rank == 0 and (save or stopped):
                 self._save()
         bar.close()
-        if log is not None:
-            log.close()
-            self.save_encoder(self.folder / "last")
-        best = self.folder / "best"
-        return best if best.is_dir() else self.folder / "last"
 
     def _examples(self) -> Iterator[Example]:
         """This process' examples from the present step on."""
@@ -495,6 +498,8 @@ class Trainer:
         weights, moments, counts = (content.tensors[part] for part in ("weights", "optimizer", "counts"))
         for side, penalty in self.penalties.items():
             penalty.df.load_state_dict({key: counts[f"{side}.{key}"].to(self.device) for key in ("active", "seen")})
+        if unknown := {slot.rpartition("|")[0] for slot in moments} - set(self.names.values()):
+            raise ValueError(f"moments of {min(unknown)}, which is not trained")
         for parameter, name in self.names.items():
             parameter.copy_(weights[name])
             slots = {
