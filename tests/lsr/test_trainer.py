@@ -48,10 +48,14 @@ SOME = ["the cat sat on the mat .", "dog", "abc def ghij " * 20]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
+def surroundings(tmp_path_factory):
+    """A cache of its own; and one thread, since several wait for each other longer than these models take."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -579,7 +583,7 @@ def test_a_collapse_is_found_without_validation(settings, tmp_path, capsys):
 
 @pytest.fixture
 def mined(settings, tmp_path):
-    """Settings of a source of ids, and a function that gives every query a negative that names how often it was asked."""
+    """Settings of a source of ids, and a function that gives every query a negative, another one each time."""
     documents = tmp_path / "documents.jsonl"
     words = [*WORDS, *(f"{a} {b}" for a in WORDS for b in WORDS)]
     documents.write_text("".join(json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(words)))
