@@ -240,9 +240,9 @@ def plot_run(out: Path) -> Path | None:
         return None
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name in ("info_nce", "kl", "margin_mse"):
-        if name in steps[0]:
-            left.plot(*_smooth([line["step"] for line in steps], [line[name] for line in steps]), label=name)
+    for name in ("masked_lm", "info_nce", "kl", "margin_mse"):
+        if some := [line for line in steps if name in line]:
+            left.plot(*_smooth([line["step"] for line in some], [line[name] for line in some]), label=name)
     left.set(xlabel="step", ylabel="loss, not weighted", yscale="log")
     left.legend(frameon=False)
     if checks:
