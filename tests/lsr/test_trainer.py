@@ -53,7 +53,7 @@ def surroundings(tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("lsr.train.data.default_cache", lambda cache=tmp_path_factory.mktemp("cache"): cache)
         yield
     torch.set_num_threads(threads)
 
@@ -459,13 +459,21 @@ def test_two_processes_have_the_same_weights(settings, tmp_path):
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     settings = replace(settings, documents_regularizer=RegularizerSettings("df_flops", weight=0.1))
-    where = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    ranks = [child(settings, tmp_path / "run", RANK=rank, LOCAL_RANK=rank, **where) for rank in "01"]
-    said = [each.communicate(timeout=100) for each in ranks]
-    assert [each.returncode for each in ranks] == [0, 0], said
-    one, two = (out.splitlines() for out, _ in said)
-    assert one == two
-    assert all(np.isfinite(list(json.loads(one[0]).values())))
+    where = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+    other = child(settings, tmp_path / "run", **where)
+    torch.distributed.init_process_group("gloo", f"tcp://localhost:{port}", rank=0, world_size=2)
+    try:
+        run = trainer(settings, tmp_path / "run")
+        run.run()
+    finally:
+        torch.distributed.destroy_process_group()
+    said, complaint = other.communicate(timeout=100)
+    assert other.returncode == 0, complaint
+    theirs, counted = map(json.loads, said.splitlines())
+    mine = {name: float(p.detach().double().sum()) for p, name in run.names.items()}
+    assert theirs == mine
+    assert np.isfinite(list(mine.values())).all()
+    assert counted == float(run.penalties["documents"].df.fractions().sum()) > 0
     assert len(log(tmp_path / "run")) == 8
     alone = tmp_path / "alone"
     trainer(settings, alone).run()
