@@ -48,6 +48,8 @@ def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
 
     settings = read_config(config, TrainSettings, overrides)
     encoder = run_training(settings, out)
+    if int(os.environ.get("RANK", "0")):
+        return
     if (picture := plot_run(out)) is not None:
         note(f"how it went: {picture}")
     note(f"{encoder}: try it with lsr encode or lsr index, --encoder {encoder}")
@@ -69,7 +71,8 @@ def run_training(settings: TrainSettings, out: Path) -> Path:
     from lsr.train.data import open_training
     from lsr.train.trainer import Helpers, Trainer
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if together:
         # The others wait while the first process validates.
         torch.distributed.init_process_group(timeout=timedelta(hours=12))
     data = open_training(settings.data.sources)
@@ -78,7 +81,10 @@ def run_training(settings: TrainSettings, out: Path) -> Path:
         None if settings.validation is None else validator(settings.validation),
         miner(settings.data) if settings.data.refresh_every else None,
     )
-    return Trainer(settings, out, data, helpers).run()
+    found = Trainer(settings, out, data, helpers).run()
+    if together:
+        torch.distributed.destroy_process_group()
+    return found
 
 
 def _teachers(settings: TrainSettings, data: TrainingData, cache: Path) -> list[Teacher]:

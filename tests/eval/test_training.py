@@ -28,10 +28,10 @@ PRESETS = Path(__file__).resolve().parents[2] / "configs" / "train"
 @pytest.fixture(scope="module", autouse=True)
 def surroundings(tmp_path_factory):
     """A cache of its own; and one thread, since several wait for each other longer than these models take."""
-    threads = torch.get_num_threads()
+    threads, cache = torch.get_num_threads(), tmp_path_factory.mktemp("cache")
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lsr.train.data.default_cache", lambda cache=tmp_path_factory.mktemp("cache"): cache)
+        patch.setattr("lsr.train.data.default_cache", lambda: cache)
         yield
     torch.set_num_threads(threads)
 

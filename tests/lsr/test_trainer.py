@@ -50,10 +50,10 @@ SOME = ["the cat sat on the mat .", "dog", "abc def ghij " * 20]
 @pytest.fixture(scope="module", autouse=True)
 def surroundings(tmp_path_factory):
     """A cache of its own; and one thread, since several wait for each other longer than these models take."""
-    threads = torch.get_num_threads()
+    threads, cache = torch.get_num_threads(), tmp_path_factory.mktemp("cache")
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lsr.train.data.default_cache", lambda cache=tmp_path_factory.mktemp("cache"): cache)
+        patch.setattr("lsr.train.data.default_cache", lambda: cache)
         yield
     torch.set_num_threads(threads)
 
