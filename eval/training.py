@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping
+from datetime import timedelta
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lsr.corpus import Document
 from lsr.encode.base import Encoder
-from lsr.train.settings import TrainSettings, ValidationSettings
+from lsr.train.data import TrainingData
+from lsr.train.settings import DataSettings, TrainSettings, ValidationSettings
 
 from .datasets import Dataset, open_dataset
 
+if TYPE_CHECKING:
+    from lsr.train.mining import MiningReport
+    from lsr.train.teachers import Teacher
+
 _CHUNK = 512  # documents that are encoded at a time
+_MINED_DEPTH = 200  # documents of a query that become negatives, if nothing speaks against it (arXiv 2007.00808)
 
 
 @click.command()
@@ -39,6 +48,8 @@ def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
 
     settings = read_config(config, TrainSettings, overrides)
     encoder = run_training(settings, out)
+    if int(os.environ.get("RANK", "0")):
+        return
     if (picture := plot_run(out)) is not None:
         note(f"how it went: {picture}")
     note(f"{encoder}: try it with lsr encode or lsr index, --encoder {encoder}")
@@ -51,34 +62,48 @@ def run_training(settings: TrainSettings, out: Path) -> Path:
         settings: What to do.
         out: The run's folder.
     """
-    from lsr.encode.commands import open_encoder
     from lsr.errors import MissingExtra
 
     try:
         import torch
     except ImportError:
         raise MissingExtra("torch", "train", "training") from None
-    import os
-
     from lsr.train.data import open_training
-    from lsr.train.teachers import DenseTeacher, SparseTeacher, Teacher
-    from lsr.train.trainer import Trainer
+    from lsr.train.trainer import Helpers, Trainer
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group()
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if together:
+        # The others wait while the first process validates.
+        torch.distributed.init_process_group(timeout=timedelta(hours=12))
     data = open_training(settings.data.sources)
+    helpers = Helpers(
+        _teachers(settings, data, out / "cache"),
+        None if settings.validation is None else validator(settings.validation),
+        miner(settings.data) if settings.data.refresh_every else None,
+    )
+    found = Trainer(settings, out, data, helpers).run()
+    if together:
+        torch.distributed.destroy_process_group()
+    return found
+
+
+def _teachers(settings: TrainSettings, data: TrainingData, cache: Path) -> list[Teacher]:
+    from lsr.encode.commands import open_encoder
+    from lsr.train.teachers import DenseTeacher, SparseTeacher, device_of
+
+    rank = int(os.environ.get("RANK", "0"))
     teachers: list[Teacher] = []
-    for teacher in settings.teachers:
+    for number, teacher in enumerate(settings.teachers):
         if teacher.dense is not None:
-            where = out / "cache" / f"dense-{len(teachers)}"
-            length = settings.model.max_length
-            teachers.append(DenseTeacher(teacher.dense, max_length=length, cache=where, device=device))
+            where = cache / (f"dense-{number}" if not rank else f"dense-{number}-process-{rank}")
+            device = device_of(settings.device)
+            teachers.append(
+                DenseTeacher(teacher.dense, max_length=settings.model.max_length, cache=where, device=device)
+            )
         else:
             encoder = open_encoder(teacher.encoder, {})
             teachers.append(SparseTeacher(encoder, data.documents() if encoder.needs_fit else ()))
-    validate = None if settings.validation is None else validator(settings.validation)
-    return Trainer(settings, out, data, teachers, validate).run()
+    return teachers
 
 
 def validator(settings: ValidationSettings) -> Callable[[Path], Mapping[str, float]]:
@@ -151,6 +176,56 @@ def _search(encoder: Encoder, dataset: Dataset, documents: list[Document], measu
     return means[str(parsed[0])], float(vectors.lengths().mean())
 
 
+def miner(settings: DataSettings) -> Callable[[Path, TrainingData, Path], None]:
+    """A function that searches the training collections for negatives, as `lsr.train.trainer.Helpers` describes it.
+
+    Args:
+        settings: How many are kept, and what is left out.
+    """
+
+    def mine(folder: Path, data: TrainingData, out: Path) -> None:
+        from lsr.console import note
+        from lsr.encode.hub import load_encoder
+
+        encoder = load_encoder(folder)
+        for number in range(data.n_sources):
+            report = _mine_source(encoder, data, number, settings, out / f"{number}.jsonl")
+            source = settings.sources[number].path
+            note(f"mined {report.negatives:,} negatives for {report.queries:,} queries of {source}")
+
+    return mine
+
+
+def _mine_source(encoder: Encoder, data: TrainingData, number: int, settings: DataSettings, path: Path) -> MiningReport:
+    """Search with the queries of a source in its documents, and write what is found, if anything is."""
+    from lsr import Index
+    from lsr.train.mining import MiningReport, MiningSettings, mine_negatives, mined_line
+
+    queries: dict[str, str] = {}
+    relevant: dict[str, dict[str, int]] = {}
+    for example in data.examples(number):
+        queries[example.query_id] = example.query
+        relevant.setdefault(example.query_id, {}).update(dict.fromkeys(example.doc_ids[: example.n_positives], 1))
+    report = MiningReport()
+    wanted = MiningSettings(count=settings.refresh_count, share=settings.refresh_share)
+    documents = ({"_id": name, "text": text} for name, text in data.collection(number))
+    if (first := next(documents, None)) is None:
+        return report
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index.build(Path(folder) / "index", chain([first], documents), encoder=encoder, store_text=False)
+        ids = list(queries)
+        with path.open("w", encoding="utf-8") as file:
+            for some in (ids[i : i + _CHUNK] for i in range(0, len(ids), _CHUNK)):
+                vectors = index.query_vectors([queries[name] for name in some])
+                found = index.search_batch(vectors, _MINED_DEPTH + 1)
+                run = {name: {hit.id: hit.score for hit in hits} for name, hits in zip(some, found, strict=True)}
+                for mined in mine_negatives([run], {name: relevant[name] for name in some}, wanted, report):
+                    file.write(mined_line(mined, queries[mined.query_id]))
+    if not report.queries:
+        path.unlink()
+    return report
+
+
 def plot_run(out: Path) -> Path | None:
     """Draw quality against the length of documents over a run's validations, and its losses over the steps.
 
@@ -171,9 +246,9 @@ def plot_run(out: Path) -> Path | None:
         return None
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name in ("info_nce", "kl", "margin_mse"):
-        if name in steps[0]:
-            left.plot(*_smooth([line["step"] for line in steps], [line[name] for line in steps]), label=name)
+    for name in ("masked_lm", "info_nce", "kl", "margin_mse"):
+        if some := [line for line in steps if name in line]:
+            left.plot(*_smooth([line["step"] for line in some], [line[name] for line in some]), label=name)
     left.set(xlabel="step", ylabel="loss, not weighted", yscale="log")
     left.legend(frameon=False)
     if checks:

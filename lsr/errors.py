@@ -7,6 +7,7 @@
     ├── EncoderMismatch      query and index come from different encoders
     ├── OutputExists         the output is there already and `overwrite` was not given
     ├── OutputError          the output can't be written: full disk, no permission, another writer
+    ├── TrainingError        training can't start or go on
     └── IndexFormatError     a folder that is no index, or one of another format version
         └── CorruptIndex     a file of the index is missing, cut short or changed
 
@@ -57,6 +58,10 @@ class OutputExists(LsrError, FileExistsError):
 
 class OutputError(LsrError):
     """The output can't be written."""
+
+
+class TrainingError(LsrError):
+    """Training can't start or go on."""
 
 
 class IndexFormatError(LsrError):

@@ -19,7 +19,7 @@ from lsr.sparse import SparseMatrix
 
 CONFIG_FILE = "encoder.json"
 FORMAT = 1
-DEFAULT_ENCODER = "bm25"  # what the commands use where no encoder is named
+DEFAULT_ENCODER = "lsr-mini"  # what the commands use where no encoder is named
 
 
 class Encoder(abc.ABC):

@@ -20,9 +20,11 @@ from tokenizers import Tokenizer
 from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import digest
 
-BUILT_IN = ("bm25",)
+BUILT_IN = ("bm25", "lsr-mini")
+_SHIPPED = Path(__file__).parents[1] / "data"  # where the built-in ones lie that are files
 TOKENIZER_FILE = "tokenizer.json"
 HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "onnx")  # the last is a whole model
+OWN_HEADS = HEADS[3:]  # these bring their own way from states to weights
 ONNX_FILE = "model.onnx"
 HEAD_FILE = "head.safetensors"  # of a head that transformers doesn't know
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -44,6 +46,8 @@ def locate(name: str | PathLike[str]) -> Path:
         EncoderError: No such folder, and the hub has no such model or can't be reached.
     """
     folder = Path(name)
+    if name in BUILT_IN and (_SHIPPED / name).is_dir():
+        return _SHIPPED / name
     if folder.is_dir():
         return folder.resolve()
     if folder.exists():
@@ -54,6 +58,12 @@ def locate(name: str | PathLike[str]) -> Path:
             f'"organisation/name". Built in: {", ".join(BUILT_IN)}'
         )
     return _download(str(name))
+
+
+def reference(folder: Path) -> str:
+    """What `locate` finds a folder by, on another machine too if the folder is built in."""
+    folder = folder.resolve()
+    return folder.name if folder.parent == _SHIPPED.resolve() and folder.name in BUILT_IN else str(folder)
 
 
 def is_hub_name(name: str | PathLike[str]) -> bool:

@@ -107,15 +107,16 @@ class SparseModel(nn.Module):
             hidden = out[0] if isinstance(out, tuple) else out
         return hidden
 
-    def save(self, folder: Path, tokenizer: bytes) -> None:
+    def save(self, folder: Path, tokenizer: bytes, weights: dict[str, Tensor] | None = None) -> None:
         """Write the backbone as transformers does, and the head beside it.
 
         Args:
             folder: Where to.
             tokenizer: The content of tokenizer.json.
+            weights: The backbone's by name, where those it has are not what is to be kept.
         """
-        with self.head.restored():
-            self.backbone.save_pretrained(folder)
+        with self.head.restored(), _quiet():
+            self.backbone.save_pretrained(folder, state_dict=weights)
         (folder / "tokenizer.json").write_bytes(tokenizer)
         if tensors := self.head.tensors():
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / files.HEAD_FILE)
@@ -201,25 +202,33 @@ def start_model(
 
 def load_backbone(folder: Path, name: str) -> tuple[Any, set[str]]:
     """A model of transformers, and the names of its weights that the checkpoint lacks."""
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    verbosity = transformers.utils.logging.get_verbosity()
-    # What it says of weights that are missing is an error of ours; of those left over, nobody needs to know.
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
     try:
-        # Neither pickled weights nor code from the checkpoint; float32 whatever it was saved in.
-        model, info = getattr(transformers, name).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
-        )
+        # What it says of weights that are missing is an error of ours; of those left over, nobody needs to know.
+        with _quiet():
+            # Neither pickled weights nor code from the checkpoint; float32 whatever it was saved in.
+            model, info = getattr(transformers, name).from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
+            )
         return model.float().eval(), set(info["missing_keys"])
     except Exception as error:  # transformers, safetensors and torch each have errors of their own
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         what = {"AutoModelForMaskedLM": "a masked", "AutoModelForCausalLM": "a causal"}.get(name, "a")
         raise EncoderError(f"{folder}: can't be opened as {what} language model: {reason}") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without its progress bars and remarks."""
+    logging = transformers.utils.logging
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
     finally:
-        transformers.utils.logging.set_verbosity(verbosity)
+        logging.set_verbosity(verbosity)
         if bars:
-            transformers.utils.logging.enable_progress_bar()
+            logging.enable_progress_bar()
 
 
 def _load_head(path: Path, kind: str) -> dict[str, Tensor]:
@@ -309,7 +318,7 @@ class MaskedLMHead(Head):
             raise EncoderError(f"{where}: the model gives {full.shape[-1]} terms, its config.json says {self.n_terms}")
         if not isinstance(output, nn.Linear) or output.weight.shape[0] != self.n_terms:
             return False
-        output.forward = nn.Identity().forward  # type: ignore[method-assign]
+        output.forward = nn.Identity().forward
         try:
             if torch.allclose(nn.functional.linear(logits(), output.weight, output.bias), full, rtol=1e-4, atol=1e-4):
                 return True
@@ -331,6 +340,12 @@ class MaskedLMHead(Head):
                 self._screen = Screen(weight)
             return self._screen.pool(states, mask, bias, self.saturation)
         return pool_states(states, mask, weight, bias, self.pooling, self.saturation)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """What the masked language model says of states, (n, hidden): (n, n_terms)."""
+        if not self.apart:
+            return states
+        return nn.functional.linear(states, self._output[0].weight, self._output[0].bias)
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:

@@ -91,7 +91,7 @@ class Tower:
         """A tower as `encoder.json` describes it; one without checkpoint lies in `folder` itself."""
         try:
             known = {f.name: config[f.name] for f in fields(cls) if f.name in config}
-            known["checkpoint"] = known.get("checkpoint") or str(folder.resolve())
+            known["checkpoint"] = known.get("checkpoint") or files.reference(folder)
             return cls(**known)
         except (TypeError, KeyError) as error:
             raise EncoderError(f"{folder / CONFIG_FILE}: a tower can't be read: {error!r}") from None
@@ -371,6 +371,8 @@ class SpladeEncoder(Encoder):
         given = {name: settings.pop(name, None) for name in ("pooling", "saturation", "max_length")}
         how = {name: value for name, value in given.items() if value is not None}
         if how:
+            if fixed := [name for name in ("pooling", "saturation") if name in how and document.head in files.OWN_HEADS]:
+                raise EncoderError(f"{where}: {fixed[0]} is part of this model and can't be changed")
             same = query == document
             document = replace(document, **how)
             query = document if same else query

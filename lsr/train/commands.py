@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +51,7 @@ def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
     from lsr.corpus import new_text, open_corpus
     from lsr.errors import DataError, OutputExists
     from lsr.runs import open_qrels, read_qrels, read_run
-    from lsr.train.mining import MiningReport, mine_negatives
+    from lsr.train.mining import MiningReport, mine_negatives, mined_line
 
     settings = _settings(options)
     if out.name.removesuffix(".gz").rpartition(".")[2] not in ("jsonl", "json", "ndjson"):
@@ -78,7 +76,7 @@ def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
     with new_text(out) as file:
         for mined in mine_negatives([read_run(run) for run in runs], qrels, settings, report, teacher):
             if mined.query_id in texts:
-                file.write(_line(mined, texts[mined.query_id]))
+                file.write(mined_line(mined, texts[mined.query_id]))
             else:
                 textless += 1
         if report.queries == textless:
@@ -101,18 +99,6 @@ def _settings(options: dict[str, Any]) -> Any:
         return MiningSettings(share=share, margin=margin, **{name: options[name] for name in names})
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-
-
-def _line(mined: Any, query: str) -> str:
-    rows = [[None if math.isnan(s) else round(s, 6) for s in row] for row in mined.scores.tolist()]
-    values = {
-        "query_id": mined.query_id,
-        "query": query,
-        "positive_ids": mined.positives,
-        "negative_ids": mined.negatives,
-        "scores": rows[0] if len(rows) == 1 else rows,
-    }
-    return json.dumps(values, ensure_ascii=False) + "\n"
 
 
 def _summary(report: Any) -> str:

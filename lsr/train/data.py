@@ -58,6 +58,21 @@ class TrainingData:
         """Examples of all sources together; of a single source, the length of an epoch."""
         return sum(map(len, self._sources))
 
+    @property
+    def n_sources(self) -> int:
+        """How many sources there are."""
+        return len(self._sources)
+
+    def examples(self, source: int) -> Iterator[Example]:
+        """The examples of a source, each once, in its own order."""
+        return map(self._sources[source].__getitem__, range(len(self._sources[source])))
+
+    def collection(self, source: int) -> Iterator[tuple[str, str]]:
+        """Id and text of each document that a source can name; none where it holds its texts itself."""
+        texts = self._sources[source].texts
+        if texts is not None:
+            yield from ((texts.id(row), texts.text(row)) for row in range(len(texts)))
+
     def documents(self) -> Iterator[str]:
         """The texts to choose from, each once: whole collections, and what stands in the sources themselves.
 

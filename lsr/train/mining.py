@@ -10,6 +10,8 @@ a teacher's, or those of the run that found the candidate. Any engine can have m
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -143,6 +145,19 @@ def mine_negatives(
             report.negatives += len(chosen)
             table = [[scorer.get(doc_id, np.nan) for doc_id in positives + chosen] for scorer in scorers]
             yield Mined(query_id, positives, chosen, np.array(table, np.float32))
+
+
+def mined_line(mined: Mined, query: str) -> str:
+    """A query, its text given, as a line of a file of candidates."""
+    rows = [[None if math.isnan(s) else round(s, 6) for s in row] for row in mined.scores.tolist()]
+    values = {
+        "query_id": mined.query_id,
+        "query": query,
+        "positive_ids": mined.positives,
+        "negative_ids": mined.negatives,
+        "scores": rows[0] if len(rows) == 1 else rows,
+    }
+    return json.dumps(values, ensure_ascii=False) + "\n"
 
 
 def _limit(query_id: str, positives: list[str], scores: _Scores, settings: MiningSettings) -> float | None:

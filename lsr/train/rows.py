@@ -37,11 +37,14 @@ class RowCache:
         whole = (places["first"] >= 0) & (places["n"] >= 0) & (places["first"] + places["n"] <= n_rows)
         if not whole.all():
             places = places[: int(np.argmin(whole))]
+        # Of a text that is there twice the first is kept, so that places and texts stay as many.
+        places = places[np.sort(np.unique(places["key"], return_index=True)[1])]
         self._n_rows = int((places["first"] + places["n"]).max(initial=0))
         self._places = {int(p["key"]): (int(p["first"]), int(p["n"])) for p in places}
         with self._rows_path.open("r+b") as rows, self._places_path.open("r+b") as found:
             rows.truncate(self._n_rows * row)
-            found.truncate(len(places) * _PLACE.itemsize)
+            found.write(places.tobytes())
+            found.truncate()
         self._mapped: NDArray[np.float16] | None = None
 
     @staticmethod
@@ -61,13 +64,20 @@ class RowCache:
         return self._mapped[first : first + n]
 
     def put(self, rows: Iterable[tuple[int, NDArray[np.floating]]]) -> None:
-        """Add texts, each a key and its (n, width) rows."""
-        places = []
-        with self._rows_path.open("ab") as file:
-            for key, values in rows:
-                file.write(np.ascontiguousarray(values, np.float16).tobytes())
-                places.append((key, self._n_rows, len(values)))
-                self._n_rows += len(values)
-        with self._places_path.open("ab") as file:
-            file.write(np.array(places, _PLACE).tobytes())
-        self._places.update({key: (first, n) for key, first, n in places})
+        """Add texts, each a key and its (n, width) rows; a text that is there already stays as it is."""
+        new = {key: np.ascontiguousarray(values, np.float16) for key, values in rows if key not in self._places}
+        if not new:
+            return
+        lengths = [len(values) for values in new.values()]
+        starts = self._n_rows + np.cumsum([0, *lengths[:-1]])
+        places = np.array(list(zip(new, starts.tolist(), lengths, strict=True)), _PLACE)
+        # Not appended: what an earlier write that failed (a full disk) left is written over. And the rows first: a
+        # place is only good with its rows.
+        with self._rows_path.open("r+b") as file:
+            file.seek(self._n_rows * 2 * self.width)
+            file.writelines(values.tobytes() for values in new.values())
+        with self._places_path.open("r+b") as file:
+            file.seek(len(self._places) * _PLACE.itemsize)
+            file.write(places.tobytes())
+        self._n_rows += sum(lengths)
+        self._places |= {int(p["key"]): (int(p["first"]), int(p["n"])) for p in places}

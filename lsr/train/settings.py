@@ -63,16 +63,27 @@ class DataSettings:
         sources: Where they come from, see `lsr.train.sources`.
         queries: Queries of a batch.
         negatives: Documents beside the positive one, for each query, drawn from its candidates.
+        refresh_every: After so many steps, and again and again, the sources' collections are searched with the encoder
+            as it is then, and what is found becomes the candidates (ANCE, arXiv 2007.00808); 0 for never. Of sources
+            whose documents are named by id.
+        refresh_count: Candidates of a query that are kept.
+        refresh_share: Leave out what scores above this share of the positive's score (arXiv 2407.15831); None keeps all
+            that isn't known to be relevant.
     """
 
     sources: tuple[TrainingSource, ...]
     queries: int = 32
     negatives: int = 1
+    refresh_every: int = 0
+    refresh_count: int = 30
+    refresh_share: float | None = None
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("sources: name at least one")
-        _positive(queries=self.queries)
+        _positive(queries=self.queries, refresh_count=self.refresh_count)
+        if self.refresh_share is not None and not 0 < self.refresh_share <= 1:
+            raise ValueError(f"refresh_share must be above 0 and at most 1, got {self.refresh_share}")
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,26 @@ class RegularizerSettings:
 
 
 @dataclass(frozen=True)
+class PretrainSettings:
+    """Masked-language-model training on the sources' documents, before anything else.
+
+    Attributes:
+        steps: Updates, besides the optimizer's.
+        mask_share: Of a text's tokens, those that are to be guessed: 8 of 10 masked, 1 replaced, 1 as it is.
+        flops: Weight of the FLOPS of the texts' term weights.
+    """
+
+    steps: int
+    mask_share: float = 0.15
+    flops: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(steps=self.steps)
+        if not 0 < self.mask_share < 1:
+            raise ValueError(f"mask_share must lie between 0 and 1, got {self.mask_share}")
+
+
+@dataclass(frozen=True)
 class OptimizerSettings:
     """AdamW.
 
@@ -198,6 +229,7 @@ class TrainSettings:
         documents_regularizer, queries_regularizer: For the two sides.
         sample_terms: Weights are made for the terms of the batch's queries and so many others, drawn at random, which
             stand for all in the regularizer; 0 for all terms. For queries without a model.
+        pretrain: A stage before the training itself; None for none. Of the heads "masked-lm" and "gated".
         validation: None for none.
         precision: "bfloat16" runs the model in it where it can.
         gradient_cache: Run the model twice, so that a large batch needs the memory of a small one.
@@ -216,6 +248,7 @@ class TrainSettings:
     documents_regularizer: RegularizerSettings = field(default_factory=RegularizerSettings)
     queries_regularizer: RegularizerSettings = field(default_factory=RegularizerSettings)
     sample_terms: int = 0
+    pretrain: PretrainSettings | None = None
     validation: ValidationSettings | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_cache: bool = False
@@ -228,6 +261,8 @@ class TrainSettings:
         _positive(batch_tokens=self.batch_tokens, checkpoint_every=self.checkpoint_every)
         if self.sample_terms and self.queries.kind == "encoded":
             raise ValueError("sample_terms needs queries without a model (queries.kind: table, idf or tokens)")
+        if self.pretrain and self.model.head not in ("masked-lm", "gated"):
+            raise ValueError(f"pretrain works with the heads masked-lm and gated, not {self.model.head}")
 
 
 def _positive(**values: int) -> None:

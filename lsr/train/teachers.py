@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -86,6 +87,16 @@ class DenseTeacher(Teacher):
         states = self._model(input_ids=tokens, attention_mask=mask, return_dict=True).last_hidden_state
         mean = (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
         return np.asarray(torch.nn.functional.normalize(mean, dim=-1).float().cpu().numpy())
+
+
+def device_of(name: str | None) -> str:
+    """A device by its name, None for "cuda" where there is one; of several GPUs the one torchrun gives this process."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "cuda" or "LOCAL_RANK" not in os.environ:
+        return name
+    name = f"cuda:{os.environ['LOCAL_RANK']}"
+    torch.cuda.set_device(name)
+    return name
 
 
 def padded(ids: Sequence[Sequence[int]], pad: int, device: str) -> tuple[Any, Any]:

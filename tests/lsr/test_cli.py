@@ -138,7 +138,7 @@ def test_the_nearest_command_is_suggested(capsys, typed, meant):
             ["encode", "DOCS", "--out", "v", "--passages", "3", "--overlap", "3"],
             "--overlap 3 must be below --passages 3",
         ),
-        (["encode", "DOCS", "--out", "v", "--queries"], "bm25 learns from the documents"),
+        (["encode", "DOCS", "--out", "v", "--queries", "--encoder", "bm25"], "bm25 learns from the documents"),
         (["encode", "DOCS", "--out", "v", "--queries", "--passages", "3"], "--passages cuts documents, not queries"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -175,7 +175,7 @@ def test_vectors_name_the_encoder_for_queries(docs):
     folder = docs.parent
     put(folder / "queries.jsonl", {"_id": "q", "text": "Flow, flow and heat"})
     for vectors in ("v.parquet", "v"):
-        assert call("encode", docs, "--out", folder / vectors) == 0
+        assert call("encode", docs, "--encoder", "bm25", "--out", folder / vectors) == 0
         out = folder / f"q-{vectors}.jsonl"
         assert call("encode", folder / "queries.jsonl", "--queries", "--encoder", folder / vectors, "--out", out) == 0
         assert json.loads(out.read_text()) == {"_id": "q", "vector": {"flow": 2.0, "heat": 1.0}}
@@ -197,7 +197,7 @@ def test_encode_converts_vectors(capsys, docs):
 def test_options_of_texts(capsys, docs):
     put(docs, *DOCS, "oops", {"_id": "c", "text": ""})
     out = docs.parent / "v.parquet"
-    args = ("encode", docs, "--out", out, "--skip-bad", "--no-text", "--passages", "1")
+    args = ("encode", docs, "--encoder", "bm25", "--out", out, "--skip-bad", "--no-text", "--passages", "1")
     assert call(*args) == 0
     err = capsys.readouterr().err
     assert f"skipped 1 bad documents, the first: {docs}:3: not JSON" in err
@@ -232,7 +232,7 @@ def test_bad_input(capsys, docs, lines, said):
         (["missing.jsonl", "--out", "v"], "missing.jsonl: no such file or folder"),
         (["docs.jsonl", "--out", "v.npz"], "v.npz: the name must end in"),
         (["docs.jsonl", "--out", "v", "--encoder", "docs.jsonl"], "docs.jsonl: these vectors carry no encoder"),
-        (["docs.jsonl", "--out", "v", "--top-k", "3"], "bm25: no setting 'top_k'"),
+        (["docs.jsonl", "--out", "v", "--encoder", "bm25", "--top-k", "3"], "bm25: no setting 'top_k'"),
         (["docs.jsonl", "--out", "docs.jsonl/v"], "docs.jsonl"),
         (["docs.jsonl", "--out", "nowhere/v.parquet", "--encoder", "nowhere/encoder"], "nowhere/encoder"),
         ([".", "--out", "v"], "no corpus.jsonl"),

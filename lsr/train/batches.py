@@ -1,0 +1,70 @@
+"""Batches: which documents stand beside which queries, and what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lsr.train.data import Example
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step works on.
+
+    Attributes:
+        queries: Texts of the queries.
+        documents: Texts of the documents, each once.
+        columns: (n_queries, n_candidates) int64, each query's own documents among them, the positive first; -1 where a
+            query has fewer.
+        positives: (n_queries, n_documents) bool, documents known to be relevant.
+        scores: (n_teachers, n_queries, n_candidates) float32 that the examples brought, not a number where one is
+            missing; or None.
+    """
+
+    queries: list[str]
+    documents: list[str]
+    columns: Tensor
+    positives: Tensor
+    scores: Tensor | None
+
+
+def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Generator) -> Batch:
+    """Draw a positive and negatives for each query, and note which documents are relevant to which.
+
+    Args:
+        examples: The queries with their candidates.
+        n_negatives: Negatives of a query, at most.
+        rng: Decides.
+    """
+    chosen: list[list[int]] = []
+    place: dict[str, int] = {}
+    documents: list[str] = []
+    for example in examples:
+        others = np.arange(example.n_positives, len(example.doc_ids))
+        positive = int(rng.integers(example.n_positives))
+        drawn = rng.choice(others, min(n_negatives, len(others)), replace=False)
+        chosen.append([positive, *map(int, drawn)])
+        for i in chosen[-1]:
+            if example.doc_ids[i] not in place:
+                place[example.doc_ids[i]] = len(documents)
+                documents.append(example.documents[i])
+    width = max(map(len, chosen))
+    columns = torch.full((len(examples), width), -1, dtype=torch.int64)
+    positives = torch.zeros(len(examples), len(documents), dtype=torch.bool)
+    n_teachers = {0 if example.scores is None else len(example.scores) for example in examples}
+    scores = None
+    if len(n_teachers) == 1 and 0 not in n_teachers:
+        scores = torch.full((n_teachers.pop(), len(examples), width), torch.nan)
+    for row, (example, picks) in enumerate(zip(examples, chosen, strict=True)):
+        columns[row, : len(picks)] = torch.tensor([place[example.doc_ids[i]] for i in picks])
+        for doc_id in example.doc_ids[: example.n_positives]:
+            if doc_id in place:
+                positives[row, place[doc_id]] = True
+        if scores is not None:
+            scores[:, row, : len(picks)] = torch.from_numpy(np.asarray(example.scores)[:, picks])
+    return Batch([example.query for example in examples], documents, columns, positives, scores)

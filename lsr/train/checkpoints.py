@@ -1,0 +1,127 @@
+"""Checkpoints of a run: written whole or not at all, in safetensors and JSON, and the last ones kept.
+
+A checkpoint is made under another name and renamed once every byte of it is on the disk, so whatever a kill, a power
+cut or a full disk leaves behind is never taken for one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lsr.errors import OutputError, TrainingError
+
+_KEPT = 2
+_NAME = re.compile(r"checkpoint-\d{8}")
+_STATE = "state.json"
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds: tensors by part and name, and plain values."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a run.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def paths(self) -> list[Path]:
+        """Their folders, the oldest first."""
+        found = self.folder.glob("checkpoint-*")
+        return sorted(path for path in found if _NAME.fullmatch(path.name) and (path / _STATE).is_file())
+
+    def steps(self) -> list[int]:
+        """The steps that they are of, the oldest first."""
+        return [int(path.name.rpartition("-")[2]) for path in self.paths()]
+
+    def save(self, step: int, content: Checkpoint) -> Path:
+        """Write one; older ones go once it is whole.
+
+        Args:
+            step: Its number.
+            content: What to write; each part becomes a file.
+
+        Raises:
+            OutputError: The disk is full, or the like. The older ones are as they were.
+        """
+        target, work = self.folder / f"checkpoint-{step:08d}", self.folder / "checkpoint.partial"
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            work.mkdir()
+            for part, tensors in content.tensors.items():
+                path = work / f"{part}.safetensors"
+                save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+                _sync(path)
+            (work / _STATE).write_text(json.dumps(content.state))
+            _sync(work / _STATE)
+            replace_folder(work, target)
+        except (OSError, SafetensorError) as error:
+            kept = self.paths()
+            shutil.rmtree(work, ignore_errors=True)  # a full disk has room again
+            older = f"{kept[-1]} is whole, the same command goes on from there" if kept else "there is no older one"
+            raise OutputError(f"{target}: the checkpoint can't be written ({error}); {older}") from None
+        for old in self.paths()[:-_KEPT]:
+            aside = old.with_name(old.name + ".old")
+            os.replace(old, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        return target
+
+    def load(self) -> Checkpoint | None:
+        """Read the newest; None where there is none.
+
+        Raises:
+            TrainingError: It is damaged.
+        """
+        kept = self.paths()
+        if not kept:
+            return None
+        try:
+            state = json.loads((kept[-1] / _STATE).read_bytes())
+            return Checkpoint({path.stem: load_file(path) for path in kept[-1].glob("*.safetensors")}, state)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise self.damaged(error) from None
+
+    def damaged(self, error: Exception) -> TrainingError:
+        """What to say of the newest if it can't be used."""
+        return TrainingError(
+            f"{self.paths()[-1]}: this checkpoint can't be read ({error!r}); delete it to go on before it"
+        )
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Put a folder into another's place; a kill in between is undone by `restore_folder`."""
+    aside = old.with_name(old.name + ".old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if old.exists():
+        os.replace(old, aside)
+    os.replace(new, old)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Undo what a kill in the middle of `replace_folder` left."""
+    aside = folder.with_name(folder.name + ".old")
+    if aside.is_dir() and not folder.exists():
+        os.replace(aside, folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

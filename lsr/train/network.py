@@ -1,0 +1,160 @@
+"""A model as training runs it: batch by batch of tokens, in half precision, from kept states, or twice over.
+
+The gradient cache (arXiv 2101.06983) runs the model once without a gradient, and, when that of the weights is known,
+part by part once more, so that a batch of any size needs the memory of one part. Both runs draw the same dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lsr.encode import checkpoint as files
+from lsr.encode.model import SparseModel
+from lsr.errors import EncoderError, MissingExtra
+from lsr.fingerprint import digest_files
+from lsr.train.rows import RowCache
+from lsr.train.settings import TrainSettings
+from lsr.train.teachers import padded
+
+Ids = list[list[int]]
+
+
+class Network:
+    """Weights of texts.
+
+    Args:
+        model: What makes them; adapters are put into it, and layers frozen, as the settings say.
+        settings: How.
+        device: Where.
+        cache: Where states of frozen layers are kept.
+
+    Raises:
+        EncoderError: Layers can't be frozen in this model.
+        MissingExtra: Adapters need the package peft.
+    """
+
+    def __init__(self, model: SparseModel, settings: TrainSettings, device: str, cache: Path) -> None:
+        self.model, self.device = model, device
+        self.frozen = settings.model.freeze
+        self._batch_tokens, self._twice = settings.batch_tokens, settings.gradient_cache
+        self._half = settings.precision == "bfloat16"
+        self._pad = int(model.backbone.config.pad_token_id or 0)
+        if settings.model.lora:
+            _add_adapters(model, settings.model.lora)
+        model.to(device).train()
+        self.states: RowCache | None = None
+        if self.frozen:
+            _freeze(model, self.frozen)
+            weights = digest_files(files.weight_files(files.locate(settings.model.checkpoint)))
+            name = f"states-{weights}-{self.frozen}"
+            self.states = RowCache(cache / name, int(model.backbone.config.hidden_size))
+
+    def run(self, ids: Ids, terms: Tensor | None) -> tuple[Tensor, Callable[[], None]]:
+        """Weights of texts, and what to call once they have their gradient.
+
+        Args:
+            ids: Token ids of the texts.
+            terms: (n,) int64, the terms that are wanted; None for all.
+
+        Returns:
+            (n_texts, n) float32, and a function that carries their gradient on to the parameters.
+        """
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        parts: list[list[int]] = []
+        for i in order:
+            if not parts or (len(parts[-1]) + 1) * len(ids[parts[-1][0]]) > self._batch_tokens:
+                parts.append([])
+            parts[-1].append(i)
+        back = torch.empty(len(ids), dtype=torch.int64)
+        back[torch.tensor(order)] = torch.arange(len(ids))
+        back = back.to(self.device)
+        if not self._twice:
+            return torch.cat([self.forward([ids[i] for i in part], terms) for part in parts])[back], lambda: None
+        seeds = torch.randint(2**31, (len(parts),)).tolist()
+
+        def forward(part: list[int], seed: int) -> Tensor:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                return self.forward([ids[i] for i in part], terms)
+
+        with torch.no_grad():
+            whole = torch.cat([forward(part, seed) for part, seed in zip(parts, seeds, strict=True)])[back]
+        whole.requires_grad_()
+
+        def finish() -> None:
+            grad = whole.grad
+            assert grad is not None
+            for part, seed in zip(parts, seeds, strict=True):
+                forward(part, seed).backward(grad[torch.tensor(part, device=grad.device)])
+
+        return whole, finish
+
+    def forward(self, ids: Ids, terms: Tensor | None) -> Tensor:
+        """Weights of texts that go through the model together; arguments and result as of `run`."""
+        tokens, mask = padded(ids, self._pad, self.device)
+        with self.autocast():
+            if self.states is None:
+                return self.model(tokens, mask, terms).float()
+            states = self.model.upper(self._frozen_states(self.states, ids, tokens, mask), mask, self.frozen)
+            return self.model.head(states, tokens, mask, terms).float()
+
+    def autocast(self) -> torch.autocast:
+        """The precision that the settings want, for as long as it lasts."""
+        return torch.autocast(self.device.partition(":")[0], torch.bfloat16, self._half)
+
+    def _frozen_states(self, cache: RowCache, ids: Ids, tokens: Tensor, mask: Tensor) -> Tensor:
+        """States of the frozen layers, (batch, seq, hidden) float32, from the cache or into it."""
+        keys = [cache.key(row) for row in ids]
+        new = [i for i, key in enumerate(keys) if key not in cache]
+        if new:
+            training = self.model.training
+            self.model.eval()
+            with torch.no_grad():
+                found = self.model.lower(tokens[new], mask[new], self.frozen).float().cpu().numpy()
+            self.model.train(training)
+            cache.put({keys[i]: rows[: len(ids[i])] for i, rows in zip(new, found, strict=True)}.items())
+        out = np.zeros((*tokens.shape, cache.width), np.float32)
+        for row, key in enumerate(keys):
+            out[row, : len(ids[row])] = cache[key]
+        return torch.from_numpy(out).to(self.device)
+
+
+def _freeze(model: SparseModel, n_layers: int) -> None:
+    layers = model.layers()
+    if n_layers > len(layers):
+        raise EncoderError(f"freeze {n_layers}: the backbone has {len(layers)} layers")
+    for module in (model.backbone.embeddings, *layers[:n_layers]):
+        module.requires_grad_(False)
+
+
+def _add_adapters(model: SparseModel, rank: int) -> None:
+    try:
+        import peft
+    except ImportError:
+        raise MissingExtra("peft", "train", "training with low-rank adapters (lora)") from None
+    model.backbone.requires_grad_(False)
+    adapters = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    peft.inject_adapter_in_model(adapters, model.backbone)
+
+
+def merged_weights(model: SparseModel) -> dict[str, Tensor] | None:
+    """The backbone's weights with its adapters added to them, under the names that it had without; None without any."""
+    from_adapters = {
+        name: module for name, module in model.backbone.named_modules() if hasattr(module, "get_delta_weight")
+    }
+    if not from_adapters:
+        return None
+    found: dict[str, Tensor] = {}
+    for name, tensor in model.backbone.state_dict().items():
+        if ".lora_" in name:
+            continue
+        module, _, last = name.replace(".base_layer.", ".").rpartition(".")
+        if last == "weight" and module in from_adapters:
+            tensor = tensor + from_adapters[module].get_delta_weight("default")
+        found[f"{module}.{last}" if module else last] = tensor.detach()
+    return found

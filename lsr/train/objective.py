@@ -1,0 +1,117 @@
+"""What is minimised: the ranking losses of a batch, and what keeps its vectors sparse. Raw values are for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lsr.errors import TrainingError
+from lsr.train import losses, regularizers
+from lsr.train.batches import Batch
+from lsr.train.settings import LossSettings, RegularizerSettings
+from lsr.train.teachers import Teacher
+
+Values = dict[str, Tensor]
+
+
+def ranking_loss(
+    scores: Tensor, batch: Batch, settings: LossSettings, teachers: Sequence[Teacher]
+) -> tuple[Values, Tensor]:
+    """Losses of a batch.
+
+    Args:
+        scores: (n_queries, n_documents) float, of all pairs.
+        batch: The batch.
+        settings: Which losses, and their weights.
+        teachers: Models to imitate; without any, the scores that the examples brought.
+
+    Returns:
+        Raw losses by name, and their weighted sum.
+
+    Raises:
+        TrainingError: There is nothing to imitate.
+    """
+    raw: Values = {}
+    if settings.info_nce:
+        raw["info_nce"] = losses.info_nce(scores, batch.positives.to(scores.device), settings.temperature)
+    if settings.kl or settings.margin_mse:
+        columns = batch.columns.to(scores.device)
+        there, own = columns >= 0, scores.gather(1, columns.clamp_min(0))
+        every, taught = _taught(batch, teachers, scores.device)
+        if settings.kl and every is not None:
+            raw["kl"] = losses.kl(scores, losses.ensemble(every, scale=settings.scale))
+        elif settings.kl:
+            target = losses.ensemble(taught, scale=settings.scale)
+            raw["kl"] = losses.kl(own, target, there & ~target.isnan())
+        if settings.margin_mse:
+            mean = taught.nanmean(0)
+            raw["margin_mse"] = losses.margin_mse(own, mean.nan_to_num(), there & ~mean.isnan())
+    total = scores.new_zeros(())
+    for name, value in raw.items():
+        total = total + getattr(settings, name) * value
+    return raw, total
+
+
+def _taught(batch: Batch, teachers: Sequence[Teacher], device: torch.device) -> tuple[Tensor | None, Tensor]:
+    """Teachers' scores of all pairs, (n_teachers, n_queries, n_documents) or None, and of each query's own ones."""
+    if teachers:
+        found = [torch.from_numpy(teacher.scores(batch.queries, batch.documents)) for teacher in teachers]
+        every = torch.stack(found).to(device)
+        columns = batch.columns.clamp_min(0).to(device)
+        return every, every.gather(2, columns.expand(len(teachers), -1, -1))
+    if batch.scores is None:
+        raise TrainingError(
+            "kl and margin_mse need teachers, or examples that bring scores, all of them those of as many teachers"
+        )
+    return None, batch.scores.to(device)
+
+
+class Penalty:
+    """The regularizer of one side.
+
+    Args:
+        settings: Which, and how strong.
+        idf: (n_terms,) float32; for "idf_flops".
+        view: As `regularizers.idf_flops` has it.
+    """
+
+    def __init__(self, settings: RegularizerSettings, idf: Tensor, view: str) -> None:
+        self.settings, self._idf, self._view = settings, idf, view
+        self.df = regularizers.DocumentFrequency(len(idf), device=idf.device)
+
+    def __call__(self, weights: Tensor, terms: Tensor | None, step: int) -> tuple[Values, Tensor]:
+        """What a batch's weights cost.
+
+        Args:
+            weights: (n_docs, n) float32.
+            terms: (n,) int64, the terms of the columns if they are a sample; what is found is scaled to all terms.
+            step: The step, for the ramp.
+
+        Returns:
+            Raw values by name, and what is added to the loss.
+        """
+        settings = self.settings
+        share = 1.0 if terms is None else len(self._idf) / max(1, len(terms))
+        active = (weights.detach() > 0).sum(1) * share
+        match settings.kind:
+            case "flops":
+                value = regularizers.flops(weights)
+            case "l1":
+                value = regularizers.l1(weights)
+            case "idf_flops":
+                idf = self._idf if terms is None else self._idf[terms]
+                value = regularizers.idf_flops(weights, idf, view=self._view)
+            case "df_flops":
+                self.df.update(weights, terms)
+                value = regularizers.df_flops(weights, self.df.fractions(terms))
+            case "l0_flops":
+                value = regularizers.l0_flops(weights, settings.threshold, active)
+        value = value * share
+        raw: Values = {"terms": active.float().mean(), settings.kind: value}
+        total = settings.weight * regularizers.schedule(settings.schedule, step, settings.ramp) * value
+        if settings.anti_zero:
+            raw["anti_zero"] = regularizers.anti_zero(weights * share)
+            total = total + settings.anti_zero * raw["anti_zero"]
+        return raw, total

@@ -1,0 +1,78 @@
+"""Masked-language-model training with a FLOPS penalty: a first stage, on the collection itself."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lsr.encode.checkpoint import TextTokenizer
+from lsr.encode.model import MaskedLMHead
+from lsr.errors import EncoderError
+from lsr.train import regularizers
+from lsr.train.network import Ids, Network
+from lsr.train.teachers import padded
+
+_MASKS = ("[MASK]", "<mask>")
+
+
+def masked_loss(network: Network, ids: Ids, masked: tuple[Ids, Ids], flops: float) -> tuple[dict[str, Tensor], Tensor]:
+    """Cross entropy of the masked tokens, and the FLOPS of the texts' weights.
+
+    Args:
+        network: The model.
+        ids: Token ids of the texts.
+        masked: As `mask_tokens` gives them: what is read instead, and 1 where a token is to be guessed.
+        flops: Weight of the FLOPS.
+
+    Returns:
+        Raw values by name, and their weighted sum.
+    """
+    head = cast(MaskedLMHead, network.model.head)
+    wanted = padded(ids, 0, network.device)[0]
+    asked = padded(masked[1], 0, network.device)[0].bool()
+    tokens, mask = padded(masked[0], 0, network.device)
+    with network.autocast():
+        states = network.model.states(tokens, mask)
+        weights = head(states, tokens, mask, None).float()
+        logits = head.logits(states[asked]).float()
+    guess = torch.nn.functional.cross_entropy(logits, wanted[asked], reduction="sum") / asked.sum().clamp_min(1)
+    raw = {"masked_lm": guess, "documents_flops": regularizers.flops(weights)}
+    raw["documents_terms"] = (weights.detach() > 0).sum(1).float().mean()
+    return raw, guess + flops * raw["documents_flops"]
+
+
+def mask_tokens(
+    ids: Ids, tokenizer: TextTokenizer, n_terms: int, share: float, rng: np.random.Generator
+) -> tuple[Ids, Ids]:
+    """Choose tokens to be guessed, as BERT does.
+
+    Args:
+        ids: Token ids of texts; special tokens are left alone.
+        tokenizer: Where the mask and the special tokens are known.
+        n_terms: Size of the vocabulary.
+        share: How many of the others.
+        rng: Decides.
+
+    Returns:
+        What is read instead, and 1 where a token is to be guessed, both of the form of `ids`.
+
+    Raises:
+        EncoderError: The tokenizer knows no mask.
+    """
+    mask = next((term for name in _MASKS if (term := tokenizer.term(name)) is not None), None)
+    if mask is None:
+        raise EncoderError(f"pretrain needs a tokenizer with one of the tokens {' and '.join(_MASKS)}")
+    special = np.array(sorted(tokenizer.special), dtype=np.int64)
+    read, asked = [], []
+    for row in ids:
+        tokens = np.array(row, dtype=np.int64)
+        chosen = (rng.random(len(tokens)) < share) & ~np.isin(tokens, special)
+        how = rng.random(len(tokens))
+        other = rng.integers(n_terms, size=len(tokens))
+        instead = np.where(how < 0.8, mask, np.where(how < 0.9, other, tokens))
+        read.append(np.where(chosen, instead, tokens).tolist())
+        asked.append(chosen.astype(int).tolist())
+    return read, asked

@@ -1,0 +1,92 @@
+"""The queries' side without a model: weights that are looked up, and the terms that a batch has to have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+class QueryTable(nn.Module):
+    """Weights of query terms, looked up.
+
+    Args:
+        start: (n_terms,) float32, what they are at first; negative ones count as zero.
+        learned: Whether they change.
+    """
+
+    idf: Tensor
+
+    def __init__(self, start: Tensor, *, learned: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(start.clone(), requires_grad=learned)
+        self.register_buffer("idf", start.clone(), persistent=False)
+
+    def weights(self) -> Tensor:
+        """All of them, (n_terms,) float32."""
+        return torch.relu(self.weight)
+
+    def look_up(self, queries: Sequence[Sequence[int]], terms: Tensor) -> Tensor:
+        """Weights of queries.
+
+        Args:
+            queries: Token ids; a token counts once.
+            terms: (n,) int64, the terms that are wanted.
+
+        Returns:
+            (n_queries, n) float32.
+        """
+        place = {int(term): i for i, term in enumerate(terms.tolist())}
+        there = torch.zeros(len(queries), len(terms))
+        for row, ids in enumerate(queries):
+            there[row, [place[i] for i in ids if i in place]] = 1
+        return there.to(self.weight.device) * torch.relu(self.weight[terms])
+
+
+def inverse_frequencies(rows: Iterable[Sequence[int]], n_terms: int) -> Tensor:
+    """IDF over documents, brought to a mean of 1 over the terms that they have.
+
+    Args:
+        rows: Token ids of the documents.
+        n_terms: Size of the vocabulary.
+
+    Returns:
+        (n_terms,) float32.
+    """
+    df, n_docs = np.zeros(n_terms), 0
+    for row in rows:
+        df[np.unique(np.array(row, dtype=np.int64))] += 1
+        n_docs += 1
+    idf = np.log1p((n_docs - df + 0.5) / (df + 0.5))
+    seen = idf[df > 0]
+    return torch.from_numpy(idf / max(seen.mean() if len(seen) else 1.0, 1e-9)).float()
+
+
+class Vocabulary:
+    """The terms of a batch: those of its queries, and a sample of all that stands for the whole vocabulary.
+
+    Args:
+        n_terms: Size of the vocabulary.
+        absent: Terms that no query has.
+        sample: Terms to draw; 0 for all.
+    """
+
+    def __init__(self, n_terms: int, absent: Iterable[int], sample: int) -> None:
+        self._n_terms, self._sample = n_terms, sample
+        self._absent = np.array(sorted(absent), dtype=np.int64)
+
+    def draw(
+        self, queries: Sequence[Sequence[int]], rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(n_asked,) the terms of the queries, ascending, and (n_sample,) those drawn; both int64.
+
+        The sample is drawn from all terms, the queries' among them: otherwise its mean would not be everybody's.
+        """
+        asked = np.unique(np.concatenate([np.array(row, dtype=np.int64) for row in queries]))
+        drawn = np.arange(self._n_terms)
+        if self._sample:
+            drawn = rng.choice(drawn, min(self._sample, self._n_terms), replace=False)
+        return asked[~np.isin(asked, self._absent)], drawn

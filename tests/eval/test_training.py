@@ -1,0 +1,254 @@
+"""lsr train: a small model learns on a real collection, what goes wrong is said, and every preset is whole."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from lsr.config import read_config
+from lsr.encode.hub import load_encoder
+from lsr.train.data import open_training
+from lsr.train.settings import DataSettings, TrainSettings, ValidationSettings
+from lsr.train.sources import TrainingSource
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("yaml")
+pytest.importorskip("ir_measures")
+
+from lsr.eval.training import miner, plot_run, validator  # noqa: E402
+
+PRESETS = Path(__file__).resolve().parents[2] / "configs" / "train"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def surroundings(tmp_path_factory):
+    """A cache of its own; and one thread, since several wait for each other longer than these models take."""
+    threads, cache = torch.get_num_threads(), tmp_path_factory.mktemp("cache")
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsr.train.data.default_cache", lambda: cache)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def cranfield(tmp_path_factory):
+    """A third of the judged documents of the collection in the package, and its queries in two parts."""
+    source, folder = files("lsr.data") / "cranfield", tmp_path_factory.mktemp("data") / "cranfield"
+    (folder / "qrels").mkdir(parents=True)
+    lines = (source / "qrels" / "test.tsv").read_text().splitlines()
+    judged = [line.split("\t") for line in lines[1:]]
+    documents = sorted({doc for _, doc, _ in judged}, key=int)
+    kept = {*documents[::3]}
+    judged = [row for row in judged if row[1] in kept]
+    queries = sorted({query for query, _, _ in judged}, key=int)
+    for name, some in (("train", set(queries) - set(queries[::3])), ("dev", set(queries[::3]))):
+        rows = ["\t".join(row) for row in judged if row[0] in some]
+        (folder / "qrels" / f"{name}.tsv").write_text("\n".join([lines[0], *rows]) + "\n")
+    (folder / "queries.jsonl").write_text(gzip.decompress((source / "queries.jsonl.gz").read_bytes()).decode())
+    corpus = gzip.decompress((source / "corpus.jsonl.gz").read_bytes()).decode().splitlines(keepends=True)
+    (folder / "corpus.jsonl").write_text("".join(line for line in corpus if json.loads(line)["_id"] in kept))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def random_bert(cranfield, tmp_path_factory):
+    """A masked language model that knows no more than which token it reads, over the collection's word pieces."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
+    from tokenizers.trainers import WordPieceTrainer
+    from transformers import BertConfig, BertForMaskedLM
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    texts = [json.loads(line)["text"] for line in (cranfield / "corpus.jsonl").read_text().splitlines()]
+    tokenizer.train_from_iterator(texts, WordPieceTrainer(vocab_size=1500, special_tokens=special))
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    folder = tmp_path_factory.mktemp("model") / "random-bert"
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    n_terms = tokenizer.get_vocab_size()
+    config = BertConfig(vocab_size=n_terms, max_position_embeddings=64, initializer_range=0.15, **sizes)
+    model = BertForMaskedLM(config)
+    with torch.no_grad():  # a token's state is near its own embedding, as a trained model's is
+        model.bert.embeddings.position_embeddings.weight.zero_()
+        model.bert.embeddings.token_type_embeddings.weight.zero_()
+        for layer in model.bert.encoder.layer:
+            layer.output.dense.weight.mul_(0.1)
+            layer.attention.output.dense.weight.mul_(0.1)
+    model.save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+def config(cranfield, random_bert, tmp_path):
+    """A file of settings."""
+    path = tmp_path / "run.yaml"
+    path.write_text(f"""\
+model: {{checkpoint: {random_bert}, head: expansion, max_length: 48}}
+queries: {{kind: table, max_length: 32}}
+data:
+  sources: [path: {cranfield}]
+  queries: 16
+  negatives: 0
+losses: {{info_nce: 1}}
+documents_regularizer: {{kind: flops, weight: 0.05, ramp: 30}}
+optimizer: {{steps: 40, lr: 3.0e-4, head_lr: 1.0e-3, term_lr: 1.0e-2, warmup: 5}}
+validation: {{sets: ["{cranfield}:dev"], every: 20}}
+checkpoint_every: 1000
+device: cpu
+""")
+    return path
+
+
+def lines(out, key):
+    found = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line[key] for line in found if key in line]
+
+
+def test_a_run_raises_quality_and_shortens_documents(config, tmp_path, lsr_command):
+    begun = lsr_command(
+        "train", config, "--out", tmp_path / "begun", "--set", "optimizer.steps=1", "--set", "validation.every=1"
+    )
+    ran = lsr_command("train", config, "--out", tmp_path / "run")
+    assert (begun.code, ran.code) == (0, 0), ran.err
+    (first,), (middle, last) = lines(tmp_path / "begun", "validation"), lines(tmp_path / "run", "validation")
+    assert last["nDCG@10"] > first["nDCG@10"] + 0.02
+    assert last["terms"] < 0.9 * first["terms"]
+    assert f"step 40: nDCG@10 {last['nDCG@10']:.4f}" in ran.err
+    assert lines(tmp_path / "run", "collapse") == [[], []]
+    picture = (tmp_path / "run" / "training.svg").read_text()
+    assert "terms of a document" in picture
+    best = tmp_path / "run" / "best"
+    found = validator(ValidationSettings((str(read(config).validation.sets[0]),)))(best)
+    assert found["nDCG@10"] == max(middle["nDCG@10"], last["nDCG@10"])
+    again = lsr_command("train", config, "--out", tmp_path / "run")
+    assert (again.code, len(lines(tmp_path / "run", "loss"))) == (0, 40)
+
+
+def read(config):
+    return read_config(config, TrainSettings)
+
+
+def test_a_planted_collapse_is_found(config, tmp_path, lsr_command):
+    changes = ["documents_regularizer.weight=1e4", "documents_regularizer.ramp=0", "optimizer.term_lr=1"]
+    changes += ["optimizer.steps=12", "validation.every=12"]
+    ran = lsr_command("train", config, "--out", tmp_path / "run", *(x for each in changes for x in ("--set", each)))
+    assert ran.code == 0
+    assert lines(tmp_path / "run", "collapse") == [["dead rows"]]
+    assert "step 12: dead rows: 100% of the documents have no term at all. The regularizer is too strong" in ran.err
+
+
+def test_what_is_wrong_in_the_file_is_named(config, tmp_path, lsr_command):
+    config.write_text(config.read_text().replace("steps: 40", "stepz: 40").replace("kind: table", "kind: tabel"))
+    ran = lsr_command("train", config, "--out", tmp_path / "run", "--set", "seed=x")
+    assert ran.code == 1
+    assert f"{config}:2: queries.kind must be one of encoded, table, idf, tokens, got 'tabel'" in ran.err
+    assert f"{config}:9: unknown key optimizer.stepz; did you mean steps?" in ran.err
+    assert "--set seed=x: seed must be a whole number, got 'x'" in ran.err
+    assert not (tmp_path / "run").exists()
+    assert lsr_command("train", tmp_path / "none.yaml", "--out", tmp_path / "run").code == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("validation.sets=[nowhere]", "nowhere"),
+        ("validation.measure=nDGC@10", "nDGC@10"),
+        ("model.checkpoint=nowhere", 'no encoder "nowhere"'),
+        ("data.sources=[path: nowhere.jsonl]", "nowhere.jsonl"),
+        ("model.max_length=65", "model.max_length 65: the model in"),
+    ],
+)
+def test_what_is_wrong_elsewhere_is_named(config, tmp_path, lsr_command, change, message):
+    ran = lsr_command("train", config, "--out", tmp_path / "run", "--set", change)
+    assert ran.code == 1
+    assert message in ran.err
+
+
+def test_the_collection_is_searched_for_negatives(config, tmp_path, lsr_command, cranfield):
+    changes = ["data.refresh_every=2", "data.refresh_count=5", "data.negatives=2", "optimizer.steps=3"]
+    ran = lsr_command("train", config, "--out", tmp_path / "run", *(x for each in changes for x in ("--set", each)))
+    assert ran.code == 0, ran.err
+    assert "mined " in ran.err
+    (path,) = (tmp_path / "run").glob("negatives-00000002/*.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    judged = [line.split("\t") for line in (cranfield / "qrels" / "train.tsv").read_text().splitlines()[1:]]
+    relevant = {(query, doc) for query, doc, grade in judged if int(grade) > 0}
+    assert {row["query_id"] for row in rows} == {query for query, _ in relevant}
+    assert all(len(row["negative_ids"]) == 5 for row in rows)
+    assert not relevant & {(row["query_id"], doc) for row in rows for doc in row["negative_ids"]}
+
+
+def test_of_texts_without_ids_nothing_is_mined(tmp_path):
+    source = tmp_path / "pairs.jsonl"
+    source.write_text('{"query": "q", "positive": "p", "negative": "n"}\n')
+    data = open_training(str(source))
+    miner(DataSettings((TrainingSource(str(source)),)))(bm25(tmp_path), data, tmp_path)
+    assert not list(tmp_path.glob("[0-9]*.jsonl"))
+
+
+def bm25(folder, texts=("one two",)):
+    encoder = load_encoder("bm25")
+    encoder.fit(texts)
+    encoder.save(folder / "bm25")
+    return folder / "bm25"
+
+
+def test_what_is_filtered_is_no_negative(tmp_path):
+    documents = tmp_path / "documents.jsonl"
+    texts = ["wing wing wing", "wing flow", "wing flow heat", "heat"]
+    documents.write_text("".join(json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"query_id": "q", "query": "wing", "positive": "d1"}\n')
+    source = TrainingSource(str(pairs), documents=str(documents))
+    for share, expected in ((None, ["d0", "d2"]), (0.99, ["d2"])):
+        (out := tmp_path / str(share)).mkdir()
+        miner(DataSettings((source,), refresh_share=share))(bm25(tmp_path / "b", texts), open_training(source), out)
+        (row,) = [json.loads(line) for line in (out / "0.jsonl").read_text().splitlines()]
+        assert row["negative_ids"] == expected
+
+
+def test_documents_of_a_set_are_judged_ones_first(cranfield, tmp_path):
+    name = f"{cranfield}:dev"
+    encoder = bm25(
+        tmp_path, [json.loads(line)["text"] for line in (cranfield / "corpus.jsonl").read_text().splitlines()]
+    )
+    few = validator(ValidationSettings((name, name), documents=10))(encoder)
+    every = validator(ValidationSettings((name,)))(encoder)
+    assert few["nDCG@10 cranfield"] == few["nDCG@10"] > every["nDCG@10"]
+
+
+def test_a_picture_of_a_run_without_validation(tmp_path):
+    assert plot_run(write_log(tmp_path, [])) is None
+    steps = [{"step": i, "loss": 1.0, "info_nce": 1.0, "documents_terms": 9.0} for i in range(1, 250)]
+    assert plot_run(write_log(tmp_path, [steps[0] | {"masked_lm": 1.0}, *steps])).is_file()
+
+
+def write_log(folder, rows):
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.mark.skipif(not PRESETS.is_dir(), reason="needs the source checkout")
+def test_every_preset_is_whole():
+    presets = sorted(PRESETS.glob("*.yaml"))
+    assert len(presets) >= 10
+    for path in presets:
+        settings = read_config(path, TrainSettings)
+        assert settings.optimizer.warmup < settings.optimizer.steps
+        assert settings.documents_regularizer.ramp < settings.optimizer.steps
+        assert path.read_text().startswith("# ")
+        if path.stem != "lsr-mini":
+            assert "arXiv 2" in path.read_text().partition("\nmodel:")[0]
+            assert "Published" in path.read_text()

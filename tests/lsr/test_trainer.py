@@ -1,0 +1,657 @@
+"""Trainer: every head learns and is saved as it is, and a run goes on after anything as if nothing had happened."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from itertools import islice
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from lsr.encode.hub import load_encoder  # noqa: E402
+from lsr.errors import EncoderError, OutputError, TrainingError  # noqa: E402
+from lsr.train import checkpoints as checkpoints_module  # noqa: E402
+from lsr.train import losses  # noqa: E402
+from lsr.train.data import open_training  # noqa: E402
+from lsr.train.objective import Penalty  # noqa: E402
+from lsr.train.settings import (  # noqa: E402
+    DataSettings,
+    LossSettings,
+    ModelSettings,
+    OptimizerSettings,
+    PretrainSettings,
+    QuerySettings,
+    RegularizerSettings,
+    TrainSettings,
+    ValidationSettings,
+)
+from lsr.train.sources import TrainingSource  # noqa: E402
+from lsr.train.teachers import Teacher  # noqa: E402
+from lsr.train.trainer import Helpers, Trainer  # noqa: E402
+
+WORDS = ["cat", "dog", "the", "sat", "on", "mat", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]
+SOME = ["the cat sat on the mat .", "dog", "abc def ghij " * 20]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def surroundings(tmp_path_factory):
+    """A cache of its own; and one thread, since several wait for each other longer than these models take."""
+    threads, cache = torch.get_num_threads(), tmp_path_factory.mktemp("cache")
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsr.train.data.default_cache", lambda: cache)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def triples(tmp_path_factory):
+    """A file of queries whose words their positive has, with a teacher's scores."""
+    draw = random.Random(3)
+    path = tmp_path_factory.mktemp("data") / "triples.jsonl"
+    with path.open("w") as file:
+        for _ in range(40):
+            documents = [" ".join(draw.choices(WORDS, k=6)) for _ in range(3)]
+            query = " ".join(documents[0].split()[:2])
+            if len(set(documents)) == 3:
+                values = {"query": query, "positives": documents[:1], "negatives": documents[1:], "scores": [3, 1, 0]}
+                file.write(json.dumps(values) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def steady(checkpoint, tmp_path_factory):
+    """The checkpoint without dropout."""
+    folder = tmp_path_factory.mktemp("steady") / "bert"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def settings(checkpoint, triples):
+    return TrainSettings(
+        model=ModelSettings(str(checkpoint), max_length=20),
+        data=DataSettings((TrainingSource(str(triples)),), queries=4, negatives=1),
+        losses=LossSettings(info_nce=1.0),
+        queries=QuerySettings(max_length=16),
+        optimizer=OptimizerSettings(steps=8, lr=1e-3, head_lr=1e-2, warmup=2),
+        documents_regularizer=RegularizerSettings("flops", weight=0.01, ramp=3),
+        checkpoint_every=3,
+        device="cpu",
+    )
+
+
+def trainer(settings, folder, **helpers):
+    return Trainer(settings, folder, open_training(settings.data.sources), Helpers(**helpers))
+
+
+def log(folder, key="loss"):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def weights_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.safetensors")}
+
+
+def live(run, texts):
+    run.model.eval()
+    ids = run.tokenizer.ids(texts, run.settings.model.max_length, special=True)
+    return run.network.forward(ids, None).detach().numpy()
+
+
+# --- heads and queries ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["encoded", "table", "idf", "tokens"])
+@pytest.mark.parametrize("head", ["masked-lm", "gated", "expansion", "lexical"])
+def test_every_head_is_saved_as_it_is(settings, tmp_path, head, kind):
+    settings = replace(
+        settings,
+        model=replace(settings.model, head=head),
+        queries=QuerySettings(kind, max_length=16),
+        optimizer=replace(settings.optimizer, steps=2),
+        sample_terms=0 if kind == "encoded" else 10,
+    )
+    run = trainer(settings, tmp_path)
+    before = {name: p.detach().clone() for p, name in run.names.items()}
+    encoder = load_encoder(run.run())
+    assert np.abs(encoder.encode_document(SOME).to_dense() - live(run, SOME)).max() < 1e-4
+    changed = {name for p, name in run.names.items() if not torch.equal(before[name], p)}
+    assert any(name.startswith("head" if head in ("expansion", "lexical") else "backbone") for name in changed)
+    assert ("table.weight" in changed) == (kind == "table")
+    (query,) = encoder.encode_query(["the cat the"]).to_dense()
+    words = [encoder.vocabulary.index(word) for word in ("the", "cat")]
+    match kind:
+        case "encoded":
+            assert np.allclose(query, live(run, ["the cat the"])[0], atol=1e-4)
+        case "tokens":
+            assert query.nonzero()[0].tolist() == sorted(words)
+            assert query[words].tolist() == [1, 1]
+        case _:
+            assert np.allclose(query[words], run.table.weights().detach()[words])
+
+
+@pytest.fixture(scope="module")
+def decoder(checkpoint, tmp_path_factory):
+    """A causal language model."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("decoder") / "llama"
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 36, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    more = {"intermediate_size": 16, "pad_token_id": 0, "max_position_embeddings": 64, "initializer_range": 0.4}
+    LlamaForCausalLM(LlamaConfig(**sizes, **more, bos_token_id=2, eos_token_id=3)).save_pretrained(folder)
+    shutil.copy(checkpoint / "tokenizer.json", folder)
+    return folder
+
+
+def test_adapters_alone_are_trained_and_merged_when_saved(settings, decoder, tmp_path):
+    pytest.importorskip("peft")
+    settings = replace(
+        settings,
+        model=replace(settings.model, checkpoint=str(decoder), head="causal-lm", lora=2),
+        optimizer=replace(settings.optimizer, steps=3, lr=1e-2),
+    )
+    run = trainer(settings, tmp_path / "run")
+    assert all(".lora_" in name for name in run.names.values())
+    base = live(trainer(settings, tmp_path / "other"), SOME)
+    best = run.run()
+    found = load_encoder(best).encode_document(SOME).to_dense()
+    assert np.abs(found - live(run, SOME)).max() < 1e-4
+    assert np.abs(found - base).max() > 1e-2
+    resumed = trainer(settings, tmp_path / "run")
+    assert resumed.step == 3
+    assert np.array_equal(live(resumed, SOME), live(run, SOME))
+
+
+def test_adapters_of_a_masked_language_model(settings, tmp_path):
+    pytest.importorskip("peft")
+    settings = replace(
+        settings, model=replace(settings.model, lora=2), optimizer=replace(settings.optimizer, steps=3, lr=1e-2)
+    )
+    run = trainer(settings, tmp_path)
+    assert np.abs(load_encoder(run.run()).encode_document(SOME).to_dense() - live(run, SOME)).max() < 1e-4
+
+
+def test_a_text_that_is_read_twice_has_to_fit_twice(settings, decoder, tmp_path):
+    long = replace(settings.model, checkpoint=str(decoder), head="causal-lm", max_length=40)
+    with pytest.raises(EncoderError, match=r"model.max_length 40: .* reads 32 tokens"):
+        trainer(replace(settings, model=long), tmp_path)
+
+
+# --- the same result another way --------------------------------------------------------------------------------------
+
+
+def compare(settings, tmp_path, **changes):
+    """Two steps with and without some changes have the same losses, and the first the same gradients."""
+    found = []
+    for name, each in (("plain", settings), ("changed", replace(settings, **changes))):
+        each = replace(each, optimizer=replace(each.optimizer, steps=2), checkpoint_every=1)
+        trainer(each, tmp_path / name).run()
+        moments = load_file(tmp_path / name / "checkpoint-00000001" / "optimizer.safetensors")
+        found.append((log(tmp_path / name), {key: v for key, v in moments.items() if key.endswith("exp_avg")}))
+    (losses_one, one), (losses_two, two) = found
+    assert losses_one == pytest.approx(losses_two, rel=1e-4)
+    assert one.keys() == two.keys()
+    largest = max(float(value.abs().max()) for value in one.values())
+    assert all(torch.allclose(value, two[name], rtol=1e-3, atol=1e-4 * largest) for name, value in one.items())
+
+
+def test_the_gradient_cache_changes_nothing(settings, steady, tmp_path):
+    settings = replace(
+        settings,
+        model=replace(settings.model, checkpoint=str(steady)),
+        documents_regularizer=RegularizerSettings("df_flops", weight=0.1),
+    )
+    compare(settings, tmp_path, gradient_cache=True, batch_tokens=40)
+
+
+def test_the_gradient_cache_draws_the_same_dropout_twice(settings, tmp_path, monkeypatch):
+    settings = replace(settings, gradient_cache=True, batch_tokens=20, optimizer=replace(settings.optimizer, steps=1))
+    run = trainer(settings, tmp_path)
+    seen = {}
+    forward = run.network.forward
+
+    def remember(ids, terms):
+        out = forward(ids, terms)
+        seen.setdefault(json.dumps(ids), []).append(out.detach())
+        return out
+
+    monkeypatch.setattr(run.network, "forward", remember)
+    run._update(run._examples())
+    passes = [outs for outs in seen.values() if len(outs) == 2]
+    assert len(passes) == len(seen) > 4
+    assert all(torch.equal(*outs) for outs in passes)
+
+
+def test_accumulated_batches_make_one_update(settings, steady, tmp_path):
+    settings = replace(
+        settings,
+        model=replace(settings.model, checkpoint=str(steady)),
+        data=replace(settings.data, negatives=2),
+        losses=LossSettings(margin_mse=1.0),  # of each query's own documents, so a batch's size makes no difference
+        documents_regularizer=RegularizerSettings("l1", weight=0.01),
+    )
+    compare(
+        settings,
+        tmp_path,
+        data=replace(settings.data, queries=2),
+        optimizer=replace(settings.optimizer, accumulate=2),
+    )
+
+
+def test_half_precision_is_near(settings, steady, tmp_path):
+    settings = replace(
+        settings,
+        model=replace(settings.model, checkpoint=str(steady)),
+        losses=LossSettings(info_nce=1.0, kl=0.1, margin_mse=0.1),
+        optimizer=replace(settings.optimizer, steps=3),
+    )
+    trainer(settings, tmp_path / "whole").run()
+    trainer(replace(settings, precision="bfloat16"), tmp_path / "half").run()
+    whole, half = log(tmp_path / "whole"), log(tmp_path / "half")
+    assert half == pytest.approx(whole, rel=0.05)
+    assert half != whole
+
+
+@pytest.mark.parametrize("kind", ["flops", "l1", "df_flops", "idf_flops", "l0_flops"])
+def test_a_sample_of_all_terms_is_all_terms(settings, steady, tmp_path, kind):
+    settings = replace(
+        settings,
+        model=replace(settings.model, checkpoint=str(steady)),
+        queries=QuerySettings("table", max_length=16),
+        documents_regularizer=RegularizerSettings(kind, weight=0.1, threshold=3, anti_zero=0.1),
+    )
+    compare(settings, tmp_path, sample_terms=36)
+
+
+@pytest.mark.parametrize("kind", ["flops", "l1", "df_flops", "l0_flops"])
+def test_what_a_sample_costs_is_scaled_to_all_terms(kind):
+    regularizer = RegularizerSettings(kind, weight=1.0, threshold=50, anti_zero=0.5)
+    weights = torch.full((4, 100), 0.5)
+    whole, total = Penalty(regularizer, torch.ones(100), "document")(weights, None, 0)
+    terms = torch.arange(0, 100, 5)
+    part, of_part = Penalty(regularizer, torch.ones(100), "document")(weights[:, terms], terms, 0)
+    assert {name: float(v) for name, v in part.items()} == pytest.approx({n: float(v) for n, v in whole.items()})
+    assert float(of_part) == pytest.approx(float(total))
+    assert float(whole["terms"]) == 100
+
+
+def test_frozen_layers_run_once_for_a_text(settings, steady, tmp_path, monkeypatch):
+    settings = replace(
+        settings,
+        model=replace(settings.model, checkpoint=str(steady), head="expansion", freeze=1),
+        queries=QuerySettings("table", max_length=16),
+        sample_terms=10,
+    )
+    run = trainer(settings, tmp_path / "frozen")
+    assert not any(name.startswith("backbone.") and "pooler" not in name for name in run.names.values())
+    run.run()
+    ids = run.tokenizer.ids(SOME, 20, special=True)
+    run.model.eval()
+    with torch.no_grad():
+        cached = run.network.forward(ids, None)
+        run.network.states = None
+        plain = run.network.forward(ids, None)
+    assert torch.allclose(cached, plain, atol=2e-2)  # the cache is in float16
+    again = trainer(settings, tmp_path / "frozen")
+    again.step = 0
+    monkeypatch.setattr(type(run.model), "lower", None)
+    again._update(again._examples())
+
+
+def test_more_frozen_layers_than_there_are(settings, tmp_path):
+    with pytest.raises(ValueError, match="freeze works with the heads"):
+        replace(settings.model, freeze=1)
+    deep = replace(settings.model, head="lexical", freeze=2)
+    with pytest.raises(EncoderError, match="freeze 2: the backbone has 1 layers"):
+        trainer(replace(settings, model=deep), tmp_path)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+class Shared(Teacher):
+    """Counts the words that a query and a document share."""
+
+    def scores(self, queries, documents):
+        words = [[set(text.split()) for text in texts] for texts in (queries, documents)]
+        return np.array([[len(q & d) for d in words[1]] for q in words[0]], np.float32)
+
+
+def test_a_teacher_is_imitated(settings, tmp_path):
+    settings = replace(
+        settings,
+        losses=LossSettings(kl=1.0, margin_mse=0.1, scale=5),
+        optimizer=replace(settings.optimizer, steps=60, lr=5e-3),
+        documents_regularizer=RegularizerSettings(),
+        checkpoint_every=100,
+    )
+    trainer(settings, tmp_path, teachers=[Shared()]).run()
+    for name in ("kl", "margin_mse"):
+        values = log(tmp_path, name)
+        assert np.mean(values[-10:]) < 0.7 * np.mean(values[:10])
+
+
+def test_there_must_be_something_to_imitate(settings, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"query": "cat", "positive": "the cat", "negative": "dog"}\n')
+    data = replace(settings.data, sources=(TrainingSource(str(path)),))
+    run = trainer(replace(settings, data=data, losses=LossSettings(kl=1.0)), tmp_path / "run")
+    with pytest.raises(TrainingError, match="kl and margin_mse need teachers"):
+        run.run()
+
+
+def test_masked_language_modelling_comes_first(settings, tmp_path):
+    settings = replace(
+        settings,
+        pretrain=PretrainSettings(60, mask_share=0.3, flops=1e-3),
+        optimizer=replace(settings.optimizer, steps=2, lr=1e-2),
+        checkpoint_every=30,
+    )
+    run = trainer(settings, tmp_path)
+    run.run()
+    guesses = log(tmp_path, "masked_lm")
+    assert (len(guesses), len(log(tmp_path, "info_nce"))) == (60, 2)
+    assert np.mean(guesses[-10:]) < 0.8 * np.mean(guesses[:10])
+    assert np.abs(load_encoder(tmp_path / "last").encode_document(SOME).to_dense() - live(run, SOME)).max() < 1e-4
+
+
+# --- after a kill -----------------------------------------------------------------------------------------------------
+
+CHILD = """
+import json, os, signal, sys
+import torch
+from lsr.config import read_config
+from lsr.train.data import open_training
+from lsr.train.settings import TrainSettings
+from lsr.train.trainer import Trainer
+
+config, out, until = sys.argv[1:]
+if "RANK" in os.environ:
+    torch.distributed.init_process_group("gloo")
+settings = read_config(config, TrainSettings)
+run = Trainer(settings, __import__("pathlib").Path(out), open_training(settings.data.sources))
+update = run.optimizer.step
+
+def step():
+    if run.step == int(until):
+        os.kill(os.getpid(), signal.SIGKILL)
+    update()
+
+run.optimizer.step = step
+run.run()
+print(json.dumps({name: float(p.double().sum()) for p, name in run.names.items()}))
+if "RANK" in os.environ:
+    print(float(run.penalties["documents"].df.fractions().sum()))
+    torch.distributed.destroy_process_group()
+"""
+
+
+def child(settings, folder, until=-1, **environment):
+    """A process that trains, and kills itself in the midst of a step."""
+    config = folder.parent / f"{folder.name}.yaml"
+    config.write_text(json.dumps(asdict(settings)))
+    command = [sys.executable, "-c", CHILD, str(config), str(folder), str(until)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def whole_run(settings, folder):
+    trainer(settings, folder).run()
+    return log(folder), weights_of(folder / "last")
+
+
+def test_a_killed_run_goes_on_as_if_nothing_was(settings, tmp_path):
+    killed = child(settings, tmp_path / "killed", until=4)
+    expected = whole_run(settings, tmp_path / "whole")
+    _, said = killed.communicate(timeout=100)
+    assert killed.returncode == -signal.SIGKILL, said
+    assert len(log(tmp_path / "killed")) == 4
+    with (tmp_path / "killed" / "log.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')  # a kill may come while a line is written
+    run = trainer(settings, tmp_path / "killed")
+    assert run.step == 3
+    run.run()
+    assert (log(tmp_path / "killed"), weights_of(tmp_path / "killed" / "last")) == expected
+    lines = (tmp_path / "killed" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines if "loss" in line] == list(range(1, 9))
+
+
+def test_a_run_that_failed_in_a_step_goes_on(settings, tmp_path, monkeypatch):
+    settings = replace(settings, gradient_cache=True, optimizer=replace(settings.optimizer, accumulate=2))
+    expected = whole_run(settings, tmp_path / "whole")
+    run = trainer(settings, tmp_path / "failed")
+
+    def fail(*_):
+        if run.step == 5:
+            raise KeyboardInterrupt
+        step()
+
+    step = run.optimizer.step
+    monkeypatch.setattr(run.optimizer, "step", fail)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    trainer(settings, tmp_path / "failed").run()
+    assert (log(tmp_path / "failed"), weights_of(tmp_path / "failed" / "last")) == expected
+
+
+def test_two_processes_have_the_same_weights(settings, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    settings = replace(settings, documents_regularizer=RegularizerSettings("df_flops", weight=0.1))
+    where = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+    other = child(settings, tmp_path / "run", **where)
+    torch.distributed.init_process_group("gloo", f"tcp://localhost:{port}", rank=0, world_size=2)
+    try:
+        run = trainer(settings, tmp_path / "run")
+        run.run()
+    finally:
+        torch.distributed.destroy_process_group()
+    said, complaint = other.communicate(timeout=100)
+    assert other.returncode == 0, complaint
+    theirs, counted = map(json.loads, said.splitlines())
+    mine = {name: float(p.detach().double().sum()) for p, name in run.names.items()}
+    assert theirs == mine
+    assert np.isfinite(list(mine.values())).all()
+    assert counted == float(run.penalties["documents"].df.fractions().sum()) > 0
+    assert len(log(tmp_path / "run")) == 8
+    alone = tmp_path / "alone"
+    trainer(settings, alone).run()
+    assert log(alone) != log(tmp_path / "run")
+
+
+def test_no_number_is_named_and_costs_no_checkpoint(settings, tmp_path, monkeypatch):
+    expected = whole_run(settings, tmp_path / "whole")
+    run = trainer(settings, tmp_path / "run")
+    sound = losses.info_nce
+    with monkeypatch.context() as patch:
+        patch.setattr(losses, "info_nce", lambda *args: sound(*args) * (torch.nan if run.step == 4 else 1))
+        with pytest.raises(TrainingError, match=r"step 5: info_nce, loss is no .*checkpoint-00000003"):
+            run.run()
+    trainer(settings, tmp_path / "run").run()
+    assert (log(tmp_path / "run"), weights_of(tmp_path / "run" / "last")) == expected
+
+
+def test_a_full_disk_leaves_the_older_checkpoint(settings, tmp_path, monkeypatch):
+    expected = whole_run(settings, tmp_path / "whole")
+    run = trainer(settings, tmp_path / "run")
+    save = checkpoints_module.save_file
+
+    def fill(tensors, path):
+        if run.step == 6 and path.stem == "optimizer":
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_module, "save_file", fill)
+        with pytest.raises(OutputError, match=r"00000006: .*No space left.*checkpoint-00000003 is whole"):
+            run.run()
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint*")] == ["checkpoint-00000003"]
+    (tmp_path / "run" / "checkpoint.partial").mkdir()  # what a kill would leave
+    (tmp_path / "run" / "checkpoint.partial" / "state.json").write_text("{}")
+    again = trainer(settings, tmp_path / "run")
+    assert again.step == 3
+    again.run()
+    assert (log(tmp_path / "run"), weights_of(tmp_path / "run" / "last")) == expected
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("keep", [0, 20, None])
+def test_a_damaged_checkpoint_is_named(settings, tmp_path, file, keep):
+    settings = replace(settings, optimizer=replace(settings.optimizer, steps=4), checkpoint_every=2)
+    trainer(settings, tmp_path).run()
+    path = tmp_path / "checkpoint-00000004" / file
+    if keep is None:
+        path.write_bytes((tmp_path / "checkpoint-00000004" / "counts.safetensors").read_bytes())
+    else:
+        path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(TrainingError, match=r"checkpoint-00000004: this checkpoint can't be read"):
+        trainer(settings, tmp_path)
+    shutil.rmtree(path.parent)
+    assert trainer(settings, tmp_path).step == 2
+
+
+def test_a_folder_with_another_run_is_refused(settings, tmp_path):
+    settings = replace(settings, optimizer=replace(settings.optimizer, steps=2))
+    trainer(settings, tmp_path).run()
+    with pytest.raises(TrainingError, match=r"other settings \(losses, seed\)"):
+        trainer(replace(settings, seed=1, losses=LossSettings(info_nce=2.0)), tmp_path)
+
+
+# --- validation -------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_is_kept_and_patience_ends(settings, tmp_path):
+    settings = replace(settings, validation=ValidationSettings(("x",), every=2, measure="m", patience=2))
+    values = iter([1.0, 3.0, 2.0, 2.5])
+    seen = []
+
+    def validate(folder):
+        seen.append(weights_of(folder))
+        return {"m": next(values), "terms": 1.0}
+
+    assert trainer(settings, tmp_path, validate=validate).run() == tmp_path / "best"
+    assert len(log(tmp_path)) == 8
+    assert [line["m"] for line in log(tmp_path, "validation")] == [1, 3, 2, 2.5]
+    assert weights_of(tmp_path / "best") == seen[1]
+    settings = replace(settings, validation=replace(settings.validation, patience=1))
+    values = iter([3.0, 2.0])
+    for _ in range(2):  # the same command once more doesn't go on either
+        assert trainer(settings, tmp_path / "short", validate=validate).run() == tmp_path / "short" / "best"
+        assert len(log(tmp_path / "short")) == 4
+
+
+def test_a_kill_while_the_best_is_replaced(settings, tmp_path):
+    settings = replace(settings, optimizer=replace(settings.optimizer, steps=2))
+    (tmp_path / "best.old").mkdir()
+    assert trainer(settings, tmp_path).run() == tmp_path / "best"
+
+
+def test_validation_that_lacks_the_measure(settings, tmp_path):
+    settings = replace(settings, validation=ValidationSettings(("x",), every=2, measure="m"))
+    with pytest.raises(TrainingError, match="validation gave n, not m"):
+        trainer(settings, tmp_path, validate=lambda folder: {"n": 1.0}).run()
+
+
+def test_a_collapse_is_found_without_validation(settings, tmp_path, capsys):
+    settings = replace(
+        settings,
+        documents_regularizer=RegularizerSettings("l1", weight=1e4),
+        optimizer=replace(settings.optimizer, steps=60, lr=1e-2),
+        checkpoint_every=20,
+    )
+    trainer(settings, tmp_path).run()
+    assert "dead rows" in log(tmp_path, "collapse")[-1]
+    assert "dead rows: 100% of the documents" in capsys.readouterr().err
+
+
+# --- new negatives ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mined(settings, tmp_path):
+    """Settings of a source of ids, and a function that gives every query a negative, another one each time."""
+    documents = tmp_path / "documents.jsonl"
+    words = [*WORDS, *(f"{a} {b}" for a in WORDS for b in WORDS)]
+    documents.write_text("".join(json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(words)))
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"query_id": f"q{i}", "query": WORDS[i], "positive": f"d{i}"} for i in range(len(WORDS))]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = TrainingSource(str(pairs), documents=str(documents))
+    settings = replace(settings, data=replace(settings.data, sources=(source,), refresh_every=2))
+    asked = []
+
+    def mine(encoder, data, out):
+        asked.append(weights_of(encoder))
+        with (out / "0.jsonl").open("w") as file:
+            for row in rows:
+                file.write(json.dumps(row | {"negatives": [f"d{20 + len(asked)}"]}) + "\n")
+
+    return settings, mine, asked
+
+
+def test_negatives_are_searched_anew(mined, tmp_path):
+    settings, mine, asked = mined
+    run = trainer(settings, tmp_path / "run", mine=mine)
+    run.run()
+    assert len(asked) == 3  # after 2, 4 and 6 steps; at the end there is nothing left to train
+    assert asked[0] != asked[1]
+    assert {example.doc_ids[1] for example in islice(run.data.stream(0), 16)} == {"d23"}
+    assert sorted(path.name for path in (tmp_path / "run").glob("negatives-*")) == ["negatives-00000006"]
+
+
+def test_a_killed_run_has_its_negatives_still(mined, tmp_path):
+    settings, mine, asked = mined
+    settings = replace(settings, checkpoint_every=5)
+    trainer(settings, tmp_path / "whole", mine=mine).run()
+    expected = log(tmp_path / "whole"), weights_of(tmp_path / "whole" / "last")
+    asked.clear()
+    run = trainer(settings, tmp_path / "killed", mine=mine)
+    step = run.optimizer.step
+
+    def fail():
+        if run.step == 7:
+            raise KeyboardInterrupt
+        step()
+
+    run.optimizer.step = fail
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert len(asked) == 3
+    again = trainer(settings, tmp_path / "killed", mine=mine)
+    assert again.step == 5
+    assert again.data.stream(0).__next__().doc_ids[1] == "d22"
+    again.run()
+    assert len(asked) == 3  # what was mined after step 6 was there already
+    assert (log(tmp_path / "killed"), weights_of(tmp_path / "killed" / "last")) == expected
+
+
+def test_negatives_that_are_gone(mined, tmp_path):
+    settings, mine, _ = mined
+    trainer(settings, tmp_path / "run", mine=mine).run()
+    for path in (tmp_path / "run").glob("negatives-*"):
+        shutil.rmtree(path)
+    shutil.rmtree(tmp_path / "run" / "checkpoint-00000008")
+    with pytest.raises(TrainingError, match="negatives-00000006 is gone"):
+        trainer(settings, tmp_path / "run", mine=mine)
