@@ -76,8 +76,10 @@ def run_training(settings: TrainSettings, out: Path) -> Path:
         # The others wait while the first process validates.
         torch.distributed.init_process_group(timeout=timedelta(hours=12))
     data = open_training(settings.data.sources)
+    bm25 = _bm25(settings, data)
     helpers = Helpers(
-        _teachers(settings, data, out / "cache"),
+        _teachers(settings, data, out / "cache", bm25),
+        bm25 if settings.lexical else None,
         None if settings.validation is None else validator(settings.validation),
         miner(settings.data) if settings.data.refresh_every else None,
     )
@@ -87,7 +89,17 @@ def run_training(settings: TrainSettings, out: Path) -> Path:
     return found
 
 
-def _teachers(settings: TrainSettings, data: TrainingData, cache: Path) -> list[Teacher]:
+def _bm25(settings: TrainSettings, data: TrainingData) -> Teacher | None:
+    """BM25 of the training documents, where anything needs it."""
+    from lsr.encode.bm25 import BM25Encoder
+    from lsr.train.teachers import SparseTeacher
+
+    if not settings.lexical and not any(teacher.encoder == BM25Encoder.type for teacher in settings.teachers):
+        return None
+    return SparseTeacher(BM25Encoder(), data.documents())
+
+
+def _teachers(settings: TrainSettings, data: TrainingData, cache: Path, bm25: Teacher | None) -> list[Teacher]:
     from lsr.encode.commands import open_encoder
     from lsr.train.teachers import DenseTeacher, SparseTeacher, device_of
 
@@ -100,6 +112,8 @@ def _teachers(settings: TrainSettings, data: TrainingData, cache: Path) -> list[
             teachers.append(
                 DenseTeacher(teacher.dense, max_length=settings.model.max_length, cache=where, device=device)
             )
+        elif teacher.encoder == "bm25" and bm25 is not None:
+            teachers.append(bm25)
         else:
             encoder = open_encoder(teacher.encoder, {})
             teachers.append(SparseTeacher(encoder, data.documents() if encoder.needs_fit else ()))
@@ -163,6 +177,8 @@ def _search(encoder: Encoder, dataset: Dataset, documents: list[Document], measu
     from .measures import depth_of, parse_measures, score_run
 
     parsed = parse_measures(measure)
+    if encoder.needs_fit:
+        encoder.fit(document.content for document in documents)
     chunks = range(0, len(documents), _CHUNK)
     parts = [encoder.encode_document([d.content for d in documents[i : i + _CHUNK]]) for i in chunks]
     vectors = SparseMatrix.vstack(parts)

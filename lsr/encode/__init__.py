@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "BM25Encoder": "lsr.encode.bm25",
     "Encoder": "lsr.encode.base",
+    "HybridEncoder": "lsr.encode.hybrid",
     "InferenceFreeEncoder": "lsr.encode.static",
     "SpladeEncoder": "lsr.encode.splade",
     "load_encoder": "lsr.encode.hub",
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lsr.encode.base import Encoder as Encoder
     from lsr.encode.bm25 import BM25Encoder as BM25Encoder
     from lsr.encode.hub import load_encoder as load_encoder
+    from lsr.encode.hybrid import HybridEncoder as HybridEncoder
     from lsr.encode.splade import SpladeEncoder as SpladeEncoder
     from lsr.encode.static import InferenceFreeEncoder as InferenceFreeEncoder
 

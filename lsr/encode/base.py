@@ -59,6 +59,10 @@ class Encoder(abc.ABC):
         the whole text.
         """
 
+    def tokens(self, text: str) -> list[tuple[int, int, int]]:
+        """Those spans that passages are counted in."""
+        return self.spans(text)
+
     @abc.abstractmethod
     def save(self, folder: str | PathLike[str]) -> None:
         """Write everything that `load_encoder` needs into a folder, weights included."""

@@ -13,7 +13,7 @@ from lsr.encode.base import DEFAULT_ENCODER
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_SETTINGS = ("pooling", "saturation", "max_length", "top_k", "max_ratio", "device", "query_model")
+_SETTINGS = ("pooling", "saturation", "max_length", "top_k", "max_ratio", "device", "query_model", "lexical")
 
 
 def encoder_options(command: F) -> F:
@@ -22,7 +22,7 @@ def encoder_options(command: F) -> F:
         click.option(
             "--encoder",
             metavar="NAME|PATH",
-            help=f"bm25, a checkpoint's folder or hub name, or an index or vectors whose encoder to use. "
+            help=f"lsr-mini, bm25, a checkpoint's folder or hub name, or an index or vectors whose encoder to use. "
             f"[default: {DEFAULT_ENCODER}]",
         ),
         click.option("--pooling", type=click.Choice(["max", "sum"]), help="Of a masked-LM checkpoint."),
@@ -30,6 +30,9 @@ def encoder_options(command: F) -> F:
         click.option("--max-length", type=click.IntRange(min=2), help="Tokens of a text that are read."),
         click.option("--top-k", type=click.IntRange(min=1), help="Keep the k heaviest terms of a document."),
         click.option("--max-ratio", type=click.FloatRange(0, 1), help="Drop weights below this share of the largest."),
+        click.option(
+            "--lexical", type=click.FloatRange(min=0), metavar="W", help="Add W times BM25's score to a model's."
+        ),
         click.option("--query-model", metavar="NAME|PATH", help="Another checkpoint for the queries."),
         click.option("--device", help="Where the model runs: cpu, cuda, cuda:1. [default: cuda if there]"),
     ]

@@ -1,6 +1,6 @@
 """load_encoder: one name in, an encoder out, whatever layout its files have.
 
-    "bm25"                      the built-in encoder
+    "bm25", "lsr-mini"          the built-in encoders
     a folder with encoder.json  what an encoder's `save` wrote
     ... with modules.json       sentence-transformers: Transformer + SpladePooling, or a Router with a tower
                                 or a SparseStaticEmbedding for queries
@@ -28,13 +28,14 @@ from lsr.encode import checkpoint as files
 from lsr.encode.base import CONFIG_FILE, Encoder, read_config
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.hybrid import HybridEncoder, open_parts
 from lsr.encode.splade import SpladeEncoder, Tower
 from lsr.encode.static import InferenceFreeEncoder
 from lsr.errors import EncoderError
 
 _BM25_SETTINGS = ("k1", "b", "language")
 _TOWER_SETTINGS = ("pooling", "saturation", "max_length")
-_MODEL_SETTINGS = (*_TOWER_SETTINGS, "top_k", "max_ratio", "device", "batch_tokens", "query_model")
+_MODEL_SETTINGS = (*_TOWER_SETTINGS, "top_k", "max_ratio", "device", "batch_tokens", "query_model", "lexical")
 _ACTIVATIONS = {"relu": "log1p", "log1p_relu": "log1p_log1p"}
 _TRANSFORMER_CONFIGS = [
     f"sentence_{kind}_config.json"
@@ -46,11 +47,12 @@ def load_encoder(name: str | PathLike[str], **settings: Any) -> Encoder:
     """Open an encoder.
 
     Args:
-        name: "bm25", a folder, or a model of the Hugging Face hub.
+        name: "bm25", "lsr-mini", a folder, or a model of the Hugging Face hub.
         settings: For "bm25": k1, b, language. For models, in place of what the checkpoint says: pooling,
             saturation and max_length of the documents' tower (and of the queries', where it is the same);
-            top_k and max_ratio to prune documents; query_model, another checkpoint for queries; device and
-            batch_tokens, as SpladeEncoder has them.
+            top_k and max_ratio to prune documents; query_model, another checkpoint for queries; lexical, the weight
+            of BM25's score beside the model's (`HybridEncoder`), 0 for none; device and batch_tokens, as
+            SpladeEncoder has them.
 
     Raises:
         EncoderError: No such encoder, an unknown setting, or files that are missing or damaged.
@@ -63,9 +65,10 @@ def load_encoder(name: str | PathLike[str], **settings: Any) -> Encoder:
         return _open_saved(folder, settings)
     _refuse_unknown(settings, _MODEL_SETTINGS, str(name))
     reference = str(folder) if Path(name).is_dir() else str(name)
+    lexical = settings.pop("lexical", None)
     encoder = _read_layout(reference, folder).encoder(settings)
     encoder.check()
-    return encoder
+    return HybridEncoder(encoder, BM25Encoder(), lexical) if lexical else encoder
 
 
 def load_encoder_files(content: Mapping[str, bytes], **settings: Any) -> Encoder:
@@ -102,6 +105,11 @@ def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> E
         return BM25Encoder.load(folder, config)
     _refuse_unknown(settings, _MODEL_SETTINGS, f"an encoder of type {kind}")
     settings = dict(settings)
+    weight, bm25 = settings.pop("lexical", None), None
+    if kind == HybridEncoder.type:
+        config, bm25, its_weight = open_parts(folder, config)
+        kind = config["type"]
+        weight = its_weight if weight is None else weight
     query_model = settings.pop("query_model", None)
     encoder: SpladeEncoder | InferenceFreeEncoder
     if kind == SpladeEncoder.type:
@@ -121,11 +129,11 @@ def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> E
         _refuse_query_model(query_model)
         encoder = InferenceFreeEncoder.load(folder, config, **settings)
     else:
-        known = ", ".join((BM25Encoder.type, SpladeEncoder.type, InferenceFreeEncoder.type))
+        known = ", ".join((BM25Encoder.type, SpladeEncoder.type, InferenceFreeEncoder.type, HybridEncoder.type))
         raise EncoderError(f"{folder / CONFIG_FILE}: type {kind!r}; this version of lsr knows {known}")
     if whole:
         encoder.check()
-    return encoder
+    return HybridEncoder(encoder, bm25 or BM25Encoder(), weight) if weight else encoder
 
 
 def _refuse_query_model(query_model: Any) -> None:

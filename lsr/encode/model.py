@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -178,7 +178,7 @@ def start_model(
         pooling: As `load_model`.
         saturation: As `load_model`.
         n_terms: Terms that it has to put out.
-        ids: Token ids of some texts, some thousand tokens in all: a new head looks at what the backbone makes of them.
+        ids: Token ids of some texts, special ones at their ends: a new head looks at what the backbone makes of them.
         absent: Terms that no text has: special and unused tokens.
     """
     if kind in ("masked-lm", "causal-lm") or (folder / files.HEAD_FILE).is_file():
@@ -194,10 +194,19 @@ def start_model(
         if kind == "lexical":
             tensors = LexicalHead.start(int(backbone.config.hidden_size), n_terms, never)
         else:
-            with torch.inference_mode():
+            with torch.no_grad():
                 states = [backbone(input_ids=torch.tensor([row])).last_hidden_state[0] for row in ids]
-            tensors = ExpansionHead.start(embeddings, torch.cat(states).clone(), never)
+                tensors = ExpansionHead.start(embeddings, states, _terms_alone(backbone, ids[0], n_terms), never)
     return load_model(folder, kind, pooling, saturation, n_terms, tensors)
+
+
+def _terms_alone(backbone: Any, row: list[int], n_terms: int) -> Tensor:
+    """Each term as a text of its own, (n_terms, hidden); row: some text's token ids, for what stands around them."""
+    found = []
+    for terms in torch.arange(n_terms).split(1024):
+        ids = torch.stack([torch.full_like(terms, row[0]), terms, torch.full_like(terms, row[-1])], 1)
+        found.append(whole_text(backbone(input_ids=ids).last_hidden_state, torch.ones_like(ids)))
+    return torch.cat(found)
 
 
 def load_backbone(folder: Path, name: str) -> tuple[Any, set[str]]:
@@ -432,7 +441,10 @@ class LexicalHead(Head):
 
 
 class ExpansionHead(Head):
-    """An output layer and a lexical term, for a backbone that was trained without one.
+    """An output layer, for a backbone that was trained without one.
+
+    A term's logit is the largest that any token gives it, as with a masked language model, plus how close the text as
+    a whole is to the term alone, both as the backbone reads them, plus the term's own frequency in the text.
 
     Args:
         tensors: What `start` or `tensors` gave.
@@ -440,38 +452,45 @@ class ExpansionHead(Head):
     """
 
     typical_length = 140.0  # tokens of a text, in the frequency's length normalisation
-    NAMES = ("identity.weight", "identity.bias", "up.weight", "up.bias", "down.weight", "down.bias",
-              "projection", "bias", "frequency", "saturation")  # fmt: skip
+    NAMES = ("identity.weight", "identity.bias", "up.weight", "up.bias", "down.weight", "down.bias", "whole.weight",
+              "whole.bias", "projection", "alone", "bias", "frequency", "saturation")  # fmt: skip
 
     def __init__(self, tensors: dict[str, Tensor], saturation: str) -> None:
         projection = tensors["projection"]
         super().__init__("max", saturation, projection.shape[0])
-        self.identity, self.up, self.down = (
-            _linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in ("identity", "up", "down")
+        self.identity, self.up, self.down, self.whole = (
+            _linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in ("identity", "up", "down", "whole")
         )
-        # It stays as it is but for its rows' scales: a batch teaches too few terms to move all of it.
+        # Both stay as they are but for their rows' scales: a batch teaches too few terms to move all of them.
         self.register_buffer("projection", projection)
-        self.scale = nn.Parameter(torch.zeros(self.n_terms))
+        self.register_buffer("alone", tensors["alone"])
+        self.scale, self.closeness = (nn.Parameter(torch.zeros(self.n_terms)) for _ in range(2))
         self.bias = nn.Parameter(tensors["bias"])
         self.frequency = nn.Parameter(tensors["frequency"])
         # Each term learns only where a batch has it, so what all have in common is learned apart.
-        self.shift, self.stretch, self.louder = (nn.Parameter(torch.zeros(1)) for _ in range(3))
+        self.shift, self.stretch, self.closer, self.louder = (nn.Parameter(torch.zeros(1)) for _ in range(4))
         self.k1_b = nn.Parameter(tensors["saturation"])  # log k1, logit of b
 
     @classmethod
-    def start(cls, embeddings: Tensor, states: Tensor, absent: Tensor, *, width: int = 768) -> dict[str, Tensor]:
+    def start(
+        cls, embeddings: Tensor, states: Sequence[Tensor], alone: Tensor, absent: Tensor, *, width: int = 768
+    ) -> dict[str, Tensor]:
         """The tensors to begin with: logits of the input embeddings, standardised, and a bias that leaves few terms.
 
         Args:
             embeddings: (n_terms, hidden) float32, of the backbone.
-            states: (n, hidden) float32, a sample of its last states.
+            states: Of each of some texts, (n_tokens, hidden) float32, its last states.
+            alone: (n_terms, hidden) float32, the vector of each term as a text of its own, as `whole_text` makes it.
             absent: (n,) int64, terms that no text has: special and unused tokens.
             width: Of the perceptron.
         """
         hidden = embeddings.shape[1]
-        logits = states @ embeddings.T
+        logits = torch.cat(list(states)) @ embeddings.T
         mean, deviation = logits.mean(0), logits.std(0).clamp_min(1e-6)
-        bias = -mean / deviation - 4.5
+        close = torch.stack([whole_text(rows[None], torch.ones(1, len(rows)))[0] for rows in states]) @ alone.T
+        usual = close.mean(0)
+        alone = alone / (2 * close.std(0, correction=0).clamp_min(1e-2))[:, None]  # half as loud as the tokens
+        bias = -mean / deviation - usual / (2 * close.std(0, correction=0).clamp_min(1e-2)) - 4.5
         bias[absent] = _NEVER
         up = nn.Linear(hidden, width)
         return {
@@ -481,7 +500,10 @@ class ExpansionHead(Head):
             "up.bias": up.bias.detach(),
             "down.weight": torch.zeros(hidden, width),
             "down.bias": torch.zeros(hidden),
+            "whole.weight": torch.eye(hidden),
+            "whole.bias": torch.zeros(hidden),
             "projection": embeddings / deviation[:, None],
+            "alone": alone,
             "bias": bias,
             "frequency": torch.full((len(embeddings),), 2.0),
             "saturation": torch.tensor([math.log(1.2), -0.4]),
@@ -492,6 +514,8 @@ class ExpansionHead(Head):
         rows = slice(None) if terms is None else terms
         projection = self.projection[rows] * (self.scale[rows] + self.stretch).exp().unsqueeze(1)
         logits = max_logits(self.transform(states), mask, projection, self.bias[rows] + self.shift)
+        alone = self.alone[rows] * (self.closeness[rows] + self.closer).exp().unsqueeze(1)
+        logits = logits + self.whole(whole_text(states, mask)) @ alone.T
         logits = logits + (self.frequency[rows] + self.louder) * self.frequencies(ids, mask, terms)
         return saturate(logits, self.saturation)
 
@@ -510,16 +534,23 @@ class ExpansionHead(Head):
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, what is common to all terms folded into each."""
-        layers = {"identity": self.identity, "up": self.up, "down": self.down}
+        layers = {"identity": self.identity, "up": self.up, "down": self.down, "whole": self.whole}
         found = {
             f"{name}.{kind}": getattr(layer, kind) for name, layer in layers.items() for kind in ("weight", "bias")
         }
         return {name: tensor.detach() for name, tensor in found.items()} | {
             "projection": (self.projection * (self.scale + self.stretch).exp().unsqueeze(1)).detach(),
+            "alone": (self.alone * (self.closeness + self.closer).exp().unsqueeze(1)).detach(),
             "bias": (self.bias + self.shift).detach(),
             "frequency": (self.frequency + self.louder).detach(),
             "saturation": self.k1_b.detach(),
         }
+
+
+def whole_text(states: Tensor, mask: Tensor) -> Tensor:
+    """Vectors of texts, (batch, hidden) of length 1: the means of their states, (batch, seq, hidden)."""
+    mean = (states.float() * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+    return nn.functional.normalize(mean, dim=-1)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -7,8 +7,7 @@ the others too few integers, tokens have a scale each and columns a factor. The 
 terms at a time and only the maximum over the text is kept, as an integer: its logits never leave the cache, and are
 scaled once for each term instead of once for each token and term.
 
-Running needs onnxruntime; `export` needs torch and onnx besides. Of the models that `lsr.encode.model` knows: BERT with
-the head "expansion".
+`export` needs torch and onnx. Of the models that `lsr.encode.model` knows: BERT with the head "expansion".
 """
 
 from __future__ import annotations
@@ -48,14 +47,11 @@ class OnnxRunner:
 
     Raises:
         EncoderError: The file can't be opened, or is the graph of something else.
-        MissingExtra: onnxruntime is not installed.
     """
 
     def __init__(self, path: Path, n_terms: int, threads: int = 0) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise MissingExtra("onnxruntime", "onnx", "encoding documents with this model") from None
+        import onnxruntime  # here, because it takes a while
+
         options = onnxruntime.SessionOptions()
         # One text each on all cores beats one text on all of them.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -129,16 +125,18 @@ def compress(encoder: Any, folder: Path) -> None:
     """Write an encoder again, its documents' model as a graph of 8-bit integers.
 
     Args:
-        encoder: A `SpladeEncoder` of one tower, or an `InferenceFreeEncoder`.
+        encoder: A `SpladeEncoder` of one tower, an `InferenceFreeEncoder`, or a `HybridEncoder` of either.
         folder: Where to; replaced if it is an encoder.
 
     Raises:
         EncoderError: Its model can't be exported.
     """
+    from lsr.encode.hybrid import HybridEncoder
     from lsr.encode.splade import SpladeEncoder
     from lsr.encode.static import InferenceFreeEncoder
 
-    documents = encoder.document if isinstance(encoder, InferenceFreeEncoder) else encoder
+    learned = encoder.learned if isinstance(encoder, HybridEncoder) else encoder
+    documents = learned.document if isinstance(learned, InferenceFreeEncoder) else learned
     if not isinstance(documents, SpladeEncoder) or documents.query != documents.document:
         raise EncoderError("only an encoder with one model can be compressed, for documents or for both sides")
     tower = documents.document
@@ -156,11 +154,13 @@ def compress(encoder: Any, folder: Path) -> None:
             top_k=documents.top_k,
             max_ratio=documents.max_ratio,
         )
-        if isinstance(encoder, InferenceFreeEncoder):
-            how: dict[str, Any] = {"max_length": encoder.max_length, "prompt": encoder.prompt}
-            InferenceFreeEncoder(small, encoder.table, encoder.tokenizer, **how).save(folder)
-        else:
-            small.save(folder)
+        compressed: Any = small
+        if isinstance(learned, InferenceFreeEncoder):
+            how: dict[str, Any] = {"max_length": learned.max_length, "prompt": learned.prompt}
+            compressed = InferenceFreeEncoder(small, learned.table, learned.tokenizer, **how)
+        if isinstance(encoder, HybridEncoder):
+            compressed = HybridEncoder(compressed, encoder.lexical, encoder.weight)
+        compressed.save(folder)
 
 
 def quantized(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -318,7 +318,12 @@ def _add_head(
         parts.append(graph.add("ReduceMax", logits, graph.constant("zero", np.array([0])), keepdims=0))
     logits = graph.add("Cast", graph.add("Concat", *parts, axis=0), to=1)
     logits = graph.add("Mul", graph.add("Mul", logits, scale), graph.constant("projection.scale", row_scale))
-    logits = graph.add("Add", logits, graph.constant("bias", head["bias"]))
+    mean = graph.add("ReduceMean", states, graph.constant("zero", np.array([0])), keepdims=1)
+    whole = graph.linear(
+        graph.add("LpNormalization", mean, axis=1, p=2), "whole", head["whole.weight"], head["whole.bias"]
+    )
+    close = graph.linear(whole, "alone", head["alone"], head["bias"])
+    logits = graph.add("Add", logits, graph.add("Reshape", close, graph.constant("n_terms", np.array([n_terms]))))
     # BM25's frequency of the text's own tokens.
     k1, b = float(np.exp(head["saturation"][0])), float(1 / (1 + np.exp(-head["saturation"][1])))
     length = graph.add("Cast", "length", to=1)

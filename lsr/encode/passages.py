@@ -28,7 +28,7 @@ def split_passages(documents: Iterable[Document], encoder: Encoder, size: int, o
     if size < 1 or not 0 <= overlap < size:
         raise ValueError(f"passages need size >= 1 and 0 <= overlap < size, got size {size}, overlap {overlap}")
     for document in documents:
-        for number, (start, end) in enumerate(_cuts(encoder.spans(document.text), document.text, size, overlap)):
+        for number, (start, end) in enumerate(_cuts(encoder.tokens(document.text), document.text, size, overlap)):
             yield replace(
                 document,
                 id=f"{document.id}#{number}",

@@ -371,8 +371,9 @@ class SpladeEncoder(Encoder):
         given = {name: settings.pop(name, None) for name in ("pooling", "saturation", "max_length")}
         how = {name: value for name, value in given.items() if value is not None}
         if how:
-            if fixed := [name for name in ("pooling", "saturation") if name in how and document.head in files.OWN_HEADS]:
-                raise EncoderError(f"{where}: {fixed[0]} is part of this model and can't be changed")
+            fixed = {"pooling", "saturation"} & how.keys()
+            if fixed and document.head in files.OWN_HEADS:
+                raise EncoderError(f"{where}: {min(fixed)} is part of this model and can't be changed")
             same = query == document
             document = replace(document, **how)
             query = document if same else query

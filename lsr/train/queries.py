@@ -16,13 +16,15 @@ class QueryTable(nn.Module):
     Args:
         start: (n_terms,) float32, what they are at first; negative ones count as zero.
         learned: Whether they change.
+        lexical: Weight of BM25's score, which changes with them.
     """
 
     idf: Tensor
 
-    def __init__(self, start: Tensor, *, learned: bool) -> None:
+    def __init__(self, start: Tensor, *, learned: bool, lexical: float = 0.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(start.clone(), requires_grad=learned)
+        self.lexical = nn.Parameter(torch.tensor([lexical]), requires_grad=learned and lexical > 0)
         self.register_buffer("idf", start.clone(), persistent=False)
 
     def weights(self) -> Tensor:
@@ -65,7 +67,7 @@ def inverse_frequencies(rows: Iterable[Sequence[int]], n_terms: int) -> Tensor:
     return torch.from_numpy(idf / max(seen.mean() if len(seen) else 1.0, 1e-9)).float()
 
 
-class Vocabulary:
+class TermSampler:
     """The terms of a batch: those of its queries, and a sample of all that stands for the whole vocabulary.
 
     Args:

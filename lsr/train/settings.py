@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -149,7 +150,10 @@ class RegularizerSettings:
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """Masked-language-model training on the sources' documents, before anything else.
+    """Masked-language-model training on the sources' documents, before anything else (as in arXiv 2207.03834).
+
+    A batch is a positive of each of `data.queries` examples, and goes through the model as a whole; the optimizer's
+    rates, warm-up and decay hold for this stage anew.
 
     Attributes:
         steps: Updates, besides the optimizer's.
@@ -226,6 +230,8 @@ class TrainSettings:
     Attributes:
         model, queries, data, losses, optimizer: As their classes say.
         teachers: For kl and margin_mse; empty where the examples bring scores.
+        lexical: Weight of BM25's score, fitted to the training documents, that is added to the model's, which then
+            learns what BM25 lacks; the encoder is a `lsr.encode.hybrid` of both. Learned with `queries.kind: table`.
         documents_regularizer, queries_regularizer: For the two sides.
         sample_terms: Weights are made for the terms of the batch's queries and so many others, drawn at random, which
             stand for all in the regularizer; 0 for all terms. For queries without a model.
@@ -245,6 +251,7 @@ class TrainSettings:
     optimizer: OptimizerSettings
     queries: QuerySettings = field(default_factory=QuerySettings)
     teachers: tuple[TeacherSettings, ...] = ()
+    lexical: float = 0.0
     documents_regularizer: RegularizerSettings = field(default_factory=RegularizerSettings)
     queries_regularizer: RegularizerSettings = field(default_factory=RegularizerSettings)
     sample_terms: int = 0
@@ -259,6 +266,8 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _positive(batch_tokens=self.batch_tokens, checkpoint_every=self.checkpoint_every)
+        if not 0 <= self.lexical < math.inf:
+            raise ValueError(f"lexical must be a number that is not negative, got {self.lexical}")
         if self.sample_terms and self.queries.kind == "encoded":
             raise ValueError("sample_terms needs queries without a model (queries.kind: table, idf or tokens)")
         if self.pretrain and self.model.head not in ("masked-lm", "gated"):

@@ -22,11 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lsr.console import note, progress
 from lsr.encode import checkpoint as files
+from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.checkpoint import TextTokenizer
+from lsr.encode.hybrid import HybridEncoder
 from lsr.encode.model import start_model
 from lsr.encode.splade import SpladeEncoder, Tower
 from lsr.encode.static import InferenceFreeEncoder
@@ -39,11 +42,12 @@ from lsr.train.data import Example, TrainingData, open_training
 from lsr.train.network import Network, merged_weights
 from lsr.train.objective import Penalty, ranking_loss
 from lsr.train.pretrain import mask_tokens, masked_loss
-from lsr.train.queries import QueryTable, Vocabulary, inverse_frequencies
+from lsr.train.queries import QueryTable, TermSampler, inverse_frequencies
 from lsr.train.settings import TrainSettings
 from lsr.train.teachers import Teacher, device_of
 
-_SAMPLE = 64  # documents that the vocabulary's start and the collapse detector look at
+_SAMPLE = 64  # documents that the collapse detector looks at
+_START = 256  # documents that a new head looks at
 _IDF_SAMPLE = 20_000  # documents that the queries' IDF is counted over
 
 
@@ -53,12 +57,14 @@ class Helpers:
 
     Attributes:
         teachers: Models to imitate.
+        lexical: BM25, fitted to the data; for `TrainSettings.lexical`.
         validate: Takes an encoder's folder, gives measures.
         mine: Takes an encoder's folder, the data, and a folder, into which it writes negatives found with the encoder:
             a file N.jsonl, as `lsr mine` writes it, for the N-th source; none where it found nothing.
     """
 
     teachers: Sequence[Teacher] = ()
+    lexical: Teacher | None = None
     validate: Callable[[Path], Mapping[str, float]] | None = None
     mine: Callable[[Path, TrainingData, Path], None] | None = None
 
@@ -98,7 +104,7 @@ class Trainer:
         absent = sorted({term for term in self.tokenizer.special if term < n_terms} | unused)
         torch.manual_seed(settings.seed)
         how = settings.model
-        first = self.tokenizer.ids(self._some_texts(_SAMPLE), min(how.max_length, 128), special=True)
+        first = self.tokenizer.ids(self._some_texts(_START), min(how.max_length, 128), special=True)
         self.model = start_model(
             checkpoint, how.head, how.pooling, how.saturation, n_terms, [row for row in first if row], absent
         )
@@ -107,8 +113,9 @@ class Trainer:
         self.network = Network(self.model, settings, self.device, cache)
         table = self._first_table(n_terms)
         table[absent] = 0
-        self.table = QueryTable(table, learned=settings.queries.kind == "table").to(self.device)
-        self.terms = Vocabulary(n_terms, absent, settings.sample_terms)
+        learned = settings.queries.kind == "table"
+        self.table = QueryTable(table, learned=learned, lexical=settings.lexical).to(self.device)
+        self.terms = TermSampler(n_terms, absent, settings.sample_terms)
         view = "document" if settings.queries.kind in ("idf", "table") else "query"
         self.penalties = {
             "documents": Penalty(settings.documents_regularizer, self.table.idf, view),
@@ -266,7 +273,12 @@ class Trainer:
             finishers.append(finish)
         else:
             asking = self.table.look_up(queries, terms[asked])
-        raw, loss = ranking_loss(asking @ documents[:, asked].T, batch, settings.losses, self.helpers.teachers)
+        scores = asking @ documents[:, asked].T
+        if settings.lexical:
+            assert self.helpers.lexical is not None
+            known = self.helpers.lexical.scores(batch.queries, batch.documents)
+            scores = scores + self.table.lexical * torch.from_numpy(known).to(self.device)
+        raw, loss = ranking_loss(scores, batch, settings.losses, self.helpers.teachers)
         for name, weights in sides:
             step = self.step - self._pretrain_steps
             values, cost = self.penalties[name](weights, terms if terms is None else terms[sample], step)
@@ -344,9 +356,15 @@ class Trainer:
         try:
             (work / "model").mkdir(parents=True)
             self.model.save(work / "model", self.tokenizer.content, merged_weights(self.model))
-            self._encoder(work / "model").save(work / "encoder")
+            encoder = self._encoder(work / "model")
+            if self.settings.lexical:
+                # Fitted to nothing yet: that is for the corpus it is used on.
+                weight = max(self.table.lexical.item(), 1e-6)
+                HybridEncoder(encoder, BM25Encoder(), weight).save(work / "encoder")
+            else:
+                encoder.save(work / "encoder")
             replace_folder(work / "encoder", folder)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise OutputError(f"{folder}: the encoder can't be written ({error})") from None
         finally:
             shutil.rmtree(work, ignore_errors=True)

@@ -89,6 +89,9 @@ def test_expansion_by_its_definition(start, checkpoint):
         head.stretch += 0.2
         head.scale.normal_(std=0.2)
         head.louder -= 0.1
+        head.closer += 0.4
+        head.closeness.normal_(std=0.2)
+        head.whole.weight.normal_(std=0.2)
         found = sparse(IDS, MASK)
         backbone = transformers.AutoModel.from_pretrained(checkpoint).eval()
         for row in range(2):
@@ -96,12 +99,24 @@ def test_expansion_by_its_definition(start, checkpoint):
             h = backbone(input_ids=ids[None]).last_hidden_state[0]
             g = head.identity(h) + head.down(torch.nn.functional.gelu(head.up(h)))
             logits = (g @ head.projection.T * torch.exp(0.2 + head.scale)).amax(0) + head.bias + 0.3
+            mean = torch.nn.functional.normalize(h.mean(0), dim=0)
+            logits += head.whole(mean) @ head.alone.T * torch.exp(0.4 + head.closeness)
             tf = torch.bincount(ids, minlength=N_TERMS).float()
             k1, b = math.exp(head.k1_b[0]), 1 / (1 + math.exp(-head.k1_b[1]))
             logits += (head.frequency - 0.1) * tf / (tf + k1 * (1 - b + b * len(ids) / 140))
             assert torch.allclose(found[row], torch.log1p(torch.relu(logits)), atol=1e-4)
     assert (found[:, ABSENT] == 0).all()
     assert (found > 0).any()
+
+
+def test_expansion_knows_what_terms_mean_alone(start, checkpoint):
+    head = start("expansion").head
+    with torch.no_grad():
+        backbone = transformers.AutoModel.from_pretrained(checkpoint).eval()
+        h = backbone(input_ids=torch.tensor([[2, 9, 3]])).last_hidden_state[0]
+        alone = torch.nn.functional.normalize(h.mean(0), dim=0)
+        assert torch.allclose(torch.nn.functional.normalize(head.alone[9], dim=0), alone, atol=1e-5)
+        assert torch.equal(head.whole(alone), alone)
 
 
 def test_lexical_weighs_only_the_own_tokens(start):

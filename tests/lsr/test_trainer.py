@@ -20,14 +20,17 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from safetensors import SafetensorError  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from lsr.encode.hub import load_encoder  # noqa: E402
+from lsr.encode.hybrid import HybridEncoder  # noqa: E402
 from lsr.errors import EncoderError, OutputError, TrainingError  # noqa: E402
 from lsr.train import checkpoints as checkpoints_module  # noqa: E402
 from lsr.train import losses  # noqa: E402
+from lsr.train.batches import draw_batch  # noqa: E402
 from lsr.train.data import open_training  # noqa: E402
-from lsr.train.objective import Penalty  # noqa: E402
+from lsr.train.objective import Penalty, ranking_loss  # noqa: E402
 from lsr.train.settings import (  # noqa: E402
     DataSettings,
     LossSettings,
@@ -195,6 +198,36 @@ def test_a_text_that_is_read_twice_has_to_fit_twice(settings, decoder, tmp_path)
     long = replace(settings.model, checkpoint=str(decoder), head="causal-lm", max_length=40)
     with pytest.raises(EncoderError, match=r"model.max_length 40: .* reads 32 tokens"):
         trainer(replace(settings, model=long), tmp_path)
+
+
+class Lengths(Teacher):
+    """Likes long documents."""
+
+    def scores(self, queries, documents):
+        return np.tile(np.array([len(text) for text in documents], np.float32), (len(queries), 1))
+
+
+@pytest.mark.parametrize("kind", ["encoded", "table"])
+def test_what_bm25_knows_is_part_of_the_score(settings, tmp_path, monkeypatch, kind):
+    settings = replace(settings, lexical=0.5, queries=QuerySettings(kind, max_length=16))
+    seen = []
+    monkeypatch.setattr(
+        "lsr.train.trainer.ranking_loss", lambda scores, *rest: seen.append(scores) or ranking_loss(scores, *rest)
+    )
+    known, none = trainer(settings, tmp_path / "a", lexical=Lengths()), Lengths()
+    monkeypatch.setattr(none, "scores", lambda q, d: np.zeros((len(q), len(d)), np.float32))
+    other = trainer(settings, tmp_path / "b", lexical=none)
+    batches = []
+    monkeypatch.setattr("lsr.train.trainer.draw_batch", lambda *args: batches.append(draw_batch(*args)) or batches[-1])
+    folder = known.run()
+    other.run()
+    lengths = torch.tensor([len(text) for text in batches[0].documents])
+    assert torch.allclose(seen[0], seen[8] + 0.5 * lengths, atol=1e-4)
+    encoder = load_encoder(folder)
+    assert isinstance(encoder, HybridEncoder)
+    assert encoder.needs_fit
+    assert (encoder.weight == 0.5) == (kind == "encoded")  # with a table it is learned, too
+    assert encoder.weight == known.table.lexical.item()
 
 
 # --- the same result another way --------------------------------------------------------------------------------------
@@ -566,6 +599,22 @@ def test_a_kill_while_the_best_is_replaced(settings, tmp_path):
     settings = replace(settings, optimizer=replace(settings.optimizer, steps=2))
     (tmp_path / "best.old").mkdir()
     assert trainer(settings, tmp_path).run() == tmp_path / "best"
+
+
+def test_a_full_disk_while_the_encoder_is_written(settings, tmp_path, monkeypatch):
+    settings = replace(settings, optimizer=replace(settings.optimizer, steps=2))
+    run = trainer(settings, tmp_path)
+    run.run()
+    kept = weights_of(tmp_path / "last")
+
+    def fail(*_):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(run.model, "save", fail)
+    with pytest.raises(OutputError, match="last: the encoder can't be written"):
+        run.save_encoder(tmp_path / "last")
+    assert weights_of(tmp_path / "last") == kept
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_validation_that_lacks_the_measure(settings, tmp_path):

@@ -1,0 +1,160 @@
+"""A learned encoder and BM25 in one vector: what a model adds to the words, beside the words themselves.
+
+    score = learned score + weight * BM25 score
+
+One inverted index answers both at once, exactly, and a hit is explained by the terms of either. The vocabulary is the
+model's, then the corpus' stems as "bm25:STEM". BM25 has to be fitted to the corpus; the model needs no such thing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lsr.encode.base import CONFIG_FILE, Encoder, config_bytes
+from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.splade import SpladeEncoder
+from lsr.encode.static import InferenceFreeEncoder
+from lsr.errors import EncoderError
+from lsr.fingerprint import Fingerprint, digest
+from lsr.sparse import SparseMatrix
+
+_PREFIX = "bm25:"
+# BM25's document weights are divided by it and its query weights multiplied: both encoders' are of a size then, and so
+# lose as little when an index stores them in 8 bits with one scale.
+_SIZE = 4.0
+
+
+class HybridEncoder(Encoder):
+    """A learned encoder and BM25, added up.
+
+    Args:
+        learned: The one.
+        lexical: The other.
+        weight: How much BM25's score counts, above 0.
+
+    Raises:
+        EncoderError: The weight is no such number.
+    """
+
+    type = "hybrid"
+
+    def __init__(self, learned: SpladeEncoder | InferenceFreeEncoder, lexical: BM25Encoder, weight: float) -> None:
+        if not 0 < weight < math.inf:
+            raise EncoderError(f"lexical={weight}: the weight of BM25's score must be a number above 0")
+        self.learned, self.lexical, self.weight = learned, lexical, float(weight)
+
+    @property
+    def needs_fit(self) -> bool:  # type: ignore[override]
+        """True until `fit` has seen a corpus."""
+        return self.lexical.needs_fit
+
+    def fit(self, texts: Iterable[str]) -> None:
+        """Count BM25's frequencies, in one pass."""
+        self.lexical.fit(texts)
+
+    def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
+        """Both encoders' queries side by side."""
+        return _beside(self.learned.encode_query(texts), self.lexical.encode_query(texts), self.weight * _SIZE)
+
+    def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
+        """Both encoders' documents side by side."""
+        lexical = self.lexical.encode_document(texts)  # the faster one first: it may have seen no corpus
+        return _beside(self.learned.encode_document(texts), lexical, 1 / _SIZE)
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """The learned encoder's tokens, then BM25's stems."""
+        return [*self.learned.vocabulary, *(_PREFIX + stem for stem in self.lexical.vocabulary)]
+
+    @property
+    def n_terms(self) -> int:
+        """Size of the vocabulary."""
+        return self.learned.n_terms + self.lexical.n_terms
+
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Where both encoders' terms stand in a text."""
+        first = self.learned.n_terms
+        words = [(first + term, start, end) for term, start, end in self.lexical.spans(text)]
+        return sorted([*self.learned.spans(text), *words], key=lambda span: (span[1], span[0]))
+
+    def tokens(self, text: str) -> list[tuple[int, int, int]]:
+        """The learned encoder's."""
+        return self.learned.tokens(text)
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """How many documents have more tokens than the model reads. BM25 reads them whole."""
+        return self.learned.count_truncated(texts)
+
+    def check(self) -> None:
+        """Look at all files without running a model.
+
+        Raises:
+            EncoderError: Something is missing.
+        """
+        self.learned.check()
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Both together."""
+        learned, lexical = self.learned.fingerprint, self.lexical.fingerprint
+        weights = [str(learned.weights), str(lexical.weights), repr(self.weight)]
+        return replace(
+            learned,
+            model=f"{learned.model} + {self.weight:.3g} {lexical.model}",
+            weights=digest(["\n".join(weights).encode()]),
+            tokenizer=digest([f"{learned.tokenizer}\n{lexical.tokenizer}".encode()]),
+            vocabulary_size=self.n_terms,
+        )
+
+    # --- on disk ------------------------------------------------------------------------------------------------------
+
+    def query_files(self) -> dict[str, bytes]:
+        """Both encoders' files, their settings within one `encoder.json`."""
+        return self._with_config(self.learned.query_files())
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write the model, and what BM25 was fitted to."""
+        folder = Path(folder)
+        self.learned.save(folder)
+        written = {CONFIG_FILE: (folder / CONFIG_FILE).read_bytes()}
+        for name, content in self._with_config(written).items():
+            (folder / name).write_bytes(content)
+
+    def _with_config(self, learned: Mapping[str, bytes]) -> dict[str, bytes]:
+        lexical = self.lexical.query_files()
+        parts = {"learned": json.loads(learned[CONFIG_FILE]), "lexical": json.loads(lexical[CONFIG_FILE])}
+        return {**learned, **lexical, CONFIG_FILE: config_bytes(self.type, weight=self.weight, **parts)}
+
+
+def _beside(left: SparseMatrix, right: SparseMatrix, factor: float) -> SparseMatrix:
+    """Two matrices' rows one behind the other, the right one's multiplied."""
+    indptr = left.indptr + right.indptr
+    indices = np.empty(int(indptr[-1]), np.int64)
+    data = np.empty(len(indices), np.float32)
+    for part, shift, times in ((left, 0, 1.0), (right, left.shape[1], factor)):
+        before = left.lengths() if shift else np.zeros(len(left), np.int64)
+        places = np.arange(part.nnz) + np.repeat(indptr[:-1] + before - part.indptr[:-1], part.lengths())
+        indices[places] = part.indices.astype(np.int64) + shift
+        data[places] = part.data * np.float32(times)
+    return SparseMatrix(indptr, indices, data, (len(left), left.shape[1] + right.shape[1]))
+
+
+def open_parts(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], BM25Encoder, float]:
+    """The learned encoder's settings, BM25, and its weight, of what `save` or `query_files` wrote.
+
+    Raises:
+        EncoderError: Something is missing or damaged.
+    """
+    try:
+        learned, lexical, weight = dict(config["learned"]), dict(config["lexical"]), float(config["weight"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise EncoderError(f"{folder}: not a whole hybrid encoder: {error!r}") from None
+    return learned, BM25Encoder.load(folder, lexical), weight

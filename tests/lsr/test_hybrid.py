@@ -1,0 +1,121 @@
+"""HybridEncoder: both parts' scores added up, and one folder for both."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lsr import Index
+from lsr.encode import BM25Encoder, HybridEncoder, InferenceFreeEncoder, SpladeEncoder, load_encoder
+from lsr.encode.base import CONFIG_FILE
+from lsr.encode.hub import load_encoder_files
+from lsr.encode.passages import split_passages
+from lsr.errors import EncoderError
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+QUERIES = ["cats on a mat", "", "dog dog"]
+
+
+@pytest.fixture
+def parts(checkpoint, query_weights, texts):
+    lexical = BM25Encoder()
+    lexical.fit(texts)
+    return InferenceFreeEncoder(SpladeEncoder(checkpoint, device="cpu"), query_weights), lexical
+
+
+@pytest.fixture
+def encoder(parts):
+    return HybridEncoder(*parts, 0.7)
+
+
+def test_scores_add_up(encoder, parts, texts):
+    learned, lexical = (part.encode_document(texts).dot(part.encode_query(QUERIES)) for part in parts)
+    assert learned.any()
+    assert lexical.any()
+    found = encoder.encode_document(texts)
+    assert found.shape == (len(texts), encoder.n_terms) == (len(texts), len(encoder.vocabulary))
+    np.testing.assert_allclose(found.dot(encoder.encode_query(QUERIES)), learned + 0.7 * lexical, rtol=1e-5)
+
+
+def test_the_vocabulary_is_both(encoder, parts):
+    learned, lexical = parts
+    assert list(encoder.vocabulary[: learned.n_terms]) == list(learned.vocabulary)
+    assert list(encoder.vocabulary[learned.n_terms :]) == [f"bm25:{stem}" for stem in lexical.vocabulary]
+    assert len(set(encoder.vocabulary)) == encoder.n_terms
+
+
+def test_spans_of_both(encoder, parts):
+    found = {(encoder.vocabulary[term], start, end) for term, start, end in encoder.spans("the cats sat")}
+    assert ("bm25:cat", 4, 8) in found or ("bm25:cats", 4, 8) in found
+    assert ("sat", 9, 12) in found
+    assert encoder.tokens("the cats sat") == parts[0].spans("the cats sat")
+
+
+def test_passages_are_counted_in_the_models_tokens(encoder, parts):
+    from lsr.corpus import Document
+
+    document = Document(id="d", text="the cat sat on the mat " * 4)
+    found, expected = ([passage.text for passage in split_passages([document], one, 6)] for one in (encoder, parts[0]))
+    assert found == expected
+    assert len(found) > 2
+
+
+def test_has_to_be_fitted(parts, texts):
+    encoder = HybridEncoder(parts[0], BM25Encoder(), 1)
+    assert encoder.needs_fit
+    with pytest.raises(EncoderError, match="has seen no corpus"):
+        encoder.encode_document(texts)
+    encoder.fit(texts)
+    assert encoder.encode_query(QUERIES) == HybridEncoder(*parts, 1).encode_query(QUERIES)
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
+def test_weight(parts, weight):
+    with pytest.raises(EncoderError, match="must be a number above 0"):
+        HybridEncoder(*parts, weight)
+
+
+def test_save_and_load(encoder, parts, texts, tmp_path):
+    encoder.save(tmp_path / "saved")
+    again = load_encoder(tmp_path / "saved", device="cpu")
+    carried = load_encoder_files(encoder.query_files(), device="cpu")
+    for other in (again, carried):
+        assert other.fingerprint == encoder.fingerprint
+        assert other.encode_query(QUERIES) == encoder.encode_query(QUERIES)
+        assert other.encode_document(texts) == encoder.encode_document(texts)
+    plain = load_encoder(tmp_path / "saved", lexical=0, device="cpu")
+    assert plain.fingerprint == parts[0].fingerprint
+    other = load_encoder(tmp_path / "saved", lexical=0.5, device="cpu")
+    assert [d.split()[0] for d in encoder.fingerprint.differences(other.fingerprint)] == ["weights"]
+
+
+def test_of_any_checkpoint(checkpoint, texts):
+    encoder = load_encoder(checkpoint, lexical=0.5, device="cpu")
+    assert isinstance(encoder, HybridEncoder)
+    assert isinstance(encoder.learned, SpladeEncoder)
+    encoder.fit(texts)
+    assert encoder.count_truncated(texts) == encoder.learned.count_truncated(texts) == 1
+
+
+def test_a_damaged_folder(encoder, tmp_path):
+    encoder.save(tmp_path)
+    config = json.loads((tmp_path / CONFIG_FILE).read_text())
+    for broken in ({**config, "weight": "x"}, {**config, "lexical": None}, {**config, "learned": {"type": "hybrid"}}):
+        (tmp_path / CONFIG_FILE).write_text(json.dumps(broken))
+        with pytest.raises(EncoderError):
+            load_encoder(tmp_path)
+
+
+def test_an_index_explains_both(encoder, texts, tmp_path):
+    documents = [{"_id": str(i), "text": text} for i, text in enumerate(texts)]
+    index = Index.build(tmp_path / "index", documents, encoder=HybridEncoder(encoder.learned, BM25Encoder(), 0.7))
+    hit = index.search("the cat sat on a mat", k=1)[0]
+    tokens = {c.token: c.kind for c in hit.explain()}
+    assert {"cat", "bm25:cat"} <= tokens.keys()
+    assert tokens["bm25:cat"] == "match"
+    again = Index.open(tmp_path / "index").search("the cat sat on a mat", k=1)[0]
+    assert (again.id, again.score) == (hit.id, hit.score)
