@@ -1,7 +1,7 @@
 """Quality and latency on judged collections: the encoder that ships, BM25 here and in bm25s, real SPLADE-v3 vectors.
 
     pip install bm25s                     # the rival
-    NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER
+    NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER [--sets scifact cranfield] [--encoder PATH]
 
 FOLDER holds collections in BEIR layout (scifact/, cranfield/) and nfcorpus-splade-v3/ (vectors as JSONL). Each row is
 made in this one process, one query at a time, on one thread: the rival's figures stand on the same data and machine.
@@ -34,7 +34,8 @@ Row = tuple[str, str, dict[str, float], Latency]
 
 def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
     """An encoder through encode, index, search, evaluate."""
-    index = Index.build(work / encoder / Path(dataset.name).name, dataset.corpus(), encoder=load_encoder(encoder))
+    place = work / f"{Path(dataset.name).name}-{len(list(work.iterdir()))}"
+    index = Index.build(place, dataset.corpus(), encoder=load_encoder(encoder))
     return evaluate(index, dataset, DEFAULT_MEASURES)
 
 
@@ -109,19 +110,21 @@ def main() -> None:
     """Run all sets that are there and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="NAME")
+    parser.add_argument("--encoder", action="append", default=[], metavar="NAME|PATH", help="one more, of any kind")
     args = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as work:
-        for name in SETS:
+        for name in args.sets:
             if not (args.data / name).is_dir():
                 continue
             dataset = open_dataset(str(args.data / name))
-            for encoder in ("lsr-mini", "bm25"):
+            for encoder in ("lsr-mini", "bm25", *args.encoder):
                 mine = ours(dataset, Path(work), encoder)
                 rows.append((name, f"lsr {encoder}", mine.measures, mine.search))
             if rival := theirs(dataset):
                 rows.append((name, "bm25s", *rival))
-        if (args.data / "nfcorpus-splade-v3").is_dir():
+        if args.sets == list(SETS) and (args.data / "nfcorpus-splade-v3").is_dir():
             rows += splade(args.data / "nfcorpus-splade-v3", Path(work))
     if not rows:
         raise SystemExit(f"{args.data}: none of the collections is here")
@@ -133,8 +136,13 @@ def main() -> None:
         for name, system, means, t in rows
     ]
     print(table(lines, ("collection", "system", *rows[0][2], "p50", "mean", "p99"), "<<" + ">" * (len(rows[0][2]) + 3)))
+    measure = next(iter(rows[0][2]))
+    for system in dict.fromkeys(system for name, system, _, _ in rows if name in args.sets):
+        found = [means[measure] for name, its, means, _ in rows if its == system and name in args.sets]
+        print(f"{system}: {measure} {np.mean(found):.4f}, mean of {len(found)} collections")
     kept = [{"collection": n, "system": s, **m, "search_ms": t.to_json()} for n, s, m, t in rows]
-    keep("quality", {"rows": kept})
+    if args.sets == list(SETS) and not args.encoder:
+        keep("quality", {"rows": kept})
 
 
 if __name__ == "__main__":

