@@ -170,4 +170,4 @@ def test_the_wheel_works_from_an_empty_folder(tmp_path):
     run(scripts / "python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel)
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert version in run(scripts / "lsr", "--version")
-    assert run(scripts / "python", "-c", SEARCH).split() == ["2", "0"]
+    assert run(scripts / "python", "-c", SEARCH).split()[:2] == ["2", "0"]
