@@ -25,6 +25,16 @@ def test_the_demo_prints_quality_latency_and_results(tmp_path, lsr_command):
     assert lsr_command("search", tmp_path / "demo" / "bm25", "heat transfer in hypersonic flow").lines()
 
 
+def test_the_encoder_that_ships_beats_bm25(tmp_path, lsr_command):
+    ran = lsr_command("demo", "--out", tmp_path / "demo")
+    assert ran.code == 0, ran.err
+    quality = {
+        row[0]: float(row[1]) for line in ran.out.splitlines() if (row := line.split())[:1] in (["lsr-mini"], ["bm25"])
+    }
+    assert quality["lsr-mini"] > quality["bm25"] + 0.015
+    assert re.search(r"because of .*\bbm25:\w+ \d+%", ran.out)
+
+
 def test_the_demo_replaces_its_own_folder_only(tmp_path, lsr_command):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")

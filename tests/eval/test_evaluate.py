@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 def test_queries_without_text_or_results_count_as_zero(folder):
     dataset = open_dataset(str(folder))
-    result = evaluate(Index.build(folder / "idx", dataset.corpus()), dataset, "RR@10")
+    result = evaluate(Index.build(folder / "idx", dataset.corpus(), encoder="bm25"), dataset, "RR@10")
     assert result.measures == {"RR@10": pytest.approx(1 / 3)}
     assert (result.n_queries, result.missing) == (3, ("absent",))
     assert set(result.run) == {"q1", "q2"}
@@ -38,7 +38,7 @@ def test_queries_without_text_or_results_count_as_zero(folder):
 
 def test_queries_of_another_dataset_are_refused(folder):
     dataset = open_dataset(str(folder))
-    index = Index.build(folder / "idx", dataset.corpus())
+    index = Index.build(folder / "idx", dataset.corpus(), encoder="bm25")
     (folder / "queries.jsonl").write_text('{"_id": "other", "text": "wing"}\n')
     with pytest.raises(DataError, match="none of the queries is judged"):
         evaluate(index, dataset, "RR@10")
@@ -46,7 +46,7 @@ def test_queries_of_another_dataset_are_refused(folder):
 
 @pytest.mark.parametrize("args", [["--measures", "nDGC@10"], ["--split", "train"], ["--dataset", "no/such/thing"]])
 def test_bad_input_is_told_in_one_line(folder, lsr_command, args):
-    Index.build(folder / "idx", open_dataset(str(folder)).corpus())
+    Index.build(folder / "idx", open_dataset(str(folder)).corpus(), encoder="bm25")
     ran = lsr_command("evaluate", folder / "idx", "--dataset", folder, *args)
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert args[1].split("/")[0] in ran.err

@@ -35,7 +35,7 @@ def beir(tmp_path):
 
 @pytest.fixture
 def idx(tmp_path, beir, lsr_command):
-    ran = lsr_command("index", beir, "--out", tmp_path / "idx")
+    ran = lsr_command("index", beir, "--out", tmp_path / "idx", "--encoder", "bm25")
     assert (ran.code, ran.out) == (0, "")
     assert "3 documents" in ran.err
     return tmp_path / "idx"
@@ -62,7 +62,7 @@ def require_refused(ran, *mentioned):
 @pytest.mark.parametrize("form", ["v.parquet", "v"])
 def test_encode_index_search_explain_evaluate_verify(tmp_path, beir, lsr_command, form):
     pytest.importorskip("ir_measures")
-    assert lsr_command("encode", beir, "--out", tmp_path / form).code == 0
+    assert lsr_command("encode", beir, "--out", tmp_path / form, "--encoder", "bm25").code == 0
     assert lsr_command("index", tmp_path / form, "--out", tmp_path / "idx").code == 0
     ran = lsr_command("search", tmp_path / "idx", "wing flutter", "-k", 2)
     assert ran.lines() == [

@@ -40,7 +40,7 @@ def found(index, query, k=10):
 
 @pytest.fixture
 def index(tmp_path):
-    return Index.build(tmp_path / "idx", DOCUMENTS)
+    return Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25")
 
 
 # --- built from -------------------------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def test_every_source_of_texts_makes_the_same_index(tmp_path, index):
         "packed": open_corpus(tmp_path / "docs.jsonl.gz"),
     }
     for name, source in sources.items():
-        other = Index.build(tmp_path / name, source)
+        other = Index.build(tmp_path / name, source, encoder="bm25")
         assert len(other) == 4
         assert found(other, "flat plate heat") == found(index, "flat plate heat")
         assert [h.metadata for h in other.search("flat", 9)] == [h.metadata for h in index.search("flat", 9)]
@@ -65,7 +65,9 @@ def test_every_source_of_texts_makes_the_same_index(tmp_path, index):
 
 def test_vectors_from_parquet_carry_texts_and_encoder(tmp_path, index, lsr_command):
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps(d) + "\n" for d in DOCUMENTS))
-    assert lsr_command("encode", tmp_path / "docs.jsonl", "--out", tmp_path / "v.parquet").code == 0
+    assert (
+        lsr_command("encode", tmp_path / "docs.jsonl", "--out", tmp_path / "v.parquet", "--encoder", "bm25").code == 0
+    )
     other = Index.build(tmp_path / "v", read_vectors(tmp_path / "v.parquet"))
     assert found(other, "flat plate heat") == found(index, "flat plate heat")
     assert other.search("flutter")[0].text == TEXTS["wing"]
@@ -118,17 +120,17 @@ def test_nothing_at_all_makes_an_empty_index(tmp_path, source):
 )
 def test_bad_documents_are_named_and_leave_nothing(tmp_path, documents, message):
     with pytest.raises(DataError, match=message):
-        Index.build(tmp_path / "idx", documents)
+        Index.build(tmp_path / "idx", documents, encoder="bm25")
     assert not (tmp_path / "idx").exists()
 
 
 def test_impacts_that_do_not_exist_are_refused(tmp_path):
     with pytest.raises(ValueError, match="float32"):
-        Index.build(tmp_path / "idx", DOCUMENTS, impacts="int4")
+        Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25", impacts="int4")
 
 
 def test_without_text_only_ids_are_kept(tmp_path):
-    index = Index.build(tmp_path / "idx", DOCUMENTS, store_text=False)
+    index = Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25", store_text=False)
     (hit,) = index.search("flutter")
     assert (hit.id, hit.title, hit.text, hit.metadata) == ("wing", "", "", {})
     assert [c.kind for c in hit.explain()] == [""]
@@ -207,7 +209,7 @@ def test_hits_carry_their_document(index):
 
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
 def test_contributions_sum_to_the_score_and_spans_point_at_the_words(tmp_path, impacts):
-    index = Index.build(tmp_path / "idx", DOCUMENTS, impacts=impacts)
+    index = Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25", impacts=impacts)
     for hit in index.search("heat on flat plates in supersonic flow"):
         explanation = hit.explain()
         assert explanation.score == pytest.approx(hit.score, rel=1e-6)
@@ -249,7 +251,7 @@ def test_a_document_scores_as_its_best_passage(tmp_path, impacts):
     rng = np.random.default_rng(2)
     words = ["alpha", "beta", "gamma", "delta", "omega"]
     documents = [{"_id": f"d{i}", "text": " ".join(rng.choice(words, rng.integers(1, 40)))} for i in range(150)]
-    index = Index.build(tmp_path / "idx", documents, passages=Passages(6, 2), impacts=impacts)
+    index = Index.build(tmp_path / "idx", documents, encoder="bm25", passages=Passages(6, 2), impacts=impacts)
     assert index.has_passages
     assert len(index) > 300
     for query in ("alpha", "beta omega", "alpha beta gamma delta omega"):
@@ -289,7 +291,7 @@ def test_another_encoder_is_refused_and_both_are_named(index):
 
 def test_vectors_and_their_encoder_must_agree(tmp_path, index, lsr_command):
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps(d) + "\n" for d in DOCUMENTS))
-    lsr_command("encode", tmp_path / "docs.jsonl", "--out", tmp_path / "v.parquet")
+    lsr_command("encode", tmp_path / "docs.jsonl", "--out", tmp_path / "v.parquet", "--encoder", "bm25")
     other = load_encoder("bm25")
     other.fit(["something else"])
     with pytest.raises(EncoderMismatch, match="the encoder given"):
@@ -380,7 +382,7 @@ def test_the_face_of_the_package_gives_index_and_hit(index):
 def test_an_open_index_answers_while_it_is_replaced(index):
     before = found(index, "flat plate")
     assert index.vocabulary
-    Index.build(index.path, DOCUMENTS[:1], overwrite=True)
+    Index.build(index.path, DOCUMENTS[:1], encoder="bm25", overwrite=True)
     assert found(index, "flat plate") == before
     assert len(Index.open(index.path)) == 1
 
@@ -388,7 +390,7 @@ def test_an_open_index_answers_while_it_is_replaced(index):
 def test_opening_while_the_index_is_replaced_gives_one_or_the_other(index):
     def replace():
         for size in (1, 4) * 15:
-            Index.build(index.path, DOCUMENTS[:size], overwrite=True)
+            Index.build(index.path, DOCUMENTS[:size], encoder="bm25", overwrite=True)
 
     with ThreadPoolExecutor(1) as pool:
         replaced = pool.submit(replace)
@@ -433,7 +435,7 @@ def test_splade_on_nfcorpus(real_data, tmp_path, impacts):
 def test_bm25_on_scifact(real_data, tmp_path):
     pytest.importorskip("ir_measures")
     dataset = open_dataset(str(real_data("scifact")))
-    index = Index.build(tmp_path / "idx", dataset.corpus())
+    index = Index.build(tmp_path / "idx", dataset.corpus(), encoder="bm25")
     queries = read_queries(dataset.source, index).only(dataset.qrels)
     hits = index.search_batch(queries.encoded(index), 10)
     run = {q: {h.id: h.score for h in found} for q, found in zip(queries.ids, hits, strict=True)}

@@ -24,7 +24,7 @@ DOCUMENTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}"} for i 
 
 @pytest.fixture
 def path(tmp_path):
-    Index.build(tmp_path / "idx", DOCUMENTS)
+    Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25")
     return tmp_path / "idx"
 
 
@@ -87,7 +87,7 @@ KILLED_EVERYWHERE = """
             (pa.ipc, "new_file"), (pa.ipc.RecordBatchFileWriter, "close"), (shutil, "rmtree"),
         ):
             setattr(owner, name, dying(getattr(owner, name)))
-        Index.build(path, new, overwrite=True)
+        Index.build(path, new, encoder="bm25", overwrite=True)
 
     def look():
         index = Index.open(path)
@@ -98,7 +98,7 @@ KILLED_EVERYWHERE = """
     def search():
         assert [hit.id for hit in Index.open(path).search("wing number1", 3)] == ["new1", "new4", "new7"]
 
-    Index.build(path / "first", new)  # compiles what the children use
+    Index.build(path / "first", new, encoder="bm25")  # compiles what the children use
     outcomes, code, n = [], -9, 0
     while code != 0:
         n += 1
@@ -137,13 +137,13 @@ def test_left_overs_of_a_first_build_that_was_killed_are_swept(tmp_path):
         def documents():
             yield {"_id": "a", "text": "one"}
             os.kill(os.getpid(), signal.SIGKILL)
-        Index.build(sys.argv[1], documents())
+        Index.build(sys.argv[1], documents(), encoder="bm25")
     """
     assert python(code, tmp_path / "idx")[0] == -9
     assert any((tmp_path / "idx").iterdir())
     with pytest.raises(IndexFormatError, match="not an index"):
         Index.open(tmp_path / "idx")
-    assert len(Index.build(tmp_path / "idx", DOCUMENTS)) == 20
+    assert len(Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25")) == 20
     assert sorted(p.name for p in (tmp_path / "idx").iterdir() if p.name != ".lock")[1:] == [MANIFEST]
 
 
@@ -236,7 +236,7 @@ def test_another_format_says_what_to_do(path, version, what_to_do):
         Index.open(path)
     before = contents(path)
     with pytest.raises(OutputExists):
-        Index.build(path, DOCUMENTS)
+        Index.build(path, DOCUMENTS, encoder="bm25")
     assert contents(path) == before
 
 
@@ -347,11 +347,11 @@ def test_files_of_other_columns_are_refused(path):
 def test_what_is_there_already_is_left_alone(path, tmp_path):
     before = contents(path)
     with pytest.raises(OutputExists, match="overwrite"):
-        Index.build(path, DOCUMENTS)
+        Index.build(path, DOCUMENTS, encoder="bm25")
     assert contents(path) == before
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputExists, match="file"):
-        Index.build(tmp_path / "file", DOCUMENTS, overwrite=True)
+        Index.build(tmp_path / "file", DOCUMENTS, encoder="bm25", overwrite=True)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -361,14 +361,14 @@ def test_a_folder_with_other_things_is_refused(tmp_path, name, overwrite):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     with pytest.raises(OutputExists, match="something other than an index"):
-        Index.build(tmp_path, DOCUMENTS, overwrite=overwrite)
+        Index.build(tmp_path, DOCUMENTS, encoder="bm25", overwrite=overwrite)
     assert contents(tmp_path) == {name: b"mine"}
 
 
 def test_things_put_beside_an_index_survive_an_overwrite(path):
     (path / "data-20240101").mkdir()
     (path / "data-20240101" / "notes.txt").write_text("mine")
-    Index.build(path, DOCUMENTS[:3], overwrite=True)
+    Index.build(path, DOCUMENTS[:3], encoder="bm25", overwrite=True)
     assert (path / "data-20240101" / "notes.txt").read_text() == "mine"
 
 
@@ -388,10 +388,10 @@ def test_a_second_writer_is_refused_while_one_writes(path):
     with other:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(OutputError, match="another process is writing"):
-            Index.build(path, DOCUMENTS, overwrite=True)
+            Index.build(path, DOCUMENTS, encoder="bm25", overwrite=True)
         assert answers(path) == before
         other.kill()
-    Index.build(path, DOCUMENTS[:2], overwrite=True)
+    Index.build(path, DOCUMENTS[:2], encoder="bm25", overwrite=True)
 
 
 @pytest.mark.parametrize("impacts", ["uint8", "float32"])
@@ -406,7 +406,7 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path, path, impacts):
     before = contents(path)
     for target in (tmp_path / "new", path):
         with pytest.raises(DataError, match="occurs twice"):
-            Index.build(target, Breaking(), overwrite=True, impacts=impacts)
+            Index.build(target, Breaking(), encoder="bm25", overwrite=True, impacts=impacts)
     assert not (tmp_path / "new").exists()
     assert contents(path) == before
     assert sorted(p.name for p in path.iterdir() if p.name != ".lock") == sorted({data_folder(path).name, MANIFEST})
@@ -450,19 +450,19 @@ def test_places_that_cannot_be_written_are_named(tmp_path, place):
     if not target.parent.exists():
         pytest.skip(f"no {target.parent} here")
     with pytest.raises(LsrError, match=f"^{target}: ") as error:
-        Index.build(target, DOCUMENTS)
+        Index.build(target, DOCUMENTS, encoder="bm25")
     assert "\n" not in str(error.value)
 
 
 def test_the_lock_file_alone_is_no_obstacle(tmp_path):
     (tmp_path / "idx").mkdir()
     (tmp_path / "idx" / ".lock").touch()
-    Index.build(tmp_path / "idx", DOCUMENTS)
+    Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25")
     answers(tmp_path / "idx")
 
 
 def test_a_damaged_index_can_be_replaced(path):
     (path / MANIFEST).write_bytes(b"{")
-    Index.build(path, DOCUMENTS, overwrite=True)
+    Index.build(path, DOCUMENTS, encoder="bm25", overwrite=True)
     answers(path)
     assert sum(Path(p).is_dir() for p in path.iterdir()) == 1
