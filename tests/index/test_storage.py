@@ -416,7 +416,7 @@ BUILD_LIMITED = """
     import resource, sys
     from lsr.cli import main
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
-    main(["index", sys.argv[1], "--out", sys.argv[2], "--overwrite"])
+    main(["index", sys.argv[1], "--out", sys.argv[2], "--overwrite", "--encoder", "bm25"])
 """
 
 
