@@ -92,7 +92,7 @@ def _refuse_unknown(settings: Mapping[str, Any], known: tuple[str, ...], name: s
     for setting in settings:
         if setting not in known:
             near = difflib.get_close_matches(setting, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise EncoderError(f"{name}: no setting {setting!r}{hint} There are: {', '.join(known)}")
 
 
