@@ -54,3 +54,16 @@ def real_data():
         return root / name
 
     return folder
+
+
+@pytest.fixture(scope="module")
+def training_surroundings(tmp_path_factory):
+    """A cache of its own; and one thread, since several wait for each other longer than small models take."""
+    import torch
+
+    threads, cache = torch.get_num_threads(), tmp_path_factory.mktemp("cache")
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsr.train.data.default_cache", lambda: cache)
+        yield
+    torch.set_num_threads(threads)

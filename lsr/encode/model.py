@@ -488,9 +488,9 @@ class ExpansionHead(Head):
         logits = torch.cat(list(states)) @ embeddings.T
         mean, deviation = logits.mean(0), logits.std(0).clamp_min(1e-6)
         close = torch.stack([whole_text(rows[None], torch.ones(1, len(rows)))[0] for rows in states]) @ alone.T
-        usual = close.mean(0)
-        alone = alone / (2 * close.std(0, correction=0).clamp_min(1e-2))[:, None]  # half as loud as the tokens
-        bias = -mean / deviation - usual / (2 * close.std(0, correction=0).clamp_min(1e-2)) - 4.5
+        spread = 2 * close.std(0, correction=0).clamp_min(1e-2)  # half as loud as the tokens
+        alone = alone / spread[:, None]
+        bias = -mean / deviation - close.mean(0) / spread - 4.5
         bias[absent] = _NEVER
         up = nn.Linear(hidden, width)
         return {

@@ -20,20 +20,11 @@ pytest.importorskip("transformers")
 pytest.importorskip("yaml")
 pytest.importorskip("ir_measures")
 
+pytestmark = pytest.mark.usefixtures("training_surroundings")
+
 from lsr.eval.training import miner, plot_run, validator  # noqa: E402
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "train"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def surroundings(tmp_path_factory):
-    """A cache of its own; and one thread, since several wait for each other longer than these models take."""
-    threads, cache = torch.get_num_threads(), tmp_path_factory.mktemp("cache")
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lsr.train.data.default_cache", lambda: cache)
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

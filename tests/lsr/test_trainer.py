@@ -46,19 +46,10 @@ from lsr.train.sources import TrainingSource  # noqa: E402
 from lsr.train.teachers import Teacher  # noqa: E402
 from lsr.train.trainer import Helpers, Trainer  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("training_surroundings")
+
 WORDS = ["cat", "dog", "the", "sat", "on", "mat", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]
 SOME = ["the cat sat on the mat .", "dog", "abc def ghij " * 20]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def surroundings(tmp_path_factory):
-    """A cache of its own; and one thread, since several wait for each other longer than these models take."""
-    threads, cache = torch.get_num_threads(), tmp_path_factory.mktemp("cache")
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lsr.train.data.default_cache", lambda: cache)
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
