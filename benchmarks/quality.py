@@ -72,7 +72,7 @@ def theirs(dataset: Dataset) -> tuple[dict[str, float], Latency] | None:
 def _queries(dataset: Dataset) -> list[tuple[str, str]]:
     from lsr.corpus import open_corpus
 
-    return [(q.id, q.text) for q in open_corpus(dataset.source, queries=True)]
+    return [(q.id, q.text) for q in open_corpus(dataset.query_source, queries=True)]
 
 
 def splade(folder: Path, work: Path) -> list[Row]:

@@ -1,11 +1,46 @@
-"""Judged datasets: documents, queries and qrels of a BEIR folder or an ir-datasets name."""
+"""Judged datasets: documents, queries and qrels of a BEIR folder, of an ir-datasets name, or of files of their own.
+
+A suite is several datasets under one name, or a YAML file that lists them:
+
+    datasets:
+      - beir/scifact/test
+      - {name: nfcorpus/, split: dev}
+      - {name: ours, documents: docs.jsonl, queries: queries.tsv, qrels: qrels.txt}
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from lsr.corpus import Corpus, open_corpus
-from lsr.runs import Qrels, open_qrels
+from lsr.config import read_config
+from lsr.corpus import Corpus, load_ir_dataset, open_corpus
+from lsr.errors import DataError, DataErrors
+from lsr.runs import Qrels, Run, open_qrels, qrels_file, read_qrels
+
+# In these the queries are documents, too: BEIR's own evaluation leaves out each query's own document.
+_DROP_OWN = ("arguana", "quora")
+
+# Of BEIR the 13 sets that tables of learned sparse encoders average over, as ir-datasets names them: without the sets
+# that aren't public, CQADupStack, and MS MARCO ("beir/msmarco/dev"), which such encoders are trained on.
+SUITES: dict[str, tuple[str, ...]] = {
+    "beir": (
+        "beir/trec-covid",
+        "beir/nfcorpus/test",
+        "beir/nq",
+        "beir/hotpotqa/test",
+        "beir/fiqa/test",
+        "beir/arguana",
+        "beir/webis-touche2020/v2",
+        "beir/dbpedia-entity/test",
+        "beir/scidocs",
+        "beir/fever/test",
+        "beir/climate-fever",
+        "beir/scifact/test",
+        "beir/quora/test",
+    ),
+    "beir-small": ("beir/scifact/test", "beir/nfcorpus/test", "beir/arguana", "beir/scidocs", "beir/fiqa/test"),
+}
 
 
 @dataclass(frozen=True)
@@ -13,32 +48,134 @@ class Dataset:
     """A collection with judgments.
 
     Attributes:
-        name: Path or ir-datasets name.
+        name: Path or ir-datasets name, or what the user calls it.
         split: Which judgments.
-        source: What `open_corpus` and `read_queries` take.
+        source: The documents, as `open_corpus` takes them.
         qrels: The judgments.
+        queries: The queries, as `open_corpus` and `read_queries` take them; None for those of `source`.
+        qrels_path: The file that the judgments were read from, if they were.
+        drop_own: Whether a query's own document is left out of its results before they are measured.
     """
 
     name: str
     split: str
     source: str
     qrels: Qrels
+    queries: str | None = None
+    qrels_path: Path | None = None
+    drop_own: bool = False
+
+    @property
+    def query_source(self) -> str:
+        """Where the queries are."""
+        return self.source if self.queries is None else self.queries
 
     def corpus(self) -> Corpus:
         """The documents."""
         return open_corpus(self.source)
 
 
-def open_dataset(name: str, split: str = "test") -> Dataset:
-    """Open a dataset by folder or ir-datasets name.
+def open_dataset(
+    name: str,
+    split: str = "test",
+    *,
+    documents: str | None = None,
+    queries: str | None = None,
+    qrels: str | None = None,
+    drop_own: bool | None = None,
+) -> Dataset:
+    """Open a dataset by folder, by ir-datasets name, or by its parts.
 
     Args:
-        name: A BEIR folder, or an ir-datasets name with or without "irds:" before it.
+        name: A BEIR folder, or an ir-datasets name with or without "irds:" before it; any name if all parts are given.
         split: Of a folder, the name of the file in qrels/; of a dataset whose own name has no judgments, the last
             part of the name.
+        documents: A file, folder or name in place of the dataset's documents.
+        queries: The same for its queries.
+        qrels: A file in place of the dataset's judgments: BEIR's TSV, TREC's four columns, or Parquet.
+        drop_own: Leave out each query's own document; by default for ArguAna and Quora, told by the name.
 
     Raises:
-        DataError: No such dataset, split or judgments.
+        DataError: No such dataset, split, part or judgments.
     """
-    qrels, source = open_qrels(name, split)
-    return Dataset(name, split, source, qrels)
+    problems = DataErrors()
+    source, judgments, path = name, Qrels(), None
+    with problems:
+        if qrels is None:
+            judgments, source = open_qrels(name, split)
+            path = qrels_file(Path(name), split) if Path(name).is_dir() else None
+        else:
+            path = Path(qrels)
+            judgments = read_qrels(path)
+            if not judgments:
+                raise DataError("it holds no judgment", qrels)
+    for part in sorted({documents or name, queries or name}):
+        if not Path(part).exists() and (part != name or qrels is not None):
+            with problems:
+                load_ir_dataset(part)
+    problems.settle()
+    if documents is not None:
+        queries, source = queries or source, documents
+    drop = _drops_own(name) if drop_own is None else drop_own
+    return Dataset(name, split, source, judgments, queries, path, drop)
+
+
+def _drops_own(name: str) -> bool:
+    path = Path(name)
+    parts = [path.resolve().name] if path.is_dir() else name.removeprefix("irds:").split("/")
+    return any(part.lower() in _DROP_OWN for part in parts)
+
+
+def drop_own(run: Run) -> Run:
+    """A run without the hits that are the query itself: those whose document id equals the query's."""
+    return {query: {doc: score for doc, score in hits.items() if doc != query} for query, hits in run.items()}
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """A dataset as a YAML file describes it; the keys are `open_dataset`'s arguments."""
+
+    name: str
+    split: str = "test"
+    documents: str | None = None
+    queries: str | None = None
+    qrels: str | None = None
+    drop_own: bool | None = None
+
+    def open(self) -> Dataset:
+        """See `open_dataset`."""
+        return open_dataset(**vars(self))
+
+
+@dataclass(frozen=True)
+class SuiteSettings:
+    """A suite's YAML file: names of datasets, or sections of `DatasetSettings`."""
+
+    datasets: tuple[str | DatasetSettings, ...]
+
+    def __post_init__(self) -> None:
+        if not self.datasets:
+            raise ValueError("datasets is empty")
+
+
+def open_suite(name: str) -> list[Dataset]:
+    """Open all datasets of a suite.
+
+    Args:
+        name: One of `SUITES`, or a YAML file.
+
+    Raises:
+        DataError: No such suite, wrong keys of the file, or datasets that can't be opened; all of them at once.
+    """
+    if name in SUITES:
+        entries: tuple[str | DatasetSettings, ...] = SUITES[name]
+    elif Path(name).is_file():
+        entries = read_config(name, SuiteSettings).datasets
+    else:
+        raise DataError(f"no such file, and no such suite; there are: {', '.join(SUITES)}", name)
+    opened, problems = [], DataErrors()
+    for entry in entries:
+        with problems:
+            opened.append(open_dataset(entry) if isinstance(entry, str) else entry.open())
+    problems.settle(name, "datasets that can't be opened")
+    return opened

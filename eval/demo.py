@@ -72,7 +72,7 @@ def _quality_table(results: dict[str, Evaluation]) -> str:
 
 
 def _show_queries(index: Index, dataset: Dataset) -> None:
-    queries = read_queries(dataset.source, index)
+    queries = read_queries(dataset.query_source, index)
     for text in (queries.texts or [])[:_SHOWN_QUERIES]:
         click.echo(f"“{text}”")
         for hit in index.search(text, k=3):

@@ -1,16 +1,21 @@
-"""Quality and latency of an index on a judged dataset."""
+"""Quality of a run, quality and latency of an index, on a judged dataset."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from lsr.corpus import new_text
 from lsr.errors import DataError
 from lsr.index.index import Index
 from lsr.index.queries import QuerySet, read_queries
 from lsr.runs import Run, as_run
+from lsr.sparse import SparseMatrix
 
-from .datasets import Dataset
+from .datasets import Dataset, drop_own
 from .latency import Latency, encode_latency, search_latency, throughput
 from .measures import depth_of, parse_measures, score_run
 
@@ -18,27 +23,23 @@ LATENCY_K = 10
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` found.
+class Quality:
+    """How good a run is.
 
     Attributes:
         measures: Means over all judged queries.
         per_query: Values by measure and query.
-        search: Latency of searching, k = 10, one thread.
-        encode: Latency of encoding a query; None if the queries were vectors.
-        queries_per_second: Batch search on all cores, k = 10.
         n_queries: Judged queries.
-        missing: Judged queries that the dataset has no text of; they count as 0.
+        missing: Judged queries that the run doesn't have; they count as 0.
+        dropped: Hits that were left out because they were the query's own document.
         run: The results.
     """
 
     measures: dict[str, float]
     per_query: dict[str, dict[str, float]]
-    search: Latency
-    encode: Latency | None
-    queries_per_second: float
     n_queries: int
     missing: tuple[str, ...]
+    dropped: int
     run: Run
 
     def to_json(self) -> dict[str, Any]:
@@ -46,11 +47,96 @@ class Evaluation:
         return {
             "queries": self.n_queries,
             **{name: round(value, 5) for name, value in self.measures.items()},
+            "missing_queries": len(self.missing),
+            **({"dropped_hits": self.dropped} if self.dropped else {}),
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """As rows of a table."""
+        return [(name, f"{value:.4f}") for name, value in self.measures.items()]
+
+    def write_per_query(self, path: Path) -> None:
+        """Write a line of JSON for each judged query: {"query_id": ..., "nDCG@10": ..., ...}; .gz is packed."""
+        with new_text(path) as file:
+            for query in sorted(next(iter(self.per_query.values()), {})):
+                values = {name: by_query[query] for name, by_query in self.per_query.items()}
+                file.write(json.dumps({"query_id": query, **values}, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Evaluation(Quality):
+    """What `evaluate` found: how good the results are, and how fast.
+
+    Attributes:
+        search: Latency of searching, k = 10, one thread.
+        encode: Latency of encoding a query; None if the queries were vectors.
+        queries_per_second: Batch search on all cores, k = 10.
+    """
+
+    search: Latency
+    encode: Latency | None
+    queries_per_second: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it, without values per query."""
+        return {
+            **super().to_json(),
             "search_ms": self.search.to_json(),
             "encode_ms": self.encode.to_json() if self.encode else None,
             "queries_per_second": round(self.queries_per_second, 1),
-            "missing_queries": len(self.missing),
         }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """As rows of a table."""
+        rows = super().rows()
+        for label, latency in ((f"search k = {LATENCY_K}", self.search), ("encode", self.encode)):
+            if latency:
+                rows += [(f"{label}, {name}, ms", f"{value:.3f}") for name, value in latency.to_json().items()]
+        return [*rows, ("queries/s, all cores", f"{self.queries_per_second:.0f}")]
+
+
+def evaluate_run(run: Run, dataset: Dataset, measures: str) -> Quality:
+    """Score a run, whatever engine made it.
+
+    Every judged query counts, those without results as 0. If the dataset says so each query's own document is left out
+    first. `lsr.eval.checks.check_run` finds what is wrong with run and judgments, which this takes as they are.
+
+    Args:
+        run: The results; equal scores stay in the order of the run.
+        dataset: Where the judgments come from.
+        measures: Names, as "nDCG@10 RR@10".
+
+    Raises:
+        DataError: Unknown measures.
+    """
+    kept = drop_own(run) if dataset.drop_own else run
+    means, per_query = score_run(dataset.qrels, kept, parse_measures(measures))
+    return Quality(
+        measures=means,
+        per_query=per_query,
+        n_queries=len(dataset.qrels),
+        missing=tuple(sorted(set(dataset.qrels) - set(run))),
+        dropped=sum(len(hits) - len(kept[query]) for query, hits in run.items()),
+        run=kept,
+    )
+
+
+def search_run(index: Index, dataset: Dataset, ids: Sequence[str], vectors: SparseMatrix, k: int) -> Run:
+    """The k best documents of each query; one more where the query's own will be left out.
+
+    Args:
+        index: What to search.
+        dataset: Tells whether queries' own documents are left out.
+        ids: Query ids.
+        vectors: A row each.
+        k: How many documents.
+    """
+    found = index.search_batch(vectors, k + dataset.drop_own)
+    results = {}
+    for query, hits in zip(ids, found, strict=True):
+        own = dataset.drop_own and any(hit.id == query for hit in hits)
+        results[query] = [(hit.id, hit.score) for hit in hits[: k + own]]
+    return as_run(results)
 
 
 def evaluate(index: Index, dataset: Dataset, measures: str, queries: QuerySet | None = None) -> Evaluation:
@@ -65,21 +151,15 @@ def evaluate(index: Index, dataset: Dataset, measures: str, queries: QuerySet | 
     Raises:
         DataError: Unknown measures, or no judged query among the queries.
     """
-    parsed = parse_measures(measures)
-    judged = (queries or read_queries(dataset.source, index)).only(dataset.qrels)
+    depth = depth_of(parse_measures(measures))
+    judged = (queries or read_queries(dataset.query_source, index)).only(dataset.qrels)
     if not judged.ids:
         raise DataError("none of the queries is judged; are these the right judgments?", dataset.name)
     vectors = judged.encoded(index)
-    found = index.search_batch(vectors, depth_of(parsed))
-    run = as_run({q: [(hit.id, hit.score) for hit in hits] for q, hits in zip(judged.ids, found, strict=True)})
-    means, per_query = score_run(dataset.qrels, run, parsed)
+    quality = evaluate_run(search_run(index, dataset, judged.ids, vectors, depth), dataset, measures)
     return Evaluation(
-        measures=means,
-        per_query=per_query,
+        **vars(quality),
         search=search_latency(index, vectors, LATENCY_K),
         encode=encode_latency(index, judged.texts) if judged.texts is not None else None,
         queries_per_second=throughput(index, vectors, LATENCY_K),
-        n_queries=len(dataset.qrels),
-        missing=tuple(sorted(set(dataset.qrels) - set(judged.ids))),
-        run=run,
     )

@@ -172,9 +172,9 @@ def _search(encoder: Encoder, dataset: Dataset, documents: list[Document], measu
     """The measure, and the mean number of terms of a document."""
     from lsr import Index, SparseMatrix
     from lsr.index.queries import read_queries
-    from lsr.runs import as_run
 
-    from .measures import depth_of, parse_measures, score_run
+    from .evaluate import evaluate_run, search_run
+    from .measures import depth_of, parse_measures
 
     parsed = parse_measures(measure)
     if encoder.needs_fit:
@@ -185,11 +185,10 @@ def _search(encoder: Encoder, dataset: Dataset, documents: list[Document], measu
     with tempfile.TemporaryDirectory() as folder:
         ids = [document.id for document in documents]
         index = Index.build(Path(folder) / "index", vectors, ids=ids, encoder=encoder, order="given")
-        queries = read_queries(dataset.source, index).only(dataset.qrels)
-        found = index.search_batch(queries.encoded(index), depth_of(parsed))
-    hits = {q: [(hit.id, hit.score) for hit in row] for q, row in zip(queries.ids, found, strict=True)}
-    means, _ = score_run(dataset.qrels, as_run(hits), parsed)
-    return means[str(parsed[0])], float(vectors.lengths().mean())
+        queries = read_queries(dataset.query_source, index).only(dataset.qrels)
+        run = search_run(index, dataset, queries.ids, queries.encoded(index), depth_of(parsed))
+    quality = evaluate_run(run, dataset, measure)
+    return quality.measures[str(parsed[0])], float(vectors.lengths().mean())
 
 
 def miner(settings: DataSettings) -> Callable[[Path, TrainingData, Path], None]:

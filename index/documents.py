@@ -153,7 +153,8 @@ class Documents:
             return int(order[low])
         return None
 
-    def all_ids(self) -> Iterable[str]:
-        """All ids in document order."""
+    def all_ids(self, *, parents: bool = False) -> Iterable[str]:
+        """All ids in document order; with `parents` a passage gives the id of its document, as hits do."""
         for i in range(self._ids.n_batches):
-            yield from self._id_batch(i).column(0).to_pylist()
+            ids, of = self._id_batch(i).columns
+            yield from (pc.coalesce(of, ids) if parents else ids).to_pylist()

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lsr.errors import DataError, LsrError, MissingExtra
+from lsr.errors import DataError, MissingExtra
 
 # How documents travel beside their vectors, column by column. `metadata` is a JSON object.
 DOCUMENT_SCHEMA = pa.schema(
@@ -532,6 +532,18 @@ def load_ir_dataset(name: str) -> Any:
         raise DataError("no such file or folder, and no dataset of ir-datasets has this name", name) from None
 
 
+def ir_items(name: str, items: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    """What a dataset of ir-datasets yields.
+
+    Raises:
+        DataError: It can't be downloaded or read.
+    """
+    try:
+        yield from items()
+    except Exception as error:  # downloads and parsers of a hundred datasets: anything can come
+        raise DataError(f"ir-datasets can't read it: {type(error).__name__}: {error}", name) from error
+
+
 def _ir_dataset(name: str, queries: bool, skip_bad: bool) -> Corpus:
     dataset = load_ir_dataset(name)
     has, what = (dataset.has_queries, "queries") if queries else (dataset.has_docs, "documents")
@@ -539,18 +551,13 @@ def _ir_dataset(name: str, queries: bool, skip_bad: bool) -> Corpus:
         raise DataError(f"this dataset has no {what}", name)
 
     def read() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
-        try:
-            items = dataset.queries_iter() if queries else dataset.docs_iter()
-            for number, item in enumerate(items, start=1):
-                values = item._asdict()
-                # What a dataset calls its text differs; default_text() is its own choice, title included.
-                if "text" not in values:
-                    values = {"_id": item[0], "text": item.default_text()}
-                yield values, f"{name}:{number}"
-        except LsrError:
-            raise
-        except Exception as error:  # downloads and parsers of a hundred datasets: anything can come
-            raise DataError(f"ir-datasets can't read it: {type(error).__name__}: {error}", name) from error
+        items = ir_items(name, dataset.queries_iter if queries else dataset.docs_iter)
+        for number, item in enumerate(items, start=1):
+            values = item._asdict()
+            # What a dataset calls its text differs; default_text() is its own choice, title included.
+            if "text" not in values:
+                values = {"_id": item[0], "text": item.default_text()}
+            yield values, f"{name}:{number}"
 
     count = getattr(dataset, "queries_count" if queries else "docs_count", lambda: None)  # not all can tell
     return Corpus(name, read, skip_bad=skip_bad, identity=name, count=count)

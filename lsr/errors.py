@@ -35,6 +35,60 @@ class DataError(LsrError, ValueError):
         self.where = where
 
 
+class DataErrors:
+    """DataErrors that are gathered and raised as one: the first 20 in full, the others counted.
+
+        problems = DataErrors()
+        with problems:
+            measures = parse_measures(names)  # a DataError that comes out of here is kept
+        problems.settle()
+
+    Attributes:
+        count: How many there were.
+    """
+
+    _LISTED = 20
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: list[DataError] = []
+
+    def add(self, error: DataError) -> None:
+        """Keep one."""
+        self.count += 1
+        if self.count <= self._LISTED:
+            self._first.append(error)
+
+    def __enter__(self) -> DataErrors:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, DataError):
+            self.add(error)
+            return True
+        return False
+
+    def lines(self) -> list[str]:
+        """The messages, and how many more there are."""
+        more = self.count - len(self._first)
+        return [*map(str, self._first), *([f"and {more:,} more"] if more else [])]
+
+    def settle(self, where: str = "", what: str = "problems") -> None:
+        """Nothing more will come.
+
+        Args:
+            where: What they are all about, a file say.
+            what: What there are several of.
+
+        Raises:
+            DataError: The only one, or all as one.
+        """
+        if self.count == 1:
+            raise self._first[0]
+        if self.count:
+            raise DataError("\n  ".join([f"{self.count:,} {what}:", *self.lines()]), where)
+
+
 class EncoderError(LsrError):
     """An encoder that can't be found, opened or used as asked."""
 

@@ -3,47 +3,92 @@
     Qrels   {query_id: {doc_id: grade}}
     Run     {query_id: {doc_id: score}}
 
-Qrels come as BEIR's TSV (header `query-id corpus-id score`) or TREC's four columns, runs as TREC's six.
+Qrels come as BEIR's TSV (header `query-id corpus-id score`), the same in Parquet, or TREC's four columns, and runs as
+TREC's six. The bad lines of a file are told all at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from lsr.corpus import load_ir_dataset, read_lines
-from lsr.errors import DataError
+from lsr.corpus import ir_items, load_ir_dataset, read_lines, read_rows
+from lsr.errors import DataError, DataErrors
 
 Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
 
+_QRELS_SUFFIXES = (".tsv", ".txt", ".parquet")
+_QRELS_FORM = "query, document, grade (or TREC's four columns)"
+# Columns of Parquet files, as they are called in the wild.
+_QRELS_KEYS = (
+    ("query-id", "query_id", "qid"),
+    ("corpus-id", "corpus_id", "doc_id", "docid", "pid"),
+    ("score", "relevance", "grade"),
+)
+
 
 def read_qrels(path: Path) -> Qrels:
-    """Read judgments.
+    """Read judgments: BEIR's TSV, TREC's four columns, or Parquet with BEIR's columns.
 
     Raises:
-        DataError: A line of another form, or two different grades for one pair; with file and line.
+        DataError: Lines of another form, or two different grades for one pair: all of them, with file and line.
     """
-    qrels: Qrels = {}
-    for line, where in read_lines(path):
-        if isinstance(line, DataError):
-            raise line
-        fields = line.split("\t") if "\t" in line else line.split()
-        if fields[0].strip() in ("query-id", "query_id"):
-            continue
-        if len(fields) == 4:
-            del fields[1]  # TREC's iteration, which nobody uses
-        if len(fields) != 3:
-            raise DataError("expected query, document, grade (or TREC's four columns)", where)
-        query, doc, grade = (field.strip() for field in fields)
-        try:
-            value = int(grade)
-        except ValueError:
-            raise DataError(f"the grade {grade!r} is not a whole number", where) from None
-        if qrels.setdefault(query, {}).setdefault(doc, value) != value:
-            raise DataError(f"query {query!r} and document {doc!r} are judged twice, differently", where)
+    problems = DataErrors()
+    qrels = _gather_qrels(qrels_rows(path), problems)
+    problems.settle(str(path), "bad lines")
     return qrels
+
+
+def _gather_qrels(rows: Iterable[tuple[str, str, int, str] | DataError], problems: DataErrors) -> Qrels:
+    qrels: Qrels = {}
+    for row in rows:
+        if isinstance(row, DataError):
+            problems.add(row)
+            continue
+        query, doc, grade, where = row
+        if qrels.setdefault(query, {}).setdefault(doc, grade) != grade:
+            problems.add(DataError(f"query {query!r} and document {doc!r} are judged twice, differently", where))
+    return qrels
+
+
+def qrels_rows(path: Path) -> Iterator[tuple[str, str, int, str] | DataError]:
+    """Query, document, grade and "file:line" of each judgment of a file; a bad line comes as an error in its place.
+
+    Raises:
+        DataError: The file can't be read.
+    """
+    is_parquet = path.suffix.lower() == ".parquet"
+    for line, where in read_rows(path) if is_parquet else read_lines(path):
+        if isinstance(line, DataError):
+            yield line
+            continue
+        if isinstance(line, str):
+            fields: list[Any] = [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
+            if fields[0] in ("query-id", "query_id"):
+                continue
+            if len(fields) == 4:
+                del fields[1]  # TREC's iteration, which nobody uses
+        else:
+            found = [next((line[key] for key in keys if key in line), None) for keys in _QRELS_KEYS]
+            fields = [value for value in found if value is not None]
+        if len(fields) != 3:
+            wanted = f"the columns {', '.join(keys[0] for keys in _QRELS_KEYS)}" if is_parquet else _QRELS_FORM
+            yield DataError(f"expected {wanted}", where)
+            continue
+        query, doc = map(str, fields[:2])
+        grade: int | None = None
+        with suppress(ValueError, TypeError, OverflowError):
+            grade = int(fields[2])
+        if grade is None or (isinstance(fields[2], float) and grade != fields[2]):
+            yield DataError(f"the grade {fields[2]!r} is not a whole number", where)
+        elif not query or not doc:
+            yield DataError("an id is empty", where)
+        else:
+            yield query, doc, grade, where
 
 
 def open_qrels(name: str, split: str) -> tuple[Qrels, str]:
@@ -69,9 +114,11 @@ def open_qrels(name: str, split: str) -> tuple[Qrels, str]:
             dataset = load_ir_dataset(source)
         if not (dataset.has_qrels() and dataset.has_queries()):
             raise DataError("this dataset has no judged queries", name)
-        qrels = {}
-        for judgment in dataset.qrels_iter():
-            qrels.setdefault(judgment.query_id, {})[judgment.doc_id] = int(judgment.relevance)
+        problems = DataErrors()
+        judgments = enumerate(ir_items(source, dataset.qrels_iter), start=1)
+        rows = ((j.query_id, j.doc_id, int(j.relevance), f"{source}:{number}") for number, j in judgments)
+        qrels = _gather_qrels(rows, problems)
+        problems.settle(source, "bad judgments")
     if not qrels:
         raise DataError(f"the split {split!r} holds no judgment", name)
     return qrels, source
@@ -83,29 +130,54 @@ def qrels_file(folder: Path, split: str) -> Path:
     Raises:
         DataError: There is none; the message lists those that are there.
     """
-    names = (f"{split}.tsv", f"{split}.txt")
+    names = [split + suffix for suffix in _QRELS_SUFFIXES]
     path = next((p for p in (folder / "qrels" / name for name in names) if p.is_file()), None)
     if path is None:
-        there = sorted(p.stem for p in (folder / "qrels").glob("*.t*")) or ["none"]
+        files = [p for p in (folder / "qrels").glob("*.*") if p.suffix in _QRELS_SUFFIXES]
+        there = sorted({p.stem for p in files}) or ["none"]
         raise DataError(f"no judgments for the split {split!r}; there are: {', '.join(there)}", str(folder / "qrels"))
     return path
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, problems: DataErrors | None = None) -> Run:
     """Read a TREC run: query, Q0, document, rank, score, tag.
 
+    Args:
+        path: The file.
+        problems: Takes the bad lines, instead of their being raised; the run is then what is left.
+
     Raises:
-        DataError: A line of another form or a document twice for a query; with file and line.
+        DataError: Lines of another form, or a document twice for a query: all of them, with file and line.
     """
+    bad = DataErrors() if problems is None else problems
     run: Run = {}
-    for line, where in read_lines(path):
-        if isinstance(line, DataError):
-            raise line
-        query, doc, score = parse_run_line(line, where)
+    for row in run_rows(path):
+        if isinstance(row, DataError):
+            bad.add(row)
+            continue
+        query, doc, score, where = row
         if doc in run.setdefault(query, {}):
-            raise DataError(f"document {doc!r} occurs twice for query {query!r}", where)
-        run[query][doc] = score
+            bad.add(DataError(f"document {doc!r} occurs twice for query {query!r}", where))
+        else:
+            run[query][doc] = score
+    if problems is None:
+        bad.settle(str(path), "bad lines")
     return run
+
+
+def run_rows(path: Path) -> Iterator[tuple[str, str, float, str] | DataError]:
+    """Query, document, score and "file:line" of each line of a run; a bad line comes as an error in its place.
+
+    Raises:
+        DataError: The file can't be read.
+    """
+    for line, where in read_lines(path):
+        try:
+            if isinstance(line, DataError):
+                raise line
+            yield (*parse_run_line(line, where), where)
+        except DataError as error:
+            yield error
 
 
 def parse_run_line(line: str, where: str) -> tuple[str, str, float]:

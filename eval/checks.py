@@ -1,0 +1,272 @@
+"""What is wrong with judgments, queries, a run and measures, all of it at once, before a mean is believed.
+
+Errors, with which a mean would be meaningless: lines of a run or of queries that can't be read, a document twice for a
+query, measures that nobody knows, no judged query with a relevant document, and names that have nothing in common
+(none of the run's queries is judged, none of the judged queries has a text, none of the judged documents exists).
+
+Warnings, with which it means something, but perhaps not what was thought: judged documents that aren't in the
+collection (nothing can find them), judged queries without a text or without results (they count as 0) or without a
+relevant document (they are 0 whatever is found), queries of the run that nobody judged (they don't count), hits left
+out as the query's own document, measures that look deeper than the run goes, a run of which no hit is judged.
+
+Queries without judgments are counted, no more: most collections have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lsr.corpus import open_corpus
+from lsr.errors import DataError, DataErrors
+from lsr.runs import Run, qrels_rows, read_run, run_rows
+from lsr.vectors import holds_vectors, read_vectors
+
+from .datasets import Dataset
+from .measures import depth_of, parse_measures
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a check found.
+
+    Attributes:
+        errors: With these a mean would be meaningless.
+        warnings: What a reader of the mean should know.
+        counts: The numbers behind both, and others; what wasn't checked is missing.
+        run: The run as it was read, without its bad lines; None where there was none to check.
+    """
+
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+    counts: dict[str, int]
+    run: Run | None = None
+
+    def raise_errors(self) -> None:
+        """Stop if there are errors.
+
+        Raises:
+            DataError: All errors as one.
+        """
+        problems = DataErrors()
+        for error in self.errors:
+            problems.add(DataError(error))
+        problems.settle()
+
+
+@dataclass
+class _Notes:
+    """Findings while they are gathered."""
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def findings(self, run: Run | None = None) -> Findings:
+        return Findings(tuple(self.errors), tuple(self.warnings), self.counts, run)
+
+
+def check_run(run: Path | str | Run, dataset: Dataset, depth: int | None = None, *, measures: str = "") -> Findings:
+    """Check a run with its judgments, queries and measures; which finding is an error is told at the top of this file.
+
+    Args:
+        run: A TREC file, whose lines are named, or a run in memory.
+        dataset: Judgments, queries and documents. Local documents are read until all judged ones are found; those of
+            ir-datasets aren't, as that may mean a download.
+        depth: How many hits the measures look at; that of `measures` if they are given.
+        measures: Names, as "nDCG@10 R@1000".
+
+    Raises:
+        MissingExtra: ir-measures is not installed.
+    """
+    notes = _Notes()
+    try:
+        parsed = parse_measures(measures) if measures else []
+        depth = depth_of(parsed) if measures and depth is None else depth
+    except DataError as error:
+        notes.errors.append(str(error))
+    path = None if isinstance(run, dict) else Path(run)
+    problems, found = DataErrors(), run if isinstance(run, dict) else {}
+    if path is not None:
+        with problems:
+            found = read_run(path, problems)
+        notes.errors += problems.lines()
+    _check_judgments(notes, dataset)
+    _check_queries(notes, dataset, None)
+    _check_documents(notes, dataset, None)
+    if found or not problems.count:
+        _check_results(notes, found, path, dataset, depth)
+    return notes.findings(found)
+
+
+def check_dataset(
+    dataset: Dataset, *, document_ids: Iterable[str] | None = None, query_ids: Collection[str] | None = None
+) -> Findings:
+    """Check judgments, queries and documents, as `check_run` does, without a run.
+
+    Args:
+        dataset: What to check.
+        document_ids: Of what will be searched, an index say; by default those of local documents.
+        query_ids: Of what will be searched for; by default the dataset's queries.
+    """
+    notes = _Notes()
+    _check_judgments(notes, dataset)
+    _check_queries(notes, dataset, query_ids)
+    _check_documents(notes, dataset, document_ids)
+    return notes.findings()
+
+
+def _check_judgments(notes: _Notes, dataset: Dataset) -> None:
+    barren = [query for query, judged in dataset.qrels.items() if max(judged.values(), default=0) <= 0]
+    notes.counts |= {"judged_queries": len(dataset.qrels), "judged_queries_without_relevant": len(barren)}
+    if len(barren) == len(dataset.qrels):
+        notes.errors.append(f"{_judgments(dataset)}: no query has a relevant document")
+    elif barren:
+        notes.warnings.append(
+            f"{_judgments(dataset)}: {_these(barren, 'judged queries')} have no relevant document and count as 0 "
+            "whatever is found"
+        )
+
+
+def _check_queries(notes: _Notes, dataset: Dataset, given: Collection[str] | None) -> None:
+    try:
+        ids = set(_query_ids(notes, dataset) if given is None else given)
+    except DataError as error:
+        notes.warnings.append(f"the queries were not checked: {error}")
+        return
+    textless = [query for query in dataset.qrels if query not in ids]
+    notes.counts["queries_without_judgments"] = len(ids - dataset.qrels.keys())
+    notes.counts["judged_queries_without_text"] = len(textless)
+    if ids and len(textless) == len(dataset.qrels):
+        notes.errors.append(
+            f"{_judgments(dataset)}: none of the queries is judged; are these the right judgments? Judged are "
+            f"{_some(dataset.qrels)}, queries are {_some(sorted(ids))}"
+        )
+    elif textless:
+        lines = _lines(qrels_rows, dataset.qrels_path, 0, textless)
+        notes.warnings.append(
+            f"{_judgments(dataset)}: {_these(textless, 'judged queries')} are not among the queries and count as 0 "
+            f"unless a run has them{lines}"
+        )
+
+
+def _query_ids(notes: _Notes, dataset: Dataset) -> Iterator[str]:
+    source = dataset.query_source
+    if holds_vectors(source):
+        for batch in read_vectors(source):
+            yield from batch.ids
+        return
+    corpus = open_corpus(source, queries=True, skip_bad=True)
+    yield from (query.id for query in corpus)
+    problems = DataErrors()
+    for message in corpus.bad:
+        problems.add(DataError(message))
+    notes.errors += problems.lines()
+
+
+def _check_documents(notes: _Notes, dataset: Dataset, given: Iterable[str] | None) -> None:
+    relevant = {doc for judged in dataset.qrels.values() for doc, grade in judged.items() if grade > 0}
+    judged = {doc for judged in dataset.qrels.values() for doc in judged}
+    missing = set(judged)
+    if given is None:
+        if not Path(dataset.source).exists():
+            return
+        given = _document_ids(dataset)
+    try:
+        for doc in given:
+            missing.discard(doc)
+            if not missing:
+                break
+    except DataError as error:
+        notes.warnings.append(f"the documents were not checked: {error}")
+        return
+    notes.counts |= {"judged_documents": len(judged), "judged_documents_missing": len(missing)}
+    if len(missing) == len(judged):
+        notes.errors.append(
+            f"{_judgments(dataset)}: none of the judged documents exists; are these the right documents? Judged are "
+            f"{_some(sorted(judged))}"
+        )
+    elif missing:
+        lines = _lines(qrels_rows, dataset.qrels_path, 1, sorted(missing))
+        these = _these(sorted(missing), "judged documents")
+        notes.warnings.append(
+            f"{_judgments(dataset)}: {these}, {len(missing & relevant):,} of them relevant, are not among the "
+            f"documents; nothing finds them{lines}"
+        )
+
+
+def _document_ids(dataset: Dataset) -> Iterator[str]:
+    yield from (document.id for document in open_corpus(dataset.source, skip_bad=True))
+
+
+def _check_results(notes: _Notes, run: Run, path: Path | None, dataset: Dataset, depth: int | None) -> None:
+    qrels, name = dataset.qrels, str(path or "the run")
+    longest = max(map(len, run.values()), default=0)
+    unjudged = [query for query in run if query not in qrels]
+    missing = [query for query in qrels if not run.get(query)]
+    own = sum(query in hits for query, hits in run.items()) if dataset.drop_own else 0
+    notes.counts |= {
+        "run_queries": len(run),
+        "run_depth": longest,
+        "run_queries_not_judged": len(unjudged),
+        "judged_queries_without_results": len(missing),
+        "own_documents": own,
+    }
+    if not longest:
+        notes.errors.append(f"{name}: there are no hits in it")
+        return
+    if len(unjudged) == len(run):
+        notes.errors.append(
+            f"{name}: none of its queries is judged in {_judgments(dataset)}; it has {_some(run)}, judged are "
+            f"{_some(qrels)}"
+        )
+        return
+    if unjudged:
+        lines = _lines(run_rows, path, 0, unjudged)
+        notes.warnings.append(f"{name}: {_these(unjudged, 'queries')} are not judged and don't count{lines}")
+    if missing:
+        notes.warnings.append(f"{name}: {_these(missing, 'judged queries')} have no results and count as 0")
+    if not any(doc in qrels[query] for query, hits in run.items() if query in qrels for doc in hits):
+        notes.warnings.append(
+            f"{name}: none of its hits is judged; do run and judgments call documents by the same ids? It has "
+            f"{_some(next(hits for hits in run.values() if hits))}, judged are {_some(next(iter(qrels.values())))}"
+        )
+    if own:
+        notes.warnings.append(f"{name}: {own:,} hits are the query's own document and are left out")
+    if depth is not None and longest < depth:
+        notes.warnings.append(
+            f"{name}: the measures look at {depth:,} hits, but no query has more than {longest:,}; what lies deeper "
+            "counts as not found"
+        )
+
+
+def _judgments(dataset: Dataset) -> str:
+    return str(dataset.qrels_path or dataset.name)
+
+
+def _these(names: Collection[str], what: str) -> str:
+    return f"{len(names):,} {what} ({_some(names)})"
+
+
+def _some(names: Iterable[str]) -> str:
+    first = list(islice(names, _SHOWN + 1))
+    return ", ".join(first[:_SHOWN]) + (", …" if len(first) > _SHOWN else "")
+
+
+def _lines(rows: Callable[[Path], Iterator[Any]], path: Path | None, column: int, names: Collection[str]) -> str:
+    """Where a file names the first few of some ids; nothing if there is no file."""
+    if path is None:
+        return ""
+    shown = set(islice(names, _SHOWN))
+    where: dict[str, str] = {}
+    for row in rows(path):
+        if not isinstance(row, DataError) and row[column] in shown:
+            where.setdefault(row[column], row[3])
+            if len(where) == len(shown):
+                break
+    return f"; {', '.join(where.values())}" if where else ""

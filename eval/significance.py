@@ -1,0 +1,224 @@
+"""Is one system better than another, or was it luck? Paired tests over {query: value}, intervals, several systems.
+
+    compare(values, baseline)    difference of the means, its interval, a p-value, wins and losses
+    holm(p_values)               p-values of several systems against one baseline, adjusted
+    bootstrap_interval(values)   how far a mean would move with other queries
+    most_different(a, b)         the queries to look at
+
+The randomisation test and the t test are those that Smucker, Allan and Carterette (CIKM 2007) recommend for retrieval;
+(r + 1) / (samples + 1) is the estimate of Phipson and Smyth (2010), which never says 0; Holm (1979).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.errors import DataError, MissingExtra
+
+_AT_ONCE = 1 << 21  # numbers drawn and held at a time
+_EQUAL = 1e-12  # values this close are the same: the order of a sum makes as much
+
+Values = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        difference: Mean of values - baseline.
+        low: Lower end of the difference's 95 % bootstrap interval.
+        high: Its upper end.
+        p: Two-sided p-value: how often a difference as large comes of chance, if the systems are equally good.
+        wins: Queries with a higher value than the baseline's.
+        ties: Queries with the same value.
+        losses: Queries with a lower one.
+        n: Queries.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    wins: int
+    ties: int
+    losses: int
+    n: int
+
+
+def compare(
+    values: Values,
+    baseline: Values,
+    *,
+    test: Literal["randomization", "t"] = "randomization",
+    samples: int = 100_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two systems on the same queries, two-sided.
+
+    Args:
+        values: {query_id: value} of a system.
+        baseline: The same of another.
+        test: "randomization" flips the signs of the differences, all ways if there are at most `samples` of them and
+            at random otherwise; "t" is Student's paired test.
+        samples: Random sign flips.
+        seed: Of the flips and of the bootstrap.
+
+    Raises:
+        DataError: Other queries than the baseline's, none at all, or a value that is not a finite number.
+        MissingExtra: A t test without scipy.
+    """
+    differences = np.array([a - b for _, a, b in _paired(values, baseline)])
+    differences[np.abs(differences) <= _EQUAL] = 0
+    if test == "t":
+        p = _t_test(differences)
+    elif test == "randomization":
+        p = _randomization(differences, _positive(samples, "samples"), seed)
+    else:
+        raise ValueError(f'test must be "randomization" or "t", got {test!r}')
+    low, high = _interval(differences, 0.95, 10_000, seed)
+    wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+    n = len(differences)
+    return Comparison(float(differences.mean()), low, high, p, wins, n - wins - losses, losses, n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust the p-values of several systems against one baseline, so that any false alarm is as rare as stated.
+
+    Args:
+        p_values: One a system.
+
+    Returns:
+        The adjusted ones in the same order; at most 0.05 means significant at 5 % among them all.
+    """
+    if not all(0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p-values lie between 0 and 1, got {list(p_values)}")
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+def bootstrap_interval(
+    values: Values, *, level: float = 0.95, samples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean: queries drawn with replacement.
+
+    Args:
+        values: {query_id: value}.
+        level: Between 0 and 1.
+        samples: How many sets of queries are drawn.
+        seed: Of the draws.
+
+    Raises:
+        DataError: No values, or one that is not a finite number.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    if not values:
+        raise DataError("no queries, no interval")
+    for query, value in values.items():
+        _finite(query, value)
+    # In the order of the ids, so that the same values give the same interval however they were read.
+    array = np.array([values[query] for query in sorted(values)], np.float64)
+    return _interval(array, level, _positive(samples, "samples"), seed)
+
+
+def most_different(values: Values, baseline: Values, n: int = 10) -> list[tuple[str, float, float]]:
+    """The queries on which two systems differ most: (query, value, baseline's value), the largest difference first.
+
+    Queries without a difference are not among them; equal differences are ordered by query id.
+
+    Raises:
+        DataError: As for `compare`.
+    """
+    differing = [row for row in _paired(values, baseline) if abs(row[1] - row[2]) > _EQUAL]
+    return sorted(differing, key=lambda row: -abs(row[1] - row[2]))[: _positive(n, "n")]
+
+
+def _paired(values: Values, baseline: Values) -> list[tuple[str, float, float]]:
+    """(query, value, baseline's value) in the order of the ids."""
+    if unpaired := sorted(values.keys() ^ baseline.keys()):
+        raise DataError(
+            f"the queries are not the baseline's: {len(values)} and {len(baseline)} queries, of which {len(unpaired)} "
+            f"have one value only: {', '.join(unpaired[:5])}{', …' if len(unpaired) > 5 else ''}"
+        )
+    if not values:
+        raise DataError("no queries to compare on")
+    for query in values:
+        _finite(query, values[query])
+        _finite(query, baseline[query])
+    return [(query, values[query], baseline[query]) for query in sorted(values)]
+
+
+def _finite(query: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise DataError(f"the value {value!r} is not a finite number", f"query {query!r}")
+
+
+def _positive(number: int, name: str) -> int:
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return number
+
+
+def _randomization(differences: NDArray[np.float64], samples: int, seed: int) -> float:
+    """Share of sign flips whose sum is at least as far from 0 as the one that was seen."""
+    moved = differences[differences != 0]  # flipping a 0 changes nothing
+    bound = abs(moved.sum()) - _EQUAL * np.abs(moved).sum()  # sums of the same numbers round differently
+    exact = len(moved) < 63 and 2 ** len(moved) <= samples
+    count = 2 ** len(moved) if exact else samples
+    reached = 0
+    for flips in _all_flips(len(moved)) if exact else _random_flips(len(moved), samples, seed):
+        reached += int((np.abs(moved.sum() - 2 * (flips @ moved)) >= bound).sum())
+    return reached / count if exact else (reached + 1) / (count + 1)
+
+
+def _all_flips(n: int) -> Iterator[NDArray[np.uint8]]:
+    """All (2^n, n) ways to flip n signs or not, in parts."""
+    rows = max(1, _AT_ONCE // max(n, 1))
+    for start in range(0, 2**n, rows):
+        numbers = np.arange(start, min(start + rows, 2**n), dtype=np.int64)
+        yield ((numbers[:, None] >> np.arange(n)) & 1).astype(np.uint8)
+
+
+def _random_flips(n: int, samples: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """(samples, n) random bits, in parts."""
+    rng = np.random.default_rng(seed)
+    for rows in _parts(samples, n):
+        packed = rng.integers(0, 256, (rows, (n + 7) // 8), np.uint8)
+        yield np.unpackbits(packed, axis=1, count=n)
+
+
+def _parts(samples: int, n: int) -> Iterator[int]:
+    """Samples of n numbers each, in parts that fit in memory."""
+    rows = max(1, _AT_ONCE // n)
+    for start in range(0, samples, rows):
+        yield min(rows, samples - start)
+
+
+def _t_test(differences: NDArray[np.float64]) -> float:
+    try:
+        from scipy.stats import ttest_rel
+    except ImportError:
+        raise MissingExtra("scipy", "eval", "a t test") from None
+    if not differences.any() or len(differences) < 2:
+        return 1.0  # nothing speaks against chance; the formula would be 0 / 0
+    if np.ptp(differences) <= _EQUAL * np.abs(differences).max():
+        return 0.0  # all differ by the same: t is infinite
+    return float(ttest_rel(differences, np.zeros_like(differences)).pvalue)
+
+
+def _interval(array: NDArray[np.float64], level: float, samples: int, seed: int) -> tuple[float, float]:
+    rng = np.random.default_rng(seed)
+    n = len(array)
+    means = np.concatenate([array[rng.integers(0, n, (rows, n))].mean(axis=1) for rows in _parts(samples, n)])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
