@@ -1,4 +1,4 @@
-"""lsr evaluate, demo."""
+"""lsr evaluate, experiment, compare, bench, demo."""
 
 from __future__ import annotations
 
@@ -143,3 +143,217 @@ def demo(encoder: str, out: Path) -> None:
     from .demo import run_demo
 
     run_demo(out, encoder)
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Result folder; goes on if it has one.")
+@click.option("--dataset", "names", multiple=True, metavar="FOLDER|NAME", help="One more collection.")
+@click.option("--suite", metavar="NAME|FILE", help="A list of collections: beir, beir-small, or a YAML file.")
+@click.option("--encoder", "encoders", multiple=True, metavar="NAME|PATH", help="Without CONFIG: beside BM25.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In place of what the file says.")
+def experiment(
+    config: Path | None,
+    out: Path,
+    names: tuple[str, ...],
+    suite: str | None,
+    encoders: tuple[str, ...],
+    overrides: tuple[str, ...],
+) -> None:
+    """Compare systems on collections: encode, index, search, measure, time, report.
+
+    CONFIG is a YAML file of systems and, if --dataset and --suite don't name them, collections; presets are in
+    configs/eval/. Without it BM25 is compared with the encoder that ships, or with --encoder. What was made is kept
+    in OUT/cache: after a kill, or with other settings, the same command does only what isn't there yet.
+
+    \b
+    Examples:
+      lsr experiment --dataset beir/scifact --out results
+      lsr experiment configs/eval/hybrid.yaml --suite beir-small --out results
+    """  # fmt: skip
+    from lsr.config import read_config
+    from lsr.console import note
+
+    from .datasets import open_datasets, suite_entries
+    from .experiment import named, run_experiment
+    from .report import write_report
+    from .settings import ExperimentSettings, SystemSettings
+
+    if config is not None:
+        if encoders:
+            raise click.UsageError("--encoder goes without CONFIG, which names its own systems")
+        settings = read_config(config, ExperimentSettings, overrides)
+    else:
+        if overrides:
+            raise click.UsageError("--set changes what CONFIG says, and there is none")
+        wanted = dict.fromkeys(["bm25", *(encoders or [DEFAULT_ENCODER])])
+        settings = ExperimentSettings(tuple(SystemSettings(name, encoder=name) for name in wanted))
+    suite = suite or settings.suite
+    entries = [*(suite_entries(suite) if suite else ()), *settings.datasets, *names]
+    record = run_experiment(settings, named(open_datasets(entries)), out)
+    page, text = write_report(out)
+    click.echo(_headline(record))
+    note(f"{page}, {text}")
+
+
+def _headline(record: dict[str, Any]) -> str:
+    """The first measure of all systems on all datasets."""
+    from lsr.console import table
+
+    measure = record["measures"][0]
+    datasets = [dataset["name"] for dataset in record["datasets"]]
+    rows = []
+    for system in record["systems"]:
+        mine = {r["dataset"]: r["measures"][measure] for r in record["results"] if r["system"] == system["name"]}
+        mean = sum(mine.values()) / len(mine)
+        rows.append(
+            (system["name"], *(f"{mine[name]:.4f}" if name in mine else "" for name in datasets), f"{mean:.4f}")
+        )
+    return table(rows, (measure, *datasets, "mean"), "<" + ">" * (len(datasets) + 1))
+
+
+@click.command()
+@click.argument("systems", nargs=-1, required=True, metavar="SYSTEM...")
+@click.option("--dataset", metavar="FOLDER|NAME", help="Whose judgments TREC runs are measured with.")
+@click.option("--split", default="test", show_default=True, help="Which judgments.")
+@click.option("--measures", default="nDCG@10 RR@10 R@100", show_default=True, help="As ir-measures names them.")
+@click.option("--baseline", metavar="NAME", help="What the others are compared with. [default: the first]")
+@click.option("--test", type=click.Choice(["randomization", "t"]), default="randomization", show_default=True)
+@click.option("--most", type=click.IntRange(min=0), default=5, show_default=True, help="Queries that differ most.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
+def compare(
+    systems: tuple[str, ...],
+    dataset: str | None,
+    split: str,
+    measures: str,
+    baseline: str | None,
+    test: Any,
+    most: int,
+    as_json: bool,
+) -> None:
+    """Compare systems query by query: differences, confidence, significance, wins and losses.
+
+    SYSTEM is a TREC run of any engine, a result folder of `lsr experiment` (all of its systems), or FOLDER:SYSTEM. The
+    tests are paired and two-sided; p is corrected over the systems by Holm's method. In brackets the 95 % interval of
+    the difference, by bootstrap over the queries.
+
+    \b
+    Examples:
+      lsr compare bm25.trec splade.trec --dataset beir/scifact
+      lsr compare results --measures nDCG@10
+      lsr compare results:BM25 other-engine.trec --dataset beir/scifact
+    """  # fmt: skip
+    from lsr.console import emit_json, is_terminal, table
+
+    from .compare import compare_values, read_values
+    from .datasets import open_dataset
+
+    values = read_values(systems, open_dataset(dataset, split) if dataset else None, measures)
+    found = compare_values(values, baseline, test=test, most=most)
+    if as_json or not is_terminal():
+        for one in found:
+            emit_json(one.to_json())
+        return
+    rows = []
+    for one in found:
+        row = [one.dataset, one.measure, one.system, f"{one.mean:.4f}"]
+        if (c := one.comparison) is not None:
+            row += [f"{c.difference:+.4f}", f"[{c.low:+.4f}, {c.high:+.4f}]", f"{c.p:.4f}", f"{one.p_corrected:.4f}"]
+            row += [f"{c.wins}/{c.ties}/{c.losses}"]
+        rows.append(row + [""] * (9 - len(row)))
+    header = ("dataset", "measure", "system", "mean", "difference", "95 %", "p", "corrected", "win/tie/loss")
+    click.echo(table(rows, header, "<<<>>>>>>"))
+    for one in found:
+        if one.most:
+            click.echo(f"\n{one.dataset}, {one.measure}: where {one.system} differs most\n")
+            lines = [(query, f"{mine:.4f}", f"{base:.4f}", f"{mine - base:+.4f}") for query, mine, base in one.most]
+            click.echo(table(lines, ("query", "here", "baseline", "difference"), "<>>>"))
+
+
+class _Numbers(click.ParamType):
+    """Numbers with commas between them."""
+
+    name = "NUMBERS"
+
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        try:
+            return tuple(self._kind(part) for part in value.split(",")) if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers such as 5,8,12")
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.option("--queries", metavar="FILE|FOLDER|NAME", help="Texts or vectors. [default: documents, of clusters]")
+@click.option("-k", "ks", type=_Numbers(int), default="10", show_default=True, help="Documents searched for.")
+@click.option("--alpha", type=_Numbers(float), help="Values to try; so are those of the next three.")
+@click.option("--beta", type=_Numbers(float))
+@click.option("--cut", type=_Numbers(int))
+@click.option("--heap-factor", type=_Numbers(float))
+@click.option("--threads", type=_Numbers(int), default="0", show_default=True, help="Of batch search; 0 is all cores.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Each query's median counts.")
+@click.option("--recall", type=click.FloatRange(0, 1), default=0.97, show_default=True, help="That is wanted.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
+@encoder_options
+def bench(
+    index_path: Path,
+    queries: str | None,
+    ks: tuple[int, ...],
+    alpha: tuple[float, ...] | None,
+    beta: tuple[float, ...] | None,
+    cut: tuple[int, ...] | None,
+    heap_factor: tuple[float, ...] | None,
+    threads: tuple[int, ...],
+    rounds: int,
+    recall: float,
+    as_json: bool,
+    encoder: str | None,
+    **options: Any,
+) -> None:
+    """Latency and recall of an index over settings, and the fastest one that reaches a wanted recall.
+
+    Every combination of the values given is tried; without any, a choice that goes from fast to thorough. Times are in
+    ms, one query at a time on one thread, in turns; a star marks what nothing else beats in both.
+
+    \b
+    Examples:
+      lsr bench idx --queries queries.jsonl
+      lsr bench idx --queries beir/scifact -k 10,100 --cut 3,5,8 --heap-factor 1,0.9 --recall 0.99
+    """  # fmt: skip
+    from lsr.console import emit_json, is_terminal, table
+    from lsr.index.queries import read_queries
+
+    from .bench import bench as run_bench
+    from .bench import recommended, settings_grid
+
+    index = open_index(index_path, encoder, options)
+    given = {"alpha": alpha, "beta": beta, "cut": cut, "heap_factor": heap_factor}
+    try:
+        grid = settings_grid({name: value or () for name, value in given.items()}, clusters=index.has_clusters)
+        if min(ks) < 1 or min(threads) < 0:
+            raise ValueError("k is at least 1, threads at least 0")
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    vectors = read_queries(queries, index).encoded(index) if queries else index.sample()
+    found = run_bench(index, vectors, ks, grid, rounds=rounds, threads=threads)
+    best = [recommended(found, k, recall) for k in ks]
+    if as_json or not is_terminal():
+        for one in found:
+            emit_json({**one.to_json(), "recommended": one in best})
+        return
+    rows = []
+    for one in found:
+        latency = [f"{value:.3f}" for value in one.latency.to_json().values()]
+        star = "*" if one.on_frontier else ""
+        rows.append(
+            (str(one.k), one.label, star, f"{one.recall:.4f}", *latency, *(f"{v:.0f}" for v in one.per_second.values()))
+        )
+    header = ("k", "settings", "", "recall", "p50", "mean", "p95", "p99")
+    header += tuple(f"queries/s, {f'{n} threads' if n else 'all cores'}" for n in threads)
+    click.echo(f"{len(vectors)} queries\n")
+    click.echo(table(rows, header, "><<" + ">" * (len(header) - 3)))
+    for one in best:
+        click.echo(f"\nrecall {recall:g} at k = {one.k}: {one.label}, {one.latency.p50:.3f} ms at {one.recall:.4f}")

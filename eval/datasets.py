@@ -10,6 +10,7 @@ A suite is several datasets under one name, or a YAML file that lists them:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,24 +159,31 @@ class SuiteSettings:
             raise ValueError("datasets is empty")
 
 
-def open_suite(name: str) -> list[Dataset]:
-    """Open all datasets of a suite.
+def suite_entries(name: str) -> tuple[str | DatasetSettings, ...]:
+    """The datasets of a suite, not opened.
 
     Args:
         name: One of `SUITES`, or a YAML file.
 
     Raises:
-        DataError: No such suite, wrong keys of the file, or datasets that can't be opened; all of them at once.
+        DataError: No such suite, or wrong keys of the file.
     """
     if name in SUITES:
-        entries: tuple[str | DatasetSettings, ...] = SUITES[name]
-    elif Path(name).is_file():
-        entries = read_config(name, SuiteSettings).datasets
-    else:
-        raise DataError(f"no such file, and no such suite; there are: {', '.join(SUITES)}", name)
+        return SUITES[name]
+    if Path(name).is_file():
+        return read_config(name, SuiteSettings).datasets
+    raise DataError(f"no such file, and no such suite; there are: {', '.join(SUITES)}", name)
+
+
+def open_datasets(entries: Iterable[str | DatasetSettings]) -> list[Dataset]:
+    """Open several datasets.
+
+    Raises:
+        DataError: Those that can't be opened, all of them at once.
+    """
     opened, problems = [], DataErrors()
     for entry in entries:
         with problems:
             opened.append(open_dataset(entry) if isinstance(entry, str) else entry.open())
-    problems.settle(name, "datasets that can't be opened")
+    problems.settle()
     return opened

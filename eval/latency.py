@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lsr.index.index import Index
 from lsr.sparse import SparseMatrix
@@ -46,15 +48,67 @@ class Latency:
         return {name: round(value, 3) for name, value in asdict(self).items()}
 
 
+def time_together(calls: Sequence[Callable[[int], Any]], n: int, rounds: int = ROUNDS) -> NDArray[np.float64]:
+    """Time several systems on the same queries: they take turns, and each round another one begins.
+
+    Args:
+        calls: Each is called with 0 … n - 1, one after the other, after one round that doesn't count.
+        n: Number of queries.
+        rounds: How often.
+
+    Returns:
+        (len(calls), n) float64, milliseconds: the median of the rounds.
+    """
+    times = np.empty((rounds + 1, len(calls), n))
+    for r in range(rounds + 1):
+        for turn in range(len(calls)):
+            system = (r + turn) % len(calls)
+            call = calls[system]
+            for i in range(n):
+                start = time.perf_counter_ns()
+                call(i)
+                times[r, system, i] = (time.perf_counter_ns() - start) / 1e6
+    middle: NDArray[np.float64] = np.median(times[1:], axis=0)
+    return middle
+
+
 def time_each(call: Callable[[int], Any], n: int, rounds: int = ROUNDS) -> Latency:
     """Time call(0) … call(n - 1), `rounds` times over, after one round that doesn't count."""
-    times = np.empty((rounds + 1, n))
-    for r in range(rounds + 1):
-        for i in range(n):
-            start = time.perf_counter_ns()
-            call(i)
-            times[r, i] = (time.perf_counter_ns() - start) / 1e6
-    return Latency.of(np.median(times[1:], axis=0).tolist())
+    return Latency.of(time_together([call], n, rounds)[0].tolist())
+
+
+class PeakMemory:
+    """The most memory that this process holds within a `with`, in bytes; mapped files count while they are held.
+
+    Attributes:
+        peak: None where the system doesn't tell (only Linux does).
+    """
+
+    _EVERY = 0.02  # seconds
+
+    def __init__(self) -> None:
+        self.peak: int | None = None
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        while True:
+            try:
+                with open("/proc/self/statm", encoding="ascii") as file:
+                    held = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            except OSError:
+                return
+            self.peak = max(self.peak or 0, held)
+            if self._done.wait(self._EVERY):
+                return
 
 
 def search_latency(index: Index, vectors: SparseMatrix, k: int) -> Latency:
@@ -68,11 +122,11 @@ def encode_latency(index: Index, texts: Sequence[str]) -> Latency:
     return time_each(lambda i: index.query_vectors([texts[i]]), len(texts), rounds=1)
 
 
-def throughput(index: Index, vectors: SparseMatrix, k: int, threads: int = 0) -> float:
-    """Queries per second of batch search on all cores (or so many threads)."""
-    index.search_batch(vectors[:8], k, threads=threads)
+def throughput(index: Index, vectors: SparseMatrix, k: int, threads: int = 0, **settings: Any) -> float:
+    """Queries per second of batch search on all cores (or so many threads); settings are those of `Index.search`."""
+    index.search_batch(vectors[:8], k, threads=threads, **settings)
     start = time.perf_counter()
-    index.search_batch(vectors, k, threads=threads)
+    index.search_batch(vectors, k, threads=threads, **settings)
     return len(vectors) / max(time.perf_counter() - start, 1e-9)
 
 

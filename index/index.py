@@ -240,6 +240,11 @@ class Index:
         return bool(self._manifest["has_parents"])
 
     @property
+    def has_clusters(self) -> bool:
+        """Whether it has clusters, for approximate search."""
+        return self.segment.clusters is not None
+
+    @property
     def max_error(self) -> float:
         """The largest difference between a document's weight and what is stored for it."""
         return float(self._manifest["impacts"]["max_error"])
@@ -248,6 +253,15 @@ class Index:
     def n_postings(self) -> int:
         """Number of stored weights."""
         return int(self._manifest["n_postings"])
+
+    def document_frequencies(self, terms: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """(n,) int64, in how many documents each of (n,) terms occurs."""
+        at = np.searchsorted(self.segment.terms, terms)
+        known = at < len(self.segment.terms)
+        known[known] = self.segment.terms[at[known]] == terms[known]
+        found = np.zeros(len(terms), np.int64)
+        found[known] = self.segment.df[at[known]]
+        return found
 
     def file_sizes(self) -> dict[str, int]:
         """Bytes of each file."""
@@ -374,8 +388,8 @@ class Index:
         """How much of the exact result a search finds: to choose alpha, or cut and heap_factor.
 
         Args:
-            queries: As for `search_batch`. None takes 200 documents, cut to their 24 heaviest terms, as queries: these
-                say more of how settings compare than of what real queries would find. That needs clusters.
+            queries: As for `search_batch`. None takes `sample()`: that says more of how settings compare than of what
+                real queries would find.
             k: How many documents; of an index of passages, how many passages.
             settings: As for `search`.
 
@@ -388,7 +402,7 @@ class Index:
         """
         _checked_k(k)
         chosen = _settings(settings)
-        vectors = self.segment.sample(*_SAMPLE) if queries is None else self.query_vectors(queries)
+        vectors = self.sample() if queries is None else self.query_vectors(queries)
 
         def count(i: int) -> tuple[int, int]:
             terms, weights = vectors.row(i)
@@ -399,6 +413,14 @@ class Index:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             hits, places = np.array(list(pool.map(count, range(len(vectors)))), np.int64).reshape(-1, 2).sum(axis=0)
         return float(hits / places) if places else 1.0
+
+    def sample(self) -> SparseMatrix:
+        """200 documents, cut to their 24 heaviest terms, as queries: always the same ones.
+
+        Raises:
+            IndexFormatError: The index has no clusters.
+        """
+        return self.segment.sample(*_SAMPLE)
 
     def _top(
         self, vector: SparseMatrix, k: int, settings: SearchSettings

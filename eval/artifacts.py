@@ -1,0 +1,77 @@
+"""What an experiment makes on its way, kept by what decides it: a second run makes only what has changed.
+
+CACHE/index-3f…/         the artifact, a file or a folder
+CACHE/index-3f….json     its key and what was measured while it was made; written last, so what has it is whole
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Facts = dict[str, Any]
+
+
+class Artifacts:
+    """A folder of artifacts.
+
+    Args:
+        folder: Made if it isn't there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(
+        self, kind: str, key: Mapping[str, Any], make: Callable[[Path], Facts], suffix: str = ""
+    ) -> tuple[Path, Facts, str]:
+        """An artifact, made unless it is there.
+
+        Args:
+            kind: Its name begins so.
+            key: Everything that decides its content, as JSON can hold it.
+            make: Writes it to a path and gives what it measured. The path may hold what is left of a try that was cut
+                off.
+            suffix: Its name ends so.
+
+        Returns:
+            Where it lies, what was measured when it was made, and the digest of its key.
+        """
+        text = json.dumps(key, sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        path, sidecar = self._folder / f"{kind}-{name}{suffix}", self._folder / f"{kind}-{name}.json"
+        try:
+            known = json.loads(sidecar.read_bytes())
+            if known["key"] == json.loads(text) and path.exists():
+                return path, known["facts"], name
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # not made yet, or cut off: it is made now
+        sidecar.unlink(missing_ok=True)
+        facts = make(path)
+        partial = sidecar.with_name(sidecar.name + ".tmp")
+        partial.write_text(json.dumps({"key": key, "facts": facts}, indent=1) + "\n", encoding="utf-8")
+        partial.replace(sidecar)
+        return path, facts, name
+
+
+def remove(path: Path) -> None:
+    """Take away what a try that was cut off has left."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the files of a folder and their names."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        with file.open("rb") as opened:
+            digest.update(f"{file.relative_to(path)}\n".encode())
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""Settings of a search on one index: what each costs and what it misses, the frontier, and which one to take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from lsr.errors import DataError
+from lsr.index.index import Index
+from lsr.index.plan import SearchSettings
+from lsr.sparse import SparseMatrix
+
+from .latency import ROUNDS, Latency, throughput, time_together
+
+# What is tried unless told otherwise: exact search, then what each way of approximating gives from fast to thorough.
+ALPHAS = (0.6, 0.7, 0.8, 0.9)
+CUTS, HEAP_FACTORS = (3, 5, 8, 12), (1.0, 0.9, 0.8)
+
+
+@dataclass(frozen=True)
+class Benched:
+    """A setting and what it gave.
+
+    Attributes:
+        k: How many documents.
+        settings: Those of `SearchSettings` that aren't the defaults.
+        recall: Against exact search, as `Index.recall` has it.
+        latency: One query at a time on one thread, ms.
+        per_second: Queries per second of batch search, by the number of threads.
+        on_frontier: Whether nothing else of this k is both faster, by the median, and misses no more.
+    """
+
+    k: int
+    settings: dict[str, Any]
+    recall: float
+    latency: Latency
+    per_second: dict[int, float]
+    on_frontier: bool
+
+    @property
+    def label(self) -> str:
+        """The settings in a few words."""
+        return ", ".join(f"{name} {value}" for name, value in self.settings.items()) or "exact"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "k": self.k,
+            **self.settings,
+            "recall": round(self.recall, 4),
+            "search_ms": self.latency.to_json(),
+            "queries_per_second": {str(threads): round(value, 1) for threads, value in self.per_second.items()},
+            "frontier": self.on_frontier,
+        }
+
+
+def settings_grid(given: Mapping[str, Sequence[Any]], *, clusters: bool) -> list[dict[str, Any]]:
+    """The settings to try: exact search, and every combination of what is given, or of a default choice.
+
+    Args:
+        given: Values of alpha, beta, cut and heap_factor to combine; empty for the default choice.
+        clusters: Whether the index has clusters.
+
+    Raises:
+        ValueError: A value out of range, all of them; cut or heap_factor for an index without clusters.
+    """
+    chosen = {name: tuple(values) for name, values in given.items() if values}
+    of_clusters = {name: chosen[name] for name in ("cut", "heap_factor") if name in chosen}
+    if of_clusters and not clusters:
+        raise ValueError("cut and heap_factor are of clusters, which this index lacks: build it with --clusters")
+    of_blocks = {name: chosen[name] for name in ("alpha", "beta") if name in chosen}
+    if not chosen:
+        of_blocks = {"alpha": ALPHAS}
+        of_clusters = {"cut": CUTS, "heap_factor": HEAP_FACTORS} if clusters else {}
+    grid: list[dict[str, Any]] = [{}]
+    grid += ({"algorithm": "blocks"} | one for one in _combined(of_blocks))
+    grid += ({"algorithm": "clusters"} | one for one in _combined(of_clusters))
+    wrong = []
+    for one in grid:
+        try:
+            SearchSettings(**one)
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError("; ".join(dict.fromkeys(wrong)))
+    defaults = asdict(SearchSettings())
+    return [{name: value for name, value in one.items() if value != defaults[name]} for one in grid]
+
+
+def _combined(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(values, some, strict=True)) for some in product(*values.values())] if values else []
+
+
+def bench(
+    index: Index,
+    queries: SparseMatrix,
+    ks: Sequence[int],
+    grid: Sequence[Mapping[str, Any]],
+    *,
+    rounds: int = ROUNDS,
+    threads: Sequence[int] = (0,),
+) -> list[Benched]:
+    """Measure settings; those of one k are timed in turns.
+
+    Args:
+        index: What is searched.
+        queries: A row each.
+        ks: How many documents are searched for.
+        grid: Settings, as of `settings_grid`.
+        rounds: A query's latency is the median over them.
+        threads: Of batch search; 0 is all cores.
+
+    Raises:
+        DataError: No queries.
+    """
+    if not len(queries):
+        raise DataError("there are no queries")
+    rows = [queries[i] for i in range(len(queries))]
+    found = []
+    for k in ks:
+        calls = [lambda i, k=k, how=how: index.search(rows[i], k, **how) for how in grid]
+        times = [Latency.of(one.tolist()) for one in time_together(calls, len(rows), rounds)]
+        recalls = [1.0 if SearchSettings(**how).exact else index.recall(queries, k, **how) for how in grid]
+        for at, how in enumerate(grid):
+            mine = times[at].p50, -recalls[at]
+            beaten = any(
+                times[i].p50 <= mine[0] and -recalls[i] <= mine[1] and (times[i].p50, -recalls[i]) != mine
+                for i in range(len(grid))
+            )
+            per_second = {n: throughput(index, queries, k, n, **how) for n in threads}
+            found.append(Benched(k, dict(how), recalls[at], times[at], per_second, not beaten))
+    return found
+
+
+def recommended(found: Sequence[Benched], k: int, recall: float) -> Benched:
+    """The fastest setting that reaches a recall; exact search always does."""
+    return min((one for one in found if one.k == k and one.recall >= recall), key=lambda one: one.latency.p50)

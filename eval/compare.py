@@ -1,0 +1,156 @@
+"""Systems side by side, query by query: `lsr compare`.
+
+What is compared are TREC runs, measured here, or systems of an experiment's result folder, whose values are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lsr.errors import DataError
+from lsr.runs import read_run
+
+from .datasets import Dataset, drop_own
+from .experiment import PER_QUERY, short_name
+from .measures import parse_measures, score_run
+from .significance import Comparison, compare, holm, most_different
+
+# {system: {(dataset, measure): {query: value}}}
+Values = dict[str, dict[tuple[str, str], dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A system beside the baseline, on a dataset, by a measure.
+
+    Attributes:
+        dataset, measure, system: Which.
+        mean: Of the system.
+        comparison: With the baseline; None for the baseline itself.
+        p_corrected: Holm's, over the systems.
+        most: The queries that differ most, with the system's value and the baseline's.
+    """
+
+    dataset: str
+    measure: str
+    system: str
+    mean: float
+    comparison: Comparison | None
+    p_corrected: float | None
+    most: Sequence[tuple[str, float, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+
+def read_values(names: Sequence[str], dataset: Dataset | None, measures: str) -> Values:
+    """The values of systems, query by query.
+
+    Args:
+        names: TREC runs; result folders, for all of their systems; or "FOLDER:SYSTEM" for one of them.
+        dataset: Whose judgments runs are measured with.
+        measures: Which ones, where there are runs; of result folders, those of them that it has.
+
+    Raises:
+        DataError: Nothing of a name, a run without a dataset, a system that the folder lacks; all of them at once.
+    """
+    parsed = parse_measures(measures)
+    wanted = {str(measure) for measure in parsed}
+    found: Values = {}
+    wrong: list[str] = []
+    for name in names:
+        try:
+            folder, system = _folder_of(name)
+            if folder is not None:
+                read = {s: v for s, v in _read_folder(folder, wanted).items() if system in (None, s)}
+                if not read:
+                    raise DataError(f"there is no system {system!r}, with any of {measures}", str(folder / PER_QUERY))
+            elif dataset is None:
+                raise DataError("a run needs --dataset, whose judgments it is measured with", name)
+            else:
+                run = read_run(Path(name))
+                run = drop_own(run) if dataset.drop_own else run
+                _, values = score_run(dataset.qrels, run, parsed)
+                read = {name: {(short_name(dataset), measure): by_query for measure, by_query in values.items()}}
+            for one, values_of_one in read.items():
+                found[one if one not in found else f"{name}:{one}"] = values_of_one
+        except DataError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DataError("\n".join(wrong))
+    if len(found) < 2:
+        raise DataError(f"two systems are needed to compare, there is only {', '.join(found)}")
+    return found
+
+
+def _folder_of(name: str) -> tuple[Path | None, str | None]:
+    """The result folder that a name means, and the system; (None, None) for a run."""
+    if (Path(name) / PER_QUERY).is_file():
+        return Path(name), None
+    folder, colon, system = name.rpartition(":")
+    if colon and (Path(folder) / PER_QUERY).is_file():
+        return Path(folder), system
+    if Path(name).is_dir():
+        raise DataError(f"this folder has no {PER_QUERY}: it is no result of lsr experiment", name)
+    return None, None
+
+
+def _read_folder(folder: Path, measures: set[str]) -> Values:
+    try:
+        columns = pq.read_table(folder / PER_QUERY).to_pydict()
+        rows = zip(*(columns[name] for name in ("dataset", "system", "query", "measure", "value")), strict=True)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"can't be read: {error}", str(folder / PER_QUERY)) from None
+    values: Values = {}
+    for dataset, system, query, measure, value in rows:
+        if measure in measures:
+            values.setdefault(system, {}).setdefault((dataset, measure), {})[query] = value
+    return values
+
+
+def compare_values(
+    values: Values,
+    baseline: str | None = None,
+    *,
+    test: Literal["randomization", "t"] = "randomization",
+    most: int = 5,
+) -> list[Compared]:
+    """Compare systems with one of them, on every dataset and measure that they share.
+
+    Args:
+        values: As `read_values` gives them.
+        baseline: Its name; by default the first.
+        test: As `lsr.eval.significance.compare` has it.
+        most: So many queries that differ most are told.
+
+    Raises:
+        DataError: No such baseline, nothing shared, or other queries.
+    """
+    first = next(iter(values)) if baseline is None else baseline
+    if first not in values:
+        raise DataError(f"the baseline {first!r} is none of the systems {', '.join(values)}")
+    shared = [key for key in values[first] if all(key in of_one for of_one in values.values())]
+    if not shared:
+        raise DataError(f"{', '.join(values)} have no dataset and measure in common")
+    rows = []
+    for dataset, measure in shared:
+        mine = {name: of_one[dataset, measure] for name, of_one in values.items()}
+        base = mine.pop(first)
+        found = {name: compare(of_one, base, test=test) for name, of_one in mine.items()}
+        corrected = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
+        rows.append(Compared(dataset, measure, first, _mean(base), None, None, ()))
+        for name, one in found.items():
+            differing = most_different(mine[name], base, most) if most else ()
+            rows.append(Compared(dataset, measure, name, _mean(mine[name]), one, corrected[name], differing))
+    return rows
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return sum(values.values()) / len(values)

@@ -1,0 +1,131 @@
+"""lsr compare: runs and results of experiments, side by side."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lsr.errors import DataError
+from lsr.eval.compare import compare_values, read_values
+from lsr.eval.datasets import open_dataset
+
+pytest.importorskip("ir_measures")
+
+MEASURES = "RR@10 R@10"
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    folder = tmp_path / "data"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": d, "text": d}) + "\n" for d in "abc"))
+    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": f"q{i}", "text": "a"}) + "\n" for i in range(6)))
+    (folder / "qrels" / "test.tsv").write_text("".join(f"q{i}\ta\t1\n" for i in range(6)))
+    return open_dataset(str(folder))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three runs: the best has the document first, the second now and then, the last never."""
+    orders = {"best": ["ab"] * 6, "middle": ["ab", "ba", "ab", "ba", "ab", "bc"], "worst": ["bc"] * 6}
+    for name, docs in orders.items():
+        lines = [f"q{i} Q0 {doc} {r + 1} {9 - r} {name}\n" for i, row in enumerate(docs) for r, doc in enumerate(row)]
+        (tmp_path / f"{name}.trec").write_text("".join(lines))
+    return {name: str(tmp_path / f"{name}.trec") for name in orders}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """The part of a result folder that is read here."""
+    rows = [
+        {"dataset": "data", "system": s, "query": f"q{i}", "measure": m, "value": v}
+        for s, v in (("BM25", 0.2), ("mini", 0.7))
+        for i in range(6)
+        for m in ("RR@10", "AP")
+    ]
+    (tmp_path / "results").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "results" / "per-query.parquet")
+    return tmp_path / "results"
+
+
+def test_runs_are_compared_with_the_first(dataset, runs):
+    found = compare_values(read_values(list(runs.values()), dataset, MEASURES))
+    assert [one.system for one in found] == list(runs.values()) * 2
+    best, middle, worst = found[:3]
+    assert best.comparison is None
+    assert (best.mean, middle.mean, worst.mean) == pytest.approx((1, 4 / 6, 0))
+    assert (middle.comparison.wins, middle.comparison.ties, middle.comparison.losses) == (0, 3, 3)
+    assert worst.comparison.difference == pytest.approx(-1)
+    assert worst.p_corrected == pytest.approx(2 * worst.comparison.p)
+    assert middle.p_corrected >= middle.comparison.p
+    assert middle.most == [("q5", 0.0, 1.0), ("q1", 0.5, 1.0), ("q3", 0.5, 1.0)]
+
+
+def test_another_baseline(dataset, runs):
+    values = read_values(list(runs.values()), dataset, MEASURES)
+    found = compare_values(values, runs["worst"], most=0)
+    assert [one.system for one in found[:3]] == [runs["worst"], runs["best"], runs["middle"]]
+    assert all(one.most == () for one in found)
+    with pytest.raises(DataError, match="'nobody' is none of"):
+        compare_values(values, "nobody")
+
+
+def test_systems_of_a_result_folder(results):
+    found = compare_values(read_values([str(results)], None, MEASURES))
+    assert [(one.system, one.measure) for one in found] == [("BM25", "RR@10"), ("mini", "RR@10")]
+    assert found[1].comparison.difference == pytest.approx(0.5)
+
+
+def test_one_system_of_a_folder_beside_a_run(results, runs, dataset):
+    values = read_values([f"{results}:mini", runs["worst"]], dataset, MEASURES)
+    assert list(values) == ["mini", runs["worst"]]
+    found = compare_values(values)
+    assert found[1].comparison.difference == pytest.approx(-0.7)
+
+
+def test_what_is_wrong_is_told_together(results, runs, dataset, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.trec").write_text("q0 Q0 a 1 high x\n")
+    names = [f"{results}:nobody", str(tmp_path / "empty"), str(tmp_path / "bad.trec")]
+    with pytest.raises(DataError) as error:
+        read_values(names, dataset, MEASURES)
+    text = str(error.value)
+    assert "no system 'nobody'" in text
+    assert "no result of lsr experiment" in text
+    assert "bad.trec:1" in text
+
+
+def test_runs_need_judgments(runs):
+    with pytest.raises(DataError, match="--dataset"):
+        read_values(list(runs.values()), None, MEASURES)
+
+
+def test_one_system_is_not_enough(results):
+    with pytest.raises(DataError, match="only mini"):
+        read_values([f"{results}:mini"], None, MEASURES)
+
+
+def test_nothing_in_common(results, dataset, runs):
+    values = read_values([f"{results}:mini", runs["best"]], dataset, MEASURES)
+    values["mini"] = {("other", "RR@10"): {"q0": 1.0}}
+    with pytest.raises(DataError, match="no dataset and measure in common"):
+        compare_values(values)
+
+
+def test_a_damaged_folder_is_named(results):
+    (results / "per-query.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"per-query.parquet: can't be read"):
+        read_values([str(results)], None, MEASURES)
+
+
+def test_the_command(results, runs, dataset, lsr_command):
+    ran = lsr_command("compare", *runs.values(), "--dataset", dataset.name, "--measures", "RR@10")
+    assert ran.code == 0
+    rows = ran.lines()
+    assert [row["system"] for row in rows] == list(runs.values())
+    assert rows[2]["comparison"]["losses"] == 6
+    ran = lsr_command("compare", runs["best"], runs["worst"])
+    assert (ran.code, "--dataset" in ran.err) == (1, True)

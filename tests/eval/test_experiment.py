@@ -1,0 +1,301 @@
+"""Experiments: what is measured is what direct calls give; nothing is made twice; what is wrong is told."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from lsr.corpus import open_corpus
+from lsr.errors import DataError, OutputExists
+from lsr.eval import experiment as module
+from lsr.eval.datasets import open_dataset
+from lsr.eval.evaluate import evaluate
+from lsr.eval.experiment import file_name, named, run_experiment
+from lsr.eval.settings import ExperimentSettings, IndexSettings, LatencySettings, SystemSettings
+from lsr.index.fusion import reciprocal_rank_fusion
+from lsr.index.index import Index
+from lsr.index.plan import SearchSettings
+from lsr.runs import read_run
+
+pytest.importorskip("ir_measures")
+
+WORDS = ["wing", "flow", "heat", "shock", "layer", "plate", "jet", "nozzle", "drag", "lift", "body", "cone"]
+MEASURES = "nDCG@10 R@100"
+LATENCY = LatencySettings(k=3, queries=5, rounds=1)
+
+
+def make_dataset(folder, seed, n_docs=60, n_queries=8):
+    rng = np.random.default_rng(seed)
+    (folder / "qrels").mkdir(parents=True)
+    texts = [" ".join(rng.choice(WORDS, 8)) for _ in range(n_docs)]
+    queries = [" ".join(rng.choice(WORDS, 2, replace=False)) for _ in range(n_queries)]
+    docs = "".join(json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts))
+    (folder / "corpus.jsonl").write_text(docs)
+    lines = "".join(json.dumps({"_id": f"q{i}", "text": text}) + "\n" for i, text in enumerate(queries))
+    (folder / "queries.jsonl").write_text(lines)
+    qrels = "".join(f"q{i}\td{d}\t1\n" for i in range(n_queries) for d in rng.choice(n_docs, 4, replace=False))
+    (folder / "qrels" / "test.tsv").write_text(qrels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    return named([open_dataset(str(make_dataset(root / name, seed))) for seed, name in enumerate(("one", "two"))])
+
+
+@pytest.fixture(scope="module")
+def vectors(datasets, tmp_path_factory, module_command):
+    """Vectors and queries that another engine may have made, and its run, of each dataset."""
+    root = tmp_path_factory.mktemp("theirs")
+    for name, dataset in datasets.items():
+        docs = root / f"{name}.parquet"
+        assert module_command("encode", dataset.source, "--out", docs, "--encoder", "bm25", "--no-text") == 0
+        queries = root / f"{name}-queries.jsonl"
+        assert module_command("encode", dataset.source, "--queries", "--encoder", docs, "--out", queries) == 0
+        index = Index.build(root / f"{name}-index", dataset.corpus(), encoder="bm25")
+        evaluated = evaluate(index, dataset, MEASURES)
+        with (root / f"{name}.trec").open("w") as file:
+            for query, hits in evaluated.run.items():
+                file.writelines(f"{query} Q0 {d} {i + 1} {s} other\n" for i, (d, s) in enumerate(hits.items()))
+    return root
+
+
+@pytest.fixture(scope="module")
+def module_command():
+    from lsr.cli import main
+
+    def run(*args):
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+        return int(ended.value.code or 0)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def settings(vectors):
+    clustered, theirs = IndexSettings(clusters=True), f"{vectors}/{{dataset}}"
+    return ExperimentSettings(
+        systems=(
+            SystemSettings("BM25", encoder="bm25"),
+            SystemSettings("exact", encoder="bm25", index=clustered),
+            SystemSettings(
+                "clusters", encoder="bm25", index=clustered, search=SearchSettings(algorithm="clusters", cut=1)
+            ),
+            SystemSettings("theirs", documents=f"{theirs}.parquet", queries=f"{theirs}-queries.jsonl"),
+            SystemSettings("their run", run=f"{theirs}.trec"),
+            SystemSettings("fused", fuse=("BM25", "clusters")),
+            SystemSettings("added up", fuse=("BM25", "clusters"), method="interpolation", weights=(0.3, 0.7)),
+        ),
+        measures=MEASURES,
+        latency=LATENCY,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(settings, datasets, tmp_path_factory):
+    out = tmp_path_factory.mktemp("results") / "out"
+    return out, run_experiment(settings, datasets, out)
+
+
+def result(record, dataset, system):
+    return next(r for r in record["results"] if (r["dataset"], r["system"]) == (dataset, system))
+
+
+def test_values_are_those_of_direct_calls(done, datasets, tmp_path):
+    _, record = done
+    for name, dataset in datasets.items():
+        direct = evaluate(Index.build(tmp_path / name, dataset.corpus(), encoder="bm25"), dataset, MEASURES)
+        for system in ("BM25", "exact", "theirs", "their run"):
+            assert result(record, name, system)["measures"] == pytest.approx(direct.measures)
+
+
+def test_the_record_tells_what_was_run(done):
+    out, record = done
+    assert json.loads((out / "experiment.json").read_text()) == record
+    assert [dataset["documents"] for dataset in record["datasets"]] == [60, 60]
+    assert (record["baseline"], record["k"]) == ("BM25", 3)
+    clusters = next(system for system in record["systems"] if system["name"] == "clusters")
+    assert (clusters["exact"], clusters["exact_name"]) == (False, "exact")
+    timed = result(record, "one", "clusters")
+    assert 0 <= timed["recall"] <= 1
+    assert timed["search_ms"]["p50"] > 0
+    assert timed["queries_per_second"] > 0
+    assert timed["index_bytes"] == sum(timed["index_parts"].values())
+    assert sum(timed["lengths"]["counts"]) == 60
+    assert result(record, "one", "BM25")["recall"] is None
+    assert result(record, "one", "fused")["search_ms"] is None
+
+
+def test_flops_are_the_terms_that_queries_and_documents_share(done, datasets):
+    _, record = done
+    dataset = datasets["one"]
+    docs = [set(d.content.split()) for d in dataset.corpus()]
+    queries = [set(query.text.split()) for query in open_corpus(dataset.source, queries=True)]
+    shared = np.mean([len(q & d) for q in queries for d in docs])
+    assert result(record, "one", "BM25")["flops"] == pytest.approx(shared)
+    assert result(record, "one", "BM25")["query_terms"] == 2
+
+
+def test_values_per_query_and_times_are_kept(done, datasets):
+    out, record = done
+    rows = pq.read_table(out / "per-query.parquet").to_pylist()
+    assert len(rows) == len(datasets) * 7 * 2 * 8
+    mine = [r["value"] for r in rows if (r["dataset"], r["system"], r["measure"]) == ("two", "fused", "nDCG@10")]
+    assert np.mean(mine) == pytest.approx(result(record, "two", "fused")["measures"]["nDCG@10"])
+    times = pq.read_table(out / "latencies.parquet").to_pylist()
+    assert len(times) == len(datasets) * 4 * LATENCY.queries
+
+
+def test_fused_runs_are_made_of_the_runs_that_are_kept(done):
+    out, _ = done
+    kept = {name: read_run(out / "runs" / "one" / f"{name}.trec.gz") for name in ("BM25", "clusters", "fused")}
+    expected = reciprocal_rank_fusion([kept["BM25"], kept["clusters"]])
+    assert kept["fused"] == {q: pytest.approx(hits) for q, hits in expected.items()}
+
+
+def test_comparisons_are_with_the_baseline(done):
+    _, record = done
+    assert {c["system"] for c in record["comparisons"]} == {s["name"] for s in record["systems"]} - {"BM25"}
+    same = next(c for c in record["comparisons"] if c["system"] == "their run")
+    assert (same["difference"], same["p"], same["ties"]) == (0, 1, 8)
+
+
+def test_a_second_run_makes_nothing_again(done, settings, datasets, monkeypatch):
+    out, record = done
+    for name in ("encode_to", "time_together", "throughput"):
+        monkeypatch.setattr(module, name, None)
+    monkeypatch.setattr(Index, "build", None)
+    again = run_experiment(settings, datasets, out)
+    assert {**again, "date": ""} == {**record, "date": ""}
+
+
+def test_a_changed_setting_makes_only_what_depends_on_it(done, settings, datasets, monkeypatch, tmp_path):
+    out, _ = done
+    monkeypatch.setattr(module, "encode_to", None)  # no document is encoded
+    more = (*settings.systems, SystemSettings("floats", encoder="bm25", index=IndexSettings(impacts="float32")))
+    record = run_experiment(ExperimentSettings(more, measures=MEASURES, latency=LATENCY), datasets, out)
+    assert result(record, "one", "floats")["measures"]["R@100"] > 0
+
+
+def test_what_was_killed_goes_on(settings, datasets, monkeypatch, tmp_path):
+    encoded = []
+    real = module.encode_to
+
+    def counted(corpus, *args, **kwargs):
+        encoded.append(corpus.name)
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        return real(corpus, *args, **kwargs)
+
+    monkeypatch.setattr(module, "encode_to", counted)
+    few = ExperimentSettings(settings.systems[:2], measures=MEASURES, latency=LATENCY)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(few, datasets, tmp_path / "out")
+    assert not (tmp_path / "out" / "experiment.json").exists()
+    record = run_experiment(few, datasets, tmp_path / "out")
+    assert len(record["results"]) == 4
+    assert encoded == [encoded[0], encoded[1], encoded[1]]
+
+
+def test_other_documents_are_encoded_again(tmp_path, settings):
+    few = ExperimentSettings(settings.systems[:1], measures=MEASURES, latency=LATENCY)
+    folder = make_dataset(tmp_path / "data", 5)
+    first = run_experiment(few, named([open_dataset(str(folder))]), tmp_path / "out")
+    (folder / "corpus.jsonl").write_text('{"_id": "d0", "text": "wing"}\n')
+    (folder / "qrels" / "test.tsv").write_text("q0\td0\t1\n")
+    second = run_experiment(few, named([open_dataset(str(folder))]), tmp_path / "out")
+    assert first["datasets"][0]["documents"] == 60
+    assert second["datasets"][0]["documents"] == 1
+    assert result(second, "data", "BM25")["document_terms"] == 1
+
+
+def test_own_documents_are_left_out(tmp_path):
+    folder = make_dataset(tmp_path / "arguana", 7)
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.write(
+            json.dumps(
+                {"_id": "q0", "text": json.loads((folder / "queries.jsonl").read_text().splitlines()[0])["text"]}
+            )
+        )
+    systems = (SystemSettings("BM25", encoder="bm25"), SystemSettings("again", fuse=("BM25",)))
+    dataset = open_dataset(str(folder))
+    record = run_experiment(ExperimentSettings(systems, depth=61, latency=LATENCY), named([dataset]), tmp_path / "out")
+    for system in ("BM25", "again"):
+        assert "q0" not in read_run(tmp_path / "out" / "runs" / "arguana" / f"{system}.trec.gz")["q0"]
+    assert record["datasets"][0]["notes"]
+
+
+@pytest.mark.parametrize(
+    ("system", "message"),
+    [
+        (SystemSettings("x", documents="no/{dataset}.parquet", queries="no"), r"no/one.parquet: no such vectors"),
+        (SystemSettings("x", run="no/{dataset}.trec"), r"no/one.trec"),
+    ],
+)
+def test_what_is_missing_is_named(system, message, datasets, tmp_path):
+    with pytest.raises((DataError, OSError), match=message):
+        run_experiment(ExperimentSettings((system,), latency=LATENCY), datasets, tmp_path / "out")
+
+
+def test_another_folder_is_left_alone(datasets, settings, tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(OutputExists, match="something other than an experiment"):
+        run_experiment(settings, datasets, tmp_path)
+
+
+def test_settings_that_make_no_sense_are_named_together():
+    one = SystemSettings("one", encoder="bm25")
+    with pytest.raises(
+        ValueError, match=r"two systems are called 'one'.*fuses 'two'.*baseline 'three'|baseline 'three'"
+    ):
+        ExperimentSettings((one, one, SystemSettings("f", fuse=("two",))), baseline="three")
+    with pytest.raises(ValueError, match="needs one of"):
+        SystemSettings("x", encoder="bm25", run="y")
+    with pytest.raises(ValueError, match="clusters: true"):
+        SystemSettings("x", encoder="bm25", search=SearchSettings(algorithm="clusters"))
+
+
+def test_datasets_need_names_of_their_own(datasets):
+    with pytest.raises(DataError, match="both be called 'one'"):
+        named([datasets["one"], datasets["one"]])
+    with pytest.raises(DataError, match="no dataset"):
+        named([])
+
+
+def test_references_that_nobody_published(datasets, settings, tmp_path):
+    with pytest.raises(DataError, match=r"no published figures of SPLADE-v9; there are .*SPLADE-v3"):
+        run_experiment(ExperimentSettings(settings.systems, references=("SPLADE-v9",)), datasets, tmp_path / "out")
+
+
+def test_published_figures_stand_beside(settings, tmp_path):
+    dataset = open_dataset(str(make_dataset(tmp_path / "scifact", 3)))
+    few = ExperimentSettings(settings.systems[:1], latency=LATENCY, references=("SPLADE-v3",))
+    (found,) = run_experiment(few, named([dataset]), tmp_path / "out")["references"]
+    assert (found["dataset"], found["measure"], found["value"]) == ("scifact", "nDCG@10", 0.71)
+
+
+def test_file_names():
+    assert file_name("lsr-mini, alpha 0.8/..") == "lsr-mini-alpha-0.8"
+    assert file_name("../..") == "unnamed"
+
+
+def test_the_command_reads_yaml_and_reports(tmp_path, lsr_command):
+    folder = make_dataset(tmp_path / "one", 1)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "systems:\n  - {name: BM25, encoder: bm25}\n  - {name: again, fuse: [BM25]}\nlatency: {queries: 3}\n"
+    )
+    ran = lsr_command("experiment", config, "--dataset", folder, "--out", tmp_path / "out")
+    assert ran.code == 0
+    assert "BM25" in ran.out
+    assert (tmp_path / "out" / "report.html").is_file()
+    config.write_text("systems:\n  - {name: BM25, encodr: bm25}\n")
+    ran = lsr_command("experiment", config, "--dataset", folder, "--out", tmp_path / "out")
+    assert ran.code == 1
+    assert "config.yaml:2: unknown key" in ran.err
+    assert "did you mean encoder" in ran.err
