@@ -39,11 +39,11 @@ VARIANTS: dict[str, tuple[list[str], float]] = {
     "FLOPS": (["documents_regularizer.kind=flops"], 0.02),
     "FLOPS, double log": (["documents_regularizer.kind=flops", _DOUBLE], 0.05),
     "IDF-aware FLOPS": (["documents_regularizer.kind=idf_flops"], 0.02),
-    "DF-FLOPS": (["documents_regularizer.kind=df_flops"], 0.06),
     "l0 mask, double log": (
         ["documents_regularizer.kind=l0_flops", "documents_regularizer.threshold=80", _DOUBLE],
         0.05,
     ),
+    "DF-FLOPS": (["documents_regularizer.kind=df_flops"], 0.06),
 }
 
 

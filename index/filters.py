@@ -1,0 +1,260 @@
+"""Filters on metadata: which documents a search may return.
+
+    {"year": {">=": 2020, "<": 2024}, "lang": ["en", "de"], "draft": False}
+
+Keys are columns, and all conditions have to hold. A plain value is "==", a list "in"; operators are == != < <= > >=,
+in, not in, and exists (true or false). "and" and "or" take lists of filters, "not" takes one. Of a column of lists a
+condition holds if it does for any item; != and not in, if == and in hold for none. A document that lacks the column
+meets no condition but {"exists": false}; within "not" it does.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lsr.errors import DataError
+
+from .columns import Columns, offsets_of
+
+Where = Mapping[str, Any]
+Mask = NDArray[np.bool_]
+
+_ORDER: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_OPERATORS = ("==", "!=", *_ORDER, "in", "not in", "exists")
+_TEXT_CONDITION = re.compile(r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
+
+
+class _Written(str):
+    """A value as somebody wrote it on a command line: the column tells whether it is a number or a text."""
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """One of a filter's leaves. `values` are those that it is compared with."""
+
+    column: str
+    operator: str
+    values: tuple[Any, ...]
+
+    def problem(self, kind: str) -> str | None:
+        """Why it can't be asked of a column of this kind."""
+        kind = kind.removeprefix("list of ")
+        if self.operator == "exists" or kind == "empty list":
+            return None
+        if kind == "truth" and self.operator in _ORDER:
+            return f"{self.column} is true or false, which {self.operator} can't compare"
+        for value in self.values:
+            if _matching(value, kind) is None:
+                return f"{self.column} is a {kind}, it can't be compared with {value!r}"
+        return None
+
+    def mask(self, columns: Columns) -> Mask:
+        """Which documents meet it."""
+        column = columns.column(self.column)
+        there: Mask = column.is_valid().to_numpy(zero_copy_only=False)
+        if self.operator == "exists":
+            return there if self.values[0] else ~there
+        kind = columns.kinds[self.column].removeprefix("list of ")
+        if pa.types.is_list(column.type):
+            hits = np.concatenate(([0], np.cumsum(self._of(column.values, kind))))
+            offsets = offsets_of(column)
+            met = hits[offsets[1:]] > hits[offsets[:-1]]
+        else:
+            met = self._of(column, kind)
+        return there & (~met if self.operator in ("!=", "not in") else met)
+
+    def _of(self, array: pa.Array, kind: str) -> Mask:
+        """Which of some plain values meet it, != and not in taken for their opposites."""
+        if not len(array):
+            return np.zeros(0, bool)
+        if pa.types.is_dictionary(array.type):  # each text is compared once, however often it occurs
+            of_each = self._of(array.dictionary, kind)
+            indices = array.indices.fill_null(0).to_numpy()
+            return of_each[indices] if len(of_each) else np.zeros(len(indices), bool)  # all of them missing
+        values = [_matching(value, kind) for value in self.values]
+        if kind == "text":
+            texts = array.to_pylist()
+            if self.operator in _ORDER:
+                compare = _ORDER[self.operator]
+                return np.array([compare(text, values[0]) for text in texts], bool)
+            wanted = set(values)
+            return np.array([text in wanted for text in texts], bool)
+        numbers = array.fill_null(False if kind == "truth" else 0).to_numpy(zero_copy_only=False)
+        if self.operator in _ORDER:
+            return np.asarray(_ORDER[self.operator](numbers, values[0]), bool)
+        met = np.zeros(len(numbers), bool)
+        for value in values:
+            met |= numbers == value
+        return met
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A parsed filter.
+
+    Attributes:
+        how: "all" or "any" of its parts, or "none" of them.
+        parts: Conditions and other filters.
+    """
+
+    how: str
+    parts: tuple[_Condition | Filter, ...]
+
+    def require_known(self, segments: Sequence[Columns]) -> None:
+        """Refuse a filter that no document could be asked.
+
+        Raises:
+            DataError: Columns that none of the segments has, of mixed kinds, or compared with values of another kind.
+        """
+        known = {name: columns.kinds[name] for columns in segments for name in columns.kinds}
+        mixed = {name: why for columns in segments for name, why in columns.mixed.items()}
+        wrong = []
+        for condition in self.conditions():
+            name = condition.column
+            if name in mixed:
+                wrong.append(f"{name} can't be filtered by: {mixed[name]}")
+            elif name not in known:
+                wrong.append(f"there is no column {name!r}; there are {', '.join(sorted(known)) or 'none at all'}")
+            else:
+                kinds = {columns.kinds[name] for columns in segments if name in columns.kinds}
+                wrong += [problem for kind in sorted(kinds) if (problem := condition.problem(kind))]
+        if wrong:
+            raise DataError("; ".join(dict.fromkeys(wrong)), "where")
+
+    def conditions(self) -> Iterable[_Condition]:
+        """All leaves."""
+        for part in self.parts:
+            yield from part.conditions() if isinstance(part, Filter) else (part,)
+
+    def mask(self, columns: Columns | None, n_docs: int) -> Mask:
+        """(n_docs,) bool, which documents of a segment meet it.
+
+        Args:
+            columns: Of the segment; None if its documents have no metadata.
+            n_docs: How many it has.
+        """
+        met = np.full(n_docs, self.how != "any")
+        for part in self.parts:
+            if isinstance(part, Filter):
+                mine = part.mask(columns, n_docs)
+            elif columns is None or part.column not in columns.kinds:
+                mine = np.full(n_docs, part.operator == "exists" and not part.values[0])
+            else:
+                mine = part.mask(columns)
+            met = met | mine if self.how == "any" else met & (~mine if self.how == "none" else mine)
+        return met
+
+
+def parse_where(where: Where) -> Filter:
+    """Read a filter.
+
+    Raises:
+        DataError: Something that is no filter; all that is wrong at once.
+    """
+    wrong: list[str] = []
+    parsed = _parse(where, wrong)
+    if wrong:
+        raise DataError("; ".join(wrong), "where")
+    return parsed
+
+
+def _parse(where: Any, wrong: list[str]) -> Filter:
+    if not isinstance(where, Mapping):
+        wrong.append(f"a filter is a mapping of column to condition, got {where!r}")
+        return Filter("all", ())
+    parts: list[_Condition | Filter] = []
+    for key, condition in where.items():
+        if key in ("and", "or"):
+            if not isinstance(condition, list | tuple):
+                wrong.append(f"{key} takes a list of filters, got {condition!r}")
+                continue
+            inner = tuple(_parse(one, wrong) for one in condition)
+            parts.append(Filter("all" if key == "and" else "any", inner))
+        elif key == "not":
+            parts.append(Filter("none", (_parse(condition, wrong),)))
+        elif isinstance(condition, Mapping):
+            parts += [c for op, value in condition.items() if (c := _condition(key, op, value, wrong))]
+        else:
+            plain = "in" if isinstance(condition, list | tuple | set | frozenset) else "=="
+            parts += [c] if (c := _condition(key, plain, condition, wrong)) else []
+    return Filter("all", tuple(parts))
+
+
+def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Condition | None:
+    many = isinstance(value, list | tuple | set | frozenset)
+    values = tuple(value) if many else (value,)
+    problem = None
+    if not isinstance(column, str):
+        problem = f"a column's name is a text, got {column!r}"
+    elif name not in _OPERATORS:
+        problem = f"{column}: unknown operator {name!r}; there are {', '.join(_OPERATORS)}"
+    elif many != (name in ("in", "not in")):
+        problem = f"{column}: {name} takes {'one value' if many else 'a list'}, got {value!r}"
+    elif name == "exists" and not isinstance(value, bool):
+        problem = f"{column}: exists takes true or false, got {value!r}"
+    elif not all(isinstance(one, bool | int | float | str) for one in values):
+        problem = f"{column}: values are texts, numbers, true or false, got {value!r}"
+    if problem:
+        wrong.append(problem)
+        return None
+    return _Condition(column, name, values)
+
+
+def parse_where_text(texts: Sequence[str]) -> Filter | None:
+    """Read filters of a command line: JSON objects, or conditions such as "year>=2020" and "lang=en,de".
+
+    Returns:
+        All of them together; None if there are none.
+
+    Raises:
+        DataError: As for `parse_where`.
+    """
+    parts: list[_Condition | Filter] = []
+    wrong: list[str] = []
+    for text in texts:
+        if text.lstrip().startswith("{"):
+            try:
+                parts.append(_parse(json.loads(text), wrong))
+            except ValueError as error:
+                wrong.append(f"{text}: not JSON: {error}")
+        elif match := _TEXT_CONDITION.fullmatch(text):
+            name, value = match["operator"].replace("==", "="), match["value"]
+            values = (
+                tuple(_Written(part.strip()) for part in value.split(","))
+                if name in ("=", "!=")
+                else (_Written(value),)
+            )
+            parts.append(_Condition(match["name"], {"=": "in", "!=": "not in"}.get(name, name), values))
+        else:
+            wrong.append(f"{text!r} is no condition such as year>=2020 or lang=en,de, and no JSON object")
+    if wrong:
+        raise DataError("; ".join(wrong), "--where")
+    return Filter("all", tuple(parts)) if parts else None
+
+
+def _matching(value: Any, kind: str) -> Any:
+    """A value as a column of a kind compares it; None if it can't."""
+    if isinstance(value, _Written) and kind != "text":
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool):
+        return value if kind == "truth" else None
+    if isinstance(value, int | float):
+        return value if kind == "number" else None
+    return value if kind == "text" else None

@@ -1,0 +1,266 @@
+"""Filters find what a plain look at each document's metadata finds; what makes no sense is named."""
+
+from __future__ import annotations
+
+import json
+import operator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsr.errors import CorruptIndex, DataError
+from lsr.index.columns import COLUMNS_FILE, MOST_COLUMNS, Columns, ColumnsWriter
+from lsr.index.filters import parse_where, parse_where_text
+
+DOCS = [
+    {"year": 2019, "lang": "en", "tags": ["a", "b"], "draft": True, "author": {"name": "Ada"}},
+    {"year": 2020, "lang": "de", "tags": ["b"], "draft": False},
+    {"year": 2021.5, "lang": "en", "tags": []},
+    None,
+    {"lang": "fr", "scores": [1, 2.5], "author": {"name": "Bob"}},
+]
+
+
+def write(folder, docs, per_batch=2):
+    writer = ColumnsWriter()
+    texts = [None if doc is None else json.dumps(doc) for doc in docs]
+    for start in range(0, len(texts), per_batch):
+        writer.write(texts[start : start + per_batch])
+    return Columns(folder / COLUMNS_FILE, len(docs)) if writer.close(folder) else None
+
+
+@pytest.fixture
+def columns(tmp_path):
+    return write(tmp_path, DOCS)
+
+
+def found(columns, where):
+    parsed = parse_where(where)
+    parsed.require_known([columns])
+    return np.flatnonzero(parsed.mask(columns, len(DOCS))).tolist()
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({}, [0, 1, 2, 3, 4]),
+        ({"year": 2020}, [1]),
+        ({"year": {">=": 2020}}, [1, 2]),
+        ({"year": {">": 2019, "<": 2021}}, [1]),
+        ({"year": {"!=": 2020}}, [0, 2]),
+        ({"year": {"in": [2019, 2021.5]}}, [0, 2]),
+        ({"lang": "en"}, [0, 2]),
+        ({"lang": ["de", "fr", "xx"]}, [1, 4]),
+        ({"lang": {"not in": ["de", "fr"]}}, [0, 2]),
+        ({"lang": {">": "de"}}, [0, 2, 4]),
+        ({"lang": "xx"}, []),
+        ({"tags": "b"}, [0, 1]),
+        ({"tags": ["a", "c"]}, [0]),
+        ({"tags": {"!=": "a"}}, [1, 2]),
+        ({"tags": {"exists": True}}, [0, 1, 2]),
+        ({"scores": {">": 2}}, [4]),
+        ({"draft": True}, [0]),
+        ({"draft": {"!=": True}}, [1]),
+        ({"author.name": "Ada"}, [0]),
+        ({"year": {"exists": False}}, [3, 4]),
+        ({"not": {"year": 2020}}, [0, 2, 3, 4]),
+        ({"or": [{"year": 2020}, {"lang": "fr"}]}, [1, 4]),
+        ({"or": []}, []),
+        ({"and": [{"lang": "en"}, {"draft": True}]}, [0]),
+        ({"lang": "en", "year": {"<": 2020}}, [0]),
+    ],
+)
+def test_filters_by_hand(columns, where, expected):
+    assert found(columns, where) == expected
+
+
+def test_kinds(columns):
+    assert columns.kinds == {
+        "year": "number",
+        "lang": "text",
+        "tags": "list of text",
+        "draft": "truth",
+        "author.name": "text",
+        "scores": "list of number",
+    }
+
+
+VALUES = {
+    "n": st.one_of(st.integers(-3, 3), st.floats(-3, 3)),
+    "t": st.sampled_from(["", "a", "b", "ä", "é"]),
+    "b": st.booleans(),
+    "l": st.lists(st.sampled_from("abc"), max_size=3),
+}
+PLAIN = {"n": VALUES["n"], "t": VALUES["t"], "b": VALUES["b"], "l": st.sampled_from("abc")}
+OPERATORS = {
+    "==": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@st.composite
+def conditions(draw):
+    name = draw(st.sampled_from(sorted(VALUES)))
+    kind = draw(st.sampled_from(["==", "!=", "in", "not in", "exists", "<", "<=", ">", ">="]))
+    if kind in ("<", "<=", ">", ">=") and name == "b":
+        kind = "=="
+    if kind == "exists":
+        return {name: {kind: draw(st.booleans())}}
+    return {name: {kind: draw(st.lists(PLAIN[name], max_size=3) if "in" in kind else PLAIN[name])}}
+
+
+WHERE = st.recursive(
+    conditions(),
+    lambda inner: st.one_of(
+        st.fixed_dictionaries({"or": st.lists(inner, max_size=3)}),
+        st.fixed_dictionaries({"and": st.lists(inner, max_size=3)}),
+        st.fixed_dictionaries({"not": inner}),
+    ),
+    max_leaves=5,
+)
+
+
+def meets(doc, where):
+    """The same by looking."""
+    results = []
+    for key, condition in where.items():
+        if key == "or":
+            results.append(any(meets(doc, one) for one in condition))
+        elif key == "and":
+            results.append(all(meets(doc, one) for one in condition))
+        elif key == "not":
+            results.append(not meets(doc, condition))
+        else:
+            ((kind, value),) = condition.items()
+            there = key in doc
+            items = doc.get(key)
+            items = items if isinstance(items, list) else [items]
+            if kind == "exists":
+                results.append(there == value)
+            elif kind in ("!=", "not in"):
+                results.append(there and not any(i in (value if kind == "not in" else [value]) for i in items))
+            elif kind == "in":
+                results.append(there and any(i in value for i in items))
+            else:
+                results.append(there and any(OPERATORS[kind](i, value) for i in items))
+    return all(results)
+
+
+@given(
+    docs=st.lists(st.fixed_dictionaries({}, optional=VALUES), min_size=1, max_size=12),
+    where=WHERE,
+    per_batch=st.integers(1, 5),
+)
+def test_filters_find_what_looking_finds(tmp_path_factory, docs, where, per_batch):
+    columns = write(tmp_path_factory.mktemp("filters"), docs, per_batch)
+    mask = parse_where(where).mask(columns, len(docs))
+    assert mask.tolist() == [meets(doc, where) for doc in docs]
+
+
+def test_documents_without_metadata_have_no_columns(tmp_path):
+    assert write(tmp_path, [None, {}]) is None
+    parsed = parse_where({"not": {"year": 2020}})
+    assert parsed.mask(None, 2).tolist() == [True, True]
+    with pytest.raises(DataError, match="no column 'year'; there are none at all"):
+        parsed.require_known([])
+
+
+def test_a_column_of_one_segment_is_missing_in_another(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = write(tmp_path / "one", [{"a": 1}]), write(tmp_path / "two", [{"b": "x"}])
+    parsed = parse_where({"or": [{"a": 1}, {"b": "x"}]})
+    parsed.require_known([one, two])
+    assert parsed.mask(one, 1).tolist() == parsed.mask(two, 1).tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"yaer": 2020}, r"no column 'yaer'; there are author.name, draft, .*year"),
+        ({"year": "2020"}, r"year is a number, it can't be compared with '2020'"),
+        ({"year": True}, r"year is a number, it can't be compared with True"),
+        ({"lang": 3}, r"lang is a text, it can't be compared with 3"),
+        ({"tags": 3}, r"tags is a text, it can't be compared with 3"),
+        ({"draft": {">": True}}, r"draft is true or false, which > can't compare"),
+        ({"yaer": 1, "lang": 3}, r"'yaer'.*; lang is a text"),
+        ({"year": {"=>": 1}}, r"year: unknown operator '=>'; there are =="),
+        ({"year": {"in": 1}}, r"year: in takes a list, got 1"),
+        ({"year": {">": [1]}}, r"year: > takes one value"),
+        ({"year": {"exists": 1}}, r"year: exists takes true or false"),
+        ({"year": None}, r"year: values are texts, numbers, true or false, got None"),
+        ({"or": {"year": 1}}, r"or takes a list"),
+        ({"not": [1]}, r"a filter is a mapping"),
+        ([1], r"a filter is a mapping of column to condition, got \[1\]"),
+        ({1: 1}, r"a column's name is a text, got 1"),
+    ],
+)
+def test_what_makes_no_sense_is_named(columns, where, message):
+    with pytest.raises(DataError, match=message):
+        found(columns, where)
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["year>=2020"], [1, 2]),
+        (["year >= 2020", "lang=en"], [2]),
+        (["lang=en,de"], [0, 1, 2]),
+        (["lang!=en,de"], [4]),
+        (["draft=true"], [0]),
+        (['{"or": [{"year": 2019}, {"lang": "fr"}]}', "year<2020"], [0]),
+        (["author.name=Ada"], [0]),
+    ],
+)
+def test_conditions_of_a_command_line(columns, texts, expected):
+    parsed = parse_where_text(texts)
+    parsed.require_known([columns])
+    assert np.flatnonzero(parsed.mask(columns, len(DOCS))).tolist() == expected
+
+
+def test_numbers_that_are_texts(tmp_path):
+    columns = write(tmp_path, [{"zip": "01234"}, {"zip": "12345"}])
+    assert np.flatnonzero(parse_where_text(["zip=12345"]).mask(columns, 2)).tolist() == [1]
+
+
+def test_bad_conditions_of_a_command_line(columns):
+    assert parse_where_text([]) is None
+    with pytest.raises(DataError, match=r"'year' is no condition such as.*; \{1: not JSON"):
+        parse_where_text(["year", "{1"])
+    with pytest.raises(DataError, match="year is a number, it can't be compared with 'new'"):
+        parse_where_text(["year>new"]).require_known([columns])
+
+
+def test_keys_of_mixed_kinds_are_no_columns_and_say_so(tmp_path):
+    columns = write(tmp_path, [{"a": 1, "c": [1, "x"]}, {"a": 2}, {"a": "three", "b": 1}])
+    assert columns.kinds == {"b": "number"}
+    with pytest.raises(DataError, match=r"a can't be filtered by: its values are of different kinds: number, text"):
+        parse_where({"a": 1}).require_known([columns])
+    with pytest.raises(DataError, match="c can't be filtered by"):
+        parse_where({"c": 1}).require_known([columns])
+
+
+def test_more_keys_than_anybody_filters_by(tmp_path):
+    columns = write(tmp_path, [{f"k{i}": i for i in range(MOST_COLUMNS + 1)}])
+    assert len(columns.kinds) == MOST_COLUMNS
+    with pytest.raises(DataError, match=f"more than {MOST_COLUMNS} keys"):
+        parse_where({f"k{MOST_COLUMNS}": 1}).require_known([columns])
+
+
+def test_numbers_beyond_64_bits(tmp_path):
+    columns = write(tmp_path, [{"n": 2**70}, {"n": 1}, {"n": 2**63 - 1}], per_batch=1)
+    assert np.flatnonzero(parse_where({"n": {">": 2**65}}).mask(columns, 3)).tolist() == [0]
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    write(tmp_path, DOCS)
+    with pytest.raises(CorruptIndex, match=r"columns.arrow: 5 documents where there are 6"):
+        Columns(tmp_path / COLUMNS_FILE, 6)
+    (tmp_path / COLUMNS_FILE).write_bytes(b"ARROW1")
+    with pytest.raises(CorruptIndex, match=r"columns.arrow: damaged"):
+        Columns(tmp_path / COLUMNS_FILE, 5)
