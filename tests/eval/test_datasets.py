@@ -1,13 +1,17 @@
-"""Judged datasets: BEIR folders and ir-datasets names."""
+"""Judged datasets: BEIR folders, ir-datasets names, parts, suites."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lsr.errors import DataError
-from lsr.eval.datasets import open_dataset
+from lsr.eval.datasets import SUITES, drop_own, open_dataset, open_suite
+from lsr.eval.evaluate import evaluate
+from lsr.index.index import Index
 
 
 @pytest.fixture
@@ -109,3 +113,129 @@ def test_names_that_nobody_knows(registered):
         open_dataset("lsr-tset")
     with pytest.raises(DataError, match="lsr-test/dev"):
         open_dataset("lsr-test", "dev")
+
+
+# --- parts, Parquet, own documents, suites ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Documents, queries and judgments as MS MARCO and TREC have them."""
+    files = {"documents": "collection.tsv", "queries": "queries.dev.tsv", "qrels": "qrels.dev.txt"}
+    (tmp_path / files["documents"]).write_text("10\tflutter of wings\n20\tflat plates\n")
+    (tmp_path / files["queries"]).write_text("1\tflutter\n2\tplates\n")
+    (tmp_path / files["qrels"]).write_text("1 0 10 1\n2 0 20 1\n")
+    return {key: str(tmp_path / name) for key, name in files.items()}
+
+
+def test_a_dataset_by_its_parts(parts, tmp_path):
+    dataset = open_dataset("ours", "dev", **parts)
+    assert (dataset.name, dataset.split, dataset.qrels) == ("ours", "dev", {"1": {"10": 1}, "2": {"20": 1}})
+    assert [d.id for d in dataset.corpus()] == ["10", "20"]
+    index = Index.build(tmp_path / "idx", dataset.corpus(), encoder="bm25")
+    assert evaluate(index, dataset, "RR@10").measures == {"RR@10": 1.0}
+
+
+def test_parts_of_a_folder_can_be_others(folder, parts):
+    dataset = open_dataset(str(folder), queries=parts["queries"])
+    assert (dataset.source, dataset.query_source) == (str(folder), parts["queries"])
+    dataset = open_dataset(str(folder), documents=parts["documents"])
+    assert (dataset.source, dataset.query_source) == (parts["documents"], str(folder))
+    assert open_dataset(str(folder), qrels=parts["qrels"]).qrels["1"] == {"10": 1}
+
+
+def test_parts_that_are_not_there_are_all_named(folder):
+    with pytest.raises(DataError) as error:
+        open_dataset(str(folder), "train", documents="no.jsonl", queries="no.tsv")
+    assert all(text in str(error.value) for text in ("'train'; there are: dev, test", "no.jsonl", "no.tsv"))
+    with pytest.raises(DataError, match=r"^ours: no such file or folder"):
+        open_dataset("ours", documents=str(folder / "corpus.jsonl"), qrels=str(folder / "qrels" / "test.tsv"))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"query-id": ["q1", "q2"], "corpus-id": ["d1", "d2"], "score": [2, 1]},
+        {"query_id": ["q1", "q2"], "doc_id": ["d1", "d2"], "relevance": [2.0, 1.0]},
+    ],
+)
+def test_a_folder_of_parquet(tmp_path, columns):
+    (tmp_path / "qrels").mkdir()
+    texts = {"corpus": ["d1", "d2"], "queries": ["q1", "q2"]}
+    for name, ids in texts.items():
+        table = pa.table({"_id": ids, "title": [None, ""], "text": ["wings", "plates"]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    pq.write_table(pa.table(columns), tmp_path / "qrels" / "test.parquet")
+    dataset = open_dataset(str(tmp_path))
+    assert dataset.qrels == {"q1": {"d1": 2}, "q2": {"d2": 1}}
+    index = Index.build(tmp_path / "idx", dataset.corpus(), encoder="bm25")
+    assert evaluate(index, dataset, "RR@10").measures == {"RR@10": 1.0}
+
+
+def test_parquet_judgments_that_are_none(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    path = tmp_path / "qrels" / "test.parquet"
+    pq.write_table(pa.table({"query-id": ["a", "b"], "corpus-id": ["x", None], "score": [0.5, 1.0]}), path)
+    with pytest.raises(DataError, match=r"2 bad lines:") as error:
+        open_dataset(str(tmp_path))
+    assert "test.parquet:1: the grade 0.5 is not a whole number" in str(error.value)
+    assert "test.parquet:2: expected the columns query-id, corpus-id, score" in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "drops"), [("ArguAna", True), ("quora", True), ("scifact", False)])
+def test_which_folders_lose_each_querys_own_document(folder, name, drops, monkeypatch):
+    place = folder.rename(folder.parent / "data").rename(folder.parent / name)
+    assert open_dataset(str(place)).drop_own is drops
+    assert open_dataset(str(place), drop_own=not drops).drop_own is not drops
+    monkeypatch.chdir(place)
+    assert open_dataset(".").drop_own is drops
+
+
+def test_own_documents_leave_room_for_others(tmp_path, parts):
+    (tmp_path / "collection.tsv").write_text("1\tflutter flutter\n10\tflutter of wings\n2\tflutter\n")
+    (tmp_path / "qrels.dev.txt").write_text("1 0 10 1\n2 0 1 1\n")
+    kept, dropped = (open_dataset("ours", **parts, drop_own=drop) for drop in (False, True))
+    index = Index.build(tmp_path / "idx", kept.corpus(), encoder="bm25")
+    assert list(evaluate(index, kept, "R@2").run["1"]) == ["1", "2"]
+    result = evaluate(index, dropped, "R@2")
+    assert list(result.run["1"]) == ["2", "10"]
+    assert (result.dropped, result.per_query["R@2"]["1"]) == (1, 1.0)
+    assert len(evaluate(index, dropped, "R@1").run["1"]) == 1
+    assert drop_own({"1": {"1": 2.0, "2": 1.0}, "2": {}}) == {"1": {"2": 1.0}, "2": {}}
+
+
+def test_a_suite_in_a_file(folder, parts, tmp_path):
+    path = tmp_path / "suite.yaml"
+    listed = "".join(f", {key}: '{value}'" for key, value in parts.items())
+    path.write_text(f"datasets:\n  - '{folder}'\n  - {{name: '{folder}', split: dev}}\n  - {{name: ours{listed}}}\n")
+    assert [(d.name, d.split) for d in open_suite(str(path))] == [
+        (str(folder), "test"),
+        (str(folder), "dev"),
+        ("ours", "test"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("datasets:\n  - no/such\n  - {name: nor/this}\n", ["2 datasets", "no/such", "nor/this"]),
+        ("datasets:\n  - {name: a, splt: b}\n", ["suite.yaml:2: ", "splt", "split"]),
+        ("datasets: []\n", ["suite.yaml:1: ", "datasets is empty"]),
+    ],
+)
+def test_bad_suites_are_told(tmp_path, text, messages):
+    (tmp_path / "suite.yaml").write_text(text)
+    with pytest.raises(DataError) as error:
+        open_suite(str(tmp_path / "suite.yaml"))
+    assert all(message in str(error.value) for message in messages)
+
+
+def test_suites_that_are_not_there():
+    with pytest.raises(DataError, match="bier: no such file, and no such suite; there are: beir, beir-small"):
+        open_suite("bier")
+
+
+def test_the_suites_name_datasets_with_judgments():
+    datasets = pytest.importorskip("ir_datasets")
+    for name in {name for suite in SUITES.values() for name in suite}:
+        assert datasets.load(name).has_qrels(), name

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lsr.encode.stream import Passages
 from lsr.errors import DataError
 from lsr.eval.datasets import open_dataset
 from lsr.eval.evaluate import evaluate
@@ -50,3 +51,15 @@ def test_bad_input_is_told_in_one_line(folder, lsr_command, args):
     ran = lsr_command("evaluate", folder / "idx", "--dataset", folder, *args)
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert args[1].split("/")[0] in ran.err
+
+
+def test_an_index_is_checked_and_its_values_written(folder, lsr_command):
+    (folder / "qrels" / "test.tsv").write_text("q1\td1\t1\nq2\tgone\t1\nabsent\td1\t1\n")
+    Index.build(folder / "idx", open_dataset(str(folder)).corpus(), encoder="bm25", passages=Passages(8))
+    ran = lsr_command(
+        "evaluate", folder / "idx", "--dataset", folder, "--measures", "RR@10", "--per-query", folder / "v.jsonl"
+    )
+    assert ran.lines()[0]["RR@10"] == pytest.approx(1 / 3, abs=1e-5)
+    assert "1 judged documents (gone), 1 of them relevant" in ran.err
+    assert "1 judged queries (absent) are not among the queries" in ran.err
+    assert len((folder / "v.jsonl").read_text().splitlines()) == 3

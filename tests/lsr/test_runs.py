@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from lsr.errors import DataError
+from lsr.errors import DataError, DataErrors
 from lsr.runs import as_run, read_qrels, read_run, run_lines
 
 
@@ -76,6 +76,40 @@ def test_run(tmp_path):
 def test_bad_run_line(tmp_path, line, message):
     with pytest.raises(DataError, match=f"run:2: {message}"):
         read_run(write(tmp_path / "run", f"q1 Q0 d1 1 3.5 tag\n{line}\n"))
+
+
+def test_all_bad_lines_are_told_at_once(tmp_path):
+    path = write(tmp_path / "run", "q Q0 a 1 2 t\nq Q0 a 2 1 t\nq Q0 b\nq Q0 a 3 0 t\nq Q0 c 4 nan t\n")
+    with pytest.raises(DataError, match=r"run: 4 bad lines:\n") as error:
+        read_run(path)
+    assert [f"run:{n}: " in str(error.value) for n in range(1, 6)] == [False, True, True, True, True]
+    problems = DataErrors()
+    assert read_run(path, problems) == {"q": {"a": 2.0}}
+    assert problems.count == 4
+    with pytest.raises(DataError, match=r"qrels: 2 bad lines:\n  .*qrels:1: .*\n  .*qrels:3: an id is empty"):
+        read_qrels(write(tmp_path / "qrels", "q 0 d\nq 0 d 1\n\td\t1\n"))
+
+
+def test_many_bad_lines_are_counted(tmp_path):
+    with pytest.raises(DataError) as error:
+        read_qrels(write(tmp_path / "qrels", "bad\n" * 1030))
+    lines = str(error.value).splitlines()
+    assert (len(lines), lines[0].endswith("1,030 bad lines:"), lines[-1].strip()) == (22, True, "and 1,010 more")
+
+
+def test_errors_are_gathered():
+    problems = DataErrors()
+    problems.settle()
+    with problems:
+        raise DataError("one", "file:1")
+    with pytest.raises(DataError, match=r"^file:1: one$"):
+        problems.settle()
+    with pytest.raises(KeyError), problems:
+        raise KeyError("not a DataError")
+    with problems:
+        raise DataError("two")
+    with pytest.raises(DataError, match=r"^2 problems:\n  file:1: one\n  two$"):
+        problems.settle()
 
 
 @pytest.mark.parametrize("read", [read_qrels, read_run])

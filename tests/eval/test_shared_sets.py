@@ -1,0 +1,25 @@
+"""Measuring agrees with trec_eval on real collections: the run of another engine through a file and the checks."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from lsr.eval.datasets import open_dataset
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+SMALL = ("cranfield", "cacm", "pubmedqa", "scifact")  # benchmarks/agreement.py runs them all
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_run_of_bm25s_is_measured_as_trec_eval_does(name, real_data, tmp_path, monkeypatch):
+    pytest.importorskip("bm25s")
+    pytest.importorskip("pytrec_eval")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    reference = importlib.import_module("agreement")
+    split, published = reference.SETS[name]
+    found = reference.agreement(open_dataset(str(real_data(name)), split), tmp_path)
+    assert found["difference"] < 1e-6
+    assert found["nDCG@10"] == pytest.approx(published, abs=0.0005)

@@ -1,0 +1,138 @@
+"""Paired tests: hand-worked examples, scipy as the reference, and p-values that are uniform where nothing is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lsr.errors import DataError
+from lsr.eval.significance import bootstrap_interval, compare, holm, most_different
+
+stats = pytest.importorskip("scipy.stats")
+
+
+def by_query(values):
+    return {f"q{i:03}": float(value) for i, value in enumerate(values)}
+
+
+def zeros(n):
+    return by_query(np.zeros(n))
+
+
+def test_a_hand_worked_randomisation():
+    # Of the 8 ways to flip the signs of 1, 2, 3 the sums are 6 4 2 0 0 -2 -4 -6: two are as far out as 6, four as 4.
+    assert compare(by_query([1, 2, 3]), zeros(3)).p == 2 / 8
+    assert compare(by_query([-1, 2, 3]), zeros(3)).p == 4 / 8
+    assert compare(by_query([-1, -2, 3]), zeros(3)).p == 1
+
+
+def test_what_a_comparison_counts():
+    found = compare(by_query([0.5, 0.1, 0.7, 0.3]), by_query([0.25, 0.1, 0.2, 0.8]))
+    assert (found.wins, found.ties, found.losses, found.n) == (2, 1, 1, 4)
+    assert found.difference == pytest.approx(0.0625)
+    assert found.low <= found.difference <= found.high
+    assert found == compare(by_query([0.5, 0.1, 0.7, 0.3]), by_query([0.25, 0.1, 0.2, 0.8]))
+
+
+@pytest.mark.parametrize("test", ["randomization", "t"])
+def test_identical_values_are_no_evidence(test):
+    found = compare(zeros(5), zeros(5), test=test)
+    assert (found.p, found.low, found.high, found.ties) == (1, 0, 0, 5)
+    rounded = by_query([0.1 + 0.2] * 5), by_query([0.3] * 5)
+    assert compare(*rounded, test=test).p == 1
+
+
+def test_t_of_differences_that_do_not_vary():
+    assert compare(by_query([0.3] * 5), by_query([0.2] * 5), test="t").p == 0
+    assert compare(by_query([0.3]), by_query([0.2]), test="t").p == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_t_is_scipys(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.random(40), rng.random(40)
+    assert compare(by_query(a), by_query(b), test="t").p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
+
+
+def permutation_test(a, b, **settings):
+    def mean_difference(x, y, axis):
+        return np.mean(x - y, axis=axis)
+
+    return stats.permutation_test(
+        (a, b), mean_difference, permutation_type="samples", vectorized=True, **settings
+    ).pvalue
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_exact_randomisation_is_scipys(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 4, (2, 10)) / 3  # with ties among the sums, which rounding must not tear apart
+    assert compare(by_query(a), by_query(b)).p == pytest.approx(permutation_test(a, b, n_resamples=np.inf), abs=1e-12)
+
+
+def test_random_flips_estimate_the_exact_value():
+    rng = np.random.default_rng(3)
+    a, b = rng.random(14) + 0.15, rng.random(14)
+    exact = compare(by_query(a), by_query(b)).p
+    assert compare(by_query(a), by_query(b), samples=2**14 - 1).p == pytest.approx(exact, abs=0.015)
+    a, b = rng.random(200) + 0.03, rng.random(200)
+    theirs = permutation_test(a, b, n_resamples=20_000, rng=np.random.default_rng(1))
+    assert compare(by_query(a), by_query(b), samples=20_000).p == pytest.approx(theirs, abs=0.015)
+
+
+def test_a_random_p_value_is_never_zero():
+    found = compare(by_query(np.ones(100)), zeros(100), samples=999)
+    assert found.p == 1 / 1000
+
+
+@pytest.mark.parametrize("test", ["randomization", "t"])
+def test_p_is_uniform_where_the_systems_are_equally_good(test):
+    rng = np.random.default_rng(11)
+    p = [
+        compare(by_query(a), by_query(b), test=test, samples=200, seed=i).p
+        for i, (a, b) in enumerate(rng.random((300, 2, 20)))
+    ]
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.03)
+
+
+def test_holm_by_hand():
+    # Holm 1979: 0.01 * 4, 0.02 * 3, then 0.03 * 2 and 0.04 * 1, which may not fall below it.
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.6]) == [1, 1]
+    assert holm([]) == []
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        holm([0.1, float("nan")])
+
+
+def test_bootstrap_intervals():
+    values = by_query(np.random.default_rng(5).normal(0.5, 0.1, 400))
+    low, high = bootstrap_interval(values)
+    half = 1.96 * np.std(list(values.values())) / np.sqrt(400)
+    mean = np.mean(list(values.values()))
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.1 * half)
+    assert (low, high) == bootstrap_interval(dict(reversed(values.items())))
+    inner = bootstrap_interval(values, level=0.5)
+    assert low < inner[0] < inner[1] < high
+    assert bootstrap_interval({"q": 0.3}) == (0.3, 0.3)
+
+
+def test_most_different():
+    values, baseline = {"a": 0.5, "b": 1, "c": 0.2, "d": 0.2}, {"a": 0.4, "b": 0.5, "c": 0.7, "d": 0.2}
+    assert most_different(values, baseline) == [("b", 1, 0.5), ("c", 0.2, 0.7), ("a", 0.5, 0.4)]
+    assert most_different(values, baseline, 1) == [("b", 1, 0.5)]
+
+
+def test_bad_input_is_named():
+    with pytest.raises(DataError, match=r"2 and 2 queries, of which 2 have one value only: b, c"):
+        compare({"a": 1, "b": 1}, {"a": 1, "c": 1})
+    with pytest.raises(DataError, match="no queries"):
+        compare({}, {})
+    with pytest.raises(DataError, match="query 'a': the value nan"):
+        most_different({"a": float("nan")}, {"a": 1})
+    with pytest.raises(DataError, match="query 'a': the value inf"):
+        bootstrap_interval({"a": float("inf")})
+    with pytest.raises(ValueError, match="samples"):
+        compare({"a": 1}, {"a": 2}, samples=0)
+    with pytest.raises(ValueError, match='"randomization" or "t"'):
+        compare({"a": 1}, {"a": 2}, test="wilcoxon")
