@@ -185,5 +185,5 @@ def open_datasets(entries: Iterable[str | DatasetSettings]) -> list[Dataset]:
     for entry in entries:
         with problems:
             opened.append(open_dataset(entry) if isinstance(entry, str) else entry.open())
-    problems.settle()
+    problems.settle(what="datasets that can't be opened")
     return opened

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsr.errors import DataError
-from lsr.eval.datasets import SUITES, drop_own, open_dataset, open_suite
+from lsr.eval.datasets import SUITES, drop_own, open_dataset, open_datasets, suite_entries
 from lsr.eval.evaluate import evaluate
 from lsr.index.index import Index
 
@@ -208,7 +208,7 @@ def test_a_suite_in_a_file(folder, parts, tmp_path):
     path = tmp_path / "suite.yaml"
     listed = "".join(f", {key}: '{value}'" for key, value in parts.items())
     path.write_text(f"datasets:\n  - '{folder}'\n  - {{name: '{folder}', split: dev}}\n  - {{name: ours{listed}}}\n")
-    assert [(d.name, d.split) for d in open_suite(str(path))] == [
+    assert [(d.name, d.split) for d in open_datasets(suite_entries(str(path)))] == [
         (str(folder), "test"),
         (str(folder), "dev"),
         ("ours", "test"),
@@ -226,13 +226,13 @@ def test_a_suite_in_a_file(folder, parts, tmp_path):
 def test_bad_suites_are_told(tmp_path, text, messages):
     (tmp_path / "suite.yaml").write_text(text)
     with pytest.raises(DataError) as error:
-        open_suite(str(tmp_path / "suite.yaml"))
+        open_datasets(suite_entries(str(tmp_path / "suite.yaml")))
     assert all(message in str(error.value) for message in messages)
 
 
 def test_suites_that_are_not_there():
     with pytest.raises(DataError, match="bier: no such file, and no such suite; there are: beir, beir-small"):
-        open_suite("bier")
+        open_datasets(suite_entries("bier"))
 
 
 def test_the_suites_name_datasets_with_judgments():

@@ -21,13 +21,13 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from lsr.errors import LsrError
-from lsr.eval.datasets import open_dataset, open_suite
+from lsr.eval.datasets import open_dataset, open_datasets, suite_entries
 from lsr.eval.evaluate import evaluate
 from lsr.index.index import Index
 
 for number, name in enumerate(sys.argv[2:]):
     try:
-        dataset = open_suite(name)[0] if name.endswith(".yaml") else open_dataset(name)
+        dataset = open_datasets(suite_entries(name))[0] if name.endswith(".yaml") else open_dataset(name)
         index = Index.build(Path(sys.argv[1]) / str(number), dataset.corpus(), encoder="bm25")
         result = evaluate(index, dataset, "RR@10 R@10")
         documents = [(d.id, d.title, d.text) for d in dataset.corpus()]
