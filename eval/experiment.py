@@ -34,6 +34,7 @@ from lsr.errors import DataError, DataErrors, OutputExists
 from lsr.index.fusion import interpolate, reciprocal_rank_fusion
 from lsr.index.index import Index
 from lsr.index.queries import read_queries
+from lsr.index.storage import FORMAT
 from lsr.runs import Run, read_run, run_lines
 from lsr.sparse import SparseMatrix
 from lsr.vectors import Vectors, read_vectors
@@ -268,7 +269,7 @@ def _search_system(
     k: int,
 ) -> _System:
     vectors, encoded, vectors_key = _vectors(system, name, dataset, identity, artifacts)
-    key: dict[str, Any] = {"lsr": lsr.__version__, "vectors": vectors_key, "index": asdict(system.index)}
+    key: dict[str, Any] = {"format": FORMAT, "vectors": vectors_key, "index": asdict(system.index)}
     path, built, index_key = artifacts.get("index", key, lambda path: _build(path, vectors, system))
     index = Index.open(path)
     source = _filled(system.queries, name) if system.queries else ""
@@ -462,7 +463,9 @@ def _comparisons(
 
 
 def _describe(name: str, dataset: Dataset) -> dict[str, Any]:
-    notes = ["a query's own document is removed from its results"] if dataset.drop_own else []
+    notes = ["a document is its title and its text"]
+    if dataset.drop_own:
+        notes.append("a query's own document is removed from its results")
     return {
         "name": name,
         "source": dataset.name,

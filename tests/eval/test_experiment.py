@@ -227,7 +227,7 @@ def test_own_documents_are_left_out(tmp_path):
     record = run_experiment(ExperimentSettings(systems, depth=61, latency=LATENCY), named([dataset]), tmp_path / "out")
     for system in ("BM25", "again"):
         assert "q0" not in read_run(tmp_path / "out" / "runs" / "arguana" / f"{system}.trec.gz")["q0"]
-    assert record["datasets"][0]["notes"]
+    assert "own document" in record["datasets"][0]["notes"][1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""The report over the judged collections: BM25, the encoder that ships, hybrids, exact and approximate.
+
+    NUMBA_NUM_THREADS=1 python benchmarks/report.py --data FOLDER --work WORK
+
+FOLDER holds collections in BEIR layout. WORK keeps the vectors, so that another run takes minutes; the report and its
+figures are copied to benchmarks/results/report/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+from machine import RESULTS
+from quality import SETS
+
+from lsr.config import read_config
+from lsr.eval.datasets import open_datasets
+from lsr.eval.experiment import RECORD, named, run_experiment
+from lsr.eval.report import write_report
+from lsr.eval.settings import ExperimentSettings
+
+CONFIG = Path(__file__).parents[1] / "configs" / "eval" / "hybrid.yaml"
+
+
+def main() -> None:
+    """Run the experiment and keep its report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="NAME")
+    args = parser.parse_args()
+    started = time.monotonic()
+    settings = read_config(CONFIG, ExperimentSettings)
+    datasets = named(open_datasets(str(args.data / name) for name in args.sets))
+    run_experiment(settings, datasets, args.work)
+    page, text = write_report(args.work)
+    print(text.read_text(encoding="utf-8"))
+    print(f"{time.monotonic() - started:.0f} s")
+    if args.sets == list(SETS):
+        kept = RESULTS / "report"
+        kept.mkdir(parents=True, exist_ok=True)
+        for path in (page, text, args.work / RECORD):
+            shutil.copy(path, kept / path.name)
+
+
+if __name__ == "__main__":
+    main()
