@@ -1,4 +1,4 @@
-"""lsr evaluate, demo."""
+"""lsr evaluate, report, demo."""
 
 from __future__ import annotations
 
@@ -62,6 +62,26 @@ def evaluate(
             rows += [(f"{label} {name}, ms", f"{value:.3f}") for name, value in latency.to_json().items()]
     rows.append(("queries/s, all cores", f"{result.queries_per_second:.0f}"))
     click.echo(table(rows, (f"{result.n_queries} queries, search k = {LATENCY_K}", "value"), "<>"))
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html", help="Not in the folder.")
+def report(folder: Path, out: Path | None) -> None:
+    """An experiment's results as one HTML page, which needs nothing but itself, and as Markdown beside it.
+
+    Quality with significance, quality against time and size, distributions of search times, recall of approximate
+    search, values query by query, costs and conditions. An earlier report is replaced.
+
+    \b
+    Examples:
+      lsr report results/
+      lsr report results/ --out scifact.html
+    """
+    from .report import write_report
+
+    for path in write_report(folder, out):
+        click.echo(path)
 
 
 @click.command()

@@ -26,6 +26,7 @@ COMMANDS = {
     "search": ("lsr.index.commands", "Search an index with a text or a file of queries."),
     "explain": ("lsr.index.commands", "Show why a document scores as it does for a query."),
     "evaluate": ("lsr.eval.commands", "Quality and latency of an index on a judged dataset."),
+    "report": ("lsr.eval.commands", "An experiment's results as an HTML page and as Markdown."),
     "mine": ("lsr.train.commands", "Mine hard negatives from runs for training."),
     "train": ("lsr.eval.training", "Train an encoder as a YAML file says."),
     "verify": ("lsr.index.commands", "Check every byte of an index."),
