@@ -1,4 +1,4 @@
-"""lsr evaluate, experiment, compare, bench, demo."""
+"""lsr evaluate, experiment, report, compare, bench, demo."""
 
 from __future__ import annotations
 
@@ -128,6 +128,26 @@ def _tell(findings: Findings) -> None:
     findings.raise_errors()
     for warning in findings.warnings:
         note(f"note: {warning}")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html", help="Not in the folder.")
+def report(folder: Path, out: Path | None) -> None:
+    """An experiment's results as one HTML page, which needs nothing but itself, and as Markdown beside it.
+
+    Quality with significance, quality against time and size, distributions of search times, recall of approximate
+    search, values query by query, costs and conditions. An earlier report is replaced.
+
+    \b
+    Examples:
+      lsr report results/
+      lsr report results/ --out scifact.html
+    """
+    from .report import write_report
+
+    for path in write_report(folder, out):
+        click.echo(path)
 
 
 @click.command()

@@ -27,6 +27,7 @@ COMMANDS = {
     "explain": ("lsr.index.commands", "Show why a document scores as it does for a query."),
     "evaluate": ("lsr.eval.commands", "Quality and latency of an index on a judged dataset."),
     "experiment": ("lsr.eval.commands", "Compare systems on collections, with a report."),
+    "report": ("lsr.eval.commands", "An experiment's results as an HTML page and as Markdown."),
     "compare": ("lsr.eval.commands", "Compare runs or results query by query, with significance."),
     "bench": ("lsr.eval.commands", "Latency and recall of an index over search settings."),
     "mine": ("lsr.train.commands", "Mine hard negatives from runs for training."),

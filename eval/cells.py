@@ -1,0 +1,146 @@
+"""Tables, their cells, and numbers as they are read; `tables` says what stands in them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: What is read.
+        value: What a number is sorted by; text is sorted as text, and empty cells come last.
+        best: Whether it is the best of its column.
+        mark: ▲ or ▼.
+        mark_means: What the mark says.
+        aside: Smaller text behind, an interval say.
+        swatch: SVG before the text.
+    """
+
+    text: str = ""
+    value: float | None = None
+    best: bool = False
+    mark: str = ""
+    mark_means: str = ""
+    aside: str = ""
+    swatch: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first `heads` columns name the row, `numeric` says which columns stand at the right.
+
+    `published` are rows that were not measured here; they stay below the others when those are sorted.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    numeric: tuple[bool, ...]
+    heads: int = 1
+    marked: bool = False
+    published: tuple[tuple[Cell, ...], ...] = ()
+
+
+def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], heads: int = 1, **more: Any) -> Table:
+    """A table whose numeric columns are those that have a number in any row."""
+    numeric = tuple(any(row[i].value is not None for row in rows) for i in range(len(columns)))
+    return Table(caption, tuple(columns), tuple(map(tuple, rows)), numeric, heads, **more)
+
+
+def score(value: float | None) -> Cell:
+    """A measure's value."""
+    return Cell() if value is None else Cell(f"{value:.3f}", value)
+
+
+def part(value: float | None) -> Cell:
+    """A part of all; 1 only where nothing is missed."""
+    if value is None:
+        return Cell()
+    return Cell("1" if value == 1 else f"{min(value, 0.9999):.4f}", value)
+
+
+def difference(value: float) -> Cell:
+    """A difference of two values, always with its sign."""
+    text = f"{value:+.3f}".replace("-", "−")
+    return Cell("0.000" if text.strip("+−0.") == "" else text, value)
+
+
+def p_value(value: float) -> Cell:
+    """A probability."""
+    return Cell("<0.001" if value < 0.001 else f"{value:.3f}", value)
+
+
+def number(value: float | None) -> Cell:
+    """A count or another number of three digits or all before the point."""
+    if value is None:
+        return Cell()
+    whole = isinstance(value, int) or value >= 100
+    return Cell(f"{value:,.0f}" if whole else _three(value), value)
+
+
+def milliseconds(value: float | None) -> Cell:
+    """A time in milliseconds, to the microsecond at most."""
+    return Cell() if value is None else Cell(f"{value:.3f}" if value < 1 else _three(value), value)
+
+
+def seconds(value: float | None) -> Cell:
+    """A time with its unit."""
+    if value is None:
+        return Cell()
+    if value >= 60:
+        minutes, rest = divmod(round(value), 60)
+        hours, minutes = divmod(minutes, 60)
+        return Cell(f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s", value)
+    return Cell(f"{value * 1000:.0f} ms" if value < 0.1 else f"{_three(value)} s", value)
+
+
+def bytes_cell(value: float | None) -> Cell:
+    """Bytes with their unit, thousands of thousands."""
+    if value is None:
+        return Cell()
+    shown, units = float(value), ["B", "kB", "MB", "GB", "TB"]
+    while shown >= 999.5 and len(units) > 1:
+        shown /= 1000
+        units.pop(0)
+    return Cell(f"{shown:.0f} B" if units[0] == "B" else f"{_three(shown)} {units[0]}", value)
+
+
+def _three(value: float) -> str:
+    """Three digits, or all of those before the point."""
+    if value == 0:
+        return "0"
+    if abs(value) < 0.001:
+        return f"{value:.1e}"
+    value = float(f"{value:.3g}") if abs(value) < 100 else value
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value)) + 1e-9))}f}"
+
+
+def to_markdown(table: Table) -> str:
+    """A table in GitHub's Markdown."""
+    lines = [f"**{escape_markdown(table.caption)}**", "", _line(map(escape_markdown, table.columns))]
+    lines.append(_line("---:" if right else "---" for right in table.numeric))
+    for row in (*table.rows, *table.published):
+        lines.append(_line(map(_markdown_cell, row)))
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = escape_markdown(cell.text)
+    text = f"**{text}**" if cell.best else text
+    return " ".join(part for part in (text, cell.mark, escape_markdown(cell.aside)) if part)
+
+
+def escape_markdown(text: str) -> str:
+    """Text that no reader of Markdown takes for markup."""
+    return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", " ".join(text.split()))

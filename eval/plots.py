@@ -1,0 +1,369 @@
+"""Pictures as small SVG that takes its fonts and its dark and light colours from the page around it.
+
+What is drawn is chosen in `figures`. Colours are Okabe and Ito's (jfly.uni-koeln.de/color, 2008), and nothing rests on
+them alone: every system has a shape and a dash besides.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Placeholders, which become colours of the page: text and lines, the grid, and the page itself.
+_INK, _GRID, _PAPER = "#010203", "#040506", "#070809"
+_PAGE = {_INK: "currentColor", _GRID: "var(--grid)", _PAPER: "var(--paper)"}
+_COLOURS = (_INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # eight beside seven colours: 56 pairs before one comes again
+_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)))
+_TEXT = 10.5
+NAME_COLUMNS = 28  # longer names are cut where they stand beside a point
+_UNIT = 72  # SVG units of an inch
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": _TEXT,
+    "text.parse_math": False,  # a name with dollar signs is no formula
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lsr",
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "axes.linewidth": 0.8,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a system looks in all pictures."""
+
+    colour: str
+    marker: str
+    dash: Any
+
+    @classmethod
+    def of(cls, number: int) -> Look:
+        """The look of the system with a number, from 0."""
+        return cls(_COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)], _DASHES[number % len(_DASHES)])
+
+    def swatch(self) -> str:
+        """The marker as an inline SVG."""
+        from matplotlib.markers import MarkerStyle
+
+        style = MarkerStyle(self.marker)
+        corners: Any = style.get_path().transformed(style.get_transform()).to_polygons()[0]
+        points = " ".join(f"{14 * x:.1f},{-14 * y:.1f}" for x, y in corners)
+        colour = _PAGE.get(self.colour, self.colour)
+        shape = f'<polygon points="{points}" fill="{colour}" stroke="currentColor" stroke-width="1.2"/>'
+        return f'<svg class="swatch" viewBox="-10.5 -10.5 21 21" aria-hidden="true">{shape}</svg>'
+
+    def line(self) -> str:
+        """The dash as an inline SVG."""
+        colour = _PAGE.get(self.colour, self.colour)
+        dash = "" if self.dash == "-" else f' stroke-dasharray="{" ".join(str(2 * d) for d in self.dash[1])}"'
+        shape = f'<line x2="44" y1="6" y2="6" stroke="{colour}" stroke-width="3"{dash}/>'
+        return f'<svg class="line" viewBox="0 0 44 12" aria-hidden="true">{shape}</svg>'
+
+
+@dataclass(frozen=True)
+class Point:
+    """A named point; `start` is where a line to it begins."""
+
+    name: str
+    x: float
+    y: float
+    look: Look
+    start: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Percentiles of a distribution, {50: value, ...}; `aside` is written at the right."""
+
+    name: str
+    aside: str
+    percentiles: dict[int, float]
+    look: Look
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A difference with its interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    significant: bool
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A histogram as densities between edges."""
+
+    edges: tuple[float, ...]
+    densities: tuple[float, ...]
+    look: Look
+
+
+def points(
+    title: str, some: Sequence[Point], labels: tuple[str, str], top: float | None = None, front: bool = True
+) -> str:
+    """Points over a logarithmic axis, each with its name where there is room.
+
+    Args:
+        title: Read out in place of the picture.
+        some: The points; larger y and smaller x are better.
+        labels: Of the x axis and the y axis.
+        top: Where the y axis ends, if not at the points.
+        front: Whether a line joins the points that no other beats in both.
+    """
+
+    def draw(axes: Axes) -> None:
+        _log_axis(axes, [p.x for p in some] + [p.start[0] for p in some if p.start])
+        ys = [p.y for p in some] + [p.start[1] for p in some if p.start]
+        room = max(0.12 * (max(ys) - min(ys)), 0.004)
+        limits = (min(ys) - room, max(ys) + room if top is None else top + 0.3 * room)
+        axes.set_ylim(*limits)
+        best = [p for p in some if not any(_beats(q, p) for q in some)]
+        if front:
+            ends = sorted((p.x, p.y) for p in best)
+            line = [*ends, (axes.get_xlim()[1], ends[-1][1])]
+            axes.step([x for x, _ in line], [y for _, y in line], where="post", color=_GRID, lw=5, zorder=1)
+        for p in some:
+            if p.start:
+                axes.plot([p.start[0], p.x], [p.start[1], p.y], color=_INK, lw=0.8, ls=(0, (3, 2)), zorder=2)
+                axes.plot(*p.start, "o", mfc=_PAPER, mec=_INK, ms=5, mew=0.9, zorder=3)
+            axes.plot(p.x, p.y, p.look.marker, color=p.look.colour, ms=8, mec=_INK, mew=0.9, zorder=4)
+        _name_points(axes, some)
+        axes.set(xlabel=labels[0], ylabel=labels[1])
+        axes.set_yticks([tick for tick in axes.get_yticks() if top is None or tick <= top + 1e-9])
+        axes.set_ylim(*limits)
+        axes.grid(True)
+
+    return _svg(title, 5.8, 4.0, draw, left=0.7, bottom=0.55)
+
+
+def _beats(q: Point, p: Point) -> bool:
+    return q.x <= p.x and q.y >= p.y and (q.x, q.y) != (p.x, p.y)
+
+
+def spreads(title: str, some: Sequence[Spread], label: str) -> str:
+    """Boxes from the 25th to the 75th percentile, whiskers from the 5th to the 95th, the median's and 99th's marks.
+
+    Names stand above the boxes, so that long ones fit on a phone. Percentiles that are not known are not drawn.
+    """
+
+    def draw(axes: Axes) -> None:
+        _log_axis(axes, [value for one in some for value in one.percentiles.values()])
+        for row, one in enumerate(some):
+            at = one.percentiles
+            low, high = at.get(5, at[50]), at.get(95, at[50])
+            axes.plot([low, high], [row, row], color=_INK, lw=1, zorder=2)
+            if 25 in at and 75 in at:
+                axes.barh(row, at[75] - at[25], 0.36, at[25], color=_PAPER, zorder=3)
+                axes.barh(
+                    row, at[75] - at[25], 0.36, at[25], color=one.look.colour, ec=_INK, lw=0.8, alpha=0.6, zorder=3
+                )
+            axes.plot([at[50], at[50]], [row - 0.24, row + 0.24], color=_INK, lw=2.4, zorder=4)
+            if 99 in at:
+                axes.plot(at[99], row, one.look.marker, color=one.look.colour, ms=6, mec=_INK, mew=0.8, zorder=5)
+            for x, side, text in ((0, "left", _cut(one.name, 52)), (1, "right", one.aside)):
+                axes.text(x, row - 0.44, text, transform=axes.get_yaxis_transform(), ha=side, va="center", zorder=6)
+        axes.set(ylim=(len(some) - 0.5, -0.75), yticks=[], xlabel=label)
+        axes.spines["left"].set_visible(False)
+        axes.grid(True, axis="x")
+
+    return _svg(title, 5.8, 0.75 + 0.5 * len(some), draw, left=0.25, bottom=0.55)
+
+
+def bars(title: str, some: Sequence[Bar], limits: tuple[float, float], look: Look) -> str:
+    """Differences by row with their intervals; hollow ones are not significant."""
+
+    def draw(axes: Axes) -> None:
+        for row, bar in enumerate(some):
+            face = look.colour if bar.significant else "none"
+            axes.barh(row, bar.value, 0.56, color=face, ec=_INK, lw=0.8, zorder=2)
+            axes.plot([bar.low, bar.high], [row, row], color=_PAPER, lw=3, zorder=3)
+            axes.plot([bar.low, bar.high], [row, row], color=_INK, lw=1.2, zorder=3)
+        axes.axvline(0, color=_INK, lw=1)
+        axes.set(ylim=(len(some) - 0.4, -0.6), xlim=limits)
+        axes.set_yticks(range(len(some)), [_cut(bar.name, 17) for bar in some])
+        axes.locator_params(axis="x", nbins=4)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.2g}".replace("-", "−") if value else "0")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(True, axis="x")
+
+    left = 0.25 + 0.088 * max(columns_of(_cut(bar.name, 17)) for bar in some)
+    return _svg(title, 4.2, 0.5 + 0.26 * len(some), draw, left=left, bottom=0.32)
+
+
+def bubbles(title: str, counts: dict[tuple[float, float], int], labels: tuple[str, str]) -> str:
+    """Two systems' values of the same queries; areas are numbers of queries, the diagonal is a tie."""
+
+    def draw(axes: Axes) -> None:
+        top = max(1.0, *(max(at) for at in counts))
+        axes.plot([0, top], [0, top], color=_INK, lw=1, zorder=1)
+        looks = {0: (_COLOURS[3], "o"), 1: (_COLOURS[1], "^"), -1: (_COLOURS[2], "v")}
+        groups: dict[tuple[int, int], list[tuple[float, float]]] = {}
+        for (x, y), n in sorted(counts.items()):
+            groups.setdefault(((y > x) - (y < x), n), []).append((x, y))
+        for (gain, n), places in sorted(groups.items(), key=lambda group: (group[0][0] != 0, -group[0][1])):
+            colour, marker = looks[gain]
+            size = max(4.0, 22 * math.sqrt(n / max(50, *counts.values())))
+            xs, ys = zip(*places, strict=True)
+            axes.plot(xs, ys, marker, color=colour, ms=size, alpha=0.7, mec=_INK, mew=0.5, ls="", zorder=2)
+        axes.set(xlabel=_cut(labels[0], 40), ylabel=_cut(labels[1], 40), aspect="equal")
+        axes.set(xlim=(-0.04 * top, 1.04 * top), ylim=(-0.04 * top, 1.04 * top))
+        axes.grid(True)
+
+    return _svg(title, 5.8, 5.5, draw, left=0.65, bottom=0.55)
+
+
+def outlines(title: str, some: Sequence[Outline], label: str) -> str:
+    """Histograms laid over each other, each with its own dash."""
+
+    def draw(axes: Axes) -> None:
+        for one in some:
+            axes.stairs(one.densities, one.edges, color=one.look.colour, ls=one.look.dash, lw=1.8)
+        axes.set(xlabel=label, ylabel="share of documents", yticks=[], ylim=(0, None))
+        axes.grid(True, axis="x")
+
+    return _svg(title, 4.2, 2.5, draw, left=0.35, bottom=0.5)
+
+
+def _svg(title: str, width: float, height: float, draw: Callable[[Axes], None], left: float, bottom: float) -> str:
+    """Draw on axes of a width and height in inches, their margins at the left and at the bottom too."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        # Text stays text: the reader's fonts have the letters that ours lack.
+        warnings.filterwarnings("ignore", message="(?s).*Glyph|.*Matplotlib currently does not support")
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((left / width, bottom / height, 1 - (left + 0.15) / width, 1 - (bottom + 0.12) / height))
+        draw(axes)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return _for_page(file.getvalue(), title)
+
+
+def _for_page(svg: str, title: str) -> str:
+    """An SVG file as a part of a page: no head, a title, the page's font, colours and no name twice in a page."""
+    svg = svg[svg.index("<svg") :]
+    for colour, name in _PAGE.items():
+        svg = svg.replace(colour, name)
+    name = re.sub(r"\W+", "-", title.lower())
+    svg = re.sub(r"""font: ([\d.]+)px [^;"]+""", r"font-size: \1px", svg)
+    svg = re.sub(r"\n *<g id=\"[a-z]+\w*_\d+\">", "\n<g>", svg)
+    svg = re.sub(r'(id="|url\(#|href="#)(\w)', rf"\g<1>{name}-\2", svg)
+    box = re.search(r'viewBox="[^"]+"', svg)
+    assert box is not None
+    head = f'<svg {box[0]} role="img" aria-labelledby="{name}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return re.sub(r"^<svg[^>]*>", f'{head}<title id="{name}">{escape(title)}</title>'.replace("\\", r"\\"), svg)
+
+
+def _log_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic x axis around the values, never so narrow that small differences look large."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    low, high = min(values), max(values)
+    spare = max(math.sqrt(2.5 * low / high), (high / low) ** 0.08, 1.12)
+    low, high = low / spare, high * spare
+    choice: tuple[tuple[float, tuple[float, ...]], ...] = (
+        (7, (1, 1.5, 2, 3, 4, 5, 7)),
+        (60, (1, 2, 5)),
+        (2000, (1, 3)),
+    )
+    steps = next((steps for up_to, steps in choice if high / low < up_to), (1,))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+
+
+def _name_points(axes: Axes, some: Sequence[Point]) -> None:
+    """Write names beside points, none over another or over a point.
+
+    A name that finds no room, or that others resemble when it is cut, is left out: the page has a key for those.
+    """
+    names = Counter(_cut(p.name, NAME_COLUMNS) for p in some)
+    places = [tuple(axes.transData.transform((p.x, p.y))) for p in some]
+    frame = axes.bbox
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
+    taken += [(x - 4, y - 4, x + 4, y + 4) for p in some if p.start for x, y in [axes.transData.transform(p.start)]]
+    scale = axes.figure.dpi / _UNIT
+    for (x, y), p in sorted(zip(places, some, strict=True), key=lambda pair: (-pair[0][1], pair[0][0])):
+        text = _cut(p.name, NAME_COLUMNS)
+        if names[text] > 1:
+            continue
+        width, height = 0.62 * _TEXT * scale * columns_of(text), 1.25 * _TEXT * scale
+        for dx, dy, align in _offsets(scale):
+            left = x + dx - {"left": 0, "center": width / 2, "right": width}[align]
+            box = (left, y + dy - height / 2, left + width, y + dy + height / 2)
+            free = not any(a[0] < box[2] and box[0] < a[2] and a[1] < box[3] and box[1] < a[3] for a in taken)
+            if free and frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1:
+                taken.append(box)
+                far = math.hypot(dx, dy) > 22 * scale
+                axes.annotate(
+                    text,
+                    (p.x, p.y),
+                    (dx / scale, dy / scale),
+                    textcoords="offset points",
+                    ha=align,
+                    va="center",
+                    zorder=5,
+                    arrowprops={"arrowstyle": "-", "color": _INK, "lw": 0.5, "shrinkA": 0, "shrinkB": 4}
+                    if far
+                    else None,
+                )
+                break
+
+
+def _offsets(scale: float) -> Iterator[tuple[float, float, str]]:
+    """Places for a name around a point, the nearest first."""
+    for away in (9, 14, 20, 28, 38):
+        for x, y, align in (
+            (1, 0, "left"), (-1, 0, "right"), (0, 1.3, "center"), (0, -1.3, "center"),
+            (0.8, 0.9, "left"), (0.8, -0.9, "left"), (-0.8, 0.9, "right"), (-0.8, -0.9, "right"),
+        ):  # fmt: skip
+            yield scale * away * x, scale * away * y, align
+
+
+def columns_of(text: str) -> int:
+    """Columns that a text takes."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _cut(text: str, columns: int) -> str:
+    """A text of one line and a number of columns at most."""
+    text = " ".join(text.split())
+    if columns_of(text) <= columns:
+        return text
+    while columns_of(text) >= columns:
+        text = text[:-1]
+    return text.rstrip() + "…"

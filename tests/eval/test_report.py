@@ -1,0 +1,273 @@
+"""lsr report: the page and the Markdown say what the result folder says, and nothing of it is taken for markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from lsr.errors import DataError, MissingExtra
+from lsr.eval import report as report_module
+from lsr.eval.cells import (
+    Cell,
+    Table,
+    bytes_cell,
+    difference,
+    milliseconds,
+    number,
+    p_value,
+    part,
+    seconds,
+    to_markdown,
+)
+from lsr.eval.report import write_report
+
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+
+class Page(HTMLParser):
+    """Tables as {caption: rows of texts}, and every tag and attribute."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tables, self.tags, self.attributes, self.text = {}, [], [], []
+        self.rows, self.cell = [], None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag == "table":
+            self.rows = []
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th", "caption"):
+            self.cell = []
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th", "caption"):
+            text = "".join(self.cell).strip()
+            self.cell = None
+            if tag == "caption":
+                self.tables[text] = self.rows
+            else:
+                self.rows[-1].append(text)
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.cell is not None:
+            self.cell.append(data)
+
+
+@pytest.fixture(scope="module")
+def written(hostile_made, tmp_path_factory):
+    """The page, parsed; its source; the Markdown; the experiment."""
+    folder, experiment = hostile_made
+    html, markdown = write_report(folder, tmp_path_factory.mktemp("report") / "page.html")
+    source = html.read_text(encoding="utf-8")
+    return Page(source), source, markdown.read_text(encoding="utf-8"), experiment
+
+
+def test_tables_have_the_values_of_the_experiment(written):
+    page, _, _, experiment = written
+    values = {(r["system"], r["dataset"]): r["measures"] for r in experiment["results"]}
+    tests = {(c["system"], c["dataset"], c["measure"]): c for c in experiment["comparisons"]}
+    datasets = [d["name"] for d in experiment["datasets"]]
+    marks = 0
+    for measure in experiment["measures"]:
+        head, *rows = page.tables[f"{measure} by dataset"]
+        assert head == ["system", "mean", *datasets]
+        measured = rows[: len(experiment["systems"])]
+        assert [row[0] for row in measured] == [s["name"] for s in experiment["systems"]]
+        for system, mean, *cells in measured:
+            known = [values[system, d][measure] for d in datasets if (system, d) in values]
+            assert mean == (f"{sum(known) / 3:.3f}" if len(known) == 3 else "")
+            for dataset, cell in zip(datasets, cells, strict=True):
+                test = tests.get((system, dataset, measure))
+                mark = "" if not test or test["p_corrected"] >= 0.05 else "▲" if test["difference"] > 0 else "▼"
+                marks += bool(mark)
+                value = values.get((system, dataset))
+                assert cell == (f"{value[measure]:.3f}{mark}" if value else "")
+    assert marks
+    published = page.tables["nDCG@10 by dataset"][-2:]
+    assert published[0] == ["BM25, multifield published", "", "0.665 [1]", "", ""]
+    assert any("[1] BEIR, arXiv 2104.08663, table 2; [2] SPLADE-v3" in text for text in page.text)
+
+
+def test_wins_and_paired_tests(written):
+    page, _, _, experiment = written
+    system = experiment["systems"][1]["name"]
+    tests = [c for c in experiment["comparisons"] if (c["system"], c["measure"]) == (system, "nDCG@10")]
+    (caption,) = (name for name in page.tables if name.startswith("Against "))
+    row = next(row for row in page.tables[caption] if row[0] == system)
+    clear = [c["difference"] > 0 for c in tests if c["p_corrected"] < 0.05]
+    assert row[2:5] == [str(sum(clear)), str(3 - len(clear)), str(len(clear) - sum(clear))]
+    assert row[5:] == [str(sum(c[what] for c in tests)) for what in ("wins", "ties", "losses")]
+    assert len(page.tables["Paired tests"]) == 1 + len(experiment["comparisons"])
+
+
+def test_costs_recall_and_conditions(written):
+    page, source, _, experiment = written
+    first = experiment["results"][0]
+    costs = dict(zip(*page.tables["Costs"][:2], strict=True))
+    assert costs["system"] == first["system"]
+    assert costs["index size"] == f"{first['index_bytes'] / 1e6:.2f} MB"
+    assert costs["bytes/document"] == f"{first['index_bytes'] / 5183:.0f}"
+    assert "FLOPS" in costs
+    assert len(page.tables["Costs"]) == 1 + sum(r["index_bytes"] is not None for r in experiment["results"])
+    head, *rows = page.tables["Approximate beside exact"]
+    assert [(row[0], row[2]) for row in rows] == [("lsr-mini, clusters", "3"), (experiment["systems"][3]["name"], "2")]
+    assert rows[0][head.index("recall at 10")] == "0.9930"
+    assert page.tables["Systems"][3][-1] == "algorithm = clusters, cut = 8"
+    assert page.tables["Datasets"][1][2:5] == ["5,183", "300", "600"]
+    for text in ("ir_measures", "0.4.3", "AMD EPYC, 2 cores, Linux", *experiment["notes"]):
+        assert text in source
+
+
+def test_queries_that_differ_most_are_the_right_ones(written):
+    page, _, _, _ = written
+    _, *rows = page.tables["Queries that differ most, nDCG@10"]
+    gains = [float(row[4].replace("−", "-")) for row in rows]
+    assert len(rows) == 20
+    assert gains == sorted(gains, reverse=True)
+    assert gains[0] > 0.3 > -0.3 > gains[-1]
+    for (_, _, before, after, _), gain in zip(rows, gains, strict=True):
+        assert float(after) - float(before) == pytest.approx(gain, abs=0.0011)
+
+
+def test_the_page_needs_nothing_but_itself(written):
+    page, source, _, _ = written
+    pointing = [(t, n, v) for t, n, v in page.attributes if n in ("src", "href", "action", "data", "srcset", "poster")]
+    assert pointing == []
+    assert {v[0] for _, n, v in page.attributes if n == "xlink:href"} == {"#"}
+    assert not {"link", "img", "iframe", "object", "a", "base", "form"} & set(page.tags)
+    assert not re.search(r"url\((?!#)|@import|@font-face", source)
+    (policy,) = (v for _, n, v in page.attributes if n == "content" and "default-src" in v)
+    assert policy.startswith("default-src 'none'; ")
+    assert "script-src 'sha256-" in policy
+    assert page.tags.count("script") == 1
+
+
+def test_pictures_are_named_and_unique(written):
+    page, source, _, experiment = written
+    pictures = re.findall(r"<svg viewBox.*?</svg>", source, re.S)
+    # Two frontiers, times, recall, one for each system but the baseline, queries, one for each dataset.
+    assert len(pictures) == 4 + 5 + 1 + 3
+    for picture in pictures:
+        root = ElementTree.fromstring(picture.replace("xlink:href", "href"))
+        assert root.get("role") == "img"
+        assert root[0].tag == "title"
+        assert root.get("aria-labelledby") == root[0].get("id")
+    names = [v for _, n, v in page.attributes if n == "id"]
+    assert len(names) == len(set(names))
+    text = [node.text for p in pictures for node in ElementTree.fromstring(p.replace("xlink:", "")).iter("text")]
+    assert experiment["systems"][0]["name"] in text  # text stays text
+
+
+def test_tables_are_marked_up(written):
+    page, _, _, _ = written
+    n = page.tags.count("table")
+    assert (page.tags.count("caption"), page.tags.count("thead")) == (n, n)
+    scopes = [v for t, a, v in page.attributes if (t, a) == ("th", "scope")]
+    assert len(scopes) == page.tags.count("th")
+    assert set(scopes) == {"row", "col"}
+
+
+def test_markdown_has_the_same_tables(written):
+    page, _, markdown, experiment = written
+    assert markdown.count("\n| ---") == len(page.tables)
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len(lines) == sum(len(rows) + 1 for rows in page.tables.values())
+    plain = re.compile(r"(?<!\\)\|")
+    for table in re.findall(r"(?:^\|.*\n)+", markdown, re.M):
+        assert len({len(plain.findall(line)) for line in table.splitlines()}) == 1
+    assert r"\<script\>document.title='ran'\</script\>" in markdown
+    assert r"BM25 \| “β” \$k\_1\$" in markdown
+    assert not re.search(r"(?<!\\)<", markdown)
+    assert f"# {experiment['title']}\n" in markdown
+
+
+def test_the_same_folder_gives_the_same_bytes(hostile, tmp_path):
+    folder, _ = hostile
+    paths = write_report(folder)
+    assert paths == (folder / "report.html", folder / "report.md")
+    first = [path.read_bytes() for path in paths]
+    again = write_report(folder, tmp_path / "other.htm")
+    assert [path.name for path in again] == ["other.htm", "other.md"]
+    assert [path.read_bytes() for path in again] == first
+
+
+def test_with_next_to_nothing(hostile):
+    folder, experiment = hostile
+    keep = ("dataset", "system")
+    bare = [{**{k: r[k] for k in keep}, "measures": {}, "intervals": {}} for r in experiment["results"]]
+    bare = {**experiment, "results": bare[:1], "comparisons": [], "references": [], "notes": []}
+    for values in (bare, {**bare, "results": []}):
+        (folder / "experiment.json").write_text(json.dumps(values))
+        (folder / "latencies.parquet").unlink(missing_ok=True)
+        page = Page(write_report(folder)[0].read_text(encoding="utf-8"))
+        assert [row[0] for row in page.tables["nDCG@10 by dataset"]][1:] == [s["name"] for s in experiment["systems"]]
+        assert "Costs" not in page.tables
+
+
+def test_times_come_from_percentiles_where_none_were_kept(hostile):
+    folder, _ = hostile
+    (folder / "latencies.parquet").unlink()
+    assert "Line: to the 95th." in write_report(folder)[0].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        (difference(-0.0001), "0.000"),
+        (difference(-0.0123), "−0.012"),
+        (p_value(0.0004), "<0.001"),
+        (part(0.99999), "0.9999"),
+        (part(1.0), "1"),
+        (milliseconds(0.0289), "0.029"),
+        (milliseconds(12.34), "12.3"),
+        (seconds(0.0123), "12 ms"),
+        (seconds(95.2), "1 min 35 s"),
+        (seconds(7384), "2 h 03 min"),
+        (bytes_cell(999), "999 B"),
+        (bytes_cell(999_600), "1.00 MB"),
+        (bytes_cell(3_146_000), "3.15 MB"),
+        (number(8_841_823), "8,841,823"),
+        (number(1.644), "1.64"),
+        (number(0), "0"),
+        (number(None), ""),
+    ],
+)
+def test_numbers_as_they_are_read(cell, text):
+    assert cell.text == text
+
+
+def test_a_table_in_markdown():
+    table = Table("a|b", ("x", "y"), ((Cell("*"), Cell("1", 1.0, best=True, mark="▲", aside="[1]")),), (False, True))
+    assert to_markdown(table) == "**a\\|b**\n\n| x | y |\n| --- | ---: |\n| \\* | **1** ▲ \\[1\\] |"
+
+
+def test_the_command(hostile, lsr_command, tmp_path):
+    folder, _ = hostile
+    ran = lsr_command("report", folder, "--out", tmp_path / "page.html")
+    assert (ran.code, ran.out.split()) == (0, [str(tmp_path / "page.html"), str(tmp_path / "page.md")])
+    (folder / "per-query.parquet").write_bytes(b"no")
+    ran = lsr_command("report", folder)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert "per-query.parquet: not a readable Parquet file" in ran.err
+
+
+def test_the_page_must_not_be_where_the_markdown_goes(hostile):
+    with pytest.raises(DataError, match=r"can't end in \.md"):
+        write_report(hostile[0], hostile[0] / "report.md")
+
+
+def test_a_missing_package_is_named(hostile, monkeypatch):
+    monkeypatch.setattr(report_module, "find_spec", lambda name: None if name == "jinja2" else object())
+    with pytest.raises(MissingExtra, match=r'jinja2, which is not installed: pip install "lsr-search\[eval\]"'):
+        write_report(hostile[0])
