@@ -238,7 +238,13 @@ def _headline(record: dict[str, Any]) -> str:
 @click.option("--split", default="test", show_default=True, help="Which judgments.")
 @click.option("--measures", default="nDCG@10 RR@10 R@100", show_default=True, help="As ir-measures names them.")
 @click.option("--baseline", metavar="NAME", help="What the others are compared with. [default: the first]")
-@click.option("--test", type=click.Choice(["randomization", "t"]), default="randomization", show_default=True)
+@click.option(
+    "--test",
+    type=click.Choice(["randomization", "t"]),
+    default="randomization",
+    show_default=True,
+    help="Which paired test.",
+)
 @click.option("--most", type=click.IntRange(min=0), default=5, show_default=True, help="Queries that differ most.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
 def compare(
@@ -309,10 +315,10 @@ class _Numbers(click.ParamType):
 @click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.option("--queries", metavar="FILE|FOLDER|NAME", help="Texts or vectors. [default: documents, of clusters]")
 @click.option("-k", "ks", type=_Numbers(int), default="10", show_default=True, help="Documents searched for.")
-@click.option("--alpha", type=_Numbers(float), help="Values to try; so are those of the next three.")
-@click.option("--beta", type=_Numbers(float))
-@click.option("--cut", type=_Numbers(int))
-@click.option("--heap-factor", type=_Numbers(float))
+@click.option("--alpha", type=_Numbers(float), help="Values to try, of search by blocks.")
+@click.option("--beta", type=_Numbers(float), help="Shares of the query's terms to try.")
+@click.option("--cut", type=_Numbers(int), help="Values to try, of search by clusters.")
+@click.option("--heap-factor", type=_Numbers(float), help="Values to try, of search by clusters.")
 @click.option("--threads", type=_Numbers(int), default="0", show_default=True, help="Of batch search; 0 is all cores.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Each query's median counts.")
 @click.option("--recall", type=click.FloatRange(0, 1), default=0.97, show_default=True, help="That is wanted.")
