@@ -67,10 +67,10 @@ def settings_grid(given: Mapping[str, Sequence[Any]], *, clusters: bool) -> list
         ValueError: A value out of range, all of them; cut or heap_factor for an index without clusters.
     """
     chosen = {name: tuple(values) for name, values in given.items() if values}
-    of_clusters = {name: chosen[name] for name in ("cut", "heap_factor") if name in chosen}
+    of_clusters: dict[str, Sequence[Any]] = {name: chosen[name] for name in ("cut", "heap_factor") if name in chosen}
     if of_clusters and not clusters:
         raise ValueError("cut and heap_factor are of clusters, which this index lacks: build it with --clusters")
-    of_blocks = {name: chosen[name] for name in ("alpha", "beta") if name in chosen}
+    of_blocks: dict[str, Sequence[Any]] = {name: chosen[name] for name in ("alpha", "beta") if name in chosen}
     if not chosen:
         of_blocks = {"alpha": ALPHAS}
         of_clusters = {"cut": CUTS, "heap_factor": HEAP_FACTORS} if clusters else {}

@@ -296,7 +296,7 @@ def compare(
             click.echo(table(lines, ("query", "here", "baseline", "difference"), "<>>>"))
 
 
-class _Numbers(click.ParamType):
+class _Numbers(click.ParamType[Any]):
     """Numbers with commas between them."""
 
     name = "NUMBERS"
@@ -377,8 +377,8 @@ def bench(
         rows.append(
             (str(one.k), one.label, star, f"{one.recall:.4f}", *latency, *(f"{v:.0f}" for v in one.per_second.values()))
         )
-    header = ("k", "settings", "", "recall", "p50", "mean", "p95", "p99")
-    header += tuple(f"queries/s, {f'{n} threads' if n else 'all cores'}" for n in threads)
+    speeds = [f"queries/s, {f'{n} threads' if n else 'all cores'}" for n in threads]
+    header = ("k", "settings", "", "recall", "p50", "mean", "p95", "p99", *speeds)
     click.echo(f"{len(vectors)} queries\n")
     click.echo(table(rows, header, "><<" + ">" * (len(header) - 3)))
     for one in best:

@@ -207,7 +207,8 @@ def _run_systems(
 
 def _checked(datasets: Mapping[str, Dataset]) -> list[str]:
     """What a reader should know of the judgments; what makes them useless is raised, of all datasets at once."""
-    notes, problems = [], DataErrors()
+    notes: list[str] = []
+    problems = DataErrors()
     for dataset in datasets.values():
         findings = check_dataset(dataset)
         with problems:

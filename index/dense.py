@@ -166,7 +166,7 @@ class DenseVectors:
         if vectors.shape[1] != self._vectors.shape[1]:
             raise DataError(f"a query of {vectors.shape[1]} numbers, documents have {self._vectors.shape[1]}")
         if self._graph is not None and not exact:
-            return [self._near(vector, k) for vector in vectors]
+            return [self._near(self._graph, vector, k) for vector in vectors]
         return [self._nearest(vector, k) for vector in vectors]
 
     def verify(self) -> list[str]:
@@ -182,8 +182,8 @@ class DenseVectors:
         best = best[np.argsort(-scores[best], kind="stable")][:k]
         return [DenseHit(self._ids[i].as_py(), float(scores[i])) for i in best.tolist()]
 
-    def _near(self, vector: NDArray[np.float32], k: int) -> list[DenseHit]:
-        found = self._graph.search(vector, min(k, len(self)))
+    def _near(self, graph: Any, vector: NDArray[np.float32], k: int) -> list[DenseHit]:
+        found = graph.search(vector, min(k, len(self)))
         return [
             DenseHit(self._ids[int(key)].as_py(), 1 - float(distance))
             for key, distance in zip(found.keys, found.distances, strict=True)
@@ -220,7 +220,7 @@ def _scaled(vectors: NDArray[np.float32], similarity: Similarity) -> NDArray[np.
     if similarity == "dot":
         return vectors
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
