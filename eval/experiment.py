@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,16 +87,27 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
         What is in experiment.json.
 
     Raises:
-        DataError: Unknown measures; vectors, runs or queries that are not there or don't fit.
-        OutputExists: The folder holds something else.
+        DataError: Unknown measures or references; vectors, runs or queries that are not there or don't fit.
+        OutputExists: The folder holds something else, or another process is at work there.
     """
     parsed = parse_measures(settings.measures)
     known = {one.system for one in references()}
     if unknown := [name for name in settings.references if name not in known]:
         raise DataError(f"no published figures of {', '.join(unknown)}; there are {'; '.join(sorted(known))}")
-    if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in ("cache", RECORD)):
+    if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in (".lock", "cache", RECORD)):
         raise OutputExists(f"{out}: this folder holds something other than an experiment; name a new one")
     notes = _checked(datasets)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(out / ".lock", timeout=0):
+            return _run(settings, datasets, out, parsed, notes)
+    except filelock.Timeout:
+        raise OutputExists(f"{out}: another process is at work here; wait until it is done") from None
+
+
+def _run(
+    settings: ExperimentSettings, datasets: Mapping[str, Dataset], out: Path, parsed: list[Any], notes: list[str]
+) -> dict[str, Any]:
     artifacts = Artifacts(out / "cache")
     depth = max(settings.depth, depth_of(parsed), settings.latency.k)
     results: list[dict[str, Any]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import filelock
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -246,6 +247,12 @@ def test_another_folder_is_left_alone(datasets, settings, tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(OutputExists, match="something other than an experiment"):
         run_experiment(settings, datasets, tmp_path)
+
+
+def test_two_at_once_do_not_mix(datasets, settings, tmp_path):
+    (tmp_path / "out").mkdir()
+    with filelock.FileLock(tmp_path / "out" / ".lock"), pytest.raises(OutputExists, match="another process"):
+        run_experiment(settings, datasets, tmp_path / "out")
 
 
 def test_settings_that_make_no_sense_are_named_together():
