@@ -14,7 +14,6 @@ from .results import Lengths, Results, Times
 from .tables import SIGNIFICANT
 
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
-_NAMED = 6  # more points than that may lack room for their names
 _GRID = 50  # values of queries are rounded to that part of 1, so that a picture does not grow with them
 
 
@@ -31,11 +30,8 @@ def _look(results: Results, system: str) -> Look:
     return Look.of(results.systems.index(system))
 
 
-def key(results: Results) -> tuple[tuple[str, str], ...]:
-    """Systems with their marks, where pictures can't name all of them; else nothing."""
-    names = results.systems
-    if len(names) <= _NAMED and max(map(plots.columns_of, names)) <= plots.NAME_COLUMNS:
-        return ()
+def key(results: Results, names: list[str]) -> tuple[tuple[str, str], ...]:
+    """Systems with their marks: a picture has room for some of the names only."""
     return tuple((name, _look(results, name).swatch()) for name in names)
 
 

@@ -27,7 +27,7 @@ _COLOURS = (_INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # eight beside seven colours: 56 pairs before one comes again
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)))
 _TEXT = 10.5
-NAME_COLUMNS = 28  # longer names are cut where they stand beside a point
+_NAME_COLUMNS = 28  # longer names are cut where they stand beside a point
 _UNIT = 72  # SVG units of an inch
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -159,7 +159,7 @@ def points(
         axes.set_ylim(*limits)
         axes.grid(True)
 
-    return _svg(title, 5.8, 4.0, draw, left=0.7, bottom=0.55)
+    return _svg(title, 5.8, 4.0, draw, left=0.78, bottom=0.55)
 
 
 def _beats(q: Point, p: Point) -> bool:
@@ -278,9 +278,10 @@ def _for_page(svg: str, title: str) -> str:
     svg = re.sub(r"""font: ([\d.]+)px [^;"]+""", r"font-size: \1px", svg)
     svg = re.sub(r"\n *<g id=\"[a-z]+\w*_\d+\">", "\n<g>", svg)
     svg = re.sub(r'(id="|url\(#|href="#)(\w)', rf"\g<1>{name}-\2", svg)
-    box = re.search(r'viewBox="[^"]+"', svg)
+    box = re.search(r'viewBox="0 0 ([\d.]+) [\d.]+"', svg)
     assert box is not None
-    head = f'<svg {box[0]} role="img" aria-labelledby="{name}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    # Letters are never much larger than those around the picture.
+    head = f'<svg {box[0]} style="max-width: {1.35 * float(box[1]):.0f}px" role="img" aria-labelledby="{name}" xmlns:xlink="http://www.w3.org/1999/xlink">'
     return re.sub(r"^<svg[^>]*>", f'{head}<title id="{name}">{escape(title)}</title>'.replace("\\", r"\\"), svg)
 
 
@@ -306,42 +307,43 @@ def _log_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
 
 
+_Box = tuple[float, float, float, float]  # left, bottom, right, top
+
+
 def _name_points(axes: Axes, some: Sequence[Point]) -> None:
     """Write names beside points, none over another or over a point.
 
     A name that finds no room, or that others resemble when it is cut, is left out: the page has a key for those.
     """
-    names = Counter(_cut(p.name, NAME_COLUMNS) for p in some)
-    places = [tuple(axes.transData.transform((p.x, p.y))) for p in some]
-    frame = axes.bbox
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
-    taken += [(x - 4, y - 4, x + 4, y + 4) for p in some if p.start for x, y in [axes.transData.transform(p.start)]]
+    names = Counter(_cut(p.name, _NAME_COLUMNS) for p in some)
     scale = axes.figure.dpi / _UNIT
+    frame = axes.bbox
+    places = [axes.transData.transform((p.x, p.y)) for p in some]
+    taken = [_around(x, y, 5 * scale) for x, y in places]
+    taken += [_around(*axes.transData.transform(p.start), 3 * scale) for p in some if p.start]
     for (x, y), p in sorted(zip(places, some, strict=True), key=lambda pair: (-pair[0][1], pair[0][0])):
-        text = _cut(p.name, NAME_COLUMNS)
-        if names[text] > 1:
-            continue
+        text = _cut(p.name, _NAME_COLUMNS)
         width, height = 0.62 * _TEXT * scale * columns_of(text), 1.25 * _TEXT * scale
-        for dx, dy, align in _offsets(scale):
+        for dx, dy, align in _offsets(scale) if names[text] == 1 else ():
             left = x + dx - {"left": 0, "center": width / 2, "right": width}[align]
             box = (left, y + dy - height / 2, left + width, y + dy + height / 2)
-            free = not any(a[0] < box[2] and box[0] < a[2] and a[1] < box[3] and box[1] < a[3] for a in taken)
-            if free and frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1:
-                taken.append(box)
-                far = math.hypot(dx, dy) > 22 * scale
-                axes.annotate(
-                    text,
-                    (p.x, p.y),
-                    (dx / scale, dy / scale),
-                    textcoords="offset points",
-                    ha=align,
-                    va="center",
-                    zorder=5,
-                    arrowprops={"arrowstyle": "-", "color": _INK, "lw": 0.5, "shrinkA": 0, "shrinkB": 4}
-                    if far
-                    else None,
-                )
+            far = math.hypot(dx, dy) > 22 * scale
+            line = [_around(x + dx * part, y + dy * part, 1) for part in (0.3, 0.45, 0.6, 0.75)] if far else []
+            inside = frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1
+            if inside and not any(_overlap(new, old) for new in (box, *line) for old in taken):
+                taken += [box, *line]
+                arrow = {"arrowstyle": "-", "color": _INK, "lw": 0.5, "shrinkA": 0, "shrinkB": 4} if far else None
+                style: Any = {"ha": align, "va": "center", "zorder": 5, "arrowprops": arrow}
+                axes.annotate(text, (p.x, p.y), (dx / scale, dy / scale), textcoords="offset points", **style)
                 break
+
+
+def _around(x: float, y: float, by: float) -> _Box:
+    return x - by, y - by, x + by, y + by
+
+
+def _overlap(a: _Box, b: _Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _offsets(scale: float) -> Iterator[tuple[float, float, str]]:

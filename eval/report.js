@@ -9,6 +9,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.addEventListener("click", () => sort(table, header, column));
   });
 }
+document.querySelector(".hint").hidden = false;
 
 function sort(table, header, column) {
   const number = header.classList.contains("number");

@@ -99,6 +99,8 @@ def render_markdown(results: Results, sections: list[Section]) -> str:
     """The same text and tables without the pictures."""
     blocks = [f"# {escape_markdown(results.experiment.title)}"]
     for section in sections:
+        if not (section.text or section.tables or section.facts):
+            continue
         blocks += [f"## {escape_markdown(section.heading)}", *map(escape_markdown, section.text)]
         blocks += ["\n".join(f"- {escape_markdown(f'{name}: {value}')}" for name, value in section.facts)]
         blocks += map(to_markdown, section.tables)
@@ -160,7 +162,9 @@ def _costs_of_quality(results: Results) -> Iterator[Section]:
         shown = [s for s in results.systems if results.mean_p50(s) and results.mean(s, measure) is not None]
         if missing := [name for name in results.systems if name not in shown]:
             legend += f" Without a search time or a value on every dataset: {', '.join(missing)}."
-        yield Section("Quality, time and size", figures=tuple(found), legend=legend, key=figures.key(results))
+        yield Section(
+            "Quality, time and size", figures=tuple(found), legend=legend, key=figures.key(results, results.systems)
+        )
     if times := figures.latency(results):
         legend = "Bold line: median. Mark: 99th percentile."
         if results.latencies is not None:
@@ -179,8 +183,8 @@ def _approximate(results: Results) -> Iterator[Section]:
             results
         )
         shown = ((figure,) if figure else (), (table,) if table else ())
-        known = figures.key(results) if figure else ()
-        yield Section("Approximate search", (), shown[0], legend if figure else "", known, shown[1])
+        known = figures.key(results, [s.name for s in results.experiment.systems if results.beside_exact(s)])
+        yield Section("Approximate search", (), shown[0], legend if figure else "", known if figure else (), shown[1])
 
 
 def _baseline(results: Results) -> Iterator[Section]:

@@ -30,9 +30,9 @@ def quality(results: Results, measure: str) -> Table:
             row.append(_marked(score(result.measures.get(measure) if result else None), test))
         rows.append(row)
     for column in range(1, len(rows[0])):
-        texts = [row[column].text for row in rows]
+        texts = [row[column].text for row in rows if row[column].text]
         for row in rows:
-            row[column] = replace(row[column], best=bool(row[column].text) and row[column].text == max(texts))
+            row[column] = replace(row[column], best=len(texts) > 1 and row[column].text == max(texts))
     published: dict[str, dict[str, Cell]] = {}
     for reference in experiment.references:
         if reference.measure == measure:
@@ -80,7 +80,7 @@ def wins(results: Results) -> Table | None:
             mean = sum(t.difference for t in tests) / len(tests)
             counts = [better, len(tests) - better - worse, worse, *queries]
             rows.append([system_cell(results, name), difference(mean), *map(number, counts)])
-    columns = ["system", "mean difference", "datasets better", "no clear difference", "datasets worse"]
+    columns = ["system", "mean difference", "datasets better", "undecided", "worse"]
     columns += ["queries won", "tied", "lost"]
     return table(f"Against {results.experiment.baseline}, {measure}", columns, rows) if rows else None
 
@@ -196,8 +196,8 @@ def costs(results: Results) -> Table:
             number(result.flops),
         ]
 
-    columns = ["encoding", "build", "peak memory", "index size", "bytes/document", "terms/document", "terms/query"]
-    return _by_result("Costs", [*columns, "FLOPS"], results, row)
+    columns = ["encoding", "build", "peak memory", "index size", "bytes a document", "terms a document"]
+    return _by_result("Costs", [*columns, "terms a query", "FLOPS"], results, row)
 
 
 def parts(results: Results) -> Table | None:

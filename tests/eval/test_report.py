@@ -117,7 +117,7 @@ def test_costs_recall_and_conditions(written):
     costs = dict(zip(*page.tables["Costs"][:2], strict=True))
     assert costs["system"] == first["system"]
     assert costs["index size"] == f"{first['index_bytes'] / 1e6:.2f} MB"
-    assert costs["bytes/document"] == f"{first['index_bytes'] / 5183:.0f}"
+    assert costs["bytes a document"] == f"{first['index_bytes'] / 5183:.0f}"
     assert "FLOPS" in costs
     assert len(page.tables["Costs"]) == 1 + sum(r["index_bytes"] is not None for r in experiment["results"])
     head, *rows = page.tables["Approximate beside exact"]
@@ -190,6 +190,7 @@ def test_markdown_has_the_same_tables(written):
     assert r"BM25 \| “β” \$k\_1\$" in markdown
     assert not re.search(r"(?<!\\)<", markdown)
     assert f"# {experiment['title']}\n" in markdown
+    assert not re.search(r"^## .*\n+(## |\Z)", markdown, re.M)
 
 
 def test_the_same_folder_gives_the_same_bytes(hostile, tmp_path):

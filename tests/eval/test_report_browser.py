@@ -123,6 +123,21 @@ def test_no_page_is_too_wide_and_every_picture_is_seen(visit, viewport, scheme):
     assert light == (scheme == "light")
 
 
+# Pairs of texts of a picture that lie over each other by more than a pixel.
+OVERLAPS = """picture => {
+  const all = [...picture.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
+  return all.flatMap(([a, p], i) => all.slice(i + 1).filter(([_, q]) =>
+    Math.min(p.right, q.right) - Math.max(p.left, q.left) > 1 &&
+    Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > p.height / 4).map(([b]) => a + " / " + b));
+}"""
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+def test_no_text_of_a_picture_lies_over_another(visit, viewport):
+    pictures = visit(viewport).locator("figure > svg").all()
+    assert [picture.evaluate(OVERLAPS) for picture in pictures] == [[]] * PICTURES
+
+
 def test_wide_tables_scroll_in_their_box_on_a_phone(visit):
     page = visit(PHONE)
     boxes = page.locator(".scroll")
