@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from lsr import Index, SparseMatrix
 from lsr.console import progress, table
-from lsr.index import ordering
+from lsr.index import ordering, searcher
 from lsr.index.kernels.jit import kernel
-from lsr.index.kernels.lists import BEGIN, BLOCK, DOCS_AT, END, IMPACTS_AT, N_DOCS, ROW, ROW_UNIT, Query, find_lists
+from lsr.index.kernels.lists import BEGIN, BLOCK, DOCS_AT, END, IMPACTS_AT, MAXIMA_AT, N_DOCS, ROW, ROW_UNIT
 
 RUNS = (1, 4, 8, 16)  # blocks of a run
 
@@ -40,7 +40,10 @@ def bounds_of(files: Any, query: Any, run: int, row: Any, out: Any) -> int:
             row[:] = 0
             if query.lists[i, w, ROW] >= 0:
                 for x in range(n):
-                    row[x // run] = max(row[x // run], files.maxima[query.lists[i, w, ROW] * ROW_UNIT + x])
+                    row[x // run] = max(
+                        row[x // run],
+                        files.maxima[files.windows[w, MAXIMA_AT] + np.int64(query.lists[i, w, ROW]) * ROW_UNIT + x],
+                    )
             else:
                 for p in range(query.lists[i, w, BEGIN], query.lists[i, w, END]):
                     x = files.docs[files.windows[w, DOCS_AT] + p] // (BLOCK * run)
@@ -53,24 +56,28 @@ def bounds_of(files: Any, query: Any, run: int, row: Any, out: Any) -> int:
 
 def left(index: Index, queries: SparseMatrix, ks: tuple[int, ...]) -> dict[str, dict[str, float]]:
     """Of runs of blocks, how many there are and how many are left on average and in the median."""
-    segment = index.segment
     counts: dict[tuple[int, int], list[int]] = {}
-    total = {}
-    row, out = np.empty(1 << 10, np.int64), np.empty(segment.n_blocks + 1, np.int64)
+    total: dict[int, int] = {}
+    seen: dict[str, Any] = {}
+    search_blocks = searcher.search_blocks
+
+    def recorded(files: Any, query: Any, space: Any, k: int, *rest: Any) -> int:
+        found = int(search_blocks(files, query, space, k, *rest))
+        seen.update(files=files, query=query, scores=space.scores[:found].copy())
+        return found
+
+    row, out = np.empty(1 << 10, np.int64), np.empty(index.searcher.n_blocks + 1, np.int64)
+    searcher.search_blocks = recorded
     with progress(len(queries), "counting", "queries") as bar:
         for q in range(len(queries)):
-            terms, weights = queries.row(q)
-            _, scores = segment.search(terms, weights, max(ks))
-            ranks, integers, factor = segment._query(terms, weights, 1.0)
-            lists = np.empty((len(ranks), segment.n_windows, 4), np.int32)
-            find_lists(segment._ends, segment._entries, segment._n_rows, segment._windows, ranks, lists)
-            query = Query(lists, integers, integers)
+            index.search(queries[q], max(ks), algorithm="blocks")
             for run in RUNS:
-                total[run] = bounds_of(segment._files, query, run, row, out)
+                total[run] = bounds_of(seen["files"], seen["query"], run, row, out)
                 for k in ks:
-                    needed = np.rint(scores[min(k, len(scores)) - 1] / factor)
+                    needed = seen["scores"][min(k, len(seen["scores"])) - 1]
                     counts.setdefault((k, run), []).append(int((out[: total[run]] >= needed).sum()))
             bar.update(1)
+    searcher.search_blocks = search_blocks
     return {
         f"k={k}, {run * BLOCK} documents": {
             "runs": total[run],

@@ -1,9 +1,10 @@
-"""Building an index: documents or vectors in, a committed folder out; `Index.build` is the way to call it."""
+"""Writing documents or vectors as a segment, and a whole new index of one; `Index.build` is the way to call it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,95 @@ from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
 from lsr.vectors import VectorBatch, Vectors, matrix_batches
 
+from .arrow_files import write_arrow
 from .clusters import write_clusters
 from .documents import DocumentsWriter
+from .quantize import Quantizer
 from .segment import ImpactType, Segment
-from .segment_writer import Order, SegmentWriter
-from .storage import staged, write_arrow
+from .segment_writer import DEFAULT_MEMORY, Order, SegmentWriter
+from .storage import Transaction, output_errors, refuse_others
 
 Source = Iterable[Mapping[str, Any] | Document] | Corpus | Vectors | SparseMatrix
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """How an index is written; its manifest keeps them for what is added later.
+
+    Attributes:
+        impacts: "uint8" or "float32".
+        store_text: Whether titles, texts and metadata are kept.
+        order: How documents are stored, as of `SegmentWriter`.
+        summary_mass: Of clusters; None without.
+        passages: How texts are cut; None for whole.
+
+    Raises:
+        ValueError: Values that make no sense.
+    """
+
+    impacts: ImpactType = "uint8"
+    store_text: bool = True
+    order: Order = "auto"
+    summary_mass: float | None = None
+    passages: Passages | None = None
+
+    def __post_init__(self) -> None:
+        if self.impacts not in ("uint8", "float32"):
+            raise ValueError(f'impacts must be "uint8" or "float32", got {self.impacts!r}')
+        if self.summary_mass is not None and self.impacts != "uint8":
+            raise ValueError("clusters are for 8-bit impacts: search of float32 weights is always a scan")
+        if self.summary_mass is not None and not 0 < self.summary_mass <= 1:
+            raise ValueError(f"summary_mass must be above 0 and at most 1, got {self.summary_mass!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As the manifest has them, but for the impacts, which it has apart."""
+        passages = None if self.passages is None else [self.passages.size, self.passages.overlap]
+        return {"store_text": self.store_text, "order": self.order, "summary_mass": self.summary_mass} | {
+            "passages": passages
+        }
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> BuildSettings:
+        """Those of an index."""
+        kept = dict(manifest["settings"])
+        passages = kept.pop("passages")
+        return cls(manifest["impacts"], passages=None if passages is None else Passages(*passages), **kept)
+
+
+class Known:
+    """What an index knows of the encoder: fingerprint, tokens, and the files that encode."""
+
+    def __init__(self) -> None:
+        self.fingerprint = Fingerprint()
+        self.vocabulary: Sequence[str] | None = None
+        self.encoder_files: dict[str, bytes] = {}
+
+    def take(self, encoder: Encoder | None) -> None:
+        """Learn of the encoder of some vectors."""
+        if encoder is None:
+            return
+        self.fingerprint.require_same(encoder.fingerprint, "the vectors", "the encoder given")
+        self.fingerprint = encoder.fingerprint
+        self.vocabulary = encoder.vocabulary
+        self.encoder_files = encoder.query_files()
+
+    def write(self, transaction: Transaction) -> dict[str, Any]:
+        """Write the files that segments share; returns what the manifest says of them."""
+        folder = None
+        if self.vocabulary is not None or self.encoder_files:
+            folder = transaction.folder("shared")
+        if folder and self.vocabulary is not None:
+            write_arrow(folder / "vocabulary.arrow", {"token": pa.array(list(self.vocabulary), pa.string())})
+        if folder and self.encoder_files:
+            (folder / "encoder").mkdir()
+            for name, content in self.encoder_files.items():
+                (folder / "encoder" / name).write_bytes(content)
+        return {
+            "fingerprint": self.fingerprint.to_json(),
+            "shared": folder.name if folder else None,
+            "has_encoder": bool(self.encoder_files),
+            "has_vocabulary": self.vocabulary is not None,
+        }
 
 
 def build_index(
@@ -34,14 +117,9 @@ def build_index(
     *,
     encoder: Encoder | None,
     ids: Sequence[str] | None,
-    impacts: ImpactType,
-    passages: Passages | None,
-    store_text: bool,
+    settings: BuildSettings,
     overwrite: bool,
     memory: int,
-    order: Order,
-    clusters: bool,
-    summary_mass: float,
     report: Report,
 ) -> Encoder | None:
     """Build an index; arguments and errors are those of `Index.build`.
@@ -49,99 +127,140 @@ def build_index(
     Returns:
         What encoded the documents, None if they came as vectors.
     """
-    if impacts not in ("uint8", "float32"):
-        raise ValueError(f'impacts must be "uint8" or "float32", got {impacts!r}')
-    if clusters and impacts != "uint8":
-        raise ValueError("clusters are for 8-bit impacts: search of float32 weights is always a scan")
-    if not 0 < summary_mass <= 1:
-        raise ValueError(f"summary_mass must be above 0 and at most 1, got {summary_mass!r}")
-    if clusters and order == "auto":
-        order = "bisection"  # clusters of documents that have nothing in common are of no use
-    with staged(path, overwrite=overwrite) as staging:
-        known = _Known()
+    refuse_others(path, overwrite=overwrite)
+    with Transaction(path) as transaction, output_errors(path):
+        known = Known()
         if isinstance(source, SparseMatrix):
             known.fingerprint = Fingerprint(vocabulary_size=source.shape[1])
-            batches = matrix_batches(source, ids)
         elif isinstance(source, Vectors):
-            batches = _vector_batches(source, known, report)
+            known.fingerprint, known.encoder_files = source.fingerprint, source.encoder_files
         else:
             encoder = encoder or load_encoder(DEFAULT_ENCODER)
-            corpus = source if isinstance(source, Corpus) else documents_corpus(source, replay=encoder.needs_fit)
-            fit(encoder, corpus)
-            batches = encode_corpus(corpus, encoder, report, passages=passages, with_text=store_text)
+        segment = write_segment(transaction, read_batches(source, encoder, ids, settings, report), settings, memory)
+        if isinstance(source, Vectors):
+            known.vocabulary = source.vocabulary  # a JSONL's is whole only now
         known.take(encoder)
-        documents = DocumentsWriter(staging.folder)
-        with closing(SegmentWriter(staging.folder, staging.scratch, impacts, memory, order)) as postings:
-            for batch in batches:
-                documents.write(batch.documents if store_text else _without_text(batch.documents))
-                postings.write(batch.vectors)
-            documents.close()
-            quantizer = postings.finish()
-        scale = quantizer.scale if quantizer else 1.0
-        if clusters:
-            write_clusters(Segment(staging.folder, impacts, scale), staging.folder, staging.scratch, summary_mass)
-        known.write(staging.folder)
-        staging.commit(
-            {
-                "lsr": lsr.__version__,
-                "fingerprint": known.fingerprint.to_json(),
-                "encoder": f"{staging.folder.name}/encoder" if known.encoder_files else None,
-                "n_docs": postings.n_docs,
-                "n_postings": postings.n_postings,
-                "has_text": documents.has_text,
-                "has_parents": documents.has_parents,
-                "has_vocabulary": known.vocabulary is not None,
-                "impacts": {
-                    "type": impacts,
-                    "scale": scale,
-                    "max_error": quantizer.max_error if quantizer else 0.0,
-                },
-            }
-        )
+        shared = known.write(transaction)
+        transaction.commit(manifest_of(shared, settings, segment["scale"] if segment else 0.0, [segment]))
     return encoder
 
 
-class _Known:
-    """What an index will know of the encoder: fingerprint, tokens, and the files that encode queries."""
+def manifest_of(
+    shared: Mapping[str, Any], settings: BuildSettings, scale: float, segments: Iterable[Mapping[str, Any] | None]
+) -> dict[str, Any]:
+    """A manifest, but for the files.
 
-    def __init__(self) -> None:
-        self.fingerprint = Fingerprint()
-        self.vocabulary: Sequence[str] | None = None
-        self.encoder_files: dict[str, bytes] = {}
-
-    def take(self, encoder: Encoder | None) -> None:
-        if encoder is None:
-            return
-        self.fingerprint.require_same(encoder.fingerprint, "the vectors", "the encoder given")
-        self.fingerprint = encoder.fingerprint
-        self.vocabulary = encoder.vocabulary
-        self.encoder_files = encoder.query_files()
-
-    def write(self, folder: Path) -> None:
-        if self.vocabulary is not None:
-            write_arrow(folder / "vocabulary.arrow", {"token": pa.array(list(self.vocabulary), pa.string())})
-        if self.encoder_files:
-            (folder / "encoder").mkdir()
-            for name, content in self.encoder_files.items():
-                (folder / "encoder" / name).write_bytes(content)
+    Args:
+        shared: What `Known.write` gave.
+        settings: How the index is written.
+        scale: That of its largest segment, 0 as long as there was none.
+        segments: What `write_segment` gave for each, in document order.
+    """
+    return {
+        "lsr": lsr.__version__,
+        **shared,
+        "impacts": settings.impacts,
+        "scale": scale,
+        "settings": settings.to_json(),
+        "segments": [segment for segment in segments if segment is not None],
+    }
 
 
-def _vector_batches(vectors: Vectors, known: _Known, report: Report) -> Iterator[VectorBatch]:
-    """Batches of a file of vectors; what is known of their encoder is whole after the last."""
-    known.fingerprint, known.vocabulary = vectors.fingerprint, vectors.vocabulary
-    known.encoder_files = vectors.encoder_files
+def read_batches(
+    source: Source,
+    encoder: Encoder | None,
+    ids: Sequence[str] | None,
+    settings: BuildSettings,
+    report: Report,
+    *,
+    skip_bad: bool = False,
+) -> Iterator[VectorBatch]:
+    """Documents with their vectors, of any source; texts are encoded, and an encoder that needs it is fitted first.
 
-    def batches() -> Iterator[VectorBatch]:
-        with progress(vectors.count, "indexing") as bar:
-            for batch in vectors:
+    Args:
+        source: As of `Index.build`.
+        encoder: For texts.
+        ids: For a matrix, the ids of its rows.
+        settings: How the index is written.
+        report: Filled in on the way.
+        skip_bad: Leave bad documents of a program out, and report them; a corpus or a file knows it by itself.
+    """
+    if isinstance(source, SparseMatrix):
+        yield from matrix_batches(source, ids)
+    elif isinstance(source, Vectors):
+        with progress(source.count, "indexing") as bar:
+            for batch in source:
                 report.documents += len(batch.vectors)
                 report.vectors += len(batch.vectors)
                 report.no_terms += int((batch.vectors.lengths() == 0).sum())
-                yield batch
+                kept = batch.documents if settings.store_text else _without_text(batch.documents)
+                yield VectorBatch(kept, batch.vectors)
                 bar.update(len(batch.vectors))
-        report.bad = vectors.bad
+        report.bad = source.bad
+    else:
+        assert encoder is not None
+        corpus = source
+        if not isinstance(corpus, Corpus):
+            corpus = documents_corpus(corpus, replay=encoder.needs_fit, skip_bad=skip_bad)
+        # Without a document there is nothing to learn: the first ones that are added will be learned from.
+        if encoder.needs_fit and next(iter(corpus), None) is not None:
+            fit(encoder, corpus)
+        yield from encode_corpus(corpus, encoder, report, passages=settings.passages, with_text=settings.store_text)
 
-    return batches()
+
+def write_segment(
+    transaction: Transaction,
+    batches: Iterable[VectorBatch],
+    settings: BuildSettings,
+    memory: int = DEFAULT_MEMORY,
+    quantizer: Callable[[float, bool], Quantizer] = Quantizer.of,
+) -> dict[str, Any] | None:
+    """Write documents as a segment.
+
+    Args:
+        transaction: Where to.
+        batches: The documents.
+        settings: How.
+        memory: Bytes to hold, roughly.
+        quantizer: Gives what makes impacts of the weights, of the largest weight and whether all are whole numbers.
+
+    Returns:
+        What the manifest says of it; None if there was no document, and nothing is written.
+    """
+    folder = transaction.folder("segment")
+    clusters = settings.summary_mass is not None
+    # Clusters of documents that have nothing in common are of no use.
+    order = "bisection" if clusters and settings.order == "auto" else settings.order
+    try:
+        documents = DocumentsWriter(folder)
+        writer = SegmentWriter(folder, transaction.scratch, settings.impacts, memory, order, quantizer)
+        with closing(writer) as postings:
+            for batch in batches:
+                documents.write(batch.documents)
+                postings.write(batch.vectors)
+            documents.close()
+            chosen = postings.finish() if postings.n_docs else None
+        if not postings.n_docs:
+            transaction.drop(folder)
+            return None
+        scale = chosen.scale if chosen else 1.0
+        if settings.summary_mass is not None:
+            written = Segment(folder, settings.impacts, scale)
+            write_clusters(written, folder, transaction.scratch, settings.summary_mass)
+    except BaseException:
+        transaction.drop(folder)
+        raise
+    return {
+        "name": folder.name,
+        "n_docs": postings.n_docs,
+        "n_alive": postings.n_docs,
+        "n_postings": postings.n_postings,
+        "has_text": documents.has_text,
+        "has_parents": documents.has_parents,
+        "scale": scale,
+        "max_error": chosen.max_error if chosen else 0.0,
+        "alive": None,
+    }
 
 
 def _without_text(documents: pa.RecordBatch) -> pa.RecordBatch:

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from lsr.console import progress
 from lsr.errors import CorruptIndex
 
+from .arrow_files import ArrowFile, write_arrow
 from .kernels.clusters import CLUSTER, GROUP, Clusters, group, summarize
-from .storage import ArrowFile, write_arrow
 
 if TYPE_CHECKING:
     from .segment import Segment

@@ -332,7 +332,7 @@ def verify(index_path: Path) -> None:
 
     manifest = read_manifest(index_path)
     if wrong := check_files(index_path, manifest, every_byte=True):
-        raise CorruptIndex("\n".join(wrong))
+        raise CorruptIndex("\n".join(wrong.values()))
     click.echo(f"{index_path}: {len(manifest['files'])} files, all as they were written")
 
 

@@ -1,14 +1,14 @@
-"""Documents of an index: ids, parents, and, if they are stored, titles, texts and metadata.
+"""Documents of a segment: ids, parents, and, if they are stored, titles, texts and metadata.
 
 ids.arrow      id, parent           mapped, in batches of 65,536
 texts.arrow    title, text, metadata   compressed, in batches of 64: a hit unpacks only its own
-order.arrow    doc                  document numbers sorted by id: finds a document by its id
+keys.arrow     hash, doc            hashes of ids and of parents, ascending: finds documents by either
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from lsr.corpus import DOCUMENT_SCHEMA
 from lsr.errors import DataError
 
-from .storage import ArrowFile, write_arrow
+from .arrow_files import ArrowFile, write_arrow
+from .kernels.hashing import hash_strings
 
 _ID_SCHEMA = pa.schema([DOCUMENT_SCHEMA.field("id"), DOCUMENT_SCHEMA.field("parent")])
 _TEXT_SCHEMA = pa.schema([DOCUMENT_SCHEMA.field(name) for name in ("title", "text", "metadata")])
-_ORDER_SCHEMA = pa.schema([("doc", pa.uint32())])
+_KEY_SCHEMA = pa.schema([("hash", pa.uint64()), ("doc", pa.uint32())])
 _ID_BATCH = 1 << 16
 _TEXT_BATCH = 64
 
@@ -42,12 +44,19 @@ class DocumentsWriter:
         self.has_text = False
         self.has_parents = False
         self.count = 0
+        self._hashes: list[NDArray[np.uint64]] = []
+        self._parents: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []
         self._ids = _Rebatched(folder / "ids.arrow", _ID_SCHEMA, _ID_BATCH)
         options = pa.ipc.IpcWriteOptions(compression="zstd")
         self._texts = _Rebatched(folder / "texts.arrow", _TEXT_SCHEMA, _TEXT_BATCH, options)
 
     def write(self, documents: pa.RecordBatch) -> None:
         """Append a batch of lsr.corpus.DOCUMENT_SCHEMA."""
+        self._hashes.append(hashes_of(documents.column("id")))
+        if documents.column("parent").null_count < documents.num_rows:
+            has_one = documents.column("parent").is_valid().to_numpy(zero_copy_only=False)
+            parents = documents.column("parent").drop_null()
+            self._parents.append((hashes_of(parents), self.count + np.flatnonzero(has_one)))
         self.count += documents.num_rows
         self.has_parents |= documents.column("parent").null_count < documents.num_rows
         self.has_text |= any(documents.column(n).null_count < documents.num_rows for n in _TEXT_SCHEMA.names)
@@ -55,7 +64,7 @@ class DocumentsWriter:
         self._texts.write(documents.select(_TEXT_SCHEMA.names))
 
     def close(self) -> None:
-        """Finish the files and sort the ids.
+        """Finish the files and sort the hashes.
 
         Raises:
             DataError: An id occurs twice.
@@ -64,21 +73,38 @@ class DocumentsWriter:
         self._texts.close()
         if not self.has_text:
             (self._folder / "texts.arrow").unlink()
-        ids = ArrowFile(self._folder / "ids.arrow", _ID_SCHEMA)
-        chunks = [ids.batch(i).column("id") for i in range(ids.n_batches)]
-        column = pa.chunked_array(chunks, pa.string())
-        order = pc.sort_indices(column).to_numpy()
-        for start in range(0, len(order) - 1, _ID_BATCH):
-            here = order[start : start + _ID_BATCH + 1]
-            sorted_ids = column.take(here)
-            same = pc.equal(sorted_ids[:-1], sorted_ids[1:]).to_numpy()
-            if same.any():
-                at = int(np.argmax(same))
-                first, second = sorted(here[at : at + 2])
-                raise DataError(
-                    f"the id {sorted_ids[at].as_py()!r} occurs twice, as document {first + 1} and {second + 1}"
-                )
-        write_arrow(self._folder / "order.arrow", {"doc": order.astype(np.uint32)})
+        hashes = np.concatenate([np.empty(0, np.uint64), *self._hashes])
+        order = np.argsort(hashes, kind="stable")
+        again = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+        if len(again):
+            self._refuse_doubled(np.unique(np.concatenate((order[again], order[again + 1]))))
+        if self._parents:
+            docs = np.concatenate([np.arange(self.count), *(docs for _, docs in self._parents)])
+            hashes = np.concatenate([hashes, *(parents for parents, _ in self._parents)])
+            order = np.lexsort((docs, hashes))
+            hashes, docs = hashes[order], docs[order]
+        else:
+            hashes, docs = hashes[order], order
+        write_arrow(self._folder / "keys.arrow", {"hash": hashes, "doc": docs.astype(np.uint32)})
+
+    def _refuse_doubled(self, suspects: NDArray[np.int64]) -> None:
+        """Refuse documents of the same id among some of the same hash."""
+        ids, first = ArrowFile(self._folder / "ids.arrow", _ID_SCHEMA), dict[str, int]()
+        for doc in suspects.tolist():
+            doc_id = ids.batch(doc // _ID_BATCH).column(0)[doc % _ID_BATCH].as_py()
+            if doc_id in first:
+                raise DataError(f"the id {doc_id!r} occurs twice, as document {first[doc_id] + 1} and {doc + 1}")
+            first[doc_id] = doc
+
+
+def hashes_of(strings: pa.Array) -> NDArray[np.uint64]:
+    """(n,) uint64, the hashes of an Arrow array of strings without nulls."""
+    hashes = np.empty(len(strings), np.uint64)
+    if len(strings):
+        _, offsets, content = strings.buffers()
+        starts = np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1]
+        hash_strings(starts, np.frombuffer(content or b"", np.uint8), hashes)
+    return hashes
 
 
 class _Rebatched:
@@ -117,9 +143,12 @@ class Documents:
         self._n_docs = n_docs
         self._ids = ArrowFile(folder / "ids.arrow", _ID_SCHEMA)
         self._texts = ArrowFile(folder / "texts.arrow", _TEXT_SCHEMA) if has_text else None
-        self._order = ArrowFile(folder / "order.arrow", _ORDER_SCHEMA)
+        self._keys = ArrowFile(folder / "keys.arrow", _KEY_SCHEMA)
         self._id_batch = lru_cache(maxsize=None)(self._ids.batch)  # mapped, so keeping them costs nothing
         self._text_batch = lru_cache(maxsize=64)(self._texts.batch) if self._texts else None
+
+    def __len__(self) -> int:
+        return self._n_docs
 
     def id(self, doc: int) -> str:
         """The id of a document."""
@@ -140,21 +169,84 @@ class Documents:
 
     def find(self, doc_id: str) -> int | None:
         """The number of the document with this id."""
-        order = self._order.column("doc") if self._n_docs else ()
-        wanted = doc_id.encode()  # Arrow sorts by UTF-8 bytes
-        low, high = 0, len(order)
-        while low < high:
-            middle = (low + high) // 2
-            if self.id(int(order[middle])).encode() < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        if low < len(order) and self.id(int(order[low])) == doc_id:
-            return int(order[low])
-        return None
+        return next((doc for _, doc in self.matches([doc_id]) if self.id(doc) == doc_id), None)
+
+    def matches(self, keys: Sequence[str]) -> Iterator[tuple[int, int]]:
+        """The documents that have some ids, and the passages of documents that have: places in `keys`, and numbers."""
+        if not self._n_docs or not keys:
+            return
+        hashes, docs = self._keys.column("hash"), self._keys.column("doc")
+        wanted = hashes_of(pa.array(keys, pa.string()))
+        first, last = np.searchsorted(hashes, wanted), np.searchsorted(hashes, wanted, side="right")
+        for i in np.flatnonzero(first < last).tolist():
+            for doc in np.unique(docs[first[i] : last[i]]).tolist():
+                if keys[i] in (self.id(doc), self.parent(doc)):
+                    yield i, doc
 
     def all_ids(self, *, parents: bool = False) -> Iterable[str]:
         """All ids in document order; with `parents` a passage gives the id of its document, as hits do."""
         for i in range(self._ids.n_batches):
             ids, of = self._id_batch(i).columns
             yield from (pc.coalesce(of, ids) if parents else ids).to_pylist()
+
+    def rows(self, first: int, end: int) -> pa.RecordBatch:
+        """Documents first..end as a batch of lsr.corpus.DOCUMENT_SCHEMA."""
+        columns = _rows_of(self._ids, _ID_BATCH, first, end).columns
+        if self._texts is None:
+            columns += [pa.nulls(end - first, field.type) for field in _TEXT_SCHEMA]
+        else:
+            columns += _rows_of(self._texts, _TEXT_BATCH, first, end).columns
+        return pa.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA)
+
+
+def _rows_of(file: ArrowFile, size: int, first: int, end: int) -> pa.RecordBatch:
+    """Rows first..end of a file whose batches are of one size; at least one row."""
+    table = pa.Table.from_batches([file.batch(i) for i in range(first // size, -(-end // size))])
+    (batch,) = table.slice(first % size, end - first).combine_chunks().to_batches()
+    return batch
+
+
+class AllDocuments:
+    """The documents of some segments, by their numbers in the whole; those that are deleted aren't found by their ids.
+
+    Args:
+        parts: The documents of each segment.
+        alive: For each segment None or (n_docs,) bool, False for the deleted ones.
+    """
+
+    def __init__(self, parts: Sequence[Documents], alive: Sequence[NDArray[np.bool_] | None]) -> None:
+        self._parts, self._alive = tuple(parts), tuple(alive)
+        self._bases = np.cumsum([0, *map(len, parts)])
+
+    def _at(self, doc: int) -> tuple[Documents, int]:
+        number = int(np.searchsorted(self._bases, doc, side="right")) - 1
+        return self._parts[number], doc - int(self._bases[number])
+
+    def id(self, doc: int) -> str:
+        """The id of a document."""
+        part, within = self._at(doc)
+        return part.id(within)
+
+    def parent(self, doc: int) -> str | None:
+        """The id of the document that a passage was cut from."""
+        part, within = self._at(doc)
+        return part.parent(within)
+
+    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
+        """Title, text and metadata of a document; empty where they weren't stored."""
+        part, within = self._at(doc)
+        return part.fields(within)
+
+    def find(self, doc_id: str) -> int | None:
+        """The number of the document with this id."""
+        for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
+            doc = part.find(doc_id)
+            if doc is not None and (alive is None or alive[doc]):
+                return doc + int(base)
+        return None
+
+    def all_ids(self, *, parents: bool = False) -> Iterable[str]:
+        """The ids of all documents that aren't deleted, in document order; with `parents` as of `Documents`."""
+        for part, alive in zip(self._parts, self._alive, strict=True):
+            ids = part.all_ids(parents=parents)
+            yield from ids if alive is None else (doc_id for doc_id, here in zip(ids, alive, strict=True) if here)

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from lsr.console import table
+from lsr.corpus import Document
+from lsr.encode.base import Encoder
+from lsr.sparse import SparseMatrix
+
+from .snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -76,3 +83,44 @@ class Explanation:
             rows.append((c.token, *numbers, c.kind, places + more))
         header = ("term", "query", "impact", "score", "share", "kind", "in the text")
         return f"{self.id}: score {self.score:.4f}\n" + table(rows, header, "<>>>><<")
+
+
+def explain_document(snapshot: Snapshot, encoder: Encoder | None, query: SparseMatrix, doc: int) -> Explanation:
+    """Why a document has its score.
+
+    Args:
+        snapshot: Where it is.
+        encoder: Tells where terms stand in its text; None where there is none.
+        query: One row.
+        doc: Its number.
+    """
+    terms, weights = query.row(0)
+    impacts = snapshot.searcher.impacts_of(doc, terms)
+    scores = weights.astype(np.float64) * impacts
+    total = float(scores.sum())
+    title, text, _ = snapshot.documents.fields(doc)
+    content = Document("", text, title).content
+    spans: dict[int, list[tuple[int, int]]] | None = None
+    if content and encoder is not None:
+        spans = {}
+        for term, start, end in encoder.spans(content):
+            spans.setdefault(term, []).append((start, end))
+    tokens = snapshot.shared.vocabulary
+    contributions = []
+    for i in np.lexsort((terms, -scores)).tolist():
+        term, score = int(terms[i]), float(scores[i])
+        found = tuple(spans.get(term, ())) if spans is not None else ()
+        kind = "match" if found else "expansion"
+        contributions.append(
+            Contribution(
+                term=term,
+                token=tokens[term] if tokens is not None and term < len(tokens) else f"term {term}",
+                query_weight=float(weights[i]),
+                impact=float(impacts[i]),
+                score=score,
+                share=score / total if total else 0.0,
+                kind="missing" if not impacts[i] else "" if spans is None else kind,
+                spans=found,
+            )
+        )
+    return Explanation(snapshot.documents.id(doc), total, tuple(contributions), content)

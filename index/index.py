@@ -1,127 +1,73 @@
-"""Index: built once from documents or vectors, opened in milliseconds, searched exactly.
+"""Index: built from documents or vectors, opened in milliseconds, searched exactly, changed while others read it.
 
     index = Index.build("idx", [{"_id": "a", "text": "..."}], encoder=load_encoder("bm25"))
     for hit in Index.open("idx").search("a question", k=10):
         print(hit.id, hit.score, hit.text)
+    index.add([{"_id": "b", "text": "..."}])
+    index.delete(["a"])
+    index.commit()
 
-Files are lsr.index.storage's business, postings those of lsr.index.segment, texts those of lsr.index.documents.
+What is searched is a snapshot (lsr.index.snapshot); what changes it is lsr.index.writer's business.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import fields
-from functools import cached_property
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from lsr.corpus import Document
 from lsr.encode.base import Encoder
-from lsr.encode.hub import load_encoder, load_encoder_files
+from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages, Report
-from lsr.errors import CorruptIndex, DataError, EncoderError
+from lsr.errors import DataError, EncoderError
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
 
-from .builder import Source, build_index
-from .clusters import CLUSTERS, SUMMARY_MASS
-from .documents import Documents
-from .explain import Contribution, Explanation
+from .builder import BuildSettings, Source, build_index
+from .clusters import SUMMARY_MASS
+from .documents import AllDocuments
+from .explain import Explanation, explain_document
+from .hits import Hit as Hit
 from .plan import Plan, SearchSettings
-from .segment import ImpactType, Segment
+from .searcher import Searcher
+from .segment import ImpactType
 from .segment_writer import DEFAULT_MEMORY, Order
-from .storage import (
-    ArrowFile,
-    check_files,
-    read_encoder_files,
-    read_manifest,
-)
-
-_VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
+from .snapshot import Snapshot
+from .storage import check_files
+from .writer import Change, Writer
 
 _SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
-_PASSAGES = 4  # so many times the wanted documents are looked for where documents are cut into passages
 
 Query = str | Mapping[str, float] | SparseMatrix
-
-
-class Hit:
-    """A document found.
-
-    Attributes:
-        score: Its score.
-        doc: Its number within the index.
-    """
-
-    __slots__ = ("_index", "_query", "doc", "score")
-
-    def __init__(self, index: Index, doc: int, score: float, query: SparseMatrix) -> None:
-        self._index = index
-        self._query = query
-        self.doc = doc
-        self.score = score
-
-    @property
-    def id(self) -> str:
-        """Its id; for a passage, the id of the document that it was cut from."""
-        return self._index.documents.parent(self.doc) or self.passage
-
-    @property
-    def passage(self) -> str:
-        """The id of what matched: the document itself, or the best of its passages."""
-        return self._index.documents.id(self.doc)
-
-    @property
-    def title(self) -> str:
-        """Its title, empty if none is stored."""
-        return self._index.documents.fields(self.doc)[0]
-
-    @property
-    def text(self) -> str:
-        """Its text, of a passage the passage's, empty if none is stored."""
-        return self._index.documents.fields(self.doc)[1]
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Its metadata, empty if none is stored."""
-        return self._index.documents.fields(self.doc)[2]
-
-    def explain(self) -> Explanation:
-        """Why it has its score, term by term."""
-        return self._index._explain(self._query, self.doc)
-
-    def __repr__(self) -> str:
-        return f"Hit(id={self.id!r}, score={self.score:.4f})"
 
 
 class Index:
     """An index on disk, memory-mapped. Safe to search from many threads; searching releases the GIL.
 
+    What is open is a snapshot: it stays what it is, whatever others commit, until `refresh`, or until this object
+    changes the index itself.
+
     Attributes:
         path: The folder.
-        documents: Ids and texts.
-        segment: Postings.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], encoder: Encoder | None = None) -> None:
+    def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None) -> None:
         """Use `Index.open` or `Index.build`."""
         self.path = path
-        self._manifest = manifest
+        self._snapshot = snapshot
         self._given_encoder = encoder
-        data = path / str(manifest["data"])
-        self.documents = Documents(data, len(self), manifest["has_text"])
-        impacts = manifest["impacts"]
-        self.segment = Segment(data, impacts["type"], impacts["scale"], clusters=CLUSTERS in manifest["files"])
-        # All files are mapped or read by now: an index that is open stays whole when another one replaces it.
-        self._tokens = ArrowFile(data / "vocabulary.arrow", _VOCABULARY_SCHEMA) if manifest["has_vocabulary"] else None
-        self._encoder_files = read_encoder_files(data / "encoder") if manifest["encoder"] else {}
+        self._writer: Writer | None = None
+        self._changing = threading.RLock()
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -147,9 +93,11 @@ class Index:
 
         Args:
             path: The folder.
-            source: Documents ({"_id", "text", perhaps "title" and more}), a corpus, vectors, or a matrix.
+            source: Documents ({"_id", "text", perhaps "title" and more}), a corpus, vectors, or a matrix; none at all
+                makes an empty index to add to.
             encoder: Encodes documents, and later queries; by default `lsr.encode.base.DEFAULT_ENCODER`. For
-                vectors, the one that made them.
+                vectors, the one that made them. One that learns from the documents (BM25, lsr-mini's BM25 part) keeps
+                what it learns here, or from the first documents added; build again when these have changed a lot.
             ids: For a matrix, the ids of its rows; by default their numbers.
             impacts: "uint8", or "float32" for weights as they are at three times the size.
             passages: Cut documents into passages; a document's score is then that of its best passage.
@@ -174,31 +122,31 @@ class Index:
         path = Path(path)
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
+        settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages)
         # Fitted or default, whatever encoded the documents encodes the queries.
         encoder = build_index(
             path,
             source,
             encoder=encoder,
             ids=ids,
-            impacts=impacts,
-            passages=passages,
-            store_text=store_text,
+            settings=settings,
             overwrite=overwrite,
             memory=memory,
-            order=order,
-            clusters=clusters,
-            summary_mass=summary_mass,
             report=report if report is not None else Report(),
         )
-        return cls(path, read_manifest(path), encoder)
+        return cls(path, Snapshot.latest(path), encoder)
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, encoder: Encoder | str | None = None) -> Index:
+    def open(
+        cls, path: str | PathLike[str], *, encoder: Encoder | str | None = None, skip_damaged: bool = False
+    ) -> Index:
         """Open an index; nothing is read but what is small.
 
         Args:
             path: The folder.
             encoder: For queries, instead of the one that the index carries; has to be the one that made it.
+            skip_damaged: Leave segments out whose files are missing, cut short or, if small, changed; `damaged` lists
+                these files. What is left can be searched, not changed.
 
         Raises:
             IndexFormatError: Not an index, or one of a later format.
@@ -208,91 +156,227 @@ class Index:
         path = Path(path)
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
-        manifest = read_manifest(path)
-        try:
-            if wrong := check_files(path, manifest):
-                raise CorruptIndex("\n".join(wrong))
-            index = cls(path, manifest, encoder)
-        except CorruptIndex:
-            if read_manifest(path) == manifest:
-                raise
-            return cls.open(path, encoder=encoder)  # it was replaced while we looked at it
+        index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
         return index
 
+    def refresh(self) -> bool:
+        """Move on to what was committed last, by whichever process.
+
+        Returns:
+            Whether there was anything new.
+        """
+        before = self._snapshot
+        self._adopt(Snapshot.latest(self.path, before, skip_damaged=bool(before.damaged)))
+        return self._snapshot is not before
+
+    def _adopt(self, snapshot: Snapshot) -> None:
+        if self._given_encoder is not None and snapshot.shared.fingerprint != self._snapshot.shared.fingerprint:
+            self._given_encoder = None  # the index has been built again, or its encoder was fitted
+        self._snapshot = snapshot
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    def add(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
+        """Add documents; nobody finds them before `commit`.
+
+        The first change locks the index against other writers, until `commit` or `rollback`. Documents are encoded,
+        cut and stored as those that the index was built of. Each call is taken as a whole or not at all.
+
+        Args:
+            source: As of `build`: documents, a corpus, vectors of the index' encoder, or a matrix.
+            ids: For a matrix, the ids of its rows; by default their numbers.
+            skip_bad: Leave bad documents out, and those whose ids are there already; the result lists them.
+
+        Returns:
+            What it changed.
+
+        Raises:
+            DataError: A bad document, an id that is in the index already or occurs twice.
+            EncoderMismatch: Vectors of another encoder.
+            EncoderError: Texts, but the index has no encoder.
+            OutputError: Somebody else is writing (the message says who), or the folder can't be written.
+        """
+        with self._writing() as writer:
+            return writer.add(source, lambda: self.encoder, ids, replace=False, skip_bad=skip_bad)
+
+    def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
+        """Put documents in the place of those of the same ids; where there are none, add them.
+
+        A document that is replaced goes to the end, as if it had been deleted and added. Of several of one id the last
+        counts. Arguments and errors are those of `add`; the result tells how many were updated and how many added.
+        """
+        with self._writing() as writer:
+            return writer.add(source, lambda: self.encoder, ids, replace=True, skip_bad=skip_bad)
+
+    def delete(self, ids: str | Iterable[str]) -> Change:
+        """Delete documents, with their passages.
+
+        Args:
+            ids: Ids of documents; those that aren't there are listed in the result.
+
+        Raises:
+            OutputError: As of `add`.
+        """
+        with self._writing() as writer:
+            return writer.delete([ids] if isinstance(ids, str) else ids)
+
+    def commit(self, *, merge: bool = True) -> None:
+        """Make changes durable and visible: here at once, elsewhere to who opens the index or refreshes it.
+
+        Should it fail (a full disk, say), the index is what it was and the changes are still pending.
+
+        Args:
+            merge: Then merge segments as the policy of lsr.index.merge says, so that there are never many of them.
+        """
+        with self._changing:
+            if self._writer is None:
+                return
+            self._writer.commit()
+            self._adopt(self._writer.snapshot)
+            if merge:
+                self._merge(everything=False)
+            self.rollback()
+
+    def rollback(self) -> None:
+        """Forget the changes since the last commit, and unlock the index."""
+        with self._changing:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def merge(self, *, everything: bool = True) -> bool:
+        """Commit, then merge segments: the room of deleted documents is freed, and similar ones are stored side by
+        side again. Results don't change.
+
+        Args:
+            everything: All segments into one; False for what the policy says.
+
+        Returns:
+            Whether there was anything to merge.
+
+        Raises:
+            OutputError: As of `add`.
+        """
+        with self._changing:
+            self.commit(merge=False)
+            with self._writing():
+                merged = self._merge(everything=everything)
+            self.rollback()
+            return merged
+
+    def _merge(self, *, everything: bool) -> bool:
+        assert self._writer is not None
+        try:
+            return self._writer.merge(everything=everything)
+        finally:
+            self._adopt(self._writer.snapshot)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Writer]:
+        """The writer, which holds the lock as long as there are changes."""
+        with self._changing:
+            if self._writer is None:
+                self._writer = Writer(self.path, self._snapshot)
+            try:
+                yield self._writer
+            finally:
+                if not self._writer.changed:
+                    self.rollback()
+
     # --- what it is ------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return int(self._manifest["n_docs"])
+        return len(self._snapshot)
 
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self)} documents, {self.fingerprint})"
 
-    @cached_property
+    @property
+    def documents(self) -> AllDocuments:
+        """Ids and texts."""
+        return self._snapshot.documents
+
+    @property
+    def searcher(self) -> Searcher:
+        """Postings."""
+        return self._snapshot.searcher
+
+    @property
     def fingerprint(self) -> Fingerprint:
         """Of the encoder that made the vectors."""
-        return Fingerprint.from_json(self._manifest["fingerprint"], str(self.path))
+        return self._snapshot.shared.fingerprint
 
     @property
     def has_passages(self) -> bool:
         """Whether documents were cut into passages."""
-        return bool(self._manifest["has_parents"])
+        return self._snapshot.has_passages
 
     @property
     def has_clusters(self) -> bool:
         """Whether it has clusters, for approximate search."""
-        return self.segment.clusters is not None
+        return all(part.segment.clusters is not None for part in self._snapshot.parts)
 
     @property
     def max_error(self) -> float:
         """The largest difference between a document's weight and what is stored for it."""
-        return float(self._manifest["impacts"]["max_error"])
+        return max((float(part.entry["max_error"]) for part in self._snapshot.parts), default=0.0)
 
     @property
     def n_postings(self) -> int:
-        """Number of stored weights."""
-        return int(self._manifest["n_postings"])
+        """Number of stored weights, those of deleted documents too as long as they aren't merged away."""
+        return sum(int(part.entry["n_postings"]) for part in self._snapshot.parts)
+
+    @property
+    def n_segments(self) -> int:
+        """Number of segments."""
+        return len(self._snapshot.parts)
+
+    @property
+    def damaged(self) -> list[str]:
+        """Messages about damaged files, of what was left out with `skip_damaged`."""
+        return list(self._snapshot.damaged)
 
     def document_frequencies(self, terms: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """(n,) int64, in how many documents each of (n,) terms occurs."""
-        at = np.searchsorted(self.segment.terms, terms)
-        known = at < len(self.segment.terms)
-        known[known] = self.segment.terms[at[known]] == terms[known]
+        """(n,) int64, how many documents have each of (n,) terms, those that are deleted but not merged away too."""
         found = np.zeros(len(terms), np.int64)
-        found[known] = self.segment.df[at[known]]
+        for part in self._snapshot.parts:
+            segment = part.segment
+            at = np.searchsorted(segment.terms, terms)
+            known = np.flatnonzero(at < len(segment.terms))
+            known = known[segment.terms[at[known]] == terms[known]]
+            found[known] += segment.df[at[known]]
         return found
 
     def file_sizes(self) -> dict[str, int]:
-        """Bytes of each file."""
-        return {name: int(entry["bytes"]) for name, entry in self._manifest["files"].items()}
+        """Bytes of each kind of file."""
+        sizes: dict[str, int] = {}
+        for name, entry in self._snapshot.manifest["files"].items():
+            kind = name.partition("/")[2] or "alive.arrow"
+            sizes[kind] = sizes.get(kind, 0) + int(entry["bytes"])
+        return sizes
 
-    @cached_property
+    @property
     def encoder(self) -> Encoder:
-        """What encodes queries: the encoder given, or the one that the index carries.
+        """What encodes queries and documents: the encoder given, or the one that the index carries.
 
         Raises:
             EncoderError: There is none.
         """
         if self._given_encoder is not None:
             return self._given_encoder
-        if not self._encoder_files:
+        if not self._snapshot.shared.encoder_files:
             raise EncoderError(
                 f"{self.path}: this index was built from vectors without their encoder ({self.fingerprint}): "
                 "search it with vectors, or name the encoder (--encoder, Index.open(..., encoder=...))"
             )
-        encoder = load_encoder_files(self._encoder_files)
-        self.fingerprint.require_same(encoder.fingerprint, f"the index {self.path}", "the encoder it carries")
-        return encoder
+        return self._snapshot.shared.encoder
 
-    @cached_property
+    @property
     def vocabulary(self) -> list[str] | None:
         """Token of each term, or None where the tokens aren't known."""
-        return list(self._tokens.batch(0).column(0).to_pylist()) if self._tokens else None
-
-    @cached_property
-    def _term_of(self) -> dict[str, int]:
-        return {token: term for term, token in enumerate(self.vocabulary or ())}
+        return self._snapshot.shared.vocabulary
 
     # --- searching -------------------------------------------------------------------------------------------------
 
@@ -314,7 +398,9 @@ class Index:
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
         if len(vector) != 1:
             raise ValueError(f"search takes one query, got {len(vector)}; search_batch takes many")
-        return self._hits(vector, *self._top(vector, k, _settings(settings)))
+        _checked_k(k)
+        snapshot = self._snapshot
+        return self._hits(snapshot, vector, *snapshot.top(vector, k, _settings(settings)))
 
     def search_batch(
         self,
@@ -336,9 +422,10 @@ class Index:
         vectors = self.query_vectors(queries)
         rows = [vectors[i] for i in range(len(vectors))]
         _checked_k(k)
+        snapshot = self._snapshot
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            found = list(pool.map(lambda row: self._top(row, k, chosen), rows))
-        return [self._hits(row, docs, scores) for row, (docs, scores) in zip(rows, found, strict=True)]
+            found = list(pool.map(lambda row: snapshot.top(row, k, chosen), rows))
+        return [self._hits(snapshot, row, docs, scores) for row, (docs, scores) in zip(rows, found, strict=True)]
 
     def query_vectors(self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix) -> SparseMatrix:
         """Queries of any form as a matrix; tokens that the vocabulary lacks are left out, as no document has them.
@@ -354,16 +441,19 @@ class Index:
                 )
             return queries
         if len(queries) and all(isinstance(query, str) for query in queries):
+            if not len(self) and self.encoder.needs_fit:  # nothing was ever added
+                return SparseMatrix.from_dicts([{} for _ in queries], 1)
             return self.encoder.encode_query(list(queries))  # type: ignore[arg-type]
+        term_of = self._snapshot.shared.term_of
         rows = []
         for query in queries:
             if not isinstance(query, Mapping):
                 raise TypeError(f"a query is a text or a mapping of token to weight, got {type(query).__name__}")
             if self.vocabulary is None:
                 raise DataError(f"{self.path}: this index doesn't know its tokens; search it with a SparseMatrix")
-            rows.append({self._term_of[t]: w for t, w in query.items() if t in self._term_of})
+            rows.append({term_of[t]: w for t, w in query.items() if t in term_of})
         try:
-            return SparseMatrix.from_dicts(rows, max(len(self._term_of), 1))
+            return SparseMatrix.from_dicts(rows, max(len(term_of), 1))
         except ValueError as error:
             raise DataError(str(error), "query") from None
 
@@ -380,7 +470,8 @@ class Index:
             raise ValueError(f"explain_plan takes one query, got {len(vector)}")
         _checked_k(k)
         terms, weights = vector.row(0)
-        return self.segment.plan(terms, weights, _PASSAGES * k if self.has_passages else k, _settings(settings))
+        snapshot = self._snapshot
+        return snapshot.searcher.plan(terms, weights, snapshot.depth(k), _settings(settings))
 
     def recall(
         self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix | None = None, k: int = 10, **settings: Any
@@ -402,12 +493,13 @@ class Index:
         """
         _checked_k(k)
         chosen = _settings(settings)
+        searcher = self._snapshot.searcher
         vectors = self.sample() if queries is None else self.query_vectors(queries)
 
         def count(i: int) -> tuple[int, int]:
             terms, weights = vectors.row(i)
-            _, exact = self.segment.search(terms, weights, k)
-            _, found = self.segment.search(terms, weights, k, chosen)
+            _, exact = searcher.search(terms, weights, k)
+            _, found = searcher.search(terms, weights, k, chosen)
             return int((found >= exact[-1]).sum()) if len(exact) else 0, len(exact)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -420,32 +512,14 @@ class Index:
         Raises:
             IndexFormatError: The index has no clusters.
         """
-        return self.segment.sample(*_SAMPLE)
+        return self.searcher.sample(*_SAMPLE)
 
-    def _top(
-        self, vector: SparseMatrix, k: int, settings: SearchSettings
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Documents and scores of one query; passages rolled up to their documents."""
-        _checked_k(k)
-        terms, weights = vector.row(0)
-        if not self.has_passages:
-            return self.segment.search(terms, weights, k, settings)
-        depth = _PASSAGES * k
-        while True:
-            # A document's best passage is the first of it in the ranking, so the first k documents are exact.
-            docs, scores = self.segment.search(terms, weights, depth, settings)
-            best: dict[str, int] = {}
-            for place, doc in enumerate(docs.tolist()):
-                best.setdefault(self.documents.parent(doc) or self.documents.id(doc), place)
-                if len(best) == k:
-                    break
-            if len(best) == k or len(docs) < depth:
-                places = list(best.values())
-                return docs[places], scores[places]
-            depth *= _PASSAGES
-
-    def _hits(self, query: SparseMatrix, docs: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
-        return [Hit(self, doc, score, query) for doc, score in zip(docs.tolist(), scores.tolist(), strict=True)]
+    def _hits(
+        self, snapshot: Snapshot, query: SparseMatrix, docs: NDArray[np.int64], scores: NDArray[np.float64]
+    ) -> list[Hit]:
+        explain = partial(self._explain, snapshot, query)
+        found = zip(docs.tolist(), scores.tolist(), strict=True)
+        return [Hit(snapshot.documents, doc, score, explain) for doc, score in found]
 
     # --- explaining and checking -----------------------------------------------------------------------------------
 
@@ -455,7 +529,8 @@ class Index:
         Raises:
             DataError: No document has this id.
         """
-        doc = self.documents.find(doc_id)
+        snapshot = self._snapshot
+        doc = snapshot.documents.find(doc_id)
         if doc is None and self.has_passages and "#" not in doc_id:
             raise DataError(f"{self.path}: documents are cut into passages here; explain {doc_id + '#0'!r} or the like")
         if doc is None:
@@ -463,48 +538,15 @@ class Index:
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
         if len(vector) != 1:
             raise ValueError(f"explain takes one query, got {len(vector)}")
-        return self._explain(vector, doc)
+        return self._explain(snapshot, vector, doc)
 
-    def _explain(self, query: SparseMatrix, doc: int) -> Explanation:
-        terms, weights = query.row(0)
-        impacts = self.segment.impacts_of(doc, terms)
-        scores = weights.astype(np.float64) * impacts
-        total = float(scores.sum())
-        title, text, _ = self.documents.fields(doc)
-        content = Document("", text, title).content
-        spans = self._spans(content)
-        tokens = self.vocabulary
-        contributions = []
-        for i in np.lexsort((terms, -scores)).tolist():
-            term, score = int(terms[i]), float(scores[i])
-            found = tuple(spans.get(term, ())) if spans is not None else ()
-            kind = "match" if found else "expansion"
-            contributions.append(
-                Contribution(
-                    term=term,
-                    token=tokens[term] if tokens is not None and term < len(tokens) else f"term {term}",
-                    query_weight=float(weights[i]),
-                    impact=float(impacts[i]),
-                    score=score,
-                    share=score / total if total else 0.0,
-                    kind="missing" if not impacts[i] else "" if spans is None else kind,
-                    spans=found,
-                )
-            )
-        return Explanation(self.documents.id(doc), total, tuple(contributions), content)
-
-    def _spans(self, content: str) -> dict[int, list[tuple[int, int]]] | None:
-        """Where each term stands in a text; None where there is no text or no encoder to tell."""
-        if not content or (self._given_encoder is None and not self._encoder_files):
-            return None
-        spans: dict[int, list[tuple[int, int]]] = {}
-        for term, start, end in self.encoder.spans(content):
-            spans.setdefault(term, []).append((start, end))
-        return spans
+    def _explain(self, snapshot: Snapshot, query: SparseMatrix, doc: int) -> Explanation:
+        has_encoder = self._given_encoder is not None or bool(snapshot.shared.encoder_files)
+        return explain_document(snapshot, self.encoder if has_encoder else None, query, doc)
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""
-        return check_files(self.path, self._manifest, every_byte=True)
+        return list(check_files(self.path, self._snapshot.manifest, every_byte=True).values())
 
 
 def _checked_k(k: int) -> None:

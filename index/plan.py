@@ -10,6 +10,7 @@ Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "daat", "cluster
 # With fewer blocks for each wanted document than this, too many of them have to be looked into: a scan is faster. The
 # first where similar documents are stored side by side, the second where they lie as they came.
 _BLOCKS_PER_HIT = 75, 600
+_FEW_LIVE = 8  # where at most one block in so many has a document that may be found, looking into these is faster
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,14 @@ class Experience:
 
 
 def choose(
-    settings: SearchSettings, k: int, n_blocks: int, experience: Experience, *, has_bounds: bool, ordered: bool
+    settings: SearchSettings,
+    k: int,
+    n_blocks: int,
+    experience: Experience,
+    *,
+    has_bounds: bool,
+    ordered: bool,
+    n_live: int,
 ) -> tuple[str, str]:
     """The algorithm for a query, and why.
 
@@ -146,11 +154,14 @@ def choose(
         experience: Of this index.
         has_bounds: Whether their bounds are known.
         ordered: Whether similar documents are stored side by side.
+        n_live: Blocks that have a document that may be found.
     """
     if not has_bounds:
         return "exhaustive", "weights stored as float32 have no bounds"
     if settings.algorithm != "auto":
         return settings.algorithm, "asked for"
+    if n_live * _FEW_LIVE <= n_blocks:
+        return "blocks", f"{n_live:,} of {n_blocks:,} blocks have a document that may be found"
     if n_blocks < _BLOCKS_PER_HIT[0 if ordered else 1] * k:
         return "exhaustive", f"only {n_blocks:,} blocks for k = {k}"
     if not experience.pays(k):

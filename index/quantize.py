@@ -1,6 +1,7 @@
 """Weights to 8-bit impacts and back, and queries to the integers that make their scores exact.
 
-Document weights become impacts 1..255 with one scale for the whole index: weight ~ impact * scale. Rounding is to the
+Document weights become impacts 1..255 with one scale for a segment: weight ~ impact * scale. Segments of an index have
+the scale of the first, or that times a power of two, so that their scores compare exactly. Rounding is to the
 nearest, but no weight becomes 0, since a term must not vanish from its document; so an impact is off by at most half
 a scale, and by less than one scale for the weights below half a scale. Whole weights up to 255 are kept as they are.
 
@@ -10,6 +11,7 @@ overflows int32, whatever the document: sum of weights * 255 < 2^31.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +42,23 @@ class Quantizer:
         if whole and largest <= LEVELS:
             return cls(1.0, True)
         return cls(largest / LEVELS if largest > 0 else 1.0, False)
+
+    @classmethod
+    def beside(cls, scale: float, largest: float, whole: bool) -> Quantizer:
+        """For weights up to `largest` of documents that are added to others.
+
+        Args:
+            scale: The scale of the others.
+            largest: The largest of the weights.
+            whole: Whether all of them are whole numbers.
+
+        Returns:
+            The scale of the others where the weights fit it, else the nearest power of two times it at which they do.
+        """
+        own = cls.of(largest, whole)
+        if own.scale == scale or (scale != 1.0 and largest <= LEVELS * scale):
+            return cls(scale, own.exact and own.scale == scale)
+        return cls(scale * 2.0 ** math.ceil(math.log2(own.scale / scale)), False)
 
     @property
     def max_error(self) -> float:

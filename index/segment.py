@@ -1,4 +1,4 @@
-"""A segment: the postings of some documents, in windows; written once, then memory-mapped.
+"""A segment: the postings of some documents, in windows; written once, then memory-mapped, never changed.
 
     postings.arrow   one record batch per window: doc uint16 (within the window), impact uint8 | float32, both by
                      term and, within a term, by document
@@ -21,9 +21,8 @@ A window holds at most 65,536 documents, fewer where they are so long that the w
 
 from __future__ import annotations
 
-import math
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,13 +30,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lsr.errors import CorruptIndex, IndexFormatError
+from lsr.errors import CorruptIndex
 from lsr.sparse import SparseMatrix
 
-from .clusters import document_of, open_clusters
-from .kernels.blocks import FOLD, search_blocks
-from .kernels.clusters import Clusters, search_clusters
-from .kernels.exhaustive import search_windows
+from .arrow_files import ArrowFile
+from .clusters import open_clusters
+from .kernels.invert import count_rows, transpose
 from .kernels.lists import (
     BLOCK,
     DENSE_AT,
@@ -47,29 +45,16 @@ from .kernels.lists import (
     IMPACTS_AT,
     N_DENSE,
     N_DOCS,
-    POSTINGS,
-    POSTINGS_SCORED,
     ROW_UNIT,
     SIZE,
     SKIP_UNIT,
     WINDOW,
-    Files,
-    Query,
-    Space,
-    find_lists,
+    WINDOW_COLUMNS,
 )
-from .kernels.maxscore import search_daat, search_maxscore
-from .kernels.query import keep_known
-from .plan import Experience, Plan, SearchSettings, choose
-from .quantize import query_integers
-from .storage import ArrowFile
 
 ImpactType = Literal["uint8", "float32"]
-_SPARE = 64  # room for the best documents beyond twice k, so that a small k is thinned out rarely, too
-_SEEDS = 2  # blocks of the highest bounds that are scored first, apart from a quarter of k
-_TABLED = 1 << 20  # terms up to here have their ranks in a table
-_PAYS = 0.6  # skipping pays where less than this share of the postings is scored
-EXACT = SearchSettings()
+# Terms up to here have their places in a table, if one in so many of them occurs.
+_TABLED, _TABLED_SHARE = 1 << 20, 8
 
 DENSE_SCHEMA = pa.schema([("impact", pa.uint8())])
 MAXIMA_SCHEMA = pa.schema([("maximum", pa.uint8())])
@@ -88,14 +73,26 @@ def posting_schema(impacts: ImpactType) -> pa.Schema:
 
 
 class Segment:
-    """Searches what SegmentWriter wrote. Opening maps the files and reads none of the postings.
+    """What SegmentWriter wrote. Opening maps the files and reads none of the postings; `Searcher` searches them.
 
     Attributes:
+        folder: Where the files lie.
+        impacts: How weights are stored.
+        scale: Weight of one impact; 1.0 for float weights.
         terms: (n_used,) uint32, the terms that occur, ascending.
         df: (n_used,) uint32, in how many documents each occurs.
-        n_windows: Number of windows.
+        peaks: (n_used,) float32, the largest impact of each.
+        ends: (n_used,) uint64, where the entries of each end.
+        entries: The columns of lists.arrow.
+        table: (n,) int32, of each term its place in `terms`, -1 for those that don't occur; or empty.
+        windows: (n_windows, WINDOW_COLUMNS) int64, the table of windows, as if there were no other segment.
+        files: The files that windows point into, as arrays: docs, impacts, dense, maxima, skips.
+        order: (n_docs,) uint32, the number of the document at each place; or empty, if these are the same.
+        places: (n_docs,) uint32, the place of each document; or empty.
         n_docs: Number of documents.
-        clusters: The mapped files of clusters, None if the index was built without.
+        n_blocks: Number of blocks.
+        n_rows: Rows of maxima, in units of ROW_UNIT.
+        clusters: The mapped files of clusters, None if there are none.
 
     Args:
         folder: Where the files lie.
@@ -108,9 +105,9 @@ class Segment:
     """
 
     def __init__(self, folder: Path, impacts: ImpactType, scale: float, *, clusters: bool = False) -> None:
-        self._folder = folder
-        self._impacts = impacts
-        self._scale = scale
+        self.folder = folder
+        self.impacts: ImpactType = impacts
+        self.scale = scale
         postings = ArrowFile(folder / "postings.arrow", posting_schema(impacts))
         dense = ArrowFile(folder / "dense.arrow", DENSE_SCHEMA)
         maxima = ArrowFile(folder / "maxima.arrow", MAXIMA_SCHEMA)
@@ -122,13 +119,14 @@ class Segment:
         self.terms: NDArray[np.uint32] = terms.column("term")
         self.df: NDArray[np.uint32] = terms.column("df")
         # Of each term its rank, where that is a small table: one cache miss instead of a search.
-        tabled = len(self.terms) > 0 and int(self.terms.max()) < _TABLED
-        self._ranks = np.full(int(self.terms.max()) + 1 if tabled else 0, -1, np.int32)
+        size = int(self.terms.max(initial=0)) + 1
+        tabled = len(self.terms) > 0 and size <= min(_TABLED, _TABLED_SHARE * len(self.terms))
+        self.table = np.full(size if tabled else 0, -1, np.int32)
         if tabled:
-            self._ranks[self.terms] = np.arange(len(self.terms), dtype=np.int32)
-        self._peaks: NDArray[np.float32] = terms.column("peak")
-        self._ends: NDArray[np.uint64] = terms.column("end")
-        self._entries = tuple(lists.column(name) for name in ENTRY_SCHEMA.names)
+            self.table[self.terms] = np.arange(len(self.terms), dtype=np.int32)
+        self.peaks: NDArray[np.float32] = terms.column("peak")
+        self.ends: NDArray[np.uint64] = terms.column("end")
+        self.entries: tuple[NDArray[Any], ...] = tuple(lists.column(name) for name in ENTRY_SCHEMA.names)
         first_doc, n_docs = windows.column("first_doc"), windows.column("n_docs")
         self.n_windows = len(first_doc)
         if not self.n_windows == postings.n_batches == dense.n_batches:
@@ -138,163 +136,32 @@ class Segment:
         ):
             raise CorruptIndex(f"{folder / 'windows.arrow'}: a window of an impossible size; build the index again")
         self.n_docs = int(n_docs.sum())
-        self._places: NDArray[np.uint32] = places.column("place")
-        if len(self._places) not in (0, self.n_docs):
+        self.order: NDArray[np.uint32] = places.column("doc")
+        self.places: NDArray[np.uint32] = places.column("place")
+        if len(self.places) not in (0, self.n_docs):
             raise CorruptIndex(f"{places.path}: doesn't fit the documents; build the index again")
         impact_type = np.dtype(np.uint8 if impacts == "uint8" else np.float32)
-        self._windows = np.zeros((self.n_windows, 8), np.int64)
+        self.windows = np.zeros((self.n_windows, WINDOW_COLUMNS), np.int64)
         n_blocks = -(-n_docs // BLOCK)
         for w in range(self.n_windows):
             batch, rows = postings.batch(w), dense.batch(w)
-            self._windows[w, DOCS_AT] = postings.offset(batch.column(0)) // 2
-            self._windows[w, IMPACTS_AT] = postings.offset(batch.column(1)) // impact_type.itemsize
-            self._windows[w, SIZE] = batch.num_rows
-            self._windows[w, DENSE_AT] = dense.offset(rows.column(0))
-            self._windows[w, N_DENSE] = rows.num_rows // n_docs[w]
-        self._windows[:, FIRST_DOC], self._windows[:, N_DOCS] = first_doc, n_docs
-        self._windows[:, FIRST_BLOCK] = np.cumsum(n_blocks) - n_blocks
+            self.windows[w, DOCS_AT] = postings.offset(batch.column(0)) // 2
+            self.windows[w, IMPACTS_AT] = postings.offset(batch.column(1)) // impact_type.itemsize
+            self.windows[w, SIZE] = batch.num_rows
+            self.windows[w, DENSE_AT] = dense.offset(rows.column(0))
+            self.windows[w, N_DENSE] = rows.num_rows // n_docs[w]
+        self.windows[:, FIRST_DOC], self.windows[:, N_DOCS] = first_doc, n_docs
+        self.windows[:, FIRST_BLOCK] = np.cumsum(n_blocks) - n_blocks
         self.n_blocks = int(n_blocks.sum())
-        self._files = Files(
-            docs=_view(postings.bytes, np.uint16),
-            impacts=_view(postings.bytes, impact_type),
-            dense=dense.bytes,
-            maxima=maxima.column("maximum"),
-            skips=skips.column("skip"),
-            windows=self._windows,
-            order=places.column("doc"),
+        self.files: tuple[NDArray[Any], ...] = (
+            _view(postings.bytes, np.uint16),
+            _view(postings.bytes, impact_type),
+            dense.bytes,
+            maxima.column("maximum"),
+            skips.column("skip"),
         )
-        self._n_rows = min(len(self._files.maxima) // ROW_UNIT, len(self._files.skips) // SKIP_UNIT)
+        self.n_rows = min(len(self.files[3]) // ROW_UNIT, len(self.files[4]) // SKIP_UNIT)
         self.clusters = open_clusters(folder, len(self.terms)) if clusters else None
-        self._experience = Experience()
-        self._local = threading.local()
-
-    @property
-    def n_postings(self) -> int:
-        """Number of postings."""
-        return int(self.df.sum(dtype=np.int64))
-
-    def search(
-        self, terms: NDArray[np.uint32], weights: NDArray[np.float32], k: int, settings: SearchSettings = EXACT
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The k best documents for a query vector.
-
-        Args:
-            terms: (n,) ascending term ids.
-            weights: (n,) weights above zero.
-            k: How many.
-            settings: How to search.
-
-        Returns:
-            (found,) document numbers and (found,) scores, descending, equal ones by document.
-        """
-        return self._search(terms, weights, k, settings)[:2]
-
-    def plan(
-        self, terms: NDArray[np.uint32], weights: NDArray[np.float32], k: int, settings: SearchSettings = EXACT
-    ) -> Plan:
-        """Search as `search` does, and tell what that took."""
-        return self._search(terms, weights, k, settings)[2]()
-
-    def _search(
-        self, terms: NDArray[np.uint32], weights: NDArray[np.float32], k: int, settings: SearchSettings
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], Callable[[], Plan]]:
-        quantized = self._impacts == "uint8"
-        clusters = self._require_clusters() if settings.algorithm == "clusters" else None
-        k = max(1, min(k, self.n_docs))
-        algorithm, reason = choose(
-            settings, k, self.n_blocks, self._experience, has_bounds=quantized, ordered=len(self._places) > 0
-        )
-        ranks, weights, factor = self._query(terms, weights, settings.beta)
-        space = self._space(k)
-        if clusters is not None:
-            found, n_blocks = (
-                self._search_clusters(clusters, ranks, weights, space, k, settings),
-                len(clusters.doc_ends),
-            )
-        else:
-            found, n_blocks = self._search_postings(algorithm, ranks, weights, space, k, settings), self.n_blocks
-
-        def plan() -> Plan:
-            blocks_scored, windows_scanned, postings_scored, _ = space.counts.tolist()
-            return Plan(
-                algorithm=algorithm,
-                reason=reason,
-                terms=len(ranks),
-                documents=self.n_docs,
-                postings=int(self.df[ranks].sum()),
-                postings_scored=postings_scored,
-                blocks=n_blocks,
-                blocks_scored=blocks_scored,
-                windows=self.n_windows,
-                windows_scanned=windows_scanned,
-            )
-
-        if found and len(self._places) and space.docs[:found].max() >= self.n_docs:
-            raise CorruptIndex(f"{self._folder / 'places.arrow'}: damaged; lsr verify tells more")
-        return space.docs[:found], space.scores[:found] * factor, plan
-
-    def _search_postings(
-        self, algorithm: str, ranks: NDArray[np.int64], weights: Any, space: Space, k: int, settings: SearchSettings
-    ) -> int:
-        if algorithm == "blocks":
-            weightiest_first = np.argsort(-weights, kind="stable")
-            ranks, weights = ranks[weightiest_first], weights[weightiest_first]
-        lists = np.empty((len(ranks), self.n_windows, 4), np.int32)
-        find_lists(self._ends, self._entries, self._n_rows, self._windows, ranks, lists)
-        peaks = (weights * self._peaks[ranks]).astype(weights.dtype) if algorithm != "exhaustive" else weights
-        query = Query(lists, weights, peaks)
-        if algorithm == "blocks":
-            seeds = min(max(_SEEDS + k // 4, settings.guaranteed), max(self.n_blocks, 1))
-            found = search_blocks(self._files, query, space, k, settings.alpha, seeds)
-            self._experience.learn(k, paid=bool(space.counts[POSTINGS_SCORED] < _PAYS * space.counts[POSTINGS]))
-        elif algorithm == "maxscore":
-            found = search_maxscore(self._files, query, space, k)
-        elif algorithm == "daat":
-            found = search_daat(self._files, query, space, k)
-        else:
-            least = weights.dtype.type(1 if self._impacts == "uint8" else np.finfo(np.float64).tiny)
-            found = search_windows(self._files, query, space, k, least)
-        return int(found)
-
-    def _search_clusters(
-        self, clusters: Clusters, ranks: NDArray[np.int64], weights: Any, space: Space, k: int, settings: SearchSettings
-    ) -> int:
-        n_clusters = len(clusters.doc_ends)
-        if getattr(self._local, "sums", None) is None:
-            self._local.sums = np.zeros((6, max(FOLD, -(-n_clusters // FOLD) * FOLD)), np.int32)
-        heaviest = np.argsort(-weights, kind="stable")[: settings.cut]
-        seeds = min(max(_SEEDS + k // 5, settings.guaranteed), max(n_clusters, 1))
-        order, scratch, factor = self._files.order, self._local.sums, float(settings.heap_factor)
-        query = (ranks, weights)
-        return int(search_clusters(clusters, query, heaviest, order, self.n_docs, scratch, space, k, factor, seeds))
-
-    def _require_clusters(self) -> Clusters:
-        if self.clusters is None:
-            how = "build it again with --clusters, Index.build(..., clusters=True)"
-            if self._impacts == "float32":
-                how = f"weights stored as float32 can't have them; {how} and 8-bit impacts"
-            raise IndexFormatError(f"{self._folder.parent}: this index has no clusters: {how}")
-        return self.clusters
-
-    def sample(self, n: int, length: int) -> SparseMatrix:
-        """At most n documents, drawn at random but always the same, cut to their heaviest terms.
-
-        Args:
-            n: How many documents.
-            length: How many terms to keep of each at most.
-
-        Raises:
-            IndexFormatError: The index has no clusters.
-        """
-        clusters, rows = self._require_clusters(), []
-        try:
-            for place in np.random.default_rng(0).permutation(self.n_docs)[:n].tolist():
-                ranks, impacts = document_of(clusters, place)
-                heaviest = np.sort(np.argsort(impacts, kind="stable")[-length:])
-                rows.append((self.terms[ranks[heaviest]], impacts[heaviest]))
-            return SparseMatrix.from_rows(rows, int(self.terms.max(initial=0)) + 1)
-        except (IndexError, ValueError):
-            raise CorruptIndex(f"{self._folder}: the clusters are damaged; lsr verify tells more") from None
 
     def postings_of(self, w: int) -> tuple[Any, ...]:
         """The postings of a window.
@@ -303,67 +170,99 @@ class Segment:
             (n,) int64, its terms as places in `terms`, ascending; (n, 4) int64, their lists; its documents, impacts
             and dense rows; and how many documents it has.
         """
-        window, files = self._windows[w], self._files
-        number, begin, size, row, dense = self._entries
+        window, (docs, impacts, dense, _, _) = self.windows[w], self.files
+        number, begin, size, row, dense_row = self.entries
         at = np.flatnonzero(number == w)
-        ranks = np.searchsorted(self._ends, at.astype(np.uint64), side="right")
-        lists = np.stack((begin[at], begin[at].astype(np.int64) + size[at], row[at], dense[at]), axis=1)
+        ranks = np.searchsorted(self.ends, at.astype(np.uint64), side="right")
+        lists = np.stack((begin[at], begin[at].astype(np.int64) + size[at], row[at], dense_row[at]), axis=1)
         return (
             ranks,
             lists,
-            files.docs[window[DOCS_AT] :][: window[SIZE]],
-            files.impacts[window[IMPACTS_AT] :][: window[SIZE]],
-            files.dense[window[DENSE_AT] :][: window[N_DENSE] * window[N_DOCS]],
+            docs[window[DOCS_AT] :][: window[SIZE]],
+            impacts[window[IMPACTS_AT] :][: window[SIZE]],
+            dense[window[DENSE_AT] :][: window[N_DENSE] * window[N_DOCS]],
             int(window[N_DOCS]),
         )
-
-    def _query(
-        self, terms: NDArray[np.uint32], weights: NDArray[np.float32], beta: float
-    ) -> tuple[NDArray[np.int64], NDArray[Any], float]:
-        """A query's known terms as places in `terms`, its weights as the kernels take them, and what a score is to be
-        multiplied with. Terms that no document has are left out.
-        """
-        ranks, wide = np.empty(len(terms), np.int64), np.empty(len(terms))
-        found = keep_known(self.terms, self._ranks, terms, weights, ranks, wide)
-        ranks, wide = ranks[:found], wide[:found]
-        if beta < 1 and found:
-            kept = np.sort(np.argsort(-wide, kind="stable")[: math.ceil(beta * found)])
-            ranks, wide = ranks[kept], wide[kept]
-        if self._impacts == "float32":
-            return ranks, wide, 1.0
-        integers, factor = query_integers(wide)
-        return ranks, integers, self._scale / factor
 
     def impacts_of(self, doc: int, terms: NDArray[np.uint32]) -> NDArray[np.float64]:
         """(n,) float64, the stored weight of each term in a document, 0 where it doesn't occur."""
         found = np.zeros(len(terms))
-        places = np.searchsorted(self.terms, terms)
-        known = np.flatnonzero(places < len(self.terms))
-        known = known[self.terms[places[known]] == terms[known]]
-        lists = np.empty((len(known), self.n_windows, 4), np.int32)
-        find_lists(self._ends, self._entries, self._n_rows, self._windows, places[known], lists)
-        place = int(self._places[doc]) if len(self._places) else doc
-        w = int(np.searchsorted(self._windows[:, FIRST_DOC], place, side="right")) - 1
-        window, local = self._windows[w], place - int(self._windows[w, FIRST_DOC])
-        for i, (begin, end, _, dense) in zip(known, lists[:, w].tolist(), strict=True):
-            if dense >= 0:
-                found[i] = self._files.dense[window[DENSE_AT] + dense * window[N_DOCS] + local]
+        ranks = np.searchsorted(self.terms, terms)
+        place = int(self.places[doc]) if len(self.places) else doc
+        w = int(np.searchsorted(self.windows[:, FIRST_DOC], place, side="right")) - 1
+        window, local = self.windows[w], place - int(self.windows[w, FIRST_DOC])
+        docs, impacts, dense, _, _ = self.files
+        for i, rank in enumerate(ranks.tolist()):
+            if rank == len(self.terms) or self.terms[rank] != terms[i]:
                 continue
-            docs = self._files.docs[window[DOCS_AT] + begin : window[DOCS_AT] + end]
-            at = int(np.searchsorted(docs, local))
-            if at < len(docs) and docs[at] == local:
-                found[i] = self._files.impacts[window[IMPACTS_AT] + begin + at]
-        return found * self._scale
+            entries = slice(int(self.ends[rank - 1]) if rank else 0, int(self.ends[rank]))
+            for number, begin, size, _, row in zip(*(column[entries] for column in self.entries), strict=True):
+                if number != w:
+                    continue
+                if row >= 0:
+                    found[i] = dense[window[DENSE_AT] + row * window[N_DOCS] + local]
+                    continue
+                here = docs[int(window[DOCS_AT]) + int(begin) :][: int(size)]
+                at = int(np.searchsorted(here, local))
+                if at < len(here) and here[at] == local:
+                    found[i] = impacts[int(window[IMPACTS_AT]) + int(begin) + at]
+        return found * self.scale
 
-    def _space(self, k: int) -> Space:
-        """What a search of this thread writes to: kept from search to search, but for the result."""
-        dtype = np.int32 if self._impacts == "uint8" else np.float64
-        if getattr(self._local, "space", None) is None:
-            n_blocks = max(FOLD, -(-self.n_blocks // FOLD) * FOLD)
-            self._local.space = np.zeros(WINDOW, dtype), np.empty((6, n_blocks), np.int32), np.zeros(4, np.int64)
-        accumulator, blocks, counts = self._local.space
-        size = 2 * k + _SPARE
-        return Space(accumulator, blocks, np.empty(size, np.int64), np.empty(size, dtype), counts)
+    @contextmanager
+    def rows(
+        self, scratch: Path, kept: NDArray[np.bool_], n_terms: int
+    ) -> Iterator[Callable[[int, int], SparseMatrix]]:
+        """The documents' vectors in the order of their numbers, turned round again into a temporary file.
+
+        Args:
+            scratch: Where that file goes: 8 bytes a weight; removed at the end.
+            kept: (n_docs,) whose rows are wanted; the others' are empty.
+            n_terms: Size of the vocabulary.
+
+        Returns:
+            What gives the rows first..end as a SparseMatrix of impacts, not yet multiplied with the scale.
+
+        Raises:
+            CorruptIndex: The order of storage is no order of the documents.
+        """
+        number = self.order if len(self.order) else np.arange(self.n_docs, dtype=np.uint32)
+        if (np.sort(number) != np.arange(self.n_docs)).any():
+            raise CorruptIndex(f"{self.folder / 'places.arrow'}: damaged; lsr verify tells more")
+        lengths = np.zeros(self.n_docs, np.int64)
+        for w in range(self.n_windows):
+            first, n = self.windows[w, [FIRST_DOC, N_DOCS]].tolist()
+            counts = np.zeros(n, np.int64)
+            count_rows(*self.postings_of(w), counts)
+            lengths[number[first : first + n]] = counts
+        lengths[~kept] = 0
+        indptr = np.zeros(self.n_docs + 1, np.int64)
+        np.cumsum(lengths, out=indptr[1:])
+        size = max(int(indptr[-1]), 1)
+        path = scratch / f"{self.folder.name}.rows"
+        terms = np.memmap(path, np.uint32, "w+", shape=(size,))
+        weights = np.memmap(path.with_suffix(".weights"), np.float32, "w+", shape=(size,))
+        try:
+            for w in range(self.n_windows):
+                first, n = self.windows[w, [FIRST_DOC, N_DOCS]].tolist()
+                docs = number[first : first + n]
+                cursor = np.where(kept[docs], indptr[docs], -1)
+                transpose(*self.postings_of(w), self.terms, cursor, terms, weights)
+
+            def part(first: int, end: int) -> SparseMatrix:
+                at = slice(int(indptr[first]), int(indptr[end]))
+                shape = (end - first, n_terms)
+                return SparseMatrix(
+                    indptr[first : end + 1] - indptr[first],
+                    np.array(terms[at]),
+                    np.array(weights[at]),
+                    shape,
+                    check=False,
+                )
+
+            yield part
+        finally:
+            for file in (path, path.with_suffix(".weights")):
+                file.unlink(missing_ok=True)
 
 
 def _view(whole: NDArray[np.uint8], dtype: Any) -> NDArray[Any]:

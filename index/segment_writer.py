@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from lsr.sparse import SparseMatrix
 
+from .arrow_files import write_arrow
 from .kernels.blocks import summarize
 from .kernels.invert import count_terms, gather, invert
 from .kernels.lists import BLOCK, ROW_UNIT, SKIP_UNIT, WINDOW
 from .ordering import document_order, reduce_documents
 from .quantize import Quantizer
 from .segment import DENSE_SCHEMA, ENTRY_SCHEMA, MAXIMA_SCHEMA, SKIPS_SCHEMA, ImpactType, posting_schema
-from .storage import write_arrow
 
 Order = Literal["auto", "given", "bisection"]
 DEFAULT_MEMORY = 1 << 30  # bytes that the writer may hold, roughly
@@ -64,6 +64,7 @@ class SegmentWriter:
         memory: Bytes to hold, roughly.
         order: "bisection" stores similar documents side by side, so that search can skip more; results don't change.
             "auto" does so from 20,000 documents on.
+        quantizer: Gives what makes 8-bit impacts of the weights, of the largest of them and whether all are whole.
     """
 
     def __init__(
@@ -73,10 +74,12 @@ class SegmentWriter:
         impacts: ImpactType = "uint8",
         memory: int = DEFAULT_MEMORY,
         order: Order = "auto",
+        quantizer: Callable[[float, bool], Quantizer] = Quantizer.of,
     ) -> None:
         if order not in get_args(Order):
             raise ValueError(f"order must be one of {', '.join(get_args(Order))}, got {order!r}")
         self._order = order
+        self._quantizer = quantizer
         self._folder = folder
         self._impacts: ImpactType = impacts
         self._threads = os.cpu_count() or 1
@@ -120,7 +123,7 @@ class SegmentWriter:
         """Write the files; returns how weights became impacts, None for float weights."""
         used = np.flatnonzero(self._counts)
         self._count(used, self._counts[used])
-        quantizer = Quantizer.of(self._largest, self._whole) if self._impacts == "uint8" else None
+        quantizer = self._quantizer(self._largest, self._whole) if self._impacts == "uint8" else None
         indptr = np.zeros(self.n_docs + 1, np.int64)
         np.cumsum(np.concatenate([np.empty(0, np.int64), *self._lengths]), out=indptr[1:])
         terms, weights = self._spooled()

@@ -1,12 +1,14 @@
-"""An index folder: one manifest, replaced atomically, and the data files it names.
+"""An index folder: one manifest, replaced atomically, and the files it names, which are never changed.
 
     INDEX/
-      manifest.json          format, fingerprint, counts, size and SHA-256 of every file, and its own SHA-256
-      data-1f3a…/            written whole before the manifest names it, never changed afterwards
-      .lock                  held by whoever writes
+      manifest.json       format, fingerprint, segments in document order, size and SHA-256 of every file, and its own
+      shared-1f3a…/       what all segments share: vocabulary.arrow, and encoder/, what encodes queries and documents
+      segment-77c0…/      postings and documents
+      alive-90be….arrow   of a segment with deletions, which of its documents are left, a bit each
+      .lock, .writer      held by whoever writes; and who that is
 
-A kill at any moment leaves the old manifest with its data or the new one with its own; data folders that no manifest
-names are removed by the next writer. Arrays are Arrow IPC files, memory-mapped. Opening checks the manifest, the size
+Whatever a manifest names is written whole before. So a kill at any moment leaves the old manifest with its files or the
+new one with its own; files that no manifest names are removed by the next writer. Opening checks the manifest, the size
 of every file and the content of the small ones; `verify` checks every byte.
 """
 
@@ -15,27 +17,36 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import filelock
-import pyarrow as pa
 
-from lsr.errors import CorruptIndex, IndexFormatError, OutputError, OutputExists
+from lsr.errors import CorruptIndex, IndexFormatError, LsrError, OutputError, OutputExists
+
+from .arrow_files import RESTORE
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _CHECKED_AT_OPEN = 1 << 22  # files up to this size are hashed whenever an index is opened
-_DATA_NAME = re.compile(r"data-[0-9a-f]{16}")  # so long that no dated folder of a user's looks like one
-_STAGED_NAME = re.compile(_DATA_NAME.pattern + r"(\.tmp)?")
-_FILE_NAME = re.compile(r"(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
+# So long that no dated folder of a user's looks like one; data-… is of earlier formats.
+_FOLDER = r"(segment|shared|data)-[0-9a-f]{16}"
+_ALIVE = r"alive-[0-9a-f]{16}\.arrow"
+_OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
+_SEGMENT = re.compile(r"segment-[0-9a-f]{16}")
+_FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
+_LOCK, _HOLDER = ".lock", ".writer"
 
 
 def _digest_file(path: Path) -> str:
@@ -66,20 +77,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(content)
         version = manifest["format"]
     except (ValueError, KeyError, TypeError):
-        raise CorruptIndex(f"{path}: damaged: not a manifest; {_RESTORE}") from None
-    if isinstance(version, int) and version > FORMAT:
+        raise CorruptIndex(f"{path}: damaged: not a manifest; {RESTORE}") from None
+    if isinstance(version, int) and version != FORMAT:
+        mend = "build the index again from its documents or vectors"
+        if version > FORMAT:
+            mend = "upgrade with pip install -U lsr-search"
         raise IndexFormatError(
             f"{folder}: index format {version}, written by lsr {manifest.get('lsr', '?')}; this version reads "
-            f"format {FORMAT}: upgrade with pip install -U lsr-search"
-        )
-    if isinstance(version, int) and version < FORMAT:
-        raise IndexFormatError(
-            f"{folder}: index format {version}, written by lsr {manifest.get('lsr', '?')}; this version reads "
-            f"format {FORMAT}: build the index again from its documents or vectors"
+            f"format {FORMAT}: {mend}"
         )
     manifest.pop("sha256", None)
     if _dump(manifest) != content:
-        raise CorruptIndex(f"{path}: damaged: the content doesn't match its checksum; {_RESTORE}")
+        raise CorruptIndex(f"{path}: damaged: the content doesn't match its checksum; {RESTORE}")
     _require_sound(manifest, path)
     return dict(manifest)
 
@@ -87,220 +96,223 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _require_sound(manifest: Mapping[str, Any], path: Path) -> None:
     """Refuse a manifest whose checksum is right but whose values make no sense: somebody else wrote it."""
     try:
-        impacts = manifest["impacts"]
+        settings, shared = manifest["settings"], manifest["shared"]
+        named = [segment["name"] for segment in manifest["segments"]]
         sound = (
             isinstance(manifest["fingerprint"], str)
-            and all(type(manifest[name]) is int and manifest[name] >= 0 for name in ("n_docs", "n_postings"))
-            and all(type(manifest[name]) is bool for name in ("has_text", "has_parents", "has_vocabulary"))
-            and impacts["type"] in ("uint8", "float32")
-            and all(type(impacts[name]) is float and impacts[name] >= 0 for name in ("scale", "max_error"))
-            and isinstance(manifest["encoder"], str | None)
-            and _DATA_NAME.fullmatch(manifest["data"])
+            and manifest["impacts"] in ("uint8", "float32")
+            and _is_amount(manifest["scale"], float)
+            and all(type(manifest[name]) is bool for name in ("has_encoder", "has_vocabulary"))
+            and (shared is None or re.fullmatch(_FOLDER, shared) is not None)
+            and (shared is not None or not (manifest["has_encoder"] or manifest["has_vocabulary"]))
+            and type(settings["store_text"]) is bool
+            and settings["order"] in ("auto", "given", "bisection")
+            and (settings["summary_mass"] is None or 0 < settings["summary_mass"] <= 1.0)
+            and (settings["passages"] is None or [type(number) for number in settings["passages"]] == [int, int])
+            and len(set(named)) == len(named)
+            and all(map(_is_sound_segment, manifest["segments"]))
             and all(_FILE_NAME.fullmatch(name) for name in manifest["files"])
-            and all(type(entry["bytes"]) is int for entry in manifest["files"].values())
+            and all(_is_amount(entry["bytes"], int) for entry in manifest["files"].values())
             and all(isinstance(entry["sha256"], str) for entry in manifest["files"].values())
         )
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         sound = False
     if not sound:
-        raise CorruptIndex(f"{path}: damaged: values are missing or make no sense; {_RESTORE}")
+        raise CorruptIndex(f"{path}: damaged: values are missing or make no sense; {RESTORE}")
 
 
-_RESTORE = "restore it from a copy or build the index again"
+def _is_amount(value: Any, kind: type) -> bool:
+    return type(value) is kind and math.isfinite(value) and bool(value >= 0)
 
 
-def check_files(folder: Path, manifest: Mapping[str, Any], *, every_byte: bool = False) -> list[str]:
-    """What is wrong with the files of an index, a message each; empty if nothing is.
+def _is_sound_segment(segment: Mapping[str, Any]) -> bool:
+    alive = segment["alive"]
+    return (
+        _SEGMENT.fullmatch(segment["name"]) is not None
+        and all(_is_amount(segment[name], int) for name in ("n_docs", "n_alive", "n_postings"))
+        and segment["n_alive"] <= segment["n_docs"]
+        and all(type(segment[name]) is bool for name in ("has_text", "has_parents"))
+        and all(_is_amount(segment[name], float) for name in ("scale", "max_error"))
+        and segment["scale"] > 0
+        and (alive is None or re.fullmatch(_ALIVE, alive) is not None)
+    )
+
+
+def check_files(
+    folder: Path, manifest: Mapping[str, Any], *, every_byte: bool = False, known: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """What is wrong with the files of an index.
 
     Args:
         folder: The index.
         manifest: Its manifest.
         every_byte: Hash all files, not only the small ones.
+        known: Files of a manifest that were checked before; they aren't looked at.
+
+    Returns:
+        A message for each file that is damaged, by its name.
     """
-    wrong = []
+    wrong = {}
     for name, entry in manifest["files"].items():
-        path = folder / manifest["data"] / name
+        if known is not None and known.get(name) == entry:
+            continue
+        path = folder / name
         try:
             size = path.stat().st_size
             if size != entry["bytes"]:
-                wrong.append(f"{path}: {size} bytes, {entry['bytes']} were written; {_RESTORE}")
+                wrong[name] = f"{path}: {size} bytes, {entry['bytes']} were written; {RESTORE}"
             elif (every_byte or size <= _CHECKED_AT_OPEN) and _digest_file(path) != entry["sha256"]:
-                wrong.append(f"{path}: damaged: the content doesn't match its checksum; {_RESTORE}")
+                wrong[name] = f"{path}: damaged: the content doesn't match its checksum; {RESTORE}"
         except OSError as error:
-            wrong.append(f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error}; {_RESTORE}")
+            wrong[name] = f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error}; {RESTORE}"
     return wrong
 
 
-class Staging:
-    """A new data folder that becomes the index's with `commit`; left without it, everything written is removed.
+class Transaction:
+    """The lock of an index, and files that become part of it with `commit`; `close` removes what hasn't.
 
     Attributes:
-        folder: Where to write the files. Subfolder `encoder/` may be made.
-        scratch: Where temporary files go; removed in either case.
+        index: The index' folder.
+        manifest: What is committed; None where there is nothing yet, or nothing that can be read.
+        scratch: Where temporary files go; removed by `close`.
+
+    Args:
+        index: The folder.
+
+    Raises:
+        OutputError: Somebody else is writing, or the folder can't be written.
     """
 
     def __init__(self, index: Path) -> None:
-        self._index = index
-        self._name = f"data-{secrets.token_hex(8)}"
-        self.folder = index / self._name
-        self.scratch = index / (self._name + ".tmp")
-        self.folder.mkdir()
-        self.scratch.mkdir()
+        self.index = index
+        self._made = not index.exists()
+        self._new: list[Path] = []
+        with output_errors(index, every=True):
+            index.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(index / _LOCK, timeout=0)
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                raise OutputError(f"{index}: {_holder(index)}; wait until it is done") from None
+            self.scratch = index / f"segment-{secrets.token_hex(8)}.tmp"
+            try:
+                self.manifest = _committed(index)
+                _note_holder(index)
+                if self.manifest is not None or not (index / MANIFEST).exists():
+                    _sweep(index, self.manifest)
+                self.scratch.mkdir()
+            except BaseException:
+                self.close()
+                raise
 
-    def commit(self, manifest: Mapping[str, Any]) -> None:
-        """Write everything through to the disk, then let the manifest name it, then drop what it no longer names."""
-        files = {}
-        for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
-            name = path.relative_to(self.folder).as_posix()
-            files[name] = {"bytes": path.stat().st_size, "sha256": _digest_file(path)}
-            _sync(path)
-        for folder in {path.parent for path in self.folder.rglob("*")} | {self.folder}:
-            _sync(folder)
-        content = _dump({"format": FORMAT, **manifest, "data": self._name, "files": files})
-        partial = self._index / (MANIFEST + ".tmp")
-        partial.write_bytes(content)
-        _sync(partial)
-        _sync(self._index)
-        partial.replace(self._index / MANIFEST)
-        _sync(self._index)
-        sweep(self._index, keep=self._name)
+    def folder(self, kind: str) -> Path:
+        """A new folder, "segment" or "shared"."""
+        folder = self.index / f"{kind}-{secrets.token_hex(8)}"
+        self._new.append(folder)
+        folder.mkdir()
+        return folder
 
+    def alive_file(self) -> Path:
+        """The path of a new file that tells which documents of a segment are alive."""
+        path = self.index / f"alive-{secrets.token_hex(8)}.arrow"
+        self._new.append(path)
+        return path
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def drop(self, path: Path) -> None:
+        """Remove something new that isn't wanted after all."""
+        if path in self._new:
+            self._new.remove(path)
+            _remove(path)
 
+    def commit(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Write everything through to the disk, then let the manifest name it, then remove what it no longer names.
 
-def sweep(index: Path, keep: str | None) -> None:
-    """Remove data folders and temporary files that no manifest names; only for who holds the lock."""
-    for path in index.iterdir():
-        if _STAGED_NAME.fullmatch(path.name) and path.name != keep:
-            shutil.rmtree(path, ignore_errors=True)
+        Args:
+            manifest: What it is to say, but for the files.
+
+        Returns:
+            The whole manifest.
+        """
+        segments = manifest["segments"]
+        named = {manifest["shared"], *(s["name"] for s in segments), *(s["alive"] for s in segments)}
+        old = self.manifest["files"] if self.manifest else {}
+        files = {name: entry for name, entry in old.items() if name.split("/")[0] in named}
+        for new in (path for path in self._new if path.name in named):
+            inside = sorted(new.rglob("*")) if new.is_dir() else [new]
+            for path in (path for path in inside if path.is_file()):
+                entry = {"bytes": path.stat().st_size, "sha256": _digest_file(path)}
+                files[path.relative_to(self.index).as_posix()] = entry
+            for path in [*inside, new]:
+                _sync(path)
+        whole = {"format": FORMAT, **manifest, "files": dict(sorted(files.items()))}
+        partial = self.index / (MANIFEST + ".tmp")
+        try:
+            partial.write_bytes(_dump(whole))
+            _sync(partial)
+            _sync(self.index)
+            partial.replace(self.index / MANIFEST)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        self.manifest = whole
+        self._new = [path for path in self._new if path.name not in named]
+        _sync(self.index)
+        _sweep(self.index, whole, also={self.scratch, *self._new})
+        return whole
+
+    def close(self) -> None:
+        """Remove what was not committed, and give the lock up."""
+        try:
+            for path in [*self._new, self.scratch]:
+                _remove(path)
+            _remove(self.index / _HOLDER)
+            if self._made and not (self.index / MANIFEST).exists():
+                with suppress(OSError):  # while the lock is still held, so that nobody's own is taken away
+                    (self.index / _LOCK).unlink(missing_ok=True)
+                    self.index.rmdir()
+        finally:
+            self._new = []
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @contextmanager
-def staged(index: Path, *, overwrite: bool) -> Iterator[Staging]:
-    """Hold the lock of an index folder and give a place to write the new data.
+def output_errors(index: Path, *, every: bool = False) -> Iterator[None]:
+    """Turn what the operating system says of a full or closed disk, or all it says, into an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        # Reading may be refused, too, but elsewhere.
+        ours = error.errno in _NO_ROOM or (error.errno in _REFUSED and str(index) in str(error))
+        if isinstance(error, LsrError) or not (every or ours):
+            raise
+        raise OutputError(f"{index}: can't be written: {error.strerror or error}") from error
+
+
+def refuse_others(index: Path, *, overwrite: bool) -> None:
+    """Refuse a folder in which no index can be built.
 
     Args:
-        index: The folder; made if it isn't there.
-        overwrite: Whether an index may be there already; it is kept until the new one is committed.
+        index: The folder; it need not be there.
+        overwrite: Whether an index may be there already.
 
     Raises:
         OutputExists: An index, or anything else, is there already.
-        OutputError: Somebody else is writing, or the folder can't be written.
     """
-    made = not index.exists()
-    if not made:
-        if not index.is_dir():
-            raise OutputExists(f"{index}: a file of this name exists already")
-        if (index / MANIFEST).exists():
-            if not overwrite:
-                raise OutputExists(f"{index}: an index exists already (--overwrite, overwrite=True replaces it)")
-        elif any(not _ours(path.name) for path in index.iterdir()):
-            raise OutputExists(f"{index}: this folder holds something other than an index; name a new folder")
-    try:
-        index.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(index / ".lock", timeout=0)
-        lock.acquire()
-    except filelock.Timeout:
-        raise OutputError(f"{index}: another process is writing this index; wait until it is done") from None
-    except OSError as error:
-        raise OutputError(f"{index}: can't be written: {error.strerror or error}") from error
-    try:
-        current = None
-        with suppress(IndexFormatError):
-            current = str(read_manifest(index)["data"])
-        if current is not None or not (index / MANIFEST).exists():
-            sweep(index, keep=current)
-        staging = Staging(index)
-        try:
-            yield staging
-        except OSError as error:
-            shutil.rmtree(staging.folder, ignore_errors=True)
-            if error.errno in _NO_ROOM:
-                raise OutputError(f"{index}: can't be written: {os.strerror(error.errno)}") from error
-            raise
-        except BaseException:
-            shutil.rmtree(staging.folder, ignore_errors=True)
-            raise
-        finally:
-            shutil.rmtree(staging.scratch, ignore_errors=True)
-            (index / (MANIFEST + ".tmp")).unlink(missing_ok=True)
-    finally:
-        if made and not (index / MANIFEST).exists():
-            with suppress(OSError):  # while the lock is still held, so that nobody's own is taken away
-                (index / ".lock").unlink(missing_ok=True)
-                index.rmdir()
-        lock.release()
-
-
-def _ours(name: str) -> bool:
-    return name in (".lock", MANIFEST + ".tmp") or bool(_STAGED_NAME.fullmatch(name))
-
-
-# --- Arrow files --------------------------------------------------------------------------------------------------
-
-
-class ArrowFile:
-    """A memory-mapped Arrow IPC file.
-
-    Attributes:
-        path: Where it lies.
-        bytes: The whole file as (size,) uint8, mapped.
-        n_batches: Number of record batches.
-
-    Raises:
-        CorruptIndex: Not a whole Arrow file, or one of other columns.
-    """
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        import numpy as np
-
-        self.path = path
-        try:
-            with pa.memory_map(str(path)) as source:
-                self._buffer = source.read_buffer()
-            self._reader = pa.ipc.open_file(self._buffer)
-        except (pa.ArrowException, OSError) as error:
-            raise CorruptIndex(f"{path}: not a whole Arrow file: {error}; {_RESTORE}") from None
-        if self._reader.schema.names != schema.names or self._reader.schema.types != schema.types:
-            raise CorruptIndex(f"{path}: unexpected columns {self._reader.schema.names}; {_RESTORE}")
-        self.bytes = np.frombuffer(self._buffer, np.uint8)
-        self.n_batches = int(self._reader.num_record_batches)
-
-    def batch(self, number: int) -> pa.RecordBatch:
-        """One record batch, mapped unless it is compressed."""
-        try:
-            return self._reader.get_batch(number)
-        except (pa.ArrowException, OSError) as error:
-            raise CorruptIndex(f"{self.path}: batch {number} can't be read: {error}; {_RESTORE}") from None
-
-    def column(self, name: str) -> Any:
-        """A column of the only batch as a numpy array, mapped."""
-        return self.batch(0).column(name).to_numpy(zero_copy_only=True)
-
-    def offset(self, column: pa.Array) -> int:
-        """Where in the file the values of a numeric column begin, in bytes.
-
-        Raises:
-            CorruptIndex: They lie outside of it.
-        """
-        buffer = column.buffers()[1]
-        start = int(buffer.address - self._buffer.address) if len(column) else 0
-        if start < 0 or start + len(column) * (column.type.bit_width // 8) > self._buffer.size or column.offset:
-            raise CorruptIndex(f"{self.path}: a column lies outside of the file; {_RESTORE}")
-        return start
-
-
-def write_arrow(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write columns of equal length as an Arrow file of one record batch."""
-    batch = pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})
-    with pa.ipc.new_file(str(path), batch.schema) as writer:
-        writer.write_batch(batch)
+    if not index.exists():
+        return
+    if not index.is_dir():
+        raise OutputExists(f"{index}: a file of this name exists already")
+    if (index / MANIFEST).exists():
+        if not overwrite:
+            raise OutputExists(f"{index}: an index exists already (--overwrite, overwrite=True replaces it)")
+    elif any(not _is_ours(path.name) for path in index.iterdir()):
+        raise OutputExists(f"{index}: this folder holds something other than an index; name a new folder")
 
 
 def read_encoder_files(folder: Path) -> dict[str, bytes]:
@@ -312,4 +324,56 @@ def read_encoder_files(folder: Path) -> dict[str, bytes]:
     try:
         return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     except OSError as error:
-        raise CorruptIndex(f"{folder}: the index's encoder can't be read: {error}; {_RESTORE}") from None
+        raise CorruptIndex(f"{folder}: the index's encoder can't be read: {error}; {RESTORE}") from None
+
+
+def _committed(index: Path) -> dict[str, Any] | None:
+    try:
+        return read_manifest(index)
+    except IndexFormatError:
+        return None
+
+
+def _note_holder(index: Path) -> None:
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    (index / _HOLDER).write_bytes(json.dumps(holder).encode())
+
+
+def _holder(index: Path) -> str:
+    """Who holds the lock, for a message."""
+    try:
+        holder = json.loads((index / _HOLDER).read_bytes())
+        who = f"process {int(holder['pid'])} on {str(holder['host'])[:100]!r} since {str(holder['since'])[:40]}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process is writing this index"
+    return f"another process is writing this index ({who})"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Path] = ()) -> None:
+    """Remove folders and temporary files of ours that no manifest names; only for who holds the lock."""
+    named = {name.split("/")[0] for name in manifest["files"]} if manifest else set()
+    for path in index.iterdir():
+        left = path.name not in named and (_OURS.fullmatch(path.name) or path.name == MANIFEST + ".tmp")
+        if left and path not in also:
+            _remove(path)
+
+
+def _is_ours(name: str) -> bool:
+    return name in (_LOCK, _HOLDER, MANIFEST + ".tmp") or bool(_OURS.fullmatch(name))

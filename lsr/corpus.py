@@ -238,12 +238,15 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
     return _ir_dataset(name, queries, skip_bad)
 
 
-def documents_corpus(documents: Iterable[Mapping[str, Any] | Document], *, replay: bool = False) -> Corpus:
+def documents_corpus(
+    documents: Iterable[Mapping[str, Any] | Document], *, replay: bool = False, skip_bad: bool = False
+) -> Corpus:
     """Wrap documents that a program holds, as mappings ({"_id", "text", ...}) or Document objects.
 
     Args:
         documents: Any iterable.
         replay: They'll be read more than once; what can be read only once is kept in a temporary file.
+        skip_bad: Count bad documents and go on.
     """
     if replay and isinstance(documents, Iterator):
         spool = _spool(_json_lines(documents))
@@ -253,7 +256,7 @@ def documents_corpus(documents: Iterable[Mapping[str, Any] | Document], *, repla
             for number, line in enumerate(spool, start=1):
                 yield json.loads(line), f"document {number}"
 
-        corpus = Corpus("the documents", reread)
+        corpus = Corpus("the documents", reread, skip_bad=skip_bad)
         weakref.finalize(corpus, spool.close)
         return corpus
 
@@ -261,7 +264,7 @@ def documents_corpus(documents: Iterable[Mapping[str, Any] | Document], *, repla
         for number, document in enumerate(documents, start=1):
             yield _as_mapping(document), f"document {number}"
 
-    return Corpus("the documents", read)
+    return Corpus("the documents", read, skip_bad=skip_bad)
 
 
 def _as_mapping(document: Mapping[str, Any] | Document) -> Mapping[str, Any]:

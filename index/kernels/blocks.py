@@ -42,6 +42,7 @@ from .lists import (
     FIRST_BLOCK,
     FIRST_DOC,
     IMPACTS_AT,
+    MAXIMA_AT,
     N_DOCS,
     POSTINGS,
     POSTINGS_SCORED,
@@ -49,9 +50,11 @@ from .lists import (
     ROW_UNIT,
     SKIP,
     SKIP_UNIT,
+    SKIPS_AT,
     WINDOWS_SCANNED,
     cost,
     count_blocks,
+    disallow,
 )
 from .ranking import select, sort
 
@@ -89,6 +92,8 @@ def search_blocks(files, query, space, k, alpha, seeds):
     bounds[:] = 0
     for first in range(0, n_windows, _GROUP):
         add_bounds(files, query, first, min(first + _GROUP, n_windows), bounds)
+    for b in range(len(query.live)):  # blocks without a document that may be found are never candidates
+        bounds[b] *= query.live[b]
 
     found, least = 0, np.int32(1)
     waiting = choose_highest(windows, seeds, scratch)
@@ -166,7 +171,7 @@ def add_bounds(files, query, first, last, bounds):
             if later < len(query.weights) and lists[later, v, ROW] >= 0:
                 n = count_blocks(windows, v)
                 for x in range(0, n, 64):
-                    prefetch(files.maxima, np.int64(lists[later, v, ROW]) * ROW_UNIT + x)
+                    prefetch(files.maxima, windows[v, MAXIMA_AT] + np.int64(lists[later, v, ROW]) * ROW_UNIT + x)
             if lists[i, w, ROW] >= 0:
                 begin = windows[w, FIRST_BLOCK]
                 add_row(files, query, i, w, bounds[begin : begin + count_blocks(windows, w)])
@@ -180,7 +185,7 @@ def add_bounds(files, query, first, last, bounds):
 @kernel
 def add_row(files, query, i, w, bounds):
     """Add what a term can add to the blocks of a window, from its row of maxima; bounds: (n_blocks,) int32."""
-    at = np.int64(query.lists[i, w, ROW]) * ROW_UNIT
+    at = files.windows[w, MAXIMA_AT] + np.int64(query.lists[i, w, ROW]) * ROW_UNIT
     weight, row = query.weights[i], files.maxima[at : at + len(bounds)]
     for x in range(len(bounds)):
         bounds[x] += weight * np.int32(row[x])
@@ -411,8 +416,9 @@ def score_window(files, query, space, terms, w, k, found, least):
     for b in range(count_blocks(windows, w)):
         if bounds[windows[w, FIRST_BLOCK] + b] < 0:
             space.accumulator[b * BLOCK : (b + 1) * BLOCK] = 0
-    first, n = windows[w, FIRST_DOC], windows[w, N_DOCS]
-    return collect(space, space.accumulator, files.order, first, n, k, found, least)
+    n = windows[w, N_DOCS]
+    disallow(query, windows[w, FIRST_DOC], n, space.accumulator)
+    return collect(space, space.accumulator, files.order, windows, w, 0, n, k, found, least)
 
 
 @kernel
@@ -440,6 +446,7 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, least):
         files.docs, files.impacts, files.dense, files.maxima, files.skips, files.windows,
     )  # fmt: skip
     lists, weights, accumulator, counts = query.lists, query.weights, space.accumulator, space.counts
+    order = files.order
     blocks, owners = space.blocks[_BLOCK, at : at + n], space.blocks[_WINDOW, at : at + n]
     rest, bests, alive = space.blocks[_REST, at : at + n], space.blocks[_BEST, at : at + n], space.blocks[_ALIVE, :n]
     begins, ends = np.empty((2, _CHUNK), np.int64), np.empty((2, _CHUNK), np.int64)
@@ -473,7 +480,7 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, least):
                 row = windows[w, DENSE_AT] + lists[terms[i], w, DENSE] * windows[w, N_DOCS] + blocks[c] * BLOCK
                 size = min(BLOCK, windows[w, N_DOCS] - blocks[c] * BLOCK)
                 best = add_dense(dense, row, size, weight, accumulator, base)
-                row = np.int64(lists[terms[i], w, ROW]) * ROW_UNIT
+                row = windows[w, MAXIMA_AT] + np.int64(lists[terms[i], w, ROW]) * ROW_UNIT
                 largest, touched = np.int32(maxima[row + blocks[c]]), BLOCK // 8
             else:
                 best, largest, touched = add_postings(
@@ -491,8 +498,8 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, least):
         first = np.int64(blocks[c]) * BLOCK
         n_docs = min(BLOCK, windows[owners[c], N_DOCS] - first)
         scores = accumulator[slots[c] * BLOCK : (slots[c] + 1) * BLOCK]
-        place = windows[owners[c], FIRST_DOC] + first
-        found, least = collect(space, scores, files.order, place, n_docs, k, found, least)
+        disallow(query, windows[owners[c], FIRST_DOC] + first, n_docs, scores)
+        found, least = collect(space, scores, order, windows, owners[c], first, n_docs, k, found, least)
     if found >= k + k // 4:
         found, least = thin_out(space, k, found, least)
     return found, least
@@ -510,7 +517,8 @@ def ask(dense, skips, windows, lists, i, w, block):
         prefetch(dense, row + BLOCK // 2)
         prefetch(dense, row + BLOCK - 1)
     elif lists[i, w, ROW] >= 0:
-        prefetch(skips, np.int64(lists[i, w, ROW]) * SKIP_UNIT + np.int64(block) * BLOCK // SKIP)
+        at = windows[w, SKIPS_AT] + np.int64(lists[i, w, ROW]) * SKIP_UNIT
+        prefetch(skips, at + np.int64(block) * BLOCK // SKIP)
 
 
 @inlined
@@ -523,11 +531,11 @@ def find(maxima, skips, windows, lists, i, w, block):
     begin, end, row = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]), np.int64(lists[i, w, ROW])
     if row < 0 or begin == end:
         return begin, end
-    if maxima[row * ROW_UNIT + block] == 0:
+    if maxima[windows[w, MAXIMA_AT] + row * ROW_UNIT + block] == 0:
         return np.int64(0), np.int64(0)
     n_skips = (windows[w, N_DOCS] + SKIP - 1) // SKIP
     skip = np.int64(block) * BLOCK // SKIP
-    at = row * SKIP_UNIT + skip
+    at = windows[w, SKIPS_AT] + row * SKIP_UNIT + skip
     if skip + 1 < n_skips:
         end = min(begin + skips[at + 1], end)
     return begin + skips[at], end

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .blocks import FOLD, highest
-from .exhaustive import finish, thin_out
+from .exhaustive import thin_out
 from .jit import kernel, prefetch
 from .lists import BEGIN, BLOCKS_SCORED, DENSE, END, POSTINGS_SCORED
 
@@ -147,35 +147,53 @@ def summarize(group_ends, maxima, mass, kept):
 # --- searching --------------------------------------------------------------------------------------------------------
 
 
+class Docs(NamedTuple):
+    """The documents of a segment with clusters.
+
+    Attributes:
+        order: (n_docs,) uint32, their numbers within the segment by place, or empty if these are the same.
+        n_docs: How many there are.
+        base: The number of the first.
+        allowed: (n_docs,) uint8 by place, 0 for documents that may not be found; empty if all may.
+    """
+
+    order: Any
+    n_docs: Any
+    base: Any
+    allowed: Any
+
+
 @kernel
-def search_clusters(clusters, query, heaviest, order, n_docs, scratch, space, k, heap_factor, seeds):
-    """The k best documents of those in the clusters that are looked into; their scores are exact.
+def search_clusters(clusters, query, heaviest, docs, scratch, space, k, heap_factor, seeds, found, least):
+    """Append the best documents of those in the clusters that are looked into; their scores are exact.
 
     Args:
         clusters: `Clusters`.
         query: (ranks, weights): (n,) int64, the query's terms, ascending, and (n,) int32.
-        heaviest: (cut,) int64, the places in the query of the terms whose summaries are added up.
-        order: (n_docs,) uint32, document numbers by place, or empty.
-        n_docs: Documents of the index.
-        scratch: (6, n_clusters rounded up to a multiple of FOLD) int32, the first row zero, and again afterwards.
-        space: `Space`; of it docs and scores hold the result, by descending score, equal ones by ascending number.
-        k: How many.
+        heaviest: (at most cut,) int64, the places in the query of the terms whose summaries are added up.
+        docs: `Docs`.
+        scratch: (6, n_clusters rounded up to a multiple of FOLD, or more) int32, the first row zero, and again
+            afterwards.
+        space: `Space`; docs and scores are those found.
+        k: How many are wanted.
         heap_factor: Clusters are left out whose sums fall short of so many times the k-th best score.
         seeds: How many clusters of the highest sums are scored first, at least 1.
+        found: How many there are so far, of segments before this one.
+        least: The score to reach.
 
     Returns:
-        How many were found.
+        How many there are now, and the score to reach.
     """
     sums, chosen = scratch[_SUM], scratch[_CHOSEN]
     positions = np.empty((_BATCH, len(query[0])), np.int64)
     scores = np.zeros((_BATCH, 256), np.int32)
-    space.counts[:] = 0
     add_summaries(clusters, query, heaviest, sums)
-    found, least = 0, np.int32(1)
+    if len(docs.allowed):
+        disallow_clusters(clusters, docs, sums)
     waiting = choose(sums, highest(sums, seeds, scratch), scratch)
     for at in range(0, waiting, _BATCH):
         part = chosen[at : min(at + _BATCH, waiting)]
-        found, least = score_clusters(clusters, query, part, order, n_docs, positions, scores, space, k, found, least)
+        found, least = score_clusters(clusters, query, part, docs, positions, scores, space, k, found, least)
     if found >= k:
         found, least = thin_out(space, k, found, least)
     waiting = choose(sums, max(heap_factor * least, 1.0), scratch)
@@ -188,9 +206,19 @@ def search_clusters(clusters, query, heaviest, order, n_docs, scratch, space, k,
                 n += 1
             at += 1
         part = chosen[:n]
-        found, least = score_clusters(clusters, query, part, order, n_docs, positions, scores, space, k, found, least)
+        found, least = score_clusters(clusters, query, part, docs, positions, scores, space, k, found, least)
     sums[:] = 0
-    return finish(space, k, found)
+    return found, least
+
+
+@kernel
+def disallow_clusters(clusters, docs, sums):
+    """Set the sums of clusters without a document that may be found to 0; sums: (n,) int32, changed."""
+    for c in range(len(clusters.doc_ends)):
+        if sums[c]:
+            begin, end = run_of(clusters.doc_ends, c, docs.n_docs)
+            if not np.any(docs.allowed[begin:end]):
+                sums[c] = 0
 
 
 @kernel
@@ -232,15 +260,14 @@ def choose(sums, need, scratch):
 
 
 @kernel
-def score_clusters(clusters, query, chosen, order, n_docs, positions, scores, space, k, found, least):
+def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, found, least):
     """Score all documents of some clusters, at most _BATCH; append those that reach `least`.
 
     Args:
         clusters: `Clusters`.
         query: As of `search_clusters`.
         chosen: (at most _BATCH,) int32, the clusters.
-        order: (n_docs,) uint32, or empty.
-        n_docs: Documents of the index.
+        docs: `Docs`.
         positions: (_BATCH, n) int64, scratch.
         scores: (_BATCH, 256) int32, zero; zero again afterwards.
         space: `Space`; docs and scores are those found.
@@ -254,6 +281,7 @@ def score_clusters(clusters, query, chosen, order, n_docs, positions, scores, sp
     ranks, weights = query
     firsts, groups, postings = clusters.firsts, clusters.groups, clusters.postings
     n_groups, n_postings, scored = min(len(firsts), len(groups) // GROUP), len(postings), 0
+    order, allowed, n_docs, base = docs.order, docs.allowed, docs.n_docs, docs.base
     for c in chosen:
         prefetch(clusters.group_ends, c)
         prefetch(clusters.posting_ends, c)
@@ -297,8 +325,8 @@ def score_clusters(clusters, query, chosen, order, n_docs, positions, scores, sp
                 scored += max(end - begin, 0)
         begin, end = run_of(clusters.doc_ends, chosen[x], n_docs)
         for place in range(begin, min(end, begin + CLUSTER)):
-            if sums[place - begin] >= least:
-                space.docs[found] = order[place] if len(order) else place
+            if sums[place - begin] >= least and (len(allowed) == 0 or allowed[place]):
+                space.docs[found] = base + (np.int64(order[place]) if len(order) else place)
                 space.scores[found] = sums[place - begin]
                 found += 1
                 if found == len(space.docs):

@@ -3,8 +3,8 @@
 Scores are exact: with 8-bit impacts, sums of int32 products that cannot overflow (lsr.index.quantize scales the query
 so); with float weights, float64 sums in ascending term order.
 
-The best documents are gathered by the numbers that users know. Where documents are stored in another order, `order`
-holds these numbers by place; where they aren't, it is empty.
+The best documents are gathered by the numbers that users know, not by the places that they are stored at. Those that
+may not be found (deleted, or left out by a filter) get a score of 0 before anything looks at it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from .lists import (
     POSTINGS_SCORED,
     WINDOWS_SCANNED,
     cost,
+    disallow,
+    is_live,
+    number_of,
 )
 from .ranking import select, sort
 
@@ -51,16 +54,19 @@ def search_windows(files, query, space, k, least):
     found, windows = 0, files.windows
     every = np.arange(len(query.weights))
     space.counts[:] = 0
-    space.counts[WINDOWS_SCANNED] = len(windows)
     for w in range(len(windows)):
+        if not is_live(query, windows, w):
+            continue
+        space.counts[WINDOWS_SCANNED] += 1
         touched = scatter(files, query, every, w, space.accumulator)
         space.counts[POSTINGS_SCORED] += touched
         space.counts[POSTINGS] += touched
         if touched:
+            n = windows[w, N_DOCS]
+            disallow(query, windows[w, FIRST_DOC], n, space.accumulator)
             if found == 0:
-                least = seed(space, windows[w, N_DOCS], k, least)
-            first, n = windows[w, FIRST_DOC], windows[w, N_DOCS]
-            found, least = collect(space, space.accumulator, files.order, first, n, k, found, least)
+                least = seed(space, n, k, least)
+            found, least = collect(space, space.accumulator, files.order, windows, w, 0, n, k, found, least)
     return finish(space, k, found)
 
 
@@ -135,7 +141,7 @@ def seed(space, n, k, least):
 
 
 @kernel
-def collect(space, accumulator, order, first, n, k, found, least):
+def collect(space, accumulator, order, windows, w, first, n, k, found, least):
     """Append the documents whose scores reach `least` to the best so far, and clear the accumulator.
 
     Written so that the compiler makes vector instructions of it: of 128 scores, 8 runs of 16 are folded into one run
@@ -145,8 +151,10 @@ def collect(space, accumulator, order, first, n, k, found, least):
     Args:
         space: `Space`; docs and scores are those found.
         accumulator: Scores of consecutive documents, n rounded up to a multiple of 128; or more.
-        order: (n_docs,) uint32 document numbers by place, or empty.
-        first: The place of the first document.
+        order: Of `Files`.
+        windows: The table of windows.
+        w: The documents' window.
+        first: The first document, within the window.
         n: How many documents there are.
         k: How many are wanted.
         found: How many there are so far.
@@ -169,9 +177,9 @@ def collect(space, accumulator, order, first, n, k, found, least):
                     reached |= np.int32(scores[run + i] >= least)
                 if reached:
                     for i in range(run, run + 16):
-                        place = first + block * _SCANNED + i
-                        if scores[i] >= least and place < first + n:
-                            space.docs[found] = order[place] if len(order) else place
+                        doc = block * _SCANNED + i
+                        if scores[i] >= least and doc < n:
+                            space.docs[found] = number_of(order, windows, w, first + doc)
                             space.scores[found] = scores[i]
                             found += 1
                             if found == len(space.docs):

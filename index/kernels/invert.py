@@ -1,8 +1,9 @@
-"""Inverting a window: rows of (term, weight) by document become lists of (document, weight) by term."""
+"""Inverting a window: rows of (term, weight) by document become lists of (document, weight) by term; and back."""
 
 from __future__ import annotations
 
 from .jit import kernel
+from .lists import BEGIN, DENSE, END
 
 
 @kernel
@@ -50,3 +51,59 @@ def invert(indptr, terms, weights, cursor, out_doc, out_weight):
             out_doc[at] = doc
             out_weight[at] = weights[p]
             cursor[t] = at + 1
+
+
+@kernel
+def count_rows(ranks, lists, docs, impacts, dense, n_docs, counts):
+    """Count the terms of each document of a window.
+
+    Args:
+        ranks: (n,) int64, the window's terms, ascending.
+        lists: (n, 4) int64, their lists.
+        docs: (n_postings,) uint16.
+        impacts: (n_postings,) uint8 or float32.
+        dense: (n_dense * n_docs,) uint8.
+        n_docs: The window's documents.
+        counts: (n_docs,) int64, changed.
+    """
+    for i in range(len(ranks)):
+        if lists[i, DENSE] >= 0:
+            row = dense[lists[i, DENSE] * n_docs : (lists[i, DENSE] + 1) * n_docs]
+            for doc in range(len(row)):
+                counts[doc] += row[doc] != 0
+        else:
+            for doc in docs[lists[i, BEGIN] : lists[i, END]]:
+                if doc < n_docs:
+                    counts[doc] += 1
+
+
+@kernel
+def transpose(ranks, lists, docs, impacts, dense, n_docs, terms, cursor, out_terms, out_weights):
+    """Turn a window's lists into rows again, terms ascending.
+
+    Args:
+        ranks: As of `count_rows`, and the following.
+        lists: (n, 4) int64.
+        docs: (n_postings,) uint16.
+        impacts: (n_postings,) uint8 or float32.
+        dense: (n_dense * n_docs,) uint8.
+        n_docs: The window's documents.
+        terms: (n_used,) uint32, the terms that ranks stand for.
+        cursor: (n_docs,) int64, where each document's row begins, -1 to leave it out; changed to where it ends.
+        out_terms: (nnz,) uint32, written.
+        out_weights: (nnz,) float32, written.
+    """
+    for i in range(len(ranks)):
+        term = terms[ranks[i]]
+        if lists[i, DENSE] >= 0:
+            row = dense[lists[i, DENSE] * n_docs : (lists[i, DENSE] + 1) * n_docs]
+            for doc in range(len(row)):
+                if row[doc] and cursor[doc] >= 0:
+                    out_terms[cursor[doc]], out_weights[cursor[doc]] = term, row[doc]
+                    cursor[doc] += 1
+        else:
+            for p in range(lists[i, BEGIN], min(lists[i, END], len(docs))):
+                doc = docs[p]
+                if doc < n_docs and cursor[doc] >= 0:
+                    out_terms[cursor[doc]], out_weights[cursor[doc]] = term, impacts[p]
+                    cursor[doc] += 1

@@ -36,6 +36,9 @@ from .lists import (
     POSTINGS_SCORED,
     WINDOW,
     WINDOWS_SCANNED,
+    disallow,
+    is_live,
+    number_of,
 )
 
 # Terms are left aside up to one such part of the score to reach. Lucene goes up to the whole of it; but then nearly
@@ -68,6 +71,8 @@ def search_maxscore(files, query, space, k):
     docs, scores = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.int32)
     found, least = 0, np.int32(1)
     for w in range(len(windows)):
+        if not is_live(query, windows, w):
+            continue
         rest = np.int64(0)
         for i in cheap_first:
             is_aside[i] = _ASIDE * (rest + peaks[i]) < least
@@ -84,15 +89,17 @@ def search_maxscore(files, query, space, k):
         touched = scatter(files, query, essential[:n_essential], w, space.accumulator)
         counts[POSTINGS_SCORED] += touched
         counts[WINDOWS_SCANNED] += n_aside == 0
+        n = windows[w, N_DOCS]
+        if touched:
+            disallow(query, windows[w, FIRST_DOC], n, space.accumulator)
         if touched and n_aside:
-            n = reaching(space.accumulator, windows[w, N_DOCS], least - rest + 1, docs, scores)
+            n = reaching(space.accumulator, n, least - rest, docs, scores)
             n = complete(files, query, aside[:n_aside], rest, w, least, docs, scores, n, counts)
-            found, least = append(space, files.order, windows[w, FIRST_DOC], docs, scores, n, k, found, least)
+            found, least = append(space, files.order, windows, w, docs, scores, n, k, found, least)
         elif touched:
             if found == 0:
-                least = seed(space, windows[w, N_DOCS], k, least)
-            first, n = windows[w, FIRST_DOC], windows[w, N_DOCS]
-            found, least = collect(space, space.accumulator, files.order, first, n, k, found, least)
+                least = seed(space, n, k, least)
+            found, least = collect(space, space.accumulator, files.order, windows, w, 0, n, k, found, least)
         if found > k + k // 4:
             found, least = thin_out(space, k, found, least)
     return finish(space, k, found)
@@ -197,12 +204,11 @@ def add_from_list(list_docs, impacts, weight, need, docs, scores, n):
 
 
 @kernel
-def append(space, order, first, docs, scores, n, k, found, least):
-    """Append n documents of the window whose first is at place `first`; other arguments and result as `collect`."""
+def append(space, order, windows, w, docs, scores, n, k, found, least):
+    """Append n documents of window w; other arguments and result as `collect`."""
     for c in range(n):
         if scores[c] >= least:
-            place = first + docs[c]
-            space.docs[found] = order[place] if len(order) else place
+            space.docs[found] = number_of(order, windows, w, docs[c])
             space.scores[found] = scores[c]
             found += 1
             if found == len(space.docs):
@@ -237,13 +243,15 @@ def search_daat(files, query, space, k):
     windows, lists, list_docs, impacts, dense = files.windows, query.lists, files.docs, files.impacts, files.dense
     by_peak = np.argsort(query.peaks)
     weights, bounds = query.weights[by_peak], np.cumsum(query.peaks[by_peak])
-    n_terms = len(weights)
+    n_terms, n_allowed = len(weights), len(query.allowed)
     # Of each term's list in the window: the cursor and the end, or the dense row; and the document it has come to.
     at, ends = np.empty(n_terms, np.int64), np.empty(n_terms, np.int64)
     rows, ahead = np.empty(n_terms, np.int64), np.empty(n_terms, np.int64)
     found, least, scored = 0, np.int32(1), 0
     first = 0  # the first of the essential terms
     for w in range(len(windows)):
+        if not is_live(query, windows, w):
+            continue
         n, docs_at, impacts_at = windows[w, N_DOCS], windows[w, DOCS_AT], windows[w, IMPACTS_AT]
         doc = n
         for j in range(n_terms):
@@ -282,9 +290,8 @@ def search_daat(files, query, space, k):
                     if at[j] < ends[j] and list_docs[docs_at + at[j]] == doc:
                         score += weights[j] * np.int32(impacts[impacts_at + at[j]])
                 j -= 1
-            if j < 0 and score >= least:
-                place = windows[w, FIRST_DOC] + doc
-                space.docs[found] = files.order[place] if len(files.order) else place
+            if j < 0 and score >= least and (n_allowed == 0 or query.allowed[windows[w, FIRST_DOC] + doc]):
+                space.docs[found] = number_of(files.order, windows, w, doc)
                 space.scores[found] = score
                 found += 1
                 if found > k + k // 4:

@@ -1,4 +1,4 @@
-"""A query made ready for scoring: known terms, weights as integers."""
+"""A query made ready for scoring: its weights as integers."""
 
 from __future__ import annotations
 
@@ -7,37 +7,6 @@ import math
 import numpy as np
 
 from .jit import kernel
-
-
-@kernel
-def keep_known(used, table, terms, weights, ranks, kept):
-    """Keep those of a query's terms that occur in an index.
-
-    Args:
-        used: (n_used,) uint32, ascending.
-        table: (n,) int32, of each term its place in `used`, -1 for those that don't occur; or empty, then the terms are
-            searched for.
-        terms: (n,) uint32, ascending.
-        weights: (n,) float32.
-        ranks: (n,) int64, written: the places of the terms in `used`.
-        kept: (n,) float64, written: their weights.
-
-    Returns:
-        How many there are.
-    """
-    found = 0
-    for i in range(len(terms)):
-        if len(table):
-            at = np.int64(table[terms[i]]) if terms[i] < len(table) else -1
-        else:
-            at = np.searchsorted(used, terms[i])
-            if at == len(used) or used[at] != terms[i]:
-                at = -1
-        if at >= 0:
-            ranks[found] = at
-            kept[found] = weights[i]
-            found += 1
-    return found
 
 
 @kernel

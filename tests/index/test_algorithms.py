@@ -23,7 +23,7 @@ from lsr.index.kernels import blocks
 from lsr.index.kernels.lists import BLOCK, FIRST_DOC, N_DENSE, N_DOCS
 from lsr.index.plan import SearchSettings
 from lsr.index.quantize import Quantizer, query_integers
-from lsr.index.segment import Segment
+from lsr.index.searcher import Searcher, Segment
 from lsr.index.segment_writer import DEFAULT_MEMORY, SegmentWriter
 from lsr.sparse import SparseMatrix
 from lsr.vectors import read_vectors
@@ -59,8 +59,8 @@ class Truth:
     def integers(self, terms, weights):
         """The terms that documents have, their weights as integers, and what a score is to be multiplied with."""
         begins, ends = self.lists(terms)
-        integers, factor = query_integers(weights[begins < ends])
-        return terms[begins < ends], integers.astype(np.int64), self.scale / factor
+        integers, factor = query_integers(weights)
+        return terms[begins < ends], integers[begins < ends].astype(np.int64), self.scale / factor
 
     def sums(self, terms, weights):
         """(n_docs,) int64 scores, and what they are to be multiplied with."""
@@ -83,7 +83,7 @@ def write(folder, matrix, *, memory=DEFAULT_MEMORY, order="given", impacts="uint
     with closing(SegmentWriter(folder, folder, impacts, memory, order)) as writer:
         writer.write(matrix)
         quantizer = writer.finish()
-    return Segment(folder, impacts, quantizer.scale if quantizer else 1.0)
+    return Searcher([Segment(folder, impacts, quantizer.scale if quantizer else 1.0)])
 
 
 def query(terms, weights):
@@ -179,7 +179,7 @@ def test_windows_with_and_without_dense_rows(tmp_path, order, memory):
     matrix = SparseMatrix.from_dense(dense)
     segment = write(tmp_path, matrix, memory=memory, order=order)
     assert (segment.n_windows > 2) == (memory != DEFAULT_MEMORY)
-    assert segment._windows[:, N_DENSE].max() >= 3
+    assert segment.segments[0].windows[:, N_DENSE].max() >= 3
     for size in (1, 2, 5, 20, 60):
         for _ in range(3):
             terms = np.sort(rng.choice(len(share), size, replace=False))
@@ -299,7 +299,7 @@ def test_each_way_of_scoring_candidates_is_taken(tmp_path, monkeypatch, segment,
 
     for name in ran:
         monkeypatch.setattr(blocks, name, watched(name))
-    monkeypatch.setattr("lsr.index.segment.search_blocks", blocks.search_blocks.py_func)
+    monkeypatch.setattr("lsr.index.searcher.search_blocks", blocks.search_blocks.py_func)
     for terms, weights in queries[:10]:
         require_equal(segment, truth, terms, weights, ks=(10, 100), algorithms=["blocks"])
     # Each search begins with blocks, 64 at a time, and these ones go on with them.
@@ -346,11 +346,12 @@ def test_alpha_misses_documents_but_never_their_scores(segment, truth, queries):
 
 def block_bounds(segment, matrix, terms, integers):
     """(n_blocks,) the sum of the largest products in each block, and its documents."""
-    places = segment._places if len(segment._places) else np.arange(len(matrix))
+    (only,) = segment.segments
+    places = only.places if len(only.places) else np.arange(len(matrix))
     by_place = np.argsort(places)
     dense = matrix[by_place].to_dense()[:, terms]
     bounds, docs = [], []
-    for first, n in segment._windows[:, [FIRST_DOC, N_DOCS]].tolist():
+    for first, n in only.windows[:, [FIRST_DOC, N_DOCS]].tolist():
         for begin in range(first, first + n, BLOCK):
             end = min(begin + BLOCK, first + n)
             bounds.append(int((dense[begin:end].max(0).astype(np.int64) * integers).sum()))

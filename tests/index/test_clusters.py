@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from lsr.cli import cli
 from lsr.errors import CorruptIndex, IndexFormatError
+from lsr.index.arrow_files import write_arrow
 from lsr.index.clusters import CLUSTERS, document_of
 from lsr.index.index import Index
 from lsr.index.kernels.clusters import CLUSTER, GROUP
 from lsr.index.plan import SearchSettings
-from lsr.index.storage import write_arrow
 from lsr.sparse import SparseMatrix
 
 EVERYTHING = SearchSettings("clusters", cut=10_000, heap_factor=0)
@@ -86,7 +86,7 @@ def copy(path, tmp_path):
 
 
 def data_folder(path):
-    return path / json.loads((path / "manifest.json").read_bytes())["data"]
+    return path / json.loads((path / "manifest.json").read_bytes())["segments"][0]["name"]
 
 
 # --- exact where nothing is left out ----------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_equals_exhaustive_where_nothing_is_left_out(seed, n_docs, n_terms, long
     with tempfile.TemporaryDirectory() as folder:
         built = Index.build(
             Path(folder) / "idx", matrix, clusters=True, summary_mass=1.0, memory=memory, order=order
-        ).segment
+        ).searcher
         for size in (0, 1, 5, 40):
             terms = np.concatenate(
                 (rng.choice(matrix.indices, size) if matrix.nnz else [], rng.integers(0, n_terms, 2))
@@ -120,7 +120,9 @@ def test_equals_exhaustive_where_nothing_is_left_out(seed, n_docs, n_terms, long
 def test_weights_of_255_and_queries_of_2000_terms(tmp_path):
     rng = np.random.default_rng(2)
     rows = [(rng.choice(3000, 1500, replace=False), np.full(1500, 255.0)) for _ in range(130)]
-    segment = Index.build(tmp_path / "idx", SparseMatrix.from_rows(rows, 3000), clusters=True, summary_mass=1.0).segment
+    segment = Index.build(
+        tmp_path / "idx", SparseMatrix.from_rows(rows, 3000), clusters=True, summary_mass=1.0
+    ).searcher
     terms = np.sort(rng.choice(3000, 2000, replace=False))
     require_exact(segment, *query(terms, rng.random(2000)))
 
@@ -132,7 +134,7 @@ def test_terms_far_apart_are_in_other_groups(tmp_path):
     rows = [(np.array([0, 65_534, 65_535, 149_999]), np.array([3.0, 4.0, 5.0, 6.0])), *filler]
     segment = Index.build(
         tmp_path / "idx", SparseMatrix.from_rows(rows, n_terms), clusters=True, summary_mass=1.0, order="given"
-    ).segment
+    ).searcher
     for term in (0, 1, 65_533, 65_534, 65_535, 65_536, 131_069, 149_999):
         require_exact(segment, *query([term]))
     require_exact(segment, *query([0, 65_534, 65_535, 149_999], [1.0, 2.0, 3.0, 4.0]))
@@ -145,7 +147,7 @@ def test_more_windows_than_one(tmp_path):
     matrix = SparseMatrix(
         np.arange(n + 1) * 3, terms.ravel().astype(np.int32), rng.integers(1, 9, 3 * n).astype(np.float32), (n, 15_000)
     )
-    segment = Index.build(tmp_path / "idx", matrix, clusters=True, summary_mass=1.0, order="given").segment
+    segment = Index.build(tmp_path / "idx", matrix, clusters=True, summary_mass=1.0, order="given").searcher
     assert segment.n_windows == 2
     for _ in range(5):
         require_exact(segment, *query(rng.integers(0, 15_000, 20), rng.random()), ks=(10, 100))
@@ -155,7 +157,7 @@ def test_more_windows_than_one(tmp_path):
 
 
 def test_scores_are_exact_whatever_is_left_out(path, topical):
-    segment = Index.open(path).segment
+    segment = Index.open(path).searcher
     for doc in range(0, 3000, 300):
         terms, weights = topical.row(doc)
         docs, scores = segment.search(terms, weights, 3000)
@@ -217,8 +219,8 @@ def test_threads_find_the_same(path, topical):
 
 
 def test_the_forward_index_has_the_documents(path, topical):
-    segment = Index.open(path).segment
-    order = segment._files.order
+    (segment,) = Index.open(path).searcher.segments
+    order = segment.order
     for place in (0, 1, CLUSTER - 1, CLUSTER, 1777, 2999):
         ranks, impacts = document_of(segment.clusters, place)
         terms, weights = topical.row(int(order[place]))
@@ -283,7 +285,10 @@ def forge(copy, name, **columns):
     file = data_folder(copy) / name
     write_arrow(file, columns)
     content = file.read_bytes()
-    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest["files"][f"{file.parent.name}/{name}"] = {
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
     (copy / "manifest.json").write_bytes(_dump(manifest))
 
 
@@ -315,7 +320,7 @@ def test_forged_files_are_refused_or_searched_within_bounds(copy, topical, name,
         return
     for i in range(0, 3000, 250):
         for chosen in (EVERYTHING, SearchSettings("clusters")):
-            docs, _ = index.segment.search(*topical.row(i), 10, chosen)
+            docs, _ = index.searcher.search(*topical.row(i), 10, chosen)
             assert len(docs) == 0 or (docs.min() >= 0 and docs.max() < 3000)
     with suppress(CorruptIndex):
         index.recall(algorithm="clusters")
@@ -324,7 +329,9 @@ def test_forged_files_are_refused_or_searched_within_bounds(copy, topical, name,
 def test_files_of_another_index_are_refused(copy, topical, tmp_path):
     other = Index.build(tmp_path / "other", topical[:100], clusters=True)
     name = "summary_ends.arrow"
-    assert other.segment.clusters.summary_ends.shape != (len(Index.open(copy).segment.terms) + 1,)
+    assert other.searcher.segments[0].clusters.summary_ends.shape != (
+        len(Index.open(copy).searcher.segments[0].terms) + 1,
+    )
     forge(copy, name, end=columns_of(copy, name)["end"][1:])
     with pytest.raises(CorruptIndex, match="don't fit together"):
         Index.open(copy)

@@ -19,9 +19,9 @@ from lsr.encode.stream import Passages
 from lsr.errors import DataError, EncoderError, EncoderMismatch
 from lsr.eval.datasets import open_dataset
 from lsr.eval.measures import parse_measures, score_run
+from lsr.index.arrow_files import ArrowFile
 from lsr.index.index import Index
 from lsr.index.queries import read_queries
-from lsr.index.storage import ArrowFile
 from lsr.sparse import SparseMatrix
 from lsr.vectors import read_vectors
 
@@ -257,7 +257,7 @@ def test_a_document_scores_as_its_best_passage(tmp_path, impacts):
     for query in ("alpha", "beta omega", "alpha beta gamma delta omega"):
         vector = index.query_vectors([query])
         best: dict[str, tuple[float, int]] = {}
-        for doc, score in zip(*index.segment.search(*vector.row(0), len(index)), strict=True):
+        for doc, score in zip(*index.searcher.search(*vector.row(0), len(index)), strict=True):
             parent = index.documents.parent(int(doc))
             best[parent] = min(best.get(parent, (0.0, 0)), (-score, int(doc)))
         ranking = sorted(best.items(), key=lambda item: item[1])

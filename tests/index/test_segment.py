@@ -7,7 +7,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from lsr.index.segment import Segment
+from lsr.index.searcher import Searcher, Segment
 from lsr.index.segment_writer import DEFAULT_MEMORY, SegmentWriter
 from lsr.sparse import SparseMatrix
 
@@ -24,7 +24,7 @@ def write(folder, parts, impacts, memory=DEFAULT_MEMORY):
         for part in parts:
             writer.write(part)
         quantizer = writer.finish()
-    return Segment(folder, impacts, quantizer.scale if quantizer else 1.0), writer
+    return Searcher([Segment(folder, impacts, quantizer.scale if quantizer else 1.0)]), writer
 
 
 @pytest.mark.parametrize("memory", [1, 24 * 40, 24 * 1000, DEFAULT_MEMORY])
@@ -33,7 +33,7 @@ def test_stored_weights_are_those_given(tmp_path, impacts, memory):
     matrix = matrix_of(90, 25)
     segment, writer = write(tmp_path, [matrix[:1], matrix[1:1], matrix[1:50], matrix[50:]], impacts, memory)
     assert writer.n_docs == 90
-    assert writer.n_postings == segment.n_postings == matrix.nnz
+    assert writer.n_postings == segment.segments[0].df.sum() == matrix.nnz
     stored = np.stack([segment.impacts_of(doc, np.arange(25, dtype=np.uint32)) for doc in range(90)])
     dense = matrix.to_dense()
     if impacts == "float32":
@@ -46,8 +46,8 @@ def test_stored_weights_are_those_given(tmp_path, impacts, memory):
 def test_terms_and_their_document_counts(tmp_path):
     matrix = SparseMatrix.from_dicts([{7: 1.0, 2: 1.0}, {}, {7: 3.0}, {2**31 - 1: 2.0}], 2**31)
     segment, _ = write(tmp_path, [matrix], "uint8", memory=24)
-    assert segment.terms.tolist() == [2, 7, 2**31 - 1]
-    assert segment.df.tolist() == [1, 2, 1]
+    assert segment.segments[0].terms.tolist() == [2, 7, 2**31 - 1]
+    assert segment.segments[0].df.tolist() == [1, 2, 1]
 
 
 @pytest.mark.parametrize("memory", [24, 24 * 7, 24 * 64, DEFAULT_MEMORY])

@@ -1,0 +1,58 @@
+"""Hit: a document found, whose text is read when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .documents import AllDocuments
+from .explain import Explanation
+
+
+class Hit:
+    """A document found.
+
+    Attributes:
+        score: Its score.
+        doc: Its number within the index as it was when it was searched.
+    """
+
+    __slots__ = ("_documents", "_explain", "doc", "score")
+
+    def __init__(self, documents: AllDocuments, doc: int, score: float, explain: Callable[[int], Explanation]) -> None:
+        self._documents = documents
+        self._explain = explain
+        self.doc = doc
+        self.score = score
+
+    @property
+    def id(self) -> str:
+        """Its id; for a passage, the id of the document that it was cut from."""
+        return self._documents.parent(self.doc) or self.passage
+
+    @property
+    def passage(self) -> str:
+        """The id of what matched: the document itself, or the best of its passages."""
+        return self._documents.id(self.doc)
+
+    @property
+    def title(self) -> str:
+        """Its title, empty if none is stored."""
+        return self._documents.fields(self.doc)[0]
+
+    @property
+    def text(self) -> str:
+        """Its text, of a passage the passage's, empty if none is stored."""
+        return self._documents.fields(self.doc)[1]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Its metadata, empty if none is stored."""
+        return self._documents.fields(self.doc)[2]
+
+    def explain(self) -> Explanation:
+        """Why it has its score, term by term."""
+        return self._explain(self.doc)
+
+    def __repr__(self) -> str:
+        return f"Hit(id={self.id!r}, score={self.score:.4f})"

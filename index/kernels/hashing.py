@@ -1,0 +1,23 @@
+"""Hashes of strings, the same in every process and on every machine: documents are found by those of their ids."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .jit import kernel
+
+
+@kernel
+def hash_strings(offsets, content, hashes):
+    """64-bit FNV-1a hashes, folded once.
+
+    Args:
+        offsets: (n + 1,) int32 or int64, where each string begins, and the end of the last.
+        content: (size,) uint8, their bytes.
+        hashes: (n,) uint64, written.
+    """
+    for i in range(len(hashes)):
+        state = np.uint64(14695981039346656037)
+        for p in range(offsets[i], offsets[i + 1]):
+            state = (state ^ np.uint64(content[p])) * np.uint64(1099511628211)
+        hashes[i] = state ^ (state >> np.uint64(32))

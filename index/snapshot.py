@@ -1,0 +1,228 @@
+"""Snapshot: what one manifest names, mapped and ready to be searched; it never changes.
+
+Files that a later commit removes stay usable as long as they are mapped, so a snapshot answers alike for as long as it
+is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lsr.encode.base import Encoder
+from lsr.encode.hub import load_encoder_files
+from lsr.errors import CorruptIndex
+from lsr.fingerprint import Fingerprint
+from lsr.sparse import SparseMatrix
+
+from .arrow_files import RESTORE, ArrowFile, write_arrow
+from .clusters import CLUSTERS
+from .documents import AllDocuments, Documents
+from .plan import SearchSettings
+from .searcher import Mask, Searcher
+from .segment import Segment
+from .storage import check_files, read_encoder_files, read_manifest
+
+_VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
+_ALIVE_SCHEMA = pa.schema([("bits", pa.uint8())])
+_PASSAGES = 4  # so many times the wanted documents are looked for where documents are cut into passages
+
+
+class Part(NamedTuple):
+    """A segment of a snapshot.
+
+    Attributes:
+        entry: What the manifest says of it.
+        segment: Its postings.
+        documents: Its documents.
+        alive: (n_docs,) bool, False for the deleted ones; None if there are none.
+    """
+
+    entry: Mapping[str, Any]
+    segment: Segment
+    documents: Documents
+    alive: NDArray[np.bool_] | None
+
+
+class Shared:
+    """What the segments of an index share.
+
+    Attributes:
+        fingerprint: Of the encoder that made the vectors.
+        encoder_files: What it takes to encode; empty where the index doesn't hold it.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any], *, whole: bool) -> None:
+        self._path = path
+        self.fingerprint = Fingerprint.from_json(manifest["fingerprint"], str(path))
+        folder = path / str(manifest["shared"])
+        # Everything is mapped or read by now: an index that is open stays whole when another one replaces it.
+        has_vocabulary, has_encoder = whole and manifest["has_vocabulary"], whole and manifest["has_encoder"]
+        self._tokens = ArrowFile(folder / "vocabulary.arrow", _VOCABULARY_SCHEMA) if has_vocabulary else None
+        self.encoder_files = read_encoder_files(folder / "encoder") if has_encoder else {}
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """What encodes queries and documents, of the files that the index carries."""
+        encoder = load_encoder_files(self.encoder_files)
+        self.fingerprint.require_same(encoder.fingerprint, f"the index {self._path}", "the encoder it carries")
+        return encoder
+
+    @cached_property
+    def vocabulary(self) -> list[str] | None:
+        """Token of each term, or None where the tokens aren't known."""
+        return list(self._tokens.batch(0).column(0).to_pylist()) if self._tokens else None
+
+    @cached_property
+    def term_of(self) -> dict[str, int]:
+        """The term of each token."""
+        return {token: term for term, token in enumerate(self.vocabulary or ())}
+
+
+class Snapshot:
+    """The documents of an index as they were at one commit.
+
+    Attributes:
+        manifest: What names them.
+        parts: The segments, in document order.
+        documents: Ids and texts.
+        searcher: Postings.
+        shared: Encoder and vocabulary.
+        damaged: Messages about files that are damaged; what they belong to is left out.
+
+    Args:
+        path: The index' folder.
+        manifest: What is to be opened.
+        before: A snapshot of the same index: what it has open isn't opened again.
+        skip_damaged: Leave damaged segments out.
+
+    Raises:
+        CorruptIndex: A file is missing, cut short or, if small, changed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: Mapping[str, Any],
+        before: Snapshot | None = None,
+        *,
+        skip_damaged: bool = False,
+    ) -> None:
+        self.manifest = manifest
+        wrong = check_files(path, manifest, known=before.manifest["files"] if before else None)
+        if wrong and not skip_damaged:
+            raise CorruptIndex("\n".join(wrong.values()))
+        self.damaged = list(wrong.values())
+        left_out = {name.split("/")[0] for name in wrong}
+        opened: dict[str, Part] = {part.entry["name"]: part for part in before.parts} if before else {}
+        parts = []
+        for entry in manifest["segments"]:
+            if entry["name"] in left_out or entry["alive"] in left_out:
+                continue
+            try:
+                parts.append(_open(path, manifest, entry, opened.get(entry["name"])))
+            except CorruptIndex as error:
+                if not skip_damaged:
+                    raise
+                self.damaged.append(str(error))
+        self.parts: tuple[Part, ...] = tuple(parts)
+        alive = [part.alive for part in self.parts]
+        self.documents = AllDocuments([part.documents for part in self.parts], alive)
+        self.searcher = Searcher([part.segment for part in self.parts], alive)
+        if before and before.manifest["shared"] == manifest["shared"] and not before.damaged:
+            self.shared: Shared = before.shared
+        else:
+            self.shared = Shared(path, manifest, whole=manifest["shared"] not in left_out)
+
+    @classmethod
+    def latest(cls, path: Path, before: Snapshot | None = None, *, skip_damaged: bool = False) -> Snapshot:
+        """Open what was committed last.
+
+        Raises:
+            IndexFormatError: Not an index, or one of another format.
+            CorruptIndex: As above.
+        """
+        manifest = read_manifest(path)
+        while True:
+            if before is not None and manifest == before.manifest:
+                return before
+            try:
+                return cls(path, manifest, before, skip_damaged=skip_damaged)
+            except CorruptIndex:
+                now = read_manifest(path)
+                if now == manifest:
+                    raise
+                manifest = now  # it was replaced while we looked at it
+
+    def __len__(self) -> int:
+        """How many documents there are, without the deleted ones."""
+        return sum(int(part.entry["n_alive"]) for part in self.parts)
+
+    @property
+    def has_passages(self) -> bool:
+        """Whether documents were cut into passages."""
+        return any(part.entry["has_parents"] for part in self.parts)
+
+    def depth(self, k: int) -> int:
+        """How many vectors are looked for first, to find k documents."""
+        return _PASSAGES * k if self.has_passages else k
+
+    def top(
+        self, vector: SparseMatrix, k: int, settings: SearchSettings, mask: Mask | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Documents and scores of one query; passages rolled up to their documents."""
+        terms, weights = vector.row(0)
+        if not self.has_passages:
+            return self.searcher.search(terms, weights, k, settings, mask)
+        depth = self.depth(k)
+        while True:
+            # A document's best passage is the first of it in the ranking, so the first k documents are exact.
+            docs, scores = self.searcher.search(terms, weights, depth, settings, mask)
+            best: dict[str, int] = {}
+            for place, doc in enumerate(docs.tolist()):
+                best.setdefault(self.documents.parent(doc) or self.documents.id(doc), place)
+                if len(best) == k:
+                    break
+            if len(best) == k or len(docs) < depth:
+                places = list(best.values())
+                return docs[places], scores[places]
+            depth *= _PASSAGES
+
+
+def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], opened: Part | None) -> Part:
+    """A segment; what is open already isn't opened again."""
+    folder, n_docs = path / entry["name"], entry["n_docs"]
+    if opened is None:
+        has_clusters = f"{entry['name']}/{CLUSTERS}" in manifest["files"]
+        segment = Segment(folder, manifest["impacts"], entry["scale"], clusters=has_clusters)
+        documents = Documents(folder, n_docs, entry["has_text"])
+        if segment.n_docs != n_docs:
+            raise CorruptIndex(f"{folder}: {segment.n_docs} documents, the manifest says {n_docs}; {RESTORE}")
+    else:
+        segment, documents = opened.segment, opened.documents
+        if opened.entry["alive"] == entry["alive"]:
+            return Part(entry, segment, documents, opened.alive)
+    return Part(entry, segment, documents, read_alive(path / entry["alive"], n_docs) if entry["alive"] else None)
+
+
+def read_alive(path: Path, n_docs: int) -> NDArray[np.bool_]:
+    """(n_docs,) bool, which documents of a segment are alive.
+
+    Raises:
+        CorruptIndex: The file doesn't fit the segment.
+    """
+    bits = ArrowFile(path, _ALIVE_SCHEMA).column("bits")
+    if len(bits) != -(-n_docs // 8):
+        raise CorruptIndex(f"{path}: doesn't fit the documents; {RESTORE}")
+    return np.unpackbits(bits, count=n_docs, bitorder="little").view(np.bool_)
+
+
+def write_alive(path: Path, alive: NDArray[np.bool_]) -> None:
+    """Write which documents of a segment are alive."""
+    write_arrow(path, {"bits": np.packbits(alive, bitorder="little")})
