@@ -434,7 +434,7 @@ class _Call:
                     there.setdefault(owner, f"the id {keys[i]!r} occurs twice")
                 else:
                     how = "update, lsr add --update replaces it"
-                    there.setdefault(owner, f"the id {keys[i]!r} is in the index already; {how}")
+                    there.setdefault(owner, f"the id {owner!r} is in the index already; {how}")
         kept = np.ones(len(ids), bool)
         for i, (doc_id, owner) in enumerate(zip(ids, owners, strict=True)):
             kept[i] = chosen[doc_id] == i and owner not in there

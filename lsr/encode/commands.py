@@ -81,7 +81,7 @@ def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
         from lsr.errors import EncoderError
 
         try:
-            folder = path / str(json.loads((path / "manifest.json").read_bytes())["encoder"])
+            folder = path / str(json.loads((path / "manifest.json").read_bytes())["shared"]) / "encoder"
         except (ValueError, KeyError, TypeError) as error:
             raise EncoderError(f"{path}: its manifest can't be read ({error!r}); try lsr verify {path}") from None
         if not folder.resolve().is_relative_to(path.resolve()) or not folder.is_dir():

@@ -1,0 +1,94 @@
+"""lsr add, delete, merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from lsr.encode.commands import encoder_options
+
+from .commands import open_index
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("source")
+@click.option("--update", is_flag=True, help="Replace documents of the same ids instead of refusing them.")
+@click.option("--skip-bad", is_flag=True, help="Leave bad documents out, list them, and go on.")
+@encoder_options
+def add(index_path: Path, source: str, update: bool, skip_bad: bool, encoder: str | None, **options: Any) -> None:
+    """Add documents to an index: all of them, or none if one is bad.
+
+    SOURCE is what `lsr index` takes. Texts are encoded, cut and stored as those that the index was built of, by the
+    encoder that it carries. Who has the index open goes on with what it was.
+
+    \b
+    Examples:
+      lsr add idx new.jsonl
+      lsr add idx changed.jsonl --update
+    """
+    from lsr.console import note
+    from lsr.corpus import open_corpus
+    from lsr.vectors import holds_vectors, read_vectors
+
+    index = open_index(index_path, encoder, options)
+    read: Any = read_vectors(source, skip_bad=skip_bad) if holds_vectors(source) else None
+    if read is None:
+        read = open_corpus(source, skip_bad=skip_bad)
+    change = index.update(read, skip_bad=skip_bad) if update else index.add(read, skip_bad=skip_bad)
+    index.commit()
+    change.report.bad = []  # told here, together with those whose ids are there already
+    change.report.tell()
+    for message in change.bad[:10]:
+        note(f"left out: {message}")
+    if len(change.bad) > 10:
+        note(f"left out: {len(change.bad) - 10} more")
+    note(f"{index_path}: {change}; {len(index)} documents in {index.n_segments} segments")
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("doc_ids", metavar="ID...", nargs=-1)
+@click.option(
+    "--ids", metavar="FILE", type=click.File(encoding="utf-8"), help='Ids, one a line; "-" for standard input.'
+)
+def delete(index_path: Path, doc_ids: tuple[str, ...], ids: IO[str] | None) -> None:
+    """Delete documents from an index by their ids, with their passages. Ids that aren't there are counted.
+
+    \b
+    Examples:
+      lsr delete idx 184 185
+      lsr delete idx --ids gone.txt
+    """
+    from lsr.console import note
+
+    wanted = [*doc_ids, *(line.rstrip("\n") for line in ids or ())]
+    wanted = [doc_id for doc_id in wanted if doc_id]
+    if not wanted:
+        raise click.UsageError("name documents to delete: ID..., or --ids FILE")
+    index = open_index(index_path, None, {})
+    change = index.delete(wanted)
+    index.commit()
+    note(f"{index_path}: {change}; {len(index)} documents in {index.n_segments} segments")
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+def merge(index_path: Path) -> None:
+    """Merge all segments of an index into one: frees the room of deleted documents, makes search a little faster.
+
+    Adding and deleting merge by themselves what they must, so that there are never many segments.
+
+    \b
+    Example:
+      lsr merge idx
+    """
+    from lsr.console import note
+
+    index = open_index(index_path, None, {})
+    merged = index.merge()
+    size = sum(index.file_sizes().values())
+    done = "merged" if merged else "nothing to merge"
+    note(f"{index_path}: {done}; {len(index)} documents in {index.n_segments} segments, {size / 1e6:.1f} MB")
