@@ -62,7 +62,7 @@ def write_ciff(
         batches: What to write.
         vocabulary: Token of each term; whole when the last batch has come.
         step: What all weights are whole multiples of: their impacts are kept. So are whole weights below 65,536.
-        levels: The largest impact; what would be above is rounded to so many. 255 for other weights.
+        levels: The largest impact; 255 for weights that are neither, unless told.
 
     Raises:
         DataError: A document whose impacts sum up to 2^31.
@@ -77,7 +77,7 @@ def write_ciff(
             n_docs += len(vectors)
             largest = max(largest, float(vectors.data.max(initial=0)))
             whole = whole and bool((vectors.data == np.rint(vectors.data)).all())
-        scale = step or (1.0 if whole and largest < _WHOLE else largest / LEVELS)
+        scale = step or (1.0 if whole and largest < _WHOLE else largest / (levels or LEVELS))
         if round(largest / scale) > (levels or _LARGEST - 1):
             scale = largest / (levels or LEVELS)
         lengths = np.zeros(n_docs, np.int64)
@@ -246,7 +246,8 @@ class _Input:
             if (gaps[0 if n_postings else 1 :] < 1).any() or docs[-1] >= n_docs:
                 raise self.error(f"documents must ascend and be below {n_docs}, the number of documents", begin)
             last, n_postings = int(docs[-1]), n_postings + len(docs)
-            regrouping.add(docs, number, (impacts * scale).astype(np.float32))
+            with np.errstate(over="ignore"):  # a weight beyond float32 is refused when its document is made
+                regrouping.add(docs, number, (impacts * scale).astype(np.float32))
         token = self._text(others, 1)
         if (df := self._number(others, 2)) != n_postings:
             raise self.error(f"the list of {token!r} has {n_postings} postings, but a df of {df}", begin)

@@ -6,9 +6,9 @@
 Beside it goes NAME.mapping.json, the request that creates the index: with a `rank_features` field, searched exactly, or
 a `sparse_vector` field (OpenSearch 3.3 and later), searched approximately by Seismic, whose keys are term ids.
 
-Tokens are written as they are, dots included: OpenSearch's rank_features takes them and its neural_sparse query looks
-them up whole (opensearch-project/neural-search, NeuralSparseQueryBuilder; what its ingest processor gets from a model it
-stores unchanged, too). Elasticsearch refuses dots in rank_features; its sparse_vector takes them.
+Tokens are written as they are, dots included: OpenSearch's rank_features takes them, its neural_sparse query looks them
+up whole, and its own ingest stores what a model gives unchanged (opensearch-project/neural-search: TokenWeightUtil,
+NeuralSparseQueryBuilder). Elasticsearch refuses dots in rank_features; its sparse_vector takes them.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def write_bulk(
     index_name = _stem(path) if index_name is None else index_name
     if not _NAME.fullmatch(index_name):
         raise DataError(
-            f"{index_name!r} can't be the name of an index: small letters, digits and _.- only; name another with --name",
+            f"{index_name!r} can't name an index: small letters, digits and _.- only; name another with --name",
             str(path),
         )
     if field in _FIELDS or not field or field.startswith("_") or "." in field:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from itertools import pairwise
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ class Regrouping:
             bounds.append(max(fits, bounds[-1] + 1))
         file = self._deal(place, ends, np.array(bounds)) if len(bounds) > 2 else self._added
         file.seek(0)
-        for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for first, end in pairwise(bounds):
             entries = np.frombuffer(file.read(int(ends[end] - ends[first]) * _ENTRY.itemsize), _ENTRY)
             entries = entries[np.argsort(place[entries["key"]], kind="stable")]
             yield first, ends[first : end + 1] - ends[first], entries["other"].copy(), entries["weight"].copy()

@@ -19,12 +19,12 @@ import base64
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,11 +36,7 @@ from lsr.corpus import (
     Document,
     document_batch,
     file_kind,
-    new_text,
     open_parquet,
-    parse_json_line,
-    read_lines,
-    require_encodable,
     unfinished,
 )
 from lsr.errors import DataError

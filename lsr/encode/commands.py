@@ -105,7 +105,12 @@ def passages_of(size: int | None, overlap: int) -> Any:
 
 @click.command()
 @click.argument("source")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder, .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz).")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A folder, .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz).",
+)
 @click.option("--queries", is_flag=True, help="Encode queries; of a folder or dataset, read its queries.")
 @click.option("--anserini", is_flag=True, help="Write JSONL in Anserini's shape.")
 @encoder_options
