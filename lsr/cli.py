@@ -33,6 +33,7 @@ COMMANDS = {
     "report": ("lsr.eval.commands", "An experiment's results as an HTML page and as Markdown."),
     "compare": ("lsr.eval.commands", "Compare runs or results query by query, with significance."),
     "bench": ("lsr.eval.commands", "Latency and recall of an index over search settings."),
+    "export": ("lsr.index.exchange", "Write an index or vectors for another engine: CIFF, OpenSearch, Anserini."),
     "mine": ("lsr.train.commands", "Mine hard negatives from runs for training."),
     "train": ("lsr.eval.training", "Train an encoder as a YAML file says."),
     "verify": ("lsr.index.commands", "Check every byte of an index."),

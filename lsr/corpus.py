@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import sys
 import tempfile
@@ -395,11 +396,17 @@ def unfinished(path: Path) -> Path:
 @contextmanager
 def new_text(path: Path) -> Iterator[IO[str]]:
     """A text file to write, packed if its name ends in .gz; it takes its name only when it is whole."""
+    with new_bytes(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="\n") as text:
+        yield text
+
+
+@contextmanager
+def new_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """As `new_text`, for bytes."""
     partial = unfinished(path)
     try:
-        packed = path.suffix == ".gz"
-        with gzip.open(partial, "wt", encoding="utf-8") if packed else partial.open("w", encoding="utf-8") as file:
-            yield cast("IO[str]", file)
+        with gzip.open(partial, "wb") if path.suffix == ".gz" else partial.open("wb") as file:
+            yield cast("IO[bytes]", file)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

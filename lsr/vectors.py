@@ -1,4 +1,4 @@
-"""Vectors on disk: Parquet with the encoder's fingerprint, and the JSONL shapes that other tools write.
+"""Vectors on disk: Parquet with the encoder's fingerprint.
 
 The Parquet file has the columns `id string`, `parent`, `title`, `text`, `metadata string` (all but the id may be
 null), `terms list<uint32>`, `weights list<float32>`. Its key-value metadata holds
@@ -10,8 +10,7 @@ null), `terms list<uint32>`, `weights list<float32>`. Its key-value metadata hol
 so a file of vectors can be indexed and searched with text without anything beside it. A folder of such files
 (`part-*.parquet`) reads as one.
 
-Of JSONL two shapes are read and written, plain or .gz: `{"_id", "vector": {token: weight}}` and Anserini's
-`{"id", "contents", "vector"}`. Tokens get term ids in the order in which they first occur.
+`read_vectors` opens other forms too: lines of JSON (lsr.jsonl, lsr.opensearch) and CIFF (lsr.ciff).
 """
 
 from __future__ import annotations
@@ -20,27 +19,24 @@ import base64
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from lsr.corpus import (
     DOCUMENT_SCHEMA,
     Document,
     document_batch,
     file_kind,
-    new_text,
     open_parquet,
-    parse_json_line,
-    read_lines,
-    require_encodable,
     unfinished,
 )
 from lsr.errors import DataError
@@ -83,7 +79,8 @@ class VectorBatch:
 class Vectors:
     """Vectors in a file, in batches, with what is known about the encoder that made them.
 
-    Iterate as often as you like. For JSONL the vocabulary grows while reading and is whole after the first pass.
+    Iterate as often as you like. For JSONL and CIFF the vocabulary grows while reading and is whole after the first
+    pass.
 
     Attributes:
         name: What messages call it.
@@ -92,6 +89,7 @@ class Vectors:
         encoder_files: File name -> content, what encoding a query takes; empty where the file doesn't hold it.
         bad: Messages about lines that were skipped, of the latest pass.
         count: Number of vectors, or None where that isn't known before reading.
+        step: What all weights are whole multiples of, as those of 8-bit impacts are; None where that isn't known.
     """
 
     def __init__(
@@ -104,6 +102,7 @@ class Vectors:
         n_terms: int = 0,
         encoder_files: Mapping[str, bytes] | None = None,
         count: int | None = None,
+        step: float | None = None,
     ) -> None:
         self.name = name
         self.fingerprint = fingerprint or Fingerprint()
@@ -111,6 +110,7 @@ class Vectors:
         self.encoder_files = dict(encoder_files or {})
         self.bad: list[str] = []
         self.count = count
+        self.step = step
         self._n_terms = n_terms
         self._read = read
 
@@ -134,20 +134,15 @@ def holds_vectors(source: str | PathLike[str]) -> bool:
         return bool(_parts(path))
     if not path.is_file():
         return False
-    kind = file_kind(path)
+    kind = _kind(path)
     if kind == "parquet":
         with open_parquet(path) as file:
             return {"terms", "weights"} <= set(file.schema_arrow.names)
     if kind == "jsonl":
-        for line, where in read_lines(path):
-            if isinstance(line, DataError):
-                return False
-            try:
-                values = parse_json_line(line, where)
-            except DataError:
-                return False
-            return isinstance(values, dict) and "vector" in values
-    return False
+        from lsr import jsonl
+
+        return jsonl.holds_vectors(path)
+    return kind == "ciff"
 
 
 def read_vectors(
@@ -156,8 +151,8 @@ def read_vectors(
     """Open vectors.
 
     Args:
-        path: A .parquet file, a folder of them, or a .jsonl(.gz) file.
-        vocabulary: For JSONL, tokens whose term ids are fixed (those of an index, say); others are appended.
+        path: A .parquet file, a folder of them, a .jsonl(.gz) or .ndjson(.gz) file, or a .ciff(.gz) file.
+        vocabulary: For JSONL and CIFF, tokens whose term ids are fixed (those of an index, say); others are appended.
         skip_bad: Count bad lines of JSONL and go on.
 
     Raises:
@@ -171,13 +166,23 @@ def read_vectors(
         return _parquet_vectors(str(path), parts)
     if not path.is_file():
         raise DataError("no such file", str(path))
-    kind = file_kind(path)
+    kind = _kind(path)
+    known = list(vocabulary or ())
     if kind == "parquet":
         return _parquet_vectors(str(path), [path])
     if kind == "jsonl":
-        known = list(vocabulary or ())
-        return Vectors(str(path), lambda v: _read_jsonl(path, v, skip_bad), vocabulary=known)
-    raise DataError("vectors are read from .parquet and .jsonl(.gz)", str(path))
+        from lsr.jsonl import read_jsonl
+
+        return Vectors(str(path), lambda v: read_jsonl(path, v, skip_bad), vocabulary=known)
+    if kind == "ciff":
+        from lsr.ciff import open_ciff
+
+        return open_ciff(path, known)
+    raise DataError("vectors are read from .parquet, .jsonl(.gz), .ndjson(.gz) and .ciff(.gz)", str(path))
+
+
+def _kind(path: Path) -> str:
+    return "ciff" if path.name.lower().endswith((".ciff", ".ciff.gz")) else file_kind(path)
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -300,60 +305,6 @@ def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBat
     return VectorBatch(documents, matrix)
 
 
-def _read_jsonl(path: Path, vectors: Vectors, skip_bad: bool) -> Iterator[VectorBatch]:
-    assert vectors.vocabulary is not None
-    vocabulary = vectors.vocabulary
-    term_of = {token: term for term, token in enumerate(vocabulary)}
-    documents: list[Document] = []
-    rows: list[dict[int, float]] = []
-
-    def batch() -> VectorBatch:
-        matrix = SparseMatrix.from_dicts(rows, max(len(vocabulary), 1))
-        made = VectorBatch(document_batch(documents), matrix)
-        documents.clear()
-        rows.clear()
-        return made
-
-    for line, where in read_lines(path):
-        try:
-            if isinstance(line, DataError):
-                raise line
-            document, weights = _parse_vector(parse_json_line(line, where, unique_keys=True), where)
-        except DataError as error:
-            if not skip_bad:
-                raise DataError(error.problem + " (--skip-bad counts bad lines and goes on)", error.where) from None
-            vectors.bad.append(str(error))
-            continue
-        row = {}
-        for token, weight in weights.items():
-            term = term_of.get(token)
-            if term is None:
-                term = term_of[token] = len(vocabulary)
-                vocabulary.append(token)
-            row[term] = weight
-        documents.append(document)
-        rows.append(row)
-        if len(rows) == _BATCH:
-            yield batch()
-    if rows:
-        yield batch()
-
-
-def _parse_vector(values: Any, where: str) -> tuple[Document, dict[str, float]]:
-    if not isinstance(values, dict) or not isinstance(values.get("vector"), dict):
-        raise DataError('expected {"_id": ..., "vector": {token: weight}}', where)
-    weights = values.pop("vector")
-    document = Document.from_mapping({"text": "", **values} if "contents" not in values else values, where)
-    for token, weight in weights.items():
-        if not token.isascii():
-            require_encodable(token, f"{document.id!r}: a token", where)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < _BEYOND_FLOAT32:
-            raise DataError(
-                f"{document.id!r}: weight {weight!r} of {token!r}; weights are finite and not negative", where
-            )
-    return document, weights
-
-
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
@@ -370,6 +321,11 @@ def pack_metadata(
         packed = {n: base64.b64encode(zlib.compress(c)).decode() for n, c in encoder_files.items()}
         metadata["lsr.encoder"] = json.dumps(packed)
     return metadata
+
+
+def decimals(weights: NDArray[np.float32]) -> list[float]:
+    """(n,) weights as the shortest decimals that read back as the same float32."""
+    return [float(str(weight)) for weight in weights]
 
 
 class ParquetWriter:
@@ -445,35 +401,3 @@ def matrix_batches(matrix: SparseMatrix, ids: Sequence[str] | None = None) -> It
         numbers = range(start, start + len(part))
         documents = [Document(str(i) if ids is None else ids[i], "") for i in numbers]
         yield VectorBatch(document_batch(documents, with_text=False), part)
-
-
-def write_jsonl(
-    path: Path,
-    batches: Iterable[VectorBatch],
-    vocabulary: Sequence[str],
-    shape: Literal["beir", "anserini"] = "beir",
-) -> None:
-    """Write vectors as JSONL, packed if the name ends in .gz.
-
-    Args:
-        path: The file; it gets its name when it is whole.
-        batches: What to write.
-        vocabulary: Token of each term.
-        shape: "beir" for {"_id", "vector"}; "anserini" for {"id", "contents", "vector"} with weights times 100,
-            rounded, at least 1, as Anserini's own encoders write them.
-    """
-    with new_text(path) as file:
-        for batch in batches:
-            documents = batch.documents.to_pylist()
-            for document, (terms, weights) in zip(documents, batch.vectors.rows(), strict=True):
-                tokens = [vocabulary[term] for term in terms.tolist()]
-                if shape == "anserini":
-                    impacts = np.maximum(np.rint(weights * 100), 1).astype(int).tolist()
-                    contents = " ".join(filter(None, (document["title"], document["text"])))
-                    line = {"id": document["id"], "contents": contents}
-                    line["vector"] = dict(zip(tokens, impacts, strict=True))
-                else:
-                    # the shortest decimals that read back as the same float32
-                    values = [float(str(w)) for w in weights]
-                    line = {"_id": document["id"], "vector": dict(zip(tokens, values, strict=True))}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")

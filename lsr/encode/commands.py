@@ -105,7 +105,12 @@ def passages_of(size: int | None, overlap: int) -> Any:
 
 @click.command()
 @click.argument("source")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help=".parquet, .jsonl(.gz), or a folder.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A folder, .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz).",
+)
 @click.option("--queries", is_flag=True, help="Encode queries; of a folder or dataset, read its queries.")
 @click.option("--anserini", is_flag=True, help="Write JSONL in Anserini's shape.")
 @encoder_options
@@ -122,8 +127,9 @@ def encode(source: str, out: Path, queries: bool, anserini: bool, encoder: str |
       lsr encode beir/scifact/test --queries --encoder vectors.parquet --out queries.jsonl
     """
     from lsr.console import note
+    from lsr.convert import Form, check_out, convert
     from lsr.corpus import open_corpus
-    from lsr.encode.stream import check_out, convert, encode_to
+    from lsr.encode.stream import encode_to
     from lsr.vectors import holds_vectors, read_vectors
 
     passages = passages_of(options["passages"], options["overlap"])
@@ -134,9 +140,10 @@ def encode(source: str, out: Path, queries: bool, anserini: bool, encoder: str |
             name for name in ("encoder", "passages", "no_text", *_SETTINGS) if (options | {"encoder": encoder})[name]
         ]:
             raise click.UsageError(f"--{unused[0].replace('_', '-')}: {source} holds vectors, which are only converted")
-        check_out(out, options["overwrite"])
+        form = Form("anserini" if anserini else None)
+        check_out(out, options["overwrite"], form)
         vectors = read_vectors(source, skip_bad=options["skip_bad"])
-        convert(vectors, out, anserini)
+        convert(vectors, out, form)
         note(f"converted {source} to {out}" + (f", skipped {len(vectors.bad)} bad lines" if vectors.bad else ""))
         return
     settings = given_settings(options)

@@ -22,12 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lsr.console import note, progress
-from lsr.corpus import Corpus, Document, document_batch, file_kind
+from lsr.convert import Form, check_out, convert
+from lsr.corpus import Corpus, Document, document_batch
 from lsr.encode.base import Encoder
 from lsr.encode.passages import split_passages
-from lsr.errors import DataError, OutputExists
+from lsr.errors import OutputExists
 from lsr.sparse import SparseMatrix
-from lsr.vectors import ParquetWriter, VectorBatch, Vectors, pack_metadata, read_vectors, write_jsonl
+from lsr.vectors import ParquetWriter, VectorBatch, pack_metadata, read_vectors
 
 _LOCK = ".lock"
 CHUNK = 512  # documents encoded together: enough to sort by length, little enough for a lively progress bar
@@ -161,7 +162,7 @@ def encode_to(
     overwrite: bool = False,
     anserini: bool = False,
 ) -> Report:
-    """Encode a corpus into `out`: a .parquet or .jsonl(.gz) file, or a folder of Parquet parts.
+    """Encode a corpus into `out`: a file of any form that `lsr.convert` writes, or a folder of Parquet parts.
 
     Args:
         corpus: What to encode.
@@ -178,7 +179,8 @@ def encode_to(
         OutputExists: `out` is there and `overwrite` was not given or it is no vectors; or unfinished work of
             another kind is.
     """
-    check_out(out, overwrite)
+    form = Form("anserini" if anserini else None)
+    check_out(out, overwrite, form)
     encoder = open_encoder()
     work = out.with_name(out.name + ".partial")
     work.mkdir(parents=True, exist_ok=True)
@@ -191,7 +193,7 @@ def encode_to(
         identity = f"{corpus.identity} | {settings}"
         how = {"queries": queries, "passages": passages, "with_text": with_text}
         report = _encode_parts(corpus, encoder, work, identity, overwrite, **how)
-        _finish(work, out, anserini)
+        _finish(work, out, form)
         return report
     finally:
         lock.release()
@@ -221,21 +223,6 @@ def _encode_parts(
     batches = encode_corpus(corpus, encoder, report, skip=report.documents, **how)
     _write_parts(work, batches, encoder, report, identity, parts)
     return report
-
-
-def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse an output before the work, not after it; `overwrite` replaces vectors, but no other folder.
-
-    Raises:
-        DataError: A name with an unknown ending.
-        OutputExists: `out` is there and won't be replaced.
-    """
-    if out.suffix:
-        file_kind(out)
-    if out.exists() and not overwrite:
-        raise OutputExists(f"{out}: exists already (--overwrite replaces it)")
-    if out.is_dir() if out.suffix else out.exists() and not any(out.glob("part-*.parquet")):
-        raise OutputExists(f"{out}: is there and holds something else than vectors; write elsewhere")
 
 
 def _find_parts(work: Path, identity: str, overwrite: bool) -> tuple[int, Report]:
@@ -285,7 +272,7 @@ def _write_parts(
         number += 1
 
 
-def _finish(work: Path, out: Path, anserini: bool) -> None:
+def _finish(work: Path, out: Path, form: Form) -> None:
     """Turn the parts into `out`, in one rename."""
     if not out.suffix:
         old = out.with_name(out.name + ".old")
@@ -297,26 +284,5 @@ def _finish(work: Path, out: Path, anserini: bool) -> None:
         shutil.rmtree(old, ignore_errors=True)
         return
     vectors = read_vectors(work)
-    convert(vectors, out, anserini)
+    convert(vectors, out, form)
     shutil.rmtree(work)
-
-
-def convert(vectors: Vectors, out: Path, anserini: bool = False) -> None:
-    """Write vectors, from whatever file, as .parquet or .jsonl(.gz).
-
-    Raises:
-        DataError: JSONL is wanted but the tokens of the terms aren't known, or `out` is a folder.
-    """
-    if out.suffix and file_kind(out) == "parquet":
-        writer = ParquetWriter(out, {})
-        with writer:
-            for batch in vectors:
-                writer.write(batch)
-            # A JSONL's vocabulary is whole only now.
-            writer.add_metadata(pack_metadata(vectors.fingerprint, vectors.vocabulary, vectors.encoder_files))
-        return
-    if not out.suffix or file_kind(out) != "jsonl":
-        raise DataError("vectors are converted to .parquet or .jsonl(.gz)", str(out))
-    if vectors.vocabulary is None:
-        raise DataError("JSONL needs the tokens of the terms, and this file doesn't hold them", vectors.name)
-    write_jsonl(out, vectors, vectors.vocabulary, "anserini" if anserini else "beir")

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from lsr.convert import convert
 from lsr.corpus import documents_corpus, open_corpus
 from lsr.encode import stream
 from lsr.encode.base import Encoder
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.stream import Passages, Report, convert, encode_corpus, encode_to
+from lsr.encode.stream import Passages, Report, encode_corpus, encode_to
 from lsr.errors import DataError, EncoderMismatch, OutputExists
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
@@ -468,7 +469,7 @@ def test_what_cannot_be_converted(tmp_path):
     with pytest.raises(DataError, match="JSONL needs the tokens of the terms"):
         convert(bare, tmp_path / "v.jsonl")
     for name in ("folder", "v.tsv"):
-        with pytest.raises(DataError, match=r"converted to \.parquet or \.jsonl"):
+        with pytest.raises(DataError, match=r"written to \.parquet, \.jsonl"):
             convert(bare, tmp_path / name)
     assert names(tmp_path) == ["bare.parquet"]
 

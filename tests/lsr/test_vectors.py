@@ -18,8 +18,9 @@ from lsr import vectors as module
 from lsr.corpus import Document, document_batch
 from lsr.errors import DataError, EncoderMismatch
 from lsr.fingerprint import Fingerprint
+from lsr.jsonl import write_jsonl
 from lsr.sparse import SparseMatrix
-from lsr.vectors import ParquetWriter, VectorBatch, holds_vectors, pack_metadata, read_vectors, write_jsonl
+from lsr.vectors import ParquetWriter, VectorBatch, holds_vectors, pack_metadata, read_vectors
 
 TOKENS = ["wing", "flow", "größe"]
 PRINT = Fingerprint("m", weights="w1", vocabulary_size=3)
@@ -317,7 +318,7 @@ def test_jsonl_keeps_every_float32(tmp_path_factory, weights):
 @pytest.mark.parametrize("name", ["v.jsonl", "v.jsonl.gz"])
 def test_anserini_jsonl(tmp_path, name):
     matrix = SparseMatrix.from_dicts([{0: 0.5, 2: 1.254}, {}, {1: 0.001}], 3)
-    write_jsonl(tmp_path / name, [batch(matrix)], TOKENS, "anserini")
+    write_jsonl(tmp_path / name, [batch(matrix)], TOKENS, anserini=True)
     raw = (tmp_path / name).read_bytes()
     lines = (gzip.decompress(raw) if name.endswith(".gz") else raw).decode().splitlines()
     assert json.loads(lines[0]) == {"id": "a", "contents": "T text a", "vector": {"wing": 50, "größe": 125}}

@@ -1,0 +1,156 @@
+"""Vectors as lines of JSON, plain or .gz: `{"_id", "vector": {token: weight}}`, Anserini's `{"id", "contents",
+"vector"}`, and what lsr.opensearch reads. Tokens get term ids in the order in which they first occur.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lsr import opensearch
+from lsr.corpus import Document, document_batch, new_text, parse_json_line, read_lines, require_encodable
+from lsr.errors import DataError
+from lsr.sparse import SparseMatrix
+from lsr.vectors import VectorBatch, Vectors, decimals
+
+_BATCH = 4096  # rows handed out together
+_BEYOND_FLOAT32 = float(np.finfo(np.float32).max) * (1 + 2**-25)  # what is below rounds to a finite float32
+_ANSERINI = 100  # what Anserini's own encoders multiply weights with
+
+# A document with its weights, or what is wrong with it.
+Row = tuple[Document, dict[str, float]] | DataError
+
+
+def holds_vectors(path: Path) -> bool:
+    """Whether a file begins with a line of one of the shapes."""
+    line, where = next(read_lines(path), ("", ""))
+    try:
+        values = None if isinstance(line, DataError) else parse_json_line(line, where)
+    except DataError:
+        return False
+    return isinstance(values, dict) and ("vector" in values or opensearch.is_action(line))
+
+
+def read_jsonl(path: Path, vectors: Vectors, skip_bad: bool) -> Iterator[VectorBatch]:
+    """Read a file of any of the shapes into batches.
+
+    Args:
+        path: The file.
+        vectors: Whose vocabulary grows and whose bad lines are noted.
+        skip_bad: Note bad lines and go on.
+
+    Raises:
+        DataError: A bad line.
+    """
+    assert vectors.vocabulary is not None
+    vocabulary = vectors.vocabulary
+    term_of = {token: term for term, token in enumerate(vocabulary)}
+    documents: list[Document] = []
+    rows: list[dict[int, float]] = []
+
+    def batch() -> VectorBatch:
+        matrix = SparseMatrix.from_dicts(rows, max(len(vocabulary), 1))
+        made = VectorBatch(document_batch(documents), matrix)
+        documents.clear()
+        rows.clear()
+        return made
+
+    for read in _rows(path):
+        if isinstance(read, DataError):
+            if not skip_bad:
+                raise DataError(read.problem + " (--skip-bad counts bad lines and goes on)", read.where)
+            vectors.bad.append(str(read))
+            continue
+        document, weights = read
+        row = {}
+        for token, weight in weights.items():
+            term = term_of.get(token)
+            if term is None:
+                term = term_of[token] = len(vocabulary)
+                vocabulary.append(token)
+            row[term] = weight
+        documents.append(document)
+        rows.append(row)
+        if len(rows) == _BATCH:
+            yield batch()
+    if rows:
+        yield batch()
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    lines = read_lines(path)
+    first = next(lines, None)
+    if first is None:
+        return
+    lines = chain([first], lines)
+    read = opensearch.read_bulk(lines) if opensearch.is_action(first[0]) else _read_lines(lines)
+    for values in read:
+        try:
+            yield values if isinstance(values, DataError) else _row(*values)
+        except DataError as error:
+            yield error
+
+
+def _read_lines(lines: Iterator[tuple[str | DataError, str]]) -> Iterator[opensearch.Values | DataError]:
+    for line, where in lines:
+        try:
+            if isinstance(line, DataError):
+                raise line
+            values = parse_json_line(line, where, unique_keys=True)
+            if not isinstance(values, dict) or not isinstance(values.get("vector"), dict):
+                raise DataError('expected {"_id": ..., "vector": {token: weight}}', where)
+            yield values, values.pop("vector"), where
+        except DataError as error:
+            yield error
+
+
+def _row(values: dict[str, Any], weights: dict[str, Any], where: str) -> Row:
+    document = Document.from_mapping({"text": "", **values} if "contents" not in values else values, where)
+    for token, weight in weights.items():
+        if not token.isascii():
+            require_encodable(token, f"{document.id!r}: a token", where)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < _BEYOND_FLOAT32:
+            raise DataError(
+                f"{document.id!r}: weight {weight!r} of {token!r}; weights are finite and not negative", where
+            )
+    return document, weights
+
+
+def write_jsonl(
+    path: Path,
+    batches: Iterable[VectorBatch],
+    vocabulary: Sequence[str],
+    *,
+    anserini: bool = False,
+    step: float | None = None,
+) -> None:
+    """Write vectors as JSONL, packed if the name ends in .gz.
+
+    Args:
+        path: The file; it gets its name when it is whole.
+        batches: What to write.
+        vocabulary: Token of each term; whole when the last batch has come.
+        anserini: Write {"id", "contents", "vector"} instead of {"_id", "vector"}. Its weights are whole numbers of at
+            least 1: the impacts if `step` is given, else weights times 100, rounded, as Anserini's own encoders have
+            them.
+        step: What all weights are whole multiples of.
+    """
+    factor = 1 / step if step else _ANSERINI
+    with new_text(path) as file:
+        for batch in batches:
+            documents = batch.documents.to_pylist()
+            for document, (terms, weights) in zip(documents, batch.vectors.rows(), strict=True):
+                tokens = [vocabulary[term] for term in terms.tolist()]
+                if anserini:
+                    impacts = np.maximum(np.rint(weights.astype(np.float64) * factor), 1).astype(int).tolist()
+                    contents = " ".join(filter(None, (document["title"], document["text"])))
+                    line = {"id": document["id"], "contents": contents}
+                    line["vector"] = dict(zip(tokens, impacts, strict=True))
+                else:
+                    line = {"_id": document["id"], "vector": dict(zip(tokens, decimals(weights), strict=True))}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")

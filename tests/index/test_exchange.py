@@ -1,0 +1,218 @@
+"""An index written in every form, read back, and searched again: the same documents, weights and scores."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lsr import Index, SparseMatrix, regroup
+from lsr.convert import Form, convert
+from lsr.corpus import Document, document_batch
+from lsr.encode.bm25 import BM25Encoder
+from lsr.errors import CorruptIndex
+from lsr.index.exchange import index_vectors
+from lsr.vectors import VectorBatch, Vectors, matrix_batches, read_vectors
+
+TOKENS = [f"t{i}.ö" for i in range(60)]
+FILES = {
+    "v.parquet": Form(),
+    "v.jsonl": Form(),
+    "v.jsonl.gz": Form("anserini"),
+    "v.ndjson": Form(),
+    "v.ciff": Form(),
+    "v.ciff.gz": Form(),
+}
+DOCUMENTS = [
+    {"_id": "d1", "title": "Wings", "text": "flutter of swept wings", "year": 1955},
+    {"_id": "d2", "title": "", "text": ""},
+    {"_id": "größe", "title": "Layers", "text": "boundary layer on a flat plate"},
+]
+
+
+def matrix(n=700, seed=0):
+    """Lists that are dense, long and short, and empty documents."""
+    rng = np.random.default_rng(seed)
+    shares = np.geomspace(0.9, 0.002, 60)
+    dense = rng.gamma(2.0, 1.0, (n, 60)) * (rng.random((n, 60)) < shares)
+    dense[::50] = 0
+    return SparseMatrix.from_dense(dense)
+
+
+def vectors_of(rows):
+    ids = [f"id {i}" for i in range(len(rows))]
+    return Vectors("test", lambda _: matrix_batches(rows, ids), vocabulary=TOKENS)
+
+
+def read_all(vectors):
+    ids, rows = [], []
+    for batch in vectors:
+        ids += batch.ids
+        for terms, weights in batch.vectors.rows():
+            rows.append({vectors.vocabulary[t]: w for t, w in zip(terms.tolist(), weights.tolist(), strict=True)})
+    return ids, rows
+
+
+@pytest.mark.parametrize("options", [{}, {"order": "bisection"}, {"impacts": "float32"}, {"memory": 1}], ids=str)
+def test_the_stored_weights_in_document_order(tmp_path, monkeypatch, options):
+    monkeypatch.setattr(regroup, "_MEMORY", 5000)
+    rows = matrix(5000 if options.get("order") else 700)
+    index = Index.build(tmp_path / "idx", vectors_of(rows), **options)
+    assert (options != {"memory": 1}) or index.segment.n_windows > 1
+    vectors = index_vectors(index)
+    for _ in range(2):
+        batches = list(vectors)
+        stored = SparseMatrix.vstack([batch.vectors for batch in batches])
+        assert [i for batch in batches for i in batch.ids] == [f"id {i}" for i in range(len(rows))]
+        assert np.array_equal(stored.indptr, rows.indptr)
+        assert np.array_equal(stored.indices, rows.indices)
+        assert np.abs(stored.data - rows.data).max() <= index.max_error
+    steps = stored.data / (vectors.step or 1)
+    assert (vectors.step is None) == (options.get("impacts") == "float32")
+    assert vectors.step is None or np.abs(steps - np.rint(steps)).max() < 1e-4
+    assert (vectors.count, vectors.vocabulary) == (len(rows), TOKENS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_searched_again(tmp_path, name):
+    index = Index.build(tmp_path / "idx", vectors_of(matrix()))
+    vectors = index_vectors(index)
+    convert(vectors, tmp_path / name, FILES[name])
+    read = read_vectors(tmp_path / name)
+    factor = 1 / vectors.step if FILES[name].format == "anserini" else 1.0
+    ids, rows = read_all(read)
+    assert ids == read_all(vectors)[0]
+    for found, stored in zip(rows, read_all(vectors)[1], strict=True):
+        assert found == pytest.approx({token: weight * factor for token, weight in stored.items()}, rel=1e-6)
+    again = Index.build(tmp_path / "again", read)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        query = {TOKENS[t]: float(w) for t, w in zip(rng.integers(0, 60, 6), rng.random(6), strict=True)}
+        hits, expected = again.search(query, 50), index.search(query, 50)
+        assert [hit.score for hit in hits] == pytest.approx([hit.score * factor for hit in expected], rel=1e-5)
+        assert [hit.id for hit in hits] == [hit.id for hit in expected]
+
+
+@pytest.mark.parametrize("name", ["v.parquet", "v.ndjson"])
+def test_texts_and_encoder_travel_where_they_can(tmp_path, name):
+    index = Index.build(tmp_path / "idx", DOCUMENTS, encoder=BM25Encoder())
+    convert(index_vectors(index), tmp_path / name)
+    again = Index.build(tmp_path / "again", read_vectors(tmp_path / name))
+    assert [again.documents.id(i) for i in range(3)] == ["d1", "d2", "größe"]
+    for doc in range(3):
+        assert again.documents.fields(doc) == index.documents.fields(doc)
+    if name == "v.parquet":
+        assert (again.fingerprint, again.vocabulary) == (index.fingerprint, index.vocabulary)
+        hits = [(hit.id, hit.score) for hit in again.search("flat wings")]
+        assert hits == [(hit.id, hit.score) for hit in index.search("flat wings")]
+
+
+def test_passages_keep_their_documents(tmp_path):
+    documents = document_batch([Document("a#0", "x", parent="a"), Document("a#1", "y", parent="a")])
+    rows = SparseMatrix.from_dicts([{0: 1.0}, {1: 2.0}], 60)
+    source = Vectors("test", lambda _: iter([VectorBatch(documents, rows)]), vocabulary=TOKENS)
+    convert(index_vectors(Index.build(tmp_path / "idx", source)), tmp_path / "v.ndjson")
+    again = Index.build(tmp_path / "again", read_vectors(tmp_path / "v.ndjson"))
+    assert again.has_passages
+    assert [hit.id for hit in again.search({TOKENS[1]: 1.0})] == ["a"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("n", [0, 1])
+def test_hardly_any_documents(tmp_path, name, n):
+    index = Index.build(tmp_path / "idx", vectors_of(SparseMatrix.from_dicts([{3: 0.5}] * n, 60)))
+    convert(index_vectors(index), tmp_path / name, FILES[name])
+    again = Index.build(tmp_path / "again", read_vectors(tmp_path / name))
+    assert len(again) == n
+    assert [hit.id for hit in again.search({TOKENS[3]: 1.0})] == ["id 0"] * n
+
+
+def test_damaged_postings(tmp_path, monkeypatch):
+    index = Index.build(tmp_path / "idx", vectors_of(matrix()))
+    whole = index.segment.postings_of
+
+    def damaged(w):
+        ranks, lists, docs, *rest = whole(w)
+        return ranks, lists, docs + np.uint16(60_000), *rest
+
+    monkeypatch.setattr(index.segment, "postings_of", damaged)
+    with pytest.raises(CorruptIndex, match="the postings are damaged; lsr verify tells more"):
+        list(index_vectors(index))
+
+
+# --- lsr export
+
+
+@pytest.fixture
+def idx(tmp_path, lsr_command):
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps(d) + "\n" for d in DOCUMENTS))
+    assert lsr_command("index", tmp_path / "docs.jsonl", "--out", tmp_path / "idx", "--encoder", "bm25").code == 0
+    return tmp_path / "idx"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_export_and_index_again(tmp_path, idx, lsr_command, name):
+    ran = lsr_command("export", idx, "--out", tmp_path / name)
+    assert (ran.code, ran.out) == (0, "")
+    assert f"{tmp_path / name}" in ran.err
+    assert "exists already (--overwrite replaces it)" in lsr_command("export", idx, "--out", tmp_path / name).err
+    assert lsr_command("export", idx, "--out", tmp_path / name, "--overwrite").code == 0
+    assert lsr_command("index", tmp_path / name, "--out", tmp_path / "again").code == 0
+    assert Index.open(tmp_path / "again").search({"flat": 1.0})[0].id == "größe"
+    assert lsr_command("export", tmp_path / name, "--out", tmp_path / "w.ciff", "--levels", 9).code == 0
+    assert lsr_command("encode", tmp_path / "w.ciff", "--out", tmp_path / "w.jsonl").code == 0
+    lines = [json.loads(line) for line in (tmp_path / "w.jsonl").read_text().splitlines()]
+    assert [line["_id"] for line in lines] == ["d1", "d2", "größe"]
+
+
+def test_export_for_opensearch(tmp_path, idx, lsr_command):
+    out = tmp_path / "docs.ndjson"
+    assert lsr_command("export", idx, "--out", out, "--name", "papers", "--field", "v").code == 0
+    first = json.loads(out.read_text().splitlines()[0])
+    assert first == {"index": {"_index": "papers", "_id": "d1"}}
+    assert json.loads((tmp_path / "docs.mapping.json").read_text())["mappings"]["properties"]["v"]
+    out.unlink()
+    assert "docs.mapping.json: exists already" in lsr_command("export", idx, "--out", out).err
+    args = ("export", idx, "--out", out, "--format", "opensearch-ann", "--overwrite")
+    assert lsr_command(*args).code == 0
+    assert set(json.loads(out.read_text().splitlines()[1])["vector"]) <= {str(i) for i in range(100)}
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["idx", "--out", "v.tsv"], "vectors are written to .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz)"),
+        (["idx", "--out", "folder"], "vectors are written to"),
+        (["idx", "--out", "v.ciff", "--format", "anserini"], "the format anserini has the endings .jsonl"),
+        (["missing", "--out", "v.ciff"], "no such index"),
+        (["bare", "--out", "v.ciff"], "CIFF needs the tokens of the terms, and these vectors lack them"),
+        (["idx", "--out", "Docs.ndjson"], "name another with --name"),
+    ],
+)
+def test_refused(tmp_path, idx, lsr_command, monkeypatch, args, problem):
+    Index.build(tmp_path / "bare", SparseMatrix.from_dicts([{1: 1.0}], 3))
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.chdir(tmp_path)
+    ran = lsr_command("export", *args)
+    assert (ran.code, ran.out) == (1, "")
+    assert problem in ran.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_tokens_that_cannot_be_told_apart(tmp_path):
+    rows = SparseMatrix.from_dicts([{0: 1.0, 2: 1.0}], 4)
+    for tokens, problem in ((["a", "b", "a", "d"], "two terms are called 'a'"), (["a", "b"], "term 2 has no token")):
+        vectors = Vectors("test", lambda _: matrix_batches(rows), vocabulary=tokens)
+        for name in ("v.jsonl", "v.ciff", "v.ndjson"):
+            with pytest.raises(ValueError, match=problem):
+                convert(vectors, tmp_path / name)
+
+
+def test_doubled_ids_are_told(tmp_path, lsr_command):
+    vectors = Vectors(
+        "x", lambda _: matrix_batches(SparseMatrix.from_dicts([{0: 1.0}] * 2, 60), ["a", "a"]), vocabulary=TOKENS
+    )
+    for name in ("v.ciff", "v.ndjson", "v.jsonl"):
+        convert(vectors, tmp_path / name)
+        ran = lsr_command("index", tmp_path / name, "--out", tmp_path / "idx")
+        assert ran.code == 1
+        assert "the id 'a' occurs twice" in ran.err
