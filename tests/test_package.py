@@ -67,6 +67,7 @@ def test_all_data_files_are_in_the_wheel():
 
 def test_no_module_is_known_by_two_names():
     names = [*modules("index"), *modules("eval")]
+    names = [name for name in names if ".integrations." not in name]  # slow to import, if they can be
     loaded = python(f"import importlib, sys\nfor m in {names!r}: importlib.import_module(m)\nprint(*sys.modules)")
     assert set(names) <= set(loaded)
     assert not {"index", "eval"} & {name.split(".")[0] for name in loaded}

@@ -1,0 +1,1 @@
+"""lsr.index.integrations: an index inside other libraries; each module needs the extra of its name."""

@@ -1,0 +1,141 @@
+"""Haystack: an index as a document store, and the retriever for it. Needs the extra `haystack`.
+
+store = LsrDocumentStore("idx", encoder="lsr-mini")
+pipeline.add_component("retriever", LsrRetriever(store, top_k=5))
+"""
+
+from typing import Any  # no __future__ here: Haystack reads the types of `run`
+
+from lsr.errors import MissingExtra
+from lsr.index.index import Index
+
+from .store import has, opened, opened_or_created, put, remove, stored
+
+try:
+    from haystack import Document, component, default_from_dict, default_to_dict
+    from haystack.document_stores.errors import DuplicateDocumentError
+    from haystack.document_stores.types import DuplicatePolicy
+    from haystack.utils.filters import document_matches_filter
+except ImportError:
+    raise MissingExtra("haystack-ai", "haystack", "a document store for Haystack") from None
+
+
+class LsrDocumentStore:
+    """Haystack's documents in an index: id, content and meta; embeddings and blobs are left out.
+
+    Args:
+        path: The folder of the index.
+        encoder: Makes the index where there is none, and encodes its documents; without it there has to be one.
+    """
+
+    def __init__(self, path: str, encoder: str | None = None) -> None:
+        self.path = str(path)
+        self.encoder = encoder
+        self._index: Index | None = None
+
+    @property
+    def index(self) -> Index:
+        """The index, opened or made on first use."""
+        if self._index is None:
+            self._index = opened(self.path) if self.encoder is None else opened_or_created(self.path, self.encoder)
+        return self._index
+
+    def count_documents(self) -> int:
+        """How many documents there are."""
+        return len(self.index)
+
+    def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Document]:
+        """All documents that match Haystack's filters; each document is looked at."""
+        documents = (_document(*fields) for fields in stored(self.index))
+        return [document for document in documents if _matches(filters, document)]
+
+    def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
+        """Add documents and commit, all or none.
+
+        Args:
+            documents: What to add.
+            policy: What to do with one whose id is there already; NONE is FAIL.
+
+        Returns:
+            How many were written.
+
+        Raises:
+            DuplicateDocumentError: An id is there already, and the policy is FAIL.
+            ValueError: Something else than documents.
+        """
+        if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
+            raise ValueError("write_documents takes a list of Haystack's Documents")
+        wanted: dict[str, Document] = {}
+        written = 0
+        for document in documents:
+            if document.id in wanted or has(self.index, document.id):
+                if policy == DuplicatePolicy.SKIP:
+                    continue
+                if policy != DuplicatePolicy.OVERWRITE:
+                    raise DuplicateDocumentError(f"{self.path}: a document has the id {document.id!r} already")
+            wanted[document.id] = document
+            written += 1
+        put(self.index, [{"_id": d.id, "text": d.content, "metadata": d.meta} for d in wanted.values()])
+        return written
+
+    def delete_documents(self, document_ids: list[str]) -> None:
+        """Delete documents and commit; ids that no document has are passed over."""
+        remove(self.index, document_ids)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What Haystack writes into a pipeline's file."""
+        data: dict[str, Any] = default_to_dict(self, path=self.path, encoder=self.encoder)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "LsrDocumentStore":
+        """Make one of what `to_dict` gave."""
+        store: LsrDocumentStore = default_from_dict(cls, data)
+        return store
+
+
+@component
+class LsrRetriever:
+    """Finds documents in a store.
+
+    Args:
+        document_store: The store.
+        top_k: How many documents at most.
+        filters: Haystack's filters; those given to `run` come instead.
+        settings: Of `Index.search`: alpha, algorithm and so on.
+    """
+
+    def __init__(
+        self,
+        document_store: LsrDocumentStore,
+        top_k: int = 10,
+        filters: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.document_store = document_store
+        self.top_k = top_k
+        self.filters = filters
+        self.settings = settings or {}
+
+    @component.output_types(documents=list[Document])
+    def run(self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The best documents that match the filters, by descending score: {"documents": [...]}."""
+        index, k = self.document_store.index, self.top_k if top_k is None else top_k
+        filters = filters or self.filters
+        depth = k
+        while True:
+            hits = index.search(query, depth, **self.settings)
+            documents = [_document(hit.id, hit.title, hit.text, hit.metadata, hit.score) for hit in hits]
+            matching = [document for document in documents if _matches(filters, document)]
+            if len(matching) >= k or len(hits) < depth:
+                return {"documents": matching[:k]}
+            depth *= 4  # what the filters leave of the best is too little: look further down
+
+
+def _matches(filters: dict[str, Any] | None, document: Document) -> bool:
+    return not filters or bool(document_matches_filter(filters, document))
+
+
+def _document(doc_id: str, title: str, text: str, metadata: dict[str, Any], score: float | None = None) -> Document:
+    about = {"title": title} if title else {}
+    return Document(id=doc_id, content=text, meta={**about, **metadata}, score=score)

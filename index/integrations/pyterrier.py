@@ -1,0 +1,88 @@
+"""PyTerrier: an index as a retriever and as an indexer in pipelines. Needs the extra `pyterrier`, and no Java.
+
+index = LsrIndexer("idx", encoder="lsr-mini").index(dataset.get_corpus_iter())
+pt.Experiment([LsrRetriever(index) % 100], topics, qrels, ["nDCG@10"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from lsr.errors import MissingExtra
+from lsr.index.index import Index
+
+from .store import opened
+
+try:
+    import pandas as pd
+    import pyterrier as pt
+except ImportError:
+    raise MissingExtra("pyterrier", "pyterrier", "a transformer for PyTerrier") from None
+
+
+class LsrRetriever(pt.Transformer):
+    """Finds documents for topics: a frame of `qid` and `query` in, one with `docno`, `score`, `rank`, `text` out.
+
+    Topics with a column `query_toks` ({token: weight}, as learned sparse encoders of PyTerrier make it) are searched
+    with that instead of `query`.
+
+    Args:
+        index: An index or its folder.
+        k: How many documents a query at most.
+        text: Whether to give the documents' texts.
+        settings: Of `Index.search`: alpha, algorithm and so on.
+    """
+
+    def __init__(
+        self, index: Index | str | PathLike[str], k: int = 1000, *, text: bool = True, **settings: Any
+    ) -> None:
+        self.index = opened(index)
+        self.k = k
+        self.text = text
+        self.settings = settings
+
+    def transform(self, topics: pd.DataFrame) -> pd.DataFrame:
+        """The documents found, query by query, best first; ranks start at 0, as all of PyTerrier's do."""
+        column = "query_toks" if "query_toks" in topics.columns else "query"
+        pt.validate.query_frame(topics, extra_columns=[column])
+        found = self.index.search_batch(topics[column].tolist(), self.k, **self.settings)
+        hits = list(chain.from_iterable(found))
+        lengths = [len(one) for one in found]
+        results = topics.iloc[np.repeat(np.arange(len(topics)), lengths)].reset_index(drop=True)
+        results["docno"] = pd.Series([hit.id for hit in hits], dtype=str)
+        results["score"] = np.array([hit.score for hit in hits], np.float64)
+        results["rank"] = np.array([rank for length in lengths for rank in range(length)], np.int64)
+        if self.text:
+            results["text"] = pd.Series([hit.text for hit in hits], dtype=str)
+        return results
+
+    def fuse_rank_cutoff(self, k: int) -> LsrRetriever:
+        """What `retriever % k` is compiled to: a search that is not deeper than needed."""
+        return LsrRetriever(self.index, k, text=self.text, **self.settings) if k < self.k else self
+
+
+class LsrIndexer(pt.Indexer):
+    """Builds an index of documents ({"docno", "text"}, perhaps "title"; any other field becomes metadata).
+
+    Args:
+        path: The folder.
+        build: For `Index.build`: encoder, passages, overwrite and so on.
+    """
+
+    def __init__(self, path: str | PathLike[str], **build: Any) -> None:
+        self.path = path
+        self.build = build
+
+    def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> Index:  # noqa: A002 - PyTerrier's name
+        """Build the index and open it; keyword arguments come before those of the indexer."""
+        documents = ({"_id": document["docno"], **_without_docno(document)} for document in iter)
+        return Index.build(self.path, documents, **{**self.build, **kwargs})
+
+
+def _without_docno(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != "docno"}

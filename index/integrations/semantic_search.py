@@ -1,0 +1,67 @@
+"""Search over sentence-transformers' embeddings, in the form that its `sparse_encoder.search_engines` has for others.
+
+    results, seconds = semantic_search_lsr(model.encode_query(queries), model.encode_document(texts))
+
+Needs the extra `sentence-transformers`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from lsr.index.index import Index
+
+from .sentence_transformers import matrix
+from .store import opened
+
+if TYPE_CHECKING:
+    import torch
+
+
+def semantic_search_lsr(
+    query_embeddings: torch.Tensor,
+    corpus_embeddings: torch.Tensor | None = None,
+    corpus_index: Index | str | PathLike[str] | None = None,
+    top_k: int = 10,
+    output_index: bool = False,
+    index_kwargs: Mapping[str, Any] | None = None,
+    search_kwargs: Mapping[str, Any] | None = None,
+) -> tuple[Any, ...]:
+    """Search as `sentence_transformers.sparse_encoder.search_engines` has it for other engines; exact by default.
+
+    Args:
+        query_embeddings: (n_queries, n_terms), what `SparseEncoder.encode_query` gives.
+        corpus_embeddings: (n_texts, n_terms), what `encode_document` gives; unless there is an index.
+        corpus_index: An index or its folder.
+        top_k: How many documents a query at most.
+        output_index: Whether to give the index, too; one that was made here lies in a temporary folder and lives as
+            long as it is used.
+        index_kwargs: For `Index.build`.
+        search_kwargs: For `Index.search_batch`: alpha, algorithm, threads and so on.
+
+    Returns:
+        For each query its [{"corpus_id": row or document number, "score": float}, ...], the seconds that the search
+        took, and the index if it was asked for.
+
+    Raises:
+        ValueError: Neither embeddings nor an index.
+    """
+    if corpus_index is None:
+        if corpus_embeddings is None:
+            raise ValueError("either corpus_embeddings or corpus_index must be given")
+        folder = tempfile.mkdtemp(prefix="lsr-")
+        corpus_index = Index.build(f"{folder}/index", matrix(corpus_embeddings), **(index_kwargs or {}))
+        weakref.finalize(corpus_index, shutil.rmtree, folder, ignore_errors=True)
+    index = opened(corpus_index)
+    queries = matrix(query_embeddings)
+    started = time.perf_counter()
+    found = index.search_batch(queries, top_k, **(search_kwargs or {}))
+    seconds = time.perf_counter() - started
+    results = [[{"corpus_id": hit.doc, "score": hit.score} for hit in hits] for hits in found]
+    return (results, seconds, index) if output_index else (results, seconds)

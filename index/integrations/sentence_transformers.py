@@ -1,0 +1,136 @@
+"""sentence-transformers: its SparseEncoder as an encoder of lsr.
+
+    encoder = SentenceTransformersEncoder(SparseEncoder("naver/splade-v3"))
+    index = Index.build("idx", documents, encoder=encoder)  # and Index.open("idx", encoder=encoder)
+
+Needs the extra `sentence-transformers`. `load_encoder` reads SPLADE models by itself, and faster; this is for those
+that it refuses. Neither gives the other's fingerprint, so an index keeps to the one that made it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from lsr.encode.base import Encoder, as_texts
+from lsr.encode.checkpoint import TextTokenizer
+from lsr.errors import EncoderError, MissingExtra
+from lsr.fingerprint import Fingerprint, digest
+from lsr.sparse import SparseMatrix
+
+try:
+    import torch
+    from sentence_transformers import SparseEncoder
+except ImportError:
+    raise MissingExtra(
+        "sentence-transformers", "sentence-transformers", "an encoder of sentence-transformers"
+    ) from None
+
+
+def matrix(embeddings: torch.Tensor) -> SparseMatrix:
+    """What `SparseEncoder.encode` gives, sparse or dense, as (n_texts, n_terms); a single embedding is one row.
+
+    Raises:
+        TypeError: No tensor; decoded embeddings aren't needed here.
+        ValueError: A negative weight, or one that is no number.
+    """
+    if not isinstance(embeddings, torch.Tensor):
+        raise TypeError(f"embeddings are a tensor, as SparseEncoder.encode gives it, got {type(embeddings).__name__}")
+    rows = (embeddings.unsqueeze(0) if embeddings.ndim == 1 else embeddings).detach().cpu().to_sparse_coo().coalesce()
+    numbers, terms = rows.indices().numpy()
+    indptr = np.searchsorted(numbers, np.arange(rows.shape[0] + 1))
+    return SparseMatrix(indptr, terms, rows.values().float().numpy(), (rows.shape[0], rows.shape[1]))
+
+
+class SentenceTransformersEncoder(Encoder):
+    """A SparseEncoder behind the encoders' interface.
+
+    An index doesn't carry it: name it whenever you open one.
+
+    Args:
+        model: The model, loaded.
+        batch_size: Texts that it encodes at a time.
+
+    Raises:
+        EncoderError: Its tokenizer is none of the library tokenizers.
+    """
+
+    type = "sentence-transformers"
+
+    def __init__(self, model: SparseEncoder, batch_size: int = 32) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        backend = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
+        if not hasattr(backend, "to_str"):
+            raise EncoderError(
+                f"a model with a {type(backend).__name__}; needed is a tokenizer of the library tokenizers"
+            )
+        self._tokenizer = TextTokenizer(backend.to_str())
+        self._n_terms = matrix(model.encode_document([""], show_progress_bar=False)).shape[1]
+        kinds = {type(module).__name__ for module in model.modules()}
+        # Of an autoencoder the terms are dimensions, whatever the tokenizer says.
+        self._terms_are_tokens = not kinds.isdisjoint({"SpladePooling", "SparseStaticEmbedding"})
+
+    def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
+        """What the model's own `encode_query` gives, prompts included."""
+        return self._encode(self.model.encode_query, as_texts(texts))
+
+    def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
+        """What the model's own `encode_document` gives, prompts included."""
+        return self._encode(self.model.encode_document, as_texts(texts))
+
+    def _encode(self, encode: Any, texts: list[str]) -> SparseMatrix:
+        if not texts:
+            return SparseMatrix.empty(self._n_terms)
+        return matrix(encode(texts, batch_size=self.batch_size, show_progress_bar=False, save_to_cpu=True))
+
+    @cached_property
+    def vocabulary(self) -> Sequence[str]:
+        """The tokenizer's tokens; of an autoencoder, whose terms are no tokens, "[dim:0]" and so on."""
+        if self._terms_are_tokens:
+            return self._tokenizer.vocabulary(self._n_terms)
+        return [f"[dim:{term}]" for term in range(self._n_terms)]
+
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Where the tokens stand in a text; none where terms are no tokens."""
+        return self.tokens(text) if self._terms_are_tokens else []
+
+    def tokens(self, text: str) -> list[tuple[int, int, int]]:
+        """The tokenizer's tokens, whatever the terms are."""
+        return self._tokenizer.spans(text)
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """How many documents have more tokens than the model reads."""
+        limit = self.model.max_seq_length
+        return sum(len(row) > limit for row in self._tokenizer.ids(texts, None, special=True)) if limit else 0
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Digests of parameters, prompts and tokenizer, under no names that change with the library."""
+        values = {digest([p.detach().cpu().flatten().view(torch.uint8).numpy()]) for p in self.model.parameters()}
+        how = json.dumps([sorted(values), self.model.prompts, self.model.max_active_dims], sort_keys=True)
+        length = self.model.max_seq_length
+        poolings = [module for module in self.model.modules() if type(module).__name__ == "SpladePooling"]
+        return Fingerprint(
+            model=f"SparseEncoder({self.model.model_card_data.base_model or ''})",
+            weights=digest([how.encode()]),
+            tokenizer=self._tokenizer.digest,
+            vocabulary_size=self._n_terms,
+            pooling="/".join(pooling.pooling_strategy for pooling in poolings) or None,
+            saturation="/".join(pooling.activation_function for pooling in poolings) or None,
+            max_length=int(length) if length and length < math.inf else None,  # a table's is infinite
+        )
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Always refused: lsr can't read the model's files.
+
+        Raises:
+            EncoderError: Always.
+        """
+        raise EncoderError("a SparseEncoder is saved by its own library: encoder.model.save_pretrained(folder)")

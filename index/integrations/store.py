@@ -1,0 +1,82 @@
+"""What the adapters share: an index by its path, its documents listed, written and deleted.
+
+Every change is committed before the function returns, or taken back where it fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from lsr.index.index import Index
+from lsr.index.storage import MANIFEST
+
+
+def opened(index: Index | str | PathLike[str]) -> Index:
+    """An index that is open already, or the one in this folder.
+
+    Raises:
+        IndexFormatError: Not an index.
+    """
+    return index if isinstance(index, Index) else Index.open(index)
+
+
+def opened_or_created(path: str | PathLike[str], encoder: str) -> Index:
+    """The index in this folder; an empty one is made where there is none.
+
+    Args:
+        path: The folder.
+        encoder: What a new index encodes with.
+    """
+    if (Path(path) / MANIFEST).is_file():
+        return Index.open(path)
+    living: Any = Index
+    created: Index = living.create(path, encoder=encoder)
+    return created
+
+
+def has(index: Index, doc_id: str) -> bool:
+    """Whether a document has this id."""
+    stored = f"{doc_id}#0" if index.has_passages else doc_id
+    return index.documents.find(stored) is not None
+
+
+def put(index: Index, documents: Iterable[Mapping[str, Any]]) -> None:
+    """Add documents ({"_id", "text", ...}); one whose id is there already takes that one's place."""
+    new: list[Mapping[str, Any]] = []
+    known: list[Mapping[str, Any]] = []
+    for document in documents:
+        (known if has(index, document["_id"]) else new).append(document)
+    with _committed(index) as living:
+        if known:
+            living.update(known)
+        if new:
+            living.add(new)
+
+
+def remove(index: Index, ids: Sequence[str]) -> None:
+    """Delete documents; ids that no document has are passed over."""
+    there = [doc_id for doc_id in dict.fromkeys(ids) if has(index, doc_id)]
+    if there:
+        with _committed(index) as living:
+            living.delete(there)
+
+
+def stored(index: Index) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Id, title, text and metadata of every document, in the order of addition; of passages, each passage's."""
+    for doc in range(len(index)):
+        yield (index.documents.id(doc), *index.documents.fields(doc))
+
+
+@contextmanager
+def _committed(index: Index) -> Iterator[Any]:
+    living: Any = index
+    try:
+        yield living
+    except BaseException:
+        living.rollback()
+        raise
+    living.commit()

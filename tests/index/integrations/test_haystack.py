@@ -1,0 +1,129 @@
+"""The document store and the retriever for Haystack, in its pipelines and against its own tests of a store."""
+
+from __future__ import annotations
+
+import pytest
+
+from lsr.errors import IndexFormatError
+from lsr.index.index import Index
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_telemetry():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
+        yield
+
+
+with pytest.MonkeyPatch.context() as patch:  # it sends what it sends while it is imported, too
+    patch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
+    pytest.importorskip("haystack", reason='heavy, so not among dev: pip install "lsr-search[haystack]"')
+    from haystack import Document, Pipeline
+    from haystack.components.builders import PromptBuilder
+    from haystack.components.writers import DocumentWriter
+    from haystack.document_stores.types import DuplicatePolicy
+    from haystack.testing import document_store as theirs
+
+    from lsr.index.integrations.haystack import LsrDocumentStore, LsrRetriever
+
+LATER = {"field": "meta.year", "operator": ">", "value": 1960}
+
+
+def test_finds_what_the_index_finds(folder):
+    hits = Index.open(folder).search("flutter of wings", k=2)
+    found = LsrRetriever(LsrDocumentStore(folder)).run("flutter of wings", top_k=2)["documents"]
+    assert [(d.id, d.content, d.score) for d in found] == [(h.id, h.text, h.score) for h in hits]
+    assert found[1].meta == {"title": "Wings", "year": 1958}
+
+
+def test_settings_reach_the_search(folder):
+    with pytest.raises(ValueError, match="alpha must be above 0"):
+        LsrRetriever(LsrDocumentStore(folder), settings={"alpha": 7}).run("wing")
+
+
+def test_no_index(tmp_path):
+    with pytest.raises(IndexFormatError, match="not an index"):
+        LsrDocumentStore(tmp_path).count_documents()
+
+
+def test_filters_leave_as_many_as_were_asked_for(tmp_path):
+    """What is filtered out of the best is made up for by what comes below."""
+    documents = [{"_id": str(n), "text": "cat " * (40 - n), "metadata": {"even": n % 2 == 0}} for n in range(40)]
+    index = Index.build(tmp_path / "idx", documents, encoder="bm25", impacts="float32")
+    expected = [hit.id for hit in index.search("cat", k=40) if not hit.metadata["even"]]
+    odd = {"field": "meta.even", "operator": "==", "value": False}
+    store = LsrDocumentStore(tmp_path / "idx")
+    for retriever, given in ((LsrRetriever(store, 7), odd), (LsrRetriever(store, 7, odd), None)):
+        assert [d.id for d in retriever.run("cat", filters=given)["documents"]] == expected[:7]
+        assert [d.id for d in retriever.run("cat", 100, given)["documents"]] == expected
+
+
+def test_filter_documents(folder):
+    store = LsrDocumentStore(folder)
+    assert store.count_documents() == 3
+    assert [d.id for d in store.filter_documents()] == ["wing", "plate", "flutter"]
+    assert [d.id for d in store.filter_documents(LATER)] == ["plate", "flutter"]
+
+
+def test_in_a_pipeline_that_is_saved_and_loaded(folder):
+    pipeline = Pipeline()
+    retriever = LsrRetriever(LsrDocumentStore(folder), top_k=1, filters=LATER, settings={"alpha": 0.9})
+    pipeline.add_component("retriever", retriever)
+    template = "{% for d in documents %}{{ d.content }}{% endfor %} {{ question }}"
+    pipeline.add_component("prompt", PromptBuilder(template, required_variables="*"))
+    pipeline.connect("retriever.documents", "prompt.documents")
+    again = Pipeline.loads(pipeline.dumps(), allowed_modules=[LsrRetriever.__module__])
+    assert again.to_dict() == pipeline.to_dict()
+    loaded = again.get_component("retriever")
+    assert (loaded.top_k, loaded.filters, loaded.settings) == (1, LATER, {"alpha": 0.9})
+    for one in (pipeline, again):
+        ran = one.run({"retriever": {"query": "wings that flutter"}, "prompt": {"question": "Why?"}})
+        assert ran["prompt"]["prompt"] == "Flutter of a wing, flutter of a panel. Why?"
+
+
+def test_store_as_a_dictionary():
+    store = LsrDocumentStore("idx", encoder="bm25")
+    again = LsrDocumentStore.from_dict(store.to_dict())
+    assert (again.path, again.encoder) == ("idx", "bm25")
+
+
+def _plain(documents):
+    return sorted((d.id, d.content, sorted(d.meta.items())) for d in documents)
+
+
+@pytest.mark.usefixtures("living")
+class TestAgainstTheirs(
+    theirs.CountDocumentsTest, theirs.WriteDocumentsTest, theirs.DeleteDocumentsTest, theirs.FilterDocumentsTest
+):
+    """Haystack's own tests of a document store."""
+
+    @pytest.fixture
+    def document_store(self, tmp_path):
+        """An empty one."""
+        return LsrDocumentStore(tmp_path / "idx", encoder="bm25")
+
+    @staticmethod
+    def assert_documents_are_equal(received, expected):
+        """Embeddings aren't kept."""
+        assert _plain(received) == _plain(expected)
+
+    def test_write_documents(self, document_store):
+        """Without a policy a doubled id is refused, and nothing of the batch written."""
+        document = Document(content="test doc")
+        assert document_store.write_documents([document]) == 1
+        with pytest.raises(theirs.DuplicateDocumentError, match="already"):
+            document_store.write_documents([Document(content="another"), document])
+        assert document_store.count_documents() == 1
+
+
+@pytest.mark.usefixtures("living")
+def test_write_skip_and_overwrite_in_a_pipeline(tmp_path):
+    store = LsrDocumentStore(tmp_path / "idx", encoder="bm25")
+    indexing = Pipeline()
+    indexing.add_component("writer", DocumentWriter(store, policy=DuplicatePolicy.OVERWRITE))
+    first, second = Document(content="Cats sleep.", id="a"), Document(content="Cats purr.", id="a", meta={"n": 2})
+    assert indexing.run({"writer": {"documents": [first]}}) == {"writer": {"documents_written": 1}}
+    assert indexing.run({"writer": {"documents": [second, second]}}) == {"writer": {"documents_written": 2}}
+    assert store.write_documents([first], DuplicatePolicy.SKIP) == 0
+    (found,) = LsrRetriever(LsrDocumentStore(tmp_path / "idx")).run("cats")["documents"]
+    assert (found.content, found.meta) == ("Cats purr.", {"n": 2})

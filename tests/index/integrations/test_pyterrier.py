@@ -1,0 +1,105 @@
+"""The transformer and the indexer for PyTerrier, in its pipelines and experiments; without Java."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from lsr.index.index import Index
+
+pytest.importorskip("pyterrier", reason='heavy, so not among dev: pip install "lsr-search[pyterrier]"')
+
+import pandas as pd
+import pyterrier as pt
+
+from lsr.index.integrations.pyterrier import LsrIndexer, LsrRetriever
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*inplace:DeprecationWarning")  # in PyTerrier itself
+TOPICS = pd.DataFrame(
+    {"qid": ["7", "8", "9"], "query": ["flutter of wings", "unheard of", "plates"], "user": [1, 2, 3]}
+)
+
+
+def test_finds_what_the_index_finds(folder):
+    index = Index.open(folder)
+    expected = [
+        (qid, query, user, hit.id, hit.score, rank, hit.text)
+        for qid, query, user in TOPICS.itertuples(index=False)
+        for rank, hit in enumerate(index.search(query, k=2))
+    ]
+    assert [row[3] for row in expected] == ["flutter", "wing", "plate"]
+    for retriever in (LsrRetriever(index, 2), LsrRetriever(folder, 2)):
+        found = retriever(TOPICS)
+        assert list(found.columns) == ["qid", "query", "user", "docno", "score", "rank", "text"]
+        assert list(found.itertuples(index=False, name=None)) == expected
+    assert "text" not in LsrRetriever(index, text=False)(TOPICS).columns
+
+
+def test_nothing_found(folder):
+    full = LsrRetriever(folder)(TOPICS)
+    for topics in (TOPICS[:0], TOPICS[1:2]):
+        empty = LsrRetriever(folder)(topics)
+        assert len(empty) == 0
+        assert dict(empty.dtypes) == dict(full.dtypes)
+    assert pt.inspect.transformer_outputs(LsrRetriever(folder), ["qid", "query"]) == [
+        "qid", "query", "docno", "score", "rank", "text",
+    ]  # fmt: skip
+
+
+def test_one_query_and_settings(folder):
+    assert LsrRetriever(folder).search("flat plates")["docno"].tolist() == ["plate"]
+    with pytest.raises(ValueError, match="alpha must be above 0"):
+        LsrRetriever(folder, alpha=7).search("wing")
+    with pytest.raises(pt.validate.InputValidationError):
+        LsrRetriever(folder)(pd.DataFrame({"qid": ["1"]}))
+
+
+def test_queries_that_are_encoded_already(folder):
+    index = Index.open(folder)
+    topics = pd.DataFrame({"qid": ["1"], "query_toks": [{"wing": 2.0, "panel": 0.5}]})
+    (expected,) = index.search_batch([{"wing": 2.0, "panel": 0.5}])
+    found = LsrRetriever(index)(topics)
+    assert list(zip(found["docno"], found["score"], strict=True)) == [(hit.id, hit.score) for hit in expected]
+
+
+def test_pipelines(folder):
+    retriever = LsrRetriever(folder)
+    shouted = pt.apply.query(lambda topic: topic["query"].upper()) >> retriever
+    assert shouted(TOPICS)["docno"].tolist() == ["flutter", "wing", "plate"]
+    first = retriever % 1
+    assert first(TOPICS)["docno"].tolist() == ["flutter", "plate"]
+    compiled = first.compile()
+    assert isinstance(compiled, LsrRetriever)
+    assert compiled.k == 1
+    pd.testing.assert_frame_equal(compiled(TOPICS), first(TOPICS).reset_index(drop=True))
+    assert (LsrRetriever(folder, 1) % 5).compile()(TOPICS)["docno"].tolist() == ["flutter", "plate"]
+    reranked = retriever >> pt.apply.doc_score(lambda row: len(row["text"]))
+    assert reranked(TOPICS)["score"].tolist()[:2] == [38.0, 35.0]
+
+
+def test_an_experiment(folder):
+    qrels = pd.DataFrame({"qid": ["7", "9"], "docno": ["wing", "plate"], "label": [1, 1]})
+    systems = [LsrRetriever(folder), LsrRetriever(folder) % 1]
+    results = pt.Experiment(systems, TOPICS, qrels, ["recip_rank", "P_5"], names=["all", "first"])
+    assert results.set_index("name").loc["all", "recip_rank"] == 0.75
+    assert results.set_index("name").loc["first", "recip_rank"] == 0.5
+
+
+def test_indexer(tmp_path):
+    corpus = [
+        {"docno": "a", "title": "Cats", "text": "They sleep.", "year": 2001},
+        {"docno": "b", "text": "Dogs bark."},
+    ]
+    index = LsrIndexer(tmp_path / "idx", encoder="bm25").index(iter(corpus))
+    assert LsrRetriever(index).search("cats")["docno"].tolist() == ["a"]
+    assert index.search("cats")[0].metadata == {"year": 2001}
+    again = LsrIndexer(tmp_path / "idx", encoder="bm25").index(corpus[1:], overwrite=True)
+    assert len(again) == 1
+    lower = pt.apply.text(lambda document: "birds") >> LsrIndexer(tmp_path / "birds", encoder="bm25")
+    lower.index(corpus)
+    assert LsrRetriever(tmp_path / "birds").search("birds")["docno"].tolist() == ["b", "a"]
+
+
+def test_no_java():
+    assert "jnius" not in sys.modules

@@ -1,0 +1,80 @@
+"""What all adapters have in common: the extra that each needs, and how they change an index."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lsr.errors import DataError
+from lsr.index.index import Index
+from lsr.index.integrations.store import opened, opened_or_created, put, remove, stored
+
+LIBRARIES = {
+    "langchain": "langchain_core",
+    "llamaindex": "llama_index",
+    "haystack": "haystack",
+    "pyterrier": "pyterrier",
+    "sentence_transformers": "sentence_transformers",
+}
+WITHOUT = f"""
+import importlib, sys
+sys.modules |= dict.fromkeys({list(LIBRARIES.values())!r})
+from lsr.errors import MissingExtra
+for name in {list(LIBRARIES)!r}:
+    try: importlib.import_module("lsr.index.integrations." + name)
+    except MissingExtra as error: print(error)
+"""
+
+
+def test_a_missing_library_is_named_with_its_extra():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, timeout=120, check=True)
+    extras = [name.replace("_", "-") for name in LIBRARIES]
+    assert [line.rsplit("pip install ")[-1] for line in done.stdout.splitlines()] == [
+        f'"lsr-search[{extra}]"' for extra in extras
+    ]
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    assert set(extras) <= project["optional-dependencies"].keys()
+
+
+def test_an_index_or_its_folder(folder):
+    index = Index.open(folder)
+    assert opened(index) is index
+    assert opened(str(folder)).path == folder
+    assert opened_or_created(folder, "bm25").path == folder
+
+
+def test_all_documents(folder):
+    assert [(doc_id, title, about["year"]) for doc_id, title, _, about in stored(Index.open(folder))] == [
+        ("wing", "Wings", 1958),
+        ("plate", "", 1962),
+        ("flutter", "", 1962),
+    ]
+
+
+@pytest.mark.usefixtures("living")
+def test_changes_are_committed_together_or_not_at_all(tmp_path):
+    index = opened_or_created(tmp_path / "idx", "bm25")
+    put(index, [{"_id": "a", "text": "Cats sleep."}, {"_id": "b", "text": "Dogs bark."}])
+    put(index, [{"_id": "c", "text": "Dogs sleep."}, {"_id": "a", "text": "Cats purr."}])
+    with pytest.raises(DataError):
+        put(index, [{"_id": "d", "text": "Birds."}, {"_id": "b", "text": 3}])
+    remove(index, ["c", "c", "never was"])
+    for one in (index, Index.open(tmp_path / "idx")):
+        assert sorted((doc_id, text) for doc_id, _, text, _ in stored(one)) == [
+            ("a", "Cats purr."),
+            ("b", "Dogs bark."),
+        ]
+        assert [hit.id for hit in one.search("cats")] == ["a"]
+        assert one.search("birds") == []
+
+
+@pytest.mark.usefixtures("living")
+def test_a_document_that_was_cut_is_deleted_whole(passages):
+    put(passages, [{"_id": "d", "text": "Birds."}])
+    assert [hit.text for hit in passages.search("birds flutter")] in ([], ["Birds."])
+    remove(passages, ["d"])
+    assert list(stored(passages)) == []
