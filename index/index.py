@@ -26,7 +26,7 @@ from lsr.corpus import Document
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder, load_encoder_files
 from lsr.encode.stream import Passages, Report
-from lsr.errors import CorruptIndex, DataError, EncoderError
+from lsr.errors import CorruptIndex, DataError, EncoderError, EncoderMismatch
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
 
@@ -93,9 +93,13 @@ class Hit:
         """Its metadata, empty if none is stored."""
         return self._index.documents.fields(self.doc)[2]
 
-    def explain(self) -> Explanation:
-        """Why it has its score, term by term."""
-        return self._index._explain(self._query, self.doc)
+    def explain(self, *, origins: bool = True) -> Explanation:
+        """Why it has its score, term by term; as `Index.explain`."""
+        return self._index._explain(self._query, self.doc, origins)
+
+    def highlight(self, length: int | None = None, **marks: Any) -> str:
+        """Title and text with the words marked that count, or the best part of them; as `Explanation.highlight`."""
+        return self.explain().highlight(length, **marks)
 
     def __repr__(self) -> str:
         return f"Hit(id={self.id!r}, score={self.score:.4f})"
@@ -449,8 +453,14 @@ class Index:
 
     # --- explaining and checking -----------------------------------------------------------------------------------
 
-    def explain(self, query: Query, doc_id: str) -> Explanation:
+    def explain(self, query: Query, doc_id: str, *, origins: bool = True) -> Explanation:
         """Why a document has its score for a query; the document need not be among the hits.
+
+        Args:
+            query: A text, a {token: weight} mapping, or a matrix of one row.
+            doc_id: The document's id.
+            origins: Have the documents' model, where it is at hand, read the document again and tell which words its
+                expansions come from.
 
         Raises:
             DataError: No document has this id.
@@ -463,9 +473,9 @@ class Index:
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
         if len(vector) != 1:
             raise ValueError(f"explain takes one query, got {len(vector)}")
-        return self._explain(vector, doc)
+        return self._explain(vector, doc, origins)
 
-    def _explain(self, query: SparseMatrix, doc: int) -> Explanation:
+    def _explain(self, query: SparseMatrix, doc: int, origins: bool) -> Explanation:
         terms, weights = query.row(0)
         impacts = self.segment.impacts_of(doc, terms)
         scores = weights.astype(np.float64) * impacts
@@ -473,6 +483,10 @@ class Index:
         title, text, _ = self.documents.fields(doc)
         content = Document("", text, title).content
         spans = self._spans(content)
+        added = (
+            [] if spans is None or not origins else [term for term in terms[impacts > 0].tolist() if term not in spans]
+        )
+        sources = self._origins(content, added)
         tokens = self.vocabulary
         contributions = []
         for i in np.lexsort((terms, -scores)).tolist():
@@ -489,6 +503,7 @@ class Index:
                     share=score / total if total else 0.0,
                     kind="missing" if not impacts[i] else "" if spans is None else kind,
                     spans=found,
+                    origin=sources.get(term),
                 )
             )
         return Explanation(self.documents.id(doc), total, tuple(contributions), content)
@@ -501,6 +516,13 @@ class Index:
         for term, start, end in self.encoder.spans(content):
             spans.setdefault(term, []).append((start, end))
         return spans
+
+    def _origins(self, content: str, terms: list[int]) -> dict[int, tuple[int, int]]:
+        """Which word each expansion comes from; nothing where the documents' model is elsewhere or can't be run."""
+        try:
+            return self.encoder.origins(content, terms) if terms else {}
+        except (EncoderError, EncoderMismatch):
+            return {}
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""
