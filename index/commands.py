@@ -165,6 +165,13 @@ def open_index(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Cores for --queries. [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
 @click.option("--skip-bad", is_flag=True, help="Count bad queries and go on.")
+@click.option(
+    "--highlight",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help='Characters of a text that are shown, those that count most; in JSON under "highlights", if it is given. '
+    f"[default: {_PREVIEW}]",
+)
 @click.option("--plan", is_flag=True, help="Print what the search touches instead of what it finds.")
 @search_options
 @encoder_options
@@ -178,6 +185,7 @@ def search(
     tag: str,
     threads: int,
     skip_bad: bool,
+    highlight: int | None,
     plan: bool,
     encoder: str | None,
     **options: Any,
@@ -190,6 +198,7 @@ def search(
     Examples:
       lsr search idx "boundary layer transition" -k 5
       lsr search idx --queries queries.jsonl -k 1000 --run out.trec
+      lsr search idx "boundary layer transition" --json --highlight 200
       lsr search idx "boundary layer transition" --alpha 0.8 --plan
       lsr search idx --queries queries.jsonl --run out.trec --algorithm clusters --cut 12
     """  # fmt: skip
@@ -202,7 +211,7 @@ def search(
     settings = _search_settings(options)
     index = open_index(index_path, encoder, options)
     if queries is not None:
-        _search_file(index, queries, k, run_path, tag, threads, skip_bad, settings)
+        _search_file(index, queries, k, run_path, tag, threads, skip_bad, highlight, settings)
         return
     assert text is not None
     if plan:
@@ -216,9 +225,9 @@ def search(
     if run_path:
         _write_run(run_path, [("1", hits)], tag)
     elif as_json or not is_terminal():
-        _print_json(None, hits)
+        _print_json(None, hits, highlight)
     else:
-        _print_table(hits)
+        _print_table(hits, highlight or _PREVIEW)
 
 
 def _search_file(
@@ -229,6 +238,7 @@ def _search_file(
     tag: str,
     threads: int,
     skip_bad: bool,
+    highlight: int | None,
     settings: dict[str, Any],
 ) -> None:
     from lsr.console import note, progress
@@ -252,7 +262,7 @@ def _search_file(
                 if out:
                     _write_lines(out, query_id, hits, tag)
                 else:
-                    _print_json(query_id, hits)
+                    _print_json(query_id, hits, highlight)
             bar.update(len(ids))
 
 
@@ -270,7 +280,7 @@ def _write_lines(file: IO[str], query_id: str, hits: Any, tag: str) -> None:
     file.writelines(line + "\n" for line in run_lines(query_id, ((hit.id, hit.score) for hit in hits), tag))
 
 
-def _print_json(query_id: str | None, hits: Any) -> None:
+def _print_json(query_id: str | None, hits: Any, highlight: int | None) -> None:
     from lsr.console import emit_json
 
     for rank, hit in enumerate(hits, start=1):
@@ -279,19 +289,23 @@ def _print_json(query_id: str | None, hits: Any) -> None:
         if hit.passage != hit.id:
             values["passage"] = hit.passage
         values |= {key: value for key in ("title", "text", "metadata") if (value := getattr(hit, key))}
+        if highlight:
+            values["highlights"] = hit.highlight(highlight)
         emit_json(values)
 
 
-def _print_table(hits: Any) -> None:
+def _print_table(hits: Any, highlight: int) -> None:
     from lsr.console import table
 
     if not hits:
         click.echo("no document shares a term with this query")
         return
+    before, after = click.style("", bold=True, reset=False), click.style("")
     rows = []
     for rank, hit in enumerate(hits, start=1):
-        text = " ".join(f"{hit.title} | {hit.text}".split()) if hit.title else " ".join(hit.text.split())
-        rows.append((str(rank), f"{hit.score:.3f}", hit.passage, text[:_PREVIEW], hit.explain().words(3)))
+        why = hit.explain(origins=False)  # without waiting for the documents' model
+        text = " ".join(why.highlight(highlight, before=before, after=after).split())
+        rows.append((str(rank), f"{hit.score:.3f}", hit.passage, text, why.words(3)))
     click.echo(table(rows, ("", "score", "id", "text", "because of"), ">><<<"))
 
 

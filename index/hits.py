@@ -19,7 +19,7 @@ class Hit:
 
     __slots__ = ("_documents", "_explain", "doc", "score")
 
-    def __init__(self, documents: AllDocuments, doc: int, score: float, explain: Callable[[int], Explanation]) -> None:
+    def __init__(self, documents: AllDocuments, doc: int, score: float, explain: Callable[..., Explanation]) -> None:
         self._documents = documents
         self._explain = explain
         self.doc = doc
@@ -50,9 +50,13 @@ class Hit:
         """Its metadata, empty if none is stored."""
         return self._documents.fields(self.doc)[2]
 
-    def explain(self) -> Explanation:
-        """Why it has its score, term by term."""
-        return self._explain(self.doc)
+    def explain(self, *, origins: bool = True) -> Explanation:
+        """Why it has its score, term by term; as `Index.explain`."""
+        return self._explain(self.doc, origins=origins)
+
+    def highlight(self, length: int | None = None, **marks: Any) -> str:
+        """Title and text with the words marked that count, or the best part of them; as `Explanation.highlight`."""
+        return self.explain().highlight(length, **marks)
 
     def __repr__(self) -> str:
         return f"Hit(id={self.id!r}, score={self.score:.4f})"

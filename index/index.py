@@ -523,8 +523,14 @@ class Index:
 
     # --- explaining and checking -----------------------------------------------------------------------------------
 
-    def explain(self, query: Query, doc_id: str) -> Explanation:
+    def explain(self, query: Query, doc_id: str, *, origins: bool = True) -> Explanation:
         """Why a document has its score for a query; the document need not be among the hits.
+
+        Args:
+            query: A text, a {token: weight} mapping, or a matrix of one row.
+            doc_id: The document's id.
+            origins: Have the documents' model, where it is at hand, read the document again and tell which words its
+                expansions come from.
 
         Raises:
             DataError: No document has this id.
@@ -538,11 +544,11 @@ class Index:
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
         if len(vector) != 1:
             raise ValueError(f"explain takes one query, got {len(vector)}")
-        return self._explain(snapshot, vector, doc)
+        return self._explain(snapshot, vector, doc, origins=origins)
 
-    def _explain(self, snapshot: Snapshot, query: SparseMatrix, doc: int) -> Explanation:
+    def _explain(self, snapshot: Snapshot, query: SparseMatrix, doc: int, *, origins: bool = True) -> Explanation:
         has_encoder = self._given_encoder is not None or bool(snapshot.shared.encoder_files)
-        return explain_document(snapshot, self.encoder if has_encoder else None, query, doc)
+        return explain_document(snapshot, self.encoder if has_encoder else None, query, doc, origins=origins)
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""

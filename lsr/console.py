@@ -27,13 +27,15 @@ def note(message: str) -> None:
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str], align: str) -> str:
-    """A table in plain text; `align` has "<" or ">" for each column."""
+    """A table in plain text, cells may be styled; `align` has "<" or ">" for each column."""
     lines = [list(map(str, row)) for row in (header, *rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    text = [
-        "  ".join(f"{cell:{a}{width}}" for cell, a, width in zip(line, align, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+    seen = [[len(click.unstyle(cell)) for cell in line] for line in lines]
+    widths = [max(line[i] for line in seen) for i in range(len(header))]
+    text = []
+    for line, lengths in zip(lines, seen, strict=True):
+        spaces = [" " * (width - length) for width, length in zip(widths, lengths, strict=True)]
+        cells = [cell + s if a == "<" else s + cell for cell, s, a in zip(line, spaces, align, strict=True)]
+        text.append("  ".join(cells).rstrip())
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([text[0], rule, *text[1:]])
 

@@ -63,6 +63,25 @@ class Encoder(abc.ABC):
         """Those spans that passages are counted in."""
         return self.spans(text)
 
+    def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Which word of a document each of its terms comes from; nothing where the encoder can't tell.
+
+        A model that keeps the largest of a term's logits over the text (max pooling), or adds them up, has it from the
+        word of the token that gave the largest. Only what the encoder reads of a text counts. Never downloads a model.
+
+        Args:
+            text: The document's text.
+            terms: Terms, of which those without weight in the document have no origin.
+
+        Returns:
+            (start, end) in characters of the text, of a whole word, by term. A term that a special token brought has
+            none: it comes from the text as a whole.
+
+        Raises:
+            EncoderError: The documents' model can't be run.
+        """
+        return {}
+
     @abc.abstractmethod
     def save(self, folder: str | PathLike[str]) -> None:
         """Write everything that `load_encoder` needs into a folder, weights included."""

@@ -60,6 +60,19 @@ def locate(name: str | PathLike[str]) -> Path:
     return _download(str(name))
 
 
+def is_here(name: str, subfolder: str = "") -> bool:
+    """Whether the weights of a checkpoint lie on this machine: `locate` needn't download them."""
+    if name in BUILT_IN or Path(name).exists() or not is_hub_name(name):
+        return name in BUILT_IN or Path(name).is_dir()
+    try:
+        from huggingface_hub import snapshot_download
+
+        weight_files(inside(Path(snapshot_download(name, local_files_only=True)), subfolder))
+    except Exception:  # the hub's library has many ways to say that it isn't
+        return False
+    return True
+
+
 def reference(folder: Path) -> str:
     """What `locate` finds a folder by, on another machine too if the folder is built in."""
     folder = folder.resolve()
@@ -285,15 +298,42 @@ class TextTokenizer:
             max_length: Tokens that are kept, special ones included; None for all.
             special: Whether to add the special tokens around a text.
         """
-        tokenizer = self._whole
-        if max_length is not None:
-            if max_length not in self._cut:
-                cut = Tokenizer.from_str(self.content.decode())
-                cut.enable_truncation(max_length)
-                self._cut[max_length] = cut
-            tokenizer = self._cut[max_length]
-        encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
+        encodings = self._reading(max_length).encode_batch_fast(list(texts), add_special_tokens=special)
         return [encoding.ids for encoding in encodings]
+
+    def _reading(self, max_length: int | None) -> Tokenizer:
+        """The tokenizer that reads so many tokens; None for all."""
+        if max_length is None:
+            return self._whole
+        if max_length not in self._cut:
+            cut = Tokenizer.from_str(self.content.decode())
+            cut.enable_truncation(max_length)
+            self._cut[max_length] = cut
+        return self._cut[max_length]
+
+    def words(
+        self, text: str, max_length: int | None, prompt: str = ""
+    ) -> tuple[list[int], list[tuple[int, int] | None]]:
+        """What a model reads of a text, and the word that each token is a part of.
+
+        Args:
+            text: The text.
+            max_length: Tokens that are read, special ones included; None for all.
+            prompt: What the model reads in front of it.
+
+        Returns:
+            Token ids, and for each the (start, end) of its word in characters of the text: None for special tokens, and
+            for those of the prompt.
+        """
+        encoding = self._reading(max_length).encode(prompt + text)
+        found: list[tuple[int, int] | None] = []
+        for term, word in zip(encoding.ids, encoding.word_ids, strict=True):
+            start, end = (0, 0) if word is None or term in self.special else encoding.word_to_chars(word)
+            start, end = max(0, start - len(prompt)), end - len(prompt)
+            inside = text[start : max(start, end)]
+            start += len(inside) - len(inside.lstrip())  # some tokenizers count the space before a word
+            found.append((start, start + len(inside.strip())) if inside.strip() else None)
+        return encoding.ids, found
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
         """(id, start, end) of a text's tokens, special ones left out, in characters."""

@@ -85,6 +85,10 @@ class HybridEncoder(Encoder):
         words = [(first + term, start, end) for term, start, end in self.lexical.spans(text)]
         return sorted([*self.learned.spans(text), *words], key=lambda span: (span[1], span[0]))
 
+    def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """The learned encoder's; BM25's terms stand in the text themselves."""
+        return self.learned.origins(text, [term for term in terms if term < self.learned.n_terms])
+
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
         """The learned encoder's."""
         return self.learned.tokens(text)

@@ -282,6 +282,19 @@ class Head(nn.Module):
         """Arguments and result as of `SparseModel`; states: (batch, seq, hidden)."""
         raise NotImplementedError
 
+    def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
+        """What each token adds to terms, before the pooling and up to a constant of each term.
+
+        Args:
+            states: (batch, seq, hidden).
+            ids: (batch, seq) int64.
+            terms: (n,) int64.
+
+        Returns:
+            (batch, seq, n) float.
+        """
+        raise NotImplementedError
+
     def tensors(self) -> dict[str, Tensor]:
         """What has to be kept besides the backbone."""
         return {}
@@ -349,6 +362,13 @@ class MaskedLMHead(Head):
                 self._screen = Screen(weight)
             return self._screen.pool(states, mask, bias, self.saturation)
         return pool_states(states, mask, weight, bias, self.pooling, self.saturation)
+
+    def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
+        """As `Head`."""
+        if not self.apart:
+            return states[..., terms]
+        weight, bias = self._output[0].weight, self._output[0].bias
+        return nn.functional.linear(states, weight[terms], None if bias is None else bias[terms])
 
     def logits(self, states: Tensor) -> Tensor:
         """What the masked language model says of states, (n, hidden): (n, n_terms)."""
@@ -431,6 +451,10 @@ class LexicalHead(Head):
         weights = values.new_zeros(ids.shape[0], self.n_terms).scatter_reduce(1, ids, values, "amax")
         return weights if terms is None else weights[:, terms]
 
+    def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
+        """As `Head`."""
+        return torch.where(ids.unsqueeze(-1) == terms, torch.relu(self.weigh(states)), 0)
+
     def tensors(self) -> dict[str, Tensor]:
         """Its layer."""
         return {
@@ -512,12 +536,19 @@ class ExpansionHead(Head):
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
         """As `Head`."""
         rows = slice(None) if terms is None else terms
-        projection = self.projection[rows] * (self.scale[rows] + self.stretch).exp().unsqueeze(1)
+        projection = self._projection(rows)
         logits = max_logits(self.transform(states), mask, projection, self.bias[rows] + self.shift)
         alone = self.alone[rows] * (self.closeness[rows] + self.closer).exp().unsqueeze(1)
         logits = logits + self.whole(whole_text(states, mask)) @ alone.T
         logits = logits + (self.frequency[rows] + self.louder) * self.frequencies(ids, mask, terms)
         return saturate(logits, self.saturation)
+
+    def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
+        """As `Head`; what the text as a whole and a term's frequency in it add is no token's."""
+        return self.transform(states) @ self._projection(terms).T
+
+    def _projection(self, rows: Tensor | slice) -> Tensor:
+        return cast(Tensor, self.projection[rows] * (self.scale[rows] + self.stretch).exp().unsqueeze(1))
 
     def transform(self, states: Tensor) -> Tensor:
         """What the output layer is applied to, (batch, seq, hidden)."""

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,16 @@ class OnnxRunner:
     """
 
     def __init__(self, path: Path, n_terms: int, threads: int = 0) -> None:
+        self._path, self._n_terms = path, n_terms
+        self._session = self._open(str(path))
+        outputs = [(out.name, out.shape) for out in self._session.get_outputs()]
+        if outputs != [("weights", [n_terms])]:
+            raise EncoderError(f"{path}: puts out {outputs}, not the weights of {n_terms} terms")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self._pool = ThreadPoolExecutor(threads or cores, thread_name_prefix="lsr-encode")
+
+    def _open(self, model: str | bytes) -> Any:
+        """A session of a file or its content."""
         import onnxruntime  # here, because it takes a while
 
         options = onnxruntime.SessionOptions()
@@ -59,15 +71,9 @@ class OnnxRunner:
         if not adds_bytes_exactly():  # a slower multiplication then; on others than x86 this changes nothing
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen kinds of its own
-            raise EncoderError(f"{path}: can't be opened: {str(error).splitlines()[0]}") from None
-        outputs = [(out.name, out.shape) for out in self._session.get_outputs()]
-        if outputs != [("weights", [n_terms])]:
-            raise EncoderError(f"{path}: puts out {outputs}, not the weights of {n_terms} terms")
-        self._path, self._n_terms = path, n_terms
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self._pool = ThreadPoolExecutor(threads or cores, thread_name_prefix="lsr-encode")
+            raise EncoderError(f"{self._path}: can't be opened: {str(error).splitlines()[0]}") from None
 
     def weights(self, ids: Sequence[list[int]]) -> SparseMatrix:
         """Weights of texts given as token ids, none of them empty.
@@ -75,8 +81,7 @@ class OnnxRunner:
         Raises:
             EncoderError: A token that the model doesn't know, or weights that are no numbers.
         """
-        if (largest := max(map(max, ids))) >= self._n_terms:
-            raise EncoderError(f"{self._path}: the tokenizer gives token {largest}, the model knows {self._n_terms}")
+        self._check(max(map(max, ids)))
         rows = list(self._pool.map(self._one, ids))
         try:
             return SparseMatrix.from_rows(rows, self._n_terms)
@@ -87,6 +92,52 @@ class OnnxRunner:
         dense = self._session.run(["weights"], {"ids": np.array(ids, np.int64)})[0]
         terms = dense.nonzero()[0]
         return terms, dense[terms]
+
+    def origins(self, ids: list[int], terms: list[int]) -> list[int]:
+        """Which token of a text has the largest logit of each term: its number, -1 for a term without weight.
+
+        These are the integers that the graph itself takes the maximum of, so it is that very token. What the text as a
+        whole and a term's own frequency add isn't counted. Leaving out each word in turn, which takes a run for every
+        word, tells much the same: for 83 expansions of Cranfield's abstracts with lsr-mini it is the same word for 50
+        and one of the first three for 66, and without this word the weights lose 0.92 of what they lose at most.
+
+        Raises:
+            EncoderError: A token that the model doesn't know, or a graph that `export` didn't make.
+        """
+        self._check(max(ids))
+        session, names = self._opened_up
+        weights, states, zero, words = session.run(["weights", *names], {"ids": np.array(ids, np.int64)})
+        logits = (states - np.float64(zero)) @ words[terms].T.astype(np.float64)  # whole numbers: exact
+        return [int(place) for place in np.where(weights[terms] > 0, logits.argmax(0), -1)]
+
+    @cached_property
+    def _opened_up(self) -> tuple[Any, list[str]]:
+        """The graph in a session of its own that puts out, too, what `_add_head` multiplies in its output layer.
+
+        Only who asks for origins needs it. Names are the only thing that is looked for in the file: a node's stand
+        before any weights. Two serialized messages behind each other are one message with the fields of both, so that
+        outputs are added without knowing how long anything is.
+        """
+        try:
+            content = self._path.read_bytes()
+        except OSError as error:
+            raise EncoderError(f"{self._path}: can't be read: {error}") from None
+        found = re.search(rb"DynamicQuantizeLinear_\d{1,9}", content)
+        if found is None:
+            raise EncoderError(f"{self._path}: its output layer isn't one that `export` wrote")
+        names = [found[0] + b"_0", found[0] + b"_2", b"words"]
+        return self._open(content + b"".join(map(_as_output, names))), [name.decode() for name in names]
+
+    def _check(self, largest: int) -> None:
+        if largest >= self._n_terms:
+            raise EncoderError(f"{self._path}: the tokenizer gives token {largest}, the model knows {self._n_terms}")
+
+
+def _as_output(name: bytes) -> bytes:
+    """A serialized ModelProto: its graph (field 7), an output of that (12), its name (1); lengths take a byte each."""
+    for key in (b"\x0a", b"\x62", b"\x3a"):  # number << 3 | 2
+        name = key + bytes([len(name)]) + name
+    return name
 
 
 # --- making -----------------------------------------------------------------------------------------------------------

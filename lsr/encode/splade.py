@@ -273,6 +273,23 @@ class SpladeEncoder(Encoder):
         """Where the documents' tokens stand in a text."""
         return [span for span in self._tokenizer(self.document).spans(text) if span[0] < self.n_terms]
 
+    def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """The word whose token gave a term its largest logit, exact for max pooling; with sum pooling it adds most.
+
+        Raises:
+            EncoderError: The model is there, and can't be run.
+        """
+        tower = self.document
+        wanted = [term for term in terms if 0 <= term < self.n_terms]
+        if not wanted or not files.is_here(tower.checkpoint, tower.subfolder):
+            return {}
+        ids, words = self._tokenizer(tower).words(text, tower.max_length, tower.prompt)
+        if not ids:
+            return {}
+        places = self._model(tower).origins(ids, wanted)
+        found = {term: words[place] for term, place in zip(wanted, places, strict=True) if place >= 0}
+        return {term: word for term, word in found.items() if word is not None}
+
     def count_truncated(self, texts: Sequence[str]) -> int:
         """How many documents have more than `max_length` tokens."""
         tower = self.document
@@ -465,11 +482,7 @@ class _Runner:
             EncoderError: A token that the model doesn't know, or weights that are no numbers.
         """
         torch, n_terms, width = self._torch, self.model.n_terms, max(map(len, ids))
-        if (largest := max(map(max, ids))) >= n_terms:
-            raise EncoderError(
-                f"{self._folder}: the tokenizer gives token {largest}, the model knows {n_terms}; "
-                "they don't belong together"
-            )
+        self._check(max(map(max, ids)))
         tokens = torch.tensor([row + [self._pad] * (width - len(row)) for row in ids], device=self._device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self._device)
         # Where all logits exist at once, there are fewer texts at a time.
@@ -484,3 +497,26 @@ class _Runner:
             return SparseMatrix(indptr, terms.cpu().numpy(), values, (len(ids), n_terms))
         except ValueError as error:
             raise EncoderError(f"{self._folder}: the model gives weights that are no numbers: {error}") from None
+
+    def origins(self, ids: list[int], terms: list[int]) -> list[int]:
+        """Which token of a text has the largest logit of each term: its number, -1 for a term without weight.
+
+        Raises:
+            EncoderError: A token that the model doesn't know.
+        """
+        torch = self._torch
+        self._check(max(ids))
+        tokens, wanted = torch.tensor([ids], device=self._device), torch.tensor(terms, device=self._device)
+        mask = torch.ones_like(tokens)
+        with torch.inference_mode():
+            states = self.model.states(tokens, mask)
+            places = self.model.head.token_logits(states, tokens, wanted)[0].argmax(0)
+            places[self.model.head(states, tokens, mask, wanted)[0] <= 0] = -1
+        return list(places.tolist())
+
+    def _check(self, largest: int) -> None:
+        if largest >= self.model.n_terms:
+            raise EncoderError(
+                f"{self._folder}: the tokenizer gives token {largest}, the model knows {self.model.n_terms}; "
+                "they don't belong together"
+            )

@@ -79,6 +79,10 @@ class InferenceFreeEncoder(Encoder):
         """Where the tokens stand in a text."""
         return [span for span in self.tokenizer.spans(text) if span[0] < self.n_terms]
 
+    def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Which word of a document each of its terms comes from, as the documents' model has it."""
+        return self.document.origins(text, terms)
+
     def count_truncated(self, texts: Sequence[str]) -> int:
         """How many documents have more tokens than the model reads."""
         return self.document.count_truncated(texts)

@@ -1,0 +1,271 @@
+"""Highlights and origins: marks that never nest and leave the text as it is, and the part of it that counts most."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import unicodedata
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from lsr import Index, load_encoder
+from lsr.encode.stream import Passages
+from lsr.errors import EncoderError
+from lsr.index.explain import Contribution, Explanation, highlight
+from lsr.sparse import SparseMatrix
+
+TEXT = "Flutter of a swept wing at supersonic speeds"
+
+
+def term(number, share, *spans, origin=None):
+    kind = "match" if spans else "expansion"
+    return Contribution(number, f"t{number}", 1.0, share, share, share, kind, spans, origin)
+
+
+def places(text, *words):
+    return [(text.index(word), text.index(word) + len(word)) for word in words]
+
+
+# --- marking ----------------------------------------------------------------------------------------------------------
+
+
+def test_matches_and_origins_are_marked():
+    flutter, wing, speeds = places(TEXT, "Flutter", "wing", "speeds")
+    terms = [term(1, 0.5, flutter), term(2, 0.3, wing), term(3, 0.2, origin=speeds)]
+    assert highlight(TEXT, terms) == "**Flutter** of a swept **wing** at supersonic _speeds_"
+    assert highlight(TEXT, terms, ("<", ">"), ("(", ")")) == "<Flutter> of a swept <wing> at supersonic (speeds)"
+    assert highlight(TEXT, []) == TEXT
+    assert highlight("", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("terms", "marked"),
+    [
+        ([term(1, 1, (0, 3), (3, 5))], "**abcde**fgh"),  # touching
+        ([term(1, 1, (0, 4)), term(2, 1, (2, 6))], "**abcdef**gh"),  # overlapping
+        ([term(1, 1, (0, 8)), term(2, 1, (2, 4))], "**abcdefgh**"),  # one in another
+        ([term(1, 1, (2, 4)), term(2, 1, origin=(0, 6))], "**abcdef**gh"),  # a match in an origin
+        ([term(1, 1, (0, 6)), term(2, 1, origin=(2, 4))], "**abcdef**gh"),  # an origin in a match
+        ([term(1, 1, (0, 2)), term(2, 1, origin=(2, 4))], "**ab**_cd_efgh"),  # side by side
+        ([term(1, 1, origin=(0, 4)), term(2, 1, origin=(0, 4))], "_abcd_efgh"),
+    ],
+)
+def test_marks_are_merged(terms, marked):
+    assert highlight("abcdefgh", terms) == marked
+    assert highlight("abcdefgh", terms[::-1]) == marked
+
+
+def test_accents_stay_with_their_letter():
+    text = unicodedata.normalize("NFD", "über Café")
+    assert highlight(text, [term(1, 1, (0, 1)), term(2, 1, (6, 10))]) == "**u\u0308**ber **Cafe\u0301**"
+
+
+def test_html_is_escaped_and_tags_are_not():
+    text = 'the <b> & "wing" flutter'
+    wing, flutter = places(text, '"wing"', "flutter")
+    why = Explanation("a", 1.0, (term(1, 0.6, wing), term(2, 0.4, origin=flutter)), text)
+    marked = 'the &lt;b&gt; &amp; <mark>&quot;wing&quot;</mark> <mark class="expansion">flutter</mark>'
+    assert why.highlight(html=True) == marked
+    assert why.highlight(html=True, before="<em>", after="</em>", expansion=("", "")) == (
+        "the &lt;b&gt; &amp; <em>&quot;wing&quot;</em> flutter"
+    )
+    assert why.highlight() == 'the <b> & **"wing"** _flutter_'
+    assert why.highlight(before="[", after="]", expansion=("(", ")")) == 'the <b> & ["wing"] (flutter)'
+
+
+# --- the best part ----------------------------------------------------------------------------------------------------
+
+
+def test_the_part_that_counts_most():
+    text = "wing " + "and so on " * 20 + "the flutter of a plate " + "and so forth " * 20 + "heat"
+    wing, flutter, plate, heat = places(text, "wing", "flutter", "plate", "heat")
+    terms = [term(1, 0.4, wing), term(2, 0.3, flutter), term(3, 0.2, origin=plate), term(4, 0.1, heat)]
+    assert highlight(text, terms, length=30) == "… the **flutter** of a _plate_ and so …"
+    assert highlight(text, terms[:1], length=10) == "**wing** and …"
+    assert highlight(text, terms[3:], length=15) == "… so forth **heat**"
+    assert highlight(text, [], length=12) == "wing and so …"
+
+
+def test_a_term_counts_once():
+    text = "wing wing wing wing " + "x " * 50 + "flutter plate"
+    flutter, plate = places(text, "flutter", "plate")
+    terms = [term(1, 0.4, (0, 4), (5, 9), (10, 14), (15, 19)), term(2, 0.3, flutter), term(3, 0.3, plate)]
+    assert highlight(text, terms, length=20).endswith("x **flutter** **plate**")
+
+
+def test_equal_parts_are_told_by_the_first():
+    text = "a wing " + "x " * 30 + "a wing"
+    assert highlight(text, [term(1, 1, (2, 6), (69, 73))], length=8) == "a **wing** x …"
+
+
+def test_a_word_longer_than_the_part_is_cut():
+    text = "x" * 30
+    assert highlight(text, [term(1, 1, (10, 20))], length=10) == f"… **{'x' * 10}** …"
+    assert highlight(text, [term(1, 1, (0, 30))], length=4) == "**xxxx** …"
+
+
+@pytest.mark.parametrize("length", [0, -3])
+def test_a_part_of_nothing(length):
+    with pytest.raises(ValueError, match=f"length must be at least 1, got {length}"):
+        highlight(TEXT, [], length=length)
+
+
+@st.composite
+def marked_texts(draw):
+    text = draw(st.text("ab \u0301é<&\n東", max_size=60))
+    spots = st.integers(0, len(text)).flatmap(lambda i: st.tuples(st.just(i), st.integers(i, len(text))))
+    spots = spots.filter(lambda span: span[0] < span[1])
+    if not text:
+        return text, []
+    shares = st.floats(0, 1)
+    matches = st.builds(lambda n, share, spans: term(n, share, *spans), st.integers(), shares, st.lists(spots))
+    origins = st.builds(lambda n, share, span: term(n, share, origin=span), st.integers(), shares, spots)
+    return text, draw(st.lists(st.one_of(matches, origins), max_size=6))
+
+
+@given(marked_texts(), st.one_of(st.none(), st.integers(1, 70)), st.booleans())
+@example(("   ", []), 1, False)
+def test_without_its_marks_it_is_the_text(marked, length, escape):
+    text, terms = marked
+    found = highlight(text, terms, ("\x01", "\x02"), ("\x03", "\x04"), length, escape)
+    assert re.fullmatch("[^\x01-\x04]*((\x01[^\x01-\x04]+\x02|\x03[^\x01-\x04]+\x04)[^\x01-\x04]*)*", found)
+    bare = re.sub("[\x01-\x04]", "", found)
+    bare = html.unescape(bare) if escape else bare
+    if length is None:
+        assert bare == text
+        return
+    inner = bare.removeprefix("… ").removesuffix(" …")
+    assert len(inner) <= length
+    assert inner in text
+    # Something is left out exactly where it says so.
+    assert (bare.startswith("… "), bare.endswith(" …")) == (False, False) or len(text.strip()) > len(inner.strip())
+
+
+@given(marked_texts(), st.integers(1, 30))
+def test_no_part_has_a_larger_share(marked, length):
+    text, terms = marked
+    words = [m.span() for m in re.finditer(r"\S+", text)]
+    if any(end - start > length for start, end in words) or len(text) <= length:
+        return
+
+    def share(start, end):
+        spans = {c.term: [*c.spans, *([c.origin] if c.origin else [])] for c in terms}
+        shares = {c.term: c.share for c in terms}
+        return sum(shares[t] for t, ss in spans.items() if any(s < end and e > start for s, e in ss))
+
+    if len({c.term for c in terms}) < len(terms):
+        return
+    runs = [(a, b) for a, _ in words for _, b in words if 0 < b - a <= length]
+    best = max((share(*run) for run in runs), default=0)
+    found = highlight(text, terms, ("", ""), ("", ""), length)
+    inner = found.removeprefix("… ").removesuffix(" …")
+    starts = [m.start() for m in re.finditer(f"(?={re.escape(inner)})", text)]
+    assert max(share(at, at + len(inner)) for at in starts) >= best - 1e-6
+
+
+# --- through an index -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoder():
+    """BM25 that adds "flutter" to every document, and has it from its last word."""
+    made = load_encoder("bm25")
+    made.fit(["wing flutter", "car"])
+    flutter, wing = (list(made.vocabulary).index(t) for t in ("flutter", "wing"))
+    made.encode_document = lambda texts: SparseMatrix.from_dicts([{flutter: 2.0, wing: 1.0}] * len(texts), 3)
+    asked = []
+
+    def origins(text, terms):
+        asked.append((text, list(terms)))
+        start = len(text.rstrip()) - len(text.split()[-1])
+        return {t: (start, len(text.rstrip())) for t in terms}
+
+    made.origins, made.asked, made.flutter = origins, asked, flutter
+    return made
+
+
+def test_an_expansion_says_where_it_comes_from(tmp_path, encoder):
+    index = Index.build(tmp_path / "idx", [{"_id": "a", "title": "Wing", "text": "it shakes"}], encoder=encoder)
+    hit = index.search("wing flutter car")[0]
+    why = hit.explain()
+    origins = {c.token: (c.kind, c.origin and why.content[slice(*c.origin)]) for c in why}
+    assert origins == {"flutter": ("expansion", "shakes"), "wing": ("match", None), "car": ("missing", None)}
+    assert encoder.asked == [("Wing it shakes", [encoder.flutter])]
+    assert why.words() == "flutter*(shakes) 67%, wing 33%"
+    assert '← 8:14 "shakes"' in str(why)
+    assert {t["token"]: t["origin"] for t in json.loads(json.dumps(why.to_json()))["terms"]} == {
+        "flutter": [8, 14],
+        "wing": None,
+        "car": None,
+    }
+    assert hit.highlight() == "**Wing** it _shakes_"
+    assert hit.highlight(7, before="<", after=">", expansion=("(", ")")) == "… (shakes)"
+
+
+def test_origins_only_where_they_are_wanted_and_known(tmp_path, encoder):
+    documents = [{"_id": "a", "text": "The wing shakes"}]
+    index = Index.build(tmp_path / "idx", documents, encoder=encoder)
+    encoder.asked.clear()
+    hit = index.search("wing flutter")[0]
+    assert hit.explain(origins=False).words() == index.explain("wing flutter", "a", origins=False).words()
+    assert hit.explain(origins=False).words() == "flutter* 67%, wing 33%"
+    index.search("wing")[0].explain()  # nothing expanded
+    assert encoder.asked == []
+
+    def fails(text, terms):
+        raise EncoderError("the model is elsewhere")
+
+    encoder.origins = fails
+    assert hit.explain().words() == "flutter* 67%, wing 33%"
+    bare = Index.build(tmp_path / "bare", documents, encoder=encoder, store_text=False)
+    why = bare.search("wing flutter")[0].explain()
+    assert [(c.kind, c.origin) for c in why] == [("", None), ("", None)]
+    assert why.highlight(5) == why.highlight(html=True) == ""
+
+
+def test_of_a_passage_it_is_the_passages_own_text(tmp_path, encoder):
+    documents = [{"_id": "a", "text": "wing car wing car flutter car"}]
+    index = Index.build(tmp_path / "idx", documents, encoder=encoder, passages=Passages(2))
+    why = index.explain("flutter wing", "a#1")
+    assert why.content == "wing car"
+    assert why.words() == "flutter*(car) 67%, wing 33%"
+    assert why.highlight() == "**wing** _car_"
+
+
+# --- on the command line ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def idx(tmp_path, lsr_command):
+    (tmp_path / "docs.jsonl").write_text(json.dumps({"_id": "a", "text": "so " * 60 + "heat\non a flat plate"}))
+    assert lsr_command("index", tmp_path / "docs.jsonl", "--out", tmp_path / "idx", "--encoder", "bm25").code == 0
+    return tmp_path / "idx"
+
+
+def test_highlights_in_json_only_where_asked_for(tmp_path, idx, lsr_command):
+    assert "highlights" not in lsr_command("search", idx, "heat").lines()[0]
+    assert lsr_command("search", idx, "plate", "--highlight", 12).lines()[0]["highlights"] == "… a flat **plate**"
+    (tmp_path / "q.jsonl").write_text('{"_id": "q", "text": "heat"}\n')
+    ran = lsr_command("search", idx, "--queries", tmp_path / "q.jsonl", "--highlight", 10)
+    assert ran.lines()[0]["highlights"] == "… so **heat**\non …"
+    assert lsr_command("search", idx, "heat", "--highlight", 0).code == 2
+
+
+def test_a_table_shows_what_counts(idx, lsr_command, monkeypatch):
+    monkeypatch.setattr("lsr.console.is_terminal", lambda: True)
+    ran = lsr_command("search", idx, "flat plate", "--highlight", 20)
+    assert "… heat on a flat plate" in ran.out
+    assert "\x1b" not in ran.out  # stdout is no terminal
+    assert "so heat on a flat plate  flat 50%" in lsr_command("search", idx, "flat plate").out
+
+
+def test_styled_cells_are_as_wide_as_they_look():
+    from lsr.console import table
+
+    plain = table([("a wing", "1"), ("b", "22")], ("text", "n"), "<>")
+    styled = table([("a \x1b[1mwing\x1b[0m", "1"), ("b", "22")], ("text", "n"), "<>")
+    assert styled.replace("\x1b[1m", "").replace("\x1b[0m", "") == plain
+    assert plain.splitlines()[2:] == ["a wing   1", "b       22"]
