@@ -320,7 +320,8 @@ def _name_points(axes: Axes, some: Sequence[Point]) -> None:
     frame = axes.bbox
     places = [axes.transData.transform((p.x, p.y)) for p in some]
     taken = [_around(x, y, 5 * scale) for x, y in places]
-    taken += [_around(*axes.transData.transform(p.start), 3 * scale) for p in some if p.start]
+    starts = [axes.transData.transform(p.start) for p in some if p.start]
+    taken += [_around(x, y, 3 * scale) for x, y in starts]
     for (x, y), p in sorted(zip(places, some, strict=True), key=lambda pair: (-pair[0][1], pair[0][0])):
         text = _cut(p.name, _NAME_COLUMNS)
         width, height = 0.62 * _TEXT * scale * columns_of(text), 1.25 * _TEXT * scale

@@ -19,8 +19,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from lsr.corpus import open_parquet
 from lsr.errors import DataError
 
 from .results import Experiment, Results, Times
@@ -149,16 +149,15 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
 
 def _read_table(path: Path, strings: tuple[str, ...], number: str, experiment: Experiment) -> pa.Table:
     """Columns of text and one of numbers; every name has to be known to the experiment."""
+    if not path.is_file():
+        raise DataError("no such file: is this the result folder of an experiment?", str(path))
     try:
-        # Read as one file: folders named "a=b" above it are no columns.
-        file = pq.ParquetFile(path)
+        file = open_parquet(path)
         if absent := [name for name in (*strings, number) if name not in file.schema_arrow.names]:
             raise DataError(f"no column {', '.join(absent)}", str(path))
-        table = file.read(columns=[*strings, number])
+        table = file.read(columns=[*strings, number], use_threads=False)
         columns = {name: table[name].cast(pa.string()) for name in strings}
         columns[number] = table[number].cast(pa.float64())
-    except FileNotFoundError:
-        raise DataError("no such file: is this the result folder of an experiment?", str(path)) from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a readable Parquet file: {error}", str(path)) from None
     table = pa.table(columns)

@@ -260,7 +260,7 @@ def test_the_command(hostile, lsr_command, tmp_path):
     (folder / "per-query.parquet").write_bytes(b"no")
     ran = lsr_command("report", folder)
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
-    assert "per-query.parquet: not a readable Parquet file" in ran.err
+    assert "per-query.parquet: not a whole Parquet file" in ran.err
 
 
 def test_the_page_must_not_be_where_the_markdown_goes(hostile):

@@ -149,7 +149,7 @@ def test_cut_parquet_and_no_rows(hostile):
     folder, _ = hostile
     path = folder / "latencies.parquet"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"latencies\.parquet: not a readable Parquet file"):
+    with pytest.raises(DataError, match=r"latencies\.parquet: not a whole Parquet file"):
         read_results(folder)
     path.unlink()
     pq.write_table(rows().slice(0, 0), folder / "per-query.parquet")
