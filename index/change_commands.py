@@ -9,7 +9,7 @@ import click
 
 from lsr.encode.commands import encoder_options
 
-from .commands import open_index
+from .commands import open_index, where_option
 
 
 @click.command()
@@ -54,22 +54,28 @@ def add(index_path: Path, source: str, update: bool, skip_bad: bool, encoder: st
 @click.option(
     "--ids", metavar="FILE", type=click.File(encoding="utf-8"), help='Ids, one a line; "-" for standard input.'
 )
-def delete(index_path: Path, doc_ids: tuple[str, ...], ids: IO[str] | None) -> None:
-    """Delete documents from an index by their ids, with their passages. Ids that aren't there are counted.
+@where_option
+def delete(index_path: Path, doc_ids: tuple[str, ...], ids: IO[str] | None, where: tuple[str, ...]) -> None:
+    """Delete documents from an index, with their passages, by their ids or their metadata. Ids that aren't there are
+    counted.
 
     \b
     Examples:
       lsr delete idx 184 185
       lsr delete idx --ids gone.txt
+      lsr delete idx --where "year<2000"
     """
     from lsr.console import note
 
+    from .filters import parse_where_text
+
     wanted = [*doc_ids, *(line.rstrip("\n") for line in ids or ())]
     wanted = [doc_id for doc_id in wanted if doc_id]
-    if not wanted:
-        raise click.UsageError("name documents to delete: ID..., or --ids FILE")
+    parsed = parse_where_text(where)
+    if not wanted and parsed is None:
+        raise click.UsageError("name documents to delete: ID..., --ids FILE, or --where CONDITION")
     index = open_index(index_path, None, {})
-    change = index.delete(wanted)
+    change = index.delete(wanted, where=parsed)
     index.commit()
     note(f"{index_path}: {change}; {len(index)} documents in {index.n_segments} segments")
 

@@ -8,7 +8,7 @@ remembered, so that a filter on it can say why.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,16 @@ class ColumnsWriter:
         self._parts: dict[str, list[tuple[int, pa.Array]]] = {}
         self._mixed: dict[str, str] = {}
 
-    def write(self, metadata: Iterable[str | None]) -> None:
-        """Append documents, their metadata as JSON objects or None."""
-        rows = [json.loads(text) if text else {} for text in metadata]
+    def write(self, metadata: pa.Array) -> None:
+        """Append documents.
+
+        Args:
+            metadata: Of each a JSON object, or null.
+        """
+        if metadata.null_count == len(metadata):
+            self._n_docs += len(metadata)
+            return
+        rows = [json.loads(text) if text else {} for text in metadata.to_pylist()]
         found: dict[str, list[Any]] = {}
         for number, row in enumerate(rows):
             for key, value in _flat(row):

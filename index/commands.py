@@ -117,6 +117,14 @@ def index(
         )
 
 
+where_option = click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help='Documents with such metadata: "year>=2020", "lang=en,de", or a filter in JSON. Several: all of them.',
+)
+
+
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The settings of a search, by the names of `SearchSettings`; those not given are None."""
     for option in reversed(
@@ -173,6 +181,7 @@ def open_index(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
     f"[default: {_PREVIEW}]",
 )
 @click.option("--plan", is_flag=True, help="Print what the search touches instead of what it finds.")
+@where_option
 @search_options
 @encoder_options
 def search(
@@ -187,6 +196,7 @@ def search(
     skip_bad: bool,
     highlight: int | None,
     plan: bool,
+    where: tuple[str, ...],
     encoder: str | None,
     **options: Any,
 ) -> None:
@@ -197,6 +207,7 @@ def search(
     \b
     Examples:
       lsr search idx "boundary layer transition" -k 5
+      lsr search idx "boundary layer transition" --where "year>=1960" --where "lang=en,de"
       lsr search idx --queries queries.jsonl -k 1000 --run out.trec
       lsr search idx "boundary layer transition" --json --highlight 200
       lsr search idx "boundary layer transition" --alpha 0.8 --plan
@@ -204,11 +215,13 @@ def search(
     """  # fmt: skip
     from lsr.console import emit_json, is_terminal
 
+    from .filters import parse_where_text
+
     if (text is None) == (queries is None):
         raise click.UsageError("give either a text or --queries FILE")
     if plan and text is None:
         raise click.UsageError("--plan takes a text")
-    settings = _search_settings(options)
+    settings = _search_settings(options) | {"where": parse_where_text(where)}
     index = open_index(index_path, encoder, options)
     if queries is not None:
         _search_file(index, queries, k, run_path, tag, threads, skip_bad, highlight, settings)

@@ -3,6 +3,7 @@
 ids.arrow      id, parent           mapped, in batches of 65,536
 texts.arrow    title, text, metadata   compressed, in batches of 64: a hit unpacks only its own
 keys.arrow     hash, doc            hashes of ids and of parents, ascending: finds documents by either
+columns.arrow  metadata once more, as typed columns, if there is any: what filters read (lsr.index.columns)
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from lsr.corpus import DOCUMENT_SCHEMA
 from lsr.errors import DataError
 
 from .arrow_files import ArrowFile, write_arrow
+from .columns import COLUMNS_FILE, Columns, ColumnsWriter
+from .filters import Filter
 from .kernels.hashing import hash_strings
 
 _ID_SCHEMA = pa.schema([DOCUMENT_SCHEMA.field("id"), DOCUMENT_SCHEMA.field("parent")])
@@ -49,6 +52,7 @@ class DocumentsWriter:
         self._ids = _Rebatched(folder / "ids.arrow", _ID_SCHEMA, _ID_BATCH)
         options = pa.ipc.IpcWriteOptions(compression="zstd")
         self._texts = _Rebatched(folder / "texts.arrow", _TEXT_SCHEMA, _TEXT_BATCH, options)
+        self._columns = ColumnsWriter()
 
     def write(self, documents: pa.RecordBatch) -> None:
         """Append a batch of lsr.corpus.DOCUMENT_SCHEMA."""
@@ -62,6 +66,7 @@ class DocumentsWriter:
         self.has_text |= any(documents.column(n).null_count < documents.num_rows for n in _TEXT_SCHEMA.names)
         self._ids.write(documents.select(_ID_SCHEMA.names))
         self._texts.write(documents.select(_TEXT_SCHEMA.names))
+        self._columns.write(documents.column("metadata"))
 
     def close(self) -> None:
         """Finish the files and sort the hashes.
@@ -71,6 +76,7 @@ class DocumentsWriter:
         """
         self._ids.close()
         self._texts.close()
+        self._columns.close(self._folder)
         if not self.has_text:
             (self._folder / "texts.arrow").unlink()
         hashes = np.concatenate([np.empty(0, np.uint64), *self._hashes])
@@ -137,7 +143,11 @@ class _Rebatched:
 
 
 class Documents:
-    """Reads what DocumentsWriter wrote; ids and texts by document number, numbers by id."""
+    """Reads what DocumentsWriter wrote; ids and texts by document number, numbers by id.
+
+    Attributes:
+        columns: Metadata as filters read it; None where no document has any.
+    """
 
     def __init__(self, folder: Path, n_docs: int, has_text: bool) -> None:
         self._n_docs = n_docs
@@ -146,6 +156,8 @@ class Documents:
         self._keys = ArrowFile(folder / "keys.arrow", _KEY_SCHEMA)
         self._id_batch = lru_cache(maxsize=None)(self._ids.batch)  # mapped, so keeping them costs nothing
         self._text_batch = lru_cache(maxsize=64)(self._texts.batch) if self._texts else None
+        columns = folder / COLUMNS_FILE
+        self.columns = Columns(columns, n_docs) if columns.exists() else None
 
     def __len__(self) -> int:
         return self._n_docs
@@ -244,6 +256,15 @@ class AllDocuments:
             if doc is not None and (alive is None or alive[doc]):
                 return doc + int(base)
         return None
+
+    def allowed(self, where: Filter) -> NDArray[np.bool_]:
+        """(n,) bool, which documents meet a filter, the deleted ones too.
+
+        Raises:
+            DataError: Columns that no document has, or values of another kind.
+        """
+        where.require_known([part.columns for part in self._parts if part.columns is not None])
+        return np.concatenate([np.empty(0, bool), *(where.mask(part.columns, len(part)) for part in self._parts)])
 
     def all_ids(self, *, parents: bool = False) -> Iterable[str]:
         """The ids of all documents that aren't deleted, in document order; with `parents` as of `Documents`."""

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from lsr.convert import FORMATS, Form, check_out, convert
-from lsr.corpus import Document, document_batch
-from lsr.errors import CorruptIndex
-from lsr.regroup import Regrouping
-from lsr.sparse import SparseMatrix
 from lsr.vectors import VectorBatch, Vectors, holds_vectors, read_vectors
 
 from .index import Index
-
-_BATCH = 4096  # rows handed out together
+from .snapshot import Snapshot
 
 
 def index_vectors(index: Index) -> Vectors:
@@ -28,64 +22,29 @@ def index_vectors(index: Index) -> Vectors:
     Raises:
         CorruptIndex: While it is read: the postings are damaged.
     """
-    scale = float(index._manifest["impacts"]["scale"])
-    quantized = index._manifest["impacts"]["type"] == "uint8"
-    tokens = index.vocabulary
-    segment = index.segment
+    snapshot = index.snapshot
+    scales = {part.segment.scale for part in snapshot.parts}
+    n_terms = max([index.fingerprint.vocabulary_size or 0, *(part.n_terms for part in snapshot.parts)])
+    quantized = len(scales) == 1 and snapshot.manifest["impacts"] == "uint8"
     return Vectors(
         str(index.path),
-        lambda _: _read_index(index, scale),
+        lambda _: _read(snapshot, n_terms),
         fingerprint=index.fingerprint,
-        vocabulary=tokens,
-        n_terms=max(index.fingerprint.vocabulary_size or 0, int(segment.terms.max(initial=0)) + 1),
-        encoder_files=index._encoder_files,
+        vocabulary=index.vocabulary,
+        n_terms=n_terms,
+        encoder_files=snapshot.shared.encoder_files,
         count=len(index),
-        step=scale if quantized else None,
+        step=scales.pop() if quantized else None,
     )
 
 
-def _read_index(index: Index, scale: float) -> Iterator[VectorBatch]:
-    n_terms = max(index.fingerprint.vocabulary_size or 0, int(index.segment.terms.max(initial=0)) + 1)
-    with Regrouping() as regrouping:
-        try:
-            for docs, term, impacts in _lists(index.segment):
-                regrouping.add(docs, term, impacts)
-            counts = regrouping.counts(len(index))
-            for first, indptr, terms, impacts in regrouping.groups(np.arange(len(index)), counts):
-                weights = (impacts.astype(np.float64) * scale).astype(np.float32)
-                for start in range(0, len(indptr) - 1, _BATCH):
-                    ptr = indptr[start : start + _BATCH + 1]
-                    inside, rows = slice(int(ptr[0]), int(ptr[-1])), len(ptr) - 1
-                    matrix = SparseMatrix(ptr - ptr[0], terms[inside], weights[inside], (rows, n_terms))
-                    yield VectorBatch(_documents(index, first + start, rows), matrix)
-        except (IndexError, ValueError):
-            raise CorruptIndex(f"{index.path}: the postings are damaged; lsr verify tells more") from None
-
-
-def _lists(segment: Any) -> Iterator[tuple[NDArray[np.int64], int, NDArray[Any]]]:
-    """Of each list of each window the documents, the term and the impacts."""
-    first = 0
-    for w in range(segment.n_windows):
-        ranks, lists, docs, impacts, dense, n_docs = segment.postings_of(w)
-        numbers = np.arange(first, first + n_docs)
-        if len(segment._places):  # the document at each place
-            numbers = segment._files.order[first : first + n_docs].astype(np.int64)
-        rows = dense.reshape(-1, n_docs)
-        for term, (begin, end, _, row) in zip(segment.terms[ranks].tolist(), lists.tolist(), strict=True):
-            if row >= 0:
-                local, values = np.flatnonzero(rows[row]), rows[row][rows[row] > 0]
-            else:
-                local, values = docs[begin:end], impacts[begin:end]
-            yield numbers[local], term, values
-        first += n_docs
-
-
-def _documents(index: Index, first: int, count: int) -> Any:
-    documents = []
-    for doc in range(first, first + count):
-        title, text, metadata = index.documents.fields(doc)
-        documents.append(Document(index.documents.id(doc), text, title, metadata or None, index.documents.parent(doc)))
-    return document_batch(documents, with_text=bool(index._manifest["has_text"]))
+def _read(snapshot: Snapshot, n_terms: int) -> Iterator[VectorBatch]:
+    with tempfile.TemporaryDirectory() as scratch:
+        for part in snapshot.parts:
+            scale = np.float32(part.segment.scale)
+            for batch in part.batches(Path(scratch), n_terms):
+                batch.vectors.data *= scale
+                yield batch
 
 
 @click.command()

@@ -41,6 +41,9 @@ _TEXT_CONDITION = re.compile(r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|=|<|>
 class _Written(str):
     """A value as somebody wrote it on a command line: the column tells whether it is a number or a text."""
 
+    def __repr__(self) -> str:
+        return f"as written {super().__repr__()}"
+
 
 @dataclass(frozen=True)
 class _Condition:
@@ -59,7 +62,8 @@ class _Condition:
             return f"{self.column} is true or false, which {self.operator} can't compare"
         for value in self.values:
             if _matching(value, kind) is None:
-                return f"{self.column} is a {kind}, it can't be compared with {value!r}"
+                shown = str.__repr__(value) if isinstance(value, _Written) else repr(value)
+                return f"{self.column} is a {kind}, it can't be compared with {shown}"
         return None
 
     def mask(self, columns: Columns) -> Mask:

@@ -37,6 +37,7 @@ from .builder import BuildSettings, Source, build_index
 from .clusters import SUMMARY_MASS
 from .documents import AllDocuments
 from .explain import Explanation, explain_document
+from .filters import Filter, Where, parse_where
 from .hits import Hit as Hit
 from .plan import Plan, SearchSettings
 from .searcher import Searcher
@@ -210,17 +211,20 @@ class Index:
         with self._writing() as writer:
             return writer.add(source, lambda: self.encoder, ids, replace=True, skip_bad=skip_bad)
 
-    def delete(self, ids: str | Iterable[str]) -> Change:
+    def delete(self, ids: str | Iterable[str] = (), *, where: Where | Filter | None = None) -> Change:
         """Delete documents, with their passages.
 
         Args:
             ids: Ids of documents; those that aren't there are listed in the result.
+            where: Delete those that meet a filter (`lsr.index.filters`) too, also such as were added just now.
 
         Raises:
+            DataError: A filter on a column that no document has, or of another kind.
             OutputError: As of `add`.
         """
+        parsed = where if where is None or isinstance(where, Filter) else parse_where(where)
         with self._writing() as writer:
-            return writer.delete([ids] if isinstance(ids, str) else ids)
+            return writer.delete([ids] if isinstance(ids, str) else ids, parsed)
 
     def commit(self, *, merge: bool = True) -> None:
         """Make changes durable and visible: here at once, elsewhere to who opens the index or refreshes it.
@@ -297,6 +301,11 @@ class Index:
     def documents(self) -> AllDocuments:
         """Ids and texts."""
         return self._snapshot.documents
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is searched now, as it was committed."""
+        return self._snapshot
 
     @property
     def searcher(self) -> Searcher:
@@ -380,12 +389,13 @@ class Index:
 
     # --- searching -------------------------------------------------------------------------------------------------
 
-    def search(self, query: Query, k: int = 10, **settings: Any) -> list[Hit]:
+    def search(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> list[Hit]:
         """The k best documents.
 
         Args:
             query: A text, a {token: weight} mapping, or a matrix of one row.
             k: How many at most. Documents that share no term with the query are never among them.
+            where: Which documents may be found, by their metadata: `lsr.index.filters` tells how.
             settings: Of `SearchSettings`: algorithm, alpha, beta, guaranteed, cut, heap_factor. Without any the search
                 is exact.
 
@@ -394,13 +404,14 @@ class Index:
 
         Raises:
             EncoderError: A text, but the index has no encoder.
+            DataError: A filter on a column that no document has, or of another kind.
         """
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
         if len(vector) != 1:
             raise ValueError(f"search takes one query, got {len(vector)}; search_batch takes many")
         _checked_k(k)
         snapshot = self._snapshot
-        return self._hits(snapshot, vector, *snapshot.top(vector, k, _settings(settings)))
+        return self._hits(snapshot, vector, *snapshot.top(vector, k, _settings(settings), snapshot.mask(where)))
 
     def search_batch(
         self,
@@ -408,6 +419,7 @@ class Index:
         k: int = 10,
         *,
         threads: int = 0,
+        where: Where | Filter | None = None,
         **settings: Any,
     ) -> list[list[Hit]]:
         """The k best documents of many queries, on all cores.
@@ -416,6 +428,7 @@ class Index:
             queries: Texts, {token: weight} mappings, or a matrix with a row for each.
             k: How many at most for each.
             threads: Cores to use; 0 for all.
+            where: As for `search`.
             settings: As for `search`.
         """
         chosen = _settings(settings)
@@ -423,8 +436,9 @@ class Index:
         rows = [vectors[i] for i in range(len(vectors))]
         _checked_k(k)
         snapshot = self._snapshot
+        mask = snapshot.mask(where)
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            found = list(pool.map(lambda row: snapshot.top(row, k, chosen), rows))
+            found = list(pool.map(lambda row: snapshot.top(row, k, chosen, mask), rows))
         return [self._hits(snapshot, row, docs, scores) for row, (docs, scores) in zip(rows, found, strict=True)]
 
     def query_vectors(self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix) -> SparseMatrix:
@@ -457,12 +471,13 @@ class Index:
         except ValueError as error:
             raise DataError(str(error), "query") from None
 
-    def explain_plan(self, query: Query, k: int = 10, **settings: Any) -> Plan:
+    def explain_plan(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Plan:
         """Search, and tell what ran and how many blocks, windows and postings it touched.
 
         Args:
             query: As for `search`.
             k: How many documents; for passages, what the first step toward k documents does.
+            where: As for `search`.
             settings: As for `search`.
         """
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
@@ -471,7 +486,8 @@ class Index:
         _checked_k(k)
         terms, weights = vector.row(0)
         snapshot = self._snapshot
-        return snapshot.searcher.plan(terms, weights, snapshot.depth(k), _settings(settings))
+        mask = snapshot.mask(where)
+        return snapshot.searcher.plan(terms, weights, snapshot.depth(k), _settings(settings), mask)
 
     def recall(
         self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix | None = None, k: int = 10, **settings: Any

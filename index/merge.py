@@ -24,7 +24,6 @@ from .storage import Transaction
 _FACTOR = 8  # segments of a level that become one of the next, and how much larger those are
 _FLOOR = 128  # all segments up to _FACTOR times so many documents are of the lowest level
 _DEAD = 1 / 3
-_ROWS = 4096  # documents that are read back at a time
 
 
 def plan_merges(entries: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
@@ -68,20 +67,14 @@ def merge_parts(transaction: Transaction, parts: Sequence[Part], settings: Build
         float(part.segment.peaks.max(initial=0)) * part.entry["scale"] > LEVELS * scale for part in parts
     ):
         scale *= 2
-    n_terms = 1 + max(int(part.segment.terms.max(initial=0)) for part in parts)
+    n_terms = max(part.n_terms for part in parts)
 
     def batches() -> Iterator[VectorBatch]:
         for part in parts:
-            n_docs, factor = len(part.documents), np.float32(part.entry["scale"] / scale)
-            kept = np.ones(n_docs, bool) if part.alive is None else part.alive
-            with part.segment.rows(transaction.scratch, kept, n_terms) as rows:
-                for first in range(0, n_docs, _ROWS):
-                    end = min(first + _ROWS, n_docs)
-                    here = kept[first:end]
-                    if here.any():
-                        vectors = rows(first, end)[here]
-                        vectors.data *= factor
-                        yield VectorBatch(part.documents.rows(first, end).filter(here), vectors)
+            factor = np.float32(part.entry["scale"] / scale)
+            for batch in part.batches(transaction.scratch, n_terms):
+                batch.vectors.data *= factor
+                yield batch
 
     # What is written are weights in units of the new scale.
     entry = write_segment(transaction, batches(), settings, quantizer=lambda *_: Quantizer(1.0, True))

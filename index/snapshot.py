@@ -6,7 +6,8 @@ is held.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +21,12 @@ from lsr.encode.hub import load_encoder_files
 from lsr.errors import CorruptIndex
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
+from lsr.vectors import VectorBatch
 
 from .arrow_files import RESTORE, ArrowFile, write_arrow
 from .clusters import CLUSTERS
 from .documents import AllDocuments, Documents
+from .filters import Filter, Where, parse_where
 from .plan import SearchSettings
 from .searcher import Mask, Searcher
 from .segment import Segment
@@ -31,6 +34,8 @@ from .storage import check_files, read_encoder_files, read_manifest
 
 _VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
 _ALIVE_SCHEMA = pa.schema([("bits", pa.uint8())])
+_ROWS = 4096  # documents that are read back at a time
+_MASKS = 16  # of so many filters, a byte a document each
 _PASSAGES = 4  # so many times the wanted documents are looked for where documents are cut into passages
 
 
@@ -48,6 +53,27 @@ class Part(NamedTuple):
     segment: Segment
     documents: Documents
     alive: NDArray[np.bool_] | None
+
+    @property
+    def n_terms(self) -> int:
+        """One more than the largest term that occurs."""
+        return 1 + int(self.segment.terms.max(initial=0))
+
+    def batches(self, scratch: Path, n_terms: int) -> Iterator[VectorBatch]:
+        """The documents that aren't deleted, in their order, with their impacts, not yet multiplied with the scale.
+
+        Args:
+            scratch: Where a temporary file goes, 8 bytes a weight.
+            n_terms: Size of the vocabulary.
+        """
+        n_docs = len(self.documents)
+        kept = np.ones(n_docs, bool) if self.alive is None else self.alive
+        with self.segment.rows(scratch, kept, n_terms) as rows:
+            for first in range(0, n_docs, _ROWS):
+                end = min(first + _ROWS, n_docs)
+                here = kept[first:end]
+                if here.any():
+                    yield VectorBatch(self.documents.rows(first, end).filter(here), rows(first, end)[here])
 
 
 class Shared:
@@ -134,6 +160,8 @@ class Snapshot:
         self.parts: tuple[Part, ...] = tuple(parts)
         alive = [part.alive for part in self.parts]
         self.documents = AllDocuments([part.documents for part in self.parts], alive)
+        self._masks: dict[str, Mask] = {}
+        self._masking = threading.Lock()
         self.searcher = Searcher([part.segment for part in self.parts], alive)
         if before and before.manifest["shared"] == manifest["shared"] and not before.damaged:
             self.shared: Shared = before.shared
@@ -172,6 +200,23 @@ class Snapshot:
     def depth(self, k: int) -> int:
         """How many vectors are looked for first, to find k documents."""
         return _PASSAGES * k if self.has_passages else k
+
+    def mask(self, where: Where | Filter | None) -> Mask | None:
+        """Which documents a filter lets be found; None for all. The latest ones are kept.
+
+        Raises:
+            DataError: Something that is no filter, or that these documents can't be asked.
+        """
+        if where is None:
+            return None
+        parsed = where if isinstance(where, Filter) else parse_where(where)
+        with self._masking:
+            key = repr(parsed)  # 1 and True are equal, but not as a filter's values
+            if key not in self._masks:
+                while len(self._masks) >= _MASKS:
+                    self._masks.pop(next(iter(self._masks)))
+                self._masks[key] = self.searcher.mask(self.documents.allowed(parsed))
+            return self._masks[key]
 
     def top(
         self, vector: SparseMatrix, k: int, settings: SearchSettings, mask: Mask | None = None

@@ -28,6 +28,7 @@ from lsr.vectors import VectorBatch, Vectors
 
 from .builder import BuildSettings, Known, Source, manifest_of, read_batches, write_segment
 from .documents import Documents
+from .filters import Filter
 from .merge import merge_parts, plan_merges
 from .quantize import Quantizer
 from .snapshot import Snapshot, write_alive
@@ -75,8 +76,12 @@ class _Stored:
     def matches(self, keys: Sequence[str]) -> Iterator[tuple[int, int, str | None]]:
         """Documents with some ids, or cut from those with: the place in `keys`, the row, and the parent."""
         for i, row in self.documents.matches(keys):
-            if self._alive is None or self._alive[row]:
+            if self.is_alive(row):
                 yield i, row, self.documents.parent(row)
+
+    def is_alive(self, row: int) -> bool:
+        """Whether a document is not deleted."""
+        return self._alive is None or bool(self._alive[row])
 
     def mark(self, row: int, alive: bool) -> None:
         """Mark a document as deleted, or as alive again."""
@@ -228,8 +233,10 @@ class Writer:
         change.bad = change.report.bad + change.bad
         return change
 
-    def delete(self, ids: Iterable[str]) -> Change:
-        """Delete documents by their ids, and the passages of documents; see `Index.delete`."""
+    def delete(self, ids: Iterable[str], where: Filter | None = None) -> Change:
+        """Delete documents by their ids, and the passages of documents, and those that meet a filter; see
+        `Index.delete`.
+        """
         keys = list(dict.fromkeys(ids))
         for key in keys:
             if not isinstance(key, str):
@@ -241,8 +248,25 @@ class Writer:
                 if parent in (None, keys[i]):  # not a passage by its own id
                     unit.mark(row, False)
                     found.add(i)
-        self.changed = self.changed or bool(found)
-        return Change(deleted=len(found), missing=[key for i, key in enumerate(keys) if i not in found])
+        n_filtered = self._delete_where(where) if where is not None else 0
+        self.changed = self.changed or bool(found) or bool(n_filtered)
+        missing = [key for i, key in enumerate(keys) if i not in found]
+        return Change(deleted=len(found) + n_filtered, missing=missing)
+
+    def _delete_where(self, where: Filter) -> int:
+        """Delete the documents that meet a filter; returns how many, passages of one document counted once."""
+        with output_errors(self._path):
+            if self._buffer.alive:  # metadata are columns once they are written
+                self._spill(self._buffer, self._buffer.alive)
+                self._buffer = _Buffer()
+        where.require_known([s.documents.columns for s in self._stored if s.documents.columns is not None])
+        gone = set()
+        for stored in self._stored:
+            for row in np.flatnonzero(where.mask(stored.documents.columns, len(stored.documents))).tolist():
+                if stored.is_alive(row):
+                    stored.mark(row, False)
+                    gone.add(stored.documents.parent(row) or stored.documents.id(row))
+        return len(gone)
 
     def _batches(
         self,

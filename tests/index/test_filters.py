@@ -6,6 +6,7 @@ import json
 import operator
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ def write(folder, docs, per_batch=2):
     writer = ColumnsWriter()
     texts = [None if doc is None else json.dumps(doc) for doc in docs]
     for start in range(0, len(texts), per_batch):
-        writer.write(texts[start : start + per_batch])
+        writer.write(pa.array(texts[start : start + per_batch], pa.string()))
     return Columns(folder / COLUMNS_FILE, len(docs)) if writer.close(folder) else None
 
 
