@@ -65,14 +65,15 @@ def test_filter_documents(folder):
     assert [d.id for d in store.filter_documents(LATER)] == ["plate", "flutter"]
 
 
-def test_in_a_pipeline_that_is_saved_and_loaded(folder):
+def test_in_a_pipeline_that_is_saved_and_loaded(folder, monkeypatch):
+    monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", LsrRetriever.__module__)
     pipeline = Pipeline()
     retriever = LsrRetriever(LsrDocumentStore(folder), top_k=1, filters=LATER, settings={"alpha": 0.9})
     pipeline.add_component("retriever", retriever)
     template = "{% for d in documents %}{{ d.content }}{% endfor %} {{ question }}"
     pipeline.add_component("prompt", PromptBuilder(template, required_variables="*"))
     pipeline.connect("retriever.documents", "prompt.documents")
-    again = Pipeline.loads(pipeline.dumps(), allowed_modules=[LsrRetriever.__module__])
+    again = Pipeline.loads(pipeline.dumps())
     assert again.to_dict() == pipeline.to_dict()
     loaded = again.get_component("retriever")
     assert (loaded.top_k, loaded.filters, loaded.settings) == (1, LATER, {"alpha": 0.9})
