@@ -88,6 +88,11 @@ def test_store_as_a_dictionary():
     assert (again.path, again.encoder) == ("idx", "bm25")
 
 
+def test_documents_without_text_are_refused(folder):
+    with pytest.raises(ValueError, match=r"without content.*: picture, sound"):
+        LsrDocumentStore(folder).write_documents([Document(id="picture"), Document(id="sound")])
+
+
 def _plain(documents):
     return sorted((d.id, d.content, sorted(d.meta.items())) for d in documents)
 
