@@ -266,6 +266,12 @@ class AllDocuments:
         where.require_known([part.columns for part in self._parts if part.columns is not None])
         return np.concatenate([np.empty(0, bool), *(where.mask(part.columns, len(part)) for part in self._parts)])
 
+    def numbers(self) -> Iterator[int]:
+        """The numbers of all documents that aren't deleted, in document order."""
+        for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
+            here = range(len(part)) if alive is None else np.flatnonzero(alive).tolist()
+            yield from (int(base) + doc for doc in here)
+
     def all_ids(self, *, parents: bool = False) -> Iterable[str]:
         """The ids of all documents that aren't deleted, in document order; with `parents` as of `Documents`."""
         for part, alive in zip(self._parts, self._alive, strict=True):

@@ -21,7 +21,7 @@ except ImportError:
 
 
 class LsrDocumentStore:
-    """Haystack's documents in an index: id, content and meta; embeddings and blobs are left out.
+    """Haystack's documents in an index: id, content and meta; embeddings and blobs aren't kept.
 
     Args:
         path: The folder of the index.
@@ -61,10 +61,12 @@ class LsrDocumentStore:
 
         Raises:
             DuplicateDocumentError: An id is there already, and the policy is FAIL.
-            ValueError: Something else than documents.
+            ValueError: Something else than documents, or one without content.
         """
         if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
             raise ValueError("write_documents takes a list of Haystack's Documents")
+        if empty := [document.id for document in documents if document.content is None]:
+            raise ValueError(f"documents without content can't be found by their text: {', '.join(empty)}")
         wanted: dict[str, Document] = {}
         written = 0
         for document in documents:

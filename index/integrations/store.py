@@ -33,50 +33,38 @@ def opened_or_created(path: str | PathLike[str], encoder: str) -> Index:
     """
     if (Path(path) / MANIFEST).is_file():
         return Index.open(path)
-    living: Any = Index
-    created: Index = living.create(path, encoder=encoder)
-    return created
+    return Index.build(path, [], encoder=encoder)
 
 
 def has(index: Index, doc_id: str) -> bool:
     """Whether a document has this id."""
-    stored = f"{doc_id}#0" if index.has_passages else doc_id
-    return index.documents.find(stored) is not None
+    return index.documents.find(f"{doc_id}#0" if index.has_passages else doc_id) is not None
 
 
 def put(index: Index, documents: Iterable[Mapping[str, Any]]) -> None:
     """Add documents ({"_id", "text", ...}); one whose id is there already takes that one's place."""
-    new: list[Mapping[str, Any]] = []
-    known: list[Mapping[str, Any]] = []
-    for document in documents:
-        (known if has(index, document["_id"]) else new).append(document)
-    with _committed(index) as living:
-        if known:
-            living.update(known)
-        if new:
-            living.add(new)
+    with _committed(index):
+        index.update(documents)
 
 
 def remove(index: Index, ids: Sequence[str]) -> None:
     """Delete documents; ids that no document has are passed over."""
-    there = [doc_id for doc_id in dict.fromkeys(ids) if has(index, doc_id)]
-    if there:
-        with _committed(index) as living:
-            living.delete(there)
+    with _committed(index):
+        index.delete(ids)
 
 
 def stored(index: Index) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Id, title, text and metadata of every document, in the order of addition; of passages, each passage's."""
-    for doc in range(len(index)):
-        yield (index.documents.id(doc), *index.documents.fields(doc))
+    documents = index.documents
+    for doc in documents.numbers():
+        yield (documents.id(doc), *documents.fields(doc))
 
 
 @contextmanager
-def _committed(index: Index) -> Iterator[Any]:
-    living: Any = index
+def _committed(index: Index) -> Iterator[None]:
     try:
-        yield living
+        yield
     except BaseException:
-        living.rollback()
+        index.rollback()
         raise
-    living.commit()
+    index.commit()

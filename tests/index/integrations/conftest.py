@@ -28,10 +28,3 @@ def passages(tmp_path):
 
     text = "Heat flows along a plate. " * 3 + "Flutter of a panel."
     return Index.build(tmp_path / "cut", [{"_id": "d", "text": text}], encoder="bm25", passages=Passages(5))
-
-
-@pytest.fixture
-def living():
-    """Skips the test as long as an index can't be added to."""
-    if not hasattr(Index, "add"):
-        pytest.skip("Index has no add yet; this runs as soon as it has")

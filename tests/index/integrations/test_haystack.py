@@ -65,14 +65,15 @@ def test_filter_documents(folder):
     assert [d.id for d in store.filter_documents(LATER)] == ["plate", "flutter"]
 
 
-def test_in_a_pipeline_that_is_saved_and_loaded(folder):
+def test_in_a_pipeline_that_is_saved_and_loaded(folder, monkeypatch):
+    monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", LsrRetriever.__module__)
     pipeline = Pipeline()
     retriever = LsrRetriever(LsrDocumentStore(folder), top_k=1, filters=LATER, settings={"alpha": 0.9})
     pipeline.add_component("retriever", retriever)
     template = "{% for d in documents %}{{ d.content }}{% endfor %} {{ question }}"
     pipeline.add_component("prompt", PromptBuilder(template, required_variables="*"))
     pipeline.connect("retriever.documents", "prompt.documents")
-    again = Pipeline.loads(pipeline.dumps(), allowed_modules=[LsrRetriever.__module__])
+    again = Pipeline.loads(pipeline.dumps())
     assert again.to_dict() == pipeline.to_dict()
     loaded = again.get_component("retriever")
     assert (loaded.top_k, loaded.filters, loaded.settings) == (1, LATER, {"alpha": 0.9})
@@ -87,11 +88,15 @@ def test_store_as_a_dictionary():
     assert (again.path, again.encoder) == ("idx", "bm25")
 
 
+def test_documents_without_text_are_refused(folder):
+    with pytest.raises(ValueError, match=r"without content.*: picture, sound"):
+        LsrDocumentStore(folder).write_documents([Document(id="picture"), Document(id="sound")])
+
+
 def _plain(documents):
     return sorted((d.id, d.content, sorted(d.meta.items())) for d in documents)
 
 
-@pytest.mark.usefixtures("living")
 class TestAgainstTheirs(
     theirs.CountDocumentsTest, theirs.WriteDocumentsTest, theirs.DeleteDocumentsTest, theirs.FilterDocumentsTest
 ):
@@ -116,7 +121,6 @@ class TestAgainstTheirs(
         assert document_store.count_documents() == 1
 
 
-@pytest.mark.usefixtures("living")
 def test_write_skip_and_overwrite_in_a_pipeline(tmp_path):
     store = LsrDocumentStore(tmp_path / "idx", encoder="bm25")
     indexing = Pipeline()

@@ -109,7 +109,6 @@ def test_the_passage_that_matched(passages):
     assert len(found.page_content) < 50
 
 
-@pytest.mark.usefixtures("living")
 def test_add_replace_and_delete(tmp_path):
     retriever = LsrRetriever.from_texts(["Cats sleep."], tmp_path / "idx", ids=["x"], encoder="bm25")
     assert retriever.add_texts(["Cats and cats.", "Cats bark."], [{"n": 1}, {"n": 2}], ["x", "y"]) == ["x", "y"]

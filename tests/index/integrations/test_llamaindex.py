@@ -78,7 +78,6 @@ def test_the_passage_that_matched(passages):
     assert len(found.text) < 50
 
 
-@pytest.mark.usefixtures("living")
 def test_insert_replace_and_delete(nodes, tmp_path):
     retriever = LsrRetriever.from_nodes(nodes[:2], tmp_path / "idx", encoder="bm25")
     retriever.insert_nodes([TextNode(id_="a", text="Dogs, dogs."), nodes[2]])

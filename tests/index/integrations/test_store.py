@@ -55,7 +55,6 @@ def test_all_documents(folder):
     ]
 
 
-@pytest.mark.usefixtures("living")
 def test_changes_are_committed_together_or_not_at_all(tmp_path):
     index = opened_or_created(tmp_path / "idx", "bm25")
     put(index, [{"_id": "a", "text": "Cats sleep."}, {"_id": "b", "text": "Dogs bark."}])
@@ -72,7 +71,6 @@ def test_changes_are_committed_together_or_not_at_all(tmp_path):
         assert one.search("birds") == []
 
 
-@pytest.mark.usefixtures("living")
 def test_a_document_that_was_cut_is_deleted_whole(passages):
     put(passages, [{"_id": "d", "text": "Birds."}])
     assert [hit.text for hit in passages.search("birds flutter")] in ([], ["Birds."])
