@@ -152,7 +152,7 @@ def test_bad_use(capsys, docs, monkeypatch, args, said):
 # --- lsr encode
 
 
-@pytest.mark.parametrize("out", ["v.parquet", "v.jsonl", "v.jsonl.gz", "v"])
+@pytest.mark.parametrize("out", ["v.parquet", "v.jsonl", "v.jsonl.gz", "v.ciff", "v"])
 def test_encode(capsys, docs, out):
     target = docs.parent / out
     assert call("encode", docs, "--out", target) == 0
@@ -230,7 +230,7 @@ def test_bad_input(capsys, docs, lines, said):
     ("args", "said"),
     [
         (["missing.jsonl", "--out", "v"], "missing.jsonl: no such file or folder"),
-        (["docs.jsonl", "--out", "v.npz"], "v.npz: the name must end in"),
+        (["docs.jsonl", "--out", "v.npz"], "v.npz: vectors are written to"),
         (["docs.jsonl", "--out", "v", "--encoder", "docs.jsonl"], "docs.jsonl: these vectors carry no encoder"),
         (["docs.jsonl", "--out", "v", "--encoder", "bm25", "--top-k", "3"], "bm25: no setting 'top_k'"),
         (["docs.jsonl", "--out", "docs.jsonl/v"], "docs.jsonl"),

@@ -227,7 +227,7 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path, corpus):
 
 
 def test_an_unknown_ending_is_refused_before_any_work(tmp_path, corpus):
-    with pytest.raises(DataError, match="the name must end in"):
+    with pytest.raises(DataError, match="vectors are written to"):
         encode(corpus, tmp_path / "v.npz", Letters(tmp_path / "log"))
     assert names(tmp_path) == ["docs.jsonl"]
 
