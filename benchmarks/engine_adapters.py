@@ -53,7 +53,7 @@ class Lsr(Adapter):
         vectors = SparseMatrix(toy.indptr, toy.indices, toy.values, (toy.n_docs, toy.vocab))
         index = Index.build(Path(folder) / "toy", vectors, order="bisection", **self.settings)
         for algorithm in ("clusters",) if self.settings.get("clusters") else ("exhaustive", "blocks"):
-            index.segment.search(*vectors.row(0), 10, SearchSettings(algorithm))
+            index.searcher.search(*vectors.row(0), 10, SearchSettings(algorithm))
 
     def prepare(self, index: Any, terms: Any, weights: Any, k: int, **settings: Any) -> Any:
         """A query's ascending terms, their weights, and how to search."""
@@ -65,7 +65,7 @@ class Lsr(Adapter):
     def search(self, index: Any, query: Any, k: int, **settings: Any) -> Any:
         """Documents and scores."""
         terms, weights, how = query
-        return index.segment.search(terms, weights, k, how)
+        return index.searcher.search(terms, weights, k, how)
 
 
 def runnable(engine: dict[str, Any]) -> type[Adapter]:

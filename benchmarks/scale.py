@@ -146,9 +146,9 @@ def search(index: Index, queries: SparseMatrix, k: int, rounds: int) -> dict[str
     settings = {name: SearchSettings(**given) for name, given in ALGORITHMS.items()}
     recall = dict.fromkeys(ALGORITHMS, 0.0)
     for terms, weights in rows:
-        docs, scores = index.segment.search(terms, weights, k, settings["exhaustive"])
+        docs, scores = index.searcher.search(terms, weights, k, settings["exhaustive"])
         for name, chosen in settings.items():
-            found, values = index.segment.search(terms, weights, k, chosen)
+            found, values = index.searcher.search(terms, weights, k, chosen)
             if chosen.exact and (found.tolist() != docs.tolist() or values.tolist() != scores.tolist()):
                 raise SystemExit(f"{name}: another result than exhaustive search")
             recall[name] += float((values >= scores[-1]).sum() / len(docs)) / len(rows)
@@ -158,7 +158,7 @@ def search(index: Index, queries: SparseMatrix, k: int, rounds: int) -> dict[str
             once: list[float] = []
             for terms, weights in rows:
                 start = time.perf_counter_ns()
-                index.segment.search(terms, weights, k, chosen)
+                index.searcher.search(terms, weights, k, chosen)
                 once.append((time.perf_counter_ns() - start) / 1e6)
             times[name].append(once)
     return {

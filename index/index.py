@@ -235,9 +235,11 @@ class Index:
                 return
             self._writer.commit()
             self._adopt(self._writer.snapshot)
-            if merge:
-                self._merge(everything=False)
-            self.rollback()
+            try:
+                if merge:
+                    self._merge(everything=False)
+            finally:
+                self.rollback()
 
     def rollback(self) -> None:
         """Forget the changes since the last commit, and unlock the index."""

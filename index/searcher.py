@@ -57,7 +57,7 @@ _SPARE = 64  # room for the best documents beyond twice k, so that a small k is 
 _SEEDS = 2  # blocks of the highest bounds that are scored first, apart from a quarter of k
 _PAYS = 0.6  # skipping pays where less than this share of the postings is scored
 EXACT = SearchSettings()
-_EVERY = np.empty(0, np.uint8)  # a mask that leaves nothing out
+_EVERY = np.frombuffer(b"", np.uint8)  # a mask that leaves nothing out; read-only, as all that kernels search
 
 
 @dataclass(frozen=True)
@@ -213,12 +213,13 @@ class Searcher:
         for segment, part, alive, base in zip(self.segments, parts, self._alive, self.bases, strict=False):
             both = part if alive is None else part & alive
             places[base : base + segment.n_docs] = both[segment.order] if len(segment.order) else both
-        places.flags.writeable = False  # as all that is mapped: kernels are compiled for one kind of array
         live = []
         for group in self._groups:
             blocks = np.zeros(group.n_blocks, np.uint8)
             find_live(group.files.windows, places, blocks)
             live.append(blocks)
+        for array in (places, *live):
+            array.flags.writeable = False  # kernels are compiled for one kind of array
         return Mask(places, tuple(live))
 
     # --- single documents -------------------------------------------------------------------------------------------
