@@ -22,9 +22,23 @@ from numpy.typing import NDArray
 
 from lsr import Index, SparseMatrix
 from lsr.console import progress, table
-from lsr.index import ordering, searcher
+from lsr.index import ordering
 from lsr.index.kernels.jit import kernel
-from lsr.index.kernels.lists import BEGIN, BLOCK, DOCS_AT, END, IMPACTS_AT, MAXIMA_AT, N_DOCS, ROW, ROW_UNIT
+from lsr.index.kernels.lists import (
+    BEGIN,
+    BLOCK,
+    DOCS_AT,
+    END,
+    IMPACTS_AT,
+    MAXIMA_AT,
+    N_DOCS,
+    ROW,
+    ROW_UNIT,
+    Query,
+    find_lists,
+    find_terms,
+)
+from lsr.index.quantize import query_integers
 
 RUNS = (1, 4, 8, 16)  # blocks of a run
 
@@ -39,11 +53,9 @@ def bounds_of(files: Any, query: Any, run: int, row: Any, out: Any) -> int:
         for i in range(len(query.weights)):
             row[:] = 0
             if query.lists[i, w, ROW] >= 0:
+                begin = files.windows[w, MAXIMA_AT] + np.int64(query.lists[i, w, ROW]) * ROW_UNIT
                 for x in range(n):
-                    row[x // run] = max(
-                        row[x // run],
-                        files.maxima[files.windows[w, MAXIMA_AT] + np.int64(query.lists[i, w, ROW]) * ROW_UNIT + x],
-                    )
+                    row[x // run] = max(row[x // run], files.maxima[begin + x])
             else:
                 for p in range(query.lists[i, w, BEGIN], query.lists[i, w, END]):
                     x = files.docs[files.windows[w, DOCS_AT] + p] // (BLOCK * run)
@@ -56,28 +68,27 @@ def bounds_of(files: Any, query: Any, run: int, row: Any, out: Any) -> int:
 
 def left(index: Index, queries: SparseMatrix, ks: tuple[int, ...]) -> dict[str, dict[str, float]]:
     """Of runs of blocks, how many there are and how many are left on average and in the median."""
+    searcher = index.searcher
+    (group,), every = searcher._groups, np.empty(0, np.uint8)
     counts: dict[tuple[int, int], list[int]] = {}
-    total: dict[int, int] = {}
-    seen: dict[str, Any] = {}
-    search_blocks = searcher.search_blocks
-
-    def recorded(files: Any, query: Any, space: Any, k: int, *rest: Any) -> int:
-        found = int(search_blocks(files, query, space, k, *rest))
-        seen.update(files=files, query=query, scores=space.scores[:found].copy())
-        return found
-
-    row, out = np.empty(1 << 10, np.int64), np.empty(index.searcher.n_blocks + 1, np.int64)
-    searcher.search_blocks = recorded
+    total = {}
+    row, out = np.empty(1 << 10, np.int64), np.empty(searcher.n_blocks + 1, np.int64)
     with progress(len(queries), "counting", "queries") as bar:
         for q in range(len(queries)):
-            index.search(queries[q], max(ks), algorithm="blocks")
+            terms, weights = queries.row(q)
+            _, scores = searcher.search(terms, weights, max(ks))
+            integers, factor = query_integers(weights)
+            ranks, peaks = np.empty((1, len(terms)), np.int64), np.empty(len(terms))
+            known = find_terms(group._lexicon, terms, ranks, peaks)
+            lists = np.empty((len(known), searcher.n_windows, 4), np.int32)
+            find_lists(group._lexicon, group.files.windows, ranks, known, lists)
+            query = Query(lists, integers[known], integers[known], every, every)
             for run in RUNS:
-                total[run] = bounds_of(seen["files"], seen["query"], run, row, out)
+                total[run] = bounds_of(group.files, query, run, row, out)
                 for k in ks:
-                    needed = seen["scores"][min(k, len(seen["scores"])) - 1]
+                    needed = np.rint(scores[min(k, len(scores)) - 1] * factor / group.scale)
                     counts.setdefault((k, run), []).append(int((out[: total[run]] >= needed).sum()))
             bar.update(1)
-    searcher.search_blocks = search_blocks
     return {
         f"k={k}, {run * BLOCK} documents": {
             "runs": total[run],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,6 +12,16 @@ import click
 from lsr.encode.commands import encoder_options
 
 from .commands import open_index, where_option
+
+
+@contextmanager
+def committed(index: Any) -> Iterator[None]:
+    """Commit what was changed within, or leave nothing of it behind."""
+    try:
+        yield
+        index.commit()
+    finally:
+        index.rollback()
 
 
 @click.command()
@@ -37,8 +49,8 @@ def add(index_path: Path, source: str, update: bool, skip_bad: bool, encoder: st
     read: Any = read_vectors(source, skip_bad=skip_bad) if holds_vectors(source) else None
     if read is None:
         read = open_corpus(source, skip_bad=skip_bad)
-    change = index.update(read, skip_bad=skip_bad) if update else index.add(read, skip_bad=skip_bad)
-    index.commit()
+    with committed(index):
+        change = index.update(read, skip_bad=skip_bad) if update else index.add(read, skip_bad=skip_bad)
     change.report.bad = []  # told here, together with those whose ids are there already
     change.report.tell()
     for message in change.bad[:10]:
@@ -75,8 +87,8 @@ def delete(index_path: Path, doc_ids: tuple[str, ...], ids: IO[str] | None, wher
     if not wanted and parsed is None:
         raise click.UsageError("name documents to delete: ID..., --ids FILE, or --where CONDITION")
     index = open_index(index_path, None, {})
-    change = index.delete(wanted, where=parsed)
-    index.commit()
+    with committed(index):
+        change = index.delete(wanted, where=parsed)
     note(f"{index_path}: {change}; {len(index)} documents in {index.n_segments} segments")
 
 

@@ -390,6 +390,8 @@ def warmup() -> None:
             for algorithm in get_args(Algorithm):
                 if quantized or algorithm != "clusters":
                     index.search(toy[0], algorithm=algorithm)
+            index.delete("0")
+            index.merge()
     seconds = time.perf_counter() - start
     if cache_folder is None:
         click.echo(f"compiled in {seconds:.1f} s, but there is no folder to keep that in: set NUMBA_CACHE_DIR")

@@ -121,8 +121,8 @@ def _require_sound(manifest: Mapping[str, Any], path: Path) -> None:
         raise CorruptIndex(f"{path}: damaged: values are missing or make no sense; {RESTORE}")
 
 
-def _is_amount(value: Any, kind: type) -> bool:
-    return type(value) is kind and math.isfinite(value) and bool(value >= 0)
+def _is_amount(value: Any, kind: type[int] | type[float]) -> bool:
+    return isinstance(value, kind) and type(value) is kind and math.isfinite(value) and value >= 0
 
 
 def _is_sound_segment(segment: Mapping[str, Any]) -> bool:

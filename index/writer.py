@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder_files
@@ -30,8 +28,9 @@ from .builder import BuildSettings, Known, Source, manifest_of, read_batches, wr
 from .documents import Documents
 from .filters import Filter
 from .merge import merge_parts, plan_merges
+from .pending import Buffer, Stored, Unit, rows_of
 from .quantize import Quantizer
-from .snapshot import Snapshot, write_alive
+from .snapshot import Snapshot
 from .storage import Transaction, output_errors, read_manifest
 
 _BUFFER = 1 << 28  # bytes of documents and vectors that wait in memory
@@ -65,92 +64,6 @@ class Change:
         said += [f"{self.deleted} deleted"] if self.deleted else []
         said += [f"{len(self.missing)} not there ({', '.join(self.missing[:3])})"] if self.missing else []
         return ", ".join(said) or "nothing changed"
-
-
-class _Stored:
-    """A segment on disk, committed or not, and what becomes of its documents."""
-
-    def __init__(self, entry: dict[str, Any], documents: Documents, alive: NDArray[np.bool_] | None) -> None:
-        self.entry, self.documents, self._alive, self.changed = entry, documents, alive, False
-
-    def matches(self, keys: Sequence[str]) -> Iterator[tuple[int, int, str | None]]:
-        """Documents with some ids, or cut from those with: the place in `keys`, the row, and the parent."""
-        for i, row in self.documents.matches(keys):
-            if self.is_alive(row):
-                yield i, row, self.documents.parent(row)
-
-    def is_alive(self, row: int) -> bool:
-        """Whether a document is not deleted."""
-        return self._alive is None or bool(self._alive[row])
-
-    def mark(self, row: int, alive: bool) -> None:
-        """Mark a document as deleted, or as alive again."""
-        if not self.changed:
-            self._alive = np.ones(len(self.documents), bool) if self._alive is None else self._alive.copy()
-            self.changed = True
-        assert self._alive is not None
-        self._alive[row] = alive
-
-    def write(self, transaction: Transaction) -> dict[str, Any]:
-        """Write the alive bits, if they have changed; returns what the manifest will say."""
-        if not self.changed or self._alive is None:
-            return self.entry
-        path = transaction.alive_file()
-        write_alive(path, self._alive)
-        return self.entry | {"alive": path.name, "n_alive": int(self._alive.sum())}
-
-
-class _Buffer:
-    """Documents that wait in memory."""
-
-    def __init__(self) -> None:
-        self._batches: list[VectorBatch] = []
-        self._rows: dict[str, list[int]] = {}
-        self._parents: list[str | None] = []
-        self.alive: list[bool] = []
-        self.n_bytes = 0
-
-    def matches(self, keys: Sequence[str]) -> Iterator[tuple[int, int, str | None]]:
-        """As of `_Stored`."""
-        for i, key in enumerate(keys):
-            for row in self._rows.get(key, ()):
-                if self.alive[row]:
-                    yield i, row, self._parents[row]
-
-    def mark(self, row: int, alive: bool) -> None:
-        """As of `_Stored`."""
-        self.alive[row] = alive
-
-    def append(self, batch: VectorBatch, parents: Sequence[str | None]) -> None:
-        """Append documents."""
-        for row, (doc_id, parent) in enumerate(zip(batch.ids, parents, strict=True), start=len(self.alive)):
-            for key in {doc_id, parent or doc_id}:
-                self._rows.setdefault(key, []).append(row)
-        self._batches.append(batch)
-        self._parents.extend(parents)
-        self.alive.extend([True] * len(parents))
-        self.n_bytes += batch.documents.nbytes + 8 * batch.vectors.nnz
-
-    def extend(self, other: _Buffer) -> None:
-        """Append what another buffer holds."""
-        n = len(self.alive)
-        for key, rows in other._rows.items():
-            self._rows.setdefault(key, []).extend(n + row for row in rows)
-        self._batches += other._batches
-        self._parents += other._parents
-        self.alive += other.alive
-        self.n_bytes += other.n_bytes
-
-    def batches(self, kept: Sequence[bool]) -> Iterator[VectorBatch]:
-        """Those documents that are kept."""
-        first = 0
-        for batch in self._batches:
-            here = np.array(kept[first : first + len(batch.vectors)], bool)
-            first += len(here)
-            yield batch if here.all() else _rows(batch, here)
-
-
-_Unit = _Stored | _Buffer
 
 
 class Writer:
@@ -190,8 +103,8 @@ class Writer:
         self._known.fingerprint, self._known.encoder_files = shared.fingerprint, shared.encoder_files
         self._known.vocabulary = shared.vocabulary
         self._learned = False  # whether there is more known now than committed
-        self._stored = [_Stored(dict(p.entry), p.documents, p.alive) for p in self.snapshot.parts]
-        self._buffer = _Buffer()
+        self._stored = [Stored(dict(p.entry), p.documents, p.alive) for p in self.snapshot.parts]
+        self._buffer = Buffer()
         self.changed = False
 
     # --- changes ----------------------------------------------------------------------------------------------------
@@ -216,9 +129,9 @@ class Writer:
                     if self._buffer.n_bytes + call.fresh.n_bytes > _BUFFER:
                         # What earlier calls brought is written as it was before this one, which may fail yet.
                         call.moved(self._buffer, self._spill(self._buffer, call.before))
-                        self._buffer = _Buffer()
+                        self._buffer = Buffer()
                         self._spill(call.fresh, call.fresh.alive)
-                        call.fresh = _Buffer()
+                        call.fresh = Buffer()
         except BaseException:
             call.undo()
             for stored in self._stored[n_stored:]:
@@ -242,7 +155,7 @@ class Writer:
             if not isinstance(key, str):
                 raise DataError(f"an id to delete must be a string, got {key!r}")
         found = set()
-        units: list[_Unit] = [*self._stored, self._buffer]
+        units: list[Unit] = [*self._stored, self._buffer]
         for unit in units:
             for i, row, parent in list(unit.matches(keys)):
                 if parent in (None, keys[i]):  # not a passage by its own id
@@ -258,7 +171,7 @@ class Writer:
         with output_errors(self._path):
             if self._buffer.alive:  # metadata are columns once they are written
                 self._spill(self._buffer, self._buffer.alive)
-                self._buffer = _Buffer()
+                self._buffer = Buffer()
         where.require_known([s.documents.columns for s in self._stored if s.documents.columns is not None])
         gone = set()
         for stored in self._stored:
@@ -348,7 +261,7 @@ class Writer:
             grown.vocabulary = ours
             self._known, self._learned = grown, True
 
-    def _spill(self, buffer: _Buffer, kept: Sequence[bool]) -> _Stored | None:
+    def _spill(self, buffer: Buffer, kept: Sequence[bool]) -> Stored | None:
         """Write what a buffer holds as a segment."""
         scale = self._scale
         quantizer = partial(Quantizer.beside, scale) if scale else Quantizer.of
@@ -358,7 +271,7 @@ class Writer:
         assert entry is not None
         self._scale = scale or entry["scale"]
         documents = Documents(self._path / entry["name"], entry["n_docs"], entry["has_text"])
-        self._stored.append(_Stored(entry, documents, None))
+        self._stored.append(Stored(entry, documents, None))
         return self._stored[-1]
 
     # --- the end of a transaction -----------------------------------------------------------------------------------
@@ -370,7 +283,7 @@ class Writer:
         with output_errors(self._path):
             if self._buffer.alive:
                 self._spill(self._buffer, self._buffer.alive)
-                self._buffer = _Buffer()
+                self._buffer = Buffer()
             self._replace([stored.write(self._transaction) for stored in self._stored])
 
     def merge(self, *, everything: bool) -> bool:
@@ -424,15 +337,15 @@ class _Call:
         early: The segment that this buffer became meanwhile, if it did.
     """
 
-    def __init__(self, buffer: _Buffer, replace: bool, skip_bad: bool, change: Change) -> None:
+    def __init__(self, buffer: Buffer, replace: bool, skip_bad: bool, change: Change) -> None:
         self._buffer, self._replace, self._skip_bad, self._change = buffer, replace, skip_bad, change
-        self.fresh, self.before = _Buffer(), list(buffer.alive)
-        self.early: _Stored | None = None
-        self._marked: list[tuple[_Unit, int]] = []
+        self.fresh, self.before = Buffer(), list(buffer.alive)
+        self.early: Stored | None = None
+        self._marked: list[tuple[Unit, int]] = []
         self._parents: set[str] = set()  # of passages that this call brought
         self._number = 0
 
-    def take(self, batch: VectorBatch, units: Sequence[_Unit]) -> None:
+    def take(self, batch: VectorBatch, units: Sequence[Unit]) -> None:
         """Take some documents, and mark those that they replace.
 
         Raises:
@@ -471,14 +384,14 @@ class _Call:
         self._change.added += len(taken_now - replaced)
         self._parents |= firsts
         if here:
-            self.fresh.append(_rows(batch, kept), [parents[i] for i in here])
+            self.fresh.append(rows_of(batch, kept), [parents[i] for i in here])
 
     def _refuse(self, problem: str, number: int) -> None:
         if not self._skip_bad:
             raise DataError(problem, f"document {number}")
         self._change.bad.append(f"document {number}: {problem}")
 
-    def moved(self, buffer: _Buffer, stored: _Stored | None) -> None:
+    def moved(self, buffer: Buffer, stored: Stored | None) -> None:
         """Note that earlier documents are in a segment now."""
         if stored is None:
             return
@@ -495,7 +408,3 @@ class _Call:
         if self.early is not None:
             for row in range(len(self.early.documents)):
                 self.early.mark(row, True)
-
-
-def _rows(batch: VectorBatch, kept: NDArray[np.bool_]) -> VectorBatch:
-    return VectorBatch(batch.documents.filter(pa.array(kept)), batch.vectors[kept])

@@ -299,7 +299,7 @@ def test_each_way_of_scoring_candidates_is_taken(tmp_path, monkeypatch, segment,
 
     for name in ran:
         monkeypatch.setattr(blocks, name, watched(name))
-    monkeypatch.setattr("lsr.index.searcher.search_blocks", blocks.search_blocks.py_func)
+    monkeypatch.setattr("lsr.index.group.search_blocks", blocks.search_blocks.py_func)
     for terms, weights in queries[:10]:
         require_equal(segment, truth, terms, weights, ks=(10, 100), algorithms=["blocks"])
     # Each search begins with blocks, 64 at a time, and these ones go on with them.

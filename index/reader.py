@@ -1,0 +1,337 @@
+"""Reader: what an index is, and searching it; `Index` is built on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.encode.base import Encoder
+from lsr.errors import DataError, EncoderError
+from lsr.fingerprint import Fingerprint
+from lsr.sparse import SparseMatrix
+
+from .documents import AllDocuments
+from .explain import Explanation, explain_document
+from .filters import Filter, Where
+from .hits import Hit
+from .plan import Plan, SearchSettings
+from .searcher import Searcher
+from .snapshot import Snapshot
+from .storage import check_files
+
+_SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
+
+Query = str | Mapping[str, float] | SparseMatrix
+
+
+class Reader:
+    """Searches a snapshot of an index.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None) -> None:
+        self.path = path
+        self._snapshot = snapshot
+        self._given_encoder = encoder
+
+    def __len__(self) -> int:
+        return len(self._snapshot)
+
+    def __repr__(self) -> str:
+        return f"Index({str(self.path)!r}, {len(self)} documents, {self.fingerprint})"
+
+    @property
+    def documents(self) -> AllDocuments:
+        """Ids and texts."""
+        return self._snapshot.documents
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is searched now, as it was committed."""
+        return self._snapshot
+
+    @property
+    def searcher(self) -> Searcher:
+        """Postings."""
+        return self._snapshot.searcher
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of the encoder that made the vectors."""
+        return self._snapshot.shared.fingerprint
+
+    @property
+    def has_passages(self) -> bool:
+        """Whether documents were cut into passages."""
+        return self._snapshot.has_passages
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether it has clusters, for approximate search."""
+        return all(part.segment.clusters is not None for part in self._snapshot.parts)
+
+    @property
+    def max_error(self) -> float:
+        """The largest difference between a document's weight and what is stored for it."""
+        return max((float(part.entry["max_error"]) for part in self._snapshot.parts), default=0.0)
+
+    @property
+    def n_postings(self) -> int:
+        """Number of stored weights, those of deleted documents too as long as they aren't merged away."""
+        return sum(int(part.entry["n_postings"]) for part in self._snapshot.parts)
+
+    @property
+    def n_segments(self) -> int:
+        """Number of segments."""
+        return len(self._snapshot.parts)
+
+    @property
+    def damaged(self) -> list[str]:
+        """Messages about damaged files, of what was left out with `skip_damaged`."""
+        return list(self._snapshot.damaged)
+
+    def document_frequencies(self, terms: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """(n,) int64, how many documents have each of (n,) terms, those that are deleted but not merged away too."""
+        found = np.zeros(len(terms), np.int64)
+        for part in self._snapshot.parts:
+            segment = part.segment
+            at = np.searchsorted(segment.terms, terms)
+            known = np.flatnonzero(at < len(segment.terms))
+            known = known[segment.terms[at[known]] == terms[known]]
+            found[known] += segment.df[at[known]]
+        return found
+
+    def file_sizes(self) -> dict[str, int]:
+        """Bytes of each kind of file."""
+        sizes: dict[str, int] = {}
+        for name, entry in self._snapshot.manifest["files"].items():
+            kind = name.partition("/")[2] or "alive.arrow"
+            sizes[kind] = sizes.get(kind, 0) + int(entry["bytes"])
+        return sizes
+
+    @property
+    def encoder(self) -> Encoder:
+        """What encodes queries and documents: the encoder given, or the one that the index carries.
+
+        Raises:
+            EncoderError: There is none.
+        """
+        if self._given_encoder is not None:
+            return self._given_encoder
+        if not self._snapshot.shared.encoder_files:
+            raise EncoderError(
+                f"{self.path}: this index was built from vectors without their encoder ({self.fingerprint}): "
+                "search it with vectors, or name the encoder (--encoder, Index.open(..., encoder=...))"
+            )
+        return self._snapshot.shared.encoder
+
+    @property
+    def vocabulary(self) -> list[str] | None:
+        """Token of each term, or None where the tokens aren't known."""
+        return self._snapshot.shared.vocabulary
+
+    # --- searching -------------------------------------------------------------------------------------------------
+
+    def search(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> list[Hit]:
+        """The k best documents.
+
+        Args:
+            query: A text, a {token: weight} mapping, or a matrix of one row.
+            k: How many at most. Documents that share no term with the query are never among them.
+            where: Which documents may be found, by their metadata: `lsr.index.filters` tells how.
+            settings: Of `SearchSettings`: algorithm, alpha, beta, guaranteed, cut, heap_factor. Without any the search
+                is exact.
+
+        Returns:
+            Hits by descending score; equal scores by the order in which the documents were added.
+
+        Raises:
+            EncoderError: A text, but the index has no encoder.
+            DataError: A filter on a column that no document has, or of another kind.
+        """
+        vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
+        if len(vector) != 1:
+            raise ValueError(f"search takes one query, got {len(vector)}; search_batch takes many")
+        _checked_k(k)
+        snapshot = self._snapshot
+        return self._hits(snapshot, vector, *snapshot.top(vector, k, _settings(settings), snapshot.mask(where)))
+
+    def search_batch(
+        self,
+        queries: Sequence[str | Mapping[str, float]] | SparseMatrix,
+        k: int = 10,
+        *,
+        threads: int = 0,
+        where: Where | Filter | None = None,
+        **settings: Any,
+    ) -> list[list[Hit]]:
+        """The k best documents of many queries, on all cores.
+
+        Args:
+            queries: Texts, {token: weight} mappings, or a matrix with a row for each.
+            k: How many at most for each.
+            threads: Cores to use; 0 for all.
+            where: As for `search`.
+            settings: As for `search`.
+        """
+        chosen = _settings(settings)
+        vectors = self.query_vectors(queries)
+        rows = [vectors[i] for i in range(len(vectors))]
+        _checked_k(k)
+        snapshot = self._snapshot
+        mask = snapshot.mask(where)
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            found = list(pool.map(lambda row: snapshot.top(row, k, chosen, mask), rows))
+        return [self._hits(snapshot, row, docs, scores) for row, (docs, scores) in zip(rows, found, strict=True)]
+
+    def query_vectors(self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix) -> SparseMatrix:
+        """Queries of any form as a matrix; tokens that the vocabulary lacks are left out, as no document has them.
+
+        Raises:
+            DataError: A weight that is negative, infinite or not a number.
+        """
+        if isinstance(queries, SparseMatrix):
+            size = self.fingerprint.vocabulary_size
+            if size is not None and queries.shape[1] > size and queries.nnz and int(queries.indices.max()) >= size:
+                raise DataError(
+                    f"the query has term {int(queries.indices.max())}, the index' vocabulary has {size} terms"
+                )
+            return queries
+        if len(queries) and all(isinstance(query, str) for query in queries):
+            if not len(self) and self.encoder.needs_fit:  # nothing was ever added
+                return SparseMatrix.from_dicts([{} for _ in queries], 1)
+            return self.encoder.encode_query(list(queries))  # type: ignore[arg-type]
+        term_of = self._snapshot.shared.term_of
+        rows = []
+        for query in queries:
+            if not isinstance(query, Mapping):
+                raise TypeError(f"a query is a text or a mapping of token to weight, got {type(query).__name__}")
+            if self.vocabulary is None:
+                raise DataError(f"{self.path}: this index doesn't know its tokens; search it with a SparseMatrix")
+            rows.append({term_of[t]: w for t, w in query.items() if t in term_of})
+        try:
+            return SparseMatrix.from_dicts(rows, max(len(term_of), 1))
+        except ValueError as error:
+            raise DataError(str(error), "query") from None
+
+    def explain_plan(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Plan:
+        """Search, and tell what ran and how many blocks, windows and postings it touched.
+
+        Args:
+            query: As for `search`.
+            k: How many documents; for passages, what the first step toward k documents does.
+            where: As for `search`.
+            settings: As for `search`.
+        """
+        vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
+        if len(vector) != 1:
+            raise ValueError(f"explain_plan takes one query, got {len(vector)}")
+        _checked_k(k)
+        terms, weights = vector.row(0)
+        snapshot = self._snapshot
+        mask = snapshot.mask(where)
+        return snapshot.searcher.plan(terms, weights, snapshot.depth(k), _settings(settings), mask)
+
+    def recall(
+        self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix | None = None, k: int = 10, **settings: Any
+    ) -> float:
+        """How much of the exact result a search finds: to choose alpha, or cut and heap_factor.
+
+        Args:
+            queries: As for `search_batch`. None takes `sample()`: that says more of how settings compare than of what
+                real queries would find.
+            k: How many documents; of an index of passages, how many passages.
+            settings: As for `search`.
+
+        Returns:
+            The share of the places of the exact results that hold documents whose scores reach the k-th best; 1.0
+            where nothing is to be found.
+
+        Raises:
+            IndexFormatError: The index has no clusters.
+        """
+        _checked_k(k)
+        chosen = _settings(settings)
+        searcher = self._snapshot.searcher
+        vectors = self.sample() if queries is None else self.query_vectors(queries)
+
+        def count(i: int) -> tuple[int, int]:
+            terms, weights = vectors.row(i)
+            _, exact = searcher.search(terms, weights, k)
+            _, found = searcher.search(terms, weights, k, chosen)
+            return int((found >= exact[-1]).sum()) if len(exact) else 0, len(exact)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            hits, places = np.array(list(pool.map(count, range(len(vectors)))), np.int64).reshape(-1, 2).sum(axis=0)
+        return float(hits / places) if places else 1.0
+
+    def sample(self) -> SparseMatrix:
+        """200 documents, cut to their 24 heaviest terms, as queries: always the same ones.
+
+        Raises:
+            IndexFormatError: The index has no clusters.
+        """
+        return self.searcher.sample(*_SAMPLE)
+
+    def _hits(
+        self, snapshot: Snapshot, query: SparseMatrix, docs: NDArray[np.int64], scores: NDArray[np.float64]
+    ) -> list[Hit]:
+        explain = partial(self._explain, snapshot, query)
+        found = zip(docs.tolist(), scores.tolist(), strict=True)
+        return [Hit(snapshot.documents, doc, score, explain) for doc, score in found]
+
+    # --- explaining and checking -----------------------------------------------------------------------------------
+
+    def explain(self, query: Query, doc_id: str, *, origins: bool = True) -> Explanation:
+        """Why a document has its score for a query; the document need not be among the hits.
+
+        Args:
+            query: A text, a {token: weight} mapping, or a matrix of one row.
+            doc_id: The document's id.
+            origins: Have the documents' model, where it is at hand, read the document again and tell which words its
+                expansions come from.
+
+        Raises:
+            DataError: No document has this id.
+        """
+        snapshot = self._snapshot
+        doc = snapshot.documents.find(doc_id)
+        if doc is None and self.has_passages and "#" not in doc_id:
+            raise DataError(f"{self.path}: documents are cut into passages here; explain {doc_id + '#0'!r} or the like")
+        if doc is None:
+            raise DataError(f"{self.path}: no document has the id {doc_id!r}")
+        vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
+        if len(vector) != 1:
+            raise ValueError(f"explain takes one query, got {len(vector)}")
+        return self._explain(snapshot, vector, doc, origins=origins)
+
+    def _explain(self, snapshot: Snapshot, query: SparseMatrix, doc: int, *, origins: bool = True) -> Explanation:
+        has_encoder = self._given_encoder is not None or bool(snapshot.shared.encoder_files)
+        return explain_document(snapshot, self.encoder if has_encoder else None, query, doc, origins=origins)
+
+    def verify(self) -> list[str]:
+        """Check every byte; a message for each file that is damaged, none if all is well."""
+        return list(check_files(self.path, self._snapshot.manifest, every_byte=True).values())
+
+
+def _checked_k(k: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
+
+
+def _settings(given: Mapping[str, Any]) -> SearchSettings:
+    try:
+        return SearchSettings(**given)
+    except TypeError as error:
+        names = ", ".join(field.name for field in fields(SearchSettings))
+        raise TypeError(f"{str(error).rpartition('() ')[2]}; settings of a search are {names}") from None
