@@ -57,7 +57,7 @@ def test_the_stored_weights_in_document_order(tmp_path, monkeypatch, options):
     monkeypatch.setattr(regroup, "_MEMORY", 5000)
     rows = matrix(5000 if options.get("order") else 700)
     index = Index.build(tmp_path / "idx", vectors_of(rows), **options)
-    assert (options != {"memory": 1}) or index.segment.n_windows > 1
+    assert (options != {"memory": 1}) or index.searcher.n_windows > 1
     vectors = index_vectors(index)
     for _ in range(2):
         batches = list(vectors)
