@@ -483,10 +483,9 @@ class Index:
         title, text, _ = self.documents.fields(doc)
         content = Document("", text, title).content
         spans = self._spans(content)
-        added = (
-            [] if spans is None or not origins else [term for term in terms[impacts > 0].tolist() if term not in spans]
-        )
-        sources = self._origins(content, added)
+        sources: dict[int, tuple[int, int]] = {}
+        if origins and spans is not None:
+            sources = self._origins(content, [term for term in terms[impacts > 0].tolist() if term not in spans])
         tokens = self.vocabulary
         contributions = []
         for i in np.lexsort((terms, -scores)).tolist():
