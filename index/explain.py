@@ -273,7 +273,7 @@ def _best_part(content: str, contributions: Iterable[Contribution], length: int)
     first = inner = 0
     most = 0.0
     for i, (start, *_) in enumerate(places):
-        word = max(0, bisect_right(starts, start) - 1)
+        word = min(bisect_right(words, start, key=itemgetter(1)), len(words) - 1)
         end = words[last_of(word)][1]
         within = [place for place in places[i:] if place[0] < end]
         share = round(sum({term: share for *_, term, share in within}.values()), 9)  # a term counts once

@@ -328,7 +328,8 @@ class TextTokenizer:
         encoding = self._reading(max_length).encode(prompt + text)
         found: list[tuple[int, int] | None] = []
         for term, word in zip(encoding.ids, encoding.word_ids, strict=True):
-            start, end = (0, 0) if word is None or term in self.special else encoding.word_to_chars(word) or (0, 0)
+            place = None if word is None or term in self.special else encoding.word_to_chars(word) or (0, 0)
+            start, end = place or (0, 0)
             start, end = max(0, start - len(prompt)), end - len(prompt)
             inside = text[start : max(start, end)]
             start += len(inside) - len(inside.lstrip())  # some tokenizers count the space before a word

@@ -148,7 +148,9 @@ def test_without_its_marks_it_is_the_text(marked, length, escape):
 def test_no_part_has_a_larger_share(marked, length):
     text, terms = marked
     words = [m.span() for m in re.finditer(r"\S+", text)]
-    if any(end - start > length for start, end in words) or len(text) <= length:
+    spans = [span for c in terms for span in (*c.spans, c.origin or (0, 0))]
+    across = any(re.search(r"\s", text[slice(*span)]) for span in spans)  # no term is of several words
+    if across or any(end - start > length for start, end in words) or len(text) <= length:
         return
 
     def share(start, end):
