@@ -39,7 +39,8 @@ MANIFEST = "manifest.json"
 FORMAT = 3
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-_CHECKED_AT_OPEN = 1 << 22  # files up to this size are hashed whenever an index is opened
+# Files up to this size are hashed whenever an index is opened, the smaller ones first, up to so many bytes in all.
+_CHECKED_AT_OPEN, _CHECKED_IN_ALL = 1 << 22, 1 << 25
 # So long that no dated folder of a user's looks like one; data-… is of earlier formats.
 _FOLDER = r"(segment|shared|data)-[0-9a-f]{16}"
 _ALIVE = r"alive-[0-9a-f]{16}\.arrow"
@@ -152,8 +153,8 @@ def check_files(
     Returns:
         A message for each file that is damaged, by its name.
     """
-    wrong = {}
-    for name, entry in manifest["files"].items():
+    wrong, room = {}, _CHECKED_IN_ALL
+    for name, entry in sorted(manifest["files"].items(), key=lambda item: item[1]["bytes"]):
         if known is not None and known.get(name) == entry:
             continue
         path = folder / name
@@ -161,8 +162,10 @@ def check_files(
             size = path.stat().st_size
             if size != entry["bytes"]:
                 wrong[name] = f"{path}: {size} bytes, {entry['bytes']} were written; {RESTORE}"
-            elif (every_byte or size <= _CHECKED_AT_OPEN) and _digest_file(path) != entry["sha256"]:
-                wrong[name] = f"{path}: damaged: the content doesn't match its checksum; {RESTORE}"
+            elif every_byte or size <= min(_CHECKED_AT_OPEN, room):
+                room -= size
+                if _digest_file(path) != entry["sha256"]:
+                    wrong[name] = f"{path}: damaged: the content doesn't match its checksum; {RESTORE}"
         except OSError as error:
             wrong[name] = f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error}; {RESTORE}"
     return wrong

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -484,6 +485,23 @@ def test_a_full_disk_is_told_and_the_commit_can_be_made_again(path, limit):
     message, count = out.splitlines()
     assert message.startswith(f"{path}: can't be written: ")
     assert (count, len(Index.open(path)), Index.open(path).verify()) == ("219", 219, [])
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_folder_that_can_be_written_no_longer_is_told_and_nothing_is_lost(path, monkeypatch, code):
+    index = Index.open(path)
+    index.delete("d1")
+
+    def refuse(self, target):
+        raise OSError(code, os.strerror(code), str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse)
+        with pytest.raises(OutputError, match=f"^{path}: can't be written: {os.strerror(code)}"):
+            index.commit()
+        assert (len(index), len(Index.open(path)), Index.open(path).verify()) == (20, 20, [])
+    index.commit()
+    assert (len(index), len(Index.open(path)), Index.open(path).verify()) == (19, 19, [])
 
 
 def test_damaged_segments_can_be_left_out(path):
