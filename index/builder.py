@@ -16,6 +16,7 @@ from lsr.corpus import Corpus, Document, documents_corpus
 from lsr.encode.base import DEFAULT_ENCODER, Encoder
 from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages, Report, encode_corpus, fit
+from lsr.errors import EncoderMismatch
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
 from lsr.vectors import VectorBatch, Vectors, matrix_batches
@@ -111,6 +112,22 @@ class Known:
         }
 
 
+def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what: str) -> None:
+    """Refuse an encoder that numbers its terms otherwise than some vectors whose tokens are known.
+
+    Raises:
+        EncoderMismatch: A term is another token, or one that the encoder doesn't have.
+    """
+    theirs = encoder.vocabulary
+    for term, token in enumerate(vocabulary or ()):
+        if term >= len(theirs) or theirs[term] != token:
+            has = repr(theirs[term]) if term < len(theirs) else "nothing"
+            raise EncoderMismatch(
+                f"term {term} is {token!r} in {what} and {has} in the encoder {encoder.fingerprint}: they don't fit. "
+                "Of JSONL, read_vectors(..., vocabulary=encoder.vocabulary) takes the encoder's terms"
+            )
+
+
 def build_index(
     path: Path,
     source: Source,
@@ -139,6 +156,8 @@ def build_index(
         segment = write_segment(transaction, read_batches(source, encoder, ids, settings, report), settings, memory)
         if isinstance(source, Vectors):
             known.vocabulary = source.vocabulary  # a JSONL's is whole only now
+        if encoder is not None:
+            require_same_terms(known.vocabulary, encoder, "the vectors")
         known.take(encoder)
         shared = known.write(transaction)
         transaction.commit(manifest_of(shared, settings, segment["scale"] if segment else 0.0, [segment]))

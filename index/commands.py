@@ -87,8 +87,9 @@ def index(
     if holds_vectors(source):
         if passages:
             raise click.UsageError("--passages cuts texts; these are vectors already")
-        read: Any = read_vectors(source, skip_bad=options["skip_bad"])
         model = open_encoder(encoder, settings) if encoder else None
+        # Of JSONL the encoder's terms are taken, not numbers of our own.
+        read: Any = read_vectors(source, vocabulary=model.vocabulary if model else None, skip_bad=options["skip_bad"])
     else:
         read = open_corpus(source, skip_bad=options["skip_bad"])
         model = open_encoder(encoder, settings)

@@ -23,7 +23,7 @@ from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages, Report
 
-from .builder import BuildSettings, Source, build_index
+from .builder import BuildSettings, Source, build_index, require_same_terms
 from .clusters import SUMMARY_MASS
 from .filters import Filter, Where, parse_where
 from .hits import Hit as Hit
@@ -140,6 +140,8 @@ class Index(Reader):
         index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
+            if index.fingerprint.tokenizer is None:  # nobody knows what made it, but its tokens may tell
+                require_same_terms(index.vocabulary, encoder, f"the index {path}")
         return index
 
     def refresh(self) -> bool:

@@ -9,7 +9,7 @@ from lsr import Index, SparseMatrix, regroup
 from lsr.convert import Form, convert
 from lsr.corpus import Document, document_batch
 from lsr.encode.bm25 import BM25Encoder
-from lsr.errors import CorruptIndex
+from lsr.errors import CorruptIndex, EncoderMismatch
 from lsr.index.exchange import index_vectors
 from lsr.vectors import VectorBatch, Vectors, matrix_batches, read_vectors
 
@@ -126,17 +126,27 @@ def test_hardly_any_documents(tmp_path, name, n):
     assert [hit.id for hit in again.search({TOKENS[3]: 1.0})] == ["id 0"] * n
 
 
-def test_damaged_postings(tmp_path, monkeypatch):
-    index = Index.build(tmp_path / "idx", vectors_of(matrix()))
-    whole = index.segment.postings_of
-
-    def damaged(w):
-        ranks, lists, docs, *rest = whole(w)
-        return ranks, lists, docs + np.uint16(60_000), *rest
-
-    monkeypatch.setattr(index.segment, "postings_of", damaged)
-    with pytest.raises(CorruptIndex, match="the postings are damaged; lsr verify tells more"):
+def test_an_order_that_is_none(tmp_path, monkeypatch):
+    index = Index.build(tmp_path / "idx", vectors_of(matrix()), order="bisection")
+    segment = index.snapshot.parts[0].segment
+    monkeypatch.setattr(segment, "order", np.zeros_like(segment.order))
+    with pytest.raises(CorruptIndex, match=r"places.arrow: damaged; lsr verify tells more"):
         list(index_vectors(index))
+
+
+def test_terms_are_numbered_as_the_encoder_numbers_them(tmp_path, idx, lsr_command):
+    encoder = Index.open(idx).encoder
+    export = tmp_path / "vectors.jsonl"
+    assert lsr_command("export", idx, "--out", export).code == 0
+    assert lsr_command("index", export, "--out", tmp_path / "again", "--encoder", idx).code == 0
+    for query in ("swept boundary layer", "plate"):
+        expected = [(hit.id, pytest.approx(hit.score, rel=0.01)) for hit in Index.open(idx).search(query)]
+        assert [(hit.id, hit.score) for hit in Index.open(tmp_path / "again").search(query)] == expected
+    with pytest.raises(EncoderMismatch, match="in the vectors and"):
+        Index.build(tmp_path / "wrong", read_vectors(export), encoder=encoder)
+    Index.build(tmp_path / "other", read_vectors(export))
+    with pytest.raises(EncoderMismatch, match=r"in the index .*other and"):
+        Index.open(tmp_path / "other", encoder=encoder)
 
 
 # --- lsr export
