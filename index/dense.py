@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -152,9 +152,21 @@ class DenseVectors:
         return self.search_batch([query], k, exact=exact)[0]
 
     def search_batch(
-        self, queries: Sequence[str | ArrayLike], k: int = 10, *, exact: bool = False
+        self,
+        queries: Sequence[str | ArrayLike],
+        k: int = 10,
+        *,
+        exact: bool = False,
+        allowed: Container[str] | None = None,
     ) -> list[list[DenseHit]]:
-        """The k nearest documents of each query."""
+        """The k nearest documents of each query.
+
+        Args:
+            queries: Texts, or vectors.
+            k: How many at most for each.
+            exact: Compare with every vector, also where there is a graph.
+            allowed: Ids of documents that may be found; None for all. With some left out, search is exact.
+        """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         if not len(queries) or not len(self):
@@ -165,22 +177,33 @@ class DenseVectors:
         vectors = _scaled(np.stack(rows), self.similarity)
         if vectors.shape[1] != self._vectors.shape[1]:
             raise DataError(f"a query of {vectors.shape[1]} numbers, documents have {self._vectors.shape[1]}")
-        if self._graph is not None and not exact:
+        rows = None
+        if allowed is not None:
+            rows = np.array([i for i, doc_id in enumerate(self._ids.to_pylist()) if doc_id in allowed], np.int64)
+            rows = None if len(rows) == len(self) else rows
+        if self._graph is not None and not exact and rows is None:
             return [self._near(self._graph, vector, k) for vector in vectors]
-        return [self._nearest(vector, k) for vector in vectors]
+        return [self._nearest(vector, k, rows) for vector in vectors]
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""
         return _damaged(self.path, _read_record(self.path), every_byte=True)
 
-    def _nearest(self, vector: NDArray[np.float32], k: int) -> list[DenseHit]:
-        scores = np.concatenate([self._vectors[i : i + _ROWS] @ vector for i in range(0, len(self), _ROWS)])
+    def _nearest(self, vector: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None) -> list[DenseHit]:
+        some = self._vectors if rows is None else self._vectors[rows]
+        if not len(some):
+            return []
+        scores = np.concatenate([some[i : i + _ROWS] @ vector for i in range(0, len(some), _ROWS)])
         best = np.arange(len(scores))
         if k < len(scores):
             least = np.partition(scores, -k)[-k]
             best = np.flatnonzero(scores >= least)
         best = best[np.argsort(-scores[best], kind="stable")][:k]
-        return [DenseHit(self._ids[i].as_py(), float(scores[i])) for i in best.tolist()]
+        numbers = best if rows is None else rows[best]
+        return [
+            DenseHit(self._ids[number].as_py(), float(score))
+            for number, score in zip(numbers.tolist(), scores[best].tolist(), strict=True)
+        ]
 
     def _near(self, graph: Any, vector: NDArray[np.float32], k: int) -> list[DenseHit]:
         found = graph.search(vector, min(k, len(self)))

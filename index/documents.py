@@ -257,6 +257,13 @@ class AllDocuments:
                 return doc + int(base)
         return None
 
+    def passages(self, doc_id: str) -> list[int]:
+        """The numbers of the passages that were cut from a document, in their order."""
+        found = []
+        for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
+            found += [int(base) + doc for _, doc in part.matches([doc_id]) if alive is None or alive[doc]]
+        return found
+
     def allowed(self, where: Filter) -> NDArray[np.bool_]:
         """(n,) bool, which documents meet a filter, the deleted ones too.
 

@@ -176,6 +176,11 @@ def parse_where(where: Where) -> Filter:
     return parsed
 
 
+def as_filter(where: Where | Filter) -> Filter:
+    """A filter, parsed if it isn't yet."""
+    return where if isinstance(where, Filter) else parse_where(where)
+
+
 def _parse(where: Any, wrong: list[str]) -> Filter:
     if not isinstance(where, Mapping):
         wrong.append(f"a filter is a mapping of column to condition, got {where!r}")

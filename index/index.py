@@ -25,7 +25,7 @@ from lsr.encode.stream import Passages, Report
 
 from .builder import BuildSettings, Source, build_index, require_same_terms
 from .clusters import SUMMARY_MASS
-from .filters import Filter, Where, parse_where
+from .filters import Filter, Where, as_filter
 from .hits import Hit as Hit
 from .reader import Reader
 from .segment import ImpactType
@@ -204,7 +204,7 @@ class Index(Reader):
             DataError: A filter on a column that no document has, or of another kind.
             OutputError: As of `add`.
         """
-        parsed = where if where is None or isinstance(where, Filter) else parse_where(where)
+        parsed = None if where is None else as_filter(where)
         with self._writing() as writer:
             return writer.delete([ids] if isinstance(ids, str) else ids, parsed)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.corpus import Document
 from lsr.encode.base import Encoder
 from lsr.errors import DataError, EncoderError
 from lsr.fingerprint import Fingerprint
@@ -20,7 +21,7 @@ from lsr.sparse import SparseMatrix
 
 from .documents import AllDocuments
 from .explain import Explanation, explain_document
-from .filters import Filter, Where
+from .filters import Filter, Where, as_filter
 from .hits import Hit
 from .plan import Plan, SearchSettings
 from .searcher import Searcher
@@ -282,6 +283,46 @@ class Reader:
             IndexFormatError: The index has no clusters.
         """
         return self.searcher.sample(*_SAMPLE)
+
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """(id, title and text) of all documents, of passages each, in the order of addition."""
+        documents = self._snapshot.documents
+        for doc in documents.numbers():
+            title, text, _ = documents.fields(doc)
+            yield documents.id(doc), Document("", text, title).content
+
+    def parents(self, where: Where | Filter | None = None) -> dict[str, str]:
+        """{id: id of its document} of all documents that a filter lets be found; of a passage what it was cut from."""
+        documents = self._snapshot.documents
+        allowed = None if where is None else documents.allowed(as_filter(where))
+        return {
+            documents.id(doc): documents.parent(doc) or documents.id(doc)
+            for doc in documents.numbers()
+            if allowed is None or allowed[doc]
+        }
+
+    def hits(self, query: SparseMatrix, scores: Mapping[str, float]) -> list[Hit]:
+        """Documents found otherwise as hits of a query; those that aren't there are left out.
+
+        Args:
+            query: One row; what explanations explain.
+            scores: {id of a document: score}, best first.
+        """
+        documents, found = self._snapshot.documents, []
+        for doc_id, score in scores.items():
+            doc = documents.find(doc_id)
+            if doc is None and self.has_passages:
+                doc = self._best_passage(query, doc_id)
+            if doc is not None:
+                found.append((doc, score))
+        numbers, values = zip(*found, strict=True) if found else ((), ())
+        return self._hits(self._snapshot, query, np.array(numbers, np.int64), np.array(values, np.float64))
+
+    def _best_passage(self, query: SparseMatrix, doc_id: str) -> int | None:
+        """The passage of a document that scores highest; the first of those that score the same."""
+        (terms, weights), searcher = query.row(0), self._snapshot.searcher
+        passages = self._snapshot.documents.passages(doc_id)
+        return max(passages, key=lambda doc: float(searcher.impacts_of(doc, terms) @ weights), default=None)
 
     def _hits(
         self, snapshot: Snapshot, query: SparseMatrix, docs: NDArray[np.int64], scores: NDArray[np.float64]

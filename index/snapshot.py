@@ -26,7 +26,7 @@ from lsr.vectors import VectorBatch
 from .arrow_files import RESTORE, ArrowFile, write_arrow
 from .clusters import CLUSTERS
 from .documents import AllDocuments, Documents
-from .filters import Filter, Where, parse_where
+from .filters import Filter, Where, as_filter
 from .plan import SearchSettings
 from .searcher import Mask, Searcher
 from .segment import Segment
@@ -209,7 +209,7 @@ class Snapshot:
         """
         if where is None:
             return None
-        parsed = where if isinstance(where, Filter) else parse_where(where)
+        parsed = as_filter(where)
         with self._masking:
             key = repr(parsed)  # 1 and True are equal, but not as a filter's values
             if key not in self._masks:

@@ -230,6 +230,10 @@ class SparseMatrix:
         kept = self._masked(self.indices < n_terms)
         return SparseMatrix(kept.indptr, kept.indices, kept.data, (len(self), n_terms), check=False)
 
+    def beyond(self, n_terms: int) -> SparseMatrix:
+        """The same rows without the first `n_terms` terms, which keep their places."""
+        return self._masked(self.indices >= n_terms)
+
     def dot(self, other: SparseMatrix) -> NDArray[np.float64]:
         """Inner products of all rows with all rows of `other`, (n_rows, n_other) float64.
 

@@ -69,6 +69,11 @@ class HybridEncoder(Encoder):
         lexical = self.lexical.encode_document(texts)  # the faster one first: it may have seen no corpus
         return _beside(self.learned.encode_document(texts), lexical, 1 / _SIZE)
 
+    def halves(self, vectors: SparseMatrix) -> tuple[SparseMatrix, SparseMatrix]:
+        """Vectors with the learned encoder's terms only, and with BM25's only; numbered as they are."""
+        first = self.learned.n_terms
+        return vectors.within(first), vectors.beyond(first)
+
     @property
     def vocabulary(self) -> Sequence[str]:
         """The learned encoder's tokens, then BM25's stems."""
