@@ -156,7 +156,7 @@ def build_index(
         segment = write_segment(transaction, read_batches(source, encoder, ids, settings, report), settings, memory)
         if isinstance(source, Vectors):
             known.vocabulary = source.vocabulary  # a JSONL's is whole only now
-        if encoder is not None:
+        if encoder is not None and known.fingerprint.tokenizer is None:
             require_same_terms(known.vocabulary, encoder, "the vectors")
         known.take(encoder)
         shared = known.write(transaction)
