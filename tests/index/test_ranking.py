@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsr.index.kernels.exhaustive import collect, seed
-from lsr.index.kernels.lists import WINDOW, Space
+from lsr.index.kernels.lists import ORDER_AT, WINDOW, WINDOW_COLUMNS, Space
 from lsr.index.kernels.ranking import select, sort
 
 
@@ -83,8 +83,11 @@ def test_collecting_clears_the_accumulator_and_keeps_ties_by_number(order):
     accumulator[:1000] = 7
     accumulator[1000:1024] = 9  # behind the last document: never a hit
     space = space_of(accumulator, 70)
-    found, least = collect(space, accumulator, np.array(order, np.uint32), 5, 1000, 3, 0, np.int32(1))
+    windows = np.zeros((1, WINDOW_COLUMNS), np.int64)
+    windows[0, ORDER_AT] = 0 if order else -1
+    order = np.array(order, np.uint32)
+    found, least = collect(space, accumulator, order, windows, 0, 5, 1000, 3, 0, np.int32(1))
     assert not accumulator.any()
     assert least == 7
     select(space.docs, space.scores, found, 3)
-    assert sorted(space.docs[:3].tolist()) == ([995, 996, 997] if order else [5, 6, 7])
+    assert sorted(space.docs[:3].tolist()) == ([995, 996, 997] if len(order) else [5, 6, 7])
