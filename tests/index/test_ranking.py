@@ -85,8 +85,9 @@ def test_collecting_clears_the_accumulator_and_keeps_ties_by_number(order):
     space = space_of(accumulator, 70)
     windows = np.zeros((1, WINDOW_COLUMNS), np.int64)
     windows[0, ORDER_AT] = 0 if order else -1
-    found, least = collect(space, accumulator, np.array(order, np.uint32), windows, 0, 5, 1000, 3, 0, np.int32(1))
+    order = np.array(order, np.uint32)
+    found, least = collect(space, accumulator, order, windows, 0, 5, 1000, 3, 0, np.int32(1))
     assert not accumulator.any()
     assert least == 7
     select(space.docs, space.scores, found, 3)
-    assert sorted(space.docs[:3].tolist()) == ([995, 996, 997] if order else [5, 6, 7])
+    assert sorted(space.docs[:3].tolist()) == ([995, 996, 997] if len(order) else [5, 6, 7])
