@@ -10,7 +10,7 @@ Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "daat", "cluster
 # With fewer blocks for each wanted document than this, too many of them have to be looked into: a scan is faster. The
 # first where similar documents are stored side by side, the second where they lie as they came.
 _BLOCKS_PER_HIT = 75, 600
-_FEW_LIVE = 8  # where at most one block in so many has a document that may be found, looking into these is faster
+_FEW_LIVE = 32  # where at most one block in so many has a document that may be found, looking into these is faster
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,7 @@ def choose(
     has_bounds: bool,
     ordered: bool,
     n_live: int,
+    share: float,
 ) -> tuple[str, str]:
     """The algorithm for a query, and why.
 
@@ -155,6 +156,7 @@ def choose(
         has_bounds: Whether their bounds are known.
         ordered: Whether similar documents are stored side by side.
         n_live: Blocks that have a document that may be found.
+        share: Of the documents, those that may be found: the fewer, the lower the score that is to be reached.
     """
     if not has_bounds:
         return "exhaustive", "weights stored as float32 have no bounds"
@@ -162,8 +164,9 @@ def choose(
         return settings.algorithm, "asked for"
     if n_live * _FEW_LIVE <= n_blocks:
         return "blocks", f"{n_live:,} of {n_blocks:,} blocks have a document that may be found"
-    if n_blocks < _BLOCKS_PER_HIT[0 if ordered else 1] * k:
-        return "exhaustive", f"only {n_blocks:,} blocks for k = {k}"
+    if n_blocks * share < _BLOCKS_PER_HIT[0 if ordered else 1] * k:
+        some = f" and {share:.2%} of the documents" if share < 1 else ""
+        return "exhaustive", f"only {n_blocks:,} blocks for k = {k}{some}"
     if not experience.pays(k):
         return "exhaustive", "lately nothing could be skipped"
     return "blocks", f"{n_blocks:,} blocks for k = {k}"

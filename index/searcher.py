@@ -42,10 +42,12 @@ class Mask:
     Attributes:
         allowed: (n_docs,) uint8 by place; empty if all may.
         live: Of each group of segments (n_blocks,) uint8, whether any document of a block may.
+        share: Of the documents, those that may.
     """
 
     allowed: NDArray[np.uint8]
     live: tuple[NDArray[np.uint8], ...]
+    share: float = 1.0
 
 
 class Searcher:
@@ -130,7 +132,14 @@ class Searcher:
         wide, factor = query_integers(weights) if quantized else (weights.astype(np.float64), 1.0)
         n_live = sum(int(live.sum()) for live in mask.live) if mask.live else self.n_blocks
         algorithm, reason = choose(
-            settings, k, self.n_blocks, self._experience, has_bounds=quantized, ordered=self._ordered, n_live=n_live
+            settings,
+            k,
+            self.n_blocks,
+            self._experience,
+            has_bounds=quantized,
+            ordered=self._ordered,
+            n_live=n_live,
+            share=mask.share,
         )
         results, counts, n_known = [], np.zeros(4, np.int64), 0
         for g, group in enumerate(self._groups):
@@ -195,7 +204,7 @@ class Searcher:
             live.append(blocks)
         for array in (places, *live):
             array.flags.writeable = False  # kernels are compiled for one kind of array
-        return Mask(places, tuple(live))
+        return Mask(places, tuple(live), float(places.mean()) if len(places) else 1.0)
 
     # --- single documents -------------------------------------------------------------------------------------------
 
