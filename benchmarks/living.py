@@ -35,7 +35,13 @@ from lsr.vectors import VectorBatch, Vectors
 K = 10
 N_TERMS = 30_522
 SHARES = (0.0001, 0.001, 0.01, 0.1, 0.5, 1.0)
-SEGMENTS = (1, 10, 50)
+# How many documents a segment has, in shares; the second is what commits leave behind of many small additions.
+SEGMENTS = {
+    "1 segment": (1,),
+    "10 segments, as commits leave them": (64, 8, 8, 8, 8, 8, 8, 8, 1, 1),
+    "10 segments of one size": (1,) * 10,
+    "50 segments of one size": (1,) * 50,
+}
 ADDS = (1, 10, 100, 1000)
 RIVAL_DOCUMENTS = 20_000
 
@@ -89,17 +95,16 @@ def additions(index: Index, matrix: SparseMatrix, numbers: NDArray[np.int64]) ->
 
 
 def segments(work: Path, matrix: SparseMatrix, numbers: NDArray[np.int64], queries: list[SparseMatrix]) -> Any:
-    """The same documents in 1, 10, 50 segments of one size, and merged again."""
+    """The same documents in one segment, in many, and merged again."""
     indexes: dict[str, Index] = {}
-    for n in SEGMENTS:
-        ends = np.linspace(0, len(matrix), n + 1).astype(int)
-        path = work / f"segments-{n}"
-        index = Index.build(path, vectors_of(matrix[: ends[1]], numbers), overwrite=True)
+    for number, (name, shares) in enumerate(SEGMENTS.items()):
+        ends = (np.cumsum([0, *shares]) / sum(shares) * len(matrix)).astype(int)
+        index = Index.build(work / f"segments-{number}", vectors_of(matrix[: ends[1]], numbers), overwrite=True)
         for first, end in zip(ends[1:-1].tolist(), ends[2:].tolist(), strict=True):
             index.add(vectors_of(matrix[first:end], numbers, first))
             index.commit(merge=False)
-        assert index.n_segments == n
-        indexes[f"{n} segments" if n > 1 else "1 segment"] = index
+        assert index.n_segments == len(shares)
+        indexes[name] = index
     merged = Index.build(work / "merged", vectors_of(matrix[: len(matrix) // 2], numbers), overwrite=True)
     merged.add(vectors_of(matrix[len(matrix) // 2 :], numbers, len(matrix) // 2))
     took = seconds(merged.merge)
@@ -256,7 +261,7 @@ def main() -> None:
     lines = [(row["index"], *(f"{row[name]:.3f}" for name in names)) for row in facts["segments"]]
     print(table(lines, ("", *names), "<>>>>"))
 
-    whole = Index.open(args.work / "segments-1")
+    whole = Index.open(args.work / "segments-0")
     facts["filters"] = filters(whole, matrix, numbers, queries)
     print("\nfilters: median ms by the share of documents that may be found; the first query makes the mask\n")
     lines = [
@@ -275,7 +280,7 @@ def main() -> None:
         ]
         print(table(lines, ("share", "lsr", "qdrant", "times"), ">>>>"))
 
-    facts["memory"] = resident(args.work / "segments-1", args.work / "queries.parquet")
+    facts["memory"] = resident(args.work / "segments-0", args.work / "queries.parquet")
     print("\nmemory of a process of its own, MB, and opening, ms\n")
     print(table([(key, f"{value:.1f}") for key, value in facts["memory"].items()], ("", ""), "<>"))
 
