@@ -7,7 +7,7 @@
 PEERS is the harness that measures; $PEERS_HOME holds a virtual environment for each rival, made by its setup_venvs.sh.
 Each engine has a process of its own; one query at a time on one thread, rounds interleaved over the engines, a query's
 latency is the median of its rounds. Timed is an engine's Python entry point with a query in the engine's own form; ours
-is Segment.search. All get the same 8-bit weights. Recall is the share of the k places held by documents whose true
+is Searcher.search. All get the same 8-bit weights. Recall is the share of the k places held by documents whose true
 score reaches the true k-th best, so that ties don't matter. BMP rounds the weights of a query to 1..32 before it
 searches exactly; with --query-levels 32 they are so for everybody. Peak memory is that of the process that built,
 libraries and vectors included; kernels are compiled before a build is timed.
