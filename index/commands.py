@@ -138,6 +138,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--guaranteed", type=int, help="Best blocks to score whatever alpha says. [default: 0]"),
             click.option("--cut", type=int, help="Heaviest terms that choose clusters. [default: 8]"),
             click.option("--heap-factor", type=float, help="Lower: look into more clusters. [default: 1]"),
+            click.option("--best-passages", type=int, help="Passages whose mean is a document's score. [default: 1]"),
         ]
     ):
         command = option(command)
@@ -148,7 +149,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Those of `search_options` that were given, taken out of a command's options."""
     from .plan import SearchSettings
 
-    names = ("algorithm", "alpha", "beta", "guaranteed", "cut", "heap_factor")
+    names = ("algorithm", "alpha", "beta", "guaranteed", "cut", "heap_factor", "best_passages")
     given = {name: value for name in names if (value := options.pop(name)) is not None}
     try:
         SearchSettings(**given)

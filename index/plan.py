@@ -34,6 +34,8 @@ class SearchSettings:
             looked into are scored with all terms. Of "clusters".
         heap_factor: A cluster is left out when the sum of its summaries falls short of so many times the k-th best
             score so far. Lower finds more and is slower; 0 leaves out only clusters without a term. Of "clusters".
+        best_passages: Where documents are cut into passages, a document's score is the mean of so many of its best
+            ones, or of all if it has fewer.
 
     Raises:
         ValueError: An unknown algorithm or a value out of range; all of them are named.
@@ -45,6 +47,7 @@ class SearchSettings:
     guaranteed: int = 0
     cut: int = 8
     heap_factor: float = 1.0
+    best_passages: int = 1
 
     def __post_init__(self) -> None:
         wrong = []
@@ -53,7 +56,11 @@ class SearchSettings:
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
             if not (isinstance(value, int | float) and math.isfinite(value) and 0 < value <= 1):
                 wrong.append(f"{name} must be above 0 and at most 1, got {value!r}")
-        for name, whole, least in (("guaranteed", self.guaranteed, 0), ("cut", self.cut, 1)):
+        for name, whole, least in (
+            ("guaranteed", self.guaranteed, 0),
+            ("cut", self.cut, 1),
+            ("best_passages", self.best_passages, 1),
+        ):
             if isinstance(whole, bool) or not isinstance(whole, int) or whole < least:
                 wrong.append(f"{name} must be a whole number of at least {least}, got {whole!r}")
         factor = self.heap_factor

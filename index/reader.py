@@ -150,8 +150,8 @@ class Reader:
             query: A text, a {token: weight} mapping, or a matrix of one row.
             k: How many at most. Documents that share no term with the query are never among them.
             where: Which documents may be found, by their metadata: `lsr.index.filters` tells how.
-            settings: Of `SearchSettings`: algorithm, alpha, beta, guaranteed, cut, heap_factor. Without any the search
-                is exact.
+            settings: Of `SearchSettings`: algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages. Without
+                any the search is exact.
 
         Returns:
             Hits by descending score; equal scores by the order in which the documents were added.
@@ -300,6 +300,15 @@ class Reader:
             for doc in documents.numbers()
             if allowed is None or allowed[doc]
         }
+
+    def document_vectors(self, docs: Sequence[int]) -> SparseMatrix:
+        """The stored vectors of some documents, by their numbers (`Hit.doc`); a few milliseconds each."""
+        searcher, rows = self._snapshot.searcher, []
+        for doc in docs:
+            number, within = searcher.locate(doc)
+            rows.append(searcher.segments[number].vector(within))
+        n_terms = max((int(terms[-1]) for terms, _ in rows if len(terms)), default=0) + 1
+        return SparseMatrix.from_rows(rows, max(n_terms, self.fingerprint.vocabulary_size or 0))
 
     def hits(self, query: SparseMatrix, scores: Mapping[str, float]) -> list[Hit]:
         """Documents found otherwise as hits of a query; those that aren't there are left out.

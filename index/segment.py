@@ -35,7 +35,7 @@ from lsr.sparse import SparseMatrix
 
 from .arrow_files import ArrowFile
 from .clusters import open_clusters
-from .kernels.invert import count_rows, transpose
+from .kernels.invert import count_rows, find_row, transpose
 from .kernels.lists import (
     BLOCK,
     DENSE_AT,
@@ -207,6 +207,16 @@ class Segment:
                 if at < len(here) and here[at] == local:
                     found[i] = impacts[int(window[IMPACTS_AT]) + int(begin) + at]
         return found * self.scale
+
+    def vector(self, doc: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+        """A document's terms, ascending, and their stored weights."""
+        place = int(self.places[doc]) if len(self.places) else doc
+        w = int(np.searchsorted(self.windows[:, FIRST_DOC], place, side="right")) - 1
+        postings = self.postings_of(w)
+        impacts = np.empty(len(postings[0]), np.float32)
+        find_row(*postings, place - int(self.windows[w, FIRST_DOC]), impacts)
+        there = np.flatnonzero(impacts)
+        return self.terms[postings[0][there]], impacts[there] * np.float32(self.scale)
 
     @contextmanager
     def rows(

@@ -232,12 +232,48 @@ class Snapshot:
             best: dict[str, int] = {}
             for place, doc in enumerate(docs.tolist()):
                 best.setdefault(self.documents.parent(doc) or self.documents.id(doc), place)
-                if len(best) == k:
+                if len(best) == k and settings.best_passages == 1:
                     break
-            if len(best) == k or len(docs) < depth:
-                places = list(best.values())
-                return docs[places], scores[places]
+            places, last = list(best.values()), len(docs) < depth
+            if settings.best_passages == 1:
+                if len(best) == k or last:
+                    return docs[places], scores[places]
+            elif (found := self._means(vector, list(best), docs[places], scores, k, settings, last=last)) is not None:
+                return found
             depth *= _PASSAGES
+
+    def _means(
+        self,
+        vector: SparseMatrix,
+        ids: list[str],
+        docs: NDArray[np.int64],
+        scores: NDArray[np.float64],
+        k: int,
+        settings: SearchSettings,
+        *,
+        last: bool,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """The k documents with the highest means of their best passages; None if others may have higher ones.
+
+        Args:
+            vector: The query.
+            ids: Documents, by their best passages.
+            docs: (n,) the best passage of each.
+            scores: Of all passages that were found, descending.
+            k: How many documents.
+            settings: How many passages count.
+            last: Whether no other passage has a term of the query.
+        """
+        terms, weights = vector.row(0)
+        means = np.empty(len(ids))
+        for i, doc_id in enumerate(ids):
+            mine = [float(self.searcher.impacts_of(p, terms) @ weights) for p in self.documents.passages(doc_id)]
+            means[i] = np.mean(sorted(mine, reverse=True)[: settings.best_passages])
+        order = np.lexsort((docs, -means))[:k]
+        # No mean is above its best passage: what wasn't found stays below the worst passage that was.
+        if last or (len(order) == k and means[order[-1]] > scores[-1]):
+            return docs[order], means[order]
+        return None
 
 
 def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], opened: Part | None) -> Part:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .jit import kernel
 from .lists import BEGIN, DENSE, END
 
@@ -107,3 +109,30 @@ def transpose(ranks, lists, docs, impacts, dense, n_docs, terms, cursor, out_ter
                 if doc < n_docs and cursor[doc] >= 0:
                     out_terms[cursor[doc]], out_weights[cursor[doc]] = term, impacts[p]
                     cursor[doc] += 1
+
+
+@kernel
+def find_row(ranks, lists, docs, impacts, dense, n_docs, doc, out):
+    """Find one document's impacts in all lists of a window.
+
+    Args:
+        ranks: As of `count_rows`, and the following.
+        lists: (n, 4) int64.
+        docs: (n_postings,) uint16.
+        impacts: (n_postings,) uint8 or float32.
+        dense: (n_dense * n_docs,) uint8.
+        n_docs: The window's documents.
+        doc: The document, within the window.
+        out: (n,) float32, written; 0 for terms that it lacks.
+    """
+    for i in range(len(ranks)):
+        out[i] = 0
+        at = lists[i, DENSE] * n_docs + doc
+        if lists[i, DENSE] >= 0:
+            if at < len(dense):
+                out[i] = dense[at]
+        else:
+            here = docs[lists[i, BEGIN] : lists[i, END]]
+            at = np.searchsorted(here, doc)
+            if at < len(here) and here[at] == doc:
+                out[i] = impacts[lists[i, BEGIN] + at]

@@ -11,7 +11,7 @@ import pytest
 
 from lsr.corpus import open_corpus
 from lsr.errors import DataError, OutputExists
-from lsr.eval import experiment as module
+from lsr.eval import systems as module
 from lsr.eval.datasets import open_dataset
 from lsr.eval.evaluate import evaluate
 from lsr.eval.experiment import file_name, named, run_experiment

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lsr.encode.stream import Passages
 from lsr.index.index import Index
 from lsr.index.plan import Algorithm, SearchSettings
 from lsr.index.quantize import Quantizer, query_integers
@@ -389,3 +390,26 @@ def test_the_order_of_storage_shows_nowhere(tmp_path, clustered):
         ) == 2
         terms = matrix.row(i)[0]
         assert other.searcher.impacts_of(i, terms).tolist() == matrix.row(i)[1].tolist()
+
+
+def test_documents_by_the_mean_of_their_best_passages(tmp_path):
+    rng = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(30)]
+    docs = [{"_id": f"d{i}", "text": " ".join(rng.choice(words, rng.integers(1, 60)))} for i in range(80)]
+    index = Index.build(tmp_path / "idx", docs, encoder="bm25", passages=Passages(8))
+    searcher, documents = index.searcher, index.documents
+    for n in (2, 3, 100):
+        terms, weights = index.query_vectors(["w1 w2 w3"]).row(0)
+        expected = []
+        for doc in docs:
+            scores = [float(searcher.impacts_of(p, terms) @ weights) for p in documents.passages(doc["_id"])]
+            if any(scores):
+                expected.append((-np.mean(sorted(scores, reverse=True)[:n]), doc["_id"]))
+        for k in (1, 5, 80):
+            hits = index.search("w1 w2 w3", k, best_passages=n)
+            assert [hit.score for hit in hits] == pytest.approx([-score for score, _ in sorted(expected)[:k]])
+            assert len({hit.id for hit in hits}) == len(hits)
+            means = {doc: -score for score, doc in expected}
+            assert all(hit.score == pytest.approx(means[hit.id]) for hit in hits)
+    with pytest.raises(ValueError, match="best_passages must be a whole number of at least 1"):
+        index.search("w1", best_passages=0)

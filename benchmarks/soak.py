@@ -1,0 +1,207 @@
+"""A writer that is killed again and again, and readers that hold every answer to what was committed.
+
+    python benchmarks/soak.py --work WORK [--seconds 3600] [--readers 8]
+    python benchmarks/soak.py --work WORK --kills 1000 --readers 1
+
+The writer, a process of its own, adds, updates, deletes, commits and merges at random, but each generation's changes
+follow from its number; a document carries that number, so whoever opens the index knows what has to be in it. The
+writer is killed (-9) at random moments and started again. Readers, each a process with two threads, refresh, list all
+documents, search and filter: no document may be lost, doubled, of another generation or half-visible, and no call may
+fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from machine import keep
+
+from lsr import Index
+from lsr.console import table
+
+STATE = "generation"  # the document that tells which generation was committed
+ANCHOR = "anchor"  # a word of every document but the first
+WORDS = [f"w{i}" for i in range(50)]
+
+
+def text_of(rng: random.Random) -> str:
+    """Some words, and the one that finds every document."""
+    return " ".join([ANCHOR, *rng.choices(WORDS, k=8)])
+
+
+def changes(generation: int, there: dict[str, int]) -> tuple[list[dict[str, Any]], list[str]]:
+    """What a generation puts and deletes, as its number and what is there decide."""
+    rng = random.Random(generation)
+    known = sorted(there)
+    gone = rng.sample(known, min(len(known), rng.randint(0, 12)))
+    kept = [doc for doc in known if doc not in gone]
+    ids = [f"d{generation}-{i}" for i in range(rng.randint(1, 15))] + rng.sample(
+        kept, min(len(kept), rng.randint(0, 5))
+    )
+    docs = [{"_id": doc, "text": text_of(rng), "g": generation} for doc in ids]
+    return docs, gone
+
+
+class Replay:
+    """What has to be there: the generation that put each document, generation by generation."""
+
+    def __init__(self) -> None:
+        self.generation, self.there = 0, dict[str, int]()
+
+    def to(self, generation: int) -> dict[str, int]:
+        """The documents of a generation not before the last one asked for."""
+        while self.generation < generation:
+            self.generation += 1
+            docs, gone = changes(self.generation, self.there)
+            for doc in gone:
+                del self.there[doc]
+            self.there.update((doc["_id"], self.generation) for doc in docs)
+        return self.there
+
+
+def generation_of(index: Index) -> int:
+    """The generation that was committed last."""
+    doc = index.documents.find(STATE)
+    assert doc is not None, "the document that tells the generation is gone"
+    return int(index.documents.fields(doc)[2]["g"])
+
+
+def write(path: Path) -> None:
+    """Write one generation after the other, for ever."""
+    index, replay = Index.open(path), Replay()
+    while True:
+        there = replay.to(generation_of(index))
+        number = replay.generation + 1
+        docs, gone = changes(number, there)
+        index.delete(gone)
+        index.update([*docs, {"_id": STATE, "text": "state", "g": number}])
+        index.commit(merge=number % 3 != 0)
+        if number % 40 == 0:
+            index.merge()
+
+
+def read(path: Path, until: float) -> None:
+    """Check one snapshot after the other; prints how many there were."""
+    index, checked, failures = Index.open(path), [0, 0], list[str]()
+
+    def check(number: int) -> None:
+        mine, replay = Index.open(path), Replay()
+        while time.time() < until and not failures:
+            try:
+                mine.refresh()
+                found = {doc for doc in mine.documents.all_ids() if doc != STATE}
+                generation = generation_of(mine)
+                expected = replay.to(generation)
+                hits = [hit for hit in mine.search(ANCHOR, len(expected) + 10) if hit.id != STATE]
+                wrong = (
+                    found != set(expected)
+                    or [hit.id for hit in hits] != list(dict.fromkeys(hit.id for hit in hits))
+                    or {hit.id: hit.metadata["g"] for hit in hits} != expected
+                    or len(mine) != len(expected) + 1
+                )
+                if expected:
+                    some = max(expected.values())
+                    found_here = mine.search(ANCHOR, len(expected) + 10, where={"g": some})
+                    here = {hit.id for hit in found_here if hit.id != STATE}
+                    wrong = wrong or here != {doc for doc, g in expected.items() if g == some}
+                if wrong:
+                    failures.append(f"generation {generation}: {len(found)} documents, {len(expected)} expected")
+                checked[number] += 1
+            except Exception as error:  # whatever it is, it is what we are looking for
+                failures.append(f"{type(error).__name__}: {error}")
+
+    threads = [threading.Thread(target=check, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(json.dumps({"checked": sum(checked), "failures": failures, "documents": len(index)}))
+
+
+def start(*args: str) -> subprocess.Popen[str]:
+    """This script as another process."""
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, __file__, *args], stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def kills(path: Path, until: float, most: int) -> Iterator[int]:
+    """Kill the writer at random moments, and look each time whether the index opens; the generations found."""
+    rng = random.Random(0)
+    while time.time() < until and most:
+        writer = start("--work", str(path), "--write")
+        time.sleep(rng.uniform(0.5, 4))
+        if writer.poll() is not None:
+            raise SystemExit(f"the writer ended by itself, with {writer.returncode}")
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        most -= 1
+        yield generation_of(Index.open(path))
+
+
+def soak(path: Path, seconds: float, readers: int, most_kills: int = -1) -> dict[str, Any]:
+    """Run it; gives what was done, and every failure.
+
+    Args:
+        path: The index' folder.
+        seconds: How long.
+        readers: Processes that read.
+        most_kills: End after so many, whatever the time; -1 for no limit.
+    """
+    Index.build(path, [{"_id": STATE, "text": " ".join(["state", ANCHOR, *WORDS]), "g": 0}], encoder="bm25")
+    until = time.time() + seconds
+    running = [start("--work", str(path), "--read", str(until)) for _ in range(readers)]
+    generations = list(kills(path, until, most_kills))
+    outputs = [reader.communicate()[0] for reader in running]
+    reports = [json.loads(output) if output else {"checked": 0, "failures": ["a reader died"]} for output in outputs]
+    failures = [failure for report in reports for failure in report["failures"]]
+    if generations != sorted(generations):
+        failures.append("a generation that was committed is gone")
+    if damaged := Index.open(path).verify():
+        failures += damaged
+    left = {child.name for child in path.iterdir()}
+    return {
+        "seconds": seconds,
+        "readers": readers,
+        "kills": len(generations),
+        "survived": len(generations) if not failures else 0,
+        "generations": generations[-1] if generations else 0,
+        "snapshots_checked": sum(report["checked"] for report in reports),
+        "entries_in_the_folder": len(left),
+        "failures": failures,
+    }
+
+
+def main() -> None:
+    """Run and print, or be one of the processes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--readers", type=int, default=8)
+    parser.add_argument("--kills", type=int, default=-1)
+    parser.add_argument("--write", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--read", type=float, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.write:
+        write(args.work)
+    elif args.read:
+        read(args.work, args.read)
+    else:
+        facts = soak(args.work, args.seconds, args.readers, args.kills)
+        print(table([(key, str(value)) for key, value in facts.items()], ("", ""), "<<"))
+        keep("soak", facts)
+        sys.exit(bool(facts["failures"]))
+
+
+if __name__ == "__main__":
+    main()
