@@ -93,7 +93,7 @@ class Group:
         ranks, peaks = np.empty((len(self._members), len(terms)), np.int64), np.empty(len(terms))
         known = find_terms(self._lexicon, terms, ranks, peaks)
         if scratch is not None:
-            found = self._search_clusters(ranks, weights, space, k, settings, allowed, scratch)
+            found = self._search_clusters(ranks, known, weights, space, k, settings, allowed, scratch)
             return space.docs[:found], space.scores[:found], len(known)
         if algorithm == "blocks":
             known = known[np.argsort(-weights[known], kind="stable")]
@@ -118,6 +118,7 @@ class Group:
     def _search_clusters(
         self,
         ranks: NDArray[np.int64],
+        known: NDArray[np.int64],
         weights: NDArray[Any],
         space: Space,
         k: int,
@@ -127,18 +128,19 @@ class Group:
     ) -> int:
         space.counts[:] = 0
         found, least = 0, 1
-        by_weight = np.argsort(-weights, kind="stable")
-        known = np.any(ranks >= 0, axis=0)
-        anywhere = by_weight[known[by_weight]][: settings.cut]
+        # Terms that no segment has don't count.
+        anywhere = known[np.argsort(-weights[known], kind="stable")[: settings.cut]]
         for i, (segment, base) in enumerate(self._members):
             assert segment.clusters is not None
-            here = ranks[i] >= 0
-            number = np.cumsum(here) - 1
-            heaviest = number[anywhere[here[anywhere]]]
+            heaviest, there, wide = anywhere, ranks[i], weights
+            if len(known) < len(weights) or len(self._members) > 1:
+                here = ranks[i] >= 0
+                heaviest = (np.cumsum(here) - 1)[anywhere[here[anywhere]]]
+                there, wide = ranks[i][here], weights[here]
             seeds = min(max(_SEEDS + k // 5, settings.guaranteed), max(len(segment.clusters.doc_ends), 1))
             docs = Docs(segment.order, segment.n_docs, base, allowed[base : base + segment.n_docs])
             found, least = search_clusters(
-                segment.clusters, (ranks[i][here], weights[here]), heaviest, docs, scratch, space, k,
+                segment.clusters, (there, wide), heaviest, docs, scratch, space, k,
                 float(settings.heap_factor), seeds, found, np.int32(least),
             )  # fmt: skip
         return int(finish(space, k, found))
