@@ -7,11 +7,14 @@ hits = await index.search("a question", k=10)
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from .hits import Hit
 from .index import Index
 from .writer import Change
+
+T = TypeVar("T")
 
 
 class AsyncIndex:
@@ -53,12 +56,12 @@ class AsyncIndex:
 
     async def merge(self, **settings: Any) -> bool:
         """See `Index.merge`."""
-        return bool(await self._change(self.index.merge, **settings))
+        return await self._change(self.index.merge, **settings)
 
     async def refresh(self) -> bool:
         """See `Index.refresh`."""
         return await asyncio.to_thread(self.index.refresh)
 
-    async def _change(self, call: Any, *args: Any, **settings: Any) -> Any:
+    async def _change(self, call: Callable[..., T], *args: Any, **settings: Any) -> T:
         async with self._changing:
             return await asyncio.to_thread(call, *args, **settings)

@@ -177,13 +177,13 @@ class DenseVectors:
         vectors = _scaled(np.stack(rows), self.similarity)
         if vectors.shape[1] != self._vectors.shape[1]:
             raise DataError(f"a query of {vectors.shape[1]} numbers, documents have {self._vectors.shape[1]}")
-        rows = None
+        some = None
         if allowed is not None:
-            rows = np.array([i for i, doc_id in enumerate(self._ids.to_pylist()) if doc_id in allowed], np.int64)
-            rows = None if len(rows) == len(self) else rows
-        if self._graph is not None and not exact and rows is None:
+            some = np.array([i for i, doc_id in enumerate(self._ids.to_pylist()) if doc_id in allowed], np.int64)
+            some = None if len(some) == len(self) else some
+        if self._graph is not None and not exact and some is None:
             return [self._near(self._graph, vector, k) for vector in vectors]
-        return [self._nearest(vector, k, rows) for vector in vectors]
+        return [self._nearest(vector, k, some) for vector in vectors]
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""
