@@ -50,7 +50,7 @@ def test_changes_of_many_tasks(index):
     async def change():
         living = AsyncIndex(index)
         await asyncio.gather(*(living.add([{"_id": f"d{i}", "text": "wing"}]) for i in range(8)))
-        await living.update([{"_id": "a", "text": "plate"}])
+        await living.update([{"_id": "a", "text": "lift"}])
         await living.delete(["b"])
         await living.commit()
         await living.merge()
@@ -58,4 +58,4 @@ def test_changes_of_many_tasks(index):
 
     assert asyncio.run(change()) is False
     assert {hit.id for hit in index.search("wing", 20)} == {f"d{i}" for i in range(8)}
-    assert [hit.id for hit in index.search("plate")] == ["a"]
+    assert [hit.id for hit in index.search("lift")] == ["a"]
