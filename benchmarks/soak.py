@@ -129,17 +129,17 @@ def read(path: Path, until: float) -> None:
     print(json.dumps({"checked": sum(checked), "failures": failures, "documents": len(index)}))
 
 
-def start(*args: str) -> subprocess.Popen[str]:
+def start(*args: str, out: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """This script as another process."""
     environment = {**os.environ, "NUMBA_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, __file__, *args], stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen([sys.executable, __file__, *args], stdout=out, text=True, env=environment)
 
 
 def kills(path: Path, until: float, most: int) -> Iterator[int]:
     """Kill the writer at random moments, and look each time whether the index opens; the generations found."""
     rng = random.Random(0)
     while time.time() < until and most:
-        writer = start("--work", str(path), "--write")
+        writer = start("--work", str(path), "--write", out=subprocess.DEVNULL)
         time.sleep(rng.uniform(0.5, 4))
         if writer.poll() is not None:
             raise SystemExit(f"the writer ended by itself, with {writer.returncode}")
