@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from lsr.corpus import open_parquet
 from lsr.errors import DataError
 from lsr.runs import read_run
 
@@ -104,7 +104,8 @@ def _folder_of(name: str) -> tuple[Path | None, str | None]:
 
 def _read_folder(folder: Path, measures: set[str]) -> Values:
     try:
-        columns = pq.read_table(folder / PER_QUERY).to_pydict()
+        with open_parquet(folder / PER_QUERY) as file:
+            columns = file.read(use_threads=False).to_pydict()
         rows = zip(*(columns[name] for name in ("dataset", "system", "query", "measure", "value")), strict=True)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise DataError(f"can't be read: {error}", str(folder / PER_QUERY)) from None

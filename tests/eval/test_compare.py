@@ -117,7 +117,7 @@ def test_nothing_in_common(results, dataset, runs):
 
 def test_a_damaged_folder_is_named(results):
     (results / "per-query.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match=r"per-query.parquet: can't be read"):
+    with pytest.raises(DataError, match=r"per-query.parquet: not a whole Parquet file"):
         read_values([str(results)], None, MEASURES)
 
 
