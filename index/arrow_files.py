@@ -68,15 +68,3 @@ def write_arrow(path: Path, columns: Mapping[str, Any]) -> None:
     batch = pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})
     with pa.ipc.new_file(str(path), batch.schema) as writer:
         writer.write_batch(batch)
-
-
-def read_encoder_files(folder: Path) -> dict[str, bytes]:
-    """The files of an encoder that an index carries.
-
-    Raises:
-        CorruptIndex: One can't be read.
-    """
-    try:
-        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-    except OSError as error:
-        raise CorruptIndex(f"{folder}: the index's encoder can't be read: {error}; {RESTORE}") from None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import secrets
 from collections import Counter
@@ -32,6 +31,9 @@ from numpy.typing import ArrayLike, NDArray
 from lsr.console import progress
 from lsr.errors import CorruptIndex, DataError, IndexFormatError, MissingExtra
 
+from .arrow_files import write_arrow
+from .storage import CHECKED_AT_OPEN, digest_file, sync
+
 Embed = Callable[[list[str]], ArrayLike]
 Similarity = Literal["cosine", "dot"]
 _RECORD, _FORMAT = "dense.json", 1
@@ -39,7 +41,6 @@ _NAME = re.compile(r"dense-[0-9a-f]{16}")
 _AT_ONCE = 256  # texts that are embedded together
 _ROWS = 1 << 16  # vectors that are compared with a query at a time
 _DIGEST = pa.binary(16)
-_CHECKED_AT_OPEN = 1 << 22  # bytes of a file that is hashed whenever it is opened
 
 
 @dataclass(frozen=True)
@@ -259,18 +260,14 @@ def _write(
 ) -> None:
     name = f"dense-{secrets.token_hex(8)}"
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
-    batch = pa.RecordBatch.from_pydict(
-        {"id": pa.array(ids, pa.string()), "digest": pa.array(digests, _DIGEST), "vector": vectors}
-    )
-    with pa.ipc.new_file(str(folder / f"{name}.arrow"), batch.schema) as writer:
-        writer.write_batch(batch)
+    columns = {"id": pa.array(ids, pa.string()), "digest": pa.array(digests, _DIGEST), "vector": vectors}
+    write_arrow(folder / f"{name}.arrow", columns)
     if graph:
         _write_graph(folder / f"{name}.usearch", matrix)
     files = {}
     for path in sorted(folder.glob(f"{name}.*")):
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": _digest_file(path)}
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+        sync(path)
     record = {
         "format": _FORMAT,
         "name": name,
@@ -281,11 +278,11 @@ def _write(
         "files": files,
     }
     partial = folder / f"{_RECORD}.tmp"
-    with partial.open("w", encoding="utf-8") as text:
-        json.dump(record, text, indent=1)
-        text.flush()
-        os.fsync(text.fileno())
+    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    sync(partial)
+    sync(folder)
     partial.replace(folder / _RECORD)
+    sync(folder)
     for path in folder.iterdir():
         if _NAME.fullmatch(path.stem) and path.stem != name:
             with suppress(OSError):  # somebody may have it open, on systems where that matters
@@ -324,15 +321,10 @@ def _damaged(folder: Path, record: dict[str, Any], *, every_byte: bool) -> list[
         if not path.is_file():
             wrong.append(f"{path}: missing; embed the documents again")
         elif path.stat().st_size != entry["bytes"] or (
-            (every_byte or entry["bytes"] <= _CHECKED_AT_OPEN) and _digest_file(path) != entry["sha256"]
+            (every_byte or entry["bytes"] <= CHECKED_AT_OPEN) and digest_file(path) != entry["sha256"]
         ):
             wrong.append(f"{path}: damaged: not as it was written; embed the documents again")
     return wrong
-
-
-def _digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _usearch() -> Any:

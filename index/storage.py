@@ -40,7 +40,7 @@ FORMAT = 3
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Files up to this size are hashed whenever an index is opened, the smaller ones first, up to so many bytes in all.
-_CHECKED_AT_OPEN, _CHECKED_IN_ALL = 1 << 22, 1 << 25
+CHECKED_AT_OPEN, _CHECKED_IN_ALL = 1 << 22, 1 << 25
 # So long that no dated folder of a user's looks like one; data-… is of earlier formats.
 _FOLDER = r"(segment|shared|data)-[0-9a-f]{16}"
 _ALIVE = r"alive-[0-9a-f]{16}\.arrow"
@@ -50,7 +50,8 @@ _FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_AL
 _LOCK, _HOLDER = ".lock", ".writer"
 
 
-def _digest_file(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -162,9 +163,9 @@ def check_files(
             size = path.stat().st_size
             if size != entry["bytes"]:
                 wrong[name] = f"{path}: {size} bytes, {entry['bytes']} were written; {RESTORE}"
-            elif every_byte or size <= min(_CHECKED_AT_OPEN, room):
+            elif every_byte or size <= min(CHECKED_AT_OPEN, room):
                 room -= size
-                if _digest_file(path) != entry["sha256"]:
+                if digest_file(path) != entry["sha256"]:
                     wrong[name] = f"{path}: damaged: the content doesn't match its checksum; {RESTORE}"
         except OSError as error:
             wrong[name] = f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error}; {RESTORE}"
@@ -243,23 +244,23 @@ class Transaction:
         for new in (path for path in self._new if path.name in named):
             inside = sorted(new.rglob("*")) if new.is_dir() else [new]
             for path in (path for path in inside if path.is_file()):
-                entry = {"bytes": path.stat().st_size, "sha256": _digest_file(path)}
+                entry = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
                 files[path.relative_to(self.index).as_posix()] = entry
             for path in [*inside, new]:
-                _sync(path)
+                sync(path)
         whole = {"format": FORMAT, **manifest, "files": dict(sorted(files.items()))}
         partial = self.index / (MANIFEST + ".tmp")
         try:
             partial.write_bytes(_dump(whole))
-            _sync(partial)
-            _sync(self.index)
+            sync(partial)
+            sync(self.index)
             partial.replace(self.index / MANIFEST)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
         self.manifest = whole
         self._new = [path for path in self._new if path.name not in named]
-        _sync(self.index)
+        sync(self.index)
         _sweep(self.index, whole, also={self.scratch, *self._new})
         return whole
 
@@ -353,7 +354,8 @@ def _holder(index: Path) -> str:
     return f"another process is writing this index ({who})"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Write a file, or the entries of a folder, through to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -334,11 +334,11 @@ def test_opening_hashes_no_large_file(tmp_path, monkeypatch):
     from lsr.index import storage
 
     monkeypatch.setattr(
-        storage, "_digest_file", lambda path, real=storage._digest_file: hashed.append(path) or real(path)
+        storage, "digest_file", lambda path, real=storage.digest_file: hashed.append(path) or real(path)
     )
     index = Index.open(tmp_path / "idx")
     large = next(p for p in index.path.rglob("dense.arrow"))
-    assert large.stat().st_size > storage._CHECKED_AT_OPEN
+    assert large.stat().st_size > storage.CHECKED_AT_OPEN
     assert large not in hashed
     assert index.verify() == []
     assert large in hashed
