@@ -24,7 +24,7 @@ from .explain import Explanation, explain_document
 from .filters import Filter, Where, as_filter
 from .hits import Hit
 from .plan import Plan, SearchSettings
-from .searcher import Searcher
+from .searcher import EXACT, Searcher
 from .snapshot import Snapshot
 from .storage import check_files
 
@@ -380,6 +380,8 @@ def _checked_k(k: int) -> None:
 
 
 def _settings(given: Mapping[str, Any]) -> SearchSettings:
+    if not given:
+        return EXACT
     try:
         return SearchSettings(**given)
     except TypeError as error:

@@ -192,7 +192,7 @@ class Snapshot:
         """How many documents there are, without the deleted ones."""
         return sum(int(part.entry["n_alive"]) for part in self.parts)
 
-    @property
+    @cached_property
     def has_passages(self) -> bool:
         """Whether documents were cut into passages."""
         return any(part.entry["has_parents"] for part in self.parts)
