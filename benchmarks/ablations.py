@@ -32,7 +32,7 @@ from lsr.eval.training import run_training, validator
 from lsr.train.settings import TrainSettings, ValidationSettings
 
 SETS = ("cacm", "cranfield", "climate-fever-evidence")
-LENGTHS = (80, 120, 160)
+LENGTHS = (85, 120, 160)
 _SLOPE = -0.4  # of the logarithm of the length over that of the weight, before two runs have shown it
 _MOST_RUNS = 5  # of a method: the first weights are guesses
 _DOUBLE = "model.saturation=log1p_log1p"
