@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ VARIANTS: dict[str, tuple[list[str], float]] = {
 
 def train(name: str, weight: float, how: list[str], places: list[str], steps: int, work: Path) -> Path:
     """The encoder of one run, in 8 bits."""
-    folder = work / f"{name} {weight:g} {steps}".replace(",", "").replace(" ", "-")
+    folder = work / f"{_stem(name)}-{weight:g}-{steps}"
     made = folder / "8-bit"
     if not made.is_dir():
         note(f"{name}, weight {weight:g}")
@@ -69,6 +70,20 @@ def train(name: str, weight: float, how: list[str], places: list[str], steps: in
         settings = read_config(PRESET, TrainSettings, [*places, *short, *how])
         compress(load_encoder(run_training(settings, folder)), made)
     return made
+
+
+def kept(name: str, steps: int, work: Path) -> list[dict[str, Any]]:
+    """Runs of a method that are there already."""
+    found = []
+    for file in sorted(work.glob(f"{_stem(name)}-*-{steps}/quality.json")):
+        weight = file.parent.name.removeprefix(f"{_stem(name)}-").removesuffix(f"-{steps}")
+        with suppress(ValueError):  # of another method whose name begins alike
+            found.append({"variant": name, "weight": float(weight), **json.loads(file.read_text())})
+    return found
+
+
+def _stem(name: str) -> str:
+    return name.replace(",", "").replace(" ", "-")
 
 
 def next_weight(runs: list[dict[str, Any]]) -> float:
@@ -115,13 +130,12 @@ def main() -> None:
     validate = validator(ValidationSettings(tuple(str(args.data / name) for name in args.sets)))
     rows = []
     for name, (how, weight) in VARIANTS.items():
-        runs: list[dict[str, Any]] = []
+        runs = kept(name, args.steps, work)
+        weight = next_weight(runs) if runs else weight
         while weight and len(runs) < _MOST_RUNS:
             made = train(name, weight, how, places, args.steps, work)
-            kept = made.parent / "quality.json"
-            if not kept.is_file():
-                kept.write_text(json.dumps(dict(validate(made))))
-            runs.append({"variant": name, "weight": weight, **json.loads(kept.read_text())})
+            (made.parent / "quality.json").write_text(json.dumps(dict(validate(made))))
+            runs = kept(name, args.steps, work)
             weight = next_weight(runs)
         rows += sorted(runs, key=lambda run: run["weight"])
     for key, value in conditions().items():
