@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.corpus import Document
 from lsr.encode.base import Encoder
 from lsr.errors import DataError, EncoderError
 from lsr.fingerprint import Fingerprint
@@ -21,7 +20,7 @@ from lsr.sparse import SparseMatrix
 
 from .documents import AllDocuments
 from .explain import Explanation, explain_document
-from .filters import Filter, Where, as_filter
+from .filters import Filter, Where
 from .hits import Hit
 from .plan import Plan, SearchSettings
 from .searcher import Searcher
@@ -129,6 +128,11 @@ class Reader:
         """
         if self._given_encoder is not None:
             return self._given_encoder
+        if self._snapshot.shared.damaged:
+            raise EncoderError(
+                f"{self.path}: the encoder that this index carries is damaged: name the one that made it, "
+                f"{self.fingerprint} (--encoder, Index.open(..., encoder=...))"
+            )
         if not self._snapshot.shared.encoder_files:
             raise EncoderError(
                 f"{self.path}: this index was built from vectors without their encoder ({self.fingerprint}): "
@@ -288,18 +292,11 @@ class Reader:
         """(id, title and text) of all documents, of passages each, in the order of addition."""
         documents = self._snapshot.documents
         for doc in documents.numbers():
-            title, text, _ = documents.fields(doc)
-            yield documents.id(doc), Document("", text, title).content
+            yield documents.id(doc), documents.content(doc)
 
-    def parents(self, where: Where | Filter | None = None) -> dict[str, str]:
-        """{id: id of its document} of all documents that a filter lets be found; of a passage what it was cut from."""
-        documents = self._snapshot.documents
-        allowed = None if where is None else documents.allowed(as_filter(where))
-        return {
-            documents.id(doc): documents.parent(doc) or documents.id(doc)
-            for doc in documents.numbers()
-            if allowed is None or allowed[doc]
-        }
+    def pinned(self) -> Reader:
+        """The same documents with the same numbers (`Hit.doc`), whatever is committed or merged meanwhile."""
+        return Reader(self.path, self._snapshot, self._given_encoder)
 
     def document_vectors(self, docs: Sequence[int]) -> SparseMatrix:
         """The stored vectors of some documents, by their numbers (`Hit.doc`); a few milliseconds each."""
@@ -317,21 +314,15 @@ class Reader:
             query: One row; what explanations explain.
             scores: {id of a document: score}, best first.
         """
-        documents, found = self._snapshot.documents, []
+        snapshot, found = self._snapshot, []
         for doc_id, score in scores.items():
-            doc = documents.find(doc_id)
-            if doc is None and self.has_passages:
-                doc = self._best_passage(query, doc_id)
+            doc = snapshot.documents.find(doc_id)
+            if doc is None and snapshot.has_passages:
+                doc = _best_passage(snapshot, query, doc_id)
             if doc is not None:
                 found.append((doc, score))
         numbers, values = zip(*found, strict=True) if found else ((), ())
-        return self._hits(self._snapshot, query, np.array(numbers, np.int64), np.array(values, np.float64))
-
-    def _best_passage(self, query: SparseMatrix, doc_id: str) -> int | None:
-        """The passage of a document that scores highest; the first of those that score the same."""
-        (terms, weights), searcher = query.row(0), self._snapshot.searcher
-        passages = self._snapshot.documents.passages(doc_id)
-        return max(passages, key=lambda doc: float(searcher.impacts_of(doc, terms) @ weights), default=None)
+        return self._hits(snapshot, query, np.array(numbers, np.int64), np.array(values, np.float64))
 
     def _hits(
         self, snapshot: Snapshot, query: SparseMatrix, docs: NDArray[np.int64], scores: NDArray[np.float64]
@@ -385,3 +376,10 @@ def _settings(given: Mapping[str, Any]) -> SearchSettings:
     except TypeError as error:
         names = ", ".join(field.name for field in fields(SearchSettings))
         raise TypeError(f"{str(error).rpartition('() ')[2]}; settings of a search are {names}") from None
+
+
+def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int | None:
+    """The passage of a document that scores highest; the first of those that score the same."""
+    (terms, weights), searcher = query.row(0), snapshot.searcher
+    passages = snapshot.documents.passages(doc_id)
+    return max(passages, key=lambda doc: float(searcher.impacts_of(doc, terms) @ weights), default=None)
