@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 import sys
 
 import pytest
@@ -268,6 +269,41 @@ def test_what_is_no_whole_index_is_refused(tmp_path, lsr_command, idx, command):
     require_refused(lsr_command(verb, idx, *rest), postings, "damaged")
     postings.unlink()
     require_refused(lsr_command(verb, idx, *rest), postings, "missing")
+
+
+def test_damaged_segments_can_be_left_out(tmp_path, lsr_command, idx):
+    (tmp_path / "new.jsonl").write_text(jsonl([{"_id": "new", "text": "flat wings"}]))
+    assert lsr_command("add", idx, tmp_path / "new.jsonl").code == 0
+    first = json.loads((idx / "manifest.json").read_bytes())["segments"][0]["name"]
+    postings = idx / first / "postings.arrow"
+    postings.write_bytes(postings.read_bytes()[:-1])
+    require_refused(lsr_command("search", idx, "flat"), postings, "--skip-damaged")
+    ran = lsr_command("search", idx, "flat", "--skip-damaged")
+    assert (ran.code, [line["_id"] for line in ran.lines()]) == (0, ["new"])
+    assert ran.err.splitlines()[0].startswith(f"left out: {postings}: ")
+    assert ran.err.splitlines()[1:] == [f"{idx}: 1 documents are left"]
+    (tmp_path / "q.jsonl").write_text(jsonl(QUERIES))
+    ran = lsr_command("search", idx, "--queries", tmp_path / "q.jsonl", "--skip-damaged", "--where", "year>1")
+    require_refused(ran._replace(err=ran.err.splitlines()[-1] + "\n"), "no column 'year'")
+    ran = lsr_command("explain", idx, "flat", "new", "--skip-damaged")
+    assert (ran.code, ran.lines()[0]["_id"], "left out" in ran.err) == (0, "new", True)
+    assert lsr_command("explain", idx, "flat", "d2", "--skip-damaged").code == 1
+    assert lsr_command("export", idx, "--out", tmp_path / "rescued.parquet").code == 1
+    assert lsr_command("export", idx, "--out", tmp_path / "rescued.parquet", "--skip-damaged").code == 0
+    assert lsr_command("index", tmp_path / "rescued.parquet", "--out", tmp_path / "again").code == 0
+    assert [line["_id"] for line in lsr_command("search", tmp_path / "again", "flat").lines()] == ["new"]
+    require_refused(lsr_command("delete", idx, "new"), postings)
+
+
+def test_a_damaged_encoder_can_be_replaced_for_a_search(tmp_path, lsr_command, idx):
+    (encoder,) = idx.glob("shared-*/encoder")
+    shutil.copytree(encoder, tmp_path / "encoder")
+    (encoder / "encoder.json").write_bytes(b"{}")
+    ran = lsr_command("search", idx, "flat", "--skip-damaged")
+    assert (ran.code, ran.err.count("left out")) == (1, 1)
+    assert "the encoder that this index carries is damaged" in ran.err
+    ran = lsr_command("search", idx, "flat", "--skip-damaged", "--encoder", tmp_path / "encoder")
+    assert (ran.code, {line["_id"] for line in ran.lines()}) == (0, {"d2", "d3"})
 
 
 def test_a_document_that_is_not_there_cannot_be_explained(lsr_command, idx):
