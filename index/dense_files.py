@@ -82,7 +82,7 @@ def write_dense(
             sync(partial)
             sync(folder)
             partial.replace(folder / RECORD)
-        except OSError:
+        except BaseException:
             for path in (*folder.glob(f"{name}.*"), folder / f"{RECORD}.tmp"):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)

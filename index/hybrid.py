@@ -26,7 +26,7 @@ from .dense import DenseVectors, Embed, Nearest
 from .filters import Filter, Where, as_filter
 from .fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
 from .hits import Hit
-from .reader import Reader
+from .reader import Reader, checked_k
 from .snapshot import Snapshot
 
 Method = Literal["rrf", "interpolation"]
@@ -114,6 +114,7 @@ class Hybrid:
 
     def search_batch(self, queries: Sequence[str], k: int = 10, **settings: Any) -> list[list[Hit]]:
         """The k best documents of each query."""
+        checked_k(k)
         index = self._index.pinned()
         names = [str(number) for number in range(len(queries))]
         runs = self._rankings(index, dict(zip(names, queries, strict=True)), max(k, self._depth), settings)
@@ -135,6 +136,9 @@ class Hybrid:
         self, index: Reader, queries: Mapping[str, str], depth: int, settings: Mapping[str, Any]
     ) -> dict[str, Run]:
         ids, texts = list(queries), list(queries.values())
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"a query of a hybrid search is a text, got {type(text).__name__}")
         found: dict[str, Run] = {}
         for name, vectors in _sparse(index, texts):
             rows = index.search_batch(vectors, depth, **settings)

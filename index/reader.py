@@ -167,7 +167,7 @@ class Reader:
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
         if len(vector) != 1:
             raise ValueError(f"search takes one query, got {len(vector)}; search_batch takes many")
-        _checked_k(k)
+        checked_k(k)
         snapshot = self._snapshot
         return self._hits(snapshot, vector, *snapshot.top(vector, k, _settings(settings), snapshot.mask(where)))
 
@@ -192,7 +192,7 @@ class Reader:
         chosen = _settings(settings)
         vectors = self.query_vectors(queries)
         rows = [vectors[i] for i in range(len(vectors))]
-        _checked_k(k)
+        checked_k(k)
         snapshot = self._snapshot
         mask = snapshot.mask(where)
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
@@ -205,6 +205,10 @@ class Reader:
         Raises:
             DataError: A weight that is negative, infinite or not a number.
         """
+        if not hasattr(queries, "__len__"):
+            raise TypeError(
+                f"a query is a text, a mapping of token to weight or a matrix, got {type(queries).__name__}"
+            )
         if isinstance(queries, SparseMatrix):
             size = self.fingerprint.vocabulary_size
             if size is not None and queries.shape[1] > size and queries.nnz and int(queries.indices.max()) >= size:
@@ -241,7 +245,7 @@ class Reader:
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
         if len(vector) != 1:
             raise ValueError(f"explain_plan takes one query, got {len(vector)}")
-        _checked_k(k)
+        checked_k(k)
         terms, weights = vector.row(0)
         snapshot = self._snapshot
         mask = snapshot.mask(where)
@@ -265,7 +269,7 @@ class Reader:
         Raises:
             IndexFormatError: The index has no clusters.
         """
-        _checked_k(k)
+        checked_k(k)
         chosen = _settings(settings)
         searcher = self._snapshot.searcher
         vectors = self.sample() if queries is None else self.query_vectors(queries)
@@ -365,7 +369,8 @@ class Reader:
         return list(check_files(self.path, self._snapshot.manifest, every_byte=True).values())
 
 
-def _checked_k(k: int) -> None:
+def checked_k(k: int) -> None:
+    """Refuse a number of documents that makes no sense."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
 

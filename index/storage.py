@@ -218,12 +218,19 @@ def read_encoder_files(folder: Path) -> dict[str, bytes]:
 
 
 def sync(path: Path) -> None:
-    """Write a file, or the entries of a folder, through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Write a file, or the entries of a folder, through to the disk.
+
+    Raises:
+        OutputError: The disk refuses it.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # of a descriptor it names no path
+        raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
 def _is_ours(name: str) -> bool:

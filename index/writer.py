@@ -59,6 +59,8 @@ class Writer:
             self.snapshot = Snapshot.latest(path, snapshot)
             if self.snapshot.damaged:
                 raise CorruptIndex("\n".join(self.snapshot.damaged))
+            if self._transaction.manifest != self.snapshot.manifest:  # what it doesn't know of, it would remove
+                raise CorruptIndex(f"{path}: the manifest couldn't be read twice alike; try again")
             self._begin()
         except BaseException:
             self._transaction.close()
@@ -120,10 +122,12 @@ class Writer:
         """Delete documents by their ids, and the passages of documents, and those that meet a filter; see
         `Index.delete`.
         """
-        keys = list(dict.fromkeys(ids))
-        for key in keys:
-            if not isinstance(key, str):
-                raise DataError(f"an id to delete must be a string, got {key!r}")
+        keys = list(ids)
+        if wrong := [repr(key) for key in keys if not isinstance(key, str)]:
+            raise DataError(f"an id to delete must be a string, got {', '.join(wrong[:3])}")
+        keys = list(dict.fromkeys(keys))
+        if where is not None and not any(where.conditions()):
+            raise DataError("a filter without a condition would delete all documents", "where")
         found = set()
         units: list[Unit] = [*self._stored, self._buffer]
         for unit in units:

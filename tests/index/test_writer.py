@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import json
 import os
@@ -307,6 +308,64 @@ def test_a_bad_document_in_the_middle_refuses_the_whole_call(path, monkeypatch, 
     ]  # fmt: skip
 
 
+def test_a_filter_without_a_condition_deletes_nothing(path):
+    index = Index.open(path)
+    for where in ({}, {"n": {}}, {"or": [{}]}):
+        with pytest.raises(DataError, match="would delete all documents"):
+            index.delete(where=where)
+    assert index.delete(where={"n": {">=": 15}}).deleted == 5
+    with pytest.raises(DataError, match="an id to delete must be a string, got 7, \\['d1'\\]"):
+        index.delete(["d1", 7, ["d1"]])
+
+
+BAD_METADATA = {
+    "a date": datetime(2026, 1, 1),
+    "a set": {1, 2},
+    "bytes": b"x",
+    "half a character": "\ud800",
+    "a key of half a character": {"\ud800": 1},
+    "a key that is no text": {(1, 2): 3},
+    "an array": np.arange(3),
+}
+BAD_METADATA["itself"] = []
+BAD_METADATA["itself"].append(BAD_METADATA["itself"])
+BAD_METADATA["too deep"] = functools.reduce(lambda inner, _: {"in": inner}, range(5000), {})
+
+
+@pytest.mark.parametrize("kind", BAD_METADATA)
+@pytest.mark.parametrize("once", [False, True])
+def test_metadata_that_is_no_json_is_refused_with_its_document_or_left_out(tmp_path, path, kind, once):
+    documents = [{"_id": "a", "text": "wing"}, {"_id": "b", "text": "wing", "m": BAD_METADATA[kind]},
+                 {"_id": "c", "text": "flow"}]  # fmt: skip
+    index = Index.open(path)
+    for call in (index.add, index.update):
+        with pytest.raises(DataError, match=r"document 2: .*not JSON"):
+            call(iter(documents) if once else documents)
+    with pytest.raises(DataError, match=r"document 2: .*not JSON"):
+        Index.build(tmp_path / "new", iter(documents) if once else documents, encoder="bm25")
+    change = index.add(iter(documents) if once else documents, skip_bad=True)
+    assert (change.added, len(change.bad)) == (2, 1)
+    assert change.bad[0].startswith("document 2: ")
+    index.commit()
+    assert list(index.documents.all_ids())[20:] == ["a", "c"]
+
+
+def test_metadata_of_any_depth_and_size_is_kept(path):
+    deep = leaf = {}
+    for _ in range(200):
+        leaf["in"] = leaf = {}
+    leaf["end"] = 1
+    given = {"huge": 10**400, "low": -(10**400), "deep": deep, "lists": [[[[1]]]], "nothing": None, "nan": float("inf")}
+    index = Index.open(path)
+    index.add([{"_id": "new", "text": "wing", "metadata": given}])
+    index.commit()
+    assert index.documents.fields(index.documents.find("new"))[2] == given
+    assert found(index, "wing", where={"huge": {">": 10**300}}) == found(
+        index, "wing", where={"low": {"<": -(10**300)}}
+    )
+    assert [doc_id for doc_id, _ in found(index, "wing", where={"huge": {">": 0}})] == ["new"]
+
+
 def test_ids_that_occur_twice(tmp_path):
     rows = rows_of(np.random.default_rng(0), 3)
     index = Index.build(tmp_path / "idx", rows)
@@ -532,6 +591,86 @@ def test_a_folder_that_can_be_written_no_longer_is_told_and_nothing_is_lost(path
         assert (len(index), len(Index.open(path)), Index.open(path).verify()) == (20, 20, [])
     index.commit()
     assert (len(index), len(Index.open(path)), Index.open(path).verify()) == (19, 19, [])
+
+
+def change(path):
+    index = Index.open(path)
+    index.update([{"_id": "new", "text": "wing"}, {"_id": "d5", "text": "flow"}])
+    index.delete(["d1"])
+    try:
+        index.commit(merge=False)
+    except OutputError:
+        assert len(index) in (20, len(Index.open(path)))
+        index.commit(merge=False)  # what failed can be done again
+        raise
+
+
+def merged(path):
+    index = Index.open(path)
+    index.delete(["d1"])
+    index.commit(merge=False)
+    index.merge()
+
+
+def merged_behind(path):
+    index = Index.open(path)
+    index.delete(["d1"])
+    index.commit(merge=False)
+    index.merge(background=True)
+    index.close()
+
+
+def built(path):
+    Index.build(path, DOCUMENTS[:3], encoder=ENCODER, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("work", "code"),
+    [(change, errno.ENOSPC), (change, errno.EACCES), (merged, errno.EROFS), (merged_behind, errno.ENOSPC),
+     (built, errno.EACCES)],
+)  # fmt: skip
+def test_whatever_cannot_be_written_is_told_and_the_index_is_whole(path, monkeypatch, work, code):
+    """The n-th call that writes fails, for every n: the index is as before or as after, and can be written again."""
+    shutil.copytree(path, path.parent / "kept")
+    calls, fails_at, failed = itertools.count(1), 0, True
+
+    def failing(function):
+        def call(*args, **kwargs):
+            if next(calls) == fails_at:
+                raise OSError(code, os.strerror(code), str(path))
+            return function(*args, **kwargs)
+
+        return call
+
+    owners = (
+        (os, "fsync"), (Path, "mkdir"), (Path, "write_bytes"), (Path, "replace"), (Path, "rename"),
+        (pa.ipc, "new_file"), (pa.ipc.RecordBatchFileWriter, "write_batch"), (pa.ipc.RecordBatchFileWriter, "close"),
+    )  # fmt: skip
+    after = None
+    while failed:
+        shutil.rmtree(path)
+        shutil.copytree(path.parent / "kept", path)
+        fails_at += 1
+        with monkeypatch.context() as patch:
+            for owner, name in owners:
+                patch.setattr(owner, name, failing(getattr(owner, name) if name != "fsync" else int))
+            calls, told = itertools.count(1), "can't be written"
+            try:
+                work(path)
+            except OutputError as error:
+                told = str(error)
+            failed = next(calls) > fails_at
+        assert "can't be written" in told
+        index = Index.open(path)
+        assert index.verify() == []
+        ids = list(index.documents.all_ids())
+        if ids != [d["_id"] for d in DOCUMENTS]:
+            after = after or ids
+            assert ids == after
+        index.delete(["absent"])  # a writer, which sweeps
+        assert set(kinds(path)) <= {"alive", MANIFEST, "segment", "shared"}
+    assert fails_at > 20
+    assert list(index.documents.all_ids()) == after
 
 
 def test_damaged_segments_can_be_left_out(path):
