@@ -137,6 +137,7 @@ BAD_LINES = {
     "doubled id": (GOOD, "'a' occurs twice"),
     "not UTF-8": (b'{"_id": "b", "text": "caf\xe9"}\n', "not UTF-8"),
     "half a character": (b'{"_id": "b", "text": "\\ud800"}\n', "surrogate"),
+    "half a character of metadata": (b'{"_id": "b", "text": "x", "m": {"n": "\\udfff"}}\n', "metadata is not JSON"),
     "too deep": (b'{"_id": "b", "text": ' + b"[" * 100_000 + b"\n", "not JSON"),
 }
 
@@ -156,6 +157,42 @@ def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, lsr_command, idx, kind
     assert "skipped 1 bad" in ran.err
     assert f"{source}:2: " in ran.err
     assert "2 documents" in ran.err
+
+
+@pytest.mark.parametrize("kind", BAD_LINES)
+@pytest.mark.parametrize("update", [[], ["--update"]])
+def test_a_bad_line_of_an_addition_is_named_and_can_be_skipped(tmp_path, lsr_command, idx, kind, update):
+    line, message = BAD_LINES[kind]
+    source = tmp_path / "docs.jsonl"
+    source.write_bytes(GOOD + line + b'{"_id": "c", "text": "flutter"}\n')
+    before = files(idx)
+    require_refused(lsr_command("add", idx, source, *update), f"{source}:2: ", message, "--skip-bad")
+    assert files(idx) == before
+    ran = lsr_command("add", idx, source, "--skip-bad", *update)
+    assert (ran.code, ran.err.count("left out")) == (0, 1)
+    assert f"left out: {source}:2: " in ran.err
+    assert "2 added; 5 documents" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("yaer>1", "there is no column 'yaer'; there are year"),
+        ("year=young", "year is a number, it can't be compared with 'young'"),
+        ("year", "is no condition such as"),
+        ("{}", "would delete all documents"),
+        ("{year", "not JSON"),
+        ('{"not": ' * 5000 + "{}" + "}" * 5000, ""),
+        ('{"not": ' * 200 + "{}" + "}" * 200, "more than 100 deep"),
+        ('{"year": {"near": 5}}', "unknown operator 'near'"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_deletes_nothing(lsr_command, idx, where, message):
+    before = files(idx)
+    require_refused(lsr_command("delete", idx, "--where", where), "where: ", message)
+    assert files(idx) == before
+    if where != "{}":
+        require_refused(lsr_command("search", idx, "flat", "--where", where), "where: ", message)
 
 
 def test_a_packed_file_that_is_cut_off(tmp_path, lsr_command):

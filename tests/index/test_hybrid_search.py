@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages
-from lsr.errors import DataError
+from lsr.errors import DataError, OutputError
 from lsr.index.dense import DenseVectors
 from lsr.index.filters import as_filter
 from lsr.index.fusion import reciprocal_rank_fusion
@@ -256,6 +259,57 @@ def test_only_hits_are_looked_at_without_a_filter(plain, tmp_path, monkeypatch):
 def test_settings_that_make_no_sense(index, settings, message):
     with pytest.raises(ValueError, match=message):
         Hybrid(index, **settings)
+
+
+@pytest.mark.parametrize(
+    ("query", "settings", "error", "message"),
+    [
+        ("wind", {"k": 0}, ValueError, "k must be a whole number of at least 1, got 0"),
+        ("wind", {"where": {"long": 1}}, DataError, "there is no column 'long'; there are lang"),
+        ("wind", {"where": {"lang": 1}}, DataError, "lang is a text, it can't be compared with 1"),
+        ("wind", {"where": "lang=en"}, DataError, "a filter is a mapping"),
+        ("wind", {"speed": 1}, TypeError, "settings of a search are"),
+        ({"wind": 1.0}, {}, TypeError, "a query of a hybrid search is a text, got dict"),
+        (None, {}, TypeError, "a query of a hybrid search is a text, got NoneType"),
+    ],
+)
+def test_bad_searches_are_refused(plain, tmp_path, query, settings, error, message):
+    hybrid = Hybrid(plain, dense_of(plain, tmp_path / "dense", embed))
+    with pytest.raises(error, match=message):
+        hybrid.search(query, **settings)
+
+
+def test_vectors_of_another_model_are_refused(plain, tmp_path):
+    dense = dense_of(plain, tmp_path / "dense", embed)
+    other = DenseVectors(dense.path, lambda texts: np.ones((len(texts), 3)))
+    with pytest.raises(DataError, match="a query of 3 numbers, documents have 26"):
+        Hybrid(plain, other).search("wind")
+    broken = DenseVectors(dense.path, lambda texts: np.full((len(texts), 26), np.nan))
+    with pytest.raises(DataError, match="not finite"):
+        Hybrid(plain, broken).search("wind")
+    with pytest.raises(DataError, match="not finite"):
+        dense.search(np.full(26, np.inf))
+    with pytest.raises(DataError, match="a query of 2x26 numbers"):
+        dense.search(np.ones((2, 26)))
+
+
+def test_vectors_that_cannot_be_written_leave_those_that_are_there(plain, tmp_path, monkeypatch):
+    dense_of(plain, tmp_path / "dense", embed)
+    plain.update([{"_id": "ship", "text": "Boats cross the sea.", "lang": "de"}])
+    plain.commit()
+    before = sorted(path.name for path in (tmp_path / "dense").iterdir())
+
+    def refuse(self, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse)
+        with pytest.raises(OutputError, match=f"^{tmp_path / 'dense'}: can't be written: No space left"):
+            dense_of(plain, tmp_path / "dense", embed)
+    assert sorted(path.name for path in (tmp_path / "dense").iterdir()) == before
+    assert DenseVectors(tmp_path / "dense", embed).verify() == []
+    assert "ship" not in Hybrid(plain, DenseVectors(tmp_path / "dense", embed)).rankings({"q": "sea"})["dense"]["q"]
+    assert "ship" in Hybrid(plain, dense_of(plain, tmp_path / "dense", embed)).rankings({"q": "sea"})["dense"]["q"]
 
 
 def test_one_ranking_is_no_hybrid(plain):
