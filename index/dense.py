@@ -182,11 +182,13 @@ class DenseVectors:
         texts = [query for query in queries if isinstance(query, str)]
         embedded = iter(_checked(self.embed(texts), len(texts)) if texts else ())
         given = [next(embedded) if isinstance(query, str) else np.asarray(query, np.float32) for query in queries]
+        if not len(self):
+            given = [np.zeros(self._vectors.shape[1], np.float32) for _ in given]
         for vector in given:
-            if len(self) and vector.shape != self._vectors.shape[1:]:
+            if vector.shape != self._vectors.shape[1:]:
                 numbers = "x".join(map(str, vector.shape))
                 raise DataError(f"a query of {numbers} numbers, documents have {self._vectors.shape[1]}")
-        vectors = _scaled(_checked(given, len(given)), self.similarity) if len(self) else np.zeros((len(given), 1))
+        vectors = _scaled(_checked(given, len(given)), self.similarity)
         rows = None if rows is not None and len(rows) == len(self) else rows
         for vector in vectors:
             if self._graph is not None and not exact and rows is None and len(self):
