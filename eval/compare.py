@@ -10,15 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-
-from lsr.corpus import open_parquet
 from lsr.errors import DataError
 from lsr.runs import read_run
 
 from .datasets import Dataset, drop_own
 from .experiment import PER_QUERY, short_name
 from .measures import parse_measures, score_run
+from .result_folder import read_table
 from .significance import Comparison, compare, holm, most_different
 
 # {system: {(dataset, measure): {query: value}}}
@@ -103,14 +101,9 @@ def _folder_of(name: str) -> tuple[Path | None, str | None]:
 
 
 def _read_folder(folder: Path, measures: set[str]) -> Values:
-    try:
-        with open_parquet(folder / PER_QUERY) as file:
-            columns = file.read(use_threads=False).to_pydict()
-        rows = zip(*(columns[name] for name in ("dataset", "system", "query", "measure", "value")), strict=True)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise DataError(f"can't be read: {error}", str(folder / PER_QUERY)) from None
+    columns = read_table(folder / PER_QUERY, ("dataset", "system", "query", "measure"), "value").to_pydict()
     values: Values = {}
-    for dataset, system, query, measure, value in rows:
+    for dataset, system, query, measure, value in zip(*columns.values(), strict=True):
         if measure in measures:
             values.setdefault(system, {}).setdefault((dataset, measure), {})[query] = value
     return values

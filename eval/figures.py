@@ -9,8 +9,9 @@ import numpy as np
 
 from . import plots
 from .cells import milliseconds
+from .latency import Latency
 from .plots import Bar, Look, Outline, Point, Spread
-from .results import Lengths, Results, Times
+from .results import Lengths, Results
 from .tables import SIGNIFICANT
 
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -100,7 +101,7 @@ def latency(results: Results) -> Figure | None:
     return Figure(title, plots.spreads(title, some, "search time, ms, one query at a time")) if some else None
 
 
-def _mean(times: list[Times], name: str) -> float:
+def _mean(times: list[Latency], name: str) -> float:
     return float(np.mean([getattr(one, name) for one in times]))
 
 

@@ -8,13 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.index.index import Index
 from lsr.sparse import SparseMatrix
+
+if TYPE_CHECKING:
+    from lsr.index.index import Index  # heavy, and a report needs none
 
 ROUNDS = 3  # a query's latency is the median of so many runs
 

@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 from lsr.corpus import open_parquet
 from lsr.errors import DataError
 
-from .results import Experiment, Results, Times
+from .latency import Latency
+from .results import Experiment, Results
 
 FORMAT = 1
 _SHOWN_PROBLEMS = 20
@@ -39,9 +40,9 @@ def read_results(folder: Path) -> Results:
     """
     experiment = _read_experiment(folder / "experiment.json")
     strings = ("dataset", "system", "query", "measure")
-    per_query = _read_table(folder / "per-query.parquet", strings, "value", experiment)
+    per_query = read_table(folder / "per-query.parquet", strings, "value", experiment)
     times = folder / "latencies.parquet"
-    latencies = _read_table(times, strings[:3], "search_ms", experiment) if times.exists() else None
+    latencies = read_table(times, strings[:3], "search_ms", experiment) if times.exists() else None
     return Results(experiment, per_query, latencies)
 
 
@@ -74,11 +75,11 @@ def _typed(value: Any, kind: Any, name: str, problems: list[str]) -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if isinstance(value, dict):
             hints, prefix = typing.get_type_hints(kind), f"{name}." if name else ""
-            absent = [
-                key for key, hint in hints.items() if key not in value and type(None) not in typing.get_args(hint)
-            ]
+            defaults = {f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
+            needed = {key for key, hint in hints.items() if type(None) not in typing.get_args(hint)} - defaults
+            absent = [key for key in hints if key in needed and key not in value]
             problems += [f"{prefix}{key} is missing" for key in absent]
-            fields = {key: value.get(key) for key in hints if key not in absent}
+            fields = {key: value.get(key) for key in hints if key in value or key not in needed | defaults}
             fields = {key: _typed(field, hints[key], prefix + key, problems) for key, field in fields.items()}
             return None if absent else kind(**fields)
         expected = "an object"
@@ -133,7 +134,7 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
                 yield f"{where}.lengths must have rising edges, one more than counts, and counts from 0 on"
         for field in dataclasses.fields(result):
             value = getattr(result, field.name)
-            worst = min(dataclasses.astuple(value)) if isinstance(value, Times) else value
+            worst = min(dataclasses.astuple(value)) if isinstance(value, Latency) else value
             if isinstance(worst, (int, float)) and worst < 0:
                 yield f"{where}.{field.name} must not be negative, got {worst:g}"
     for i, test in enumerate(experiment.comparisons):
@@ -147,15 +148,25 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
     yield from (f"{where}: no {kind} is called {name!r}" for where, kind, name in named if name not in known[kind])
 
 
-def _read_table(path: Path, strings: tuple[str, ...], number: str, experiment: Experiment) -> pa.Table:
-    """Columns of text and one of numbers; every name has to be known to the experiment."""
+def read_table(path: Path, strings: tuple[str, ...], number: str, experiment: Experiment | None = None) -> pa.Table:
+    """Columns of text and one of numbers of a Parquet file.
+
+    Args:
+        path: The file.
+        strings: The columns of text.
+        number: The column of numbers.
+        experiment: If given, every dataset, system and measure has to be known to it.
+
+    Raises:
+        DataError: The file is missing or damaged, lacks a column, or holds something else.
+    """
     if not path.is_file():
         raise DataError("no such file: is this the result folder of an experiment?", str(path))
     try:
-        file = open_parquet(path)
-        if absent := [name for name in (*strings, number) if name not in file.schema_arrow.names]:
-            raise DataError(f"no column {', '.join(absent)}", str(path))
-        table = file.read(columns=[*strings, number], use_threads=False)
+        with open_parquet(path) as file:
+            if absent := [name for name in (*strings, number) if name not in file.schema_arrow.names]:
+                raise DataError(f"no column {', '.join(absent)}", str(path))
+            table = file.read(columns=[*strings, number], use_threads=False)
         columns = {name: table[name].cast(pa.string()) for name in strings}
         columns[number] = table[number].cast(pa.float64())
     except (pa.ArrowException, OSError) as error:
@@ -164,6 +175,8 @@ def _read_table(path: Path, strings: tuple[str, ...], number: str, experiment: E
     bad = [name for name in table.column_names if table[name].null_count]
     if bad or (not pc.all(pc.is_finite(table[number])).as_py() and len(table)):
         raise DataError(f"empty or infinite values in {', '.join(bad) or number}", str(path))
+    if experiment is None:
+        return table
     known = {
         "dataset": {dataset.name for dataset in experiment.datasets},
         "system": {system.name for system in experiment.systems},

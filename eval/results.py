@@ -16,15 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-
-@dataclass(frozen=True)
-class Times:
-    """Milliseconds per query."""
-
-    p50: float
-    mean: float
-    p95: float
-    p99: float
+from .latency import Latency
+from .reference import Reference
+from .significance import Comparison
 
 
 @dataclass(frozen=True)
@@ -67,8 +61,8 @@ class Result:
     system: str
     measures: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    search_ms: Times | None
-    encode_ms: Times | None
+    search_ms: Latency | None
+    encode_ms: Latency | None
     queries_per_second: float | None
     recall: float | None
     index_bytes: int | None
@@ -83,32 +77,14 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A paired test of a system against a baseline; the difference is system less baseline."""
+class Tested(Comparison):
+    """A system compared with a baseline, its p-value corrected over the systems."""
 
     dataset: str
     system: str
     baseline: str
     measure: str
-    difference: float
-    low: float
-    high: float
-    p: float
     p_corrected: float
-    wins: int
-    ties: int
-    losses: int
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A published value."""
-
-    dataset: str
-    system: str
-    measure: str
-    value: float
-    source: str
 
 
 @dataclass(frozen=True)
@@ -130,7 +106,7 @@ class Experiment:
     datasets: tuple[DatasetFacts, ...]
     systems: tuple[SystemFacts, ...]
     results: tuple[Result, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[Tested, ...]
     references: tuple[Reference, ...]
     notes: tuple[str, ...]
 
@@ -164,7 +140,7 @@ class Results:
         return {(result.dataset, result.system): result for result in self.experiment.results}
 
     @cached_property
-    def _comparisons(self) -> dict[tuple[str, str, str], Comparison]:
+    def _comparisons(self) -> dict[tuple[str, str, str], Tested]:
         against = (c for c in self.experiment.comparisons if c.baseline == self.experiment.baseline)
         return {(c.dataset, c.system, c.measure): c for c in against}
 
@@ -183,7 +159,7 @@ class Results:
         pairs = [(found, self.result(found.dataset, system.exact_name)) for found in self.of_system(system.name)]
         return [(found, exact) for found, exact in pairs if exact and found.recall is not None]
 
-    def comparison(self, dataset: str, system: str, measure: str) -> Comparison | None:
+    def comparison(self, dataset: str, system: str, measure: str) -> Tested | None:
         """The test of a system against the experiment's baseline."""
         return self._comparisons.get((dataset, system, measure))
 

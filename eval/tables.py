@@ -9,7 +9,7 @@ from typing import Any
 
 from .cells import Cell, Table, bytes_cell, difference, milliseconds, number, p_value, part, score, seconds, table
 from .plots import Look
-from .results import Comparison, Result, Results, SystemFacts
+from .results import Result, Results, SystemFacts, Tested
 
 SIGNIFICANT = 0.05
 _SHOWN_QUERIES = 10
@@ -57,7 +57,7 @@ def sources(results: Results) -> list[str]:
     return list(dict.fromkeys(reference.source for reference in results.experiment.references))
 
 
-def _marked(cell: Cell, test: Comparison | None) -> Cell:
+def _marked(cell: Cell, test: Tested | None) -> Cell:
     if test is None or test.p_corrected >= SIGNIFICANT or not cell.text:
         return cell
     better = test.difference > 0

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from .changes import Change
 from .hits import Hit
 from .index import Index
-from .writer import Change
 
 T = TypeVar("T")
 
@@ -57,6 +57,10 @@ class AsyncIndex:
     async def merge(self, **settings: Any) -> bool:
         """See `Index.merge`."""
         return await self._change(self.index.merge, **settings)
+
+    async def close(self, **settings: Any) -> None:
+        """See `Index.close`."""
+        await self._change(self.index.close, **settings)
 
     async def refresh(self) -> bool:
         """See `Index.refresh`."""

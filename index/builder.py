@@ -27,7 +27,8 @@ from .documents import DocumentsWriter
 from .quantize import Quantizer
 from .segment import ImpactType, Segment
 from .segment_writer import DEFAULT_MEMORY, Order, SegmentWriter
-from .storage import Transaction, output_errors, refuse_others
+from .storage import output_errors, refuse_others
+from .transaction import NewFiles, Transaction
 
 Source = Iterable[Mapping[str, Any] | Document] | Corpus | Vectors | SparseMatrix
 
@@ -228,7 +229,7 @@ def read_batches(
 
 
 def write_segment(
-    transaction: Transaction,
+    files: NewFiles,
     batches: Iterable[VectorBatch],
     settings: BuildSettings,
     memory: int = DEFAULT_MEMORY,
@@ -237,7 +238,7 @@ def write_segment(
     """Write documents as a segment.
 
     Args:
-        transaction: Where to.
+        files: Where to.
         batches: The documents.
         settings: How.
         memory: Bytes to hold, roughly.
@@ -246,13 +247,13 @@ def write_segment(
     Returns:
         What the manifest says of it; None if there was no document, and nothing is written.
     """
-    folder = transaction.folder("segment")
+    folder = files.folder("segment")
     clusters = settings.summary_mass is not None
     # Clusters of documents that have nothing in common are of no use.
     order = "bisection" if clusters and settings.order == "auto" else settings.order
     try:
         documents = DocumentsWriter(folder)
-        writer = SegmentWriter(folder, transaction.scratch, settings.impacts, memory, order, quantizer)
+        writer = SegmentWriter(folder, files.scratch, settings.impacts, memory, order, quantizer)
         with closing(writer) as postings:
             for batch in batches:
                 documents.write(batch.documents)
@@ -260,14 +261,14 @@ def write_segment(
             documents.close()
             chosen = postings.finish() if postings.n_docs else None
         if not postings.n_docs:
-            transaction.drop(folder)
+            files.drop(folder)
             return None
         scale = chosen.scale if chosen else 1.0
         if settings.summary_mass is not None:
             written = Segment(folder, settings.impacts, scale)
-            write_clusters(written, folder, transaction.scratch, settings.summary_mass)
+            write_clusters(written, folder, files.scratch, settings.summary_mass)
     except BaseException:
-        transaction.drop(folder)
+        files.drop(folder)
         raise
     return {
         "name": folder.name,

@@ -1,4 +1,4 @@
-"""lsr add, delete, merge."""
+"""lsr add, delete, merge, verify."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def committed(index: Any) -> Iterator[None]:
     """Commit what was changed within, or leave nothing of it behind."""
     try:
         yield
-        index.commit()
+        index.commit(merge=False)
+        index.merge(everything=False)  # within the command, which is over when all is done
     finally:
         index.rollback()
 
@@ -110,3 +111,22 @@ def merge(index_path: Path) -> None:
     size = sum(index.file_sizes().values())
     done = "merged" if merged else "nothing to merge"
     note(f"{index_path}: {done}; {len(index)} documents in {index.n_segments} segments, {size / 1e6:.1f} MB")
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+def verify(index_path: Path) -> None:
+    """Check every byte of an index against its checksums; names each file that is damaged.
+
+    \b
+    Example:
+      lsr verify idx
+    """
+    from lsr.errors import CorruptIndex
+
+    from .storage import check_files, read_manifest
+
+    manifest = read_manifest(index_path)
+    if wrong := check_files(index_path, manifest, every_byte=True):
+        raise CorruptIndex("\n".join(wrong.values()))
+    click.echo(f"{index_path}: {len(manifest['files'])} files, all as they were written")

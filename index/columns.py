@@ -8,6 +8,7 @@ remembered, so that a filter on it can say why.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lsr.errors import CorruptIndex
 
 COLUMNS_FILE = "columns.arrow"
 MOST_COLUMNS = 1000  # what has more keys than that uses values as keys
+_DEEPEST = 30  # what objects further down hold is no column
 _MIXED = b"lsr.mixed"
 _EMPTY = pa.list_(pa.null())
 _LARGEST_INT = 2**63
@@ -118,10 +120,10 @@ def kind_of(column: pa.DataType) -> str:
     return "text" if pa.types.is_dictionary(column) or pa.types.is_string(column) else "number"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Mapping[str, Any], prefix: str = "", depth: int = _DEEPEST) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and depth:
+            yield from _flat(value, f"{prefix}{key}.", depth - 1)
         elif value is not None:
             yield prefix + key, value
 
@@ -135,7 +137,7 @@ def _kind(value: Any) -> str:
         return "text"
     if not isinstance(value, list):
         return "other"
-    kinds = {_kind(item) for item in value if item is not None}
+    kinds = {"other" if isinstance(item, list) else _kind(item) for item in value if item is not None}
     if not kinds:
         return "empty list"
     kind = kinds.pop() if len(kinds) == 1 else "other"
@@ -152,8 +154,15 @@ def _array(values: list[Any], kind: str) -> pa.Array:
     plain: pa.DataType = {"truth": pa.bool_(), "text": pa.string()}.get(kind.removeprefix("list of "), pa.int64())
     if plain == pa.int64() and not all(isinstance(i, int) and -_LARGEST_INT <= i < _LARGEST_INT for i in items):
         plain = pa.float64()
-        values = [value if value is None else [float(i) for i in value] if listed else float(value) for value in values]
+        values = [v if v is None else [_float(i) for i in v] if listed else _float(v) for v in values]
     return pa.array(values, pa.list_(plain) if listed else plain)
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # JSON's whole numbers have no end
+        return math.inf if value > 0 else -math.inf
 
 
 def _whole(parts: list[tuple[int, pa.Array]], kind: pa.DataType, n_docs: int) -> pa.Array:

@@ -1,4 +1,4 @@
-"""lsr index, search, explain, verify, warmup."""
+"""lsr index, search, explain, warmup."""
 
 from __future__ import annotations
 
@@ -158,11 +158,24 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def open_index(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
-    """The index of a command's --encoder and its settings."""
+damaged_option = click.option(
+    "--skip-damaged", is_flag=True, help="Leave damaged segments out, tell which, and go on with the rest."
+)
+
+
+def open_index(path: Path, encoder: str | None, options: dict[str, Any], *, skip_damaged: bool = False) -> Any:
+    """The index of a command's --encoder and its settings; what was left out as it is damaged is told."""
+    from lsr.console import note
+
     from .index import Index
 
-    return Index.open(path, encoder=open_encoder(encoder, given_settings(options)) if encoder else None)
+    model = open_encoder(encoder, given_settings(options)) if encoder else None
+    index = Index.open(path, encoder=model, skip_damaged=skip_damaged)
+    for message in index.damaged:
+        note(f"left out: {message}")
+    if index.damaged:
+        note(f"{path}: {len(index)} documents are left")
+    return index
 
 
 @click.command()
@@ -184,6 +197,7 @@ def open_index(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
 )
 @click.option("--plan", is_flag=True, help="Print what the search touches instead of what it finds.")
 @where_option
+@damaged_option
 @search_options
 @encoder_options
 def search(
@@ -199,6 +213,7 @@ def search(
     highlight: int | None,
     plan: bool,
     where: tuple[str, ...],
+    skip_damaged: bool,
     encoder: str | None,
     **options: Any,
 ) -> None:
@@ -224,7 +239,7 @@ def search(
     if plan and text is None:
         raise click.UsageError("--plan takes a text")
     settings = _search_settings(options) | {"where": parse_where_text(where)}
-    index = open_index(index_path, encoder, options)
+    index = open_index(index_path, encoder, options, skip_damaged=skip_damaged)
     if queries is not None:
         _search_file(index, queries, k, run_path, tag, threads, skip_bad, highlight, settings)
         return
@@ -329,8 +344,17 @@ def _print_table(hits: Any, highlight: int) -> None:
 @click.argument("text")
 @click.argument("doc_id")
 @click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal.")
+@damaged_option
 @encoder_options
-def explain(index_path: Path, text: str, doc_id: str, as_json: bool, encoder: str | None, **options: Any) -> None:
+def explain(
+    index_path: Path,
+    text: str,
+    doc_id: str,
+    as_json: bool,
+    skip_damaged: bool,
+    encoder: str | None,
+    **options: Any,
+) -> None:
     """Show why a document scores as it does for a query, term by term.
 
     \b
@@ -339,30 +363,12 @@ def explain(index_path: Path, text: str, doc_id: str, as_json: bool, encoder: st
     """
     from lsr.console import emit_json, is_terminal
 
-    explanation = open_index(index_path, encoder, options).explain(text, doc_id)
+    index = open_index(index_path, encoder, options, skip_damaged=skip_damaged)
+    explanation = index.explain(text, doc_id)
     if as_json or not is_terminal():
         emit_json(explanation.to_json())
     else:
         click.echo(str(explanation))
-
-
-@click.command()
-@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
-def verify(index_path: Path) -> None:
-    """Check every byte of an index against its checksums; names each file that is damaged.
-
-    \b
-    Example:
-      lsr verify idx
-    """
-    from lsr.errors import CorruptIndex
-
-    from .storage import check_files, read_manifest
-
-    manifest = read_manifest(index_path)
-    if wrong := check_files(index_path, manifest, every_byte=True):
-        raise CorruptIndex("\n".join(wrong.values()))
-    click.echo(f"{index_path}: {len(manifest['files'])} files, all as they were written")
 
 
 @click.command()

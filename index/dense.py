@@ -1,46 +1,38 @@
 """Vectors of a dense model beside an index: any function that turns texts into arrays, searched exactly or by usearch.
 
-    FOLDER/
-      dense.json        number and length of the vectors, how they are compared, size and SHA-256 of the files
-      dense-….arrow     id, digest of the text, vector; one record batch, mapped
-      dense-….usearch   the graph, if there is one
-
-`DenseVectors.build` embeds what an index holds, and only what changed since the last time. The new files are written
-whole before dense.json names them.
+`DenseVectors.build` embeds what an index holds, and only what changed since the last time. The files are
+lsr.index.dense_files' business.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-import secrets
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from lsr.console import progress
-from lsr.errors import CorruptIndex, DataError, IndexFormatError, MissingExtra
+from lsr.errors import CorruptIndex, DataError
 
-from .arrow_files import write_arrow
-from .storage import CHECKED_AT_OPEN, digest_file, sync
+from .dense_files import RECORD, Similarity, damaged_files, open_graph, read_record, write_dense
+from .documents import Documents, hashes_of
 
 Embed = Callable[[list[str]], ArrayLike]
-Similarity = Literal["cosine", "dot"]
-_RECORD, _FORMAT = "dense.json", 1
-_NAME = re.compile(r"dense-[0-9a-f]{16}")
+# Gives the rows of the k nearest vectors, and their similarities.
+Nearest = Callable[[int], tuple[NDArray[np.int64], NDArray[np.float32]]]
 _AT_ONCE = 256  # texts that are embedded together
 _ROWS = 1 << 16  # vectors that are compared with a query at a time
-_DIGEST = pa.binary(16)
 
 
 @dataclass(frozen=True)
@@ -62,6 +54,7 @@ class DenseVectors:
     Attributes:
         path: The folder.
         embed: Embeds queries, and documents in `build`.
+        segments: Names of an index' segments that hold the documents with the very texts that were embedded.
 
     Args:
         path: The folder.
@@ -74,8 +67,10 @@ class DenseVectors:
 
     def __init__(self, path: str | PathLike[str], embed: Embed) -> None:
         self.path, self.embed = Path(path), embed
-        record = _read_record(self.path)
+        record = read_record(self.path)
         self.similarity: Similarity = record["similarity"]
+        self.segments = frozenset(record.get("segments", ()))
+        self._rows: WeakKeyDictionary[Documents, NDArray[np.int64]] = WeakKeyDictionary()
         file = self.path / f"{record['name']}.arrow"
         with pa.memory_map(str(file)) as source:
             self._buffer = source.read_buffer()
@@ -85,7 +80,7 @@ class DenseVectors:
             self._vectors = vectors.flatten().to_numpy().reshape(len(batch), record["dimensions"])
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise CorruptIndex(f"{file}: damaged: {error}; embed the documents again") from None
-        self._graph = _open_graph(self.path / f"{record['name']}.usearch") if record["graph"] else None
+        self._graph = open_graph(self.path / f"{record['name']}.usearch") if record["graph"] else None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -99,6 +94,7 @@ class DenseVectors:
         *,
         similarity: Similarity = "cosine",
         graph: bool = False,
+        segments: Collection[str] = (),
     ) -> DenseVectors:
         """Embed documents; vectors that are there already of a document of the same id and text are kept.
 
@@ -108,6 +104,7 @@ class DenseVectors:
             embed: Texts to (n, dimensions) numbers.
             similarity: "cosine", or "dot" for vectors whose lengths mean something.
             graph: Write a graph of usearch too, for approximate search of large collections.
+            segments: Names of the index' segments that the documents are in, all of them.
 
         Raises:
             DataError: An id twice, or vectors that aren't one row of finite numbers for each text.
@@ -116,9 +113,8 @@ class DenseVectors:
         if similarity not in get_args(Similarity):
             raise ValueError(f"similarity must be one of {', '.join(get_args(Similarity))}, got {similarity!r}")
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
         known: dict[tuple[str, bytes], NDArray[np.float32]] = {}
-        if (folder / _RECORD).exists():
+        if (folder / RECORD).exists():
             old = cls(folder, embed)
             if old.similarity == similarity:
                 keys = zip(old._ids.to_pylist(), old._digests.to_pylist(), strict=True)
@@ -136,7 +132,7 @@ class DenseVectors:
         if len({len(row) for row in rows}) > 1:
             raise DataError(f"vectors of {sorted({len(row) for row in rows})} numbers; embed all with one model")
         matrix = np.stack(rows) if rows else np.empty((0, 1), np.float32)
-        _write(folder, ids, digests, matrix, similarity, graph)
+        write_dense(folder, ids, digests, matrix, similarity, graph, segments)
         return cls(folder, embed)
 
     def search(self, query: str | ArrayLike, k: int = 10, *, exact: bool = False) -> list[DenseHit]:
@@ -153,12 +149,7 @@ class DenseVectors:
         return self.search_batch([query], k, exact=exact)[0]
 
     def search_batch(
-        self,
-        queries: Sequence[str | ArrayLike],
-        k: int = 10,
-        *,
-        exact: bool = False,
-        allowed: Container[str] | None = None,
+        self, queries: Sequence[str | ArrayLike], k: int = 10, *, exact: bool = False
     ) -> list[list[DenseHit]]:
         """The k nearest documents of each query.
 
@@ -166,52 +157,105 @@ class DenseVectors:
             queries: Texts, or vectors.
             k: How many at most for each.
             exact: Compare with every vector, also where there is a graph.
-            allowed: Ids of documents that may be found; None for all. With some left out, search is exact.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        if not len(queries) or not len(self):
-            return [[] for _ in queries]
+        found = []
+        for nearest in self.rankings(queries, exact=exact):
+            rows, scores = nearest(k)
+            hits = zip(self.ids(rows), scores.tolist(), strict=True)
+            found.append([DenseHit(doc_id, score) for doc_id, score in hits])
+        return found
+
+    def rankings(
+        self, queries: Sequence[str | ArrayLike], *, rows: NDArray[np.int64] | None = None, exact: bool = False
+    ) -> Iterator[Nearest]:
+        """For each query what gives its k nearest vectors, for any k: their rows, and their similarities, descending.
+
+        Args:
+            queries: Texts, or vectors.
+            rows: (n,) ascending, the vectors that may be found; None for all. With some left out, search is exact.
+            exact: Compare with every vector, also where there is a graph.
+        """
+        if not len(queries):
+            return
         texts = [query for query in queries if isinstance(query, str)]
         embedded = iter(_checked(self.embed(texts), len(texts)) if texts else ())
-        rows = [next(embedded) if isinstance(query, str) else np.asarray(query, np.float32) for query in queries]
-        vectors = _scaled(np.stack(rows), self.similarity)
-        if vectors.shape[1] != self._vectors.shape[1]:
-            raise DataError(f"a query of {vectors.shape[1]} numbers, documents have {self._vectors.shape[1]}")
-        some = None
-        if allowed is not None:
-            some = np.array([i for i, doc_id in enumerate(self._ids.to_pylist()) if doc_id in allowed], np.int64)
-            some = None if len(some) == len(self) else some
-        if self._graph is not None and not exact and some is None:
-            return [self._near(self._graph, vector, k) for vector in vectors]
-        return [self._nearest(vector, k, some) for vector in vectors]
+        given = [next(embedded) if isinstance(query, str) else np.asarray(query, np.float32) for query in queries]
+        if not len(self):
+            given = [np.zeros(self._vectors.shape[1], np.float32) for _ in given]
+        for vector in given:
+            if vector.shape != self._vectors.shape[1:]:
+                numbers = "x".join(map(str, vector.shape))
+                raise DataError(f"a query of {numbers} numbers, documents have {self._vectors.shape[1]}")
+        vectors = _scaled(_checked(given, len(given)), self.similarity)
+        rows = None if rows is not None and len(rows) == len(self) else rows
+        for vector in vectors:
+            if self._graph is not None and not exact and rows is None and len(self):
+                yield partial(self._near, self._graph, vector)
+            else:
+                yield self._exact(vector, rows)
+
+    def ids(self, rows: NDArray[np.int64]) -> list[str]:
+        """The ids of the documents that some vectors are of."""
+        ids: list[str] = self._ids.take(pa.array(rows)).to_pylist()
+        return ids
+
+    def rows_of(self, documents: Documents) -> NDArray[np.int64]:
+        """(n_docs,) int64, the vector of each document of a segment, found by its id; -1 where there is none."""
+        if documents in self._rows:
+            return self._rows[documents]
+        found = np.full(len(documents), -1, np.int64)
+        mine, order = self._hashes
+        hashes, docs = documents.keys()
+        at = np.searchsorted(mine, hashes)
+        known = np.flatnonzero(at < len(mine))
+        known = known[mine[at[known]] == hashes[known]]
+        docs, rows = docs[known].astype(np.int64), order[at[known]]
+        same = pc.equal(documents.ids().take(pa.array(docs)), self._ids.take(pa.array(rows)))
+        same = same.to_numpy(zero_copy_only=False).astype(bool) if len(docs) else np.zeros(0, bool)
+        found[docs[same]] = rows[same]
+        for row in order[1:][mine[1:] == mine[:-1]].tolist():  # ids of one hash: all but the first are looked up
+            if (doc := documents.find(self._ids[row].as_py())) is not None:
+                found[doc] = row
+        self._rows[documents] = found
+        return found
+
+    def is_of(self, row: int, text: str) -> bool:
+        """Whether a vector was made of this text."""
+        return bool(self._digests[row].as_py() == _digest(text))
+
+    @cached_property
+    def _hashes(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """The hashes of the ids, ascending, and their rows."""
+        hashes = hashes_of(self._ids)
+        order = np.argsort(hashes, kind="stable")
+        return hashes[order], order
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""
-        return _damaged(self.path, _read_record(self.path), every_byte=True)
+        return damaged_files(self.path, read_record(self.path), every_byte=True)
 
-    def _nearest(self, vector: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None) -> list[DenseHit]:
-        some = self._vectors if rows is None else self._vectors[rows]
-        if not len(some):
-            return []
-        scores = np.concatenate([some[i : i + _ROWS] @ vector for i in range(0, len(some), _ROWS)])
-        best = np.arange(len(scores))
-        if k < len(scores):
-            least = np.partition(scores, -k)[-k]
-            best = np.flatnonzero(scores >= least)
-        best = best[np.argsort(-scores[best], kind="stable")][:k]
-        numbers = best if rows is None else rows[best]
-        return [
-            DenseHit(self._ids[number].as_py(), float(score))
-            for number, score in zip(numbers.tolist(), scores[best].tolist(), strict=True)
-        ]
+    def _exact(self, vector: NDArray[np.float32], rows: NDArray[np.int64] | None) -> Nearest:
+        n = len(self) if rows is None else len(rows)
+        scores = np.empty(n, np.float32)
+        for i in range(0, n, _ROWS):
+            some = self._vectors[i : i + _ROWS] if rows is None else self._vectors[rows[i : i + _ROWS]]
+            scores[i : i + _ROWS] = some @ vector
 
-    def _near(self, graph: Any, vector: NDArray[np.float32], k: int) -> list[DenseHit]:
+        def nearest(k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            best = np.arange(n)
+            if k < n:
+                least = np.partition(scores, -k)[-k]
+                best = np.flatnonzero(scores >= least)
+            best = best[np.argsort(-scores[best], kind="stable")][:k]
+            return best if rows is None else rows[best], scores[best]
+
+        return nearest
+
+    def _near(self, graph: Any, vector: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         found = graph.search(vector, min(k, len(self)))
-        return [
-            DenseHit(self._ids[int(key)].as_py(), 1 - float(distance))
-            for key, distance in zip(found.keys, found.distances, strict=True)
-        ]
+        return np.asarray(found.keys, np.int64), 1 - np.asarray(found.distances, np.float32)
 
 
 def _embedded(
@@ -223,12 +267,16 @@ def _embedded(
     """(id, digest of the text, vector) of each document."""
     iterator = iter(documents)
     while some := list(islice(iterator, _AT_ONCE)):
-        digests = [hashlib.sha256(text.encode()).digest()[:16] for _, text in some]
+        digests = [_digest(text) for _, text in some]
         new = [i for i, (doc_id, _) in enumerate(some) if (doc_id, digests[i]) not in known]
         fresh = iter(_scaled(_checked(embed([some[i][1] for i in new]), len(new)), similarity) if new else ())
         for (doc_id, _), digest in zip(some, digests, strict=True):
             vector = known.get((doc_id, digest))
             yield doc_id, digest, next(fresh) if vector is None else vector
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def _checked(vectors: ArrayLike, n: int) -> NDArray[np.float32]:
@@ -245,101 +293,3 @@ def _scaled(vectors: NDArray[np.float32], similarity: Similarity) -> NDArray[np.
         return vectors
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def _write(
-    folder: Path,
-    ids: list[str],
-    digests: list[bytes],
-    matrix: NDArray[np.float32],
-    similarity: Similarity,
-    graph: bool,
-) -> None:
-    name = f"dense-{secrets.token_hex(8)}"
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
-    columns = {"id": pa.array(ids, pa.string()), "digest": pa.array(digests, _DIGEST), "vector": vectors}
-    write_arrow(folder / f"{name}.arrow", columns)
-    if graph:
-        _write_graph(folder / f"{name}.usearch", matrix)
-    files = {}
-    for path in sorted(folder.glob(f"{name}.*")):
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
-        sync(path)
-    record = {
-        "format": _FORMAT,
-        "name": name,
-        "vectors": len(ids),
-        "dimensions": matrix.shape[1],
-        "similarity": similarity,
-        "graph": graph,
-        "files": files,
-    }
-    partial = folder / f"{_RECORD}.tmp"
-    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    sync(partial)
-    sync(folder)
-    partial.replace(folder / _RECORD)
-    sync(folder)
-    for path in folder.iterdir():
-        if _NAME.fullmatch(path.stem) and path.stem != name:
-            with suppress(OSError):  # somebody may have it open, on systems where that matters
-                path.unlink()
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / _RECORD
-    try:
-        record = json.loads(path.read_bytes())
-        if record["format"] != _FORMAT:
-            raise IndexFormatError(f"{path}: format {record['format']}, this version reads {_FORMAT}: embed again")
-        sound = (
-            _NAME.fullmatch(record["name"])
-            and record["similarity"] in get_args(Similarity)
-            and isinstance(record["dimensions"], int)
-            and record["dimensions"] > 0
-            and all(_NAME.fullmatch(Path(name).stem) and Path(name).name == name for name in record["files"])
-        )
-    except FileNotFoundError:
-        raise IndexFormatError(f"{folder}: no dense vectors here: it has no {_RECORD}") from None
-    except (ValueError, KeyError, TypeError):
-        sound = False
-    if not sound:
-        raise CorruptIndex(f"{path}: damaged: values are missing or make no sense; embed the documents again")
-    if wrong := _damaged(folder, record, every_byte=False):
-        raise CorruptIndex("\n".join(wrong))
-    return dict(record)
-
-
-def _damaged(folder: Path, record: dict[str, Any], *, every_byte: bool) -> list[str]:
-    """A message for each file that isn't as it was written; of large ones only the size is looked at, unless told."""
-    wrong = []
-    for name, entry in record["files"].items():
-        path = folder / name
-        if not path.is_file():
-            wrong.append(f"{path}: missing; embed the documents again")
-        elif path.stat().st_size != entry["bytes"] or (
-            (every_byte or entry["bytes"] <= CHECKED_AT_OPEN) and digest_file(path) != entry["sha256"]
-        ):
-            wrong.append(f"{path}: damaged: not as it was written; embed the documents again")
-    return wrong
-
-
-def _usearch() -> Any:
-    try:
-        import usearch.index
-    except ImportError:
-        raise MissingExtra("usearch", "ann", "a graph of dense vectors") from None
-    return usearch.index
-
-
-def _write_graph(path: Path, matrix: NDArray[np.float32]) -> None:
-    graph = _usearch().Index(ndim=matrix.shape[1], metric="ip")
-    graph.add(np.arange(len(matrix)), matrix)
-    graph.save(str(path))
-
-
-def _open_graph(path: Path) -> Any:
-    return _usearch().Index.restore(str(path), view=True)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lsr.corpus import DOCUMENT_SCHEMA
+from lsr.corpus import DOCUMENT_SCHEMA, Document
 from lsr.errors import DataError
 
 from .arrow_files import ArrowFile, write_arrow
@@ -187,13 +187,23 @@ class Documents:
         """The documents that have some ids, and the passages of documents that have: places in `keys`, and numbers."""
         if not self._n_docs or not keys:
             return
-        hashes, docs = self._keys.column("hash"), self._keys.column("doc")
+        hashes, docs = self.keys()
         wanted = hashes_of(pa.array(keys, pa.string()))
         first, last = np.searchsorted(hashes, wanted), np.searchsorted(hashes, wanted, side="right")
         for i in np.flatnonzero(first < last).tolist():
             for doc in np.unique(docs[first[i] : last[i]]).tolist():
                 if keys[i] in (self.id(doc), self.parent(doc)):
                     yield i, doc
+
+    def keys(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+        """The hashes of all ids, and of the parents' of passages, ascending; and the documents that they are of."""
+        if not self._n_docs:
+            return np.empty(0, np.uint64), np.empty(0, np.uint32)
+        return self._keys.column("hash"), self._keys.column("doc")
+
+    def ids(self) -> pa.ChunkedArray:
+        """All ids in document order, mapped."""
+        return pa.chunked_array([self._id_batch(i).column(0) for i in range(self._ids.n_batches)], pa.string())
 
     def all_ids(self, *, parents: bool = False) -> Iterable[str]:
         """All ids in document order; with `parents` a passage gives the id of its document, as hits do."""
@@ -249,6 +259,11 @@ class AllDocuments:
         part, within = self._at(doc)
         return part.fields(within)
 
+    def content(self, doc: int) -> str:
+        """What encoders read of a document: its title and text."""
+        title, text, _ = self.fields(doc)
+        return Document("", text, title).content
+
     def find(self, doc_id: str) -> int | None:
         """The number of the document with this id."""
         for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
@@ -256,6 +271,15 @@ class AllDocuments:
             if doc is not None and (alive is None or alive[doc]):
                 return doc + int(base)
         return None
+
+    def find_all(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """(n,) int64, the numbers of the documents with some ids, -1 where there is none."""
+        found = np.full(len(ids), -1, np.int64)
+        for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
+            for i, doc in part.matches(ids):
+                if (alive is None or alive[doc]) and part.id(doc) == ids[i]:
+                    found[i] = base + doc
+        return found
 
     def passages(self, doc_id: str) -> list[int]:
         """The numbers of the passages that were cut from a document, in their order."""

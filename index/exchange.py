@@ -12,6 +12,7 @@ import numpy as np
 from lsr.convert import FORMATS, Form, check_out, convert
 from lsr.vectors import VectorBatch, Vectors, holds_vectors, read_vectors
 
+from .commands import damaged_option, open_index
 from .index import Index
 from .snapshot import Snapshot
 
@@ -59,6 +60,7 @@ def _read(snapshot: Snapshot, n_terms: int) -> Iterator[VectorBatch]:
 @click.option("--name", metavar="NAME", help="OpenSearch: the index. [default: the file's name]")
 @click.option("--field", default="vector", show_default=True, help="OpenSearch: the field of the vector.")
 @click.option("--skip-bad", is_flag=True, help="Count bad lines and go on.")
+@damaged_option
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 def export(
     source: Path,
@@ -68,6 +70,7 @@ def export(
     name: str | None,
     field: str,
     skip_bad: bool,
+    skip_damaged: bool,
     overwrite: bool,
 ) -> None:
     """Write an index, or vectors, as a file that another engine reads.
@@ -86,12 +89,16 @@ def export(
       lsr export idx --out idx.ciff
       lsr export idx --out docs.ndjson --name docs
       lsr index docs.ndjson --out again
+      lsr export idx --out rescued.parquet --skip-damaged
     """  # fmt: skip
     from lsr.console import note
 
     form = Form(format_name, levels, name, field)
     check_out(out, overwrite, form)
-    vectors = read_vectors(source, skip_bad=skip_bad) if holds_vectors(source) else index_vectors(Index.open(source))
+    if holds_vectors(source):
+        vectors = read_vectors(source, skip_bad=skip_bad)
+    else:
+        vectors = index_vectors(open_index(source, None, {}, skip_damaged=skip_damaged))
     convert(vectors, out, form)
     skipped = f", skipped {len(vectors.bad)} bad lines" if vectors.bad else ""
     note(f"{', '.join(map(str, form.files(out)))}: {out.stat().st_size / 1e6:.1f} MB from {source}{skipped}")

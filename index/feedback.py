@@ -38,6 +38,7 @@ def expanded(
     if documents < 1 or terms < 1 or not weight >= 0:
         raise ValueError(f"documents and terms are at least 1 and weight at least 0: {documents}, {terms}, {weight}")
     vector = index.query_vectors([query] if isinstance(query, str | Mapping) else query)
+    index = index.pinned()  # numbers of documents are those of a snapshot
     found = index.document_vectors([hit.doc for hit in index.search(vector, documents, **settings)])
     if not found.nnz or not vector.nnz or not weight:
         return vector

@@ -34,6 +34,7 @@ _ORDER: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+_DEEPEST = 100  # filters within filters
 _OPERATORS = ("==", "!=", *_ORDER, "in", "not in", "exists")
 _TEXT_CONDITION = re.compile(r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
 
@@ -181,7 +182,10 @@ def as_filter(where: Where | Filter) -> Filter:
     return where if isinstance(where, Filter) else parse_where(where)
 
 
-def _parse(where: Any, wrong: list[str]) -> Filter:
+def _parse(where: Any, wrong: list[str], depth: int = _DEEPEST) -> Filter:
+    if not depth:
+        wrong.append(f"filters within filters, more than {_DEEPEST} deep")
+        return Filter("all", ())
     if not isinstance(where, Mapping):
         wrong.append(f"a filter is a mapping of column to condition, got {where!r}")
         return Filter("all", ())
@@ -191,10 +195,10 @@ def _parse(where: Any, wrong: list[str]) -> Filter:
             if not isinstance(condition, list | tuple):
                 wrong.append(f"{key} takes a list of filters, got {condition!r}")
                 continue
-            inner = tuple(_parse(one, wrong) for one in condition)
+            inner = tuple(_parse(one, wrong, depth - 1) for one in condition)
             parts.append(Filter("all" if key == "and" else "any", inner))
         elif key == "not":
-            parts.append(Filter("none", (_parse(condition, wrong),)))
+            parts.append(Filter("none", (_parse(condition, wrong, depth - 1),)))
         elif isinstance(condition, Mapping):
             parts += [c for op, value in condition.items() if (c := _condition(key, op, value, wrong))]
         else:
@@ -205,7 +209,7 @@ def _parse(where: Any, wrong: list[str]) -> Filter:
 
 def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Condition | None:
     many = isinstance(value, list | tuple | set | frozenset)
-    values = tuple(value) if many else (value,)
+    values = tuple(v.item() if isinstance(v, np.generic) else v for v in (value if many else (value,)))
     problem = None
     if not isinstance(column, str):
         problem = f"a column's name is a text, got {column!r}"
@@ -238,8 +242,8 @@ def parse_where_text(texts: Sequence[str]) -> Filter | None:
         if text.lstrip().startswith("{"):
             try:
                 parts.append(_parse(json.loads(text), wrong))
-            except ValueError as error:
-                wrong.append(f"{text}: not JSON: {error}")
+            except (ValueError, RecursionError) as error:
+                wrong.append(f"{text[:80]}: not JSON: {error}")
         elif match := _TEXT_CONDITION.fullmatch(text):
             name, value = match["operator"].replace("==", "="), match["value"]
             values = (

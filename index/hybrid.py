@@ -11,17 +11,23 @@ the weight that the index was built with, is what `Index.search` itself gives, e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from os import PathLike
 from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lsr.encode.hybrid import HybridEncoder
 from lsr.runs import Run
 from lsr.sparse import SparseMatrix
 
-from .dense import DenseVectors, Embed
+from .dense import DenseVectors, Embed, Nearest
+from .filters import Filter, Where, as_filter
 from .fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
 from .hits import Hit
-from .reader import Reader
+from .reader import Reader, checked_k
+from .snapshot import Snapshot
 
 Method = Literal["rrf", "interpolation"]
 
@@ -35,7 +41,9 @@ def dense_of(index: Reader, path: str | PathLike[str], embed: Embed, **settings:
         embed: Texts to (n, dimensions) numbers.
         settings: Of `DenseVectors.build`: similarity, graph.
     """
-    return DenseVectors.build(path, index.contents(), embed, **settings)
+    index = index.pinned()
+    names = [part.entry["name"] for part in index.snapshot.parts]
+    return DenseVectors.build(path, index.contents(), embed, segments=names, **settings)
 
 
 class Hybrid:
@@ -106,14 +114,13 @@ class Hybrid:
 
     def search_batch(self, queries: Sequence[str], k: int = 10, **settings: Any) -> list[list[Hit]]:
         """The k best documents of each query."""
+        checked_k(k)
+        index = self._index.pinned()
         names = [str(number) for number in range(len(queries))]
-        fused = self.fuse(self.rankings(dict(zip(names, queries, strict=True)), max(k, self._depth), **settings))
-        vectors = self._index.query_vectors(list(queries))
-        found = []
-        for number, name in enumerate(names):
-            best = self._index.hits(vectors[number], fused[name])
-            found.append(best[:k])
-        return found
+        runs = self._rankings(index, dict(zip(names, queries, strict=True)), max(k, self._depth), settings)
+        fused = self.fuse(runs)
+        vectors = index.query_vectors(list(queries))
+        return [index.hits(vectors[i], dict(islice(fused[name].items(), k))) for i, name in enumerate(names)]
 
     def rankings(self, queries: Mapping[str, str], depth: int | None = None, **settings: Any) -> dict[str, Run]:
         """The run of each part.
@@ -123,28 +130,27 @@ class Hybrid:
             depth: Documents of each ranking; by default that of the constructor.
             settings: As of `search`.
         """
-        ids, texts, depth = list(queries), list(queries.values()), depth or self._depth
+        return self._rankings(self._index.pinned(), queries, depth or self._depth, settings)
+
+    def _rankings(
+        self, index: Reader, queries: Mapping[str, str], depth: int, settings: Mapping[str, Any]
+    ) -> dict[str, Run]:
+        ids, texts = list(queries), list(queries.values())
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"a query of a hybrid search is a text, got {type(text).__name__}")
         found: dict[str, Run] = {}
-        for name, vectors in self._sparse(texts):
-            rows = self._index.search_batch(vectors, depth, **settings)
+        for name, vectors in _sparse(index, texts):
+            rows = index.search_batch(vectors, depth, **settings)
             found[name] = {q: {hit.id: hit.score for hit in hits} for q, hits in zip(ids, rows, strict=True)}
         if self._dense is not None:
-            parents = self._index.parents(settings.get("where"))  # of what may be found, and is there still
-            near = self._dense.search_batch(texts, depth, allowed=parents)
-            found["dense"] = {}
-            for query, hits_ in zip(ids, near, strict=True):
-                best: dict[str, float] = {}
-                for hit in hits_:
-                    best.setdefault(parents[hit.id], hit.score)
-                found["dense"][query] = best
+            snapshot = index.snapshot
+            among = _among(self._dense, snapshot, settings.get("where"))
+            nearest = self._dense.rankings(texts, rows=among)
+            found["dense"] = {
+                query: _near(self._dense, snapshot, best, depth) for query, best in zip(ids, nearest, strict=True)
+            }
         return found
-
-    def _sparse(self, texts: list[str]) -> Iterator[tuple[str, SparseMatrix]]:
-        vectors, encoder = self._index.query_vectors(texts), self._index.encoder
-        if isinstance(encoder, HybridEncoder):
-            yield from zip(("learned", "lexical"), encoder.halves(vectors), strict=True)
-        else:
-            yield "sparse", vectors
 
     def fuse(self, rankings: Mapping[str, Run]) -> Run:
         """One run of those of the parts, as the weights say."""
@@ -153,3 +159,53 @@ class Hybrid:
         if self._method == "rrf":
             return reciprocal_rank_fusion(runs, k=self._rrf_k, weights=weights)
         return interpolate(runs, weights=weights, normalization=self._normalization)
+
+
+def _among(dense: DenseVectors, snapshot: Snapshot, where: Where | Filter | None) -> NDArray[np.int64] | None:
+    """(n,) ascending, the vectors of the documents that a filter lets be found; None for all."""
+    if where is None:
+        return None
+    allowed, first = snapshot.documents.allowed(as_filter(where)), 0
+    rows = [np.empty(0, np.int64)]
+    for part in snapshot.parts:
+        here = allowed[first : first + len(part.documents)]
+        first += len(here)
+        mine = dense.rows_of(part.documents)[here if part.alive is None else here & part.alive]
+        rows.append(mine[mine >= 0])
+    return np.sort(np.concatenate(rows))
+
+
+def _near(dense: DenseVectors, snapshot: Snapshot, nearest: Nearest, depth: int) -> dict[str, float]:
+    """The documents of the `depth` nearest vectors that are there still, with the very texts that were embedded."""
+    documents, wanted = snapshot.documents, depth
+    while True:
+        rows, scores = nearest(wanted)
+        docs = documents.find_all(dense.ids(rows))
+        kept: list[tuple[int, float]] = []
+        for row, doc, score in zip(rows.tolist(), docs.tolist(), scores.tolist(), strict=True):
+            if doc >= 0 and len(kept) < depth and _is_current(dense, snapshot, row, doc):
+                kept.append((doc, score))
+        if len(kept) == depth or len(rows) < wanted:
+            break
+        wanted *= 4
+    best: dict[str, float] = {}
+    for doc, score in kept:
+        best.setdefault(documents.parent(doc) or documents.id(doc), score)
+    return best
+
+
+def _is_current(dense: DenseVectors, snapshot: Snapshot, row: int, doc: int) -> bool:
+    """Whether a vector was made of the text that a document has now."""
+    number, _ = snapshot.searcher.locate(doc)
+    if snapshot.parts[number].entry["name"] in dense.segments:  # segments never change
+        return True
+    return dense.is_of(row, snapshot.documents.content(doc))
+
+
+def _sparse(index: Reader, texts: list[str]) -> Iterator[tuple[str, SparseMatrix]]:
+    """The vectors of each sparse part."""
+    vectors, encoder = index.query_vectors(texts), index.encoder
+    if isinstance(encoder, HybridEncoder):
+        yield from zip(("learned", "lexical"), encoder.halves(vectors), strict=True)
+    else:
+        yield "sparse", vectors

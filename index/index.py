@@ -15,23 +15,30 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
+from typing import Self
 
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages, Report
+from lsr.errors import IndexLocked
 
 from .builder import BuildSettings, Source, build_index, require_same_terms
+from .changes import Change
 from .clusters import SUMMARY_MASS
 from .filters import Filter, Where, as_filter
 from .hits import Hit as Hit
+from .merge import Abandoned, Merged, plan_merges
+from .merger import Merger
 from .reader import Reader
 from .segment import ImpactType
 from .segment_writer import DEFAULT_MEMORY, Order
 from .snapshot import Snapshot
-from .writer import Change, Writer
+from .writer import Writer
+
+_RETRY = 0.1  # seconds until a merger that finds somebody else writing looks again
 
 
 class Index(Reader):
@@ -48,7 +55,9 @@ class Index(Reader):
         """Use `Index.open` or `Index.build`."""
         super().__init__(path, snapshot, encoder)
         self._writer: Writer | None = None
-        self._changing = threading.RLock()
+        self._changing = threading.Condition(threading.RLock())
+        self._merger: Merger | None = None
+        self._merge_waits = False  # for its turn to write
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -179,7 +188,8 @@ class Index(Reader):
             DataError: A bad document, an id that is in the index already or occurs twice.
             EncoderMismatch: Vectors of another encoder.
             EncoderError: Texts, but the index has no encoder.
-            OutputError: Somebody else is writing (the message says who), or the folder can't be written.
+            IndexLocked: Somebody else is writing; the message says who.
+            OutputError: The folder can't be written.
         """
         with self._writing() as writer:
             return writer.add(source, lambda: self.encoder, ids, replace=False, skip_bad=skip_bad)
@@ -214,18 +224,20 @@ class Index(Reader):
         Should it fail (a full disk, say), the index is what it was and the changes are still pending.
 
         Args:
-            merge: Then merge segments as the policy of lsr.index.merge says, so that there are never many of them.
+            merge: Then have segments merged in the background as the policy of lsr.index.merge says, so that there are
+                never many of them.
         """
         with self._changing:
             if self._writer is None:
                 return
             self._writer.commit()
             self._adopt(self._writer.snapshot)
-            try:
-                if merge:
-                    self._merge(everything=False)
-            finally:
-                self.rollback()
+            self.rollback()
+            if self._merge_waits:  # for changes to be committed, so that it can be put in its place
+                self._changing.notify_all()
+                self._changing.wait(1.0)
+        if merge:
+            self._merge_behind(everything=False)
 
     def rollback(self) -> None:
         """Forget the changes since the last commit, and unlock the index."""
@@ -234,32 +246,99 @@ class Index(Reader):
                 self._writer.close()
                 self._writer = None
 
-    def merge(self, *, everything: bool = True) -> bool:
+    def merge(self, *, everything: bool = True, background: bool = False) -> bool:
         """Commit, then merge segments: the room of deleted documents is freed, and similar ones are stored side by
         side again. Results don't change.
 
         Args:
             everything: All segments into one; False for what the policy says.
+            background: Have it done by a thread: meanwhile the index can be changed, by others too. `close` waits for
+                it; should it fail, a warning is logged. By default it is done on return, and others can't write
+                meanwhile.
 
         Returns:
-            Whether there was anything to merge.
+            Whether there was anything to merge; in the background, whether there is.
 
         Raises:
             OutputError: As of `add`.
         """
+        self.commit(merge=False)
+        if background:
+            return self._merge_behind(everything=everything)
+        self._end_merger()
         with self._changing:
-            self.commit(merge=False)
-            with self._writing():
-                merged = self._merge(everything=everything)
-            self.rollback()
-            return merged
+            while self._writer is not None:  # other threads may have begun changes
+                self.commit(merge=False)
+            with self._writing() as writer:
+                try:
+                    return writer.merge(everything=everything)
+                finally:
+                    self._adopt(writer.snapshot)
 
-    def _merge(self, *, everything: bool) -> bool:
-        assert self._writer is not None
-        try:
-            return self._writer.merge(everything=everything)
-        finally:
-            self._adopt(self._writer.snapshot)
+    def close(self, *, wait: bool = True) -> None:
+        """Forget the changes since the last commit, and end merging in the background. What is open stays usable.
+
+        A process that ends waits as this does; `with Index.open(...) as index:` calls it.
+
+        Args:
+            wait: Until what is to be merged is merged; else it is given up as soon as possible, until a next commit.
+
+        Raises:
+            OutputError: Merging in the background has failed; what is committed is as it was.
+            CorruptIndex: The same, as files are damaged.
+        """
+        self.rollback()
+        if error := self._end_merger(wait=wait):
+            raise error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- merging in the background ---------------------------------------------------------------------------------
+
+    def _merge_behind(self, *, everything: bool) -> bool:
+        """Have segments merged by a thread; tells whether there is anything to merge."""
+        with self._changing:
+            entries = [part.entry for part in self._snapshot.parts]
+            if plan_merges(entries, everything=everything) is None:
+                return False
+            if self._merger is None or not self._merger.ask(everything=everything):
+                self._merger = Merger(self.path, self._snapshot, self._put, everything=everything)
+            return True
+
+    def _put(self, merged: Merged, merger: Merger) -> None:
+        """Put what a merger has made in its place, when nobody else writes.
+
+        Raises:
+            Abandoned: Somebody writes, and there is no time to wait.
+        """
+        with self._changing:
+            self._merge_waits = True
+            try:
+                while not merger.stop.is_set():
+                    if self._writer is None:
+                        with suppress(IndexLocked), self._writing() as writer:
+                            writer.take(merged)
+                            self._adopt(writer.snapshot)
+                            return
+                    if merger.closing.is_set():
+                        break
+                    self._changing.wait(_RETRY)
+                raise Abandoned
+            finally:
+                self._merge_waits = False
+                self._changing.notify_all()
+
+    def _end_merger(self, *, wait: bool = True) -> Exception | None:
+        """Wait until nothing is merged in the background; gives what went wrong there."""
+        merger, self._merger = self._merger, None
+        if merger is None:
+            return None
+        merger.end(wait=wait)
+        return merger.error
 
     @contextmanager
     def _writing(self) -> Iterator[Writer]:

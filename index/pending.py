@@ -13,7 +13,7 @@ from lsr.vectors import VectorBatch
 
 from .documents import Documents
 from .snapshot import write_alive
-from .storage import Transaction
+from .transaction import Transaction
 
 
 class Stored:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.corpus import Document
 from lsr.encode.base import Encoder
 from lsr.errors import DataError, EncoderError
 from lsr.fingerprint import Fingerprint
@@ -21,7 +20,7 @@ from lsr.sparse import SparseMatrix
 
 from .documents import AllDocuments
 from .explain import Explanation, explain_document
-from .filters import Filter, Where, as_filter
+from .filters import Filter, Where
 from .hits import Hit
 from .plan import Plan, SearchSettings
 from .searcher import EXACT, Searcher
@@ -129,6 +128,11 @@ class Reader:
         """
         if self._given_encoder is not None:
             return self._given_encoder
+        if self._snapshot.shared.damaged:
+            raise EncoderError(
+                f"{self.path}: the encoder that this index carries is damaged: name the one that made it, "
+                f"{self.fingerprint} (--encoder, Index.open(..., encoder=...))"
+            )
         if not self._snapshot.shared.encoder_files:
             raise EncoderError(
                 f"{self.path}: this index was built from vectors without their encoder ({self.fingerprint}): "
@@ -163,7 +167,7 @@ class Reader:
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
         if len(vector) != 1:
             raise ValueError(f"search takes one query, got {len(vector)}; search_batch takes many")
-        _checked_k(k)
+        checked_k(k)
         snapshot = self._snapshot
         return self._hits(snapshot, vector, *snapshot.top(vector, k, _settings(settings), snapshot.mask(where)))
 
@@ -188,7 +192,7 @@ class Reader:
         chosen = _settings(settings)
         vectors = self.query_vectors(queries)
         rows = [vectors[i] for i in range(len(vectors))]
-        _checked_k(k)
+        checked_k(k)
         snapshot = self._snapshot
         mask = snapshot.mask(where)
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
@@ -201,6 +205,10 @@ class Reader:
         Raises:
             DataError: A weight that is negative, infinite or not a number.
         """
+        if not hasattr(queries, "__len__"):
+            raise TypeError(
+                f"a query is a text, a mapping of token to weight or a matrix, got {type(queries).__name__}"
+            )
         if isinstance(queries, SparseMatrix):
             size = self.fingerprint.vocabulary_size
             if size is not None and queries.shape[1] > size and queries.nnz and int(queries.indices.max()) >= size:
@@ -237,7 +245,7 @@ class Reader:
         vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
         if len(vector) != 1:
             raise ValueError(f"explain_plan takes one query, got {len(vector)}")
-        _checked_k(k)
+        checked_k(k)
         terms, weights = vector.row(0)
         snapshot = self._snapshot
         mask = snapshot.mask(where)
@@ -261,7 +269,7 @@ class Reader:
         Raises:
             IndexFormatError: The index has no clusters.
         """
-        _checked_k(k)
+        checked_k(k)
         chosen = _settings(settings)
         searcher = self._snapshot.searcher
         vectors = self.sample() if queries is None else self.query_vectors(queries)
@@ -288,18 +296,11 @@ class Reader:
         """(id, title and text) of all documents, of passages each, in the order of addition."""
         documents = self._snapshot.documents
         for doc in documents.numbers():
-            title, text, _ = documents.fields(doc)
-            yield documents.id(doc), Document("", text, title).content
+            yield documents.id(doc), documents.content(doc)
 
-    def parents(self, where: Where | Filter | None = None) -> dict[str, str]:
-        """{id: id of its document} of all documents that a filter lets be found; of a passage what it was cut from."""
-        documents = self._snapshot.documents
-        allowed = None if where is None else documents.allowed(as_filter(where))
-        return {
-            documents.id(doc): documents.parent(doc) or documents.id(doc)
-            for doc in documents.numbers()
-            if allowed is None or allowed[doc]
-        }
+    def pinned(self) -> Reader:
+        """The same documents with the same numbers (`Hit.doc`), whatever is committed or merged meanwhile."""
+        return Reader(self.path, self._snapshot, self._given_encoder)
 
     def document_vectors(self, docs: Sequence[int]) -> SparseMatrix:
         """The stored vectors of some documents, by their numbers (`Hit.doc`); a few milliseconds each."""
@@ -317,21 +318,15 @@ class Reader:
             query: One row; what explanations explain.
             scores: {id of a document: score}, best first.
         """
-        documents, found = self._snapshot.documents, []
+        snapshot, found = self._snapshot, []
         for doc_id, score in scores.items():
-            doc = documents.find(doc_id)
-            if doc is None and self.has_passages:
-                doc = self._best_passage(query, doc_id)
+            doc = snapshot.documents.find(doc_id)
+            if doc is None and snapshot.has_passages:
+                doc = _best_passage(snapshot, query, doc_id)
             if doc is not None:
                 found.append((doc, score))
         numbers, values = zip(*found, strict=True) if found else ((), ())
-        return self._hits(self._snapshot, query, np.array(numbers, np.int64), np.array(values, np.float64))
-
-    def _best_passage(self, query: SparseMatrix, doc_id: str) -> int | None:
-        """The passage of a document that scores highest; the first of those that score the same."""
-        (terms, weights), searcher = query.row(0), self._snapshot.searcher
-        passages = self._snapshot.documents.passages(doc_id)
-        return max(passages, key=lambda doc: float(searcher.impacts_of(doc, terms) @ weights), default=None)
+        return self._hits(snapshot, query, np.array(numbers, np.int64), np.array(values, np.float64))
 
     def _hits(
         self, snapshot: Snapshot, query: SparseMatrix, docs: NDArray[np.int64], scores: NDArray[np.float64]
@@ -374,7 +369,8 @@ class Reader:
         return list(check_files(self.path, self._snapshot.manifest, every_byte=True).values())
 
 
-def _checked_k(k: int) -> None:
+def checked_k(k: int) -> None:
+    """Refuse a number of documents that makes no sense."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
 
@@ -387,3 +383,10 @@ def _settings(given: Mapping[str, Any]) -> SearchSettings:
     except TypeError as error:
         names = ", ".join(field.name for field in fields(SearchSettings))
         raise TypeError(f"{str(error).rpartition('() ')[2]}; settings of a search are {names}") from None
+
+
+def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int | None:
+    """The passage of a document that scores highest; the first of those that score the same."""
+    (terms, weights), searcher = query.row(0), snapshot.searcher
+    passages = snapshot.documents.passages(doc_id)
+    return max(passages, key=lambda doc: float(searcher.impacts_of(doc, terms) @ weights), default=None)

@@ -37,6 +37,7 @@ _ALIVE_SCHEMA = pa.schema([("bits", pa.uint8())])
 _ROWS = 4096  # documents that are read back at a time
 _MASKS = 16  # of so many filters, a byte a document each
 _PASSAGES = 4  # so many times the wanted documents are looked for where documents are cut into passages
+_REST = " (--skip-damaged, Index.open(..., skip_damaged=True) searches what is left)"
 
 
 class Part(NamedTuple):
@@ -82,11 +83,13 @@ class Shared:
     Attributes:
         fingerprint: Of the encoder that made the vectors.
         encoder_files: What it takes to encode; empty where the index doesn't hold it.
+        damaged: Whether its files were left out as they are damaged.
     """
 
     def __init__(self, path: Path, manifest: Mapping[str, Any], *, whole: bool) -> None:
         self._path = path
         self.fingerprint = Fingerprint.from_json(manifest["fingerprint"], str(path))
+        self.damaged = not whole
         folder = path / str(manifest["shared"])
         # Everything is mapped or read by now: an index that is open stays whole when another one replaces it.
         has_vocabulary, has_encoder = whole and manifest["has_vocabulary"], whole and manifest["has_encoder"]
@@ -143,7 +146,7 @@ class Snapshot:
         self.manifest = manifest
         wrong = check_files(path, manifest, known=before.manifest["files"] if before else None)
         if wrong and not skip_damaged:
-            raise CorruptIndex("\n".join(wrong.values()))
+            raise CorruptIndex("\n".join(wrong.values()) + _REST)
         self.damaged = list(wrong.values())
         left_out = {name.split("/")[0] for name in wrong}
         opened: dict[str, Part] = {part.entry["name"]: part for part in before.parts} if before else {}

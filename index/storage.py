@@ -5,11 +5,14 @@
       shared-1f3a…/       what all segments share: vocabulary.arrow, and encoder/, what encodes queries and documents
       segment-77c0…/      postings and documents
       alive-90be….arrow   of a segment with deletions, which of its documents are left, a bit each
+      merging-5d02…/      a segment in the making, of others that are merged meanwhile
       .lock, .writer      held by whoever writes; and who that is
+      .merging            held by whoever merges aside
 
 Whatever a manifest names is written whole before. So a kill at any moment leaves the old manifest with its files or the
 new one with its own; files that no manifest names are removed by the next writer. Opening checks the manifest, the size
-of every file and the content of the small ones; `verify` checks every byte.
+of every file and the content of the small ones; `verify` checks every byte. What changes a folder is in
+lsr.index.transaction.
 """
 
 from __future__ import annotations
@@ -20,16 +23,10 @@ import json
 import math
 import os
 import re
-import secrets
-import shutil
-import socket
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
-
-import filelock
+from typing import Any
 
 from lsr.errors import CorruptIndex, IndexFormatError, LsrError, OutputError, OutputExists
 
@@ -44,10 +41,11 @@ CHECKED_AT_OPEN, _CHECKED_IN_ALL = 1 << 22, 1 << 25
 # So long that no dated folder of a user's looks like one; data-… is of earlier formats.
 _FOLDER = r"(segment|shared|data)-[0-9a-f]{16}"
 _ALIVE = r"alive-[0-9a-f]{16}\.arrow"
-_OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
+OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
+ASIDE = re.compile(r"merging-[0-9a-f]{16}")
 _SEGMENT = re.compile(r"segment-[0-9a-f]{16}")
 _FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
-_LOCK, _HOLDER = ".lock", ".writer"
+LOCK, HOLDER, MERGING = ".lock", ".writer", ".merging"
 
 
 def digest_file(path: Path) -> str:
@@ -56,7 +54,8 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _dump(manifest: Mapping[str, Any]) -> bytes:
+def dump_manifest(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as it is written, with its own checksum."""
     body = json.dumps(manifest, indent=1).encode()
     return json.dumps({**manifest, "sha256": hashlib.sha256(body).hexdigest()}, indent=1).encode() + b"\n"
 
@@ -89,7 +88,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"format {FORMAT}: {mend}"
         )
     manifest.pop("sha256", None)
-    if _dump(manifest) != content:
+    if dump_manifest(manifest) != content:
         raise CorruptIndex(f"{path}: damaged: the content doesn't match its checksum; {RESTORE}")
     _require_sound(manifest, path)
     return dict(manifest)
@@ -172,119 +171,6 @@ def check_files(
     return wrong
 
 
-class Transaction:
-    """The lock of an index, and files that become part of it with `commit`; `close` removes what hasn't.
-
-    Attributes:
-        index: The index' folder.
-        manifest: What is committed; None where there is nothing yet, or nothing that can be read.
-        scratch: Where temporary files go; removed by `close`.
-
-    Args:
-        index: The folder.
-
-    Raises:
-        OutputError: Somebody else is writing, or the folder can't be written.
-    """
-
-    def __init__(self, index: Path) -> None:
-        self.index = index
-        self._made = not index.exists()
-        self._new: list[Path] = []
-        with output_errors(index, every=True):
-            index.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(index / _LOCK, timeout=0)
-            try:
-                self._lock.acquire()
-            except filelock.Timeout:
-                raise OutputError(f"{index}: {_holder(index)}; wait until it is done") from None
-            self.scratch = index / f"segment-{secrets.token_hex(8)}.tmp"
-            try:
-                self.manifest = _committed(index)
-                _note_holder(index)
-                if self.manifest is not None or not (index / MANIFEST).exists():
-                    _sweep(index, self.manifest)
-                self.scratch.mkdir()
-            except BaseException:
-                self.close()
-                raise
-
-    def folder(self, kind: str) -> Path:
-        """A new folder, "segment" or "shared"."""
-        folder = self.index / f"{kind}-{secrets.token_hex(8)}"
-        self._new.append(folder)
-        folder.mkdir()
-        return folder
-
-    def alive_file(self) -> Path:
-        """The path of a new file that tells which documents of a segment are alive."""
-        path = self.index / f"alive-{secrets.token_hex(8)}.arrow"
-        self._new.append(path)
-        return path
-
-    def drop(self, path: Path) -> None:
-        """Remove something new that isn't wanted after all."""
-        if path in self._new:
-            self._new.remove(path)
-            _remove(path)
-
-    def commit(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Write everything through to the disk, then let the manifest name it, then remove what it no longer names.
-
-        Args:
-            manifest: What it is to say, but for the files.
-
-        Returns:
-            The whole manifest.
-        """
-        segments = manifest["segments"]
-        named = {manifest["shared"], *(s["name"] for s in segments), *(s["alive"] for s in segments)}
-        old = self.manifest["files"] if self.manifest else {}
-        files = {name: entry for name, entry in old.items() if name.split("/")[0] in named}
-        for new in (path for path in self._new if path.name in named):
-            inside = sorted(new.rglob("*")) if new.is_dir() else [new]
-            for path in (path for path in inside if path.is_file()):
-                entry = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
-                files[path.relative_to(self.index).as_posix()] = entry
-            for path in [*inside, new]:
-                sync(path)
-        whole = {"format": FORMAT, **manifest, "files": dict(sorted(files.items()))}
-        partial = self.index / (MANIFEST + ".tmp")
-        try:
-            partial.write_bytes(_dump(whole))
-            sync(partial)
-            sync(self.index)
-            partial.replace(self.index / MANIFEST)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        self.manifest = whole
-        self._new = [path for path in self._new if path.name not in named]
-        sync(self.index)
-        _sweep(self.index, whole, also={self.scratch, *self._new})
-        return whole
-
-    def close(self) -> None:
-        """Remove what was not committed, and give the lock up."""
-        try:
-            for path in [*self._new, self.scratch]:
-                _remove(path)
-            _remove(self.index / _HOLDER)
-            if self._made and not (self.index / MANIFEST).exists():
-                with suppress(OSError):  # while the lock is still held, so that nobody's own is taken away
-                    (self.index / _LOCK).unlink(missing_ok=True)
-                    self.index.rmdir()
-        finally:
-            self._new = []
-            self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 @contextmanager
 def output_errors(index: Path, *, every: bool = False) -> Iterator[None]:
     """Turn what the operating system says of a full or closed disk, or all it says, into an OutputError."""
@@ -331,54 +217,22 @@ def read_encoder_files(folder: Path) -> dict[str, bytes]:
         raise CorruptIndex(f"{folder}: the index's encoder can't be read: {error}; {RESTORE}") from None
 
 
-def _committed(index: Path) -> dict[str, Any] | None:
-    try:
-        return read_manifest(index)
-    except IndexFormatError:
-        return None
-
-
-def _note_holder(index: Path) -> None:
-    since = datetime.now().astimezone().isoformat(timespec="seconds")
-    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-    (index / _HOLDER).write_bytes(json.dumps(holder).encode())
-
-
-def _holder(index: Path) -> str:
-    """Who holds the lock, for a message."""
-    try:
-        holder = json.loads((index / _HOLDER).read_bytes())
-        who = f"process {int(holder['pid'])} on {str(holder['host'])[:100]!r} since {str(holder['since'])[:40]}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process is writing this index"
-    return f"another process is writing this index ({who})"
-
-
 def sync(path: Path) -> None:
-    """Write a file, or the entries of a folder, through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Write a file, or the entries of a folder, through to the disk.
+
+    Raises:
+        OutputError: The disk refuses it.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
-def _sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Path] = ()) -> None:
-    """Remove folders and temporary files of ours that no manifest names; only for who holds the lock."""
-    named = {name.split("/")[0] for name in manifest["files"]} if manifest else set()
-    for path in index.iterdir():
-        left = path.name not in named and (_OURS.fullmatch(path.name) or path.name == MANIFEST + ".tmp")
-        if left and path not in also:
-            _remove(path)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # of a descriptor it names no path
+        raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
 def _is_ours(name: str) -> bool:
-    return name in (_LOCK, _HOLDER, MANIFEST + ".tmp") or bool(_OURS.fullmatch(name))
+    fixed = (LOCK, HOLDER, MERGING, MANIFEST + ".tmp")
+    return name in fixed or bool(OURS.fullmatch(name) or ASIDE.fullmatch(name))

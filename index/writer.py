@@ -7,10 +7,8 @@ names yet. Deleting marks a document, wherever it is; what is marked in segments
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,45 +23,17 @@ from lsr.sparse import MAX_TERMS, SparseMatrix
 from lsr.vectors import VectorBatch, Vectors
 
 from .builder import BuildSettings, Known, Source, manifest_of, read_batches, write_segment
+from .changes import Call, Change
 from .documents import Documents
 from .filters import Filter
-from .merge import merge_parts, plan_merges
-from .pending import Buffer, Stored, Unit, rows_of
+from .merge import Merged, merge_parts, plan_merges
+from .pending import Buffer, Stored, Unit
 from .quantize import Quantizer
-from .snapshot import Snapshot
-from .storage import Transaction, output_errors, read_manifest
+from .snapshot import Snapshot, write_alive
+from .storage import output_errors, read_manifest
+from .transaction import Transaction
 
 _BUFFER = 1 << 28  # bytes of documents and vectors that wait in memory
-
-
-@dataclass
-class Change:
-    """What a call changed, from the next commit on.
-
-    Attributes:
-        added: Documents that weren't there before.
-        updated: Documents that replaced one of the same id.
-        deleted: Documents that were deleted.
-        missing: Ids that were to be deleted but aren't there.
-        bad: Messages about documents that were left out.
-        report: What encoding met on its way.
-    """
-
-    added: int = 0
-    updated: int = 0
-    deleted: int = 0
-    missing: list[str] = field(default_factory=list)
-    bad: list[str] = field(default_factory=list)
-    report: Report = field(default_factory=Report)
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.updated or self.deleted)
-
-    def __str__(self) -> str:
-        said = [f"{n} {what}" for n, what in ((self.added, "added"), (self.updated, "updated")) if n]
-        said += [f"{self.deleted} deleted"] if self.deleted else []
-        said += [f"{len(self.missing)} not there ({', '.join(self.missing[:3])})"] if self.missing else []
-        return ", ".join(said) or "nothing changed"
 
 
 class Writer:
@@ -89,6 +59,8 @@ class Writer:
             self.snapshot = Snapshot.latest(path, snapshot)
             if self.snapshot.damaged:
                 raise CorruptIndex("\n".join(self.snapshot.damaged))
+            if self._transaction.manifest != self.snapshot.manifest:  # what it doesn't know of, it would remove
+                raise CorruptIndex(f"{path}: the manifest couldn't be read twice alike; try again")
             self._begin()
         except BaseException:
             self._transaction.close()
@@ -120,7 +92,7 @@ class Writer:
     ) -> Change:
         """Add documents, or with `replace` put them in the place of those of the same ids; see `Index.add`."""
         change = Change()
-        call = _Call(self._buffer, replace, skip_bad, change)
+        call = Call(self._buffer, replace, skip_bad, change)
         n_stored, known, scale, learned = len(self._stored), self._known, self._scale, self._learned
         try:
             with output_errors(self._path):
@@ -150,10 +122,12 @@ class Writer:
         """Delete documents by their ids, and the passages of documents, and those that meet a filter; see
         `Index.delete`.
         """
-        keys = list(dict.fromkeys(ids))
-        for key in keys:
-            if not isinstance(key, str):
-                raise DataError(f"an id to delete must be a string, got {key!r}")
+        keys = list(ids)
+        if wrong := [repr(key) for key in keys if not isinstance(key, str)]:
+            raise DataError(f"an id to delete must be a string, got {', '.join(wrong[:3])}")
+        keys = list(dict.fromkeys(keys))
+        if where is not None and not any(where.conditions()):
+            raise DataError("a filter without a condition would delete all documents", "where")
         found = set()
         units: list[Unit] = [*self._stored, self._buffer]
         for unit in units:
@@ -294,20 +268,41 @@ class Writer:
         """
         merged = False
         with output_errors(self._path):
-            while True:
-                parts = self.snapshot.parts
-                run = plan_merges([part.entry for part in parts])
-                if everything:
-                    whole = len(parts) == 1 and parts[0].alive is None
-                    run = None if not parts or whole else (0, len(parts))
-                if run is None:
-                    return merged
-                first, end = run
-                entry = merge_parts(self._transaction, parts[first:end], self._settings)
-                before, after = parts[:first], parts[end:]
-                new = [] if entry is None else [entry]
-                self._replace([*(dict(p.entry) for p in before), *new, *(dict(p.entry) for p in after)])
+            while (run := plan_merges([p.entry for p in self.snapshot.parts], everything=everything)) is not None:
+                parts = self.snapshot.parts[slice(*run)]
+                self._swap(*run, merge_parts(self._transaction, parts, self._settings))
                 merged = True
+            return merged
+
+    def take(self, merged: Merged) -> bool:
+        """Put what was merged aside in the place of what it was made of, without what was deleted since, and commit.
+
+        Returns:
+            False if somebody else has merged or replaced that meanwhile, and nothing is done.
+        """
+        names = [part.entry["name"] for part in merged.parts]
+        here = [part.entry["name"] for part in self.snapshot.parts]
+        first = here.index(names[0]) if names[0] in here else 0
+        end = first + len(names)
+        if here[first:end] != names:
+            return False
+        entry = merged.entry
+        with output_errors(self._path):
+            if entry is not None:
+                alive = merged.alive(self.snapshot.parts[first:end])
+                self._transaction.receive(merged.folder, merged.files)
+                if not alive.all():
+                    file = self._transaction.alive_file()
+                    write_alive(file, alive)
+                    entry = {**entry, "alive": file.name, "n_alive": int(alive.sum())}
+            self._swap(first, end, entry)
+        return True
+
+    def _swap(self, first: int, end: int, entry: Mapping[str, Any] | None) -> None:
+        """Commit one segment, or none, in the place of some."""
+        entries = [dict(part.entry) for part in self.snapshot.parts]
+        entries[first:end] = [] if entry is None else [dict(entry)]
+        self._replace(entries)
 
     def _replace(self, segments: list[dict[str, Any]]) -> None:
         """Commit a manifest of some segments."""
@@ -326,85 +321,3 @@ class Writer:
     def close(self) -> None:
         """Forget changes that weren't committed, and give the lock up."""
         self._transaction.close()
-
-
-class _Call:
-    """One call of `Writer.add`: what it brings, and how to undo what it did to earlier documents.
-
-    Attributes:
-        fresh: The documents that it brought and that aren't spilled yet.
-        before: Which documents of the buffer were alive when it began.
-        early: The segment that this buffer became meanwhile, if it did.
-    """
-
-    def __init__(self, buffer: Buffer, replace: bool, skip_bad: bool, change: Change) -> None:
-        self._buffer, self._replace, self._skip_bad, self._change = buffer, replace, skip_bad, change
-        self.fresh, self.before = Buffer(), list(buffer.alive)
-        self.early: Stored | None = None
-        self._marked: list[tuple[Unit, int]] = []
-        self._parents: set[str] = set()  # of passages that this call brought
-        self._number = 0
-
-    def take(self, batch: VectorBatch, units: Sequence[Unit]) -> None:
-        """Take some documents, and mark those that they replace.
-
-        Raises:
-            DataError: An id that is there already, or occurs twice.
-        """
-        ids, parents = batch.ids, list(batch.documents.column("parent").to_pylist())
-        owners = [parent or doc_id for doc_id, parent in zip(ids, parents, strict=True)]
-        firsts = {parent for parent in parents if parent is not None and parent not in self._parents}
-        # Of an id that occurs twice the first is added, but the last replaces.
-        chosen = {doc_id: i for i, doc_id in (enumerate(ids) if self._replace else reversed(list(enumerate(ids))))}
-        keys = list(dict.fromkeys(chain(ids, firsts)))
-        owner_of = dict(zip(ids, owners, strict=True)) | {parent: parent for parent in firsts}
-        there: dict[str, str] = {}  # documents that can't be taken, and why
-        replaced = set()
-        for unit in units:
-            for i, row, _ in list(unit.matches(keys)):
-                owner = owner_of[keys[i]]
-                if self._replace:
-                    unit.mark(row, False)
-                    self._marked.append((unit, row))
-                    replaced.add(owner)
-                elif unit is self.fresh:
-                    there.setdefault(owner, f"the id {keys[i]!r} occurs twice")
-                else:
-                    how = "update, lsr add --update replaces it"
-                    there.setdefault(owner, f"the id {owner!r} is in the index already; {how}")
-        kept = np.ones(len(ids), bool)
-        for i, (doc_id, owner) in enumerate(zip(ids, owners, strict=True)):
-            kept[i] = chosen[doc_id] == i and owner not in there
-            if not kept[i] and not self._replace:
-                self._refuse(there.get(owner, f"the id {doc_id!r} occurs twice"), self._number + i + 1)
-        self._number += len(ids)
-        here = np.flatnonzero(kept).tolist()
-        taken_now = {owners[i] for i in here} - self._parents
-        self._change.updated += len(taken_now & replaced)
-        self._change.added += len(taken_now - replaced)
-        self._parents |= firsts
-        if here:
-            self.fresh.append(rows_of(batch, kept), [parents[i] for i in here])
-
-    def _refuse(self, problem: str, number: int) -> None:
-        if not self._skip_bad:
-            raise DataError(problem, f"document {number}")
-        self._change.bad.append(f"document {number}: {problem}")
-
-    def moved(self, buffer: Buffer, stored: Stored | None) -> None:
-        """Note that earlier documents are in a segment now."""
-        if stored is None:
-            return
-        self.early = stored
-        for row, (before, now) in enumerate((b, n) for b, n in zip(self.before, buffer.alive, strict=True) if b):
-            if before and not now:
-                stored.mark(row, False)
-        self.before = []
-
-    def undo(self) -> None:
-        """Make all documents alive again that this call marked."""
-        for unit, row in self._marked:
-            unit.mark(row, True)
-        if self.early is not None:
-            for row in range(len(self.early.documents)):
-                self.early.mark(row, True)

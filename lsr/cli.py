@@ -36,7 +36,7 @@ COMMANDS = {
     "export": ("lsr.index.exchange", "Write an index or vectors for another engine: CIFF, OpenSearch, Anserini."),
     "mine": ("lsr.train.commands", "Mine hard negatives from runs for training."),
     "train": ("lsr.eval.training", "Train an encoder as a YAML file says."),
-    "verify": ("lsr.index.commands", "Check every byte of an index."),
+    "verify": ("lsr.index.change_commands", "Check every byte of an index."),
     "warmup": ("lsr.index.commands", "Compile the search kernels now."),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ from tqdm import tqdm
 
 
 def progress(total: int | None, label: str, unit: str = "docs") -> Any:
-    """A progress bar with rate and time left, on stderr; nothing where stderr is no terminal."""
-    return tqdm(total=total, desc=label, unit=f" {unit}", disable=not sys.stderr.isatty(), leave=False, smoothing=0.1)
+    """A progress bar with rate and time left, on stderr; nothing where stderr is no terminal, or in the background."""
+    seen = sys.stderr.isatty() and threading.current_thread() is threading.main_thread()
+    return tqdm(total=total, desc=label, unit=f" {unit}", disable=not seen, leave=False, smoothing=0.1)
 
 
 def is_terminal() -> bool:

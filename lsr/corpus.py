@@ -104,6 +104,8 @@ class Document:
         if nested is not None and not isinstance(nested, Mapping):
             raise DataError(f'document {doc_id!r}: "metadata" must be an object, got {_short(nested)}', where)
         metadata = {**rest, **(nested or {})} or None
+        if metadata is not None:
+            _metadata_json(metadata, doc_id, where)
         parent = values.get("parent")
         if parent is not None and not isinstance(parent, str):
             raise DataError(f'document {doc_id!r}: "parent" must be an id, got {_short(parent)}', where)
@@ -250,12 +252,13 @@ def documents_corpus(
         skip_bad: Count bad documents and go on.
     """
     if replay and isinstance(documents, Iterator):
-        spool = _spool(_json_lines(documents))
+        bad: dict[int, DataError] = {}  # whose lines are empty
+        spool = _spool(_json_lines(documents, bad))
 
         def reread() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
             spool.seek(0)
             for number, line in enumerate(spool, start=1):
-                yield json.loads(line), f"document {number}"
+                yield bad[number] if number in bad else json.loads(line), f"document {number}"
 
         corpus = Corpus("the documents", reread, skip_bad=skip_bad)
         weakref.finalize(corpus, spool.close)
@@ -288,12 +291,13 @@ def beir_file(folder: Path, kind: str) -> Path:
     raise DataError(f"no {names[0]}, {names[1]} or the like in this folder", str(folder))
 
 
-def _json_lines(documents: Iterable[Mapping[str, Any] | Document]) -> Iterator[bytes]:
+def _json_lines(documents: Iterable[Mapping[str, Any] | Document], bad: dict[int, DataError]) -> Iterator[bytes]:
     for number, document in enumerate(documents, start=1):
         try:
             yield json.dumps(_as_mapping(document)).encode() + b"\n"
-        except (TypeError, ValueError) as error:
-            raise DataError(f"not JSON: {error}", f"document {number}") from None
+        except (TypeError, ValueError, RecursionError) as error:
+            bad[number] = DataError(f"not JSON: {error}", f"document {number}")
+            yield b"\n"
 
 
 def _spool(chunks: Iterable[bytes]) -> Any:
@@ -580,13 +584,17 @@ def document_batch(documents: list[Document], *, with_text: bool = True) -> pa.R
         "parent": [d.parent for d in documents],
         "title": [(d.title or None) if with_text else None for d in documents],
         "text": [d.text if with_text else None for d in documents],
-        "metadata": [_metadata_json(d) if with_text and d.metadata else None for d in documents],
+        "metadata": [
+            _metadata_json(d.metadata, d.id, d.where) if with_text and d.metadata else None for d in documents
+        ],
     }
     return pa.RecordBatch.from_pydict(columns, schema=DOCUMENT_SCHEMA)
 
 
-def _metadata_json(document: Document) -> str:
+def _metadata_json(metadata: Mapping[str, Any], doc_id: str, where: str) -> str:
     try:
-        return json.dumps(document.metadata, ensure_ascii=True)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"document {document.id!r}: metadata is not JSON: {error}", document.where) from None
+        text = json.dumps(metadata, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"document {doc_id!r}: metadata is not JSON: {error}", where) from None
+    return text

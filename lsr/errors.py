@@ -6,7 +6,8 @@
     │   └── MissingExtra     a package that an extra of lsr-search brings is not installed
     ├── EncoderMismatch      query and index come from different encoders
     ├── OutputExists         the output is there already and `overwrite` was not given
-    ├── OutputError          the output can't be written: full disk, no permission, another writer
+    ├── OutputError          the output can't be written: full disk, no permission
+    │   └── IndexLocked      another process, or another object in this one, is writing this index
     ├── TrainingError        training can't start or go on
     └── IndexFormatError     a folder that is no index, or one of another format version
         └── CorruptIndex     a file of the index is missing, cut short or changed
@@ -112,6 +113,10 @@ class OutputExists(LsrError, FileExistsError):
 
 class OutputError(LsrError):
     """The output can't be written."""
+
+
+class IndexLocked(OutputError):
+    """Somebody else is writing this index."""
 
 
 class TrainingError(LsrError):

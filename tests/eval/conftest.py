@@ -71,7 +71,7 @@ def write_folder(folder, datasets=DATASETS, systems=SYSTEMS, names=None, absent=
                             "measure": measure, "difference": gains.mean(), "low": gains.mean() - 1.96 * spread,
                             "high": gains.mean() + 1.96 * spread, "p": p, "p_corrected": min(1, 3 * p),
                             "wins": int((gains > 0).sum()), "ties": int((gains == 0).sum()),
-                            "losses": int((gains < 0).sum()),
+                            "losses": int((gains < 0).sum()), "n": n_queries,
                         }
                     )  # fmt: skip
             ms = p50 * (1 + documents / 40000) * random.lognormal(0, 0.13, n_queries)
@@ -119,7 +119,7 @@ def write_folder(folder, datasets=DATASETS, systems=SYSTEMS, names=None, absent=
         "references": [
             {
                 "dataset": name(datasets[0][0]), "system": system, "measure": "nDCG@10", "value": value,
-                "source": source,
+                "source": source, "trust": "paper-text",
             }
             for system, value, source in (
                 ("BM25, multifield", 0.665, "BEIR, arXiv 2104.08663, table 2"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 import sys
 
 import pytest
@@ -136,6 +137,7 @@ BAD_LINES = {
     "doubled id": (GOOD, "'a' occurs twice"),
     "not UTF-8": (b'{"_id": "b", "text": "caf\xe9"}\n', "not UTF-8"),
     "half a character": (b'{"_id": "b", "text": "\\ud800"}\n', "surrogate"),
+    "half a character of metadata": (b'{"_id": "b", "text": "x", "m": {"n": "\\udfff"}}\n', "metadata is not JSON"),
     "too deep": (b'{"_id": "b", "text": ' + b"[" * 100_000 + b"\n", "not JSON"),
 }
 
@@ -155,6 +157,42 @@ def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, lsr_command, idx, kind
     assert "skipped 1 bad" in ran.err
     assert f"{source}:2: " in ran.err
     assert "2 documents" in ran.err
+
+
+@pytest.mark.parametrize("kind", BAD_LINES)
+@pytest.mark.parametrize("update", [[], ["--update"]])
+def test_a_bad_line_of_an_addition_is_named_and_can_be_skipped(tmp_path, lsr_command, idx, kind, update):
+    line, message = BAD_LINES[kind]
+    source = tmp_path / "docs.jsonl"
+    source.write_bytes(GOOD + line + b'{"_id": "c", "text": "flutter"}\n')
+    before = files(idx)
+    require_refused(lsr_command("add", idx, source, *update), f"{source}:2: ", message, "--skip-bad")
+    assert files(idx) == before
+    ran = lsr_command("add", idx, source, "--skip-bad", *update)
+    assert (ran.code, ran.err.count("left out")) == (0, 1)
+    assert f"left out: {source}:2: " in ran.err
+    assert "2 added; 5 documents" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("yaer>1", "there is no column 'yaer'; there are year"),
+        ("year=young", "year is a number, it can't be compared with 'young'"),
+        ("year", "is no condition such as"),
+        ("{}", "would delete all documents"),
+        ("{year", "not JSON"),
+        ('{"not": ' * 5000 + "{}" + "}" * 5000, ""),
+        ('{"not": ' * 200 + "{}" + "}" * 200, "more than 100 deep"),
+        ('{"year": {"near": 5}}', "unknown operator 'near'"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_deletes_nothing(lsr_command, idx, where, message):
+    before = files(idx)
+    require_refused(lsr_command("delete", idx, "--where", where), "where: ", message)
+    assert files(idx) == before
+    if where != "{}":
+        require_refused(lsr_command("search", idx, "flat", "--where", where), "where: ", message)
 
 
 def test_a_packed_file_that_is_cut_off(tmp_path, lsr_command):
@@ -268,6 +306,41 @@ def test_what_is_no_whole_index_is_refused(tmp_path, lsr_command, idx, command):
     require_refused(lsr_command(verb, idx, *rest), postings, "damaged")
     postings.unlink()
     require_refused(lsr_command(verb, idx, *rest), postings, "missing")
+
+
+def test_damaged_segments_can_be_left_out(tmp_path, lsr_command, idx):
+    (tmp_path / "new.jsonl").write_text(jsonl([{"_id": "new", "text": "flat wings"}]))
+    assert lsr_command("add", idx, tmp_path / "new.jsonl").code == 0
+    first = json.loads((idx / "manifest.json").read_bytes())["segments"][0]["name"]
+    postings = idx / first / "postings.arrow"
+    postings.write_bytes(postings.read_bytes()[:-1])
+    require_refused(lsr_command("search", idx, "flat"), postings, "--skip-damaged")
+    ran = lsr_command("search", idx, "flat", "--skip-damaged")
+    assert (ran.code, [line["_id"] for line in ran.lines()]) == (0, ["new"])
+    assert ran.err.splitlines()[0].startswith(f"left out: {postings}: ")
+    assert ran.err.splitlines()[1:] == [f"{idx}: 1 documents are left"]
+    (tmp_path / "q.jsonl").write_text(jsonl(QUERIES))
+    ran = lsr_command("search", idx, "--queries", tmp_path / "q.jsonl", "--skip-damaged", "--where", "year>1")
+    require_refused(ran._replace(err=ran.err.splitlines()[-1] + "\n"), "no column 'year'")
+    ran = lsr_command("explain", idx, "flat", "new", "--skip-damaged")
+    assert (ran.code, ran.lines()[0]["_id"], "left out" in ran.err) == (0, "new", True)
+    assert lsr_command("explain", idx, "flat", "d2", "--skip-damaged").code == 1
+    assert lsr_command("export", idx, "--out", tmp_path / "rescued.parquet").code == 1
+    assert lsr_command("export", idx, "--out", tmp_path / "rescued.parquet", "--skip-damaged").code == 0
+    assert lsr_command("index", tmp_path / "rescued.parquet", "--out", tmp_path / "again").code == 0
+    assert [line["_id"] for line in lsr_command("search", tmp_path / "again", "flat").lines()] == ["new"]
+    require_refused(lsr_command("delete", idx, "new"), postings)
+
+
+def test_a_damaged_encoder_can_be_replaced_for_a_search(tmp_path, lsr_command, idx):
+    (encoder,) = idx.glob("shared-*/encoder")
+    shutil.copytree(encoder, tmp_path / "encoder")
+    (encoder / "encoder.json").write_bytes(b"{}")
+    ran = lsr_command("search", idx, "flat", "--skip-damaged")
+    assert (ran.code, ran.err.count("left out")) == (1, 1)
+    assert "the encoder that this index carries is damaged" in ran.err
+    ran = lsr_command("search", idx, "flat", "--skip-damaged", "--encoder", tmp_path / "encoder")
+    assert (ran.code, {line["_id"] for line in ran.lines()}) == (0, {"d2", "d3"})
 
 
 def test_a_document_that_is_not_there_cannot_be_explained(lsr_command, idx):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages
-from lsr.errors import DataError
+from lsr.errors import DataError, OutputError
+from lsr.index.dense import DenseVectors
+from lsr.index.filters import as_filter
 from lsr.index.fusion import reciprocal_rank_fusion
 from lsr.index.hybrid import Hybrid, dense_of
 from lsr.index.index import Index
@@ -113,6 +118,136 @@ def test_passages_are_rolled_up(tmp_path):
     assert next(hit for hit in hits if hit.id == "long").text.startswith("Wind")
 
 
+# --- dense vectors beside, as brute force would find them -------------------------------------------------------------
+
+
+def letters(rng, n=6):
+    return "".join(rng.choice(list("abcdefgh"), n))
+
+
+def near(index, embedded, query, depth, where):
+    """What the dense part is to find, of all documents one by one: {id: dot product}, best first.
+
+    Args:
+        index: What is searched.
+        embedded: {id: text} as they were embedded, in that order.
+        query: A text.
+        depth: So many vectors.
+        where: A filter, or None.
+    """
+    documents, places = index.documents, {doc_id: i for i, doc_id in enumerate(embedded)}
+    allowed = None if where is None else documents.allowed(as_filter(where))
+    found = []
+    for doc in documents.numbers():
+        doc_id = documents.id(doc)
+        if embedded.get(doc_id) == documents.content(doc) and (allowed is None or allowed[doc]):
+            score = float(embed([query])[0] @ embed([embedded[doc_id]])[0])
+            found.append((-score, places[doc_id], documents.parent(doc) or doc_id))
+    best = {}
+    for score, _, doc_id in sorted(found)[:depth]:
+        best.setdefault(doc_id, -score)
+    return best
+
+
+def require_near(index, dense, embedded):
+    hybrid = Hybrid(index, dense)
+    for query in ("abcabc", "hhh", "d"):
+        for depth in (1, 3, 10, 1000):
+            for where in (None, {"n": {"<": 15}}, {"n": {">=": 1}}, {"n": -1}):
+                settings = {} if where is None else {"where": where}
+                found = hybrid.rankings({"q": query}, depth, **settings)["dense"]["q"]
+                assert list(found.items()) == list(near(index, embedded, query, depth, where).items())
+
+
+@pytest.mark.parametrize("passages", [None, Passages(4)])
+def test_dense_search_is_brute_force_through_a_history(tmp_path, passages):
+    rng = np.random.default_rng(0)
+
+    def document(i):
+        return {"_id": f"d{i}", "text": " ".join(letters(rng) for _ in range(6)), "n": i}
+
+    index = Index.build(tmp_path / "idx", [document(i) for i in range(20)], encoder="bm25", passages=passages)
+    index.add([document(i) for i in range(20, 30)])
+    index.commit(merge=False)
+    dense = dense_of(index, tmp_path / "dense", embed, similarity="dot")
+    embedded = dict(index.contents())
+    require_near(index, dense, embedded)
+    index.delete(["d3", "d17", "d25"])
+    index.update([document(4), {"_id": "d5", "text": "abc def", "n": 5}])
+    index.add([document(i) for i in range(30, 33)])
+    index.commit(merge=False)
+    require_near(index, dense, embedded)
+    same = {doc: index.documents.fields(doc) for doc in index.documents.numbers()}
+    doc = next(doc for doc in same if index.documents.id(doc) in ("d8", "d8#0"))
+    if passages is None:  # put again as it was: its vector is of this text still
+        index.update([{"_id": "d8", "text": same[doc][1], "n": 8}])
+        index.commit(merge=False)
+        assert "d8" in Hybrid(index, dense).rankings({"q": "a"}, 1000)["dense"]["q"]
+        require_near(index, dense, embedded)
+    index.merge()
+    require_near(index, dense, embedded)
+    again = dense_of(index, tmp_path / "dense", embed, similarity="dot")
+    require_near(index, again, dict(index.contents()))
+    require_near(index, DenseVectors(tmp_path / "dense", embed), dict(index.contents()))
+
+
+def test_most_documents_are_gone(tmp_path):
+    """The nearest vectors are all of documents that were deleted: those behind them have to be found."""
+    rng = np.random.default_rng(0)
+    docs = [{"_id": f"d{i}", "text": "a" * (300 - i) + letters(rng), "n": i} for i in range(300)]
+    index = Index.build(tmp_path / "idx", docs, encoder="bm25")
+    dense = dense_of(index, tmp_path / "dense", embed, similarity="dot")
+    embedded = dict(index.contents())
+    index.delete([f"d{i}" for i in range(280)])
+    index.commit(merge=False)
+    require_near(index, dense, embedded)
+    hits = Hybrid(index, dense, depth=5).search("aaa", k=3)
+    assert [hit.id for hit in hits] == list(near(index, embedded, "aaa", 3, None))
+
+
+def test_a_graph_leaves_out_what_is_gone(tmp_path):
+    pytest.importorskip("usearch")
+    rng = np.random.default_rng(0)
+    docs = [{"_id": f"d{i}", "text": letters(rng, 12), "n": i} for i in range(60)]
+    index = Index.build(tmp_path / "idx", docs, encoder="bm25")
+    dense = dense_of(index, tmp_path / "dense", embed, graph=True)
+    index.delete([f"d{i}" for i in range(0, 60, 2)])
+    index.commit(merge=False)
+    found = Hybrid(index, dense).rankings({"q": "abcd"}, 10)["dense"]["q"]
+    exact = [hit.id for hit in dense.search("abcd", 60, exact=True) if int(hit.id[1:]) % 2]
+    assert len(set(found) & set(exact[:10])) >= 9
+    assert all(int(doc_id[1:]) % 2 for doc_id in found)
+
+
+def test_ids_of_one_hash_are_told_apart(tmp_path, monkeypatch):
+    def few(strings):
+        return np.array([len(text.as_py()) for text in strings], np.uint64)
+
+    monkeypatch.setattr("lsr.index.documents.hashes_of", few)
+    monkeypatch.setattr("lsr.index.dense.hashes_of", few)
+    rng = np.random.default_rng(0)
+    docs = [{"_id": f"d{i}", "text": letters(rng), "n": i} for i in range(30)]
+    index = Index.build(tmp_path / "idx", docs, encoder="bm25")
+    dense = dense_of(index, tmp_path / "dense", embed, similarity="dot")
+    embedded = dict(index.contents())
+    index.add([{"_id": "other", "text": "abc", "n": 7}, {"_id": "d99", "text": "abc", "n": 8}])
+    index.delete("d12")
+    index.commit(merge=False)
+    require_near(index, dense, embedded)
+
+
+def test_only_hits_are_looked_at_without_a_filter(plain, tmp_path, monkeypatch):
+    dense = dense_of(plain, tmp_path / "dense", embed)
+    monkeypatch.setattr(type(plain.documents), "numbers", lambda self: pytest.fail("all documents were listed"))
+    monkeypatch.setattr(type(plain.documents), "all_ids", lambda self, **_: pytest.fail("all ids were listed"))
+    monkeypatch.setattr(DenseVectors, "rows_of", lambda *_: pytest.fail("all ids were looked for"))
+    looked_at = []
+    ids = DenseVectors.ids
+    monkeypatch.setattr(DenseVectors, "ids", lambda self, rows: looked_at.extend(rows.tolist()) or ids(self, rows))
+    Hybrid(plain, dense, depth=2).search("wind", k=2)
+    assert len(looked_at) == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -124,6 +259,57 @@ def test_passages_are_rolled_up(tmp_path):
 def test_settings_that_make_no_sense(index, settings, message):
     with pytest.raises(ValueError, match=message):
         Hybrid(index, **settings)
+
+
+@pytest.mark.parametrize(
+    ("query", "settings", "error", "message"),
+    [
+        ("wind", {"k": 0}, ValueError, "k must be a whole number of at least 1, got 0"),
+        ("wind", {"where": {"long": 1}}, DataError, "there is no column 'long'; there are lang"),
+        ("wind", {"where": {"lang": 1}}, DataError, "lang is a text, it can't be compared with 1"),
+        ("wind", {"where": "lang=en"}, DataError, "a filter is a mapping"),
+        ("wind", {"speed": 1}, TypeError, "settings of a search are"),
+        ({"wind": 1.0}, {}, TypeError, "a query of a hybrid search is a text, got dict"),
+        (None, {}, TypeError, "a query of a hybrid search is a text, got NoneType"),
+    ],
+)
+def test_bad_searches_are_refused(plain, tmp_path, query, settings, error, message):
+    hybrid = Hybrid(plain, dense_of(plain, tmp_path / "dense", embed))
+    with pytest.raises(error, match=message):
+        hybrid.search(query, **settings)
+
+
+def test_vectors_of_another_model_are_refused(plain, tmp_path):
+    dense = dense_of(plain, tmp_path / "dense", embed)
+    other = DenseVectors(dense.path, lambda texts: np.ones((len(texts), 3)))
+    with pytest.raises(DataError, match="a query of 3 numbers, documents have 26"):
+        Hybrid(plain, other).search("wind")
+    broken = DenseVectors(dense.path, lambda texts: np.full((len(texts), 26), np.nan))
+    with pytest.raises(DataError, match="not finite"):
+        Hybrid(plain, broken).search("wind")
+    with pytest.raises(DataError, match="not finite"):
+        dense.search(np.full(26, np.inf))
+    with pytest.raises(DataError, match="a query of 2x26 numbers"):
+        dense.search(np.ones((2, 26)))
+
+
+def test_vectors_that_cannot_be_written_leave_those_that_are_there(plain, tmp_path, monkeypatch):
+    dense_of(plain, tmp_path / "dense", embed)
+    plain.update([{"_id": "ship", "text": "Boats cross the sea.", "lang": "de"}])
+    plain.commit()
+    before = sorted(path.name for path in (tmp_path / "dense").iterdir())
+
+    def refuse(self, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse)
+        with pytest.raises(OutputError, match=f"^{tmp_path / 'dense'}: can't be written: No space left"):
+            dense_of(plain, tmp_path / "dense", embed)
+    assert sorted(path.name for path in (tmp_path / "dense").iterdir()) == before
+    assert DenseVectors(tmp_path / "dense", embed).verify() == []
+    assert "ship" not in Hybrid(plain, DenseVectors(tmp_path / "dense", embed)).rankings({"q": "sea"})["dense"]["q"]
+    assert "ship" in Hybrid(plain, dense_of(plain, tmp_path / "dense", embed)).rankings({"q": "sea"})["dense"]["q"]
 
 
 def test_one_ranking_is_no_hybrid(plain):

@@ -49,84 +49,36 @@ def kinds(path):
     return sorted(p.name.split("-")[0] for p in path.iterdir() if p.name != ".lock")
 
 
-def python(code, *args):
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
-        capture_output=True, text=True, timeout=500, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
-
-
 # --- killed -----------------------------------------------------------------------------------------------------------
 
-# Builds over an index, in one child process after another; the n-th dies at its n-th write, sync or rename.
+# Builds over an index.
 KILLED_EVERYWHERE = """
-    import json, os, shutil, signal, sys
-    from pathlib import Path
-    import pyarrow as pa
     from lsr.index.index import Index
 
     path, kept = Path(sys.argv[1]), Path(sys.argv[2])
     new = [{"_id": f"new{i}", "text": f"wing flow number{i % 3}"} for i in range(9)]
 
-    def in_child(work):
-        pid = os.fork()
-        if pid == 0:
-            work()
-            os._exit(0)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-    def build(dies_at):
-        calls = [0]
-
-        def dying(function):
-            def call(*args, **kwargs):
-                calls[0] += 1
-                if calls[0] == dies_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*args, **kwargs)
-            return call
-
-        for owner, name in (
-            (os, "fsync"), (os, "replace"), (Path, "replace"), (Path, "mkdir"), (Path, "unlink"), (Path, "write_bytes"),
-            (pa.ipc, "new_file"), (pa.ipc.RecordBatchFileWriter, "close"), (shutil, "rmtree"),
-        ):
-            setattr(owner, name, dying(getattr(owner, name) if name != "fsync" else int))  # a kill is no power cut
+    def build():
         Index.build(path, new, encoder="bm25", overwrite=True)
 
     def look():
         index = Index.open(path)
         assert index.verify() == []
-        ids = list(index.documents.all_ids())[:3]
-        Path(sys.argv[3]).write_text(json.dumps(ids))
+        return list(index.documents.all_ids())[:3]
 
-    def search():
+    def then():
+        build()
         assert [hit.id for hit in Index.open(path).search("wing number1", 3)] == ["new1", "new4", "new7"]
 
-    Index.build(path / "first", new, encoder="bm25")  # compiles what the children use
-    outcomes, code, n = [], -9, 0
-    while code != 0:
-        n += 1
-        shutil.rmtree(path)
-        shutil.copytree(kept, path)
-        code = in_child(lambda: build(n))
-        assert code in (0, -9), code
-        assert in_child(look) == 0, n
-        outcomes.append(json.loads(Path(sys.argv[3]).read_text()))
-        if n % 10 == 0 or code == 0:  # the next build sweeps what the dead one left
-            assert in_child(lambda: build(0)) == 0, n
-            assert in_child(search) == 0, n
-            left = sorted(p.name for p in path.iterdir() if p.name != ".lock")
-            assert [name.split("-")[0] for name in left] == ["manifest.json", "segment", "shared"], left
-    print(json.dumps(outcomes))
+    build()  # compiles what the children use
+    print(json.dumps(die_everywhere(path, kept, build, look, 10, then)))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_kill_at_any_step_leaves_the_old_index_or_the_new(path, tmp_path):
+def test_a_kill_at_any_step_leaves_the_old_index_or_the_new(path, tmp_path, python):
     path.rename(tmp_path / "kept")
-    path.mkdir()
-    code, out, error = python(KILLED_EVERYWHERE, path, tmp_path / "kept", tmp_path / "ids.json")
+    code, out, error = python(KILLED_EVERYWHERE, path, tmp_path / "kept", dying=True)
     assert code == 0, error
     old, new = ["d0", "d1", "d2"], ["new0", "new1", "new2"]
     outcomes = json.loads(out)
@@ -135,7 +87,7 @@ def test_a_kill_at_any_step_leaves_the_old_index_or_the_new(path, tmp_path):
     assert outcomes == [old] * switched + [new] * (len(outcomes) - switched)
 
 
-def test_left_overs_of_a_first_build_that_was_killed_are_swept(tmp_path):
+def test_left_overs_of_a_first_build_that_was_killed_are_swept(tmp_path, python):
     code = """
         import os, signal, sys
         from lsr.index.index import Index
@@ -314,7 +266,7 @@ FORGERIES = {
     [("lists", "window"), ("lists", "begin"), ("lists", "size"), ("lists", "row"), ("lists", "dense"),
      ("terms", "end"), ("terms", "peak"), ("skips", "skip"), ("postings", "doc"), ("maxima", "maximum")],
 )  # fmt: skip
-def test_forged_files_cannot_crash_the_process(path, file, column):
+def test_forged_files_cannot_crash_the_process(path, file, column, python):
     forgeries = []
     for forgery, forge_values in FORGERIES.items():
         forged = path.parent / forgery
@@ -390,7 +342,7 @@ def test_a_second_writer_is_refused_while_one_writes(path):
     code = """
         import sys
         from pathlib import Path
-        from lsr.index.storage import Transaction
+        from lsr.index.transaction import Transaction
         with Transaction(Path(sys.argv[1])):
             print("held", flush=True)
             sys.stdin.read()
@@ -439,7 +391,7 @@ BUILD_LIMITED = """
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 @pytest.mark.parametrize("limit", [1, 600, 5_000, 40_000])
-def test_a_full_disk_is_told_in_one_line_and_harms_nothing(path, tmp_path, limit):
+def test_a_full_disk_is_told_in_one_line_and_harms_nothing(path, tmp_path, limit, python):
     source = tmp_path / "docs.jsonl"
     rng = np.random.default_rng(0)
     source.write_text(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import functools
+import itertools
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import textwrap
+import time
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +22,18 @@ from hypothesis import strategies as st
 
 from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages
-from lsr.errors import CorruptIndex, DataError, EncoderError, EncoderMismatch, OutputError
+from lsr.errors import CorruptIndex, DataError, EncoderError, EncoderMismatch, IndexLocked, OutputError
 from lsr.index import merge as merging
 from lsr.index import writer as writing
 from lsr.index.index import Index
 from lsr.index.merge import plan_merges
-from lsr.index.storage import MANIFEST, Transaction
+from lsr.index.storage import MANIFEST
+from lsr.index.transaction import Transaction
 from lsr.sparse import SparseMatrix
 from lsr.vectors import read_vectors, save_matrix
 
 N_TERMS = 30
+STEPS = ["add", "update", "delete", "commit", "rollback", "merge", "merge behind"]
 DOCUMENTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}", "n": i} for i in range(20)]
 ENCODER = load_encoder("bm25")
 ENCODER.fit([d["text"] for d in DOCUMENTS])
@@ -46,7 +50,7 @@ def found(index, query, k=50, **settings):
 
 
 def kinds(path):
-    return sorted(p.name.split("-")[0] for p in path.iterdir() if p.name != ".lock")
+    return sorted(p.name.split("-")[0] for p in path.iterdir() if p.name not in (".lock", ".merging"))
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def path(tmp_path):
     seed=st.integers(0, 2**32),
     impacts=st.sampled_from(["uint8", "uint8", "float32"]),
     clusters=st.booleans(),
-    steps=st.lists(st.sampled_from(["add", "update", "delete", "commit", "rollback", "merge"]), max_size=14),
+    steps=st.lists(st.sampled_from(STEPS), max_size=14),
     buffer=st.sampled_from([1, 2000, 1 << 28]),
     factor=st.sampled_from([2, 8]),
 )
@@ -102,10 +106,11 @@ def test_any_history_equals_an_index_rebuilt(seed, impacts, clusters, steps, buf
                 index.rollback()
                 now = dict(committed)
             else:
-                index.commit() if step == "commit" else index.merge()
+                index.commit() if step == "commit" else index.merge(background=step == "merge behind")
                 committed = dict(now)
-                assert index.n_segments <= 1 or step == "commit"
+                assert index.n_segments <= 1 or step != "merge"
             assert list(index.documents.all_ids()) == list(committed)
+        index.close()  # what is merged in the background is merged now
         assert len(index) == len(committed)
         behind = list(reader.documents.all_ids()) != list(committed)
         assert reader.refresh() or not behind
@@ -216,6 +221,51 @@ def test_another_writer_is_told_who_writes_and_comes_after(path):
     assert kinds(path) == ["alive", MANIFEST, "segment", "shared"]
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Each look at the clock sees an earlier time than the one before, by a day."""
+    times = itertools.count(4_000_000_000, -86_400)
+
+    class Backwards(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls.fromtimestamp(next(times), tz)
+
+    monkeypatch.setattr("lsr.index.transaction.datetime", Backwards)
+    monkeypatch.setattr(time, "time", lambda: float(next(times)))
+    monkeypatch.setattr(time, "time_ns", lambda: next(times) * 10**9)
+    return lambda: next(times)
+
+
+def test_a_clock_that_goes_back_changes_nothing(path, clock):
+    index, reader = Index.open(path), Index.open(path)
+    for i in range(6):
+        index.add([{"_id": f"new{i}", "text": "word19 word19"}])
+        index.delete([f"d{i}"])
+        index.commit(merge=i % 2 == 0)
+        for file in path.rglob("*"):  # what was written last is the oldest
+            os.utime(file, (clock(), clock()))
+        assert reader.refresh()
+        assert found(reader, "word19") == found(index, "word19") == found(Index.open(path), "word19")
+        assert [hit.id for hit in reader.search("word19", i + 1)] == [f"new{j}" for j in range(i + 1)]
+    index.close()
+    index.merge()
+    assert (index.verify(), len(Index.open(path)), len(index)) == ([], 20, 20)
+
+
+def test_a_clock_that_goes_back_while_the_lock_is_held(path, clock):
+    one, other = Index.open(path), Index.open(path)
+    one.delete("d1")
+    os.utime(path / ".lock", (0, 0))
+    for _ in range(2):
+        with pytest.raises(IndexLocked, match=rf"process {os.getpid()} on .* since 20"):
+            other.delete("d2")
+    one.commit()
+    other.delete("d2")
+    other.commit()
+    assert len(Index.open(path)) == 18
+
+
 def test_nothing_changed_leaves_no_lock(path):
     index = Index.open(path)
     assert index.delete(["absent"]).missing == ["absent"]
@@ -256,6 +306,64 @@ def test_a_bad_document_in_the_middle_refuses_the_whole_call(path, monkeypatch, 
     assert [index.documents.fields(index.documents.find(i))[1] for i in ("x", "d2", "d9")] == [
         "wing", "flow", "wing flow number4 word9",
     ]  # fmt: skip
+
+
+def test_a_filter_without_a_condition_deletes_nothing(path):
+    index = Index.open(path)
+    for where in ({}, {"n": {}}, {"or": [{}]}):
+        with pytest.raises(DataError, match="would delete all documents"):
+            index.delete(where=where)
+    assert index.delete(where={"n": {">=": 15}}).deleted == 5
+    with pytest.raises(DataError, match="an id to delete must be a string, got 7, \\['d1'\\]"):
+        index.delete(["d1", 7, ["d1"]])
+
+
+BAD_METADATA = {
+    "a date": datetime(2026, 1, 1),
+    "a set": {1, 2},
+    "bytes": b"x",
+    "half a character": "\ud800",
+    "a key of half a character": {"\ud800": 1},
+    "a key that is no text": {(1, 2): 3},
+    "an array": np.arange(3),
+}
+BAD_METADATA["itself"] = []
+BAD_METADATA["itself"].append(BAD_METADATA["itself"])
+BAD_METADATA["too deep"] = functools.reduce(lambda inner, _: {"in": inner}, range(5000), {})
+
+
+@pytest.mark.parametrize("kind", BAD_METADATA)
+@pytest.mark.parametrize("once", [False, True])
+def test_metadata_that_is_no_json_is_refused_with_its_document_or_left_out(tmp_path, path, kind, once):
+    documents = [{"_id": "a", "text": "wing"}, {"_id": "b", "text": "wing", "m": BAD_METADATA[kind]},
+                 {"_id": "c", "text": "flow"}]  # fmt: skip
+    index = Index.open(path)
+    for call in (index.add, index.update):
+        with pytest.raises(DataError, match=r"document 2: .*not JSON"):
+            call(iter(documents) if once else documents)
+    with pytest.raises(DataError, match=r"document 2: .*not JSON"):
+        Index.build(tmp_path / "new", iter(documents) if once else documents, encoder="bm25")
+    change = index.add(iter(documents) if once else documents, skip_bad=True)
+    assert (change.added, len(change.bad)) == (2, 1)
+    assert change.bad[0].startswith("document 2: ")
+    index.commit()
+    assert list(index.documents.all_ids())[20:] == ["a", "c"]
+
+
+def test_metadata_of_any_depth_and_size_is_kept(path):
+    deep = leaf = {}
+    for _ in range(200):
+        leaf["in"] = leaf = {}
+    leaf["end"] = 1
+    given = {"huge": 10**400, "low": -(10**400), "deep": deep, "lists": [[[[1]]]], "nothing": None, "nan": float("inf")}
+    index = Index.open(path)
+    index.add([{"_id": "new", "text": "wing", "metadata": given}])
+    index.commit()
+    assert index.documents.fields(index.documents.find("new"))[2] == given
+    assert found(index, "wing", where={"huge": {">": 10**300}}) == found(
+        index, "wing", where={"low": {"<": -(10**300)}}
+    )
+    assert [doc_id for doc_id, _ in found(index, "wing", where={"huge": {">": 0}})] == ["new"]
 
 
 def test_ids_that_occur_twice(tmp_path):
@@ -360,102 +468,81 @@ def test_single_adds_stay_few_segments_of_growing_size(tmp_path):
     for i in range(1, 40):
         index.add(rows[i], ids=[str(i)])
         index.commit()
+        index.close()
         assert index.n_segments <= 8
     assert list(index.documents.all_ids()) == [str(i) for i in range(40)]
     index.delete(map(str, range(39)))
     index.commit()
+    index.close()
     assert (index.n_segments, len(index), index.searcher.n_docs) == (1, 1, 1)
 
 
 # --- killed, full, damaged --------------------------------------------------------------------------------------------
 
+# Commits changes, then merges: within a transaction, or in the background while a deletion is committed.
 KILLED_EVERYWHERE = """
-    import json, os, shutil, signal, sys
-    from pathlib import Path
-    import pyarrow as pa
-    from lsr.index import writer
+    import threading
+    from lsr.index import merger, writer
     from lsr.index.index import Index
 
-    path, kept = Path(sys.argv[1]), Path(sys.argv[2])
+    path, kept, background = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "background"
     writer._BUFFER = 300  # some documents are spilled before the commit
+    merge_aside, merged, deleted = merger.merge_aside, threading.Event(), threading.Event()
 
-    def in_child(work):
-        pid = os.fork()
-        if pid == 0:
-            work()
-            os._exit(0)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    def interrupted(*args):
+        segment = merge_aside(*args)
+        merged.set()
+        deleted.wait()
+        return segment
 
-    def change(dies_at):
-        calls = [0]
-
-        def dying(function):
-            def call(*args, **kwargs):
-                calls[0] += 1
-                if calls[0] == dies_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*args, **kwargs)
-            return call
-
-        for owner, name in (
-            (os, "fsync"), (Path, "replace"), (Path, "mkdir"), (Path, "unlink"), (Path, "write_bytes"),
-            (pa.ipc, "new_file"), (pa.ipc.RecordBatchFileWriter, "close"), (shutil, "rmtree"),
-        ):
-            setattr(owner, name, dying(getattr(owner, name) if name != "fsync" else int))  # a kill is no power cut
+    def change():
         index = Index.open(path)
         index.add([{"_id": f"new{i}", "text": f"wing flow number{i % 5}"} for i in range(3)])
         index.delete(["d3", "d4"])
         index.update([{"_id": "d5", "text": "flow"}])
         index.commit(merge=False)
-        index.merge()
+        if background:
+            merger.merge_aside = interrupted
+            index.merge(background=True)
+            merged.wait()
+            index.delete(["d9"])
+            index.commit(merge=False)
+            deleted.set()
+            index.close()
+        else:
+            index.merge()
 
     def look():
         index = Index.open(path)
         assert index.verify() == []
-        here = [list(index.documents.all_ids()), index.n_segments]
-        here.append([hit.id for hit in index.search("wing number3", 5)])
-        Path(sys.argv[3]).write_text(json.dumps(here))
+        hits = [hit.id for hit in index.search("wing number3", 5)]
+        return [list(index.documents.all_ids()), index.n_segments, hits]
 
     shutil.copytree(kept, path)
-    change(0)  # compiles what the children use
+    change()  # compiles what the children use
     Index.open(path).search("wing")
-    outcomes, code, n = [], -9, 0
-    while code != 0:
-        n += 1
-        shutil.rmtree(path)
-        shutil.copytree(kept, path)
-        code = in_child(lambda: change(n))
-        assert code in (0, -9), code
-        assert in_child(look) == 0, n
-        outcomes.append(json.loads(Path(sys.argv[3]).read_text()))
-        if n % 12 == 0:  # the next writer sweeps what the dead one left
-            assert in_child(lambda: Index.open(path).merge()) == 0, n
-            left = sorted(p.name.split("-")[0] for p in path.iterdir() if p.name != ".lock")
-            assert left == ["manifest.json", "segment", "shared"], left
-    print(json.dumps(outcomes))
+    merged.clear()
+    deleted.clear()
+    print(json.dumps(die_everywhere(path, kept, change, look, 12, lambda: Index.open(path).merge())))
 """
 
 
-def python(code, *args):
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
-        capture_output=True, text=True, timeout=500, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_kill_at_any_step_leaves_the_last_commit(path, tmp_path):
-    code, out, error = python(KILLED_EVERYWHERE, tmp_path / "work", path, tmp_path / "seen.json")
+@pytest.mark.parametrize("where", ["in a transaction", "background"])
+def test_a_kill_at_any_step_leaves_the_last_commit(path, tmp_path, python, where):
+    code, out, error = python(KILLED_EVERYWHERE, tmp_path / "work", path, where, dying=True)
     assert code == 0, error
     old = [d["_id"] for d in DOCUMENTS]
     new = [i for i in old if i not in ("d3", "d4", "d5")] + ["new0", "new1", "new2", "d5"]
+    last = [i for i in new if i != "d9"] if where == "background" else new
     outcomes = json.loads(out)
     ids = [outcome[0] for outcome in outcomes]
-    committed, merged = ids.index(new), next(i for i, o in enumerate(outcomes) if o[0] == new and o[1] == 1)
-    assert 30 < committed < merged - 10
-    assert ids == [old] * committed + [new] * (len(ids) - committed)
-    assert len({json.dumps(outcome[2]) for outcome in outcomes[committed:]}) == 1  # merging changes no result
+    committed, deleted = ids.index(new), ids.index(last)
+    merged = next(i for i, outcome in enumerate(outcomes) if outcome[0] == last and outcome[1] == 1)
+    assert 30 < committed <= deleted
+    assert merged > (deleted + 3 if where == "background" else committed + 10)
+    assert ids == [old] * committed + [new] * (deleted - committed) + [last] * (len(ids) - deleted)
+    assert len({json.dumps(outcome[2]) for outcome in outcomes[deleted:]}) == 1  # merging changes no result
     assert outcomes[0][2] != outcomes[-1][2]
 
 
@@ -481,7 +568,7 @@ LIMITED = """
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 @pytest.mark.parametrize("limit", [800, 4000])
-def test_a_full_disk_is_told_and_the_commit_can_be_made_again(path, limit):
+def test_a_full_disk_is_told_and_the_commit_can_be_made_again(path, limit, python):
     code, out, error = python(LIMITED, path, limit)
     assert code == 0, error
     message, count = out.splitlines()
@@ -504,6 +591,86 @@ def test_a_folder_that_can_be_written_no_longer_is_told_and_nothing_is_lost(path
         assert (len(index), len(Index.open(path)), Index.open(path).verify()) == (20, 20, [])
     index.commit()
     assert (len(index), len(Index.open(path)), Index.open(path).verify()) == (19, 19, [])
+
+
+def change(path):
+    index = Index.open(path)
+    index.update([{"_id": "new", "text": "wing"}, {"_id": "d5", "text": "flow"}])
+    index.delete(["d1"])
+    try:
+        index.commit(merge=False)
+    except OutputError:
+        assert len(index) in (20, len(Index.open(path)))
+        index.commit(merge=False)  # what failed can be done again
+        raise
+
+
+def merged(path):
+    index = Index.open(path)
+    index.delete(["d1"])
+    index.commit(merge=False)
+    index.merge()
+
+
+def merged_behind(path):
+    index = Index.open(path)
+    index.delete(["d1"])
+    index.commit(merge=False)
+    index.merge(background=True)
+    index.close()
+
+
+def built(path):
+    Index.build(path, DOCUMENTS[:3], encoder=ENCODER, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("work", "code"),
+    [(change, errno.ENOSPC), (change, errno.EACCES), (merged, errno.EROFS), (merged_behind, errno.ENOSPC),
+     (built, errno.EACCES)],
+)  # fmt: skip
+def test_whatever_cannot_be_written_is_told_and_the_index_is_whole(path, monkeypatch, work, code):
+    """The n-th call that writes fails, for every n: the index is as before or as after, and can be written again."""
+    shutil.copytree(path, path.parent / "kept")
+    calls, fails_at, failed = itertools.count(1), 0, True
+
+    def failing(function):
+        def call(*args, **kwargs):
+            if next(calls) == fails_at:
+                raise OSError(code, os.strerror(code), str(path))
+            return function(*args, **kwargs)
+
+        return call
+
+    owners = (
+        (os, "fsync"), (Path, "mkdir"), (Path, "write_bytes"), (Path, "replace"), (Path, "rename"),
+        (pa.ipc, "new_file"), (pa.ipc.RecordBatchFileWriter, "write_batch"), (pa.ipc.RecordBatchFileWriter, "close"),
+    )  # fmt: skip
+    after = None
+    while failed:
+        shutil.rmtree(path)
+        shutil.copytree(path.parent / "kept", path)
+        fails_at += 1
+        with monkeypatch.context() as patch:
+            for owner, name in owners:
+                patch.setattr(owner, name, failing(getattr(owner, name) if name != "fsync" else int))
+            calls, told = itertools.count(1), "can't be written"
+            try:
+                work(path)
+            except OutputError as error:
+                told = str(error)
+            failed = next(calls) > fails_at
+        assert "can't be written" in told
+        index = Index.open(path)
+        assert index.verify() == []
+        ids = list(index.documents.all_ids())
+        if ids != [d["_id"] for d in DOCUMENTS]:
+            after = after or ids
+            assert ids == after
+        index.delete(["absent"])  # a writer, which sweeps
+        assert set(kinds(path)) <= {"alive", MANIFEST, "segment", "shared"}
+    assert fails_at > 20
+    assert list(index.documents.all_ids()) == after
 
 
 def test_damaged_segments_can_be_left_out(path):

@@ -210,8 +210,13 @@ def test_document_batch_keeps_what_is_asked_for():
 def test_metadata_that_json_cannot_hold():
     with pytest.raises(DataError, match=r"^f:3: document 'a': metadata is not JSON"):
         document_batch([Document("a", "t", metadata={"day": datetime.date(1962, 1, 1)}, where="f:3")])
-    with pytest.raises(DataError, match=r"^document 1: not JSON: .* date "):
-        documents_corpus(iter([{"_id": "a", "text": "t", "day": datetime.date(1962, 1, 1)}]), replay=True)
+    documents = [{"_id": "a", "text": "t", "day": datetime.date(1962, 1, 1)}, {"_id": "b", "text": "t"}]
+    for replay in (False, True):
+        with pytest.raises(DataError, match=r"^document 1: .*not JSON: .* date "):
+            list(documents_corpus(iter(documents), replay=replay))
+        corpus = documents_corpus(iter(documents), replay=replay, skip_bad=True)
+        assert [document.id for document in corpus] == ["b"]
+        assert len(corpus.bad) == 1
 
 
 # --- bad input

@@ -1,0 +1,158 @@
+"""The files of dense vectors: written whole before dense.json names them, checked before anything is read of them.
+
+FOLDER/
+  dense.json        number and length of the vectors, how they are compared, size and SHA-256 of the files
+  dense-….arrow     id, digest of the text, vector; one record batch, mapped
+  dense-….usearch   the graph, if there is one
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lsr.errors import CorruptIndex, IndexFormatError, MissingExtra
+
+from .arrow_files import write_arrow
+from .storage import CHECKED_AT_OPEN, digest_file, output_errors, sync
+
+Similarity = Literal["cosine", "dot"]
+RECORD, _FORMAT = "dense.json", 1
+_NAME = re.compile(r"dense-[0-9a-f]{16}")
+_DIGEST = pa.binary(16)
+
+
+def write_dense(
+    folder: Path,
+    ids: Sequence[str],
+    digests: Sequence[bytes],
+    matrix: NDArray[np.float32],
+    similarity: Similarity,
+    graph: bool,
+    segments: Collection[str],
+) -> None:
+    """Write vectors, in the place of those that are there.
+
+    Args:
+        folder: Made if it isn't there.
+        ids: Of the documents.
+        digests: (n,) 16 bytes each, of their texts.
+        matrix: (n, dimensions).
+        similarity: How vectors are compared.
+        graph: Whether to write a graph too.
+        segments: Names of the index' segments that hold the documents.
+
+    Raises:
+        OutputError: The folder can't be written; what was there stays.
+    """
+    name = f"dense-{secrets.token_hex(8)}"
+    with output_errors(folder, every=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+            columns = {"id": pa.array(ids, pa.string()), "digest": pa.array(digests, _DIGEST), "vector": vectors}
+            write_arrow(folder / f"{name}.arrow", columns)
+            if graph:
+                _write_graph(folder / f"{name}.usearch", matrix)
+            files = {}
+            for path in sorted(folder.glob(f"{name}.*")):
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+                sync(path)
+            record = {
+                "format": _FORMAT,
+                "name": name,
+                "vectors": len(ids),
+                "dimensions": matrix.shape[1],
+                "similarity": similarity,
+                "graph": graph,
+                "segments": sorted(segments),
+                "files": files,
+            }
+            partial = folder / f"{RECORD}.tmp"
+            partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
+            sync(partial)
+            sync(folder)
+            partial.replace(folder / RECORD)
+        except BaseException:
+            for path in (*folder.glob(f"{name}.*"), folder / f"{RECORD}.tmp"):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+            raise
+        sync(folder)
+    for path in folder.iterdir():
+        if _NAME.fullmatch(path.stem) and path.stem != name:
+            with suppress(OSError):  # somebody may have it open, on systems where that matters
+                path.unlink()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What dense.json says.
+
+    Raises:
+        IndexFormatError: There is none, or one of another format.
+        CorruptIndex: It makes no sense, or a file is missing, cut short or changed.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_bytes())
+        if record["format"] != _FORMAT:
+            raise IndexFormatError(f"{path}: format {record['format']}, this version reads {_FORMAT}: embed again")
+        sound = (
+            _NAME.fullmatch(record["name"])
+            and record["similarity"] in get_args(Similarity)
+            and isinstance(record["dimensions"], int)
+            and record["dimensions"] > 0
+            and all(_NAME.fullmatch(Path(name).stem) and Path(name).name == name for name in record["files"])
+            and all(isinstance(name, str) for name in record.get("segments", ()))
+        )
+    except FileNotFoundError:
+        raise IndexFormatError(f"{folder}: no dense vectors here: it has no {RECORD}") from None
+    except (ValueError, KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise CorruptIndex(f"{path}: damaged: values are missing or make no sense; embed the documents again")
+    if wrong := damaged_files(folder, record, every_byte=False):
+        raise CorruptIndex("\n".join(wrong))
+    return dict(record)
+
+
+def damaged_files(folder: Path, record: dict[str, Any], *, every_byte: bool) -> list[str]:
+    """A message for each file that isn't as it was written; of large ones only the size is looked at, unless told."""
+    wrong = []
+    for name, entry in record["files"].items():
+        path = folder / name
+        if not path.is_file():
+            wrong.append(f"{path}: missing; embed the documents again")
+        elif path.stat().st_size != entry["bytes"] or (
+            (every_byte or entry["bytes"] <= CHECKED_AT_OPEN) and digest_file(path) != entry["sha256"]
+        ):
+            wrong.append(f"{path}: damaged: not as it was written; embed the documents again")
+    return wrong
+
+
+def _usearch() -> Any:
+    try:
+        import usearch.index
+    except ImportError:
+        raise MissingExtra("usearch", "ann", "a graph of dense vectors") from None
+    return usearch.index
+
+
+def _write_graph(path: Path, matrix: NDArray[np.float32]) -> None:
+    graph = _usearch().Index(ndim=matrix.shape[1], metric="ip")
+    graph.add(np.arange(len(matrix)), matrix)
+    graph.save(str(path))
+
+
+def open_graph(path: Path) -> Any:
+    """The graph, mapped."""
+    return _usearch().Index.restore(str(path), view=True)

@@ -1,0 +1,270 @@
+"""What changes an index folder: its lock, new files that no manifest names yet, and the commit that lets one name them.
+
+Only who holds the lock commits, and removes what a dead process left. Merging works aside, in a folder of its own under
+a lock of its own (`Aside`), while others commit; what it has made is then received by a transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+import filelock
+
+from lsr.errors import IndexFormatError, IndexLocked
+
+from .storage import (
+    ASIDE,
+    FORMAT,
+    HOLDER,
+    LOCK,
+    MANIFEST,
+    MERGING,
+    OURS,
+    digest_file,
+    dump_manifest,
+    output_errors,
+    read_manifest,
+    sync,
+)
+
+
+class NewFiles:
+    """Files of an index that no manifest names yet.
+
+    Attributes:
+        root: The folder that they are made in.
+        scratch: Where temporary files go.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.scratch = root / f"segment-{secrets.token_hex(8)}.tmp"
+        self._new: list[Path] = []
+
+    def folder(self, kind: str) -> Path:
+        """A new folder, "segment" or "shared"."""
+        folder = self.root / f"{kind}-{secrets.token_hex(8)}"
+        self._new.append(folder)
+        folder.mkdir()
+        return folder
+
+    def drop(self, path: Path) -> None:
+        """Remove something new that isn't wanted after all."""
+        if path in self._new:
+            self._new.remove(path)
+            _remove(path)
+
+    def close(self) -> None:
+        """Remove what became no part of the index, and give the lock up."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Transaction(NewFiles):
+    """The lock of an index, and files that become part of it with `commit`; `close` removes what hasn't.
+
+    Attributes:
+        manifest: What is committed; None where there is nothing yet, or nothing that can be read.
+
+    Args:
+        index: The folder.
+
+    Raises:
+        IndexLocked: Somebody else is writing.
+        OutputError: The folder can't be written.
+    """
+
+    def __init__(self, index: Path) -> None:
+        super().__init__(index)
+        self._made = not index.exists()
+        self._received: dict[str, Mapping[str, Any]] = {}
+        with output_errors(index, every=True):
+            index.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(index / LOCK)
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                raise IndexLocked(f"{index}: {_holder(index)}; wait until it is done") from None
+            try:
+                self.manifest = _committed(index)
+                _note_holder(index)
+                if self.manifest is not None or not (index / MANIFEST).exists():
+                    _sweep(index, self.manifest)
+                self.scratch.mkdir()
+            except BaseException:
+                self.close()
+                raise
+
+    def alive_file(self) -> Path:
+        """The path of a new file that tells which documents of a segment are alive."""
+        path = self.root / f"alive-{secrets.token_hex(8)}.arrow"
+        self._new.append(path)
+        return path
+
+    def receive(self, folder: Path, files: Mapping[str, Any]) -> Path:
+        """Take a folder that was written aside.
+
+        Args:
+            folder: Where it lies.
+            files: What `describe` told of it.
+
+        Returns:
+            Where it lies now.
+        """
+        here = self.root / folder.name
+        self._new.append(here)
+        folder.rename(here)
+        self._received[here.name] = files
+        return here
+
+    def commit(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Write everything through to the disk, then let the manifest name it, then remove what it no longer names.
+
+        Args:
+            manifest: What it is to say, but for the files.
+
+        Returns:
+            The whole manifest.
+        """
+        segments = manifest["segments"]
+        named = {manifest["shared"], *(s["name"] for s in segments), *(s["alive"] for s in segments)}
+        old = self.manifest["files"] if self.manifest else {}
+        files = {name: entry for name, entry in old.items() if name.split("/")[0] in named}
+        for new in (path for path in self._new if path.name in named):
+            files |= self._received.get(new.name) or describe(new)
+        whole = {"format": FORMAT, **manifest, "files": dict(sorted(files.items()))}
+        partial = self.root / (MANIFEST + ".tmp")
+        try:
+            partial.write_bytes(dump_manifest(whole))
+            sync(partial)
+            sync(self.root)
+            partial.replace(self.root / MANIFEST)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        self.manifest = whole
+        self._new = [path for path in self._new if path.name not in named]
+        sync(self.root)
+        _sweep(self.root, whole, also={self.scratch, *self._new})
+        return whole
+
+    def close(self) -> None:
+        """Remove what was not committed, and give the lock up."""
+        try:
+            for path in [*self._new, self.scratch]:
+                _remove(path)
+            _remove(self.root / HOLDER)
+            if self._made and not (self.root / MANIFEST).exists():
+                with suppress(OSError):  # while the lock is still held, so that nobody's own is taken away
+                    (self.root / LOCK).unlink(missing_ok=True)
+                    self.root.rmdir()
+        finally:
+            self._new = []
+            self._lock.release()
+
+
+class Aside(NewFiles):
+    """A folder within an index' in which segments are merged while others commit; `close` removes it.
+
+    Raises:
+        IndexLocked: Somebody else is merging aside.
+        OutputError: The folder can't be written.
+    """
+
+    def __init__(self, index: Path) -> None:
+        super().__init__(index / f"merging-{secrets.token_hex(8)}")
+        with output_errors(index, every=True):
+            self._lock = _lock(index / MERGING)
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                raise IndexLocked(f"{index}: somebody else is merging its segments") from None
+            try:
+                self.root.mkdir()
+                self.scratch.mkdir()
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Remove the folder, and give the lock up."""
+        _remove(self.root)
+        self._lock.release()
+
+
+def describe(new: Path) -> dict[str, Any]:
+    """Write a new file or folder through to the disk; gives what a manifest says of its files."""
+    files = {}
+    inside = sorted(new.rglob("*")) if new.is_dir() else [new]
+    for path in (path for path in inside if path.is_file()):
+        entry = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+        files[path.relative_to(new.parent).as_posix()] = entry
+    for path in [*inside, new]:
+        sync(path)
+    return files
+
+
+def _lock(path: Path) -> filelock.BaseFileLock:
+    # One thread may take it and another give it up: calls of asyncio come from any thread.
+    return filelock.FileLock(path, timeout=0, thread_local=False)
+
+
+def _committed(index: Path) -> dict[str, Any] | None:
+    try:
+        return read_manifest(index)
+    except IndexFormatError:
+        return None
+
+
+def _note_holder(index: Path) -> None:
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    (index / HOLDER).write_bytes(json.dumps(holder).encode())
+
+
+def _holder(index: Path) -> str:
+    """Who holds the lock, for a message."""
+    try:
+        holder = json.loads((index / HOLDER).read_bytes())
+        who = f"process {int(holder['pid'])} on {str(holder['host'])[:100]!r} since {str(holder['since'])[:40]}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process is writing this index"
+    return f"another process is writing this index ({who})"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Path] = ()) -> None:
+    """Remove folders and temporary files of ours that no manifest names; only for who holds the lock."""
+    named = {name.split("/")[0] for name in manifest["files"]} if manifest else set()
+    aside = []
+    for path in index.iterdir():
+        left = path.name not in named and (OURS.fullmatch(path.name) or path.name == MANIFEST + ".tmp")
+        if left and path not in also:
+            _remove(path)
+        if ASIDE.fullmatch(path.name):
+            aside.append(path)
+    if aside:  # if their lock is free, who was merging there is dead
+        with suppress(filelock.Timeout), _lock(index / MERGING):
+            for path in aside:
+                _remove(path)

@@ -1,0 +1,85 @@
+"""What several tests of indexes share: code that runs in a process of its own, and dies where it is told to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+# In front of code that tries every moment: what follows runs in one child process after another, each of which is
+# killed at its n-th call that writes, syncs, renames or removes.
+DYING = """
+import json, os, shutil, signal, sys
+from pathlib import Path
+import pyarrow as pa
+
+def in_child(work):
+    pid = os.fork()
+    if pid == 0:
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def die_at(n):
+    calls = [0]
+
+    def dying(function):
+        def call(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+        return call
+
+    for owner, name in (
+        (os, "fsync"), (os, "replace"), (Path, "replace"), (Path, "rename"), (Path, "mkdir"), (Path, "unlink"),
+        (Path, "write_bytes"), (pa.ipc, "new_file"), (pa.ipc.RecordBatchFileWriter, "close"), (shutil, "rmtree"),
+    ):
+        setattr(owner, name, dying(getattr(owner, name) if name != "fsync" else int))  # a kill is no power cut
+
+def die_everywhere(path, kept, change, look, every=10, then=lambda: None):
+    # Gives what `look` saw after each death of `change`, and last without one. `then` follows now and then: it is to
+    # write once more, and so sweep what the dead one left.
+    outcomes, code, n = [], -9, 0
+    while code != 0:
+        n += 1
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(kept, path)
+
+        def dying_change():
+            die_at(n)
+            change()
+
+        def tell():
+            outcome = look()
+            (path.parent / "outcome.json").write_text(json.dumps(outcome))
+
+        code = in_child(dying_change)
+        assert code in (0, -9), code
+        assert in_child(tell) == 0, n
+        outcomes.append(json.loads((path.parent / "outcome.json").read_text()))
+        if n % every == 0 or code == 0:
+            assert in_child(then) == 0, n
+            left = sorted(p.name.split("-")[0] for p in path.iterdir() if p.name not in (".lock", ".merging"))
+            assert left == ["manifest.json", "segment", "shared"], left
+    return outcomes
+"""
+
+
+@pytest.fixture
+def python():
+    """Runs code in a process of its own; gives exit code, stdout and stderr."""
+
+    def run(code, *args, dying=False):
+        code = (DYING if dying else "") + textwrap.dedent(code)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, args)],
+            capture_output=True, text=True, timeout=500, check=False,
+            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    return run

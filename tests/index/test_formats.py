@@ -1,0 +1,133 @@
+"""Indexes as they lie on disks: one of this format is read and changed, others are refused with what to do.
+
+    python tests/index/test_formats.py FOLDER      makes an index like that in tests/index/format-3
+
+When the format changes, that folder stays as it is, and a new one is put beside it: an index of format 3 has to be
+read, or refused with what to do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+import shutil
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from lsr.encode.hub import load_encoder
+from lsr.encode.stream import Passages
+from lsr.errors import IndexFormatError
+from lsr.index.index import Index
+from lsr.index.storage import FORMAT, MANIFEST
+
+KEPT = Path(__file__).parent / "format-3"
+DOCUMENTS = [
+    {"_id": "wing", "title": "Wings", "text": "flutter of swept wings at high speed in a wind tunnel", "year": 1955},
+    {"_id": "plate", "text": "heat transfer on a flat plate", "year": 1957, "tags": ["heat", "plates"]},
+    {"_id": "layer", "title": "Layers", "text": "boundary layer on a flat plate with suction of the air", "year": 1958},
+    {"_id": "gone", "text": "this document is deleted", "author": {"name": "nobody"}},
+    {"_id": "cone", "text": "supersonic flow over a slender cone", "year": 1961, "draft": True},
+    {"_id": "jet", "title": "Jets", "text": "noise of a jet that meets a flat plate", "tags": ["noise"]},
+]
+QUERIES = ["flat plate", "swept wings", "air flow over a cone", "deleted"]
+
+
+def make(folder):
+    """Two segments, one with a deletion, of passages with titles and metadata; the same names each time."""
+    numbers = itertools.count()
+    with mock.patch.object(secrets, "token_hex", lambda n: f"{next(numbers):0{2 * n}x}"):
+        encoder = load_encoder("bm25")
+        encoder.fit(document["text"] for document in DOCUMENTS)
+        index = Index.build(folder, DOCUMENTS[:4], encoder=encoder, passages=Passages(4, 1))
+        index.add(DOCUMENTS[4:])
+        index.delete("gone")
+        index.commit(merge=False)
+    (folder / ".lock").unlink()
+
+
+def answers(index):
+    return [[(hit.id, hit.score, hit.passage, hit.title, hit.text, hit.metadata) for hit in index.search(query)]
+            for query in QUERIES]  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A copy that may be changed."""
+    shutil.copytree(KEPT, tmp_path / "idx")
+    return tmp_path / "idx"
+
+
+def test_what_is_kept_is_of_this_format(path):
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    assert (manifest["format"], FORMAT) == (3, 3)
+    assert len(manifest["segments"]) == 2
+    assert [segment["alive"] is None for segment in manifest["segments"]] == [False, True]
+    assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 50_000
+
+
+def test_it_is_searched_and_verified(path):
+    index = Index.open(path)
+    assert index.verify() == []
+    assert [[hit[0] for hit in found] for found in answers(index)] == [
+        ["jet", "plate", "layer"], ["wing"], ["cone", "layer"], [],
+    ]  # fmt: skip
+    assert [hit.id for hit in index.search("flat plate", where={"year": {">=": 1958}})] == ["layer"]
+    assert [hit.id for hit in index.search("flat plate", where={"tags": "noise"})] == ["jet"]
+    assert index.search("flat plate")[0].explain().words() == "flat 50%, plate 50%"
+
+
+def test_it_is_as_one_made_now(path, tmp_path):
+    make(tmp_path / "now")
+    assert answers(Index.open(path)) == answers(Index.open(tmp_path / "now"))
+    old, new = (json.loads((folder / MANIFEST).read_bytes()) for folder in (path, tmp_path / "now"))
+    assert old.keys() == new.keys()
+    assert old["files"].keys() == new["files"].keys()
+    assert old["segments"] == new["segments"]
+
+
+def test_it_is_changed_and_merged(path, tmp_path):
+    make(tmp_path / "now")
+    found = []
+    for folder in (path, tmp_path / "now"):
+        index = Index.open(folder)
+        assert index.add([{"_id": "new", "text": "a flat plate in the wind tunnel", "year": 1962}]).added == 1
+        assert index.update([{"_id": "jet", "text": "a quiet jet"}]).updated == 1
+        assert index.delete(["plate", "absent"]).deleted == 1
+        index.commit(merge=False)
+        ids = [[hit[0] for hit in hits] for hits in answers(index)]
+        assert ids == [["new", "layer"], ["wing"], ["cone", "layer"], []]
+        index.merge()
+        assert (index.n_segments, len(index), index.verify()) == (1, 7, [])
+        found.append(answers(index))
+        assert [[hit[0] for hit in hits] for hits in found[-1]] == ids
+        assert answers(Index.open(folder)) == found[-1]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_earlier_formats_are_refused_with_what_to_do_and_can_be_built_over(tmp_path, lsr_command, version):
+    path = tmp_path / "idx"
+    (path / "data-0123456789abcdef").mkdir(parents=True)
+    (path / "data-0123456789abcdef" / "postings.arrow").write_bytes(b"ARROW1")
+    (path / MANIFEST).write_text(json.dumps({"format": version, "lsr": "0.0.9", "data": "data-0123456789abcdef"}))
+    before = (path / MANIFEST).read_bytes()
+    message = (
+        f"{path}: index format {version}, written by lsr 0.0.9; this version reads format 3: build the index again"
+    )
+    with pytest.raises(IndexFormatError, match=message):
+        Index.open(path)
+    for command in (["search", path, "x"], ["verify", path], ["merge", path], ["delete", path, "x"]):
+        ran = lsr_command(*command)
+        assert (ran.code, ran.err.count("\n"), message in ran.err) == (1, 1, True)
+    assert (path / MANIFEST).read_bytes() == before
+    Index.build(path, DOCUMENTS, encoder="bm25", overwrite=True)
+    assert len(Index.open(path)) == 6
+    assert not (path / "data-0123456789abcdef").exists()
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

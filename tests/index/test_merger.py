@@ -1,0 +1,307 @@
+"""Merging in the background: nobody waits for it, what happens meanwhile is kept, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from lsr.errors import IndexLocked, OutputError
+from lsr.index import merge as merging
+from lsr.index import merger as module
+from lsr.index.index import Index
+from lsr.index.transaction import Aside, Transaction
+from lsr.sparse import SparseMatrix
+
+N_TERMS = 12
+QUERY = SparseMatrix.from_dense(np.ones((1, N_TERMS)))
+
+
+def rows(n, seed=0):
+    return SparseMatrix.from_dense(np.random.default_rng(seed).integers(0, 4, (n, N_TERMS)))
+
+
+def added(index, first, n, **settings):
+    """Add documents of the ids first … first + n - 1, and commit."""
+    index.add(rows(n, first), ids=[str(i) for i in range(first, first + n)])
+    index.commit(**settings)
+
+
+@pytest.fixture
+def index(tmp_path):
+    """Three segments of ten documents."""
+    index = Index.build(tmp_path / "idx", rows(10, 0), ids=[str(i) for i in range(10)])
+    added(index, 10, 10, merge=False)
+    added(index, 20, 10, merge=False)
+    return index
+
+
+class Gate:
+    """Stops what was merged before it is put in its place."""
+
+    def __init__(self):
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self, *args):
+        merged = merging.merge_aside(*args)
+        self.reached.set()
+        assert self.opened.wait(60)
+        return merged
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    gate = Gate()
+    monkeypatch.setattr(module, "merge_aside", gate)
+    yield gate
+    gate.opened.set()
+
+
+def found(index):
+    return [(hit.id, hit.score) for hit in index.search(QUERY, 100)]
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def require_whole(index, n_segments):
+    """What is there is sound, so many segments, and nothing else."""
+    assert index.verify() == []
+    assert Index.open(index.path).n_segments == n_segments
+    left = [p.name.split("-")[0] for p in index.path.iterdir() if not p.name.startswith(".")]
+    assert (left.count("segment"), left.count("merging")) == (n_segments, 0)
+
+
+def test_what_is_changed_meanwhile_is_kept(index, gate):
+    index.delete(["3"])
+    assert index.merge(background=True)
+    gate.reached.wait(60)
+    index.delete(["0", "11", "29"])
+    index.update(rows(1, 99), ids=["12"])
+    added(index, 30, 5)  # nobody waits for the merge
+    assert index.n_segments == 4
+    expected = found(index)
+    assert found(Index.open(index.path)) == expected
+    gate.opened.set()
+    index.close()
+    assert found(index) == found(Index.open(index.path)) == expected
+    assert list(index.documents.all_ids())[-6:] == ["12", "30", "31", "32", "33", "34"]
+    assert len(index) == 31
+    require_whole(index, 2)
+
+
+def test_everything_that_was_merged_is_deleted_meanwhile(index, gate):
+    index.merge(background=True)
+    gate.reached.wait(60)
+    index.delete([str(i) for i in range(30)])
+    index.commit()
+    gate.opened.set()
+    index.close()
+    assert (len(index), found(index)) == (0, [])
+    require_whole(index, 0)
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_changes_that_wait_are_not_disturbed(index, gate, end):
+    before = found(index)
+    index.merge(background=True)
+    gate.reached.wait(60)
+    index.add(rows(3, 50), ids=["a", "b", "c"])
+    index.delete(["5"])
+    gate.opened.set()
+    until(lambda: index._merge_waits)
+    assert (index.n_segments, found(index)) == (3, before)
+    getattr(index, end)()
+    if end == "commit":  # lets what waits have its turn
+        assert index.n_segments == 2
+        assert len(index) == 32
+    index.close()
+    assert (found(index) == before) == (end == "rollback")
+    require_whole(index, 2 if end == "commit" else 1)
+
+
+def test_another_writer_is_waited_for_but_not_at_the_end(index, gate):
+    other = Index.open(index.path)
+    index.merge(background=True)
+    gate.reached.wait(60)
+    other.delete(["7"])
+    gate.opened.set()
+    until(lambda: index._merge_waits)
+    index.close()  # gives up: somebody else writes, perhaps for long
+    assert index.n_segments == 3
+    other.commit()
+    require_whole(other, 3)
+    index.merge(background=True)
+    index.refresh()
+    other.delete(["8"])
+    until(lambda: index._merge_waits)
+    other.commit()
+    until(lambda: index.n_segments == 1)
+    index.close()
+    assert {"7", "8"}.isdisjoint(index.documents.all_ids())
+    require_whole(index, 1)
+
+
+def test_somebody_else_merges_or_builds_meanwhile(index, gate):
+    before, other = found(index), Index.open(index.path)
+    index.merge(background=True)
+    gate.reached.wait(60)
+    other.merge()
+    gate.opened.set()
+    index.close()
+    index.refresh()
+    assert found(index) == before
+    require_whole(index, 1)
+    gate.opened.clear()
+    gate.reached.clear()
+    added(index, 30, 10, merge=False)
+    index.merge(background=True)
+    gate.reached.wait(60)
+    new = Index.build(index.path, rows(4, 7), overwrite=True)
+    gate.opened.set()
+    index.close()
+    assert found(Index.open(index.path)) == found(new)
+    require_whole(new, 1)
+
+
+def test_two_do_not_merge_at_once(index, gate):
+    other = Index.open(index.path)
+    index.merge(background=True)
+    gate.reached.wait(60)
+    assert other.merge(background=True)
+    other.close()  # at once: somebody is at it
+    assert other.n_segments == 3
+    gate.opened.set()
+    index.close()
+    require_whole(index, 1)
+
+
+def test_commits_have_merged_what_the_policy_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(merging, "_FACTOR", 2)
+    index = Index.build(tmp_path / "idx", rows(1), ids=["first"])
+    for i in range(30):
+        added(index, i, 1)
+    index.close()
+    assert index.n_segments == 1
+    assert list(index.documents.all_ids()) == ["first", *map(str, range(30))]
+    require_whole(index, 1)
+    with Index.open(index.path) as again:
+        added(again, 30, 1)
+    require_whole(again, 1)
+
+
+def test_searches_go_on_and_find_the_same(index):
+    expected, done, wrong = found(index), threading.Event(), []
+
+    def search():
+        while not done.is_set():
+            wrong.extend([None] if found(index) != expected else [])
+
+    searching = threading.Thread(target=search)
+    searching.start()
+    index.merge(background=True)
+    index.close()
+    done.set()
+    searching.join()
+    assert (wrong, index.n_segments) == ([], 1)
+
+
+def test_numbers_of_documents_are_those_of_a_pinned_index(index):
+    pinned, hit = index.pinned(), index.search(QUERY, 1)[0]
+    index.delete(["0", "1"])
+    index.merge()
+    assert [pinned.documents.id(h.doc) for h in pinned.search(QUERY, 100)] == [i for i, _ in found(pinned)]
+    assert len(pinned) == 30
+    assert (pinned.documents.id(hit.doc), hit.id) == (hit.id, hit.id)
+
+
+def test_a_failure_is_logged_and_told_and_harms_nothing(index, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = found(index)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "merge_aside", full)
+        index.merge(background=True)
+        until(lambda: caplog.records)
+        with pytest.raises(OutputError, match=f"^{index.path}: can't be written: No space left"):
+            index.close()
+    assert "merging in the background failed" in caplog.text
+    assert found(index) == before
+    require_whole(index, 3)
+    index.merge(background=True)  # there is room again
+    index.close()
+    require_whole(index, 1)
+
+
+def test_a_merge_can_be_given_up(index, monkeypatch):
+    reached = threading.Event()
+
+    def stopped(aside, parts, settings, stop):
+        reached.set()
+        assert stop.wait(60)
+        return merging.merge_aside(aside, parts, settings, stop)
+
+    monkeypatch.setattr(module, "merge_aside", stopped)
+    index.merge(background=True)
+    reached.wait(60)
+    index.close(wait=False)
+    require_whole(index, 3)
+
+
+PROCESS = """
+    import sys, time
+    from lsr.index import merger
+    from lsr.index.index import Index
+    merge_aside = merger.merge_aside
+    merger.merge_aside = lambda *args: time.sleep(0.5) or merge_aside(*args)
+    index = Index.open(sys.argv[1])
+    index.merge(background=True)
+    if sys.argv[2] == "pending":
+        index.delete("1")
+    print(index.n_segments)
+"""
+
+
+@pytest.mark.parametrize(("left", "n_segments"), [("nothing", 1), ("pending", 3)])
+def test_the_end_of_a_process_waits_but_not_for_changes_that_nobody_commits(index, python, left, n_segments):
+    code, out, error = python(PROCESS, index.path, left)
+    assert (code, out, error) == (0, "3\n", "")
+    index.refresh()
+    assert len(index) == 30
+    index.delete(["absent"])  # a writer, who sweeps
+    require_whole(index, n_segments)
+
+
+def test_left_overs_of_the_dead_are_swept_but_not_what_somebody_works_at(index):
+    dead = index.path / "merging-0123456789abcdef"
+    (dead / "segment-0123456789abcdef").mkdir(parents=True)
+    with Aside(index.path) as aside:
+        index.delete(["1"])
+        index.commit(merge=False)
+        assert aside.root.is_dir()
+        with pytest.raises(IndexLocked, match="somebody else is merging"):
+            Aside(index.path)
+    index.delete(["2"])
+    index.commit(merge=False)
+    require_whole(index, 3)
+
+
+def test_a_lock_may_be_given_up_by_another_thread_than_took_it(index):
+    taken = []
+    thread = threading.Thread(target=lambda: taken.append(Transaction(index.path)))
+    thread.start()
+    thread.join()
+    with pytest.raises(IndexLocked, match=f"process {os.getpid()}"):
+        Transaction(index.path)
+    taken[0].close()
+    with Transaction(index.path):
+        pass
