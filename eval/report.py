@@ -184,7 +184,11 @@ def _approximate(results: Results) -> Iterator[Section]:
         )
         shown = ((figure,) if figure else (), (table,) if table else ())
         known = figures.key(results, [s.name for s in results.experiment.systems if results.beside_exact(s)])
-        yield Section("Approximate search", (), shown[0], legend if figure else "", known if figure else (), shown[1])
+        text = (
+            "An approximate system's values are of a search for as many documents as the measure looks at; recall and "
+            f"times are of a search for {k}.",
+        )
+        yield Section("Approximate search", text, shown[0], legend if figure else "", known if figure else (), shown[1])
 
 
 def _baseline(results: Results) -> Iterator[Section]:
