@@ -55,6 +55,8 @@ def evaluate(
 
     if (index_path is None) == (run_path is None):
         raise click.UsageError("give either INDEX or --run FILE")
+    if per_query and not per_query.parent.is_dir():
+        raise click.UsageError(f"--per-query {per_query}: there is no folder {per_query.parent}")
     if run_path:
         if queries or encoder or any(value is not None for value in options.values()):
             raise click.UsageError("a run is measured as it is: --run goes with no option of queries or encoders")
@@ -285,6 +287,7 @@ def compare(
     from lsr.console import emit_json, is_terminal, note, table
     from lsr.errors import DataErrors
 
+    from .cells import p_value
     from .compare import compare_values, read_values
     from .datasets import open_dataset
     from .measures import parse_measures
@@ -307,8 +310,9 @@ def compare(
     rows = []
     for one in found:
         row = [one.dataset, one.measure, one.system, f"{one.mean:.4f}"]
-        if (c := one.comparison) is not None:
-            row += [f"{c.difference:+.4f}", f"[{c.low:+.4f}, {c.high:+.4f}]", f"{c.p:.4f}", f"{one.p_corrected:.4f}"]
+        if (c := one.comparison) is not None and one.p_corrected is not None:
+            corrected = p_value(one.p_corrected).text
+            row += [f"{c.difference:+.4f}", f"[{c.low:+.4f}, {c.high:+.4f}]", p_value(c.p).text, corrected]
             row += [f"{c.wins}/{c.ties}/{c.losses}"]
         rows.append(row + [""] * (9 - len(row)))
     header = ("dataset", "measure", "system", "mean", "difference", "95 %", "p", "corrected", "win/tie/loss")

@@ -224,6 +224,7 @@ def test_all_that_is_wrong_on_the_command_line(folder, lsr_command):
         ["--run", "r", "--queries", "q"],
         ["--run", "r", "--encoder", "bm25"],
         ["--run", "r", "--top-k", "3"],
+        ["--run", "r", "--per-query", "no/such/folder/values.jsonl"],
     ],
 )
 def test_a_run_or_an_index(folder, lsr_command, args):

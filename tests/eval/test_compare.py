@@ -127,6 +127,11 @@ def test_runs_need_judgments(runs):
         read_values(list(runs.values()), None, MEASURES)
 
 
+def test_measures_that_a_folder_lacks(results):
+    with pytest.raises(DataError, match=r"there is nothing with any of R@5 \(--measures\)"):
+        read_values([str(results)], None, "R@5")
+
+
 def test_one_system_is_not_enough(results):
     with pytest.raises(DataError, match="only mini"):
         read_values([f"{results}:mini"], None, MEASURES)
