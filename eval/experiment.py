@@ -29,6 +29,7 @@ from lsr.console import note
 from lsr.corpus import new_text
 from lsr.errors import DataError, DataErrors, OutputExists
 from lsr.runs import run_lines
+from lsr.vectors import holds_vectors
 
 from .artifacts import Artifacts
 from .checks import check_dataset
@@ -250,7 +251,8 @@ def _comparisons(
 
 
 def _describe(name: str, dataset: Dataset) -> dict[str, Any]:
-    notes = ["a document is its title and its text"]
+    vectors = holds_vectors(dataset.source)
+    notes = ["its documents are vectors" if vectors else "a document is its title and its text"]
     if dataset.drop_own:
         notes.append("a query's own document is removed from its results")
     return {

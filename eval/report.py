@@ -10,6 +10,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
+from lsr.corpus import new_text
 from lsr.errors import DataError, MissingExtra
 
 from . import figures, tables
@@ -74,8 +75,9 @@ def write_report(folder: Path, out: Path | None = None) -> tuple[Path, Path]:
     sections = list(_sections(results))
     html, markdown = render_html(results, sections), render_markdown(results, sections)
     text = page.with_suffix(".md")
-    page.write_text(html, encoding="utf-8", newline="\n")
-    text.write_text(markdown, encoding="utf-8", newline="\n")
+    for path, content in ((page, html), (text, markdown)):
+        with new_text(path) as file:
+            file.write(content)
     return page, text
 
 

@@ -215,6 +215,16 @@ def test_other_documents_are_encoded_again(tmp_path, settings):
     assert result(second, "data", "BM25")["document_terms"] == 1
 
 
+def test_a_dataset_may_be_of_vectors_alone(datasets, vectors, tmp_path):
+    documents, queries = str(vectors / "one.parquet"), str(vectors / "one-queries.jsonl")
+    qrels = str(datasets["one"].qrels_path)
+    dataset = open_dataset("ours", documents=documents, queries=queries, qrels=qrels)
+    systems = (SystemSettings("theirs", documents=documents, queries=queries),)
+    record = run_experiment(ExperimentSettings(systems, latency=LATENCY), named([dataset]), tmp_path / "out")
+    assert (record["datasets"][0]["documents"], record["datasets"][0]["notes"]) == (60, ["its documents are vectors"])
+    assert result(record, "ours", "theirs")["measures"]["R@100"] > 0
+
+
 def test_own_documents_are_left_out(tmp_path):
     folder = make_dataset(tmp_path / "arguana", 7)
     with (folder / "corpus.jsonl").open("a") as file:
