@@ -215,7 +215,12 @@ def _lengths(results: Results) -> Iterator[Section]:
     found, encoders = figures.lengths(results)
     if found:
         key = tuple((name, look.line()) for name, look in encoders.items())
-        yield Section("Documents' lengths", figures=tuple(found), legend="By encoder, in terms.", key=key)
+        yield Section(
+            "Documents' lengths",
+            figures=tuple(found),
+            legend="By encoder, in terms; the longest 1 % may lie beyond the edge.",
+            key=key,
+        )
 
 
 def _conditions(results: Results) -> Section:

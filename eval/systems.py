@@ -280,7 +280,7 @@ def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
     seconds = time.perf_counter() - started
     parts = [batch.vectors.lengths() for batch in vectors]
     lengths = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-    counts, edges = np.histogram(lengths, bins=min(_BINS, int(lengths.max(initial=0)) + 1))
+    counts, edges = np.histogram(lengths, bins=_edges(lengths))
     return {
         "build_seconds": seconds,
         "peak_bytes": memory.peak,
@@ -289,6 +289,13 @@ def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
         "document_terms": float(lengths.mean()) if len(lengths) else 0.0,
         "lengths": {"edges": edges.tolist(), "counts": counts.tolist()},
     }
+
+
+def _edges(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) edges of a histogram, even up to where 99 % end, so that few very long documents don't hide the others."""
+    longest, most = int(lengths.max(initial=0)), int(np.quantile(lengths, 0.99)) if len(lengths) else 0
+    even = np.linspace(0, most + 1, min(_BINS, most + 1) + 1).round().astype(np.int64)
+    return np.unique(np.append(even, longest + 1))
 
 
 def _term_facts(index: Index, queries: SparseMatrix) -> Facts:
