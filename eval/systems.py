@@ -293,7 +293,7 @@ def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
 
 def _edges(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """(n,) edges of a histogram, even up to where 99 % end, so that few very long documents don't hide the others."""
-    longest, most = int(lengths.max(initial=0)), int(np.quantile(lengths, 0.99)) if len(lengths) else 0
+    longest, most = int(lengths.max(initial=0)), int(np.quantile(lengths, 0.99, method="higher")) if len(lengths) else 0
     even = np.linspace(0, most + 1, min(_BINS, most + 1) + 1).round().astype(np.int64)
     return np.unique(np.append(even, longest + 1))
 
