@@ -1,7 +1,7 @@
 """What an experiment makes on its way, kept by what decides it: a second run makes only what has changed.
 
 CACHE/index-3f…/         the artifact, a file or a folder
-CACHE/index-3f….json     its key and what was measured while it was made; written last, so what has it is whole
+CACHE/index-3f….json     its key, size and what was measured while it was made; written last, so what has it is whole
 """
 
 from __future__ import annotations
@@ -47,16 +47,25 @@ class Artifacts:
         path, sidecar = self._folder / f"{kind}-{name}{suffix}", self._folder / f"{kind}-{name}.json"
         try:
             known = json.loads(sidecar.read_bytes())
-            if known["key"] == json.loads(text) and path.exists():
+            size = _size(path)
+            if known["key"] == json.loads(text) and path.exists() and known.get("bytes", size) == size:
                 return path, known["facts"], name
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # not made yet, or cut off: it is made now
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # not made yet, or cut off, then or since: it is made now
         sidecar.unlink(missing_ok=True)
         facts = make(path)
         partial = sidecar.with_name(sidecar.name + ".tmp")
-        partial.write_text(json.dumps({"key": key, "facts": facts}, indent=1) + "\n", encoding="utf-8")
+        partial.write_text(
+            json.dumps({"key": key, "bytes": _size(path), "facts": facts}, indent=1) + "\n", encoding="utf-8"
+        )
         partial.replace(sidecar)
         return path, facts, name
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of the files of a folder; 0 for what is not there."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def remove(path: Path) -> None:

@@ -9,7 +9,7 @@ collection (nothing can find them), judged queries without a text or without res
 relevant document (they are 0 whatever is found), queries of the run that nobody judged (they don't count), hits left
 out as the query's own document, measures that look deeper than the run goes, a run of which no hit is judged.
 
-Queries without judgments are counted, no more: most collections have them.
+Queries without judgments are told, too: they are left out.
 """
 
 from __future__ import annotations
@@ -54,9 +54,14 @@ class Findings:
             DataError: All errors as one.
         """
         problems = DataErrors()
-        for error in self.errors:
-            problems.add(DataError(error))
+        self.hand_on([], problems)
         problems.settle()
+
+    def hand_on(self, notes: list[str], problems: DataErrors) -> None:
+        """Add the warnings to notes that don't have them yet, and the errors to problems."""
+        notes += [text for text in self.warnings if text not in notes]
+        for text in self.errors:
+            problems.add(DataError(text))
 
 
 @dataclass
@@ -71,7 +76,14 @@ class _Notes:
         return Findings(tuple(self.errors), tuple(self.warnings), self.counts, run)
 
 
-def check_run(run: Path | str | Run, dataset: Dataset, depth: int | None = None, *, measures: str = "") -> Findings:
+def check_run(
+    run: Path | str | Run,
+    dataset: Dataset,
+    depth: int | None = None,
+    *,
+    measures: str = "",
+    alone: bool = False,
+) -> Findings:
     """Check a run with its judgments, queries and measures; which finding is an error is told at the top of this file.
 
     Args:
@@ -80,6 +92,7 @@ def check_run(run: Path | str | Run, dataset: Dataset, depth: int | None = None,
             ir-datasets aren't, as that may mean a download.
         depth: How many hits the measures look at; that of `measures` if they are given.
         measures: Names, as "nDCG@10 R@1000".
+        alone: Leave out what `check_dataset` has checked: judgments, queries and documents.
 
     Raises:
         MissingExtra: ir-measures is not installed.
@@ -96,9 +109,10 @@ def check_run(run: Path | str | Run, dataset: Dataset, depth: int | None = None,
         with problems:
             found = read_run(path, problems)
         notes.errors += problems.lines()
-    _check_judgments(notes, dataset)
-    _check_queries(notes, dataset, None)
-    _check_documents(notes, dataset, None)
+    if not alone:
+        _check_judgments(notes, dataset)
+        _check_queries(notes, dataset, None)
+        _check_documents(notes, dataset, None)
     if found or not problems.count:
         _check_results(notes, found, path, dataset, depth)
     return notes.findings(found)
@@ -134,39 +148,52 @@ def _check_judgments(notes: _Notes, dataset: Dataset) -> None:
 
 
 def _check_queries(notes: _Notes, dataset: Dataset, given: Collection[str] | None) -> None:
+    if given is None and not (dataset.source or dataset.queries):
+        return
     try:
-        ids = set(_query_ids(notes, dataset) if given is None else given)
+        where = _query_places(notes, dataset) if given is None else dict.fromkeys(given, "")
     except DataError as error:
         notes.warnings.append(f"the queries were not checked: {error}")
         return
-    textless = [query for query in dataset.qrels if query not in ids]
-    notes.counts["queries_without_judgments"] = len(ids - dataset.qrels.keys())
+    textless = [query for query in dataset.qrels if query not in where]
+    unjudged = [query for query in where if query not in dataset.qrels]
+    notes.counts["queries_without_judgments"] = len(unjudged)
     notes.counts["judged_queries_without_text"] = len(textless)
-    if ids and len(textless) == len(dataset.qrels):
+    if not where:
+        notes.errors.append(f"{dataset.query_source if given is None else 'the queries'}: no query is there")
+        return
+    if len(textless) == len(dataset.qrels):
         notes.errors.append(
             f"{_judgments(dataset)}: none of the queries is judged; are these the right judgments? Judged are "
-            f"{_some(dataset.qrels)}, queries are {_some(sorted(ids))}"
+            f"{_some(dataset.qrels)}, queries are {_some(sorted(where))}"
         )
-    elif textless:
+        return
+    if textless:
         lines = _lines(qrels_rows, dataset.qrels_path, 0, textless)
         notes.warnings.append(
             f"{_judgments(dataset)}: {_these(textless, 'judged queries')} are not among the queries and count as 0 "
             f"unless a run has them{lines}"
         )
+    if unjudged:
+        places = ", ".join(filter(None, (where[query] for query in unjudged[:_SHOWN])))
+        notes.warnings.append(
+            f"{_judgments(dataset)}: {_these(unjudged, 'queries')} have no judgment and are left out"
+            + (f"; {places}" if places else "")
+        )
 
 
-def _query_ids(notes: _Notes, dataset: Dataset) -> Iterator[str]:
+def _query_places(notes: _Notes, dataset: Dataset) -> dict[str, str]:
+    """The ids of the dataset's queries with "file:line", which vectors don't have."""
     source = dataset.query_source
     if holds_vectors(source):
-        for batch in read_vectors(source):
-            yield from batch.ids
-        return
+        return {query: "" for batch in read_vectors(source) for query in batch.ids}
     corpus = open_corpus(source, queries=True, skip_bad=True)
-    yield from (query.id for query in corpus)
+    places = {query.id: query.where for query in corpus}
     problems = DataErrors()
     for message in corpus.bad:
         problems.add(DataError(message))
     notes.errors += problems.lines()
+    return places
 
 
 def _check_documents(notes: _Notes, dataset: Dataset, given: Iterable[str] | None) -> None:
@@ -174,7 +201,7 @@ def _check_documents(notes: _Notes, dataset: Dataset, given: Iterable[str] | Non
     judged = {doc for judged in dataset.qrels.values() for doc in judged}
     missing = set(judged)
     if given is None:
-        if not Path(dataset.source).exists():
+        if not dataset.source or not Path(dataset.source).exists():
             return
         given = _document_ids(dataset)
     try:
@@ -201,7 +228,11 @@ def _check_documents(notes: _Notes, dataset: Dataset, given: Iterable[str] | Non
 
 
 def _document_ids(dataset: Dataset) -> Iterator[str]:
-    yield from (document.id for document in open_corpus(dataset.source, skip_bad=True))
+    if holds_vectors(dataset.source):
+        for batch in read_vectors(dataset.source):
+            yield from batch.ids
+    else:
+        yield from (document.id for document in open_corpus(dataset.source, skip_bad=True))
 
 
 def _check_results(notes: _Notes, run: Run, path: Path | None, dataset: Dataset, depth: int | None) -> None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("index_path", metavar="[INDEX]", required=False, type=click.Path(path_type=Path))
 @click.option("--run", "run_path", metavar="FILE", type=click.Path(path_type=Path), help="A TREC run instead of INDEX.")
-@click.option("--dataset", required=True, metavar="FOLDER|NAME", help="A BEIR folder or an ir-datasets name.")
+@click.option(
+    "--dataset", required=True, metavar="FOLDER|NAME|FILE", help="BEIR folder, ir-datasets name, or judgments."
+)
 @click.option("--split", default="test", show_default=True, help="Which judgments.")
 @click.option("--measures", default="nDCG@10 RR@10 R@100", show_default=True, help="As ir-measures names them.")
 @click.option("--queries", metavar="FILE", help="Texts or encoded vectors instead of the dataset's queries.")
@@ -47,11 +49,14 @@ def evaluate(
       lsr evaluate idx --dataset beir/scifact
       lsr evaluate idx --dataset scifact/ --measures "nDCG@10 R@1000" --json
       lsr evaluate --run other.trec --dataset scifact/ --per-query values.jsonl
+      lsr evaluate --run other.trec --dataset qrels.txt
     """  # fmt: skip
     from lsr.console import emit_json, is_terminal, table
 
     if (index_path is None) == (run_path is None):
         raise click.UsageError("give either INDEX or --run FILE")
+    if per_query and not per_query.parent.is_dir():
+        raise click.UsageError(f"--per-query {per_query}: there is no folder {per_query.parent}")
     if run_path:
         if queries or encoder or any(value is not None for value in options.values()):
             raise click.UsageError("a run is measured as it is: --run goes with no option of queries or encoders")
@@ -115,6 +120,8 @@ def _of_index(
         judged = open_dataset(dataset, split)
     problems.settle()
     index = open_index(path, encoder, options)
+    if not (queries or judged.source or judged.queries):
+        raise click.UsageError(f"{dataset} holds judgments alone: --queries FILE names the queries")
     asked = read_queries(queries or judged.query_source, index)
     ids = index.documents.all_ids(parents=True)
     _tell(check_dataset(judged, document_ids=ids, query_ids=asked.ids))
@@ -169,6 +176,7 @@ def demo(encoder: str, out: Path) -> None:
 @click.argument("config", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Result folder; goes on if it has one.")
 @click.option("--dataset", "names", multiple=True, metavar="FOLDER|NAME", help="One more collection.")
+@click.option("--split", default="test", show_default=True, help="Which judgments, of --dataset.")
 @click.option("--suite", metavar="NAME|FILE", help="A list of collections: beir, beir-small, or a YAML file.")
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME|PATH", help="Without CONFIG: beside BM25.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In place of what the file says.")
@@ -176,6 +184,7 @@ def experiment(
     config: Path | None,
     out: Path,
     names: tuple[str, ...],
+    split: str,
     suite: str | None,
     encoders: tuple[str, ...],
     overrides: tuple[str, ...],
@@ -193,9 +202,10 @@ def experiment(
     """  # fmt: skip
     from lsr.config import read_config
     from lsr.console import note
+    from lsr.errors import DataErrors
 
-    from .datasets import open_datasets, suite_entries
-    from .experiment import named, run_experiment
+    from .datasets import DatasetSettings, open_datasets, suite_entries
+    from .experiment import check_settings, named, run_experiment
     from .report import write_report
     from .settings import ExperimentSettings, SystemSettings
 
@@ -208,9 +218,14 @@ def experiment(
             raise click.UsageError("--set changes what CONFIG says, and there is none")
         wanted = dict.fromkeys(["bm25", *(encoders or [DEFAULT_ENCODER])])
         settings = ExperimentSettings(tuple(SystemSettings(name, encoder=name) for name in wanted))
-    suite = suite or settings.suite
-    entries = [*(suite_entries(suite) if suite else ()), *settings.datasets, *names]
-    record = run_experiment(settings, named(open_datasets(entries)), out)
+    suite, datasets, problems = suite or settings.suite, {}, DataErrors()
+    with problems:
+        entries = [*(suite_entries(suite) if suite else ()), *settings.datasets]
+        datasets = named(open_datasets([*entries, *(DatasetSettings(name, split) for name in names)]))
+    if problems.count:  # then all that can be checked without them
+        check_settings(settings, problems)
+        problems.settle()
+    record = run_experiment(settings, datasets, out)
     page, text = write_report(out)
     click.echo(_headline(record))
     note(f"{page}, {text}")
@@ -234,7 +249,7 @@ def _headline(record: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("systems", nargs=-1, required=True, metavar="SYSTEM...")
-@click.option("--dataset", metavar="FOLDER|NAME", help="Whose judgments TREC runs are measured with.")
+@click.option("--dataset", metavar="FOLDER|NAME|FILE", help="Whose judgments TREC runs are measured with.")
 @click.option("--split", default="test", show_default=True, help="Which judgments.")
 @click.option("--measures", default="nDCG@10 RR@10 R@100", show_default=True, help="As ir-measures names them.")
 @click.option("--baseline", metavar="NAME", help="What the others are compared with. [default: the first]")
@@ -269,12 +284,24 @@ def compare(
       lsr compare results --measures nDCG@10
       lsr compare results:BM25 other-engine.trec --dataset beir/scifact
     """  # fmt: skip
-    from lsr.console import emit_json, is_terminal, table
+    from lsr.console import emit_json, is_terminal, note, table
+    from lsr.errors import DataErrors
 
+    from .cells import p_value
     from .compare import compare_values, read_values
     from .datasets import open_dataset
+    from .measures import parse_measures
 
-    values = read_values(systems, open_dataset(dataset, split) if dataset else None, measures)
+    judged, notes, problems = None, list[str](), DataErrors()
+    with problems:
+        judged = open_dataset(dataset, split) if dataset else None
+    if problems.count:
+        with problems:
+            parse_measures(measures)
+        problems.settle()
+    values = read_values(systems, judged, measures, notes)
+    for text in notes:
+        note(f"note: {text}")
     found = compare_values(values, baseline, test=test, most=most)
     if as_json or not is_terminal():
         for one in found:
@@ -283,8 +310,9 @@ def compare(
     rows = []
     for one in found:
         row = [one.dataset, one.measure, one.system, f"{one.mean:.4f}"]
-        if (c := one.comparison) is not None:
-            row += [f"{c.difference:+.4f}", f"[{c.low:+.4f}, {c.high:+.4f}]", f"{c.p:.4f}", f"{one.p_corrected:.4f}"]
+        if (c := one.comparison) is not None and one.p_corrected is not None:
+            corrected = p_value(one.p_corrected).text
+            row += [f"{c.difference:+.4f}", f"[{c.low:+.4f}, {c.high:+.4f}]", p_value(c.p).text, corrected]
             row += [f"{c.wins}/{c.ties}/{c.losses}"]
         rows.append(row + [""] * (9 - len(row)))
     header = ("dataset", "measure", "system", "mean", "difference", "95 %", "p", "corrected", "win/tie/loss")

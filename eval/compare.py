@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lsr.errors import DataError
-from lsr.runs import read_run
+from lsr.errors import DataError, DataErrors
 
+from .checks import check_dataset, check_run
 from .datasets import Dataset, drop_own
 from .experiment import PER_QUERY, short_name
-from .measures import parse_measures, score_run
+from .measures import depth_of, parse_measures, score_run
 from .result_folder import read_table
 from .significance import Comparison, compare, holm, most_different
 
@@ -48,41 +48,48 @@ class Compared:
         return asdict(self)
 
 
-def read_values(names: Sequence[str], dataset: Dataset | None, measures: str) -> Values:
+def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, notes: list[str] | None = None) -> Values:
     """The values of systems, query by query.
 
     Args:
         names: TREC runs; result folders, for all of their systems; or "FOLDER:SYSTEM" for one of them.
         dataset: Whose judgments runs are measured with.
         measures: Which ones, where there are runs; of result folders, those of them that it has.
+        notes: What a reader should know of runs and judgments is appended.
 
     Raises:
-        DataError: Nothing of a name, a run without a dataset, a system that the folder lacks; all of them at once.
+        DataError: Unknown measures, nothing of a name, a run without a dataset or with lines that mean nothing, a
+            system that the folder lacks; all of them at once.
     """
-    parsed = parse_measures(measures)
+    problems, told = DataErrors(), [] if notes is None else notes
+    parsed: list[Any] = []
+    with problems:
+        parsed = parse_measures(measures)
     wanted = {str(measure) for measure in parsed}
+    if dataset is not None:
+        check_dataset(dataset).hand_on(told, problems)
     found: Values = {}
-    wrong: list[str] = []
     for name in names:
-        try:
+        with problems:
             folder, system = _folder_of(name)
             if folder is not None:
                 read = {s: v for s, v in _read_folder(folder, wanted).items() if system in (None, s)}
-                if not read:
-                    raise DataError(f"there is no system {system!r}, with any of {measures}", str(folder / PER_QUERY))
+                if not read and parsed:
+                    what = "there is nothing" if system is None else f"there is no system {system!r},"
+                    raise DataError(f"{what} with any of {measures} (--measures)", str(folder / PER_QUERY))
             elif dataset is None:
                 raise DataError("a run needs --dataset, whose judgments it is measured with", name)
             else:
-                run = read_run(Path(name))
-                run = drop_own(run) if dataset.drop_own else run
-                _, values = score_run(dataset.qrels, run, parsed)
+                findings = check_run(name, dataset, depth_of(parsed) if parsed else None, alone=True)
+                findings.hand_on(told, problems)
+                if findings.errors or not parsed:
+                    continue
+                run = findings.run or {}
+                _, values = score_run(dataset.qrels, drop_own(run) if dataset.drop_own else run, parsed)
                 read = {name: {(short_name(dataset), measure): by_query for measure, by_query in values.items()}}
             for one, values_of_one in read.items():
                 found[one if one not in found else f"{name}:{one}"] = values_of_one
-        except DataError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise DataError("\n".join(wrong))
+    problems.settle()
     if len(found) < 2:
         raise DataError(f"two systems are needed to compare, there is only {', '.join(found)}")
     return found

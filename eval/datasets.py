@@ -51,7 +51,7 @@ class Dataset:
     Attributes:
         name: Path or ir-datasets name, or what the user calls it.
         split: Which judgments.
-        source: The documents, as `open_corpus` takes them.
+        source: The documents, as `open_corpus` takes them; "" where there are judgments alone.
         qrels: The judgments.
         queries: The queries, as `open_corpus` and `read_queries` take them; None for those of `source`.
         qrels_path: The file that the judgments were read from, if they were.
@@ -68,11 +68,24 @@ class Dataset:
 
     @property
     def query_source(self) -> str:
-        """Where the queries are."""
-        return self.source if self.queries is None else self.queries
+        """Where the queries are.
+
+        Raises:
+            DataError: There are judgments alone.
+        """
+        source = self.source if self.queries is None else self.queries
+        if not source:
+            raise DataError("it holds judgments alone; name the queries, too", self.name)
+        return source
 
     def corpus(self) -> Corpus:
-        """The documents."""
+        """The documents.
+
+        Raises:
+            DataError: There are judgments alone.
+        """
+        if not self.source:
+            raise DataError("it holds judgments alone; name the documents, too", self.name)
         return open_corpus(self.source)
 
 
@@ -85,10 +98,11 @@ def open_dataset(
     qrels: str | None = None,
     drop_own: bool | None = None,
 ) -> Dataset:
-    """Open a dataset by folder, by ir-datasets name, or by its parts.
+    """Open a dataset by folder, by ir-datasets name, by its parts, or judgments alone, to measure runs with.
 
     Args:
-        name: A BEIR folder, or an ir-datasets name with or without "irds:" before it; any name if all parts are given.
+        name: A BEIR folder, an ir-datasets name with or without "irds:" before it, or a file of judgments, as `qrels`;
+            any name if all parts are given.
         split: Of a folder, the name of the file in qrels/; of a dataset whose own name has no judgments, the last
             part of the name.
         documents: A file, folder or name in place of the dataset's documents.
@@ -101,6 +115,8 @@ def open_dataset(
     """
     problems = DataErrors()
     source, judgments, path = name, Qrels(), None
+    if qrels is None and Path(name).is_file():
+        qrels, source, queries = name, "", queries or ""
     with problems:
         if qrels is None:
             judgments, source = open_qrels(name, split)
@@ -123,7 +139,11 @@ def open_dataset(
 
 def _drops_own(name: str) -> bool:
     path = Path(name)
-    parts = [path.resolve().name] if path.is_dir() else name.removeprefix("irds:").split("/")
+    if path.is_file():  # of judgments, perhaps of a folder
+        folder = path.resolve().parent
+        parts = [path.stem, folder.parent.name if folder.name == "qrels" else ""]
+    else:
+        parts = [path.resolve().name] if path.is_dir() else name.removeprefix("irds:").split("/")
     return any(part.lower() in _DROP_OWN for part in parts)
 
 

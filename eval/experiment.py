@@ -29,16 +29,17 @@ from lsr.console import note
 from lsr.corpus import new_text
 from lsr.errors import DataError, DataErrors, OutputExists
 from lsr.runs import run_lines
+from lsr.vectors import holds_vectors
 
 from .artifacts import Artifacts
 from .checks import check_dataset
 from .datasets import Dataset
 from .latency import Latency, machine
-from .measures import depth_of, parse_measures, score_run
+from .measures import cutoff_of, depth_of, parse_measures, score_run
 from .reference import reference, references
 from .settings import ExperimentSettings, SystemSettings
 from .significance import bootstrap_interval, compare, holm
-from .systems import System, Timed, run_systems, time_systems
+from .systems import System, Timed, check_inputs, run_systems, time_systems
 
 RECORD, PER_QUERY, LATENCIES = "experiment.json", "per-query.parquet", "latencies.parquet"
 _PACKAGES = ("numpy", "numba", "pyarrow", "onnxruntime", "tokenizers", "torch", "ir-measures", "ir-datasets")
@@ -59,13 +60,15 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
         DataError: Unknown measures or references; vectors, runs or queries that are not there or don't fit.
         OutputExists: The folder holds something else, or another process is at work there.
     """
-    parsed = parse_measures(settings.measures)
-    known = {one.system for one in references()}
-    if unknown := [name for name in settings.references if name not in known]:
-        raise DataError(f"no published figures of {', '.join(unknown)}; there are {'; '.join(sorted(known))}")
+    problems, notes = DataErrors(), list[str]()
+    parsed = check_settings(settings, problems)
+    _check_datasets(datasets, notes, problems)
+    check_inputs(settings, datasets, depth_of(parsed) if parsed else None, notes, problems)
+    problems.settle()
     if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in (".lock", "cache", RECORD)):
         raise OutputExists(f"{out}: this folder holds something other than an experiment; name a new one")
-    notes = _checked(datasets)
+    for text in notes:
+        note(f"note: {text}")
     out.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(out / ".lock", timeout=0):
@@ -74,22 +77,34 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
         raise OutputExists(f"{out}: another process is at work here; wait until it is done") from None
 
 
+def check_settings(settings: ExperimentSettings, problems: DataErrors) -> list[Any]:
+    """The measures, parsed; `problems` takes those that nobody knows, and references that nobody published."""
+    parsed: list[Any] = []
+    with problems:
+        parsed = parse_measures(settings.measures)
+    known = {one.system for one in references()}
+    if unknown := [name for name in settings.references if name not in known]:
+        problems.add(DataError(f"no published figures of {', '.join(unknown)}; there are {'; '.join(sorted(known))}"))
+    return parsed
+
+
 def _run(
     settings: ExperimentSettings, datasets: Mapping[str, Dataset], out: Path, parsed: list[Any], notes: list[str]
 ) -> dict[str, Any]:
     artifacts = Artifacts(out / "cache")
     depth = max(settings.depth, depth_of(parsed), settings.latency.k)
+    cutoffs = {cutoff for measure in parsed if (cutoff := cutoff_of(measure)) is not None}
     results: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
     values: dict[str, list[Any]] = {name: [] for name in ("dataset", "system", "query", "measure", "value")}
     times: dict[str, list[Any]] = {name: [] for name in ("dataset", "system", "query", "search_ms")}
     described = []
     for name, dataset in datasets.items():
-        systems = run_systems(settings, name, dataset, artifacts, depth, notes)
+        systems = run_systems(settings, name, dataset, artifacts, depth, cutoffs)
         timed = time_systems(settings, systems, artifacts)
         per_query: dict[str, dict[str, dict[str, float]]] = {}
         for system in systems:
-            means, per_query[system.settings.name] = score_run(dataset.qrels, system.run, parsed)
+            means, per_query[system.settings.name] = _scored(system, dataset, parsed)
             latency = timed.get(system.settings.name)
             results.append(_result(name, system, means, per_query[system.settings.name], latency))
             for measure, by_query in per_query[system.settings.name].items():
@@ -127,8 +142,9 @@ def _run(
 
 def short_name(dataset: Dataset) -> str:
     """What tables call a dataset: a folder's name, for ir-datasets the name without "beir/" and the split after it."""
-    if Path(dataset.name).is_dir():
-        return Path(dataset.name).resolve().name
+    path = Path(dataset.name)
+    if path.exists():
+        return path.resolve().stem if path.is_file() else path.resolve().name
     parts = dataset.name.removeprefix("irds:").split("/")
     return parts[1] if parts[0] == "beir" and len(parts) > 1 else "/".join(parts)
 
@@ -167,22 +183,34 @@ def file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
 
 
-def _checked(datasets: Mapping[str, Dataset]) -> list[str]:
-    """What a reader should know of the judgments; what makes them useless is raised, of all datasets at once."""
-    notes: list[str] = []
-    problems = DataErrors()
+def _check_datasets(datasets: Mapping[str, Dataset], notes: list[str], problems: DataErrors) -> None:
+    """Note what a reader should know of the judgments; `problems` takes what makes them useless."""
     for dataset in datasets.values():
-        findings = check_dataset(dataset)
         with problems:
-            findings.raise_errors()
-        notes += findings.warnings
-    problems.settle()
-    for text in notes:
-        note(text)
-    return notes
+            dataset.corpus()  # judgments alone are not enough here
+        check_dataset(dataset).hand_on(notes, problems)
 
 
 # --- what is written --------------------------------------------------------------------------------------------------
+
+
+def _scored(
+    system: System, dataset: Dataset, parsed: Sequence[Any]
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """As `score_run`; each measure of an approximate system with the results of a search as deep as it looks."""
+    groups: dict[int | None, list[Any]] = {}
+    for measure in parsed:
+        cutoff = cutoff_of(measure)
+        groups.setdefault(cutoff if cutoff in system.shallow else None, []).append(measure)
+    means: dict[str, float] = {}
+    per_query: dict[str, dict[str, float]] = {}
+    for cutoff, measures in groups.items():
+        run = system.run if cutoff is None else system.shallow[cutoff]
+        its_means, its_values = score_run(dataset.qrels, run, measures)
+        means |= its_means
+        per_query |= its_values
+    names = [str(measure) for measure in parsed]
+    return {name: means[name] for name in names}, {name: per_query[name] for name in names}
 
 
 def _result(
@@ -223,7 +251,8 @@ def _comparisons(
 
 
 def _describe(name: str, dataset: Dataset) -> dict[str, Any]:
-    notes = ["a document is its title and its text"]
+    vectors = holds_vectors(dataset.source)
+    notes = ["its documents are vectors" if vectors else "a document is its title and its text"]
     if dataset.drop_own:
         notes.append("a query's own document is removed from its results")
     return {

@@ -38,9 +38,15 @@ def parse_measures(names: str) -> list[Any]:
     return parsed
 
 
+def cutoff_of(measure: Any) -> int | None:
+    """How many hits a measure looks at; None for all."""
+    cutoff: int | None = measure.params.get("cutoff")
+    return cutoff
+
+
 def depth_of(measures: list[Any], default: int = 1000) -> int:
     """How many hits the measures look at; `default` for those without a cutoff."""
-    cutoffs = [measure.params.get("cutoff", default) for measure in measures]
+    cutoffs = [cutoff_of(measure) or default for measure in measures]
     return max(cutoffs, default=default)
 
 

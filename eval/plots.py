@@ -245,10 +245,20 @@ def outlines(title: str, some: Sequence[Outline], label: str) -> str:
     def draw(axes: Axes) -> None:
         for one in some:
             axes.stairs(one.densities, one.edges, color=one.look.colour, ls=one.look.dash, lw=1.8)
-        axes.set(xlabel=label, ylabel="share of documents", yticks=[], ylim=(0, None))
+        axes.set(xlabel=label, ylabel="share of documents", yticks=[], ylim=(0, None), xlim=(0, max(map(_most, some))))
         axes.grid(True, axis="x")
 
     return _svg(title, 4.2, 2.5, draw, left=0.35, bottom=0.5)
+
+
+def _most(one: Outline) -> float:
+    """Where 99 % of a histogram end: few very long documents would squeeze all others."""
+    share = 0.0
+    for start, end, density in zip(one.edges, one.edges[1:], one.densities, strict=False):
+        share += density * (end - start)
+        if share >= 0.99:
+            return end
+    return one.edges[-1]
 
 
 def _svg(title: str, width: float, height: float, draw: Callable[[Axes], None], left: float, bottom: float) -> str:

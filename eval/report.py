@@ -10,6 +10,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
+from lsr.corpus import new_text
 from lsr.errors import DataError, MissingExtra
 
 from . import figures, tables
@@ -74,8 +75,9 @@ def write_report(folder: Path, out: Path | None = None) -> tuple[Path, Path]:
     sections = list(_sections(results))
     html, markdown = render_html(results, sections), render_markdown(results, sections)
     text = page.with_suffix(".md")
-    page.write_text(html, encoding="utf-8", newline="\n")
-    text.write_text(markdown, encoding="utf-8", newline="\n")
+    for path, content in ((page, html), (text, markdown)):
+        with new_text(path) as file:
+            file.write(content)
     return page, text
 
 
@@ -184,7 +186,11 @@ def _approximate(results: Results) -> Iterator[Section]:
         )
         shown = ((figure,) if figure else (), (table,) if table else ())
         known = figures.key(results, [s.name for s in results.experiment.systems if results.beside_exact(s)])
-        yield Section("Approximate search", (), shown[0], legend if figure else "", known if figure else (), shown[1])
+        text = (
+            "An approximate system's values are of a search for as many documents as the measure looks at; recall and "
+            f"times are of a search for {k}.",
+        )
+        yield Section("Approximate search", text, shown[0], legend if figure else "", known if figure else (), shown[1])
 
 
 def _baseline(results: Results) -> Iterator[Section]:
@@ -209,7 +215,12 @@ def _lengths(results: Results) -> Iterator[Section]:
     found, encoders = figures.lengths(results)
     if found:
         key = tuple((name, look.line()) for name, look in encoders.items())
-        yield Section("Documents' lengths", figures=tuple(found), legend="By encoder, in terms.", key=key)
+        yield Section(
+            "Documents' lengths",
+            figures=tuple(found),
+            legend="By encoder, in terms; the longest 1 % may lie beyond the edge.",
+            key=key,
+        )
 
 
 def _conditions(results: Results) -> Section:

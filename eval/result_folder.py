@@ -28,6 +28,7 @@ from .results import Experiment, Results
 
 FORMAT = 1
 _SHOWN_PROBLEMS = 20
+_AGAIN = "; lsr experiment with the same settings writes it again, from its cache"
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -52,7 +53,7 @@ def _read_experiment(path: Path) -> Experiment:
     except FileNotFoundError:
         raise DataError("no such file: is this the result folder of an experiment?", str(path)) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON in UTF-8: {error}", str(path)) from None
+        raise DataError(f"not JSON in UTF-8: {error}{_AGAIN}", str(path)) from None
     if isinstance(values, dict) and values.get("format") != FORMAT:
         raise DataError(f"format {values.get('format')!r}; this version of lsr reads format {FORMAT}", str(path))
     problems: list[str] = []
@@ -169,8 +170,10 @@ def read_table(path: Path, strings: tuple[str, ...], number: str, experiment: Ex
             table = file.read(columns=[*strings, number], use_threads=False)
         columns = {name: table[name].cast(pa.string()) for name in strings}
         columns[number] = table[number].cast(pa.float64())
+    except DataError as error:
+        raise DataError(error.problem + _AGAIN, error.where) from None
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"not a readable Parquet file: {error}", str(path)) from None
+        raise DataError(f"not a readable Parquet file: {error}{_AGAIN}", str(path)) from None
     table = pa.table(columns)
     bad = [name for name in table.column_names if table[name].null_count]
     if bad or (not pc.all(pc.is_finite(table[number])).as_py() and len(table)):

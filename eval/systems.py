@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import lsr
 from lsr.console import note
 from lsr.corpus import beir_file, new_text
 from lsr.encode.stream import Passages, encode_to
-from lsr.errors import DataError
+from lsr.errors import DataError, DataErrors, EncoderError
 from lsr.index.fusion import interpolate, reciprocal_rank_fusion
 from lsr.index.index import Index
 from lsr.index.queries import read_queries
@@ -47,16 +47,63 @@ class Searched:
 
 @dataclass(frozen=True)
 class System:
-    """A system on a dataset: its run, what was measured while it was made, and, if it is an index, that."""
+    """A system on a dataset: its run, what was measured while it was made, and, if it is an index, that.
+
+    Attributes:
+        settings: What it is.
+        run: Its results.
+        facts: What was measured.
+        searched: The index and the queries.
+        shallow: Of approximate search, results by how many documents were searched for. A search for fewer skips more:
+            the first ten of a thousand are better than those of a search for ten.
+    """
 
     settings: SystemSettings
     run: Run
     facts: Facts
     searched: Searched | None = None
+    shallow: Mapping[int, Run] = field(default_factory=dict)
+
+
+def check_inputs(
+    settings: ExperimentSettings,
+    datasets: Mapping[str, Dataset],
+    depth: int | None,
+    notes: list[str],
+    problems: DataErrors,
+) -> None:
+    """Look at what the systems name before any work is done: encoders, vectors, runs.
+
+    Args:
+        settings: The systems.
+        datasets: By the names that tables call them.
+        depth: How many hits the measures look at.
+        notes: What a reader should know of given runs is appended.
+        problems: Takes what is not there, can't be read or doesn't fit.
+    """
+    from lsr.encode.commands import open_encoder
+
+    for system in settings.systems:
+        if system.encoder:
+            try:
+                open_encoder(system.encoder, system.encoder_settings)
+            except EncoderError as error:
+                problems.add(DataError(f"the system {system.name!r}: {error}"))
+        for name, dataset in datasets.items():
+            with problems:
+                if system.documents:
+                    _their_vectors(system, name)
+            if system.run:
+                check_run(Path(_filled(system.run, name)), dataset, depth, alone=True).hand_on(notes, problems)
 
 
 def run_systems(
-    settings: ExperimentSettings, name: str, dataset: Dataset, artifacts: Artifacts, depth: int, notes: list[str]
+    settings: ExperimentSettings,
+    name: str,
+    dataset: Dataset,
+    artifacts: Artifacts,
+    depth: int,
+    cutoffs: Collection[int],
 ) -> list[System]:
     """The runs of all systems on a dataset.
 
@@ -66,7 +113,7 @@ def run_systems(
         dataset: What is searched.
         artifacts: What was made before.
         depth: Documents of a run.
-        notes: What a reader should know of given runs is appended.
+        cutoffs: How many documents the measures look at, which is what approximate systems are searched for besides.
 
     Raises:
         DataError: Vectors, runs or queries that are not there or don't fit.
@@ -78,23 +125,23 @@ def run_systems(
         if system.fuse:
             done[system.name] = System(system, _fused(system, [done[fused].run for fused in system.fuse], depth), {})
         elif system.run:
-            done[system.name] = System(system, _given_run(system, name, dataset, settings.measures, notes), {})
+            run = _own_dropped(read_run(Path(_filled(system.run, name))), dataset)
+            done[system.name] = System(system, run, {})
         else:
-            done[system.name] = _search_system(system, name, dataset, identity, artifacts, depth, settings.latency.k)
+            k = settings.latency.k
+            done[system.name] = _search_system(system, name, dataset, identity, artifacts, depth, cutoffs, k)
     return list(done.values())
 
 
-def _given_run(system: SystemSettings, name: str, dataset: Dataset, measures: str, notes: list[str]) -> Run:
-    """A run that some engine made."""
-    assert system.run is not None
-    findings = check_run(Path(_filled(system.run, name)), dataset, measures=measures)
-    findings.raise_errors()
-    for text in findings.warnings:
-        if text not in notes:
-            notes.append(text)
-            note(text)
-    assert findings.run is not None
-    return _own_dropped(findings.run, dataset)
+def _their_vectors(system: SystemSettings, name: str) -> tuple[Path, Path]:
+    """Where vectors that some engine made lie: documents', queries'."""
+    assert system.documents is not None
+    assert system.queries is not None
+    paths = Path(_filled(system.documents, name)), Path(_filled(system.queries, name))
+    if absent := [str(path) for path in paths if not path.exists()]:
+        raise DataError(f"no such vectors, for the system {system.name!r}", " and ".join(absent))
+    read_vectors(paths[0])
+    return paths
 
 
 def _identity(dataset: Dataset) -> dict[str, str]:
@@ -131,6 +178,7 @@ def _search_system(
     identity: Mapping[str, str],
     artifacts: Artifacts,
     depth: int,
+    cutoffs: Collection[int],
     k: int,
 ) -> System:
     vectors, encoded, vectors_key = _vectors(system, name, dataset, identity, artifacts)
@@ -153,23 +201,30 @@ def _search_system(
     path, facts, queries_key = artifacts.get("queries", key, encode, ".parquet")
     matrix = SparseMatrix.load(path)
     search = asdict(system.search)
-    wanted = depth + dataset.drop_own
-    key = {"lsr": lsr.__version__, "index": index_key, "queries": queries_key, "search": search, "k": [wanted, k]}
 
-    def find(path: Path) -> Facts:
-        remove(path)
-        with new_text(path) as file:
-            for start in range(0, len(queries.ids), _BATCH):
-                found = index.search_batch(matrix[start : start + _BATCH], wanted, **search)
-                for query, hits in zip(queries.ids[start : start + _BATCH], found, strict=True):
-                    file.writelines(f"{line}\n" for line in run_lines(query, ((h.id, h.score) for h in hits), "lsr"))
-        return {"recall": None if system.search.exact else index.recall(matrix, k, **search)}
+    def find(deep: int) -> tuple[Run, Facts, str]:
+        wanted = deep + dataset.drop_own
+        key = {"lsr": lsr.__version__, "index": index_key, "queries": queries_key, "search": search, "k": [wanted, k]}
 
-    path, searched, run_key = artifacts.get("run", key, find, ".trec.gz")
-    run = _own_dropped(read_run(path), dataset)
-    run = {query: dict(list(hits.items())[:depth]) for query, hits in run.items()}
+        def write(path: Path) -> Facts:
+            remove(path)
+            with new_text(path) as file:
+                for start in range(0, len(queries.ids), _BATCH):
+                    found = index.search_batch(matrix[start : start + _BATCH], wanted, **search)
+                    for query, hits in zip(queries.ids[start : start + _BATCH], found, strict=True):
+                        file.writelines(
+                            f"{line}\n" for line in run_lines(query, ((h.id, h.score) for h in hits), "lsr")
+                        )
+            return {"recall": None if system.search.exact else index.recall(matrix, k, **search)}
+
+        path, facts, digest = artifacts.get("run", key, write, ".trec.gz")
+        run = _own_dropped(read_run(path), dataset)
+        return {query: dict(list(hits.items())[:deep]) for query, hits in run.items()}, facts, digest
+
+    run, searched, run_key = find(depth)
+    shallow = {} if system.search.exact else {cutoff: find(cutoff)[0] for cutoff in cutoffs if cutoff < depth}
     facts = encoded | built | facts | searched | _term_facts(index, matrix)
-    return System(system, run, facts, Searched(run_key, index, queries.ids, matrix))
+    return System(system, run, facts, Searched(run_key, index, queries.ids, matrix), shallow)
 
 
 def _vectors(
@@ -179,9 +234,7 @@ def _vectors(
     from lsr.encode.commands import open_encoder
 
     if system.documents:
-        path = Path(_filled(system.documents, name))
-        if not path.exists():
-            raise DataError(f"no such vectors, for the system {system.name!r}", str(path))
+        path, _ = _their_vectors(system, name)
         return read_vectors(path), {}, content_digest(path)
     encoder = open_encoder(system.encoder, system.encoder_settings)
     passages = Passages(system.index.passages, system.index.overlap) if system.index.passages else None
@@ -227,7 +280,7 @@ def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
     seconds = time.perf_counter() - started
     parts = [batch.vectors.lengths() for batch in vectors]
     lengths = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-    counts, edges = np.histogram(lengths, bins=min(_BINS, int(lengths.max(initial=0)) + 1))
+    counts, edges = np.histogram(lengths, bins=_edges(lengths))
     return {
         "build_seconds": seconds,
         "peak_bytes": memory.peak,
@@ -236,6 +289,13 @@ def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
         "document_terms": float(lengths.mean()) if len(lengths) else 0.0,
         "lengths": {"edges": edges.tolist(), "counts": counts.tolist()},
     }
+
+
+def _edges(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) edges of a histogram, even up to where 99 % end, so that few very long documents don't hide the others."""
+    longest, most = int(lengths.max(initial=0)), int(np.quantile(lengths, 0.99, method="higher")) if len(lengths) else 0
+    even = np.linspace(0, most + 1, min(_BINS, most + 1) + 1).round().astype(np.int64)
+    return np.unique(np.append(even, longest + 1))
 
 
 def _term_facts(index: Index, queries: SparseMatrix) -> Facts:

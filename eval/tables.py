@@ -174,7 +174,7 @@ def everything(results: Results) -> Table:
             cells += [milliseconds(getattr(times, name) if times else None) for name in names]
         return [*cells, number(result.queries_per_second), part(result.recall)]
 
-    columns = [*measures, "search p50, ms", "mean", "p95", "p99", "encode p50, ms", "p99", "queries/s"]
+    columns = [*measures, "search p50, ms", "mean", "p95", "p99", "encode p50, ms", "p99", "queries/s, all cores"]
     columns.append(f"recall at {results.experiment.k}")
     return _by_result("Every result; intervals are 95 %", columns, results, row)
 
@@ -196,7 +196,7 @@ def costs(results: Results) -> Table:
             number(result.flops),
         ]
 
-    columns = ["encoding", "build", "peak memory", "index size", "bytes a document", "terms a document"]
+    columns = ["encoding", "build", "peak memory of the process", "index size", "bytes a document", "terms a document"]
     return _by_result("Costs", [*columns, "terms a query", "FLOPS"], results, row)
 
 

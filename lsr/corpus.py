@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lsr.errors import DataError, MissingExtra
+from lsr.errors import DataError, MissingExtra, OutputError
 
 # How documents travel beside their vectors, column by column. `metadata` is a JSON object.
 DOCUMENT_SCHEMA = pa.schema(
@@ -406,7 +406,13 @@ def new_text(path: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def new_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """As `new_text`, for bytes."""
+    """As `new_text`, for bytes.
+
+    Raises:
+        OutputError: There is no such folder.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}")
     partial = unfinished(path)
     try:
         with gzip.open(partial, "wb") if path.suffix == ".gz" else partial.open("wb") as file:

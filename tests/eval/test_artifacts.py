@@ -43,7 +43,15 @@ def test_what_was_cut_off_is_made_again(made):
     assert log == ["a", "a"]
 
 
-@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.with_suffix(".json").write_text("{")])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda p: p.unlink(),
+        lambda p: p.write_text(""),
+        lambda p: p.with_suffix(".json").write_text("{"),
+        lambda p: p.with_suffix(".json").write_text("[]"),
+    ],
+)
 def test_what_is_gone_or_damaged_is_made_again(made, damage):
     get, log = made
     path, _, _ = get("a")

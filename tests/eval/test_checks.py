@@ -6,10 +6,12 @@ import json
 
 import pytest
 
+from lsr.corpus import open_corpus
 from lsr.errors import DataError
 from lsr.eval.checks import check_dataset, check_run
 from lsr.eval.datasets import open_dataset
 from lsr.eval.evaluate import evaluate_run
+from lsr.index.index import Index
 
 pytest.importorskip("ir_measures")
 
@@ -22,7 +24,7 @@ def jsonl(path, ids):
 def folder(tmp_path):
     (tmp_path / "qrels").mkdir()
     jsonl(tmp_path / "corpus.jsonl", ["d1", "d2", "d3"])
-    jsonl(tmp_path / "queries.jsonl", ["q1", "q2", "other"])
+    jsonl(tmp_path / "queries.jsonl", ["q1", "q2"])
     judge(tmp_path, "q1 d1 1", "q1 d3 0", "q2 d2 2")
     return tmp_path
 
@@ -42,7 +44,7 @@ def test_nothing_to_say(folder):
     found = check_run(write_run(folder, "q1 d1", "q2 d2"), open_dataset(str(folder)), 1)
     assert (found.errors, found.warnings) == ((), ())
     assert found.run == {"q1": {"d1": 99.0}, "q2": {"d2": 98.0}}
-    assert found.counts["queries_without_judgments"] == 1
+    assert found.counts["queries_without_judgments"] == 0
     assert (found.counts["judged_queries"], found.counts["judged_documents_missing"]) == (2, 0)
     found.raise_errors()
 
@@ -74,7 +76,7 @@ def test_each_warning_counts_what_it_is_about(folder):
     assert found.counts == {
         "judged_queries": 4,
         "judged_queries_without_relevant": 1,
-        "queries_without_judgments": 1,
+        "queries_without_judgments": 0,
         "judged_queries_without_text": 2,
         "judged_documents": 3,
         "judged_documents_missing": 1,
@@ -116,7 +118,7 @@ def test_ids_of_another_form_are_told(folder):
     ("lines", "message"),
     [
         (["q1 d1 0", "q2 d2 -1"], "no query has a relevant document"),
-        (["x1 d1 1", "x2 d2 1"], "none of the queries is judged; .* Judged are x1, x2, queries are other, q1, q2"),
+        (["x1 d1 1", "x2 d2 1"], "none of the queries is judged; .* Judged are x1, x2, queries are q1, q2"),
         (["q1 x1 1", "q2 x2 1"], "none of the judged documents exists; .* Judged are x1, x2"),
     ],
 )
@@ -147,6 +149,33 @@ def test_what_is_not_there_is_not_checked(folder):
     assert "judged_documents" not in found.counts
     given = check_dataset(open_dataset(str(folder)), document_ids=iter(["d1", "d2", "d3"]), query_ids=["q1", "q2"])
     assert given.warnings == ()
+
+
+def test_queries_that_nobody_judged_are_told_with_their_lines(folder):
+    jsonl(folder / "queries.jsonl", ["q1", "stray", "q2", "other"])
+    found = check_dataset(open_dataset(str(folder)))
+    (told,) = found.warnings
+    assert "2 queries (stray, other) have no judgment and are left out; " in told
+    assert "queries.jsonl:2, " in told
+    assert told.endswith("queries.jsonl:4")
+    (told,) = check_dataset(open_dataset(str(folder)), query_ids=["q1", "q2", "third"]).warnings
+    assert told.endswith("1 queries (third) have no judgment and are left out")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("queries", "no query is there"), ("corpus", "none of the judged documents")]
+)
+def test_an_empty_file_is_an_error(folder, kind, message):
+    (folder / f"{kind}.jsonl").write_text("")
+    with pytest.raises(DataError, match=message):
+        check_dataset(open_dataset(str(folder))).raise_errors()
+
+
+def test_documents_may_be_vectors(folder):
+    vectors = folder / "vectors.jsonl"
+    vectors.write_text("".join(json.dumps({"_id": d, "vector": {"a": 1}}) + "\n" for d in ("d1", "d2")))
+    found = check_dataset(open_dataset(str(folder), documents=str(vectors)))
+    assert (found.errors, found.counts["judged_documents_missing"]) == ((), 1)
 
 
 def test_own_documents_are_counted_and_left_out(folder):
@@ -195,8 +224,23 @@ def test_all_that_is_wrong_on_the_command_line(folder, lsr_command):
         ["--run", "r", "--queries", "q"],
         ["--run", "r", "--encoder", "bm25"],
         ["--run", "r", "--top-k", "3"],
+        ["--run", "r", "--per-query", "no/such/folder/values.jsonl"],
     ],
 )
 def test_a_run_or_an_index(folder, lsr_command, args):
     ran = lsr_command("evaluate", *args, "--dataset", folder)
     assert (ran.code, ran.out) == (2, "")
+
+
+def test_judgments_alone_are_enough_for_a_run(folder, lsr_command):
+    path, qrels = write_run(folder, "q1 d2", "q1 d1"), folder / "trec-qrels.txt"
+    qrels.write_text("q1 0 d1 1\nq2 0 d2 2\n")
+    ran = lsr_command("evaluate", "--run", path, "--dataset", qrels, "--measures", "RR@2")
+    assert (ran.lines()[0]["RR@2"], ran.lines()[0]["missing_queries"]) == (0.25, 1)
+    assert ran.err.splitlines() == [f"note: {path}: 1 judged queries (q2) have no results and count as 0"]
+    Index.build(folder / "idx", open_corpus(folder), encoder="bm25")
+    ran = lsr_command("evaluate", folder / "idx", "--dataset", qrels)
+    assert (ran.code, "--queries" in ran.err) == (2, True)
+    queries = folder / "queries.jsonl"
+    ran = lsr_command("evaluate", folder / "idx", "--dataset", qrels, "--queries", queries, "--measures", "R@3")
+    assert ran.lines()[0]["R@3"] == 1

@@ -98,9 +98,38 @@ def test_what_is_wrong_is_told_together(results, runs, dataset, tmp_path):
     assert "bad.trec:1" in text
 
 
+def test_runs_are_checked_with_judgments_and_measures(runs, dataset, lsr_command, tmp_path):
+    (tmp_path / "doubled.trec").write_text("q0 Q0 a 1 2 x\nq0 Q0 a 2 1 x\n")
+    (tmp_path / "others.trec").write_text("x1 Q0 a 1 2 x\n")
+    names = [runs["best"], tmp_path / "doubled.trec", tmp_path / "others.trec", tmp_path / "none.trec"]
+    ran = lsr_command("compare", *names, "--dataset", dataset.name, "--measures", "RR@10 nDGC@10")
+    assert (ran.code, ran.out) == (1, "")
+    for text in ("'nDGC@10'", "doubled.trec:2: ", "others.trec: none of its queries is judged", "none.trec"):
+        assert text in ran.err
+    ran = lsr_command("compare", runs["best"], runs["worst"], "--dataset", dataset.name, "--measures", "R@100")
+    assert (ran.code, len(ran.lines())) == (0, 2)
+    assert f"note: {runs['best']}: the measures look at 100 hits, but no query has more than 2" in ran.err
+    assert f"note: {runs['worst']}: none of its hits is judged" in ran.err
+
+
+def test_judgments_alone_are_enough(runs, dataset, tmp_path):
+    qrels = tmp_path / "qrels.txt"
+    qrels.write_text("".join(f"q{i} 0 a 1\n" for i in range(6)))
+    found = read_values(list(runs.values()), open_dataset(str(qrels)), MEASURES)
+    assert found == {
+        name: {("qrels", measure): values for (_, measure), values in of_one.items()}
+        for name, of_one in read_values(list(runs.values()), dataset, MEASURES).items()
+    }
+
+
 def test_runs_need_judgments(runs):
     with pytest.raises(DataError, match="--dataset"):
         read_values(list(runs.values()), None, MEASURES)
+
+
+def test_measures_that_a_folder_lacks(results):
+    with pytest.raises(DataError, match=r"there is nothing with any of R@5 \(--measures\)"):
+        read_values([str(results)], None, "R@5")
 
 
 def test_one_system_is_not_enough(results):

@@ -13,13 +13,13 @@ from lsr.corpus import open_corpus
 from lsr.errors import DataError, OutputExists
 from lsr.eval import systems as module
 from lsr.eval.datasets import open_dataset
-from lsr.eval.evaluate import evaluate
+from lsr.eval.evaluate import evaluate, evaluate_run
 from lsr.eval.experiment import file_name, named, run_experiment
 from lsr.eval.settings import ExperimentSettings, IndexSettings, LatencySettings, SystemSettings
 from lsr.index.fusion import reciprocal_rank_fusion
 from lsr.index.index import Index
 from lsr.index.plan import SearchSettings
-from lsr.runs import read_run
+from lsr.runs import as_run, read_run
 
 pytest.importorskip("ir_measures")
 
@@ -215,6 +215,16 @@ def test_other_documents_are_encoded_again(tmp_path, settings):
     assert result(second, "data", "BM25")["document_terms"] == 1
 
 
+def test_a_dataset_may_be_of_vectors_alone(datasets, vectors, tmp_path):
+    documents, queries = str(vectors / "one.parquet"), str(vectors / "one-queries.jsonl")
+    qrels = str(datasets["one"].qrels_path)
+    dataset = open_dataset("ours", documents=documents, queries=queries, qrels=qrels)
+    systems = (SystemSettings("theirs", documents=documents, queries=queries),)
+    record = run_experiment(ExperimentSettings(systems, latency=LATENCY), named([dataset]), tmp_path / "out")
+    assert (record["datasets"][0]["documents"], record["datasets"][0]["notes"]) == (60, ["its documents are vectors"])
+    assert result(record, "ours", "theirs")["measures"]["R@100"] > 0
+
+
 def test_own_documents_are_left_out(tmp_path):
     folder = make_dataset(tmp_path / "arguana", 7)
     with (folder / "corpus.jsonl").open("a") as file:
@@ -234,13 +244,69 @@ def test_own_documents_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("system", "message"),
     [
-        (SystemSettings("x", documents="no/{dataset}.parquet", queries="no"), r"no/one.parquet: no such vectors"),
+        (
+            SystemSettings("x", documents="no/{dataset}.parquet", queries="no"),
+            r"no/one.parquet and no: no such vectors",
+        ),
         (SystemSettings("x", run="no/{dataset}.trec"), r"no/one.trec"),
     ],
 )
 def test_what_is_missing_is_named(system, message, datasets, tmp_path):
     with pytest.raises((DataError, OSError), match=message):
         run_experiment(ExperimentSettings((system,), latency=LATENCY), datasets, tmp_path / "out")
+
+
+def test_everything_that_is_missing_is_named_before_any_work(datasets, settings, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "encode_to", None)
+    (tmp_path / "one.trec").write_text("q0 Q0 d1 1 9 x\nq0 Q0 d1 2 8 x\n")
+    systems = (
+        *settings.systems[:1],
+        SystemSettings("no model", encoder="no/such-model"),
+        SystemSettings("vectors", documents="no/{dataset}.parquet", queries="no/{dataset}-queries.jsonl"),
+        SystemSettings("run", run=f"{tmp_path}/{{dataset}}.trec"),
+    )
+    wrong = ExperimentSettings(systems, measures="nDGC@10", references=("SPLADE-v9",), latency=LATENCY)
+    with pytest.raises(DataError) as error:
+        run_experiment(wrong, datasets, tmp_path / "out")
+    for text in (
+        "'nDGC@10'",
+        "figures of SPLADE-v9",
+        "the system 'no model'",
+        "no/one.parquet and no/one-queries.jsonl",
+        "no/two.parquet",
+        "one.trec:2: ",
+        "two.trec",
+    ):
+        assert text in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_approximate_systems_are_measured_with_searches_as_deep_as_a_measure_looks(tmp_path):
+    folder = make_dataset(tmp_path / "data", 11, n_docs=2000)
+    queries = list(open_corpus(folder, queries=True))
+    index = Index.build(tmp_path / "idx", open_corpus(folder), encoder="bm25", clusters=True)
+    exact = index.search_batch([query.text for query in queries], 3)
+    judged = [f"{query.id}\t{hit.id}\t1\n" for query, hits in zip(queries, exact, strict=True) for hit in hits]
+    (folder / "qrels" / "test.tsv").write_text("".join(judged))
+    dataset, how = open_dataset(str(folder)), {"algorithm": "clusters", "cut": 1}
+    clustered, search = IndexSettings(clusters=True), SearchSettings(**how)
+    settings = ExperimentSettings(
+        (SystemSettings("clusters", encoder="bm25", index=clustered, search=search),),
+        measures="AP@3 R@100",
+        latency=LATENCY,
+    )
+    record = run_experiment(settings, named([dataset]), tmp_path / "out")
+
+    def measured(measure, k):
+        hits = index.search_batch([query.text for query in queries], k, **how)
+        run = as_run({q.id: [(hit.id, hit.score) for hit in one] for q, one in zip(queries, hits, strict=True)})
+        return evaluate_run(run, dataset, measure).measures[measure]
+
+    assert result(record, "data", "clusters")["measures"] == {
+        "AP@3": pytest.approx(measured("AP@3", 3)),
+        "R@100": pytest.approx(measured("R@100", 100)),
+    }
+    assert measured("AP@3", 3) != pytest.approx(measured("AP@3", 100))
 
 
 def test_another_folder_is_left_alone(datasets, settings, tmp_path):
@@ -306,3 +372,23 @@ def test_the_command_reads_yaml_and_reports(tmp_path, lsr_command):
     assert ran.code == 1
     assert "config.yaml:2: unknown key" in ran.err
     assert "did you mean encoder" in ran.err
+
+
+def test_the_command_tells_all_that_is_wrong_and_takes_another_split(tmp_path, lsr_command):
+    folder = make_dataset(tmp_path / "one", 1)
+    (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "dev.tsv")
+    config = tmp_path / "config.yaml"
+    config.write_text("measures: nDGC@10\nsystems:\n  - {name: BM25, encoder: bm25}\nlatency: {queries: 3}\n")
+    out = tmp_path / "out"
+    ran = lsr_command("experiment", config, "--dataset", folder, "--suite", tmp_path / "none.yaml", "--out", out)
+    assert ran.code == 1
+    assert all(text in ran.err for text in ("none.yaml", "'nDGC@10'"))
+    ran = lsr_command(
+        "experiment", config, "--dataset", folder, "--dataset", folder / "qrels" / "dev.tsv", "--out", out
+    )
+    assert all(text in ran.err for text in ("there are: dev", "'nDGC@10'"))
+    how = ("--split", "dev", "--set", "measures=nDCG@10")
+    ran = lsr_command("experiment", config, "--dataset", folder / "qrels" / "dev.tsv", *how, "--out", out)
+    assert (ran.code, "judgments alone" in ran.err) == (1, True)
+    assert lsr_command("experiment", config, "--dataset", folder, *how, "--out", out).code == 0
+    assert json.loads((out / "experiment.json").read_text())["datasets"][0]["split"] == "dev"
