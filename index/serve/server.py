@@ -91,6 +91,8 @@ class Server:
         self._thread.start()
         while not self._uvicorn.started and self._thread.is_alive():
             self._thread.join(0.01)
+        if not self._uvicorn.started:
+            raise OutputError(f"{self.url}: the server didn't start; its log says why")
         return self
 
     def __exit__(

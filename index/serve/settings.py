@@ -55,7 +55,7 @@ class ServeSettings:
     waiting: int = 256
     seconds: float = 10.0
     patience: float = 20.0
-    connections: int = 1000
+    connections: int = 512
     refresh: float = 1.0
     stop: float = 30.0
 

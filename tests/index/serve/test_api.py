@@ -7,11 +7,14 @@ import json
 import pytest
 
 from lsr.encode.stream import Passages
+from lsr.index.hybrid import Hybrid
 from lsr.index.index import Index
 from lsr.index.plan import SearchSettings
 from lsr.index.serve import models
+from lsr.index.serve.client import Client
 from lsr.index.serve.routes import ROUTES
 
+DOCS = [{"_id": "p", "text": "The aeroplane shook in gusts of wind."}, {"_id": "w", "text": "a wing of an aircraft"}]
 VECTOR = {"flutter": 2.0, "wing": 1.0, "never": 1.0}
 
 
@@ -146,6 +149,27 @@ def test_an_index_of_vectors_alone(tmp_path, serving):
     assert refused.status == 422
     assert "built from vectors" in refused.json["detail"]
     assert str(tmp_path) not in refused.body.decode()
+
+
+def test_hybrid_searches_and_origins(tmp_path, serving):
+    index = Index.build(tmp_path / "mini", DOCS, encoder="lsr-mini")
+    asking = serving(index)
+    assert asking.get("/v1/indexes").json["indexes"][0]["has_hybrid"]
+    how = {"method": "interpolation", "weights": {"lexical": 0.5}, "depth": 3}
+    expected = [(hit.id, hit.score) for hit in Hybrid(index, **how).search("aircraft wing", 2)]
+    found = asking.post("/v1/search", {"query": "aircraft wing", "k": 2, "hybrid": how, "explain": True}).json
+    models.Found.model_validate(found)
+    assert [(hit["id"], hit["score"]) for hit in found["hits"]] == expected
+    batch = asking.post("/v1/search/batch", {"queries": ["aircraft wing"], "k": 2, "hybrid": how}).json
+    assert [(hit["id"], hit["score"]) for hit in batch["results"][0]] == expected
+    assert [(hit.id, hit.score) for hit in Client(asking.url).search("aircraft wing", 2, hybrid=how)] == expected
+    kinds = {term["kind"] for hit in found["hits"] for term in hit["explanation"]["terms"]}
+    assert {"match", "expansion"} <= kinds
+    assert any(term["origin"] for hit in found["hits"] for term in hit["explanation"]["terms"])
+    refused = asking.post("/v1/search", {"vector": {"wing": 1}, "hybrid": how})
+    assert "takes texts" in refused.json["detail"]
+    refused = asking.post("/v1/search", {"query": "wing", "hybrid": {"weights": {"dense": 1}}})
+    assert "learned, lexical" in refused.json["detail"]
 
 
 def test_hybrid_search_needs_a_hybrid_encoder(asking):
