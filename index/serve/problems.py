@@ -13,17 +13,21 @@ from lsr import errors
 
 _LISTED = 20  # wrong values that are told
 _NAMESPACE = "urn:lsr:"
-# What Python raises, and what HTTP calls it: the first that fits. Names travel as the problem's type, and the client
-# raises the same again.
+# What Python raises, and what HTTP calls it: the first that fits.
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.IndexBusy, 409),
     (errors.OutputError, 507),
     (errors.CorruptIndex, 503),
     (errors.LsrError, 422),
     (ValueError, 422),
-    (TypeError, 422),
     (MemoryError, 503),
 )
+# Names travel as the problem's type, and the client raises the same again.
+_RAISED: dict[str, type[Exception]] = {
+    kind.__name__: kind
+    for kind in (*vars(errors).values(), ValueError)
+    if isinstance(kind, type) and issubclass(kind, Exception) and kind is not errors.MissingExtra
+}
 
 
 class Problem(Exception):
@@ -86,27 +90,24 @@ def problem_of(error: Exception, names: Mapping[str, str]) -> Problem | None:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), None)
     if status is None:
         return None
-    detail = str(error) or type(error).__name__
-    for path, name in names.items():
-        detail = detail.replace(path, name)
+
+    def named(text: str) -> str:
+        for path, name in names.items():
+            text = text.replace(path, name)
+        return text
+
+    detail = named(str(error)) or type(error).__name__
     if isinstance(error, MemoryError):
         detail = "not enough memory for this; ask for less at once"
-    where = [(error.where or "", error.problem)] if isinstance(error, errors.DataError) else []
-    # Of a subclass the client knows nothing of, the one that it knows.
-    named = next(c.__name__ for c in type(error).__mro__ if c.__module__ in (errors.__name__, "builtins"))
-    return Problem(status, detail, kind=named, errors=where, retry_after=1 if status in (409, 503) else None)
+    where = [(named(error.where), named(error.problem))] if isinstance(error, errors.DataError) else []
+    kind = next((c.__name__ for c in type(error).__mro__ if c.__name__ in _RAISED), "")
+    return Problem(status, detail, kind=kind, errors=where, retry_after=1 if status in (409, 503) else None)
 
 
 def client_error(kind: str, detail: str) -> Exception | None:
-    """The exception that a problem document's type stands for; None if it names none of those above."""
-    known: dict[str, type[Exception]] = {
-        name: value
-        for name, value in vars(errors).items()
-        if isinstance(value, type) and issubclass(value, errors.LsrError) and value is not errors.MissingExtra
-    }
-    known |= {"MissingExtra": errors.EncoderError, "ValueError": ValueError, "TypeError": TypeError}
-    name = kind.removeprefix(_NAMESPACE)
-    return known[name](detail) if kind.startswith(_NAMESPACE) and name in known else None
+    """The exception that a problem document's type stands for; None if it names none."""
+    raised = _RAISED.get(kind.removeprefix(_NAMESPACE))
+    return raised(detail) if raised is not None and kind.startswith(_NAMESPACE) else None
 
 
 # --- what pydantic says -----------------------------------------------------------------------------------------------

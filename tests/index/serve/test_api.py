@@ -67,7 +67,9 @@ def test_an_explanation_of_any_document(asking, small):
     models.Explained.model_validate(found)
     why = small.explain("wing flutter", "b")
     assert (found["score"], found["content"]) == (why.score, why.content)
-    assert asking.post("/v1/explain", {"query": "wing", "id": "zzz"}).status == 422
+    unknown = asking.post("/v1/explain", {"query": "wing", "id": "zzz"})
+    assert (unknown.status, unknown.json["detail"]) == (422, "small: no document has the id 'zzz'")
+    assert str(small.path.parent) not in unknown.body.decode()
 
 
 def test_a_batch_of_texts_and_vectors(asking, small):
