@@ -39,7 +39,7 @@ class Served:
     def __init__(self, name: str, index: Index, settings: ServeSettings) -> None:
         self.name, self.index, self.trouble = name, index, ""
         self._settings = settings
-        self._seen = self._stamp()
+        self._seen = (0, 0, 0)  # the first look finds out what was committed since it was opened
         self._facts: tuple[str, dict[str, Any]] = ("", {})
 
     # --- searching --------------------------------------------------------------------------------------------------

@@ -137,6 +137,20 @@ def test_a_body_that_does_not_arrive_is_answered(serving, small):
     assert b"connection: close" in reply
 
 
+@pytest.mark.parametrize("size", [10, 5_000_000])
+def test_a_connection_that_ends_with_its_answer_is_no_error(serving, small, caplog, size):
+    asking = serving(small)
+    asking.app.page["big.js"] = (b"x" * size, "text/javascript")
+    for head in (b"HTTP/1.1\r\nConnection: close", b"HTTP/1.0"):
+        with connected(asking) as sock:
+            sock.sendall(b"GET /page/big.js " + head + b"\r\nHost: localhost\r\n\r\n")
+            assert len(sock.makefile("rb").read()) > size
+    with connected(asking) as sock:
+        sock.sendall(b"GET /page/big.js HTTP/1.1\r\nHost: localhost\r\n\r\n")  # and gone
+    assert asking.get("/health").status == 200
+    assert caplog.text == ""
+
+
 def test_a_client_that_reads_nothing_is_shown_out(serving, small):
     asking = serving(small, patience=0.2)
     asking.app.page["big.js"] = (b"x" * 20_000_000, "text/javascript")
