@@ -66,9 +66,16 @@ def queries() -> list[str]:
 
 
 def build(path: Path, encoder: str) -> None:
-    """The collection, and a pair to begin with."""
-    documents = [{**document, "pair": -1} for document in cranfield("corpus")]
-    Index.build(path, [*documents, *pair(0)], encoder=encoder)
+    """The collection."""
+    Index.build(path, [{**document, "pair": -1} for document in cranfield("corpus")], encoder=encoder)
+
+
+def begin(path: Path) -> None:
+    """A first pair, and none that an earlier run left."""
+    index = Index.open(path)
+    index.delete(where={"pair": {">=": 0}})
+    index.add(pair(0))
+    index.commit()
 
 
 def pair(number: int) -> list[dict[str, Any]]:
@@ -241,6 +248,7 @@ def load(
     """
     if not path.exists():
         build(path, encoder)
+    begin(path)
     asked = queries()
     figures = own(path, asked, min(seconds, 5))
     served = Served(path)
