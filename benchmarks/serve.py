@@ -46,10 +46,12 @@ request = function()
 end
 done = function(summary, latency)
   local e = summary.errors
-  local form = '\\nLSR {"requests": %d, "seconds": %f, "p50_ms": %f, "p99_ms": %f, "max_ms": %f, "errors": %d}\\n'
+  local form = '\\nLSR {"requests": %d, "seconds": %f, "p50_ms": %f, "p99_ms": %f, "max_ms": %f, "errors": %d, ' ..
+    '"first_error": "%d connecting, %d reading, %d writing, %d by status, %d timeouts"}\\n'
   io.write(string.format(form, summary.requests, summary.duration / 1e6,
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
-    latency.max / 1e3, e.connect + e.read + e.write + e.status + e.timeout))
+    latency.max / 1e3, e.connect + e.read + e.write + e.status + e.timeout,
+    e.connect, e.read, e.write, e.status, e.timeout))
 end
 """
 
@@ -188,7 +190,8 @@ def wrk(url: str, asked: list[str], seconds: float, connections: int, work: Path
     script.write_text(LUA)
     bodies.write_text("".join(json.dumps({"query": text, "k": K}) + "\n" for text in asked))
     threads = min(2, connections)
-    command = ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{max(1, round(seconds))}s", "-s", script, url]
+    times = ["-d", f"{max(1, round(seconds))}s", "--timeout", "30s"]  # beyond the server's own limit
+    command = ["wrk", "-t", str(threads), "-c", str(connections), *times, "-s", str(script), url]
     done = subprocess.run(
         command, env=os.environ | {"LSR_BODIES": str(bodies)}, capture_output=True, text=True, check=True
     )
@@ -261,7 +264,7 @@ def load(
     traffic.stop()
     failures = [*traffic.failures]
     if begun["errors"] + told["errors"]:
-        failures.append(f"{begun['errors'] + told['errors']} errors, such as {begun['first_error'] or told}")
+        failures.append(f"{begun['errors'] + told['errors']} errors: {begun['first_error'] or told['first_error']}")
     if code := served.stop():
         failures.append(f"the server ended with {code}")
     failures += [line for line in served.log if "ERROR" in line or "WARNING" in line or "Traceback" in line]
