@@ -239,6 +239,11 @@ class Index(Reader):
         if merge:
             self._merge_behind(everything=False)
 
+    @property
+    def pending(self) -> bool:
+        """Whether there are changes that aren't committed."""
+        return self._writer is not None
+
     def rollback(self) -> None:
         """Forget the changes since the last commit, and unlock the index."""
         with self._changing:

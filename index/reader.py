@@ -60,6 +60,10 @@ class Reader:
         """What is searched now, as it was committed."""
         return self._snapshot
 
+    def pinned(self) -> Reader:
+        """The same documents, with the same numbers (`Hit.doc`), whatever is committed or merged meanwhile."""
+        return Reader(self.path, self._snapshot, self._given_encoder)
+
     @property
     def searcher(self) -> Searcher:
         """Postings."""
@@ -297,10 +301,6 @@ class Reader:
         documents = self._snapshot.documents
         for doc in documents.numbers():
             yield documents.id(doc), documents.content(doc)
-
-    def pinned(self) -> Reader:
-        """The same documents with the same numbers (`Hit.doc`), whatever is committed or merged meanwhile."""
-        return Reader(self.path, self._snapshot, self._given_encoder)
 
     def document_vectors(self, docs: Sequence[int]) -> SparseMatrix:
         """The stored vectors of some documents, by their numbers (`Hit.doc`); a few milliseconds each."""

@@ -9,6 +9,7 @@
     ├── OutputError          the output can't be written: full disk, no permission
     │   └── IndexLocked      another process, or another object in this one, is writing this index
     ├── TrainingError        training can't start or go on
+    ├── ServerError          a server of indexes can't be reached, or refuses: a key, a limit, too much to do
     └── IndexFormatError     a folder that is no index, or one of another format version
         └── CorruptIndex     a file of the index is missing, cut short or changed
 
@@ -121,6 +122,10 @@ class IndexLocked(OutputError):
 
 class TrainingError(LsrError):
     """Training can't start or go on."""
+
+
+class ServerError(LsrError):
+    """A server of indexes can't be reached, or refuses what was asked."""
 
 
 class IndexFormatError(LsrError):
