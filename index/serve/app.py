@@ -9,14 +9,14 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 
 from lsr.errors import LsrError
 from lsr.index.index import Index
 
-from .http import Answer, Receive, Request, Scope, Send, problem
+from .http import LARGE, Answer, Receive, Request, Scope, Send, problem
 from .metrics import Metrics
 from .problems import Problem, problem_of
 from .routes import ROUTES, Route
@@ -27,6 +27,7 @@ from .work import Workers
 logger = logging.getLogger("lsr.serve")
 
 _WRITES_WAITING = 64
+_BODIES = 16  # of the largest size, whose memory may be held at once
 _KINDS = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
@@ -73,6 +74,7 @@ class App:
         self.writes = {name: Workers(1, _WRITES_WAITING, "write") for name in indexes}
         self.metrics, self.page = Metrics(), _page_files()
         self.ready, self.started = False, time.monotonic()
+        self._held = 0  # bytes of bodies
         self._refreshing: asyncio.Task[None] | None = None
         # Longest first: paths are the names of index' folders within messages, and one may begin like another.
         paths = {s.index.path: name for name, s in self.indexes.items() if s.index.path.is_absolute()}
@@ -127,10 +129,23 @@ class App:
         self._require_key(request, route)
         if route.role == "writer" and not self.settings.writable:
             raise Problem(403, "this server is read-only; lsr serve --writable lets documents be changed")
-        asked = None
-        if route.asked is not None:
-            asked = await request.asked(route.asked, self.settings.max_body, self.settings.patience)
-        return await route.handler(self, request, asked)
+        if route.asked is None:
+            return await route.handler(self, request, None)
+        most = self.settings.max_body
+        with self._room_for(min(request.length(most), most)):
+            asked = await request.asked(route.asked, most, self.settings.patience)
+            return await route.handler(self, request, asked)
+
+    @contextmanager
+    def _room_for(self, size: int) -> Iterator[None]:
+        """Memory for a body until it is answered: what all connections together could send is too much."""
+        if size > LARGE and self._held + size > _BODIES * self.settings.max_body:
+            raise Problem(503, "too many large requests at once; come again", retry_after=1, close=True)
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
 
     def _require_own_page(self, request: Request) -> None:
         """Refuse pages of other sites, whose scripts a browser on this machine would let knock here."""

@@ -20,6 +20,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 M = TypeVar("M", bound=pydantic.BaseModel)
 
+LARGE = 1 << 16  # bytes of a body that is read beside the loop, which goes on meanwhile
 _DRAINED = 2.0  # seconds that are spent on the rest of a body that is too long, so that its sender reads the answer
 
 
@@ -87,6 +88,10 @@ class Request:
             raise wrong_values(wrong)
         return given
 
+    def length(self, most: int) -> int:
+        """Bytes of the body as its sender tells; `most` where it doesn't."""
+        return most if b"transfer-encoding" in self.headers else int(self.headers.get(b"content-length", b"0"))
+
     async def asked(self, model: type[M], most: int, patience: float) -> M:
         """The body.
 
@@ -105,14 +110,12 @@ class Request:
         if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise Problem(415, "compressed bodies aren't taken; send it as it is")
         body = await self._body(most, patience)
-        try:
-            found: M = model.model_validate_json(body or b"{}")
-            return found
-        except pydantic.ValidationError as error:
-            raise invalid(error.errors(include_url=False), model) from None
+        if len(body) > LARGE:
+            return await asyncio.to_thread(_parsed, model, body)
+        return _parsed(model, body)
 
     async def _body(self, most: int, patience: float) -> bytes:
-        declared = int(self.headers.get(b"content-length", b"0"))
+        declared = self.length(0)
         too_long = Problem(413, f"the body is larger than {most:,} bytes: send less at once", close=True)
         if declared > most and b"expect" in self.headers:  # nothing is sent before we ask for it
             raise too_long
@@ -139,3 +142,11 @@ class Request:
         if over:
             raise too_long
         return b"".join(chunks)
+
+
+def _parsed(model: type[M], body: bytes) -> M:
+    try:
+        found: M = model.model_validate_json(body or b"{}")
+        return found
+    except pydantic.ValidationError as error:
+        raise invalid(error.errors(include_url=False), model) from None

@@ -137,6 +137,33 @@ def test_a_body_that_does_not_arrive_is_answered(serving, small):
     assert b"connection: close" in reply
 
 
+def test_large_bodies_together_have_a_limit(serving, small):
+    asking, held = serving(small, max_body=1 << 20), []
+    head = (
+        b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n"
+    )
+    try:
+        for _ in range(16):
+            held.append(connected(asking))
+            held[-1].sendall(head + b"\r\n{")
+        end = time.monotonic() + 20
+        while asking.app._held < 16_000_000:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        with connected(asking) as sock:
+            sock.sendall(head + b"\r\n{")
+            reply = sock.makefile("rb").read()
+        assert reply.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 1" in reply
+        assert asking.post("/v1/search", {"query": "wing"}).status == 200  # a small one finds room
+    finally:
+        for sock in held:
+            sock.close()
+    while asking.app._held:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("size", [10, 5_000_000])
 def test_a_connection_that_ends_with_its_answer_is_no_error(serving, small, caplog, size):
     asking = serving(small)

@@ -101,6 +101,12 @@ def test_a_charset_is_no_other_content_type(asking):
     assert asking.post("/v1/search", {"query": "wing"}, **kind).status == 200
 
 
+def test_more_wrong_values_than_anybody_reads(asking):
+    told = problem(asking.post("/v1/search", {"vector": {f"t{i}": -1 for i in range(20_000)}}), 422)
+    assert len(told["errors"]) == 20
+    assert told["detail"].endswith("and 19,980 more")
+
+
 def test_compressed_bodies_are_refused(asking):
     problem(asking.post("/v1/search", b"{}", **{"Content-Encoding": "gzip"}), 415)
 
