@@ -9,13 +9,23 @@ export function el(name, attributes = {}, ...children) {
   return element;
 }
 
+// A token; what a hybrid encoder puts before those of its BM25 half is quieter than the word.
+export function termed(token, kind = "") {
+  const word = /^(bm25:)?(.*)$/su.exec(token);
+  return el("bdi", { class: `token ${kind}` }, ...(word[1] ? [el("span", { class: "quiet" }, word[1])] : []), word[2]);
+}
+
 // A copy of a <template>'s only element.
 export const copy = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 
 export const count = (value) => value.toLocaleString("en");
 export const some = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
 export const weight = (value) => value.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
-export const ms = (value) => `${value.toFixed(value < 1 ? 2 : value < 10 ? 1 : 0)} ms`;
+
+export function ms(value) {
+  if (value >= 1000) return `${(value / 1000).toFixed(1)} s`;
+  return `${value.toFixed(value < 1 ? 2 : value < 10 ? 1 : 0)} ms`;
+}
 
 // A share of a whole in per cent; what is not nothing is not shown as nothing.
 export function percent(share) {

@@ -1,6 +1,6 @@
 // A hit: heading, the best part of its text, what it was found by; opened, its whole text and its score term by term.
 
-import { copy, el, percent, plain, weight } from "./dom.js";
+import { copy, el, percent, plain, termed, weight } from "./dom.js";
 import { Content } from "./marks.js";
 
 const SNIPPET = 300; // code points
@@ -67,7 +67,7 @@ export class HitView {
       }),
     );
     this.#part(".because").replaceChildren(
-      ...this.terms.slice(0, 4).map((term) => el("li", {}, el("bdi", { class: term.kind }, term.token), ` ${percent(term.share)}`)),
+      ...this.terms.slice(0, 4).map((term) => el("li", {}, termed(term.token, term.kind), ` ${percent(term.share)}`)),
     );
     if (opened) this.#contributions();
   }
@@ -87,13 +87,13 @@ export class HitView {
         return el(
           "tr",
           {},
-          el("th", { scope: "row" }, el("bdi", {}, term.token), el("small", {}, ...this.#how(term))),
+          el("th", { scope: "row" }, termed(term.token), el("small", {}, ...this.#how(term))),
           el("td", { class: "share" }, el("span", { class: "line" }, bar)),
           el("td", { class: "number" }, percent(term.share), el("small", {}, sum)),
         );
       }),
     );
-    const names = this.missing.flatMap((term, i) => [i ? ", " : "", el("bdi", {}, term.token)]);
+    const names = this.missing.flatMap((term, i) => [i ? ", " : "", termed(term.token)]);
     this.#part(".missing").replaceChildren(...(names.length ? ["Not in this document: ", ...names] : []));
   }
 
@@ -106,7 +106,7 @@ export class HitView {
     const { id, parent, title, metadata } = this.hit;
     const values = Object.entries(metadata ?? {}).map(([key, value]) => [key, plain(value)]);
     const brief = values.filter(([key, value]) => value && key.length + value.length <= BRIEF).slice(0, 4);
-    const item = (key, value) => el("li", {}, el("bdi", {}, key), " ", el("bdi", { class: "value" }, value));
+    const item = (key, value) => el("li", {}, el("bdi", {}, key), " ", el("bdi", {}, value));
     this.#part(".about").replaceChildren(
       ...(title ? [el("li", {}, el("bdi", {}, id))] : []),
       ...brief.map((pair) => item(...pair)),

@@ -1,7 +1,7 @@
 // One ranking: an index, how it is searched, what was found, how long it took and what was skipped.
 
 import { call, pause } from "./api.js";
-import { copy, count, el, ms, percent, some, weight } from "./dom.js";
+import { copy, count, el, ms, percent, some, termed, weight } from "./dom.js";
 import { HitView } from "./hits.js";
 
 const TYPING = 90; // milliseconds without a key before a search
@@ -63,7 +63,7 @@ export class Side {
       elements[name].previousElementSibling.value = name === "cut" ? settings[name] : settings[name].toFixed(2);
       elements[name].closest("label").hidden = settings.mode !== (name === "alpha" ? "alpha" : "clusters");
     }
-    this.part(".of").textContent = `${some(index.documents, "document")}, encoder ${index.encoder}`;
+    this.part(".of").textContent = some(index.documents, "document");
   }
 
   #settings() {
@@ -120,11 +120,10 @@ export class Side {
 
   #clear(problem) {
     this.element.removeAttribute("aria-busy");
-    this.views = [];
     this.found = null;
-    this.part(".found").hidden = true;
-    this.part(".hits").replaceChildren();
-    this.part(".more").hidden = true;
+    this.#list([]);
+    for (const selector of [".plan", ".vector", ".unknown", ".nothing", ".more"]) this.part(selector).hidden = true;
+    this.part(".of").hidden = false;
     this.part(".problem").hidden = !problem;
     this.part(".problem").replaceChildren(...(problem ? described(problem) : []));
     this.shown(this);
@@ -132,9 +131,8 @@ export class Side {
 
   #show(found, k) {
     this.found = found;
-    this.views = found.hits.map((hit) => new HitView(hit));
-    this.part(".hits").replaceChildren(...this.views.map((view) => view.element));
-    this.part(".found").hidden = false;
+    this.#list(found.hits);
+    this.part(".of").hidden = true;
     this.part(".problem").hidden = true;
     this.part(".nothing").hidden = this.views.length > 0;
     this.part(".more").hidden = this.views.length < k;
@@ -143,11 +141,14 @@ export class Side {
     this.shown(this);
   }
 
+  #list(hits) {
+    this.views = hits.map((hit) => new HitView(hit));
+    this.part(".hits").replaceChildren(...this.views.map((view) => view.element));
+  }
+
   #explain({ hits }) {
-    if (hits.length !== this.views.length || hits.some(({ id }, i) => id !== this.views[i].hit.id)) {
-      this.views = hits.map((hit) => new HitView(hit)); // the index has changed in between
-      this.part(".hits").replaceChildren(...this.views.map((view) => view.element));
-    }
+    // The index may have changed in between.
+    if (hits.length !== this.views.length || hits.some(({ id }, i) => id !== this.views[i].hit.id)) this.#list(hits);
     hits.forEach(({ explanation }, i) => {
       if (!explanation) return;
       this.views[i].scale(hits[0].score);
@@ -157,12 +158,13 @@ export class Side {
   }
 
   #plan({ took, plan }) {
-    this.part(".label").textContent = this.label;
+    this.part(".plan").hidden = false;
     this.part(".time").textContent = ms(took.search_ms);
     const rows = [["searching", ms(took.search_ms)]];
     if (took.encode_ms) rows.unshift(["encoding the query", ms(took.encode_ms)]);
     const scored = plan?.postings ? Math.min(1, plan.postings_scored / plan.postings) : 1;
     this.part(".skipped").textContent = scored < 1 ? `${percent(1 - scored)} of the postings skipped` : "nothing skipped";
+    this.part(".meter").hidden = scored === 1;
     this.part(".meter i").style.width = `${100 * scored}%`;
     if (plan) {
       const of = (part, whole) => `${count(part)} of ${count(whole)}`;
@@ -173,29 +175,28 @@ export class Side {
         ["postings scored", of(plan.postings_scored, plan.postings)],
         [units, of(plan.blocks_scored, plan.blocks)],
         ["windows scanned whole", of(plan.windows_scanned, plan.windows)],
-        ["documents", count(plan.documents)],
       );
     }
+    rows.push(["documents", count(this.index.documents)], ["encoder", this.index.encoder]);
     const pair = ([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
     this.part(".plan dl").replaceChildren(...rows.map(pair));
   }
 
   #vector(vector) {
     const terms = Object.entries(vector).sort(([, a], [, b]) => b - a);
-    const most = terms[0]?.[1];
+    this.part(".vector").hidden = !terms.length;
+    this.part(".unknown").hidden = terms.length > 0;
     const words = terms.map(([token, value]) => {
       const bar = el("i");
-      bar.style.width = `${(100 * value) / most}%`;
-      return el("li", {}, el("bdi", {}, token), el("small", {}, weight(value)), bar);
+      bar.style.width = `${(100 * value) / terms[0][1]}%`;
+      return el("li", {}, termed(token), el("small", {}, weight(value)), bar);
     });
-    const list = this.part(".vector");
+    const list = this.part(".vector ul");
     list.replaceChildren(...words.slice(0, WORDS));
-    if (words.length > WORDS) {
-      const button = el("button", { type: "button", class: "quiet" }, `${words.length - WORDS} more`);
-      button.addEventListener("click", () => list.replaceChildren(...words));
-      list.append(el("li", { class: "rest" }, button));
-    }
-    this.part(".unknown").hidden = terms.length > 0;
+    if (words.length <= WORDS) return;
+    const button = el("button", { type: "button", class: "quiet" }, `${words.length - WORDS} more`);
+    button.addEventListener("click", () => list.replaceChildren(...words));
+    list.append(el("li", {}, button));
   }
 }
 
