@@ -1,13 +1,18 @@
-# make demo, make test: each is complete on a fresh machine. The rest is what CI runs.
+# make demo, make serve, make test: each is complete on a fresh machine. The rest is what CI runs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types wheel clean
+.PHONY: demo serve test lint types wheel clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/lsr demo
+
+# The collection that ships with the package, in a browser: prints where.
+serve: $(VENV)/installed-serve
+	test -e cranfield.idx || $(BIN)/lsr index lsr/data/cranfield --out cranfield.idx
+	$(BIN)/lsr serve cranfield=cranfield.idx
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
@@ -32,10 +37,15 @@ $(VENV)/installed-demo: pyproject.toml constraints.txt
 	$(PIP) install --quiet -c constraints.txt -e ".[eval]"
 	touch $@
 
+$(VENV)/installed-serve: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt -e ".[serve]"
+	touch $@
+
 $(VENV)/installed-dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -c constraints.txt -e ".[all,dev]"
-	touch $@ $(VENV)/installed-demo
+	touch $@ $(VENV)/installed-demo $(VENV)/installed-serve
 
 clean:
-	rm -rf $(VENV) build dist lsr-demo *.egg-info
+	rm -rf $(VENV) build dist lsr-demo cranfield.idx *.egg-info

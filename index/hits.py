@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from .documents import AllDocuments
 from .explain import Explanation
+
+
+class Described(Protocol):
+    """What knows documents by their numbers."""
+
+    def id(self, doc: int) -> str: ...
+
+    def parent(self, doc: int) -> str | None: ...
+
+    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]: ...
 
 
 class Hit:
@@ -19,7 +28,7 @@ class Hit:
 
     __slots__ = ("_documents", "_explain", "doc", "score")
 
-    def __init__(self, documents: AllDocuments, doc: int, score: float, explain: Callable[..., Explanation]) -> None:
+    def __init__(self, documents: Described, doc: int, score: float, explain: Callable[..., Explanation]) -> None:
         self._documents = documents
         self._explain = explain
         self.doc = doc

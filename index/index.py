@@ -179,7 +179,8 @@ class Index(Reader):
             DataError: A bad document, an id that is in the index already or occurs twice.
             EncoderMismatch: Vectors of another encoder.
             EncoderError: Texts, but the index has no encoder.
-            OutputError: Somebody else is writing (the message says who), or the folder can't be written.
+            IndexBusy: Somebody else is writing; the message says who.
+            OutputError: The folder can't be written.
         """
         with self._writing() as writer:
             return writer.add(source, lambda: self.encoder, ids, replace=False, skip_bad=skip_bad)
@@ -226,6 +227,11 @@ class Index(Reader):
                     self._merge(everything=False)
             finally:
                 self.rollback()
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are changes that aren't committed."""
+        return self._writer is not None
 
     def rollback(self) -> None:
         """Forget the changes since the last commit, and unlock the index."""

@@ -61,6 +61,10 @@ class Reader:
         """What is searched now, as it was committed."""
         return self._snapshot
 
+    def pinned(self) -> Reader:
+        """The same documents, whatever is committed or refreshed meanwhile: for several calls that have to agree."""
+        return Reader(self.path, self._snapshot, self._given_encoder)
+
     @property
     def searcher(self) -> Searcher:
         """Postings."""

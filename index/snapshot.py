@@ -6,6 +6,8 @@ is held.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -187,6 +189,11 @@ class Snapshot:
                 if now == manifest:
                     raise
                 manifest = now  # it was replaced while we looked at it
+
+    @cached_property
+    def id(self) -> str:
+        """Tells this commit from others: 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         """How many documents there are, without the deleted ones."""

@@ -31,7 +31,7 @@ from typing import Any, Self
 
 import filelock
 
-from lsr.errors import CorruptIndex, IndexFormatError, LsrError, OutputError, OutputExists
+from lsr.errors import CorruptIndex, IndexBusy, IndexFormatError, LsrError, OutputError, OutputExists
 
 from .arrow_files import RESTORE
 
@@ -184,7 +184,8 @@ class Transaction:
         index: The folder.
 
     Raises:
-        OutputError: Somebody else is writing, or the folder can't be written.
+        IndexBusy: Somebody else is writing.
+        OutputError: The folder can't be written.
     """
 
     def __init__(self, index: Path) -> None:
@@ -197,7 +198,7 @@ class Transaction:
             try:
                 self._lock.acquire()
             except filelock.Timeout:
-                raise OutputError(f"{index}: {_holder(index)}; wait until it is done") from None
+                raise IndexBusy(f"{index}: {_holder(index)}; wait until it is done") from None
             self.scratch = index / f"segment-{secrets.token_hex(8)}.tmp"
             try:
                 self.manifest = _committed(index)

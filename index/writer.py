@@ -77,7 +77,8 @@ class Writer:
         snapshot: The latest snapshot that is open.
 
     Raises:
-        OutputError: Somebody else is writing, or the folder can't be written.
+        IndexBusy: Somebody else is writing.
+        OutputError: The folder can't be written.
         CorruptIndex: Files are damaged.
     """
 

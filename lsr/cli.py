@@ -36,6 +36,7 @@ COMMANDS = {
     "export": ("lsr.index.exchange", "Write an index or vectors for another engine: CIFF, OpenSearch, Anserini."),
     "mine": ("lsr.train.commands", "Mine hard negatives from runs for training."),
     "train": ("lsr.eval.training", "Train an encoder as a YAML file says."),
+    "serve": ("lsr.index.serve.commands", "Serve indexes over HTTP: a page, and a JSON API."),
     "verify": ("lsr.index.commands", "Check every byte of an index."),
     "warmup": ("lsr.index.commands", "Compile the search kernels now."),
 }

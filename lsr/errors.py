@@ -6,8 +6,10 @@
     │   └── MissingExtra     a package that an extra of lsr-search brings is not installed
     ├── EncoderMismatch      query and index come from different encoders
     ├── OutputExists         the output is there already and `overwrite` was not given
-    ├── OutputError          the output can't be written: full disk, no permission, another writer
+    ├── OutputError          the output can't be written: full disk, no permission
+    │   └── IndexBusy        another process is writing the index: says which
     ├── TrainingError        training can't start or go on
+    ├── ServerError          a server of indexes can't be reached, or refuses: a key, a limit, too much to do
     └── IndexFormatError     a folder that is no index, or one of another format version
         └── CorruptIndex     a file of the index is missing, cut short or changed
 
@@ -114,8 +116,16 @@ class OutputError(LsrError):
     """The output can't be written."""
 
 
+class IndexBusy(OutputError):
+    """Another process is writing the index."""
+
+
 class TrainingError(LsrError):
     """Training can't start or go on."""
+
+
+class ServerError(LsrError):
+    """A server of indexes can't be reached, or refuses what was asked."""
 
 
 class IndexFormatError(LsrError):

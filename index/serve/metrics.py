@@ -1,0 +1,60 @@
+"""What a server counts, as Prometheus reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from .served import Served
+from .work import Workers
+
+KIND = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class Metrics:
+    """Counters of one server."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._requests = Counter(
+            "lsr_requests", "Requests, by path and status.", ("path", "status"), registry=self._registry
+        )
+        self._seconds = Histogram(
+            "lsr_request_seconds",
+            "From the head of a request to its answer.",
+            ("path",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._searching = Gauge("lsr_searching", "Searches that run or wait.", registry=self._registry)
+        self._documents = Gauge("lsr_documents", "Documents of an index.", ("index",), registry=self._registry)
+        self._segments = Gauge("lsr_segments", "Segments of an index.", ("index",), registry=self._registry)
+        self._trouble = Gauge(
+            "lsr_refresh_failing",
+            "1 while a commit of another process can't be opened.",
+            ("index",),
+            registry=self._registry,
+        )
+
+    def count(self, path: str, status: int, seconds: float) -> None:
+        """Note a request.
+
+        Args:
+            path: Of the table of routes; never what a client made up.
+            status: Of the answer.
+            seconds: It took.
+        """
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def text(self, indexes: Mapping[str, Served], workers: Iterable[Workers]) -> bytes:
+        """Everything, with what the indexes are now."""
+        self._searching.set(sum(one.busy for one in workers))
+        for name, served in indexes.items():
+            self._documents.labels(name).set(len(served.index))
+            self._segments.labels(name).set(served.index.n_segments)
+            self._trouble.labels(name).set(bool(served.trouble))
+        return generate_latest(self._registry)

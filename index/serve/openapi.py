@@ -1,0 +1,64 @@
+"""The description of the API, made of the same table and models that answer it (OpenAPI 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic.json_schema import models_json_schema
+
+import lsr
+
+from .models import Given, ProblemDocument
+
+if TYPE_CHECKING:
+    from .routes import Route
+
+_AT = "#/components/schemas/"
+_REST = {"/v1/documents/": ("id", "A document's id, slashes and all."), "/page/": ("file", "The name of a file.")}
+_OF_INDEX = ("/v1/documents/", "/v1/stats")  # paths of an index that is named behind the question mark
+
+
+def describe(routes: Mapping[str, Mapping[str, Route]]) -> dict[str, Any]:
+    """The OpenAPI document of a table of routes."""
+    every = [model for methods in routes.values() for r in methods.values() for model in (r.asked, r.given) if model]
+    sides = [(model, "serialization" if issubclass(model, Given) else "validation") for model in every]
+    _, schemas = models_json_schema([*sides, (ProblemDocument, "serialization")], ref_template=_AT + "{model}")
+    paths: dict[str, Any] = {}
+    for path, methods in routes.items():
+        name, what = _REST.get(path, ("", ""))
+        parameters = [{"name": name, "in": "path", "required": True, "description": what}] if name else []
+        if path in _OF_INDEX:
+            parameters.append({"name": "index", "in": "query", "description": "The index' name; else the first."})
+        for one in parameters:
+            one["schema"] = {"type": "string"}
+        at = paths.setdefault(f"{path}{{{name}}}" if name else path, {"parameters": parameters} if parameters else {})
+        for method, route in methods.items():
+            at[method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "lsr serve", "version": lsr.__version__},
+        "paths": paths,
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    good: dict[str, Any] = {"description": "Done."}
+    if route.given:
+        good["content"] = {"application/json": {"schema": {"$ref": _AT + route.given.__name__}}}
+    bad = {"application/problem+json": {"schema": {"$ref": _AT + ProblemDocument.__name__}}}
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "operationId": route.handler.__name__,  # type: ignore[attr-defined]
+        "responses": {"200": good, "default": {"description": "What is wrong, and where.", "content": bad}},
+    }
+    if route.asked:
+        body = {"application/json": {"schema": {"$ref": _AT + route.asked.__name__}}}
+        operation["requestBody"] = {"required": True, "content": body}
+    if route.role:
+        operation["security"] = [{"key": []}, {}]
+    return operation

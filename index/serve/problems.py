@@ -1,0 +1,162 @@
+"""Errors as the client sees them: problem documents (RFC 9457) that say what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from lsr import errors
+
+_LISTED = 20  # wrong values that are told
+_NAMESPACE = "urn:lsr:"
+# What Python raises, and what HTTP calls it: the first that fits. Names travel as the problem's type, and the client
+# raises the same again.
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (errors.IndexBusy, 409),
+    (errors.OutputError, 507),
+    (errors.CorruptIndex, 503),
+    (errors.LsrError, 422),
+    (ValueError, 422),
+    (TypeError, 422),
+    (MemoryError, 503),
+)
+
+
+class Problem(Exception):
+    """An answer that tells of an error.
+
+    Attributes:
+        status: Of HTTP.
+        detail: What is wrong, and the mend.
+        kind: The exception's name in Python, if there is one.
+        errors: [(where, message)], the values that are wrong.
+        headers: More headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        kind: str = "",
+        errors: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        retry_after: int | None = None,
+        close: bool = False,
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.kind, self.errors = status, detail, kind, list(errors)
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["retry-after"] = str(retry_after)
+        if close:
+            self.headers["connection"] = "close"
+
+    def to_json(self) -> dict[str, Any]:
+        """The problem document."""
+        return {
+            "type": _NAMESPACE + self.kind if self.kind else "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "errors": [{"where": where, "message": message} for where, message in self.errors],
+        }
+
+
+def wrong_values(wrong: Sequence[tuple[str, str]]) -> Problem:
+    """What to answer to values that make no sense; all of them at once."""
+    shown = [f"{where}: {message}" if where else message for where, message in wrong[:_LISTED]]
+    more = [f"and {len(wrong) - _LISTED:,} more"] if len(wrong) > _LISTED else []
+    return Problem(422, "; ".join([*shown, *more]), kind="ValueError", errors=wrong[:_LISTED])
+
+
+def problem_of(error: Exception, names: Mapping[str, str]) -> Problem | None:
+    """What to answer to an exception; None for a fault of ours.
+
+    Args:
+        error: The exception.
+        names: {folder of an index: its name}: clients have no business with the machine's folders.
+    """
+    if isinstance(error, Problem):
+        return error
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), None)
+    if status is None:
+        return None
+    detail = str(error) or type(error).__name__
+    for path, name in names.items():
+        detail = detail.replace(path, name)
+    if isinstance(error, MemoryError):
+        detail = "not enough memory for this; ask for less at once"
+    where = [(error.where or "", error.problem)] if isinstance(error, errors.DataError) else []
+    # Of a subclass the client knows nothing of, the one that it knows.
+    named = next(c.__name__ for c in type(error).__mro__ if c.__module__ in (errors.__name__, "builtins"))
+    return Problem(status, detail, kind=named, errors=where, retry_after=1 if status in (409, 503) else None)
+
+
+def client_error(kind: str, detail: str) -> Exception | None:
+    """The exception that a problem document's type stands for; None if it names none of those above."""
+    known = {
+        name: value
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.LsrError) and value is not errors.MissingExtra
+    }
+    known |= {"MissingExtra": errors.EncoderError, "ValueError": ValueError, "TypeError": TypeError}
+    name = kind.removeprefix(_NAMESPACE)
+    return known[name](detail) if kind.startswith(_NAMESPACE) and name in known else None
+
+
+# --- what pydantic says -----------------------------------------------------------------------------------------------
+
+
+def invalid(found: Iterable[Mapping[str, Any]], model: Any) -> Problem:
+    """What to answer to a body that isn't what a model says.
+
+    Args:
+        found: The errors of a pydantic.ValidationError.
+        model: The model.
+    """
+    wrong = []
+    for one in found:
+        if one["type"] == "json_invalid":
+            return Problem(400, str(one["msg"]).replace("Invalid JSON", "the body is no JSON"))
+        place = one["loc"]
+        where = ".".join(map(str, place))
+        if one["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            known = _known(model, place[:-1])
+            near = difflib.get_close_matches(str(place[-1]).lower(), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            wrong.append((where, f"unknown field; {hint}"))
+        elif one["type"] == "value_error":
+            wrong.append((where, str(one["msg"]).removeprefix("Value error, ")))
+        elif one["type"] in ("missing", "missing_argument"):
+            wrong.append((where, "is missing"))
+        else:
+            shown = repr(one["input"])
+            shown = shown if len(shown) <= 80 else shown[:77] + "..."
+            wrong.append((where, f"{str(one['msg']).replace('Input should', 'should')}, got {shown}"))
+    return wrong_values(wrong)
+
+
+def _known(model: Any, place: Sequence[str | int]) -> list[str]:
+    """The fields of what stands at a place within a model."""
+    fields = _fields(model)
+    for part in place:
+        if part in fields:
+            inner = [kind for kind in _parts(fields[str(part)]) if _fields(kind)]
+            fields = _fields(inner[0]) if inner else fields
+    return list(fields)
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(model) and isinstance(model, type):
+        return typing.get_type_hints(model)
+    return {name: field.annotation for name, field in getattr(model, "model_fields", {}).items()}
+
+
+def _parts(kind: Any) -> list[Any]:
+    """A type, and what it is made of."""
+    return [kind, *(part for inner in typing.get_args(kind) for part in _parts(inner))]

@@ -1,0 +1,297 @@
+"""Served: an index that answers requests, each from one snapshot, and is changed by one of them at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from lsr.corpus import Document, document_batch
+from lsr.index.hits import Hit
+from lsr.index.hybrid import Hybrid
+from lsr.index.index import Index
+from lsr.index.merge import plan_merges
+from lsr.index.reader import Reader
+from lsr.index.storage import MANIFEST
+from lsr.index.writer import Change
+from lsr.sparse import SparseMatrix
+from lsr.vectors import VectorBatch, Vectors
+
+from . import models
+from .facts import facts_of
+from .problems import Problem, wrong_values
+from .settings import ServeSettings
+from .work import Deadline
+
+
+class Served:
+    """An index that is served.
+
+    Attributes:
+        name: What requests call it.
+        index: The index.
+        trouble: Why a commit of another process can't be opened; empty if all is well.
+    """
+
+    def __init__(self, name: str, index: Index, settings: ServeSettings) -> None:
+        self.name, self.index, self.trouble = name, index, ""
+        self._settings = settings
+        self._seen = self._stamp()
+        self._facts: tuple[str, dict[str, Any]] = ("", {})
+
+    # --- searching --------------------------------------------------------------------------------------------------
+
+    def search(self, asked: models.Search, deadline: Deadline) -> dict[str, Any]:
+        """What a query finds."""
+        deadline.check()
+        reader, started = self.index.pinned(), time.perf_counter()
+        query = asked.query if asked.query is not None else asked.vector or {}
+        vector, unknown = _vector(reader, query)
+        encoded = time.perf_counter()
+        hits = _hits(reader, query, vector, asked)
+        ended = time.perf_counter()
+        answer: dict[str, Any] = {
+            "index": self.name,
+            "snapshot": reader.snapshot.id,
+            "query": {"vector": _readable(reader, vector), "unknown": unknown},
+            "took": {
+                "encode_ms": round((encoded - started) * 1e3, 3),
+                "search_ms": round((ended - encoded) * 1e3, 3),
+            },
+        }
+        if asked.plan:
+            plan = reader.explain_plan(vector, asked.k, where=asked.where, **vars(asked.settings))
+            answer["plan"] = plan.to_json()
+        answer["hits"] = self._described(reader, [hits], asked, deadline)[0]
+        if asked.explain:
+            for described, hit in zip(answer["hits"], hits, strict=True):
+                deadline.check()
+                described["explanation"] = hit.explain().to_json()
+        return answer
+
+    def search_batch(self, asked: models.SearchBatch, deadline: Deadline) -> dict[str, Any]:
+        """What each of many queries finds."""
+        reader, found = self.index.pinned(), []
+        for query in asked.queries:
+            deadline.check()
+            found.append(_hits(reader, query, _vector(reader, query)[0], asked))
+        results = self._described(reader, found, asked, deadline)
+        return {"index": self.name, "snapshot": reader.snapshot.id, "results": results}
+
+    def explain(self, asked: models.Explain, deadline: Deadline) -> dict[str, Any]:
+        """Why a document has its score."""
+        deadline.check()
+        query = asked.query if asked.query is not None else asked.vector or {}
+        why = self.index.pinned().explain(query, asked.id, origins=asked.origins)
+        return {"index": self.name, **why.to_json(), "content": why.content}
+
+    def encode(self, asked: models.Encode, deadline: Deadline) -> dict[str, Any]:
+        """A query's vector."""
+        deadline.check()
+        reader = self.index.pinned()
+        return {"index": self.name, "vector": _readable(reader, reader.query_vectors([asked.text]))}
+
+    def document(self, doc_id: str) -> dict[str, Any]:
+        """A document as it is stored.
+
+        Raises:
+            Problem: There is none of this id.
+        """
+        documents = self.index.pinned().documents
+        doc, passages = documents.find(doc_id), documents.passages(doc_id)
+        if doc is None and not passages:
+            raise Problem(404, f"the index {self.name} has no document {doc_id[:200]!r}")
+        title, text, metadata = documents.fields(passages[0] if doc is None else doc)
+        found = {"index": self.name, "id": doc_id, "title": title, "text": text, "metadata": metadata}
+        if doc is None:
+            found |= {"text": "", "passages": [documents.id(passage) for passage in passages]}
+        elif parent := documents.parent(doc):
+            found["parent"] = parent
+        return found
+
+    def _described(
+        self, reader: Reader, found: list[list[Hit]], asked: models.HowToSearch, deadline: Deadline
+    ) -> list[list[dict[str, Any]]]:
+        """Hits as JSON has them."""
+        documents, room = reader.documents, self._settings.max_answer
+        rows: list[list[dict[str, Any]]] = []
+        for hits in found:
+            deadline.check()
+            row: list[dict[str, Any]] = []
+            for rank, hit in enumerate(hits, start=1):
+                described: dict[str, Any] = {"id": hit.id, "rank": rank, "score": hit.score}
+                if (passage := hit.passage) != described["id"]:
+                    described["passage"] = passage
+                if asked.fields:
+                    title, text, metadata = documents.fields(hit.doc)
+                    described |= {"title": title, "text": text, "metadata": metadata}
+                    room -= len(title) + len(text)
+                    if room < 0:
+                        most = f"an answer has at most {self._settings.max_answer >> 20} MB of text"
+                        raise wrong_values([("fields", f'{most}: ask for fewer documents, or with "fields": false')])
+                row.append(described)
+            rows.append(row)
+        return rows
+
+    # --- changing, one call at a time -------------------------------------------------------------------------------
+
+    def add(self, asked: models.Add) -> dict[str, Any]:
+        """Add or update documents, all or none."""
+        had = self.index.pending
+        with_vectors = [document.vector is not None for document in asked.documents]
+        wrong = [
+            (f"documents.{i}", "needs a text or a vector")
+            for i, document in enumerate(asked.documents)
+            if document.text is None and document.vector is None
+        ]
+        if any(with_vectors) and not all(with_vectors):
+            wrong.append(("documents", "either all have vectors, or none; send two requests"))
+        for i, document in enumerate(asked.documents):
+            try:
+                json.dumps(document.metadata, allow_nan=False)
+            except ValueError:
+                wrong.append((f"documents.{i}.metadata", "numbers are finite: JSON has no NaN and no infinity"))
+        if wrong:
+            raise wrong_values(wrong)
+        documents = [Document(one.id, one.text or "", one.title, one.metadata, one.parent) for one in asked.documents]
+        source: Any = self._with_vectors(documents, asked.documents) if all(with_vectors) else documents
+        change = (self.index.update if asked.update else self.index.add)(source, skip_bad=asked.skip_bad)
+        return self._settled(change, asked.commit, had)
+
+    def _with_vectors(self, documents: list[Document], asked: list[models.NewDocument]) -> Vectors:
+        tokens: dict[str, int] = {}
+        rows = [{tokens.setdefault(token, len(tokens)): w for token, w in (a.vector or {}).items()} for a in asked]
+
+        def read(_: Vectors) -> Iterator[VectorBatch]:
+            yield VectorBatch(document_batch(documents), SparseMatrix.from_dicts(rows, max(len(tokens), 1)))
+
+        # Who sends tokens says that they are those of the index' encoder.
+        return Vectors("documents", read, fingerprint=self.index.fingerprint, vocabulary=list(tokens))
+
+    def delete(self, asked: models.Delete) -> dict[str, Any]:
+        """Delete documents."""
+        if not asked.ids and not asked.where:
+            raise wrong_values([("ids", "name documents, or give a filter that isn't empty")])
+        had = self.index.pending
+        return self._settled(self.index.delete(asked.ids, where=asked.where), asked.commit, had)
+
+    def _settled(self, change: Change, commit: bool, had: bool) -> dict[str, Any]:
+        """Commit, if that was asked for; what can't be committed is forgotten, but not what was there before."""
+        if commit:
+            try:
+                self.index.commit(merge=False)
+            except BaseException:
+                if not had:
+                    self.index.rollback()
+                raise
+        told = asdict(change)
+        del told["report"]
+        return {"index": self.name, **told, "committed": commit, "documents": len(self.index)}
+
+    def commit(self) -> dict[str, Any]:
+        """Make changes visible."""
+        had = self.index.pending
+        self.index.commit(merge=False)
+        return self._done(had)
+
+    def rollback(self) -> dict[str, Any]:
+        """Forget the changes since the last commit."""
+        had = self.index.pending
+        self.index.rollback()
+        return self._done(had)
+
+    def merge(self, everything: bool) -> dict[str, Any]:
+        """Commit, then merge segments."""
+        return self._done(self.index.merge(everything=everything))
+
+    @property
+    def merge_is_due(self) -> bool:
+        """Whether segments have gathered; merging commits, so not while changes wait for that."""
+        parts = self.index.snapshot.parts
+        return not self.index.pending and plan_merges([part.entry for part in parts]) is not None
+
+    def _done(self, done: bool) -> dict[str, Any]:
+        return {"index": self.name, "done": done, "documents": len(self.index), "segments": self.index.n_segments}
+
+    # --- what others commit -----------------------------------------------------------------------------------------
+
+    @property
+    def stale(self) -> bool:
+        """Whether somebody has committed since the last refresh; one look at a file's date."""
+        return self._stamp() != self._seen
+
+    def refresh(self) -> bool:
+        """Move on to what was committed last; tells whether there was anything new."""
+        stamp = self._stamp()
+        moved = self.index.refresh()
+        self._seen = stamp  # what came after that is seen the next time
+        return moved
+
+    def _stamp(self) -> tuple[int, int, int]:
+        try:
+            found = os.stat(self.index.path / MANIFEST)
+        except OSError:
+            return (0, 0, 0)
+        return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+    # --- what there is ----------------------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        """As of /v1/indexes; kept for each commit."""
+        reader = self.index.pinned()
+        if self._facts[0] != reader.snapshot.id:
+            writable = self._settings.writable
+            self._facts = reader.snapshot.id, facts_of(self.name, reader, writable=writable)
+        return self._facts[1]
+
+    def stats(self) -> dict[str, Any]:
+        """As of /v1/stats."""
+        reader = self.index.pinned()
+        return {
+            "index": self.name,
+            "snapshot": reader.snapshot.id,
+            "documents": len(reader),
+            "segments": reader.n_segments,
+            "postings": reader.n_postings,
+            "bytes": reader.file_sizes(),
+            "max_error": reader.max_error,
+            "pending": self.index.pending,
+            "refreshed": self.trouble,
+        }
+
+    def warm_up(self) -> None:
+        """Load what a first search would have to wait for: the encoder, and the kernels."""
+        reader = self.index.pinned()
+        if self.facts()["takes_text"]:
+            reader.query_vectors(["a"])
+        for term in [t for part in reader.snapshot.parts[:1] for t in part.segment.terms[:1].tolist()]:
+            for algorithm in ("exhaustive", "blocks"):
+                reader.search(SparseMatrix.from_dicts([{term: 1.0}], term + 1), algorithm=algorithm)
+
+
+def _vector(reader: Reader, query: str | dict[str, float]) -> tuple[SparseMatrix, list[str]]:
+    """A query's vector, and the tokens that the vocabulary lacks."""
+    vector = reader.query_vectors([query])
+    term_of = reader.snapshot.shared.term_of
+    return vector, [] if isinstance(query, str) else [token for token in query if token not in term_of]
+
+
+def _hits(reader: Reader, query: str | dict[str, float], vector: SparseMatrix, asked: models.HowToSearch) -> list[Hit]:
+    settings = vars(asked.settings)
+    if asked.hybrid is None:
+        return reader.search(vector, asked.k, where=asked.where, **settings)
+    if not isinstance(query, str):
+        raise wrong_values([("hybrid", "takes texts, each ranking encodes its own half")])
+    hybrid = Hybrid(reader, **vars(asked.hybrid))
+    return hybrid.search(query, asked.k, where=asked.where, threads=1, **settings)
+
+
+def _readable(reader: Reader, vector: SparseMatrix) -> dict[str, float]:
+    """{token: weight}, the heaviest first."""
+    terms, weights = vector.row(0)
+    tokens = reader.vocabulary
+    pairs = sorted(zip(weights.tolist(), terms.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
+    return {tokens[t] if tokens is not None and t < len(tokens) else f"term {t}": weight for weight, t in pairs}

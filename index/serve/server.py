@@ -1,0 +1,181 @@
+"""Server: an app that listens, in this thread or beside it; clients that dawdle are shown out.
+
+with Server({"idx": Index.open("idx")}, ServeSettings(port=0)) as server:
+    print(server.url)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from lsr.errors import OutputError
+from lsr.index.index import Index
+
+from .app import SECURITY_HEADERS, App
+from .settings import ServeSettings
+
+_KEEP_ALIVE = 5  # seconds that a connection may be idle between requests
+_MOST_HEAD = 1 << 16  # bytes of a request's line and headers
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n"
+    b"x-content-type-options: nosniff\r\n\r\n"
+)
+
+
+class Server:
+    """A server of indexes.
+
+    Attributes:
+        app: What answers.
+        url: Where it listens.
+
+    Args:
+        indexes: By name; the first is the default.
+        settings: What is allowed.
+
+    Raises:
+        OutputError: The port is taken, or the address isn't this machine's.
+    """
+
+    def __init__(self, indexes: Mapping[str, Index], settings: ServeSettings | None = None) -> None:
+        settings = settings or ServeSettings()
+        self.app = App(indexes, settings)
+        try:
+            family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
+            self._socket = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        except OSError as error:
+            raise OutputError(f"can't listen at {settings.host}:{settings.port}: {error.strerror or error}") from None
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
+        self._uvicorn = _Uvicorn(
+            uvicorn.Config(
+                self.app,
+                http=_patient(settings),
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                headers=SECURITY_HEADERS,
+                timeout_keep_alive=_KEEP_ALIVE,
+                timeout_graceful_shutdown=max(1, round(settings.stop)),
+            )
+        )
+        self._thread: threading.Thread | None = None
+        for served in self.app.indexes.values():
+            served.warm_up()
+
+    def run(self) -> None:
+        """Serve until a signal says to stop (SIGINT, SIGTERM); what runs then is finished."""
+        self._uvicorn.run(sockets=[self._socket])
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self.run, name="lsr-serve")
+        self._thread.start()
+        while not self._uvicorn.started and self._thread.is_alive():
+            self._thread.join(0.01)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._uvicorn.should_exit = True
+        if self._thread is not None:
+            self._thread.join()
+
+
+class _Uvicorn(uvicorn.Server):
+    """A stop that was asked for is no failure: the signal isn't raised again once everything has ended."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _patient(settings: ServeSettings) -> type[asyncio.Protocol]:
+    """A connection that ends when its client doesn't send a head in time, sends one without end, or reads nothing."""
+
+    class Patient(HttpToolsProtocol):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._head_due: asyncio.TimerHandle | None = None
+            self._head_size = 0
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > settings.connections:
+                transport.write(_FULL)
+                transport.close()
+                return
+            self._expect_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._head_is_here()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._head_due is None and (self.cycle is None or self.cycle.response_complete):
+                self._expect_head()
+            super().data_received(data)
+
+        def on_message_begin(self) -> None:
+            self._head_size = 0
+            super().on_message_begin()
+
+        def on_url(self, url: bytes) -> None:
+            self._grow(len(url))
+            super().on_url(url)
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self._grow(len(name) + len(value))
+            super().on_header(name, value)
+
+        def on_headers_complete(self) -> None:
+            self._head_is_here()
+            super().on_headers_complete()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if unread := self.transport.get_write_buffer_size():
+                self.loop.call_later(settings.patience, self._require_reading, unread)
+
+        def _grow(self, size: int) -> None:
+            self._head_size += size
+            if self._head_size > _MOST_HEAD:
+                raise ValueError("too many headers")  # which is answered with 400, and the connection closed
+
+        def _expect_head(self) -> None:
+            self._head_due = self.loop.call_later(settings.patience, self.transport.close)
+
+        def _head_is_here(self) -> None:
+            if self._head_due is not None:
+                self._head_due.cancel()
+                self._head_due = None
+
+        def _require_reading(self, before: int) -> None:
+            unread = self.transport.get_write_buffer_size()
+            if unread >= before:
+                self.transport.abort()
+            elif unread:
+                self.loop.call_later(settings.patience, self._require_reading, unread)
+
+    return Patient

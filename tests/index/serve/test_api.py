@@ -1,0 +1,223 @@
+"""What a server answers is what the index finds; and every answer is what its description says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lsr.encode.stream import Passages
+from lsr.index.index import Index
+from lsr.index.plan import SearchSettings
+from lsr.index.serve import models
+from lsr.index.serve.routes import ROUTES
+
+VECTOR = {"flutter": 2.0, "wing": 1.0, "never": 1.0}
+
+
+def test_a_search_finds_what_the_index_finds(asking, small):
+    found = asking.post("/v1/search", {"query": "wing flutter", "k": 3}).json
+    models.Found.model_validate(found)
+    hits = small.search("wing flutter", 3)
+    assert [(hit["id"], hit["score"]) for hit in found["hits"]] == [(hit.id, hit.score) for hit in hits]
+    assert [hit["rank"] for hit in found["hits"]] == list(range(1, len(hits) + 1))
+    first = found["hits"][0]
+    assert (first["title"], first["text"], first["metadata"]) == (hits[0].title, hits[0].text, hits[0].metadata)
+    assert found["index"] == "small"
+    assert found["snapshot"] == small.snapshot.id
+    assert set(found["query"]["vector"]) == {"wing", "flutter"}
+    assert found["query"]["unknown"] == []
+
+
+def test_a_vector_is_a_query_and_unknown_tokens_are_told(asking, small):
+    found = asking.post("/v1/search", {"vector": VECTOR}).json
+    assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in small.search(VECTOR)]
+    assert found["query"] == {"vector": {"flutter": 2.0, "wing": 1.0}, "unknown": ["never"]}
+
+
+def test_filters_settings_and_bare_hits(asking, small):
+    where = {"year": {">=": 1965}}
+    found = asking.post(
+        "/v1/search", {"query": "wing", "where": where, "settings": {"algorithm": "exhaustive"}, "fields": False}
+    ).json
+    assert found["hits"] == [
+        {"id": hit.id, "rank": rank, "score": hit.score}
+        for rank, hit in enumerate(small.search("wing", where=where), start=1)
+    ]
+
+
+def test_the_settings_are_those_of_a_search(small):
+    described = models.Search.model_json_schema()["$defs"]["SearchSettings"]["properties"]
+    assert set(described) == set(vars(SearchSettings()))
+
+
+def test_explanations_and_plans_are_those_of_the_index(asking, small):
+    found = asking.post("/v1/search", {"query": "wing flutter", "explain": True, "plan": True}).json
+    models.Found.model_validate(found)
+    for hit in found["hits"]:
+        assert hit["explanation"] == json.loads(json.dumps(small.explain("wing flutter", hit["id"]).to_json()))
+    assert found["plan"] == small.explain_plan("wing flutter").to_json()
+
+
+def test_an_explanation_of_any_document(asking, small):
+    found = asking.post("/v1/explain", {"query": "wing flutter", "id": "b"}).json
+    models.Explained.model_validate(found)
+    why = small.explain("wing flutter", "b")
+    assert (found["score"], found["content"]) == (why.score, why.content)
+    assert asking.post("/v1/explain", {"query": "wing", "id": "zzz"}).status == 422
+
+
+def test_a_batch_of_texts_and_vectors(asking, small):
+    found = asking.post("/v1/search/batch", {"queries": ["wing", VECTOR, ""], "k": 2}).json
+    models.FoundBatch.model_validate(found)
+    assert [[hit["id"] for hit in row] for row in found["results"]] == [
+        [hit.id for hit in small.search(query, 2)] for query in ("wing", VECTOR, "")
+    ]
+
+
+def test_a_text_as_a_vector(asking):
+    encoded = asking.post("/v1/encode", {"text": "wing wing flutter the"}).json
+    models.Encoded.model_validate(encoded)
+    assert list(encoded["vector"].items()) == [("wing", 2.0), ("flutter", 1.0)]
+
+
+def test_documents_by_their_ids(asking):
+    stored = asking.get("/v1/documents/a").json
+    models.Stored.model_validate(stored)
+    assert stored["metadata"]["year"] == 1960
+    for path in ("/v1/documents/c/1", "/v1/documents/c%2F1"):
+        assert asking.get(path + "?index=small").json["text"] == "boundary layer transition"
+    missing = asking.get("/v1/documents/nobody")
+    assert missing.status == 404
+    assert "nobody" in missing.json["detail"]
+
+
+def test_passages_are_told_apart_from_their_documents(tmp_path, serving):
+    text = "wing flutter at speed. " * 8
+    index = Index.build(tmp_path / "p", [{"_id": "long", "text": text}], encoder="bm25", passages=Passages(8))
+    asking = serving(index)
+    hit = asking.post("/v1/search", {"query": "wing"}).json["hits"][0]
+    assert hit["id"] == "long"
+    assert hit["passage"].startswith("long#")
+    assert asking.get("/v1/documents/" + hit["passage"].replace("#", "%23")).json["parent"] == "long"
+    whole = asking.get("/v1/documents/long").json
+    models.Stored.model_validate(whole)
+    assert hit["passage"] in whole["passages"]
+
+
+def test_the_indexes_and_their_columns(asking, serving, small, tmp_path):
+    (facts,) = asking.get("/v1/indexes").json["indexes"]
+    assert facts["documents"] == 4
+    assert facts["takes_text"]
+    assert not facts["writable"]
+    assert not facts["has_hybrid"]
+    columns = facts["columns"]
+    assert columns["year"] == {"kind": "number", "min": 1960, "max": 1980.5}
+    assert columns["lang"] == {"kind": "text", "values": ["en", "de"]}
+    assert columns["tags"] == {"kind": "list of text", "values": ["y", "x"]}
+    assert sorted(columns["draft"]["values"]) == [False, True]
+
+    other = Index.build(tmp_path / "other", [], encoder="bm25")
+    two = serving({"first": other, "second": small})
+    models.Indexes.model_validate(two.get("/v1/indexes").json)
+    assert [one["name"] for one in two.get("/v1/indexes").json["indexes"]] == ["first", "second"]
+    assert two.post("/v1/search", {"query": "wing"}).json["hits"] == []
+    assert len(two.post("/v1/search", {"query": "wing", "index": "second"}).json["hits"]) == 2
+    unknown = two.post("/v1/search", {"query": "wing", "index": "third"})
+    assert unknown.status == 404
+    assert "first, second" in unknown.json["detail"]
+
+
+def test_deleted_documents_leave_the_columns(living, serving):
+    living.delete(["b"])
+    living.commit()
+    columns = serving(living).get("/v1/indexes").json["indexes"][0]["columns"]
+    assert columns["lang"]["values"] == ["en"]
+    assert columns["year"]["max"] == 1980.5
+
+
+def test_an_index_of_vectors_alone(tmp_path, serving):
+    from lsr.sparse import SparseMatrix
+
+    index = Index.build(tmp_path / "v", SparseMatrix.from_dicts([{0: 1.0}, {1: 2.0}], 2))
+    asking = serving(index)
+    assert not asking.get("/v1/indexes").json["indexes"][0]["takes_text"]
+    refused = asking.post("/v1/search", {"query": "wing"})
+    assert refused.status == 422
+    assert "built from vectors" in refused.json["detail"]
+    assert str(tmp_path) not in refused.body.decode()
+
+
+def test_hybrid_search_needs_a_hybrid_encoder(asking):
+    refused = asking.post("/v1/search", {"query": "wing", "hybrid": {"method": "rrf"}})
+    assert refused.status == 422
+    assert "only one ranking" in refused.json["detail"]
+
+
+def test_texts_that_json_makes_trouble_of(tmp_path, serving):
+    docs = [{"_id": "é/ü", "text": "wing \u2028 \U0001f600", "ratio": float("nan"), "odd": [{"x": "\ud800"}]}]
+    asking = serving(Index.build(tmp_path / "odd", docs, encoder="bm25"))
+    (hit,) = asking.post("/v1/search", {"query": "wing"}).json["hits"]
+    assert hit["id"] == "é/ü"
+    assert hit["text"] == docs[0]["text"]
+    assert asking.get("/v1/documents/%C3%A9/%C3%BC").status == 200
+
+
+def test_state_is_told(asking):
+    assert asking.get("/health").json == {"status": "alive"}
+    assert asking.get("/ready").json == {"status": "ready"}
+    stats = asking.get("/v1/stats").json
+    models.Stats.model_validate(stats)
+    assert stats["documents"] == 4
+    asking.post("/v1/search", {"query": "wing"})
+    metrics = asking.get("/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain")
+    text = metrics.body.decode()
+    assert 'lsr_requests_total{path="/v1/search",status="200"}' in text
+    assert 'lsr_documents{index="small"} 4.0' in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_head_is_get_without_a_body(asking):
+    reply = asking.ask("HEAD", "/health")
+    assert (reply.status, reply.body) == (200, b"")
+
+
+def test_every_path_is_described(asking):
+    described = asking.get("/openapi.json").json
+    assert described["openapi"].startswith("3.1")
+    operations = {(path.partition("{")[0], method.upper()) for path, at in described["paths"].items() for method in at}
+    operations = {one for one in operations if one[1] != "PARAMETERS"}
+    assert operations == {(path, method) for path, methods in ROUTES.items() for method in methods}
+    schemas = described["components"]["schemas"]
+
+    def references(value):
+        if isinstance(value, dict):
+            yield from ([value["$ref"]] if "$ref" in value else [])
+            yield from (one for inner in value.values() for one in references(inner))
+        elif isinstance(value, list):
+            yield from (one for inner in value for one in references(inner))
+
+    used = set(references(described))
+    assert used
+    assert {one.removeprefix("#/components/schemas/") for one in used} <= set(schemas)
+    search = described["paths"]["/v1/search"]["post"]
+    assert search["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/Search")
+    assert schemas["ProblemDocument"]["required"] == ["type", "title", "status", "detail", "errors"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/../settings.py", "/page/%2e%2e/settings.py", "/page//etc/passwd", "/page/x.py"]
+)
+def test_only_files_of_the_page_are_given(asking, path):
+    reply = asking.get(path)
+    assert reply.status == 404
+    assert b"ServeSettings" not in reply.body
+
+
+def test_the_page(asking):
+    asking.app.page["index.html"] = (b"<!doctype html>", "text/html; charset=utf-8")
+    reply = asking.get("/")
+    assert (reply.status, reply.body) == (200, b"<!doctype html>")
+    assert reply.headers["content-type"] == "text/html; charset=utf-8"
+    assert asking.get("/page/index.html").body == reply.body

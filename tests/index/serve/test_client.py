@@ -1,0 +1,162 @@
+"""The client has the index' calls, results and errors; all of it without the packages that the server takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from lsr.corpus import Document
+from lsr.encode.hub import load_encoder
+from lsr.errors import DataError, EncoderError, IndexBusy, ServerError
+from lsr.index.index import Index
+from lsr.index.serve.client import Client
+from lsr.index.serve.keys import Keys
+from lsr.vectors import read_vectors
+
+
+@pytest.fixture
+def client(serving, living):
+    return Client(serving(living, writable=True).url)
+
+
+@pytest.fixture
+def reading(asking):
+    return Client(asking.url + "/", "small")
+
+
+def same(hits, others):
+    told = [[(h.id, h.passage, h.score, h.title, h.text, h.metadata) for h in row] for row in (hits, others)]
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("query", ["wing flutter", {"flutter": 2.0, "wing": 1.0, "never": 3.0}, ""])
+@pytest.mark.parametrize("how", [{}, {"k": 1}, {"where": {"year": {"<": 1965}}}, {"algorithm": "exhaustive"}])
+def test_searches_find_the_same(reading, small, query, how):
+    same(reading.search(query, **how), small.search(query, **how))
+
+
+def test_batches_find_the_same(reading, small):
+    queries = ["wing", {"flutter": 1.0}, "nothing"]
+    for hits, others in zip(reading.search_batch(queries, 2), small.search_batch(queries, 2), strict=True):
+        same(hits, others)
+
+
+def test_hits_explain_themselves(reading, small):
+    hit, other = reading.search("wing flutter")[0], small.search("wing flutter")[0]
+    assert hit.explain() == other.explain()
+    assert hit.highlight(20) == other.highlight(20)
+    assert reading.explain({"wing": 1.0}, "b", origins=False) == small.explain({"wing": 1.0}, "b", origins=False)
+
+
+def test_the_rest_of_the_face(reading, small):
+    assert len(reading) == len(small)
+    assert reading.explain_plan("wing", 2) == small.explain_plan("wing", 2)
+    assert reading.encode("wing wing flutter") == {"wing": 2.0, "flutter": 1.0}
+    assert reading.document("c/1") == Document("c/1", "boundary layer transition", "", {
+        "year": 1980.5, "lang": "en", "draft": True,
+    })  # fmt: skip
+
+
+def test_documents_come_and_go(client, living):
+    added = client.add([{"_id": "x", "text": "wing", "year": 1}, Document("y", "lift", metadata={"year": 2})])
+    assert (added.added, str(added)) == (2, "2 added")
+    assert len(client) == 4
+    client.commit()
+    assert len(client) == 6
+    assert [hit.metadata for hit in client.search("wing", where={"year": 1})] == [{"year": 1}]
+    assert client.update([{"_id": "x", "text": "lift"}], commit=True).updated == 1
+    assert client.delete(["x", "nobody"]).missing == ["nobody"]
+    client.rollback()
+    assert client.delete("x", where={"year": 2}, commit=True).deleted == 2
+    assert client.add([]).added == 0
+    assert client.merge()
+    assert len(client) == 4
+
+
+def test_vectors_are_added(client, living, tmp_path):
+    path = tmp_path / "v.jsonl"
+    path.write_text('{"id": "v", "contents": "given", "vector": {"flutter": 9.0}}\n')
+    vectors = read_vectors(path, vocabulary=living.vocabulary)
+    assert client.add(vectors, commit=True).added == 1
+    assert client.search("flutter")[0].id == "v"
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda c: c.search("wing", k=0), ValueError, "k: "),
+        (lambda c: c.search("wing", where={"yaer": 1}), DataError, "no column 'yaer'"),
+        (lambda c: c.search("wing", alpha=2), ValueError, "alpha must be above 0"),
+        (lambda c: c.search("wing", alhpa=1), TypeError, "alhpa"),
+        (lambda c: c.search(["wing"]), TypeError, "a query is a text"),
+        (lambda c: c.search({"wing": -1.0}), ValueError, "wing"),
+        (lambda c: c.search({"wing": float("nan")}), DataError, "NaN"),
+        (lambda c: c.explain("wing", "nobody"), DataError, "no document has the id 'nobody'"),
+        (lambda c: c.add([{"_id": "a", "text": "again"}]), DataError, "'a' is in the index already"),
+        (lambda c: c.add([{"text": "no id"}]), DataError, "document 1: no id"),
+        (lambda c: c.document("nobody"), ServerError, "no document 'nobody'"),
+    ],
+)
+def test_errors_are_those_of_the_index(client, call, kind, message):
+    with pytest.raises(kind, match=message):
+        call(client)
+
+
+def test_who_writes_is_told(client, living):
+    other = Index.open(living.path)
+    other.delete("a")
+    with pytest.raises(IndexBusy, match="another process is writing this index"):
+        client.add([{"_id": "x", "text": "wing"}])
+    other.rollback()
+
+
+def test_an_index_without_its_encoder(tmp_path, serving):
+    encoder = load_encoder("bm25")
+    encoder.fit(["wing flutter"])
+    index = Index.build(tmp_path / "v", encoder.encode_document(["wing flutter"]))
+    with pytest.raises(EncoderError, match="built from vectors"):
+        Client(serving(index).url).search("wing")
+
+
+def test_refusals(serving, small):
+    asking = serving(small, keys=Keys({"a-reader's-long-key": "reader"}))
+    with pytest.raises(ServerError, match="needs a key"):
+        Client(asking.url).search("wing")
+    client = Client(asking.url, key="a-reader's-long-key")
+    assert client.search("wing")
+    with pytest.raises(ServerError, match="a writer's"):
+        client.delete("a")
+    with pytest.raises(ServerError, match="there is no index 'other'"):
+        Client(asking.url, "other", key="a-reader's-long-key").search("wing")
+
+
+def test_no_server():
+    with pytest.raises(ValueError, match="http://HOST:PORT"):
+        Client("localhost:8000")
+    with pytest.raises(ServerError, match="no answer"):
+        Client("http://127.0.0.1:9", timeout=2).search("wing")
+
+
+def test_a_connection_that_was_closed_meanwhile_is_made_anew(reading):
+    assert reading.search("wing")
+    reading._connection().sock.shutdown(2)
+    assert reading.search("wing")
+    reading._mine.used -= 100
+    assert reading.search("wing")
+
+
+def test_a_body_that_is_too_large_is_told(serving, living):
+    client = Client(serving(living, writable=True, max_body=100_000).url)
+    with pytest.raises(ServerError, match="larger than 100,000 bytes"):
+        client.add([{"_id": "x", "text": "wing " * 1_000_000}])
+    assert len(client) == 4
+
+
+def test_the_client_takes_no_extra():
+    code = (
+        "import sys\nfor name in ('pydantic', 'uvicorn', 'prometheus_client'): sys.modules[name] = None\n"
+        "from lsr.index.serve.client import Client\nClient('http://localhost:1')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,92 @@
+"""lsr serve as people start it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from lsr.index.serve.keys import ENVIRONMENT
+
+
+@pytest.fixture
+def started(small):
+    """Starts `lsr serve`, and gives its URL once it listens."""
+    running = []
+
+    def start(*args, **environment):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lsr", "serve", *args, "--port", "0"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment,
+        )
+        running.append(process)
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if match := re.match(r"(http://\S+:\d+) ", line):
+                return process, match[1], "".join(lines)
+        raise AssertionError("".join(lines))
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_it_is_told_to_stop(started, small, how):
+    process, url, told = started(f"wings={small.path}")
+    assert "wings: 4 documents" in told
+    assert "read-only, no keys" in told
+    with urllib.request.urlopen(url + "/v1/indexes", timeout=20) as reply:
+        assert json.load(reply)["indexes"][0]["name"] == "wings"
+    process.send_signal(how)
+    assert process.wait(20) == 0
+
+
+def test_keys_come_from_the_environment(started, small):
+    _, url, told = started(str(small.path), **{ENVIRONMENT: "reader a-key-of-some-length"})
+    assert "a-key-of-some-length" not in told
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(url + "/v1/indexes", timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["IDX", "--host", "0.0.0.0"], 2, "give keys"),
+        (["IDX", "IDX"], 2, "two indexes are called 'small'"),
+        (["IDX", "--max-k", "0"], 2, "max_k must be a whole number of at least 1"),
+        (["IDX", "--keys", "nowhere"], 1, "the keys can't be read"),
+        (["nowhere"], 1, "no such index"),
+        (["name=nowhere"], 1, "nowhere: no such index"),
+        (["IDX", "--host", "192.0.2.1", "--without-keys"], 1, "can't listen at 192.0.2.1"),
+        ([], 2, "Missing argument"),
+    ],
+)
+def test_what_can_not_be_served_is_told(lsr_command, small, args, code, message):
+    ran = lsr_command("serve", *[str(small.path) if arg == "IDX" else arg for arg in args])
+    assert ran.code == code
+    assert message in ran.err
+
+
+def test_a_port_that_is_taken_is_told(lsr_command, asking, small):
+    ran = lsr_command("serve", small.path, "--port", asking.url.rpartition(":")[2])
+    assert ran.code == 1
+    assert "can't listen at 127.0.0.1" in ran.err
+
+
+def test_a_missing_package_is_told(lsr_command, small, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "lsr.index.serve.server", raising=False)
+    ran = lsr_command("serve", small.path)
+    assert ran.code == 1
+    assert 'pip install "lsr-search[serve]"' in ran.err

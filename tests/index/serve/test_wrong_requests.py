@@ -1,0 +1,202 @@
+"""Whatever is sent, the answer is a problem document that says what is wrong and where."""
+
+from __future__ import annotations
+
+import json
+import socket
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lsr.index.index import Index
+from lsr.index.serve import models
+
+
+def problem(reply, status):
+    """A reply's problem document, if it is one."""
+    assert reply.status == status, reply.body
+    assert reply.headers["content-type"] == "application/problem+json"
+    models.ProblemDocument.model_validate(reply.json)
+    return reply.json
+
+
+@pytest.mark.parametrize(
+    ("asked", "where", "message"),
+    [
+        ({"query": "wing", "k": 10**9}, "k", "at most 1,000"),
+        ({"query": "wing", "k": 10**30}, "k", "at most 1,000"),
+        ({"query": "wing", "k": 0}, "k", "greater than or equal to 1"),
+        ({"query": "wing", "k": "ten"}, "k", "got 'ten'"),
+        ({"query": "wing", "k": True}, "k", "integer"),
+        ({"query": "wing", "K": 3}, "K", "did you mean k?"),
+        ({"qurey": "wing"}, "qurey", "did you mean query?"),
+        ({"query": "wing", "zzz": 1}, "zzz", "known are"),
+        ({"query": "wing", "settings": {"alhpa": 0.5}}, "settings.alhpa", "did you mean alpha?"),
+        ({"query": "wing", "settings": {"alpha": 2}}, "settings", "alpha must be above 0 and at most 1"),
+        ({"query": "wing", "settings": {"algorithm": "magic"}}, "settings.algorithm", "'blocks'"),
+        ({"query": "wing", "hybrid": {"depht": 5}}, "hybrid.depht", "did you mean depth?"),
+        ({"query": "wing", "hybrid": {"depth": 10**6}}, "hybrid.depth", "at most 1,000"),
+        ({}, "query", "either a query or a vector"),
+        ({"query": "wing", "vector": {"wing": 1}}, "query", "either a query or a vector"),
+        ({"query": "x" * 10_001}, "query", "10,001 characters"),
+        ({"query": 7}, "query", "string"),
+        ({"vector": {"wing": -1.0}}, "vector.wing", "got -1.0"),
+        ({"vector": {"wing": "heavy"}}, "vector.wing", "got 'heavy'"),
+        ({"vector": {str(i): 1.0 for i in range(10_001)}}, "vector", "10,001 terms"),
+        ({"query": "wing", "where": {"yaer": 1960}}, "where", "there are draft, lang, tags, year"),
+        ({"query": "wing", "where": {"year": "old"}}, "where", "can't be compared with 'old'"),
+        ({"query": "wing", "where": {"year": {"~": 3}}}, "where", "unknown operator '~'"),
+        ({"query": "wing", "where": [1]}, "where", "should be an object, got [1]"),
+        ({"query": "wing", "explain": True, "k": 101}, "k", "at most 100 documents are explained"),
+        ({"query": "wing", "settings": {"algorithm": "clusters"}}, "", "clusters"),
+    ],
+)
+def test_wrong_values_are_named(asking, asked, where, message):
+    told = problem(asking.post("/v1/search", asked), 422)
+    if where:
+        assert where in [one["where"] for one in told["errors"]]
+    assert message in told["detail"]
+
+
+def test_all_that_is_wrong_is_told_at_once(asking):
+    told = problem(asking.post("/v1/search", {"qurey": "wing", "k": 0, "settings": {"cut": "x"}}), 422)
+    assert [one["where"] for one in told["errors"]] == ["k", "settings.cut", "qurey"]
+
+
+def test_wrong_values_within_a_batch_are_named(asking):
+    told = problem(asking.post("/v1/search/batch", {"queries": ["wing", {"wing": -1}, 3]}), 422)
+    assert [one["where"] for one in told["errors"]] == ["queries.1.vector.wing", "queries.2.vector"]
+    told = problem(asking.post("/v1/search/batch", {"queries": ["wing"] * 21, "k": 1000}), 422)
+    assert "at most 20,000 in all" in told["detail"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"", b"[1]", b"null", b'{"query": "\xff"}', b'{"query": "\\ud800"}', b"[" * 100_000, b'{"k": NaN}']
+)
+def test_what_is_no_json_is_refused(asking, body):
+    reply = asking.post("/v1/search", body)
+    assert reply.status in (400, 422)
+    problem(reply, reply.status)
+
+
+@pytest.mark.parametrize("weight", ["NaN", "Infinity", "-Infinity", "1e999", "1e300"])
+def test_weights_that_are_no_numbers_are_refused(asking, weight):
+    body = b'{"vector": {"wing": ' + weight.encode() + b"}}"
+    told = problem(asking.post("/v1/search", body), 422)
+    assert "vector.wing" in told["detail"] or "weights are finite" in told["detail"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx"])
+def test_another_content_type_is_refused(asking, kind):
+    reply = asking.post("/v1/search", b'{"query": "wing"}', **{"Content-Type": kind})
+    assert "application/json" in problem(reply, 415)["detail"]
+
+
+def test_a_charset_is_no_other_content_type(asking):
+    kind = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert asking.post("/v1/search", {"query": "wing"}, **kind).status == 200
+
+
+def test_compressed_bodies_are_refused(asking):
+    problem(asking.post("/v1/search", b"{}", **{"Content-Encoding": "gzip"}), 415)
+
+
+def test_unknown_paths_and_methods(asking):
+    assert "/v1/search" in problem(asking.get("/v1/serach"), 404)["detail"]
+    reply = asking.get("/v1/search")
+    problem(reply, 405)
+    assert reply.headers["allow"] == "POST"
+    assert "index" in problem(asking.get("/v1/stats?indx=small"), 422)["detail"]
+
+
+def test_a_huge_body_is_refused(serving, small):
+    asking = serving(small, max_body=1000)
+    body = json.dumps({"query": "x" * 1500}).encode()
+    assert "1,000 bytes" in problem(asking.post("/v1/search", body), 413)["detail"]
+    at = urlsplit(asking.url)
+    with socket.create_connection((at.hostname, at.port)) as sock:  # by who asks first
+        sock.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        sock.sendall(b"Expect: 100-continue\r\nContent-Length: 10000000\r\n\r\n")
+        assert sock.makefile("rb").readline().split()[1] == b"413"
+    with socket.create_connection((at.hostname, at.port)) as sock:  # of no declared length
+        sock.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        sock.sendall(b"Transfer-Encoding: chunked\r\n\r\n" + b"200\r\n" + b"x" * 512 + b"\r\n")
+        sock.sendall(b"200\r\n" + b"x" * 512 + b"\r\n0\r\n\r\n")
+        assert sock.makefile("rb").readline().split()[1] == b"413"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"documents": []}, "documents"),
+        ({"documents": [{"id": "x"}]}, "documents.0: needs a text or a vector"),
+        ({"documents": [{"text": "x"}]}, "documents.0.id: is missing"),
+        ({"documents": [{"id": "", "text": "x"}]}, "documents.0.id"),
+        ({"documents": [{"id": "x", "txet": "x"}]}, "did you mean text?"),
+        ({"documents": [{"id": "x", "text": "x"}, {"id": "y", "vector": {}}]}, "either all have vectors, or none"),
+        ({"documents": [{"id": "a", "text": "again"}]}, "'a' is in the index already"),
+        ({"documents": [{"id": "x", "text": "1"}, {"id": "x", "text": "2"}]}, "'x' occurs twice"),
+        ({"documents": [{"id": "x", "vector": {"zebra": 1.0}}]}, "'zebra' isn't in the index' vocabulary"),
+        ({"documents": [{"id": "x", "vector": {"wing": -1}}]}, "documents.0.vector.wing"),
+        ({"documents": [{"id": "x", "text": "t", "metadata": 3}]}, "documents.0.metadata"),
+    ],
+)
+def test_wrong_documents_are_named_and_nothing_is_changed(serving, living, asked, message):
+    asking = serving(living, writable=True)
+    assert message in problem(asking.post("/v1/documents", asked), 422)["detail"]
+    assert asking.get("/v1/stats").json["documents"] == 4
+    assert not asking.get("/v1/stats").json["pending"]
+
+
+def test_numbers_that_json_does_not_know_are_no_metadata(serving, living):
+    asking = serving(living, writable=True)
+    body = b'{"documents": [{"id": "x", "text": "t", "metadata": {"deep": [{"x": NaN}]}}]}'
+    assert "documents.0.metadata" in problem(asking.post("/v1/documents", body), 422)["detail"]
+
+
+def test_nothing_is_deleted_by_an_empty_filter(serving, living):
+    asking = serving(living, writable=True)
+    for asked in ({}, {"where": {}}, {"ids": []}):
+        assert "ids" in problem(asking.delete("/v1/documents", asked), 422)["detail"]
+    assert asking.get("/v1/stats").json["documents"] == 4
+
+
+def test_an_error_of_our_own_says_nothing_of_the_machine(serving, tmp_path, monkeypatch, caplog):
+    index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "wing"}], encoder="bm25")
+    asking = serving(index)
+    monkeypatch.setattr(asking.app.indexes["idx"], "search", lambda *_: {}[str(tmp_path)])
+    told = problem(asking.post("/v1/search", {"query": "wing"}), 500)
+    assert str(tmp_path) not in json.dumps(told)
+    assert told["detail"].split()[-4] in caplog.text  # its number
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = ["query", "vector", "k", "where", "settings", "explain", "plan", "hybrid", "fields", "index"]
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=st.dictionaries(st.sampled_from(NAMES), values, max_size=4) | values)
+def test_nothing_that_is_sent_is_an_error_of_ours(asking, asked):
+    reply = asking.post("/v1/search", json.dumps(asked).encode())
+    assert reply.status in (200, 400, 404, 422), reply.body
+    assert reply.json is not None
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    where=st.dictionaries(
+        st.sampled_from(["year", "lang", "draft", "tags", "and", "or", "not"]),
+        values
+        | st.dictionaries(st.sampled_from(["==", "!=", "<", ">=", "in", "not in", "exists"]), values, max_size=2),
+        max_size=3,
+    )
+)
+def test_no_filter_is_an_error_of_ours(asking, where):
+    reply = asking.post("/v1/search", json.dumps({"query": "wing", "where": where}).encode())
+    assert reply.status in (200, 400, 422), reply.body
