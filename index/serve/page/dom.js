@@ -9,9 +9,9 @@ export function el(name, attributes = {}, ...children) {
   return element;
 }
 
-// A token; what a hybrid encoder puts before those of its BM25 half is quieter than the word.
+// A token; what tells BM25's half of a hybrid encoder, or the rest of a word, is quieter than the word.
 export function termed(token, kind = "") {
-  const word = /^(bm25:)?(.*)$/su.exec(token);
+  const word = /^(bm25:|##)?(.*)$/su.exec(token);
   return el("bdi", { class: `token ${kind}` }, ...(word[1] ? [el("span", { class: "quiet" }, word[1])] : []), word[2]);
 }
 

@@ -16,9 +16,6 @@ export class HitView {
     this.content = new Content(hit.title, hit.text);
     this.#part(".rank").textContent = hit.rank;
     this.#part(".score").textContent = weight(hit.score);
-    const details = `hit-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
-    this.#part(".opened").id = details;
-    this.button.setAttribute("aria-controls", details);
     this.button.addEventListener("click", () => this.open(!this.opened));
     this.#about();
     this.#show();
@@ -37,13 +34,13 @@ export class HitView {
     this.#show();
   }
 
-  // Mark its words and show what its terms add to its score.
-  explain({ score, terms }) {
+  // Mark its words and show what its terms add to its score; the bar's length is the score's part of the best hit's.
+  explain({ terms }, best) {
     const { title, text } = this.hit;
     this.content = new Content(title, text, terms);
     this.terms = terms.filter((term) => term.score > 0);
     this.missing = terms.filter((term) => !(term.score > 0));
-    this.total = score;
+    this.#part(".bar").style.width = `${best > 0 ? (100 * this.hit.score) / best : 0}%`;
     this.#show();
   }
 
@@ -57,7 +54,9 @@ export class HitView {
     this.button.replaceChildren(...(hit.title ? content.title() : [hit.id]));
     this.#part(".text").replaceChildren(...content.nodes(...content.best(opened ? WHOLE : SNIPPET), true));
     this.#part(".text").hidden = !hit.text;
-    this.#part(".opened").hidden = !opened;
+    this.#part("dl").hidden = !opened;
+    this.#part(".foot").hidden = opened;
+    this.#part(".why").hidden = !opened || !this.terms;
     if (!this.terms) return;
     this.#part(".bar").replaceChildren(
       ...this.terms.map((term) => {
@@ -70,11 +69,6 @@ export class HitView {
       ...this.terms.slice(0, 4).map((term) => el("li", {}, termed(term.token, term.kind), ` ${percent(term.share)}`)),
     );
     if (opened) this.#contributions();
-  }
-
-  // The length of the bar is the score's part of the best hit's.
-  scale(best) {
-    this.#part(".bar").style.width = `${best > 0 ? (100 * this.hit.score) / best : 0}%`;
   }
 
   #contributions() {
@@ -103,7 +97,7 @@ export class HitView {
   }
 
   #about() {
-    const { id, parent, title, metadata } = this.hit;
+    const { id, passage, title, metadata } = this.hit;
     const values = Object.entries(metadata ?? {}).map(([key, value]) => [key, plain(value)]);
     const brief = values.filter(([key, value]) => value && key.length + value.length <= BRIEF).slice(0, 4);
     const item = (key, value) => el("li", {}, el("bdi", {}, key), " ", el("bdi", {}, value));
@@ -111,7 +105,7 @@ export class HitView {
       ...(title ? [el("li", {}, el("bdi", {}, id))] : []),
       ...brief.map((pair) => item(...pair)),
     );
-    const all = [["id", id], ...(parent ? [["passage of", parent]] : []), ...values];
+    const all = [["id", id], ...(passage ? [["passage", passage]] : []), ...values];
     this.#part("dl").replaceChildren(
       ...all.map(([key, value]) => el("div", {}, el("dt", { dir: "auto" }, key), el("dd", { dir: "auto" }, value))),
     );

@@ -44,7 +44,8 @@ function load() {
   state.query = values.get("q") ?? "";
   state.k = Math.round(number("k", K, 1, MOST));
   try {
-    state.where = new Map(Object.entries(JSON.parse(values.get("where") ?? "{}")));
+    const where = JSON.parse(values.get("where") ?? "{}");
+    state.where = new Map(Array.isArray(where) ? [] : Object.entries(where));
   } catch {
     state.where = new Map();
   }

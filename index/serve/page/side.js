@@ -6,6 +6,7 @@ import { HitView } from "./hits.js";
 
 const TYPING = 90; // milliseconds without a key before a search
 const CALM = 300; // and before the hits are explained: some encoders read the documents once more for that
+const EXPLAINED = 100; // hits at most; the server's limit
 const WORDS = 14; // of the query's vector that are shown at once
 export const DEFAULTS = { mode: "exact", alpha: 0.8, cut: 8, heap_factor: 1 };
 
@@ -88,10 +89,12 @@ export class Side {
       this.#show(await call("v1/search", { ...asked, plan: true }, signal), k);
       this.element.removeAttribute("aria-busy");
       await pause(now ? 0 : CALM, signal);
-      this.#explain(await call("v1/search", { ...asked, explain: true }, signal));
+      this.#explain(await call("v1/search", { ...asked, k: Math.min(k, EXPLAINED), explain: true }, signal));
     } catch (problem) {
       if (signal.aborted) return;
-      this.#clear(problem);
+      if (this.element.hasAttribute("aria-busy")) this.#clear(); // hits that can't be explained are hits all the same
+      this.part(".problem").replaceChildren(...described(problem));
+      this.part(".problem").hidden = false;
       if (problem.status === 401) this.refused(problem);
     }
   }
@@ -118,14 +121,13 @@ export class Side {
 
   // --- showing ---
 
-  #clear(problem) {
+  #clear() {
     this.element.removeAttribute("aria-busy");
     this.found = null;
     this.#list([]);
     for (const selector of [".plan", ".vector", ".unknown", ".nothing", ".more"]) this.part(selector).hidden = true;
     this.part(".of").hidden = false;
-    this.part(".problem").hidden = !problem;
-    this.part(".problem").replaceChildren(...(problem ? described(problem) : []));
+    this.part(".problem").hidden = true;
     this.shown(this);
   }
 
@@ -137,7 +139,7 @@ export class Side {
     this.part(".nothing").hidden = this.views.length > 0;
     this.part(".more").hidden = this.views.length < k;
     this.#plan(found);
-    this.#vector(found.query.vector);
+    this.#vector(found.query);
     this.shown(this);
   }
 
@@ -146,14 +148,10 @@ export class Side {
     this.part(".hits").replaceChildren(...this.views.map((view) => view.element));
   }
 
+  // The index may have changed in between: what is no longer found stays as it is.
   #explain({ hits }) {
-    // The index may have changed in between.
-    if (hits.length !== this.views.length || hits.some(({ id }, i) => id !== this.views[i].hit.id)) this.#list(hits);
-    hits.forEach(({ explanation }, i) => {
-      if (!explanation) return;
-      this.views[i].scale(hits[0].score);
-      this.views[i].explain(explanation);
-    });
+    const views = new Map(this.views.map((view) => [view.hit.id, view]));
+    for (const { id, explanation } of hits) views.get(id)?.explain(explanation, this.views[0].hit.score);
     this.shown(this, true);
   }
 
@@ -182,10 +180,12 @@ export class Side {
     this.part(".plan dl").replaceChildren(...rows.map(pair));
   }
 
-  #vector(vector) {
+  #vector({ vector, unknown = [] }) {
     const terms = Object.entries(vector).sort(([, a], [, b]) => b - a);
     this.part(".vector").hidden = !terms.length;
-    this.part(".unknown").hidden = terms.length > 0;
+    this.part(".unknown").hidden = terms.length > 0 && !unknown.length;
+    const names = unknown.flatMap((token, i) => [i ? ", " : "", termed(token)]);
+    this.part(".unknown").replaceChildren("This index knows none of these words", ...(names.length ? [": ", ...names] : ["."]));
     const words = terms.map(([token, value]) => {
       const bar = el("i");
       bar.style.width = `${(100 * value) / terms[0][1]}%`;
@@ -200,11 +200,8 @@ export class Side {
   }
 }
 
+// Each wrong value where they are named, or all in one sentence.
 function described({ message, detail, errors }) {
-  const list = (errors ?? []).map((one) => el("li", {}, ...(one.where ? [el("code", {}, one.where), " "] : []), one.message));
-  return [
-    el("strong", {}, message),
-    ...(detail ? [el("p", {}, detail)] : []),
-    ...(list.length ? [el("ul", {}, ...list)] : []),
-  ];
+  const items = (errors ?? []).map((one) => el("li", {}, ...(one.where ? [el("code", {}, one.where), ": "] : []), one.message));
+  return [el("strong", {}, message), items.length ? el("ul", {}, ...items) : el("p", {}, detail ?? "")];
 }

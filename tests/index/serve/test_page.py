@@ -11,8 +11,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from lsr import Index
+from lsr.corpus import Document, document_batch
 from lsr.index.explain import Contribution, highlight
+from lsr.index.serve.keys import Keys
+from lsr.index.serve.server import Server
+from lsr.index.serve.settings import ServeSettings
 from lsr.sparse import SparseMatrix
+from lsr.vectors import VectorBatch, Vectors
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -36,7 +41,31 @@ HOSTILE = [
     "javascript:window.broken=1",
     "\u202e${window.broken=1} &lt;b&gt; &amp;",
 ]
-METADATA = {key: f"{value} of metadata" for key, value in zip(["__proto__", "constructor", *HOSTILE], HOSTILE * 2)}
+METADATA = {key: f"{value} of metadata" for key, value in zip(["__proto__", "constructor", *HOSTILE], HOSTILE * 2, strict=False)}
+TOKENS = [*HOSTILE, "plain"]
+KEY = "a reader's key, long enough".replace(" ", "-")
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory):
+    return Index.build(tmp_path_factory.mktemp("page") / "mini", DOCUMENTS, encoder="lsr-mini", clusters=True)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """An index of vectors, whose tokens are as hostile as the rest; in the order of HOSTILE for every query."""
+    documents = [Document(text, f"{text} and its text", text, METADATA if text == HOSTILE[0] else {}) for text in HOSTILE]
+    rows = [{**dict.fromkeys(range(5), 1.0), 5: 5.0 - number} for number in range(5)]
+    batch = VectorBatch(document_batch(documents), SparseMatrix.from_dicts(rows, 6))
+    vectors = Vectors("hostile", lambda _: iter([batch]), vocabulary=TOKENS)
+    return Index.build(tmp_path_factory.mktemp("page") / "hostile", vectors)
+
+
+@pytest.fixture(scope="module")
+def served(mini, hostile, tmp_path_factory):
+    words = Index.build(tmp_path_factory.mktemp("page") / "words", DOCUMENTS, encoder="bm25")
+    with Server({"mini": mini, "words": words, "hostile": hostile}, ServeSettings(port=0)) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
@@ -74,21 +103,33 @@ def visit(browser):
     assert complaints == []
 
 
+def until(page, condition):
+    """Wait for something; the page's policy lets no code of ours wait inside."""
+    for _ in range(400):
+        if condition():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"in vain: {page.locator('body').inner_text()}")
+
+
+def explained(page):
+    """Wait until all hits are explained."""
+    hits = "all => all.length > 0 && all.every(hit => hit.querySelector('.bar i'))"
+    until(page, lambda: not page.locator("[aria-busy]").count() and page.locator(".hit").evaluate_all(hits))
+
+
 def type_query(page, text):
-    """Type, and wait until the hits are explained."""
     page.get_by_role("searchbox").fill(text)
     explained(page)
 
 
-def explained(page):
-    page.locator(".hit .bar i").first.wait_for(state="attached")
-    page.wait_for_function("document.querySelectorAll('[aria-busy]').length === 0")
+def texts(found):
+    return found.evaluate_all("all => all.map(one => one.textContent)")
 
 
 def ids(page, side=0):
     """The documents found, in order."""
-    hits = page.locator(".side").nth(side).locator(".hit dl div:first-child dd")
-    return hits.evaluate_all("all => all.map(one => one.textContent)")
+    return texts(page.locator(".side").nth(side).locator(".hit dl div:first-child dd"))
 
 
 def fragment(page):
@@ -106,7 +147,7 @@ def test_hits_come_as_one_types(visit, served):
     assert ids(page)[0] == "gusts"
     assert page.locator("#hints").is_hidden()
     assert page.title() == f"{QUERY} · lsr"
-    page.wait_for_function("document.querySelector('[role=status]').textContent.includes('hits, exact')")
+    assert "hits, exact" in page.get_by_role("status").inner_text()
     assert re.fullmatch(r"[\d.]+ ms", page.locator(".time").inner_text())
     page.get_by_role("searchbox").fill("")
     page.locator("#hints").wait_for()
@@ -118,7 +159,7 @@ def test_matches_and_expansions_look_different(visit, served):
     type_query(page, QUERY)
     hit = page.locator(".hit").first
     assert hit.locator(".text mark.match").all_inner_texts() == ["wind"]
-    assert set(hit.locator(".text mark.expansion").all_inner_texts()) <= {"aeroplane", "shook", "strong", "gusts"}
+    assert {"aeroplane", "shook"} & set(hit.locator(".text mark.expansion").all_inner_texts())
     lines = {
         kind: hit.locator(f"mark.{kind}").first.evaluate("mark => getComputedStyle(mark).textDecorationStyle")
         for kind in ("match", "expansion")
@@ -200,19 +241,19 @@ def test_the_best_part_of_a_long_text_is_shown_and_all_of_an_opened_one(visit, s
 
 def test_filters_narrow_and_are_kept_in_the_address(visit, served):
     page = visit(served)
-    type_query(page, QUERY)
+    type_query(page, "a wing in the wind")
     page.get_by_role("button", name="Filters").click()
     page.get_by_label("en", exact=True).check()
-    page.wait_for_function("document.querySelectorAll('.hit').length === 2")
+    explained(page)
     assert set(ids(page)) == {"gusts", "flutter"}
     page.get_by_label("year at least").fill("1960")
-    page.wait_for_function("document.querySelectorAll('.hit').length === 1")
+    explained(page)
     assert json.loads(fragment(page)["where"]) == {"lang": ["en"], "year": {">=": 1960}}
     again = visit(page.url)
     explained(again)
     assert ids(again) == ["flutter"]
     again.get_by_role("button", name="Remove the filter lang en").click()
-    again.wait_for_function("document.querySelectorAll('.hit').length > 1")
+    explained(again)
     assert json.loads(fragment(again)["where"]) == {"year": {">=": 1960}}
     assert not again.get_by_label("en", exact=True).is_checked()
 
@@ -224,23 +265,23 @@ def test_exact_and_approximate(visit, served):
     type_query(page, QUERY)
     assert sent[-1]["settings"] == {}
     page.get_by_text("Approximate", exact=True).click()
-    page.wait_for_function("document.querySelector('.label').textContent === 'approximate'")
+    explained(page)
     assert sent[-1]["settings"] == {"algorithm": "clusters", "cut": 8, "heap_factor": 1}
-    page.locator("summary").click()
+    page.locator(".plan summary").click()
     assert "clusters: asked for" in page.locator(".plan dl").inner_text()
     assert fragment(page)["mode"] == "clusters"
-    page.get_by_label("by").select_option("alpha")
-    page.get_by_label("alpha").fill("0.6")
-    page.wait_for_function("location.hash.includes('alpha=0.6')")
-    page.wait_for_function("document.querySelectorAll('[aria-busy]').length === 0")
+    page.locator("[name=by]").select_option("alpha")
+    page.locator("[name=alpha]").fill("0.6")
+    explained(page)
+    assert fragment(page)["alpha"] == "0.6"
     assert sent[-1]["settings"] == {"alpha": 0.6}
 
 
 def test_two_encoders_side_by_side(visit, served):
     page = visit(served)
-    type_query(page, QUERY)
+    type_query(page, "wind animals")
     page.get_by_role("button", name="Side by side").click()
-    page.wait_for_function("document.querySelectorAll('.side .found:not([hidden])').length === 2")
+    explained(page)
     boxes = [side.bounding_box() for side in page.locator(".side").all()]
     assert boxes[1]["x"] > boxes[0]["x"] + boxes[0]["width"] - 1
     assert page.locator("select[name=index]").evaluate_all("all => all.map(one => one.value)") == ["mini", "words"]
@@ -270,7 +311,7 @@ def test_back_goes_to_the_search_that_was_sent_off(visit, served):
     page.get_by_role("searchbox").press("Enter")
     type_query(page, "wind")
     page.go_back()
-    page.wait_for_function("document.querySelector('#query').value === 'cats'")
+    until(page, lambda: page.get_by_role("searchbox").input_value() == "cats")
     explained(page)
     assert ids(page)[0] == "cats"
 
@@ -305,38 +346,31 @@ def test_by_keyboard(visit, served):
 def test_hostile_documents_are_text(visit, served):
     page = visit(f"{served}#index=hostile")
     for token in HOSTILE:
-        page.get_by_role("searchbox").fill(json.dumps({token: 1.5, "plain": 1}))
-        explained(page)
-        assert page.locator(".vector bdi").all_inner_texts() == [token, "plain"]
-        for heading in page.locator(".hit h3 button").all():
-            heading.click()
-        assert page.locator(".hit tbody th > bdi").first.inner_text() == token
-    page.get_by_role("button", name="Filters").click()
-    hits = page.locator(".hit")
+        type_query(page, json.dumps({token: 10, "plain": 1}))
+        assert texts(page.locator(".vector bdi")) == [token, "plain"]
+        page.locator(".hit h3 button").first.click()
+        assert texts(page.locator(".hit tbody th bdi"))[:2] == [token, "plain"]
     assert ids(page) == HOSTILE
-    assert [title.inner_text() for title in hits.locator("h3").all()] == HOSTILE
-    assert hits.locator(".text").all_inner_texts() == [f"{text} and its text" for text in HOSTILE]
-    names = hits.first.locator("dt").all_inner_texts()
-    assert names == ["id", *METADATA]
-    assert hits.first.locator("dd").all_inner_texts() == [HOSTILE[0], *METADATA.values()]
-    assert page.evaluate("window.broken") is None
-    assert page.evaluate("Object.prototype.hasOwnProperty.call(Object.prototype, 'broken')") is False
-    assert [page.locator(name).count() for name in ("img", "svg", "script", "iframe")] == [0, 0, 1, 0]
-    # Each can be filtered by, whatever its name.
-    for name, value in METADATA.items():
+    assert texts(page.locator(".hit h3")) == HOSTILE
+    assert texts(page.locator(".hit .text")) == [f"{text} and its text" for text in HOSTILE]
+    opened = page.locator(".hit dl").first
+    assert dict(zip(texts(opened.locator("dt")), texts(opened.locator("dd")), strict=True)) == {"id": HOSTILE[0], **METADATA}
+    page.get_by_role("button", name="Filters").click()
+    for name in METADATA:  # each can be filtered by, whatever its name
         page.locator("fieldset", has=page.get_by_text(name, exact=True)).get_by_role("checkbox").check()
-        page.wait_for_function(f"location.hash.includes(encodeURIComponent({json.dumps(json.dumps(value)[1:9])}))")
     explained(page)
     assert json.loads(fragment(page)["where"]) == {name: [value] for name, value in METADATA.items()}
     assert ids(page) == [HOSTILE[0]]
+    assert page.evaluate("[typeof broken, typeof Object.prototype.broken]") == ["undefined"] * 2
+    assert [page.locator(name).count() for name in ("img", "svg", "script", "iframe")] == [0, 0, 1, 0]
 
 
 def test_nothing_of_a_page_runs_what_it_doesnt_bring(visit, served):
     """What if something slipped through: neither markup nor inline scripts nor other hosts are let."""
-    page = visit(served, expected="Content Security Policy|TrustedHTML|Trusted Type")
-    assert page.evaluate("try { document.body.innerHTML = '<b>x</b>'; 'let' } catch (error) { error.name }") == "TypeError"
-    page.evaluate("document.body.setAttribute('onclick', 'window.broken=1'); document.body.click()")
-    assert page.evaluate("window.broken") is None
+    page = visit(served, expected="Content Security Policy|Trusted")
+    attempts = ["document.body.innerHTML = '<b>x</b>'", "document.body.setAttribute('onclick', 'window.broken=1')"]
+    for attempt in attempts:
+        assert page.evaluate(f"try {{ {attempt}; 'let' }} catch (error) {{ error.name }}") == "TypeError"
     tried = page.evaluate("fetch('https://example.com/').then(() => 'let', (error) => error.name)")
     assert tried == "TypeError"
 
@@ -395,22 +429,36 @@ def test_a_server_that_is_gone(visit, served):
     assert ids(page)[0] == "cats"
 
 
-def test_a_key_is_asked_for_and_kept_for_the_tab(visit, guarded):
-    url, key = guarded
-    page = visit(url, expected="status of 401")
-    dialog = page.get_by_role("dialog")
-    page.get_by_label("API key").fill("wrong")
-    page.keyboard.press("Enter")
-    dialog.get_by_role("alert").filter(has_text=re.compile(".")).wait_for()
-    page.get_by_label("API key").fill(key)
-    page.keyboard.press("Enter")
-    dialog.wait_for(state="hidden")
-    type_query(page, "cats")
+def test_hits_that_cant_be_explained_are_shown(visit, served):
+    page = visit(served, expected="ERR_")
+
+    def refuse(route):
+        if json.loads(route.request.post_data).get("explain"):
+            route.abort("connectionrefused")
+        else:
+            route.continue_()
+
+    page.route("**/v1/search", refuse)
+    page.get_by_role("searchbox").fill("cats")
+    page.get_by_text("The server can't be reached").wait_for()
     assert ids(page)[0] == "cats"
-    assert key not in page.url
-    page.reload()
-    explained(page)
-    assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+
+
+def test_a_key_is_asked_for_and_kept_for_the_tab(visit, mini):
+    with Server({"mini": mini}, ServeSettings(port=0, keys=Keys({KEY: "reader"}))) as server:
+        page = visit(server.url, expected="status of 401")
+        page.get_by_label("API key").fill("a key that nobody gave")
+        page.keyboard.press("Enter")
+        page.get_by_role("dialog").get_by_role("alert").filter(has_text="key").wait_for()
+        page.get_by_label("API key").fill(KEY)
+        page.keyboard.press("Enter")
+        page.get_by_role("dialog").wait_for(state="hidden")
+        type_query(page, "cats")
+        page.reload()
+        explained(page)
+        assert ids(page)[0] == "cats"
+        assert KEY not in page.url
+        assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
 
 
 # --- how it looks -----------------------------------------------------------------------------------------------------
@@ -427,7 +475,7 @@ def test_nothing_is_too_wide(visit, served, viewport, index):
         heading.click()
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     outside = page.evaluate(
-        """[...document.querySelectorAll("body *")].filter(one => one.checkVisibility() && !one.closest(".unseen"))
+        """[...document.querySelectorAll("body *")].filter(one => one.checkVisibility() && !one.closest(".unseen, .vector ul"))
           .filter(one => one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML.slice(0, 80))"""
     )
     assert outside == []
