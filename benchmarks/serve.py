@@ -54,17 +54,21 @@ end
 """
 
 
+def cranfield(name: str) -> list[dict[str, Any]]:
+    """A file of the collection that ships with the package."""
+    packed = (files("lsr.data") / "cranfield" / f"{name}.jsonl.gz").read_bytes()
+    return [json.loads(line) for line in gzip.decompress(packed).decode().splitlines()]
+
+
 def queries() -> list[str]:
     """The collection's own."""
-    with gzip.open((files("lsr.data") / "cranfield" / "queries.jsonl.gz").open("rb"), "rt") as lines:
-        return [json.loads(line)["text"] for line in lines]
+    return [line["text"] for line in cranfield("queries")]
 
 
 def build(path: Path, encoder: str) -> None:
     """The collection, and a pair to begin with."""
-    with gzip.open((files("lsr.data") / "cranfield" / "corpus.jsonl.gz").open("rb"), "rt") as lines:
-        documents = [json.loads(line) for line in lines]
-    Index.build(path, [*({**d, "pair": -1} for d in documents), *pair(0)], encoder=encoder)
+    documents = [{**document, "pair": -1} for document in cranfield("corpus")]
+    Index.build(path, [*documents, *pair(0)], encoder=encoder)
 
 
 def pair(number: int) -> list[dict[str, Any]]:
@@ -87,7 +91,8 @@ class Served:
             self.log.append(line)
         if not self.url:
             raise SystemExit("the server didn't start:\n" + "".join(self.log))
-        threading.Thread(target=self.log.extend, args=(self._process.stderr,), daemon=True).start()
+        self._reading = threading.Thread(target=self.log.extend, args=(self._process.stderr,))
+        self._reading.start()
 
     def memory(self) -> float:
         """Megabytes of its own; 0 where the system doesn't tell."""
@@ -100,7 +105,11 @@ class Served:
     def stop(self) -> int:
         """Have it stop; its exit code."""
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(60)
+        code = self._process.wait(60)
+        self._reading.join()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+        return code
 
 
 class Traffic:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 from lsr.corpus import Document
@@ -57,7 +57,18 @@ class Client:
             raise ValueError(f"a server's URL is http://HOST:PORT, got {url!r}")
         self._url, self._parts, self._index, self._timeout = url, parts, index, timeout
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._mine = threading.local()
+        self._idle: list[tuple[http.client.HTTPConnection, float]] = []
+        weakref.finalize(self, _close, self._idle)
+
+    def close(self) -> None:
+        """Close its connections; a later call makes new ones."""
+        _close(self._idle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         return f"Client({self._url!r}, {self._index!r})"
@@ -198,8 +209,7 @@ class Client:
             body = None if asked is None else json.dumps(asked, allow_nan=False).encode()
         except ValueError:
             raise DataError("numbers are finite: JSON has no NaN and no infinity") from None
-        connection = self._connection()
-        used = connection.sock is not None
+        connection, used = self._connection()
         try:
             with suppress(BrokenPipeError, ConnectionResetError):  # refused while we send: the answer says why
                 connection.request(method, self._parts.path.rstrip("/") + path, body, self._headers)
@@ -210,7 +220,10 @@ class Client:
             if used and path not in _CHANGES:
                 return self._call(method, path, asked)  # the server closed it between two requests, or began anew
             raise ServerError(f"{self._url}: no answer: {error or type(error).__name__}") from None
-        self._mine.used = time.monotonic()
+        except BaseException:
+            connection.close()
+            raise
+        self._idle.append((connection, time.monotonic()))
         try:
             found = json.loads(content)
             assert isinstance(found, dict)
@@ -221,19 +234,25 @@ class Client:
             raise client_error(str(found.get("type")), detail) or ServerError(f"{self._url}: {detail}")
         return found
 
-    def _connection(self) -> http.client.HTTPConnection:
-        """This thread's connection, a new one where the last may have been closed meanwhile."""
-        mine = self._mine
-        if not hasattr(mine, "connection"):
-            make: Any = http.client.HTTPConnection
-            if self._parts.scheme == "https":
-                make = partial(http.client.HTTPSConnection, context=ssl.create_default_context())
-            mine.connection = make(self._parts.hostname, self._parts.port, timeout=self._timeout)
-            mine.used = time.monotonic()
-        if time.monotonic() - mine.used > _IDLE:
-            mine.connection.close()
-        connection: http.client.HTTPConnection = mine.connection
-        return connection
+    def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
+        """A connection that nobody uses, and whether it was used before."""
+        while self._idle:
+            try:
+                connection, since = self._idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            if time.monotonic() - since < _IDLE and connection.sock is not None:
+                return connection, True
+            connection.close()
+        make: Any = http.client.HTTPConnection
+        if self._parts.scheme == "https":
+            make = partial(http.client.HTTPSConnection, context=ssl.create_default_context())
+        return make(self._parts.hostname, self._parts.port, timeout=self._timeout), False
+
+
+def _close(idle: list[tuple[http.client.HTTPConnection, float]]) -> None:
+    while idle:
+        idle.pop()[0].close()
 
 
 class _Found:

@@ -97,7 +97,8 @@ class Request:
             raise Problem(415, "compressed bodies aren't taken; send it as it is")
         body = await self._body(most, patience)
         try:
-            return model.model_validate_json(body or b"{}")
+            found: M = model.model_validate_json(body or b"{}")
+            return found
         except pydantic.ValidationError as error:
             raise invalid(error.errors(include_url=False), model) from None
 

@@ -53,7 +53,7 @@ def _operation(route: Route) -> dict[str, Any]:
     bad = {"application/problem+json": {"schema": {"$ref": _AT + ProblemDocument.__name__}}}
     operation: dict[str, Any] = {
         "summary": route.summary,
-        "operationId": route.handler.__name__,  # type: ignore[attr-defined]
+        "operationId": route.handler.__name__,
         "responses": {"200": good, "default": {"description": "What is wrong, and where.", "content": bad}},
     }
     if route.asked:

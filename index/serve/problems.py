@@ -99,7 +99,7 @@ def problem_of(error: Exception, names: Mapping[str, str]) -> Problem | None:
 
 def client_error(kind: str, detail: str) -> Exception | None:
     """The exception that a problem document's type stands for; None if it names none of those above."""
-    known = {
+    known: dict[str, type[Exception]] = {
         name: value
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, errors.LsrError) and value is not errors.MissingExtra

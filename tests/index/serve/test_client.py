@@ -38,9 +38,9 @@ def test_searches_find_the_same(reading, small, query, how):
 
 
 def test_batches_find_the_same(reading, small):
-    queries = ["wing", {"flutter": 1.0}, "nothing"]
-    for hits, others in zip(reading.search_batch(queries, 2), small.search_batch(queries, 2), strict=True):
-        same(hits, others)
+    for queries in (["wing", "nothing", ""], [{"flutter": 1.0}, {"wing": 2.0, "never": 1.0}], []):
+        for hits, others in zip(reading.search_batch(queries, 2), small.search_batch(queries, 2), strict=True):
+            same(hits, others)
 
 
 def test_hits_explain_themselves(reading, small):
@@ -71,8 +71,9 @@ def test_documents_come_and_go(client, living):
     client.rollback()
     assert client.delete("x", where={"year": 2}, commit=True).deleted == 2
     assert client.add([]).added == 0
-    assert client.merge()
-    assert len(client) == 4
+    client.merge()
+    assert not client.merge()
+    assert (len(client), living.n_segments) == (4, 1)
 
 
 def test_vectors_are_added(client, living, tmp_path):
@@ -141,10 +142,16 @@ def test_no_server():
 
 def test_a_connection_that_was_closed_meanwhile_is_made_anew(reading):
     assert reading.search("wing")
-    reading._connection().sock.shutdown(2)
+    ((connection, since),) = reading._idle
+    connection.sock.shutdown(2)
     assert reading.search("wing")
-    reading._mine.used -= 100
+    ((connection, since),) = reading._idle
+    reading._idle[:] = [(connection, since - 100)]
     assert reading.search("wing")
+    assert connection.sock is None
+    with reading:
+        pass
+    assert reading._idle == []
 
 
 def test_a_body_that_is_too_large_is_told(serving, living):
