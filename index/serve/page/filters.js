@@ -83,12 +83,12 @@ function choices(name, column, where, changed) {
 }
 
 function range(name, column, where, changed) {
-  const set = where.get(name) ?? {};
+  const bounds = () => (Array.isArray(where.get(name)) ? {} : Object(where.get(name)));
   const input = (operator, words, limit) => {
     const box = el("input", { type: "number", step: "any", "aria-label": `${name} ${words}`, placeholder: plain(limit ?? "") });
-    box.value = set[operator] ?? "";
+    box.value = bounds()[operator] ?? "";
     box.addEventListener("input", () => {
-      const { [operator]: _, ...others } = Object(where.get(name));
+      const { [operator]: _, ...others } = bounds();
       const condition = Number.isFinite(box.valueAsNumber) ? { ...others, [operator]: box.valueAsNumber } : others;
       if (Object.keys(condition).length) where.set(name, condition);
       else where.delete(name);

@@ -8,6 +8,8 @@ import re
 
 import pytest
 
+from lsr import Index
+from lsr.encode.stream import Passages
 from lsr.index.explain import Contribution, highlight
 
 QUERY = "aircraft turbulence in the wind"
@@ -143,6 +145,26 @@ def test_the_best_part_of_a_long_text_is_shown_and_all_of_an_opened_one(visit, s
     page.locator(".hit h3 button").click()
     whole = mini.documents.fields(mini.documents.find("long"))[1]
     assert text.inner_text().strip() == whole.strip()
+
+
+def test_more_hits_are_asked_for(visit, served):
+    page = visit(f"{served}#k=1&index=words&q=wind")
+    page.explained()
+    assert len(page.ids()) == 1
+    page.get_by_role("button", name="More").click()
+    page.until(lambda: len(page.ids()) == 2)
+    assert page.fragment()["k"] == "2"
+
+
+def test_passages_are_marked_within_themselves(visit, serving, tmp_path):
+    document = {"_id": "long", "title": "Air", "text": f"{'It is calm. ' * 40}Then the zeppelin landed."}
+    index = Index.build(tmp_path / "idx", [document], encoder="bm25", passages=Passages(32, 0))
+    page = visit(serving(index).url)
+    page.search("zeppelin air")
+    assert page.ids() == ["long"]
+    assert page.texts(".text mark") == ["zeppelin"]
+    assert page.texts("h3 mark") == ["Air"]
+    assert re.fullmatch(r"long#\d+", page.texts(".hit dl div:nth-child(2) dd")[0])
 
 
 # --- filters, settings, sides -----------------------------------------------------------------------------------------
