@@ -17,7 +17,8 @@ export function useKey(key) {
 
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
-export async function call(path, body, signal) {
+// A busy server that says when to come again is asked again.
+export async function call(path, body, signal, again = 2) {
   const headers = { Accept: "application/json" };
   if (hasKey()) headers.Authorization = `Bearer ${sessionStorage.getItem(KEY)}`;
   if (body) headers["Content-Type"] = "application/json";
@@ -28,6 +29,10 @@ export async function call(path, body, signal) {
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new Problem(0, "The server can't be reached", "It may have been stopped, or the connection is down.");
+  }
+  if (answer.status === 503 && again && answer.headers.has("Retry-After")) {
+    await pause(1000 * Math.min(10, Number(answer.headers.get("Retry-After")) || 1), signal);
+    return call(path, body, signal, again - 1);
   }
   let content;
   try {
@@ -43,7 +48,7 @@ export async function call(path, body, signal) {
 export function pause(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, milliseconds);
-    signal.addEventListener("abort", () => {
+    signal?.addEventListener("abort", () => {
       clearTimeout(timer);
       reject(signal.reason);
     });

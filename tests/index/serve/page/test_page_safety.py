@@ -69,6 +69,23 @@ def test_a_server_that_is_gone(visit, served):
     assert page.ids()[0] == "cats"
 
 
+def test_a_busy_server_is_asked_again(visit, served):
+    page = visit(served, expected="status of 503")
+    busy = [503]
+
+    def wait(route):
+        if busy:
+            route.fulfill(status=busy.pop(), headers={"Retry-After": "1"}, json={"title": "busy"})
+        else:
+            route.continue_()
+
+    page.route("**/v1/search", wait)
+    page.search("cats")
+    assert page.ids()[0] == "cats"
+    assert not busy
+    assert page.get_by_role("alert").filter(has_text="busy").count() == 0
+
+
 def test_hits_that_cant_be_explained_are_shown(visit, served):
     page = visit(served, expected="ERR_")
 
