@@ -23,6 +23,7 @@ MOST_COLUMNS = 1000  # what has more keys than that uses values as keys
 _MIXED = b"lsr.mixed"
 _EMPTY = pa.list_(pa.null())
 _LARGEST_INT = 2**63
+_BEYOND_FLOAT = 2**1023
 
 
 class ColumnsWriter:
@@ -130,9 +131,9 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "truth"
     if isinstance(value, int | float):
-        return "number"
+        return "number" if isinstance(value, float) or abs(value) < _BEYOND_FLOAT else "other"
     if isinstance(value, str):
-        return "text"
+        return "text" if value.isascii() or _is_unicode(value) else "other"
     if not isinstance(value, list):
         return "other"
     kinds = {_kind(item) for item in value if item is not None}
@@ -140,6 +141,15 @@ def _kind(value: Any) -> str:
         return "empty list"
     kind = kinds.pop() if len(kinds) == 1 else "other"
     return f"list of {kind}" if kind in ("truth", "number", "text") else "other"
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text is without halves of surrogate pairs, which JSON may escape but UTF-8 doesn't know."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _array(values: list[Any], kind: str) -> pa.Array:

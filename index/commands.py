@@ -373,27 +373,13 @@ def warmup() -> None:
     Example:
       lsr warmup
     """
-    import tempfile
     import time
-    from typing import get_args
 
-    from lsr.sparse import SparseMatrix
-
-    from .index import Index
     from .kernels.jit import cache_folder
-    from .plan import Algorithm
+    from .warmup import compile_kernels
 
     start = time.perf_counter()
-    toy = SparseMatrix.from_dicts([{i % 100: 1.0, i % 99 + 100: 0.5} for i in range(400)], 200)
-    with tempfile.TemporaryDirectory() as folder:
-        for impacts in ("uint8", "float32"):
-            quantized = impacts == "uint8"
-            index = Index.build(f"{folder}/{impacts}", toy, impacts=impacts, order="bisection", clusters=quantized)
-            for algorithm in get_args(Algorithm):
-                if quantized or algorithm != "clusters":
-                    index.search(toy[0], algorithm=algorithm)
-            index.delete("0")
-            index.merge()
+    compile_kernels()
     seconds = time.perf_counter() - start
     if cache_folder is None:
         click.echo(f"compiled in {seconds:.1f} s, but there is no folder to keep that in: set NUMBA_CACHE_DIR")

@@ -9,8 +9,10 @@ columns.arrow  metadata once more, as typed columns, if there is any: what filte
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -228,11 +230,11 @@ class AllDocuments:
 
     def __init__(self, parts: Sequence[Documents], alive: Sequence[NDArray[np.bool_] | None]) -> None:
         self._parts, self._alive = tuple(parts), tuple(alive)
-        self._bases = np.cumsum([0, *map(len, parts)])
+        self._bases = [0, *accumulate(map(len, parts))]
 
     def _at(self, doc: int) -> tuple[Documents, int]:
-        number = int(np.searchsorted(self._bases, doc, side="right")) - 1
-        return self._parts[number], doc - int(self._bases[number])
+        number = bisect_right(self._bases, doc) - 1
+        return self._parts[number], doc - self._bases[number]
 
     def id(self, doc: int) -> str:
         """The id of a document."""
@@ -254,14 +256,14 @@ class AllDocuments:
         for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
             doc = part.find(doc_id)
             if doc is not None and (alive is None or alive[doc]):
-                return doc + int(base)
+                return doc + base
         return None
 
     def passages(self, doc_id: str) -> list[int]:
         """The numbers of the passages that were cut from a document, in their order."""
         found = []
         for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
-            found += [int(base) + doc for _, doc in part.matches([doc_id]) if alive is None or alive[doc]]
+            found += [base + doc for _, doc in part.matches([doc_id]) if alive is None or alive[doc]]
         return found
 
     def allowed(self, where: Filter) -> NDArray[np.bool_]:
@@ -277,7 +279,7 @@ class AllDocuments:
         """The numbers of all documents that aren't deleted, in document order."""
         for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
             here = range(len(part)) if alive is None else np.flatnonzero(alive).tolist()
-            yield from (int(base) + doc for doc in here)
+            yield from (base + doc for doc in here)
 
     def all_ids(self, *, parents: bool = False) -> Iterable[str]:
         """The ids of all documents that aren't deleted, in document order; with `parents` as of `Documents`."""

@@ -76,8 +76,8 @@ class App:
         self._merging: set[str] = set()
         self._refreshing: asyncio.Task[None] | None = None
         # Longest first: paths are the names of index' folders within messages, and one may begin like another.
-        paths = sorted(((str(s.index.path), n) for n, s in self.indexes.items()), key=lambda p: len(p[0]), reverse=True)
-        self._names = dict(paths)
+        paths = {s.index.path: name for name, s in self.indexes.items() if s.index.path.is_absolute()}
+        self._names = {str(path): paths[path] for path in sorted(paths, key=lambda path: -len(str(path)))}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the life of the server."""

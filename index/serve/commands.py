@@ -80,5 +80,5 @@ def _named(index: str) -> tuple[str, Path]:
     """Name and folder of an argument; a folder may have = in its name."""
     name, equals, path = index.partition("=")
     if equals and name and not Path(index).exists():
-        return name, Path(path)
-    return Path(index).resolve().name, Path(index)
+        return name, Path(path).resolve()
+    return Path(index).resolve().name, Path(index).resolve()

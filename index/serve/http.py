@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+import math
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -46,7 +47,15 @@ def to_json(values: Any) -> bytes:
     try:
         return pydantic_core.to_json(values, inf_nan_mode="null")
     except ValueError:  # half of a surrogate pair, which UTF-8 doesn't know
-        return json.dumps(values).encode()
+        return json.dumps(_finite(values)).encode()
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 class Request:

@@ -100,9 +100,20 @@ def _of_search(app: App, asked: models.HowToSearch, queries: int) -> list[tuple[
         wrong.append(("k", f"at most {limits.max_k:,} documents are given, got {asked.k:,}"))
     elif asked.k * queries > limits.max_hits:
         wrong.append(("queries", f"{queries:,} queries of {asked.k:,} documents: at most {limits.max_hits:,} in all"))
+    wrong += _of_where(app, asked.where)
     if asked.hybrid is not None and asked.hybrid.depth > limits.max_k:
         wrong.append(("hybrid.depth", f"at most {limits.max_k:,}, got {asked.hybrid.depth:,}"))
     return wrong
+
+
+def _of_where(app: App, where: Any) -> list[tuple[str, str]]:
+    values, most = _count(where), app.settings.max_where
+    return [] if values <= most else [("where", f"has {values:,} values, at most {most:,} are taken")]
+
+
+def _count(where: Any) -> int:
+    inner = where.values() if isinstance(where, dict) else where if isinstance(where, list) else None
+    return 1 if inner is None else sum(map(_count, inner))
 
 
 def _require(wrong: list[tuple[str, str]]) -> None:
@@ -133,6 +144,7 @@ async def add(app: App, request: Request, asked: models.Add) -> Answer:
 
 async def delete(app: App, request: Request, asked: models.Delete) -> Answer:
     served = _index(app, asked.index)
+    _require(_of_where(app, asked.where))
     return await _changed(app, served, lambda: served.delete(asked), merge=asked.commit)
 
 

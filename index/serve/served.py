@@ -263,13 +263,9 @@ class Served:
         }
 
     def warm_up(self) -> None:
-        """Load what a first search would have to wait for: the encoder, and the kernels."""
-        reader = self.index.pinned()
+        """Load what a first search would have to wait for."""
         if self.facts()["takes_text"]:
-            reader.query_vectors(["a"])
-        for term in [t for part in reader.snapshot.parts[:1] for t in part.segment.terms[:1].tolist()]:
-            for algorithm in ("exhaustive", "blocks"):
-                reader.search(SparseMatrix.from_dicts([{term: 1.0}], term + 1), algorithm=algorithm)
+            self.index.search("a", 1)
 
 
 def _vector(reader: Reader, query: str | dict[str, float]) -> tuple[SparseMatrix, list[str]]:

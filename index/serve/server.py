@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lsr.errors import OutputError
 from lsr.index.index import Index
+from lsr.index.warmup import compile_kernels
 
 from .app import SECURITY_HEADERS, App
 from .settings import ServeSettings
@@ -73,8 +74,13 @@ class Server:
             )
         )
         self._thread: threading.Thread | None = None
-        for served in self.app.indexes.values():
-            served.warm_up()
+        try:
+            compile_kernels()  # a first search that compiles them would hold up all others
+            for served in self.app.indexes.values():
+                served.warm_up()
+        except BaseException:
+            self._socket.close()
+            raise
 
     def run(self) -> None:
         """Serve until a signal says to stop (SIGINT, SIGTERM); what runs then is finished."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 from .keys import Keys
 
@@ -21,6 +22,7 @@ class ServeSettings:
         without_keys: Listen beyond this machine without keys.
         max_k: The most documents that a query may ask for.
         max_query: Characters of a text, or terms of a vector, that a query may have.
+        max_where: Values that a filter may have.
         max_hits: Of all queries of a request together.
         max_explained: The most documents that are explained at once: a model may have to read each of them.
         max_body: Bytes of a request.
@@ -44,6 +46,7 @@ class ServeSettings:
     without_keys: bool = False
     max_k: int = 1000
     max_query: int = 10_000
+    max_where: int = 1000
     max_hits: int = 20_000
     max_explained: int = 100
     max_body: int = 8 << 20
@@ -86,6 +89,7 @@ class ServeSettings:
         return self.threads or os.cpu_count() or 1
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether a host's name or address is this machine's own."""
     try:

@@ -237,6 +237,14 @@ def test_bad_conditions_of_a_command_line(columns):
         parse_where_text(["year>new"]).require_known([columns])
 
 
+@pytest.mark.parametrize("value", [10**400, "\ud800", ["a", "\ud800"]])
+def test_values_that_no_column_can_hold_are_no_columns(tmp_path, value):
+    columns = write(tmp_path, [{"a": value, "b": 1}])
+    assert list(columns.kinds) == ["b"]
+    with pytest.raises(DataError, match="a can't be filtered by"):
+        parse_where({"a": 1}).require_known([columns])
+
+
 def test_keys_of_mixed_kinds_are_no_columns_and_say_so(tmp_path):
     columns = write(tmp_path, [{"a": 1, "c": [1, "x"]}, {"a": 2}, {"a": "three", "b": 1}])
     assert columns.kinds == {"b": "number"}

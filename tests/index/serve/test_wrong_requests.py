@@ -48,6 +48,8 @@ def problem(reply, status):
         ({"query": "wing", "where": {"yaer": 1960}}, "where", "there are draft, lang, tags, year"),
         ({"query": "wing", "where": {"year": "old"}}, "where", "can't be compared with 'old'"),
         ({"query": "wing", "where": {"year": {"~": 3}}}, "where", "unknown operator '~'"),
+        ({"query": "wing", "where": {"year": list(range(1001))}}, "where", "has 1,001 values"),
+        ({"query": "wing", "where": {"or": [{"year": 1}] * 1001}}, "where", "has 1,001 values"),
         ({"query": "wing", "where": [1]}, "where", "should be an object, got [1]"),
         ({"query": "wing", "explain": True, "k": 101}, "k", "at most 100 documents are explained"),
         ({"query": "wing", "settings": {"algorithm": "clusters"}}, "", "clusters"),

@@ -1,0 +1,27 @@
+"""Everything that is compiled, run once on a toy: half a minute on a new machine, then read from a cache."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from typing import get_args
+
+from lsr.sparse import SparseMatrix
+
+from .index import Index
+from .plan import Algorithm
+
+
+@cache
+def compile_kernels() -> None:
+    """Compile what builds, searches, deletes and merges, or load it where it is compiled already; once a process."""
+    toy = SparseMatrix.from_dicts([{i % 100: 1.0, i % 99 + 100: 0.5} for i in range(400)], 200)
+    with tempfile.TemporaryDirectory() as folder:
+        for impacts in ("uint8", "float32"):
+            quantized = impacts == "uint8"
+            index = Index.build(f"{folder}/{impacts}", toy, impacts=impacts, order="bisection", clusters=quantized)
+            for algorithm in get_args(Algorithm):
+                if quantized or algorithm != "clusters":
+                    index.search(toy[0], algorithm=algorithm)
+            index.delete("0")
+            index.merge()
