@@ -53,8 +53,7 @@ def test_all_packages_on_disk_are_in_the_wheel():
 
 
 def test_all_data_files_are_in_the_wheel():
-    data, folders = setuptools_table()["package-data"], setuptools_table()["package-dir"]
-    where = {package: ROOT / folders.get(package, package.replace(".", "/")) for package in data}
+    data, where = setuptools_table()["package-data"], {package_name(folder): folder for folder in package_folders()}
     shipped = {p for package, globs in data.items() for g in globs for p in where[package].glob(g)}
     on_disk = {
         p

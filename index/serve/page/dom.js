@@ -1,0 +1,40 @@
+// Elements and numbers. Whatever comes from documents becomes text nodes and attribute values, never markup.
+
+export function el(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value !== false && value !== undefined) element.setAttribute(key, value === true ? "" : value);
+  }
+  element.append(...children);
+  return element;
+}
+
+// A token; what tells BM25's half of a hybrid encoder, or the rest of a word, is quieter than the word.
+export function termed(token, kind = "") {
+  const word = /^(bm25:|##)?(.*)$/su.exec(token);
+  return el("bdi", { class: `token ${kind}` }, ...(word[1] ? [el("span", { class: "quiet" }, word[1])] : []), word[2]);
+}
+
+// A copy of a <template>'s only element.
+export const copy = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
+
+export const count = (value) => value.toLocaleString("en");
+export const some = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+export const weight = (value) => value.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+
+export function ms(value) {
+  if (value >= 1000) return `${(value / 1000).toFixed(1)} s`;
+  return `${value.toFixed(value < 1 ? 2 : value < 10 ? 1 : 0)} ms`;
+}
+
+// A share of a whole in per cent; what is not nothing is not shown as nothing.
+export function percent(share) {
+  if (share > 0 && share < 0.01) return "under 1%";
+  return share > 0.99 && share < 1 ? "over 99%" : `${Math.round(100 * share)}%`;
+}
+
+// A metadata value as people read it.
+export function plain(value) {
+  if (Array.isArray(value)) return value.map(plain).join(", ");
+  return value !== null && typeof value === "object" ? JSON.stringify(value) : String(value);
+}

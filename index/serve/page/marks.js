@@ -1,0 +1,85 @@
+// A document's text and which parts of it count, by the rules of index/explain.py.
+// Places are counted in code points, as Python counts them, not in JavaScript's UTF-16 units.
+
+import { el } from "./dom.js";
+
+const EXPANSION = 1;
+const MATCH = 2; // the larger one counts
+const NAMES = { [EXPANSION]: "expansion", [MATCH]: "match" };
+
+export class Content {
+  constructor(title, text, terms = []) {
+    this.characters = Array.from(title ? `${title} ${text}` : text);
+    this.body = title ? Array.from(title).length + 1 : 0; // where the text begins
+    this.kinds = new Uint8Array(this.characters.length);
+    this.places = terms.flatMap(({ term, share, spans, origin }) => [
+      ...spans.map((span) => this.#place(span, term, share, MATCH)),
+      ...(origin ? [this.#place(origin, term, share, EXPANSION)] : []),
+    ]);
+    this.places.sort((a, b) => a.start - b.start || a.end - b.end);
+    for (const kind of [EXPANSION, MATCH]) {
+      for (const { start, end } of this.places.filter((place) => place.kind === kind)) this.kinds.fill(kind, start, end);
+    }
+    // An origin that overlaps a match is a match.
+    const matched = this.kinds.slice();
+    for (const { start, end, kind } of this.places) {
+      if (kind === EXPANSION && matched.subarray(start, end).includes(MATCH)) this.kinds.fill(MATCH, start, end);
+    }
+  }
+
+  // With the accents and the like that combine with the last letter.
+  #place([start, end], term, share, kind) {
+    while (end < this.characters.length && /\p{M}/u.test(this.characters[end])) end += 1;
+    return { start, end, term, share, kind };
+  }
+
+  slice(start, end) {
+    return this.characters.slice(start, end).join("");
+  }
+
+  title() {
+    return this.nodes(0, Math.max(0, this.body - 1));
+  }
+
+  // A part of the content, what counts in <mark>, with an ellipsis where something of the text is left out.
+  nodes(start, end, cut = false) {
+    const nodes = cut && start > this.body ? ["… "] : [];
+    for (let from = start, to; from < end; from = to) {
+      const kind = this.kinds[from];
+      to = from + 1;
+      while (to < end && this.kinds[to] === kind) to += 1;
+      const part = this.slice(from, to);
+      nodes.push(kind ? el("mark", { class: NAMES[kind] }, part) : part);
+    }
+    return cut && end < this.characters.length ? [...nodes, " …"] : nodes;
+  }
+
+  // The part of the text, of about so many characters, whose terms have the largest share of the score.
+  best(length) {
+    const { body, places } = this;
+    const all = this.characters.length;
+    if (all - body <= length) return [body, all];
+    let [from, inner, most] = [body, body, 0];
+    places.forEach((first, i) => {
+      if (first.start < body) return;
+      const shares = new Map(); // a term counts once
+      let last = first.end;
+      for (let j = i; j < places.length && places[j].start < first.start + length; j += 1) {
+        if (places[j].end > first.start + length) continue;
+        shares.set(places[j].term, places[j].share);
+        last = Math.max(last, places[j].end);
+      }
+      const share = [...shares.values()].reduce((sum, one) => sum + one, 0);
+      if (share > most + 1e-9) [from, inner, most] = [first.start, last, share];
+    });
+    // What room is left goes to either side, and words stay whole where there is anything between them.
+    const spare = Math.max(0, length - (inner - from));
+    const start = Math.max(body, Math.min(from - Math.floor(spare / 2), all - length));
+    const end = Math.min(all, start + length);
+    const between = (at) => at === body || at === all || /\s/.test(this.slice(at - 1, at + 1));
+    let [first, last] = [start, end];
+    while (first < from && !between(first)) first += 1;
+    while (last > Math.max(inner, start + 1) && !between(last)) last -= 1;
+    return [between(first) ? first : start, between(last) ? last : end];
+  }
+}

@@ -1,0 +1,216 @@
+// The page as a whole: the query, filters and sides, kept in the URL's fragment so that a search can be shared.
+
+import { call, hasKey, useKey } from "./api.js";
+import { el, some } from "./dom.js";
+import { conditions, fieldsOf, sharedColumns } from "./filters.js";
+import { DEFAULTS, Side } from "./side.js";
+
+const K = 10;
+const MOST = 1000; // hits
+const at = (id) => document.getElementById(id);
+const state = { query: "", k: K, where: new Map() };
+let indexes = [];
+let sides = [];
+let sent = "";
+
+// --- the state and the fragment ---
+
+function save(push = false) {
+  const values = new URLSearchParams();
+  if (state.query) values.set("q", state.query);
+  if (state.k !== K) values.set("k", state.k);
+  if (state.where.size) values.set("where", JSON.stringify(Object.fromEntries(state.where)));
+  sides.forEach(({ settings }, i) => {
+    const suffix = i ? "2" : "";
+    if (i || settings.index !== indexes[0].name) values.set(`index${suffix}`, settings.index);
+    for (const [name, usual] of Object.entries(DEFAULTS)) {
+      if (settings[name] !== usual) values.set(name + suffix, settings[name]);
+    }
+  });
+  const fragment = `#${values}`;
+  document.title = state.query ? `${state.query} · lsr` : "lsr";
+  // Typing changes the newest entry of the history; a search that was sent off stays as one.
+  if (push && fragment !== sent) history.pushState(null, "", (sent = fragment));
+  else if (fragment !== (location.hash || "#")) history.replaceState(null, "", fragment);
+}
+
+// What a fragment can't mean is passed over: it may have been written by hand.
+function load() {
+  const values = new URLSearchParams(location.hash.slice(1));
+  const number = (name, usual, least, most) => {
+    const value = Number(values.get(name) ?? usual);
+    return value >= least && value <= most ? value : usual;
+  };
+  state.query = values.get("q") ?? "";
+  state.k = Math.round(number("k", K, 1, MOST));
+  try {
+    const where = JSON.parse(values.get("where") ?? "{}");
+    state.where = new Map(Array.isArray(where) ? [] : Object.entries(where));
+  } catch {
+    state.where = new Map();
+  }
+  const settings = ["", "2"].map((suffix) => ({
+    index: indexes.find(({ name }) => name === values.get(`index${suffix}`))?.name ?? indexes[0].name,
+    mode: ["exact", "alpha", "clusters"].find((mode) => mode === values.get(`mode${suffix}`)) ?? DEFAULTS.mode,
+    alpha: number(`alpha${suffix}`, DEFAULTS.alpha, 0.3, 1),
+    cut: Math.round(number(`cut${suffix}`, DEFAULTS.cut, 1, 32)),
+    heap_factor: number(`heap_factor${suffix}`, DEFAULTS.heap_factor, 0.5, 1.5),
+  }));
+  at("query").value = state.query;
+  arrange(values.has("index2") ? settings : settings.slice(0, 1));
+}
+
+// --- sides ---
+
+function arrange(settings) {
+  for (const side of sides) side.stop();
+  const called = { changed: () => changed({ panel: true }), shown, refused };
+  sides = settings.map((one) => new Side(indexes, one, called));
+  at("sides").replaceChildren(...sides.map((side) => side.element));
+  at("sides").classList.toggle("two", sides.length > 1);
+  at("two").setAttribute("aria-pressed", sides.length > 1);
+  for (const side of sides) {
+    side.part(".more").addEventListener("click", () => {
+      state.k = Math.min(MOST, state.k * 2);
+      changed({ now: true });
+    });
+  }
+  changed({ now: true, panel: true });
+}
+
+// The second side is another index, or the same one searched the other way.
+function toggleSides() {
+  if (sides.length > 1) return arrange([sides[0].settings]);
+  const { settings, index } = sides[0];
+  const other = indexes.find(({ name }) => name !== settings.index);
+  const approximate = index.has_clusters ? "clusters" : "alpha";
+  const mode = settings.mode === "exact" && !other ? approximate : DEFAULTS.mode;
+  arrange([settings, { ...settings, index: other?.name ?? settings.index, mode }]);
+}
+
+function changed({ now = false, push = false, panel = false } = {}) {
+  save(push);
+  showConditions();
+  if (panel) showFilters();
+  at("hints").hidden = state.query.trim() !== "";
+  for (const side of sides) side.search(state, now);
+}
+
+// A side has something new to show; `calm` when nothing more will come.
+function shown(side, calm = false) {
+  if (sides.length > 1 && sides.every(({ found }) => found)) compare();
+  if (calm && sides.includes(side)) {
+    at("status").textContent = sides.map(({ views, label }) => `${some(views.length, "hit")}, ${label}`).join("; ");
+  }
+}
+
+function compare() {
+  const ranks = sides.map(({ views }) => new Map(views.map((view) => [view.hit.id, view.hit.rank])));
+  sides.forEach(({ views }, i) => {
+    for (const view of views) {
+      const other = ranks[1 - i].get(view.hit.id);
+      const by = other - view.hit.rank;
+      if (other === undefined) view.compare("only here");
+      else view.compare(i && by ? `${by > 0 ? "↑" : "↓"} ${Math.abs(by)}` : "");
+    }
+  });
+  const both = [...ranks[0].keys()].filter((id) => ranks[1].has(id)).length;
+  const words = `${both} of ${Math.max(ranks[0].size, ranks[1].size)} in both`;
+  for (const side of sides) side.part(".both").textContent = words;
+}
+
+// --- filters ---
+
+function showFilters() {
+  const columns = sharedColumns(sides.map((side) => side.index));
+  at("filter").hidden = !columns.length;
+  const fields = fieldsOf(columns, state.where, () => changed({}));
+  at("filters").replaceChildren(...fields);
+}
+
+function showConditions() {
+  const chips = conditions(state.where).map(([name, words]) => {
+    const button = el("button", { type: "button" }, el("bdi", {}, name), " ", el("bdi", {}, words), el("span", { "aria-hidden": "true" }, " ×"));
+    button.setAttribute("aria-label", `Remove the filter ${name} ${words}`);
+    button.addEventListener("click", () => {
+      state.where.delete(name);
+      changed({ now: true, panel: true });
+      (at("conditions").querySelector("button") ?? at("query")).focus();
+    });
+    return el("li", {}, button);
+  });
+  at("conditions").replaceChildren(...chips);
+}
+
+// --- the key ---
+
+function refused({ detail }) {
+  if (at("key").open) return;
+  at("key-problem").textContent = hasKey() ? detail || "This key was refused." : "";
+  useKey(null);
+  at("key").showModal();
+}
+
+at("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey(at("key-value").value.trim());
+  at("key-value").value = "";
+  at("key").close();
+  start();
+});
+
+// --- typing and keys ---
+
+at("query").addEventListener("input", () => {
+  state.query = at("query").value;
+  state.k = K;
+  changed();
+});
+at("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  changed({ now: true, push: true });
+});
+at("filter").addEventListener("click", () => {
+  at("filters").hidden = !at("filters").hidden;
+  at("filter").setAttribute("aria-expanded", !at("filters").hidden);
+});
+at("two").addEventListener("click", toggleSides);
+addEventListener("hashchange", () => indexes.length && load());
+
+// "/" goes to the query; arrows go through the hits, and to those of the other side.
+addEventListener("keydown", (event) => {
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  const { target, key } = event;
+  const typing = target.matches("input, select, textarea");
+  const hits = sides.map(({ views }) => views.map((view) => view.button));
+  const side = hits.findIndex((buttons) => buttons.includes(target));
+  const row = side < 0 ? -1 : hits[side].indexOf(target);
+  let next;
+  if (key === "/" && !typing) next = at("query");
+  else if (key === "ArrowDown" && target === at("query")) next = hits[0]?.[0];
+  else if (row < 0) return;
+  else if (key === "ArrowDown") next = hits[side][row + 1];
+  else if (key === "ArrowUp") next = row ? hits[side][row - 1] : at("query");
+  else if (key === "ArrowRight" || key === "ArrowLeft") next = hits[key === "ArrowRight" ? 1 : 0]?.[row];
+  else if (key === "Escape") next = at("query");
+  if (!next) return;
+  event.preventDefault();
+  next.focus();
+  next.scrollIntoView({ block: "nearest" });
+});
+
+// --- the beginning ---
+
+async function start() {
+  try {
+    ({ indexes } = await call("v1/indexes"));
+  } catch (problem) {
+    if (problem.status === 401) return refused(problem);
+    at("status").textContent = `${problem.message}. ${problem.detail}`;
+    return at("sides").replaceChildren(el("p", { class: "problem", role: "alert" }, el("strong", {}, problem.message), " ", problem.detail));
+  }
+  at("example").textContent = indexes[0].takes_text ? "" : "This index is asked in weights of terms: wing:1.2 flutter:0.8";
+  load();
+}
+
+start();
