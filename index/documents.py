@@ -151,7 +151,7 @@ class Documents:
         columns: Metadata as filters read it; None where no document has any.
     """
 
-    def __init__(self, folder: Path, n_docs: int, has_text: bool) -> None:
+    def __init__(self, folder: Path, n_docs: int, has_text: bool, has_columns: bool | None = None) -> None:
         self._n_docs = n_docs
         self._ids = ArrowFile(folder / "ids.arrow", _ID_SCHEMA)
         self._texts = ArrowFile(folder / "texts.arrow", _TEXT_SCHEMA) if has_text else None
@@ -159,7 +159,9 @@ class Documents:
         self._id_batch = lru_cache(maxsize=None)(self._ids.batch)  # mapped, so keeping them costs nothing
         self._text_batch = lru_cache(maxsize=64)(self._texts.batch) if self._texts else None
         columns = folder / COLUMNS_FILE
-        self.columns = Columns(columns, n_docs) if columns.exists() else None
+        if has_columns is None:  # nobody else knows of these files yet, so none of them can be missing
+            has_columns = columns.exists()
+        self.columns = Columns(columns, n_docs) if has_columns else None
 
     def __len__(self) -> int:
         return self._n_docs

@@ -27,6 +27,7 @@ from lsr.vectors import VectorBatch
 
 from .arrow_files import RESTORE, ArrowFile, write_arrow
 from .clusters import CLUSTERS
+from .columns import COLUMNS_FILE
 from .documents import AllDocuments, Documents
 from .filters import Filter, Where, as_filter
 from .plan import SearchSettings
@@ -96,7 +97,7 @@ class Shared:
         # Everything is mapped or read by now: an index that is open stays whole when another one replaces it.
         has_vocabulary, has_encoder = whole and manifest["has_vocabulary"], whole and manifest["has_encoder"]
         self._tokens = ArrowFile(folder / "vocabulary.arrow", _VOCABULARY_SCHEMA) if has_vocabulary else None
-        self.encoder_files = read_encoder_files(folder / "encoder") if has_encoder else {}
+        self.encoder_files = read_encoder_files(path, manifest) if has_encoder else {}
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -186,12 +187,15 @@ class Snapshot:
             if before is not None and manifest == before.manifest:
                 return before
             try:
-                return cls(path, manifest, before, skip_damaged=skip_damaged)
+                snapshot = cls(path, manifest, before, skip_damaged=skip_damaged)
+                now = read_manifest(path) if snapshot.damaged else manifest
+                if now == manifest:
+                    return snapshot
             except CorruptIndex:
                 now = read_manifest(path)
                 if now == manifest:
                     raise
-                manifest = now  # it was replaced while we looked at it
+            manifest = now  # it was replaced while we looked at it
 
     @cached_property
     def id(self) -> str:
@@ -292,7 +296,8 @@ def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], ope
     if opened is None:
         has_clusters = f"{entry['name']}/{CLUSTERS}" in manifest["files"]
         segment = Segment(folder, manifest["impacts"], entry["scale"], clusters=has_clusters)
-        documents = Documents(folder, n_docs, entry["has_text"])
+        has_columns = f"{entry['name']}/{COLUMNS_FILE}" in manifest["files"]
+        documents = Documents(folder, n_docs, entry["has_text"], has_columns)
         if segment.n_docs != n_docs:
             raise CorruptIndex(f"{folder}: {segment.n_docs} documents, the manifest says {n_docs}; {RESTORE}")
     else:

@@ -205,14 +205,17 @@ def refuse_others(index: Path, *, overwrite: bool) -> None:
         raise OutputExists(f"{index}: this folder holds something other than an index; name a new folder")
 
 
-def read_encoder_files(folder: Path) -> dict[str, bytes]:
-    """The files of an encoder that an index carries.
+def read_encoder_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files of the encoder that an index carries.
 
     Raises:
         CorruptIndex: One can't be read.
     """
+    inside = f"{manifest['shared']}/encoder/"
     try:
-        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        return {
+            name[len(inside) :]: (folder / name).read_bytes() for name in manifest["files"] if name.startswith(inside)
+        }
     except OSError as error:
         raise CorruptIndex(f"{folder}: the index's encoder can't be read: {error}; {RESTORE}") from None
 

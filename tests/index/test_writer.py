@@ -24,6 +24,7 @@ from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderError, EncoderMismatch, IndexLocked, OutputError
 from lsr.index import merge as merging
+from lsr.index import snapshot as snapshots
 from lsr.index import writer as writing
 from lsr.index.index import Index
 from lsr.index.merge import plan_merges
@@ -694,6 +695,39 @@ def test_damaged_segments_can_be_left_out(path):
         assert (len(some), [hit.id for hit in some.search("wing")]) == (1, ["new"])
         with pytest.raises(CorruptIndex, match=file.name):
             some.delete("new")
+
+
+def test_what_a_writer_removed_while_an_index_was_opened_is_no_damage(path, monkeypatch):
+    check_files = snapshots.check_files
+
+    def late(*args, **kwargs):
+        monkeypatch.setattr(snapshots, "check_files", check_files)
+        with Index.open(path) as writer:
+            writer.delete(["d1"])
+            writer.merge()
+        return check_files(*args, **kwargs)
+
+    for skip_damaged in (False, True):
+        monkeypatch.setattr(snapshots, "check_files", late)
+        index = Index.open(path, skip_damaged=skip_damaged)
+        assert (len(index), index.damaged) == (19, [])
+        with Index.open(path) as writer:
+            writer.add([{"_id": "d1", "text": "again"}])
+            writer.commit()
+
+
+@pytest.mark.parametrize("name", ["columns.arrow", "encoder/bm25.json", "encoder/encoder.json"])
+def test_a_file_that_goes_while_an_index_is_opened_is_missed(path, monkeypatch, name):
+    """A writer may remove a segment that a reader has found whole and goes on to open."""
+    (file,) = path.glob(f"*/{name}")
+
+    def removed(*args, **kwargs):
+        file.unlink()
+        return {}
+
+    monkeypatch.setattr("lsr.index.snapshot.check_files", removed)
+    with pytest.raises(CorruptIndex, match=file.name):
+        Index.open(path)
 
 
 def test_forged_alive_bits_are_refused(path):
