@@ -7,6 +7,10 @@ Each is a short run of the recipe of the encoder that ships, without BM25's part
 examples, steps and rates are the same. Document lengths come out as they do, so weights are tried until the runs of a
 method enclose all lengths of the second table, which has nDCG@10 at the same length: between the two runs that enclose
 it, linear in the logarithm of the length. Runs are kept in WORK/ablations and not made twice.
+
+The IDF-aware penalty stands beside plain FLOPS where queries are 0/1 and documents have to hold the IDF. Where the
+table of queries begins as the IDF, as in the recipe, plain FLOPS is the IDF-aware penalty already
+(`lsr.train.regularizers.idf_flops`), and the runs would be the same to the last bit.
 """
 
 from __future__ import annotations
@@ -34,11 +38,13 @@ LENGTHS = (80, 120, 160)
 _SLOPE = -0.4  # of the logarithm of the length over that of the weight, before two runs have shown it
 _MOST_RUNS = 5  # of a method: the first weights are guesses
 _DOUBLE = "model.saturation=log1p_log1p"
+_ONES = "queries.kind=tokens"
 # Each method's own settings and its first weight: the weights of different methods are not of a size.
 VARIANTS: dict[str, tuple[list[str], float]] = {
     "FLOPS": (["documents_regularizer.kind=flops"], 0.02),
     "FLOPS, double log": (["documents_regularizer.kind=flops", _DOUBLE], 0.05),
-    "IDF-aware FLOPS": (["documents_regularizer.kind=idf_flops"], 0.02),
+    "FLOPS, queries 0/1": (["documents_regularizer.kind=flops", _ONES], 0.02),
+    "IDF-aware FLOPS, queries 0/1": (["documents_regularizer.kind=idf_flops", _ONES], 0.02),
     "l0 mask, double log": (
         ["documents_regularizer.kind=l0_flops", "documents_regularizer.threshold=80", _DOUBLE],
         0.05,
@@ -49,7 +55,7 @@ VARIANTS: dict[str, tuple[list[str], float]] = {
 
 def train(name: str, weight: float, how: list[str], places: list[str], steps: int, work: Path) -> Path:
     """The encoder of one run, in 8 bits."""
-    folder = work / f"{name} {weight:g} {steps}".replace(",", "").replace(" ", "-")
+    folder = work / f"{name} {weight:g} {steps}".replace(",", "").replace("/", "-").replace(" ", "-")
     made = folder / "8-bit"
     if not made.is_dir():
         note(f"{name}, weight {weight:g}")
