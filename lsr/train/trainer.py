@@ -99,6 +99,11 @@ class Trainer:
         _check_lengths(checkpoint, settings)
         self.tokenizer = TextTokenizer.open(checkpoint)
         n_terms = int(files.model_config(checkpoint)["vocab_size"])
+        if self.tokenizer.size > n_terms:
+            raise EncoderError(
+                f"{checkpoint}: the tokenizer has {self.tokenizer.size} tokens, the model knows {n_terms}; they don't "
+                "belong together"
+            )
         self.vocabulary = self.tokenizer.vocabulary(n_terms)
         unused = {term for term, token in enumerate(self.vocabulary) if token.startswith("[unused")}
         absent = sorted({term for term in self.tokenizer.special if term < n_terms} | unused)
@@ -113,10 +118,13 @@ class Trainer:
         self.network = Network(self.model, settings, self.device, cache)
         table = self._first_table(n_terms)
         table[absent] = 0
-        learned = settings.queries.kind == "table"
-        self.table = QueryTable(table, learned=learned, lexical=settings.lexical).to(self.device)
+        learned = settings.queries.kind in ("table", "projected")
+        embeddings = None
+        if settings.queries.kind == "projected":
+            embeddings = self.model.backbone.get_input_embeddings().weight.detach()[:n_terms].cpu().clone()
+        self.table = QueryTable(table, learned=learned, lexical=settings.lexical, embeddings=embeddings).to(self.device)
         self.terms = TermSampler(n_terms, absent, settings.sample_terms)
-        view = "document" if settings.queries.kind in ("idf", "table") else "query"
+        view = "query" if settings.queries.kind in ("encoded", "tokens") else "document"
         self.penalties = {
             "documents": Penalty(settings.documents_regularizer, self.table.idf, view),
             "queries": Penalty(settings.queries_regularizer, self.table.idf, view),
@@ -278,7 +286,8 @@ class Trainer:
             assert self.helpers.lexical is not None
             known = self.helpers.lexical.scores(batch.queries, batch.documents)
             scores = scores + self.table.lexical * torch.from_numpy(known).to(self.device)
-        raw, loss = ranking_loss(scores, batch, settings.losses, self.helpers.teachers)
+        examples = any(teacher.examples for teacher in settings.teachers)
+        raw, loss = ranking_loss(scores, batch, settings.losses, self.helpers.teachers, examples)
         for name, weights in sides:
             step = self.step - self._pretrain_steps
             values, cost = self.penalties[name](weights, terms if terms is None else terms[sample], step)
@@ -313,7 +322,7 @@ class Trainer:
     def _first_table(self, n_terms: int) -> Tensor:
         """IDF over documents of the training data, (n_terms,) float32; ones where nobody asks for it."""
         kinds = self.settings.documents_regularizer.kind, self.settings.queries_regularizer.kind
-        if self.settings.queries.kind in ("encoded", "tokens") and "idf_flops" not in kinds:
+        if self.settings.queries.kind in ("encoded", "projected", "tokens") and "idf_flops" not in kinds:
             return torch.ones(n_terms)
         texts = self._some_texts(_IDF_SAMPLE)
         return inverse_frequencies(self.tokenizer.ids(texts, self.settings.model.max_length, special=False), n_terms)
@@ -534,15 +543,31 @@ class Trainer:
     def _check_folder(self) -> None:
         """Refuse a folder with another run; remember this one's settings."""
         path, now = self.folder / "settings.json", json.dumps(asdict(self.settings), indent=1, sort_keys=True)
-        before = path.read_text() if path.is_file() and self.checkpoints.paths() else None
-        if before is not None and before != now:
-            then, here = json.loads(before), json.loads(now)
-            other = [key for key in here if then.get(key) != here[key]]
+        if not (path.is_file() and self.checkpoints.paths()):
+            if self.rank == 0:
+                path.write_text(now)
+            return
+        here = json.loads(now)
+        try:
+            then = dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise TrainingError(
+                f"{path}: the settings of the run that is here can't be read ({error}); delete this file if they are "
+                "those of now, or take another folder"
+            ) from None
+        if other := [key for key in then | here if key in then and not _agrees(then[key], here.get(key))]:
             raise TrainingError(
                 f"{self.folder} has a run with other settings ({', '.join(other)}); take another folder or delete it"
             )
-        if before is None and self.rank == 0:
-            path.write_text(now)
+
+
+def _agrees(then: Any, here: Any) -> bool:
+    """Whether a run's settings are those of now; a key that they don't have came with a later version."""
+    if isinstance(then, dict) and isinstance(here, dict):
+        return all(key in here and _agrees(value, here[key]) for key, value in then.items())
+    if isinstance(then, list) and isinstance(here, list):
+        return len(then) == len(here) and all(map(_agrees, then, here))
+    return bool(then == here)
 
 
 def _check_lengths(checkpoint: Path, settings: TrainSettings) -> None:
