@@ -286,8 +286,8 @@ class Trainer:
             assert self.helpers.lexical is not None
             known = self.helpers.lexical.scores(batch.queries, batch.documents)
             scores = scores + self.table.lexical * torch.from_numpy(known).to(self.device)
-        examples = any(teacher.examples for teacher in settings.teachers)
-        raw, loss = ranking_loss(scores, batch, settings.losses, self.helpers.teachers, examples)
+        brought = any(teacher.examples for teacher in settings.teachers)
+        raw, loss = ranking_loss(scores, batch, settings.losses, self.helpers.teachers, brought)
         for name, weights in sides:
             step = self.step - self._pretrain_steps
             values, cost = self.penalties[name](weights, terms if terms is None else terms[sample], step)
