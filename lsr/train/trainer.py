@@ -176,7 +176,10 @@ class Trainer:
             _write_line(log, {"step": self.step, **{key: float(f"{v:.6g}") for key, v in values.items()}})
             last = self.step == self.steps
             save = last or self.step % settings.checkpoint_every == 0
-            if settings.validation and self.helpers.validate and (last or self.step % settings.validation.every == 0):
+            validates = settings.validation and (last or self.step % settings.validation.every == 0)
+            if save or validates or self._refreshes(self.step):
+                self._require_finite()
+            if validates and self.helpers.validate:
                 stopped = self._validated(log)
             elif save and not settings.validation:
                 self._examined(log)
@@ -211,20 +214,26 @@ class Trainer:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = float(nn.utils.clip_grad_norm_(parameters, settings.optimizer.clip))
         if wrong := [name for name, value in totals.items() if not math.isfinite(value)]:
-            self._give_up(", ".join(wrong))
+            self._give_up(", ".join(wrong), self.step + 1)
         if not math.isfinite(norm):
-            self._give_up("the gradient")
+            self._give_up("the gradient", self.step + 1)
         factor = self._rate()
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * factor
         self.optimizer.step()
         return totals | {"norm": norm, "rate": factor}
 
-    def _give_up(self, what: str) -> None:
+    def _require_finite(self) -> None:
+        """Stop before weights that are no numbers are written over good ones; the loss would tell a step later."""
+        for parameter, name in self.names.items():
+            if not bool(torch.isfinite(parameter).all()):
+                self._give_up(f"the weight {name}", self.step)
+
+    def _give_up(self, what: str, step: int) -> None:
         kept = self.checkpoints.paths()
         back = f"the last good checkpoint is {kept[-1]}" if kept else "there was no checkpoint yet"
         raise TrainingError(
-            f"step {self.step + 1}: {what} is no finite number; {back}. Lower the learning rate or the regularizer's "
+            f"step {step}: {what} is no finite number; {back}. Lower the learning rate or the regularizer's "
             'weight, make the warm-up longer, or use precision "float32".'
         )
 
@@ -441,6 +450,8 @@ class Trainer:
         ids = self.tokenizer.ids(self._some_texts(_SAMPLE), self.settings.model.max_length, special=True)
         dense = torch.cat([self.network.forward([row], None) for row in ids])
         self.model.train()
+        if not bool(torch.isfinite(dense).all()):
+            self._give_up("a document's vector", self.step)
         return collapse.examine(SparseMatrix.from_dense(dense.cpu().numpy()), self.vocabulary, self.tokenizer.special)
 
     # --- new negatives ------------------------------------------------------------------------------------------------

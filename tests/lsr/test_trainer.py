@@ -551,6 +551,25 @@ def test_no_number_is_named_and_costs_no_checkpoint(settings, tmp_path, monkeypa
     assert (log(tmp_path / "run"), weights_of(tmp_path / "run" / "last")) == expected
 
 
+def test_weights_that_are_no_numbers_are_not_kept(settings, tmp_path, monkeypatch):
+    expected = whole_run(settings, tmp_path / "whole")
+    run = trainer(settings, tmp_path / "run")
+    update = run.optimizer.step
+
+    def spoil():
+        update()
+        if run.step == 5:  # the sixth update, after which a checkpoint is due; its loss was a number
+            with torch.no_grad():
+                next(iter(run.names)).view(-1)[0] = torch.inf
+
+    monkeypatch.setattr(run.optimizer, "step", spoil)
+    with pytest.raises(TrainingError, match=r"step 6: the weight .* is no finite number; .*checkpoint-00000003"):
+        run.run()
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint*")] == ["checkpoint-00000003"]
+    trainer(settings, tmp_path / "run").run()
+    assert (log(tmp_path / "run"), weights_of(tmp_path / "run" / "last")) == expected
+
+
 def test_a_full_disk_leaves_the_older_checkpoint(settings, tmp_path, monkeypatch):
     expected = whole_run(settings, tmp_path / "whole")
     run = trainer(settings, tmp_path / "run")
