@@ -45,13 +45,17 @@ def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
     """
     from lsr.config import read_config
     from lsr.console import note
+    from lsr.errors import MissingExtra
 
     settings = read_config(config, TrainSettings, overrides)
     encoder = run_training(settings, out)
     if int(os.environ.get("RANK", "0")):
         return
-    if (picture := plot_run(out)) is not None:
-        note(f"how it went: {picture}")
+    try:
+        if (picture := plot_run(out)) is not None:
+            note(f"how it went: {picture}")
+    except MissingExtra as error:  # the encoder is there all the same
+        note(str(error))
     note(f"{encoder}: try it with lsr encode or lsr index, --encoder {encoder}")
 
 
@@ -106,6 +110,8 @@ def _teachers(settings: TrainSettings, data: TrainingData, cache: Path, bm25: Te
     rank = int(os.environ.get("RANK", "0"))
     teachers: list[Teacher] = []
     for number, teacher in enumerate(settings.teachers):
+        if teacher.examples:  # no model, and nothing to open
+            continue
         if teacher.dense is not None:
             where = cache / (f"dense-{number}" if not rank else f"dense-{number}-process-{rank}")
             device = device_of(settings.device)
@@ -248,12 +254,17 @@ def plot_run(out: Path) -> Path | None:
         out: The run's folder, with `log.jsonl`.
 
     Returns:
-        The picture, `training.svg`; None where there is nothing to draw, or matplotlib isn't installed.
+        The picture, `training.svg`; None where there is nothing to draw.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
     """
+    from lsr.errors import MissingExtra
+
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return None
+        raise MissingExtra("matplotlib", "eval", "a picture of how it went") from None
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     checks = [line for line in lines if "validation" in line]

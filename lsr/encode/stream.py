@@ -32,6 +32,7 @@ from lsr.vectors import ParquetWriter, VectorBatch, pack_metadata, read_vectors
 
 _LOCK = ".lock"
 CHUNK = 512  # documents encoded together: enough to sort by length, little enough for a lively progress bar
+_CHUNK_CHARACTERS = 4 << 20  # long ones fewer: what a tokenizer makes of a text takes many times the text's room
 _PART_SECONDS = 30.0  # a kill loses at most this much work
 _PART_DOCS = 200_000
 
@@ -106,14 +107,27 @@ def encode_corpus(
     with progress(None, progress_label) as bar:
         bar.total = corpus.count() if not bar.disable else None
         bar.update(skip)
-        documents = islice(corpus, skip, None)
-        while chunk := list(islice(documents, CHUNK)):
+        for chunk in _chunks(islice(corpus, skip, None)):
             report.documents += len(chunk)
             report.empty += sum(not document.content.strip() for document in chunk)
             pieces = list(split_passages(chunk, encoder, passages.size, passages.overlap)) if passages else chunk
             yield encode_chunk(pieces, encoder, report, queries=queries, with_text=with_text)
             bar.update(len(chunk))
     report.bad = corpus.bad
+
+
+def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents that are encoded together."""
+    chunk: list[Document] = []
+    characters = 0
+    for document in documents:
+        chunk.append(document)
+        characters += len(document.text)
+        if len(chunk) == CHUNK or characters >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
 
 
 def encode_chunk(

@@ -17,7 +17,7 @@ Values = dict[str, Tensor]
 
 
 def ranking_loss(
-    scores: Tensor, batch: Batch, settings: LossSettings, teachers: Sequence[Teacher]
+    scores: Tensor, batch: Batch, settings: LossSettings, teachers: Sequence[Teacher], examples: bool = False
 ) -> tuple[Values, Tensor]:
     """Losses of a batch.
 
@@ -26,6 +26,7 @@ def ranking_loss(
         batch: The batch.
         settings: Which losses, and their weights.
         teachers: Models to imitate; without any, the scores that the examples brought.
+        examples: Imitate these beside the models, too.
 
     Returns:
         Raw losses by name, and their weighted sum.
@@ -39,11 +40,11 @@ def ranking_loss(
     if settings.kl or settings.margin_mse:
         columns = batch.columns.to(scores.device)
         there, own = columns >= 0, scores.gather(1, columns.clamp_min(0))
-        every, taught = _taught(batch, teachers, scores.device)
+        every, taught = _taught(batch, teachers, examples, scores.device)
         if settings.kl and every is not None:
             raw["kl"] = losses.kl(scores, losses.ensemble(every, scale=settings.scale))
         elif settings.kl:
-            target = losses.ensemble(taught, scale=settings.scale)
+            target = losses.ensemble(taught, there, scale=settings.scale)
             raw["kl"] = losses.kl(own, target, there & ~target.isnan())
         if settings.margin_mse:
             mean = taught.nanmean(0)
@@ -54,18 +55,23 @@ def ranking_loss(
     return raw, total
 
 
-def _taught(batch: Batch, teachers: Sequence[Teacher], device: torch.device) -> tuple[Tensor | None, Tensor]:
+def _taught(
+    batch: Batch, teachers: Sequence[Teacher], examples: bool, device: torch.device
+) -> tuple[Tensor | None, Tensor]:
     """Teachers' scores of all pairs, (n_teachers, n_queries, n_documents) or None, and of each query's own ones."""
-    if teachers:
-        found = [torch.from_numpy(teacher.scores(batch.queries, batch.documents)) for teacher in teachers]
-        every = torch.stack(found).to(device)
-        columns = batch.columns.clamp_min(0).to(device)
-        return every, every.gather(2, columns.expand(len(teachers), -1, -1))
-    if batch.scores is None:
-        raise TrainingError(
-            "kl and margin_mse need teachers, or examples that bring scores, all of them those of as many teachers"
-        )
-    return None, batch.scores.to(device)
+    brought = []
+    if examples or not teachers:
+        if batch.scores is None:
+            raise TrainingError(
+                "kl and margin_mse need teachers, or examples that bring scores, all of them those of as many teachers"
+            )
+        brought = [batch.scores.to(device)]
+    if not teachers:
+        return None, brought[0]
+    every = torch.stack([torch.from_numpy(teacher.scores(batch.queries, batch.documents)) for teacher in teachers])
+    every, columns = every.to(device), batch.columns.clamp_min(0).to(device)
+    own = every.gather(2, columns.expand(len(teachers), -1, -1))
+    return None if brought else every, torch.cat([own, *brought])
 
 
 class Penalty:

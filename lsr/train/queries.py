@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -13,23 +14,34 @@ from torch import Tensor, nn
 class QueryTable(nn.Module):
     """Weights of query terms, looked up.
 
+    With embeddings they are q_j = log1p(relu(v . E_j + b)), and v and b are what is learned, so that rare terms have
+    something of their like (Li-LSR, Nardini et al., SIGIR 2025). They are 1 at first.
+
     Args:
         start: (n_terms,) float32, what they are at first; negative ones count as zero.
         learned: Whether they change.
         lexical: Weight of BM25's score, which changes with them.
+        embeddings: (n_terms, hidden) float32; of `start` it counts then only where it is zero.
     """
 
     idf: Tensor
 
-    def __init__(self, start: Tensor, *, learned: bool, lexical: float = 0.0) -> None:
+    def __init__(self, start: Tensor, *, learned: bool, lexical: float = 0.0, embeddings: Tensor | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(start.clone(), requires_grad=learned)
+        self.weight = nn.Parameter(start.clone(), requires_grad=learned and embeddings is None)
         self.lexical = nn.Parameter(torch.tensor([lexical]), requires_grad=learned and lexical > 0)
         self.register_buffer("idf", start.clone(), persistent=False)
+        self.register_buffer("embeddings", embeddings, persistent=False)
+        if embeddings is not None:
+            self.direction = nn.Parameter(torch.zeros(embeddings.shape[1]), requires_grad=learned)
+            self.offset = nn.Parameter(torch.tensor([math.e - 1]), requires_grad=learned)
 
-    def weights(self) -> Tensor:
-        """All of them, (n_terms,) float32."""
-        return torch.relu(self.weight)
+    def weights(self, terms: Tensor | slice = slice(None)) -> Tensor:
+        """Of some terms or all of them, (n,) float32."""
+        if self.embeddings is None:
+            return torch.relu(self.weight[terms])
+        found = torch.log1p(torch.relu(self.embeddings[terms] @ self.direction + self.offset))
+        return found * (self.weight[terms] > 0)
 
     def look_up(self, queries: Sequence[Sequence[int]], terms: Tensor) -> Tensor:
         """Weights of queries.
@@ -45,7 +57,7 @@ class QueryTable(nn.Module):
         there = torch.zeros(len(queries), len(terms))
         for row, ids in enumerate(queries):
             there[row, [place[i] for i in ids if i in place]] = 1
-        return there.to(self.weight.device) * torch.relu(self.weight[terms])
+        return there.to(self.weight.device) * self.weights(terms)
 
 
 def inverse_frequencies(rows: Iterable[Sequence[int]], n_terms: int) -> Tensor:

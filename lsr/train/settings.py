@@ -44,12 +44,13 @@ class QuerySettings:
     """The queries' side.
 
     Attributes:
-        kind: "encoded" by the documents' model; or their own tokens without a model: with weights that are learned
-            ("table"), with the training documents' IDF ("idf"), or all 1 ("tokens").
+        kind: "encoded" by the documents' model; or their own tokens without a model: with weights that are learned,
+            one by one from the training documents' IDF on ("table") or as a function of the tokens' input embeddings
+            ("projected"), with that IDF as it is ("idf"), or all 1 ("tokens"). All of these are saved as a table.
         max_length: Tokens of a query that are read.
     """
 
-    kind: Literal["encoded", "table", "idf", "tokens"] = "encoded"
+    kind: Literal["encoded", "table", "projected", "idf", "tokens"] = "encoded"
     max_length: int = 64
 
     def __post_init__(self) -> None:
@@ -89,19 +90,22 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """A model whose scores are imitated. Either of both.
+    """Whose scores are imitated: a model's, or those that the examples bring. One of these.
 
     Attributes:
         encoder: "bm25", or a sparse encoder as `--encoder` takes it; it scores all pairs of a batch.
         dense: A checkpoint whose mean-pooled states are compared by cosine; likewise.
+        examples: The scores that the examples bring, a cross-encoder's from a file say, beside models; they are of a
+            query's own documents, so kl is then over these. Without any teachers they are taken anyhow.
     """
 
     encoder: str | None = None
     dense: str | None = None
+    examples: bool = False
 
     def __post_init__(self) -> None:
-        if (self.encoder is None) == (self.dense is None):
-            raise ValueError("name either encoder or dense")
+        if (self.encoder is not None) + (self.dense is not None) + self.examples != 1:
+            raise ValueError("name one of encoder, dense and examples")
 
 
 @dataclass(frozen=True)
@@ -229,9 +233,9 @@ class TrainSettings:
 
     Attributes:
         model, queries, data, losses, optimizer: As their classes say.
-        teachers: For kl and margin_mse; empty where the examples bring scores.
+        teachers: For kl and margin_mse; without any, the scores that the examples bring.
         lexical: Weight of BM25's score, fitted to the training documents, that is added to the model's, which then
-            learns what BM25 lacks; the encoder is a `lsr.encode.hybrid` of both. Learned with `queries.kind: table`.
+            learns what BM25 lacks; the encoder is a `lsr.encode.hybrid` of both. Learned if the queries' weights are.
         documents_regularizer, queries_regularizer: For the two sides.
         sample_terms: Weights are made for the terms of the batch's queries and so many others, drawn at random, which
             stand for all in the regularizer; 0 for all terms. For queries without a model.
@@ -269,7 +273,9 @@ class TrainSettings:
         if not 0 <= self.lexical < math.inf:
             raise ValueError(f"lexical must be a number that is not negative, got {self.lexical}")
         if self.sample_terms and self.queries.kind == "encoded":
-            raise ValueError("sample_terms needs queries without a model (queries.kind: table, idf or tokens)")
+            raise ValueError(
+                "sample_terms needs queries without a model (queries.kind: table, projected, idf or tokens)"
+            )
         if self.pretrain and self.model.head not in ("masked-lm", "gated"):
             raise ValueError(f"pretrain works with the heads masked-lm and gated, not {self.model.head}")
 

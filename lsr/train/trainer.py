@@ -99,6 +99,11 @@ class Trainer:
         _check_lengths(checkpoint, settings)
         self.tokenizer = TextTokenizer.open(checkpoint)
         n_terms = int(files.model_config(checkpoint)["vocab_size"])
+        if self.tokenizer.size > n_terms:
+            raise EncoderError(
+                f"{checkpoint}: the tokenizer has {self.tokenizer.size} tokens, the model knows {n_terms}; they don't "
+                "belong together"
+            )
         self.vocabulary = self.tokenizer.vocabulary(n_terms)
         unused = {term for term, token in enumerate(self.vocabulary) if token.startswith("[unused")}
         absent = sorted({term for term in self.tokenizer.special if term < n_terms} | unused)
@@ -113,10 +118,13 @@ class Trainer:
         self.network = Network(self.model, settings, self.device, cache)
         table = self._first_table(n_terms)
         table[absent] = 0
-        learned = settings.queries.kind == "table"
-        self.table = QueryTable(table, learned=learned, lexical=settings.lexical).to(self.device)
+        learned = settings.queries.kind in ("table", "projected")
+        embeddings = None
+        if settings.queries.kind == "projected":
+            embeddings = self.model.backbone.get_input_embeddings().weight.detach()[:n_terms].cpu().clone()
+        self.table = QueryTable(table, learned=learned, lexical=settings.lexical, embeddings=embeddings).to(self.device)
         self.terms = TermSampler(n_terms, absent, settings.sample_terms)
-        view = "document" if settings.queries.kind in ("idf", "table") else "query"
+        view = "query" if settings.queries.kind in ("encoded", "tokens") else "document"
         self.penalties = {
             "documents": Penalty(settings.documents_regularizer, self.table.idf, view),
             "queries": Penalty(settings.queries_regularizer, self.table.idf, view),
@@ -168,7 +176,10 @@ class Trainer:
             _write_line(log, {"step": self.step, **{key: float(f"{v:.6g}") for key, v in values.items()}})
             last = self.step == self.steps
             save = last or self.step % settings.checkpoint_every == 0
-            if settings.validation and self.helpers.validate and (last or self.step % settings.validation.every == 0):
+            validates = settings.validation and (last or self.step % settings.validation.every == 0)
+            if save or validates or self._refreshes(self.step):
+                self._require_finite()
+            if validates and self.helpers.validate:
                 stopped = self._validated(log)
             elif save and not settings.validation:
                 self._examined(log)
@@ -203,20 +214,26 @@ class Trainer:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = float(nn.utils.clip_grad_norm_(parameters, settings.optimizer.clip))
         if wrong := [name for name, value in totals.items() if not math.isfinite(value)]:
-            self._give_up(", ".join(wrong))
+            self._give_up(", ".join(wrong), self.step + 1)
         if not math.isfinite(norm):
-            self._give_up("the gradient")
+            self._give_up("the gradient", self.step + 1)
         factor = self._rate()
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * factor
         self.optimizer.step()
         return totals | {"norm": norm, "rate": factor}
 
-    def _give_up(self, what: str) -> None:
+    def _require_finite(self) -> None:
+        """Stop before weights that are no numbers are written over good ones; the loss would tell a step later."""
+        for parameter, name in self.names.items():
+            if not bool(torch.isfinite(parameter).all()):
+                self._give_up(f"the weight {name}", self.step)
+
+    def _give_up(self, what: str, step: int) -> None:
         kept = self.checkpoints.paths()
         back = f"the last good checkpoint is {kept[-1]}" if kept else "there was no checkpoint yet"
         raise TrainingError(
-            f"step {self.step + 1}: {what} is no finite number; {back}. Lower the learning rate or the regularizer's "
+            f"step {step}: {what} is no finite number; {back}. Lower the learning rate or the regularizer's "
             'weight, make the warm-up longer, or use precision "float32".'
         )
 
@@ -278,7 +295,8 @@ class Trainer:
             assert self.helpers.lexical is not None
             known = self.helpers.lexical.scores(batch.queries, batch.documents)
             scores = scores + self.table.lexical * torch.from_numpy(known).to(self.device)
-        raw, loss = ranking_loss(scores, batch, settings.losses, self.helpers.teachers)
+        brought = any(teacher.examples for teacher in settings.teachers)
+        raw, loss = ranking_loss(scores, batch, settings.losses, self.helpers.teachers, brought)
         for name, weights in sides:
             step = self.step - self._pretrain_steps
             values, cost = self.penalties[name](weights, terms if terms is None else terms[sample], step)
@@ -313,7 +331,7 @@ class Trainer:
     def _first_table(self, n_terms: int) -> Tensor:
         """IDF over documents of the training data, (n_terms,) float32; ones where nobody asks for it."""
         kinds = self.settings.documents_regularizer.kind, self.settings.queries_regularizer.kind
-        if self.settings.queries.kind in ("encoded", "tokens") and "idf_flops" not in kinds:
+        if self.settings.queries.kind in ("encoded", "projected", "tokens") and "idf_flops" not in kinds:
             return torch.ones(n_terms)
         texts = self._some_texts(_IDF_SAMPLE)
         return inverse_frequencies(self.tokenizer.ids(texts, self.settings.model.max_length, special=False), n_terms)
@@ -432,6 +450,8 @@ class Trainer:
         ids = self.tokenizer.ids(self._some_texts(_SAMPLE), self.settings.model.max_length, special=True)
         dense = torch.cat([self.network.forward([row], None) for row in ids])
         self.model.train()
+        if not bool(torch.isfinite(dense).all()):
+            self._give_up("a document's vector", self.step)
         return collapse.examine(SparseMatrix.from_dense(dense.cpu().numpy()), self.vocabulary, self.tokenizer.special)
 
     # --- new negatives ------------------------------------------------------------------------------------------------
@@ -534,15 +554,31 @@ class Trainer:
     def _check_folder(self) -> None:
         """Refuse a folder with another run; remember this one's settings."""
         path, now = self.folder / "settings.json", json.dumps(asdict(self.settings), indent=1, sort_keys=True)
-        before = path.read_text() if path.is_file() and self.checkpoints.paths() else None
-        if before is not None and before != now:
-            then, here = json.loads(before), json.loads(now)
-            other = [key for key in here if then.get(key) != here[key]]
+        if not (path.is_file() and self.checkpoints.paths()):
+            if self.rank == 0:
+                path.write_text(now)
+            return
+        here = json.loads(now)
+        try:
+            then = dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise TrainingError(
+                f"{path}: the settings of the run that is here can't be read ({error}); delete this file if they are "
+                "those of now, or take another folder"
+            ) from None
+        if other := [key for key in then | here if key in then and not _agrees(then[key], here.get(key))]:
             raise TrainingError(
                 f"{self.folder} has a run with other settings ({', '.join(other)}); take another folder or delete it"
             )
-        if before is None and self.rank == 0:
-            path.write_text(now)
+
+
+def _agrees(then: Any, here: Any) -> bool:
+    """Whether a run's settings are those of now; a key that they don't have came with a later version."""
+    if isinstance(then, dict) and isinstance(here, dict):
+        return all(key in here and _agrees(value, here[key]) for key, value in then.items())
+    if isinstance(then, list) and isinstance(here, list):
+        return len(then) == len(here) and all(map(_agrees, then, here))
+    return bool(then == here)
 
 
 def _check_lengths(checkpoint: Path, settings: TrainSettings) -> None:

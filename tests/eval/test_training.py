@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def test_what_is_wrong_in_the_file_is_named(config, tmp_path, lsr_command):
     config.write_text(config.read_text().replace("steps: 40", "stepz: 40").replace("kind: table", "kind: tabel"))
     ran = lsr_command("train", config, "--out", tmp_path / "run", "--set", "seed=x")
     assert ran.code == 1
-    assert f"{config}:2: queries.kind must be one of encoded, table, idf, tokens, got 'tabel'" in ran.err
+    assert f"{config}:2: queries.kind must be one of encoded, table, projected, idf, tokens, got 'tabel'" in ran.err
     assert f"{config}:9: unknown key optimizer.stepz; did you mean steps?" in ran.err
     assert "--set seed=x: seed must be a whole number, got 'x'" in ran.err
     assert not (tmp_path / "run").exists()
@@ -224,6 +225,16 @@ def test_a_picture_of_a_run_without_validation(tmp_path):
     assert plot_run(write_log(tmp_path, [])) is None
     steps = [{"step": i, "loss": 1.0, "info_nce": 1.0, "documents_terms": 9.0} for i in range(1, 250)]
     assert plot_run(write_log(tmp_path, [steps[0] | {"masked_lm": 1.0}, *steps])).is_file()
+
+
+def test_without_matplotlib_there_is_an_encoder_and_no_picture(config, tmp_path, lsr_command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    ran = lsr_command(
+        "train", config, "--out", tmp_path / "run", "--set", "optimizer.steps=1", "--set", "validation=null"
+    )
+    assert ran.code == 0
+    assert 'a picture of how it went needs the package matplotlib, which is not installed: pip install "lsr' in ran.err
+    assert load_encoder(tmp_path / "run" / "last").n_terms
 
 
 def write_log(folder, rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import random
 import shutil
@@ -28,9 +29,10 @@ from lsr.encode.hybrid import HybridEncoder  # noqa: E402
 from lsr.errors import EncoderError, OutputError, TrainingError  # noqa: E402
 from lsr.train import checkpoints as checkpoints_module  # noqa: E402
 from lsr.train import losses  # noqa: E402
-from lsr.train.batches import draw_batch  # noqa: E402
+from lsr.train.batches import Batch, draw_batch  # noqa: E402
 from lsr.train.data import open_training  # noqa: E402
 from lsr.train.objective import Penalty, ranking_loss  # noqa: E402
+from lsr.train.queries import QueryTable  # noqa: E402
 from lsr.train.settings import (  # noqa: E402
     DataSettings,
     LossSettings,
@@ -39,6 +41,7 @@ from lsr.train.settings import (  # noqa: E402
     PretrainSettings,
     QuerySettings,
     RegularizerSettings,
+    TeacherSettings,
     TrainSettings,
     ValidationSettings,
 )
@@ -114,7 +117,7 @@ def live(run, texts):
 # --- heads and queries ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["encoded", "table", "idf", "tokens"])
+@pytest.mark.parametrize("kind", ["encoded", "table", "projected", "idf", "tokens"])
 @pytest.mark.parametrize("head", ["masked-lm", "gated", "expansion", "lexical"])
 def test_every_head_is_saved_as_it_is(settings, tmp_path, head, kind):
     settings = replace(
@@ -131,6 +134,7 @@ def test_every_head_is_saved_as_it_is(settings, tmp_path, head, kind):
     changed = {name for p, name in run.names.items() if not torch.equal(before[name], p)}
     assert any(name.startswith("head" if head in ("expansion", "lexical") else "backbone") for name in changed)
     assert ("table.weight" in changed) == (kind == "table")
+    assert ("table.direction" in changed) == (kind == "projected")
     (query,) = encoder.encode_query(["the cat the"]).to_dense()
     words = [encoder.vocabulary.index(word) for word in ("the", "cat")]
     match kind:
@@ -141,6 +145,21 @@ def test_every_head_is_saved_as_it_is(settings, tmp_path, head, kind):
             assert query[words].tolist() == [1, 1]
         case _:
             assert np.allclose(query[words], run.table.weights().detach()[words])
+
+
+def test_query_weights_of_embeddings_by_their_definition():
+    start, embeddings = torch.tensor([0.0, 3, 1, 1]), torch.tensor([[1.0, 2], [0, 1], [3, 0], [-5, 0]])
+    table = QueryTable(start, learned=True, embeddings=embeddings)
+    assert table.weights().tolist() == pytest.approx([0, 1, 1, 1])
+    with torch.no_grad():
+        table.direction.copy_(torch.tensor([0.5, 2.0]))
+        table.offset.fill_(1)
+    # v . E + b is 5.5, but of a term that no query has; then 3, 2.5, -1.5
+    assert table.weights().tolist() == pytest.approx([0, math.log(4), math.log(3.5), 0])
+    found = table.look_up([[3, 1], [2, 2]], torch.tensor([1, 2, 3]))
+    assert torch.allclose(found, torch.tensor([[math.log(4), 0, 0], [0, math.log(3.5), 0]]))
+    found.sum().backward()
+    assert table.direction.grad.tolist() == pytest.approx([3 / 3.5, 1 / 4])
 
 
 @pytest.fixture(scope="module")
@@ -375,6 +394,22 @@ def test_a_teacher_is_imitated(settings, tmp_path):
         assert np.mean(values[-10:]) < 0.7 * np.mean(values[:10])
 
 
+def test_models_and_the_scores_of_the_examples_teach_together():
+    own = torch.tensor([[0, 1, 2], [2, 1, -1]])
+    brought = torch.tensor([[[1.0, 5, 1], [4, 4, torch.nan]]])
+    batch = Batch(["cat", "dog"], ["x" * 9, "x", "x" * 5], own, torch.eye(2, 3).bool(), brought)
+    scores = torch.tensor([[0.3, 0.2, 0.9], [1.0, 0.5, 0.1]])
+    raw, _ = ranking_loss(scores, batch, LossSettings(kl=1, scale=2), [Lengths()], examples=True)
+    # Lengths 9, 1, 5 of the first query's documents and 5, 1 of the second's, each beside its scores, as 0 to 1.
+    first = losses.kl(scores[:1], torch.tensor([[1 + 0, 0 + 1, 0.5 + 0]]))
+    second = losses.kl(scores[1:, [2, 1]], torch.tensor([[1 + 0.5, 0 + 0.5]]))
+    assert raw["kl"].item() == pytest.approx((first + second).item() / 2)
+    with pytest.raises(TrainingError, match="examples that bring scores"):
+        ranking_loss(scores, replace(batch, scores=None), LossSettings(kl=1), [Lengths()], examples=True)
+    with pytest.raises(ValueError, match="name one of encoder, dense and examples"):
+        TeacherSettings(encoder="bm25", examples=True)
+
+
 def test_there_must_be_something_to_imitate(settings, tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"query": "cat", "positive": "the cat", "negative": "dog"}\n')
@@ -516,6 +551,25 @@ def test_no_number_is_named_and_costs_no_checkpoint(settings, tmp_path, monkeypa
     assert (log(tmp_path / "run"), weights_of(tmp_path / "run" / "last")) == expected
 
 
+def test_weights_that_are_no_numbers_are_not_kept(settings, tmp_path, monkeypatch):
+    expected = whole_run(settings, tmp_path / "whole")
+    run = trainer(settings, tmp_path / "run")
+    update = run.optimizer.step
+
+    def spoil():
+        update()
+        if run.step == 5:  # the sixth update, after which a checkpoint is due; its loss was a number
+            with torch.no_grad():
+                next(iter(run.names)).view(-1)[0] = torch.inf
+
+    monkeypatch.setattr(run.optimizer, "step", spoil)
+    with pytest.raises(TrainingError, match=r"step 6: the weight .* is no finite number; .*checkpoint-00000003"):
+        run.run()
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint*")] == ["checkpoint-00000003"]
+    trainer(settings, tmp_path / "run").run()
+    assert (log(tmp_path / "run"), weights_of(tmp_path / "run" / "last")) == expected
+
+
 def test_a_full_disk_leaves_the_older_checkpoint(settings, tmp_path, monkeypatch):
     expected = whole_run(settings, tmp_path / "whole")
     run = trainer(settings, tmp_path / "run")
@@ -561,6 +615,23 @@ def test_a_folder_with_another_run_is_refused(settings, tmp_path):
     trainer(settings, tmp_path).run()
     with pytest.raises(TrainingError, match=r"other settings \(losses, seed\)"):
         trainer(replace(settings, seed=1, losses=LossSettings(info_nce=2.0)), tmp_path)
+    path = tmp_path / "settings.json"
+    then = json.loads(path.read_text())
+    del then["device"], then["model"]["lora"]  # an earlier version had no such keys
+    path.write_text(json.dumps(then))
+    assert trainer(settings, tmp_path).step == 2
+    path.write_text(json.dumps(then)[:40])
+    with pytest.raises(TrainingError, match=r"settings.json: the settings of the run that is here can't be read"):
+        trainer(settings, tmp_path)
+
+
+def test_a_tokenizer_of_another_model(settings, steady, tmp_path):
+    folder = shutil.copytree(steady, tmp_path / "bert")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"]["more"] = 36
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(EncoderError, match="the tokenizer has 37 tokens, the model knows 36; they don't belong"):
+        trainer(replace(settings, model=replace(settings.model, checkpoint=str(folder))), tmp_path / "run")
 
 
 # --- validation -------------------------------------------------------------------------------------------------------
