@@ -56,7 +56,8 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _dump(manifest: Mapping[str, Any]) -> bytes:
+def sealed(manifest: Mapping[str, Any]) -> bytes:
+    """A JSON object as a file that tells whether it was changed: its own SHA-256 is the last of its values."""
     body = json.dumps(manifest, indent=1).encode()
     return json.dumps({**manifest, "sha256": hashlib.sha256(body).hexdigest()}, indent=1).encode() + b"\n"
 
@@ -89,7 +90,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"format {FORMAT}: {mend}"
         )
     manifest.pop("sha256", None)
-    if _dump(manifest) != content:
+    if sealed(manifest) != content:
         raise CorruptIndex(f"{path}: damaged: the content doesn't match its checksum; {RESTORE}")
     _require_sound(manifest, path)
     return dict(manifest)
@@ -249,15 +250,7 @@ class Transaction:
             for path in [*inside, new]:
                 sync(path)
         whole = {"format": FORMAT, **manifest, "files": dict(sorted(files.items()))}
-        partial = self.index / (MANIFEST + ".tmp")
-        try:
-            partial.write_bytes(_dump(whole))
-            sync(partial)
-            sync(self.index)
-            partial.replace(self.index / MANIFEST)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        replace_file(self.index / MANIFEST, sealed(whole))
         self.manifest = whole
         self._new = [path for path in self._new if path.name not in named]
         sync(self.index)
@@ -361,6 +354,19 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that it has its old content or the new one, whole. To last, the folder has to be synced after."""
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        partial.write_bytes(content)
+        sync(partial)
+        sync(path.parent)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _remove(path: Path) -> None:

@@ -8,6 +8,7 @@
     ├── OutputExists         the output is there already and `overwrite` was not given
     ├── OutputError          the output can't be written: full disk, no permission, another writer
     ├── TrainingError        training can't start or go on
+    ├── ClusterError         a cluster that does not answer, has too little, or has lost a part
     └── IndexFormatError     a folder that is no index, or one of another format version
         └── CorruptIndex     a file of the index is missing, cut short or changed
 
@@ -116,6 +117,10 @@ class OutputError(LsrError):
 
 class TrainingError(LsrError):
     """Training can't start or go on."""
+
+
+class ClusterError(LsrError):
+    """A cluster of machines that does not answer, has too little, or has lost a part."""
 
 
 class IndexFormatError(LsrError):
