@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import click
 
-from lsr.encode.commands import encoder_options
+from lsr.encode.commands import PathOrURI, encoder_options
 
 from .commands import open_index, where_option
 
@@ -25,12 +25,12 @@ def committed(index: Any) -> Iterator[None]:
 
 
 @click.command()
-@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("source")
 @click.option("--update", is_flag=True, help="Replace documents of the same ids instead of refusing them.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad documents out, list them, and go on.")
 @encoder_options
-def add(index_path: Path, source: str, update: bool, skip_bad: bool, encoder: str | None, **options: Any) -> None:
+def add(index_path: Path | str, source: str, update: bool, skip_bad: bool, encoder: str | None, **options: Any) -> None:
     """Add documents to an index: all of them, or none if one is bad.
 
     SOURCE is what `lsr index` takes. Texts are encoded, cut and stored as those that the index was built of, by the
@@ -61,13 +61,13 @@ def add(index_path: Path, source: str, update: bool, skip_bad: bool, encoder: st
 
 
 @click.command()
-@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("doc_ids", metavar="ID...", nargs=-1)
 @click.option(
     "--ids", metavar="FILE", type=click.File(encoding="utf-8"), help='Ids, one a line; "-" for standard input.'
 )
 @where_option
-def delete(index_path: Path, doc_ids: tuple[str, ...], ids: IO[str] | None, where: tuple[str, ...]) -> None:
+def delete(index_path: Path | str, doc_ids: tuple[str, ...], ids: IO[str] | None, where: tuple[str, ...]) -> None:
     """Delete documents from an index, with their passages, by their ids or their metadata. Ids that aren't there are
     counted.
 
@@ -93,8 +93,8 @@ def delete(index_path: Path, doc_ids: tuple[str, ...], ids: IO[str] | None, wher
 
 
 @click.command()
-@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
-def merge(index_path: Path) -> None:
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
+def merge(index_path: Path | str) -> None:
     """Merge all segments of an index into one: frees the room of deleted documents, makes search a little faster.
 
     Adding and deleting merge by themselves what they must, so that there are never many segments.

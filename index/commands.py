@@ -1,4 +1,4 @@
-"""lsr index, search, explain, verify, warmup."""
+"""lsr search, explain, verify, warmup."""
 
 from __future__ import annotations
 
@@ -9,113 +9,9 @@ from typing import IO, Any
 
 import click
 
-from lsr.encode.commands import encoder_options, given_settings, open_encoder, passages_of, text_options
+from lsr.encode.commands import PathOrURI, encoder_options, given_settings, open_encoder
 
 _PREVIEW = 90  # characters of a text in a table
-
-
-@click.command()
-@click.argument("source")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The index' folder.")
-@click.option(
-    "--impacts",
-    type=click.Choice(["uint8", "float32"]),
-    default="uint8",
-    show_default=True,
-    help="How weights are stored; float32 keeps them as they are.",
-)
-@click.option(
-    "--memory",
-    type=click.IntRange(min=1),
-    default=1024,
-    show_default=True,
-    metavar="MB",
-    help="What building may hold, roughly.",
-)
-@click.option(
-    "--order",
-    type=click.Choice(["auto", "given", "bisection"]),
-    default="auto",
-    show_default=True,
-    help="bisection stores similar documents side by side: slower to build, faster to search, the same results. "
-    "auto does so from 20,000 documents on.",
-)
-@click.option("--clusters", is_flag=True, help="Write clusters too, for search with --algorithm clusters.")
-@click.option(
-    "--summary-mass",
-    type=float,
-    help="Share of a cluster's largest impacts that its summary holds: more is slower and finds more. [default: 0.6]",
-)
-@encoder_options
-@text_options
-def index(
-    source: str,
-    out: Path,
-    impacts: Any,
-    memory: int,
-    order: Any,
-    clusters: bool,
-    summary_mass: float | None,
-    encoder: str | None,
-    **options: Any,
-) -> None:
-    """Build an index from vectors, or from texts and an encoder.
-
-    SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl(.gz), .tsv(.gz) or .parquet file, a folder
-    of vectors, "-" for JSONL on standard input, or an ir-datasets name.
-
-    \b
-    Examples:
-      lsr index docs.jsonl --out idx
-      lsr index vectors.parquet --out idx --overwrite
-      lsr index vectors.parquet --out idx --clusters
-    """  # fmt: skip
-    from lsr.console import note
-    from lsr.corpus import open_corpus
-    from lsr.encode.stream import Report
-    from lsr.vectors import holds_vectors, read_vectors
-
-    from .clusters import SUMMARY_MASS
-    from .index import Index
-
-    if clusters and impacts != "uint8":
-        raise click.UsageError("--clusters is for 8-bit impacts: leave --impacts float32 out")
-    if summary_mass is not None and not (clusters and 0 < summary_mass <= 1):
-        raise click.UsageError("--summary-mass goes with --clusters, above 0 and at most 1")
-    passages = passages_of(options["passages"], options["overlap"])
-    settings = given_settings(options)
-    if holds_vectors(source):
-        if passages:
-            raise click.UsageError("--passages cuts texts; these are vectors already")
-        model = open_encoder(encoder, settings) if encoder else None
-        # Of JSONL the encoder's terms are taken, not numbers of our own.
-        read: Any = read_vectors(source, vocabulary=model.vocabulary if model else None, skip_bad=options["skip_bad"])
-    else:
-        read = open_corpus(source, skip_bad=options["skip_bad"])
-        model = open_encoder(encoder, settings)
-    report = Report()
-    built = Index.build(
-        out,
-        read,
-        encoder=model,
-        impacts=impacts,
-        passages=passages,
-        store_text=not options["no_text"],
-        overwrite=options["overwrite"],
-        memory=memory << 20,
-        order=order,
-        clusters=clusters,
-        summary_mass=summary_mass or SUMMARY_MASS,
-        report=report,
-    )
-    report.tell()
-    size = sum(built.file_sizes().values())
-    note(f"{out}: {len(built)} documents, {built.n_postings} postings, {size / 1e6:.1f} MB, {built.fingerprint}")
-    if clusters:
-        note(
-            f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} of exact search, for documents cut to their "
-            "heaviest terms as queries; a larger --cut, a lower --heap-factor raise it"
-        )
 
 
 where_option = click.option(
@@ -158,7 +54,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def open_index(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
+def open_index(path: Path | str, encoder: str | None, options: dict[str, Any]) -> Any:
     """The index of a command's --encoder and its settings."""
     from .index import Index
 
@@ -166,7 +62,7 @@ def open_index(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
 
 
 @click.command()
-@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("text", required=False)
 @click.option("--queries", metavar="FILE", help="Many queries: texts or encoded vectors, .jsonl(.gz) or .parquet.")
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Hits per query.")
@@ -187,7 +83,7 @@ def open_index(path: Path, encoder: str | None, options: dict[str, Any]) -> Any:
 @search_options
 @encoder_options
 def search(
-    index_path: Path,
+    index_path: Path | str,
     text: str | None,
     queries: str | None,
     k: int,
@@ -325,12 +221,14 @@ def _print_table(hits: Any, highlight: int) -> None:
 
 
 @click.command()
-@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("text")
 @click.argument("doc_id")
 @click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal.")
 @encoder_options
-def explain(index_path: Path, text: str, doc_id: str, as_json: bool, encoder: str | None, **options: Any) -> None:
+def explain(
+    index_path: Path | str, text: str, doc_id: str, as_json: bool, encoder: str | None, **options: Any
+) -> None:
     """Show why a document scores as it does for a query, term by term.
 
     \b
@@ -347,8 +245,8 @@ def explain(index_path: Path, text: str, doc_id: str, as_json: bool, encoder: st
 
 
 @click.command()
-@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
-def verify(index_path: Path) -> None:
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
+def verify(index_path: Path | str) -> None:
     """Check every byte of an index against its checksums; names each file that is damaged.
 
     \b
@@ -357,10 +255,12 @@ def verify(index_path: Path) -> None:
     """
     from lsr.errors import CorruptIndex
 
+    from .remote import downloaded
     from .storage import check_files, read_manifest
 
-    manifest = read_manifest(index_path)
-    if wrong := check_files(index_path, manifest, every_byte=True):
+    folder = downloaded(index_path) if isinstance(index_path, str) else index_path
+    manifest = read_manifest(folder)
+    if wrong := check_files(folder, manifest, every_byte=True):
         raise CorruptIndex("\n".join(wrong.values()))
     click.echo(f"{index_path}: {len(manifest['files'])} files, all as they were written")
 

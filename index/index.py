@@ -22,12 +22,15 @@ from pathlib import Path
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages, Report
+from lsr.errors import OutputError
+from lsr.places import is_remote
 
 from .builder import BuildSettings, Source, build_index, require_same_terms
 from .clusters import SUMMARY_MASS
 from .filters import Filter, Where, as_filter
 from .hits import Hit as Hit
 from .reader import Reader
+from .remote import downloaded, folder_for
 from .segment import ImpactType
 from .segment_writer import DEFAULT_MEMORY, Order
 from .snapshot import Snapshot
@@ -42,11 +45,13 @@ class Index(Reader):
 
     Attributes:
         path: The folder.
+        uri: Where it lies in object storage, of which `path` is a copy; else None.
     """
 
-    def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None) -> None:
+    def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None, uri: str | None = None) -> None:
         """Use `Index.open` or `Index.build`."""
         super().__init__(path, snapshot, encoder)
+        self.uri = uri
         self._writer: Writer | None = None
         self._changing = threading.RLock()
 
@@ -73,7 +78,7 @@ class Index(Reader):
         """Build an index; the folder holds either the whole new index or what it held before.
 
         Args:
-            path: The folder.
+            path: The folder; or a URI, then it is built in a temporary folder and uploaded.
             source: Documents ({"_id", "text", perhaps "title" and more}), a corpus, vectors, or a matrix; none at all
                 makes an empty index to add to.
             encoder: Encodes documents, and later queries; by default `lsr.encode.base.DEFAULT_ENCODER`. For
@@ -100,22 +105,22 @@ class Index(Reader):
             OutputExists: The folder holds an index, or something else.
             DataError: A bad document or vector, a doubled id.
         """
-        path = Path(path)
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
         settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages)
         # Fitted or default, whatever encoded the documents encodes the queries.
-        encoder = build_index(
-            path,
-            source,
-            encoder=encoder,
-            ids=ids,
-            settings=settings,
-            overwrite=overwrite,
-            memory=memory,
-            report=report if report is not None else Report(),
-        )
-        return cls(path, Snapshot.latest(path), encoder)
+        with folder_for(path, overwrite=overwrite) as folder:
+            encoder = build_index(
+                folder,
+                source,
+                encoder=encoder,
+                ids=ids,
+                settings=settings,
+                overwrite=overwrite,
+                memory=memory,
+                report=report if report is not None else Report(),
+            )
+        return cls.open(path, encoder=encoder)
 
     @classmethod
     def open(
@@ -124,7 +129,7 @@ class Index(Reader):
         """Open an index; nothing is read but what is small.
 
         Args:
-            path: The folder.
+            path: The folder, or a URI (s3://bucket/idx), of which a copy is kept in a cache (LSR_CACHE) and opened.
             encoder: For queries, instead of the one that the index carries; has to be the one that made it.
             skip_damaged: Leave segments out whose files are missing, cut short or, if small, changed; `damaged` lists
                 these files. What is left can be searched, not changed.
@@ -133,11 +138,13 @@ class Index(Reader):
             IndexFormatError: Not an index, or one of a later format.
             CorruptIndex: A file is missing, cut short or, if small, changed.
             EncoderMismatch: Another encoder made the index.
+            StorageError: A URI that can't be read.
         """
-        path = Path(path)
+        uri = str(path) if is_remote(path) else None
+        path = downloaded(uri) if uri else Path(path)
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
-        index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder)
+        index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
             if index.fingerprint.tokenizer is None:  # nobody knows what made it, but its tokens may tell
@@ -151,6 +158,8 @@ class Index(Reader):
             Whether there was anything new.
         """
         before = self._snapshot
+        if self.uri:
+            downloaded(self.uri)
         self._adopt(Snapshot.latest(self.path, before, skip_damaged=bool(before.damaged)))
         return self._snapshot is not before
 
@@ -264,6 +273,11 @@ class Index(Reader):
     @contextmanager
     def _writing(self) -> Iterator[Writer]:
         """The writer, which holds the lock as long as there are changes."""
+        if self.uri:
+            raise OutputError(
+                f"{self.uri}: an index in object storage isn't changed in place: change one in a folder and write it "
+                "there with lsr.index.remote.uploaded(folder, uri, overwrite=True)"
+            )
         with self._changing:
             if self._writer is None:
                 self._writer = Writer(self.path, self._snapshot)

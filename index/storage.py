@@ -46,7 +46,7 @@ _FOLDER = r"(segment|shared|data)-[0-9a-f]{16}"
 _ALIVE = r"alive-[0-9a-f]{16}\.arrow"
 _OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
 _SEGMENT = re.compile(r"segment-[0-9a-f]{16}")
-_FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
+FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
 _LOCK, _HOLDER = ".lock", ".writer"
 
 
@@ -76,6 +76,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         content = path.read_bytes()
     except FileNotFoundError:
         raise IndexFormatError(f"{folder}: not an index: it has no {MANIFEST}") from None
+    return parse_manifest(content, folder)
+
+
+def parse_manifest(content: bytes, index: Path | str) -> dict[str, Any]:
+    """Check what the manifest of an index holds; raises as `read_manifest` does."""
+    path = f"{index}/{MANIFEST}"
     try:
         manifest = json.loads(content)
         version = manifest["format"]
@@ -86,7 +92,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if version > FORMAT:
             mend = "upgrade with pip install -U lsr-search"
         raise IndexFormatError(
-            f"{folder}: index format {version}, written by lsr {manifest.get('lsr', '?')}; this version reads "
+            f"{index}: index format {version}, written by lsr {manifest.get('lsr', '?')}; this version reads "
             f"format {FORMAT}: {mend}"
         )
     manifest.pop("sha256", None)
@@ -96,7 +102,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _require_sound(manifest: Mapping[str, Any], path: Path) -> None:
+def _require_sound(manifest: Mapping[str, Any], path: str) -> None:
     """Refuse a manifest whose checksum is right but whose values make no sense: somebody else wrote it."""
     try:
         settings, shared = manifest["settings"], manifest["shared"]
@@ -114,7 +120,7 @@ def _require_sound(manifest: Mapping[str, Any], path: Path) -> None:
             and (settings["passages"] is None or [type(number) for number in settings["passages"]] == [int, int])
             and len(set(named)) == len(named)
             and all(map(_is_sound_segment, manifest["segments"]))
-            and all(_FILE_NAME.fullmatch(name) for name in manifest["files"])
+            and all(FILE_NAME.fullmatch(name) for name in manifest["files"])
             and all(_is_amount(entry["bytes"], int) for entry in manifest["files"].values())
             and all(isinstance(entry["sha256"], str) for entry in manifest["files"].values())
         )
@@ -204,7 +210,7 @@ class Transaction:
                 self.manifest = _committed(index)
                 _note_holder(index)
                 if self.manifest is not None or not (index / MANIFEST).exists():
-                    _sweep(index, self.manifest)
+                    sweep(index, self.manifest)
                 self.scratch.mkdir()
             except BaseException:
                 self.close()
@@ -254,7 +260,7 @@ class Transaction:
         self.manifest = whole
         self._new = [path for path in self._new if path.name not in named]
         sync(self.index)
-        _sweep(self.index, whole, also={self.scratch, *self._new})
+        sweep(self.index, whole, also={self.scratch, *self._new})
         return whole
 
     def close(self) -> None:
@@ -308,7 +314,7 @@ def refuse_others(index: Path, *, overwrite: bool) -> None:
     if (index / MANIFEST).exists():
         if not overwrite:
             raise OutputExists(f"{index}: an index exists already (--overwrite, overwrite=True replaces it)")
-    elif any(not _is_ours(path.name) for path in index.iterdir()):
+    elif any(not is_ours(path.name) for path in index.iterdir()):
         raise OutputExists(f"{index}: this folder holds something other than an index; name a new folder")
 
 
@@ -377,7 +383,7 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Path] = ()) -> None:
+def sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Path] = ()) -> None:
     """Remove folders and temporary files of ours that no manifest names; only for who holds the lock."""
     named = {name.split("/")[0] for name in manifest["files"]} if manifest else set()
     for path in index.iterdir():
@@ -386,5 +392,6 @@ def _sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Pat
             _remove(path)
 
 
-def _is_ours(name: str) -> bool:
+def is_ours(name: str) -> bool:
+    """Whether a file or folder of this name, within an index' folder, is one that an index makes."""
     return name in (_LOCK, _HOLDER, MANIFEST + ".tmp") or bool(_OURS.fullmatch(name))

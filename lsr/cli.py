@@ -1,6 +1,6 @@
 """The `lsr` command: a table of commands, each imported only when it is called, and one place for errors.
 
-Each wing owns its commands (`lsr/encode/commands.py`, `index/commands.py`, `eval/commands.py`); here only their names
+Each wing owns its commands (`lsr/encode/commands.py`, `index/commands.py`, `eval/commands.py`, …); here only their names
 and help lines stand, so that `lsr --help` imports nothing else.
 """
 
@@ -22,7 +22,7 @@ COMMANDS = {
         "See it work: a small real collection encoded, indexed, searched, evaluated.",
     ),
     "encode": ("lsr.encode.commands", "Turn texts or queries into sparse vectors."),
-    "index": ("lsr.index.commands", "Build an index from vectors, or from texts and an encoder."),
+    "index": ("lsr.index.build_commands", "Build an index from vectors, or from texts and an encoder."),
     "add": ("lsr.index.change_commands", "Add documents to an index, or replace them."),
     "delete": ("lsr.index.change_commands", "Delete documents from an index."),
     "merge": ("lsr.index.change_commands", "Merge the segments of an index into one."),

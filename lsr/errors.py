@@ -7,6 +7,7 @@
     ├── EncoderMismatch      query and index come from different encoders
     ├── OutputExists         the output is there already and `overwrite` was not given
     ├── OutputError          the output can't be written: full disk, no permission, another writer
+    ├── StorageError         a place in object storage that can't be reached, read or written, or a damaged file there
     ├── TrainingError        training can't start or go on
     ├── ClusterError         a cluster that does not answer, has too little, or has lost a part
     └── IndexFormatError     a folder that is no index, or one of another format version
@@ -113,6 +114,10 @@ class OutputExists(LsrError, FileExistsError):
 
 class OutputError(LsrError):
     """The output can't be written."""
+
+
+class StorageError(LsrError):
+    """A place in object storage that can't be reached, read or written, or a file there that is damaged."""
 
 
 class TrainingError(LsrError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,37 @@ def lsr_command(capsys):
         return Ran(int(ended.value.code or 0), printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of an S3 server in this process; skips where there is none to be had."""
+    server = pytest.importorskip("moto.server", reason="the package moto[server], which speaks S3, isn't installed")
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache for this test alone."""
+    monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def bucket(s3_server, own_cache, monkeypatch):
+    """Gives URIs in a new bucket."""
+    from pyarrow.fs import S3FileSystem
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "anybody")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    S3FileSystem(endpoint_override=s3_server, scheme="http", allow_bucket_creation=True).create_dir(name)
+    return lambda key="", bucket=name: f"s3://{bucket}/{key}?endpoint_override={s3_server}&scheme=http"
 
 
 @pytest.fixture
