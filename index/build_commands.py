@@ -157,7 +157,9 @@ def _index_shards(
 
     read: Any = source
     if holds_vectors(source):
-        if given := [name for name, value in {"passages": how.passages, "encoder": encoder, **settings}.items() if value]:
+        if given := [
+            name for name, value in {"passages": how.passages, "encoder": encoder, **settings}.items() if value
+        ]:
             raise click.UsageError(f"--{given[0].replace('_', '-')}: {source} holds vectors already")
     else:
         read = open_corpus(source, skip_bad=options["skip_bad"])

@@ -226,9 +226,7 @@ def _print_table(hits: Any, highlight: int) -> None:
 @click.argument("doc_id")
 @click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal.")
 @encoder_options
-def explain(
-    index_path: Path | str, text: str, doc_id: str, as_json: bool, encoder: str | None, **options: Any
-) -> None:
+def explain(index_path: Path | str, text: str, doc_id: str, as_json: bool, encoder: str | None, **options: Any) -> None:
     """Show why a document scores as it does for a query, term by term.
 
     \b

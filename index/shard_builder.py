@@ -101,9 +101,7 @@ def build_shards(
     return made, report
 
 
-def _build(
-    place: Place, found: Scanned, shards: int, settings: BuildSettings, workers: Workers, memory: int
-) -> Shards:
+def _build(place: Place, found: Scanned, shards: int, settings: BuildSettings, workers: Workers, memory: int) -> Shards:
     n = sum(stretch.rows for stretch in found.stretches)
     if n < shards:
         raise DataError(f"{n} vectors are too few for {shards} shards: make fewer", place.name)

@@ -235,7 +235,10 @@ def _parquet_vectors(name: str, paths: list[Path]) -> Vectors:
             mine = file.metadata.metadata or {}
         first = mine.get(FIRST_PART.encode())
         if first is not None and (metadata is None or paths[0].name.encode() != first):
-            raise DataError(f"its tokens are in {first.decode(errors='replace')!r}, which isn't here: read the whole folder", str(path))
+            raise DataError(
+                f"its tokens are in {first.decode(errors='replace')!r}, which isn't here: read the whole folder",
+                str(path),
+            )
         its_fingerprint = Fingerprint.from_json(mine.get(b"lsr.fingerprint", b"{}"), str(path))
         if metadata is None:
             metadata, fingerprint = mine, its_fingerprint

@@ -201,7 +201,9 @@ def encode_parts(
     place.write(PLAN, json.dumps(plan).encode())
     travels = encoder if workers.address is None else encoder.query_files()
     if not travels:
-        raise EncoderError(f"an encoder of type {encoder.type} has no files to travel with: it can't work on other machines")
+        raise EncoderError(
+            f"an encoder of type {encoder.type} has no files to travel with: it can't work on other machines"
+        )
     open_worker = partial(_open_worker, place.name, task, chunk, travels)
     with progress(None, "encoding") as bar:
         bar.total = corpus.count() if not bar.disable else None
@@ -241,7 +243,10 @@ def _found(place: Place, identity: str, overwrite: bool) -> tuple[dict[str, Any]
     for name in ours:
         values = _json(place, name) if name.startswith("part-") and name.endswith(".json") else {}
         # What a full disk cut short is made again.
-        if values.keys() == {f.name for f in fields(Part)} and sizes.get(Part(**values).name) == values["file"]["bytes"]:
+        if (
+            values.keys() == {f.name for f in fields(Part)}
+            and sizes.get(Part(**values).name) == values["file"]["bytes"]
+        ):
             done[values["number"]] = Part(**values)
     return plan, done
 
