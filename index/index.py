@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder
@@ -30,8 +31,12 @@ from .hits import Hit as Hit
 from .reader import Reader
 from .segment import ImpactType
 from .segment_writer import DEFAULT_MEMORY, Order
+from .shards import is_sharded
 from .snapshot import Snapshot
 from .writer import Change, Writer
+
+if TYPE_CHECKING:
+    from .joined import JoinedWriter
 
 
 class Index(Reader):
@@ -47,7 +52,7 @@ class Index(Reader):
     def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None) -> None:
         """Use `Index.open` or `Index.build`."""
         super().__init__(path, snapshot, encoder)
-        self._writer: Writer | None = None
+        self._writer: Writer | JoinedWriter | None = None
         self._changing = threading.RLock()
 
     # --- building --------------------------------------------------------------------------------------------------
@@ -124,7 +129,7 @@ class Index(Reader):
         """Open an index; nothing is read but what is small.
 
         Args:
-            path: The folder.
+            path: The folder; a sharded one is opened as one index (lsr.index.joined).
             encoder: For queries, instead of the one that the index carries; has to be the one that made it.
             skip_damaged: Leave segments out whose files are missing, cut short or, if small, changed; `damaged` lists
                 these files. What is left can be searched, not changed.
@@ -132,12 +137,17 @@ class Index(Reader):
         Raises:
             IndexFormatError: Not an index, or one of a later format.
             CorruptIndex: A file is missing, cut short or, if small, changed.
-            EncoderMismatch: Another encoder made the index.
+            EncoderMismatch: Another encoder made the index, or shards of one folder.
         """
         path = Path(path)
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
-        index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder)
+        if is_sharded(path):
+            from .joined import JoinedIndex, JoinedSnapshot  # built on this module
+
+            index: Index = JoinedIndex(path, JoinedSnapshot.of(path, skip_damaged=skip_damaged), encoder)
+        else:
+            index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
             if index.fingerprint.tokenizer is None:  # nobody knows what made it, but its tokens may tell
@@ -151,8 +161,14 @@ class Index(Reader):
             Whether there was anything new.
         """
         before = self._snapshot
-        self._adopt(Snapshot.latest(self.path, before, skip_damaged=bool(before.damaged)))
+        self._adopt(self._latest(before, skip_damaged=bool(before.damaged)))
         return self._snapshot is not before
+
+    def _latest(self, before: Snapshot, *, skip_damaged: bool = False) -> Snapshot:
+        return Snapshot.latest(self.path, before, skip_damaged=skip_damaged)
+
+    def _new_writer(self) -> Writer | JoinedWriter:
+        return Writer(self.path, self._snapshot)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         if self._given_encoder is not None and snapshot.shared.fingerprint != self._snapshot.shared.fingerprint:
@@ -262,11 +278,11 @@ class Index(Reader):
             self._adopt(self._writer.snapshot)
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
+    def _writing(self) -> Iterator[Writer | JoinedWriter]:
         """The writer, which holds the lock as long as there are changes."""
         with self._changing:
             if self._writer is None:
-                self._writer = Writer(self.path, self._snapshot)
+                self._writer = self._new_writer()
             try:
                 yield self._writer
             finally:

@@ -96,8 +96,8 @@ def require(ray: Any, workers: int, *, cpus: float, memory: int = 0, gpus: float
     if room < workers:
         there = "; ".join(_told(resources) for resources in nodes) or "none"
         raise ClusterError(
-            f"{workers} {what} of {_told(needed)} each don't fit: there is room for {room}. The cluster's machines have: "
-            f"{there}. Add machines, or ask for less"
+            f"{workers} {what} of {_told(needed)} each don't fit: there is room for {room}. "
+            f"The cluster's machines have: {there}. Add machines, or ask for less"
         )
 
 
