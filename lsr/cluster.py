@@ -49,6 +49,8 @@ def connect(address: str, timeout: float = 20.0) -> Any:
     waiting.join(timeout)
     if waiting.is_alive():
         raise ClusterError(f"{address}: no answer within {timeout:g} s, though somebody listens there; {_CHECK}")
+    if failed and isinstance(failed[0], ImportError):
+        raise ClusterError(f"{address}: such an address takes Ray's client: pip install 'ray[client]'")
     if failed:
         raise ClusterError(f"{address}: {' '.join(str(failed[0]).split())[:300]}; {_CHECK}")
     return ray
