@@ -1,4 +1,4 @@
-"""lsr add, delete, merge."""
+"""lsr add, delete, merge, reshard."""
 
 from __future__ import annotations
 
@@ -110,3 +110,27 @@ def merge(index_path: Path | str) -> None:
     size = sum(index.file_sizes().values())
     done = "merged" if merged else "nothing to merge"
     note(f"{index_path}: {done}; {len(index)} documents in {index.n_segments} segments, {size / 1e6:.1f} MB")
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new sharded folder.")
+@click.option("--shards", "n_shards", required=True, type=click.IntRange(min=1), help="How many shards.")
+def reshard(index_path: Path, out: Path, n_shards: int) -> None:
+    """Write the documents of an index as shards of one size: to part it, to even shards out, to have more or fewer.
+
+    INDEX is an index or a sharded folder; it stays as it is. Results are the same, from one process
+    (lsr search) or many (lsr search --ray ADDRESS).
+
+    \b
+    Examples:
+      lsr reshard idx --shards 8 --out shards
+      lsr reshard shards --shards 16 --out more-shards
+    """
+    from lsr.console import note
+
+    from .reshard import reshard as write
+
+    made = write(index_path, out, n_shards)
+    sizes = [entry.documents for entry in made.entries]
+    note(f"{out}: {made.documents} documents in {len(sizes)} shards of {min(sizes)} to {max(sizes)}")

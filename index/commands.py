@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,11 +55,18 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def open_index(path: Path | str, encoder: str | None, options: dict[str, Any]) -> Any:
-    """The index of a command's --encoder and its settings."""
+def open_index(path: Path | str, encoder: str | None, options: dict[str, Any], ray: str | None = None) -> Any:
+    """The index of a command's --encoder and its settings, here or on a Ray cluster."""
+    given = open_encoder(encoder, given_settings(options)) if encoder else None
+    if ray is not None:
+        from .sharded import ShardedIndex
+
+        index = ShardedIndex.open(path, ray=ray, encoder=given)
+        click.get_current_context().call_on_close(index.close)
+        return index
     from .index import Index
 
-    return Index.open(path, encoder=open_encoder(encoder, given_settings(options)) if encoder else None)
+    return Index.open(path, encoder=given)
 
 
 @click.command()
@@ -79,6 +87,11 @@ def open_index(path: Path | str, encoder: str | None, options: dict[str, Any]) -
     f"[default: {_PREVIEW}]",
 )
 @click.option("--plan", is_flag=True, help="Print what the search touches instead of what it finds.")
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Search a sharded folder on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT.",
+)
 @where_option
 @search_options
 @encoder_options
@@ -94,6 +107,7 @@ def search(
     skip_bad: bool,
     highlight: int | None,
     plan: bool,
+    ray: str | None,
     where: tuple[str, ...],
     encoder: str | None,
     **options: Any,
@@ -110,6 +124,7 @@ def search(
       lsr search idx "boundary layer transition" --json --highlight 200
       lsr search idx "boundary layer transition" --alpha 0.8 --plan
       lsr search idx --queries queries.jsonl --run out.trec --algorithm clusters --cut 12
+      lsr search shards --queries queries.jsonl --run out.trec --ray auto
     """  # fmt: skip
     from lsr.console import emit_json, is_terminal
 
@@ -117,10 +132,10 @@ def search(
 
     if (text is None) == (queries is None):
         raise click.UsageError("give either a text or --queries FILE")
-    if plan and text is None:
-        raise click.UsageError("--plan takes a text")
+    if plan and (text is None or ray):
+        raise click.UsageError("--plan takes a text, and no --ray")
     settings = _search_settings(options) | {"where": parse_where_text(where)}
-    index = open_index(index_path, encoder, options)
+    index = open_index(index_path, encoder, options, ray)
     if queries is not None:
         _search_file(index, queries, k, run_path, tag, threads, skip_bad, highlight, settings)
         return
@@ -254,13 +269,16 @@ def verify(index_path: Path | str) -> None:
     from lsr.errors import CorruptIndex
 
     from .remote import downloaded
+    from .shards import Shards, is_sharded
     from .storage import check_files, read_manifest
 
-    folder = downloaded(index_path) if isinstance(index_path, str) else index_path
-    manifest = read_manifest(folder)
-    if wrong := check_files(folder, manifest, every_byte=True):
-        raise CorruptIndex("\n".join(wrong.values()))
-    click.echo(f"{index_path}: {len(manifest['files'])} files, all as they were written")
+    path = downloaded(index_path) if isinstance(index_path, str) else index_path
+    manifests = Shards.read(path).manifests() if is_sharded(path) else {str(path): read_manifest(path)}
+    wrong = [check_files(Path(folder), manifest, every_byte=True).values() for folder, manifest in manifests.items()]
+    if messages := list(chain.from_iterable(wrong)):
+        raise CorruptIndex("\n".join(messages))
+    n_files = sum(len(manifest["files"]) for manifest in manifests.values())
+    click.echo(f"{index_path}: {n_files} files, all as they were written")
 
 
 @click.command()

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from .documents import AllDocuments
 from .explain import Explanation
+
+
+class FoundDocuments(Protocol):
+    """What a hit asks for, by the number of a document."""
+
+    def id(self, doc: int) -> str:
+        """Its id."""
+
+    def parent(self, doc: int) -> str | None:
+        """The id of the document that it was cut from."""
+
+    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
+        """Title, text and metadata."""
 
 
 class Hit:
@@ -19,7 +31,7 @@ class Hit:
 
     __slots__ = ("_documents", "_explain", "doc", "score")
 
-    def __init__(self, documents: AllDocuments, doc: int, score: float, explain: Callable[..., Explanation]) -> None:
+    def __init__(self, documents: FoundDocuments, doc: int, score: float, explain: Callable[..., Explanation]) -> None:
         self._documents = documents
         self._explain = explain
         self.doc = doc

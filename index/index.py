@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder
@@ -33,8 +34,12 @@ from .reader import Reader
 from .remote import downloaded, folder_for
 from .segment import ImpactType
 from .segment_writer import DEFAULT_MEMORY, Order
+from .shards import is_sharded
 from .snapshot import Snapshot
 from .writer import Change, Writer
+
+if TYPE_CHECKING:
+    from .joined import JoinedWriter
 
 
 class Index(Reader):
@@ -52,7 +57,7 @@ class Index(Reader):
         """Use `Index.open` or `Index.build`."""
         super().__init__(path, snapshot, encoder)
         self.uri = uri
-        self._writer: Writer | None = None
+        self._writer: Writer | JoinedWriter | None = None
         self._changing = threading.RLock()
 
     # --- building --------------------------------------------------------------------------------------------------
@@ -129,7 +134,8 @@ class Index(Reader):
         """Open an index; nothing is read but what is small.
 
         Args:
-            path: The folder, or a URI (s3://bucket/idx), of which a copy is kept in a cache (LSR_CACHE) and opened.
+            path: The folder; a sharded one is opened as one index (lsr.index.joined). Or a URI (s3://bucket/idx), of
+                which a copy is kept in a cache (LSR_CACHE) and opened.
             encoder: For queries, instead of the one that the index carries; has to be the one that made it.
             skip_damaged: Leave segments out whose files are missing, cut short or, if small, changed; `damaged` lists
                 these files. What is left can be searched, not changed.
@@ -137,14 +143,19 @@ class Index(Reader):
         Raises:
             IndexFormatError: Not an index, or one of a later format.
             CorruptIndex: A file is missing, cut short or, if small, changed.
-            EncoderMismatch: Another encoder made the index.
+            EncoderMismatch: Another encoder made the index, or shards of one folder.
             StorageError: A URI that can't be read.
         """
         uri = str(path) if is_remote(path) else None
         path = downloaded(uri) if uri else Path(path)
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
-        index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder, uri)
+        if is_sharded(path):
+            from .joined import JoinedIndex, JoinedSnapshot  # built on this module
+
+            index: Index = JoinedIndex(path, JoinedSnapshot.of(path, skip_damaged=skip_damaged), encoder)
+        else:
+            index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
             if index.fingerprint.tokenizer is None:  # nobody knows what made it, but its tokens may tell
@@ -160,8 +171,14 @@ class Index(Reader):
         before = self._snapshot
         if self.uri:
             downloaded(self.uri)
-        self._adopt(Snapshot.latest(self.path, before, skip_damaged=bool(before.damaged)))
+        self._adopt(self._latest(before, skip_damaged=bool(before.damaged)))
         return self._snapshot is not before
+
+    def _latest(self, before: Snapshot, *, skip_damaged: bool = False) -> Snapshot:
+        return Snapshot.latest(self.path, before, skip_damaged=skip_damaged)
+
+    def _new_writer(self) -> Writer | JoinedWriter:
+        return Writer(self.path, self._snapshot)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         if self._given_encoder is not None and snapshot.shared.fingerprint != self._snapshot.shared.fingerprint:
@@ -271,7 +288,7 @@ class Index(Reader):
             self._adopt(self._writer.snapshot)
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
+    def _writing(self) -> Iterator[Writer | JoinedWriter]:
         """The writer, which holds the lock as long as there are changes."""
         if self.uri:
             raise OutputError(
@@ -280,7 +297,7 @@ class Index(Reader):
             )
         with self._changing:
             if self._writer is None:
-                self._writer = Writer(self.path, self._snapshot)
+                self._writer = self._new_writer()
             try:
                 yield self._writer
             finally:

@@ -43,6 +43,17 @@ def is_sharded(folder: str | Path) -> bool:
     return Path(folder, SHARDS).is_file()
 
 
+def folder_of(location: str) -> Path:
+    """The folder of a shard on this machine.
+
+    Raises:
+        IndexFormatError: It lies elsewhere.
+    """
+    if "://" in location:
+        raise IndexFormatError(f"{location}: not on this machine; copy it beside {SHARDS}")
+    return Path(location)
+
+
 @dataclass(frozen=True)
 class ShardEntry:
     """A shard, as shards.json has it.
@@ -236,7 +247,7 @@ class Shards:
         found, wrong = {}, []
         for entry in self.entries:
             try:
-                found[self.location(entry)] = read_manifest(Path(self.location(entry)))
+                found[self.location(entry)] = read_manifest(folder_of(self.location(entry)))
             except IndexFormatError as error:
                 wrong.append(str(error))
         if wrong:

@@ -26,6 +26,7 @@ COMMANDS = {
     "add": ("lsr.index.change_commands", "Add documents to an index, or replace them."),
     "delete": ("lsr.index.change_commands", "Delete documents from an index."),
     "merge": ("lsr.index.change_commands", "Merge the segments of an index into one."),
+    "reshard": ("lsr.index.change_commands", "Write an index as shards of one size."),
     "search": ("lsr.index.commands", "Search an index with a text or a file of queries."),
     "explain": ("lsr.index.commands", "Show why a document scores as it does for a query."),
     "evaluate": ("lsr.eval.commands", "Quality and latency of an index on a judged dataset."),

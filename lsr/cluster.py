@@ -49,6 +49,8 @@ def connect(address: str, timeout: float = 20.0) -> Any:
     waiting.join(timeout)
     if waiting.is_alive():
         raise ClusterError(f"{address}: no answer within {timeout:g} s, though somebody listens there; {_CHECK}")
+    if failed and isinstance(failed[0], ImportError):
+        raise ClusterError(f"{address}: such an address takes Ray's client: pip install 'ray[client]'")
     if failed:
         raise ClusterError(f"{address}: {' '.join(str(failed[0]).split())[:300]}; {_CHECK}")
     return ray
@@ -96,8 +98,8 @@ def require(ray: Any, workers: int, *, cpus: float, memory: int = 0, gpus: float
     if room < workers:
         there = "; ".join(_told(resources) for resources in nodes) or "none"
         raise ClusterError(
-            f"{workers} {what} of {_told(needed)} each don't fit: there is room for {room}. The cluster's machines have: "
-            f"{there}. Add machines, or ask for less"
+            f"{workers} {what} of {_told(needed)} each don't fit: there is room for {room}. "
+            f"The cluster's machines have: {there}. Add machines, or ask for less"
         )
 
 
