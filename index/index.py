@@ -153,9 +153,9 @@ class Index(Reader):
         if is_sharded(path):
             from .joined import JoinedIndex, JoinedSnapshot  # built on this module
 
-            index: Index = JoinedIndex(path, JoinedSnapshot.of(path, skip_damaged=skip_damaged), encoder)
+            index: Index = JoinedIndex(path, JoinedSnapshot.of(path, skip_damaged=skip_damaged), encoder, uri)
         else:
-            index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder)
+            index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
             if index.fingerprint.tokenizer is None:  # nobody knows what made it, but its tokens may tell

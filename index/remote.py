@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from lsr.console import progress
 from lsr.errors import IndexFormatError, OutputExists, StorageError
 from lsr.places import Place, cache_folder, is_remote
 
+from .shards import SHARD_NAME, SHARDS, Shards
 from .storage import FILE_NAME, MANIFEST, digest_file, output_errors, parse_manifest, read_manifest, replace_file, sweep
 
 _THREADS = 8  # files that are copied at a time
@@ -30,10 +32,10 @@ _TRIES = 3
 
 
 def downloaded(uri: str) -> Path:
-    """The copy of an index in the cache (`lsr.places.cache_folder`), as the index is now.
+    """The copy of an index, or of a sharded folder, in the cache (`lsr.places.cache_folder`), as it is now.
 
     Files that the copy lacks are downloaded, and those that have been changed since they were; nothing is kept that
-    hasn't the checksum of the manifest. What the manifest doesn't name any longer is removed.
+    hasn't the checksum of the manifest. What isn't named any longer is removed.
 
     Raises:
         IndexFormatError: There is no index, or one of another format version.
@@ -41,30 +43,55 @@ def downloaded(uri: str) -> Path:
         StorageError: It can't be read, or a file was changed or cut short.
         OutputError: The cache can't be written.
     """
-    place = Place(uri)
-    folder = cache_folder() / "indexes" / hashlib.sha256(uri.encode()).hexdigest()[:32]
+    place, folder = Place(uri), _copy_of(uri)
     with output_errors(folder, every=True):
         folder.mkdir(parents=True, exist_ok=True)
     with output_errors(folder), filelock.FileLock(folder / ".lock"):
         for _ in range(_TRIES):
-            content, manifest = _manifest(place)
+            name, content = _head(place)
             try:
-                _complete(folder, place, manifest)
-            except StorageError:
-                if place.read(MANIFEST) == content:
+                if name == SHARDS:
+                    _complete_shards(folder, Shards.parse(content, uri))
+                else:
+                    manifest = parse_manifest(content, uri)
+                    _complete(folder, place, manifest)
+            except (StorageError, IndexFormatError):
+                if place.read(name) == content:
                     raise
                 continue  # it was replaced while we read it, and its files have gone
-            replace_file(folder / MANIFEST, content)
-            sweep(folder, manifest)
+            replace_file(folder / name, content)
+            if name == MANIFEST:
+                sweep(folder, manifest)
             return folder
     raise StorageError(f"{uri}: replaced again and again while it was read; try again when nobody writes it")
 
 
-def _manifest(place: Place) -> tuple[bytes, dict[str, Any]]:
-    content = place.read(MANIFEST)
-    if content is None:
-        raise IndexFormatError(f"{place.name}: not an index: it has no {MANIFEST}, which is written last")
-    return content, parse_manifest(content, place.name)
+def _copy_of(uri: str) -> Path:
+    """Where the copy of an index lies; those of shards lie within that of their folder."""
+    base, mark, options = uri.partition("?")
+    parent, _, name = base.rstrip("/").rpartition("/")
+    is_shard = SHARD_NAME.fullmatch(name) is not None
+    whole = parent + mark + options if is_shard else base.rstrip("/") + mark + options
+    folder = cache_folder() / "indexes" / hashlib.sha256(whole.encode()).hexdigest()[:32]
+    return folder / name if is_shard else folder
+
+
+def _head(place: Place) -> tuple[str, bytes]:
+    """The file that makes an index or a sharded folder whole: its name and content."""
+    for name in (MANIFEST, SHARDS):
+        if (content := place.read(name)) is not None:
+            return name, content
+    raise IndexFormatError(f"{place.name}: not an index: it has no {MANIFEST}, which is written last")
+
+
+def _complete_shards(folder: Path, shards: Shards) -> None:
+    """Make a copy have all shards, and no others."""
+    for entry in shards.entries:
+        downloaded(shards.location(entry))
+    named = {entry.path for entry in shards.entries}
+    for path in folder.glob("shard-*"):
+        if path.name not in named and SHARD_NAME.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _complete(folder: Path, place: Place, manifest: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ what was there before stays until then.
 from __future__ import annotations
 
 import hashlib
-import re
+
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,11 +31,11 @@ from .builder import BuildSettings
 from .quantize import Quantizer
 from .segment_writer import DEFAULT_MEMORY
 from .shard_worker import ShardTask, build_shard
-from .shards import SHARDS, Shards, shard_name
+from .shards import SHARD_NAME, SHARDS, Shards, shard_name
 from .storage import MANIFEST, is_ours, parse_manifest
 from .stretches import Scanned, Stretch, scan
 
-_SHARD = re.compile(r"shard-[0-9]{5,7}-[0-9a-f]{8}")
+
 
 
 def build_shards(
@@ -135,7 +135,7 @@ def _refuse_others(place: Place, *, overwrite: bool) -> None:
     if SHARDS in there and not overwrite:
         raise OutputExists(f"{place.name}: a sharded index exists already (--overwrite replaces it)")
     tops = {PurePosixPath(name).parts[0] for name in there}
-    if strange := sorted(top for top in tops if top != SHARDS and not _SHARD.fullmatch(top) and not is_ours(top)):
+    if strange := sorted(top for top in tops if top != SHARDS and not SHARD_NAME.fullmatch(top) and not is_ours(top)):
         raise OutputExists(f"{place.name}: something else than shards is here ({strange[0]}); name a new folder")
 
 
@@ -148,7 +148,7 @@ def _finish(place: Place, names: Sequence[str]) -> Shards:
     made = Shards.of(manifests, place.name)
     place.write(SHARDS, made.content())
     tops = {PurePosixPath(name).parts[0] for name in place.sizes()}
-    for name in sorted(top for top in tops if _SHARD.fullmatch(top) and top not in names):
+    for name in sorted(top for top in tops if SHARD_NAME.fullmatch(top) and top not in names):
         _remove(beside(place.name, f"/{name}"))
     return made
 

@@ -23,13 +23,14 @@ from typing import Any
 import lsr
 from lsr.errors import CorruptIndex, EncoderMismatch, IndexFormatError, OutputExists
 from lsr.fingerprint import Fingerprint
+from lsr.places import Place, is_remote
 
 from .arrow_files import RESTORE
 from .storage import output_errors, read_manifest, replace_file, sealed, sync
 
 SHARDS = "shards.json"
 FORMAT = 1
-_NAME = re.compile(r"shard-[0-9]{1,7}(-[0-9a-f]{8})?")
+SHARD_NAME = re.compile(r"shard-[0-9]{1,7}(-[0-9a-f]{8})?")
 _URI = re.compile(r"(s3|gs|gcs|file)://[^\s?#]+(\?[^\s#]*)?")
 
 
@@ -44,14 +45,12 @@ def is_sharded(folder: str | Path) -> bool:
 
 
 def folder_of(location: str) -> Path:
-    """The folder of a shard on this machine.
+    """The folder of a shard on this machine; for a URI that of its copy, which is downloaded as far as it must be."""
+    if not is_remote(location):
+        return Path(location)
+    from .remote import downloaded  # built on this module
 
-    Raises:
-        IndexFormatError: It lies elsewhere.
-    """
-    if "://" in location:
-        raise IndexFormatError(f"{location}: not on this machine; copy it beside {SHARDS}")
-    return Path(location)
+    return downloaded(location)
 
 
 @dataclass(frozen=True)
@@ -207,7 +206,7 @@ class Shards:
             scale, impacts, shared = values["scale"], values["impacts"], values["shared"]
             sound = (
                 len({entry.path for entry in entries}) == len(entries) > 0
-                and all(_NAME.fullmatch(e.path) or _URI.fullmatch(e.path) for e in entries)
+                and all(SHARD_NAME.fullmatch(e.path) or _URI.fullmatch(e.path) for e in entries)
                 and all(type(n) is int and n >= 0 for e in entries for n in (e.documents, e.bytes))
                 and impacts in ("uint8", "float32")
                 and type(scale) is float
@@ -223,12 +222,18 @@ class Shards:
 
     @classmethod
     def read(cls, folder: str | Path) -> Shards:
-        """Read the shards.json of a folder.
+        """Read the shards.json of a folder, or at a URI.
 
         Raises:
             IndexFormatError: There is none, or one of another format version.
             CorruptIndex: As for `parse`.
+            StorageError: A URI that can't be read.
         """
+        if is_remote(folder):
+            there = Place(str(folder)).read(SHARDS)
+            if there is None:
+                raise IndexFormatError(f"{folder}: not a sharded index: it has no {SHARDS}")
+            return cls.parse(there, str(folder))
         if not Path(folder).is_dir():
             raise IndexFormatError(f"{folder}: no such folder")
         try:
