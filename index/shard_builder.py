@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -97,7 +96,7 @@ def build_shards(
             found, report = scan(source)
         made = _build(place, found, shards, settings, workers, memory)
     if isinstance(source, Corpus):
-        _remove(work)
+        Place(work).clear()
     return made, report
 
 
@@ -149,13 +148,6 @@ def _finish(place: Place, names: Sequence[str]) -> Shards:
     place.write(SHARDS, made.content())
     tops = {PurePosixPath(name).parts[0] for name in place.sizes()}
     for name in sorted(top for top in tops if SHARD_NAME.fullmatch(top) and top not in names):
-        _remove(beside(place.name, f"/{name}"))
+        Place(beside(place.name, f"/{name}")).clear()
     return made
 
-
-def _remove(where: str) -> None:
-    if is_remote(where):
-        place = Place(where)
-        place.delete(*place.sizes())
-    else:
-        shutil.rmtree(where, ignore_errors=True)

@@ -228,6 +228,15 @@ class Place:
                 except FileNotFoundError:
                     continue
 
+    def clear(self) -> None:
+        """Delete everything.
+
+        Raises:
+            StorageError: It can't be deleted.
+        """
+        with self._told(), suppress(FileNotFoundError):
+            self._files.delete_dir(self._root)
+
     def _require_bucket(self) -> None:
         """Where something isn't there, say so if it is for want of a bucket: nothing else tells the two apart."""
         from pyarrow.fs import FileType
