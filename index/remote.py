@@ -1,8 +1,8 @@
 """Indexes in object storage: opened as copies in a cache on this machine, and written there manifest last.
 
-An index there is what it is in a folder (lsr.index.storage): files that never change, and a manifest that names them with
-their checksums. So a copy needs only the files that it hasn't got, and whoever opens an index while another one is
-written has the old one or the new one, whole.
+An index there is what it is in a folder (lsr.index.storage): files that never change, and a manifest that names them
+with their checksums. So a copy needs only the files that it hasn't got, and whoever opens an index while another one
+is written has the old one or the new one, whole.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Building a sharded index: a collection encoded part by part, then an index for each range of its vectors.
 
 Ranges are cut by the number of vectors alone, and impacts have the scale of the largest weight of all, so a shard is
-what it is whoever builds it, and all together find what one index finds. Shards are built where they stay, each under a
-name that follows from what it is made of, and shards.json names them last: what isn't finished goes on after a kill, and
-what was there before stays until then.
+what it is whoever builds it, and all together find what one index finds. Shards are built where they stay, each under
+a name that follows from what it is made of, and shards.json names them last: what isn't finished goes on after a kill,
+and what was there before stays until then.
 """
 
 from __future__ import annotations
 
 import hashlib
-
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -24,7 +23,7 @@ from lsr.encode.parts import Task, encode_parts
 from lsr.encode.stream import Report, work_folder
 from lsr.errors import DataError, OutputExists
 from lsr.places import Place, beside, is_remote
-from lsr.workers import Workers, do_jobs
+from lsr.workers import Workers, do_jobs, ready
 
 from .builder import BuildSettings
 from .quantize import Quantizer
@@ -34,7 +33,7 @@ from .shards import SHARD_NAME, SHARDS, Shards, shard_name
 from .storage import MANIFEST, is_ours, parse_manifest
 from .stretches import Scanned, Stretch, scan
 
-
+_WHAT = "building workers"
 
 
 def build_shards(
@@ -78,7 +77,9 @@ def build_shards(
     out = str(out) if is_remote(out) else str(Path(out).absolute())  # workers are at home elsewhere
     place, work = Place(out), beside(out, ".partial")
     _refuse_others(place, overwrite=overwrite)
+    builders = replace(workers, gpus=0, memory=memory)
     with ExitStack() as stack:
+        stack.enter_context(ready(builders, _WHAT))  # before everything is encoded
         if isinstance(source, Corpus):
             assert encoder is not None
             if not is_remote(out):
@@ -94,13 +95,13 @@ def build_shards(
             )
         else:
             found, report = scan(source)
-        made = _build(place, found, shards, settings, workers, memory)
+        made = _build(place, found, shards, settings, builders)
     if isinstance(source, Corpus):
         Place(work).clear()
     return made, report
 
 
-def _build(place: Place, found: Scanned, shards: int, settings: BuildSettings, workers: Workers, memory: int) -> Shards:
+def _build(place: Place, found: Scanned, shards: int, settings: BuildSettings, workers: Workers) -> Shards:
     n = sum(stretch.rows for stretch in found.stretches)
     if n < shards:
         raise DataError(f"{n} vectors are too few for {shards} shards: make fewer", place.name)
@@ -120,11 +121,10 @@ def _build(place: Place, found: Scanned, shards: int, settings: BuildSettings, w
     done = shards - len(jobs)
     if done:
         note(f"{place.name}: going on, {done} of {shards} shards are built already")
-    task = ShardTask(place.name, found.stretches, settings, memory, quantizer)
+    task = ShardTask(place.name, found.stretches, settings, workers.memory, quantizer)
     with progress(shards, "building", "shards") as bar:
         bar.update(done)
-        builders = replace(workers, gpus=0, memory=memory)
-        for _ in do_jobs(partial(partial, build_shard, task), jobs, builders, "building workers"):
+        for _ in do_jobs(partial(partial, build_shard, task), jobs, workers, _WHAT):
             bar.update(1)
     return _finish(place, names)
 
@@ -150,4 +150,3 @@ def _finish(place: Place, names: Sequence[str]) -> Shards:
     for name in sorted(top for top in tops if SHARD_NAME.fullmatch(top) and top not in names):
         Place(beside(place.name, f"/{name}")).clear()
     return made
-

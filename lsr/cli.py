@@ -1,6 +1,6 @@
 """The `lsr` command: a table of commands, each imported only when it is called, and one place for errors.
 
-Each wing owns its commands (`lsr/encode/commands.py`, `index/commands.py`, `eval/commands.py`, …); here only their names
+Each wing owns its commands (`lsr/encode/commands.py`, `index/commands.py`, `eval/commands.py`); here only their names
 and help lines stand, so that `lsr --help` imports nothing else.
 """
 

@@ -1,9 +1,9 @@
 """The same work on many jobs: one after the other in this process, or by the actors of a Ray cluster.
 
 Jobs are dealt out as actors are free for them, one each, so that what is under way stays bounded. A job whose actor
-dies, with its machine or alone, is done again by another; who does it must not matter. Actors rather than tasks, because
-each holds something that is dear to open (an encoder); not Ray Data, because jobs have to be what the input alone makes
-of them, in its order, and what is done has to be told job by job.
+dies, with its machine or alone, is done again by another; who does it must not matter. Actors rather than tasks,
+because each holds something that is dear to open (an encoder); not Ray Data, because jobs have to be what the input
+alone makes of them, in its order, and what is done has to be told job by job.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -63,15 +63,35 @@ def do_jobs(
         work = open_worker()
         yield from map(work, jobs)
         return
-    ray_module = sys.modules.get("ray")
-    was_connected = ray_module is not None and ray_module.is_initialized()
-    ray = connect(workers.address)
-    try:
-        pool = _Pool(ray, open_worker, workers, what)
+    with ready(workers, what) as (ray, count):
+        pool = _Pool(ray, open_worker, workers, count, what)
         try:
             yield from pool.do(jobs)
         finally:
             pool.close()
+
+
+@contextmanager
+def ready(workers: Workers, what: str) -> Iterator[tuple[Any, int]]:
+    """Connect to a cluster that has room for some workers: to be told before long work that it hasn't.
+
+    Yields:
+        The module ray, and how many workers there may be; (None, 1) for this process.
+
+    Raises:
+        ClusterError: Nobody answers, or it hasn't what the workers need.
+        MissingExtra: ray isn't installed.
+    """
+    if workers.address is None:
+        yield None, 1
+        return
+    known = sys.modules.get("ray")
+    was_connected = known is not None and known.is_initialized()
+    ray = connect(workers.address)
+    try:
+        count = workers.count or _room(ray, workers)
+        require(ray, count, cpus=1, memory=workers.memory, gpus=workers.gpus, what=what)
+        yield ray, count
     finally:
         if not was_connected:
             ray.shutdown()
@@ -118,10 +138,8 @@ class _Ticket:
 class _Pool:
     """The actors, and what each of them does."""
 
-    def __init__(self, ray: Any, open_worker: Callable[[], Any], workers: Workers, what: str) -> None:
-        self._ray, self._workers, self._what = ray, workers, what
-        count = workers.count or _room(ray, workers)
-        require(ray, count, cpus=1, memory=workers.memory, gpus=workers.gpus, what=what)
+    def __init__(self, ray: Any, open_worker: Callable[[], Any], workers: Workers, count: int, what: str) -> None:
+        self._ray, self._what = ray, what
         # No restarts: an actor whose machine has gone might wait for another one forever, and its job with it.
         options = {"num_cpus": 1, "num_gpus": workers.gpus, "memory": workers.memory, "max_restarts": 0}
         self._actor = ray.remote(**options)(_Worker)
@@ -147,7 +165,7 @@ class _Pool:
             ready, _ = self._ray.wait([*self._starting, *self._running], num_returns=1, timeout=patience)
             if not ready:
                 raise ClusterError(
-                    f"none of {self._workers.count or 'the'} {self._what} could start within {_PATIENCE:g} s: others "
+                    f"none of the {self._what} could start within {_PATIENCE:g} s: others "
                     'use the cluster ("ray status" shows what is free), or its machines can\'t run lsr'
                 )
             if ready[0] in self._starting:

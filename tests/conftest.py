@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import uuid
 import warnings
@@ -49,6 +50,7 @@ def lsr_command(capsys):
 def s3_server():
     """The address of an S3 server in this process; skips where there is none to be had."""
     server = pytest.importorskip("moto.server", reason="the package moto[server], which speaks S3, isn't installed")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells of every request
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()

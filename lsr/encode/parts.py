@@ -32,10 +32,11 @@ from lsr.fingerprint import Fingerprint
 from lsr.places import Place, is_remote
 from lsr.sparse import SparseMatrix
 from lsr.vectors import FIRST_PART, ParquetWriter, VectorBatch, pack_metadata, part_name, read_vectors
-from lsr.workers import Workers, do_jobs
+from lsr.workers import Workers, do_jobs, ready
 
 PART = 16 * stream.CHUNK  # minutes of work for a processor: what a lost worker costs
 PLAN = "plan.json"
+_WHAT = "encoding workers"
 _COUNTED = ("documents", "vectors", "empty", "no_terms", "truncated")
 
 
@@ -193,24 +194,26 @@ def encode_parts(
         note(f"{place.name}: going on, {len(done)} parts are encoded already")
     if encoder.needs_fit and 0 in done:
         encoder = _encoder_of(place, done[0])
-    fit(encoder, corpus)
-    if done:
-        before = Fingerprint.from_json(plan["fingerprint"], place.name)
-        before.require_same(encoder.fingerprint, place.name, "what is to follow")
-    plan = {"identity": identity, "fingerprint": encoder.fingerprint.to_json()}
-    place.write(PLAN, json.dumps(plan).encode())
-    travels = encoder if workers.address is None else encoder.query_files()
-    if not travels:
-        raise EncoderError(
-            f"an encoder of type {encoder.type} has no files to travel with: it can't work on other machines"
-        )
-    open_worker = partial(_open_worker, place.name, task, chunk, travels)
-    with progress(None, "encoding") as bar:
-        bar.total = corpus.count() if not bar.disable else None
-        bar.update(sum(part.report["documents"] for part in done.values()))
-        for part in do_jobs(open_worker, _jobs(corpus, size, frozenset(done)), workers, "encoding workers"):
-            done[part.number] = part
-            bar.update(part.report["documents"])
+    with ready(workers, _WHAT):
+        fit(encoder, corpus)
+        if done:
+            before = Fingerprint.from_json(plan["fingerprint"], place.name)
+            before.require_same(encoder.fingerprint, place.name, "what is to follow")
+        plan = {"identity": identity, "fingerprint": encoder.fingerprint.to_json()}
+        place.write(PLAN, json.dumps(plan).encode())
+        travels = encoder if workers.address is None else encoder.query_files()
+        if not travels:
+            raise EncoderError(
+                f"an encoder of type {encoder.type} has no files to travel with: it can't work on other machines"
+            )
+        open_worker = partial(_open_worker, place.name, task, chunk, travels)
+        jobs = _jobs(corpus, size, frozenset(done))
+        with progress(None, "encoding") as bar:
+            bar.total = corpus.count() if not bar.disable else None
+            bar.update(sum(part.report["documents"] for part in done.values()))
+            for part in do_jobs(open_worker, jobs, workers, _WHAT):
+                done[part.number] = part
+                bar.update(part.report["documents"])
     place.write(PLAN, json.dumps({**plan, "parts": len(done), "bad": corpus.bad}).encode())
     return _in_order(done, corpus.bad)
 
@@ -304,7 +307,7 @@ def encode_parts_to(
         out = Path(out)
         check_out(out, overwrite, form)
         with work_folder(out) as work:
-            parts, report = encode_parts(corpus, open_encoder(), Place(work), task, **how)
+            parts, report = encode_parts(corpus, open_encoder(), Place(work.absolute()), task, **how)
             finish(work, out, form)
         if not out.suffix:
             Place(out).delete(*notes(parts))

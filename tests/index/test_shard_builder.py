@@ -14,14 +14,25 @@ from lsr.index import shard_builder
 from lsr.index.builder import BuildSettings
 from lsr.index.index import Index
 from lsr.index.shard_builder import build_shards
-from lsr.index.shards import SHARDS
+from lsr.index.shards import SHARDS, folder_of
+from lsr.index.storage import read_manifest
 from lsr.places import Place, beside
 from lsr.sparse import SparseMatrix
 from lsr.vectors import save_matrix
+from lsr.workers import Workers
 
 WORDS = ["wing", "flow", "plate", "shock", "heat", "boundary", "layer", "speed"]
 QUERIES = ["wing flow", "heat", "layer speed shock plate"]
 PASSAGES = BuildSettings(passages=Passages(2))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def credentials():
+    """As the machines of a cluster have them when it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "anybody")
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +125,9 @@ def test_whole_weights_have_one_scale(tmp_path):
 
 @pytest.mark.parametrize("source", ["folder", "file", "s3"])
 def test_shards_of_vectors(tmp_path, corpus, request, source, lsr_command):
-    out = {"folder": tmp_path / "v", "file": tmp_path / "v.parquet"}.get(source) or request.getfixturevalue("bucket")("v")
+    out = {"folder": tmp_path / "v", "file": tmp_path / "v.parquet"}.get(source) or request.getfixturevalue("bucket")(
+        "v"
+    )
     extra = ["--passages", "2"]
     assert lsr_command("encode", corpus, "--encoder", "bm25", "--out", out, *extra).code == 0
     ran = lsr_command("index", out, "--shards", "3", "--out", tmp_path / "shards")
@@ -231,3 +244,41 @@ def test_a_bad_line(tmp_path, corpus, lsr_command):
     assert len(Index.open(tmp_path / "s")) == 40
 
 
+# --- on a Ray cluster
+
+
+def digests(made):
+    """The SHA-256 of every file of every shard, without the names' random parts."""
+    manifests = [read_manifest(folder_of(made.location(entry))) for entry in made.entries]
+    return [{name.partition("/")[2]: file["sha256"] for name, file in m["files"].items()} for m in manifests]
+
+
+def test_a_machine_is_lost_while_shards_are_built(tmp_path, corpus, ray_cluster, monkeypatch):
+    alone, _ = build(tmp_path / "alone", corpus, 6)
+    doomed = ray_cluster.add_node(num_cpus=1, memory=4 << 30, object_store_memory=80 << 20)
+    real, built = shard_builder.do_jobs, []
+
+    def do(*args):
+        for number, name in enumerate(real(*args)):
+            if number == 1:
+                ray_cluster.remove_node(doomed, allow_graceful=False)
+            built.append(name)
+            yield name
+
+    monkeypatch.setattr(shard_builder, "do_jobs", do)
+    made, _ = build(tmp_path / "many", corpus, 6, workers=Workers(ray_cluster.address))
+    assert sorted(built) == [entry.path for entry in made.entries]
+    assert digests(made) == digests(alone)
+    assert answers(Index.open(tmp_path / "many")) == answers(one_index(tmp_path / "one", corpus))
+
+
+def test_from_and_to_object_storage(tmp_path, corpus, ray_cluster, bucket, lsr_command):
+    Place(bucket()).put(corpus, "docs.jsonl")
+    args = ["index", bucket("docs.jsonl"), "--encoder", "bm25", "--out", bucket("idx"), "--shards", "3"]
+    ran = lsr_command(*args, "--ray", ray_cluster.address, "--workers", "2", "--memory", "1024")
+    assert ran.code == 0, ran.err
+    assert answers(Index.open(bucket("idx"))) == answers(one_index(tmp_path / "one", corpus))
+    assert Index.open(bucket("idx")).verify() == []
+    ran = lsr_command(*args, "--overwrite", "--ray", ray_cluster.address, "--memory", "9999999")
+    assert (ran.code, "building workers of 1 CPU" in ran.err) == (1, True)
+    assert "fit: there is room for 0" in ran.err

@@ -5,11 +5,13 @@ import os
 import signal
 import socket
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from lsr import workers
+from lsr.cluster import connect
 from lsr.corpus import open_corpus
 from lsr.encode import parts, stream
 from lsr.encode.parts import Task, encode_parts_to
@@ -59,17 +61,23 @@ def test_nobody_answers(lsr_command, tmp_path):
 # --- with one
 
 
-def test_results_come_whatever_the_number_of_workers(ray_cluster):
-    def open_worker():
-        return lambda job: (job, os.getpid())
+def test_results_come_and_nothing_is_left(ray_cluster):
+    import ray
 
-    for count in (1, None):
-        done = run(open_worker, range(7), ray_cluster.address, count=count)
-        assert sorted(job for job, _ in done) == list(range(7))
-        assert len({pid for _, pid in done}) <= (count or 3)
+    done = run(lambda: lambda job: (job, os.getpid()), range(7), ray_cluster.address)
+    assert sorted(job for job, _ in done) == list(range(7))
+    assert len({pid for _, pid in done}) <= 3
+    assert not ray.is_initialized()
 
 
-def test_a_worker_that_dies_is_replaced(ray_cluster, tmp_path, capfd):
+@pytest.fixture(scope="module")
+def cluster(ray_cluster):
+    """The cluster, connected once for the tests that follow."""
+    connect(ray_cluster.address)
+    return ray_cluster
+
+
+def test_a_worker_that_dies_is_replaced(cluster, tmp_path, capfd):
     marker = tmp_path / "died"
 
     def open_worker():
@@ -81,12 +89,12 @@ def test_a_worker_that_dies_is_replaced(ray_cluster, tmp_path, capfd):
 
         return work
 
-    assert sorted(run(open_worker, range(6), ray_cluster.address, count=2)) == list(range(6))
+    assert sorted(run(open_worker, range(6), cluster.address, count=2)) == list(range(6))
     assert marker.exists()
     assert "one of the workers of the test is lost" in capfd.readouterr().err
 
 
-def test_a_job_that_kills_every_worker(ray_cluster):
+def test_a_job_that_kills_every_worker(cluster):
     def open_worker():
         def work(job):
             if job == 1:
@@ -96,15 +104,15 @@ def test_a_job_that_kills_every_worker(ray_cluster):
         return work
 
     with pytest.raises(ClusterError, match="3 workers of the test died over the same part"):
-        run(open_worker, range(3), ray_cluster.address)
+        run(open_worker, range(3), cluster.address)
 
 
-def test_workers_that_die_while_they_start(ray_cluster):
+def test_workers_that_die_while_they_start(cluster):
     with pytest.raises(ClusterError, match="die while they start"):
-        run(lambda: os.kill(os.getpid(), signal.SIGKILL), range(3), ray_cluster.address, count=1)
+        run(lambda: os.kill(os.getpid(), signal.SIGKILL), range(3), cluster.address, count=1)
 
 
-def test_what_a_worker_can_not_do_is_told(ray_cluster):
+def test_what_a_worker_can_not_do_is_told(cluster):
     def open_worker():
         def work(job):
             raise DataError("bad", "file:1")
@@ -114,22 +122,22 @@ def test_what_a_worker_can_not_do_is_told(ray_cluster):
     def unopened():
         raise DataError("not here", "model")
 
-    with pytest.raises(ClusterError, match="on .*: file:1: bad"):
-        run(open_worker, range(3), ray_cluster.address)
-    with pytest.raises(ClusterError, match="on .*: model: not here"):
-        run(unopened, range(3), ray_cluster.address)
+    with pytest.raises(ClusterError, match=r"on .*: file:1: bad"):
+        run(open_worker, range(3), cluster.address)
+    with pytest.raises(ClusterError, match=r"on .*: model: not here"):
+        run(unopened, range(3), cluster.address)
 
 
-def test_jobs_that_can_not_be_read(ray_cluster):
+def test_jobs_that_can_not_be_read(cluster):
     def jobs():
         yield 1
         raise DataError("no JSON", "docs.jsonl:2")
 
     with pytest.raises(DataError, match=r"docs\.jsonl:2: no JSON"):
-        run(lambda: lambda job: job, jobs(), ray_cluster.address)
+        run(lambda: lambda job: job, jobs(), cluster.address)
 
 
-def test_no_more_jobs_than_workers_are_under_way(ray_cluster):
+def test_no_more_jobs_than_workers_are_under_way(cluster):
     read = []
 
     def jobs():
@@ -137,7 +145,7 @@ def test_no_more_jobs_than_workers_are_under_way(ray_cluster):
             read.append(job)
             yield job
 
-    results = do_jobs(lambda: lambda job: job, jobs(), Workers(ray_cluster.address, 2), "workers")
+    results = do_jobs(lambda: lambda job: job, jobs(), Workers(cluster.address, 2), "workers")
     for number, _ in enumerate(results, start=1):
         assert len(read) <= number + 2
     assert len(read) == 10
@@ -151,18 +159,18 @@ def test_no_more_jobs_than_workers_are_under_way(ray_cluster):
         ({"count": 9}, "9 workers of the test .* there is room for 3"),
     ],
 )
-def test_a_cluster_that_has_too_little(ray_cluster, wanted, said):
+def test_a_cluster_that_has_too_little(cluster, wanted, said):
     with pytest.raises(ClusterError, match=said):
-        run(lambda: len, ["a"], ray_cluster.address, **wanted)
+        run(lambda: len, ["a"], cluster.address, **wanted)
 
 
-def test_a_cluster_whose_workers_are_taken(ray_cluster, monkeypatch):
-    taking = do_jobs(lambda: lambda job: job, range(99), Workers(ray_cluster.address, 3), "others")
+def test_a_cluster_whose_workers_are_taken(cluster, monkeypatch):
+    taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 3), "others")
     next(taking)
     monkeypatch.setattr(workers, "_PATIENCE", 1.0)
     try:
         with pytest.raises(ClusterError, match=r"could start within 1 s: others use the cluster"):
-            run(lambda: len, ["a"], ray_cluster.address, count=1)
+            run(lambda: len, ["a"], cluster.address, count=1)
     finally:
         taking.close()
 
@@ -194,34 +202,34 @@ def files(folder):
     return {path.name: path.read_bytes() for path in Path(folder).glob("part-*.parquet")}
 
 
-def test_the_bytes_are_those_of_one_process(ray_cluster, small_parts, tmp_path):
+def test_the_bytes_are_those_of_one_process(cluster, small_parts, tmp_path):
     """Those of the model that ships, fitted to the corpus, with a worker that is killed on the way."""
     source = write_corpus(tmp_path / "docs.jsonl", 40)
     report = encode(source, tmp_path / "alone")
-    assert encode(source, tmp_path / "one", ray_cluster.address, count=1) == report
+    assert encode(source, tmp_path / "one", cluster.address, count=1) == report
     assert files(tmp_path / "one") == files(tmp_path / "alone")
     assert len(files(tmp_path / "one")) == 7
 
 
-def test_a_machine_is_lost(ray_cluster, small_parts, tmp_path, monkeypatch):
+def test_a_machine_is_lost(cluster, small_parts, tmp_path, monkeypatch):
     source = write_corpus(tmp_path / "docs.jsonl", 200)
     encode(source, tmp_path / "alone", name="bm25")
-    real, doomed, seen = parts.do_jobs, ray_cluster.add_node(num_cpus=1, object_store_memory=80 << 20), []
+    real, doomed, seen = parts.do_jobs, cluster.add_node(num_cpus=1, object_store_memory=80 << 20), []
 
     def do(*args):
         for number, part in enumerate(real(*args)):
             if number == 8:
-                ray_cluster.remove_node(doomed, allow_graceful=False)
+                cluster.remove_node(doomed, allow_graceful=False)
             seen.append(part.number)
             yield part
 
     monkeypatch.setattr(parts, "do_jobs", do)
-    encode(source, tmp_path / "many", ray_cluster.address, "bm25")
+    encode(source, tmp_path / "many", cluster.address, "bm25")
     assert sorted(seen) == list(range(34))
     assert files(tmp_path / "many") == files(tmp_path / "alone")
 
 
-def test_a_driver_is_killed_and_goes_on(ray_cluster, small_parts, tmp_path, monkeypatch):
+def test_a_driver_is_killed_and_goes_on(cluster, small_parts, tmp_path, monkeypatch):
     source = write_corpus(tmp_path / "docs.jsonl", 40)
     encode(source, tmp_path / "alone", name="bm25")
     real = parts.do_jobs
@@ -235,34 +243,35 @@ def test_a_driver_is_killed_and_goes_on(ray_cluster, small_parts, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(parts, "do_jobs", do)
         with pytest.raises(KeyboardInterrupt):
-            encode(source, tmp_path / "v", ray_cluster.address, "bm25")
+            encode(source, tmp_path / "v", cluster.address, "bm25")
     done, asked = files(tmp_path / "v.partial"), []
 
     def watch(open_worker, jobs, *rest):
         return real(open_worker, (asked.append(job[0]) or job for job in jobs), *rest)
 
     monkeypatch.setattr(parts, "do_jobs", watch)
-    encode(source, tmp_path / "v", ray_cluster.address, "bm25")
+    encode(source, tmp_path / "v", cluster.address, "bm25")
     assert len(done) >= 3
     assert len(asked) == 7 - len(done)
     assert files(tmp_path / "v") == files(tmp_path / "alone")
 
 
-def test_a_bad_line_is_told_as_without_a_cluster(ray_cluster, tmp_path, lsr_command):
+def test_a_bad_line_is_told_as_without_a_cluster(cluster, tmp_path, lsr_command):
     source = write_corpus(tmp_path / "docs.jsonl", 5)
     source.write_text(source.read_text() + "no JSON\n")
     args = ["encode", source, "--encoder", "bm25", "--out", tmp_path / "v"]
-    alone, many = lsr_command(*args), lsr_command(*args, "--ray", ray_cluster.address)
+    alone, many = lsr_command(*args), lsr_command(*args, "--ray", cluster.address)
     assert (many.code, many.err) == (alone.code, alone.err)
     assert "docs.jsonl:6: not JSON" in many.err
 
 
-def test_the_command(ray_cluster, tmp_path, lsr_command, small_parts):
+def test_the_command(cluster, tmp_path, lsr_command, small_parts):
     source = write_corpus(tmp_path / "docs.jsonl", 20)
     args = [source, "--encoder", "bm25", "--out"]
-    assert lsr_command("encode", *args, tmp_path / "v.parquet", "--ray", ray_cluster.address).code == 0
+    assert lsr_command("encode", *args, tmp_path / "v.parquet", "--ray", cluster.address).code == 0
     assert lsr_command("encode", *args, tmp_path / "alone").code == 0
-    rows = [[batch.documents.to_pylist() for batch in read_vectors(tmp_path / v)] for v in ("v.parquet", "alone")]
-    assert sum(rows[0], []) == sum(rows[1], [])
-    ran = lsr_command("encode", *args, tmp_path / "x", "--ray", ray_cluster.address, "--device", "cuda")
+    made = {name: [b.ids for b in read_vectors(tmp_path / name)] for name in ("v.parquet", "alone")}
+    assert [*chain(*made["v.parquet"])] == [*chain(*made["alone"])] == [f"d{i}" for i in range(20)]
+    args = ["encode", source, "--out", tmp_path / "x", "--ray", cluster.address, "--device", "cuda"]
+    ran = lsr_command(*args)
     assert (ran.code, "1 GPU" in ran.err) == (1, True)
