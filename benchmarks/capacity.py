@@ -45,7 +45,7 @@ CORES, MEMORY_GB, KEPT_IN_MEMORY = 16, 64, 0.7  # of a machine; the share of its
 NETWORK_MS = 0.5  # there and back, with (de)serialising
 STRAGGLERS, TIMES = 1e-3, 20  # one request in a thousand takes twenty times as long
 MERGED = 1, 10, 100, 1000
-DRAWS = 20_000
+DRAWS = 5000
 ASSUMPTIONS = {
     "a machine": f"{CORES} cores like those here, {MEMORY_GB} GB, {KEPT_IN_MEMORY:.0%} of it for indexes",
     "network": f"{NETWORK_MS} ms there and back",
