@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lsr.errors import ClusterError
 
 from .hits import Hit
 from .replicas import Outcome
+from .shard import ShardHits
 
 
 class Found(list[Hit]):
@@ -95,3 +98,23 @@ class FoundDocuments:
             raise outcome.refused[wanted]
         if wanted in outcome.lost:
             raise self._error({wanted: outcome.lost[wanted]})
+
+
+def merge(answers: Mapping[int, ShardHits], k: int) -> list[tuple[FoundDocument, float]]:
+    """The k best of what shards found, and their scores; equal ones by shard and number.
+
+    Args:
+        answers: {shard: its k best}; at least one.
+        k: How many.
+    """
+    numbers = np.repeat(list(answers), [len(hits.docs) for hits in answers.values()])
+    docs = np.concatenate([hits.docs for hits in answers.values()])
+    scores = np.concatenate([hits.scores for hits in answers.values()])
+    firsts = dict(zip(answers, np.cumsum([0, *(len(hits.docs) for hits in answers.values())]).tolist(), strict=False))
+    best = []
+    for i in np.lexsort((docs, numbers, -scores))[:k].tolist():
+        n = int(numbers[i])
+        at = i - firsts[n]
+        found = FoundDocument(n, int(docs[i]), answers[n].ids[at], answers[n].parents[at])
+        best.append((found, float(scores[i])))
+    return best

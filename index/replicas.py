@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from lsr.errors import CorruptIndex, LsrError
+from lsr.errors import CorruptIndex, EncoderError, IndexFormatError
 
 _AVOIDED = 10.0  # seconds for which a replica that failed or was overtaken isn't the first to be asked
+_REFUSALS = (EncoderError, IndexFormatError, ValueError, TypeError)  # a DataError is a ValueError
 
 
 class Replica(Protocol):
@@ -172,7 +173,7 @@ class _Request:
             for slow in asked_before:
                 replicas.avoid(slow)
             del self._open[shard]
-        elif isinstance(error, LsrError | ValueError | TypeError) and not isinstance(error, CorruptIndex):
+        elif isinstance(error, _REFUSALS) and not isinstance(error, CorruptIndex):
             self._outcome.refused[shard] = error  # the request is to blame
             del self._open[shard]
         else:

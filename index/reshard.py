@@ -55,7 +55,7 @@ def reshard(source: str | Path, out: str | Path, n_shards: int, *, memory: int =
             tempfile.TemporaryDirectory(dir=out, prefix="reshard-") as scratch,
             progress(n_docs, "sharding") as bar,
         ):
-            rows, names = _Rows(snapshot, Path(scratch)), []
+            rows, names = _Rows(snapshot, Path(scratch)), list[str]()
             for number in range(n_shards):
                 end = (number + 1) * n_docs // n_shards
                 if end > rows.at:  # a document of many passages may have taken all of them

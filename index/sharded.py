@@ -28,7 +28,7 @@ from lsr.sparse import SparseMatrix
 from .builder import Source
 from .explain import Explanation
 from .filters import Filter, Where, as_filter
-from .found import Found, FoundDocument, FoundDocuments
+from .found import Found, FoundDocuments, merge
 from .hits import Hit
 from .index import Index
 from .query_side import Query, QuerySide, checked_k, search_settings
@@ -261,23 +261,15 @@ class ShardedIndex(QuerySide):
         states: Mapping[int, ShardState],
         missing: Mapping[str, str],
     ) -> Found:
-        """The k best of what shards found; equal scores by shard and number."""
-        shards = np.repeat(list(answers), [len(hits.docs) for hits in answers.values()])
-        docs = np.concatenate([hits.docs for hits in answers.values()])
-        scores = np.concatenate([hits.scores for hits in answers.values()])
-        ids = [doc_id for hits in answers.values() for doc_id in hits.ids]
-        parents = [parent for hits in answers.values() for parent in hits.parents]
+        """The result of a query from what shards found."""
         sizes = [states[n].n_docs if n in states else entry.documents for n, entry in enumerate(self.shards.entries)]
-        bases = np.cumsum([0, *sizes])
-        best = np.lexsort((docs, shards, -scores))[:k].tolist()
-        places = {}
-        for i in best:
-            n, doc = int(shards[i]), int(docs[i])
-            places[int(bases[n]) + doc] = FoundDocument(n, doc, ids[i], parents[i])
+        bases = np.cumsum([0, *sizes]).tolist()
+        best = merge(answers, k)
+        places = {bases[place.shard] + place.doc: place for place, _ in best}
         versions = {n: states[n].version for n in answers}
         documents = FoundDocuments(versions, places, partial(self._ask, "fields"), self._lost_error)
         explain = partial(self._explain, documents, vector)
-        hits = [Hit(documents, doc, float(scores[i]), explain) for doc, i in zip(places, best, strict=True)]
+        hits = [Hit(documents, doc, score, explain) for doc, (_, score) in zip(places, best, strict=True)]
         return Found(hits, missing)
 
     def _ask(self, method: str, args: Mapping[int, Sequence[Any]]) -> Outcome:

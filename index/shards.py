@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}"
 
 
-def is_sharded(folder: str | Path) -> bool:
+def is_sharded(folder: str | PathLike[str]) -> bool:
     """Whether a folder is a sharded one."""
     return Path(folder, SHARDS).is_file()
 
@@ -221,7 +222,7 @@ class Shards:
         return cls(folder, Fingerprint.from_json(values["fingerprint"], where), impacts, scale, shared, entries)
 
     @classmethod
-    def read(cls, folder: str | Path) -> Shards:
+    def read(cls, folder: str | PathLike[str]) -> Shards:
         """Read the shards.json of a folder, or at a URI.
 
         Raises:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
 from lsr.errors import ClusterError, MissingExtra
 
 ADDRESSES = "auto, local, HOST:PORT or ray://HOST:PORT"
+_FREE = 10.0  # seconds to wait until others have ended
 
 
 def connect(address: str, timeout: float = 20.0) -> Any:
@@ -101,6 +103,16 @@ def require(ray: Any, workers: int, *, cpus: float, memory: int = 0, gpus: float
             f"{workers} {what} of {_told(needed)} each don't fit: there is room for {room}. "
             f"The cluster's machines have: {there}. Add machines, or ask for less"
         )
+    # Others may be about to end, so what is free is looked at more than once.
+    until = time.monotonic() + _FREE
+    while any(ray.available_resources().get(name, 0) < workers * amount for name, amount in needed.items()):
+        if time.monotonic() > until:
+            free = _told(ray.available_resources())
+            raise ClusterError(
+                f"{workers} {what} of {_told(needed)} each don't fit beside what runs there: {free} are free. "
+                "Wait, add machines, or ask for less"
+            )
+        time.sleep(0.2)
 
 
 def _told(resources: Any) -> str:

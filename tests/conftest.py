@@ -106,7 +106,7 @@ def training_surroundings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ray_cluster(tmp_path_factory):
-    """A Ray cluster of several nodes on this machine: a head without cores, and three nodes of one; or skips the test.
+    """A Ray cluster of several nodes on this machine: a head without cores, and three nodes of two; or skips the test.
 
     Nothing of it is left afterwards.
     """
@@ -124,7 +124,7 @@ def ray_cluster(tmp_path_factory):
         cluster = Cluster(initialize_head=True, head_node_args=node | {"num_cpus": 0})
         try:
             for _ in range(3):
-                cluster.add_node(**node, num_cpus=1)
+                cluster.add_node(**node, num_cpus=2)
             cluster.wait_for_nodes()
             yield cluster
         finally:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from lsr import cluster
+from lsr.cluster import connect, require
 from lsr.errors import ClusterError, DataError, IndexFormatError
 from lsr.index.index import Index
 from lsr.index.ray_replicas import place
@@ -145,6 +147,19 @@ def test_a_shard_that_nobody_answers_for_is_an_error_or_told(twice):
     assert found(lenient.search(queries()[0], N_DOCS)) == expected
 
 
+def test_the_command_searches_on_a_cluster(ray_cluster, lsr_command, tmp_path):
+    one = Index.build(tmp_path / "one", TEXTS, encoder="bm25")
+    reshard(one.path, tmp_path / "shards", 2)
+    ran = lsr_command("search", tmp_path / "shards", "wing number3", "-k", 3, "--ray", ray_cluster.address)
+    assert (ran.code, [line["_id"] for line in ran.lines()]) == (0, [hit.id for hit in one.search("wing number3", 3)])
+    plain = lsr_command("search", tmp_path / "one", "wing", "--ray", ray_cluster.address)
+    assert (plain.code, plain.err.strip()) == (
+        1,
+        f"lsr: {tmp_path / 'one'}: not a sharded index: it has no shards.json",
+    )
+    assert lsr_command("search", tmp_path / "shards", "wing", "--plan", "--ray", "auto").code == 2
+
+
 def test_a_machine_that_is_killed_in_flight_costs_no_result(ray_cluster, twice):
     one, index = twice
     expected = [found(hits) for hits in one.search_batch(queries(), 10)]
@@ -189,23 +204,16 @@ def test_a_machine_that_is_killed_in_flight_costs_no_result(ray_cluster, twice):
         assert [found(hits) for hits in index.search_batch(queries())] == expected
 
 
-def test_a_cluster_that_is_too_small_is_told_so(ray_cluster, ties):
+def test_a_cluster_that_is_too_small_is_told_so(ray_cluster, ties, twice, monkeypatch):
+    monkeypatch.setattr(cluster, "_FREE", 0.5)
     with pytest.raises(ClusterError, match="don't fit") as caught:
         ShardedIndex.open(ties[1], ray=ray_cluster.address, replicas=2, cpus=16)
     told = str(caught.value)
     assert "4 replicas of shards (2 shards, 2 of each) of 16 CPU" in told
     assert "there is room for 0. The cluster's machines have: " in told
-    assert "1 CPU, 4.29 GB" in told
-
-
-def test_the_command_searches_on_a_cluster(ray_cluster, lsr_command, tmp_path):
-    one = Index.build(tmp_path / "one", TEXTS, encoder="bm25")
-    reshard(one.path, tmp_path / "shards", 2)
-    ran = lsr_command("search", tmp_path / "shards", "wing number3", "-k", 3, "--ray", ray_cluster.address)
-    assert (ran.code, [line["_id"] for line in ran.lines()]) == (0, [hit.id for hit in one.search("wing number3", 3)])
-    plain = lsr_command("search", tmp_path / "one", "wing", "--ray", ray_cluster.address)
-    assert (plain.code, plain.err.strip()) == (
-        1,
-        f"lsr: {tmp_path / 'one'}: not a sharded index: it has no shards.json",
-    )
-    assert lsr_command("search", tmp_path / "shards", "wing", "--plan", "--ray", "auto").code == 2
+    assert "2 CPU, 4.29 GB" in told
+    ray = connect(ray_cluster.address)
+    with pytest.raises(
+        ClusterError, match=r"4 workers of 1 CPU each don't fit beside what runs there: .* CPU, .* GB are free"
+    ):
+        require(ray, 4, cpus=1, what="workers")
