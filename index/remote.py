@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def _is_same(path: Path, wanted: Mapping[str, Any], known: Any) -> bool:
     """Whether a file has the content that it should have; one that wasn't touched since it was compared is trusted."""
     try:
         state = _state(path)
-        return state[0] == wanted["bytes"] and (state == known or digest_file(path) == wanted["sha256"])
+        return bool(state[0] == wanted["bytes"] and (state == known or digest_file(path) == wanted["sha256"]))
     except OSError:
         return False
 
@@ -177,7 +178,7 @@ def refuse_remote(place: Place, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def folder_for(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
+def folder_for(path: str | PathLike[str], *, overwrite: bool) -> Iterator[Path]:
     """The folder of this machine in which an index is to be built; one for a URI is uploaded when it has been.
 
     Raises:
@@ -196,7 +197,7 @@ def folder_for(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
 
 def _files_of(content: bytes | None) -> Mapping[str, Any]:
     try:
-        return parse_manifest(content or b"", "")["files"]
+        return dict(parse_manifest(content or b"", "")["files"])
     except IndexFormatError:
         return {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,7 +58,7 @@ def text_options(command: F) -> F:
     return command
 
 
-class PathOrURI(click.ParamType):
+class PathOrURI(click.ParamType[Any]):
     """A path of this machine, as a Path, or a URI, as it is."""
 
     name = "path"
@@ -179,7 +180,6 @@ def encode(
     from lsr.convert import Form, check_out, convert
     from lsr.corpus import open_corpus
     from lsr.encode.stream import encode_to
-    from lsr.places import is_remote
     from lsr.vectors import holds_vectors, read_vectors
 
     working = workers_of(ray, workers, options["device"])
@@ -191,7 +191,7 @@ def encode(
             name for name in ("encoder", "passages", "no_text", *_SETTINGS) if (options | {"encoder": encoder})[name]
         ]:
             raise click.UsageError(f"--{unused[0].replace('_', '-')}: {source} holds vectors, which are only converted")
-        if ray or is_remote(out):
+        if ray or isinstance(out, str):
             raise click.UsageError(f"{source} holds vectors, which are only converted, here and into a file")
         form = Form("anserini" if anserini else None)
         check_out(out, options["overwrite"], form)
@@ -202,19 +202,20 @@ def encode(
     settings = given_settings(options)
     corpus = open_corpus(source, queries=queries, skip_bad=options["skip_bad"])
     decided_by = {"encoder": encoder, **settings, "passages": str(passages), "queries": queries}
-    what = corpus, lambda: _query_encoder(encoder, settings) if queries else open_encoder(encoder, settings), out
+    opened = partial(_query_encoder if queries else open_encoder, encoder, settings)
     how: dict[str, Any] = {
         "settings": json.dumps(decided_by | {"text": not options["no_text"], "skip_bad": options["skip_bad"]}),
         "overwrite": options["overwrite"],
         "anserini": anserini,
     }
-    if ray or is_remote(out):
+    if ray or isinstance(out, str):
         from lsr.encode.parts import Task, encode_parts_to
 
         task = Task(queries, passages, not options["no_text"], options["device"])
-        report = encode_parts_to(*what, task, workers=working, **how)
+        report = encode_parts_to(corpus, opened, out, task, workers=working, **how)
     else:
-        report = encode_to(*what, queries=queries, passages=passages, with_text=not options["no_text"], **how)
+        how |= {"queries": queries, "passages": passages, "with_text": not options["no_text"]}
+        report = encode_to(corpus, opened, out, **how)
     report.tell()
     note(f"{report.vectors} vectors in {out}")
 

@@ -131,8 +131,14 @@ def _encode_part(
             if not documents:  # an empty corpus still makes a part
                 writer.write(VectorBatch(document_batch([]), SparseMatrix.empty(encoder.n_terms)))
             for first in range(0, len(documents), chunk):
-                how = {"queries": task.queries, "passages": task.passages, "with_text": task.with_text}
-                batch = encode_chunk(documents[first : first + chunk], encoder, report, **how)
+                batch = encode_chunk(
+                    documents[first : first + chunk],
+                    encoder,
+                    report,
+                    queries=task.queries,
+                    passages=task.passages,
+                    with_text=task.with_text,
+                )
                 writer.write(batch)
                 weights = batch.vectors.data
                 rows += len(batch.vectors)
