@@ -82,8 +82,8 @@ class Place:
         StorageError: Not a URI that can be opened, or its bucket can't be found.
     """
 
-    def __init__(self, where: str | Path) -> None:
-        self.name = str(where)
+    def __init__(self, where: str | PathLike[str]) -> None:
+        self.name = os.fspath(where)
         self._files, self._root = _open(self.name)
         self.is_local = self._files.type_name == "local"
 
