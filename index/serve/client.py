@@ -22,11 +22,11 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from lsr.corpus import Document
 from lsr.errors import DataError, ServerError
+from lsr.index.changes import Change
 from lsr.index.explain import Contribution, Explanation
 from lsr.index.filters import Where
 from lsr.index.hits import Hit
 from lsr.index.plan import Plan, SearchSettings
-from lsr.index.writer import Change
 from lsr.vectors import Vectors
 
 from .problems import client_error

@@ -10,12 +10,12 @@ from dataclasses import asdict
 from typing import Any
 
 from lsr.corpus import Document, document_batch
+from lsr.index.changes import Change
 from lsr.index.hits import Hit
 from lsr.index.hybrid import Hybrid
 from lsr.index.index import Index
 from lsr.index.reader import Reader
 from lsr.index.storage import MANIFEST
-from lsr.index.writer import Change
 from lsr.sparse import SparseMatrix
 from lsr.vectors import VectorBatch, Vectors
 
