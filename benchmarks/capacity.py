@@ -115,7 +115,8 @@ def simulate(
         seed: Of the draws.
     """
     rng, after = np.random.default_rng(seed), float(np.percentile(measured, 95))
-    slowest, asked = np.empty(DRAWS), 0
+    draws = max(500, min(DRAWS, 5_000_000 // shards))
+    slowest, asked = np.empty(draws), 0
 
     def draw(rows: NDArray[np.int64]) -> NDArray[np.float64]:
         size = len(rows), shards
@@ -124,15 +125,15 @@ def simulate(
         return np.where(rng.random(size) < STRAGGLERS, TIMES * taken, taken)
 
     step = max(1, 2_000_000 // shards)
-    for first in range(0, DRAWS, step):
-        rows = rng.integers(len(measured), size=min(step, DRAWS - first))
+    for first in range(0, draws, step):
+        rows = rng.integers(len(measured), size=min(step, draws - first))
         taken = draw(rows)
         if hedged:
             asked += int((taken > after).sum())
             taken = np.where(taken > after, np.minimum(taken, after + draw(rows)), taken)
         slowest[first : first + len(rows)] = taken.max(axis=1)
     p50, p95, p99 = np.percentile(slowest, (50, 95, 99)).round(3).tolist()
-    requests = 1 + asked / (DRAWS * shards)
+    requests = 1 + asked / (draws * shards)
     return {"p50": p50, "mean": round(float(slowest.mean()), 3), "p95": p95, "p99": p99, "requests": round(requests, 3)}
 
 

@@ -111,8 +111,10 @@ def merge(answers: Mapping[int, ShardHits], k: int) -> list[tuple[FoundDocument,
     docs = np.concatenate([hits.docs for hits in answers.values()])
     scores = np.concatenate([hits.scores for hits in answers.values()])
     firsts = dict(zip(answers, np.cumsum([0, *(len(hits.docs) for hits in answers.values())]).tolist(), strict=False))
+    least = np.partition(scores, -k)[-k] if len(scores) > k else -np.inf
+    high = np.flatnonzero(scores >= least)  # of a thousand shards a thousandth
     best = []
-    for i in np.lexsort((docs, numbers, -scores))[:k].tolist():
+    for i in high[np.lexsort((docs[high], numbers[high], -scores[high]))][:k].tolist():
         n = int(numbers[i])
         at = i - firsts[n]
         found = FoundDocument(n, int(docs[i]), answers[n].ids[at], answers[n].parents[at])

@@ -135,7 +135,6 @@ class Shard:
         settings: SearchSettings,
         where: Filter | None,
         threads: int = 0,
-        floors: Sequence[float] | None = None,
     ) -> tuple[str, list[ShardHits]]:
         """The k best documents of each query.
 
@@ -146,7 +145,6 @@ class Shard:
             settings: How to search.
             where: Which documents may be found; its columns have been looked for in all shards.
             threads: How many are used for several queries; 0 for as many as the shard has cores.
-            floors: For each query a score; documents with less may be left out.
 
         Returns:
             The version that was searched, and the hits of each query.
@@ -161,7 +159,7 @@ class Shard:
         )
 
         def top(i: int) -> ShardHits:
-            docs, scores = snapshot.top(mine[i], k, settings, mask, floors[i] if floors else 0.0)
+            docs, scores = snapshot.top(mine[i], k, settings, mask)
             numbers, documents = docs.tolist(), snapshot.documents
             return ShardHits(docs, scores, tuple(map(documents.id, numbers)), tuple(map(documents.parent, numbers)))
 

@@ -262,16 +262,16 @@ class Snapshot:
             return self._masks[key]
 
     def top(
-        self, vector: SparseMatrix, k: int, settings: SearchSettings, mask: Mask | None = None, floor: float = 0.0
+        self, vector: SparseMatrix, k: int, settings: SearchSettings, mask: Mask | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Documents and scores of one query, passages rolled up to their documents; `floor` as of `Searcher.search`."""
+        """Documents and scores of one query; passages rolled up to their documents."""
         terms, weights = vector.row(0)
         if not self.has_passages:
-            return self.searcher.search(terms, weights, k, settings, mask, floor)
+            return self.searcher.search(terms, weights, k, settings, mask)
         depth = self.depth(k)
         while True:
             # A document's best passage is the first of it in the ranking, so the first k documents are exact.
-            docs, scores = self.searcher.search(terms, weights, depth, settings, mask, floor)
+            docs, scores = self.searcher.search(terms, weights, depth, settings, mask)
             best: dict[str, int] = {}
             for place, doc in enumerate(docs.tolist()):
                 best.setdefault(self.documents.parent(doc) or self.documents.id(doc), place)
