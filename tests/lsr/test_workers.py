@@ -104,7 +104,7 @@ def test_a_job_that_kills_every_worker(cluster):
         return work
 
     with pytest.raises(ClusterError, match="3 workers of the test died over the same part"):
-        run(open_worker, range(3), cluster.address)
+        run(open_worker, range(3), cluster.address, count=1)
 
 
 def test_workers_that_die_while_they_start(cluster):
@@ -123,9 +123,9 @@ def test_what_a_worker_can_not_do_is_told(cluster):
         raise DataError("not here", "model")
 
     with pytest.raises(ClusterError, match=r"on .*: file:1: bad"):
-        run(open_worker, range(3), cluster.address)
+        run(open_worker, range(3), cluster.address, count=1)
     with pytest.raises(ClusterError, match=r"on .*: model: not here"):
-        run(unopened, range(3), cluster.address)
+        run(unopened, range(3), cluster.address, count=1)
 
 
 def test_jobs_that_can_not_be_read(cluster):
@@ -134,7 +134,7 @@ def test_jobs_that_can_not_be_read(cluster):
         raise DataError("no JSON", "docs.jsonl:2")
 
     with pytest.raises(DataError, match=r"docs\.jsonl:2: no JSON"):
-        run(lambda: lambda job: job, jobs(), cluster.address)
+        run(lambda: lambda job: job, jobs(), cluster.address, count=1)
 
 
 def test_no_more_jobs_than_workers_are_under_way(cluster):
@@ -260,7 +260,7 @@ def test_a_bad_line_is_told_as_without_a_cluster(cluster, tmp_path, lsr_command)
     source = write_corpus(tmp_path / "docs.jsonl", 5)
     source.write_text(source.read_text() + "no JSON\n")
     args = ["encode", source, "--encoder", "bm25", "--out", tmp_path / "v"]
-    alone, many = lsr_command(*args), lsr_command(*args, "--ray", cluster.address)
+    alone, many = lsr_command(*args), lsr_command(*args, "--ray", cluster.address, "--workers", "1")
     assert (many.code, many.err) == (alone.code, alone.err)
     assert "docs.jsonl:6: not JSON" in many.err
 
