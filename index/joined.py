@@ -50,6 +50,11 @@ class JoinedSnapshot(Snapshot):
         self._assemble([part for snapshot in snapshots for part in snapshot.parts])
 
     @property
+    def manifests(self) -> Sequence[Mapping[str, Any]]:
+        """One for each shard."""
+        return [snapshot.manifest for snapshot in self.snapshots]
+
+    @property
     def folders(self) -> list[Path]:
         """Of the shards, on this machine."""
         return [folder_of(self.shards.location(entry)) for entry in self.shards.entries]

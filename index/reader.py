@@ -116,9 +116,10 @@ class Reader(QuerySide):
     def file_sizes(self) -> dict[str, int]:
         """Bytes of each kind of file."""
         sizes: dict[str, int] = {}
-        for name, entry in self._snapshot.manifest["files"].items():
-            kind = name.partition("/")[2] or "alive.arrow"
-            sizes[kind] = sizes.get(kind, 0) + int(entry["bytes"])
+        for manifest in self._snapshot.manifests:
+            for name, entry in manifest["files"].items():
+                kind = name.partition("/")[2] or "alive.arrow"
+                sizes[kind] = sizes.get(kind, 0) + int(entry["bytes"])
         return sizes
 
     # --- searching -------------------------------------------------------------------------------------------------

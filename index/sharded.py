@@ -135,9 +135,17 @@ class ShardedIndex(QuerySide):
             raise
 
     def close(self) -> None:
-        """End those who answer, and forget changes that weren't committed."""
-        self.rollback()
-        _close(self._sets.values())
+        """End those who answer, and forget changes that weren't committed; merging ends as with `Index.close`.
+
+        Raises:
+            OutputError: As of `Index.close`.
+            CorruptIndex: As of `Index.close`.
+        """
+        try:
+            if self._changes is not None:
+                self._changes.close()
+        finally:
+            _close(self._sets.values())
 
     def __enter__(self) -> Self:
         return self

@@ -222,6 +222,11 @@ class Snapshot:
                     raise
                 manifest = now  # it was replaced while we looked at it
 
+    @property
+    def manifests(self) -> Sequence[Mapping[str, Any]]:
+        """What names its files: of an index one manifest."""
+        return (self.manifest,)
+
     @cached_property
     def id(self) -> str:
         """Tells this commit from others: 16 hexadecimal digits."""

@@ -111,10 +111,23 @@ def test_changes_of_a_folder_are_sent_alone(uri, tmp_path, fetched, monkeypatch)
 
 def test_it_is_not_changed_in_place(uri):
     index = build(uri)
-    for change in (lambda: index.add([{"_id": "x", "text": "y"}]), lambda: index.delete("d1"), index.merge):
+    for change in (
+        lambda: index.add([{"_id": "x", "text": "y"}]),
+        lambda: index.delete("d1"),
+        index.merge,
+        lambda: index.merge(background=True),
+    ):
         with pytest.raises(OutputError, match="isn't changed in place"):
             change()
     assert len(Index.open(uri)) == 20
+
+
+def test_nothing_damaged_is_there_to_be_left_out(uri, lsr_command):
+    build(uri)
+    with pytest.raises(StorageError, match="skip_damaged is for a folder"):
+        Index.open(uri, skip_damaged=True)
+    ran = lsr_command("search", uri, "wing", "--skip-damaged")
+    assert (ran.code, "skip_damaged is for a folder" in ran.err) == (1, True)
 
 
 def test_not_an_index(uri):
@@ -235,3 +248,7 @@ def test_the_commands(uri, tmp_path, lsr_command):
     assert lsr_command("explain", uri, "wing", "d3").code == 0
     ran = lsr_command("delete", uri, "d3")
     assert (ran.code, "isn't changed in place" in ran.err) == (1, True)
+    assert lsr_command("export", uri, "--out", tmp_path / "all.jsonl").code == 0
+    assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 20
+    ran = lsr_command("serve", f"wings={uri}", "--writable")
+    assert (ran.code, "aren't changed in place: wings" in ran.err) == (2, True)

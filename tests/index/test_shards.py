@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from lsr.encode.stream import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderMismatch, IndexFormatError, OutputError, OutputExists
+from lsr.index import merger
 from lsr.index.index import Index
 from lsr.index.joined import JoinedIndex
 from lsr.index.reshard import reshard
@@ -112,6 +115,8 @@ def test_any_history_equals_one_index(seed, impacts, n_shards, steps):
             again = reshard(work / "shards", work / "again", min(2, len(one)))
             assert max(e.documents for e in again.entries) - min(e.documents for e in again.entries) <= 1
             assert found(Index.open(work / "again"), query) == found(one, query)
+        for each in (one, index):
+            each.close()  # before the folder is removed
 
 
 def test_texts_are_added_where_the_order_wants_them(folder, whole):
@@ -150,6 +155,72 @@ def test_one_writer_at_a_time_whatever_the_shard(folder):
     index.rollback()
     assert other.delete(["d19"]).deleted == 1
     other.rollback()
+
+
+def test_shards_are_merged_in_the_background(folder, whole):
+    index, reader = Index.open(folder), Index.open(folder)
+    for each in (index, whole):
+        each.delete(["d1", "d8"])
+        for i in range(12):
+            each.add([{"_id": f"e{i}", "text": f"wing number{i % 5}"}])
+            each.commit()
+        each.close()
+    assert index.n_segments < 15  # commits have seen to it
+    assert index.merge(background=True)
+    index.close()
+    assert not index.merge(background=True)
+    assert index.n_segments == 3
+    assert [Index.open(folder / shard_name(i)).n_segments for i in range(3)] == [1, 1, 1]
+    written, there = Shards.read(folder), Shards.of(Shards.read(folder).manifests())
+    assert [e.bytes for e in written.entries] == [e.bytes for e in there.entries]
+    assert reader.refresh()
+    for each in (index, reader, Index.open(folder)):
+        assert found(each, "wing number3") == found(whole, "wing number3")
+        assert each.verify() == []
+    assert not list(folder.rglob("merging-*"))
+
+
+def test_what_is_changed_while_shards_are_merged_is_kept(folder, whole, monkeypatch):
+    opened, merging = threading.Event(), merger.merge_aside
+
+    def slow(*args):
+        assert opened.wait(60)
+        return merging(*args)
+
+    monkeypatch.setattr(merger, "merge_aside", slow)
+    index = Index.open(folder)
+    for each in (index, whole):
+        for i in range(3):
+            each.add([{"_id": f"e{i}", "text": f"wing number{i}"}])
+            each.commit(merge=False)
+    assert index.merge(background=True)
+    for each in (index, whole):
+        each.delete(["d0", "d19", "e1"])
+        each.commit(merge=False)
+    opened.set()
+    index.close()
+    assert index.n_segments == 3
+    assert found(index, "wing") == found(Index.open(folder), "wing") == found(whole, "wing")
+    assert len(index) == Shards.read(folder).documents == 20
+
+
+def test_what_is_left_of_damaged_shards(folder, lsr_command):
+    postings = next((folder / shard_name(1)).rglob("postings.arrow"))
+    postings.write_bytes(postings.read_bytes()[:-1])
+    encoder = next((folder / shard_name(0)).rglob("encoder/*"))
+    encoder.unlink()
+    with pytest.raises(CorruptIndex, match="skip_damaged=True"):
+        Index.open(folder)
+    index = Index.open(folder, skip_damaged=True)
+    assert len(index) == 13
+    assert len(index.damaged) == 2
+    assert {hit_id for hit_id, _ in found(index, "wing")} == {f"d{i}" for i in range(20) if not 6 <= i < 13}
+    with pytest.raises(CorruptIndex, match=re.escape(str(encoder))):
+        index.delete(["d0"])
+    ran = lsr_command("search", folder, "wing", "--skip-damaged", "-k", 50)
+    assert (len(ran.lines()), "13 documents are left" in ran.err) == (13, True)
+    ran = lsr_command("search", folder, "wing", "--skip-damaged", "--ray", "local")
+    assert (ran.code, "leave --ray out" in ran.err) == (2, True)
 
 
 def test_an_update_killed_between_two_shards_is_mended_by_the_same_again(folder):
