@@ -178,7 +178,7 @@ class ShardedIndex(QuerySide):
             raise IndexFormatError("\n".join([f"{len(messages)} shards can't be opened:", *messages]))
         if outcome.lost and not (self._allow_missing and outcome.answers):
             raise self._lost_error(outcome.lost)
-        states: dict[int, ShardState] = outcome.answers
+        states: dict[int, ShardState] = dict(sorted(outcome.answers.items()))
         self.shards.require_fit({self.shards.entries[n].path: state.manifest for n, state in states.items()})
         before = {n: state.version for n, state in self._states.items()}
         self._states = states  # a shard that is lost now is asked for what it has when it is back

@@ -191,7 +191,7 @@ def test_what_is_changed_while_shards_are_merged_is_kept(folder, whole, monkeypa
     index = Index.open(folder)
     for each in (index, whole):
         for i in range(3):
-            each.add([{"_id": f"e{i}", "text": f"wing number{i}"}])
+            each.add([{"_id": f"{name}{i}", "text": f"wing number{i}"} for name in "ef"])
             each.commit(merge=False)
     assert index.merge(background=True)
     for each in (index, whole):
@@ -201,7 +201,7 @@ def test_what_is_changed_while_shards_are_merged_is_kept(folder, whole, monkeypa
     index.close()
     assert index.n_segments == 3
     assert found(index, "wing") == found(Index.open(folder), "wing") == found(whole, "wing")
-    assert len(index) == Shards.read(folder).documents == 20
+    assert len(index) == Shards.read(folder).documents == 23
 
 
 def test_what_is_left_of_damaged_shards(folder, lsr_command):
