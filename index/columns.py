@@ -25,7 +25,6 @@ _DEEPEST = 30  # what objects further down hold is no column
 _MIXED = b"lsr.mixed"
 _EMPTY = pa.list_(pa.null())
 _LARGEST_INT = 2**63
-_BEYOND_FLOAT = 2**1023
 
 
 class ColumnsWriter:
@@ -133,7 +132,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "truth"
     if isinstance(value, int | float):
-        return "number" if isinstance(value, float) or abs(value) < _BEYOND_FLOAT else "other"
+        return "number"
     if isinstance(value, str):
         return "text" if value.isascii() or _is_unicode(value) else "other"
     if not isinstance(value, list):

@@ -237,7 +237,7 @@ def test_bad_conditions_of_a_command_line(columns):
         parse_where_text(["year>new"]).require_known([columns])
 
 
-@pytest.mark.parametrize("value", [10**400, "\ud800", ["a", "\ud800"]])
+@pytest.mark.parametrize("value", ["\ud800", ["a", "\ud800"]])
 def test_values_that_no_column_can_hold_are_no_columns(tmp_path, value):
     columns = write(tmp_path, [{"a": value, "b": 1}])
     assert list(columns.kinds) == ["b"]
