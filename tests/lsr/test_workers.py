@@ -66,7 +66,7 @@ def test_results_come_and_nothing_is_left(ray_cluster):
 
     done = run(lambda: lambda job: (job, os.getpid()), range(7), ray_cluster.address)
     assert sorted(job for job, _ in done) == list(range(7))
-    assert len({pid for _, pid in done}) <= 3
+    assert len({pid for _, pid in done}) <= 6
     assert not ray.is_initialized()
 
 
@@ -156,7 +156,7 @@ def test_no_more_jobs_than_workers_are_under_way(cluster):
     [
         ({"memory": 1 << 40}, r"1 workers of the test of 1 CPU, 1099\.51 GB each don't fit: there is room for 0"),
         ({"gpus": 1}, r"of 1 CPU, 1 GPU, 1\.07 GB each don't fit"),
-        ({"count": 9}, "9 workers of the test .* there is room for 3"),
+        ({"count": 9}, "9 workers of the test .* there is room for 6"),
     ],
 )
 def test_a_cluster_that_has_too_little(cluster, wanted, said):
@@ -165,12 +165,13 @@ def test_a_cluster_that_has_too_little(cluster, wanted, said):
 
 
 def test_a_cluster_whose_workers_are_taken(cluster, monkeypatch):
-    taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 3), "others")
+    # Of each machine's 4 GB they leave 1: together there is enough, but nowhere for one of 2.
+    taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 3, memory=3 << 30), "others")
     next(taking)
     monkeypatch.setattr(workers, "_PATIENCE", 1.0)
     try:
         with pytest.raises(ClusterError, match=r"could start within 1 s: others use the cluster"):
-            run(lambda: len, ["a"], cluster.address, count=1)
+            run(lambda: len, ["a"], cluster.address, count=1, memory=2 << 30)
     finally:
         taking.close()
 
@@ -243,14 +244,14 @@ def test_a_driver_is_killed_and_goes_on(cluster, small_parts, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(parts, "do_jobs", do)
         with pytest.raises(KeyboardInterrupt):
-            encode(source, tmp_path / "v", cluster.address, "bm25")
+            encode(source, tmp_path / "v", cluster.address, "bm25", count=2)
     done, asked = files(tmp_path / "v.partial"), []
 
     def watch(open_worker, jobs, *rest):
         return real(open_worker, (asked.append(job[0]) or job for job in jobs), *rest)
 
     monkeypatch.setattr(parts, "do_jobs", watch)
-    encode(source, tmp_path / "v", cluster.address, "bm25")
+    encode(source, tmp_path / "v", cluster.address, "bm25", count=2)
     assert len(done) >= 3
     assert len(asked) == 7 - len(done)
     assert files(tmp_path / "v") == files(tmp_path / "alone")
@@ -268,7 +269,7 @@ def test_a_bad_line_is_told_as_without_a_cluster(cluster, tmp_path, lsr_command)
 def test_the_command(cluster, tmp_path, lsr_command, small_parts):
     source = write_corpus(tmp_path / "docs.jsonl", 20)
     args = [source, "--encoder", "bm25", "--out"]
-    assert lsr_command("encode", *args, tmp_path / "v.parquet", "--ray", cluster.address).code == 0
+    assert lsr_command("encode", *args, tmp_path / "v.parquet", "--ray", cluster.address, "--workers", 2).code == 0
     assert lsr_command("encode", *args, tmp_path / "alone").code == 0
     made = {name: [b.ids for b in read_vectors(tmp_path / name)] for name in ("v.parquet", "alone")}
     assert [*chain(*made["v.parquet"])] == [*chain(*made["alone"])] == [f"d{i}" for i in range(20)]
