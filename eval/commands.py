@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lsr.encode.base import DEFAULT_ENCODER
-from lsr.encode.commands import encoder_options
+from lsr.encode.commands import PathOrURI, encoder_options
 from lsr.index.commands import open_index
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("index_path", metavar="[INDEX]", required=False, type=click.Path(path_type=Path))
+@click.argument("index_path", metavar="[INDEX]", required=False, type=PathOrURI())
 @click.option("--run", "run_path", metavar="FILE", type=click.Path(path_type=Path), help="A TREC run instead of INDEX.")
 @click.option(
     "--dataset", required=True, metavar="FOLDER|NAME|FILE", help="BEIR folder, ir-datasets name, or judgments."
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal.")
 @encoder_options
 def evaluate(
-    index_path: Path | None,
+    index_path: Path | str | None,
     run_path: Path | None,
     dataset: str,
     split: str,
@@ -97,7 +97,7 @@ def _of_run(path: Path, dataset: str, split: str, measures: str) -> Quality:
 
 
 def _of_index(
-    path: Path,
+    path: Path | str,
     dataset: str,
     split: str,
     measures: str,
@@ -340,7 +340,7 @@ class _Numbers(click.ParamType[Any]):
 
 
 @click.command()
-@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.option("--queries", metavar="FILE|FOLDER|NAME", help="Texts or vectors. [default: documents, of clusters]")
 @click.option("-k", "ks", type=_Numbers(int), default="10", show_default=True, help="Documents searched for.")
 @click.option("--alpha", type=_Numbers(float), help="Values to try, of search by blocks.")
@@ -353,7 +353,7 @@ class _Numbers(click.ParamType[Any]):
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
 @encoder_options
 def bench(
-    index_path: Path,
+    index_path: Path | str,
     queries: str | None,
     ks: tuple[int, ...],
     alpha: tuple[float, ...] | None,

@@ -139,8 +139,9 @@ def build_index(
     overwrite: bool,
     memory: int,
     report: Report,
+    quantizer: Callable[[float, bool], Quantizer] = Quantizer.of,
 ) -> Encoder | None:
-    """Build an index; arguments and errors are those of `Index.build`.
+    """Build an index; arguments and errors are those of `Index.build`, and `quantizer` that of `write_segment`.
 
     Returns:
         What encoded the documents, None if they came as vectors.
@@ -154,7 +155,8 @@ def build_index(
             known.fingerprint, known.encoder_files = source.fingerprint, source.encoder_files
         else:
             encoder = encoder or load_encoder(DEFAULT_ENCODER)
-        segment = write_segment(transaction, read_batches(source, encoder, ids, settings, report), settings, memory)
+        batches = read_batches(source, encoder, ids, settings, report)
+        segment = write_segment(transaction, batches, settings, memory, quantizer)
         if isinstance(source, Vectors):
             known.vocabulary = source.vocabulary  # a JSONL's is whole only now
         if encoder is not None and known.fingerprint.tokenizer is None:

@@ -1,15 +1,16 @@
-"""lsr add, delete, merge, verify."""
+"""lsr add, delete, merge, reshard, verify."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
-from lsr.encode.commands import encoder_options
+from lsr.encode.commands import PathOrURI, encoder_options
 
 from .commands import open_index, where_option
 
@@ -26,12 +27,12 @@ def committed(index: Any) -> Iterator[None]:
 
 
 @click.command()
-@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("source")
 @click.option("--update", is_flag=True, help="Replace documents of the same ids instead of refusing them.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad documents out, list them, and go on.")
 @encoder_options
-def add(index_path: Path, source: str, update: bool, skip_bad: bool, encoder: str | None, **options: Any) -> None:
+def add(index_path: Path | str, source: str, update: bool, skip_bad: bool, encoder: str | None, **options: Any) -> None:
     """Add documents to an index: all of them, or none if one is bad.
 
     SOURCE is what `lsr index` takes. Texts are encoded, cut and stored as those that the index was built of, by the
@@ -62,13 +63,13 @@ def add(index_path: Path, source: str, update: bool, skip_bad: bool, encoder: st
 
 
 @click.command()
-@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("doc_ids", metavar="ID...", nargs=-1)
 @click.option(
     "--ids", metavar="FILE", type=click.File(encoding="utf-8"), help='Ids, one a line; "-" for standard input.'
 )
 @where_option
-def delete(index_path: Path, doc_ids: tuple[str, ...], ids: IO[str] | None, where: tuple[str, ...]) -> None:
+def delete(index_path: Path | str, doc_ids: tuple[str, ...], ids: IO[str] | None, where: tuple[str, ...]) -> None:
     """Delete documents from an index, with their passages, by their ids or their metadata. Ids that aren't there are
     counted.
 
@@ -94,8 +95,8 @@ def delete(index_path: Path, doc_ids: tuple[str, ...], ids: IO[str] | None, wher
 
 
 @click.command()
-@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
-def merge(index_path: Path) -> None:
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
+def merge(index_path: Path | str) -> None:
     """Merge all segments of an index into one: frees the room of deleted documents, makes search a little faster.
 
     Adding and deleting merge by themselves what they must, so that there are never many segments.
@@ -115,7 +116,31 @@ def merge(index_path: Path) -> None:
 
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
-def verify(index_path: Path) -> None:
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new sharded folder.")
+@click.option("--shards", "n_shards", required=True, type=click.IntRange(min=1), help="How many shards.")
+def reshard(index_path: Path, out: Path, n_shards: int) -> None:
+    """Write the documents of an index as shards of one size: to part it, to even shards out, to have more or fewer.
+
+    INDEX is an index or a sharded folder; it stays as it is. Results are the same, from one process
+    (lsr search) or many (lsr search --ray ADDRESS).
+
+    \b
+    Examples:
+      lsr reshard idx --shards 8 --out shards
+      lsr reshard shards --shards 16 --out more-shards
+    """
+    from lsr.console import note
+
+    from .reshard import reshard as write
+
+    made = write(index_path, out, n_shards)
+    sizes = [entry.documents for entry in made.entries]
+    note(f"{out}: {made.documents} documents in {len(sizes)} shards of {min(sizes)} to {max(sizes)}")
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
+def verify(index_path: Path | str) -> None:
     """Check every byte of an index against its checksums; names each file that is damaged.
 
     \b
@@ -124,9 +149,14 @@ def verify(index_path: Path) -> None:
     """
     from lsr.errors import CorruptIndex
 
+    from .remote import downloaded
+    from .shards import Shards, is_sharded
     from .storage import check_files, read_manifest
 
-    manifest = read_manifest(index_path)
-    if wrong := check_files(index_path, manifest, every_byte=True):
-        raise CorruptIndex("\n".join(wrong.values()))
-    click.echo(f"{index_path}: {len(manifest['files'])} files, all as they were written")
+    path = downloaded(index_path) if isinstance(index_path, str) else index_path
+    manifests = Shards.read(path).manifests() if is_sharded(path) else {str(path): read_manifest(path)}
+    wrong = [check_files(Path(folder), manifest, every_byte=True).values() for folder, manifest in manifests.items()]
+    if messages := list(chain.from_iterable(wrong)):
+        raise CorruptIndex("\n".join(messages))
+    n_files = sum(len(manifest["files"]) for manifest in manifests.values())
+    click.echo(f"{index_path}: {n_files} files, all as they were written")

@@ -1,4 +1,4 @@
-"""lsr index, search, explain, warmup."""
+"""lsr search, explain, warmup."""
 
 from __future__ import annotations
 
@@ -9,113 +9,9 @@ from typing import IO, Any
 
 import click
 
-from lsr.encode.commands import encoder_options, given_settings, open_encoder, passages_of, text_options
+from lsr.encode.commands import PathOrURI, encoder_options, given_settings, open_encoder
 
 _PREVIEW = 90  # characters of a text in a table
-
-
-@click.command()
-@click.argument("source")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The index' folder.")
-@click.option(
-    "--impacts",
-    type=click.Choice(["uint8", "float32"]),
-    default="uint8",
-    show_default=True,
-    help="How weights are stored; float32 keeps them as they are.",
-)
-@click.option(
-    "--memory",
-    type=click.IntRange(min=1),
-    default=1024,
-    show_default=True,
-    metavar="MB",
-    help="What building may hold, roughly.",
-)
-@click.option(
-    "--order",
-    type=click.Choice(["auto", "given", "bisection"]),
-    default="auto",
-    show_default=True,
-    help="bisection stores similar documents side by side: slower to build, faster to search, the same results. "
-    "auto does so from 20,000 documents on.",
-)
-@click.option("--clusters", is_flag=True, help="Write clusters too, for search with --algorithm clusters.")
-@click.option(
-    "--summary-mass",
-    type=float,
-    help="Share of a cluster's largest impacts that its summary holds: more is slower and finds more. [default: 0.6]",
-)
-@encoder_options
-@text_options
-def index(
-    source: str,
-    out: Path,
-    impacts: Any,
-    memory: int,
-    order: Any,
-    clusters: bool,
-    summary_mass: float | None,
-    encoder: str | None,
-    **options: Any,
-) -> None:
-    """Build an index from vectors, or from texts and an encoder.
-
-    SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl(.gz), .tsv(.gz) or .parquet file, a folder
-    of vectors, "-" for JSONL on standard input, or an ir-datasets name.
-
-    \b
-    Examples:
-      lsr index docs.jsonl --out idx
-      lsr index vectors.parquet --out idx --overwrite
-      lsr index vectors.parquet --out idx --clusters
-    """  # fmt: skip
-    from lsr.console import note
-    from lsr.corpus import open_corpus
-    from lsr.encode.stream import Report
-    from lsr.vectors import holds_vectors, read_vectors
-
-    from .clusters import SUMMARY_MASS
-    from .index import Index
-
-    if clusters and impacts != "uint8":
-        raise click.UsageError("--clusters is for 8-bit impacts: leave --impacts float32 out")
-    if summary_mass is not None and not (clusters and 0 < summary_mass <= 1):
-        raise click.UsageError("--summary-mass goes with --clusters, above 0 and at most 1")
-    passages = passages_of(options["passages"], options["overlap"])
-    settings = given_settings(options)
-    if holds_vectors(source):
-        if passages:
-            raise click.UsageError("--passages cuts texts; these are vectors already")
-        model = open_encoder(encoder, settings) if encoder else None
-        # Of JSONL the encoder's terms are taken, not numbers of our own.
-        read: Any = read_vectors(source, vocabulary=model.vocabulary if model else None, skip_bad=options["skip_bad"])
-    else:
-        read = open_corpus(source, skip_bad=options["skip_bad"])
-        model = open_encoder(encoder, settings)
-    report = Report()
-    built = Index.build(
-        out,
-        read,
-        encoder=model,
-        impacts=impacts,
-        passages=passages,
-        store_text=not options["no_text"],
-        overwrite=options["overwrite"],
-        memory=memory << 20,
-        order=order,
-        clusters=clusters,
-        summary_mass=summary_mass or SUMMARY_MASS,
-        report=report,
-    )
-    report.tell()
-    size = sum(built.file_sizes().values())
-    note(f"{out}: {len(built)} documents, {built.n_postings} postings, {size / 1e6:.1f} MB, {built.fingerprint}")
-    if clusters:
-        note(
-            f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} of exact search, for documents cut to their "
-            "heaviest terms as queries; a larger --cut, a lower --heap-factor raise it"
-        )
 
 
 where_option = click.option(
@@ -163,13 +59,28 @@ damaged_option = click.option(
 )
 
 
-def open_index(path: Path, encoder: str | None, options: dict[str, Any], *, skip_damaged: bool = False) -> Any:
-    """The index of a command's --encoder and its settings; what was left out as it is damaged is told."""
+def open_index(
+    path: Path | str,
+    encoder: str | None,
+    options: dict[str, Any],
+    *,
+    ray: str | None = None,
+    skip_damaged: bool = False,
+) -> Any:
+    """The index of a command's --encoder and its settings, here or on a Ray cluster; what was left out as it is
+    damaged is told.
+    """
     from lsr.console import note
 
+    model = open_encoder(encoder, given_settings(options)) if encoder else None
+    if ray is not None:
+        from .sharded import ShardedIndex
+
+        sharded = ShardedIndex.open(path, ray=ray, encoder=model)
+        click.get_current_context().call_on_close(sharded.close)
+        return sharded
     from .index import Index
 
-    model = open_encoder(encoder, given_settings(options)) if encoder else None
     index = Index.open(path, encoder=model, skip_damaged=skip_damaged)
     for message in index.damaged:
         note(f"left out: {message}")
@@ -179,7 +90,7 @@ def open_index(path: Path, encoder: str | None, options: dict[str, Any], *, skip
 
 
 @click.command()
-@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("text", required=False)
 @click.option("--queries", metavar="FILE", help="Many queries: texts or encoded vectors, .jsonl(.gz) or .parquet.")
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Hits per query.")
@@ -196,12 +107,17 @@ def open_index(path: Path, encoder: str | None, options: dict[str, Any], *, skip
     f"[default: {_PREVIEW}]",
 )
 @click.option("--plan", is_flag=True, help="Print what the search touches instead of what it finds.")
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Search a sharded folder on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT.",
+)
 @where_option
 @damaged_option
 @search_options
 @encoder_options
 def search(
-    index_path: Path,
+    index_path: Path | str,
     text: str | None,
     queries: str | None,
     k: int,
@@ -212,6 +128,7 @@ def search(
     skip_bad: bool,
     highlight: int | None,
     plan: bool,
+    ray: str | None,
     where: tuple[str, ...],
     skip_damaged: bool,
     encoder: str | None,
@@ -229,6 +146,7 @@ def search(
       lsr search idx "boundary layer transition" --json --highlight 200
       lsr search idx "boundary layer transition" --alpha 0.8 --plan
       lsr search idx --queries queries.jsonl --run out.trec --algorithm clusters --cut 12
+      lsr search shards --queries queries.jsonl --run out.trec --ray auto
     """  # fmt: skip
     from lsr.console import emit_json, is_terminal
 
@@ -236,10 +154,12 @@ def search(
 
     if (text is None) == (queries is None):
         raise click.UsageError("give either a text or --queries FILE")
-    if plan and text is None:
-        raise click.UsageError("--plan takes a text")
+    if plan and (text is None or ray):
+        raise click.UsageError("--plan takes a text, and no --ray")
     settings = _search_settings(options) | {"where": parse_where_text(where)}
-    index = open_index(index_path, encoder, options, skip_damaged=skip_damaged)
+    if ray and skip_damaged:
+        raise click.UsageError("--skip-damaged is for a search in this process: leave --ray out")
+    index = open_index(index_path, encoder, options, ray=ray, skip_damaged=skip_damaged)
     if queries is not None:
         _search_file(index, queries, k, run_path, tag, threads, skip_bad, highlight, settings)
         return
@@ -340,14 +260,14 @@ def _print_table(hits: Any, highlight: int) -> None:
 
 
 @click.command()
-@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("text")
 @click.argument("doc_id")
 @click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal.")
 @damaged_option
 @encoder_options
 def explain(
-    index_path: Path,
+    index_path: Path | str,
     text: str,
     doc_id: str,
     as_json: bool,

@@ -292,13 +292,23 @@ class AllDocuments:
             found += [base + doc for _, doc in part.matches([doc_id]) if alive is None or alive[doc]]
         return found
 
-    def allowed(self, where: Filter) -> NDArray[np.bool_]:
+    @property
+    def columns(self) -> list[Columns]:
+        """The metadata of the segments that have any."""
+        return [part.columns for part in self._parts if part.columns is not None]
+
+    def allowed(self, where: Filter, *, known: bool = False) -> NDArray[np.bool_]:
         """(n,) bool, which documents meet a filter, the deleted ones too.
+
+        Args:
+            where: The filter.
+            known: Its columns were looked for already.
 
         Raises:
             DataError: Columns that no document has, or values of another kind.
         """
-        where.require_known([part.columns for part in self._parts if part.columns is not None])
+        if not known:
+            where.require_known(self.columns)
         return np.concatenate([np.empty(0, bool), *(where.mask(part.columns, len(part)) for part in self._parts)])
 
     def numbers(self) -> Iterator[int]:

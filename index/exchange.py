@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from lsr.convert import FORMATS, Form, check_out, convert
+from lsr.encode.commands import PathOrURI
 from lsr.vectors import VectorBatch, Vectors, holds_vectors, read_vectors
 
 from .commands import damaged_option, open_index
@@ -49,7 +50,7 @@ def _read(snapshot: Snapshot, n_terms: int) -> Iterator[VectorBatch]:
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PathOrURI())
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The file; its ending names the format.")
 @click.option("--format", "format_name", type=click.Choice(list(FORMATS)), help="Where the ending isn't enough.")
 @click.option(
@@ -63,7 +64,7 @@ def _read(snapshot: Snapshot, n_terms: int) -> Iterator[VectorBatch]:
 @damaged_option
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 def export(
-    source: Path,
+    source: Path | str,
     out: Path,
     format_name: str | None,
     levels: int | None,

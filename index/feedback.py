@@ -9,7 +9,8 @@ import numpy as np
 
 from lsr.sparse import SparseMatrix
 
-from .reader import Query, Reader
+from .query_side import Query
+from .reader import Reader
 
 
 def expanded(

@@ -15,7 +15,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,18 @@ _ORDER: dict[str, Callable[[Any, Any], Any]] = {
 _DEEPEST = 100  # filters within filters
 _OPERATORS = ("==", "!=", *_ORDER, "in", "not in", "exists")
 _TEXT_CONDITION = re.compile(r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
+
+
+class Kinds(Protocol):
+    """What there is to be asked for: of each column its kind, and of each key that is no column, why."""
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """Of each column."""
+
+    @property
+    def mixed(self) -> Mapping[str, str]:
+        """Of each key that is no column, why."""
 
 
 class _Written(str):
@@ -119,7 +131,7 @@ class Filter:
     how: str
     parts: tuple[_Condition | Filter, ...]
 
-    def require_known(self, segments: Sequence[Columns]) -> None:
+    def require_known(self, segments: Sequence[Kinds]) -> None:
         """Refuse a filter that no document could be asked.
 
         Raises:

@@ -88,8 +88,12 @@ class Group:
         allowed: NDArray[np.uint8],
         live: NDArray[np.uint8],
         scratch: NDArray[np.int32] | None,
+        least: Any,
     ) -> tuple[NDArray[np.int64], NDArray[Any], int]:
-        """The k best documents of these segments, their scores in integers, and how many terms occur."""
+        """The k best documents of these segments, their scores in integers, and how many terms occur.
+
+        Documents whose scores fall short of `least`, of the type of the weights and above zero, may be left out.
+        """
         ranks, peaks = np.empty((len(self._members), len(terms)), np.int64), np.empty(len(terms))
         known = find_terms(self._lexicon, terms, ranks, peaks)
         if scratch is not None:
@@ -104,14 +108,12 @@ class Group:
         query = Query(lists, chosen, most, allowed, live)
         if algorithm == "blocks":
             seeds = min(max(_SEEDS + k // 4, settings.guaranteed), max(self.n_blocks, 1))
-            found = search_blocks(files, query, space, k, settings.alpha, seeds)
+            found = search_blocks(files, query, space, k, settings.alpha, seeds, least)
         elif algorithm == "maxscore":
             found = search_maxscore(files, query, space, k)
         elif algorithm == "daat":
             found = search_daat(files, query, space, k)
         else:
-            quantized = weights.dtype == np.int32
-            least = weights.dtype.type(1 if quantized else np.finfo(np.float64).tiny)
             found = search_windows(files, query, space, k, least)
         return space.docs[:found], space.scores[:found], len(known)
 

@@ -26,7 +26,8 @@ from .dense import DenseVectors, Embed, Nearest
 from .filters import Filter, Where, as_filter
 from .fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
 from .hits import Hit
-from .reader import Reader, checked_k
+from .query_side import checked_k
+from .reader import Reader
 from .snapshot import Snapshot
 
 Method = Literal["rrf", "interpolation"]

@@ -18,12 +18,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages, Report
-from lsr.errors import IndexLocked
+from lsr.errors import IndexLocked, OutputError, StorageError
+from lsr.places import is_remote
 
 from .builder import BuildSettings, Source, build_index, require_same_terms
 from .changes import Change
@@ -33,12 +34,17 @@ from .hits import Hit as Hit
 from .merge import Abandoned, Merged, plan_merges
 from .merger import Merger
 from .reader import Reader
+from .remote import downloaded, folder_for
 from .segment import ImpactType
 from .segment_writer import DEFAULT_MEMORY, Order
+from .shards import is_sharded
 from .snapshot import Snapshot
 from .writer import Writer
 
 _RETRY = 0.1  # seconds until a merger that finds somebody else writing looks again
+
+if TYPE_CHECKING:
+    from .joined import JoinedWriter
 
 
 class Index(Reader):
@@ -49,15 +55,17 @@ class Index(Reader):
 
     Attributes:
         path: The folder.
+        uri: Where it lies in object storage, of which `path` is a copy; else None.
     """
 
-    def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None) -> None:
+    def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None, uri: str | None = None) -> None:
         """Use `Index.open` or `Index.build`."""
         super().__init__(path, snapshot, encoder)
-        self._writer: Writer | None = None
+        self.uri = uri
+        self._writer: Writer | JoinedWriter | None = None
         self._changing = threading.Condition(threading.RLock())
-        self._merger: Merger | None = None
-        self._merge_waits = False  # for its turn to write
+        self._mergers: dict[Path, Merger] = {}
+        self._merges_waiting = 0  # for their turn to write
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -82,7 +90,7 @@ class Index(Reader):
         """Build an index; the folder holds either the whole new index or what it held before.
 
         Args:
-            path: The folder.
+            path: The folder; or a URI, then it is built in a temporary folder and uploaded.
             source: Documents ({"_id", "text", perhaps "title" and more}), a corpus, vectors, or a matrix; none at all
                 makes an empty index to add to.
             encoder: Encodes documents, and later queries; by default `lsr.encode.base.DEFAULT_ENCODER`. For
@@ -109,22 +117,22 @@ class Index(Reader):
             OutputExists: The folder holds an index, or something else.
             DataError: A bad document or vector, a doubled id.
         """
-        path = Path(path)
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
         settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages)
         # Fitted or default, whatever encoded the documents encodes the queries.
-        encoder = build_index(
-            path,
-            source,
-            encoder=encoder,
-            ids=ids,
-            settings=settings,
-            overwrite=overwrite,
-            memory=memory,
-            report=report if report is not None else Report(),
-        )
-        return cls(path, Snapshot.latest(path), encoder)
+        with folder_for(path, overwrite=overwrite) as folder:
+            encoder = build_index(
+                folder,
+                source,
+                encoder=encoder,
+                ids=ids,
+                settings=settings,
+                overwrite=overwrite,
+                memory=memory,
+                report=report if report is not None else Report(),
+            )
+        return cls.open(path, encoder=encoder)
 
     @classmethod
     def open(
@@ -133,7 +141,8 @@ class Index(Reader):
         """Open an index; nothing is read but what is small.
 
         Args:
-            path: The folder.
+            path: The folder; a sharded one is opened as one index (lsr.index.joined). Or a URI (s3://bucket/idx), of
+                which a copy is kept in a cache (LSR_CACHE) and opened.
             encoder: For queries, instead of the one that the index carries; has to be the one that made it.
             skip_damaged: Leave segments out whose files are missing, cut short or, if small, changed; `damaged` lists
                 these files. What is left can be searched, not changed.
@@ -141,12 +150,24 @@ class Index(Reader):
         Raises:
             IndexFormatError: Not an index, or one of a later format.
             CorruptIndex: A file is missing, cut short or, if small, changed.
-            EncoderMismatch: Another encoder made the index.
+            EncoderMismatch: Another encoder made the index, or shards of one folder.
+            StorageError: A URI that can't be read, or is to be opened without what is damaged.
         """
-        path = Path(path)
+        uri = str(path) if is_remote(path) else None
+        if uri and skip_damaged:
+            raise StorageError(
+                f"{uri}: skip_damaged is for a folder: nothing damaged is ever downloaded; copy what is left to a "
+                "folder, and open that"
+            )
+        path = downloaded(uri) if uri else Path(path)
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
-        index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder)
+        if is_sharded(path):
+            from .joined import JoinedIndex, JoinedSnapshot  # built on this module
+
+            index: Index = JoinedIndex(path, JoinedSnapshot.of(path, skip_damaged=skip_damaged), encoder, uri)
+        else:
+            index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
             if index.fingerprint.tokenizer is None:  # nobody knows what made it, but its tokens may tell
@@ -160,8 +181,16 @@ class Index(Reader):
             Whether there was anything new.
         """
         before = self._snapshot
-        self._adopt(Snapshot.latest(self.path, before, skip_damaged=bool(before.damaged)))
+        if self.uri:
+            downloaded(self.uri)
+        self._adopt(self._latest(before, skip_damaged=bool(before.damaged)))
         return self._snapshot is not before
+
+    def _latest(self, before: Snapshot, *, skip_damaged: bool = False) -> Snapshot:
+        return Snapshot.latest(self.path, before, skip_damaged=skip_damaged)
+
+    def _new_writer(self) -> Writer | JoinedWriter:
+        return Writer(self.path, self._snapshot)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         if self._given_encoder is not None and snapshot.shared.fingerprint != self._snapshot.shared.fingerprint:
@@ -233,7 +262,7 @@ class Index(Reader):
             self._writer.commit()
             self._adopt(self._writer.snapshot)
             self.rollback()
-            if self._merge_waits:  # for changes to be committed, so that it can be put in its place
+            if self._merges_waiting:  # for changes to be committed, so that it can be put in its place
                 self._changing.notify_all()
                 self._changing.wait(1.0)
         if merge:
@@ -306,13 +335,20 @@ class Index(Reader):
 
     def _merge_behind(self, *, everything: bool) -> bool:
         """Have segments merged by a thread; tells whether there is anything to merge."""
+        self._require_changeable()
+        found = False
         with self._changing:
-            entries = [part.entry for part in self._snapshot.parts]
-            if plan_merges(entries, everything=everything) is None:
-                return False
-            if self._merger is None or not self._merger.ask(everything=everything):
-                self._merger = Merger(self.path, self._snapshot, self._put, everything=everything)
-            return True
+            for path, snapshot in self._apart():
+                if plan_merges([part.entry for part in snapshot.parts], everything=everything) is None:
+                    continue
+                found, merger = True, self._mergers.get(path)
+                if merger is None or not merger.ask(everything=everything):
+                    self._mergers[path] = Merger(path, snapshot, self._put, everything=everything)
+        return found
+
+    def _apart(self) -> list[tuple[Path, Snapshot]]:
+        """Folders whose segments are merged with each other, and what is committed in them."""
+        return [(self.path, self._snapshot)]
 
     def _put(self, merged: Merged, merger: Merger) -> None:
         """Put what a merger has made in its place, when nobody else writes.
@@ -321,7 +357,7 @@ class Index(Reader):
             Abandoned: Somebody writes, and there is no time to wait.
         """
         with self._changing:
-            self._merge_waits = True
+            self._merges_waiting += 1
             try:
                 while not merger.stop.is_set():
                     if self._writer is None:
@@ -334,23 +370,31 @@ class Index(Reader):
                     self._changing.wait(_RETRY)
                 raise Abandoned
             finally:
-                self._merge_waits = False
+                self._merges_waiting -= 1
                 self._changing.notify_all()
 
     def _end_merger(self, *, wait: bool = True) -> Exception | None:
         """Wait until nothing is merged in the background; gives what went wrong there."""
-        merger, self._merger = self._merger, None
-        if merger is None:
-            return None
-        merger.end(wait=wait)
-        return merger.error
+        mergers, self._mergers = list(self._mergers.values()), {}
+        for merger in mergers:
+            merger.end(wait=wait)
+        return next((merger.error for merger in mergers if merger.error), None)
+
+    def _require_changeable(self) -> None:
+        """Refuse to change, or to merge, a copy of what lies in object storage."""
+        if self.uri:
+            raise OutputError(
+                f"{self.uri}: an index in object storage isn't changed in place: change one in a folder and write it "
+                "there with lsr.index.remote.uploaded(folder, uri, overwrite=True)"
+            )
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
+    def _writing(self) -> Iterator[Writer | JoinedWriter]:
         """The writer, which holds the lock as long as there are changes."""
+        self._require_changeable()
         with self._changing:
             if self._writer is None:
-                self._writer = Writer(self.path, self._snapshot)
+                self._writer = self._new_writer()
             try:
                 yield self._writer
             finally:

@@ -15,7 +15,7 @@ from lsr.errors import DataError
 from lsr.sparse import SparseMatrix
 from lsr.vectors import holds_vectors, read_vectors
 
-from .index import Index
+from .query_side import QuerySide
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class QuerySet:
     unknown: int = 0
     bad: tuple[str, ...] = ()
 
-    def encoded(self, index: Index) -> SparseMatrix:
+    def encoded(self, index: QuerySide) -> SparseMatrix:
         """The vectors, encoded by the index' encoder if they are texts still."""
         return index.query_vectors(self.texts or []) if self.vectors is None else self.vectors
 
@@ -52,7 +52,7 @@ class QuerySet:
         )
 
 
-def read_queries(source: str | Path, index: Index, *, skip_bad: bool = False) -> QuerySet:
+def read_queries(source: str | Path, index: QuerySide, *, skip_bad: bool = False) -> QuerySet:
     """Read queries for an index.
 
     Args:

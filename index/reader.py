@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,35 +13,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode.base import Encoder
-from lsr.errors import DataError, EncoderError
-from lsr.fingerprint import Fingerprint
+from lsr.errors import DataError
 from lsr.sparse import SparseMatrix
 
 from .documents import AllDocuments
 from .explain import Explanation, explain_document
 from .filters import Filter, Where
 from .hits import Hit
-from .plan import Plan, SearchSettings
-from .searcher import EXACT, Searcher
-from .snapshot import Snapshot
+from .plan import Plan
+from .query_side import Query, QuerySide, checked_k, search_settings
+from .searcher import Searcher
+from .snapshot import Shared, Snapshot
 from .storage import check_files
 
 _SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
 
-Query = str | Mapping[str, float] | SparseMatrix
 
-
-class Reader:
+class Reader(QuerySide):
     """Searches a snapshot of an index.
 
     Attributes:
         path: The folder.
     """
 
+    path: Path
+
     def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None) -> None:
-        self.path = path
+        super().__init__(path, encoder)
         self._snapshot = snapshot
-        self._given_encoder = encoder
 
     def __len__(self) -> int:
         return len(self._snapshot)
@@ -70,9 +68,9 @@ class Reader:
         return self._snapshot.searcher
 
     @property
-    def fingerprint(self) -> Fingerprint:
-        """Of the encoder that made the vectors."""
-        return self._snapshot.shared.fingerprint
+    def shared(self) -> Shared:
+        """What encodes queries, as the index carries it."""
+        return self._snapshot.shared
 
     @property
     def has_passages(self) -> bool:
@@ -118,36 +116,11 @@ class Reader:
     def file_sizes(self) -> dict[str, int]:
         """Bytes of each kind of file."""
         sizes: dict[str, int] = {}
-        for name, entry in self._snapshot.manifest["files"].items():
-            kind = name.partition("/")[2] or "alive.arrow"
-            sizes[kind] = sizes.get(kind, 0) + int(entry["bytes"])
+        for manifest in self._snapshot.manifests:
+            for name, entry in manifest["files"].items():
+                kind = name.partition("/")[2] or "alive.arrow"
+                sizes[kind] = sizes.get(kind, 0) + int(entry["bytes"])
         return sizes
-
-    @property
-    def encoder(self) -> Encoder:
-        """What encodes queries and documents: the encoder given, or the one that the index carries.
-
-        Raises:
-            EncoderError: There is none.
-        """
-        if self._given_encoder is not None:
-            return self._given_encoder
-        if self._snapshot.shared.damaged:
-            raise EncoderError(
-                f"{self.path}: the encoder that this index carries is damaged: name the one that made it, "
-                f"{self.fingerprint} (--encoder, Index.open(..., encoder=...))"
-            )
-        if not self._snapshot.shared.encoder_files:
-            raise EncoderError(
-                f"{self.path}: this index was built from vectors without their encoder ({self.fingerprint}): "
-                "search it with vectors, or name the encoder (--encoder, Index.open(..., encoder=...))"
-            )
-        return self._snapshot.shared.encoder
-
-    @property
-    def vocabulary(self) -> list[str] | None:
-        """Token of each term, or None where the tokens aren't known."""
-        return self._snapshot.shared.vocabulary
 
     # --- searching -------------------------------------------------------------------------------------------------
 
@@ -168,12 +141,10 @@ class Reader:
             EncoderError: A text, but the index has no encoder.
             DataError: A filter on a column that no document has, or of another kind.
         """
-        vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
-        if len(vector) != 1:
-            raise ValueError(f"search takes one query, got {len(vector)}; search_batch takes many")
+        vector = self.query_vector(query, "search")
         checked_k(k)
         snapshot = self._snapshot
-        return self._hits(snapshot, vector, *snapshot.top(vector, k, _settings(settings), snapshot.mask(where)))
+        return self._hits(snapshot, vector, *snapshot.top(vector, k, search_settings(settings), snapshot.mask(where)))
 
     def search_batch(
         self,
@@ -193,7 +164,7 @@ class Reader:
             where: As for `search`.
             settings: As for `search`.
         """
-        chosen = _settings(settings)
+        chosen = search_settings(settings)
         vectors = self.query_vectors(queries)
         rows = [vectors[i] for i in range(len(vectors))]
         checked_k(k)
@@ -202,40 +173,6 @@ class Reader:
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             found = list(pool.map(lambda row: snapshot.top(row, k, chosen, mask), rows))
         return [self._hits(snapshot, row, docs, scores) for row, (docs, scores) in zip(rows, found, strict=True)]
-
-    def query_vectors(self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix) -> SparseMatrix:
-        """Queries of any form as a matrix; tokens that the vocabulary lacks are left out, as no document has them.
-
-        Raises:
-            DataError: A weight that is negative, infinite or not a number.
-        """
-        if not hasattr(queries, "__len__"):
-            raise TypeError(
-                f"a query is a text, a mapping of token to weight or a matrix, got {type(queries).__name__}"
-            )
-        if isinstance(queries, SparseMatrix):
-            size = self.fingerprint.vocabulary_size
-            if size is not None and queries.shape[1] > size and queries.nnz and int(queries.indices.max()) >= size:
-                raise DataError(
-                    f"the query has term {int(queries.indices.max())}, the index' vocabulary has {size} terms"
-                )
-            return queries
-        if len(queries) and all(isinstance(query, str) for query in queries):
-            if not len(self) and self.encoder.needs_fit:  # nothing was ever added
-                return SparseMatrix.from_dicts([{} for _ in queries], 1)
-            return self.encoder.encode_query(list(queries))  # type: ignore[arg-type]
-        term_of = self._snapshot.shared.term_of
-        rows = []
-        for query in queries:
-            if not isinstance(query, Mapping):
-                raise TypeError(f"a query is a text or a mapping of token to weight, got {type(query).__name__}")
-            if self.vocabulary is None:
-                raise DataError(f"{self.path}: this index doesn't know its tokens; search it with a SparseMatrix")
-            rows.append({term_of[t]: w for t, w in query.items() if t in term_of})
-        try:
-            return SparseMatrix.from_dicts(rows, max(len(term_of), 1))
-        except ValueError as error:
-            raise DataError(str(error), "query") from None
 
     def explain_plan(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Plan:
         """Search, and tell what ran and how many blocks, windows and postings it touched.
@@ -246,14 +183,12 @@ class Reader:
             where: As for `search`.
             settings: As for `search`.
         """
-        vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
-        if len(vector) != 1:
-            raise ValueError(f"explain_plan takes one query, got {len(vector)}")
+        vector = self.query_vector(query, "explain_plan")
         checked_k(k)
         terms, weights = vector.row(0)
         snapshot = self._snapshot
         mask = snapshot.mask(where)
-        return snapshot.searcher.plan(terms, weights, snapshot.depth(k), _settings(settings), mask)
+        return snapshot.searcher.plan(terms, weights, snapshot.depth(k), search_settings(settings), mask)
 
     def recall(
         self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix | None = None, k: int = 10, **settings: Any
@@ -274,7 +209,7 @@ class Reader:
             IndexFormatError: The index has no clusters.
         """
         checked_k(k)
-        chosen = _settings(settings)
+        chosen = search_settings(settings)
         searcher = self._snapshot.searcher
         vectors = self.sample() if queries is None else self.query_vectors(queries)
 
@@ -355,9 +290,7 @@ class Reader:
             raise DataError(f"{self.path}: documents are cut into passages here; explain {doc_id + '#0'!r} or the like")
         if doc is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
-        vector = self.query_vectors([query] if isinstance(query, str | Mapping) else query)
-        if len(vector) != 1:
-            raise ValueError(f"explain takes one query, got {len(vector)}")
+        vector = self.query_vector(query, "explain")
         return self._explain(snapshot, vector, doc, origins=origins)
 
     def _explain(self, snapshot: Snapshot, query: SparseMatrix, doc: int, *, origins: bool = True) -> Explanation:
@@ -367,22 +300,6 @@ class Reader:
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""
         return list(check_files(self.path, self._snapshot.manifest, every_byte=True).values())
-
-
-def checked_k(k: int) -> None:
-    """Refuse a number of documents that makes no sense."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
-
-
-def _settings(given: Mapping[str, Any]) -> SearchSettings:
-    if not given:
-        return EXACT
-    try:
-        return SearchSettings(**given)
-    except TypeError as error:
-        names = ", ".join(field.name for field in fields(SearchSettings))
-        raise TypeError(f"{str(error).rpartition('() ')[2]}; settings of a search are {names}") from None
 
 
 def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int | None:

@@ -87,6 +87,7 @@ class Searcher:
         k: int,
         settings: SearchSettings = EXACT,
         mask: Mask | None = None,
+        floor: float = 0.0,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The k best documents for a query vector.
 
@@ -96,11 +97,12 @@ class Searcher:
             k: How many.
             settings: How to search.
             mask: Which documents may be found; by default all that aren't deleted.
+            floor: Documents that score less may be left out: what elsewhere k documents have reached.
 
         Returns:
             (found,) document numbers and (found,) scores, descending, equal ones by document.
         """
-        return self._search(terms, weights, k, settings, mask)[:2]
+        return self._search(terms, weights, k, settings, mask, floor)[:2]
 
     def plan(
         self,
@@ -109,9 +111,10 @@ class Searcher:
         k: int,
         settings: SearchSettings = EXACT,
         mask: Mask | None = None,
+        floor: float = 0.0,
     ) -> Plan:
         """Search as `search` does, and tell what that took."""
-        return self._search(terms, weights, k, settings, mask)[2]()
+        return self._search(terms, weights, k, settings, mask, floor)[2]()
 
     def _search(
         self,
@@ -120,6 +123,7 @@ class Searcher:
         k: int,
         settings: SearchSettings,
         mask: Mask | None,
+        floor: float,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], Callable[[], Plan]]:
         k = max(1, min(k, self.n_docs))
         mask = mask or self._all_alive
@@ -146,10 +150,14 @@ class Searcher:
             live = mask.live[g] if mask.live else _EVERY
             space = self._space(k, wide.dtype)
             scratch = self._scratch() if algorithm == "clusters" else None
-            docs, scores, known = group.search(algorithm, terms, wide, space, k, settings, mask.allowed, live, scratch)
+            unit = group.scale / factor
+            least = _least(floor / unit, wide.dtype)
+            docs, scores, known = group.search(
+                algorithm, terms, wide, space, k, settings, mask.allowed, live, scratch, least
+            )
             counts += space.counts
             n_known = max(n_known, known)
-            results.append((docs, scores * (group.scale / factor)))
+            results.append((docs, scores * unit))
         if algorithm == "blocks" and not len(mask.allowed):
             self._experience.learn(k, paid=bool(counts[POSTINGS_SCORED] < _PAYS * counts[POSTINGS]))
         docs, scores = results[0] if len(results) == 1 else _best(results, k)
@@ -283,6 +291,14 @@ def _best(results: list[tuple[NDArray[np.int64], NDArray[np.float64]]], k: int) 
     scores = np.concatenate([np.empty(0), *(scores for _, scores in results)])
     best = np.lexsort((docs, -scores))[:k]
     return docs[best], scores[best]
+
+
+def _least(score: float, dtype: Any) -> Any:
+    """The score to reach from the start, of the type of a kernel's scores; rounded down, so that no tie is lost."""
+    below = score * (1 - 2.0**-40)
+    if dtype == np.int32:
+        return np.int32(max(1, min(math.ceil(below), 2**31 - 1)))
+    return np.float64(max(below, np.finfo(np.float64).tiny))
 
 
 def _folded(n: int) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,17 +87,40 @@ class Shared:
         fingerprint: Of the encoder that made the vectors.
         encoder_files: What it takes to encode; empty where the index doesn't hold it.
         damaged: Whether its files were left out as they are damaged.
+
+    Args:
+        path: The index, for messages.
+        fingerprint: As above.
+        encoder_files: As above.
+        tokens: Reads the tokens; None where they aren't known.
+        damaged: As above.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], *, whole: bool) -> None:
-        self._path = path
-        self.fingerprint = Fingerprint.from_json(manifest["fingerprint"], str(path))
-        self.damaged = not whole
+    def __init__(
+        self,
+        path: str,
+        fingerprint: Fingerprint,
+        encoder_files: dict[str, bytes],
+        tokens: Callable[[], list[str]] | None,
+        *,
+        damaged: bool = False,
+    ) -> None:
+        self._path, self.fingerprint, self.encoder_files, self._tokens = path, fingerprint, encoder_files, tokens
+        self.damaged = damaged
+        self._vocabulary: list[str] | None = None
+
+    @classmethod
+    def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool) -> Shared:
+        """What the segments of a manifest share; if it isn't whole, without what lies in files."""
         folder = path / str(manifest["shared"])
         # Everything is mapped or read by now: an index that is open stays whole when another one replaces it.
         has_vocabulary, has_encoder = whole and manifest["has_vocabulary"], whole and manifest["has_encoder"]
-        self._tokens = ArrowFile(folder / "vocabulary.arrow", _VOCABULARY_SCHEMA) if has_vocabulary else None
-        self.encoder_files = read_encoder_files(path, manifest) if has_encoder else {}
+        tokens = (
+            partial(_tokens_of, ArrowFile(folder / "vocabulary.arrow", _VOCABULARY_SCHEMA)) if has_vocabulary else None
+        )
+        files = read_encoder_files(path, manifest) if has_encoder else {}
+        fingerprint = Fingerprint.from_json(manifest["fingerprint"], str(path))
+        return cls(str(path), fingerprint, files, tokens, damaged=not whole)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -106,10 +129,13 @@ class Shared:
         self.fingerprint.require_same(encoder.fingerprint, f"the index {self._path}", "the encoder it carries")
         return encoder
 
-    @cached_property
+    @property
     def vocabulary(self) -> list[str] | None:
         """Token of each term, or None where the tokens aren't known."""
-        return list(self._tokens.batch(0).column(0).to_pylist()) if self._tokens else None
+        # No cached_property: one lock for all instances, and reading may wait for another one of this process.
+        if self._vocabulary is None and self._tokens is not None:
+            self._vocabulary = self._tokens()
+        return self._vocabulary
 
     @cached_property
     def term_of(self) -> dict[str, int]:
@@ -163,16 +189,19 @@ class Snapshot:
                 if not skip_damaged:
                     raise
                 self.damaged.append(str(error))
+        self._assemble(parts)
+        if before and before.manifest["shared"] == manifest["shared"] and not before.damaged:
+            self.shared: Shared = before.shared
+        else:
+            self.shared = Shared.of(path, manifest, whole=manifest["shared"] not in left_out)
+
+    def _assemble(self, parts: Sequence[Part]) -> None:
         self.parts: tuple[Part, ...] = tuple(parts)
         alive = [part.alive for part in self.parts]
         self.documents = AllDocuments([part.documents for part in self.parts], alive)
         self._masks: dict[str, Mask] = {}
         self._masking = threading.Lock()
         self.searcher = Searcher([part.segment for part in self.parts], alive)
-        if before and before.manifest["shared"] == manifest["shared"] and not before.damaged:
-            self.shared: Shared = before.shared
-        else:
-            self.shared = Shared(path, manifest, whole=manifest["shared"] not in left_out)
 
     @classmethod
     def latest(cls, path: Path, before: Snapshot | None = None, *, skip_damaged: bool = False) -> Snapshot:
@@ -197,6 +226,11 @@ class Snapshot:
                     raise
             manifest = now  # it was replaced while we looked at it
 
+    @property
+    def manifests(self) -> Sequence[Mapping[str, Any]]:
+        """What names its files: of an index one manifest."""
+        return (self.manifest,)
+
     @cached_property
     def id(self) -> str:
         """Tells this commit from others: 16 hexadecimal digits."""
@@ -215,8 +249,12 @@ class Snapshot:
         """How many vectors are looked for first, to find k documents."""
         return _PASSAGES * k if self.has_passages else k
 
-    def mask(self, where: Where | Filter | None) -> Mask | None:
+    def mask(self, where: Where | Filter | None, *, known: bool = False) -> Mask | None:
         """Which documents a filter lets be found; None for all. The latest ones are kept.
+
+        Args:
+            where: The filter.
+            known: Its columns were looked for already, in a whole of which this is a part.
 
         Raises:
             DataError: Something that is no filter, or that these documents can't be asked.
@@ -229,7 +267,7 @@ class Snapshot:
             if key not in self._masks:
                 while len(self._masks) >= _MASKS:
                     self._masks.pop(next(iter(self._masks)))
-                self._masks[key] = self.searcher.mask(self.documents.allowed(parsed))
+                self._masks[key] = self.searcher.mask(self.documents.allowed(parsed, known=known))
             return self._masks[key]
 
     def top(
@@ -305,6 +343,10 @@ def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], ope
         if opened.entry["alive"] == entry["alive"]:
             return Part(entry, segment, documents, opened.alive)
     return Part(entry, segment, documents, read_alive(path / entry["alive"], n_docs) if entry["alive"] else None)
+
+
+def _tokens_of(file: ArrowFile) -> list[str]:
+    return list(file.batch(0).column(0).to_pylist())
 
 
 def read_alive(path: Path, n_docs: int) -> NDArray[np.bool_]:

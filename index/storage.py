@@ -44,7 +44,7 @@ _ALIVE = r"alive-[0-9a-f]{16}\.arrow"
 OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
 ASIDE = re.compile(r"merging-[0-9a-f]{16}")
 _SEGMENT = re.compile(r"segment-[0-9a-f]{16}")
-_FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
+FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
 LOCK, HOLDER, MERGING = ".lock", ".writer", ".merging"
 
 
@@ -54,8 +54,8 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def dump_manifest(manifest: Mapping[str, Any]) -> bytes:
-    """A manifest as it is written, with its own checksum."""
+def sealed(manifest: Mapping[str, Any]) -> bytes:
+    """A JSON object as a file that tells whether it was changed: its own SHA-256 is the last of its values."""
     body = json.dumps(manifest, indent=1).encode()
     return json.dumps({**manifest, "sha256": hashlib.sha256(body).hexdigest()}, indent=1).encode() + b"\n"
 
@@ -74,6 +74,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         content = path.read_bytes()
     except FileNotFoundError:
         raise IndexFormatError(f"{folder}: not an index: it has no {MANIFEST}") from None
+    return parse_manifest(content, folder)
+
+
+def parse_manifest(content: bytes, index: Path | str) -> dict[str, Any]:
+    """Check what the manifest of an index holds; raises as `read_manifest` does."""
+    path = f"{index}/{MANIFEST}"
     try:
         manifest = json.loads(content)
         version = manifest["format"]
@@ -84,17 +90,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if version > FORMAT:
             mend = "upgrade with pip install -U lsr-search"
         raise IndexFormatError(
-            f"{folder}: index format {version}, written by lsr {manifest.get('lsr', '?')}; this version reads "
+            f"{index}: index format {version}, written by lsr {manifest.get('lsr', '?')}; this version reads "
             f"format {FORMAT}: {mend}"
         )
     manifest.pop("sha256", None)
-    if dump_manifest(manifest) != content:
+    if sealed(manifest) != content:
         raise CorruptIndex(f"{path}: damaged: the content doesn't match its checksum; {RESTORE}")
     _require_sound(manifest, path)
     return dict(manifest)
 
 
-def _require_sound(manifest: Mapping[str, Any], path: Path) -> None:
+def _require_sound(manifest: Mapping[str, Any], path: str) -> None:
     """Refuse a manifest whose checksum is right but whose values make no sense: somebody else wrote it."""
     try:
         settings, shared = manifest["settings"], manifest["shared"]
@@ -112,7 +118,7 @@ def _require_sound(manifest: Mapping[str, Any], path: Path) -> None:
             and (settings["passages"] is None or [type(number) for number in settings["passages"]] == [int, int])
             and len(set(named)) == len(named)
             and all(map(_is_sound_segment, manifest["segments"]))
-            and all(_FILE_NAME.fullmatch(name) for name in manifest["files"])
+            and all(FILE_NAME.fullmatch(name) for name in manifest["files"])
             and all(_is_amount(entry["bytes"], int) for entry in manifest["files"].values())
             and all(isinstance(entry["sha256"], str) for entry in manifest["files"].values())
         )
@@ -201,7 +207,7 @@ def refuse_others(index: Path, *, overwrite: bool) -> None:
     if (index / MANIFEST).exists():
         if not overwrite:
             raise OutputExists(f"{index}: an index exists already (--overwrite, overwrite=True replaces it)")
-    elif any(not _is_ours(path.name) for path in index.iterdir()):
+    elif any(not is_ours(path.name) for path in index.iterdir()):
         raise OutputExists(f"{index}: this folder holds something other than an index; name a new folder")
 
 
@@ -236,6 +242,20 @@ def sync(path: Path) -> None:
         raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
-def _is_ours(name: str) -> bool:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that it has its old content or the new one, whole. To last, the folder has to be synced after."""
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        partial.write_bytes(content)
+        sync(partial)
+        sync(path.parent)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file or folder of this name, within an index' folder, is one that an index makes."""
     fixed = (LOCK, HOLDER, MERGING, MANIFEST + ".tmp")
     return name in fixed or bool(OURS.fullmatch(name) or ASIDE.fullmatch(name))

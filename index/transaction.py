@@ -30,9 +30,10 @@ from .storage import (
     MERGING,
     OURS,
     digest_file,
-    dump_manifest,
     output_errors,
     read_manifest,
+    replace_file,
+    sealed,
     sync,
 )
 
@@ -103,7 +104,7 @@ class Transaction(NewFiles):
                 self.manifest = _committed(index)
                 _note_holder(index)
                 if self.manifest is not None or not (index / MANIFEST).exists():
-                    _sweep(index, self.manifest)
+                    sweep(index, self.manifest)
                 self.scratch.mkdir()
             except BaseException:
                 self.close()
@@ -147,19 +148,11 @@ class Transaction(NewFiles):
         for new in (path for path in self._new if path.name in named):
             files |= self._received.get(new.name) or describe(new)
         whole = {"format": FORMAT, **manifest, "files": dict(sorted(files.items()))}
-        partial = self.root / (MANIFEST + ".tmp")
-        try:
-            partial.write_bytes(dump_manifest(whole))
-            sync(partial)
-            sync(self.root)
-            partial.replace(self.root / MANIFEST)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        replace_file(self.root / MANIFEST, sealed(whole))
         self.manifest = whole
         self._new = [path for path in self._new if path.name not in named]
         sync(self.root)
-        _sweep(self.root, whole, also={self.scratch, *self._new})
+        sweep(self.root, whole, also={self.scratch, *self._new})
         return whole
 
     def close(self) -> None:
@@ -254,7 +247,7 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Path] = ()) -> None:
+def sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Path] = ()) -> None:
     """Remove folders and temporary files of ours that no manifest names; only for who holds the lock."""
     named = {name.split("/")[0] for name in manifest["files"]} if manifest else set()
     aside = []

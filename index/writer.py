@@ -24,6 +24,7 @@ from lsr.vectors import VectorBatch, Vectors
 
 from .builder import BuildSettings, Known, Source, manifest_of, read_batches, write_segment
 from .changes import Call, Change
+from .columns import Columns
 from .documents import Documents
 from .filters import Filter
 from .merge import Merged, merge_parts, plan_merges
@@ -45,6 +46,8 @@ class Writer:
     Args:
         path: The index' folder.
         snapshot: The latest snapshot that is open.
+        others: Writers of the other parts of a whole: ids are unique over all of them, and an update deletes there.
+        scale: Of the whole, if it has one already.
 
     Raises:
         IndexLocked: Somebody else is writing.
@@ -52,9 +55,9 @@ class Writer:
         CorruptIndex: Files are damaged.
     """
 
-    def __init__(self, path: Path, snapshot: Snapshot) -> None:
+    def __init__(self, path: Path, snapshot: Snapshot, others: Sequence[Writer] = (), scale: float = 0.0) -> None:
         read_manifest(path)  # refused before anything is made there
-        self._path = path
+        self._path, self._others, self._beside = path, tuple(others), scale
         self._transaction = Transaction(path)
         try:
             self.snapshot = Snapshot.latest(path, snapshot)
@@ -71,7 +74,7 @@ class Writer:
         """Start from what is committed."""
         manifest, shared = self.snapshot.manifest, self.snapshot.shared
         self._settings = BuildSettings.of(manifest)
-        self._scale = float(manifest["scale"])
+        self._scale = float(manifest["scale"]) or self._beside
         self._known = Known()
         self._known.fingerprint, self._known.encoder_files = shared.fingerprint, shared.encoder_files
         self._known.vocabulary = shared.vocabulary
@@ -97,14 +100,19 @@ class Writer:
         n_stored, known, scale, learned = len(self._stored), self._known, self._scale, self._learned
         try:
             with output_errors(self._path):
+                elsewhere = [stored for other in self._others for stored in other._stored]
                 for batch in self._batches(source, encoder, ids, change.report, skip_bad):
-                    call.take(batch, [*self._stored, self._buffer, call.fresh])
+                    call.take(batch, [*elsewhere, *self._stored, self._buffer, call.fresh])
                     if self._buffer.n_bytes + call.fresh.n_bytes > _BUFFER:
                         # What earlier calls brought is written as it was before this one, which may fail yet.
                         call.moved(self._buffer, self._spill(self._buffer, call.before))
                         self._buffer = Buffer()
                         self._spill(call.fresh, call.fresh.alive)
                         call.fresh = Buffer()
+                if self._others and self._learned:
+                    raise DataError(
+                        f"{self._path}: a shard can't learn new tokens or fit an encoder by itself; build all anew"
+                    )
         except BaseException:
             call.undo()
             for stored in self._stored[n_stored:]:
@@ -116,12 +124,14 @@ class Writer:
             raise
         self._buffer.extend(call.fresh)
         self.changed = self.changed or bool(change)
+        for other in self._others:
+            other.changed = other.changed or any(stored.changed for stored in other._stored)
         change.bad = change.report.bad + change.bad
         return change
 
-    def delete(self, ids: Iterable[str], where: Filter | None = None) -> Change:
+    def delete(self, ids: Iterable[str], where: Filter | None = None, *, known: bool = False) -> Change:
         """Delete documents by their ids, and the passages of documents, and those that meet a filter; see
-        `Index.delete`.
+        `Index.delete`. With `known`, the filter's columns were looked for already.
         """
         keys = list(ids)
         if wrong := [repr(key) for key in keys if not isinstance(key, str)]:
@@ -129,6 +139,8 @@ class Writer:
         keys = list(dict.fromkeys(keys))
         if where is not None and not any(where.conditions()):
             raise DataError("a filter without a condition would delete all documents", "where")
+        if where is not None and not known:
+            where.require_known(self.columns())
         found = set()
         units: list[Unit] = [*self._stored, self._buffer]
         for unit in units:
@@ -141,13 +153,16 @@ class Writer:
         missing = [key for i, key in enumerate(keys) if i not in found]
         return Change(deleted=len(found) + n_filtered, missing=missing)
 
-    def _delete_where(self, where: Filter) -> int:
-        """Delete the documents that meet a filter; returns how many, passages of one document counted once."""
+    def columns(self) -> list[Columns]:
+        """The metadata of all documents, also those that were added just now."""
         with output_errors(self._path):
             if self._buffer.alive:  # metadata are columns once they are written
                 self._spill(self._buffer, self._buffer.alive)
                 self._buffer = Buffer()
-        where.require_known([s.documents.columns for s in self._stored if s.documents.columns is not None])
+        return [s.documents.columns for s in self._stored if s.documents.columns is not None]
+
+    def _delete_where(self, where: Filter) -> int:
+        """Delete the documents that meet a filter; returns how many, passages of one document counted once."""
         gone = set()
         for stored in self._stored:
             for row in np.flatnonzero(where.mask(stored.documents.columns, len(stored.documents))).tolist():

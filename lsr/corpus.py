@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lsr.errors import DataError, MissingExtra, OutputError
+from lsr.places import is_remote
 
 # How documents travel beside their vectors, column by column. `metadata` is a JSON object.
 DOCUMENT_SCHEMA = pa.schema(
@@ -223,7 +224,8 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
 
     Args:
         source: A BEIR folder, a .jsonl(.gz), .tsv(.gz) or .parquet file, "-" for JSONL on standard input, or an
-            ir-datasets name ("beir/scifact/test", with or without "irds:" before it).
+            ir-datasets name ("beir/scifact/test", with or without "irds:" before it). Files and folders may be URIs
+            (s3://bucket/docs.jsonl), which are copied to this machine.
         queries: Read the queries of a folder or dataset instead of its documents.
         skip_bad: Count bad documents and go on.
 
@@ -233,9 +235,18 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
     name = str(source)
     if name == "-":
         return _stdin_corpus(skip_bad)
+    kind = "queries" if queries else "corpus"
+    if is_remote(name):
+        from lsr.fetched import fetched_file, file_in
+
+        uri = file_in(name, _beir_names(kind))
+        copy, identity = fetched_file(uri)
+        corpus = _file_corpus(copy, skip_bad, name=uri)
+        corpus.identity = identity
+        return corpus
     path = Path(source)
     if path.is_dir():
-        return _file_corpus(beir_file(path, "queries" if queries else "corpus"), skip_bad)
+        return _file_corpus(beir_file(path, kind), skip_bad)
     if path.is_file():
         return _file_corpus(path, skip_bad)
     return _ir_dataset(name, queries, skip_bad)
@@ -284,11 +295,15 @@ def beir_file(folder: Path, kind: str) -> Path:
     Raises:
         DataError: The folder has none.
     """
-    names = [kind + suffix for suffix in (".jsonl", ".jsonl.gz", ".parquet", ".tsv", ".tsv.gz")]
+    names = _beir_names(kind)
     for name in names:
         if (folder / name).is_file():
             return folder / name
     raise DataError(f"no {names[0]}, {names[1]} or the like in this folder", str(folder))
+
+
+def _beir_names(kind: str) -> list[str]:
+    return [kind + suffix for suffix in (".jsonl", ".jsonl.gz", ".parquet", ".tsv", ".tsv.gz")]
 
 
 def _json_lines(documents: Iterable[Mapping[str, Any] | Document], bad: dict[int, DataError]) -> Iterator[bytes]:

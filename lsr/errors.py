@@ -8,7 +8,9 @@
     ├── OutputExists         the output is there already and `overwrite` was not given
     ├── OutputError          the output can't be written: full disk, no permission
     │   └── IndexLocked      another process, or another object in this one, is writing this index
+    ├── StorageError         a place in object storage that can't be reached, read or written, or a damaged file there
     ├── TrainingError        training can't start or go on
+    ├── ClusterError         a cluster that does not answer, has too little, or has lost a part
     ├── ServerError          a server of indexes can't be reached, or refuses: a key, a limit, too much to do
     └── IndexFormatError     a folder that is no index, or one of another format version
         └── CorruptIndex     a file of the index is missing, cut short or changed
@@ -120,8 +122,16 @@ class IndexLocked(OutputError):
     """Somebody else is writing this index."""
 
 
+class StorageError(LsrError):
+    """A place in object storage that can't be reached, read or written, or a file there that is damaged."""
+
+
 class TrainingError(LsrError):
     """Training can't start or go on."""
+
+
+class ClusterError(LsrError):
+    """A cluster of machines that does not answer, has too little, or has lost a part."""
 
 
 class ServerError(LsrError):

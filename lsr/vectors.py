@@ -8,7 +8,8 @@ null), `terms list<uint32>`, `weights list<float32>`. Its key-value metadata hol
     lsr.encoder        JSON object {file name: base64 of the zlib-packed file}: what encoding a query takes
 
 so a file of vectors can be indexed and searched with text without anything beside it. A folder of such files
-(`part-*.parquet`) reads as one.
+(`part-*.parquet`) reads as one; a part that has `lsr.first` instead of the latter two has them in the part of that
+name, the first.
 
 `read_vectors` opens other forms too: lines of JSON (lsr.jsonl, lsr.opensearch) and CIFF (lsr.ciff).
 """
@@ -41,6 +42,7 @@ from lsr.corpus import (
 )
 from lsr.errors import DataError
 from lsr.fingerprint import Fingerprint
+from lsr.places import is_remote
 from lsr.sparse import MAX_TERMS, SparseMatrix
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ VECTOR_SCHEMA = pa.schema(
         pa.field("weights", pa.list_(pa.float32()), nullable=False),
     ]
 )
+FIRST_PART = "lsr.first"
 _BATCH = 4096  # rows handed out together
 _ENCODER_LIMIT = 1 << 28  # bytes of all files; what unpacks to more is no query encoder
 _BEYOND_FLOAT32 = float(np.finfo(np.float32).max) * (1 + 2**-25)  # what is below rounds to a finite float32
@@ -129,6 +132,11 @@ class Vectors:
 
 def holds_vectors(source: str | PathLike[str]) -> bool:
     """Whether a path holds vectors rather than texts: by its columns, or by the keys of its first line."""
+    if is_remote(source):
+        from lsr.fetched import fetched_vectors
+
+        copy = fetched_vectors(str(source))
+        return copy is not None and holds_vectors(copy)
     path = Path(source)
     if path.is_dir():
         return bool(_parts(path))
@@ -151,13 +159,23 @@ def read_vectors(
     """Open vectors.
 
     Args:
-        path: A .parquet file, a folder of them, a .jsonl(.gz) or .ndjson(.gz) file, or a .ciff(.gz) file.
+        path: A .parquet file, a folder of them, a .jsonl(.gz) or .ndjson(.gz) file, or a .ciff(.gz) file; or a URI of
+            one, which is copied to this machine.
         vocabulary: For JSONL and CIFF, tokens whose term ids are fixed (those of an index, say); others are appended.
         skip_bad: Count bad lines of JSONL and go on.
 
     Raises:
         DataError: No such file, or one of another form.
     """
+    if is_remote(path):
+        from lsr.fetched import fetched_vectors
+
+        copy = fetched_vectors(str(path))
+        if copy is None:
+            raise DataError("no such file, nor a whole folder of vectors", str(path))
+        vectors = read_vectors(copy, vocabulary=vocabulary, skip_bad=skip_bad)
+        vectors.name = str(path)
+        return vectors
     path = Path(path)
     if path.is_dir():
         parts = _parts(path)
@@ -181,12 +199,29 @@ def read_vectors(
     raise DataError("vectors are read from .parquet, .jsonl(.gz), .ndjson(.gz) and .ciff(.gz)", str(path))
 
 
+def part_name(number: int) -> str:
+    """The file of a part, in a folder of them."""
+    return f"part-{number:05d}.parquet"
+
+
 def _kind(path: Path) -> str:
     return "ciff" if path.name.lower().endswith((".ciff", ".ciff.gz")) else file_kind(path)
 
 
+def parquet_files(path: Path) -> list[Path]:
+    """The files of vectors that are Parquet, a file or a folder of parts, in order.
+
+    Raises:
+        DataError: It is neither.
+    """
+    files = _parts(path) if path.is_dir() else [path]
+    if not files or not files[0].is_file() or _kind(files[0]) != "parquet":
+        raise DataError("not vectors as Parquet: lsr encode writes them so into a folder", str(path))
+    return files
+
+
 def _parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("part-*.parquet"))
+    return sorted(folder.glob("part-*.parquet"), key=lambda path: (len(path.name), path.name))
 
 
 def _parquet_vectors(name: str, paths: list[Path]) -> Vectors:
@@ -198,11 +233,17 @@ def _parquet_vectors(name: str, paths: list[Path]) -> Vectors:
                 raise DataError(f"not vectors: the column {missing[0]!r} is missing", str(path))
             rows += file.metadata.num_rows
             mine = file.metadata.metadata or {}
+        first = mine.get(FIRST_PART.encode())
+        if first is not None and (metadata is None or paths[0].name.encode() != first):
+            raise DataError(
+                f"its tokens are in {first.decode(errors='replace')!r}, which isn't here: read the whole folder",
+                str(path),
+            )
         its_fingerprint = Fingerprint.from_json(mine.get(b"lsr.fingerprint", b"{}"), str(path))
         if metadata is None:
             metadata, fingerprint = mine, its_fingerprint
         fingerprint.require_same(its_fingerprint, str(paths[0]), str(path))
-        if mine.get(b"lsr.vocabulary") != metadata.get(b"lsr.vocabulary"):
+        if first is None and mine.get(b"lsr.vocabulary") != metadata.get(b"lsr.vocabulary"):
             raise DataError(f"its terms stand for other tokens than those of {paths[0]}", str(path))
     assert metadata is not None  # there is at least one path
     where = str(paths[0])
@@ -212,7 +253,7 @@ def _parquet_vectors(name: str, paths: list[Path]) -> Vectors:
     packed = _json_metadata(metadata, b"lsr.encoder", dict, where) or {}
     return Vectors(
         name,
-        lambda vectors: _read_parquets(paths, vectors),
+        lambda vectors: read_parquets(paths, vectors),
         fingerprint=fingerprint,
         vocabulary=vocabulary,
         n_terms=fingerprint.vocabulary_size or 0,
@@ -252,7 +293,12 @@ def _unpack(packed: Mapping[str, str], where: str) -> dict[str, bytes]:
     return files
 
 
-def _read_parquets(paths: list[Path], vectors: Vectors) -> Iterator[VectorBatch]:
+def read_parquets(paths: list[Path], vectors: Vectors) -> Iterator[VectorBatch]:
+    """The rows of Parquet files, in batches; what they have in common is known from `vectors`.
+
+    Raises:
+        DataError: A file can't be read, or a row has a bad value.
+    """
     known = vectors.vocabulary is not None or vectors.fingerprint.vocabulary_size is not None
     n_terms = vectors.n_terms if known else MAX_TERMS
     for path in paths:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import uuid
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +46,38 @@ def lsr_command(capsys):
     return run
 
 
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of an S3 server in this process; skips where there is none to be had."""
+    server = pytest.importorskip("moto.server", reason="the package moto[server], which speaks S3, isn't installed")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells of every request
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache for this test alone."""
+    monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def bucket(s3_server, own_cache, monkeypatch):
+    """Gives URIs in a new bucket."""
+    from pyarrow.fs import S3FileSystem
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "anybody")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    S3FileSystem(endpoint_override=s3_server, scheme="http", allow_bucket_creation=True).create_dir(name)
+    return lambda key="", bucket=name: f"s3://{bucket}/{key}?endpoint_override={s3_server}&scheme=http"
+
+
 @pytest.fixture
 def real_data():
     """Gives the folder of a real collection, or skips the test."""
@@ -67,3 +102,34 @@ def training_surroundings(tmp_path_factory):
         patch.setattr("lsr.train.data.default_cache", lambda: cache)
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(tmp_path_factory):
+    """A Ray cluster of several nodes on this machine: a head without cores, and three nodes of two; or skips the test.
+
+    Nothing of it is left afterwards.
+    """
+    pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
+    psutil = pytest.importorskip("psutil", reason="psutil tells whether processes are left over")
+    node = {"object_store_memory": 80 << 20, "include_dashboard": False, "memory": 4 << 30}
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # while Ray is imported and started
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # a busy machine is no reason to end workers
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args=node | {"num_cpus": 0})
+        try:
+            for _ in range(3):
+                cluster.add_node(**node, num_cpus=2)
+            cluster.wait_for_nodes()
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+    left = [child for child in psutil.Process().children(recursive=True) if "ray" in " ".join(child.cmdline())]
+    _, left = psutil.wait_procs(left, timeout=20)
+    assert not left

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lsr.index.index import Index
+from lsr.index.shards import is_sharded
 from lsr.index.storage import MANIFEST
+from lsr.places import is_remote
 
 
 def opened(index: Index | str | PathLike[str]) -> Index:
@@ -28,10 +30,10 @@ def opened_or_created(path: str | PathLike[str], encoder: str) -> Index:
     """The index in this folder; an empty one is made where there is none.
 
     Args:
-        path: The folder.
+        path: The folder, or a URI where there is an index.
         encoder: What a new index encodes with.
     """
-    if (Path(path) / MANIFEST).is_file():
+    if is_remote(path) or is_sharded(path) or (Path(path) / MANIFEST).is_file():
         return Index.open(path)
     return Index.build(path, [], encoder=encoder)
 

@@ -71,7 +71,7 @@ _BOUND, _BLOCK, _WINDOW, _REST, _BEST, _ALIVE = range(6)
 
 
 @kernel
-def search_blocks(files, query, space, k, alpha, seeds):
+def search_blocks(files, query, space, k, alpha, seeds, least):
     """The k best documents of one query; exact if alpha is 1.
 
     Args:
@@ -81,6 +81,7 @@ def search_blocks(files, query, space, k, alpha, seeds):
         k: How many.
         alpha: Blocks are dropped whose bound times alpha falls short; below 1 the search is approximate.
         seeds: How many blocks of the highest bounds are scored whatever alpha says, at least 1.
+        least: The score to reach from the start, int32, at least 1.
 
     Returns:
         How many were found.
@@ -95,7 +96,7 @@ def search_blocks(files, query, space, k, alpha, seeds):
     for b in range(len(query.live)):  # blocks without a document that may be found are never candidates
         bounds[b] *= query.live[b]
 
-    found, least = 0, np.int32(1)
+    found = 0
     waiting = choose_highest(windows, seeds, scratch)
     for at in range(0, waiting, _CHUNK):
         n = min(_CHUNK, waiting - at)

@@ -46,7 +46,7 @@ def search_windows(files, query, space, k, least):
         query: `Query`.
         space: `Space`; of it docs and scores hold the result, by descending score, equal ones by ascending number.
         k: How many.
-        least: The smallest score above zero, of the type of scores.
+        least: The score to reach from the start, above zero, of the type of scores.
 
     Returns:
         How many were found; only documents that share a term with the query count.

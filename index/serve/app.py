@@ -77,8 +77,9 @@ class App:
         self._held = 0  # bytes of bodies
         self._refreshing: asyncio.Task[None] | None = None
         # Longest first: paths are the names of index' folders within messages, and one may begin like another.
-        paths = {s.index.path: name for name, s in self.indexes.items() if s.index.path.is_absolute()}
-        self._names = {str(path): paths[path] for path in sorted(paths, key=lambda path: -len(str(path)))}
+        paths = {str(s.index.path): name for name, s in self.indexes.items() if s.index.path.is_absolute()}
+        paths |= {s.index.uri: name for name, s in self.indexes.items() if s.index.uri}
+        self._names = {path: paths[path] for path in sorted(paths, key=len, reverse=True)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the life of the server."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from lsr.places import is_remote
+
 
 @click.command()
 @click.argument("indexes", metavar="INDEX...", nargs=-1, required=True)
@@ -29,8 +31,8 @@ import click
 def serve(indexes: tuple[str, ...], keys: Path | None, max_body: int | None, **options: Any) -> None:
     """Serve indexes over HTTP: a page to search in, and a JSON API that /openapi.json describes.
 
-    An INDEX is a folder, or NAME=FOLDER. The first one is searched unless a request names another. Only this machine
-    can reach it and nobody can change it, unless told otherwise.
+    An INDEX is a folder or a URI, or NAME=FOLDER. The first one is searched unless a request names another. Only this
+    machine can reach it and nobody can change it, unless told otherwise.
 
     \b
     Examples:
@@ -67,6 +69,8 @@ def serve(indexes: tuple[str, ...], keys: Path | None, max_body: int | None, **o
         raise click.UsageError(str(error)) from None
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("lsr.serve").setLevel(logging.INFO)
+    if settings.writable and (fixed := [name for name, index in named.items() if index.uri]):
+        raise click.UsageError(f"--writable: indexes in object storage aren't changed in place: {', '.join(fixed)}")
     server = Server(named, settings)
     for name, index in named.items():
         note(f"{name}: {len(index)} documents, {index.fingerprint}")
@@ -76,9 +80,11 @@ def serve(indexes: tuple[str, ...], keys: Path | None, max_body: int | None, **o
     server.run()
 
 
-def _named(index: str) -> tuple[str, Path]:
-    """Name and folder of an argument; a folder may have = in its name."""
+def _named(index: str) -> tuple[str, Path | str]:
+    """Name and folder, or URI, of an argument; a folder may have = in its name, a URI in its options."""
     name, equals, path = index.partition("=")
-    if equals and name and not Path(index).exists():
-        return name, Path(path).resolve()
-    return Path(index).resolve().name, Path(index).resolve()
+    if not (equals and name) or is_remote(index) or Path(index).exists():
+        name, path = "", index
+    if is_remote(path):
+        return name or path.partition("?")[0].rstrip("/").rpartition("/")[2], path
+    return name or Path(path).resolve().name, Path(path).resolve()

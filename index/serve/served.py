@@ -15,6 +15,7 @@ from lsr.index.hits import Hit
 from lsr.index.hybrid import Hybrid
 from lsr.index.index import Index
 from lsr.index.reader import Reader
+from lsr.index.shards import SHARDS, is_sharded
 from lsr.index.storage import MANIFEST
 from lsr.sparse import SparseMatrix
 from lsr.vectors import VectorBatch, Vectors
@@ -24,6 +25,8 @@ from .facts import facts_of
 from .problems import Problem, wrong_values
 from .settings import ServeSettings
 from .work import Deadline
+
+_ASK_STORAGE = 60.0  # seconds between two looks at an index in object storage
 
 
 class Served:
@@ -39,6 +42,7 @@ class Served:
         self.name, self.index, self.trouble = name, index, ""
         self._settings = settings
         self._seen = (0, 0, 0)  # the first look finds out what was committed since it was opened
+        self._looked = time.monotonic()  # into object storage
         self._facts: tuple[str, dict[str, Any]] = ("", {})
 
     # --- searching --------------------------------------------------------------------------------------------------
@@ -213,19 +217,23 @@ class Served:
 
     @property
     def stale(self) -> bool:
-        """Whether somebody has committed since the last refresh; one look at a file's date."""
+        """Whether somebody has committed since the last refresh, by one look at a file's date; of an index in object
+        storage, whether it is time to ask.
+        """
+        if self.index.uri:
+            return time.monotonic() - self._looked >= _ASK_STORAGE
         return self._stamp() != self._seen
 
     def refresh(self) -> bool:
         """Move on to what was committed last; tells whether there was anything new."""
-        stamp = self._stamp()
+        stamp, self._looked = self._stamp(), time.monotonic()
         moved = self.index.refresh()
         self._seen = stamp  # what came after that is seen the next time
         return moved
 
     def _stamp(self) -> tuple[int, int, int]:
-        try:
-            found = os.stat(self.index.path / MANIFEST)
+        try:  # of a sharded folder a commit is whole when its own file says so
+            found = os.stat(self.index.path / (SHARDS if is_sharded(self.index.path) else MANIFEST))
         except OSError:
             return (0, 0, 0)
         return (found.st_ino, found.st_mtime_ns, found.st_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +58,42 @@ def text_options(command: F) -> F:
     return command
 
 
+class PathOrURI(click.ParamType[Any]):
+    """A path of this machine, as a Path, or a URI, as it is."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Paths would lose one of a URI's slashes."""
+        from lsr.places import is_remote
+
+        return value if is_remote(value) else Path(value)
+
+
+def worker_options(command: F) -> F:
+    """--ray and --workers; `workers_of` makes one thing of them."""
+    options = [
+        click.option(
+            "--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT."
+        ),
+        click.option(
+            "--workers", type=click.IntRange(min=1), help="Of a Ray cluster. [default: as many as it has room for]"
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def workers_of(ray: str | None, workers: int | None, device: str | None) -> Any:
+    """--ray, --workers and --device as what `lsr.workers` takes."""
+    from lsr.workers import Workers
+
+    if ray is None and workers is not None:
+        raise click.UsageError("--workers needs --ray")
+    return Workers(ray, workers, gpus=int(device is not None and device.startswith("cuda") and ray is not None))
+
+
 def given_settings(options: dict[str, Any]) -> dict[str, Any]:
     """The encoder settings among a command's options that were given."""
     return {name: options[name] for name in _SETTINGS if options.get(name) is not None}
@@ -108,23 +145,36 @@ def passages_of(size: int | None, overlap: int) -> Any:
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
-    help="A folder, .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz).",
+    type=PathOrURI(),
+    help="A folder, .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz); a folder may be a URI.",
 )
 @click.option("--queries", is_flag=True, help="Encode queries; of a folder or dataset, read its queries.")
 @click.option("--anserini", is_flag=True, help="Write JSONL in Anserini's shape.")
+@worker_options
 @encoder_options
 @text_options
-def encode(source: str, out: Path, queries: bool, anserini: bool, encoder: str | None, **options: Any) -> None:
+def encode(
+    source: str,
+    out: Path | str,
+    queries: bool,
+    anserini: bool,
+    ray: str | None,
+    workers: int | None,
+    encoder: str | None,
+    **options: Any,
+) -> None:
     """Turn texts into sparse vectors; SOURCE that is vectors already is converted.
 
     SOURCE is a BEIR folder, a .jsonl(.gz), .tsv(.gz) or .parquet file, "-" for JSONL on standard input, or an
-    ir-datasets name. After a kill the same command goes on where it was.
+    ir-datasets name. After a kill the same command goes on where it was. Files and folders may be URIs
+    (s3://bucket/docs.jsonl). With --ray the machines of a cluster encode part by part; what they make is the same
+    whatever their number, and lies in a folder that all of them share, or in object storage.
 
     \b
     Examples:
       lsr encode docs.jsonl.gz --out vectors.parquet --encoder naver/splade-v3
       lsr encode beir/scifact/test --queries --encoder vectors.parquet --out queries.jsonl
+      lsr encode docs.jsonl.gz --ray auto --device cuda --out s3://bucket/vectors --encoder naver/splade-v3
     """
     from lsr.console import note
     from lsr.convert import Form, check_out, convert
@@ -132,6 +182,7 @@ def encode(source: str, out: Path, queries: bool, anserini: bool, encoder: str |
     from lsr.encode.stream import encode_to
     from lsr.vectors import holds_vectors, read_vectors
 
+    working = workers_of(ray, workers, options["device"])
     passages = passages_of(options["passages"], options["overlap"])
     if queries and passages:
         raise click.UsageError("--passages cuts documents, not queries")
@@ -140,6 +191,8 @@ def encode(source: str, out: Path, queries: bool, anserini: bool, encoder: str |
             name for name in ("encoder", "passages", "no_text", *_SETTINGS) if (options | {"encoder": encoder})[name]
         ]:
             raise click.UsageError(f"--{unused[0].replace('_', '-')}: {source} holds vectors, which are only converted")
+        if ray or isinstance(out, str):
+            raise click.UsageError(f"{source} holds vectors, which are only converted, here and into a file")
         form = Form("anserini" if anserini else None)
         check_out(out, options["overwrite"], form)
         vectors = read_vectors(source, skip_bad=options["skip_bad"])
@@ -149,17 +202,20 @@ def encode(source: str, out: Path, queries: bool, anserini: bool, encoder: str |
     settings = given_settings(options)
     corpus = open_corpus(source, queries=queries, skip_bad=options["skip_bad"])
     decided_by = {"encoder": encoder, **settings, "passages": str(passages), "queries": queries}
-    report = encode_to(
-        corpus,
-        lambda: _query_encoder(encoder, settings) if queries else open_encoder(encoder, settings),
-        out,
-        settings=json.dumps(decided_by | {"text": not options["no_text"], "skip_bad": options["skip_bad"]}),
-        queries=queries,
-        passages=passages,
-        with_text=not options["no_text"],
-        overwrite=options["overwrite"],
-        anserini=anserini,
-    )
+    opened = partial(_query_encoder if queries else open_encoder, encoder, settings)
+    how: dict[str, Any] = {
+        "settings": json.dumps(decided_by | {"text": not options["no_text"], "skip_bad": options["skip_bad"]}),
+        "overwrite": options["overwrite"],
+        "anserini": anserini,
+    }
+    if ray or isinstance(out, str):
+        from lsr.encode.parts import Task, encode_parts_to
+
+        task = Task(queries, passages, not options["no_text"], options["device"])
+        report = encode_parts_to(corpus, opened, out, task, workers=working, **how)
+    else:
+        how |= {"queries": queries, "passages": passages, "with_text": not options["no_text"]}
+        report = encode_to(corpus, opened, out, **how)
     report.tell()
     note(f"{report.vectors} vectors in {out}")
 

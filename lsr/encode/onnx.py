@@ -45,7 +45,7 @@ class OnnxRunner:
     Args:
         path: The file.
         n_terms: Terms that it has to put out.
-        threads: Texts at a time; 0 for as many as there are cores.
+        threads: Texts at a time; 0 for OMP_NUM_THREADS (to which Ray sets a worker's share), else for all cores.
 
     Raises:
         EncoderError: The file can't be opened, or is the graph of something else.
@@ -58,7 +58,10 @@ class OnnxRunner:
         if outputs != [("weights", [n_terms])]:
             raise EncoderError(f"{path}: puts out {outputs}, not the weights of {n_terms} terms")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self._pool = ThreadPoolExecutor(threads or cores, thread_name_prefix="lsr-encode")
+        share = os.environ.get("OMP_NUM_THREADS", "")
+        self._pool = ThreadPoolExecutor(
+            threads or (int(share) if share.isdecimal() else 0) or cores, thread_name_prefix="lsr-encode"
+        )
 
     def _open(self, model: str | bytes) -> Any:
         """A session of a file or its content."""

@@ -12,6 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -108,10 +109,7 @@ def encode_corpus(
         bar.total = corpus.count() if not bar.disable else None
         bar.update(skip)
         for chunk in _chunks(islice(corpus, skip, None)):
-            report.documents += len(chunk)
-            report.empty += sum(not document.content.strip() for document in chunk)
-            pieces = list(split_passages(chunk, encoder, passages.size, passages.overlap)) if passages else chunk
-            yield encode_chunk(pieces, encoder, report, queries=queries, with_text=with_text)
+            yield encode_chunk(chunk, encoder, report, queries=queries, passages=passages, with_text=with_text)
             bar.update(len(chunk))
     report.bad = corpus.bad
 
@@ -136,9 +134,14 @@ def encode_chunk(
     report: Report,
     *,
     queries: bool = False,
+    passages: Passages | None = None,
     with_text: bool = True,
 ) -> VectorBatch:
-    """Encode some documents together."""
+    """Encode some documents together, cut into passages first where that is asked for."""
+    report.documents += len(documents)
+    report.empty += sum(not document.content.strip() for document in documents)
+    if passages:
+        documents = list(split_passages(documents, encoder, passages.size, passages.overlap))
     texts = [document.content for document in documents]
     vectors = encoder.encode_query(texts) if queries else encoder.encode_document(texts)
     report.vectors += len(documents)
@@ -196,6 +199,21 @@ def encode_to(
     form = Form("anserini" if anserini else None)
     check_out(out, overwrite, form)
     encoder = open_encoder()
+    with work_folder(out) as work:
+        identity = f"{corpus.identity} | {settings}"
+        how = {"queries": queries, "passages": passages, "with_text": with_text}
+        report = _encode_parts(corpus, encoder, work, identity, overwrite, **how)
+        finish(work, out, form)
+        return report
+
+
+@contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """The folder in which `out` is prepared, locked against other writers; it stays if parts of it are there.
+
+    Raises:
+        OutputExists: Another process is writing there.
+    """
     work = out.with_name(out.name + ".partial")
     work.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(work / _LOCK, timeout=0)
@@ -204,11 +222,7 @@ def encode_to(
     except filelock.Timeout:
         raise OutputExists(f"{work}: another process is writing here; wait until it is done") from None
     try:
-        identity = f"{corpus.identity} | {settings}"
-        how = {"queries": queries, "passages": passages, "with_text": with_text}
-        report = _encode_parts(corpus, encoder, work, identity, overwrite, **how)
-        _finish(work, out, form)
-        return report
+        yield work
     finally:
         lock.release()
         if work.is_dir() and not any(work.glob("part-*")):  # nothing that could be continued
@@ -286,7 +300,7 @@ def _write_parts(
         number += 1
 
 
-def _finish(work: Path, out: Path, form: Form) -> None:
+def finish(work: Path, out: Path, form: Form) -> None:
     """Turn the parts into `out`, in one rename."""
     if not out.suffix:
         old = out.with_name(out.name + ".old")

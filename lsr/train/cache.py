@@ -7,7 +7,6 @@ own. Any of them may be deleted whenever nothing is training.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,12 @@ from pathlib import Path
 import filelock
 
 from lsr.corpus import unfinished
+from lsr.places import cache_folder
 
 
 def default_cache() -> Path:
-    """Where they lie unless a caller says otherwise: lsr/train in the user's cache directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "lsr" / "train"
+    """Where they lie unless a caller says otherwise: "train" in the user's cache directory of lsr."""
+    return cache_folder() / "train"
 
 
 def made_once(cache: Path, kind: str, key: str, make: Callable[[Path], None]) -> Path:

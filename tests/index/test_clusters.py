@@ -279,7 +279,7 @@ def forge(copy, name, **columns):
     """Replace a file by one whose checksum is right."""
     import hashlib
 
-    from lsr.index.storage import dump_manifest, read_manifest
+    from lsr.index.storage import read_manifest, sealed
 
     manifest = read_manifest(copy)
     file = data_folder(copy) / name
@@ -289,7 +289,7 @@ def forge(copy, name, **columns):
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    (copy / "manifest.json").write_bytes(dump_manifest(manifest))
+    (copy / "manifest.json").write_bytes(sealed(manifest))
 
 
 def columns_of(copy, name):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lsr import vectors as module
 from lsr.corpus import Document, document_batch
-from lsr.errors import DataError, EncoderMismatch
+from lsr.errors import DataError, EncoderMismatch, OutputError
 from lsr.fingerprint import Fingerprint
 from lsr.jsonl import write_jsonl
 from lsr.sparse import SparseMatrix
@@ -433,6 +433,6 @@ def test_a_failed_jsonl_write_leaves_the_old_file_and_nothing_else(tmp_path, nam
 def test_no_folder_to_write_to(tmp_path):
     with pytest.raises(FileNotFoundError):
         put(tmp_path / "missing" / "v.parquet")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OutputError, match="there is no folder"):
         write_jsonl(tmp_path / "missing" / "v.jsonl", [batch()], TOKENS)
     assert not list(tmp_path.iterdir())

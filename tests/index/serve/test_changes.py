@@ -13,7 +13,8 @@ import pytest
 
 from lsr.errors import OutputError
 from lsr.index.index import Index
-from lsr.index.serve import models
+from lsr.index.reshard import reshard
+from lsr.index.serve import models, served
 from lsr.index.serve.server import Server
 from lsr.index.serve.settings import ServeSettings
 
@@ -171,3 +172,36 @@ def test_a_stop_forgets_what_was_never_committed_and_says_so(living, caplog):
     assert not living.pending
     Index.open(living.path).delete(["a"])  # nobody holds the lock
     assert os.listdir(living.path)
+
+
+def test_a_sharded_folder_is_searched_changed_and_refreshed(serving, living, tmp_path):
+    folder = tmp_path / "shards"
+    reshard(living.path, folder, 2)
+    asking = serving(Index.open(folder), writable=True, refresh=0.05)
+    assert found(asking, "wing flutter") == [hit.id for hit in living.search("wing flutter", 10)]
+    explained = asking.post("/v1/explain", {"query": "wing", "id": "b"}).json
+    assert explained["score"] == living.explain("wing", "b").score
+    kinds = asking.get("/v1/stats").json["bytes"]
+    assert kinds.keys() == living.file_sizes().keys()
+    added = asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing wing"}], "commit": True})
+    assert (added.status, added.json["documents"]) == (200, 5)
+    other = Index.open(folder)
+    assert "x" in other.documents.all_ids()
+    other.delete(["a"])
+    other.commit()
+    until(lambda: set(found(asking, "wing")) == {"b", "x"})
+    assert asking.post("/v1/merge", {}).json["segments"] == 2
+
+
+def test_an_index_in_object_storage_is_looked_at_now_and_then(serving, tmp_path, monkeypatch):
+    monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(served, "_ASK_STORAGE", 0.05)
+    uri, documents = (tmp_path / "there").as_uri(), [{"_id": i, "text": f"wing {i}"} for i in "ab"]
+    asking = serving(Index.build(uri, documents, encoder="bm25"), writable=True, refresh=0.05)
+    assert set(found(asking, "wing")) == {"a", "b"}
+    refused = asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing"}]})
+    assert refused.status >= 400
+    assert "isn't changed in place" in refused.json["detail"]
+    assert uri not in refused.json["detail"]
+    Index.build(uri, documents[1:], encoder="bm25", overwrite=True)
+    until(lambda: found(asking, "wing") == ["b"])

@@ -1,0 +1,195 @@
+"""The shards of a folder in one process, searched and changed as one index; what `Index.open` gives for such a folder.
+
+Kernels see the segments of all shards as those of one index, in one call, so that they share the score to be reached.
+New documents go to the last shard, the end of the whole; a document is deleted where it is. So the order of documents,
+and with it every result, is what it would be in one index. A change is committed shard by shard, the last one, which
+has what is new, first. A kill between two of them may leave the old version of a document beside the new one, and
+documents that were to be deleted: the same change once more mends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from lsr.encode.base import Encoder
+from lsr.errors import OutputError
+
+from .builder import Source
+from .changes import Change
+from .filters import Filter
+from .index import Index
+from .merge import Merged
+from .shards import ShardEntry, Shards, folder_of, save_shards
+from .snapshot import Snapshot
+from .writer import Writer
+
+
+class JoinedSnapshot(Snapshot):
+    """The documents of all shards, as each of them was committed last.
+
+    Attributes:
+        shards: What shards.json says.
+        snapshots: Of the shards, in document order.
+    """
+
+    def __init__(self, shards: Shards, snapshots: Sequence[Snapshot]) -> None:
+        self.shards, self.snapshots = shards, tuple(snapshots)
+        shards.require_fit({s.path: snap.manifest for s, snap in zip(shards.entries, snapshots, strict=True)})
+        files: dict[str, Any] = {}
+        for entry, snapshot in zip(shards.entries, snapshots, strict=True):
+            files |= {f"{entry.path}/{name}": file for name, file in snapshot.manifest["files"].items()}
+        self.manifest: Mapping[str, Any] = {**snapshots[-1].manifest, "files": files}
+        self.damaged = [message for snapshot in snapshots for message in snapshot.damaged]
+        # All carry the same, so that one that is whole will do.
+        self.shared = next((s.shared for s in snapshots if not s.shared.damaged), snapshots[0].shared)
+        self._assemble([part for snapshot in snapshots for part in snapshot.parts])
+
+    @property
+    def manifests(self) -> Sequence[Mapping[str, Any]]:
+        """One for each shard."""
+        return [snapshot.manifest for snapshot in self.snapshots]
+
+    @property
+    def folders(self) -> list[Path]:
+        """Of the shards, on this machine."""
+        return [folder_of(self.shards.location(entry)) for entry in self.shards.entries]
+
+    @classmethod
+    def of(cls, folder: Path, before: Snapshot | None = None, *, skip_damaged: bool = False) -> JoinedSnapshot:
+        """Open what was committed last in each shard.
+
+        Raises:
+            IndexFormatError: No sharded folder; shards are missing, or of another format; all of them are named.
+            EncoderMismatch: Shards of another encoder.
+            CorruptIndex: A file is missing, cut short or, if small, changed.
+        """
+        shards = Shards.read(folder)
+        known = {}
+        if isinstance(before, JoinedSnapshot):
+            known = dict(zip((entry.path for entry in before.shards.entries), before.snapshots, strict=True))
+        shards.manifests()  # all that is wrong at once
+        snapshots = [
+            Snapshot.latest(folder_of(shards.location(entry)), known.get(entry.path), skip_damaged=skip_damaged)
+            for entry in shards.entries
+        ]
+        if isinstance(before, JoinedSnapshot) and list(before.snapshots) == snapshots:
+            return before
+        return cls(shards, snapshots)
+
+
+class JoinedIndex(Index):
+    """A sharded folder as one index."""
+
+    def _latest(self, before: Snapshot, *, skip_damaged: bool = False) -> Snapshot:
+        return JoinedSnapshot.of(self.path, before, skip_damaged=skip_damaged)
+
+    @property
+    def _joined(self) -> JoinedSnapshot:
+        assert isinstance(self._snapshot, JoinedSnapshot)
+        return self._snapshot
+
+    def _new_writer(self) -> JoinedWriter:
+        return JoinedWriter(self.path, self._joined)
+
+    def _require_changeable(self) -> None:
+        super()._require_changeable()
+        if remote := [entry.path for entry in self._joined.shards.entries if "://" in entry.path]:
+            raise OutputError(f"{self.path}: shards in object storage can't be changed: {', '.join(remote)}")
+
+    def _apart(self) -> list[tuple[Path, Snapshot]]:
+        return list(zip(self._joined.folders, self._joined.snapshots, strict=True))
+
+
+class JoinedWriter:
+    """Changes the shards of a folder, whose locks it holds.
+
+    Attributes:
+        snapshot: What is committed.
+
+    Args:
+        folder: The sharded folder.
+        before: The latest snapshot that is open.
+
+    Raises:
+        IndexLocked: Somebody else is writing.
+        OutputError: A folder can't be written.
+        CorruptIndex: Files are damaged.
+    """
+
+    def __init__(self, folder: Path, before: JoinedSnapshot) -> None:
+        self._folder, self.snapshot = folder, JoinedSnapshot.of(folder, before)
+        shards, opened = self.snapshot.shards, self.snapshot.snapshots
+        self._writers: list[Writer] = []
+        with ExitStack() as stack:
+            for path, snapshot in zip(self.snapshot.folders, opened, strict=True):
+                writer = Writer(path, snapshot, others=self._writers[:], scale=shards.scale)
+                stack.callback(writer.close)
+                self._writers.append(writer)
+            stack.pop_all()
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to commit."""
+        return any(writer.changed for writer in self._writers)
+
+    def add(
+        self,
+        source: Source,
+        encoder: Callable[[], Encoder],
+        ids: Sequence[str] | None,
+        *,
+        replace: bool,
+        skip_bad: bool,
+    ) -> Change:
+        """Add documents at the end of the last shard; with `replace` those of the same ids vanish from any."""
+        return self._writers[-1].add(source, encoder, ids, replace=replace, skip_bad=skip_bad)
+
+    def delete(self, ids: Iterable[str], where: Filter | None = None) -> Change:
+        """Delete documents, wherever they are."""
+        ids, change = list(ids), Change()
+        if where is not None:
+            where.require_known(list(chain.from_iterable(writer.columns() for writer in self._writers)))
+        changes = [writer.delete(ids, where, known=True) for writer in self._writers]
+        change.deleted = sum(one.deleted for one in changes)
+        change.missing = [i for i in changes[0].missing if all(i in one.missing for one in changes[1:])]
+        return change
+
+    def commit(self) -> None:
+        """Commit what has changed, the last shard first, then say in shards.json how many documents there are."""
+        for writer in reversed(self._writers):
+            writer.commit()
+        self._adopt()
+
+    def merge(self, *, everything: bool) -> bool:
+        """Merge the segments of each shard; returns whether there was anything to merge."""
+        merged = [writer.merge(everything=everything) for writer in self._writers]
+        self._adopt()
+        return any(merged)
+
+    def take(self, merged: Merged) -> bool:
+        """Put what was merged aside in its place in whichever shard it was made of, and commit that shard."""
+        taken = any(writer.take(merged) for writer in self._writers)
+        self._adopt()
+        return taken
+
+    def _adopt(self) -> None:
+        snapshots = [writer.snapshot for writer in self._writers]
+        if list(self.snapshot.snapshots) == snapshots:
+            return
+        entries = tuple(
+            ShardEntry(entry.path, len(snapshot), sum(file["bytes"] for file in snapshot.manifest["files"].values()))
+            for entry, snapshot in zip(self.snapshot.shards.entries, snapshots, strict=True)
+        )
+        shards = replace(self.snapshot.shards, entries=entries)
+        self.snapshot = JoinedSnapshot(shards, snapshots)
+        save_shards(self._folder, shards)
+
+    def close(self) -> None:
+        """Forget changes that weren't committed, and give the locks up."""
+        for writer in self._writers:
+            writer.close()

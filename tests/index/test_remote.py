@@ -1,0 +1,254 @@
+"""An index in object storage is opened as a copy that is whole or not there, and written manifest last."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lsr.errors import CorruptIndex, IndexFormatError, OutputError, OutputExists, StorageError
+from lsr.index import remote
+from lsr.index.index import Index
+from lsr.index.remote import downloaded, uploaded
+from lsr.index.storage import MANIFEST, read_manifest
+from lsr.places import Place
+
+DOCUMENTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}"} for i in range(20)]
+
+
+@pytest.fixture(params=["file", "s3"])
+def uri(request, own_cache, tmp_path):
+    if request.param == "s3":
+        return request.getfixturevalue("bucket")("idx")
+    return (tmp_path / "elsewhere" / "idx").as_uri()
+
+
+def build(path, n=20, **options):
+    return Index.build(path, DOCUMENTS[:n], encoder="bm25", **options)
+
+
+def answers(index):
+    return [(hit.id, hit.score, hit.text) for hit in index.search("wing number3", 5)]
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """The names of the files that are downloaded from now on."""
+    names, real = [], Place.fetch
+
+    def fetch(self, name, *args):
+        names.append(name)
+        real(self, name, *args)
+
+    monkeypatch.setattr(Place, "fetch", fetch)
+    return names
+
+
+def test_built_there_and_opened(uri, tmp_path):
+    here = build(tmp_path / "here")
+    built = build(uri)
+    assert answers(built) == answers(here) != []
+    opened = Index.open(uri)
+    assert answers(opened) == answers(here)
+    assert opened.uri == uri
+    assert opened.verify() == []
+    assert sorted(Place(uri).sizes()) == sorted([MANIFEST, *read_manifest(opened.path)["files"]])
+
+
+def test_what_is_there_is_not_fetched_again(uri, fetched, own_cache):
+    path = build(uri).path
+    assert sorted(fetched) == sorted(read_manifest(path)["files"])
+    fetched.clear()
+    Index.open(uri)
+    assert fetched == []
+    name = next(name for name in read_manifest(path)["files"] if name.endswith("postings.arrow"))
+    (path / name).write_bytes(bytes((path / name).stat().st_size))  # as many bytes, all wrong
+    assert answers(Index.open(uri)) != []
+    assert fetched == [name]
+    fetched.clear()
+    (path / name).unlink()
+    (path / ".checked.json").write_bytes(b"{")
+    Index.open(uri)
+    assert fetched == [name]
+
+
+def test_a_new_one_replaces_the_old(uri, tmp_path, fetched):
+    first = build(uri)
+    before = answers(first)
+    old = set(read_manifest(first.path)["files"])
+    with pytest.raises(OutputExists, match="an index exists already"):
+        build(uri)
+    build(tmp_path / "other", 7)
+    uploaded(tmp_path / "other", uri, overwrite=True)
+    assert answers(first) == before
+    assert first.refresh()
+    assert not first.refresh()
+    assert len(first) == 7
+    new = set(read_manifest(first.path)["files"])
+    assert set(Place(uri).sizes()) == {MANIFEST, *new}
+    assert not any((first.path / name).exists() for name in old)
+
+
+def test_changes_of_a_folder_are_sent_alone(uri, tmp_path, fetched, monkeypatch):
+    index = build(tmp_path / "idx")
+    uploaded(tmp_path / "idx", uri)
+    there = Index.open(uri)
+    index.add([{"_id": "new", "text": "wing number3"}])
+    index.commit()
+    sent, real = [], Place.put
+    monkeypatch.setattr(Place, "put", lambda self, path, name: (sent.append(name), real(self, path, name))[1])
+    fetched.clear()
+    uploaded(tmp_path / "idx", uri, overwrite=True)
+    segment = read_manifest(tmp_path / "idx")["segments"][-1]["name"]
+    assert {name.split("/")[0] for name in sent} == {segment, MANIFEST}
+    assert sent[-1] == MANIFEST
+    there.refresh()
+    assert {name.split("/")[0] for name in fetched} == {segment}
+    assert answers(there) == answers(index)
+
+
+def test_it_is_not_changed_in_place(uri):
+    index = build(uri)
+    for change in (
+        lambda: index.add([{"_id": "x", "text": "y"}]),
+        lambda: index.delete("d1"),
+        index.merge,
+        lambda: index.merge(background=True),
+    ):
+        with pytest.raises(OutputError, match="isn't changed in place"):
+            change()
+    assert len(Index.open(uri)) == 20
+
+
+def test_nothing_damaged_is_there_to_be_left_out(uri, lsr_command):
+    build(uri)
+    with pytest.raises(StorageError, match="skip_damaged is for a folder"):
+        Index.open(uri, skip_damaged=True)
+    ran = lsr_command("search", uri, "wing", "--skip-damaged")
+    assert (ran.code, "skip_damaged is for a folder" in ran.err) == (1, True)
+
+
+def test_not_an_index(uri):
+    with pytest.raises(IndexFormatError, match=f"not an index: it has no {MANIFEST}"):
+        Index.open(uri)
+    Place(uri).write("mine.txt", b"x")
+    with pytest.raises(OutputExists, match=r"something other than an index is here \(mine\.txt\)"):
+        build(uri, overwrite=True)
+
+
+def test_a_failed_build_leaves_nothing(uri):
+    with pytest.raises(ValueError, match="id"):
+        Index.build(uri, [{"text": "no id"}], encoder="bm25")
+    assert Place(uri).sizes() == {}
+
+
+# --- damage
+
+
+def test_a_damaged_manifest(uri):
+    build(uri)
+    content = Place(uri).read(MANIFEST)
+    Place(uri).write(MANIFEST, content.replace(b'"n_docs": 20', b'"n_docs": 21'))
+    with pytest.raises(CorruptIndex, match="doesn't match its checksum"):
+        Index.open(uri)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_a_damaged_file_is_not_served(uri, own_cache, damage, tmp_path):
+    build(tmp_path / "idx")
+    uploaded(tmp_path / "idx", uri)
+    name = next(name for name in read_manifest(tmp_path / "idx")["files"] if name.endswith("postings.arrow"))
+    content = (tmp_path / "idx" / name).read_bytes()
+    if damage == "gone":
+        Place(uri).delete(name)
+    else:
+        Place(uri).write(name, content[:-1] if damage == "cut" else bytes(len(content)))
+    said = {"cut": "were written", "changed": "the content was changed", "gone": "no such file"}[damage]
+    for _ in range(2):
+        with pytest.raises(StorageError, match=said):
+            Index.open(uri)
+    assert not list(own_cache.rglob("postings.arrow"))
+    assert not list(own_cache.rglob(".fetched-*"))
+    uploaded(tmp_path / "idx", uri, overwrite=True)
+    if damage == "changed":  # of its size, so nobody saw it; it is put there by hand
+        Place(uri).write(name, content)
+    assert answers(Index.open(uri)) != []
+
+
+def test_a_damaged_index_is_not_sent(tmp_path, own_cache):
+    index = build(tmp_path / "idx")
+    name = next(name for name in read_manifest(index.path)["files"] if name.endswith("postings.arrow"))
+    (index.path / name).write_bytes(b"x")
+    uri = (tmp_path / "there").as_uri()
+    with pytest.raises(StorageError, match="isn't what the manifest says"):
+        uploaded(index.path, uri)
+    assert Place(uri).read(MANIFEST) is None
+
+
+def test_a_kill_leaves_a_copy_that_goes_on(tmp_path, own_cache):
+    uri = (tmp_path / "there").as_uri()
+    here = build(tmp_path / "idx")
+    uploaded(tmp_path / "idx", uri)
+    code = """
+import os, signal, sys
+from lsr.index import remote
+from lsr.places import Place
+remote._THREADS = 1
+real, left = os.replace, [int(sys.argv[2])]
+def replace(*args):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    real(*args)
+os.replace = replace
+remote.downloaded(sys.argv[1])
+"""
+    for at in (0, 1, 3):
+        done = subprocess.run([sys.executable, "-c", code, uri, str(at)], check=False, env=os.environ)
+        assert done.returncode == -signal.SIGKILL
+        assert not list(own_cache.rglob(MANIFEST))
+    assert list(own_cache.rglob(".fetched-*"))
+    assert answers(Index.open(uri)) == answers(here)
+    assert not list(own_cache.rglob(".fetched-*"))
+
+
+def test_an_index_that_is_replaced_while_it_is_read(tmp_path, own_cache, monkeypatch):
+    uri = (tmp_path / "there").as_uri()
+    build(uri)
+    build(tmp_path / "new", 7)
+    real, first = remote._complete, [True]
+
+    def complete(*args):
+        if first.pop() if first else False:
+            uploaded(tmp_path / "new", uri, overwrite=True)
+            for path in own_cache.rglob("*.arrow"):
+                path.unlink()
+        real(*args)
+
+    monkeypatch.setattr(remote, "_complete", complete)
+    assert len(Index.open(uri)) == 7
+
+
+def test_a_full_cache(tmp_path, own_cache, monkeypatch):
+    uri = (tmp_path / "there").as_uri()
+    build(tmp_path / "idx")
+    uploaded(tmp_path / "idx", uri)
+    own_cache.write_text("a file where the folder should be")
+    with pytest.raises(OutputError, match="can't be written"):
+        downloaded(uri)
+
+
+def test_the_commands(uri, tmp_path, lsr_command):
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps(d) + "\n" for d in DOCUMENTS))
+    assert lsr_command("index", tmp_path / "docs.jsonl", "--encoder", "bm25", "--out", uri).code == 0
+    assert len(lsr_command("search", uri, "wing number3", "-k", "3").lines()) == 3
+    assert "all as they were written" in lsr_command("verify", uri).out
+    assert lsr_command("explain", uri, "wing", "d3").code == 0
+    ran = lsr_command("delete", uri, "d3")
+    assert (ran.code, "isn't changed in place" in ran.err) == (1, True)
+    assert lsr_command("export", uri, "--out", tmp_path / "all.jsonl").code == 0
+    assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 20
+    ran = lsr_command("serve", f"wings={uri}", "--writable")
+    assert (ran.code, "aren't changed in place: wings" in ran.err) == (2, True)

@@ -1,0 +1,252 @@
+"""encode_parts: what a part holds follows from the corpus alone, and only parts that are missing are made."""
+
+import json
+
+import pytest
+
+from lsr.corpus import open_corpus
+from lsr.encode import parts, stream
+from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.parts import PLAN, Task, encode_parts_to
+from lsr.encode.stream import Passages, encode_to
+from lsr.errors import DataError, EncoderMismatch, OutputExists, StorageError
+from lsr.places import Place, beside
+from lsr.vectors import read_vectors
+from lsr.workers import Workers
+
+WORDS = ["wing", "flow", "plate", "shock", "heat", "boundary", "layer", "speed"]
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Three documents are encoded together, and each six make a part."""
+    monkeypatch.setattr(stream, "CHUNK", 3)
+    monkeypatch.setattr(parts, "PART", 6)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_corpus(tmp_path / "docs.jsonl", 20)
+
+
+def write_corpus(path, n):
+    lines = [{"_id": f"d{i}", "title": f"t{i}" if i % 2 else "", "text": text_of(i), "n": i} for i in range(n)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def text_of(i):
+    return " ".join(WORDS[(i * k) % len(WORDS)] for k in range(i % 7))
+
+
+def encode(source, out, encoder=None, task=None, settings="", skip_bad=False, **options):
+    return encode_parts_to(
+        open_corpus(source, skip_bad=skip_bad),
+        lambda: encoder or BM25Encoder(),
+        out,
+        task or Task(),
+        settings=settings,
+        workers=Workers(),
+        **options,
+    )
+
+
+def content(out):
+    """Documents and vectors, with every bit of the weights."""
+    return [
+        (document, terms.tolist(), weights.tobytes())
+        for batch in read_vectors(out)
+        for document, (terms, weights) in zip(batch.documents.to_pylist(), batch.vectors.rows(), strict=True)
+    ]
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("part-*.parquet")}
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 6, 12, 20])
+@pytest.mark.parametrize("task", [Task(), Task(passages=Passages(2, 1)), Task(with_text=False)])
+def test_vectors_are_those_of_one_run(tmp_path, n, task):
+    source = write_corpus(tmp_path / "docs.jsonl", n)
+    how = {"passages": task.passages, "with_text": task.with_text}
+    plain = encode_to(open_corpus(source), BM25Encoder, tmp_path / "plain", settings="", **how)
+    report = encode(source, tmp_path / "v", task=task)
+    assert content(tmp_path / "v") == content(tmp_path / "plain")
+    assert report == plain
+    ours, theirs = read_vectors(tmp_path / "v"), read_vectors(tmp_path / "plain")
+    assert (ours.fingerprint, ours.vocabulary) == (theirs.fingerprint, theirs.vocabulary)
+    assert ours.encoder_files == theirs.encoder_files
+    assert sorted(p.name for p in (tmp_path / "v").iterdir()) == [
+        f"part-{i:05d}.parquet" for i in range(-(-n // 6) or 1)
+    ]
+
+
+def test_one_file_is_made_of_the_parts(tmp_path, corpus):
+    encode(corpus, tmp_path / "v.parquet")
+    encode(corpus, tmp_path / "v")
+    assert content(tmp_path / "v.parquet") == content(tmp_path / "v")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["docs.jsonl", "v", "v.parquet"]
+
+
+def test_a_part_alone_says_what_it_lacks(tmp_path, corpus):
+    encode(corpus, tmp_path / "v")
+    with pytest.raises(
+        DataError, match=r"tokens are in 'part-00000\.parquet', which isn't here: read the whole folder"
+    ):
+        read_vectors(tmp_path / "v" / "part-00002.parquet")
+    (tmp_path / "v" / "part-00000.parquet").unlink()
+    with pytest.raises(DataError, match="read the whole folder"):
+        read_vectors(tmp_path / "v")
+
+
+# --- cut off
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(monkeypatch, number):
+    """Encoding stops at a part, as a kill does; gives the numbers of those that are encoded from then on."""
+    encoded, real = [], parts._encode_part
+
+    def encode_part(*args):
+        encoded.append(args[-1][0])
+        if args[-1][0] == number:
+            raise Stopped
+        return real(*args)
+
+    monkeypatch.setattr(parts, "_encode_part", encode_part)
+    return encoded
+
+
+def cut_off(monkeypatch, source, out, number, **options):
+    with monkeypatch.context() as patch:
+        stop_at(patch, number)
+        with pytest.raises(Stopped):
+            encode(source, out, **options)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_second_run_does_what_is_missing(tmp_path, corpus, monkeypatch, at, remote):
+    encode(corpus, tmp_path / "whole")
+    out, work = tmp_path / "v", tmp_path / ("v" if remote else "v.partial")
+    where = out.as_uri() if remote else out
+    cut_off(monkeypatch, corpus, where, at)
+    assert len(files(work)) == at
+    encoded = stop_at(monkeypatch, None)
+    report = encode(corpus, where)
+    assert encoded == list(range(at, 4))
+    assert files(out) == files(tmp_path / "whole")
+    assert report.documents == 20
+
+
+def test_a_part_that_is_not_whole_is_made_again(tmp_path, corpus, monkeypatch):
+    encode(corpus, tmp_path / "whole")
+    cut_off(monkeypatch, corpus, tmp_path / "v", 3)
+    work = tmp_path / "v.partial"
+    (work / "part-00000.parquet").write_bytes(b"PAR1")
+    (work / "part-00001.json").write_text('{"number": 1')
+    (work / "part-00002.json").write_text('{"number": 1, "file": 3}')
+    encoded = stop_at(monkeypatch, None)
+    encode(corpus, tmp_path / "v")
+    assert encoded == [0, 1, 2, 3]
+    assert files(tmp_path / "v") == files(tmp_path / "whole")
+
+
+def test_what_is_skipped_is_known_after_a_kill_too(tmp_path, corpus, monkeypatch):
+    corpus.write_text(corpus.read_text() + "no JSON\n")
+    monkeypatch.setattr(parts, "finish", lambda *_: (_ for _ in ()).throw(Stopped))
+    with pytest.raises(Stopped):
+        encode(corpus, tmp_path / "v", skip_bad=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(stream, "CHUNK", 3)
+    monkeypatch.setattr(parts, "PART", 6)
+    encoded = stop_at(monkeypatch, None)
+    report = encode(corpus, tmp_path / "v", skip_bad=True)
+    assert encoded == []
+    assert len(report.bad) == 1
+    assert "docs.jsonl:21: not JSON" in report.bad[0]
+
+
+def test_work_of_another_kind_is_not_continued(tmp_path, corpus, monkeypatch):
+    cut_off(monkeypatch, corpus, tmp_path / "v", 2)
+    with pytest.raises(OutputExists, match="unfinished work from another source or with other settings"):
+        encode(corpus, tmp_path / "v", settings="others")
+    encoded = stop_at(monkeypatch, None)
+    encode(corpus, tmp_path / "v", settings="others", overwrite=True)
+    assert encoded == [0, 1, 2, 3]
+
+
+def test_another_encoder_of_the_same_name_is_refused(tmp_path, corpus, monkeypatch):
+    def fitted(n):
+        encoder = BM25Encoder()
+        encoder.fit(["wing flow"] * n)
+        return encoder
+
+    cut_off(monkeypatch, corpus, tmp_path / "v", 2, encoder=fitted(1))
+    with pytest.raises(EncoderMismatch):
+        encode(corpus, tmp_path / "v", encoder=fitted(2))
+
+
+def test_a_bad_line_is_named_and_what_is_done_is_kept(tmp_path, corpus, monkeypatch):
+    lines = corpus.read_text().splitlines()
+    lines[14] = "no JSON"
+    corpus.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"docs\.jsonl:15: not JSON"):
+        encode(corpus, tmp_path / "v", BM25Encoder())
+    monkeypatch.setattr("lsr.corpus._CHECKED_TOGETHER", 1)
+    encoder = BM25Encoder()
+    encoder.fit(["wing flow"])
+    with pytest.raises(DataError, match=r"docs\.jsonl:15: not JSON"):
+        encode(corpus, tmp_path / "v", encoder)
+    assert len(files(tmp_path / "v.partial")) == 2
+
+
+# --- in object storage
+
+
+def test_vectors_in_object_storage(bucket, tmp_path, corpus, monkeypatch):
+    encode(corpus, tmp_path / "v")
+    where = bucket("vectors")
+    cut_off(monkeypatch, corpus, where, 2)
+    with pytest.raises(DataError, match="nor a whole folder of vectors"):
+        read_vectors(where)
+    encoded = stop_at(monkeypatch, None)
+    encode(corpus, where)
+    assert encoded == [2, 3]
+    assert content(where) == content(tmp_path / "v")
+    assert sorted(Place(where).sizes()) == [*sorted(files(tmp_path / "v")), "vectors.json"]
+    with pytest.raises(OutputExists, match="exists already"):
+        encode(corpus, where)
+    encode(write_corpus(corpus, 8), where, overwrite=True)
+    assert len(content(where)) == 8
+    assert sorted(Place(where).sizes()) == ["part-00000.parquet", "part-00001.parquet", "vectors.json"]
+
+
+def test_places_that_are_refused(tmp_path, corpus):
+    where = (tmp_path / "v").as_uri()
+    Place(where).write("mine.txt", b"x")
+    with pytest.raises(OutputExists, match=r"something else than vectors \(mine\.txt\)"):
+        encode(corpus, where, overwrite=True)
+    with pytest.raises(DataError, match=r"as a folder of parts: leave \.parquet out"):
+        encode(corpus, beside(where, ".parquet"))
+
+
+def test_a_folder_that_other_machines_do_not_share(tmp_path):
+    with pytest.raises(StorageError, match="isn't shared by all machines"):
+        parts.open_shared(str(tmp_path))
+    (tmp_path / PLAN).write_text("{}")
+    assert parts.open_shared(str(tmp_path)).name == str(tmp_path)
+
+
+def test_the_command(tmp_path, corpus, lsr_command):
+    where = (tmp_path / "v").as_uri()
+    ran = lsr_command("encode", corpus, "--encoder", "bm25", "--out", where)
+    assert (ran.code, ran.err) == (0, f"2 of 20 documents have no text: they can't be found\n20 vectors in {where}\n")
+    lsr_command("encode", corpus, "--encoder", "bm25", "--out", tmp_path / "plain")
+    assert content(where) == content(tmp_path / "plain")
+    assert lsr_command("encode", where, "--out", tmp_path / "v.parquet").code == 0
+    assert content(tmp_path / "v.parquet") == content(where)
+    assert lsr_command("encode", corpus, "--out", tmp_path / "x", "--workers", "2").code == 2
