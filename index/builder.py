@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import pyarrow as pa
 
 import lsr
 from lsr.console import progress
-from lsr.corpus import Corpus, Document, documents_corpus
+from lsr.corpus import Corpus, Document, documents_corpus, open_corpus
 from lsr.encode.base import DEFAULT_ENCODER, Encoder
 from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages, Report, encode_corpus, fit
 from lsr.errors import EncoderMismatch
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
-from lsr.vectors import VectorBatch, Vectors, matrix_batches
+from lsr.vectors import VectorBatch, Vectors, holds_vectors, matrix_batches, read_vectors
 
 from .arrow_files import write_arrow
 from .clusters import write_clusters
@@ -30,7 +31,8 @@ from .segment_writer import DEFAULT_MEMORY, Order, SegmentWriter
 from .storage import output_errors, refuse_others
 from .transaction import NewFiles, Transaction
 
-Source = Iterable[Mapping[str, Any] | Document] | Corpus | Vectors | SparseMatrix
+Opened = Iterable[Mapping[str, Any] | Document] | Corpus | Vectors | SparseMatrix
+Source = Opened | str | PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,14 @@ def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what:
             )
 
 
+def open_source(source: Source, *, skip_bad: bool = False) -> Opened:
+    """What a path or a name stands for, vectors or texts, as for the commands; anything else is itself."""
+    if not isinstance(source, str | PathLike):
+        return source
+    name = str(source)
+    return read_vectors(name, skip_bad=skip_bad) if holds_vectors(name) else open_corpus(name, skip_bad=skip_bad)
+
+
 def build_index(
     path: Path,
     source: Source,
@@ -147,18 +157,19 @@ def build_index(
         What encoded the documents, None if they came as vectors.
     """
     refuse_others(path, overwrite=overwrite)
+    opened = open_source(source)
     with Transaction(path) as transaction, output_errors(path):
         known = Known()
-        if isinstance(source, SparseMatrix):
-            known.fingerprint = Fingerprint(vocabulary_size=source.shape[1])
-        elif isinstance(source, Vectors):
-            known.fingerprint, known.encoder_files = source.fingerprint, source.encoder_files
+        if isinstance(opened, SparseMatrix):
+            known.fingerprint = Fingerprint(vocabulary_size=opened.shape[1])
+        elif isinstance(opened, Vectors):
+            known.fingerprint, known.encoder_files = opened.fingerprint, opened.encoder_files
         else:
             encoder = encoder or load_encoder(DEFAULT_ENCODER)
-        batches = read_batches(source, encoder, ids, settings, report)
+        batches = read_batches(opened, encoder, ids, settings, report)
         segment = write_segment(transaction, batches, settings, memory, quantizer)
-        if isinstance(source, Vectors):
-            known.vocabulary = source.vocabulary  # a JSONL's is whole only now
+        if isinstance(opened, Vectors):
+            known.vocabulary = opened.vocabulary  # a JSONL's is whole only now
         if encoder is not None and known.fingerprint.tokenizer is None:
             require_same_terms(known.vocabulary, encoder, "the vectors")
         known.take(encoder)
@@ -189,7 +200,7 @@ def manifest_of(
 
 
 def read_batches(
-    source: Source,
+    source: Opened,
     encoder: Encoder | None,
     ids: Sequence[str] | None,
     settings: BuildSettings,
@@ -200,7 +211,7 @@ def read_batches(
     """Documents with their vectors, of any source; texts are encoded, and an encoder that needs it is fitted first.
 
     Args:
-        source: As of `Index.build`.
+        source: As of `Index.build`, open.
         encoder: For texts.
         ids: For a matrix, the ids of its rows.
         settings: How the index is written.

@@ -44,15 +44,10 @@ def add(index_path: Path | str, source: str, update: bool, skip_bad: bool, encod
       lsr add idx changed.jsonl --update
     """
     from lsr.console import note
-    from lsr.corpus import open_corpus
-    from lsr.vectors import holds_vectors, read_vectors
 
     index = open_index(index_path, encoder, options)
-    read: Any = read_vectors(source, skip_bad=skip_bad) if holds_vectors(source) else None
-    if read is None:
-        read = open_corpus(source, skip_bad=skip_bad)
     with committed(index):
-        change = index.update(read, skip_bad=skip_bad) if update else index.add(read, skip_bad=skip_bad)
+        change = index.update(source, skip_bad=skip_bad) if update else index.add(source, skip_bad=skip_bad)
     change.report.bad = []  # told here, together with those whose ids are there already
     change.report.tell()
     for message in change.bad[:10]:

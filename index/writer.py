@@ -22,7 +22,7 @@ from lsr.fingerprint import Fingerprint
 from lsr.sparse import MAX_TERMS, SparseMatrix
 from lsr.vectors import VectorBatch, Vectors
 
-from .builder import BuildSettings, Known, Source, manifest_of, read_batches, write_segment
+from .builder import BuildSettings, Known, Opened, Source, manifest_of, open_source, read_batches, write_segment
 from .changes import Call, Change
 from .columns import Columns
 from .documents import Documents
@@ -95,13 +95,13 @@ class Writer:
         skip_bad: bool,
     ) -> Change:
         """Add documents, or with `replace` put them in the place of those of the same ids; see `Index.add`."""
-        change = Change()
+        opened, change = open_source(source, skip_bad=skip_bad), Change()
         call = Call(self._buffer, replace, skip_bad, change)
         n_stored, known, scale, learned = len(self._stored), self._known, self._scale, self._learned
         try:
             with output_errors(self._path):
                 elsewhere = [stored for other in self._others for stored in other._stored]
-                for batch in self._batches(source, encoder, ids, change.report, skip_bad):
+                for batch in self._batches(opened, encoder, ids, change.report, skip_bad):
                     call.take(batch, [*elsewhere, *self._stored, self._buffer, call.fresh])
                     if self._buffer.n_bytes + call.fresh.n_bytes > _BUFFER:
                         # What earlier calls brought is written as it was before this one, which may fail yet.
@@ -173,7 +173,7 @@ class Writer:
 
     def _batches(
         self,
-        source: Source,
+        source: Opened,
         encoder: Callable[[], Encoder],
         ids: Sequence[str] | None,
         report: Report,

@@ -440,3 +440,18 @@ def test_bm25_on_scifact(real_data, tmp_path):
     hits = index.search_batch(queries.encoded(index), 10)
     run = {q: {h.id: h.score for h in found} for q, found in zip(queries.ids, hits, strict=True)}
     assert score_run(dataset.qrels, run, parse_measures("nDCG@10"))[0]["nDCG@10"] >= 0.67
+
+
+def test_a_path_is_what_lies_there(tmp_path):
+    for name, text in (("docs", "wing"), ("more", "flutter")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"_id": name, "text": text}) + "\n")
+    index = Index.build(tmp_path / "idx", str(tmp_path / "docs.jsonl"), encoder="bm25")
+    index.update(tmp_path / "more.jsonl")
+    index.commit()
+    assert list(index.documents.all_ids()) == ["docs", "more"]
+    (tmp_path / "vectors.jsonl").write_text(json.dumps({"id": "a", "vector": {"wing": 1.5}}) + "\n")
+    assert Index.build(tmp_path / "v", str(tmp_path / "vectors.jsonl")).search({"wing": 1.0})[0].id == "a"
+    for call in (index.add, lambda source: Index.build(tmp_path / "none", source)):
+        with pytest.raises(DataError, match="no-such-file"):
+            call("no-such-file")
+    assert not (tmp_path / "none").exists()
