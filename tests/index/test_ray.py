@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -194,12 +194,13 @@ def test_a_machine_that_is_killed_in_flight_costs_no_result(ray_cluster, twice):
     assert wrong == []
     # What was lost is started again where there is room, and then the other replica may be lost, too.
     for _ in range(600):
-        try:
+        with suppress(Exception):
             after = actors(index, 0)
-            break
-        except Exception:
-            time.sleep(0.1)
-    assert before[0][1] not in {node for _, node in after}
+            if before[0][1] not in {node for _, node in after}:
+                break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("it was not started again elsewhere")
     with stopped(next(pid for pid, _ in after if pid == before[1][0])):
         assert [found(hits) for hits in index.search_batch(queries())] == expected
 
