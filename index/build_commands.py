@@ -84,11 +84,10 @@ def index(
       lsr index docs.jsonl.gz --ray auto --shards 16 --out s3://bucket/idx
     """  # fmt: skip
     from lsr.console import note
-    from lsr.corpus import open_corpus
     from lsr.encode.stream import Report
-    from lsr.vectors import holds_vectors, read_vectors
+    from lsr.vectors import holds_vectors
 
-    from .builder import BuildSettings
+    from .builder import BuildSettings, open_source
     from .clusters import SUMMARY_MASS
     from .index import Index
 
@@ -108,10 +107,9 @@ def index(
         if passages:
             raise click.UsageError("--passages cuts texts; these are vectors already")
         model = open_encoder(encoder, settings) if encoder else None
-        # Of JSONL the encoder's terms are taken, not numbers of our own.
-        read: Any = read_vectors(source, vocabulary=model.vocabulary if model else None, skip_bad=options["skip_bad"])
+        read = open_source(source, model, skip_bad=options["skip_bad"])
     else:
-        read = open_corpus(source, skip_bad=options["skip_bad"])
+        read = open_source(source, skip_bad=options["skip_bad"])
         model = open_encoder(encoder, settings)
     report = Report()
     built = Index.build(

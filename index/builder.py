@@ -131,12 +131,17 @@ def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what:
             )
 
 
-def open_source(source: Source, *, skip_bad: bool = False) -> Opened:
-    """What a path or a name stands for, vectors or texts, as for the commands; anything else is itself."""
+def open_source(source: Source, encoder: Encoder | None = None, *, skip_bad: bool = False) -> Opened:
+    """What a path or a name stands for, vectors or texts; anything else is itself.
+
+    Of vectors in JSONL the encoder's terms are taken, if there is one, not numbers of our own.
+    """
     if not isinstance(source, str | PathLike):
         return source
     name = str(source)
-    return read_vectors(name, skip_bad=skip_bad) if holds_vectors(name) else open_corpus(name, skip_bad=skip_bad)
+    if holds_vectors(name):
+        return read_vectors(name, vocabulary=encoder.vocabulary if encoder else None, skip_bad=skip_bad)
+    return open_corpus(name, skip_bad=skip_bad)
 
 
 def build_index(
@@ -157,7 +162,7 @@ def build_index(
         What encoded the documents, None if they came as vectors.
     """
     refuse_others(path, overwrite=overwrite)
-    opened = open_source(source)
+    opened = open_source(source, encoder)
     with Transaction(path) as transaction, output_errors(path):
         known = Known()
         if isinstance(opened, SparseMatrix):

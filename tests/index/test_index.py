@@ -451,6 +451,8 @@ def test_a_path_is_what_lies_there(tmp_path):
     assert list(index.documents.all_ids()) == ["docs", "more"]
     (tmp_path / "vectors.jsonl").write_text(json.dumps({"id": "a", "vector": {"wing": 1.5}}) + "\n")
     assert Index.build(tmp_path / "v", str(tmp_path / "vectors.jsonl")).search({"wing": 1.0})[0].id == "a"
+    with_encoder = Index.build(tmp_path / "terms", str(tmp_path / "vectors.jsonl"), encoder=index.encoder)
+    assert with_encoder.search("wing")[0].id == "a"  # in the encoder's terms
     for call in (index.add, lambda source: Index.build(tmp_path / "none", source)):
         with pytest.raises(DataError, match="no-such-file"):
             call("no-such-file")
