@@ -38,6 +38,9 @@ from .storage import (
 )
 
 
+_PATIENCE = 1.0  # seconds to wait for the lock: a commit, or a merge that is put in its place, is done by then
+
+
 class NewFiles:
     """Files of an index that no manifest names yet.
 
@@ -85,7 +88,7 @@ class Transaction(NewFiles):
         index: The folder.
 
     Raises:
-        IndexLocked: Somebody else is writing.
+        IndexLocked: Somebody else is writing, and isn't done within a second.
         OutputError: The folder can't be written.
     """
 
@@ -95,7 +98,7 @@ class Transaction(NewFiles):
         self._received: dict[str, Mapping[str, Any]] = {}
         with output_errors(index, every=True):
             index.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(index / LOCK)
+            self._lock = _lock(index / LOCK, patience=_PATIENCE)
             try:
                 self._lock.acquire()
             except filelock.Timeout:
@@ -211,9 +214,9 @@ def describe(new: Path) -> dict[str, Any]:
     return files
 
 
-def _lock(path: Path) -> filelock.BaseFileLock:
+def _lock(path: Path, patience: float = 0.0) -> filelock.BaseFileLock:
     # One thread may take it and another give it up: calls of asyncio come from any thread.
-    return filelock.FileLock(path, timeout=0, thread_local=False)
+    return filelock.FileLock(path, timeout=patience, poll_interval=0.01, thread_local=False)
 
 
 def _committed(index: Path) -> dict[str, Any] | None:

@@ -305,3 +305,13 @@ def test_a_lock_may_be_given_up_by_another_thread_than_took_it(index):
     taken[0].close()
     with Transaction(index.path):
         pass
+
+
+def test_who_wants_to_write_waits_for_a_commit_but_not_for_long(index):
+    """A merge that is put in its place, or a commit, takes a moment: nobody else fails for it."""
+    held = Transaction(index.path)
+    other = threading.Timer(0.2, held.close)
+    other.start()
+    index.delete(["1"])
+    other.join()
+    assert index.pending

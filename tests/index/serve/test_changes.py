@@ -190,7 +190,9 @@ def test_a_sharded_folder_is_searched_changed_and_refreshed(serving, living, tmp
     other.delete(["a"])
     other.commit()
     until(lambda: set(found(asking, "wing")) == {"b", "x"})
-    assert asking.post("/v1/merge", {}).json["segments"] == 2
+    merged = asking.post("/v1/merge", {})
+    assert merged.status == 200, merged.json
+    assert merged.json["segments"] == 2
 
 
 def test_an_index_in_object_storage_is_looked_at_now_and_then(serving, tmp_path, monkeypatch):
