@@ -7,7 +7,8 @@ are printed with it. Measured, on the documents of benchmarks/scale.py (whose wo
 
 * of an index of all documents, and of so many shards of it: bytes a document, and the latency of every query on every
   shard, one at a time on one thread, several rounds, none of them averaged;
-* the build's documents a second (or that of benchmarks/results/scale-8841823.json);
+* the build's documents a second (or that of benchmarks/results/scale-8841823.json; encoding's are those of
+  encoding-cranfield.json);
 * merging the answers of S shards, by the code that does it;
 * blocks and postings that are scored, counted: by one wave of requests, and by two, where the k-th score of the first
   shard is passed on to the others.
@@ -51,11 +52,11 @@ ASSUMPTIONS = {
     "network": f"{NETWORK_MS} ms there and back",
     "stragglers": f"{STRAGGLERS:.1%} of the requests take {TIMES} times as long",
     "queries": "vectors, one at a time: waiting behind other queries is not in the latencies",
-    "hours": "building from vectors; encoding is apart (benchmarks/encoding.py)",
+    "hours": "shared out evenly over cores; encoding texts of 169 tokens with lsr-mini in 8 bit (encoding.py)",
     "larger collections": "more shards, each as those that were measured",
 }
 CAPACITY = (
-    "queries", "k", "collection", "a shard", "shards", "machines, 1 / 2 replicas", "memory", "build h",
+    "queries", "k", "collection", "a shard", "shards", "machines, 1 / 2 replicas", "memory", "encode h", "build h",
     "p50, ms", "p99", "p50 with 2 replicas", "p99 with 2 replicas", "queries/s, 1 replica",
 )  # fmt: skip
 SIMULATED = ("queries", "k", "drawn from", "shards", "draws", "replicas", "p50, ms", "p95", "p99", "requests a shard")
@@ -137,6 +138,13 @@ def simulate(
     return {"p50": p50, "mean": round(float(slowest.mean()), 3), "p95": p95, "p99": p99, "requests": round(requests, 3)}
 
 
+def encoding_rate() -> float:
+    """Documents a second on one core by the model that ships, as benchmarks/encoding.py measured it."""
+    facts = json.loads((RESULTS / "encoding-cranfield.json").read_text())
+    (rate,) = (row["documents_s"] for row in facts["rows"] if row["system"] == "lsr, 8 bit")
+    return float(rate / facts["cores"])
+
+
 def capacity(
     name: str, n_docs: int, shard: dict[str, Any], measured: NDArray[np.float64], merge_ms: dict[int, float]
 ) -> list[str]:
@@ -144,14 +152,15 @@ def capacity(
     shards = -(-n_docs // shard["documents"])
     gigabytes = n_docs * shard["bytes_per_document"] / 1e9
     machines = max(-(-shards // CORES), int(np.ceil(gigabytes / (MEMORY_GB * KEPT_IN_MEMORY))))
-    hours = n_docs / shard["documents_per_second"] / 3600 / machines / (CORES / shard["build_cores"])
+    work, encoding = n_docs / 3600 / machines / CORES, encoding_rate()
+    hours = f"{work / encoding:,.1f}", f"{work / (shard['documents_per_second'] / shard['build_cores']):.2f}"
     alone, hedged = (simulate(measured, shards, same_query=True, hedged=hedged) for hedged in (False, True))
     waits = -(-shards // (machines * CORES))  # a core searches its shards one after the other
     own = NETWORK_MS + float(np.interp(shards, list(merge_ms), list(merge_ms.values())))
     latency = [waits * found[p] + own for found in (alone, hedged) for p in ("p50", "p99")]
     per_second = machines * CORES / shards / measured.mean() * 1000
     sizes = [f"{shard['documents']:,}", f"{shards:,}", f"{machines} / {2 * machines}", f"{gigabytes:,.0f} GB"]
-    return [name, *sizes, f"{hours:.2f}", *(f"{ms:.1f}" for ms in latency), f"{per_second:,.0f}"]
+    return [name, *sizes, *hours, *(f"{ms:.1f}" for ms in latency), f"{per_second:,.0f}"]
 
 
 def prepare(args: argparse.Namespace) -> tuple[list[tuple[str, list[Index]]], dict[str, Any]]:

@@ -80,6 +80,7 @@ def generation_of(index: Index) -> int:
 def write(path: Path) -> None:
     """Write one generation after the other, for ever."""
     index, replay = Index.open(path), Replay()
+    print("writing", flush=True)
     while True:
         there = replay.to(generation_of(index))
         number = replay.generation + 1
@@ -129,22 +130,23 @@ def read(path: Path, until: float) -> None:
     print(json.dumps({"checked": sum(checked), "failures": failures, "documents": len(index)}))
 
 
-def start(*args: str, out: int = subprocess.PIPE) -> subprocess.Popen[str]:
+def start(*args: str) -> subprocess.Popen[str]:
     """This script as another process."""
     environment = {**os.environ, "NUMBA_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, __file__, *args], stdout=out, text=True, env=environment)
+    return subprocess.Popen([sys.executable, __file__, *args], stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def kills(path: Path, until: float, most: int) -> Iterator[int]:
     """Kill the writer at random moments, and look each time whether the index opens; the generations found."""
     rng = random.Random(0)
     while time.time() < until and most:
-        writer = start("--work", str(path), "--write", out=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.5, 4))
-        if writer.poll() is not None:
-            raise SystemExit(f"the writer ended by itself, with {writer.returncode}")
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
+        with start("--work", str(path), "--write") as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()  # however long a busy machine takes to start it
+            time.sleep(rng.uniform(0, 3))
+            if writer.poll() is not None:
+                raise SystemExit(f"the writer ended by itself, with {writer.returncode}")
+            writer.send_signal(signal.SIGKILL)
         most -= 1
         yield generation_of(Index.open(path))
 
@@ -199,7 +201,7 @@ def main() -> None:
     else:
         facts = soak(args.work, args.seconds, args.readers, args.kills)
         print(table([(key, str(value)) for key, value in facts.items()], ("", ""), "<<"))
-        keep("soak", facts)
+        keep("soak" if args.kills < 0 else "kills", facts)
         sys.exit(bool(facts["failures"]))
 
 
