@@ -254,12 +254,14 @@ class Index(Reader):
 
         Args:
             merge: Then have segments merged in the background as the policy of lsr.index.merge says, so that there are
-                never many of them.
+                never many of them; where more than 64 wait for that, the newest are merged before this returns.
         """
         with self._changing:
             if self._writer is None:
                 return
             self._writer.commit()
+            if merge:
+                self._writer.keep_pace({name for merger in self._mergers.values() for name in merger.at_work})
             self._adopt(self._writer.snapshot)
             self.rollback()
             if self._merges_waiting:  # for changes to be committed, so that it can be put in its place

@@ -9,7 +9,7 @@ documents that were to be deleted: the same change once more mends it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
@@ -170,6 +170,12 @@ class JoinedWriter:
         merged = [writer.merge(everything=everything) for writer in self._writers]
         self._adopt()
         return any(merged)
+
+    def keep_pace(self, at_work: Collection[str]) -> None:
+        """Merge the newest segments of shards that have too many; see `Writer.keep_pace`."""
+        for writer in self._writers:
+            writer.keep_pace(at_work)
+        self._adopt()
 
     def take(self, merged: Merged) -> bool:
         """Put what was merged aside in its place in whichever shard it was made of, and commit that shard."""

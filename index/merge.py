@@ -6,7 +6,8 @@ become one of the next. So a document is written again once a level, and the num
 of the number of documents. A segment that has lost more than a third of its documents is written again by itself.
 
 A writer merges within its transaction, or a `Merger` does it in a thread, aside, while others commit: what they delete
-meanwhile is deleted in the merged segment too when it takes the place of what it was made of.
+meanwhile is deleted in the merged segment too when it takes the place of what it was made of. Should segments gather
+faster than it merges (a large merge takes minutes), commits merge the newest ones themselves.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .quantize import LEVELS, Quantizer
 from .snapshot import Part
 from .transaction import Aside, NewFiles, describe
 
+MOST = 64  # segments that may wait for a merger; with more, commits merge the newest themselves
 _FACTOR = 8  # segments of a level that become one of the next, and how much larger those are
 _FLOOR = 128  # all segments up to _FACTOR times so many documents are of the lowest level
 _DEAD = 1 / 3
@@ -66,12 +68,15 @@ class Merged:
         return np.concatenate(left)
 
 
-def plan_merges(entries: Sequence[Mapping[str, Any]], *, everything: bool = False) -> tuple[int, int] | None:
+def plan_merges(
+    entries: Sequence[Mapping[str, Any]], *, everything: bool = False, newest: bool = False
+) -> tuple[int, int] | None:
     """Which segments to merge next, by size.
 
     Args:
         entries: What the manifest says of the segments.
         everything: All of them, until there is one without deleted documents.
+        newest: Of the lowest level's runs the last, not the first; and no segment by itself.
 
     Returns:
         The first and the one behind the last; None if all is well. Ask again after merging.
@@ -80,15 +85,19 @@ def plan_merges(entries: Sequence[Mapping[str, Any]], *, everything: bool = Fals
         whole = len(entries) == 1 and entries[0]["n_alive"] == entries[0]["n_docs"]
         return None if whole or not entries else (0, len(entries))
     for i, entry in enumerate(entries):
-        if entry["n_docs"] - entry["n_alive"] > _DEAD * entry["n_docs"]:
+        if entry["n_docs"] - entry["n_alive"] > _DEAD * entry["n_docs"] and not newest:
             return i, i + 1
     levels = [int(math.log(max(entry["n_alive"] / _FLOOR, 1), _FACTOR)) for entry in entries]
     for level in sorted(set(levels)):
         mine: list[int] = []  # those of the level, without a larger one between them
+        runs: list[tuple[int, int]] = []
         for i, other in enumerate(levels):
             mine = [] if other > level else [*mine, i] if other == level else mine
             if len(mine) == _FACTOR:
-                return mine[0], mine[-1] + 1
+                runs.append((mine[0], mine[-1] + 1))
+                mine = []
+        if runs:
+            return runs[-1 if newest else 0]
     return None
 
 

@@ -27,6 +27,7 @@ class Merger:
         stop: Set to give up what is being merged.
         closing: Set to finish, but without waiting for other writers.
         error: Why it failed, if it did.
+        at_work: The segments that are being merged.
 
     Args:
         path: The index' folder.
@@ -43,6 +44,7 @@ class Merger:
         self._wanted, self._everything, self._ended = True, everything, False
         self.stop, self.closing = threading.Event(), threading.Event()
         self.error: Exception | None = None
+        self.at_work: frozenset[str] = frozenset()
         self._thread = threading.Thread(target=self._run, name="lsr-merger")
         _running.add(self)
         self._thread.start()
@@ -90,6 +92,7 @@ class Merger:
         if run is None:
             return False
         settings = BuildSettings.of(self._snapshot.manifest)
+        self.at_work = frozenset(part.entry["name"] for part in parts[slice(*run)])
         merged = merge_aside(aside, parts[slice(*run)], settings, self.stop)
         self._put(merged, self)
         aside.drop(merged.folder)  # if it was of no use

@@ -7,7 +7,8 @@ names yet. Deleting marks a document, wherever it is; what is marked in segments
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder_files
 from lsr.encode.stream import Report
-from lsr.errors import CorruptIndex, DataError, EncoderError
+from lsr.errors import CorruptIndex, DataError, EncoderError, LsrError
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import MAX_TERMS, SparseMatrix
 from lsr.vectors import VectorBatch, Vectors
@@ -27,12 +28,14 @@ from .changes import Call, Change
 from .columns import Columns
 from .documents import Documents
 from .filters import Filter
-from .merge import Merged, merge_parts, plan_merges
+from .merge import MOST, Merged, merge_parts, plan_merges
 from .pending import Buffer, Stored, Unit
 from .quantize import Quantizer
 from .snapshot import Snapshot, write_alive
 from .storage import output_errors, read_manifest
 from .transaction import Transaction
+
+_log = logging.getLogger(__name__)
 
 _BUFFER = 1 << 28  # bytes of documents and vectors that wait in memory
 
@@ -289,6 +292,24 @@ class Writer:
                 self._swap(*run, merge_parts(self._transaction, parts, self._settings))
                 merged = True
             return merged
+
+    def keep_pace(self, at_work: Collection[str]) -> None:
+        """Merge the newest of what is committed while there are more segments than a merger has time for.
+
+        Should that fail, a warning is logged: what is committed stays as it is.
+
+        Args:
+            at_work: Segments that are being merged already.
+        """
+        try:
+            with output_errors(self._path):
+                while len(parts := self.snapshot.parts) > MOST:
+                    run = plan_merges([part.entry for part in parts], newest=True)
+                    if run is None or any(part.entry["name"] in at_work for part in parts[slice(*run)]):
+                        break
+                    self._swap(*run, merge_parts(self._transaction, parts[slice(*run)], self._settings))
+        except LsrError as error:
+            _log.warning("%s: merging failed: %s", self._path, error)
 
     def take(self, merged: Merged) -> bool:
         """Put what was merged aside in the place of what it was made of, without what was deleted since, and commit.

@@ -13,6 +13,7 @@ import pytest
 from lsr.errors import IndexLocked, OutputError
 from lsr.index import merge as merging
 from lsr.index import merger as module
+from lsr.index import writer as writing
 from lsr.index.index import Index
 from lsr.index.transaction import Aside, Transaction
 from lsr.sparse import SparseMatrix
@@ -196,6 +197,40 @@ def test_commits_have_merged_what_the_policy_says(tmp_path, monkeypatch):
     with Index.open(index.path) as again:
         added(again, 30, 1)
     require_whole(again, 1)
+
+
+def test_commits_merge_the_newest_where_more_gather_than_a_merger_has_time_for(index, gate, monkeypatch):
+    monkeypatch.setattr(writing, "MOST", 12)
+    index.merge(background=True)
+    gate.reached.wait(60)  # and is at it all the time
+    most = 0
+    for i in range(30, 80):
+        added(index, i, 1)
+        most = max(most, index.n_segments)
+    assert 12 <= most <= 20
+    expected = found(index)
+    gate.opened.set()
+    index.close()
+    assert found(index) == expected
+    assert len(index) == 80
+    require_whole(index, index.n_segments)
+
+
+def test_a_commit_is_one_though_merging_fails_after_it(index, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writing, "MOST", 2)
+    monkeypatch.setattr(writing, "plan_merges", lambda *_, newest: (1, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "merge_parts", full)
+        added(index, 30, 1)
+    assert "merging failed" in caplog.text
+    assert not index.pending
+    assert (len(index), index.n_segments) == (31, 4)
+    added(index, 31, 1)
+    assert len(index) == 32
+    require_whole(index, 2)
 
 
 def test_searches_go_on_and_find_the_same(index):
