@@ -1,4 +1,4 @@
-"""App: the server as ASGI knows it. Who may, what is asked, what goes back; what it does is in routes.py.
+"""App: the server as a Starlette application. Who may, what is asked, what goes back; what it does is in routes.py.
 
 Everything that a request may ask for is in a table; no path, header or body ever becomes the name of a file.
 """
@@ -9,14 +9,24 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from importlib.resources import files
+
+from starlette import routing
+from starlette.applications import Starlette
+from starlette.convertors import PathConvertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lsr.errors import LsrError
 from lsr.index.index import Index
 
-from .http import LARGE, Answer, Receive, Request, Scope, Send, problem
+from .http import LARGE, length, problem, read
 from .metrics import Metrics
 from .problems import Problem, problem_of
 from .routes import ROUTES, Route
@@ -49,7 +59,16 @@ SECURITY_HEADERS = [
 ]
 
 
-class App:
+class _Rest(PathConvertor):
+    """What follows in a path, slashes and ends of lines and all: ids may have them."""
+
+    regex = "(?s:.+)"
+
+
+register_url_convertor("rest", _Rest())
+
+
+class App(Starlette):
     """Indexes over HTTP.
 
     Attributes:
@@ -68,64 +87,31 @@ class App:
     """
 
     def __init__(self, indexes: Mapping[str, Index], settings: ServeSettings) -> None:
-        self.settings = settings
+        self.settings, self.metrics, self.page = settings, Metrics(), _page_files()
+        super().__init__(
+            routes=[
+                routing.Route(path.replace("}", ":rest}"), partial(self._answer, methods), methods=list(methods))
+                for path, methods in ROUTES.items()
+            ],
+            middleware=[Middleware(_Outermost, self.metrics, self._problem)],
+            exception_handlers={HTTPException: _nothing_there},
+            lifespan=App._live,
+        )
+        self.router.redirect_slashes = False
         self.indexes = {name: Served(name, index, settings) for name, index in indexes.items()}
         self.searches = Workers(settings.workers, settings.waiting, "search")
         self.writes = {name: Workers(1, _WRITES_WAITING, "write") for name in indexes}
-        self.metrics, self.page = Metrics(), _page_files()
         self.ready, self.started = False, time.monotonic()
         self._held = 0  # bytes of bodies
-        self._refreshing: asyncio.Task[None] | None = None
         # Longest first: paths are the names of index' folders within messages, and one may begin like another.
         paths = {str(s.index.path): name for name, s in self.indexes.items() if s.index.path.is_absolute()}
         paths |= {s.index.uri: name for name, s in self.indexes.items() if s.index.uri}
         self._names = {path: paths[path] for path in sorted(paths, key=len, reverse=True)}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the life of the server."""
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
-        began = time.perf_counter()
-        request = Request(scope, receive)
-        route, path = self._route(request)
-        try:
-            given = await self._answer(request, route)
-        except Exception as error:
-            given = problem(self._problem(error))
-        headers = [
-            (b"content-type", given.kind.encode()),
-            (b"content-length", str(len(given.body)).encode()),
-            *((name.encode(), value.encode("latin-1", "replace")) for name, value in given.headers),
-        ]
-        self.metrics.count(path, given.status, time.perf_counter() - began)
-        await send({"type": "http.response.start", "status": given.status, "headers": headers})
-        await send({"type": "http.response.body", "body": given.body})
-
     # --- a request --------------------------------------------------------------------------------------------------
 
-    def _route(self, request: Request) -> tuple[Route | Problem, str]:
-        """What a request asks for, or what is wrong with that; and the path as the table has it."""
-        methods, path = ROUTES.get(request.path), request.path
-        if methods is None:
-            # An id may have slashes of its own.
-            path = next(
-                (one for one in ROUTES if len(one) > 1 and one.endswith("/") and request.path.startswith(one)), ""
-            )
-            request.rest = request.path[len(path) :]
-            methods = ROUTES.get(path) if path and request.rest else None
-        if methods is None:
-            known = ", ".join(sorted(ROUTES))
-            return Problem(404, f"there is nothing at {request.path[:200]!r}; there are {known}"), "unknown"
-        route = methods.get(request.method)
-        if route is None:
-            allowed = ", ".join(sorted(methods))
-            return Problem(405, f"{path} takes {allowed}", headers={"allow": allowed}), path
-        return route, path
-
-    async def _answer(self, request: Request, route: Route | Problem) -> Answer:
-        if isinstance(route, Problem):
-            raise route
+    async def _answer(self, methods: Mapping[str, Route], request: Request) -> Response:
+        route = methods["GET" if request.method == "HEAD" else request.method]
         self._require_own_page(request)
         self._require_key(request, route)
         if route.role == "writer" and not self.settings.writable:
@@ -133,8 +119,8 @@ class App:
         if route.asked is None:
             return await route.handler(self, request, None)
         most = self.settings.max_body
-        with self._room_for(min(request.length(most), most)):
-            asked = await request.asked(route.asked, most, self.settings.patience)
+        with self._room_for(min(length(request, most), most)):
+            asked = await read(request, route.asked, self.settings)
             return await route.handler(self, request, asked)
 
     @contextmanager
@@ -152,25 +138,25 @@ class App:
         """Refuse pages of other sites, whose scripts a browser on this machine would let knock here."""
         if self.settings.keys is not None:
             return  # which such a script doesn't have
-        host = request.headers.get(b"host", b"").decode("latin-1")
+        host = request.headers.get("host", "")
         if self.settings.on_loopback and host:  # a name of somebody else's that leads here is no name of ours
             name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
             if not is_loopback(name):
                 raise Problem(421, f"this server is for its own machine, not for {host[:100]!r}")
-        origin, site = request.headers.get(b"origin"), request.headers.get(b"sec-fetch-site")
+        origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
         if site is not None:
-            foreign = site not in (b"same-origin", b"none")
+            foreign = site not in ("same-origin", "none")
         else:
-            foreign = origin is not None and origin.decode("latin-1").partition("://")[2] != host
-        if foreign and request.method != "GET":
+            foreign = origin is not None and origin.partition("://")[2] != host
+        if foreign and request.method not in ("GET", "HEAD"):
             raise Problem(403, "requests of other sites' pages are refused")
 
     def _require_key(self, request: Request, route: Route) -> None:
         keys = self.settings.keys
         if keys is None or route.role is None:
             return
-        scheme, _, key = request.headers.get(b"authorization", b"").partition(b" ")
-        role = keys.role(key.strip()) if scheme.lower() == b"bearer" else None
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        role = keys.role(key.strip().encode("latin-1")) if scheme.lower() == "bearer" else None
         if role is None:
             how = 'send the header "Authorization: Bearer KEY" with one of its keys'
             raise Problem(401, f"this server needs a key: {how}", headers={"www-authenticate": "Bearer"})
@@ -178,6 +164,7 @@ class App:
             raise Problem(403, "this is a reader's key; changing documents takes a writer's")
 
     def _problem(self, error: Exception) -> Problem:
+        """What to tell of whatever went wrong."""
         found = problem_of(error, self._names)
         if found is None:
             number = secrets.token_hex(4)
@@ -187,18 +174,16 @@ class App:
 
     # --- the server's life ------------------------------------------------------------------------------------------
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        await receive()
-        self._refreshing = asyncio.create_task(self._refresh())
+    @asynccontextmanager
+    async def _live(self) -> AsyncIterator[None]:
+        refreshing = asyncio.create_task(self._refresh())
         self.ready = True
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
+        yield
         self.ready = False
-        self._refreshing.cancel()
+        refreshing.cancel()
         with suppress(asyncio.CancelledError):
-            await self._refreshing
+            await refreshing
         await asyncio.to_thread(self._stop)
-        await send({"type": "lifespan.shutdown.complete"})
 
     def _stop(self) -> None:
         self.searches.stop()
@@ -229,6 +214,40 @@ class App:
                     served.trouble = str(error)
                 except Problem:
                     pass  # many changes wait; the next look will do
+
+
+class _Outermost:
+    """Counts requests, and answers with a problem document whatever went wrong within."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, problem_of: Callable[[Exception], Problem]) -> None:
+        self._app, self._metrics, self._problem_of = app, metrics, problem_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        began = time.perf_counter()
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                path = scope["route"].path_format if "route" in scope else "unknown"
+                self._metrics.count(path, message["status"], time.perf_counter() - began)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counted)
+        except Exception as error:
+            await problem(self._problem_of(error))(scope, receive, counted)
+
+
+def _nothing_there(request: Request, error: Exception) -> Response:
+    """A path, or a method of one, that the table doesn't have."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))
+        path = request.scope["route"].path_format
+        return problem(Problem(405, f"{path} takes {allowed}", headers={"allow": allowed}))
+    known = ", ".join(sorted(ROUTES))
+    return problem(Problem(404, f"there is nothing at {request.scope['path'][:200]!r}; there are {known}"))
 
 
 def _page_files() -> dict[str, tuple[bytes, str]]:
