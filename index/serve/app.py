@@ -9,8 +9,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from importlib.resources import files
 
@@ -27,6 +27,7 @@ from lsr.errors import LsrError
 from lsr.index.index import Index
 
 from .http import LARGE, length, problem, read
+from .keys import digest
 from .metrics import Metrics
 from .problems import Problem, problem_of
 from .routes import ROUTES, Route
@@ -38,11 +39,7 @@ logger = logging.getLogger("lsr.serve")
 
 _WRITES_WAITING = 64
 _BODIES = 16  # of the largest size, whose memory may be held at once
-_KINDS = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-}
+_KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 SECURITY_HEADERS = [
     (
         "content-security-policy",
@@ -78,7 +75,7 @@ class App(Starlette):
         writes: Of each index, the one thread that changes it.
         metrics: What was counted.
         page: {file name: (content, content type)} of the page.
-        ready: Whether requests are answered as they should be.
+        ready: Whether requests are answered as they should be: a search has nothing to wait for.
         started: When, as of time.monotonic().
 
     Args:
@@ -87,17 +84,17 @@ class App(Starlette):
     """
 
     def __init__(self, indexes: Mapping[str, Index], settings: ServeSettings) -> None:
-        self.settings, self.metrics, self.page = settings, Metrics(), _page_files()
         super().__init__(
             routes=[
                 routing.Route(path.replace("}", ":rest}"), partial(self._answer, methods), methods=list(methods))
                 for path, methods in ROUTES.items()
             ],
-            middleware=[Middleware(_Outermost, self.metrics, self._problem)],
+            middleware=[Middleware(lambda app: partial(self._counted, app))],
             exception_handlers={HTTPException: _nothing_there},
             lifespan=App._live,
         )
         self.router.redirect_slashes = False
+        self.settings, self.metrics, self.page = settings, Metrics(), _page_files()
         self.indexes = {name: Served(name, index, settings) for name, index in indexes.items()}
         self.searches = Workers(settings.workers, settings.waiting, "search")
         self.writes = {name: Workers(1, _WRITES_WAITING, "write") for name in indexes}
@@ -110,10 +107,27 @@ class App(Starlette):
 
     # --- a request --------------------------------------------------------------------------------------------------
 
+    async def _counted(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Around everything: requests are counted, and whatever goes wrong is answered with a problem document."""
+        if scope["type"] != "http":
+            return await app(scope, receive, send)
+        began = time.perf_counter()
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                path = scope["route"].path_format if "route" in scope else "unknown"
+                self.metrics.count(path, message["status"], time.perf_counter() - began)
+            await send(message)
+
+        try:
+            await app(scope, receive, counted)
+        except Exception as error:
+            await problem(self._problem(error))(scope, receive, counted)
+
     async def _answer(self, methods: Mapping[str, Route], request: Request) -> Response:
         route = methods["GET" if request.method == "HEAD" else request.method]
         self._require_own_page(request)
-        self._require_key(request, route)
+        request.state.caller = self._require_key(request, route)
         if route.role == "writer" and not self.settings.writable:
             raise Problem(403, "this server is read-only; lsr serve --writable lets documents be changed")
         if route.asked is None:
@@ -151,20 +165,22 @@ class App(Starlette):
         if foreign and request.method not in ("GET", "HEAD"):
             raise Problem(403, "requests of other sites' pages are refused")
 
-    def _require_key(self, request: Request, route: Route) -> None:
+    def _require_key(self, request: Request, route: Route) -> Hashable:
+        """Who asks: a key, or an address where there are none."""
         keys = self.settings.keys
         if keys is None or route.role is None:
-            return
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        role = keys.role(key.strip().encode("latin-1")) if scheme.lower() == "bearer" else None
+            return request.client and request.client.host
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        key = given.strip().encode("latin-1")
+        role = keys.role(key) if scheme.lower() == "bearer" else None
         if role is None:
             how = 'send the header "Authorization: Bearer KEY" with one of its keys'
             raise Problem(401, f"this server needs a key: {how}", headers={"www-authenticate": "Bearer"})
         if route.role == "writer" and role != "writer":
             raise Problem(403, "this is a reader's key; changing documents takes a writer's")
+        return digest(key)
 
     def _problem(self, error: Exception) -> Problem:
-        """What to tell of whatever went wrong."""
         found = problem_of(error, self._names)
         if found is None:
             number = secrets.token_hex(4)
@@ -176,13 +192,13 @@ class App(Starlette):
 
     @asynccontextmanager
     async def _live(self) -> AsyncIterator[None]:
-        refreshing = asyncio.create_task(self._refresh())
+        beside = [asyncio.create_task(self._refresh()), asyncio.create_task(self._load_origins())]
         self.ready = True
         yield
         self.ready = False
-        refreshing.cancel()
-        with suppress(asyncio.CancelledError):
-            await refreshing
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
@@ -195,6 +211,11 @@ class App(Starlette):
                 served.index.close(wait=False)
             except LsrError as error:
                 logger.warning("%s: segments couldn't be merged: %s", name, error)
+
+    async def _load_origins(self) -> None:
+        """What a first explanation would have to wait for; searches don't need it, and don't wait for it."""
+        for served in self.indexes.values():
+            await asyncio.to_thread(served.load_origins)
 
     async def _refresh(self) -> None:
         """Look for commits of other processes, for ever."""
@@ -216,29 +237,6 @@ class App(Starlette):
                     pass  # many changes wait; the next look will do
 
 
-class _Outermost:
-    """Counts requests, and answers with a problem document whatever went wrong within."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, problem_of: Callable[[Exception], Problem]) -> None:
-        self._app, self._metrics, self._problem_of = app, metrics, problem_of
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        began = time.perf_counter()
-
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                path = scope["route"].path_format if "route" in scope else "unknown"
-                self._metrics.count(path, message["status"], time.perf_counter() - began)
-            await send(message)
-
-        try:
-            await self._app(scope, receive, counted)
-        except Exception as error:
-            await problem(self._problem_of(error))(scope, receive, counted)
-
-
 def _nothing_there(request: Request, error: Exception) -> Response:
     """A path, or a method of one, that the table doesn't have."""
     assert isinstance(error, HTTPException)
@@ -252,11 +250,8 @@ def _nothing_there(request: Request, error: Exception) -> Response:
 
 def _page_files() -> dict[str, tuple[bytes, str]]:
     """The files of the page; what isn't in this list can't be asked for."""
-    folder = files(__package__) / "page"
-    if not folder.is_dir():
-        return {}
     return {
         file.name: (file.read_bytes(), _KINDS[kind])
-        for file in folder.iterdir()
+        for file in (files(__package__) / "page").iterdir()
         if (kind := file.name.rpartition(".")[2]) in _KINDS and file.is_file()
     }

@@ -48,26 +48,32 @@ class Route:
 
 
 async def search(app: App, request: Request, asked: models.Search) -> Response:
-    return await _searched(app, _index(app, asked.index).search, asked)
+    return await _searched(app, request, _index(app, asked.index).search, asked)
 
 
 async def search_batch(app: App, request: Request, asked: models.SearchBatch) -> Response:
-    return await _searched(app, _index(app, asked.index).search_batch, asked)
+    return await _searched(app, request, _index(app, asked.index).search_batch, asked)
 
 
 async def explain(app: App, request: Request, asked: models.Explain) -> Response:
-    return await _searched(app, _index(app, asked.index).explain, asked)
+    return await _searched(app, request, _index(app, asked.index).explain, asked)
 
 
 async def encode(app: App, request: Request, asked: models.Encode) -> Response:
-    return await _searched(app, _index(app, asked.index).encode, asked)
+    return await _searched(app, request, _index(app, asked.index).encode, asked)
 
 
-async def _searched(app: App, call: Callable[[Any, Deadline], dict[str, Any]], asked: Any) -> Response:
+async def _searched(
+    app: App, request: Request, call: Callable[[Any, Deadline], dict[str, Any]], asked: Any
+) -> Response:
+    deadline = Deadline(app.settings.seconds)
+    return await _read(app, request, lambda: call(asked, deadline))
+
+
+async def _read(app: App, request: Request, call: Callable[[], dict[str, Any]]) -> Response:
     """In a thread that searches, JSON and all."""
-    seconds = app.settings.seconds
-    deadline = Deadline(seconds)
-    return await app.searches.run(lambda: Answer(call(asked, deadline)), seconds=seconds)
+    seconds, caller = app.settings.seconds, request.state.caller
+    return await app.searches.run(lambda: Answer(call()), seconds=seconds, caller=caller)
 
 
 def _index(app: App, name: str | None) -> Served:
@@ -83,47 +89,40 @@ def _index(app: App, name: str | None) -> Served:
 
 async def document(app: App, request: Request, asked: None) -> Response:
     served = _index(app, parameter(request, "index"))
-    return Answer(await app.searches.run(served.document, request.path_params["id"], seconds=app.settings.seconds))
+    return await _read(app, request, lambda: served.document(request.path_params["id"]))
 
 
 async def add(app: App, request: Request, asked: models.Add) -> Response:
-    served = _index(app, asked.index)
-    return await _changed(app, served, lambda: served.add(asked))
+    return await _changed(app, asked, lambda served: served.add(asked))
 
 
 async def delete(app: App, request: Request, asked: models.Delete) -> Response:
-    served = _index(app, asked.index)
-    return await _changed(app, served, lambda: served.delete(asked))
+    return await _changed(app, asked, lambda served: served.delete(asked))
 
 
 async def commit(app: App, request: Request, asked: models.Commit) -> Response:
-    served = _index(app, asked.index)
-    return await _changed(app, served, lambda: served.commit(asked.merge))
+    return await _changed(app, asked, lambda served: served.commit(asked.merge))
 
 
 async def rollback(app: App, request: Request, asked: models.OfIndex) -> Response:
-    served = _index(app, asked.index)
-    return await _changed(app, served, served.rollback)
+    return await _changed(app, asked, lambda served: served.rollback())
 
 
 async def merge(app: App, request: Request, asked: models.Merge) -> Response:
-    served = _index(app, asked.index)
-    return await _changed(app, served, lambda: served.merge(asked.everything))
+    return await _changed(app, asked, lambda served: served.merge(asked.everything))
 
 
-async def _changed(app: App, served: Served, call: Callable[[], dict[str, Any]]) -> Response:
+async def _changed(app: App, asked: models.OfIndex, call: Callable[[Served], dict[str, Any]]) -> Response:
     """In the one thread that changes this index; as long as it takes."""
-    return Answer(await app.writes[served.name].run(call))
+    served = _index(app, asked.index)
+    return Answer(await app.writes[served.name].run(call, served))
 
 
 # --- what there is ----------------------------------------------------------------------------------------------------
 
 
 async def indexes(app: App, request: Request, asked: None) -> Response:
-    def gathered() -> Answer:
-        return Answer({"indexes": [served.facts() for served in app.indexes.values()]})
-
-    return await app.searches.run(gathered, seconds=app.settings.seconds)
+    return await _read(app, request, lambda: {"indexes": [served.facts() for served in app.indexes.values()]})
 
 
 async def stats(app: App, request: Request, asked: None) -> Response:

@@ -30,7 +30,7 @@ export async function call(path, body, signal, again = 2) {
     if (signal?.aborted) throw error;
     throw new Problem(0, "The server can't be reached", "It may have been stopped, or the connection is down.");
   }
-  if (answer.status === 503 && again && answer.headers.has("Retry-After")) {
+  if ([429, 503].includes(answer.status) && again && answer.headers.has("Retry-After")) {
     await pause(1000 * Math.min(10, Number(answer.headers.get("Retry-After")) || 1), signal);
     return call(path, body, signal, again - 1);
   }
