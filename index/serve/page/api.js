@@ -1,5 +1,7 @@
 // Calls to the server. An API key is kept for this tab alone, until it is closed.
 
+import { parsed, written } from "./dom.js";
+
 const KEY = "lsr-api-key";
 
 // What went wrong, as the server's problem document (RFC 9457) tells it.
@@ -24,7 +26,7 @@ export async function call(path, body, signal, again = 2) {
   if (body) headers["Content-Type"] = "application/json";
   let answer, text;
   try {
-    answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
+    answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && written(body), signal });
     text = await answer.text();
   } catch (error) {
     if (signal?.aborted) throw error;
@@ -36,7 +38,7 @@ export async function call(path, body, signal, again = 2) {
   }
   let content;
   try {
-    content = JSON.parse(text);
+    content = parsed(text);
   } catch {
     throw new Problem(answer.status, `The server's answer can't be read (status ${answer.status})`);
   }
