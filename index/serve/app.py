@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from importlib.resources import files
 
@@ -192,13 +192,17 @@ class App(Starlette):
 
     @asynccontextmanager
     async def _live(self) -> AsyncIterator[None]:
-        beside = [asyncio.create_task(self._refresh()), asyncio.create_task(self._load_origins())]
+        def load() -> None:  # what a first explanation would have to wait for; searches need none of it
+            for served in self.indexes.values():
+                served.load_origins()
+
+        beside = asyncio.gather(self._refresh(), asyncio.to_thread(load), return_exceptions=True)
         self.ready = True
         yield
         self.ready = False
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
+        beside.cancel()
+        with suppress(asyncio.CancelledError):
+            await beside
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
@@ -211,11 +215,6 @@ class App(Starlette):
                 served.index.close(wait=False)
             except LsrError as error:
                 logger.warning("%s: segments couldn't be merged: %s", name, error)
-
-    async def _load_origins(self) -> None:
-        """What a first explanation would have to wait for; searches don't need it, and don't wait for it."""
-        for served in self.indexes.values():
-            await asyncio.to_thread(served.load_origins)
 
     async def _refresh(self) -> None:
         """Look for commits of other processes, for ever."""

@@ -48,32 +48,28 @@ class Route:
 
 
 async def search(app: App, request: Request, asked: models.Search) -> Response:
-    return await _searched(app, request, _index(app, asked.index).search, asked)
+    return await _read(app, request, asked.index, lambda served, deadline: served.search(asked, deadline))
 
 
 async def search_batch(app: App, request: Request, asked: models.SearchBatch) -> Response:
-    return await _searched(app, request, _index(app, asked.index).search_batch, asked)
+    return await _read(app, request, asked.index, lambda served, deadline: served.search_batch(asked, deadline))
 
 
 async def explain(app: App, request: Request, asked: models.Explain) -> Response:
-    return await _searched(app, request, _index(app, asked.index).explain, asked)
+    return await _read(app, request, asked.index, lambda served, deadline: served.explain(asked, deadline))
 
 
 async def encode(app: App, request: Request, asked: models.Encode) -> Response:
-    return await _searched(app, request, _index(app, asked.index).encode, asked)
+    return await _read(app, request, asked.index, lambda served, deadline: served.encode(asked, deadline))
 
 
-async def _searched(
-    app: App, request: Request, call: Callable[[Any, Deadline], dict[str, Any]], asked: Any
+async def _read(
+    app: App, request: Request, index: str | None, call: Callable[[Served, Deadline], dict[str, Any]]
 ) -> Response:
-    deadline = Deadline(app.settings.seconds)
-    return await _read(app, request, lambda: call(asked, deadline))
-
-
-async def _read(app: App, request: Request, call: Callable[[], dict[str, Any]]) -> Response:
     """In a thread that searches, JSON and all."""
-    seconds, caller = app.settings.seconds, request.state.caller
-    return await app.searches.run(lambda: Answer(call()), seconds=seconds, caller=caller)
+    served, seconds = _index(app, index), app.settings.seconds
+    deadline = Deadline(seconds)
+    return await app.searches.run(lambda: Answer(call(served, deadline)), seconds=seconds, caller=request.state.caller)
 
 
 def _index(app: App, name: str | None) -> Served:
@@ -88,8 +84,8 @@ def _index(app: App, name: str | None) -> Served:
 
 
 async def document(app: App, request: Request, asked: None) -> Response:
-    served = _index(app, parameter(request, "index"))
-    return await _read(app, request, lambda: served.document(request.path_params["id"]))
+    index, doc_id = parameter(request, "index"), request.path_params["id"]
+    return await _read(app, request, index, lambda served, _: served.document(doc_id))
 
 
 async def add(app: App, request: Request, asked: models.Add) -> Response:
@@ -122,7 +118,8 @@ async def _changed(app: App, asked: models.OfIndex, call: Callable[[Served], dic
 
 
 async def indexes(app: App, request: Request, asked: None) -> Response:
-    return await _read(app, request, lambda: {"indexes": [served.facts() for served in app.indexes.values()]})
+    every = app.indexes.values()
+    return await _read(app, request, None, lambda *_: {"indexes": [served.facts() for served in every]})
 
 
 async def stats(app: App, request: Request, asked: None) -> Response:

@@ -199,10 +199,15 @@ def test_state_is_told(asking):
     models.Stats.model_validate(stats)
     assert stats["documents"] == 4
     asking.post("/v1/search", {"query": "wing"})
+    for path in ("/v1/documents/a", "/v1/search", "/made-up"):
+        asking.get(path)
     metrics = asking.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain")
     text = metrics.body.decode()
-    assert 'lsr_requests_total{path="/v1/search",status="200"}' in text
+    counted = [("/v1/search", 200), ("/v1/search", 405), ("/v1/documents/{id}", 200), ("unknown", 404)]
+    for path, status in counted:
+        assert f'lsr_requests_total{{path="{path}",status="{status}"}}' in text
+    assert "made-up" not in text
     assert 'lsr_documents{index="small"} 4.0' in text
     assert "process_resident_memory_bytes" in text
 
