@@ -1,4 +1,4 @@
-"""App: the server as ASGI knows it. Who may, what is asked, what goes back; what it does is in routes.py.
+"""App: the server as a Starlette application. Who may, what is asked, what goes back; what it does is in routes.py.
 
 Everything that a request may ask for is in a table; no path, header or body ever becomes the name of a file.
 """
@@ -9,14 +9,25 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from importlib.resources import files
+
+from starlette import routing
+from starlette.applications import Starlette
+from starlette.convertors import PathConvertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lsr.errors import LsrError
 from lsr.index.index import Index
 
-from .http import LARGE, Answer, Receive, Request, Scope, Send, problem
+from .http import LARGE, length, problem, read
+from .keys import digest
 from .metrics import Metrics
 from .problems import Problem, problem_of
 from .routes import ROUTES, Route
@@ -28,11 +39,7 @@ logger = logging.getLogger("lsr.serve")
 
 _WRITES_WAITING = 64
 _BODIES = 16  # of the largest size, whose memory may be held at once
-_KINDS = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-}
+_KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 SECURITY_HEADERS = [
     (
         "content-security-policy",
@@ -49,7 +56,16 @@ SECURITY_HEADERS = [
 ]
 
 
-class App:
+class _Rest(PathConvertor):
+    """What follows in a path, slashes and ends of lines and all: ids may have them."""
+
+    regex = "(?s:.+)"
+
+
+register_url_convertor("rest", _Rest())
+
+
+class App(Starlette):
     """Indexes over HTTP.
 
     Attributes:
@@ -59,7 +75,7 @@ class App:
         writes: Of each index, the one thread that changes it.
         metrics: What was counted.
         page: {file name: (content, content type)} of the page.
-        ready: Whether requests are answered as they should be.
+        ready: Whether requests are answered as they should be: a search has nothing to wait for.
         started: When, as of time.monotonic().
 
     Args:
@@ -68,73 +84,57 @@ class App:
     """
 
     def __init__(self, indexes: Mapping[str, Index], settings: ServeSettings) -> None:
-        self.settings = settings
+        super().__init__(
+            routes=[
+                routing.Route(path.replace("}", ":rest}"), partial(self._answer, methods), methods=list(methods))
+                for path, methods in ROUTES.items()
+            ],
+            middleware=[Middleware(lambda app: partial(self._counted, app))],
+            exception_handlers={HTTPException: _nothing_there},
+            lifespan=App._live,
+        )
+        self.router.redirect_slashes = False
+        self.settings, self.metrics, self.page = settings, Metrics(), _page_files()
         self.indexes = {name: Served(name, index, settings) for name, index in indexes.items()}
         self.searches = Workers(settings.workers, settings.waiting, "search")
         self.writes = {name: Workers(1, _WRITES_WAITING, "write") for name in indexes}
-        self.metrics, self.page = Metrics(), _page_files()
         self.ready, self.started = False, time.monotonic()
         self._held = 0  # bytes of bodies
-        self._refreshing: asyncio.Task[None] | None = None
         # Longest first: paths are the names of index' folders within messages, and one may begin like another.
         paths = {str(s.index.path): name for name, s in self.indexes.items() if s.index.path.is_absolute()}
         paths |= {s.index.uri: name for name, s in self.indexes.items() if s.index.uri}
         self._names = {path: paths[path] for path in sorted(paths, key=len, reverse=True)}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the life of the server."""
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
-        began = time.perf_counter()
-        request = Request(scope, receive)
-        route, path = self._route(request)
-        try:
-            given = await self._answer(request, route)
-        except Exception as error:
-            given = problem(self._problem(error))
-        headers = [
-            (b"content-type", given.kind.encode()),
-            (b"content-length", str(len(given.body)).encode()),
-            *((name.encode(), value.encode("latin-1", "replace")) for name, value in given.headers),
-        ]
-        self.metrics.count(path, given.status, time.perf_counter() - began)
-        await send({"type": "http.response.start", "status": given.status, "headers": headers})
-        await send({"type": "http.response.body", "body": given.body})
-
     # --- a request --------------------------------------------------------------------------------------------------
 
-    def _route(self, request: Request) -> tuple[Route | Problem, str]:
-        """What a request asks for, or what is wrong with that; and the path as the table has it."""
-        methods, path = ROUTES.get(request.path), request.path
-        if methods is None:
-            # An id may have slashes of its own.
-            path = next(
-                (one for one in ROUTES if len(one) > 1 and one.endswith("/") and request.path.startswith(one)), ""
-            )
-            request.rest = request.path[len(path) :]
-            methods = ROUTES.get(path) if path and request.rest else None
-        if methods is None:
-            known = ", ".join(sorted(ROUTES))
-            return Problem(404, f"there is nothing at {request.path[:200]!r}; there are {known}"), "unknown"
-        route = methods.get(request.method)
-        if route is None:
-            allowed = ", ".join(sorted(methods))
-            return Problem(405, f"{path} takes {allowed}", headers={"allow": allowed}), path
-        return route, path
+    async def _counted(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Around everything: requests are counted, and whatever goes wrong is answered with a problem document."""
+        if scope["type"] != "http":
+            return await app(scope, receive, send)
+        began = time.perf_counter()
 
-    async def _answer(self, request: Request, route: Route | Problem) -> Answer:
-        if isinstance(route, Problem):
-            raise route
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                path = scope["route"].path_format if "route" in scope else "unknown"
+                self.metrics.count(path, message["status"], time.perf_counter() - began)
+            await send(message)
+
+        try:
+            await app(scope, receive, counted)
+        except Exception as error:
+            await problem(self._problem(error))(scope, receive, counted)
+
+    async def _answer(self, methods: Mapping[str, Route], request: Request) -> Response:
+        route = methods["GET" if request.method == "HEAD" else request.method]
         self._require_own_page(request)
-        self._require_key(request, route)
+        request.state.caller = self._require_key(request, route)
         if route.role == "writer" and not self.settings.writable:
             raise Problem(403, "this server is read-only; lsr serve --writable lets documents be changed")
         if route.asked is None:
             return await route.handler(self, request, None)
         most = self.settings.max_body
-        with self._room_for(min(request.length(most), most)):
-            asked = await request.asked(route.asked, most, self.settings.patience)
+        with self._room_for(min(length(request, most), most)):
+            asked = await read(request, route.asked, self.settings)
             return await route.handler(self, request, asked)
 
     @contextmanager
@@ -152,30 +152,33 @@ class App:
         """Refuse pages of other sites, whose scripts a browser on this machine would let knock here."""
         if self.settings.keys is not None:
             return  # which such a script doesn't have
-        host = request.headers.get(b"host", b"").decode("latin-1")
+        host = request.headers.get("host", "")
         if self.settings.on_loopback and host:  # a name of somebody else's that leads here is no name of ours
             name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
             if not is_loopback(name):
                 raise Problem(421, f"this server is for its own machine, not for {host[:100]!r}")
-        origin, site = request.headers.get(b"origin"), request.headers.get(b"sec-fetch-site")
+        origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
         if site is not None:
-            foreign = site not in (b"same-origin", b"none")
+            foreign = site not in ("same-origin", "none")
         else:
-            foreign = origin is not None and origin.decode("latin-1").partition("://")[2] != host
-        if foreign and request.method != "GET":
+            foreign = origin is not None and origin.partition("://")[2] != host
+        if foreign and request.method not in ("GET", "HEAD"):
             raise Problem(403, "requests of other sites' pages are refused")
 
-    def _require_key(self, request: Request, route: Route) -> None:
+    def _require_key(self, request: Request, route: Route) -> Hashable:
+        """Who asks: a key, or an address where there are none."""
         keys = self.settings.keys
         if keys is None or route.role is None:
-            return
-        scheme, _, key = request.headers.get(b"authorization", b"").partition(b" ")
-        role = keys.role(key.strip()) if scheme.lower() == b"bearer" else None
+            return request.client and request.client.host
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        key = given.strip().encode("latin-1")
+        role = keys.role(key) if scheme.lower() == "bearer" else None
         if role is None:
             how = 'send the header "Authorization: Bearer KEY" with one of its keys'
             raise Problem(401, f"this server needs a key: {how}", headers={"www-authenticate": "Bearer"})
         if route.role == "writer" and role != "writer":
             raise Problem(403, "this is a reader's key; changing documents takes a writer's")
+        return digest(key)
 
     def _problem(self, error: Exception) -> Problem:
         found = problem_of(error, self._names)
@@ -187,18 +190,20 @@ class App:
 
     # --- the server's life ------------------------------------------------------------------------------------------
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        await receive()
-        self._refreshing = asyncio.create_task(self._refresh())
+    @asynccontextmanager
+    async def _live(self) -> AsyncIterator[None]:
+        def load() -> None:  # what a first explanation would have to wait for; searches need none of it
+            for served in self.indexes.values():
+                served.load_origins()
+
+        beside = asyncio.gather(self._refresh(), asyncio.to_thread(load), return_exceptions=True)
         self.ready = True
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
+        yield
         self.ready = False
-        self._refreshing.cancel()
+        beside.cancel()
         with suppress(asyncio.CancelledError):
-            await self._refreshing
+            await beside
         await asyncio.to_thread(self._stop)
-        await send({"type": "lifespan.shutdown.complete"})
 
     def _stop(self) -> None:
         self.searches.stop()
@@ -231,13 +236,21 @@ class App:
                     pass  # many changes wait; the next look will do
 
 
+def _nothing_there(request: Request, error: Exception) -> Response:
+    """A path, or a method of one, that the table doesn't have."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))
+        path = request.scope["route"].path_format
+        return problem(Problem(405, f"{path} takes {allowed}", headers={"allow": allowed}))
+    known = ", ".join(sorted(ROUTES))
+    return problem(Problem(404, f"there is nothing at {request.scope['path'][:200]!r}; there are {known}"))
+
+
 def _page_files() -> dict[str, tuple[bytes, str]]:
     """The files of the page; what isn't in this list can't be asked for."""
-    folder = files(__package__) / "page"
-    if not folder.is_dir():
-        return {}
     return {
         file.name: (file.read_bytes(), _KINDS[kind])
-        for file in folder.iterdir()
+        for file in (files(__package__) / "page").iterdir()
         if (kind := file.name.rpartition(".")[2]) in _KINDS and file.is_file()
     }

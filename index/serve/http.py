@@ -1,54 +1,45 @@
-"""A request as handlers see it, and the answers they give."""
+"""What is read of a request, and the answers that are given."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import pydantic
 import pydantic_core
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from .problems import Problem, invalid, wrong_values
+from .settings import ServeSettings
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 M = TypeVar("M", bound=pydantic.BaseModel)
 
 LARGE = 1 << 16  # bytes of a body that is read beside the loop, which goes on meanwhile
 _DRAINED = 2.0  # seconds that are spent on the rest of a body that is too long, so that its sender reads the answer
 
 
-class Answer(NamedTuple):
-    """What goes back."""
+class Answer(Response):
+    """Something as JSON that every parser reads: metadata of files may hold NaN, which becomes null, and halves of
+    surrogates.
+    """
 
-    status: int
-    body: bytes
-    kind: str = "application/json"
-    headers: tuple[tuple[str, str], ...] = ()
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of it."""
+        try:
+            return pydantic_core.to_json(content, inf_nan_mode="null")
+        except ValueError:  # half of a surrogate pair, which UTF-8 doesn't know
+            return json.dumps(_finite(content)).encode()
 
 
-def answer(values: Any, status: int = 200) -> Answer:
-    """Something as JSON."""
-    return Answer(status, to_json(values))
-
-
-def problem(what: Problem) -> Answer:
+def problem(what: Problem) -> Response:
     """A problem document."""
-    return Answer(what.status, to_json(what.to_json()), "application/problem+json", tuple(what.headers.items()))
-
-
-def to_json(values: Any) -> bytes:
-    """JSON as every parser reads it: metadata of files may hold NaN, which becomes null, and halves of surrogates."""
-    try:
-        return pydantic_core.to_json(values, inf_nan_mode="null")
-    except ValueError:  # half of a surrogate pair, which UTF-8 doesn't know
-        return json.dumps(_finite(values)).encode()
+    return Answer(what.to_json(), what.status, what.headers, "application/problem+json")
 
 
 def _finite(values: Any) -> Any:
@@ -59,94 +50,78 @@ def _finite(values: Any) -> Any:
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
-class Request:
-    """A request.
+def parameter(request: Request, name: str) -> str | None:
+    """The one thing that may stand behind the question mark; None if it doesn't.
 
-    Attributes:
-        method: GET, POST, DELETE; HEAD is GET.
-        path: Decoded.
-        headers: By lower-case name.
-        rest: What follows a path that ends in "/".
+    Raises:
+        Problem: Something else stands there.
     """
-
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.method = "GET" if scope["method"] == "HEAD" else str(scope["method"])
-        self.path = str(scope["path"])
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.rest = ""
-        self._query_string, self._receive = bytes(scope["query_string"]), receive
-
-    def parameters(self, *known: str) -> dict[str, str]:
-        """What stands behind the question mark.
-
-        Raises:
-            Problem: Something that isn't known.
-        """
-        given = dict(parse_qsl(self._query_string.decode("latin-1"), keep_blank_values=True))
-        wrong = [(name[:80], f"unknown parameter; known are {', '.join(known)}") for name in given if name not in known]
-        if wrong:
-            raise wrong_values(wrong)
-        return given
-
-    def length(self, most: int) -> int:
-        """Bytes of the body as its sender tells; `most` where it doesn't."""
-        return most if b"transfer-encoding" in self.headers else int(self.headers.get(b"content-length", b"0"))
-
-    async def asked(self, model: type[M], most: int, patience: float) -> M:
-        """The body.
-
-        Args:
-            model: What it has to be.
-            most: Bytes.
-            patience: Seconds that sending it may take.
-
-        Raises:
-            Problem: It is something else, too long, or doesn't arrive.
-        """
-        kind = self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind != b"application/json":
-            got = kind.decode("latin-1")[:80] or "none"
-            raise Problem(415, f"the body has to be JSON, with the content type application/json, got {got}")
-        if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise Problem(415, "compressed bodies aren't taken; send it as it is")
-        body = await self._body(most, patience)
-        if len(body) > LARGE:
-            return await asyncio.to_thread(_parsed, model, body)
-        return _parsed(model, body)
-
-    async def _body(self, most: int, patience: float) -> bytes:
-        declared = self.length(0)
-        too_long = Problem(413, f"the body is larger than {most:,} bytes: send less at once", close=True)
-        if declared > most and b"expect" in self.headers:  # nothing is sent before we ask for it
-            raise too_long
-        chunks: list[bytes] = []
-        size, over, until = 0, False, asyncio.timeout(patience)
-        try:
-            async with until:
-                more = True
-                while more and size <= 2 * most:
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect":
-                        raise Problem(400, "the client is gone", close=True)
-                    chunk = message.get("body", b"")
-                    size, more = size + len(chunk), bool(message.get("more_body"))
-                    if max(size, declared) <= most:
-                        chunks.append(chunk)
-                    elif not over:
-                        over = True
-                        chunks.clear()
-                        until.reschedule(asyncio.get_running_loop().time() + _DRAINED)
-        except TimeoutError:
-            if not over:
-                raise Problem(408, f"the body didn't arrive within {patience:g} s", close=True) from None
-        if over:
-            raise too_long
-        return b"".join(chunks)
+    wrong = [(given[:80], f"unknown parameter; known are {name}") for given in request.query_params if given != name]
+    if wrong:
+        raise wrong_values(wrong)
+    return request.query_params.get(name)
 
 
-def _parsed(model: type[M], body: bytes) -> M:
+def length(request: Request, most: int) -> int:
+    """Bytes of the body as its sender tells; `most` where it doesn't."""
+    return most if "transfer-encoding" in request.headers else int(request.headers.get("content-length", "0"))
+
+
+async def read(request: Request, model: type[M], settings: ServeSettings) -> M:
+    """The body.
+
+    Args:
+        request: Whose.
+        model: What it has to be.
+        settings: How large it may be, how long sending it may take, and what it may ask for.
+
+    Raises:
+        Problem: It is something else, too long, or doesn't arrive.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        got = kind[:80] or "none"
+        raise Problem(415, f"the body has to be JSON, with the content type application/json, got {got}")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Problem(415, "compressed bodies aren't taken; send it as it is")
+    body = await _body(request, settings.max_body, settings.patience)
+    if len(body) > LARGE:
+        return await asyncio.to_thread(_parsed, model, body, settings)
+    return _parsed(model, body, settings)
+
+
+async def _body(request: Request, most: int, patience: float) -> bytes:
+    declared = length(request, 0)
+    too_long = Problem(413, f"the body is larger than {most:,} bytes: send less at once", close=True)
+    if declared > most and "expect" in request.headers:  # nothing is sent before we ask for it
+        raise too_long
+    chunks: list[bytes] = []
+    size, over = 0, False
     try:
-        found: M = model.model_validate_json(body or b"{}")
+        async with asyncio.timeout(patience) as until:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if max(size, declared) <= most:
+                    chunks.append(chunk)
+                elif not over:
+                    over = True
+                    chunks.clear()
+                    until.reschedule(asyncio.get_running_loop().time() + _DRAINED)
+                if size > 2 * most:
+                    break
+    except TimeoutError:
+        if not over:
+            raise Problem(408, f"the body didn't arrive within {patience:g} s", close=True) from None
+    except ClientDisconnect:
+        raise Problem(400, "the client is gone", close=True) from None
+    if over:
+        raise too_long
+    return b"".join(chunks)
+
+
+def _parsed(model: type[M], body: bytes, settings: ServeSettings) -> M:
+    try:
+        found: M = model.model_validate_json(body or b"{}", context=settings)
         return found
     except pydantic.ValidationError as error:
         raise invalid(error.errors(include_url=False), model) from None

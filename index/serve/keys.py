@@ -29,13 +29,13 @@ class Keys:
     """
 
     def __init__(self, roles: Mapping[str, Role]) -> None:
-        self._roles = [(_digest(key.encode()), role) for key, role in roles.items()]
+        self._roles = [(digest(key.encode()), role) for key, role in roles.items()]
 
     def role(self, key: bytes) -> Role | None:
         """What a key allows, None for one that isn't known; takes as long whichever it is."""
-        mine, found = _digest(key), None
-        for digest, role in self._roles:
-            if hmac.compare_digest(digest, mine):
+        mine, found = digest(key), None
+        for known, role in self._roles:
+            if hmac.compare_digest(known, mine):
                 found = role
         return found
 
@@ -88,5 +88,6 @@ def find_keys(path: Path | None) -> Keys | None:
     return None if text is None else Keys.parse(text, ENVIRONMENT)
 
 
-def _digest(key: bytes) -> bytes:
+def digest(key: bytes) -> bytes:
+    """All that is kept of a key."""
     return hashlib.sha256(key).digest()

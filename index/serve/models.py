@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lsr.index.fusion import RRF_K, Normalization
 from lsr.index.hybrid import Method
 from lsr.index.plan import SearchSettings
 
-Weight = Annotated[float, Field(ge=0)]
-Vector = dict[str, Weight]
-Query = Annotated[
-    Annotated[str, Tag("text")] | Annotated[Vector, Tag("vector")],
-    Discriminator(lambda value: "text" if isinstance(value, str) else "vector"),
-]
+from .limits import K, Query, QueryVector, Text, Vector, Weight, Where, either, k_explained, k_of_all
 
 
 class Asked(BaseModel):
@@ -35,7 +30,7 @@ class Fusion(Asked):
 
     method: Method = "rrf"
     weights: dict[str, Weight] = Field({}, description="By ranking, learned and lexical; 1 unless given.")
-    depth: int = Field(100, ge=1, description="Documents of each ranking that are fused.")
+    depth: K = Field(100, validate_default=True, description="Documents of each ranking that are fused.")
     normalization: Normalization = "min-max"
     rrf_k: int = Field(RRF_K, ge=0)
 
@@ -43,8 +38,8 @@ class Fusion(Asked):
 class HowToSearch(OfIndex):
     """What all searches take."""
 
-    k: int = Field(10, ge=1, description="How many documents at most.")
-    where: dict[str, Any] | None = Field(
+    k: K = Field(10, validate_default=True, description="How many documents at most.")
+    where: Where | None = Field(
         None,
         description='Which documents may be found, by their metadata: {"year": {">=": 2020}, "lang": ["en", "de"]}.',
     )
@@ -56,21 +51,23 @@ class HowToSearch(OfIndex):
 class OneQuery(OfIndex):
     """A text or a vector."""
 
-    query: str | None = Field(None, description="A text.")
-    vector: Vector | None = Field(None, description="{token: weight}, in place of a text.")
+    vector: QueryVector | None = Field(None, description="{token: weight}, in place of a text.")
+    query: Annotated[Text | None, AfterValidator(either)] = Field(None, validate_default=True, description="A text.")
 
 
 class Search(OneQuery, HowToSearch):
     """Search with a text or a vector."""
 
-    explain: bool = Field(False, description="Tell of each hit why it has its score, term by term.")
+    explain: Annotated[bool, AfterValidator(k_explained)] = Field(
+        False, description="Tell of each hit why it has its score, term by term."
+    )
     plan: bool = Field(False, description="Tell what the search touched and skipped.")
 
 
 class SearchBatch(HowToSearch):
     """Search with many texts or vectors."""
 
-    queries: list[Query]
+    queries: Annotated[list[Query], AfterValidator(k_of_all)]
 
 
 class Explain(OneQuery):
@@ -83,7 +80,7 @@ class Explain(OneQuery):
 class Encode(OfIndex):
     """A query's vector."""
 
-    text: str
+    text: Text
 
 
 class NewDocument(Asked):
@@ -110,7 +107,7 @@ class Delete(OfIndex):
     """Delete documents, by ids or metadata or both."""
 
     ids: list[str] = []
-    where: dict[str, Any] | None = None
+    where: Where | None = None
     commit: bool = Field(True, description="Make it visible now; else with the next commit, whoever makes it.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from .routes import Route
 
 _AT = "#/components/schemas/"
-_REST = {"/v1/documents/": ("id", "A document's id, slashes and all."), "/page/": ("file", "The name of a file.")}
-_OF_INDEX = ("/v1/documents/", "/v1/stats")  # paths of an index that is named behind the question mark
+_REST = {"id": "A document's id, slashes and all.", "file": "The name of a file."}
+_OF_INDEX = ("/v1/documents/{id}", "/v1/stats")  # paths of an index that is named behind the question mark
 
 
 def describe(routes: Mapping[str, Mapping[str, Route]]) -> dict[str, Any]:
@@ -26,13 +27,15 @@ def describe(routes: Mapping[str, Mapping[str, Route]]) -> dict[str, Any]:
     _, schemas = models_json_schema([*sides, (ProblemDocument, "serialization")], ref_template=_AT + "{model}")
     paths: dict[str, Any] = {}
     for path, methods in routes.items():
-        name, what = _REST.get(path, ("", ""))
-        parameters = [{"name": name, "in": "path", "required": True, "description": what}] if name else []
+        parameters: list[dict[str, Any]] = [
+            {"name": name, "in": "path", "required": True, "description": _REST[name]}
+            for name in re.findall("{(.+)}", path)
+        ]
         if path in _OF_INDEX:
             parameters.append({"name": "index", "in": "query", "description": "The index' name; else the first."})
         for one in parameters:
             one["schema"] = {"type": "string"}
-        at = paths.setdefault(f"{path}{{{name}}}" if name else path, {"parameters": parameters} if parameters else {})
+        at = paths[path] = {"parameters": parameters} if parameters else {}
         for method, route in methods.items():
             at[method.lower()] = _operation(route)
     return {

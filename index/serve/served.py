@@ -6,10 +6,12 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from lsr.corpus import Document, document_batch
+from lsr.errors import LsrError
 from lsr.index.changes import Change
 from lsr.index.hits import Hit
 from lsr.index.hybrid import Hybrid
@@ -267,6 +269,11 @@ class Served:
         """Load what a first search would have to wait for."""
         if self.facts()["takes_text"]:
             self.index.search("a", 1)
+
+    def load_origins(self) -> None:
+        """Load the model that tells which words expansions come from, if there is one and it is here."""
+        with suppress(LsrError):  # explanations do without
+            self.index.pinned().encoder.origins("a", [0])
 
 
 def _vector(reader: Reader, query: str | dict[str, float]) -> tuple[SparseMatrix, list[str]]:

@@ -1,17 +1,24 @@
-"""Workers: threads that do what takes time, with so many places to wait for one, and an end to waiting."""
+"""Workers: threads that do what takes time, with so many places to wait for one, and an end to waiting.
+
+Nobody gets all places: one caller may flood a server, and the others' requests still find room.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from .problems import Problem
 
 T = TypeVar("T")
+
+_SHARE = 0.75  # of the places, for one caller
 
 
 class Deadline:
@@ -49,49 +56,49 @@ class Workers:
 
     def __init__(self, threads: int, waiting: int, name: str) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"lsr-{name}")
-        self._places, self._name = threads + waiting, name
-        self._taken, self._lock = 0, threading.Lock()
+        self._places, self._share, self._name = threads + waiting, math.ceil(_SHARE * (threads + waiting)), name
+        self._taken, self._lock = Counter[Hashable](), threading.Lock()
 
     @property
     def busy(self) -> int:
         """Calls that run or wait."""
-        return self._taken
+        with self._lock:
+            return self._taken.total()
 
-    async def run(self, call: Callable[..., T], *args: Any, seconds: float | None = None) -> T:
+    async def run(self, call: Callable[..., T], *args: Any, seconds: float | None = None, caller: Hashable = None) -> T:
         """Call something in a thread.
 
         Args:
             call: What; it gets `args`.
             args: Its arguments.
             seconds: How long to wait for it; a call that runs by then goes on, and keeps its place until it ends.
+            caller: Whose share of the places it counts to; None for nobody's.
 
         Raises:
-            Problem: There is no place to wait, or it took too long.
+            Problem: There is no place to wait, or the caller has its share of them, or it took too long.
         """
-        work = self.submit(call, *args)
-        if work is None:
-            raise Problem(
-                503, f"too many requests wait for a {self._name} thread ({self._taken}); come again", retry_after=1
-            )
+        with self._lock:
+            busy, own = self._taken.total(), self._taken[caller]
+            if busy >= self._places:
+                told = f"too many requests wait for a {self._name} thread ({busy}); come again"
+                raise Problem(503, told, retry_after=1)
+            if caller is not None and own >= self._share:
+                told = f"too many requests of yours wait for a {self._name} thread ({own}); come again"
+                raise Problem(429, told, retry_after=1)
+            self._taken[caller] += 1
+        work = self._pool.submit(call, *args)
+        work.add_done_callback(lambda _: self._leave(caller))
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.wrap_future(work)
         except TimeoutError:
             raise Deadline(seconds or 0).missed() from None
 
-    def submit(self, call: Callable[..., T], *args: Any) -> Future[T] | None:
-        """Have something called without waiting for it; None if there is no place."""
+    def _leave(self, caller: Hashable) -> None:
         with self._lock:
-            if self._taken >= self._places:
-                return None
-            self._taken += 1
-        work = self._pool.submit(call, *args)
-        work.add_done_callback(self._leave)
-        return work
-
-    def _leave(self, _: object) -> None:
-        with self._lock:
-            self._taken -= 1
+            self._taken[caller] -= 1
+            if not self._taken[caller]:
+                del self._taken[caller]
 
     def stop(self) -> None:
         """Let what runs end, and drop what waits."""

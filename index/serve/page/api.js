@@ -1,5 +1,7 @@
 // Calls to the server. An API key is kept for this tab alone, until it is closed.
 
+import { parsed, written } from "./dom.js";
+
 const KEY = "lsr-api-key";
 
 // What went wrong, as the server's problem document (RFC 9457) tells it.
@@ -24,19 +26,19 @@ export async function call(path, body, signal, again = 2) {
   if (body) headers["Content-Type"] = "application/json";
   let answer, text;
   try {
-    answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
+    answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && written(body), signal });
     text = await answer.text();
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new Problem(0, "The server can't be reached", "It may have been stopped, or the connection is down.");
   }
-  if (answer.status === 503 && again && answer.headers.has("Retry-After")) {
+  if ([429, 503].includes(answer.status) && again && answer.headers.has("Retry-After")) {
     await pause(1000 * Math.min(10, Number(answer.headers.get("Retry-After")) || 1), signal);
     return call(path, body, signal, again - 1);
   }
   let content;
   try {
-    content = JSON.parse(text);
+    content = parsed(text);
   } catch {
     throw new Problem(answer.status, `The server's answer can't be read (status ${answer.status})`);
   }

@@ -36,5 +36,13 @@ export function percent(share) {
 // A metadata value as people read it.
 export function plain(value) {
   if (Array.isArray(value)) return value.map(plain).join(", ");
-  return value !== null && typeof value === "object" ? JSON.stringify(value) : String(value);
+  return value !== null && typeof value === "object" ? written(value) : String(value);
 }
+
+// JSON, both ways. Whole numbers beyond 2^53 keep their digits, as BigInt, in browsers that tell how a number is written.
+export const parsed = (text) =>
+  JSON.parse(text, (_, value, from) => (typeof value === "number" ? whole(from?.source, value) : value));
+export const written = (value) =>
+  JSON.stringify(value, (_, one) => (typeof one === "bigint" ? JSON.rawJSON(one) : one));
+export const whole = (digits, value) =>
+  JSON.rawJSON && !Number.isSafeInteger(value) && /^-?\d+$/.test(digits) ? BigInt(digits) : value;

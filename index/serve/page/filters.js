@@ -1,7 +1,7 @@
 // Filters on metadata: a panel of the columns, and what is set as words.
 // `where` is a Map from column to condition in the form that the server takes: a list of values, or {">=": a, "<=": b}.
 
-import { el, plain } from "./dom.js";
+import { el, plain, whole, written } from "./dom.js";
 
 const FIRST = 6; // values of a column that are shown at once
 const COLUMNS = 12; // columns that are shown at once
@@ -31,7 +31,7 @@ export function conditions(where) {
   return [...where].map(([name, condition]) => {
     if (Array.isArray(condition)) return [name, condition.map(plain).join(" or ")];
     const { ">=": from, "<=": to, ...others } = condition ?? {};
-    if (Object(condition) !== condition || Object.keys(others).length) return [name, JSON.stringify(condition)];
+    if (Object(condition) !== condition || Object.keys(others).length) return [name, written(condition)];
     return [name, from === undefined ? `up to ${to}` : to === undefined ? `from ${from}` : `${from} to ${to}`];
   });
 }
@@ -89,7 +89,8 @@ function range(name, column, where, changed) {
     box.value = bounds()[operator] ?? "";
     box.addEventListener("input", () => {
       const { [operator]: _, ...others } = bounds();
-      const condition = Number.isFinite(box.valueAsNumber) ? { ...others, [operator]: box.valueAsNumber } : others;
+      const bound = box.valueAsNumber;
+      const condition = Number.isFinite(bound) ? { ...others, [operator]: whole(box.value, bound) } : others;
       if (Object.keys(condition).length) where.set(name, condition);
       else where.delete(name);
       changed();

@@ -1,7 +1,7 @@
 // The page as a whole: the query, filters and sides, kept in the URL's fragment so that a search can be shared.
 
 import { call, hasKey, useKey } from "./api.js";
-import { el, some } from "./dom.js";
+import { el, parsed, some, written } from "./dom.js";
 import { conditions, fieldsOf, sharedColumns } from "./filters.js";
 import { DEFAULTS, Side } from "./side.js";
 
@@ -19,7 +19,7 @@ function save(push = false) {
   const values = new URLSearchParams();
   if (state.query) values.set("q", state.query);
   if (state.k !== K) values.set("k", state.k);
-  if (state.where.size) values.set("where", JSON.stringify(Object.fromEntries(state.where)));
+  if (state.where.size) values.set("where", written(Object.fromEntries(state.where)));
   sides.forEach(({ settings }, i) => {
     const suffix = i ? "2" : "";
     if (i || settings.index !== indexes[0].name) values.set(`index${suffix}`, settings.index);
@@ -44,7 +44,7 @@ function load() {
   state.query = values.get("q") ?? "";
   state.k = Math.round(number("k", K, 1, MOST));
   try {
-    const where = JSON.parse(values.get("where") ?? "{}");
+    const where = parsed(values.get("where") ?? "{}");
     state.where = new Map(Array.isArray(where) ? [] : Object.entries(where));
   } catch {
     state.where = new Map();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import unquote
 
 import pytest
 
@@ -92,9 +93,10 @@ def test_documents_by_their_ids(asking):
     assert stored["metadata"]["year"] == 1960
     for path in ("/v1/documents/c/1", "/v1/documents/c%2F1"):
         assert asking.get(path + "?index=small").json["text"] == "boundary layer transition"
-    missing = asking.get("/v1/documents/nobody")
-    assert missing.status == 404
-    assert "nobody" in missing.json["detail"]
+    for path in ("nobody", "nobody%0A", "no%0Abody/"):
+        missing = asking.get("/v1/documents/" + path)
+        assert missing.status == 404
+        assert f"no document {unquote(path)!r}" in missing.json["detail"]
 
 
 def test_passages_are_told_apart_from_their_documents(tmp_path, serving):
@@ -197,10 +199,15 @@ def test_state_is_told(asking):
     models.Stats.model_validate(stats)
     assert stats["documents"] == 4
     asking.post("/v1/search", {"query": "wing"})
+    for path in ("/v1/documents/a", "/v1/search", "/made-up"):
+        asking.get(path)
     metrics = asking.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain")
     text = metrics.body.decode()
-    assert 'lsr_requests_total{path="/v1/search",status="200"}' in text
+    counted = [("/v1/search", 200), ("/v1/search", 405), ("/v1/documents/{id}", 200), ("unknown", 404)]
+    for path, status in counted:
+        assert f'lsr_requests_total{{path="{path}",status="{status}"}}' in text
+    assert "made-up" not in text
     assert 'lsr_documents{index="small"} 4.0' in text
     assert "process_resident_memory_bytes" in text
 
@@ -213,7 +220,7 @@ def test_head_is_get_without_a_body(asking):
 def test_every_path_is_described(asking):
     described = asking.get("/openapi.json").json
     assert described["openapi"].startswith("3.1")
-    operations = {(path.partition("{")[0], method.upper()) for path, at in described["paths"].items() for method in at}
+    operations = {(path, method.upper()) for path, at in described["paths"].items() for method in at}
     operations = {one for one in operations if one[1] != "PARAMETERS"}
     assert operations == {(path, method) for path, methods in ROUTES.items() for method in methods}
     schemas = described["components"]["schemas"]

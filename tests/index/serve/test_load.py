@@ -8,11 +8,14 @@ import os
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from lsr.encode.base import Encoder
+from lsr.index.serve.keys import Keys
 from lsr.index.serve.problems import Problem
 from lsr.index.serve.server import Server
 from lsr.index.serve.settings import ServeSettings
@@ -46,6 +49,78 @@ def test_a_full_waiting_room_tells_to_come_again():
 
     refused = asyncio.run(come())
     assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+
+
+def test_one_caller_leaves_places_to_others():
+    async def come():
+        workers, free = Workers(1, 3, "search"), threading.Event()
+        try:
+            running = [asyncio.create_task(workers.run(free.wait, 10, caller="a")) for _ in range(3)]
+            await asyncio.sleep(0)
+            with pytest.raises(Problem, match="too many requests of yours") as refused:
+                await workers.run(free.wait, 10, caller="a")
+            running.append(asyncio.create_task(workers.run(free.wait, 10, caller="b")))
+            await asyncio.sleep(0)
+            with pytest.raises(Problem, match="too many requests wait"):
+                await workers.run(free.wait, 10, caller="c")
+            free.set()
+            assert all(await asyncio.gather(*running))
+            assert await workers.run(free.wait, 10, caller="a")
+            assert workers.busy == 0
+        finally:
+            free.set()
+            workers.stop()
+        return refused.value
+
+    refused = asyncio.run(come())
+    assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+
+
+def test_a_key_that_floods_leaves_room_for_another(serving, small, monkeypatch):
+    one, other = "one-key-0123456789", "other-key-0123456789"
+    asking = serving(small, threads=1, waiting=3, keys=Keys({one: "reader", other: "reader"}))
+    free = threading.Event()
+
+    def ask(key, scheme="Bearer"):
+        return asking.post("/v1/search", {"query": "wing"}, Authorization=f"{scheme} {key}")
+
+    monkeypatch.setattr(asking.app.indexes["idx"], "search", lambda *_: free.wait(10) and {})
+    with ThreadPoolExecutor(4) as pool:
+        try:
+            running = [pool.submit(ask, one) for _ in range(3)]
+            end = time.monotonic() + 10
+            while asking.app.searches.busy < 3:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            refused = ask(one, "bearer  ")
+            running.append(pool.submit(ask, other))
+            while asking.app.searches.busy < 4:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+        finally:
+            free.set()
+    assert [reply.result().status for reply in running] == [200] * 4
+    assert refused.status == 429
+    assert refused.headers["retry-after"] == "1"
+    assert "of yours" in refused.json["detail"]
+
+
+def test_what_explanations_need_is_loaded_beside(serving, small, monkeypatch):
+    loading, free = threading.Event(), threading.Event()
+
+    def origins(*_):
+        loading.set()
+        free.wait(10)
+        return {}
+
+    monkeypatch.setattr(Encoder, "origins", origins)
+    asking = serving(small, threads=1)
+    try:
+        assert loading.wait(10)
+        assert asking.get("/ready").status == 200
+        assert len(asking.post("/v1/search", {"query": "wing"}).json["hits"]) == 2
+    finally:
+        free.set()
 
 
 def test_what_takes_too_long_is_answered_and_keeps_its_place():

@@ -51,7 +51,7 @@ def problem(reply, status):
         ({"query": "wing", "where": {"year": list(range(1001))}}, "where", "has 1,001 values"),
         ({"query": "wing", "where": {"or": [{"year": 1}] * 1001}}, "where", "has 1,001 values"),
         ({"query": "wing", "where": [1]}, "where", "should be an object, got [1]"),
-        ({"query": "wing", "explain": True, "k": 101}, "k", "at most 100 documents are explained"),
+        ({"query": "wing", "explain": True, "k": 101}, "explain", "at most 100 documents are explained"),
         ({"query": "wing", "settings": {"algorithm": "clusters"}}, "", "clusters"),
     ],
 )
@@ -64,12 +64,25 @@ def test_wrong_values_are_named(asking, asked, where, message):
 
 def test_all_that_is_wrong_is_told_at_once(asking):
     told = problem(asking.post("/v1/search", {"qurey": "wing", "k": 0, "settings": {"cut": "x"}}), 422)
-    assert [one["where"] for one in told["errors"]] == ["k", "settings.cut", "qurey"]
+    assert [one["where"] for one in told["errors"]] == ["k", "settings.cut", "query", "qurey"]
+    asked = {"vector": {"x": -1}, "k": 500, "explain": True, "where": {"or": [1] * 2000}, "hybrid": {"depth": 10**9}}
+    told = problem(asking.post("/v1/search", asked | {"zzz": 1}), 422)
+    assert [one["where"] for one in told["errors"]] == ["where", "hybrid.depth", "vector.x", "explain", "zzz"]
+    told = problem(asking.post("/v1/search/batch", {"queries": ["wing"] * 300, "k": 500, "zzz": 1}), 422)
+    assert [one["where"] for one in told["errors"]] == ["queries", "zzz"]
+
+
+def test_defaults_have_limits_too(serving, small):
+    asking = serving(small, max_k=5)
+    told = problem(asking.post("/v1/search", {"query": "wing", "hybrid": {}}), 422)
+    assert [one["where"] for one in told["errors"]] == ["k", "hybrid.depth"]
 
 
 def test_wrong_values_within_a_batch_are_named(asking):
     told = problem(asking.post("/v1/search/batch", {"queries": ["wing", {"wing": -1}, 3]}), 422)
     assert [one["where"] for one in told["errors"]] == ["queries.1.vector.wing", "queries.2.vector"]
+    told = problem(asking.post("/v1/search/batch", {"queries": ["wing", "x" * 10_001], "k": 10**6}), 422)
+    assert [one["where"] for one in told["errors"]] == ["k", "queries.1"]
     told = problem(asking.post("/v1/search/batch", {"queries": ["wing"] * 21, "k": 1000}), 422)
     assert "at most 20,000 in all" in told["detail"]
 

@@ -70,8 +70,8 @@ def test_a_server_that_is_gone(visit, served):
 
 
 def test_a_busy_server_is_asked_again(visit, served):
-    page = visit(served, expected="status of 503")
-    busy = [503]
+    page = visit(served, expected="status of (503|429)")
+    busy = [503, 429]
 
     def wait(route):
         if busy:

@@ -189,6 +189,27 @@ def test_filters_narrow_and_are_kept_in_the_address(visit, served):
     assert not again.get_by_label("en", exact=True).is_checked()
 
 
+def test_large_whole_numbers_keep_their_digits(visit, serving, tmp_path):
+    least, deep = 2**53, {"ids": [2**60 + 1, 10**400]}
+    documents = [{"_id": str(n), "text": "cats", "n": least + n, "deep": [deep]} for n in range(2)]
+    page = visit(serving(Index.build(tmp_path / "idx", documents, encoder="bm25")).url)
+    page.search("cats")
+    assert page.ids() == ["0", "1"]
+    shown = page.texts(".hit:nth-child(2) dl div dd")
+    assert str(least + 1) in shown
+    assert json.dumps(deep, separators=(",", ":")) in shown
+    page.get_by_role("button", name="Filters").click()
+    box = page.get_by_label("n at least")
+    assert box.get_attribute("placeholder") == str(least)
+    box.fill(str(least + 1))
+    page.explained()
+    assert page.ids() == ["1"]
+    again = visit(page.url)
+    again.explained()
+    assert again.ids() == ["1"]
+    assert again.get_by_role("button", name=f"Remove the filter n from {least + 1}").count() == 1
+
+
 def test_exact_and_approximate(visit, served):
     page = visit(served)
     sent = []

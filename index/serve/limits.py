@@ -1,0 +1,73 @@
+"""What a request may ask for at most. Models name these types, so that limits are told with all else that is wrong.
+
+The context of a validation is the server's `ServeSettings`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo
+
+Weight = Annotated[float, Field(ge=0)]
+Vector = dict[str, Weight]
+
+
+def _k(value: int, info: ValidationInfo) -> int:
+    most = info.context.max_k
+    if value > most:
+        raise ValueError(f"at most {most:,} documents are given, got {value:,}")
+    return value
+
+
+def _query(query: str | Vector, info: ValidationInfo) -> str | Vector:
+    most, what = info.context.max_query, "characters" if isinstance(query, str) else "terms"
+    if len(query) > most:
+        raise ValueError(f"has {len(query):,} {what}, at most {most:,} are taken")
+    return query
+
+
+def _where(where: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    values, most = _count(where), info.context.max_where
+    if values > most:
+        raise ValueError(f"has {values:,} values, at most {most:,} are taken")
+    return where
+
+
+def _count(where: Any) -> int:
+    inner = where.values() if isinstance(where, dict) else where if isinstance(where, list) else None
+    return 1 if inner is None else sum(map(_count, inner))
+
+
+K = Annotated[int, Field(ge=1), AfterValidator(_k)]
+Text = Annotated[str, AfterValidator(_query)]
+QueryVector = Annotated[Vector, AfterValidator(_query)]
+Query = Annotated[
+    Annotated[str, Tag("text")] | Annotated[Vector, Tag("vector")],
+    Discriminator(lambda value: "text" if isinstance(value, str) else "vector"),
+    AfterValidator(_query),
+]
+Where = Annotated[dict[str, Any], AfterValidator(_where)]
+
+
+def k_of_all(queries: list[Any], info: ValidationInfo) -> list[Any]:
+    """Queries of which each asks for k documents."""
+    k, most = info.data.get("k", 0), info.context.max_hits
+    if k * len(queries) > most:
+        raise ValueError(f"{len(queries):,} queries of {k:,} documents: at most {most:,} in all")
+    return queries
+
+
+def k_explained(explain: bool, info: ValidationInfo) -> bool:
+    """Whether to explain the k documents that are found."""
+    k, most = info.data.get("k", 0), info.context.max_explained
+    if explain and k > most:
+        raise ValueError(f"at most {most} documents are explained at once, k is {k:,}")
+    return explain
+
+
+def either(query: str | None, info: ValidationInfo) -> str | None:
+    """A query, where there is no vector."""
+    if "vector" in info.data and (query is None) == (info.data["vector"] is None):
+        raise ValueError("give either a query or a vector")
+    return query
