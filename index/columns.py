@@ -112,7 +112,9 @@ class Columns:
 
 
 def kind_of(column: pa.DataType) -> str:
-    """ "truth", "number", "text", or "list of …"."""
+    """ "truth", "number", "text", "list of …" or "empty list"."""
+    if column == _EMPTY:
+        return "empty list"
     if pa.types.is_list(column):
         return f"list of {kind_of(column.value_type)}"
     if pa.types.is_boolean(column):

@@ -180,6 +180,22 @@ def test_a_column_of_one_segment_is_missing_in_another(tmp_path):
     assert parsed.mask(one, 1).tolist() == parsed.mask(two, 1).tolist() == [True]
 
 
+def test_lists_that_are_all_empty_in_one_segment(tmp_path):
+    first = write(tmp_path, [{"tags": []}, {}])
+    (tmp_path / "b").mkdir()
+    second = write(tmp_path / "b", [{"tags": ["x"]}, {"tags": []}])
+    assert (first.kinds, second.kinds) == ({"tags": "empty list"}, {"tags": "list of text"})
+    for where, expected in (
+        ({"tags": "x"}, [[False, False], [True, False]]),
+        ({"tags": {"!=": "x"}}, [[True, False], [False, True]]),
+        ({"tags": {">": "a"}}, [[False, False], [True, False]]),
+        ({"tags": {"exists": True}}, [[True, False], [True, True]]),
+    ):
+        parsed = parse_where(where)
+        parsed.require_known([first, second])
+        assert [parsed.mask(columns, 2).tolist() for columns in (first, second)] == expected
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [
