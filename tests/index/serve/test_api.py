@@ -168,8 +168,9 @@ def test_hybrid_searches_and_origins(tmp_path, serving):
     kinds = {term["kind"] for hit in found["hits"] for term in hit["explanation"]["terms"]}
     assert {"match", "expansion"} <= kinds
     assert any(term["origin"] for hit in found["hits"] for term in hit["explanation"]["terms"])
-    refused = asking.post("/v1/search", {"vector": {"wing": 1}, "hybrid": how})
-    assert "takes texts" in refused.json["detail"]
+    vector = asking.post("/v1/encode", {"text": "aircraft wing"}).json["vector"]
+    same = asking.post("/v1/search", {"vector": vector, "k": 2, "hybrid": how}).json
+    assert [(hit["id"], hit["score"]) for hit in same["hits"]] == expected
     refused = asking.post("/v1/search", {"query": "wing", "hybrid": {"weights": {"dense": 1}}})
     assert "learned, lexical" in refused.json["detail"]
 
