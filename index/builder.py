@@ -19,6 +19,7 @@ from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages, Report, encode_corpus, fit
 from lsr.errors import EncoderMismatch
 from lsr.fingerprint import Fingerprint
+from lsr.jsonl import given_documents
 from lsr.sparse import SparseMatrix
 from lsr.vectors import VectorBatch, Vectors, holds_vectors, matrix_batches, read_vectors
 
@@ -132,12 +133,14 @@ def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what:
 
 
 def open_source(source: Source, encoder: Encoder | None = None, *, skip_bad: bool = False) -> Opened:
-    """What a path or a name stands for, vectors or texts; anything else is itself.
+    """What a path or a name stands for, vectors or texts; documents that have vectors as such; anything else is itself.
 
     Of vectors in JSONL the encoder's terms are taken, if there is one, not numbers of our own.
     """
-    if not isinstance(source, str | PathLike):
+    if isinstance(source, Corpus | Vectors | SparseMatrix):
         return source
+    if not isinstance(source, str | PathLike):
+        return given_documents(source, vocabulary=encoder.vocabulary if encoder else None, skip_bad=skip_bad)
     name = str(source)
     if holds_vectors(name):
         return read_vectors(name, vocabulary=encoder.vocabulary if encoder else None, skip_bad=skip_bad)

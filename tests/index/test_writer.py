@@ -418,6 +418,32 @@ def test_tokens_of_jsonl_vectors_are_brought_into_the_index_terms(tmp_path):
         assert found(opened, {"z": 1, "x": 1}) == [("b1", 5.0), ("b0", 3.0), ("a0", 1.0)]
 
 
+def test_documents_may_bring_their_vectors(tmp_path):
+    index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "A wing.", "n": 1, "vector": {"x": 1, "y": 2}}])
+    again = {"_id": "a", "title": "Wing", "vector": {"x": 5}, "n": 2}
+    new = [{"_id": "b", "vector": {"z": np.float32(3), "y": 4}}, again]
+    assert str(index.update(iter(new))) == "1 added, 1 updated"
+    index.commit()
+    assert found(index, {"y": 1, "x": 1}) == [("a", 5.0), ("b", 4.0)]
+    assert [(hit.title, hit.metadata) for hit in index.search({"x": 1}, where={"n": 2})] == [("Wing", {"n": 2})]
+    bad = [*new, {"_id": "c", "text": "no vector"}, {"_id": "d", "vector": {"x": -1}}, {"_id": "e", "vector": {7: 1.0}}]
+    with pytest.raises(DataError, match="document 3: the first one has"):
+        index.update(bad)
+    assert not index.pending
+    assert [message.split(":")[0] for message in index.update(bad, skip_bad=True).bad] == [
+        "document 3",
+        "document 4",
+        "document 5",
+    ]
+    texts = Index.build(tmp_path / "texts", DOCUMENTS, encoder=ENCODER)
+    with pytest.raises(DataError, match="the token 'z' isn't in the index' vocabulary"):
+        texts.add(new)
+    (wing,) = (term for term, token in enumerate(ENCODER.vocabulary) if token == "wing")
+    same = Index.build(tmp_path / "same", [{"_id": "v", "text": "t", "vector": {"wing": 1}}], encoder=ENCODER)
+    assert same.document_vectors([0]).row(0)[0].tolist() == [wing]
+    assert [hit.id for hit in same.search("wing")] == ["v"]
+
+
 def test_an_empty_index_learns_from_what_is_added_first(tmp_path):
     index = Index.build(tmp_path / "idx", [], encoder="bm25")
     assert (len(index), index.search("wing")) == (0, [])
