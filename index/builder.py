@@ -48,7 +48,7 @@ class BuildSettings:
         passages: How texts are cut; None for whole.
 
     Raises:
-        ValueError: Values that make no sense.
+        ValueError, TypeError: Values that make no sense.
     """
 
     impacts: ImpactType = "uint8"
@@ -60,6 +60,8 @@ class BuildSettings:
     def __post_init__(self) -> None:
         if self.impacts not in ("uint8", "float32"):
             raise ValueError(f'impacts must be "uint8" or "float32", got {self.impacts!r}')
+        if not isinstance(self.passages, Passages | None):
+            raise TypeError(f"passages must be Passages(size, overlap), got {self.passages!r}")
         if self.summary_mass is not None and self.impacts != "uint8":
             raise ValueError("clusters are for 8-bit impacts: search of float32 weights is always a scan")
         if self.summary_mass is not None and not 0 < self.summary_mass <= 1:

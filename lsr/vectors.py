@@ -38,6 +38,7 @@ from lsr.corpus import (
     document_batch,
     file_kind,
     open_parquet,
+    require_metadata,
     unfinished,
 )
 from lsr.errors import DataError
@@ -348,6 +349,11 @@ def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBat
         raise DataError("a row has no id", where)
     documents = pa.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA)
     documents.validate(full=True)  # strings that are not UTF-8
+    metadata = documents.column("metadata")
+    if metadata.null_count < len(metadata):
+        for doc_id, text in zip(columns[0].to_pylist(), metadata.to_pylist(), strict=True):
+            if text is not None:
+                require_metadata(text, doc_id, where)
     return VectorBatch(documents, matrix)
 
 

@@ -210,7 +210,7 @@ def test_lists_that_are_all_empty_in_one_segment(tmp_path):
         ({"year": {"in": 1}}, r"year: in takes a list, got 1"),
         ({"year": {">": [1]}}, r"year: > takes one value"),
         ({"year": {"exists": 1}}, r"year: exists takes true or false"),
-        ({"year": None}, r"year: values are texts, numbers, true or false, got None"),
+        ({"year": None}, r"year: values are texts, numbers, true or false, got None; \{\"exists\": false\} finds"),
         ({"or": {"year": 1}}, r"or takes a list"),
         ({"not": [1]}, r"a filter is a mapping"),
         ([1], r"a filter is a mapping of column to condition, got \[1\]"),
