@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -159,15 +160,17 @@ def build_index(
     overwrite: bool,
     memory: int,
     report: Report,
-    quantizer: Callable[[float, bool], Quantizer] = Quantizer.of,
+    quantizer: Callable[[float, bool], Quantizer] | None = None,
 ) -> Encoder | None:
-    """Build an index; arguments and errors are those of `Index.build`, and `quantizer` that of `write_segment`.
+    """Build an index; arguments and errors are those of `Index.build`, and `quantizer` that of `write_segment`: by
+    default impacts that were stored before are kept.
 
     Returns:
         What encoded the documents, None if they came as vectors.
     """
     refuse_others(path, overwrite=overwrite)
     opened = open_source(source, encoder)
+    quantizer = quantizer or partial(Quantizer.of, step=opened.step if isinstance(opened, Vectors) else None)
     with Transaction(path) as transaction, output_errors(path):
         known = Known()
         if isinstance(opened, SparseMatrix):

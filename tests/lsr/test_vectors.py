@@ -268,6 +268,9 @@ def test_damaged_encoder_files(tmp_path, content):
         ({"lsr.vocabulary": "{}"}, "lsr.vocabulary is no list"),
         ({"lsr.vocabulary": '["a", 1]'}, "lsr.vocabulary holds something else than tokens"),
         ({"lsr.encoder": "[]"}, "lsr.encoder is no dict"),
+        ({"lsr.step": "1"}, "lsr.step is no float"),
+        ({"lsr.step": "-0.5"}, "lsr.step is -0.5, no weight"),
+        ({"lsr.step": "NaN"}, "lsr.step is nan, no weight"),
     ],
     ids=range(7),
 )
