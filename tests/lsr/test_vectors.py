@@ -272,7 +272,7 @@ def test_damaged_encoder_files(tmp_path, content):
         ({"lsr.step": "-0.5"}, "lsr.step is -0.5, no weight"),
         ({"lsr.step": "NaN"}, "lsr.step is nan, no weight"),
     ],
-    ids=range(7),
+    ids=range(10),
 )
 def test_damaged_metadata(tmp_path, metadata, problem):
     with pytest.raises(DataError, match=f"v.parquet: {problem}"):
