@@ -145,8 +145,8 @@ class Index(Reader):
             path: The folder; a sharded one is opened as one index (lsr.index.joined). Or a URI (s3://bucket/idx), of
                 which a copy is kept in a cache (LSR_CACHE) and opened.
             encoder: For queries, instead of the one that the index carries; has to be the one that made it.
-            skip_damaged: Leave segments out whose files are missing, cut short or, if small, changed; `damaged` lists
-                these files. What is left can be searched, not changed.
+            skip_damaged: Read every byte first, and leave segments out whose files are missing, cut short or changed;
+                `damaged` lists these files. What is left can be searched, not changed.
 
         Raises:
             IndexFormatError: Not an index, or one of a later format.

@@ -725,6 +725,20 @@ def test_damaged_segments_can_be_left_out(path):
             some.delete("new")
 
 
+def test_a_changed_byte_of_a_large_file_is_found_where_damage_is_to_be_left_out(path, monkeypatch):
+    index = Index.open(path)
+    index.add([{"_id": "new", "text": "wing new"}])
+    index.commit()
+    monkeypatch.setattr("lsr.index.storage.CHECKED_AT_OPEN", 0)  # all files are large
+    file = path / index.snapshot.parts[0].entry["name"] / "ids.arrow"
+    file.write_bytes(file.read_bytes().replace(b"d7", b"d6"))
+    assert Index.open(path).damaged == []
+    some = Index.open(path, skip_damaged=True)
+    assert list(some.documents.all_ids()) == ["new"]
+    assert some.damaged == some.verify() == Index.open(path).verify()
+    assert "ids.arrow" in some.damaged[0]
+
+
 def test_what_a_writer_removed_while_an_index_was_opened_is_no_damage(path, monkeypatch):
     check_files = snapshots.check_files
 
