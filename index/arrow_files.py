@@ -32,17 +32,24 @@ class ArrowFile:
             with pa.memory_map(str(path)) as source:
                 self._buffer = source.read_buffer()
             self._reader = pa.ipc.open_file(self._buffer)
-        except (pa.ArrowException, OSError) as error:
+            names = self._reader.schema.names
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorruptIndex(f"{path}: not a whole Arrow file: {error}; {RESTORE}") from None
-        if self._reader.schema.names != schema.names or self._reader.schema.types != schema.types:
-            raise CorruptIndex(f"{path}: unexpected columns {self._reader.schema.names}; {RESTORE}")
+        if names != schema.names or self._reader.schema.types != schema.types:
+            raise CorruptIndex(f"{path}: unexpected columns {names}; {RESTORE}")
         self.bytes = np.frombuffer(self._buffer, np.uint8)
         self.n_batches = int(self._reader.num_record_batches)
 
     def batch(self, number: int) -> pa.RecordBatch:
-        """One record batch, mapped unless it is compressed."""
+        """One record batch, mapped unless it is compressed.
+
+        Raises:
+            CorruptIndex: It leads outside of the file, or holds texts that are none; numbers may be any.
+        """
         try:
-            return self._reader.get_batch(number)
+            batch = self._reader.get_batch(number)
+            batch.validate(full=True)  # reads texts and their offsets, of numbers nothing
+            return batch
         except (pa.ArrowException, OSError) as error:
             raise CorruptIndex(f"{self.path}: batch {number} can't be read: {error}; {RESTORE}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages, Report, encode_corpus, fit
 from lsr.errors import EncoderMismatch
 from lsr.fingerprint import Fingerprint
+from lsr.jsonl import given_documents
 from lsr.sparse import SparseMatrix
 from lsr.vectors import VectorBatch, Vectors, holds_vectors, matrix_batches, read_vectors
 
@@ -47,7 +49,7 @@ class BuildSettings:
         passages: How texts are cut; None for whole.
 
     Raises:
-        ValueError: Values that make no sense.
+        ValueError, TypeError: Values that make no sense.
     """
 
     impacts: ImpactType = "uint8"
@@ -59,6 +61,8 @@ class BuildSettings:
     def __post_init__(self) -> None:
         if self.impacts not in ("uint8", "float32"):
             raise ValueError(f'impacts must be "uint8" or "float32", got {self.impacts!r}')
+        if not isinstance(self.passages, Passages | None):
+            raise TypeError(f"passages must be Passages(size, overlap), got {self.passages!r}")
         if self.summary_mass is not None and self.impacts != "uint8":
             raise ValueError("clusters are for 8-bit impacts: search of float32 weights is always a scan")
         if self.summary_mass is not None and not 0 < self.summary_mass <= 1:
@@ -132,12 +136,14 @@ def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what:
 
 
 def open_source(source: Source, encoder: Encoder | None = None, *, skip_bad: bool = False) -> Opened:
-    """What a path or a name stands for, vectors or texts; anything else is itself.
+    """What a path or a name stands for, vectors or texts; documents that have vectors as such; anything else is itself.
 
     Of vectors in JSONL the encoder's terms are taken, if there is one, not numbers of our own.
     """
-    if not isinstance(source, str | PathLike):
+    if isinstance(source, Corpus | Vectors | SparseMatrix):
         return source
+    if not isinstance(source, str | PathLike):
+        return given_documents(source, vocabulary=encoder.vocabulary if encoder else None, skip_bad=skip_bad)
     name = str(source)
     if holds_vectors(name):
         return read_vectors(name, vocabulary=encoder.vocabulary if encoder else None, skip_bad=skip_bad)
@@ -154,15 +160,17 @@ def build_index(
     overwrite: bool,
     memory: int,
     report: Report,
-    quantizer: Callable[[float, bool], Quantizer] = Quantizer.of,
+    quantizer: Callable[[float, bool], Quantizer] | None = None,
 ) -> Encoder | None:
-    """Build an index; arguments and errors are those of `Index.build`, and `quantizer` that of `write_segment`.
+    """Build an index; arguments and errors are those of `Index.build`, and `quantizer` that of `write_segment`: by
+    default impacts that were stored before are kept.
 
     Returns:
         What encoded the documents, None if they came as vectors.
     """
     refuse_others(path, overwrite=overwrite)
     opened = open_source(source, encoder)
+    quantizer = quantizer or partial(Quantizer.of, step=opened.step if isinstance(opened, Vectors) else None)
     with Transaction(path) as transaction, output_errors(path):
         known = Known()
         if isinstance(opened, SparseMatrix):

@@ -136,19 +136,28 @@ def reshard(index_path: Path, out: Path, n_shards: int) -> None:
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 def verify(index_path: Path | str) -> None:
-    """Check every byte of an index against its checksums; names each file that is damaged.
+    """Check every byte of an index, or of a folder of dense vectors, against its checksums; names each file that is
+    damaged.
 
     \b
     Example:
       lsr verify idx
+      lsr verify vectors
     """
     from lsr.errors import CorruptIndex
 
+    from .dense_files import RECORD, damaged_files, read_record
     from .remote import downloaded
     from .shards import Shards, is_sharded
     from .storage import check_files, read_manifest
 
     path = downloaded(index_path) if isinstance(index_path, str) else index_path
+    if (path / RECORD).is_file():
+        record = read_record(path)
+        if damaged := damaged_files(path, record, every_byte=True):
+            raise CorruptIndex("\n".join(damaged))
+        click.echo(f"{path}: {len(record['files'])} files, all as they were written")
+        return
     manifests = Shards.read(path).manifests() if is_sharded(path) else {str(path): read_manifest(path)}
     wrong = [check_files(Path(folder), manifest, every_byte=True).values() for folder, manifest in manifests.items()]
     if messages := list(chain.from_iterable(wrong)):

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from lsr.errors import CorruptIndex
 
+from .arrow_files import RESTORE
+
 COLUMNS_FILE = "columns.arrow"
 MOST_COLUMNS = 1000  # what has more keys than that uses values as keys
 _DEEPEST = 30  # what objects further down hold is no column
@@ -95,6 +97,7 @@ class Columns:
     """
 
     def __init__(self, path: Path, n_docs: int) -> None:
+        self._path = path
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             self._batch = reader.get_batch(0)
@@ -107,12 +110,23 @@ class Columns:
         self.mixed: dict[str, str] = mixed
 
     def column(self, name: str) -> pa.Array:
-        """The values of a column, null where a document lacks it."""
-        return self._batch.column(self._batch.schema.get_field_index(name))
+        """The values of a column, null where a document lacks it.
+
+        Raises:
+            CorruptIndex: They make no sense.
+        """
+        column = self._batch.column(self._batch.schema.get_field_index(name))
+        try:
+            column.validate(full=True)
+        except pa.ArrowException as error:
+            raise CorruptIndex(f"{self._path}: damaged: {error}; {RESTORE}") from None
+        return column
 
 
 def kind_of(column: pa.DataType) -> str:
-    """ "truth", "number", "text", or "list of …"."""
+    """ "truth", "number", "text", "list of …" or "empty list"."""
+    if column == _EMPTY:
+        return "empty list"
     if pa.types.is_list(column):
         return f"list of {kind_of(column.value_type)}"
     if pa.types.is_boolean(column):

@@ -55,7 +55,9 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 damaged_option = click.option(
-    "--skip-damaged", is_flag=True, help="Leave damaged segments out, tell which, and go on with the rest."
+    "--skip-damaged",
+    is_flag=True,
+    help="Read every byte, leave damaged segments out, tell which, and go on with the rest.",
 )
 
 
@@ -72,7 +74,12 @@ def open_index(
     """
     from lsr.console import note
 
-    model = open_encoder(encoder, given_settings(options)) if encoder else None
+    settings = given_settings(options)
+    if settings and not encoder:
+        raise click.UsageError(
+            f"--{next(iter(settings)).replace('_', '-')} goes with --encoder: an index carries its own"
+        )
+    model = open_encoder(encoder, settings) if encoder else None
     if ray is not None:
         from .sharded import ShardedIndex
 

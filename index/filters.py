@@ -232,7 +232,8 @@ def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Conditi
     elif name == "exists" and not isinstance(value, bool):
         problem = f"{column}: exists takes true or false, got {value!r}"
     elif not all(isinstance(one, bool | int | float | str) for one in values):
-        problem = f"{column}: values are texts, numbers, true or false, got {value!r}"
+        lacking = '; {"exists": false} finds what lacks it' if None in values else ""
+        problem = f"{column}: values are texts, numbers, true or false, got {value!r}{lacking}"
     if problem:
         wrong.append(problem)
         return None

@@ -11,14 +11,16 @@ the weight that the index was built with, is what `Index.search` itself gives, e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from os import PathLike
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lsr.encode.hybrid import HybridEncoder
+from lsr.errors import EncoderError
 from lsr.runs import Run
 from lsr.sparse import SparseMatrix
 
@@ -26,11 +28,12 @@ from .dense import DenseVectors, Embed, Nearest
 from .filters import Filter, Where, as_filter
 from .fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
 from .hits import Hit
-from .query_side import checked_k
+from .query_side import Query, checked_k
 from .reader import Reader
 from .snapshot import Snapshot
 
 Method = Literal["rrf", "interpolation"]
+Queries = Sequence[str | Mapping[str, float]] | SparseMatrix
 
 
 def dense_of(index: Reader, path: str | PathLike[str], embed: Embed, **settings: Any) -> DenseVectors:
@@ -80,7 +83,7 @@ class Hybrid:
     ) -> None:
         self._index, self._dense, self._method, self._depth = index, dense, method, depth
         self._normalization, self._rrf_k = normalization, rrf_k
-        halves = ("learned", "lexical") if isinstance(index.encoder, HybridEncoder) else ("sparse",)
+        halves = ("learned", "lexical") if _hybrid_encoder(index) else ("sparse",)
         self.parts: tuple[str, ...] = halves + (("dense",) if dense is not None else ())
         given = dict(weights or {})
         if any(name not in self.parts or not weight >= 0 for name, weight in given.items()):
@@ -103,24 +106,30 @@ class Hybrid:
             rrf_k=self._rrf_k,
         )
 
-    def search(self, query: str, k: int = 10, **settings: Any) -> list[Hit]:
+    def search(self, query: Query, k: int = 10, *, dense: ArrayLike | None = None, **settings: Any) -> list[Hit]:
         """The k best documents; their scores are the fused ones, their explanations those of the sparse vectors.
 
         Args:
-            query: A text.
+            query: As of `Index.search`. Beside dense vectors one that is no text needs `dense`.
             k: How many at most.
+            dense: (dimensions,) the query's dense vector; by default its text is embedded.
             settings: Of `Index.search`, for the sparse rankings; its `where` for all.
         """
-        return self.search_batch([query], k, **settings)[0]
+        if isinstance(query, SparseMatrix) and len(query) != 1:
+            raise ValueError(f"search takes one query, got {len(query)}; search_batch takes many")
+        queries = [query] if isinstance(query, str | Mapping) else query
+        return self.search_batch(queries, k, dense=None if dense is None else [dense], **settings)[0]
 
-    def search_batch(self, queries: Sequence[str], k: int = 10, **settings: Any) -> list[list[Hit]]:
-        """The k best documents of each query."""
+    def search_batch(
+        self, queries: Queries, k: int = 10, *, dense: Sequence[ArrayLike] | None = None, **settings: Any
+    ) -> list[list[Hit]]:
+        """The k best documents of each query; arguments are those of `search`, `dense` one vector for each."""
         checked_k(k)
         index = self._index.pinned()
-        names = [str(number) for number in range(len(queries))]
-        runs = self._rankings(index, dict(zip(names, queries, strict=True)), max(k, self._depth), settings)
+        vectors, near = index.query_vectors(queries), self._dense_queries(queries, dense)
+        names = [str(number) for number in range(len(vectors))]
+        runs = self._rankings(index, names, vectors, near, max(k, self._depth), settings)
         fused = self.fuse(runs)
-        vectors = index.query_vectors(list(queries))
         return [index.hits(vectors[i], dict(islice(fused[name].items(), k))) for i, name in enumerate(names)]
 
     def rankings(self, queries: Mapping[str, str], depth: int | None = None, **settings: Any) -> dict[str, Run]:
@@ -131,23 +140,42 @@ class Hybrid:
             depth: Documents of each ranking; by default that of the constructor.
             settings: As of `search`.
         """
-        return self._rankings(self._index.pinned(), queries, depth or self._depth, settings)
+        index, texts = self._index.pinned(), list(queries.values())
+        vectors, near = index.query_vectors(texts), self._dense_queries(texts, None)
+        return self._rankings(index, list(queries), vectors, near, depth or self._depth, settings)
+
+    def _dense_queries(self, queries: Queries, dense: Sequence[ArrayLike] | None) -> Sequence[str | ArrayLike]:
+        """What the dense vectors are searched with: texts, or their vectors."""
+        if self._dense is None:
+            if dense is not None:
+                raise ValueError("this hybrid has no dense vectors that `dense` could be compared with")
+            return ()
+        if dense is not None:
+            if len(dense) != len(queries):
+                raise ValueError(f"{len(dense)} dense vectors for {len(queries)} queries; give one for each")
+            return list(dense)
+        texts = [query for query in (() if isinstance(queries, SparseMatrix) else queries) if isinstance(query, str)]
+        if len(texts) != len(queries):
+            raise TypeError("a query that is no text needs its dense vector, too: dense=...")
+        return texts
 
     def _rankings(
-        self, index: Reader, queries: Mapping[str, str], depth: int, settings: Mapping[str, Any]
+        self,
+        index: Reader,
+        ids: list[str],
+        vectors: SparseMatrix,
+        near: Sequence[str | ArrayLike],
+        depth: int,
+        settings: Mapping[str, Any],
     ) -> dict[str, Run]:
-        ids, texts = list(queries), list(queries.values())
-        for text in texts:
-            if not isinstance(text, str):
-                raise TypeError(f"a query of a hybrid search is a text, got {type(text).__name__}")
         found: dict[str, Run] = {}
-        for name, vectors in _sparse(index, texts):
-            rows = index.search_batch(vectors, depth, **settings)
+        for name, part in _sparse(index, vectors):
+            rows = index.search_batch(part, depth, **settings)
             found[name] = {q: {hit.id: hit.score for hit in hits} for q, hits in zip(ids, rows, strict=True)}
         if self._dense is not None:
             snapshot = index.snapshot
             among = _among(self._dense, snapshot, settings.get("where"))
-            nearest = self._dense.rankings(texts, rows=among)
+            nearest = self._dense.rankings(near, rows=among)
             found["dense"] = {
                 query: _near(self._dense, snapshot, best, depth) for query, best in zip(ids, nearest, strict=True)
             }
@@ -203,10 +231,17 @@ def _is_current(dense: DenseVectors, snapshot: Snapshot, row: int, doc: int) -> 
     return dense.is_of(row, snapshot.documents.content(doc))
 
 
-def _sparse(index: Reader, texts: list[str]) -> Iterator[tuple[str, SparseMatrix]]:
+def _hybrid_encoder(index: Reader) -> HybridEncoder | None:
+    """The encoder, if it is one of two halves; an index of vectors may have none."""
+    with suppress(EncoderError):
+        if isinstance(encoder := index.encoder, HybridEncoder):
+            return encoder
+    return None
+
+
+def _sparse(index: Reader, vectors: SparseMatrix) -> Iterator[tuple[str, SparseMatrix]]:
     """The vectors of each sparse part."""
-    vectors, encoder = index.query_vectors(texts), index.encoder
-    if isinstance(encoder, HybridEncoder):
+    if encoder := _hybrid_encoder(index):
         yield from zip(("learned", "lexical"), encoder.halves(vectors), strict=True)
     else:
         yield "sparse", vectors

@@ -91,8 +91,9 @@ class Index(Reader):
 
         Args:
             path: The folder; or a URI, then it is built in a temporary folder and uploaded.
-            source: Documents ({"_id", "text", perhaps "title" and more}), a corpus, vectors, or a matrix; or a path or
-                name of texts or vectors, as `lsr index` takes it. None at all makes an empty index to add to.
+            source: Documents ({"_id", "text", perhaps "title" and more; with "vector", {token: weight}, in all of them
+                nothing is encoded), a corpus, vectors, or a matrix; or a path or name of texts or vectors, as
+                `lsr index` takes it. None at all makes an empty index to add to.
             encoder: Encodes documents, and later queries; by default `lsr.encode.base.DEFAULT_ENCODER`. For
                 vectors, the one that made them. One that learns from the documents (BM25, lsr-mini's BM25 part) keeps
                 what it learns here, or from the first documents added; build again when these have changed a lot.
@@ -144,8 +145,8 @@ class Index(Reader):
             path: The folder; a sharded one is opened as one index (lsr.index.joined). Or a URI (s3://bucket/idx), of
                 which a copy is kept in a cache (LSR_CACHE) and opened.
             encoder: For queries, instead of the one that the index carries; has to be the one that made it.
-            skip_damaged: Leave segments out whose files are missing, cut short or, if small, changed; `damaged` lists
-                these files. What is left can be searched, not changed.
+            skip_damaged: Read every byte first, and leave segments out whose files are missing, cut short or changed;
+                `damaged` lists these files. What is left can be searched, not changed.
 
         Raises:
             IndexFormatError: Not an index, or one of a later format.

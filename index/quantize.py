@@ -37,10 +37,14 @@ class Quantizer:
     exact: bool
 
     @classmethod
-    def of(cls, largest: float, whole: bool) -> Quantizer:
-        """For weights up to `largest`; `whole` tells that all of them are whole numbers."""
+    def of(cls, largest: float, whole: bool, step: float | None = None) -> Quantizer:
+        """For weights up to `largest`; `whole` tells that all of them are whole numbers, `step` that they are whole
+        multiples of it.
+        """
         if whole and largest <= LEVELS:
             return cls(1.0, True)
+        if step and largest <= (LEVELS + 0.5) * step:  # weights are float32
+            return cls(step, False)
         return cls(largest / LEVELS if largest > 0 else 1.0, False)
 
     @classmethod

@@ -77,6 +77,8 @@ class QuerySide:
         Raises:
             DataError: A weight that is negative, infinite or not a number.
         """
+        if isinstance(queries, str | Mapping):
+            raise TypeError(f"queries are a list or a matrix, got a single one: [{str(queries)[:50]!r}]")
         if not hasattr(queries, "__len__"):
             raise TypeError(
                 f"a query is a text, a mapping of token to weight or a matrix, got {type(queries).__name__}"
@@ -96,7 +98,8 @@ class QuerySide:
         rows = []
         for query in queries:
             if not isinstance(query, Mapping):
-                raise TypeError(f"a query is a text or a mapping of token to weight, got {type(query).__name__}")
+                some = ", as all of them" if isinstance(query, str) else ""
+                raise TypeError(f"a query is a text or a mapping of token to weight{some}, got {type(query).__name__}")
             if self.vocabulary is None:
                 raise DataError(f"{self.path}: this index doesn't know its tokens; search it with a SparseMatrix")
             rows.append({term_of[t]: w for t, w in query.items() if t in term_of})

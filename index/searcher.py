@@ -204,7 +204,10 @@ class Searcher:
         places = np.empty(self.n_docs, np.uint8)
         for segment, part, alive, base in zip(self.segments, parts, self._alive, self.bases, strict=False):
             both = part if alive is None else part & alive
-            places[base : base + segment.n_docs] = both[segment.order] if len(segment.order) else both
+            try:
+                places[base : base + segment.n_docs] = both[segment.order] if len(segment.order) else both
+            except IndexError:
+                raise CorruptIndex(f"{segment.folder / 'places.arrow'}: damaged; lsr verify tells more") from None
         live = []
         for group in self._groups:
             blocks = np.zeros(group.n_blocks, np.uint8)
@@ -224,7 +227,11 @@ class Searcher:
     def impacts_of(self, doc: int, terms: NDArray[np.uint32]) -> NDArray[np.float64]:
         """(n,) float64, the stored weight of each term in a document, 0 where it doesn't occur."""
         number, within = self.locate(doc)
-        return self.segments[number].impacts_of(within, terms)
+        try:
+            return self.segments[number].impacts_of(within, terms)
+        except IndexError:
+            folder = self.segments[number].folder
+            raise CorruptIndex(f"{folder}: postings or places.arrow are damaged; lsr verify tells more") from None
 
     def sample(self, n: int, length: int) -> SparseMatrix:
         """At most n documents, drawn at random but always the same, cut to their heaviest terms.

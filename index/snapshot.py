@@ -158,7 +158,7 @@ class Snapshot:
         path: The index' folder.
         manifest: What is to be opened.
         before: A snapshot of the same index: what it has open isn't opened again.
-        skip_damaged: Leave damaged segments out.
+        skip_damaged: Leave damaged segments out; every byte is read.
 
     Raises:
         CorruptIndex: A file is missing, cut short or, if small, changed.
@@ -173,7 +173,9 @@ class Snapshot:
         skip_damaged: bool = False,
     ) -> None:
         self.manifest = manifest
-        wrong = check_files(path, manifest, known=before.manifest["files"] if before else None)
+        # Who wants what is left wants it whole: of large files, too, every byte is looked at.
+        known = before.manifest["files"] if before else None
+        wrong = check_files(path, manifest, every_byte=skip_damaged, known=known)
         if wrong and not skip_damaged:
             raise CorruptIndex("\n".join(wrong.values()) + _REST)
         self.damaged = list(wrong.values())

@@ -104,7 +104,8 @@ def convert(vectors: Vectors, out: Path, form: Form | None = None) -> None:
                 for batch in batches():
                     writer.write(batch)
                 # A JSONL's vocabulary is whole only now.
-                writer.add_metadata(pack_metadata(vectors.fingerprint, vectors.vocabulary, vectors.encoder_files))
+                known = vectors.fingerprint, vectors.vocabulary, vectors.encoder_files
+                writer.add_metadata(pack_metadata(*known, vectors.step))
         elif wanted == "opensearch-ann":
             from lsr.opensearch import write_bulk
 

@@ -614,8 +614,23 @@ def document_batch(documents: list[Document], *, with_text: bool = True) -> pa.R
 
 def _metadata_json(metadata: Mapping[str, Any], doc_id: str, where: str) -> str:
     try:
-        text = json.dumps(metadata, ensure_ascii=False)
+        text = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"document {doc_id!r}: metadata is not JSON: {error}", where) from None
     return text
+
+
+def require_metadata(text: str, doc_id: str, where: str) -> None:
+    """Refuse metadata of a file that are no JSON object.
+
+    Raises:
+        DataError: What is wrong, with the document.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"document {doc_id!r}: metadata is not JSON: {error}", where) from None
+    if not isinstance(values, dict):
+        raise DataError(f'document {doc_id!r}: "metadata" must be an object, got {_short(values)}', where)
+    _metadata_json(values, doc_id, where)

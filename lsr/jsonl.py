@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,41 @@ def read_jsonl(path: Path, vectors: Vectors, skip_bad: bool) -> Iterator[VectorB
     Raises:
         DataError: A bad line.
     """
+    return _batches(_rows(path), vectors, skip_bad, " (--skip-bad counts bad lines and goes on)")
+
+
+def given_documents(
+    documents: Iterable[Any], *, vocabulary: Sequence[str] | None = None, skip_bad: bool = False
+) -> Vectors | Iterable[Any]:
+    """Documents that a program holds, as vectors if the first one has {"vector": {token: weight}}, else as they are.
+
+    Args:
+        documents: Any iterable.
+        vocabulary: As of `lsr.vectors.read_vectors`.
+        skip_bad: Note bad documents and go on.
+    """
+    first = list(islice(documents, 1))
+    if isinstance(documents, Iterator):
+        documents = chain(first, documents)
+    if not first or not isinstance(first[0], Mapping) or not isinstance(first[0].get("vector"), Mapping):
+        return documents
+    known = list(vocabulary or ())
+    return Vectors("the documents", lambda v: _batches(_given_rows(documents), v, skip_bad), vocabulary=known)
+
+
+def _given_rows(documents: Iterable[Any]) -> Iterator[Row]:
+    for number, values in enumerate(documents, start=1):
+        where = f"document {number}"
+        try:
+            if not isinstance(values, Mapping) or not isinstance(values.get("vector"), Mapping):
+                raise DataError('the first one has a "vector" of {token: weight}, so all of them need one', where)
+            weights = {t: w.item() if isinstance(w, np.generic) else w for t, w in values["vector"].items()}
+            yield _row({key: value for key, value in values.items() if key != "vector"}, weights, where)
+        except DataError as error:
+            yield error
+
+
+def _batches(rows_read: Iterable[Row], vectors: Vectors, skip_bad: bool, hint: str = "") -> Iterator[VectorBatch]:
     assert vectors.vocabulary is not None
     vocabulary = vectors.vocabulary
     term_of = {token: term for term, token in enumerate(vocabulary)}
@@ -60,10 +95,10 @@ def read_jsonl(path: Path, vectors: Vectors, skip_bad: bool) -> Iterator[VectorB
         rows.clear()
         return made
 
-    for read in _rows(path):
+    for read in rows_read:
         if isinstance(read, DataError):
             if not skip_bad:
-                raise DataError(read.problem + " (--skip-bad counts bad lines and goes on)", read.where)
+                raise DataError(read.problem + hint, read.where)
             vectors.bad.append(str(read))
             continue
         document, weights = read
@@ -112,6 +147,8 @@ def _read_lines(lines: Iterator[tuple[str | DataError, str]]) -> Iterator[opense
 def _row(values: dict[str, Any], weights: dict[str, Any], where: str) -> Row:
     document = Document.from_mapping({"text": "", **values} if "contents" not in values else values, where)
     for token, weight in weights.items():
+        if not isinstance(token, str):
+            raise DataError(f"{document.id!r}: a token is a text, got {token!r}", where)
         if not token.isascii():
             require_encodable(token, f"{document.id!r}: a token", where)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < _BEYOND_FLOAT32:

@@ -4,6 +4,7 @@ The Parquet file has the columns `id string`, `parent`, `title`, `text`, `metada
 null), `terms list<uint32>`, `weights list<float32>`. Its key-value metadata holds
 
     lsr.fingerprint    JSON of lsr.fingerprint.Fingerprint
+    lsr.step           what all weights are whole multiples of, where that is known
     lsr.vocabulary     JSON list of the tokens in term order, where they are known
     lsr.encoder        JSON object {file name: base64 of the zlib-packed file}: what encoding a query takes
 
@@ -38,6 +39,7 @@ from lsr.corpus import (
     document_batch,
     file_kind,
     open_parquet,
+    require_metadata,
     unfinished,
 )
 from lsr.errors import DataError
@@ -251,6 +253,9 @@ def _parquet_vectors(name: str, paths: list[Path]) -> Vectors:
     if not all(isinstance(token, str) for token in vocabulary or ()):
         raise DataError("lsr.vocabulary holds something else than tokens", where)
     packed = _json_metadata(metadata, b"lsr.encoder", dict, where) or {}
+    step = _json_metadata(metadata, b"lsr.step", float, where)
+    if step is not None and not 0 < step < _BEYOND_FLOAT32:
+        raise DataError(f"lsr.step is {step}, no weight", where)
     return Vectors(
         name,
         lambda vectors: read_parquets(paths, vectors),
@@ -259,6 +264,7 @@ def _parquet_vectors(name: str, paths: list[Path]) -> Vectors:
         n_terms=fingerprint.vocabulary_size or 0,
         encoder_files=_unpack(packed, where),
         count=rows,
+        step=step if len(paths) == 1 else None,
     )
 
 
@@ -348,6 +354,11 @@ def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBat
         raise DataError("a row has no id", where)
     documents = pa.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA)
     documents.validate(full=True)  # strings that are not UTF-8
+    metadata = documents.column("metadata")
+    if metadata.null_count < len(metadata):
+        for doc_id, text in zip(columns[0].to_pylist(), metadata.to_pylist(), strict=True):
+            if text is not None:
+                require_metadata(text, doc_id, where)
     return VectorBatch(documents, matrix)
 
 
@@ -358,6 +369,7 @@ def pack_metadata(
     fingerprint: Fingerprint,
     vocabulary: Sequence[str] | None = None,
     encoder_files: Mapping[str, bytes] | None = None,
+    step: float | None = None,
 ) -> dict[str, str]:
     """The key-value metadata of a vectors file; see the head of this module."""
     metadata = {"lsr.fingerprint": fingerprint.to_json()}
@@ -366,6 +378,8 @@ def pack_metadata(
     if encoder_files:
         packed = {n: base64.b64encode(zlib.compress(c)).decode() for n, c in encoder_files.items()}
         metadata["lsr.encoder"] = json.dumps(packed)
+    if step is not None:
+        metadata["lsr.step"] = json.dumps(step)
     return metadata
 
 

@@ -6,7 +6,8 @@ pipeline.add_component("retriever", LsrRetriever(store, top_k=5))
 
 from typing import Any  # no __future__ here: Haystack reads the types of `run`
 
-from lsr.errors import MissingExtra
+from lsr.errors import DataError, MissingExtra
+from lsr.index.filters import Filter, as_filter
 from lsr.index.index import Index
 
 from .store import has, opened, opened_or_created, put, remove, stored
@@ -124,9 +125,12 @@ class LsrRetriever:
         """The best documents that match the filters, by descending score: {"documents": [...]}."""
         index, k = self.document_store.index, self.top_k if top_k is None else top_k
         filters = filters or self.filters
+        both = [self.settings.get("where"), _where(filters, index)]
+        narrowed = Filter("all", tuple(as_filter(where) for where in both if where is not None))
+        settings = {**self.settings, "where": narrowed} if narrowed.parts else self.settings
         depth = k
         while True:
-            hits = index.search(query, depth, **self.settings)
+            hits = index.search(query, depth, **settings)
             documents = [_document(hit.id, hit.title, hit.text, hit.metadata, hit.score) for hit in hits]
             matching = [document for document in documents if _matches(filters, document)]
             if len(matching) >= k or len(hits) < depth:
@@ -136,6 +140,46 @@ class LsrRetriever:
 
 def _matches(filters: dict[str, Any] | None, document: Document) -> bool:
     return not filters or bool(document_matches_filter(filters, document))
+
+
+# What Haystack's operators are called in a filter of ours, where both mean the same or ours leaves more.
+_OPERATORS = {"==": "==", "in": "in", ">": ">", ">=": ">=", "<": "<", "<=": "<="}
+_EXACT = 2**53  # whole numbers up to here are the same in a column of floats
+
+
+def _where(filters: Any, index: Index) -> dict[str, Any] | None:
+    """A filter of the index that leaves all documents that Haystack's leave, perhaps more; None where there is none.
+
+    Haystack's look at one document after the other, so what a column can tell is not asked of them.
+    """
+    if not isinstance(filters, dict):
+        return None
+    operator = filters.get("operator")
+    if operator in ("AND", "OR"):
+        parts = [_where(condition, index) for condition in filters.get("conditions") or ()]
+        known = [part for part in parts if part is not None]
+        if not known or (operator == "OR" and len(known) < len(parts)):
+            return None
+        return {operator.lower(): known}
+    field, value = filters.get("field"), filters.get("value")
+    if operator not in _OPERATORS or not isinstance(field, str) or not field.startswith("meta."):
+        return None
+    values = value if operator == "in" and isinstance(value, list) else [value]
+    if not all(map(_is_plain, values)) or (operator[0] in "<>" and isinstance(value, str)):
+        return None
+    where = {field.removeprefix("meta."): {_OPERATORS[operator]: values if operator == "in" else value}}
+    try:
+        as_filter(where).require_known(index.documents.columns)
+    except DataError:  # no column, or one of another kind: Haystack knows what to make of it
+        return None
+    return where
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is compared alike here and there; Haystack's dates are equal however they are written."""
+    if isinstance(value, str):
+        return not value[:1].isdigit()
+    return isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < _EXACT)
 
 
 def _document(doc_id: str, title: str, text: str, metadata: dict[str, Any], score: float | None = None) -> Document:

@@ -27,6 +27,7 @@ from lsr.index.explain import Contribution, Explanation
 from lsr.index.filters import Where
 from lsr.index.hits import Hit
 from lsr.index.plan import Plan, SearchSettings
+from lsr.jsonl import given_documents
 from lsr.vectors import Vectors
 
 from .problems import client_error
@@ -173,6 +174,7 @@ class Client:
         return self._add(source, skip_bad=skip_bad, commit=commit, update=True)
 
     def _add(self, source: Any, **how: bool) -> Change:
+        source = source if isinstance(source, Vectors) else given_documents(source)
         rows = list(_vector_rows(source) if isinstance(source, Vectors) else _text_rows(source))
         return _change(self._post("/v1/documents", {"documents": rows} | how) if rows else {})
 

@@ -56,7 +56,7 @@ class Served:
         query = asked.query if asked.query is not None else asked.vector or {}
         vector, unknown = _vector(reader, query)
         encoded = time.perf_counter()
-        hits = _hits(reader, query, vector, asked)
+        hits = _hits(reader, vector, asked)
         ended = time.perf_counter()
         answer: dict[str, Any] = {
             "index": self.name,
@@ -82,7 +82,7 @@ class Served:
         reader, found = self.index.pinned(), []
         for query in asked.queries:
             deadline.check()
-            found.append(_hits(reader, query, _vector(reader, query)[0], asked))
+            found.append(_hits(reader, _vector(reader, query)[0], asked))
         results = self._described(reader, found, asked, deadline)
         return {"index": self.name, "snapshot": reader.snapshot.id, "results": results}
 
@@ -283,14 +283,12 @@ def _vector(reader: Reader, query: str | dict[str, float]) -> tuple[SparseMatrix
     return vector, [] if isinstance(query, str) else [token for token in query if token not in term_of]
 
 
-def _hits(reader: Reader, query: str | dict[str, float], vector: SparseMatrix, asked: models.HowToSearch) -> list[Hit]:
+def _hits(reader: Reader, vector: SparseMatrix, asked: models.HowToSearch) -> list[Hit]:
     settings = vars(asked.settings)
     if asked.hybrid is None:
         return reader.search(vector, asked.k, where=asked.where, **settings)
-    if not isinstance(query, str):
-        raise wrong_values([("hybrid", "takes texts, each ranking encodes its own half")])
     hybrid = Hybrid(reader, **vars(asked.hybrid))
-    return hybrid.search(query, asked.k, where=asked.where, threads=1, **settings)
+    return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)
 
 
 def _readable(reader: Reader, vector: SparseMatrix) -> dict[str, float]:

@@ -24,7 +24,7 @@ def encoder_options(command: F) -> F:
             "--encoder",
             metavar="NAME|PATH",
             help=f"lsr-mini, bm25, a checkpoint's folder or hub name, or an index or vectors whose encoder to use. "
-            f"[default: {DEFAULT_ENCODER}]",
+            f"[default: {DEFAULT_ENCODER}; of an index that is there, the one that it carries]",
         ),
         click.option("--pooling", type=click.Choice(["max", "sum"]), help="Of a masked-LM checkpoint."),
         click.option("--saturation", type=click.Choice(["log1p", "log1p_log1p"]), help="Of a masked-LM checkpoint."),

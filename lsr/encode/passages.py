@@ -25,8 +25,7 @@ def split_passages(documents: Iterable[Document], encoder: Encoder, size: int, o
     Raises:
         ValueError: Sizes that make no sense.
     """
-    if size < 1 or not 0 <= overlap < size:
-        raise ValueError(f"passages need size >= 1 and 0 <= overlap < size, got size {size}, overlap {overlap}")
+    require_sizes(size, overlap)
     for document in documents:
         for number, (start, end) in enumerate(_cuts(encoder.tokens(document.text), document.text, size, overlap)):
             yield replace(
@@ -35,6 +34,16 @@ def split_passages(documents: Iterable[Document], encoder: Encoder, size: int, o
                 text=document.text[start:end].strip(),
                 parent=document.id,
             )
+
+
+def require_sizes(size: int, overlap: int) -> None:
+    """Refuse sizes of passages that make no sense.
+
+    Raises:
+        ValueError: As it says.
+    """
+    if size < 1 or not 0 <= overlap < size:
+        raise ValueError(f"passages need size >= 1 and 0 <= overlap < size, got size {size}, overlap {overlap}")
 
 
 def _cuts(spans: list[tuple[int, int, int]], text: str, size: int, overlap: int) -> Iterator[tuple[int, int]]:

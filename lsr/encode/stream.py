@@ -26,7 +26,7 @@ from lsr.console import note, progress
 from lsr.convert import Form, check_out, convert
 from lsr.corpus import Corpus, Document, document_batch
 from lsr.encode.base import Encoder
-from lsr.encode.passages import split_passages
+from lsr.encode.passages import require_sizes, split_passages
 from lsr.errors import OutputExists
 from lsr.sparse import SparseMatrix
 from lsr.vectors import ParquetWriter, VectorBatch, pack_metadata, read_vectors
@@ -40,10 +40,17 @@ _PART_DOCS = 200_000
 
 @dataclass(frozen=True)
 class Passages:
-    """How documents are cut: tokens of a passage, and how many of them the next one repeats."""
+    """How documents are cut: tokens of a passage, and how many of them the next one repeats.
+
+    Raises:
+        ValueError: Sizes that make no sense.
+    """
 
     size: int
     overlap: int = 0
+
+    def __post_init__(self) -> None:
+        require_sizes(self.size, self.overlap)
 
 
 @dataclass

@@ -352,7 +352,7 @@ def test_a_document_that_is_not_there_cannot_be_explained(lsr_command, idx):
     [
         "", "search", "search IDX", "search IDX text --queries q", "search IDX x -k 0", "serch IDX x", "explain IDX x",
         "index SRC", "index SRC --out new --impacts int4", "index SRC --out new --overlap 3",
-        "index SRC --out new --nope",
+        "index SRC --out new --nope", "search IDX wing --lexical 2", "add IDX SRC --max-length 64",
     ],
 )  # fmt: skip
 def test_bad_use_exits_with_2(lsr_command, tmp_path, beir, idx, line):

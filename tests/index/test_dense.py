@@ -114,12 +114,17 @@ def test_bad_queries_are_refused(tmp_path, embed):
         DenseVectors.build(tmp_path / "other", [], embed, similarity="l2")
 
 
-def test_damage_is_named(tmp_path, embed):
+def test_damage_is_named(tmp_path, embed, lsr_command):
     with pytest.raises(IndexFormatError, match="no dense vectors here"):
         DenseVectors(tmp_path, embed)
     DenseVectors.build(tmp_path, documents(5), embed)
+    assert lsr_command("verify", tmp_path).out == f"{tmp_path}: 1 files, all as they were written\n"
     (file,) = tmp_path.glob("*.arrow")
     whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    refused = lsr_command("verify", tmp_path)
+    assert refused.code == 1
+    assert f"{file}: damaged: not as it was written" in refused.err
     for at in range(0, len(whole), 97):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(CorruptIndex, match=file.name):

@@ -92,6 +92,28 @@ def test_searched_again(tmp_path, name):
         assert [hit.id for hit in hits] == [hit.id for hit in expected]
 
 
+@pytest.mark.parametrize("name", ["v.parquet", "v.ciff", "anserini.jsonl"])
+def test_searched_again_without_the_largest_weight(tmp_path, name):
+    rows = matrix()
+    index = Index.build(tmp_path / "idx", vectors_of(rows))
+    index.add(matrix(100, seed=1), ids=[f"new {i}" for i in range(100)])
+    loudest = int(np.searchsorted(rows.indptr, rows.data.argmax(), side="right")) - 1
+    index.delete([f"id {loudest}", "id 1"])
+    index.commit()
+    index.merge()
+    vectors = index_vectors(index)
+    assert max(batch.vectors.data.max() for batch in vectors) < 254.5 * vectors.step
+    convert(vectors, tmp_path / name, Form("anserini" if "anserini" in name else None))
+    again = Index.build(tmp_path / "again", tmp_path / name)
+    factor = 1 / vectors.step if "anserini" in name else 1.0
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        query = {TOKENS[t]: float(w) for t, w in zip(rng.integers(0, 60, 6), rng.random(6), strict=True)}
+        hits, expected = again.search(query, 50), index.search(query, 50)
+        assert [hit.score for hit in hits] == pytest.approx([hit.score * factor for hit in expected], rel=1e-12)
+        assert [hit.id for hit in hits] == [hit.id for hit in expected]
+
+
 @pytest.mark.parametrize("name", ["v.parquet", "v.ndjson"])
 def test_texts_and_encoder_travel_where_they_can(tmp_path, name):
     index = Index.build(tmp_path / "idx", DOCUMENTS, encoder=BM25Encoder())

@@ -180,6 +180,22 @@ def test_a_column_of_one_segment_is_missing_in_another(tmp_path):
     assert parsed.mask(one, 1).tolist() == parsed.mask(two, 1).tolist() == [True]
 
 
+def test_lists_that_are_all_empty_in_one_segment(tmp_path):
+    first = write(tmp_path, [{"tags": []}, {}])
+    (tmp_path / "b").mkdir()
+    second = write(tmp_path / "b", [{"tags": ["x"]}, {"tags": []}])
+    assert (first.kinds, second.kinds) == ({"tags": "empty list"}, {"tags": "list of text"})
+    for where, expected in (
+        ({"tags": "x"}, [[False, False], [True, False]]),
+        ({"tags": {"!=": "x"}}, [[True, False], [False, True]]),
+        ({"tags": {">": "a"}}, [[False, False], [True, False]]),
+        ({"tags": {"exists": True}}, [[True, False], [True, True]]),
+    ):
+        parsed = parse_where(where)
+        parsed.require_known([first, second])
+        assert [parsed.mask(columns, 2).tolist() for columns in (first, second)] == expected
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [
@@ -194,7 +210,7 @@ def test_a_column_of_one_segment_is_missing_in_another(tmp_path):
         ({"year": {"in": 1}}, r"year: in takes a list, got 1"),
         ({"year": {">": [1]}}, r"year: > takes one value"),
         ({"year": {"exists": 1}}, r"year: exists takes true or false"),
-        ({"year": None}, r"year: values are texts, numbers, true or false, got None"),
+        ({"year": None}, r"year: values are texts, numbers, true or false, got None; \{\"exists\": false\} finds"),
         ({"or": {"year": 1}}, r"or takes a list"),
         ({"not": [1]}, r"a filter is a mapping"),
         ([1], r"a filter is a mapping of column to condition, got \[1\]"),

@@ -18,6 +18,7 @@ from lsr.index.filters import as_filter
 from lsr.index.fusion import reciprocal_rank_fusion
 from lsr.index.hybrid import Hybrid, dense_of
 from lsr.index.index import Index
+from lsr.sparse import SparseMatrix
 
 DOCS = [
     {"_id": "plane", "text": "The aeroplane shook in strong gusts of wind.", "lang": "en"},
@@ -116,6 +117,38 @@ def test_passages_are_rolled_up(tmp_path):
     hits = Hybrid(index, dense).search("gusts of wind", k=5)
     assert len({hit.id for hit in hits}) == len(hits) == 5
     assert next(hit for hit in hits if hit.id == "long").text.startswith("Wind")
+
+
+def scored(hits):
+    return [(hit.id, hit.score) for hit in hits]
+
+
+def test_queries_that_are_encoded_already(index, plain, tmp_path):
+    halves, texts = Hybrid(index), ["aircraft in the wind", "grain"]
+    expected = [scored(hits) for hits in halves.search_batch(texts)]
+    vectors = index.query_vectors(texts)
+    assert [scored(hits) for hits in halves.search_batch(vectors)] == expected
+    terms, weights = vectors.row(0)
+    tokens = {index.vocabulary[term]: weight for term, weight in zip(terms, weights, strict=True)}
+    assert scored(halves.search(tokens)) == expected[0]
+    with pytest.raises(ValueError, match="no dense vectors"):
+        halves.search("wind", dense=[1.0])
+
+    beside = Hybrid(plain, dense_of(plain, tmp_path / "dense", embed))
+    near, expected = embed(["wind"])[0], scored(beside.search("wind"))
+    for query in ("wind", {"wind": 1.0}, plain.query_vectors(["wind"])):
+        assert scored(beside.search(query, dense=near)) == expected
+    with pytest.raises(ValueError, match="1 dense vectors for 2 queries"):
+        beside.search_batch(texts, dense=[near])
+
+
+def test_an_index_of_vectors_that_has_no_encoder(tmp_path):
+    matrix = SparseMatrix.from_dense([[3, 0, 1], [0, 2, 0], [1, 1, 0]])
+    index = Index.build(tmp_path / "idx", matrix, ids=["a", "b", "c"])
+    near = {"a": [1, 0], "b": [0, 1], "c": [1, 1]}
+    dense = DenseVectors.build(tmp_path / "dense", ((doc, "") for doc in near), lambda texts: list(near.values()))
+    hits = Hybrid(index, dense).search(SparseMatrix.from_dense([[1, 0, 0]]), dense=[0, 1])
+    assert [hit.id for hit in hits] == ["a", "c", "b"]  # 1st and 3rd; 2nd and 2nd; not found and 1st
 
 
 # --- dense vectors beside, as brute force would find them -------------------------------------------------------------
@@ -269,8 +302,10 @@ def test_settings_that_make_no_sense(index, settings, message):
         ("wind", {"where": {"lang": 1}}, DataError, "lang is a text, it can't be compared with 1"),
         ("wind", {"where": "lang=en"}, DataError, "a filter is a mapping"),
         ("wind", {"speed": 1}, TypeError, "settings of a search are"),
-        ({"wind": 1.0}, {}, TypeError, "a query of a hybrid search is a text, got dict"),
-        (None, {}, TypeError, "a query of a hybrid search is a text, got NoneType"),
+        ({"wind": 1.0}, {}, TypeError, "a query that is no text needs its dense vector, too"),
+        ({"wind": 1.0}, {"dense": [1.0]}, DataError, "a query of 1 numbers, documents have 26"),
+        (SparseMatrix.empty(5), {}, ValueError, "search takes one query, got 0"),
+        (None, {}, TypeError, "a query is a text, a mapping of token to weight or a matrix, got NoneType"),
     ],
 )
 def test_bad_searches_are_refused(plain, tmp_path, query, settings, error, message):

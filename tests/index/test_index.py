@@ -129,6 +129,13 @@ def test_impacts_that_do_not_exist_are_refused(tmp_path):
         Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25", impacts="int4")
 
 
+def test_passages_of_senseless_sizes_are_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"passages must be Passages\(size, overlap\), got 128"):
+        Index.build(tmp_path / "idx", [], encoder="bm25", passages=128)
+    with pytest.raises(ValueError, match="size 5, overlap 5"):
+        Passages(5, 5)
+
+
 def test_without_text_only_ids_are_kept(tmp_path):
     index = Index.build(tmp_path / "idx", DOCUMENTS, encoder="bm25", store_text=False)
     (hit,) = index.search("flutter")
@@ -181,6 +188,11 @@ def test_queries_of_other_types_are_refused(index):
         index.explain(index.query_vectors(["a", "b"]), "wing")
     with pytest.raises(TypeError, match="int"):
         index.search_batch([7])
+    for single in ("wing", {"wing": 1.0}):
+        with pytest.raises(TypeError, match="a list or a matrix, got a single one"):
+            index.search_batch(single)
+    with pytest.raises(TypeError, match="as all of them, got str"):
+        index.search_batch([{"wing": 1.0}, "wing"])
 
 
 def test_a_hit_reads_its_text_only_when_asked(index, monkeypatch):

@@ -283,6 +283,49 @@ def test_forged_files_cannot_crash_the_process(path, file, column, python):
     assert code == 0, error
 
 
+FLIPPED = """
+    import random, sys
+    from pathlib import Path
+    import lsr.index.storage
+    from lsr.errors import CorruptIndex
+    from lsr.index.index import Index
+    lsr.index.storage.CHECKED_AT_OPEN = 0  # all files are too large to be looked at whole
+    path, name = Path(sys.argv[1]), sys.argv[2]
+    (file,) = path.glob(f"segment-*/{name}.arrow")
+    whole, rng, refused = file.read_bytes(), random.Random(0), 0
+    for _ in range(60):
+        content = bytearray(whole)
+        for _ in range(rng.choice([1, 20])):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        file.unlink()
+        file.write_bytes(content)
+        try:
+            index = Index.open(path)
+            for hit in [*index.search("wing", 30), *index.search("wing", 5, where={"n": [1, 2], "tags": "a"})]:
+                hit.id, hit.text
+            list(index.documents.all_ids())
+            index.explain("wing", "d7")
+        except CorruptIndex as error:
+            assert name in str(error), error
+            refused += 1
+        except ValueError:  # an id or metadata that are others now
+            pass
+    assert refused > 8, refused
+"""
+
+
+@pytest.mark.parametrize("name", ["ids", "texts", "columns", "places"])
+def test_changed_bytes_of_large_files_cannot_crash_the_process(tmp_path, python, name):
+    documents = [
+        {"_id": f"d{i}", "text": f"wing number{i % 7}", "n": i, "tags": ["a", "b"][: i % 3]} for i in range(90)
+    ]
+    index = Index.build(tmp_path / "idx", documents, encoder="bm25", order="bisection")
+    index.delete("d3")
+    index.commit()
+    code, _, error = python(FLIPPED, index.path, name)
+    assert code == 0, error
+
+
 def test_forged_windows_are_refused(path):
     for n_docs in (-1, 65_537, 2**62):
         write_arrow(

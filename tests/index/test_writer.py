@@ -327,6 +327,8 @@ BAD_METADATA = {
     "a key of half a character": {"\ud800": 1},
     "a key that is no text": {(1, 2): 3},
     "an array": np.arange(3),
+    "no number": float("nan"),
+    "infinity": [{"in": -float("inf")}],
 }
 BAD_METADATA["itself"] = []
 BAD_METADATA["itself"].append(BAD_METADATA["itself"])
@@ -356,7 +358,7 @@ def test_metadata_of_any_depth_and_size_is_kept(path):
     for _ in range(200):
         leaf["in"] = leaf = {}
     leaf["end"] = 1
-    given = {"huge": 10**400, "low": -(10**400), "deep": deep, "lists": [[[[1]]]], "nothing": None, "nan": float("inf")}
+    given = {"huge": 10**400, "low": -(10**400), "deep": deep, "lists": [[[[1]]]], "nothing": None}
     index = Index.open(path)
     index.add([{"_id": "new", "text": "wing", "metadata": given}])
     index.commit()
@@ -416,6 +418,32 @@ def test_tokens_of_jsonl_vectors_are_brought_into_the_index_terms(tmp_path):
         assert opened.vocabulary == ["x", "y", "z"]
         assert found(opened, {"y": 1}) == [("b0", 4.0), ("a0", 2.0)]
         assert found(opened, {"z": 1, "x": 1}) == [("b1", 5.0), ("b0", 3.0), ("a0", 1.0)]
+
+
+def test_documents_may_bring_their_vectors(tmp_path):
+    index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "A wing.", "n": 1, "vector": {"x": 1, "y": 2}}])
+    again = {"_id": "a", "title": "Wing", "vector": {"x": 5}, "n": 2}
+    new = [{"_id": "b", "vector": {"z": np.float32(3), "y": 4}}, again]
+    assert str(index.update(iter(new))) == "1 added, 1 updated"
+    index.commit()
+    assert found(index, {"y": 1, "x": 1}) == [("a", 5.0), ("b", 4.0)]
+    assert [(hit.title, hit.metadata) for hit in index.search({"x": 1}, where={"n": 2})] == [("Wing", {"n": 2})]
+    bad = [*new, {"_id": "c", "text": "no vector"}, {"_id": "d", "vector": {"x": -1}}, {"_id": "e", "vector": {7: 1.0}}]
+    with pytest.raises(DataError, match="document 3: the first one has"):
+        index.update(bad)
+    assert not index.pending
+    assert [message.split(":")[0] for message in index.update(bad, skip_bad=True).bad] == [
+        "document 3",
+        "document 4",
+        "document 5",
+    ]
+    texts = Index.build(tmp_path / "texts", DOCUMENTS, encoder=ENCODER)
+    with pytest.raises(DataError, match="the token 'z' isn't in the index' vocabulary"):
+        texts.add(new)
+    (wing,) = (term for term, token in enumerate(ENCODER.vocabulary) if token == "wing")
+    same = Index.build(tmp_path / "same", [{"_id": "v", "text": "t", "vector": {"wing": 1}}], encoder=ENCODER)
+    assert same.document_vectors([0]).row(0)[0].tolist() == [wing]
+    assert [hit.id for hit in same.search("wing")] == ["v"]
 
 
 def test_an_empty_index_learns_from_what_is_added_first(tmp_path):
@@ -695,6 +723,20 @@ def test_damaged_segments_can_be_left_out(path):
         assert (len(some), [hit.id for hit in some.search("wing")]) == (1, ["new"])
         with pytest.raises(CorruptIndex, match=file.name):
             some.delete("new")
+
+
+def test_a_changed_byte_of_a_large_file_is_found_where_damage_is_to_be_left_out(path, monkeypatch):
+    index = Index.open(path)
+    index.add([{"_id": "new", "text": "wing new"}])
+    index.commit()
+    monkeypatch.setattr("lsr.index.storage.CHECKED_AT_OPEN", 0)  # all files are large
+    file = path / index.snapshot.parts[0].entry["name"] / "ids.arrow"
+    file.write_bytes(file.read_bytes().replace(b"d7", b"d6"))
+    assert Index.open(path).damaged == []
+    some = Index.open(path, skip_damaged=True)
+    assert list(some.documents.all_ids()) == ["new"]
+    assert some.damaged == some.verify() == Index.open(path).verify()
+    assert "ids.arrow" in some.damaged[0]
 
 
 def test_what_a_writer_removed_while_an_index_was_opened_is_no_damage(path, monkeypatch):

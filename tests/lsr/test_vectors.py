@@ -40,7 +40,7 @@ def put(path, *batches, metadata=None):
     return path
 
 
-def put_columns(path, metadata=None, **columns):
+def put_columns(path, metadata=None, /, **columns):
     """A Parquet file of any columns, good or bad."""
     columns = {"id": ["a", "b"], "terms": [[0], [1]], "weights": [[1.0], [1.0]]} | columns
     pq.write_table(
@@ -165,6 +165,11 @@ def test_parts_of_different_vocabularies(tmp_path):
         ({"id": ["a", None]}, "a row has no id"),
         ({"id": [["a"], ["b"]]}, "can't be read"),
         ({"id": pa.array([b"a", b"\xff"]).view(pa.string())}, "can't be read"),
+        ({"metadata": [None, "year"]}, "document 'b': metadata is not JSON: Expecting value"),
+        ({"metadata": ["{}", "[1]"]}, r"document 'b': .metadata. must be an object, got .1."),
+        ({"metadata": ['{"n": NaN}', None]}, "document 'a': metadata is not JSON: Out of range"),
+        ({"metadata": ['{"n": "\\ud800"}', None]}, "document 'a': metadata is not JSON: .*surrogates"),
+        ({"metadata": ['{"n":' * 9999, None]}, "document 'a': metadata is not JSON: maximum recursion"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -263,8 +268,11 @@ def test_damaged_encoder_files(tmp_path, content):
         ({"lsr.vocabulary": "{}"}, "lsr.vocabulary is no list"),
         ({"lsr.vocabulary": '["a", 1]'}, "lsr.vocabulary holds something else than tokens"),
         ({"lsr.encoder": "[]"}, "lsr.encoder is no dict"),
+        ({"lsr.step": "1"}, "lsr.step is no float"),
+        ({"lsr.step": "-0.5"}, "lsr.step is -0.5, no weight"),
+        ({"lsr.step": "NaN"}, "lsr.step is nan, no weight"),
     ],
-    ids=range(7),
+    ids=range(10),
 )
 def test_damaged_metadata(tmp_path, metadata, problem):
     with pytest.raises(DataError, match=f"v.parquet: {problem}"):

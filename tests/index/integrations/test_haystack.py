@@ -24,6 +24,7 @@ with pytest.MonkeyPatch.context() as patch:  # it sends what it sends while it i
     from haystack.document_stores.types import DuplicatePolicy
     from haystack.testing import document_store as theirs
 
+    from lsr.index.integrations import haystack as haystack_adapter
     from lsr.index.integrations.haystack import LsrDocumentStore, LsrRetriever
 
 LATER = {"field": "meta.year", "operator": ">", "value": 1960}
@@ -56,6 +57,58 @@ def test_filters_leave_as_many_as_were_asked_for(tmp_path):
     for retriever, given in ((LsrRetriever(store, 7), odd), (LsrRetriever(store, 7, odd), None)):
         assert [d.id for d in retriever.run("cat", filters=given)["documents"]] == expected[:7]
         assert [d.id for d in retriever.run("cat", 100, given)["documents"]] == expected
+
+
+FILTERS = [
+    {"field": "meta.n", "operator": "==", "value": 7},
+    {"field": "meta.n", "operator": ">=", "value": 30.5},
+    {"field": "meta.n", "operator": "in", "value": [3, 5, "x"]},
+    {"field": "meta.lang", "operator": "in", "value": ["en", "xx"]},
+    {"field": "meta.lang", "operator": "!=", "value": "en"},
+    {"field": "meta.lang", "operator": "==", "value": None},
+    {"field": "meta.date", "operator": "==", "value": "2020-01-03T00:00:00"},
+    {"field": "meta.date", "operator": ">", "value": "2020-01-20"},
+    {"field": "meta.author.name", "operator": "==", "value": "Ada"},
+    {"field": "meta.nowhere", "operator": "==", "value": 1},
+    {"field": "id", "operator": "==", "value": "9"},
+    {"field": "meta.tags", "operator": "==", "value": ["a"]},
+    {"field": "meta.mixed", "operator": "==", "value": "x"},
+]
+FILTERS += [
+    {"operator": "AND", "conditions": [FILTERS[1], FILTERS[4]]},
+    {"operator": "OR", "conditions": [FILTERS[0], FILTERS[3]]},
+    {"operator": "OR", "conditions": [FILTERS[0], FILTERS[6]]},
+    {"operator": "NOT", "conditions": [FILTERS[0], FILTERS[1]]},
+    {"operator": "AND", "conditions": [{"operator": "NOT", "conditions": [FILTERS[3]]}, FILTERS[1]]},
+]
+
+
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+def test_filters_are_haystacks_own(tmp_path, filters):
+    def about(n):
+        found = {"n": n, "date": f"2020-01-{n % 28 + 1:02}", "tags": ["a"] * (n % 3), "mixed": n if n % 2 else "x"}
+        return found | ({"lang": ("en", "de")[n % 2]} if n % 5 else {}) | ({"author": {"name": "Ada"}} if n % 7 else {})
+
+    documents = [{"_id": str(n), "text": "cat " * (40 - n), "metadata": about(n)} for n in range(40)]
+    Index.build(tmp_path / "idx", documents, encoder="bm25", impacts="float32")
+    store = LsrDocumentStore(tmp_path / "idx")
+    expected = [document.id for document in store.filter_documents(filters)]
+    settings = {"where": {"n": {"<": 35}}}
+    assert [d.id for d in LsrRetriever(store, 40).run("cat", filters=filters)["documents"]] == expected
+    among = LsrRetriever(store, 3, filters, settings).run("cat")["documents"]
+    assert [d.id for d in among] == [doc_id for doc_id in expected if int(doc_id) < 35][:3]
+
+
+def test_few_documents_that_match_are_all_that_is_read(tmp_path, monkeypatch):
+    documents = [{"_id": str(n), "text": "cat", "metadata": {"n": n}} for n in range(400)]
+    Index.build(tmp_path / "idx", documents, encoder="bm25")
+    store = LsrDocumentStore(tmp_path / "idx")
+    assert store.count_documents() == 400
+    read = []
+    monkeypatch.setattr(haystack_adapter, "_document", lambda *fields: read.append(fields) or Document(content="cat"))
+    monkeypatch.setattr(haystack_adapter, "document_matches_filter", lambda *_: True)
+    LsrRetriever(store, 5).run("cat", filters={"field": "meta.n", "operator": ">=", "value": 398})
+    assert len(read) == 2
 
 
 def test_filter_documents(folder):

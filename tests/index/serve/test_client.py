@@ -82,6 +82,8 @@ def test_vectors_are_added(client, living, tmp_path):
     vectors = read_vectors(path, vocabulary=living.vocabulary)
     assert client.add(vectors, commit=True).added == 1
     assert client.search("flutter")[0].id == "v"
+    assert client.add([{"_id": "w", "text": "by itself", "vector": {"flutter": 99.0}}], commit=True).added == 1
+    assert [(hit.id, hit.text) for hit in client.search("flutter", 1)] == [("w", "by itself")]
 
 
 @pytest.mark.parametrize(
