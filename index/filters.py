@@ -211,6 +211,8 @@ def _parse(where: Any, wrong: list[str], depth: int = _DEEPEST) -> Filter:
             parts.append(Filter("all" if key == "and" else "any", inner))
         elif key == "not":
             parts.append(Filter("none", (_parse(condition, wrong, depth - 1),)))
+        elif condition == {}:
+            wrong.append(f"{key}: no condition; there are {', '.join(_OPERATORS)}")
         elif isinstance(condition, Mapping):
             parts += [c for op, value in condition.items() if (c := _condition(key, op, value, wrong))]
         else:

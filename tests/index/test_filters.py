@@ -207,6 +207,7 @@ def test_lists_that_are_all_empty_in_one_segment(tmp_path):
         ({"draft": {">": True}}, r"draft is true or false, which > can't compare"),
         ({"yaer": 1, "lang": 3}, r"'yaer'.*; lang is a text"),
         ({"year": {"=>": 1}}, r"year: unknown operator '=>'; there are =="),
+        ({"year": {}, "n": {}}, r"year: no condition; there are ==.*; n: no condition"),
         ({"year": {"in": 1}}, r"year: in takes a list, got 1"),
         ({"year": {">": [1]}}, r"year: > takes one value"),
         ({"year": {"exists": 1}}, r"year: exists takes true or false"),

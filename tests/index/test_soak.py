@@ -16,4 +16,5 @@ def test_nothing_is_lost_doubled_or_half_visible(tmp_path, monkeypatch):
     )
     assert facts["failures"] == []
     assert facts["kills"] >= 2
+    assert facts["generations"] > 0
     assert facts["snapshots_checked"] > 0
