@@ -81,6 +81,25 @@ def test_vectors_are_those_of_one_run(tmp_path, n, task):
     ]
 
 
+def test_of_long_documents_there_are_fewer_in_a_part_and_together(tmp_path, corpus, monkeypatch):
+    """As in one run, so that memory is bounded; texts have 0 to 37 characters."""
+    plain = encode_to(open_corpus(corpus), BM25Encoder, tmp_path / "plain", settings="")
+    monkeypatch.setattr(stream, "CHUNK_CHARACTERS", 20)
+    monkeypatch.setattr(parts, "PART_CHARACTERS", 40)
+    real, sizes = parts.encode_chunk, []
+
+    def encode_chunk(documents, *args, **how):
+        sizes.append([len(document.text) for document in documents])
+        return real(documents, *args, **how)
+
+    monkeypatch.setattr(parts, "encode_chunk", encode_chunk)
+    assert encode(corpus, tmp_path / "v") == plain
+    assert content(tmp_path / "v") == content(tmp_path / "plain")
+    assert {len(lengths) for lengths in sizes} == {1, 2, 3}
+    assert all(sum(lengths[:-1]) < 20 for lengths in sizes)
+    assert len(files(tmp_path / "v")) > 4
+
+
 def test_one_file_is_made_of_the_parts(tmp_path, corpus):
     encode(corpus, tmp_path / "v.parquet")
     encode(corpus, tmp_path / "v")
