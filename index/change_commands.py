@@ -145,12 +145,14 @@ def verify(index_path: Path | str) -> None:
     from lsr.errors import CorruptIndex
 
     from .remote import downloaded
-    from .shards import Shards, is_sharded
+    from .shards import Shards, folder_of, is_sharded
     from .storage import check_files, read_manifest
 
     path = downloaded(index_path) if isinstance(index_path, str) else index_path
     manifests = Shards.read(path).manifests() if is_sharded(path) else {str(path): read_manifest(path)}
-    wrong = [check_files(Path(folder), manifest, every_byte=True).values() for folder, manifest in manifests.items()]
+    wrong = [
+        check_files(folder_of(where), manifest, every_byte=True).values() for where, manifest in manifests.items()
+    ]
     if messages := list(chain.from_iterable(wrong)):
         raise CorruptIndex("\n".join(messages))
     n_files = sum(len(manifest["files"]) for manifest in manifests.values())
