@@ -176,6 +176,19 @@ def test_a_cluster_whose_workers_are_taken(cluster, monkeypatch):
         taking.close()
 
 
+def test_who_names_no_number_takes_what_others_leave(cluster, monkeypatch):
+    """Or what machines leave that are lost, but that Ray still counts."""
+    monkeypatch.setattr("lsr.cluster._FREE", 0.5)
+    taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 5), "others")
+    next(taking)
+    try:
+        assert sorted(run(lambda: lambda job: job, range(7), cluster.address)) == list(range(7))
+        with pytest.raises(ClusterError, match="2 workers of the test .* don't fit beside what runs there"):
+            run(lambda: len, ["a"], cluster.address, count=2)
+    finally:
+        taking.close()
+
+
 # --- encoding
 
 
