@@ -28,7 +28,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from lsr.console import table
 from lsr.errors import ClusterError
 from lsr.index.sharded import ShardedIndex
 from lsr.index.shards import SHARDS, Shards
-from lsr.index.storage import digest_file, read_manifest
+from lsr.index.storage import digest_file
 
 NODE = {"num_cpus": 2, "memory": 4 << 30, "object_store_memory": 80 << 20, "include_dashboard": False}
 SURROUNDINGS = {
@@ -89,19 +89,23 @@ def kill_a_node(cluster: Any) -> None:
 # --- building ---------------------------------------------------------------------------------------------------------
 
 
-def lsr(*args: Any, until: Callable[[], bool] = lambda: False, then: Callable[[], None] = lambda: None) -> str:
-    """Run a command, and `then` do something as soon as `until` says so; what it printed on stderr."""
-    command = [sys.executable, "-m", "lsr", *map(str, args)]
+def lsr(*args: Any, kill_in: Any = None, when: int = 0, there: Callable[[], int] = lambda: 0) -> tuple[str, int]:
+    """Run a command, and kill a node of a cluster when so much is there.
+
+    Returns:
+        What it printed on stderr; and what was there at the kill, 0 if it had ended before.
+    """
+    command, at = [sys.executable, "-m", "lsr", *map(str, args)], 0
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while running.poll() is None:
-        if until():
-            then()
-            break
+    while kill_in and not at and running.poll() is None:
         time.sleep(0.01)
+        if (done := there()) >= when:
+            at = done
+            kill_a_node(kill_in)
     said = running.communicate()[1]
     if running.returncode:
         raise SystemExit(f"{' '.join(command)}: {said}")
-    return said
+    return said, at
 
 
 def contents(folder: Path) -> list[tuple[str, str]]:
@@ -119,7 +123,7 @@ def contents(folder: Path) -> list[tuple[str, str]]:
 def build(cluster: Any, work: Path, rounds: int, copies: int, shards: int) -> list[dict[str, Any]]:
     """Build with a node killed half-way, again and again; leaves `one`, an index of all, and `shards` in `work`."""
     source, vectors, one = work / "docs.jsonl", work / "vectors", work / "one"
-    for path in (vectors, one, work / "shards", *work.glob("*.partial")):
+    for path in (vectors, one, work / "shards", work / "many", *work.glob("*.partial")):
         shutil.rmtree(path, ignore_errors=True)
     with source.open("w") as file:
         for copy in range(copies):
@@ -134,23 +138,15 @@ def build(cluster: Any, work: Path, rounds: int, copies: int, shards: int) -> li
             (["encode", source, "--encoder", "bm25"], vectors, "many.partial/part-*.json"),
             (["index", vectors, "--shards", shards], work / "shards", "many/shard-*/manifest.json"),
         ):
-            expected, at, out = contents(like), list[int](), work / "many"
-            half = len(list(like.glob("part-*" if like is vectors else "shard-*"))) // 2
-
-            def there(done: str = done) -> int:
-                return len(list(work.glob(done)))
-
-            def kill(at: list[int] = at, there: Callable[[], int] = there) -> None:
-                at.append(there())
-                kill_a_node(cluster)
-
-            said = lsr(*args, "--out", out, *ray, until=lambda half=half, there=there: there() >= half, then=kill)
+            whole = sum(1 for _ in like.glob("part-*" if like is vectors else "shard-*"))
+            there = partial(lambda pattern: sum(1 for _ in work.glob(pattern)), done)
+            said, at = lsr(*args, "--out", work / "many", *ray, kill_in=cluster, when=whole // 2, there=there)
             if at:
                 cluster.add_node(**NODE)
-            found = contents(out)
-            told = [number, args[0], f"{at[0]} of {2 * half}" if at else "not killed", said.count("is lost")]
-            rows.append(dict(zip(BUILT, [*told, len(found), found == expected], strict=True)))
-            shutil.rmtree(out)
+            found = contents(work / "many")
+            told = [number, args[0], f"{at} of {whole}" if at else "not killed", said.count("is lost"), len(found)]
+            rows.append(dict(zip(BUILT, [*told, found == contents(like)], strict=True)))
+            shutil.rmtree(work / "many")
     return rows
 
 
@@ -215,7 +211,7 @@ class Searches:
         for path in missing:
             first, end = self._ranges[path]
             kept &= (docs < first) | (docs >= end)
-        best: zip[tuple[int, float]] = zip(docs[kept][: self._k].tolist(), scores[kept][: self._k].tolist())
+        best = zip(docs[kept][: self._k].tolist(), scores[kept][: self._k].tolist(), strict=True)
         return [(self._one.documents.id(doc), score) for doc, score in best]
 
     def _run(self, seed: int) -> None:
@@ -252,40 +248,21 @@ def processes(index: ShardedIndex, shard: int) -> list[int]:
     return [ray.get(replica._actor.__ray_call__.remote(own)) for replica in index._sets[shard].replicas]  # type: ignore[attr-defined]
 
 
-@contextmanager
-def repeated(work: Callable[[threading.Event], None]) -> Iterator[list[int]]:
-    """Meanwhile a thread does something again and again, which is told when it is over; gives a list as long."""
-    over, times = threading.Event(), list[int]()
-
-    def run() -> None:
-        while not over.is_set():
-            work(over)
-            times.append(1)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield times
-    finally:
-        over.set()
-        thread.join()
-
-
-def killing(cluster: Any, over: threading.Event) -> None:
+def replace_a_node(cluster: Any) -> None:
     """Kill a node, and later start another one."""
-    if not over.wait(EVERY / 2):
-        kill_a_node(cluster)
-        over.wait(EVERY / 2)
-        cluster.add_node(**NODE)
+    time.sleep(EVERY / 2)
+    kill_a_node(cluster)
+    time.sleep(EVERY / 2)
+    cluster.add_node(**NODE)
 
 
-def stopping(process: int, over: threading.Event) -> None:
-    """Make a process slow."""
+def slow_down(process: int) -> None:
+    """Stop a process for a while."""
     with suppress(ProcessLookupError):
         os.kill(process, signal.SIGSTOP)
         time.sleep(PAUSE)
         os.kill(process, signal.SIGCONT)
-    over.wait(BETWEEN)
+    time.sleep(BETWEEN)
 
 
 def search(cluster: Any, work: Path, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
@@ -304,16 +281,17 @@ def search(cluster: Any, work: Path, seconds: float) -> tuple[list[dict[str, Any
             allow_missing=True,
         )  # fmt: skip
         with opened as index:
-            meanwhile: AbstractContextManager[list[int]] = nullcontext([])
+            meanwhile, killed, until = partial(time.sleep, 0.1), 0, time.monotonic() + seconds
             if what == "a replica is slow":
-                meanwhile = repeated(partial(stopping, processes(index, 0)[0]))
+                meanwhile = partial(slow_down, processes(index, 0)[0])
             elif what == "nodes are killed":
-                meanwhile = repeated(partial(killing, cluster))
-            with meanwhile as times, Searches(index, one, queries) as searches:
-                time.sleep(seconds)
+                meanwhile = partial(replace_a_node, cluster)
+            with Searches(index, one, queries) as searches:
+                while time.monotonic() < until:
+                    meanwhile()
+                    killed += what == "nodes are killed"
         wrong += searches.wrong
         taken: NDArray[np.float64] = np.array(searches.milliseconds)
-        killed = len(times) if what == "nodes are killed" else 0
         counts = [searches.answers, searches.right, searches.missing, len(searches.wrong)]
         told = [*counts, *np.percentile(taken, [50, 99]).round(1).tolist(), round(float(taken.max()), 1)]
         rows.append(dict(zip(SEARCHED, [what, replicas, f"{hedge_after:g} s", killed, *told], strict=True)))

@@ -150,9 +150,7 @@ def verify(index_path: Path | str) -> None:
 
     path = downloaded(index_path) if isinstance(index_path, str) else index_path
     manifests = Shards.read(path).manifests() if is_sharded(path) else {str(path): read_manifest(path)}
-    wrong = [
-        check_files(folder_of(where), manifest, every_byte=True).values() for where, manifest in manifests.items()
-    ]
+    wrong = [check_files(folder_of(where), manifest, every_byte=True).values() for where, manifest in manifests.items()]
     if messages := list(chain.from_iterable(wrong)):
         raise CorruptIndex("\n".join(messages))
     n_files = sum(len(manifest["files"]) for manifest in manifests.values())

@@ -37,7 +37,6 @@ from .storage import (
     sync,
 )
 
-
 _PATIENCE = 1.0  # seconds to wait for the lock: a commit, or a merge that is put in its place, is done by then
 
 

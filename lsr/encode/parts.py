@@ -1,9 +1,9 @@
 """Encode a corpus part by part, on many machines if there are: what a part holds follows from the corpus alone.
 
-A part is the next PART documents, fewer long ones, encoded CHUNK at a time, again fewer long ones: so memory is bounded,
-and a part has the same bytes whoever encodes it, and however often. Parts are written whole, and beside each a note of
-what it is; a run that finds notes does only what is missing. The first part has the tokens and the encoder's files, the
-others refer to it.
+A part is the next PART documents, encoded CHUNK at a time, fewer long ones of either: so memory is bounded, and a part
+has the same bytes whoever encodes it, and however often. Parts are written whole, and beside each a note of what it is;
+a run that finds notes does only what is missing. The first part has the tokens and the encoder's files, the others
+refer to it.
 """
 
 from __future__ import annotations

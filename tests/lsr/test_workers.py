@@ -183,7 +183,7 @@ def test_who_names_no_number_takes_what_others_leave(cluster, monkeypatch):
     next(taking)
     try:
         assert sorted(run(lambda: lambda job: job, range(7), cluster.address)) == list(range(7))
-        with pytest.raises(ClusterError, match="2 workers of the test .* don't fit beside what runs there"):
+        with pytest.raises(ClusterError, match=r"2 workers of the test .* don't fit beside what runs there"):
             run(lambda: len, ["a"], cluster.address, count=2)
     finally:
         taking.close()
