@@ -4,7 +4,10 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -68,6 +71,33 @@ def test_results_come_and_nothing_is_left(ray_cluster):
     assert sorted(job for job, _ in done) == list(range(7))
     assert len({pid for _, pid in done}) <= 6
     assert not ray.is_initialized()
+
+
+def test_from_outside_of_the_cluster(ray_cluster, tmp_path):
+    """Through Ray's client, at an address ray://."""
+    pytest.importorskip("grpc", reason="Ray's client isn't installed (the extra ray)")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    command = [sys.executable, "-m", "ray.util.client.server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--address", ray_cluster.address, "--mode", "proxy"]
+    source = write_corpus(tmp_path / "docs.jsonl", 20)
+    args = [sys.executable, "-m", "lsr", "encode", source, "--encoder", "bm25", "--out"]
+    with (tmp_path / "log").open("w") as log:
+        door = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            for _ in range(600):
+                with suppress(OSError):
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                time.sleep(0.1)
+            outside = ["--ray", f"ray://127.0.0.1:{port}", "--workers", "2"]
+            ran = subprocess.run([*args, tmp_path / "out", *outside], capture_output=True, text=True, check=False)
+        finally:
+            os.killpg(door.pid, signal.SIGKILL)
+            door.wait()
+    assert ran.returncode == 0, ran.stderr
+    encode(source, tmp_path / "alone", name="bm25")
+    assert files(tmp_path / "out") == files(tmp_path / "alone")
 
 
 @pytest.fixture(scope="module")
