@@ -15,7 +15,7 @@ _KNOCK = 10.0  # seconds until a machine counts as out of reach
 _FREE = 10.0  # seconds to wait until others have ended
 
 
-def connect(address: str, timeout: float = 60.0) -> Any:
+def connect(address: str, timeout: float = 40.0) -> Any:
     """Connect to a Ray cluster, unless this process is connected to one already.
 
     Args:

@@ -281,9 +281,10 @@ def _in_order(done: Mapping[int, Part], bad: list[str]) -> tuple[list[Part], Rep
     return parts, Report(**sums, max_length=parts[0].report["max_length"], bad=list(bad))
 
 
-def notes(parts: list[Part]) -> list[str]:
-    """The files that lie beside parts for as long as they aren't all there."""
-    return [*(_note_name(part.number) for part in parts), PLAN]
+def _leave_alone(place: Place, parts: list[Part]) -> None:
+    """Remove what lies beside parts for as long as they aren't all there, and what killed workers left."""
+    kept = {part.name for part in parts}
+    place.delete(*(name for name in place.sizes() if name == PLAN or (name.startswith("part-") and name not in kept)))
 
 
 def encode_parts_to(
@@ -310,7 +311,7 @@ def encode_parts_to(
             parts, report = encode_parts(corpus, open_encoder(), Place(work.absolute()), task, **how)
             finish(work, out, form)
         if not out.suffix:
-            Place(out).delete(*notes(parts))
+            _leave_alone(Place(out), parts)
         return report
     if ending := PurePosixPath(urlsplit(str(out)).path).suffix:
         raise DataError(f"vectors go to object storage as a folder of parts: leave {ending} out", str(out))
@@ -323,5 +324,5 @@ def encode_parts_to(
     place.delete(PARTS_FILE)
     parts, report = encode_parts(corpus, open_encoder(), place, task, **how)
     place.write(PARTS_FILE, json.dumps({"parts": {part.name: part.file for part in parts}}, indent=1).encode())
-    place.delete(*notes(parts))
+    _leave_alone(place, parts)
     return report

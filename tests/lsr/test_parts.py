@@ -168,10 +168,12 @@ def test_a_part_that_is_not_whole_is_made_again(tmp_path, corpus, monkeypatch):
     (work / "part-00000.parquet").write_bytes(b"PAR1")
     (work / "part-00001.json").write_text('{"number": 1')
     (work / "part-00002.json").write_text('{"number": 1, "file": 3}')
+    (work / "part-00001.parquet.0a1b2c3d.unfinished").write_bytes(b"PAR1")
     encoded = stop_at(monkeypatch, None)
     encode(corpus, tmp_path / "v")
     assert encoded == [0, 1, 2, 3]
     assert files(tmp_path / "v") == files(tmp_path / "whole")
+    assert {path.name for path in (tmp_path / "v").iterdir()} == files(tmp_path / "whole").keys()
 
 
 def test_what_is_skipped_is_known_after_a_kill_too(tmp_path, corpus, monkeypatch):
