@@ -38,20 +38,22 @@ def connect(address: str, timeout: float = 40.0) -> Any:
         return ray
     if address not in ("auto", "local"):
         _knock(address, min(timeout, _KNOCK))
-    # Ray waits for a head that doesn't answer as long as it likes, so somebody else does the waiting.
     failed: list[BaseException] = []
 
     def init() -> None:
         try:
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        except BaseException as error:
+        except (Exception, SystemExit) as error:
             failed.append(error)
 
-    waiting = threading.Thread(target=init, daemon=True)
-    waiting.start()
-    waiting.join(timeout)
-    if waiting.is_alive():
-        raise ClusterError(f"{address}: no answer within {timeout:g} s, though somebody listens there; {_CHECK}")
+    if address == "local":  # what is started here ends with the thread that started it
+        init()
+    else:  # Ray waits for a head that doesn't answer as long as it likes, so somebody else does the waiting
+        waiting = threading.Thread(target=init, daemon=True)
+        waiting.start()
+        waiting.join(timeout)
+        if waiting.is_alive():
+            raise ClusterError(f"{address}: no answer within {timeout:g} s, though somebody listens there; {_CHECK}")
     if failed and isinstance(failed[0], ImportError):
         raise ClusterError(f'{address}: such an address takes Ray\'s client: pip install "lsr-search[ray]"')
     if failed:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import contextmanager, suppress
 
@@ -19,6 +22,7 @@ from lsr.index.replicas import Patience
 from lsr.index.reshard import reshard
 from lsr.index.sharded import ShardedIndex
 from lsr.sparse import SparseMatrix
+from lsr.vectors import save_matrix
 
 N_TERMS, N_DOCS = 40, 600
 TEXTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}", "n": i} for i in range(20)]
@@ -146,6 +150,20 @@ def test_a_shard_that_nobody_answers_for_is_an_error_or_told(twice):
     assert found(lenient.search(queries()[0], N_DOCS)) == expected
 
 
+def test_a_cluster_that_the_command_starts_for_itself(ties, cluster_benchmark):
+    """It lives as long as the command."""
+    one, folder = ties
+    command = [sys.executable, "-m", "lsr", "search", folder, "-k", "5", "--ray", "local", "--cpus", "0.1", "--queries"]
+    save_matrix(folder.parent / "q.parquet", queries(3))
+    surroundings = os.environ | cluster_benchmark.SURROUNDINGS
+    ran = subprocess.run(
+        [*command, folder.parent / "q.parquet"], capture_output=True, text=True, check=False, env=surroundings
+    )
+    assert ran.returncode == 0, ran.stderr
+    hits = [hit.id for hits in one.search_batch(queries(3), 5) for hit in hits]
+    assert [json.loads(line)["_id"] for line in ran.stdout.splitlines()] == hits
+
+
 def test_what_the_benchmark_of_clusters_takes_for_right(cluster_benchmark, ties, twice):
     one, index = twice
     lenient = ShardedIndex(index.shards, list(index._sets.values()), patience=Patience(0.1, 0.5), allow_missing=True)
@@ -171,6 +189,7 @@ def test_the_command_searches_on_a_cluster(ray_cluster, lsr_command, tmp_path):
         f"lsr: {tmp_path / 'one'}: not a sharded index: it has no shards.json",
     )
     assert lsr_command("search", tmp_path / "shards", "wing", "--plan", "--ray", "auto").code == 2
+    assert lsr_command("search", tmp_path / "shards", "wing", "--cpus", "0.5").code == 2
 
 
 def test_a_machine_that_is_killed_in_flight_costs_no_result(ray_cluster, cluster_benchmark, twice):

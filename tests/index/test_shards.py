@@ -328,6 +328,9 @@ def test_passages_of_a_document_stay_together(tmp_path):
 def test_sharding_needs_a_new_folder_and_enough_documents(tmp_path, folder, whole):
     with pytest.raises(OutputExists, match="exists already"):
         reshard(whole.path, folder, 2)
+    (tmp_path / "cut" / shard_name(0)).mkdir(parents=True)
+    with pytest.raises(OutputExists, match=r"without a shards\.json, as a run that was cut off leaves it"):
+        reshard(whole.path, tmp_path / "cut", 2)
     with pytest.raises(IndexFormatError, match="20 documents, too few for 21 shards"):
         reshard(whole.path, tmp_path / "new", 21)
     with pytest.raises(IndexFormatError, match="no such index"):
