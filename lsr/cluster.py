@@ -63,7 +63,7 @@ def connect(address: str, timeout: float = 40.0) -> Any:
 
 _CHECK = (
     'check that the cluster runs ("ray status" on its head), that the address is that of its head (port 6379, or 10001 '
-    "with ray://), and that both sides have the same versions of Python and Ray"
+    "with ray://), and that both sides have the same versions of Python and Ray, and the same RAY_AUTH_MODE and token"
 )
 
 
