@@ -3,7 +3,8 @@
 Jobs are dealt out as actors are free for them, one each, so that what is under way stays bounded. A job whose actor
 dies, with its machine or alone, is done again by another; who does it must not matter. Actors rather than tasks,
 because each holds something that is dear to open (an encoder); not Ray Data, because jobs have to be what the input
-alone makes of them, in its order, and what is done has to be told job by job.
+alone makes of them, in its order, and what is done has to be told job by job: its blocks follow from the number of
+processors, and its checkpoints from the rows that a run got to.
 """
 
 from __future__ import annotations
