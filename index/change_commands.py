@@ -148,7 +148,7 @@ def verify(index_path: Path | str) -> None:
 
     from .dense_files import RECORD, damaged_files, read_record
     from .remote import downloaded
-    from .shards import Shards, is_sharded
+    from .shards import Shards, folder_of, is_sharded
     from .storage import check_files, read_manifest
 
     path = downloaded(index_path) if isinstance(index_path, str) else index_path
@@ -159,7 +159,7 @@ def verify(index_path: Path | str) -> None:
         click.echo(f"{path}: {len(record['files'])} files, all as they were written")
         return
     manifests = Shards.read(path).manifests() if is_sharded(path) else {str(path): read_manifest(path)}
-    wrong = [check_files(Path(folder), manifest, every_byte=True).values() for folder, manifest in manifests.items()]
+    wrong = [check_files(folder_of(where), manifest, every_byte=True).values() for where, manifest in manifests.items()]
     if messages := list(chain.from_iterable(wrong)):
         raise CorruptIndex("\n".join(messages))
     n_files = sum(len(manifest["files"]) for manifest in manifests.values())

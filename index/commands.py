@@ -67,6 +67,7 @@ def open_index(
     options: dict[str, Any],
     *,
     ray: str | None = None,
+    cpus: float = 1.0,
     skip_damaged: bool = False,
 ) -> Any:
     """The index of a command's --encoder and its settings, here or on a Ray cluster; what was left out as it is
@@ -83,7 +84,7 @@ def open_index(
     if ray is not None:
         from .sharded import ShardedIndex
 
-        sharded = ShardedIndex.open(path, ray=ray, encoder=model)
+        sharded = ShardedIndex.open(path, ray=ray, cpus=cpus, encoder=model)
         click.get_current_context().call_on_close(sharded.close)
         return sharded
     from .index import Index
@@ -119,6 +120,11 @@ def open_index(
     metavar="ADDRESS",
     help="Search a sharded folder on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT.",
 )
+@click.option(
+    "--cpus",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Cores that each shard gets of a Ray cluster; below 1 several share one. [default: 1]",
+)
 @where_option
 @damaged_option
 @search_options
@@ -136,6 +142,7 @@ def search(
     highlight: int | None,
     plan: bool,
     ray: str | None,
+    cpus: float | None,
     where: tuple[str, ...],
     skip_damaged: bool,
     encoder: str | None,
@@ -163,10 +170,12 @@ def search(
         raise click.UsageError("give either a text or --queries FILE")
     if plan and (text is None or ray):
         raise click.UsageError("--plan takes a text, and no --ray")
+    if cpus and not ray:
+        raise click.UsageError("--cpus needs --ray")
     settings = _search_settings(options) | {"where": parse_where_text(where)}
     if ray and skip_damaged:
         raise click.UsageError("--skip-damaged is for a search in this process: leave --ray out")
-    index = open_index(index_path, encoder, options, ray=ray, skip_damaged=skip_damaged)
+    index = open_index(index_path, encoder, options, ray=ray, cpus=cpus or 1.0, skip_damaged=skip_damaged)
     if queries is not None:
         _search_file(index, queries, k, run_path, tag, threads, skip_bad, highlight, settings)
         return

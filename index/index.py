@@ -341,12 +341,13 @@ class Index(Reader):
         self._require_changeable()
         found = False
         with self._changing:
+            turn = next((merger.turn for merger in self._mergers.values() if merger.is_alive), threading.Lock())
             for path, snapshot in self._apart():
                 if plan_merges([part.entry for part in snapshot.parts], everything=everything) is None:
                     continue
                 found, merger = True, self._mergers.get(path)
                 if merger is None or not merger.ask(everything=everything):
-                    self._mergers[path] = Merger(path, snapshot, self._put, everything=everything)
+                    self._mergers[path] = Merger(path, snapshot, self._put, turn, everything=everything)
         return found
 
     def _apart(self) -> list[tuple[Path, Snapshot]]:

@@ -26,6 +26,7 @@ from .index import Index
 from .merge import Merged
 from .shards import ShardEntry, Shards, folder_of, save_shards
 from .snapshot import Snapshot
+from .storage import check_files
 from .writer import Writer
 
 
@@ -35,10 +36,11 @@ class JoinedSnapshot(Snapshot):
     Attributes:
         shards: What shards.json says.
         snapshots: Of the shards, in document order.
+        folders: Of the shards, on this machine.
     """
 
-    def __init__(self, shards: Shards, snapshots: Sequence[Snapshot]) -> None:
-        self.shards, self.snapshots = shards, tuple(snapshots)
+    def __init__(self, shards: Shards, snapshots: Sequence[Snapshot], folders: Sequence[Path]) -> None:
+        self.shards, self.snapshots, self.folders = shards, tuple(snapshots), tuple(folders)
         shards.require_fit({s.path: snap.manifest for s, snap in zip(shards.entries, snapshots, strict=True)})
         files: dict[str, Any] = {}
         for entry, snapshot in zip(shards.entries, snapshots, strict=True):
@@ -54,11 +56,6 @@ class JoinedSnapshot(Snapshot):
         """One for each shard."""
         return [snapshot.manifest for snapshot in self.snapshots]
 
-    @property
-    def folders(self) -> list[Path]:
-        """Of the shards, on this machine."""
-        return [folder_of(self.shards.location(entry)) for entry in self.shards.entries]
-
     @classmethod
     def of(cls, folder: Path, before: Snapshot | None = None, *, skip_damaged: bool = False) -> JoinedSnapshot:
         """Open what was committed last in each shard.
@@ -73,13 +70,14 @@ class JoinedSnapshot(Snapshot):
         if isinstance(before, JoinedSnapshot):
             known = dict(zip((entry.path for entry in before.shards.entries), before.snapshots, strict=True))
         shards.manifests()  # all that is wrong at once
+        folders = [folder_of(shards.location(entry)) for entry in shards.entries]
         snapshots = [
-            Snapshot.latest(folder_of(shards.location(entry)), known.get(entry.path), skip_damaged=skip_damaged)
-            for entry in shards.entries
+            Snapshot.latest(path, known.get(entry.path), skip_damaged=skip_damaged)
+            for path, entry in zip(folders, shards.entries, strict=True)
         ]
         if isinstance(before, JoinedSnapshot) and list(before.snapshots) == snapshots:
             return before
-        return cls(shards, snapshots)
+        return cls(shards, snapshots, folders)
 
 
 class JoinedIndex(Index):
@@ -100,6 +98,11 @@ class JoinedIndex(Index):
         super()._require_changeable()
         if remote := [entry.path for entry in self._joined.shards.entries if "://" in entry.path]:
             raise OutputError(f"{self.path}: shards in object storage can't be changed: {', '.join(remote)}")
+
+    def verify(self) -> list[str]:
+        """As `Index.verify`, of all shards."""
+        shards = zip(self._joined.folders, self._joined.manifests, strict=True)
+        return [wrong for shard in shards for wrong in check_files(*shard, every_byte=True).values()]
 
     def _apart(self) -> list[tuple[Path, Snapshot]]:
         return list(zip(self._joined.folders, self._joined.snapshots, strict=True))
@@ -192,7 +195,7 @@ class JoinedWriter:
             for entry, snapshot in zip(self.snapshot.shards.entries, snapshots, strict=True)
         )
         shards = replace(self.snapshot.shards, entries=entries)
-        self.snapshot = JoinedSnapshot(shards, snapshots)
+        self.snapshot = JoinedSnapshot(shards, snapshots, self.snapshot.folders)
         save_shards(self._folder, shards)
 
     def close(self) -> None:

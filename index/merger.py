@@ -18,28 +18,39 @@ from .storage import output_errors
 from .transaction import Aside
 
 _log = logging.getLogger(__name__)
+_LOOK = 0.1  # seconds until one who waits for the turn looks whether it is still wanted
 
 
 class Merger:
     """Merges until the policy is content, each time starting from what is committed by then.
+
+    Where several have one turn, one at a time merges: each takes as much memory as a build, and all cores.
 
     Attributes:
         stop: Set to give up what is being merged.
         closing: Set to finish, but without waiting for other writers.
         error: Why it failed, if it did.
         at_work: The segments that are being merged.
+        turn: As below.
 
     Args:
         path: The index' folder.
         snapshot: The latest snapshot that is open.
-        put: Puts what was merged in the place of what it was made of; waits for its turn.
+        put: Puts what was merged in the place of what it was made of; waits until nobody else writes.
+        turn: Held while segments are merged.
         everything: Merge all segments into one first.
     """
 
     def __init__(
-        self, path: Path, snapshot: Snapshot, put: Callable[[Merged, Merger], None], *, everything: bool
+        self,
+        path: Path,
+        snapshot: Snapshot,
+        put: Callable[[Merged, Merger], None],
+        turn: threading.Lock,
+        *,
+        everything: bool,
     ) -> None:
-        self._path, self._snapshot, self._put = path, snapshot, put
+        self._path, self._snapshot, self._put, self.turn = path, snapshot, put, turn
         self._lock = threading.Lock()
         self._wanted, self._everything, self._ended = True, everything, False
         self.stop, self.closing = threading.Event(), threading.Event()
@@ -53,7 +64,12 @@ class Merger:
         """Have it look again when it is done; False if it has ended already."""
         with self._lock:
             self._wanted, self._everything = True, self._everything or everything
-            return not self._ended and self._thread.is_alive()  # threads don't survive a fork
+            return self.is_alive
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still merges, or is about to."""
+        return not self._ended and self._thread.is_alive()  # threads don't survive a fork
 
     def end(self, *, wait: bool = True) -> None:
         """Return when it has ended: done, or with `wait=False` as soon as it can give up."""
@@ -93,7 +109,13 @@ class Merger:
             return False
         settings = BuildSettings.of(self._snapshot.manifest)
         self.at_work = frozenset(part.entry["name"] for part in parts[slice(*run)])
-        merged = merge_aside(aside, parts[slice(*run)], settings, self.stop)
+        while not self.turn.acquire(timeout=_LOOK):
+            if self.stop.is_set():
+                raise Abandoned
+        try:
+            merged = merge_aside(aside, parts[slice(*run)], settings, self.stop)
+        finally:
+            self.turn.release()
         self._put(merged, self)
         aside.drop(merged.folder)  # if it was of no use
         return not self.stop.is_set()

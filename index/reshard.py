@@ -21,7 +21,7 @@ from .index import Index
 from .pending import rows_of
 from .quantize import Quantizer
 from .segment_writer import DEFAULT_MEMORY
-from .shards import Shards, shard_name, write_shards
+from .shards import SHARDS, Shards, is_sharded, shard_name, write_shards
 from .snapshot import Snapshot
 from .storage import output_errors
 from .transaction import Transaction
@@ -45,7 +45,8 @@ def reshard(source: str | Path, out: str | Path, n_shards: int, *, memory: int =
         raise ValueError(f"the number of shards must be a whole number of at least 1, got {n_shards!r}")
     snapshot, out = Index.open(source).snapshot, Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputExists(f"{out}: exists already; name a new folder")
+        left = "" if is_sharded(out) else f" (without a {SHARDS}, as a run that was cut off leaves it: then remove it)"
+        raise OutputExists(f"{out}: exists already{left}; name a new folder")
     n_docs = sum(int(part.entry["n_alive"]) for part in snapshot.parts)
     if n_docs < n_shards:
         raise IndexFormatError(f"{source}: {n_docs} documents, too few for {n_shards} shards")

@@ -241,7 +241,7 @@ class ShardedIndex(QuerySide):
         settings, parsed = search_settings(given), None if where is None else as_filter(where)
         patience = self._patience.times(len(vectors))
         for _ in range(_TRIES):
-            if parsed is not None:
+            if parsed is not None and len(self._states) == len(self._sets):  # who is lost may have a column alone
                 parsed.require_known([columns for state in self._states.values() for columns in state.columns])
             states = self._states
             requests = {n: (self._version(n), vectors, k, settings, parsed, threads) for n in self._sets}

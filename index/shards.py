@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import lsr
-from lsr.errors import CorruptIndex, EncoderMismatch, IndexFormatError, OutputExists
+from lsr.errors import CorruptIndex, EncoderMismatch, IndexFormatError, OutputExists, StorageError
 from lsr.fingerprint import Fingerprint
 from lsr.places import Place, is_remote
 
@@ -244,17 +244,17 @@ class Shards:
         return cls.parse(content, str(folder))
 
     def manifests(self) -> dict[str, dict[str, Any]]:
-        """{path: manifest} of all shards on this machine; what is wrong with any of them is told at once.
+        """{path or URI: manifest} of all shards; what is wrong with any of them is told at once.
 
         Raises:
-            IndexFormatError: Shards are missing, or damaged, or of another format or scale.
+            IndexFormatError: Shards are missing, damaged, can't be reached, or are of another format or scale.
             EncoderMismatch: Shards of another encoder.
         """
         found, wrong = {}, []
         for entry in self.entries:
             try:
                 found[self.location(entry)] = read_manifest(folder_of(self.location(entry)))
-            except IndexFormatError as error:
+            except (IndexFormatError, StorageError) as error:
                 wrong.append(str(error))
         if wrong:
             raise IndexFormatError("\n".join([f"{len(wrong)} of {len(self.entries)} shards can't be opened:", *wrong]))

@@ -11,16 +11,17 @@ from urllib.parse import urlsplit
 from lsr.errors import ClusterError, MissingExtra
 
 ADDRESSES = "auto, local, HOST:PORT or ray://HOST:PORT"
+_KNOCK = 10.0  # seconds until a machine counts as out of reach
 _FREE = 10.0  # seconds to wait until others have ended
 
 
-def connect(address: str, timeout: float = 20.0) -> Any:
+def connect(address: str, timeout: float = 40.0) -> Any:
     """Connect to a Ray cluster, unless this process is connected to one already.
 
     Args:
         address: "auto" for the cluster of this machine, "local" for one that ends with this process, "host:port" of a
             head node, or "ray://host:port".
-        timeout: Seconds to wait for an answer.
+        timeout: Seconds to wait for an answer; a busy machine may need many.
 
     Returns:
         The module ray.
@@ -36,23 +37,25 @@ def connect(address: str, timeout: float = 20.0) -> Any:
     if ray.is_initialized():
         return ray
     if address not in ("auto", "local"):
-        _knock(address, timeout)
-    # Ray waits for a head that doesn't answer as long as it likes, so somebody else does the waiting.
+        _knock(address, min(timeout, _KNOCK))
     failed: list[BaseException] = []
 
     def init() -> None:
         try:
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        except BaseException as error:
+        except (Exception, SystemExit) as error:
             failed.append(error)
 
-    waiting = threading.Thread(target=init, daemon=True)
-    waiting.start()
-    waiting.join(timeout)
-    if waiting.is_alive():
-        raise ClusterError(f"{address}: no answer within {timeout:g} s, though somebody listens there; {_CHECK}")
+    if address == "local":  # what is started here ends with the thread that started it
+        init()
+    else:  # Ray waits for a head that doesn't answer as long as it likes, so somebody else does the waiting
+        waiting = threading.Thread(target=init, daemon=True)
+        waiting.start()
+        waiting.join(timeout)
+        if waiting.is_alive():
+            raise ClusterError(f"{address}: no answer within {timeout:g} s, though somebody listens there; {_CHECK}")
     if failed and isinstance(failed[0], ImportError):
-        raise ClusterError(f"{address}: such an address takes Ray's client: pip install 'ray[client]'")
+        raise ClusterError(f'{address}: such an address takes Ray\'s client: pip install "lsr-search[ray]"')
     if failed:
         raise ClusterError(f"{address}: {' '.join(str(failed[0]).split())[:300]}; {_CHECK}")
     return ray
@@ -60,7 +63,7 @@ def connect(address: str, timeout: float = 20.0) -> Any:
 
 _CHECK = (
     'check that the cluster runs ("ray status" on its head), that the address is that of its head (port 6379, or 10001 '
-    "with ray://), and that both sides have the same versions of Python and Ray"
+    "with ray://), and that both sides have the same versions of Python and Ray, and the same RAY_AUTH_MODE and token"
 )
 
 

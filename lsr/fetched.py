@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -12,11 +11,11 @@ from urllib.parse import urlsplit
 
 from lsr.errors import DataError
 from lsr.places import Place, beside
+from lsr.vectors import PART_NAME
 
 # What a folder of vectors in object storage consists of: {"parts": {file: {"bytes", "sha256"}}}. Folders can't be
 # renamed there, so it is this file that makes one whole; it is written last.
 PARTS_FILE = "vectors.json"
-_PART = re.compile(r"part-[0-9]{5,9}\.parquet")
 _copies: dict[tuple[str, str], Path] = {}  # of a file or folder as it was at the time
 
 
@@ -91,7 +90,7 @@ def _parts(content: bytes, uri: str) -> dict[str, Any]:
     try:
         parts = dict(json.loads(content)["parts"])
         sound = bool(parts) and all(
-            _PART.fullmatch(name) and type(entry["bytes"]) is int and type(entry["sha256"]) is str
+            PART_NAME.fullmatch(name) and type(entry["bytes"]) is int and type(entry["sha256"]) is str
             for name, entry in parts.items()
         )
     except (ValueError, KeyError, TypeError):

@@ -20,6 +20,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ VECTOR_SCHEMA = pa.schema(
     ]
 )
 FIRST_PART = "lsr.first"
+PART_NAME = re.compile(r"part-[0-9]{5,9}\.parquet")
 _BATCH = 4096  # rows handed out together
 _ENCODER_LIMIT = 1 << 28  # bytes of all files; what unpacks to more is no query encoder
 _BEYOND_FLOAT32 = float(np.finfo(np.float32).max) * (1 + 2**-25)  # what is below rounds to a finite float32
@@ -223,7 +225,12 @@ def parquet_files(path: Path) -> list[Path]:
 
 
 def _parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("part-*.parquet"), key=lambda path: (len(path.name), path.name))
+    files = sorted(folder.glob("part-*.parquet"), key=lambda path: (len(path.name), path.name))
+    names, wanted = [path.name for path in files], [part_name(number) for number in range(len(files))]
+    if names != wanted and all(map(PART_NAME.fullmatch, names)):  # others than ours have names of their own
+        missing = next(name for name in wanted if name not in names)
+        raise DataError(f"{missing} isn't here, though later parts are: read the whole folder", str(folder))
+    return files
 
 
 def _parquet_vectors(name: str, paths: list[Path]) -> Vectors:

@@ -3,7 +3,8 @@
 Jobs are dealt out as actors are free for them, one each, so that what is under way stays bounded. A job whose actor
 dies, with its machine or alone, is done again by another; who does it must not matter. Actors rather than tasks,
 because each holds something that is dear to open (an encoder); not Ray Data, because jobs have to be what the input
-alone makes of them, in its order, and what is done has to be told job by job.
+alone makes of them, in its order, and what is done has to be told job by job: its blocks follow from the number of
+processors, and its checkpoints from the rows that a run got to.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Workers:
 
     Attributes:
         address: A Ray cluster, as `lsr.cluster.connect` takes it; None for this process.
-        count: Actors; None for as many as there is room for.
+        count: Actors; None for as many as there is room for, those that have to wait for others included.
         gpus: Graphics processors of each.
         memory: Bytes of memory that each is given room for.
     """
@@ -89,9 +90,9 @@ def ready(workers: Workers, what: str) -> Iterator[tuple[Any, int]]:
     was_connected = known is not None and known.is_initialized()
     ray = connect(workers.address)
     try:
-        count = workers.count or _room(ray, workers)
-        require(ray, count, cpus=1, memory=workers.memory, gpus=workers.gpus, what=what)
-        yield ray, count
+        # Who names no number takes what there is: machines may be lost that Ray still counts, or others may use them.
+        require(ray, workers.count or 1, cpus=1, memory=workers.memory, gpus=workers.gpus, what=what)
+        yield ray, workers.count or _room(ray, workers)
     finally:
         if not was_connected:
             ray.shutdown()
@@ -190,7 +191,7 @@ class _Pool:
             failed = self._ray.get(ref)
         except self._lost as error:
             self._failed_starts.append(_short(error))
-            if len(self._failed_starts) >= _LOSSES and not self._idle and not self._running:
+            if len(self._failed_starts) >= _LOSSES and not (self._idle or self._running or self._starting):
                 raise ClusterError(f"{self._what} die while they start: {self._failed_starts[-1]}") from None
             if len(self._failed_starts) < _LOSSES:
                 self._start()
@@ -235,7 +236,7 @@ class _Pool:
 
 
 def _room(ray: Any, workers: Workers) -> int:
-    """How many workers fit into the cluster; at least one, so that `require` says what is missing."""
+    """How many workers fit into the cluster, as it was told last; at least one."""
     room = 0
     for node in ray.nodes():
         has = node["Resources"] if node["Alive"] else {}

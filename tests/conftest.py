@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
 import uuid
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,32 +104,24 @@ def training_surroundings(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session")
+def cluster_benchmark():
+    """The module benchmarks/cluster.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
+        return importlib.import_module("cluster")
+
+
 @pytest.fixture(scope="module")
-def ray_cluster(tmp_path_factory):
+def ray_cluster(cluster_benchmark):
     """A Ray cluster of several nodes on this machine: a head without cores, and three nodes of two; or skips the test.
 
     Nothing of it is left afterwards.
     """
     pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
     psutil = pytest.importorskip("psutil", reason="psutil tells whether processes are left over")
-    node = {"object_store_memory": 80 << 20, "include_dashboard": False, "memory": 4 << 30}
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # while Ray is imported and started
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # a busy machine is no reason to end workers
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        import ray
-        from ray.cluster_utils import Cluster
-
-        cluster = Cluster(initialize_head=True, head_node_args=node | {"num_cpus": 0})
-        try:
-            for _ in range(3):
-                cluster.add_node(**node, num_cpus=2)
-            cluster.wait_for_nodes()
-            yield cluster
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
+    with cluster_benchmark.several_nodes() as cluster:
+        yield cluster
     left = [child for child in psutil.Process().children(recursive=True) if "ray" in " ".join(child.cmdline())]
     _, left = psutil.wait_procs(left, timeout=20)
     assert not left

@@ -1,8 +1,9 @@
 """Encode a corpus part by part, on many machines if there are: what a part holds follows from the corpus alone.
 
-A part is the next PART documents, encoded CHUNK at a time, so it has the same bytes whoever encodes it, and however
-often. Parts are written whole, and beside each a note of what it is; a run that finds notes does only what is missing.
-The first part has the tokens and the encoder's files, the others refer to it.
+A part is the next PART documents, encoded CHUNK at a time, fewer long ones of either: so memory is bounded, and a part
+has the same bytes whoever encodes it, and however often. Parts are written whole, and beside each a note of what it is;
+a run that finds notes does only what is missing. The first part has the tokens and the encoder's files, the others
+refer to it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from itertools import count, islice
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ from lsr.corpus import Corpus, Document, document_batch
 from lsr.encode import stream
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder_files
-from lsr.encode.stream import Passages, Report, encode_chunk, finish, fit, work_folder
+from lsr.encode.stream import Passages, Report, chunks, encode_chunk, finish, fit, work_folder
 from lsr.errors import DataError, EncoderError, OutputExists, StorageError
 from lsr.fetched import PARTS_FILE
 from lsr.fingerprint import Fingerprint
@@ -35,6 +36,7 @@ from lsr.vectors import FIRST_PART, ParquetWriter, VectorBatch, pack_metadata, p
 from lsr.workers import Workers, do_jobs, ready
 
 PART = 16 * stream.CHUNK  # minutes of work for a processor: what a lost worker costs
+PART_CHARACTERS = 16 * stream.CHUNK_CHARACTERS
 PLAN = "plan.json"
 _WHAT = "encoding workers"
 _COUNTED = ("documents", "vectors", "empty", "no_terms", "truncated")
@@ -102,20 +104,20 @@ def open_shared(where: str) -> Place:
 
 
 def _open_worker(
-    where: str, task: Task, chunk: int, encoder: Encoder | Mapping[str, bytes]
+    where: str, task: Task, together: tuple[int, int], encoder: Encoder | Mapping[str, bytes]
 ) -> Callable[[tuple[int, pa.RecordBatch]], Part]:
     """What encodes parts, given as their numbers and documents; encoders travel as their files."""
     place = open_shared(where)
     if isinstance(encoder, Mapping):
         encoder = load_encoder_files(encoder, **({"device": task.device} if task.device else {}))
     metadata = pack_metadata(encoder.fingerprint, encoder.vocabulary, encoder.query_files())
-    return partial(_encode_part, place, task, chunk, encoder, metadata)
+    return partial(_encode_part, place, task, together, encoder, metadata)
 
 
 def _encode_part(
     place: Place,
     task: Task,
-    chunk: int,
+    together: tuple[int, int],
     encoder: Encoder,
     metadata: Mapping[str, str],
     job: tuple[int, pa.RecordBatch],
@@ -130,14 +132,9 @@ def _encode_part(
         with ParquetWriter(path, metadata) as writer:
             if not documents:  # an empty corpus still makes a part
                 writer.write(VectorBatch(document_batch([]), SparseMatrix.empty(encoder.n_terms)))
-            for first in range(0, len(documents), chunk):
+            for chunk in chunks(documents, *together):
                 batch = encode_chunk(
-                    documents[first : first + chunk],
-                    encoder,
-                    report,
-                    queries=task.queries,
-                    passages=task.passages,
-                    with_text=task.with_text,
+                    chunk, encoder, report, queries=task.queries, passages=task.passages, with_text=task.with_text
                 )
                 writer.write(batch)
                 weights = batch.vectors.data
@@ -191,8 +188,8 @@ def encode_parts(
         DataError: A bad document.
         ClusterError: As of `do_jobs`.
     """
-    size, chunk = PART, stream.CHUNK
-    identity = f"{corpus.identity} | {identity} | {size} documents a part, {chunk} together"
+    size, together = (PART, PART_CHARACTERS), (stream.CHUNK, stream.CHUNK_CHARACTERS)
+    identity = f"{corpus.identity} | {identity} | (documents, characters): {size} a part, {together} together"
     plan, done = _found(place, identity, overwrite)
     if plan.get("parts") == len(done):  # all of them; something was left to do with them
         return _in_order(done, plan["bad"])
@@ -212,7 +209,7 @@ def encode_parts(
             raise EncoderError(
                 f"an encoder of type {encoder.type} has no files to travel with: it can't work on other machines"
             )
-        open_worker = partial(_open_worker, place.name, task, chunk, travels)
+        open_worker = partial(_open_worker, place.name, task, together, travels)
         jobs = _jobs(corpus, size, frozenset(done))
         with progress(None, "encoding") as bar:
             bar.total = corpus.count() if not bar.disable else None
@@ -224,15 +221,12 @@ def encode_parts(
     return _in_order(done, corpus.bad)
 
 
-def _jobs(corpus: Corpus, size: int, done: frozenset[int]) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _jobs(corpus: Corpus, size: tuple[int, int], done: frozenset[int]) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The documents of each part that isn't there yet."""
-    documents = iter(corpus)
-    for number in count():
-        part = list(islice(documents, size))
-        if (part or number == 0) and number not in done:
+    parts = chunks(corpus, *size)
+    for number, part in enumerate(chain([next(parts, [])], parts)):  # an empty corpus has a part too
+        if number not in done:
             yield number, document_batch(part)
-        if len(part) < size:
-            return
 
 
 def _found(place: Place, identity: str, overwrite: bool) -> tuple[dict[str, Any], dict[int, Part]]:
@@ -287,9 +281,10 @@ def _in_order(done: Mapping[int, Part], bad: list[str]) -> tuple[list[Part], Rep
     return parts, Report(**sums, max_length=parts[0].report["max_length"], bad=list(bad))
 
 
-def notes(parts: list[Part]) -> list[str]:
-    """The files that lie beside parts for as long as they aren't all there."""
-    return [*(_note_name(part.number) for part in parts), PLAN]
+def _leave_alone(place: Place, parts: list[Part]) -> None:
+    """Remove what lies beside parts for as long as they aren't all there, and what killed workers left."""
+    kept = {part.name for part in parts}
+    place.delete(*(name for name in place.sizes() if name == PLAN or (name.startswith("part-") and name not in kept)))
 
 
 def encode_parts_to(
@@ -316,7 +311,7 @@ def encode_parts_to(
             parts, report = encode_parts(corpus, open_encoder(), Place(work.absolute()), task, **how)
             finish(work, out, form)
         if not out.suffix:
-            Place(out).delete(*notes(parts))
+            _leave_alone(Place(out), parts)
         return report
     if ending := PurePosixPath(urlsplit(str(out)).path).suffix:
         raise DataError(f"vectors go to object storage as a folder of parts: leave {ending} out", str(out))
@@ -329,5 +324,5 @@ def encode_parts_to(
     place.delete(PARTS_FILE)
     parts, report = encode_parts(corpus, open_encoder(), place, task, **how)
     place.write(PARTS_FILE, json.dumps({"parts": {part.name: part.file for part in parts}}, indent=1).encode())
-    place.delete(*notes(parts))
+    _leave_alone(place, parts)
     return report

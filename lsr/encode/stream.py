@@ -33,7 +33,7 @@ from lsr.vectors import ParquetWriter, VectorBatch, pack_metadata, read_vectors
 
 _LOCK = ".lock"
 CHUNK = 512  # documents encoded together: enough to sort by length, little enough for a lively progress bar
-_CHUNK_CHARACTERS = 4 << 20  # long ones fewer: what a tokenizer makes of a text takes many times the text's room
+CHUNK_CHARACTERS = 4 << 20  # long ones fewer: what a tokenizer makes of a text takes many times the text's room
 _PART_SECONDS = 30.0  # a kill loses at most this much work
 _PART_DOCS = 200_000
 
@@ -115,22 +115,22 @@ def encode_corpus(
     with progress(None, progress_label) as bar:
         bar.total = corpus.count() if not bar.disable else None
         bar.update(skip)
-        for chunk in _chunks(islice(corpus, skip, None)):
+        for chunk in chunks(islice(corpus, skip, None), CHUNK, CHUNK_CHARACTERS):
             yield encode_chunk(chunk, encoder, report, queries=queries, passages=passages, with_text=with_text)
             bar.update(len(chunk))
     report.bad = corpus.bad
 
 
-def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents that are encoded together."""
+def chunks(documents: Iterable[Document], most: int, characters: int) -> Iterator[list[Document]]:
+    """Cut a stream of documents: `most` of them at a time, fewer as soon as their texts have so many characters."""
     chunk: list[Document] = []
-    characters = 0
+    room = characters
     for document in documents:
         chunk.append(document)
-        characters += len(document.text)
-        if len(chunk) == CHUNK or characters >= _CHUNK_CHARACTERS:
+        room -= len(document.text)
+        if len(chunk) == most or room <= 0:
             yield chunk
-            chunk, characters = [], 0
+            chunk, room = [], characters
     if chunk:
         yield chunk
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import threading
+import subprocess
+import sys
 import time
 from contextlib import contextmanager, suppress
 
@@ -20,6 +22,7 @@ from lsr.index.replicas import Patience
 from lsr.index.reshard import reshard
 from lsr.index.sharded import ShardedIndex
 from lsr.sparse import SparseMatrix
+from lsr.vectors import save_matrix
 
 N_TERMS, N_DOCS = 40, 600
 TEXTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}", "n": i} for i in range(20)]
@@ -147,6 +150,34 @@ def test_a_shard_that_nobody_answers_for_is_an_error_or_told(twice):
     assert found(lenient.search(queries()[0], N_DOCS)) == expected
 
 
+def test_a_cluster_that_the_command_starts_for_itself(ties, cluster_benchmark):
+    """It lives as long as the command."""
+    one, folder = ties
+    command = [sys.executable, "-m", "lsr", "search", folder, "-k", "5", "--ray", "local", "--cpus", "0.1", "--queries"]
+    save_matrix(folder.parent / "q.parquet", queries(3))
+    surroundings = os.environ | cluster_benchmark.SURROUNDINGS
+    ran = subprocess.run(
+        [*command, folder.parent / "q.parquet"], capture_output=True, text=True, check=False, env=surroundings
+    )
+    assert ran.returncode == 0, ran.stderr
+    hits = [hit.id for hits in one.search_batch(queries(3), 5) for hit in hits]
+    assert [json.loads(line)["_id"] for line in ran.stdout.splitlines()] == hits
+
+
+def test_what_the_benchmark_of_clusters_takes_for_right(cluster_benchmark, ties, twice):
+    one, index = twice
+    lenient = ShardedIndex(index.shards, list(index._sets.values()), patience=Patience(0.1, 0.5), allow_missing=True)
+    asked = [queries()[i] for i in range(12)]
+    (first, _), (second, _) = actors(index, 1)
+    with stopped(first), stopped(second), cluster_benchmark.Searches(lenient, one, asked) as searches:
+        searches.wait_for(4)
+    assert (searches.wrong, searches.right, searches.missing > 3) == ([], 0, True)
+    other = Index.build(ties[1].parent / "other", SparseMatrix.from_dense(np.eye(N_DOCS, N_TERMS)))
+    with cluster_benchmark.Searches(index, other, asked) as searches:
+        searches.wait_for(4)
+    assert (searches.right, searches.missing, len(searches.wrong)) == (0, 0, searches.answers)
+
+
 def test_the_command_searches_on_a_cluster(ray_cluster, lsr_command, tmp_path):
     one = Index.build(tmp_path / "one", TEXTS, encoder="bm25")
     reshard(one.path, tmp_path / "shards", 2)
@@ -158,40 +189,20 @@ def test_the_command_searches_on_a_cluster(ray_cluster, lsr_command, tmp_path):
         f"lsr: {tmp_path / 'one'}: not a sharded index: it has no shards.json",
     )
     assert lsr_command("search", tmp_path / "shards", "wing", "--plan", "--ray", "auto").code == 2
+    assert lsr_command("search", tmp_path / "shards", "wing", "--cpus", "0.5").code == 2
 
 
-def test_a_machine_that_is_killed_in_flight_costs_no_result(ray_cluster, twice):
+def test_a_machine_that_is_killed_in_flight_costs_no_result(ray_cluster, cluster_benchmark, twice):
     one, index = twice
     expected = [found(hits) for hits in one.search_batch(queries(), 10)]
     node_of = {node.node_id: node for node in ray_cluster.worker_nodes}
-    wrong, rounds, over = [], [], threading.Event()
-
-    def search():
-        while not over.is_set():
-            for i in range(len(expected)):
-                try:
-                    if found(index.search(queries()[i])) != expected[i]:
-                        wrong.append(i)
-                except Exception as error:
-                    wrong.append(error)
-            rounds.append(None)
-
     before = actors(index, 0)
-    threads = [threading.Thread(target=search) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
-        while len(rounds) < 3:
-            time.sleep(0.01)
+    with cluster_benchmark.Searches(index, one, [queries()[i] for i in range(12)], threads=3) as searches:
+        searches.wait_for(100)
         ray_cluster.remove_node(node_of[before[0][1]], allow_graceful=False)
-        enough = len(rounds) + 9
-        while len(rounds) < enough and not wrong:
-            time.sleep(0.01)
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-    assert wrong == []
+        searches.wait_for(300)
+    assert (searches.wrong, searches.missing) == ([], 0)
+    assert searches.right == searches.answers >= 400
     # What was lost is started again where there is room, and then the other replica may be lost, too.
     for _ in range(600):
         with suppress(Exception):

@@ -255,6 +255,8 @@ def test_a_shard_that_comes_back_is_searched_again(breaking):
         each.commit()
     assert index.refresh()
     assert list(index.search("wing").missing) == ["shard-00000"]
+    hits = index.search("wing", where={"only": "here"})  # no other shard has this column
+    assert (hits, list(hits.missing)) == ([], ["shard-00000"])
     assert len(index) == 14
     broken[0][0].broken = False
     assert found(index.search("wing number3", 20)) == found(one.search("wing number3", 20))

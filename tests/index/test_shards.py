@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from lsr.errors import CorruptIndex, DataError, EncoderMismatch, IndexFormatErro
 from lsr.index import merger
 from lsr.index.index import Index
 from lsr.index.joined import JoinedIndex
+from lsr.index.remote import uploaded
 from lsr.index.reshard import reshard
-from lsr.index.shards import SHARDS, ShardEntry, Shards, shard_name, write_shards
-from lsr.index.storage import sealed
+from lsr.index.shards import SHARDS, ShardEntry, Shards, folder_of, save_shards, shard_name, write_shards
+from lsr.index.storage import read_manifest, sealed
 from lsr.sparse import SparseMatrix
 from lsr.vectors import read_vectors
 
@@ -204,6 +206,46 @@ def test_what_is_changed_while_shards_are_merged_is_kept(folder, whole, monkeypa
     assert len(index) == Shards.read(folder).documents == 23
 
 
+def test_one_shard_is_merged_at_a_time(folder, monkeypatch):
+    """Each merge takes the memory of a build."""
+    merging, at_once, most = merger.merge_aside, [], []
+
+    def watched(*args):
+        at_once.append(None)
+        most.append(len(at_once))
+        time.sleep(0.05)
+        merged = merging(*args)
+        at_once.pop()
+        return merged
+
+    monkeypatch.setattr(merger, "merge_aside", watched)
+    index = Index.open(folder)
+    index.delete(["d0", "d8", "d19"])
+    index.commit(merge=False)
+    assert index.merge(background=True)
+    index.close()
+    assert (most, index.n_segments, len(index)) == ([1, 1, 1], 3, 17)
+
+
+def test_who_waits_to_merge_can_be_given_up(folder, monkeypatch):
+    began = threading.Event()
+
+    def endless(aside, parts, settings, stop):
+        began.set()
+        assert stop.wait(60)
+        raise merger.Abandoned
+
+    monkeypatch.setattr(merger, "merge_aside", endless)
+    index = Index.open(folder)
+    index.delete(["d0", "d8", "d19"])
+    index.commit(merge=False)
+    assert index.merge(background=True)
+    assert began.wait(60)
+    index.close(wait=False)
+    assert len(Index.open(folder)) == 17
+    assert index.verify() == []
+
+
 def test_what_is_left_of_damaged_shards(folder, lsr_command):
     postings = next((folder / shard_name(1)).rglob("postings.arrow"))
     postings.write_bytes(postings.read_bytes()[:-1])
@@ -286,6 +328,9 @@ def test_passages_of_a_document_stay_together(tmp_path):
 def test_sharding_needs_a_new_folder_and_enough_documents(tmp_path, folder, whole):
     with pytest.raises(OutputExists, match="exists already"):
         reshard(whole.path, folder, 2)
+    (tmp_path / "cut" / shard_name(0)).mkdir(parents=True)
+    with pytest.raises(OutputExists, match=r"without a shards\.json, as a run that was cut off leaves it"):
+        reshard(whole.path, tmp_path / "cut", 2)
     with pytest.raises(IndexFormatError, match="20 documents, too few for 21 shards"):
         reshard(whole.path, tmp_path / "new", 21)
     with pytest.raises(IndexFormatError, match="no such index"):
@@ -403,6 +448,29 @@ def test_places_of_shards(folder):
     remote = replace(shards, folder="s3://bucket/key?scheme=http")
     assert remote.location(remote.entries[1]) == "s3://bucket/key/shard-00001?scheme=http"
     assert remote.location(ShardEntry("gs://b/s", 1, 1)) == "gs://b/s"
+
+
+def test_shards_elsewhere_are_read_and_checked_where_they_are(tmp_path, folder, whole, own_cache, lsr_command):
+    there = [(tmp_path / "there" / shard_name(n)).as_uri() for n in range(3)]
+    for n, uri in enumerate(there):
+        uploaded(folder / shard_name(n), uri)
+    (tmp_path / "list").mkdir()
+    save_shards(tmp_path / "list", Shards.of({uri: read_manifest(folder_of(uri)) for uri in there}))
+    index = Index.open(tmp_path / "list")
+    assert found(index, "wing number3") == found(whole, "wing number3")
+    assert index.verify() == []
+    assert "all as they were written" in lsr_command("verify", tmp_path / "list").out
+    with pytest.raises(OutputError, match="shards in object storage can't be changed"):
+        index.delete("d1")
+    postings = next(own_cache.rglob("postings.arrow"))
+    postings.write_bytes(bytes(postings.stat().st_size))
+    assert len(index.verify()) == 1
+    assert lsr_command("verify", tmp_path / "list").code == 0  # the copy has been mended
+    shutil.rmtree(tmp_path / "there" / shard_name(1))
+    (tmp_path / "there" / shard_name(2) / "manifest.json").write_text("{}")
+    ran = lsr_command("verify", tmp_path / "list")
+    assert (ran.code, "2 of 3 shards can't be opened" in ran.err) == (1, True)
+    assert f"{there[1]}: not an index" in ran.err
 
 
 # --- on the command line ----------------------------------------------------------------------------------------------

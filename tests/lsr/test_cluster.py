@@ -74,7 +74,7 @@ def test_what_ray_says_is_passed_on(monkeypatch, silent):
     with pytest.raises(ClusterError, match="auto: Could not find any running Ray instance; check that"):
         connect("auto")
     monkeypatch.setitem(sys.modules, "ray", Ray(init=ImportError("no client")))
-    with pytest.raises(ClusterError, match=r"pip install 'ray\[client\]'"):
+    with pytest.raises(ClusterError, match=r'pip install "lsr-search\[ray\]"'):
         connect(f"ray://{silent}")
     there = Ray()
     monkeypatch.setitem(sys.modules, "ray", there)

@@ -81,6 +81,25 @@ def test_vectors_are_those_of_one_run(tmp_path, n, task):
     ]
 
 
+def test_of_long_documents_there_are_fewer_in_a_part_and_together(tmp_path, corpus, monkeypatch):
+    """As in one run, so that memory is bounded; texts have 0 to 37 characters."""
+    plain = encode_to(open_corpus(corpus), BM25Encoder, tmp_path / "plain", settings="")
+    monkeypatch.setattr(stream, "CHUNK_CHARACTERS", 20)
+    monkeypatch.setattr(parts, "PART_CHARACTERS", 40)
+    real, sizes = parts.encode_chunk, []
+
+    def encode_chunk(documents, *args, **how):
+        sizes.append([len(document.text) for document in documents])
+        return real(documents, *args, **how)
+
+    monkeypatch.setattr(parts, "encode_chunk", encode_chunk)
+    assert encode(corpus, tmp_path / "v") == plain
+    assert content(tmp_path / "v") == content(tmp_path / "plain")
+    assert {len(lengths) for lengths in sizes} == {1, 2, 3}
+    assert all(sum(lengths[:-1]) < 20 for lengths in sizes)
+    assert len(files(tmp_path / "v")) > 4
+
+
 def test_one_file_is_made_of_the_parts(tmp_path, corpus):
     encode(corpus, tmp_path / "v.parquet")
     encode(corpus, tmp_path / "v")
@@ -94,9 +113,10 @@ def test_a_part_alone_says_what_it_lacks(tmp_path, corpus):
         DataError, match=r"tokens are in 'part-00000\.parquet', which isn't here: read the whole folder"
     ):
         read_vectors(tmp_path / "v" / "part-00002.parquet")
-    (tmp_path / "v" / "part-00000.parquet").unlink()
-    with pytest.raises(DataError, match="read the whole folder"):
-        read_vectors(tmp_path / "v")
+    for name in ("part-00002.parquet", "part-00000.parquet"):
+        (tmp_path / "v" / name).unlink()
+        with pytest.raises(DataError, match=rf"v: {name} isn't here, though later parts are: read the whole folder"):
+            read_vectors(tmp_path / "v")
 
 
 # --- cut off
@@ -149,10 +169,12 @@ def test_a_part_that_is_not_whole_is_made_again(tmp_path, corpus, monkeypatch):
     (work / "part-00000.parquet").write_bytes(b"PAR1")
     (work / "part-00001.json").write_text('{"number": 1')
     (work / "part-00002.json").write_text('{"number": 1, "file": 3}')
+    (work / "part-00001.parquet.0a1b2c3d.unfinished").write_bytes(b"PAR1")
     encoded = stop_at(monkeypatch, None)
     encode(corpus, tmp_path / "v")
     assert encoded == [0, 1, 2, 3]
     assert files(tmp_path / "v") == files(tmp_path / "whole")
+    assert {path.name for path in (tmp_path / "v").iterdir()} == files(tmp_path / "whole").keys()
 
 
 def test_what_is_skipped_is_known_after_a_kill_too(tmp_path, corpus, monkeypatch):

@@ -196,7 +196,7 @@ def test_a_corpus_is_read_as_it_is_encoded():
 
 
 def test_long_documents_go_few_at_a_time(monkeypatch):
-    monkeypatch.setattr(stream, "_CHUNK_CHARACTERS", 10)
+    monkeypatch.setattr(stream, "CHUNK_CHARACTERS", 10)
     documents = [{"_id": str(i), "text": "x" * n} for i, n in enumerate([4, 4, 4, 30, 1, 1])]
     batches = encode_corpus(documents_corpus(documents), Letters(), Report())
     assert [len(batch.vectors) for batch in batches] == [3, 1, 2]

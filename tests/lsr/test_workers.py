@@ -4,7 +4,10 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -68,6 +71,33 @@ def test_results_come_and_nothing_is_left(ray_cluster):
     assert sorted(job for job, _ in done) == list(range(7))
     assert len({pid for _, pid in done}) <= 6
     assert not ray.is_initialized()
+
+
+def test_from_outside_of_the_cluster(ray_cluster, tmp_path):
+    """Through Ray's client, at an address ray://."""
+    pytest.importorskip("grpc", reason="Ray's client isn't installed (the extra ray)")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    command = [sys.executable, "-m", "ray.util.client.server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--address", ray_cluster.address, "--mode", "proxy"]
+    source = write_corpus(tmp_path / "docs.jsonl", 20)
+    args = [sys.executable, "-m", "lsr", "encode", source, "--encoder", "bm25", "--out"]
+    with (tmp_path / "log").open("w") as log:
+        door = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            for _ in range(600):
+                with suppress(OSError):
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                time.sleep(0.1)
+            outside = ["--ray", f"ray://127.0.0.1:{port}", "--workers", "2"]
+            ran = subprocess.run([*args, tmp_path / "out", *outside], capture_output=True, text=True, check=False)
+        finally:
+            os.killpg(door.pid, signal.SIGKILL)
+            door.wait()
+    assert ran.returncode == 0, ran.stderr
+    encode(source, tmp_path / "alone", name="bm25")
+    assert files(tmp_path / "out") == files(tmp_path / "alone")
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +202,19 @@ def test_a_cluster_whose_workers_are_taken(cluster, monkeypatch):
     try:
         with pytest.raises(ClusterError, match=r"could start within 1 s: others use the cluster"):
             run(lambda: len, ["a"], cluster.address, count=1, memory=2 << 30)
+    finally:
+        taking.close()
+
+
+def test_who_names_no_number_takes_what_others_leave(cluster, monkeypatch):
+    """Or what machines leave that are lost, but that Ray still counts."""
+    monkeypatch.setattr("lsr.cluster._FREE", 0.5)
+    taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 5), "others")
+    next(taking)
+    try:
+        assert sorted(run(lambda: lambda job: job, range(7), cluster.address)) == list(range(7))
+        with pytest.raises(ClusterError, match=r"2 workers of the test .* don't fit beside what runs there"):
+            run(lambda: len, ["a"], cluster.address, count=2)
     finally:
         taking.close()
 
