@@ -33,6 +33,7 @@ from lsr.console import table
 STATE = "generation"  # the document that tells which generation was committed
 ANCHOR = "anchor"  # a word of every document but the first
 WORDS = [f"w{i}" for i in range(50)]
+BETWEEN = 0.1  # seconds between two looks of a reader: on few cores sixteen of them would leave the writer no time
 
 
 def text_of(rng: random.Random) -> str:
@@ -119,6 +120,7 @@ def read(path: Path, until: float) -> None:
                 if wrong:
                     failures.append(f"generation {generation}: {len(found)} documents, {len(expected)} expected")
                 checked[number] += 1
+                time.sleep(BETWEEN)
             except Exception as error:  # whatever it is, it is what we are looking for
                 failures.append(f"{type(error).__name__}: {error}")
 
