@@ -259,9 +259,7 @@ def test_keys_of_mixed_kinds_are_no_columns_and_say_so(tmp_path):
 def test_an_empty_list_beside_plain_values_is_another_kind(tmp_path, value, kind, per_batch):
     columns = write(tmp_path, [{"a": []}, {"a": value}], per_batch)
     assert columns.kinds == {}
-    with pytest.raises(
-        DataError, match=f"a can't be filtered by: .* kinds: empty list, {kind}"
-    ):
+    with pytest.raises(DataError, match=f"a can't be filtered by: .* kinds: empty list, {kind}"):
         parse_where({"a": value}).require_known([columns])
 
 
