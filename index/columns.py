@@ -141,7 +141,7 @@ def kinds_of(segments: Iterable[Kinds]) -> tuple[dict[str, str], dict[str, str]]
         mixed |= columns.mixed
         for name, kind in columns.kinds.items():
             found.setdefault(name, set()).add(kind)
-    kinds = {}
+    kinds: dict[str, str] = {}
     for name in found.keys() - mixed.keys():
         kind, why_not = joined(found[name])
         (mixed if why_not else kinds)[name] = why_not or kind

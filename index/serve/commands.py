@@ -75,9 +75,9 @@ def serve(
     logging.getLogger("lsr.serve").setLevel(logging.INFO)
     if settings.writable and (fixed := [name for name, index in named.items() if index.uri]):
         raise click.UsageError(f"--writable: indexes in object storage aren't changed in place: {', '.join(fixed)}")
-    server = Server(named, settings)
     for name, index in named.items():
         note(f"{name}: {len(index)} documents, {index.fingerprint}")
+    server = Server(named, settings)
     may = "can be changed" if settings.writable else "read-only"
     who = f"keys: {settings.keys}" if settings.keys else "no keys"
     note(f"{server.url} ({may}, {who}); Ctrl-C stops")
