@@ -79,7 +79,7 @@ def serve(
         note(f"{name}: {len(index)} documents, {index.fingerprint}")
     server = Server(named, settings)
     may = "can be changed" if settings.writable else "read-only"
-    who = f"keys: {settings.keys}" if settings.keys else "no keys"
+    who = f"keys: {len(settings.keys)}" if settings.keys else "no keys"
     note(f"{server.url} ({may}, {who}); Ctrl-C stops")
     server.run()
 

@@ -57,6 +57,7 @@ def test_it_serves_until_it_is_told_to_stop(started, small, how):
 def test_keys_come_from_the_environment(started, small):
     _, url, told = started(str(small.path), **{ENVIRONMENT: "reader a-key-of-some-length"})
     assert "a-key-of-some-length" not in told
+    assert "(read-only, keys: 1)" in told
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(url + "/v1/indexes", timeout=20)
 
