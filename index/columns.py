@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -58,14 +58,14 @@ class ColumnsWriter:
             if key not in self._parts and len(self._parts) >= MOST_COLUMNS:
                 self._mixed[key] = f"there are more than {MOST_COLUMNS} keys"
                 continue
-            kinds = {kind for value in values if value is not None and (kind := _kind(value)) != "empty list"}
             earlier = self._parts.setdefault(key, [])
-            kinds |= {kind_of(array.type) for _, array in earlier if array.type != _EMPTY}
-            if len(kinds) > 1 or "other" in kinds:
-                self._mixed[key] = f"its values are of different kinds: {', '.join(sorted(kinds))}"
+            kinds = {_kind(value) for value in values if value is not None}
+            kind, why_not = joined(kinds | {kind_of(array.type) for _, array in earlier})
+            if why_not:
+                self._mixed[key] = why_not
                 del self._parts[key]
                 continue
-            earlier.append((self._n_docs, _array(values, next(iter(kinds), "empty list"))))
+            earlier.append((self._n_docs, _array(values, kind)))
         self._n_docs += len(rows)
 
     def close(self, folder: Path) -> bool:
@@ -83,6 +83,18 @@ class ColumnsWriter:
         with pa.ipc.new_file(str(folder / COLUMNS_FILE), schema) as writer:
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
         return True
+
+
+class Kinds(Protocol):
+    """What there is to be asked for: of each column its kind, and of each key that is no column, why."""
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """Of each column."""
+
+    @property
+    def mixed(self) -> Mapping[str, str]:
+        """Of each key that is no column, why."""
 
 
 class Columns:
@@ -121,6 +133,31 @@ class Columns:
         except pa.ArrowException as error:
             raise CorruptIndex(f"{self._path}: damaged: {error}; {RESTORE}") from None
         return column
+
+
+def joined(kinds: Iterable[str]) -> tuple[str, str]:
+    """The kind of a column whose parts are of these kinds; else "", and why they make none."""
+    found = set(kinds)
+    if any(kind.startswith("list of ") for kind in found):
+        found.discard("empty list")
+    if len(found) > 1 or "other" in found:
+        return "", f"its values are of different kinds: {', '.join(sorted(found))}"
+    return found.pop(), ""
+
+
+def kinds_of(segments: Iterable[Kinds]) -> tuple[dict[str, str], dict[str, str]]:
+    """Of the columns of many segments their kinds, as if they were merged; and of each key that is no column, why."""
+    found: dict[str, set[str]] = {}
+    mixed: dict[str, str] = {}
+    for columns in segments:
+        mixed |= columns.mixed
+        for name, kind in columns.kinds.items():
+            found.setdefault(name, set()).add(kind)
+    kinds: dict[str, str] = {}
+    for name in found.keys() - mixed.keys():
+        kind, why_not = joined(found[name])
+        (mixed if why_not else kinds)[name] = why_not or kind
+    return kinds, mixed
 
 
 def kind_of(column: pa.DataType) -> str:

@@ -15,7 +15,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lsr.errors import DataError
 
-from .columns import Columns, offsets_of
+from .columns import Columns, Kinds, kinds_of, offsets_of
 
 Where = Mapping[str, Any]
 Mask = NDArray[np.bool_]
@@ -37,18 +37,6 @@ _ORDER: dict[str, Callable[[Any, Any], Any]] = {
 _DEEPEST = 100  # filters within filters
 _OPERATORS = ("==", "!=", *_ORDER, "in", "not in", "exists")
 _TEXT_CONDITION = re.compile(r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
-
-
-class Kinds(Protocol):
-    """What there is to be asked for: of each column its kind, and of each key that is no column, why."""
-
-    @property
-    def kinds(self) -> Mapping[str, str]:
-        """Of each column."""
-
-    @property
-    def mixed(self) -> Mapping[str, str]:
-        """Of each key that is no column, why."""
 
 
 class _Written(str):
@@ -137,8 +125,7 @@ class Filter:
         Raises:
             DataError: Columns that none of the segments has, of mixed kinds, or compared with values of another kind.
         """
-        known = {name: columns.kinds[name] for columns in segments for name in columns.kinds}
-        mixed = {name: why for columns in segments for name, why in columns.mixed.items()}
+        known, mixed = kinds_of(segments)
         wrong = []
         for condition in self.conditions():
             name = condition.column
@@ -146,9 +133,8 @@ class Filter:
                 wrong.append(f"{name} can't be filtered by: {mixed[name]}")
             elif name not in known:
                 wrong.append(f"there is no column {name!r}; there are {', '.join(sorted(known)) or 'none at all'}")
-            else:
-                kinds = {columns.kinds[name] for columns in segments if name in columns.kinds}
-                wrong += [problem for kind in sorted(kinds) if (problem := condition.problem(kind))]
+            elif problem := condition.problem(known[name]):
+                wrong.append(problem)
         if wrong:
             raise DataError("; ".join(dict.fromkeys(wrong)), "where")
 

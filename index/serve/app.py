@@ -29,7 +29,7 @@ from lsr.index.index import Index
 from .http import LARGE, length, problem, read
 from .keys import digest
 from .metrics import Metrics
-from .problems import Problem, problem_of
+from .problems import Problem, problem_of, without_paths
 from .routes import ROUTES, Route
 from .served import Served
 from .settings import ServeSettings, is_loopback
@@ -229,9 +229,10 @@ class App(Starlette):
                         logger.info("%s: %s documents now", name, len(served.index))
                     served.trouble = ""
                 except (LsrError, OSError) as error:
-                    if str(error) != served.trouble:
+                    told = without_paths(str(error), self._names)
+                    if told != served.trouble:
                         logger.error("%s: can't be refreshed, what was there is still served: %s", name, error)
-                    served.trouble = str(error)
+                    served.trouble = told
                 except Problem:
                     pass  # many changes wait; the next look will do
 

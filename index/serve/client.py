@@ -16,11 +16,15 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
-from typing import Any, Self
+from os import PathLike
+from typing import Any, Self, cast
 from urllib.parse import quote, urlencode, urlsplit
 
-from lsr.corpus import Document
+import numpy as np
+
+from lsr.corpus import Corpus, Document
 from lsr.errors import DataError, ServerError
 from lsr.index.changes import Change
 from lsr.index.explain import Contribution, Explanation
@@ -33,6 +37,7 @@ from lsr.vectors import Vectors
 from .problems import client_error
 
 Query = str | Mapping[str, float]
+Source = Iterable[Mapping[str, Any] | Document] | Vectors | str | PathLike[str]
 _CHANGES = ("/v1/documents", "/v1/commit", "/v1/rollback", "/v1/merge")
 _IDLE = 4.0  # seconds after which a connection isn't used again: the server closes it after five
 
@@ -155,28 +160,36 @@ class Client:
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
-    def add(
-        self, source: Iterable[Mapping[str, Any] | Document] | Vectors, *, skip_bad: bool = False, commit: bool = False
-    ) -> Change:
+    def add(self, source: Source, *, skip_bad: bool = False, commit: bool = False) -> Change:
         """Add documents, in one request; see `Index.add`.
 
         Args:
-            source: Documents, or vectors of the index' encoder.
+            source: Documents, vectors of the index' encoder, or the path or name of either, on this machine.
             skip_bad: Leave bad documents out, and those whose ids are there already; the result lists them.
             commit: Make them visible at once.
         """
         return self._add(source, skip_bad=skip_bad, commit=commit, update=False)
 
-    def update(
-        self, source: Iterable[Mapping[str, Any] | Document] | Vectors, *, skip_bad: bool = False, commit: bool = False
-    ) -> Change:
+    def update(self, source: Source, *, skip_bad: bool = False, commit: bool = False) -> Change:
         """Put documents in the place of those of the same ids, in one request; see `Index.update`."""
         return self._add(source, skip_bad=skip_bad, commit=commit, update=True)
 
-    def _add(self, source: Any, **how: bool) -> Change:
-        source = source if isinstance(source, Vectors) else given_documents(source)
-        rows = list(_vector_rows(source) if isinstance(source, Vectors) else _text_rows(source))
-        return _change(self._post("/v1/documents", {"documents": rows} | how) if rows else {})
+    def _add(self, source: Source, *, skip_bad: bool, **how: bool) -> Change:
+        if isinstance(source, str | PathLike):
+            from lsr.index.builder import open_source
+
+            source = cast(Corpus | Vectors, open_source(source, skip_bad=skip_bad))
+        elif not isinstance(source, Corpus | Vectors):
+            source = given_documents(source, skip_bad=skip_bad)
+        asked: dict[str, Any] = {"skip_bad": skip_bad, **how}
+        if isinstance(source, Vectors):
+            asked |= {"documents": list(_vector_rows(source)), "fingerprint": asdict(source.fingerprint)}
+        else:
+            asked["documents"] = list(_text_rows(source))
+        change = _change(self._post("/v1/documents", asked) if asked["documents"] else {})
+        if isinstance(source, Corpus | Vectors):
+            change.bad = source.bad + change.bad
+        return change
 
     def delete(self, ids: str | Iterable[str] = (), *, where: Where | None = None, commit: bool = False) -> Change:
         """Delete documents; see `Index.delete`."""
@@ -208,7 +221,7 @@ class Client:
 
     def _call(self, method: str, path: str, asked: dict[str, Any] | None) -> dict[str, Any]:
         try:
-            body = None if asked is None else json.dumps(asked, allow_nan=False).encode()
+            body = None if asked is None else json.dumps(asked, allow_nan=False, default=_plain).encode()
         except ValueError:
             raise DataError("numbers are finite: JSON has no NaN and no infinity") from None
         connection, used = self._connection()
@@ -287,6 +300,15 @@ def _query(query: Query) -> dict[str, Any]:
 def _how(k: int, where: Where | None, hybrid: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     asked = {"k": k, "where": where, "settings": vars(SearchSettings(**settings))}
     return asked | ({} if hybrid is None else {"hybrid": dict(hybrid)})
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: numpy's numbers, sets."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, set | frozenset):
+        return list(value)
+    raise TypeError(f"{value!r} can't be sent: values are texts, numbers, true, false, lists and mappings")
 
 
 def _text_rows(source: Iterable[Mapping[str, Any] | Document]) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lsr.index.commands import damaged_option, open_index
 from lsr.places import is_remote
 
 
@@ -28,7 +29,10 @@ from lsr.places import is_remote
 @click.option("--max-k", type=int, help="Documents that a query may ask for. [default: 1000]")
 @click.option("--max-body", type=click.IntRange(min=1), metavar="MB", help="Size of a request. [default: 8]")
 @click.option("--refresh", type=float, help="Seconds between looks for commits of other processes. [default: 1]")
-def serve(indexes: tuple[str, ...], keys: Path | None, max_body: int | None, **options: Any) -> None:
+@damaged_option
+def serve(
+    indexes: tuple[str, ...], keys: Path | None, max_body: int | None, skip_damaged: bool, **options: Any
+) -> None:
     """Serve indexes over HTTP: a page to search in, and a JSON API that /openapi.json describes.
 
     An INDEX is a folder or a URI, or NAME=FOLDER. The first one is searched unless a request names another. Only this
@@ -59,7 +63,7 @@ def serve(indexes: tuple[str, ...], keys: Path | None, max_body: int | None, **o
     for name, path in map(_named, indexes):
         if name in named:
             raise click.UsageError(f"two indexes are called {name!r}: give them names, as in papers=idx")
-        named[name] = Index.open(path)
+        named[name] = open_index(path, None, {}, skip_damaged=skip_damaged)
     given = {name: value for name, value in options.items() if value is not None}
     if max_body is not None:
         given["max_body"] = max_body << 20
@@ -71,11 +75,11 @@ def serve(indexes: tuple[str, ...], keys: Path | None, max_body: int | None, **o
     logging.getLogger("lsr.serve").setLevel(logging.INFO)
     if settings.writable and (fixed := [name for name, index in named.items() if index.uri]):
         raise click.UsageError(f"--writable: indexes in object storage aren't changed in place: {', '.join(fixed)}")
-    server = Server(named, settings)
     for name, index in named.items():
         note(f"{name}: {len(index)} documents, {index.fingerprint}")
+    server = Server(named, settings)
     may = "can be changed" if settings.writable else "read-only"
-    who = f"keys: {settings.keys}" if settings.keys else "no keys"
+    who = f"keys: {len(settings.keys)}" if settings.keys else "no keys"
     note(f"{server.url} ({may}, {who}); Ctrl-C stops")
     server.run()
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from lsr.encode.hybrid import HybridEncoder
 from lsr.errors import LsrError
+from lsr.index.columns import kinds_of
 from lsr.index.reader import Reader
 from lsr.index.snapshot import Part, Snapshot
 
@@ -42,12 +43,7 @@ def facts_of(name: str, reader: Reader, *, writable: bool) -> dict[str, Any]:
 
 def columns_of(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     """The columns that filters read, with what stands in them, of documents that aren't deleted."""
-    kinds: dict[str, str] = {}
-    for part in snapshot.parts:
-        if part.documents.columns is not None:
-            for name, kind in part.documents.columns.kinds.items():
-                if kinds.get(name, "empty list") == "empty list":
-                    kinds[name] = kind
+    kinds, _ = kinds_of(part.documents.columns for part in snapshot.parts if part.documents.columns is not None)
     return {name: _column(snapshot.parts, name, kind) for name, kind in sorted(kinds.items())[:_COLUMNS]}
 
 

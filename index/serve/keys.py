@@ -39,8 +39,11 @@ class Keys:
                 found = role
         return found
 
+    def __len__(self) -> int:
+        return len(self._roles)
+
     def __repr__(self) -> str:
-        return f"Keys({len(self._roles)})"
+        return f"Keys({len(self)})"
 
     @classmethod
     def parse(cls, text: str, where: str) -> Keys:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from lsr.fingerprint import Fingerprint
 from lsr.index.fusion import RRF_K, Normalization
 from lsr.index.hybrid import Method
 from lsr.index.plan import SearchSettings
@@ -98,6 +99,9 @@ class Add(OfIndex):
     """Add documents: all of them or none."""
 
     documents: list[NewDocument] = Field(min_length=1)
+    fingerprint: Fingerprint | None = Field(
+        None, description="Of vectors: which encoder made them. Those of another than the index' are refused."
+    )
     update: bool = Field(False, description="Replace documents of the same ids instead of refusing them.")
     skip_bad: bool = Field(False, description="Leave bad documents out, and list them.")
     commit: bool = Field(True, description="Make it visible now; else with the next commit, whoever makes it.")

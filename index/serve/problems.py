@@ -83,7 +83,7 @@ def problem_of(error: Exception, names: Mapping[str, str]) -> Problem | None:
 
     Args:
         error: The exception.
-        names: {folder of an index: its name}: clients have no business with the machine's folders.
+        names: As of `without_paths`.
     """
     if isinstance(error, Problem):
         return error
@@ -91,17 +91,26 @@ def problem_of(error: Exception, names: Mapping[str, str]) -> Problem | None:
     if status is None:
         return None
 
-    def named(text: str) -> str:
-        for path, name in names.items():
-            text = text.replace(path, name)
-        return text
-
-    detail = named(str(error)) or type(error).__name__
+    detail = without_paths(str(error), names) or type(error).__name__
     if isinstance(error, MemoryError):
         detail = "not enough memory for this; ask for less at once"
-    where = [(named(error.where), named(error.problem))] if isinstance(error, errors.DataError) else []
+    where = []
+    if isinstance(error, errors.DataError):
+        where = [(without_paths(error.where, names), without_paths(error.problem, names))]
     kind = next((c.__name__ for c in type(error).__mro__ if c.__name__ in _RAISED), "")
     return Problem(status, detail, kind=kind, errors=where, retry_after=1 if status in (409, 503) else None)
+
+
+def without_paths(text: str, names: Mapping[str, str]) -> str:
+    """A message for clients, who have no business with the machine's folders.
+
+    Args:
+        text: The message.
+        names: {folder of an index: its name}.
+    """
+    for path, name in names.items():
+        text = text.replace(path, name)
+    return text
 
 
 def client_error(kind: str, detail: str) -> Exception | None:

@@ -43,7 +43,7 @@ class Served:
     def __init__(self, name: str, index: Index, settings: ServeSettings) -> None:
         self.name, self.index, self.trouble = name, index, ""
         self._settings = settings
-        self._seen = (0, 0, 0)  # the first look finds out what was committed since it was opened
+        self._seen = (-1, 0, 0)  # no file's: the first look finds out what was committed since it was opened
         self._looked = time.monotonic()  # into object storage
         self._facts: tuple[str, dict[str, Any]] = ("", {})
 
@@ -162,19 +162,21 @@ class Served:
         if wrong:
             raise wrong_values(wrong)
         documents = [Document(one.id, one.text or "", one.title, one.metadata, one.parent) for one in asked.documents]
-        source: Any = self._with_vectors(documents, asked.documents) if all(with_vectors) else documents
+        source: Any = self._with_vectors(documents, asked) if all(with_vectors) else documents
         change = (self.index.update if asked.update else self.index.add)(source, skip_bad=asked.skip_bad)
         return self._settled(change, asked.commit, had)
 
-    def _with_vectors(self, documents: list[Document], asked: list[models.NewDocument]) -> Vectors:
+    def _with_vectors(self, documents: list[Document], asked: models.Add) -> Vectors:
         tokens: dict[str, int] = {}
-        rows = [{tokens.setdefault(token, len(tokens)): w for token, w in (a.vector or {}).items()} for a in asked]
+        given = [one.vector or {} for one in asked.documents]
+        rows = [{tokens.setdefault(token, len(tokens)): weight for token, weight in v.items()} for v in given]
 
         def read(_: Vectors) -> Iterator[VectorBatch]:
             yield VectorBatch(document_batch(documents), SparseMatrix.from_dicts(rows, max(len(tokens), 1)))
 
-        # Who sends tokens says that they are those of the index' encoder.
-        return Vectors("documents", read, fingerprint=self.index.fingerprint, vocabulary=list(tokens))
+        # Who sends tokens and doesn't say whose they are says that they are those of the index' encoder.
+        fingerprint = asked.fingerprint or self.index.fingerprint
+        return Vectors("documents", read, fingerprint=fingerprint, vocabulary=list(tokens))
 
     def delete(self, asked: models.Delete) -> dict[str, Any]:
         """Delete documents."""
@@ -219,12 +221,12 @@ class Served:
 
     @property
     def stale(self) -> bool:
-        """Whether somebody has committed since the last refresh, by one look at a file's date; of an index in object
-        storage, whether it is time to ask.
+        """Whether somebody has committed since the last refresh, by one look at a file's date, or that one failed; of
+        an index in object storage, whether it is time to ask.
         """
         if self.index.uri:
             return time.monotonic() - self._looked >= _ASK_STORAGE
-        return self._stamp() != self._seen
+        return bool(self.trouble) or self._stamp() != self._seen
 
     def refresh(self) -> bool:
         """Move on to what was committed last; tells whether there was anything new."""

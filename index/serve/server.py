@@ -7,11 +7,13 @@ with Server({"idx": Index.open("idx")}, ServeSettings(port=0)) as server:
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,14 +25,12 @@ from lsr.index.index import Index
 from lsr.index.warmup import compile_kernels
 
 from .app import SECURITY_HEADERS, App
+from .http import problem
+from .problems import Problem
 from .settings import ServeSettings
 
 _KEEP_ALIVE = 5  # seconds that a connection may be idle between requests
 _MOST_HEAD = 1 << 16  # bytes of a request's line and headers
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n"
-    b"x-content-type-options: nosniff\r\n\r\n"
-)
 
 
 class Server:
@@ -55,7 +55,7 @@ class Server:
             family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
             self._socket = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
         except OSError as error:
-            raise OutputError(f"can't listen at {settings.host}:{settings.port}: {error.strerror or error}") from None
+            raise OutputError(f"can't listen at {settings.host}:{settings.port}: {_why(error)}") from None
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         self._uvicorn = _Uvicorn(
@@ -103,6 +103,12 @@ class Server:
             self._thread.join()
 
 
+def _why(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "this port is taken; --port 0 finds a free one"
+    return error.strerror or str(error)
+
+
 class _Uvicorn(uvicorn.Server):
     """A stop that was asked for is no failure: the signal isn't raised again once everything has ended."""
 
@@ -131,8 +137,7 @@ def _patient(settings: ServeSettings) -> type[asyncio.Protocol]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             if len(self.connections) > settings.connections:
-                transport.write(_FULL)
-                transport.close()
+                self._refuse(Problem(503, "too many connections at once; come again", retry_after=1, close=True))
                 return
             self._expect_head()
 
@@ -166,10 +171,26 @@ def _patient(settings: ServeSettings) -> type[asyncio.Protocol]:
             if unread := self.transport.get_write_buffer_size():
                 self.loop.call_later(settings.patience, self._require_reading, unread)
 
+        def send_400_response(self, msg: str) -> None:
+            if self._head_size > _MOST_HEAD:
+                self._refuse(
+                    Problem(431, f"a request's line and headers have at most {_MOST_HEAD:,} bytes", close=True)
+                )
+            else:
+                self._refuse(Problem(400, "this is no request of HTTP/1.1", close=True))
+
+        def _refuse(self, what: Problem) -> None:
+            """Answer what never became a request, and close the connection."""
+            answer = problem(what)
+            lines = [b"HTTP/1.1 %d %s" % (what.status, HTTPStatus(what.status).phrase.encode())]
+            lines += [b"%s: %s" % header for header in (*self.server_state.default_headers, *answer.raw_headers)]
+            self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
+            self.transport.close()
+
         def _grow(self, size: int) -> None:
             self._head_size += size
             if self._head_size > _MOST_HEAD:
-                raise ValueError("too many headers")  # which is answered with 400, and the connection closed
+                raise ValueError("too many headers")  # which is answered, and the connection closed
 
         def _expect_head(self) -> None:
             self._head_due = self.loop.call_later(settings.patience, self.transport.close)

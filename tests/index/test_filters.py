@@ -271,6 +271,40 @@ def test_keys_of_mixed_kinds_are_no_columns_and_say_so(tmp_path):
         parse_where({"c": 1}).require_known([columns])
 
 
+@pytest.mark.parametrize("per_batch", [1, 2])
+@pytest.mark.parametrize(("value", "kind"), [(1, "number"), ("x", "text"), (True, "truth")])
+def test_an_empty_list_beside_plain_values_is_another_kind(tmp_path, value, kind, per_batch):
+    columns = write(tmp_path, [{"a": []}, {"a": value}], per_batch)
+    assert columns.kinds == {}
+    with pytest.raises(DataError, match=f"a can't be filtered by: .* kinds: empty list, {kind}"):
+        parse_where({"a": value}).require_known([columns])
+
+
+@pytest.mark.parametrize(
+    ("values", "kinds"),
+    [([1, "x"], "number, text"), (["x", ["x"]], "list of text, text"), ([[], 1], "empty list, number")],
+)
+@pytest.mark.parametrize("where", [{"a": 1}, {"a": "x"}, {"a": {"exists": True}}])
+def test_segments_are_asked_as_if_they_were_merged(tmp_path_factory, values, kinds, where):
+    segments = [write(tmp_path_factory.mktemp("segment"), [{"a": value, "b": 1}]) for value in values]
+    with pytest.raises(DataError, match=f"a can't be filtered by: its values are of different kinds: {kinds}"):
+        parse_where(where).require_known(segments)
+    parse_where({"b": 1}).require_known(segments)
+
+
+def test_an_empty_list_goes_with_any_list(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = write(tmp_path / "one", [{"a": []}, {"a": []}]), write(tmp_path / "two", [{"a": ["x"]}])
+    assert one.kinds == {"a": "empty list"}
+    parsed = parse_where({"a": "x"})
+    for segments in ([one, two], [two, one], [one]):
+        parsed.require_known(segments)
+    assert parsed.mask(one, 2).tolist() == [False, False]
+    assert parsed.mask(two, 1).tolist() == [True]
+    assert parse_where({"a": {"exists": True}}).mask(one, 2).tolist() == [True, True]
+
+
 def test_more_keys_than_anybody_filters_by(tmp_path):
     columns = write(tmp_path, [{f"k{i}": i for i in range(MOST_COLUMNS + 1)}])
     assert len(columns.kinds) == MOST_COLUMNS

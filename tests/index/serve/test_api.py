@@ -143,6 +143,20 @@ def test_deleted_documents_leave_the_columns(living, serving):
     assert columns["year"]["max"] == 1980.5
 
 
+def test_a_key_of_many_kinds_is_no_column(living, serving):
+    asking = serving(living, writable=True)
+    for number, year in enumerate(["new", [], True]):
+        documents = [{"id": f"x{number}", "text": "wing", "metadata": {"year": year, "tags": []}}]
+        assert asking.post("/v1/documents", {"documents": documents}).status == 200
+    for _ in ("in their segments", "merged"):
+        columns = asking.get("/v1/indexes").json["indexes"][0]["columns"]
+        assert columns.keys() == {"draft", "lang", "tags"}
+        assert columns["tags"]["kind"] == "list of text"
+        refused = asking.post("/v1/search", {"query": "wing", "where": {"year": 1960}})
+        assert "year can't be filtered by: its values are of different kinds" in refused.json["detail"]
+        assert asking.post("/v1/merge", {}).status == 200
+
+
 def test_an_index_of_vectors_alone(tmp_path, serving):
     from lsr.sparse import SparseMatrix
 

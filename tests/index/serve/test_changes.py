@@ -136,10 +136,21 @@ def test_an_index_that_is_damaged_meanwhile_is_served_as_it_was(asking, living, 
     content = manifest.read_bytes()
     manifest.write_bytes(content[:-20])
     until(lambda: asking.get("/v1/stats").json["refreshed"])
+    assert str(living.path) not in asking.get("/v1/stats").json["refreshed"]
     assert set(found(asking, "wing")) == {"a", "b"}
     assert "can't be refreshed" in caplog.text
     manifest.write_bytes(content)
     until(lambda: not asking.get("/v1/stats").json["refreshed"])
+
+
+def test_an_index_that_was_away_for_a_while(asking, living):
+    away = living.path.with_name("away")
+    living.path.rename(away)
+    until(lambda: asking.get("/v1/stats").json["refreshed"] == "idx: no such index")
+    assert asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing"}]}).status == 422
+    away.rename(living.path)
+    until(lambda: not asking.get("/v1/stats").json["refreshed"])
+    assert asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing"}]}).status == 200
 
 
 def test_changes_of_many_clients_are_made_one_after_the_other(asking):

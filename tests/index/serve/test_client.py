@@ -5,15 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from lsr.corpus import Document
+from lsr.corpus import Document, document_batch
 from lsr.encode.hub import load_encoder
-from lsr.errors import DataError, EncoderError, IndexLocked, ServerError
+from lsr.errors import DataError, EncoderError, EncoderMismatch, IndexLocked, ServerError
 from lsr.index.index import Index
 from lsr.index.serve.client import Client
 from lsr.index.serve.keys import Keys
-from lsr.vectors import read_vectors
+from lsr.vectors import VectorBatch, Vectors, read_vectors
 
 
 @pytest.fixture
@@ -24,6 +25,12 @@ def client(serving, living):
 @pytest.fixture
 def reading(asking):
     return Client(asking.url + "/", "small")
+
+
+def encoded(documents, encoder):
+    made = [Document.from_mapping(one) for one in documents]
+    batch = VectorBatch(document_batch(made), encoder.encode_document([one.text for one in made]))
+    return Vectors("made", lambda _: iter([batch]), fingerprint=encoder.fingerprint, vocabulary=encoder.vocabulary)
 
 
 def same(hits, others):
@@ -84,6 +91,35 @@ def test_vectors_are_added(client, living, tmp_path):
     assert client.search("flutter")[0].id == "v"
     assert client.add([{"_id": "w", "text": "by itself", "vector": {"flutter": 99.0}}], commit=True).added == 1
     assert [(hit.id, hit.text) for hit in client.search("flutter", 1)] == [("w", "by itself")]
+
+
+def test_vectors_of_another_encoder_are_refused(client, living):
+    fitted = load_encoder("bm25")
+    fitted.fit(["wing lift flutter", "wing"])
+    vectors = encoded([{"_id": "v", "text": "wing"}], fitted)
+    with pytest.raises(EncoderMismatch, match="Encode both with the same encoder"):
+        client.add(vectors)
+    assert client.add(encoded([{"_id": "v", "text": "wing"}], living.encoder)).added == 1
+
+
+def test_files_are_added(client, tmp_path):
+    path = tmp_path / "docs.jsonl"
+    path.write_text('{"_id": "x", "text": "wing", "year": 1}\n{"text": "no id"}\n')
+    with pytest.raises(DataError, match=r"docs\.jsonl:2: no id"):
+        client.add(path)
+    change = client.add(str(path), skip_bad=True, commit=True)
+    assert (change.added, len(change.bad)) == (1, 1)
+    assert "docs.jsonl:2" in change.bad[0]
+    assert client.document("x").metadata == {"year": 1}
+    with pytest.raises(DataError, match="nowhere"):
+        client.update("nowhere.jsonl")
+
+
+def test_numbers_of_numpy_and_sets(reading, small):
+    where = {"year": {">": np.int64(1965)}, "lang": {"en", "de"}}
+    same(reading.search({"wing": np.float32(2)}, np.int64(3), where=where), small.search({"wing": 2}, 3, where=where))
+    with pytest.raises(TypeError, match="can't be sent"):
+        reading.search("wing", where={"year": object()})
 
 
 @pytest.mark.parametrize(

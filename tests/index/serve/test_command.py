@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import urllib.request
 
 import pytest
 
+from lsr.index.index import Index
 from lsr.index.serve.keys import ENVIRONMENT
 
 
@@ -55,6 +57,7 @@ def test_it_serves_until_it_is_told_to_stop(started, small, how):
 def test_keys_come_from_the_environment(started, small):
     _, url, told = started(str(small.path), **{ENVIRONMENT: "reader a-key-of-some-length"})
     assert "a-key-of-some-length" not in told
+    assert "(read-only, keys: 1)" in told
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(url + "/v1/indexes", timeout=20)
 
@@ -82,6 +85,24 @@ def test_a_port_that_is_taken_is_told(lsr_command, asking, small):
     ran = lsr_command("serve", small.path, "--port", asking.url.rpartition(":")[2])
     assert ran.code == 1
     assert "can't listen at 127.0.0.1" in ran.err
+    assert "this port is taken; --port 0 finds a free one" in ran.err
+
+
+def test_what_is_left_of_a_damaged_index_is_served(started, lsr_command, small, tmp_path):
+    path = tmp_path / "damaged"
+    shutil.copytree(small.path, path)
+    index = Index.open(path)
+    index.add([{"_id": "new", "text": "wing"}])
+    index.commit(merge=False)
+    newest = max(path.glob("segment-*"), key=lambda folder: folder.stat().st_mtime_ns)
+    (newest / "postings.arrow").unlink()
+    ran = lsr_command("serve", path)
+    assert ran.code == 1
+    assert "--skip-damaged" in ran.err
+    _, url, told = started(str(path), "--skip-damaged")
+    assert "left out" in told
+    with urllib.request.urlopen(url + "/v1/stats", timeout=20) as reply:
+        assert json.load(reply)["documents"] == 4
 
 
 def test_a_missing_package_is_told(lsr_command, small, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import os
 import socket
 import threading
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from lsr.encode.base import Encoder
+from lsr.errors import ServerError
+from lsr.index.serve.client import Client
 from lsr.index.serve.keys import Keys
 from lsr.index.serve.problems import Problem
 from lsr.index.serve.server import Server
@@ -201,6 +204,26 @@ def test_a_head_without_end_is_refused(asking):
             trickle(sock, b"x-filler: " + b"x" * 1000 + b"\r\n", 0.0005, 5000)
 
 
+@pytest.mark.parametrize(
+    ("sent", "status", "detail"),
+    [
+        (b"\x16\x03\x01\x02\x00 a greeting of TLS\r\n\r\n", 400, "no request of HTTP/1.1"),
+        (b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n{}", 400, "no request"),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nx: " + b"x" * 65_600 + b"\r\n\r\n", 431, "at most 65,536 bytes"),
+    ],
+)
+def test_what_is_no_request_gets_a_problem_document_too(asking, sent, status, detail):
+    with connected(asking) as sock:
+        sock.sendall(sent)
+        reply = sock.makefile("rb").read()
+    head, _, body = reply.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    for header in (b"content-type: application/problem+json", b"connection: close", b"x-frame-options: DENY"):
+        assert header in head
+    assert b"content-length: %d" % len(body) in head
+    assert (json.loads(body)["status"], detail in json.loads(body)["detail"]) == (status, True)
+
+
 def test_a_body_that_does_not_arrive_is_answered(serving, small):
     asking = serving(small, patience=1.0)
     with connected(asking) as sock:
@@ -275,8 +298,12 @@ def test_more_connections_than_allowed_are_told_to_come_again(serving, small):
         assert sock.recv(4000).startswith(b"HTTP/1.1 200")
     with connected(asking) as sock:
         reply = sock.makefile("rb").read()
-    assert reply.startswith(b"HTTP/1.1 503")
+    assert reply.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"retry-after: 1" in reply
+    assert b"x-content-type-options: nosniff" in reply
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["detail"] == "too many connections at once; come again"
+    with pytest.raises(ServerError, match="too many connections"):
+        Client(asking.url).search("wing")
     for sock in held:
         sock.close()
 
