@@ -80,7 +80,7 @@ class Report:
         if self.bad:
             note(f"skipped {len(self.bad)} bad documents, the first: {self.bad[0]}")
         if self.empty:
-            note(f"{self.empty} of {self.documents} documents have no text: they can't be found")
+            note(f"{self.empty} of {self.documents} documents have no text to be found by")
         if self.truncated:
             note(
                 f"{self.truncated / max(self.vectors, 1):.1%} of the documents are longer than {self.max_length} "
