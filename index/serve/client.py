@@ -175,20 +175,23 @@ class Client:
         return self._add(source, skip_bad=skip_bad, commit=commit, update=True)
 
     def _add(self, source: Source, *, skip_bad: bool, **how: bool) -> Change:
+        opened: Vectors | Iterable[Any]
         if isinstance(source, str | PathLike):
             from lsr.index.builder import open_source
 
-            source = cast(Corpus | Vectors, open_source(source, skip_bad=skip_bad))
-        elif not isinstance(source, Corpus | Vectors):
-            source = given_documents(source, skip_bad=skip_bad)
-        asked: dict[str, Any] = {"skip_bad": skip_bad, **how}
-        if isinstance(source, Vectors):
-            asked |= {"documents": list(_vector_rows(source)), "fingerprint": asdict(source.fingerprint)}
+            opened = cast(Corpus | Vectors, open_source(source, skip_bad=skip_bad))
+        elif isinstance(source, Corpus | Vectors):
+            opened = source
         else:
-            asked["documents"] = list(_text_rows(source))
+            opened = given_documents(source, skip_bad=skip_bad)
+        asked: dict[str, Any] = {"skip_bad": skip_bad, **how}
+        if isinstance(opened, Vectors):
+            asked |= {"documents": list(_vector_rows(opened)), "fingerprint": asdict(opened.fingerprint)}
+        else:
+            asked["documents"] = list(_text_rows(opened))
         change = _change(self._post("/v1/documents", asked) if asked["documents"] else {})
-        if isinstance(source, Corpus | Vectors):
-            change.bad = source.bad + change.bad
+        if isinstance(opened, Corpus | Vectors):
+            change.bad = opened.bad + change.bad
         return change
 
     def delete(self, ids: str | Iterable[str] = (), *, where: Where | None = None, commit: bool = False) -> Change:
