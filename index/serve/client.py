@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from os import PathLike
-from typing import Any, Self, cast
+from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
@@ -175,14 +175,12 @@ class Client:
         return self._add(source, skip_bad=skip_bad, commit=commit, update=True)
 
     def _add(self, source: Source, *, skip_bad: bool, **how: bool) -> Change:
-        opened: Vectors | Iterable[Any]
+        opened: Any = source
         if isinstance(source, str | PathLike):
             from lsr.index.builder import open_source
 
-            opened = cast(Corpus | Vectors, open_source(source, skip_bad=skip_bad))
-        elif isinstance(source, Corpus | Vectors):
-            opened = source
-        else:
+            opened = open_source(source, skip_bad=skip_bad)
+        elif not isinstance(source, Corpus | Vectors):
             opened = given_documents(source, skip_bad=skip_bad)
         asked: dict[str, Any] = {"skip_bad": skip_bad, **how}
         if isinstance(opened, Vectors):
