@@ -45,6 +45,7 @@ from lsr.errors import ClusterError
 from lsr.index.sharded import ShardedIndex
 from lsr.index.shards import SHARDS, Shards
 from lsr.index.storage import digest_file
+from lsr.index.warmup import compile_kernels
 
 NODE = {"num_cpus": 2, "memory": 4 << 30, "object_store_memory": 80 << 20, "include_dashboard": False}
 SURROUNDINGS = {
@@ -309,6 +310,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=8)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    compile_kernels()  # once, not in every actor at the same time
     with several_nodes() as cluster:
         built = build(cluster, args.work, args.rounds, args.copies, args.shards)
         searched, wrong = search(cluster, args.work, args.seconds)
