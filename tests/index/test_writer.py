@@ -312,7 +312,7 @@ def test_a_bad_document_in_the_middle_refuses_the_whole_call(path, monkeypatch, 
 def test_a_filter_without_a_condition_deletes_nothing(path):
     index = Index.open(path)
     for where in ({}, {"n": {}}, {"or": [{}]}):
-        with pytest.raises(DataError, match="without a condition|no condition"):
+        with pytest.raises(DataError, match=r"without a condition|no condition"):
             index.delete(where=where)
     assert index.delete(where={"n": {">=": 15}}).deleted == 5
     with pytest.raises(DataError, match="an id to delete must be a string, got 7, \\['d1'\\]"):
