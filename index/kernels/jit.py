@@ -1,16 +1,7 @@
-"""The one decorator of all kernels: options in one place, and a cache that is never stale and never in the way.
-
-Numba's own cache watches only the file of the decorated function, writes into the installed package, and fails at
-import where it can't. Here the compiled kernels go into a folder of the user's cache directory (else the temporary
-one, else nowhere) that is named by a digest of all kernel sources. A NUMBA_CACHE_DIR that is set is respected.
-"""
+"""The decorators of the index's kernels, and what they have besides."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,51 +10,10 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from lsr.jit import Compiler
 
-def _cache_folder() -> str | None:
-    state = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        state.update(path.read_bytes())
-    name = f"lsr-kernels-{state.hexdigest()[:16]}"
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    for base in (
-        user_cache / "lsr",
-        Path(tempfile.gettempdir()) / f"lsr-{os.getuid() if hasattr(os, 'getuid') else 0}",
-    ):
-        folder = base / name
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError:
-            continue
-        # Compiled code is loaded from here: a folder that somebody else made is not to be trusted.
-        if os.access(folder, os.W_OK) and (not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()):
-            return str(folder)
-    return None
-
-
-cache_folder = os.environ.get("NUMBA_CACHE_DIR") or _cache_folder()
-
-
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a kernel on first use: no GIL, IEEE arithmetic, C's division, cached."""
-    return _compile(function, "never")
-
-
-def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A kernel whose code is put where it is called: for what is called for every few postings."""
-    return _compile(function, "always")
-
-
-def _compile(function: Callable[..., Any], inline: str) -> Callable[..., Any]:
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = cache_folder or ""
-    try:
-        compiled: Callable[..., Any] = numba.njit(
-            nogil=True, error_model="numpy", cache=cache_folder is not None, inline=inline
-        )(function)
-        return compiled
-    finally:
-        numba.config.CACHE_DIR = before
+_compiler = Compiler(Path(__file__).parent.glob("*.py"))
+kernel, inlined, cache_folder = _compiler.kernel, _compiler.inlined, _compiler.cache_folder
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -26,6 +26,7 @@ TOKENIZER_FILE = "tokenizer.json"
 HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "onnx")  # the last is a whole model
 OWN_HEADS = HEADS[3:]  # these bring their own way from states to weights
 ONNX_FILE = "model.onnx"
+OUTPUT_FILE = "output.arrow"  # beside it: the vocabulary's embeddings
 HEAD_FILE = "head.safetensors"  # of a head that transformers doesn't know
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
@@ -179,7 +180,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if (folder / ONNX_FILE).is_file() and not (whole.is_file() or index.is_file()):
-        return [folder / ONNX_FILE]
+        return [folder / name for name in (ONNX_FILE, OUTPUT_FILE) if (folder / name).is_file()]
     head = [folder / HEAD_FILE] if (folder / HEAD_FILE).is_file() else []
     if whole.is_file():
         return [whole, *head]

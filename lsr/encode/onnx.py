@@ -1,13 +1,14 @@
-"""An encoder's document model as one ONNX file: run without torch, in 8-bit integers, on every core.
+"""An encoder's document model as an ONNX graph and its output layer: run without torch, in 8-bit integers.
 
-The graph takes the tokens of one text, so there is no padding, and gives one weight for each term. Weights are 8-bit
-with a scale for each row, activations are quantized as they come, so that the multiplications run on integers. What a
-layer makes of a few tokens is much larger than of all others, and so are a few of its columns; where that would leave
-the others too few integers, tokens have a scale each and columns a factor. The output layer is applied a few thousand
-terms at a time and only the maximum over the text is kept, as an integer: its logits never leave the cache, and are
-scaled once for each term instead of once for each token and term.
+The graph takes the word embeddings of one text, so there is no padding, and gives the states that the output layer is
+applied to. Weights are 8-bit with a scale for each row, activations are quantized as they come, so that the
+multiplications run on integers. What a layer makes of a few tokens is much larger than of all others, and so are a few
+of its columns; where that would leave the others too few integers, tokens have a scale each and columns a factor. The
+vocabulary's embeddings, which are its output layer as well, lie beside the graph in `output.arrow`: `projection` makes
+the weights of them.
 
-`export` needs torch and onnx. Of the models that `lsr.encode.model` knows: BERT with the head "expansion".
+`export` needs torch and onnx. Of the models that `lsr.encode.model` knows: BERT with the head "expansion" or
+"masked-lm". Graphs of lsr 0.1 took token ids and gave weights; they still run.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode import checkpoint as files
+from lsr.encode.output import OutputLayer, OutputSettings, quantized
 from lsr.encode.processor import adds_bytes_exactly
 from lsr.errors import EncoderError, MissingExtra
 from lsr.sparse import SparseMatrix
 
-_TERMS = 2048  # terms of the output layer at a time
 # GELU gives no less than -0.17. With this zero and at least this largest value, that is among the integers.
 _GELU_ZERO, _GELU_LARGEST = 16, 2.55
+_WORDS = "embeddings.word_embeddings.weight"
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -43,20 +45,27 @@ class OnnxRunner:
     """A loaded graph that makes sparse weights of token ids.
 
     Args:
-        path: The file.
+        folder: Where the graph lies, and the output layer beside it.
         n_terms: Terms that it has to put out.
         threads: Texts at a time; 0 for OMP_NUM_THREADS (to which Ray sets a worker's share), else for all cores.
 
     Raises:
-        EncoderError: The file can't be opened, or is the graph of something else.
+        EncoderError: A file can't be opened, or is the graph of something else.
     """
 
-    def __init__(self, path: Path, n_terms: int, threads: int = 0) -> None:
-        self._path, self._n_terms = path, n_terms
-        self._session = self._open(str(path))
-        outputs = [(out.name, out.shape) for out in self._session.get_outputs()]
-        if outputs != [("weights", [n_terms])]:
-            raise EncoderError(f"{path}: puts out {outputs}, not the weights of {n_terms} terms")
+    def __init__(self, folder: Path, n_terms: int, threads: int = 0) -> None:
+        self._path, self._n_terms = folder / files.ONNX_FILE, n_terms
+        self._session = self._open(str(self._path))
+        output = folder / files.OUTPUT_FILE
+        self._output = OutputLayer.open(output) if output.is_file() else None
+        given = [(out.name, out.shape) for out in self._session.get_outputs()]
+        if self._output is None and given != [("weights", [n_terms])]:
+            raise EncoderError(f"{self._path}: puts out {given}, not the weights of {n_terms} terms")
+        if self._output is not None:
+            if self._output.n_terms != n_terms:
+                raise EncoderError(f"{output}: {self._output.n_terms} terms; the encoder has {n_terms}")
+            if given[0] != ("states", ["tokens", self._output.width]):
+                raise EncoderError(f"{self._path}: puts out {given}, not states for the layer in {output.name}")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         share = os.environ.get("OMP_NUM_THREADS", "")
         self._pool = ThreadPoolExecutor(
@@ -92,9 +101,14 @@ class OnnxRunner:
             raise EncoderError(f"{self._path}: the model gives weights that are no numbers: {error}") from None
 
     def _one(self, ids: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        if self._output is not None:
+            return self._output.weights(self._states(self._output, ids), ids)
         dense = self._session.run(["weights"], {"ids": np.array(ids, np.int64)})[0]
         terms = dense.nonzero()[0]
         return terms, dense[terms]
+
+    def _states(self, output: OutputLayer, ids: list[int]) -> NDArray[np.float32]:
+        return np.asarray(self._session.run(["states"], {"words": output.embeddings(ids)})[0])
 
     def origins(self, ids: list[int], terms: list[int]) -> list[int]:
         """Which token of a text has the largest logit of each term: its number, -1 for a term without weight.
@@ -105,9 +119,13 @@ class OnnxRunner:
         and one of the first three for 66, and without this word the weights lose 0.92 of what they lose at most.
 
         Raises:
-            EncoderError: A token that the model doesn't know, or a graph that `export` didn't make.
+            EncoderError: A token that the model doesn't know, or a graph that lsr didn't make.
         """
         self._check(max(ids))
+        if self._output is not None:
+            states, wanted = self._states(self._output, ids), np.array(terms, np.int64)
+            there = np.isin(wanted, self._output.weights(states, ids)[0])
+            return [int(p) for p in np.where(there, self._output.logits(states, wanted).argmax(0), -1)]
         session, names = self._opened_up
         weights, states, zero, words = session.run(["weights", *names], {"ids": np.array(ids, np.int64)})
         logits = (states - np.float64(zero)) @ words[terms].T.astype(np.float64)  # whole numbers: exact
@@ -115,7 +133,7 @@ class OnnxRunner:
 
     @cached_property
     def _opened_up(self) -> tuple[Any, list[str]]:
-        """The graph in a session of its own that puts out, too, what `_add_head` multiplies in its output layer.
+        """The graph in a session of its own that puts out, too, what it multiplies in its output layer.
 
         Only who asks for origins needs it. Names are the only thing that is looked for in the file: a node's stand
         before any weights. Two serialized messages behind each other are one message with the fields of both, so that
@@ -127,7 +145,7 @@ class OnnxRunner:
             raise EncoderError(f"{self._path}: can't be read: {error}") from None
         found = re.search(rb"DynamicQuantizeLinear_\d{1,9}", content)
         if found is None:
-            raise EncoderError(f"{self._path}: its output layer isn't one that `export` wrote")
+            raise EncoderError(f"{self._path}: its output layer isn't one that lsr wrote")
         names = [found[0] + b"_0", found[0] + b"_2", b"words"]
         return self._open(content + b"".join(map(_as_output, names))), [name.decode() for name in names]
 
@@ -146,14 +164,14 @@ def _as_output(name: bytes) -> bytes:
 # --- making -----------------------------------------------------------------------------------------------------------
 
 
-def export(model: Any, path: Path) -> None:
-    """Write a model as a graph of 8-bit integers.
+def export(model: Any, folder: Path) -> None:
+    """Write a model as a graph of 8-bit integers and its output layer.
 
     Weights take all 8 bits, so whoever runs the graph has to take care that sums are exact, as `OnnxRunner` does.
 
     Args:
-        model: A `lsr.encode.model.SparseModel` of a BERT backbone and the head "expansion".
-        path: Where to.
+        model: A `lsr.encode.model.SparseModel` of a BERT backbone and the head "expansion" or "masked-lm".
+        folder: Where to.
 
     Raises:
         EncoderError: A model of another kind.
@@ -163,16 +181,30 @@ def export(model: Any, path: Path) -> None:
         import onnx
     except ImportError:
         raise MissingExtra("onnx", "train", "exporting a model") from None
-    config = model.backbone.config
-    if config.model_type != "bert" or type(model.head).__name__ != "ExpansionHead":
-        raise EncoderError(f"only BERT with the head expansion can be exported, not {config.model_type}")
-    weights = {name: value.float().numpy() for name, value in model.backbone.state_dict().items()}
-    head = {name: value.float().numpy() for name, value in model.head.tensors().items()}
+    config, kind = model.backbone.config, type(model.head).__name__
+    if config.model_type != "bert" or kind not in ("ExpansionHead", "MaskedLMHead"):
+        raise EncoderError(f"only BERT with the head expansion or masked-lm can be exported, not {config.model_type}")
+    if model.head.pooling != "max":
+        raise EncoderError(f"only pooling by the maximum can be exported, not {model.head.pooling!r}")
+    weights = {name.removeprefix("bert."): w.float().numpy() for name, w in model.backbone.state_dict().items()}
     graph = _Graph(onnx)
     states = _add_backbone(graph, weights, config)
-    words = weights["embeddings.word_embeddings.weight"]
-    _add_head(graph, head, words, states, model.head.saturation, model.head.typical_length)
-    path.write_bytes(graph.content(model.n_terms))
+    words = weights[_WORDS]
+    output = {"frequency": np.zeros(len(words), np.float32)}
+    k1 = b = length = 1.0
+    if kind == "ExpansionHead":
+        head = {name: value.float().numpy() for name, value in model.head.tensors().items()}
+        _add_expansion(graph, head, states)
+        output |= {name: head[name] for name in ("projection", "bias", "frequency")}
+        k1, b = float(np.exp(head["saturation"][0])), float(1 / (1 + np.exp(-head["saturation"][1])))
+        length = model.head.typical_length
+    else:
+        _add_masked_lm(graph, weights, config, states)
+        at = "cls.predictions"
+        output |= {"projection": weights[f"{at}.decoder.weight"], "bias": weights[f"{at}.bias"]}
+    (folder / files.ONNX_FILE).write_bytes(graph.content(int(config.hidden_size)))
+    settings = OutputSettings(model.head.saturation, k1, b, length)
+    OutputLayer.of(words, **output, settings=settings).save(folder / files.OUTPUT_FILE)
 
 
 def compress(encoder: Any, folder: Path) -> None:
@@ -198,7 +230,7 @@ def compress(encoder: Any, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         work = Path(temporary) / folder.name  # an encoder is called after its folder
         work.mkdir()
-        export(documents.network(), work / files.ONNX_FILE)
+        export(documents.network(), work)
         config = files.model_config(source)
         kept = {key: config[key] for key in ("model_type", "vocab_size", "max_position_embeddings") if key in config}
         (work / "config.json").write_text(json.dumps(kept))
@@ -215,12 +247,6 @@ def compress(encoder: Any, folder: Path) -> None:
         if isinstance(encoder, HybridEncoder):
             compressed = HybridEncoder(compressed, encoder.lexical, encoder.weight)
         compressed.save(folder)
-
-
-def quantized(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Rows as integers of -127 to 127 and their scales; (n, m) int8, (n,) float32."""
-    scale = np.maximum(np.abs(weight).max(1), 1e-12) / 127
-    return np.rint(weight / scale[:, None]).astype(np.int8), scale.astype(np.float32)
 
 
 class _Graph:
@@ -293,14 +319,14 @@ class _Graph:
         even = self.add("LayerNormalization", x, *parts, axis=-1, epsilon=epsilon)
         return even, factors, self.add("Mul", even, self.constant(f"{name}.factors", factors))
 
-    def content(self, n_terms: int) -> bytes:
+    def content(self, hidden: int) -> bytes:
         """The file."""
         helper, kinds = self._onnx.helper, self._onnx.TensorProto
         graph = helper.make_graph(
             self._nodes,
             "document encoder",
-            [helper.make_tensor_value_info("ids", kinds.INT64, ["tokens"])],
-            [helper.make_tensor_value_info("weights", kinds.FLOAT, [n_terms])],
+            [helper.make_tensor_value_info("words", kinds.FLOAT, ["tokens", hidden])],
+            [helper.make_tensor_value_info("states", kinds.FLOAT, ["tokens", hidden])],
             list(self._constants.values()),
         )
         versions = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
@@ -310,16 +336,12 @@ class _Graph:
 
 
 def _add_backbone(graph: _Graph, weights: dict[str, NDArray[np.float32]], config: Any) -> str:
-    """The embeddings and layers of a BERT; gives the last states, (tokens, hidden)."""
+    """All of a BERT but its word embeddings; gives the last states, (tokens, hidden)."""
     hidden, heads, epsilon = config.hidden_size, config.num_attention_heads, config.layer_norm_eps
-    words, scale = quantized(weights["embeddings.word_embeddings.weight"])
-    rows = graph.add("Gather", graph.constant("words", words), "ids")
-    x = graph.add("Cast", rows, to=1)
-    x = graph.add("Mul", x, graph.add("Gather", graph.constant("words.scale", scale[:, None]), "ids"))
     places = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
-    first, axis = graph.constant("zero", np.array([0])), graph.constant("zero", np.array([0]))
-    length = graph.add("Shape", "ids", name="length")
-    x = graph.add("Add", x, graph.add("Slice", graph.constant("places", places), first, length, axis))
+    zero = graph.constant("zero", np.array([0]))
+    length = graph.add("Shape", "words", start=0, end=1, name="length")
+    x = graph.add("Add", "words", graph.add("Slice", graph.constant("places", places), zero, length, zero))
     even, factors, x = graph.norm(x, "embeddings.LayerNorm", weights, epsilon)
     split = graph.constant("split", np.array([0, 3, heads, hidden // heads]))
     whole = graph.constant("whole", np.array([0, hidden]))
@@ -346,59 +368,18 @@ def _add_backbone(graph: _Graph, weights: dict[str, NDArray[np.float32]], config
     return x
 
 
-def _add_head(
-    graph: _Graph,
-    head: dict[str, NDArray[np.float32]],
-    embeddings: NDArray[np.float32],
-    states: str,
-    saturation: str,
-    typical_length: float,
-) -> None:
-    """`lsr.encode.model.ExpansionHead`, as the output "weights"."""
+def _add_expansion(graph: _Graph, head: dict[str, NDArray[np.float32]], states: str) -> None:
+    """`lsr.encode.model.ExpansionHead.transform`, as the output "states"."""
     up = graph.linear(states, "up", head["up.weight"], head["up.bias"])
     down = graph.gelu_linear(up, "down", head["down.weight"], head["down.bias"])
     same = graph.linear(states, "identity", head["identity.weight"], head["identity.bias"])
-    integers, scale, zero = graph.add("DynamicQuantizeLinear", graph.add("Add", same, down), n_outputs=3)
-    # The output layer's rows are those of the embeddings by a factor each, so the integers are there already.
-    n_terms = len(head["projection"])
-    row_scale = _factors(head["projection"], embeddings) * quantized(embeddings)[1]
-    axis = graph.constant("zero", np.array([0]))
-    parts = []
-    for first in range(0, n_terms, _TERMS):
-        start, end = (graph.constant(f"term{i}", np.array([i])) for i in (first, min(first + _TERMS, n_terms)))
-        weight = graph.add("Transpose", graph.add("Slice", "words", start, end, axis), perm=[1, 0])
-        # All tokens share one scale, so the largest integer is that of the largest logit.
-        logits = graph.add("MatMulInteger", integers, weight, zero)
-        parts.append(graph.add("ReduceMax", logits, graph.constant("zero", np.array([0])), keepdims=0))
-    logits = graph.add("Cast", graph.add("Concat", *parts, axis=0), to=1)
-    logits = graph.add("Mul", graph.add("Mul", logits, scale), graph.constant("projection.scale", row_scale))
-    mean = graph.add("ReduceMean", states, graph.constant("zero", np.array([0])), keepdims=1)
-    whole = graph.linear(
-        graph.add("LpNormalization", mean, axis=1, p=2), "whole", head["whole.weight"], head["whole.bias"]
-    )
-    close = graph.linear(whole, "alone", head["alone"], head["bias"])
-    logits = graph.add("Add", logits, graph.add("Reshape", close, graph.constant("n_terms", np.array([n_terms]))))
-    # BM25's frequency of the text's own tokens.
-    k1, b = float(np.exp(head["saturation"][0])), float(1 / (1 + np.exp(-head["saturation"][1])))
-    length = graph.add("Cast", "length", to=1)
-    slow = graph.add("Mul", length, graph.constant("slower", np.array(k1 * b / typical_length, np.float32)))
-    slow = graph.add("Add", slow, graph.constant("slow", np.array(k1 * (1 - b), np.float32)))
-    ones = graph.add("Expand", graph.constant("one", np.array(1, np.float32)), "length")
-    none = graph.add("ConstantOfShape", graph.constant("n_terms", np.array([n_terms])))
-    counts = graph.add("ScatterElements", none, "ids", ones, axis=0, reduction="add")
-    frequency = graph.add("Div", counts, graph.add("Add", counts, slow))
-    frequency = graph.add("Mul", frequency, graph.constant("frequency", head["frequency"]))
-    x = graph.add("Relu", graph.add("Add", logits, frequency))
-    one = graph.constant("one", np.array(1, np.float32))
-    for i in range(2 if saturation == "log1p_log1p" else 1):
-        last = i == (1 if saturation == "log1p_log1p" else 0)
-        x = graph.add("Log", graph.add("Add", x, one), name="weights" if last else "")
+    graph.add("Add", same, down, name="states")
 
 
-def _factors(projection: NDArray[np.float32], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What each row of the embeddings has to be multiplied by to give that of the output layer, (n_terms,)."""
-    squares = np.maximum((embeddings**2).sum(1), 1e-12)
-    factors = (projection * embeddings).sum(1) / squares
-    if not np.allclose(factors[:, None] * embeddings, projection, rtol=1e-3, atol=1e-4):
-        raise EncoderError("the output layer isn't made of the input embeddings; such a model can't be exported")
-    return np.asarray(factors, np.float32)
+def _add_masked_lm(graph: _Graph, weights: dict[str, NDArray[np.float32]], config: Any, states: str) -> None:
+    """What a BERT does before its output layer as a masked language model, as the output "states"."""
+    at = "cls.predictions.transform"
+    x = graph.linear(states, f"{at}.dense", weights[f"{at}.dense.weight"], weights[f"{at}.dense.bias"])
+    x = graph.add("Gelu", x, domain="com.microsoft")
+    parts = [graph.constant(f"{at}.{part}", weights[f"{at}.LayerNorm.{part}"]) for part in ("weight", "bias")]
+    graph.add("LayerNormalization", x, *parts, axis=-1, epsilon=config.layer_norm_eps, name="states")

@@ -15,3 +15,12 @@ def adds_bytes_exactly() -> bool:
     """
     features = get_host_cpu_features()
     return any(features.get(name, False) for name in ("avx512vnni", "avxvnni"))
+
+
+@cache
+def sums_of_bytes() -> int:
+    """How many sums of four byte products an instruction (VNNI) adds to: 16, 8, or 0 where there is none."""
+    features = get_host_cpu_features()
+    if features.get("avx512vnni", False):
+        return 16
+    return 8 if features.get("avxvnni", False) else 0

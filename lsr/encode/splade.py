@@ -245,7 +245,7 @@ class SpladeEncoder(Encoder):
             return _Runner(tower, self.n_terms, _device(self.device))
         if self.device not in (None, "cpu"):
             raise EncoderError(f"{tower.name}: this model runs on the CPU, not on {self.device!r}")
-        return OnnxRunner(tower.folder() / files.ONNX_FILE, self.n_terms)
+        return OnnxRunner(tower.folder(), self.n_terms)
 
     def _tokenizer(self, tower: Tower) -> TextTokenizer:
         if tower.place not in self._tokenizers:

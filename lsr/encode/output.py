@@ -1,0 +1,173 @@
+"""The vocabulary of an exported model: embeddings of its words on the way in, weights of its terms on the way out.
+
+    weight_j = saturation(relu(factor_j max_t(state_t . row_j) + bias_j + frequency_j tf_j))
+    tf_j     = n_j / (n_j + k1 (1 - b + b length / typical_length))      n_j: how often the text has the term
+
+The rows are those of the input embeddings, in 8-bit integers, so one table serves both ends. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lsr.encode.projection import Projection
+from lsr.errors import EncoderError
+
+_COLUMNS = ("scale", "factor", "bias", "frequency")
+_SETTINGS = b"lsr.output"
+_SATURATIONS = ("log1p", "log1p_log1p")
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What is the same for all terms.
+
+    Attributes:
+        saturation: "log1p" or "log1p_log1p".
+        k1, b, typical_length: Of a term's frequency.
+    """
+
+    saturation: str
+    k1: float = 1.0
+    b: float = 1.0
+    typical_length: float = 1.0
+
+    def __post_init__(self) -> None:
+        numbers = (self.k1, self.b, self.typical_length)
+        good = all(isinstance(number, int | float) and 0 <= number < 1e9 for number in numbers)
+        if self.saturation not in _SATURATIONS or not good or not self.typical_length:
+            raise ValueError(f"not the settings of an output layer: {self}")
+
+
+class OutputLayer:
+    """The table of a model's vocabulary.
+
+    Args:
+        rows: (n_terms, width) int8, without -128.
+        columns: (n_terms,) float32 by name: "scale" makes embeddings of the rows, the others are those above.
+        settings: What is the same for all terms.
+
+    Raises:
+        EncoderError: Shapes that don't fit each other.
+
+    Attributes:
+        n_terms: Size of the vocabulary.
+        width: Numbers of a state.
+    """
+
+    def __init__(
+        self, rows: NDArray[np.int8], columns: dict[str, NDArray[np.float32]], settings: OutputSettings
+    ) -> None:
+        self.n_terms, self.width = rows.shape
+        self._rows, self._columns, self._settings = rows, columns, settings
+        self._projection = Projection(rows, columns["factor"])
+
+    @classmethod
+    def of(
+        cls,
+        embeddings: NDArray[np.float32],
+        *,
+        projection: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        frequency: NDArray[np.float32],
+        settings: OutputSettings,
+    ) -> OutputLayer:
+        """The table of a model.
+
+        Args:
+            embeddings: (n_terms, width) float32, of the input.
+            projection: (n_terms, width) float32, the output layer: the same rows, by a factor each.
+            bias: (n_terms,) float32.
+            frequency: (n_terms,) float32.
+            settings: As for the class.
+
+        Raises:
+            EncoderError: The output layer is made of other rows.
+        """
+        squares = np.maximum((embeddings**2).sum(1), 1e-12)
+        factor = (projection * embeddings).sum(1) / squares
+        if not np.allclose(factor[:, None] * embeddings, projection, rtol=1e-3, atol=1e-4):
+            raise EncoderError("the output layer isn't made of the input embeddings; such a model can't be exported")
+        rows, scale = quantized(embeddings)
+        columns = {"scale": scale, "factor": factor * scale, "bias": bias, "frequency": frequency}
+        return cls(rows, {name: values.astype(np.float32) for name, values in columns.items()}, settings)
+
+    def embeddings(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """What the graph reads, (n_tokens, width) float32."""
+        places = np.array(ids, np.int64)
+        return self._rows[places] * self._columns["scale"][places, None]
+
+    def weights(self, states: NDArray[np.float32], ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The terms of a text and their weights.
+
+        Args:
+            states: (n_tokens, width) float32, what the graph gave.
+            ids: The text's token ids.
+
+        Returns:
+            (n,) int64, ascending, and (n,) float32, above zero.
+        """
+        logits = self._projection.largest(states) + self._columns["bias"]
+        own, counts = np.unique(np.array(ids, np.int64), return_counts=True)
+        s = self._settings
+        slow = s.k1 * (1 - s.b + s.b * len(ids) / s.typical_length)
+        logits[own] += self._columns["frequency"][own] * (counts / (counts + slow)).astype(np.float32)
+        terms = np.flatnonzero(~(logits <= 0))  # what is no number isn't passed over
+        weights = np.log1p(logits[terms])
+        return terms, np.log1p(weights) if s.saturation == "log1p_log1p" else weights
+
+    def logits(self, states: NDArray[np.float32], terms: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What each token adds to terms, up to a constant of each term; (n_tokens, n) float32."""
+        return self._projection.logits(states, terms)
+
+    # --- on disk ------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """Write it as an Arrow file."""
+        width = pa.list_(pa.field("item", pa.int8(), nullable=False), self.width)
+        rows = pa.FixedSizeListArray.from_arrays(pa.array(self._rows.reshape(-1)), type=width)
+        columns = {"row": rows} | {name: pa.array(self._columns[name]) for name in _COLUMNS}
+        schema = pa.schema(
+            [pa.field(name, values.type) for name, values in columns.items()],
+            metadata={_SETTINGS: json.dumps(asdict(self._settings))},
+        )
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
+
+    @classmethod
+    def open(cls, path: Path) -> OutputLayer:
+        """Read what `save` wrote.
+
+        Raises:
+            EncoderError: It can't be read, or is something else.
+        """
+        try:
+            table = pa.ipc.open_file(path.read_bytes()).read_all().combine_chunks()
+            table.validate(full=True)  # a damaged file must not be read out of bounds
+            settings = OutputSettings(**json.loads((table.schema.metadata or {})[_SETTINGS]))
+            width = table.schema.field("row").type.list_size
+            nulls = [column.null_count for column in table.columns]
+            row = table["row"].combine_chunks()
+            rows = np.array(row.flatten().to_numpy()).reshape(len(table), width)
+            columns = {name: np.array(table[name].to_numpy()) for name in _COLUMNS}
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EncoderError(f"{path}: not the output layer of a model: {error}") from None
+        kinds = {values.dtype for values in columns.values()} | {rows.dtype}
+        if any(nulls) or kinds != {np.dtype(np.float32), np.dtype(np.int8)} or rows.min(initial=0) < -127:
+            raise EncoderError(f"{path}: not the output layer of a model: {table.schema}")
+        if not all(np.isfinite(values).all() for values in columns.values()):
+            raise EncoderError(f"{path}: weights that are no numbers")
+        return cls(rows, columns, settings)
+
+
+def quantized(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Rows as integers of -127 to 127 and their scales; (n, m) int8, (n,) float32."""
+    scale = np.maximum(np.abs(weight).max(1), 1e-12) / 127
+    return np.rint(weight / scale[:, None]).astype(np.int8), scale.astype(np.float32)

@@ -1,0 +1,71 @@
+"""How kernels are compiled: options in one place, and a cache that is never stale and never in the way.
+
+Numba's own cache watches only the file of the decorated function, writes into the installed package, and fails at
+import where it can't. Here the compiled kernels go into a folder of the user's cache directory (else the temporary
+one, else nowhere) that is named by a digest of the kernels' sources. A NUMBA_CACHE_DIR that is set is respected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+
+class Compiler:
+    """Compiles the kernels of some files.
+
+    Args:
+        sources: The files; a change to any of them compiles all of their kernels anew.
+
+    Attributes:
+        cache_folder: Where compiled kernels are kept; None for nowhere.
+    """
+
+    def __init__(self, sources: Iterable[Path]) -> None:
+        self.cache_folder = os.environ.get("NUMBA_CACHE_DIR") or _cache_folder(sources)
+
+    def kernel(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Compile a kernel on first use: no GIL, IEEE arithmetic, C's division, cached."""
+        return self._compile(function, "never")
+
+    def inlined(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A kernel whose code is put where it is called: for what is called for every few postings."""
+        return self._compile(function, "always")
+
+    def _compile(self, function: Callable[..., Any], inline: str) -> Callable[..., Any]:
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = self.cache_folder or ""
+        try:
+            compiled: Callable[..., Any] = numba.njit(
+                nogil=True, error_model="numpy", cache=self.cache_folder is not None, inline=inline
+            )(function)
+            return compiled
+        finally:
+            numba.config.CACHE_DIR = before
+
+
+def _cache_folder(sources: Iterable[Path]) -> str | None:
+    state = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(sources):
+        state.update(path.read_bytes())
+    name = f"lsr-kernels-{state.hexdigest()[:16]}"
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    for base in (
+        user_cache / "lsr",
+        Path(tempfile.gettempdir()) / f"lsr-{os.getuid() if hasattr(os, 'getuid') else 0}",
+    ):
+        folder = base / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError:
+            continue
+        # Compiled code is loaded from here: a folder that somebody else made is not to be trusted.
+        if os.access(folder, os.W_OK) and (not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()):
+            return str(folder)
+    return None
