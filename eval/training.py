@@ -109,11 +109,11 @@ def _teachers(settings: TrainSettings, data: TrainingData, cache: Path, bm25: Te
 
     rank = int(os.environ.get("RANK", "0"))
     teachers: list[Teacher] = []
-    for number, teacher in enumerate(settings.teachers):
+    for teacher in settings.teachers:
         if teacher.examples:  # no model, and nothing to open
             continue
         if teacher.dense is not None:
-            where = cache / (f"dense-{number}" if not rank else f"dense-{number}-process-{rank}")
+            where = cache / f"process-{rank}" if rank else cache
             device = device_of(settings.device)
             teachers.append(
                 DenseTeacher(teacher.dense, max_length=settings.model.max_length, cache=where, device=device)
