@@ -157,7 +157,7 @@ def prepare(data: Path, work: Path, backbone: str) -> None:
         for i in range(0, len(queries), 1024):
             some_queries = queries[i : i + 1024]
             words = [text for _, text, _ in some_queries]
-            near = teacher.vectors(words) @ dense.T
+            near = teacher.vectors(words, queries=True) @ dense.T
             best = np.argpartition(-near, _DEPTH, axis=1)[:, :_DEPTH]
             lexical = index.search_batch(bm25.encode_query(words), _DEPTH)
             for (key, text, relevant), similar, top, hits in zip(some_queries, near, best, lexical, strict=True):

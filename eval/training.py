@@ -109,11 +109,11 @@ def _teachers(settings: TrainSettings, data: TrainingData, cache: Path, bm25: Te
 
     rank = int(os.environ.get("RANK", "0"))
     teachers: list[Teacher] = []
-    for number, teacher in enumerate(settings.teachers):
+    for teacher in settings.teachers:
         if teacher.examples:  # no model, and nothing to open
             continue
         if teacher.dense is not None:
-            where = cache / (f"dense-{number}" if not rank else f"dense-{number}-process-{rank}")
+            where = cache / f"process-{rank}" if rank else cache
             device = device_of(settings.device)
             teachers.append(
                 DenseTeacher(teacher.dense, max_length=settings.model.max_length, cache=where, device=device)
@@ -130,7 +130,7 @@ def validator(settings: ValidationSettings) -> Callable[[Path], Mapping[str, flo
     """A function that searches the held-out sets with an encoder and gives its measures.
 
     The wanted measure is the mean over the sets; "terms" is the mean number of terms of a document. With several sets
-    each has its own values, too, as "nDCG@10 SET".
+    each has its own values, too, as "nDCG@10 SET": by the folder's name, or as it was given where two are alike.
 
     Raises:
         DataError: No such set, or an unknown measure.
@@ -143,18 +143,20 @@ def validator(settings: ValidationSettings) -> Callable[[Path], Mapping[str, flo
         path, colon, split = name.rpartition(":")
         sets.append(open_dataset(path, split) if colon and not name.startswith("irds:") else open_dataset(name))
     documents = [_documents(dataset, settings.documents) for dataset in sets]
+    short = [Path(dataset.name).name for dataset in sets]
+    names = short if len(set(short)) == len(short) else list(settings.sets)
 
     def validate(folder: Path) -> Mapping[str, float]:
         from lsr.encode.hub import load_encoder
 
         encoder = load_encoder(folder)
         values, lengths, found = [], [], {}
-        for dataset, some in zip(sets, documents, strict=True):
+        for name, dataset, some in zip(names, sets, documents, strict=True):
             value, length = _search(encoder, dataset, some, settings.measure)
             values.append(value)
             lengths.append(length)
             if len(sets) > 1:
-                found[f"{settings.measure} {Path(dataset.name).name}"] = value
+                found[f"{settings.measure} {name}"] = value
         n = len(sets)
         return {settings.measure: sum(values) / n, "terms": sum(lengths) / n, **found}
 

@@ -42,7 +42,7 @@ def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Gen
         rng: Decides.
     """
     chosen: list[list[int]] = []
-    place: dict[str, int] = {}
+    place: dict[tuple[str, str], int] = {}  # by collection and id: two collections may both have a document "1"
     documents: list[str] = []
     for example in examples:
         others = np.arange(example.n_positives, len(example.doc_ids))
@@ -50,8 +50,8 @@ def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Gen
         drawn = rng.choice(others, min(n_negatives, len(others)), replace=False)
         chosen.append([positive, *map(int, drawn)])
         for i in chosen[-1]:
-            if example.doc_ids[i] not in place:
-                place[example.doc_ids[i]] = len(documents)
+            if (name := (example.collection, example.doc_ids[i])) not in place:
+                place[name] = len(documents)
                 documents.append(example.documents[i])
     width = max(map(len, chosen))
     columns = torch.full((len(examples), width), -1, dtype=torch.int64)
@@ -61,10 +61,10 @@ def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Gen
     if len(n_teachers) == 1 and 0 not in n_teachers:
         scores = torch.full((n_teachers.pop(), len(examples), width), torch.nan)
     for row, (example, picks) in enumerate(zip(examples, chosen, strict=True)):
-        columns[row, : len(picks)] = torch.tensor([place[example.doc_ids[i]] for i in picks])
+        columns[row, : len(picks)] = torch.tensor([place[example.collection, example.doc_ids[i]] for i in picks])
         for doc_id in example.doc_ids[: example.n_positives]:
-            if doc_id in place:
-                positives[row, place[doc_id]] = True
+            if (example.collection, doc_id) in place:
+                positives[row, place[example.collection, doc_id]] = True
         if scores is not None:
             scores[:, row, : len(picks)] = torch.from_numpy(np.asarray(example.scores)[:, picks])
     return Batch([example.query for example in examples], documents, columns, positives, scores)

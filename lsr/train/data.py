@@ -32,6 +32,7 @@ class Example:
         documents: (n_docs,) texts, title in front; named by id they are fetched one by one, as they are asked for.
         n_positives: So many of the documents, the first ones, are relevant; at least 1.
         scores: (n_teachers, n_docs) float32, not a number where a teacher has none; or None without teachers.
+        collection: Whose ids they are: an id of one collection says nothing of the same id in another.
     """
 
     query_id: str
@@ -40,6 +41,7 @@ class Example:
     documents: Sequence[str]
     n_positives: int
     scores: NDArray[np.float32] | None = field(default=None, compare=False)
+    collection: str = field(default="", compare=False)
 
 
 class TrainingData:
@@ -180,6 +182,7 @@ class _Source:
             documents=texts,
             n_positives=int(n_positives.as_py()),
             scores=np.array(scores.values).reshape(-1, len(texts)) if scores.is_valid else None,
+            collection="" if self.texts is None else self.texts.folder.name,
         )
 
 

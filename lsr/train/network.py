@@ -50,8 +50,9 @@ class Network:
         self.states: RowCache | None = None
         if self.frozen:
             _freeze(model, self.frozen)
-            weights = digest_files(files.weight_files(files.locate(settings.model.checkpoint)))
-            name = f"states-{weights}-{self.frozen}"
+            folder = files.locate(settings.model.checkpoint)
+            made_by = digest_files([folder / "config.json", *files.weight_files(folder)])
+            name = f"states-{made_by}-{self.frozen}-{settings.precision}"
             self.states = RowCache(cache / name, int(model.backbone.config.hidden_size))
 
     def run(self, ids: Ids, terms: Tensor | None) -> tuple[Tensor, Callable[[], None]]:

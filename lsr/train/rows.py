@@ -23,10 +23,14 @@ class RowCache:
     Args:
         folder: Where it is kept; made if it isn't there.
         width: Numbers of a row.
+
+    Attributes:
+        folder: Likewise.
     """
 
     def __init__(self, folder: Path, width: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self._rows_path, self._places_path, self.width = folder / "rows.bin", folder / "places.bin", width
         row = 2 * width
         for path in (self._rows_path, self._places_path):

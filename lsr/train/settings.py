@@ -94,7 +94,7 @@ class TeacherSettings:
 
     Attributes:
         encoder: "bm25", or a sparse encoder as `--encoder` takes it; it scores all pairs of a batch.
-        dense: A checkpoint whose mean-pooled states are compared by cosine; likewise.
+        dense: A checkpoint of one vector for a text, pooled, prompted and compared as its own files say; likewise.
         examples: The scores that the examples bring, a cross-encoder's from a file say, beside models; they are of a
             query's own documents, so kl is then over these. Without any teachers they are taken anyhow.
     """

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lsr.encode import checkpoint as files
 from lsr.encode.base import Encoder
 from lsr.encode.checkpoint import TextTokenizer
 from lsr.encode.model import load_backbone
+from lsr.errors import EncoderError
+from lsr.fingerprint import digest, digest_files
 from lsr.train.rows import RowCache
 
 
@@ -46,31 +50,141 @@ class SparseTeacher(Teacher):
         return found.T.astype(np.float32)
 
 
+_POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")  # in the order they are joined
+_LEGACY = {  # how older versions of sentence-transformers write it
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+@dataclass(frozen=True)
+class DenseSettings:
+    """What a checkpoint says of how a text becomes a vector, as sentence-transformers keeps it.
+
+    Attributes:
+        model: The folder of its backbone.
+        pooling: From states to a vector; of several, their vectors stand one behind the other.
+        normalize: Bring vectors to length 1; what is compared by cosine is, in any case.
+        query_prompt, document_prompt: Put in front of texts.
+        max_length: Tokens that it reads; None where nothing says.
+        lower_case: Lower-case all text first, if the tokenizer doesn't.
+    """
+
+    model: Path
+    pooling: tuple[str, ...] = ("mean",)
+    normalize: bool = True
+    query_prompt: str = ""
+    document_prompt: str = ""
+    max_length: int | None = None
+    lower_case: bool = False
+
+    @classmethod
+    def read(cls, folder: Path) -> DenseSettings:
+        """Read them; a checkpoint that says nothing of pooling is mean-pooled and compared by cosine.
+
+        Raises:
+            EncoderError: It asks for something else than is known here.
+        """
+        listed = files.read_json(folder / "modules.json")
+        if listed is None:
+            return cls(folder, max_length=_limit(folder, {}))
+        try:
+            modules = [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in listed]
+        except (TypeError, KeyError) as error:
+            raise EncoderError(f"{folder / 'modules.json'}: can't be read: {error!r}") from None
+        kinds = [kind for kind, _ in modules]
+        if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+            raise EncoderError(
+                f"{folder}: made of the modules {', '.join(kinds) or 'none'}; a dense teacher is made of Transformer "
+                "and Pooling, and perhaps Normalize"
+            )
+        whole = files.read_object(folder / "config_sentence_transformers.json")
+        compared = whole.get("similarity_fn_name") or "cosine"
+        if compared not in ("cosine", "dot"):
+            raise EncoderError(f"{folder}: its vectors are compared by {compared!r}; known are cosine and dot")
+        prompts = whole.get("prompts") or {}
+        standard = prompts.get(whole.get("default_prompt_name"))
+        query_prompt = str(prompts.get("query", standard) or "")
+        named = (prompts[name] for name in ("document", "passage", "corpus") if name in prompts)
+        document_prompt = str(next(named, standard) or "")
+        model = files.inside(folder, modules[0][1])
+        text = files.read_object(model / "sentence_bert_config.json")
+        return cls(
+            model,
+            _pooling(files.inside(folder, modules[1][1]), bool(query_prompt or document_prompt)),
+            compared == "cosine" or kinds[-1] == "Normalize",
+            query_prompt,
+            document_prompt,
+            _limit(model, text),
+            bool(text.get("do_lower_case")),
+        )
+
+
+def _pooling(folder: Path, prompted: bool) -> tuple[str, ...]:
+    """The modes of a Pooling module."""
+    config = files.read_object(folder / "config.json")
+    given = config.get("pooling_mode") or [name for key, name in _LEGACY.items() if config.get(key)] or "mean"
+    modes = (given,) if isinstance(given, str) else tuple(given)
+    if unknown := [mode for mode in modes if mode not in _POOLINGS]:
+        raise EncoderError(f"{folder / 'config.json'}: pooling {unknown[0]!r}; known are {', '.join(_POOLINGS)}")
+    if prompted and not config.get("include_prompt", True):
+        raise EncoderError(
+            f"{folder / 'config.json'}: a prompt that the pooling leaves out (include_prompt) isn't known"
+        )
+    return modes
+
+
+def _limit(model: Path, text: Mapping[str, Any]) -> int | None:
+    stated = text.get("max_seq_length") or files.tokenizer_limit(model)
+    return min((limit for limit in (stated, files.position_limit(model)) if limit is not None), default=None)
+
+
 class DenseTeacher(Teacher):
-    """A model of one vector for a text, the mean of its states, compared by cosine (all-MiniLM-L6-v2 and its like).
+    """A model of one vector for a text: all-MiniLM-L6-v2, arctic-embed and their like.
+
+    Pooling, prompts, length and how vectors are compared are the checkpoint's, see `DenseSettings`.
 
     Args:
         name: The checkpoint, a folder or a name on the hub.
-        max_length: Tokens of a text that are read.
-        cache: Where vectors are kept, each text's once.
+        max_length: Tokens of a text that are read, at most; the checkpoint may read fewer.
+        cache: Where vectors are kept, each text's once, in a folder for each model.
         device: Where the model runs.
+
+    Raises:
+        EncoderError: No such checkpoint, one that lacks weights, or one that asks for something that isn't known here.
     """
 
     _BATCH_TOKENS = 8192
 
     def __init__(self, name: str, *, max_length: int, cache: Path, device: str) -> None:
-        folder = files.locate(name)
-        self._model = load_backbone(folder, "AutoModel")[0].to(device)
-        self._tokenizer, self._max_length, self._device = TextTokenizer.open(folder), max_length, device
-        self._cache = RowCache(cache, int(self._model.config.hidden_size))
+        self.settings = how = DenseSettings.read(files.locate(name))
+        self._model, absent = load_backbone(how.model, "AutoModel")
+        if missing := sorted(key for key in absent if not key.endswith("position_ids") and "pooler" not in key):
+            raise EncoderError(f"{how.model}: its weights lack {len(missing)} of the model's, {missing[0]} among them")
+        self._model.to(device)
+        self._tokenizer, self._device = TextTokenizer.open(how.model, how.lower_case), device
+        self._max_length = min(max_length, how.max_length or max_length)
+        made_by = [
+            digest_files([how.model / "config.json", *files.weight_files(how.model)]),
+            self._tokenizer.digest,
+            *how.pooling,
+            str(how.normalize),
+        ]
+        width = int(self._model.config.hidden_size) * len(how.pooling)
+        self._cache = RowCache(cache / f"dense-{digest([' '.join(made_by).encode()])}", width)
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.float32]:
         """As `Teacher`."""
-        return self.vectors(queries) @ self.vectors(documents).T
+        return self.vectors(queries, queries=True) @ self.vectors(documents).T
 
-    def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of length 1, (n, hidden) float32."""
-        ids = self._tokenizer.ids(list(texts), self._max_length, special=True)
+    def vectors(self, texts: Sequence[str], *, queries: bool = False) -> NDArray[np.float32]:
+        """Of documents or queries, (n, width) float32; of length 1 unless the checkpoint compares others."""
+        prompt = self.settings.query_prompt if queries else self.settings.document_prompt
+        ids = self._tokenizer.ids([prompt + text for text in texts], self._max_length, special=True)
         keys = [self._cache.key(row) for row in ids]
         new = {key: row for key, row in zip(keys, ids, strict=True) if key not in self._cache}
         order = sorted(new, key=lambda key: -len(new[key]))
@@ -79,14 +193,34 @@ class DenseTeacher(Teacher):
             some, order = order[:size], order[size:]
             self._cache.put(zip(some, self._run([new[key] for key in some])[:, None], strict=True))
         found = np.stack([self._cache[key][0] for key in keys]).astype(np.float32)
-        return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9))
+        if self.settings.normalize:
+            found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+        return found
 
     @torch.inference_mode()
     def _run(self, ids: list[list[int]]) -> NDArray[np.float32]:
         tokens, mask = padded(ids, 0, self._device)
-        states = self._model(input_ids=tokens, attention_mask=mask, return_dict=True).last_hidden_state
-        mean = (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
-        return np.asarray(torch.nn.functional.normalize(mean, dim=-1).float().cpu().numpy())
+        states = self._model(input_ids=tokens, attention_mask=mask, return_dict=True).last_hidden_state.float()
+        found = torch.cat([_pooled(states, mask, mode) for mode in self.settings.pooling], dim=1)
+        if self.settings.normalize:
+            found = torch.nn.functional.normalize(found, dim=-1)
+        return np.asarray(found.cpu().numpy())
+
+
+def _pooled(states: Tensor, mask: Tensor, mode: str) -> Tensor:
+    """(batch, hidden) of states (batch, seq, hidden); padding stands behind."""
+    there = mask.unsqueeze(-1).to(states)
+    match mode:
+        case "cls":
+            return states[:, 0]
+        case "lasttoken":
+            return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+        case "max":
+            return states.masked_fill(there == 0, -torch.inf).amax(1)
+        case "weightedmean":
+            there = there * torch.arange(1, states.shape[1] + 1, device=states.device).view(1, -1, 1)
+    total, count = (states * there).sum(1), there.sum(1)
+    return total / (count.sqrt() if mode == "mean_sqrt_len_tokens" else count)
 
 
 def device_of(name: str | None) -> str:

@@ -556,6 +556,9 @@ class Trainer:
         path, now = self.folder / "settings.json", json.dumps(asdict(self.settings), indent=1, sort_keys=True)
         if not (path.is_file() and self.checkpoints.paths()):
             if self.rank == 0:
+                if path.is_file() and path.read_text() != now:  # what another run left before its first checkpoint
+                    for left in (*self.folder.glob("best*"), *self.folder.glob("negatives-*")):
+                        shutil.rmtree(left)
                 path.write_text(now)
             return
         here = json.loads(now)

@@ -758,6 +758,42 @@ def test_a_killed_run_has_its_negatives_still(mined, tmp_path):
     assert (log(tmp_path / "killed"), weights_of(tmp_path / "killed" / "last")) == expected
 
 
+def test_what_other_settings_left_before_the_first_checkpoint_is_not_used(mined, tmp_path):
+    settings, mine, asked = mined
+    settings = replace(settings, checkpoint_every=50, validation=ValidationSettings(("x",), every=2, measure="m"))
+
+    def stopped(settings, at):
+        run = trainer(settings, tmp_path / "run", mine=mine, validate=lambda folder: {"m": 1.0})
+        step = run.optimizer.step
+
+        def fail():
+            if run.step == at:
+                raise KeyboardInterrupt
+            step()
+
+        run.optimizer.step = fail
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+
+    stopped(settings, 3)
+    assert (len(asked), (tmp_path / "run" / "best").is_dir()) == (1, True)
+    stopped(settings, 3)
+    assert len(asked) == 1  # the encoder is the same, so its negatives are
+    changed = replace(settings, seed=9, validation=None)
+    run = trainer(changed, tmp_path / "run", mine=mine)
+    assert run.run() == tmp_path / "run" / "last"  # not the best of the others
+    assert len(asked) == 4
+
+
+def test_states_of_frozen_layers_are_kept_by_what_made_them(settings, steady, tmp_path):
+    folders = set()
+    for precision in ("float32", "bfloat16"):
+        model = replace(settings.model, checkpoint=str(steady), head="lexical", freeze=1)
+        run = trainer(replace(settings, model=model, precision=precision), tmp_path)
+        folders.add(run.network.states.folder)
+    assert len(folders) == 2
+
+
 def test_negatives_that_are_gone(mined, tmp_path):
     settings, mine, _ = mined
     trainer(settings, tmp_path / "run", mine=mine).run()

@@ -1,0 +1,65 @@
+"""Batches: each query stands beside its own documents, whatever ids the sources give."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from lsr.train.batches import draw_batch
+from lsr.train.data import open_training
+from lsr.train.sources import TrainingSource
+
+
+@pytest.fixture
+def put_source(tmp_path):
+    """Writes a collection and lines of ids into a folder; its texts start with its name."""
+
+    def put(name, n_docs=4, documents=None):
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = [{"_id": str(i), "text": f"{name} text {i}"} for i in range(n_docs)]
+        (folder / "docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        lines = [
+            {"query_id": str(i), "query": f"{documents or name} query {i}", "positive": str(i),
+             "negatives": [str((i + 1) % n_docs), str((i + 2) % n_docs)]}
+            for i in range(n_docs)
+        ]  # fmt: skip
+        (folder / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        collection = tmp_path / (documents or name) / "docs.jsonl"
+        return TrainingSource(str(folder / "lines.jsonl"), documents=str(collection))
+
+    return put
+
+
+def batches(data, size, count=20):
+    stream = data.stream(seed=0)
+    for number in range(count):
+        examples = list(islice(stream, size))
+        yield examples, draw_batch(examples, 2, np.random.default_rng(number))
+
+
+@pytest.mark.parametrize("size", [2, 5, 11])
+def test_the_same_id_in_two_collections_is_two_documents(put_source, tmp_path, size):
+    lines = tmp_path / "texts.jsonl"
+    lines.write_text("".join(json.dumps({"query": f"plain query {i}", "positive": f"plain text {i}",
+                                         "negative": f"plain text {i + 1}"}) + "\n" for i in range(4)))  # fmt: skip
+    data = open_training([put_source("one"), put_source("two"), TrainingSource(str(lines))], cache=tmp_path / "cache")
+    for examples, batch in batches(data, size):
+        assert len(set(batch.documents)) == len(batch.documents)
+        for row, example in enumerate(examples):
+            own = [batch.documents[i] for i in batch.columns[row].tolist() if i >= 0]
+            assert {text.split()[0] for text in own} == {example.query.split()[0]}
+            assert own[0] in example.documents[: example.n_positives]
+            marked = [batch.documents[i] for i in batch.positives[row].nonzero().flatten().tolist()]
+            assert marked == list(example.documents[: example.n_positives])
+
+
+def test_two_sources_of_one_collection_share_its_documents(put_source, tmp_path):
+    data = open_training([put_source("one"), put_source("more", documents="one")], cache=tmp_path / "cache")
+    for _, batch in batches(data, 8):
+        assert len(set(batch.documents)) == len(batch.documents) <= 4
