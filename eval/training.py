@@ -112,17 +112,23 @@ def _teachers(settings: TrainSettings, data: TrainingData, cache: Path, bm25: Te
     for teacher in settings.teachers:
         if teacher.examples:  # no model, and nothing to open
             continue
+        where = cache / f"process-{rank}" if rank else cache
         if teacher.dense is not None:
-            where = cache / f"process-{rank}" if rank else cache
             device = device_of(settings.device)
             teachers.append(
-                DenseTeacher(teacher.dense, max_length=settings.model.max_length, cache=where, device=device)
+                DenseTeacher(
+                    teacher.dense,
+                    max_length=settings.model.max_length,
+                    cache=where,
+                    device=device,
+                    half=settings.precision == "bfloat16",
+                )
             )
         elif teacher.encoder == "bm25" and bm25 is not None:
             teachers.append(bm25)
         else:
             encoder = open_encoder(teacher.encoder, {})
-            teachers.append(SparseTeacher(encoder, data.documents() if encoder.needs_fit else ()))
+            teachers.append(SparseTeacher(encoder, data.documents() if encoder.needs_fit else (), where))
     return teachers
 
 

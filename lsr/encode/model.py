@@ -196,17 +196,8 @@ def start_model(
         else:
             with torch.no_grad():
                 states = [backbone(input_ids=torch.tensor([row])).last_hidden_state[0] for row in ids]
-                tensors = ExpansionHead.start(embeddings, states, _terms_alone(backbone, ids[0], n_terms), never)
+                tensors = ExpansionHead.start(embeddings, states, never)
     return load_model(folder, kind, pooling, saturation, n_terms, tensors)
-
-
-def _terms_alone(backbone: Any, row: list[int], n_terms: int) -> Tensor:
-    """Each term as a text of its own, (n_terms, hidden); row: some text's token ids, for what stands around them."""
-    found = []
-    for terms in torch.arange(n_terms).split(1024):
-        ids = torch.stack([torch.full_like(terms, row[0]), terms, torch.full_like(terms, row[-1])], 1)
-        found.append(whole_text(backbone(input_ids=ids).last_hidden_state, torch.ones_like(ids)))
-    return torch.cat(found)
 
 
 def load_backbone(folder: Path, name: str) -> tuple[Any, set[str]]:
@@ -467,8 +458,8 @@ class LexicalHead(Head):
 class ExpansionHead(Head):
     """An output layer, for a backbone that was trained without one.
 
-    A term's logit is the largest that any token gives it, as with a masked language model, plus how close the text as
-    a whole is to the term alone, both as the backbone reads them, plus the term's own frequency in the text.
+    A term's logit is the largest that any token gives it, as with a masked language model, plus the term's own
+    frequency in the text.
 
     Args:
         tensors: What `start` or `tensors` gave.
@@ -476,45 +467,40 @@ class ExpansionHead(Head):
     """
 
     typical_length = 140.0  # tokens of a text, in the frequency's length normalisation
-    NAMES = ("identity.weight", "identity.bias", "up.weight", "up.bias", "down.weight", "down.bias", "whole.weight",
-              "whole.bias", "projection", "alone", "bias", "frequency", "saturation")  # fmt: skip
+    NAMES = ("identity.weight", "identity.bias", "up.weight", "up.bias", "down.weight", "down.bias", "projection",
+             "bias", "frequency", "saturation")  # fmt: skip
 
     def __init__(self, tensors: dict[str, Tensor], saturation: str) -> None:
         projection = tensors["projection"]
         super().__init__("max", saturation, projection.shape[0])
-        self.identity, self.up, self.down, self.whole = (
-            _linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in ("identity", "up", "down", "whole")
+        self.identity, self.up, self.down = (
+            _linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in ("identity", "up", "down")
         )
-        # Both stay as they are but for their rows' scales: a batch teaches too few terms to move all of them.
+        # It stays as it is but for its rows' scales: a batch teaches too few terms to move all of them.
         self.register_buffer("projection", projection)
-        self.register_buffer("alone", tensors["alone"])
-        self.scale, self.closeness = (nn.Parameter(torch.zeros(self.n_terms)) for _ in range(2))
+        self.scale = nn.Parameter(torch.zeros(self.n_terms))
         self.bias = nn.Parameter(tensors["bias"])
         self.frequency = nn.Parameter(tensors["frequency"])
         # Each term learns only where a batch has it, so what all have in common is learned apart.
-        self.shift, self.stretch, self.closer, self.louder = (nn.Parameter(torch.zeros(1)) for _ in range(4))
+        self.shift, self.stretch, self.louder = (nn.Parameter(torch.zeros(1)) for _ in range(3))
         self.k1_b = nn.Parameter(tensors["saturation"])  # log k1, logit of b
 
     @classmethod
     def start(
-        cls, embeddings: Tensor, states: Sequence[Tensor], alone: Tensor, absent: Tensor, *, width: int = 768
+        cls, embeddings: Tensor, states: Sequence[Tensor], absent: Tensor, *, width: int = 768
     ) -> dict[str, Tensor]:
         """The tensors to begin with: logits of the input embeddings, standardised, and a bias that leaves few terms.
 
         Args:
             embeddings: (n_terms, hidden) float32, of the backbone.
             states: Of each of some texts, (n_tokens, hidden) float32, its last states.
-            alone: (n_terms, hidden) float32, the vector of each term as a text of its own, as `whole_text` makes it.
             absent: (n,) int64, terms that no text has: special and unused tokens.
             width: Of the perceptron.
         """
         hidden = embeddings.shape[1]
         logits = torch.cat(list(states)) @ embeddings.T
         mean, deviation = logits.mean(0), logits.std(0).clamp_min(1e-6)
-        close = torch.stack([whole_text(rows[None], torch.ones(1, len(rows)))[0] for rows in states]) @ alone.T
-        spread = 2 * close.std(0, correction=0).clamp_min(1e-2)  # half as loud as the tokens
-        alone = alone / spread[:, None]
-        bias = -mean / deviation - close.mean(0) / spread - 4.5
+        bias = -mean / deviation - 4.5
         bias[absent] = _NEVER
         up = nn.Linear(hidden, width)
         return {
@@ -524,10 +510,7 @@ class ExpansionHead(Head):
             "up.bias": up.bias.detach(),
             "down.weight": torch.zeros(hidden, width),
             "down.bias": torch.zeros(hidden),
-            "whole.weight": torch.eye(hidden),
-            "whole.bias": torch.zeros(hidden),
             "projection": embeddings / deviation[:, None],
-            "alone": alone,
             "bias": bias,
             "frequency": torch.full((len(embeddings),), 2.0),
             "saturation": torch.tensor([math.log(1.2), -0.4]),
@@ -536,15 +519,12 @@ class ExpansionHead(Head):
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
         """As `Head`."""
         rows = slice(None) if terms is None else terms
-        projection = self._projection(rows)
-        logits = max_logits(self.transform(states), mask, projection, self.bias[rows] + self.shift)
-        alone = self.alone[rows] * (self.closeness[rows] + self.closer).exp().unsqueeze(1)
-        logits = logits + self.whole(whole_text(states, mask)) @ alone.T
+        logits = max_logits(self.transform(states), mask, self._projection(rows), self.bias[rows] + self.shift)
         logits = logits + (self.frequency[rows] + self.louder) * self.frequencies(ids, mask, terms)
         return saturate(logits, self.saturation)
 
     def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
-        """As `Head`; what the text as a whole and a term's frequency in it add is no token's."""
+        """As `Head`; what a term's frequency in the text adds is no token's."""
         return self.transform(states) @ self._projection(terms).T
 
     def _projection(self, rows: Tensor | slice) -> Tensor:
@@ -565,23 +545,16 @@ class ExpansionHead(Head):
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, what is common to all terms folded into each."""
-        layers = {"identity": self.identity, "up": self.up, "down": self.down, "whole": self.whole}
+        layers = {"identity": self.identity, "up": self.up, "down": self.down}
         found = {
             f"{name}.{kind}": getattr(layer, kind) for name, layer in layers.items() for kind in ("weight", "bias")
         }
         return {name: tensor.detach() for name, tensor in found.items()} | {
             "projection": (self.projection * (self.scale + self.stretch).exp().unsqueeze(1)).detach(),
-            "alone": (self.alone * (self.closeness + self.closer).exp().unsqueeze(1)).detach(),
             "bias": (self.bias + self.shift).detach(),
             "frequency": (self.frequency + self.louder).detach(),
             "saturation": self.k1_b.detach(),
         }
-
-
-def whole_text(states: Tensor, mask: Tensor) -> Tensor:
-    """Vectors of texts, (batch, hidden) of length 1: the means of their states, (batch, seq, hidden)."""
-    mean = (states.float() * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
-    return nn.functional.normalize(mean, dim=-1)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

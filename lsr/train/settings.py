@@ -116,6 +116,8 @@ class LossSettings:
         info_nce: Of the positives against every other document of the batch.
         kl: Against the teachers, over every document of the batch if they score all pairs, else over the query's own.
         margin_mse: Against the teachers' scores as they are.
+        vectors: Against the documents' vectors of those teachers that are sparse models of the same vocabulary; squared
+            differences, summed over the terms. It fades: its weight falls to nothing by the last step.
         temperature: Scores are divided by it in info_nce.
         scale: The teachers' scores, brought to 0..1 for each query and averaged, are multiplied by it for kl.
     """

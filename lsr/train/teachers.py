@@ -20,6 +20,7 @@ from lsr.encode.checkpoint import TextTokenizer
 from lsr.encode.model import load_backbone
 from lsr.errors import EncoderError
 from lsr.fingerprint import digest, digest_files
+from lsr.sparse import SparseMatrix
 from lsr.train.rows import RowCache
 
 
@@ -37,17 +38,46 @@ class SparseTeacher(Teacher):
     Args:
         encoder: It.
         texts: Documents that it is fitted to, if it has to be.
+        cache: Where a model's vectors are kept, each text's once, in a folder for each model; None for nowhere.
     """
 
-    def __init__(self, encoder: Encoder, texts: Iterable[str] = ()) -> None:
+    def __init__(self, encoder: Encoder, texts: Iterable[str] = (), cache: Path | None = None) -> None:
         self.encoder = encoder
         if encoder.needs_fit:
             encoder.fit(texts)
+        elif cache is not None:
+            print_of = encoder.fingerprint
+            made_by = digest([f"{print_of.weights} {print_of.tokenizer} {print_of.max_length}".encode()])
+            self._caches = [RowCache(cache / f"sparse-{side}-{made_by}", 3) for side in ("documents", "queries")]
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.float32]:
         """As `Teacher`."""
-        found = self.encoder.encode_document(list(documents)).dot(self.encoder.encode_query(list(queries)))
+        found = self.vectors(documents).dot(self.vectors(queries, queries=True))
         return found.T.astype(np.float32)
+
+    def vectors(self, texts: Sequence[str], *, queries: bool = False) -> SparseMatrix:
+        """Of documents or queries."""
+        encode = self.encoder.encode_query if queries else self.encoder.encode_document
+        if not hasattr(self, "_caches"):
+            return encode(list(texts))
+        cache = self._caches[queries]
+        keys = [cache.key(np.frombuffer(text.encode("utf-8", "replace"), np.uint8)) for text in texts]
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in cache}
+        if new:
+            found = encode(list(new.values()))
+            cache.put((key, _as_rows(*found.row(i))) for i, key in enumerate(new))
+        rows = [np.asarray(cache[key], np.float32) for key in keys]
+        terms = [(row[:, 0] * _HALF_EXACT + row[:, 1]).astype(np.int64) for row in rows]
+        pairs = [(some, row[:, 2]) for some, row in zip(terms, rows, strict=True)]
+        return SparseMatrix.from_rows(pairs, self.encoder.n_terms)
+
+
+_HALF_EXACT = 2048  # whole numbers up to it are exact in float16
+
+
+def _as_rows(terms: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float32]:
+    """A vector as rows of a cache: a term's two digits, its weight."""
+    return np.stack([terms // _HALF_EXACT, terms % _HALF_EXACT, weights], 1).astype(np.float32)
 
 
 _POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")  # in the order they are joined
@@ -153,6 +183,7 @@ class DenseTeacher(Teacher):
         max_length: Tokens of a text that are read, at most; the checkpoint may read fewer.
         cache: Where vectors are kept, each text's once, in a folder for each model.
         device: Where the model runs.
+        half: Run it in bfloat16.
 
     Raises:
         EncoderError: No such checkpoint, one that lacks weights, or one that asks for something that isn't known here.
@@ -160,12 +191,12 @@ class DenseTeacher(Teacher):
 
     _BATCH_TOKENS = 8192
 
-    def __init__(self, name: str, *, max_length: int, cache: Path, device: str) -> None:
+    def __init__(self, name: str, *, max_length: int, cache: Path, device: str, half: bool = False) -> None:
         self.settings = how = DenseSettings.read(files.locate(name))
         self._model, absent = load_backbone(how.model, "AutoModel")
         if missing := sorted(key for key in absent if not key.endswith("position_ids") and "pooler" not in key):
             raise EncoderError(f"{how.model}: its weights lack {len(missing)} of the model's, {missing[0]} among them")
-        self._model.to(device)
+        self._model.to(device, torch.bfloat16 if half else torch.float32)
         self._tokenizer, self._device = TextTokenizer.open(how.model, how.lower_case), device
         self._max_length = min(max_length, how.max_length or max_length)
         made_by = [
@@ -173,6 +204,7 @@ class DenseTeacher(Teacher):
             self._tokenizer.digest,
             *how.pooling,
             str(how.normalize),
+            str(half),
         ]
         width = int(self._model.config.hidden_size) * len(how.pooling)
         self._cache = RowCache(cache / f"dense-{digest([' '.join(made_by).encode()])}", width)

@@ -44,7 +44,7 @@ from lsr.train.objective import Penalty, ranking_loss
 from lsr.train.pretrain import mask_tokens, masked_loss
 from lsr.train.queries import QueryTable, TermSampler, inverse_frequencies
 from lsr.train.settings import TrainSettings
-from lsr.train.teachers import Teacher, device_of
+from lsr.train.teachers import SparseTeacher, Teacher, device_of
 
 _SAMPLE = 64  # documents that the collapse detector looks at
 _START = 256  # documents that a new head looks at
@@ -267,6 +267,20 @@ class Trainer:
 
     # --- a batch ------------------------------------------------------------------------------------------------------
 
+    def _taught_vectors(self, documents: Sequence[str]) -> SparseMatrix:
+        """The mean of what the sparse models among the teachers make of documents."""
+        models = [
+            teacher
+            for teacher in self.helpers.teachers
+            if isinstance(teacher, SparseTeacher) and not isinstance(teacher.encoder, BM25Encoder)
+        ]
+        if not models or any(list(model.encoder.vocabulary) != self.vocabulary for model in models):
+            raise TrainingError("losses.vectors needs a teacher that is a sparse model of the same vocabulary")
+        total = models[0].vectors(documents).to_scipy()
+        for model in models[1:]:
+            total = total + model.vectors(documents).to_scipy()
+        return SparseMatrix.from_scipy(total / len(models))
+
     def _backward(self, examples: list[Example], rng: np.random.Generator) -> dict[str, float]:
         """Losses of a batch, and their gradients."""
         settings = self.settings
@@ -274,11 +288,14 @@ class Trainer:
         encoded = settings.queries.kind == "encoded"
         queries = self.tokenizer.ids(batch.queries, settings.queries.max_length, special=encoded)
         ids = self.tokenizer.ids(batch.documents, settings.model.max_length, special=True)
-        # Columns of the weights: what the queries ask for, then what stands for all terms.
+        taught = self._taught_vectors(batch.documents) if settings.losses.vectors else None
+        # Columns of the weights: what the queries ask for and teachers have, then what stands for all terms.
         asked, sample = slice(None), slice(None)
         terms: Tensor | None = None
         if not encoded:
             wanted, drawn = self.terms.draw(queries, rng)
+            if taught is not None:
+                wanted = np.union1d(wanted, taught.indices.astype(np.int64))
             terms = torch.from_numpy(np.concatenate([wanted, drawn])).to(self.device)
             asked, sample = slice(len(wanted)), slice(len(wanted), None)
         documents, finish = self.network.run(ids, terms)
@@ -297,8 +314,13 @@ class Trainer:
             scores = scores + self.table.lexical * torch.from_numpy(known).to(self.device)
         brought = any(teacher.examples for teacher in settings.teachers)
         raw, loss = ranking_loss(scores, batch, settings.losses, self.helpers.teachers, brought)
+        step = self.step - self._pretrain_steps
+        if taught is not None:
+            columns = np.arange(self.model.n_terms) if terms is None else terms[asked].cpu().numpy()
+            target = torch.from_numpy(taught.to_scipy()[:, columns].toarray()).to(self.device)
+            raw["vectors"] = (documents[:, asked] - target).square().sum(1).mean()
+            loss = loss + settings.losses.vectors * (1 - step / settings.optimizer.steps) * raw["vectors"]
         for name, weights in sides:
-            step = self.step - self._pretrain_steps
             values, cost = self.penalties[name](weights, terms if terms is None else terms[sample], step)
             raw |= {f"{name}_{key}": value for key, value in values.items()}
             loss = loss + cost

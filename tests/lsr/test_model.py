@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lsr.encode import checkpoint as files
+from lsr.encode.processor import sums_of_bytes
 from lsr.errors import EncoderError
 
 torch = pytest.importorskip("torch")
@@ -89,9 +90,6 @@ def test_expansion_by_its_definition(start, checkpoint):
         head.stretch += 0.2
         head.scale.normal_(std=0.2)
         head.louder -= 0.1
-        head.closer += 0.4
-        head.closeness.normal_(std=0.2)
-        head.whole.weight.normal_(std=0.2)
         found = sparse(IDS, MASK)
         backbone = transformers.AutoModel.from_pretrained(checkpoint).eval()
         for row in range(2):
@@ -99,24 +97,12 @@ def test_expansion_by_its_definition(start, checkpoint):
             h = backbone(input_ids=ids[None]).last_hidden_state[0]
             g = head.identity(h) + head.down(torch.nn.functional.gelu(head.up(h)))
             logits = (g @ head.projection.T * torch.exp(0.2 + head.scale)).amax(0) + head.bias + 0.3
-            mean = torch.nn.functional.normalize(h.mean(0), dim=0)
-            logits += head.whole(mean) @ head.alone.T * torch.exp(0.4 + head.closeness)
             tf = torch.bincount(ids, minlength=N_TERMS).float()
             k1, b = math.exp(head.k1_b[0]), 1 / (1 + math.exp(-head.k1_b[1]))
             logits += (head.frequency - 0.1) * tf / (tf + k1 * (1 - b + b * len(ids) / 140))
             assert torch.allclose(found[row], torch.log1p(torch.relu(logits)), atol=1e-4)
     assert (found[:, ABSENT] == 0).all()
     assert (found > 0).any()
-
-
-def test_expansion_knows_what_terms_mean_alone(start, checkpoint):
-    head = start("expansion").head
-    with torch.no_grad():
-        backbone = transformers.AutoModel.from_pretrained(checkpoint).eval()
-        h = backbone(input_ids=torch.tensor([[2, 9, 3]])).last_hidden_state[0]
-        alone = torch.nn.functional.normalize(h.mean(0), dim=0)
-        assert torch.allclose(torch.nn.functional.normalize(head.alone[9], dim=0), alone, atol=1e-5)
-        assert torch.equal(head.whole(alone), alone)
 
 
 def test_lexical_weighs_only_the_own_tokens(start):
@@ -251,14 +237,17 @@ def graph():
 
 
 @pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
-def test_the_graph_gives_nearly_the_same(start, graph, tmp_path, monkeypatch, saturation):
-    monkeypatch.setattr(graph, "_TERMS", 10)
-    sparse = start("expansion", "max", saturation)
+@pytest.mark.parametrize("head", ["expansion", "masked-lm"])
+def test_the_graph_gives_nearly_the_same(start, graph, tmp_path, head, saturation):
+    sparse = start(head, "max", saturation)
     with torch.no_grad():
-        sparse.head.bias[5:] = torch.randn(N_TERMS - 5)
-        sparse.head.down.weight.normal_(std=0.1)
-    graph.export(sparse, tmp_path / "model.onnx")
-    runner = graph.OnnxRunner(tmp_path / "model.onnx", N_TERMS, threads=2)
+        if head == "expansion":
+            sparse.head.bias[5:] = torch.randn(N_TERMS - 5)
+            sparse.head.down.weight.normal_(std=0.1)
+        else:
+            sparse.backbone.cls.predictions.bias[5:] = torch.randn(N_TERMS - 5)
+    graph.export(sparse, tmp_path)
+    runner = graph.OnnxRunner(tmp_path, N_TERMS, threads=2)
     texts = [[2, 23, 24, 23, 3], [2, 8, 3], [2, *range(5, 25), 3]]
     found = runner.weights(texts).to_dense()
     with torch.no_grad():
@@ -282,8 +271,8 @@ def test_a_token_far_larger_than_the_others_leaves_them_their_integers(start, gr
         inner.weight[0] = 40 * seen[0][7]
         inner.bias[0] = -40 * sizes.topk(2).values[1]
         expected = sparse(torch.tensor([text]), torch.ones(1, len(text))).numpy()
-    graph.export(sparse, tmp_path / "model.onnx")
-    found = graph.OnnxRunner(tmp_path / "model.onnx", N_TERMS).weights([text]).to_dense()
+    graph.export(sparse, tmp_path)
+    found = graph.OnnxRunner(tmp_path, N_TERMS).weights([text]).to_dense()
     assert 40 * (sizes.max() - sizes.topk(2).values[1]) > 50
     assert np.abs(found - expected).max() < 0.05
     assert np.abs(found - expected).mean() < 0.01
@@ -293,11 +282,12 @@ def test_any_processor_gives_the_same(start, graph, tmp_path, monkeypatch):
     sparse, texts = start("expansion"), [[2, 23, 24, 23, 3], [2, *range(5, 25), 3]]
     with torch.no_grad():
         sparse.head.bias[5:] += 5
-    graph.export(sparse, tmp_path / "model.onnx")
+    graph.export(sparse, tmp_path)
     found = []
-    for exact in (False, True):
-        monkeypatch.setattr(graph, "adds_bytes_exactly", lambda exact=exact: exact)
-        found.append(graph.OnnxRunner(tmp_path / "model.onnx", N_TERMS).weights(texts))
+    for lanes in (0, sums_of_bytes()):
+        monkeypatch.setattr(graph, "adds_bytes_exactly", lambda lanes=lanes: bool(lanes))
+        monkeypatch.setattr("lsr.encode.projection.sums_of_bytes", lambda lanes=lanes: lanes)
+        found.append(graph.OnnxRunner(tmp_path, N_TERMS).weights(texts))
     assert found[0] == found[1]
     assert found[0].nnz > 10
 
@@ -338,4 +328,4 @@ def test_an_encoder_is_compressed_and_opens_without_torch(start, graph, checkpoi
 def test_a_damaged_graph_is_named(graph, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"nothing")
     with pytest.raises(EncoderError, match=r"model\.onnx: can't be opened"):
-        graph.OnnxRunner(tmp_path / "model.onnx", N_TERMS)
+        graph.OnnxRunner(tmp_path, N_TERMS)

@@ -251,8 +251,8 @@ def test_a_graph_of_something_else(tmp_path):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    runner = OnnxRunner(tmp_path / "model.onnx", 7, threads=1)
-    with pytest.raises(EncoderError, match="isn't one that `export` wrote"):
+    runner = OnnxRunner(tmp_path, 7, threads=1)
+    with pytest.raises(EncoderError, match="isn't one that lsr wrote"):
         runner.origins([1, 2, 3], [5])
     (tmp_path / "model.onnx").unlink()
     with pytest.raises(EncoderError, match=r"model\.onnx: can't be read"):
