@@ -29,6 +29,7 @@ from lsr.console import note, progress
 from lsr.encode import checkpoint as files
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.checkpoint import TextTokenizer
+from lsr.encode.hub import token_table
 from lsr.encode.hybrid import HybridEncoder
 from lsr.encode.model import start_model
 from lsr.encode.splade import SpladeEncoder, Tower
@@ -39,6 +40,7 @@ from lsr.train import collapse
 from lsr.train.batches import draw_batch
 from lsr.train.checkpoints import Checkpoint, Checkpoints, replace_folder, restore_folder
 from lsr.train.data import Example, TrainingData, open_training
+from lsr.train.idle import idle_settings
 from lsr.train.network import Network, merged_weights
 from lsr.train.objective import Penalty, ranking_loss
 from lsr.train.pretrain import mask_tokens, masked_loss
@@ -80,7 +82,8 @@ class Trainer:
 
     Raises:
         EncoderError: The checkpoint to start from can't be used.
-        TrainingError: The folder holds a run of other settings, or its last checkpoint is damaged.
+        TrainingError: The data lacks what the losses need, or the folder holds a run of other settings, or its last
+            checkpoint is damaged.
     """
 
     def __init__(
@@ -92,6 +95,10 @@ class Trainer:
         together = dist.is_initialized()
         self.rank: int = dist.get_rank() if together else 0
         self.world: int = dist.get_world_size() if together else 1
+        if self.rank == 0:
+            for setting in idle_settings(settings):
+                note(f"without effect: {setting}")
+        _check_data(settings, data, self.helpers)
         self.checkpoints = Checkpoints(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._check_folder()
@@ -116,8 +123,9 @@ class Trainer:
         # A cache for each process: two that write to the same file would spoil it.
         cache = folder / "cache" if not self.rank else folder / "cache" / f"process-{self.rank}"
         self.network = Network(self.model, settings, self.device, cache)
-        table = self._first_table(n_terms)
+        table, idf = self._first_table(n_terms)
         table[absent] = 0
+        self.idf = idf.to(self.device)
         learned = settings.queries.kind in ("table", "projected")
         embeddings = None
         if settings.queries.kind == "projected":
@@ -126,8 +134,8 @@ class Trainer:
         self.terms = TermSampler(n_terms, absent, settings.sample_terms)
         view = "query" if settings.queries.kind in ("encoded", "tokens") else "document"
         self.penalties = {
-            "documents": Penalty(settings.documents_regularizer, self.table.idf, view),
-            "queries": Penalty(settings.queries_regularizer, self.table.idf, view),
+            "documents": Penalty(settings.documents_regularizer, self.idf, view),
+            "queries": Penalty(settings.queries_regularizer, self.idf, view),
         }
         self.step, self.best, self.waited = 0, -math.inf, 0
         self.optimizer = self._make_optimizer()
@@ -159,7 +167,12 @@ class Trainer:
         if self.rank == 0:
             self.save_encoder(self.folder / "last")
         best = self.folder / "best"
-        return best if best.is_dir() else self.folder / "last"
+        if best.is_dir():
+            return best
+        if self.rank == 0 and self.settings.validation and self.helpers.validate:
+            most = self.settings.validation.max_terms
+            note(f"no encoder had at most {most:g} terms a document: there is only the last")
+        return self.folder / "last"
 
     def _loop(self, log: Any) -> None:
         settings = self.settings
@@ -243,7 +256,7 @@ class Trainer:
         if step >= steps:
             step, steps = step - steps, optimizer.steps
         if step < optimizer.warmup:
-            return (step + 1) / optimizer.warmup
+            return step / optimizer.warmup  # 0 at the first step, as transformers' schedules have it
         left = 1 - (step - optimizer.warmup) / max(1, steps - optimizer.warmup)
         if optimizer.decay == "linear":
             return max(left, 0.01)
@@ -328,13 +341,25 @@ class Trainer:
                 break
         return list(texts)[:n]
 
-    def _first_table(self, n_terms: int) -> Tensor:
-        """IDF over documents of the training data, (n_terms,) float32; ones where nobody asks for it."""
+    def _first_table(self, n_terms: int) -> tuple[Tensor, Tensor]:
+        """What query terms weigh at first, and their IDF; (n_terms,) float32 each, ones where nobody asks for it."""
+        queries, length = self.settings.queries, self.settings.model.max_length
         kinds = self.settings.documents_regularizer.kind, self.settings.queries_regularizer.kind
-        if self.settings.queries.kind in ("encoded", "projected", "tokens") and "idf_flops" not in kinds:
-            return torch.ones(n_terms)
-        texts = self._some_texts(_IDF_SAMPLE)
-        return inverse_frequencies(self.tokenizer.ids(texts, self.settings.model.max_length, special=False), n_terms)
+        ones = torch.ones(n_terms)
+        if queries.weights is not None:
+            path = Path(queries.weights)
+            if not path.is_file():
+                raise EncoderError(f"queries.weights: no such file: {path}")
+            given = token_table(path, self.tokenizer)
+            if not np.isfinite(given).all():
+                raise EncoderError(f"queries.weights: {path} has weights that are no finite numbers")
+            table = torch.from_numpy(np.pad(given, (0, max(0, n_terms - len(given))))[:n_terms])
+            return table, table.clone()
+        if queries.kind not in ("table", "idf") and "idf_flops" not in kinds:
+            return ones, ones
+        rows = self.tokenizer.ids(self._some_texts(_IDF_SAMPLE), length, special=False)
+        idf, mean = inverse_frequencies(rows, n_terms)
+        return {"idf": idf.clone(), "table": idf / mean}.get(queries.kind, ones), idf
 
     def _make_optimizer(self) -> torch.optim.AdamW:
         given = self.settings.optimizer
@@ -346,9 +371,9 @@ class Trainer:
                 continue
             rate = given.lr
             if id(parameter) in own or name.startswith("table"):
-                rate = given.head_lr or given.lr
+                rate = given.lr if given.head_lr is None else given.head_lr
                 if (parameter.dim() == 1 and len(parameter) == self.model.n_terms) or parameter.numel() <= 2:
-                    rate = given.term_lr or rate
+                    rate = rate if given.term_lr is None else given.term_lr
             decay = given.weight_decay if parameter.dim() > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
             self.names[parameter] = name
@@ -412,15 +437,30 @@ class Trainer:
             if self.settings.validation.measure not in measures:
                 raise TrainingError(f"validation gave {', '.join(measures)}, not {self.settings.validation.measure}")
             value = measures[self.settings.validation.measure]
-            if value > self.best:
+            why_not = self._cannot_be_best(measures)
+            if not why_not and value > self.best:
                 self.best, self.waited = value, 0
                 replace_folder(current, self.folder / "best")
-            else:
+            elif not why_not:
                 self.waited += 1
             _write_line(log, {"step": self.step, "validation": measures})
-            note(f"step {self.step}: " + ", ".join(f"{name} {value:.4f}" for name, value in measures.items()))
+            told = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
+            note(f"step {self.step}: {told}{why_not and f'; it is not taken for the best: {why_not}'}")
             self._examined(log)
         return self._agreed(self._patience_is_over())
+
+    def _cannot_be_best(self, measures: Mapping[str, float]) -> str:
+        """Why the encoder as it is now isn't taken for the best, however good; "" if it may be."""
+        assert self.settings.validation is not None
+        most = self.settings.validation.max_terms
+        if most and (terms := measures.get("terms", math.inf)) > most:
+            return f"its documents have {terms:.1f} terms, and max_terms is {most:g}"
+        sides = [self.settings.documents_regularizer]
+        if self.settings.queries.kind == "encoded":
+            sides.append(self.settings.queries_regularizer)
+        ramps = [side.ramp for side in sides if side.weight and side.schedule != "constant"]
+        grown = self._pretrain_steps + max(ramps, default=0)
+        return f"the regularizers grow until step {grown}" if self.step < min(grown, self.steps) else ""
 
     def _patience_is_over(self) -> bool:
         patience = self.settings.validation.patience if self.settings.validation else 0
@@ -500,6 +540,8 @@ class Trainer:
         counts = {
             f"{side}.{key}": value for side, p in self.penalties.items() for key, value in p.df.state_dict().items()
         }
+        if self.settings.queries.kind == "idf":
+            counts["idf"] = self.table.weight
         weights = {name: parameter for parameter, name in self.names.items()}
         state = {"step": self.step, "best": self.best if math.isfinite(self.best) else None, "waited": self.waited}
         self.checkpoints.save(
@@ -536,6 +578,13 @@ class Trainer:
         weights, moments, counts = (content.tensors[part] for part in ("weights", "optimizer", "counts"))
         for side, penalty in self.penalties.items():
             penalty.df.load_state_dict({key: counts[f"{side}.{key}"].to(self.device) for key in ("active", "seen")})
+        if self.settings.queries.kind == "idf":
+            if "idf" not in counts:
+                raise TrainingError(
+                    f"{self.folder} has a run of an earlier version, in which the queries' IDF had a mean of 1; take "
+                    "another folder, or go on with that version"
+                )
+            self.table.weight.copy_(counts["idf"])
         if unknown := {slot.rpartition("|")[0] for slot in moments} - set(self.names.values()):
             raise ValueError(f"moments of {min(unknown)}, which is not trained")
         for parameter, name in self.names.items():
@@ -582,6 +631,27 @@ def _agrees(then: Any, here: Any) -> bool:
     if isinstance(then, list) and isinstance(here, list):
         return len(then) == len(here) and all(map(_agrees, then, here))
     return bool(then == here)
+
+
+def _check_data(settings: TrainSettings, data: TrainingData, helpers: Helpers) -> None:
+    """Refuse data that the run would stumble over later on."""
+    paths = [source.path for source in settings.data.sources]
+    imitates = settings.losses.kl or settings.losses.margin_mse
+    if imitates and (not helpers.teachers or any(teacher.examples for teacher in settings.teachers)):
+        counts = [data.n_teachers(number) for number in range(data.n_sources)]
+        if 0 in counts or len(set(counts)) > 1:
+            each = ", ".join(f"{path} those of {n or 'none'}" for path, n in zip(paths, counts, strict=True))
+            raise TrainingError(
+                "kl and margin_mse need teachers, or examples that bring scores, all of them those of as many "
+                f"teachers; here {each}. Name models under teachers, or leave out the sources without scores"
+            )
+    if settings.data.refresh_every and helpers.mine:
+        for number, path in enumerate(paths):
+            if n := data.n_unnamed(number):
+                raise TrainingError(
+                    f"data.refresh_every: {n} queries of {path} have no query_id, by which the negatives that are "
+                    "found are joined to them; give them one"
+                )
 
 
 def _check_lengths(checkpoint: Path, settings: TrainSettings) -> None:
