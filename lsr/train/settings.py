@@ -71,7 +71,7 @@ class DataSettings(Settings):
 
     Attributes:
         sources: Where they come from, see `lsr.train.sources`.
-        queries: Queries of a batch.
+        queries: Queries of a batch; of several processes each brings as many, and losses see them all.
         negatives: Documents beside the positive one, for each query, drawn from its candidates.
         refresh_every: After so many steps, and again and again, the sources' collections are searched with the encoder
             as it is then, and what is found becomes the candidates (ANCE, arXiv 2007.00808); 0 for never. Of sources
@@ -203,7 +203,9 @@ class OptimizerSettings(Settings):
         warmup: Steps over which the rates grow.
         decay: How they fall afterwards.
         clip: The gradient's norm at most.
-        accumulate: Batches of an update.
+        accumulate: Batches of an update. With gradient_cache losses and regularizers see them as one, as they see the
+            batches of several processes; without it each batch is by itself: InfoNCE has fewer negatives, and FLOPS of
+            few documents is larger than that of many.
     """
 
     steps: int = field(metadata=within(at_least=1))

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -41,9 +40,10 @@ from lsr.train.batches import draw_batch
 from lsr.train.checkpoints import Checkpoint, Checkpoints, replace_folder, restore_folder
 from lsr.train.data import Example, TrainingData, open_training
 from lsr.train.idle import idle_settings
-from lsr.train.network import Network, merged_weights
+from lsr.train.network import Ids, Network, merged_weights
 from lsr.train.objective import Penalty, ranking_loss
 from lsr.train.pretrain import mask_tokens, masked_loss
+from lsr.train.processes import Processes, SharedTeacher
 from lsr.train.queries import QueryTable, TermSampler, inverse_frequencies
 from lsr.train.settings import TrainSettings
 from lsr.train.teachers import Teacher, device_of
@@ -92,9 +92,11 @@ class Trainer:
         self.settings, self.folder, self.data = settings, folder, data
         self.helpers = helpers or Helpers()
         self.device = device_of(settings.device)
-        together = dist.is_initialized()
-        self.rank: int = dist.get_rank() if together else 0
-        self.world: int = dist.get_world_size() if together else 1
+        self.processes = Processes(self.device)
+        self.rank = self.processes.rank
+        self.teachers = self.helpers.teachers
+        if self.processes.count > 1:
+            self.teachers = [SharedTeacher(teacher, self.processes) for teacher in self.teachers]
         if self.rank == 0:
             for setting in idle_settings(settings):
                 note(f"without effect: {setting}")
@@ -138,6 +140,7 @@ class Trainer:
             "queries": Penalty(settings.queries_regularizer, self.idf, view),
         }
         self.step, self.best, self.waited = 0, -math.inf, 0
+        self.drawn_before = 0  # beside those that the steps say, where other numbers of processes ran before
         self.optimizer = self._make_optimizer()
         self._resume()
 
@@ -204,9 +207,13 @@ class Trainer:
         bar.close()
 
     def _examples(self) -> Iterator[Example]:
-        """This process' examples from the present step on."""
-        per_step = self.settings.data.queries * self.settings.optimizer.accumulate * self.world
-        return islice(self.data.stream(self.settings.seed, self.step * per_step), self.rank, None, self.world)
+        """The examples of all processes from the present step on."""
+        return self.data.stream(self.settings.seed, self._drawn())
+
+    def _drawn(self) -> int:
+        """How many examples the steps so far have taken."""
+        per_step = self.settings.data.queries * self.settings.optimizer.accumulate * self.processes.count
+        return self.drawn_before + self.step * per_step
 
     def _update(self, examples: Iterator[Example]) -> dict[str, float]:
         """One step; gives what it logs."""
@@ -216,14 +223,19 @@ class Trainer:
             self.optimizer.state.clear()  # the moments are another loss'
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, float] = {}
-        for part in range(settings.optimizer.accumulate):
-            drawn = [next(examples) for _ in range(settings.data.queries)]
-            rng = np.random.default_rng([settings.seed, self.step, part, self.rank])
-            torch.manual_seed(int(rng.integers(2**31)))
-            values = self._backward_masked(drawn, rng) if pretrain else self._backward(drawn, rng)
+        # The gradient cache makes one batch of those that are accumulated: it needs the memory of a part all the same.
+        together = settings.gradient_cache and not pretrain
+        parts = 1 if together else settings.optimizer.accumulate
+        size = settings.data.queries * self.processes.count * settings.optimizer.accumulate // parts
+        for part in range(parts):
+            drawn = [next(examples) for _ in range(size)]
+            # What is drawn of the examples is the same in every process, dropout is not.
+            rng = np.random.default_rng([settings.seed, self.step, part, 0])
+            torch.manual_seed(int(rng.integers(2**31)) + self.rank)
+            values = self._backward_masked(drawn, rng, parts) if pretrain else self._backward(drawn, rng, parts)
             for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + value / settings.optimizer.accumulate
-        self._share_between_processes()
+                totals[name] = totals.get(name, 0.0) + value / parts
+        self.processes.average_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = float(nn.utils.clip_grad_norm_(parameters, settings.optimizer.clip))
         if wrong := [name for name, value in totals.items() if not math.isfinite(value)]:
@@ -262,43 +274,27 @@ class Trainer:
             return max(left, 0.01)
         return max(0.5 * (1 - math.cos(math.pi * left)), 0.01) if optimizer.decay == "cosine" else 1.0
 
-    def _share_between_processes(self) -> None:
-        """Replace gradients, and the counts of documents, by their mean over the processes."""
-        if self.world == 1:
-            return
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= self.world
-        for penalty in self.penalties.values():
-            if penalty.settings.kind == "df_flops":
-                for counts in penalty.df.state_dict().values():
-                    dist.all_reduce(counts)
-                    counts /= self.world
-
     # --- a batch ------------------------------------------------------------------------------------------------------
 
-    def _backward(self, examples: list[Example], rng: np.random.Generator) -> dict[str, float]:
-        """Losses of a batch, and their gradients."""
+    def _backward(self, examples: list[Example], rng: np.random.Generator, parts: int) -> dict[str, float]:
+        """Losses of a batch of all processes, one of so many parts of an update, and their gradients."""
         settings = self.settings
         batch = draw_batch(examples, settings.data.negatives, rng)
         encoded = settings.queries.kind == "encoded"
-        queries = self.tokenizer.ids(batch.queries, settings.queries.max_length, special=encoded)
-        ids = self.tokenizer.ids(batch.documents, settings.model.max_length, special=True)
+        queries: Ids = []
         # Columns of the weights: what the queries ask for, then what stands for all terms.
         asked, sample = slice(None), slice(None)
         terms: Tensor | None = None
         if not encoded:
+            queries = self.tokenizer.ids(batch.queries, settings.queries.max_length, special=False)
             wanted, drawn = self.terms.draw(queries, rng)
             terms = torch.from_numpy(np.concatenate([wanted, drawn])).to(self.device)
             asked, sample = slice(len(wanted)), slice(len(wanted), None)
-        documents, finish = self.network.run(ids, terms)
+        documents, finish = self._run(batch.documents, settings.model.max_length, terms)
         sides = [("documents", documents[:, sample])]
         finishers = [finish]
         if terms is None:
-            asking, finish = self.network.run(queries, None)
+            asking, finish = self._run(batch.queries, settings.queries.max_length, None)
             sides.append(("queries", asking))
             finishers.append(finish)
         else:
@@ -306,30 +302,37 @@ class Trainer:
         scores = asking @ documents[:, asked].T
         if settings.lexical:
             assert self.helpers.lexical is not None
-            known = self.helpers.lexical.scores(batch.queries, batch.documents)
+            known = SharedTeacher(self.helpers.lexical, self.processes).scores(batch.queries, batch.documents)
             scores = scores + self.table.lexical * torch.from_numpy(known).to(self.device)
         brought = any(teacher.examples for teacher in settings.teachers)
-        raw, loss = ranking_loss(scores, batch, settings.losses, self.helpers.teachers, brought)
+        raw, loss = ranking_loss(scores, batch, settings.losses, self.teachers, brought)
         for name, weights in sides:
             step = self.step - self._pretrain_steps
             values, cost = self.penalties[name](weights, terms if terms is None else terms[sample], step)
             raw |= {f"{name}_{key}": value for key, value in values.items()}
             loss = loss + cost
-        (loss / settings.optimizer.accumulate).backward()
+        (loss / parts).backward()
         for finish in finishers:
             finish()
         return {name: float(value.detach()) for name, value in raw.items()} | {"loss": float(loss.detach())}
 
-    def _backward_masked(self, examples: list[Example], rng: np.random.Generator) -> dict[str, float]:
-        """The first stage's loss of a positive of each example, and its gradients."""
+    def _run(self, texts: Sequence[str], length: int, terms: Tensor | None) -> tuple[Tensor, Callable[[], None]]:
+        """Weights of texts, of which each process runs its share; what to call is as of `Network.run`."""
+        ids = self.tokenizer.ids(texts[self.processes.share(len(texts))], length, special=True)
+        own, finish = self.network.run(ids, terms)
+        return self.processes.gather(own, len(texts)), finish
+
+    def _backward_masked(self, examples: list[Example], rng: np.random.Generator, parts: int) -> dict[str, float]:
+        """The first stage's loss of a positive of each example; otherwise as `_backward`."""
         pretrain = self.settings.pretrain
         assert pretrain is not None
         texts = [example.documents[int(rng.integers(example.n_positives))] for example in examples]
         ids = self.tokenizer.ids(texts, self.settings.model.max_length, special=True)
         masked = mask_tokens(ids, self.tokenizer, self.model.n_terms, pretrain.mask_share, rng)
-        raw, loss = masked_loss(self.network, ids, masked, pretrain.flops)
-        (loss / self.settings.optimizer.accumulate).backward()
-        return {name: float(value.detach()) for name, value in raw.items()} | {"loss": float(loss.detach())}
+        raw, loss = masked_loss(self.network, ids, masked, pretrain.flops, self.processes)
+        (loss / parts).backward()
+        values = {name: float(value.detach()) for name, value in raw.items()}
+        return values | {"loss": values["masked_lm"] + pretrain.flops * values["documents_flops"]}
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -447,7 +450,7 @@ class Trainer:
             told = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
             note(f"step {self.step}: {told}{why_not and f'; it is not taken for the best: {why_not}'}")
             self._examined(log)
-        return self._agreed(self._patience_is_over())
+        return self.processes.agree(self._patience_is_over())
 
     def _cannot_be_best(self, measures: Mapping[str, float]) -> str:
         """Why the encoder as it is now isn't taken for the best, however good; "" if it may be."""
@@ -465,14 +468,6 @@ class Trainer:
     def _patience_is_over(self) -> bool:
         patience = self.settings.validation.patience if self.settings.validation else 0
         return bool(patience) and self.waited >= patience
-
-    def _agreed(self, value: bool) -> bool:
-        """What the first process says; the others wait for it."""
-        if self.world == 1:
-            return value
-        flag = torch.tensor([int(value)], device=self.device)
-        dist.broadcast(flag, 0)
-        return bool(flag.item())
 
     def _examined(self, log: Any) -> None:
         """Look for a collapse, and say what is found."""
@@ -515,7 +510,7 @@ class Trainer:
             work.mkdir()
             self.helpers.mine(current, self.data, work)
             os.replace(work, target)
-        self._agreed(True)
+        self.processes.agree(True)
         self._take(target)
 
     def _take(self, negatives: Path) -> None:
@@ -544,6 +539,7 @@ class Trainer:
             counts["idf"] = self.table.weight
         weights = {name: parameter for parameter, name in self.names.items()}
         state = {"step": self.step, "best": self.best if math.isfinite(self.best) else None, "waited": self.waited}
+        state |= {"processes": self.processes.count, "drawn": self._drawn()}
         self.checkpoints.save(
             self.step, Checkpoint({"weights": weights, "optimizer": moments, "counts": counts}, state)
         )
@@ -599,6 +595,14 @@ class Trainer:
         best = content.state["best"]
         self.step, self.waited = int(content.state["step"]), int(content.state["waited"])
         self.best = -math.inf if best is None else float(best)
+        before = int(content.state.get("processes", self.processes.count))
+        self.drawn_before = int(content.state.get("drawn", self._drawn())) - self._drawn()
+        if before != self.processes.count and self.rank == 0:
+            size = self.settings.data.queries * self.settings.optimizer.accumulate
+            note(
+                f"this run had {before} processes until step {self.step} and goes on with {self.processes.count}: an "
+                f"update is of {size * self.processes.count} queries instead of {size * before}"
+            )
 
     def _check_folder(self) -> None:
         """Refuse a folder with another run; remember this one's settings."""

@@ -368,6 +368,22 @@ def test_accumulated_batches_make_one_update(settings, steady, tmp_path):
     )
 
 
+def test_the_gradient_cache_makes_one_batch_of_those_that_are_accumulated(settings, steady, tmp_path):
+    settings = replace(
+        settings,
+        model=replace(settings.model, checkpoint=str(steady)),
+        losses=LossSettings(info_nce=1.0, kl=0.5),
+        documents_regularizer=RegularizerSettings("flops", weight=0.1),
+        gradient_cache=True,
+    )
+    compare(
+        settings,
+        tmp_path,
+        data=replace(settings.data, queries=2),
+        optimizer=replace(settings.optimizer, accumulate=2),
+    )
+
+
 def test_half_precision_is_near(settings, steady, tmp_path):
     settings = replace(
         settings,
@@ -627,30 +643,65 @@ def test_a_run_that_failed_in_a_step_goes_on(settings, tmp_path, monkeypatch):
     assert (log(tmp_path / "failed"), weights_of(tmp_path / "failed" / "last")) == expected
 
 
-def test_two_processes_have_the_same_weights(settings, tmp_path):
+def two_processes(settings, folder):
+    """Runs with two processes, this one and a child; gives the run and what the child said in the end."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    settings = replace(settings, documents_regularizer=RegularizerSettings("df_flops", weight=0.1))
     where = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
-    other = child(settings, tmp_path / "run", **where)
+    other = child(settings, folder, **where)
     torch.distributed.init_process_group("gloo", f"tcp://localhost:{port}", rank=0, world_size=2)
     try:
-        run = trainer(settings, tmp_path / "run")
+        run = trainer(settings, folder)
         run.run()
     finally:
         torch.distributed.destroy_process_group()
-    said, complaint = other.communicate(timeout=100)
+    said, complaint = other.communicate(timeout=200)
     assert other.returncode == 0, complaint
-    theirs, counted = map(json.loads, said.splitlines())
-    mine = {name: float(p.detach().double().sum()) for p, name in run.names.items()}
-    assert theirs == mine
-    assert np.isfinite(list(mine.values())).all()
-    assert counted == float(run.penalties["documents"].df.fractions().sum()) > 0
-    assert len(log(tmp_path / "run")) == 8
-    alone = tmp_path / "alone"
-    trainer(settings, alone).run()
-    assert log(alone) != log(tmp_path / "run")
+    return run, [json.loads(line) for line in said.splitlines()]
+
+
+def sums(run):
+    return {name: float(p.detach().double().sum()) for p, name in run.names.items()}
+
+
+@pytest.mark.parametrize("way", ["encoded", "cached table"])
+def test_two_processes_are_one_with_batches_twice_as_large(settings, steady, tmp_path, capsys, way):
+    """In-batch negatives, teachers' choices and FLOPS are of all texts, and so is the log."""
+    cached = way == "cached table"
+    settings = replace(
+        settings,
+        model=replace(settings.model, checkpoint=str(steady)),
+        queries=QuerySettings("table" if cached else "encoded", max_length=16),
+        losses=LossSettings(info_nce=1.0, kl=0.3, margin_mse=0.1),
+        documents_regularizer=RegularizerSettings("df_flops" if cached else "flops", weight=0.1),
+        pretrain=None if cached else PretrainSettings(2, flops=1e-2),
+        gradient_cache=cached,
+        optimizer=replace(settings.optimizer, steps=5, accumulate=2 if cached else 1, warmup=0),
+        data=replace(settings.data, queries=3),
+    )
+    run, (theirs, counted) = two_processes(settings, tmp_path / "two")
+    assert np.isfinite(list(sums(run).values())).all()
+    assert theirs == pytest.approx(sums(run), rel=1e-6, abs=1e-6)
+    assert counted == float(run.penalties["documents"].df.fractions().sum())
+    alone = trainer(replace(settings, data=replace(settings.data, queries=6)), tmp_path / "alone")
+    alone.run()
+    for name in ("loss", "norm", "documents_terms"):
+        assert log(tmp_path / "two", name) == pytest.approx(log(tmp_path / "alone", name), rel=1e-3)
+    found, expected = sums(run), sums(alone)
+    for name in expected:
+        if not name.endswith("key.bias"):  # its gradient is zero, and Adam makes steps of what rounding leaves
+            assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-3), name
+    # Another number of processes goes on with the examples that follow, and says what that means.
+    shutil.rmtree(tmp_path / "two" / f"checkpoint-{run.step:08d}")
+    capsys.readouterr()
+    one = trainer(settings, tmp_path / "two")
+    size, at = (6, 3) if cached else (3, 6)
+    said = f"had 2 processes until step {at} and goes on with 1: an update is of {size} queries instead of {2 * size}"
+    assert said in capsys.readouterr().err
+    assert one._drawn() == at * 2 * size
+    one.run()
+    assert trainer(settings, tmp_path / "two")._drawn() == at * 2 * size + (one.steps - at) * size
 
 
 def test_no_number_is_named_and_costs_no_checkpoint(settings, tmp_path, monkeypatch):
