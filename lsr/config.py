@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -18,7 +19,68 @@ from typing import Any, TypeVar
 from lsr.errors import DataError, MissingExtra
 
 T = TypeVar("T")
+_RANGE = "range"
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Where a number has to lie; a number that is not finite lies nowhere."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def problem(self, value: Any) -> str | None:
+        """What a value should be, if it isn't."""
+        if not isinstance(value, int | float):
+            return None
+        whole = not isinstance(value, float) or math.isfinite(value)
+        low = (self.at_least is None or value >= self.at_least) and (self.above is None or value > self.above)
+        high = (self.at_most is None or value <= self.at_most) and (self.below is None or value < self.below)
+        if whole and low and high:
+            return None
+        bounds = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+        said = " and ".join(f"{name} {bound:g}" for name, bound in bounds.items() if bound is not None)
+        return f"must be {said or 'a finite number'}, got {value}"
+
+
+def within(
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> dict[str, Range]:
+    """Metadata of a dataclass' field: its range, which `read_config` and `Settings` hold values to."""
+    return {_RANGE: Range(at_least, above, at_most, below)}
+
+
+class Settings:
+    """A base of dataclasses whose numbers have ranges."""
+
+    def __post_init__(self) -> None:
+        """Hold all values to their ranges and to each other.
+
+        Raises:
+            ValueError: What is wrong, a line for each.
+        """
+        wrong = []
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every heir is a dataclass
+            if problem := _out_of_range(field, getattr(self, field.name)):
+                wrong.append(f"{field.name} {problem}")
+        if wrong := wrong or self.conflicts():
+            raise ValueError("\n".join(wrong))
+
+    def conflicts(self) -> list[str]:
+        """What doesn't go together, each of the values being in its range."""
+        return []
+
+
+def _out_of_range(field: dataclasses.Field[Any], value: Any) -> str | None:
+    bounds = field.metadata.get(_RANGE)
+    return bounds.problem(value) if isinstance(bounds, Range) else None
 
 
 def read_config(path: str | PathLike[str], schema: type[T], overrides: Sequence[str] = ()) -> T:
@@ -176,6 +238,8 @@ class _Reader:
                 self.wrong(key, f"{prefix}{key.value} is there twice")
             else:
                 values[key.value] = self.read(value, hints[key.value], prefix + key.value)
+                if problem := _out_of_range(known[key.value], values[key.value]):
+                    self.wrong(value, f"{prefix}{key.value} {problem}")
         no_default = dataclasses.MISSING
         for field in known.values():
             if field.name not in values and field.default is no_default and field.default_factory is no_default:
@@ -185,7 +249,8 @@ class _Reader:
         try:
             return kind(**values)
         except ValueError as error:
-            self.wrong(node, f"{prefix or 'the file'}{': ' if not prefix else ''}{error}")
+            for problem in str(error).splitlines():
+                self.wrong(node, f"{prefix or 'the file'}{': ' if not prefix else ''}{problem}")
             return None
 
     def _is_null(self, node: Any) -> bool:

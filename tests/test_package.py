@@ -52,6 +52,17 @@ def test_all_packages_on_disk_are_in_the_wheel():
     assert table["package-dir"] == {"lsr": "lsr", "lsr.index": "index", "lsr.eval": "eval"}
 
 
+def test_a_checkout_called_lsr_is_no_obstacle_beside_it(tmp_path):
+    """Python takes the folder where it is started for a package of that name, before the one that is installed."""
+    (tmp_path / "lsr").symlink_to(ROOT)
+    said = python(
+        "import lsr, lsr.index.index; from lsr import Index; print(lsr.__version__, Index.__module__)", tmp_path
+    )
+    assert said[1] == "lsr.index.index"
+    ran = subprocess.run([sys.executable, "-m", "lsr", "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout.split()[-1]) == (0, said[0]), ran.stderr
+
+
 def test_all_data_files_are_in_the_wheel():
     data, where = setuptools_table()["package-data"], {package_name(folder): folder for folder in package_folders()}
     shipped = {p for package, globs in data.items() for g in globs for p in where[package].glob(g)}

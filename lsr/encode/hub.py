@@ -205,7 +205,7 @@ def _read_layout(reference: str, folder: Path) -> _Layout:
             return _Layout(Tower.open(reference))
         tower = Tower.open(reference, max_length=_text_limit(folder, {}))
         tokenizer = TextTokenizer.open(folder)
-        table = _token_table(folder / "idf.json", tokenizer)
+        table = token_table(folder / "idf.json", tokenizer)
         return _Layout(tower, table=table, tokenizer=tokenizer, query_length=files.tokenizer_limit(folder))
     raise EncoderError(
         f"{folder}: no encoder: none of {CONFIG_FILE} (lsr), modules.json (sentence-transformers) and "
@@ -302,7 +302,7 @@ def _static_table(folder: Path, at: Path, tokenizer: TextTokenizer) -> NDArray[n
     path = files.read_object(at / "config.json").get("path")
     if isinstance(path, str) and path.endswith(".json"):
         places = [files.inside(at, path), files.inside(folder, path)]
-        return _token_table(next((place for place in places if place.is_file()), places[0]), tokenizer)
+        return token_table(next((place for place in places if place.is_file()), places[0]), tokenizer)
     if (at / "model.safetensors").is_file():
         return files.read_tensor(at / "model.safetensors", "weight")
     raise EncoderError(
@@ -312,7 +312,7 @@ def _static_table(folder: Path, at: Path, tokenizer: TextTokenizer) -> NDArray[n
     )
 
 
-def _token_table(path: Path, tokenizer: TextTokenizer) -> NDArray[np.float32]:
+def token_table(path: Path, tokenizer: TextTokenizer) -> NDArray[np.float32]:
     """Query weights given by token."""
     weights = files.read_object(path)
     table = np.zeros(tokenizer.size, np.float32)

@@ -14,6 +14,10 @@ which not but have has had do does did i you he she they we there their can will
 who . , ; : ' " ( ) - ? !"""
 
 
+_ALIKE = 0.95  # cosine of two vectors that say the same
+_COMPARED = 512  # documents that are compared with each other
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something wrong.
@@ -82,13 +86,26 @@ def examine(weights: SparseMatrix, vocabulary: Sequence[str], special: Collectio
             found.append(Finding(f"weight on {what}", f"{what} carry {share:.0%} of all weight; {advice}."))
     used = int((mass > 0).sum())
     same = np.bincount(weights.indices, minlength=n_terms) / len(lengths)
-    everywhere = int((same > 0.9).sum())
-    if len(lengths) >= 20 and everywhere > 0.5 * mean:
+    everywhere = same > 0.9
+    # By number and by mass: documents don't differ either where many light terms stand beside what all of them have.
+    common, share = int(everywhere.sum()), float(mass[everywhere].sum()) / total
+    alike = _share_alike(weights)
+    if len(lengths) >= 20 and (common > 0.5 * mean or share > 0.5):
         found.append(
             Finding(
                 "the same terms everywhere",
-                f"{everywhere} terms are in more than nine of ten documents, which have {mean:.0f} on average: vectors "
-                "hardly differ. Lower the learning rate, and look whether the loss has fallen at all.",
+                f"{common} terms are in more than nine of ten documents, which have {mean:.0f} on average, and carry "
+                f"{share:.0%} of all weight: vectors hardly differ. Lower the learning rate, and look whether the loss "
+                "has fallen at all.",
+            )
+        )
+    elif len(lengths) >= 20 and alike > 0.3:
+        found.append(
+            Finding(
+                "documents alike",
+                f"{alike:.0%} of the documents have a vector that another one has, too, or nearly (cosine above "
+                f"{_ALIKE}). Lower the learning rate or the regularizer's weight, or make its ramp longer; if the "
+                "texts are alike, so should their vectors be.",
             )
         )
     elif len(lengths) >= 20 and used < 2 * mean:
@@ -100,3 +117,15 @@ def examine(weights: SparseMatrix, vocabulary: Sequence[str], special: Collectio
             )
         )
     return found
+
+
+def _share_alike(weights: SparseMatrix) -> float:
+    """The share of documents whose vector another one has nearly, too; empty ones left out."""
+    rows = weights[np.flatnonzero(weights.lengths())[:_COMPARED]]
+    columns, places = np.unique(rows.indices, return_inverse=True)
+    dense = np.zeros((rows.shape[0], len(columns)), np.float32)
+    dense[np.repeat(np.arange(rows.shape[0]), rows.lengths()), places] = rows.data
+    dense /= np.linalg.norm(dense, axis=1, keepdims=True)
+    cosines = dense @ dense.T
+    np.fill_diagonal(cosines, 0)
+    return float((cosines.max(1, initial=0) > _ALIKE).mean())

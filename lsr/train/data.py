@@ -65,6 +65,15 @@ class TrainingData:
         """How many sources there are."""
         return len(self._sources)
 
+    def n_teachers(self, source: int) -> int:
+        """How many teachers' scores a source brings; it is the same for all its examples."""
+        scores = self._sources[source][0].scores
+        return 0 if scores is None else len(scores)
+
+    def n_unnamed(self, source: int) -> int:
+        """How many of a source's queries can't be found again by their id: documents have ids, and they have none."""
+        return self._sources[source].n_unnamed()
+
     def examples(self, source: int) -> Iterator[Example]:
         """The examples of a source, each once, in its own order."""
         return map(self._sources[source].__getitem__, range(len(self._sources[source])))
@@ -162,6 +171,10 @@ class _Source:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    def n_unnamed(self) -> int:
+        """Queries without an id, where documents have ids."""
+        return 0 if self.texts is None else self._batches.nulls(0)
 
     def __getitem__(self, number: int) -> Example:
         batch, i = self._batches.at(number)

@@ -41,16 +41,19 @@ def info_nce(scores: Tensor, positives: Tensor, temperature: float = 1.0) -> Ten
     return (each.sum(1) / positives.sum(1)).mean()
 
 
-def margin_mse(scores: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+def margin_mse(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, *, every_pair: bool = False) -> Tensor:
     """MarginMSE: mean of ( (s_0 - s_i) - (t_0 - t_i) )^2 over the candidates i > 0 (arXiv 2010.02666).
 
     The student learns the teacher's distances between the positive and its negatives, whatever the level of either.
+    With every pair it learns those among the negatives, too: the mean is over all ordered pairs of candidates, each
+    with itself among them, as naver/splade's trainer of SPLADE-v3 has it, so that its weight carries over.
 
     Args:
         scores: (n_queries, n_candidates) float, candidate 0 the positive.
         teacher: (n_queries, n_candidates) float, the teacher's scores of the same. Has no gradient.
         mask: (n_queries, n_candidates) bool, False where a candidate is absent; without its positive a query does not
             count.
+        every_pair: Whether the negatives are compared with each other.
 
     Returns:
         A scalar; 0 where there is no pair at all.
@@ -59,6 +62,12 @@ def margin_mse(scores: Tensor, teacher: Tensor, mask: Tensor | None = None) -> T
         ValueError: Shapes that differ.
     """
     student, target, present = _checked(scores, teacher, mask)
+    if every_pair:
+        present = present & present[:, :1]
+        apart = student - target
+        apart = apart.unsqueeze(2) - apart.unsqueeze(1)
+        both = present.unsqueeze(2) & present.unsqueeze(1)
+        return apart.square().masked_fill(~both, 0).sum() / both.sum().clamp(min=1)
     pairs = present[:, 1:] & present[:, :1]
     apart = (student[:, :1] - student[:, 1:]) - (target[:, :1] - target[:, 1:])
     return apart.square().masked_fill(~pairs, 0).sum() / pairs.sum().clamp(min=1)
@@ -90,7 +99,7 @@ def kl(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature:
     return each.sum(1).mean() * temperature**2
 
 
-def ensemble(teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0) -> Tensor:
+def ensemble(teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0, *, normalize: bool = True) -> Tensor:
     """One teacher of several, whatever their scales: the heterogeneous ensemble of arXiv 2411.04403.
 
     Each teacher's scores are min-max normalised over a query's candidates, the mean is taken over the teachers that
@@ -101,10 +110,11 @@ def ensemble(teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0) 
         teachers: (n_teachers, n_queries, n_docs) float; what is not finite counts as missing.
         mask: The same shape, or one that broadcasts to it, bool: False where a score is missing.
         scale: How peaked the teacher's softmax becomes.
+        normalize: Without it scores are averaged as they are, as SPLADE-v3's cross-encoders' are.
 
     Returns:
-        (n_queries, n_docs) float between 0 and `scale`; not a number where no teacher has a score, so `kl` takes
-        `mask=~result.isnan()`.
+        (n_queries, n_docs) float, between 0 and `scale` where they are normalised; not a number where no teacher has a
+        score, so `kl` takes `mask=~result.isnan()`.
 
     Raises:
         ValueError: Not three dimensions.
@@ -115,11 +125,12 @@ def ensemble(teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0) 
     present = given.isfinite()
     if mask is not None:
         present = present & mask
-    low = given.masked_fill(~present, torch.inf).amin(2, keepdim=True)
-    high = given.masked_fill(~present, -torch.inf).amax(2, keepdim=True)
-    alike = high <= low
-    normal = ((given - low) / (high - low).masked_fill(alike, 1)).masked_fill(alike, 0.5)
-    total = normal.masked_fill(~present, 0).sum(0)
+    if normalize:
+        low = given.masked_fill(~present, torch.inf).amin(2, keepdim=True)
+        high = given.masked_fill(~present, -torch.inf).amax(2, keepdim=True)
+        alike = high <= low
+        given = ((given - low) / (high - low).masked_fill(alike, 1)).masked_fill(alike, 0.5)
+    total = given.masked_fill(~present, 0).sum(0)
     return scale * total / present.sum(0)
 
 

@@ -65,6 +65,8 @@ class Network:
         Returns:
             (n_texts, n) float32, and a function that carries their gradient on to the parameters.
         """
+        if not ids:
+            return torch.zeros(0, self.model.n_terms if terms is None else len(terms), device=self.device), lambda: None
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         parts: list[list[int]] = []
         for i in order:

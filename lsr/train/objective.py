@@ -41,14 +41,17 @@ def ranking_loss(
         columns = batch.columns.to(scores.device)
         there, own = columns >= 0, scores.gather(1, columns.clamp_min(0))
         every, taught = _taught(batch, teachers, examples, scores.device)
+        normalize = settings.teacher_scores == "min-max"
         if settings.kl and every is not None:
-            raw["kl"] = losses.kl(scores, losses.ensemble(every, scale=settings.scale))
+            raw["kl"] = losses.kl(scores, losses.ensemble(every, None, settings.scale, normalize=normalize))
         elif settings.kl:
-            target = losses.ensemble(taught, there, scale=settings.scale)
+            target = losses.ensemble(taught, there, settings.scale, normalize=normalize)
             raw["kl"] = losses.kl(own, target, there & ~target.isnan())
         if settings.margin_mse:
             mean = taught.nanmean(0)
-            raw["margin_mse"] = losses.margin_mse(own, mean.nan_to_num(), there & ~mean.isnan())
+            raw["margin_mse"] = losses.margin_mse(
+                own, mean.nan_to_num(), there & ~mean.isnan(), every_pair=settings.margin_pairs == "all"
+            )
     total = scores.new_zeros(())
     for name, value in raw.items():
         total = total + getattr(settings, name) * value

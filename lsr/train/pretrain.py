@@ -13,35 +13,46 @@ from lsr.encode.model import MaskedLMHead
 from lsr.errors import EncoderError
 from lsr.train import regularizers
 from lsr.train.network import Ids, Network
+from lsr.train.processes import Processes
 from lsr.train.teachers import padded
 
 _MASKS = ("[MASK]", "<mask>")
 
 
-def masked_loss(network: Network, ids: Ids, masked: tuple[Ids, Ids], flops: float) -> tuple[dict[str, Tensor], Tensor]:
+def masked_loss(
+    network: Network, ids: Ids, masked: tuple[Ids, Ids], flops: float, processes: Processes
+) -> tuple[dict[str, Tensor], Tensor]:
     """Cross entropy of the masked tokens, and the FLOPS of the texts' weights.
+
+    Each process runs its share of the texts.
 
     Args:
         network: The model.
         ids: Token ids of the texts.
         masked: As `mask_tokens` gives them: what is read instead, and 1 where a token is to be guessed.
         flops: Weight of the FLOPS.
+        processes: Those of the run.
 
     Returns:
-        Raw values by name, and their weighted sum.
+        Raw values by name, of all texts; and what to go back from, whose gradients are to be averaged over the
+        processes.
     """
     head = cast(MaskedLMHead, network.model.head)
-    wanted = padded(ids, 0, network.device)[0]
-    asked = padded(masked[1], 0, network.device)[0].bool()
-    tokens, mask = padded(masked[0], 0, network.device)
+    own = processes.share(len(ids))
+    wanted = padded(ids[own], 0, network.device)[0]
+    asked = padded(masked[1][own], 0, network.device)[0].bool()
+    tokens, mask = padded(masked[0][own], 0, network.device)
     with network.autocast():
         states = network.model.states(tokens, mask)
         weights = head(states, tokens, mask, None).float()
         logits = head.logits(states[asked]).float()
-    guess = torch.nn.functional.cross_entropy(logits, wanted[asked], reduction="sum") / asked.sum().clamp_min(1)
-    raw = {"masked_lm": guess, "documents_flops": regularizers.flops(weights)}
+    weights = processes.gather(weights, len(ids))
+    guesses = torch.nn.functional.cross_entropy(logits, wanted[asked], reduction="sum")
+    n_asked = processes.total(asked.sum()).clamp_min(1)
+    raw = {"masked_lm": processes.total(guesses) / n_asked, "documents_flops": regularizers.flops(weights)}
     raw["documents_terms"] = (weights.detach() > 0).sum(1).float().mean()
-    return raw, guess + flops * raw["documents_flops"]
+    # A process' guesses are its own, so their gradients count as often as there are processes.
+    return raw, guesses * processes.count / n_asked + flops * raw["documents_flops"]
 
 
 def mask_tokens(

@@ -24,13 +24,10 @@ class QueryTable(nn.Module):
         embeddings: (n_terms, hidden) float32; of `start` it counts then only where it is zero.
     """
 
-    idf: Tensor
-
     def __init__(self, start: Tensor, *, learned: bool, lexical: float = 0.0, embeddings: Tensor | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(start.clone(), requires_grad=learned and embeddings is None)
         self.lexical = nn.Parameter(torch.tensor([lexical]), requires_grad=learned and lexical > 0)
-        self.register_buffer("idf", start.clone(), persistent=False)
         self.register_buffer("embeddings", embeddings, persistent=False)
         if embeddings is not None:
             self.direction = nn.Parameter(torch.zeros(embeddings.shape[1]), requires_grad=learned)
@@ -60,15 +57,15 @@ class QueryTable(nn.Module):
         return there.to(self.weight.device) * self.weights(terms)
 
 
-def inverse_frequencies(rows: Iterable[Sequence[int]], n_terms: int) -> Tensor:
-    """IDF over documents, brought to a mean of 1 over the terms that they have.
+def inverse_frequencies(rows: Iterable[Sequence[int]], n_terms: int) -> tuple[Tensor, float]:
+    """IDF over documents, ln(1 + (N - df + 0.5) / (df + 0.5)).
 
     Args:
         rows: Token ids of the documents.
         n_terms: Size of the vocabulary.
 
     Returns:
-        (n_terms,) float32.
+        (n_terms,) float32, and its mean over the terms that the documents have; 1 where they have none.
     """
     df, n_docs = np.zeros(n_terms), 0
     for row in rows:
@@ -76,7 +73,7 @@ def inverse_frequencies(rows: Iterable[Sequence[int]], n_terms: int) -> Tensor:
         n_docs += 1
     idf = np.log1p((n_docs - df + 0.5) / (df + 0.5))
     seen = idf[df > 0]
-    return torch.from_numpy(idf / max(seen.mean() if len(seen) else 1.0, 1e-9)).float()
+    return torch.from_numpy(idf).float(), max(float(seen.mean()), 1e-9) if len(seen) else 1.0
 
 
 class TermSampler:

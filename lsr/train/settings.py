@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lsr.config import Settings, within
 from lsr.train.sources import TrainingSource
 
 Head = Literal["masked-lm", "causal-lm", "gated", "expansion", "lexical"]
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Settings):
     """The documents' model.
 
     Attributes:
@@ -29,41 +29,49 @@ class ModelSettings:
     head: Head = "masked-lm"
     pooling: Literal["max", "sum"] = "max"
     saturation: Literal["log1p", "log1p_log1p"] = "log1p"
-    max_length: int = 256
-    freeze: int = 0
-    lora: int = 0
+    max_length: int = field(default=256, metadata=within(at_least=3))
+    freeze: int = field(default=0, metadata=within(at_least=0))
+    lora: int = field(default=0, metadata=within(at_least=0))
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> list[str]:
+        """Layers are frozen only of some heads."""
         if self.freeze and self.head not in ("expansion", "lexical"):
-            raise ValueError(f"freeze works with the heads expansion and lexical, not {self.head}")
-        _positive(max_length=self.max_length)
+            return [f"freeze works with the heads expansion and lexical, not {self.head}"]
+        return []
 
 
 @dataclass(frozen=True)
-class QuerySettings:
+class QuerySettings(Settings):
     """The queries' side.
 
     Attributes:
-        kind: "encoded" by the documents' model; or their own tokens without a model: with weights that are learned,
-            one by one from the training documents' IDF on ("table") or as a function of the tokens' input embeddings
-            ("projected"), with that IDF as it is ("idf"), or all 1 ("tokens"). All of these are saved as a table.
+        kind: "encoded" by the documents' model; or their own tokens without a model: with the training documents' IDF
+            as it is ("idf"), with weights that are learned, one by one from that IDF on, brought to a mean of 1
+            ("table"), or as a function of the tokens' input embeddings ("projected"), or all 1 ("tokens"). All of
+            these are saved as a table.
         max_length: Tokens of a query that are read.
+        weights: A JSON file of weights by token, as OpenSearch's idf.json, instead of that IDF. A regularizer's weight
+            that was found beside a table goes with it: with the table times c, documents need weights of 1 / c.
     """
 
     kind: Literal["encoded", "table", "projected", "idf", "tokens"] = "encoded"
-    max_length: int = 64
+    max_length: int = field(default=64, metadata=within(at_least=3))
+    weights: str | None = None
 
-    def __post_init__(self) -> None:
-        _positive(max_length=self.max_length)
+    def conflicts(self) -> list[str]:
+        """A table of one's own needs a table."""
+        if self.weights is not None and self.kind not in ("table", "idf"):
+            return [f"weights is for the kinds table and idf, not {self.kind}"]
+        return []
 
 
 @dataclass(frozen=True)
-class DataSettings:
+class DataSettings(Settings):
     """Examples and batches.
 
     Attributes:
         sources: Where they come from, see `lsr.train.sources`.
-        queries: Queries of a batch.
+        queries: Queries of a batch; of several processes each brings as many, and losses see them all.
         negatives: Documents beside the positive one, for each query, drawn from its candidates.
         refresh_every: After so many steps, and again and again, the sources' collections are searched with the encoder
             as it is then, and what is found becomes the candidates (ANCE, arXiv 2007.00808); 0 for never. Of sources
@@ -74,22 +82,19 @@ class DataSettings:
     """
 
     sources: tuple[TrainingSource, ...]
-    queries: int = 32
-    negatives: int = 1
-    refresh_every: int = 0
-    refresh_count: int = 30
-    refresh_share: float | None = None
+    queries: int = field(default=32, metadata=within(at_least=1))
+    negatives: int = field(default=1, metadata=within(at_least=0))
+    refresh_every: int = field(default=0, metadata=within(at_least=0))
+    refresh_count: int = field(default=30, metadata=within(at_least=1))
+    refresh_share: float | None = field(default=None, metadata=within(above=0, at_most=1))
 
-    def __post_init__(self) -> None:
-        if not self.sources:
-            raise ValueError("sources: name at least one")
-        _positive(queries=self.queries, refresh_count=self.refresh_count)
-        if self.refresh_share is not None and not 0 < self.refresh_share <= 1:
-            raise ValueError(f"refresh_share must be above 0 and at most 1, got {self.refresh_share}")
+    def conflicts(self) -> list[str]:
+        """There is something to learn from."""
+        return [] if self.sources else ["sources: name at least one"]
 
 
 @dataclass(frozen=True)
-class TeacherSettings:
+class TeacherSettings(Settings):
     """Whose scores are imitated: a model's, or those that the examples bring. One of these.
 
     Attributes:
@@ -103,13 +108,14 @@ class TeacherSettings:
     dense: str | None = None
     examples: bool = False
 
-    def __post_init__(self) -> None:
-        if (self.encoder is not None) + (self.dense is not None) + self.examples != 1:
-            raise ValueError("name one of encoder, dense and examples")
+    def conflicts(self) -> list[str]:
+        """One teacher has one name."""
+        given = (self.encoder is not None) + (self.dense is not None) + self.examples
+        return [] if given == 1 else ["name one of encoder, dense and examples"]
 
 
 @dataclass(frozen=True)
-class LossSettings:
+class LossSettings(Settings):
     """Weights of the losses; those at 0 are left out.
 
     Attributes:
@@ -119,22 +125,37 @@ class LossSettings:
         vectors: Against the documents' vectors of those teachers that are sparse models of the same vocabulary; squared
             differences, summed over the terms. It fades: its weight falls to nothing by the last step.
         temperature: Scores are divided by it in info_nce.
-        scale: The teachers' scores, brought to 0..1 for each query and averaged, are multiplied by it for kl.
+        teacher_scores: How kl takes each teacher's: brought to 0..1 for each query ("min-max"), so that unlike teachers
+            count alike, or as they are ("raw"), as of one cross-encoder.
+        scale: Their mean is multiplied by it for kl; 0 for 30 of what lies in 0..1, and 1 of what is raw.
+        margin_pairs: Whether margin_mse compares a query's positive with its negatives ("positive"), or all of its
+            documents with each other ("all"), as naver/splade's trainer of SPLADE-v3 does.
     """
 
-    info_nce: float = 0.0
-    kl: float = 0.0
-    margin_mse: float = 0.0
-    temperature: float = 1.0
-    scale: float = 30.0
+    info_nce: float = field(default=0.0, metadata=within(at_least=0))
+    kl: float = field(default=0.0, metadata=within(at_least=0))
+    margin_mse: float = field(default=0.0, metadata=within(at_least=0))
+    temperature: float = field(default=1.0, metadata=within(above=0))
+    teacher_scores: Literal["min-max", "raw"] = "min-max"
+    scale: float = field(default=0.0, metadata=within(at_least=0))
+    margin_pairs: Literal["positive", "all"] = "positive"
+    vectors: float = field(default=0.0, metadata=within(at_least=0))
 
     def __post_init__(self) -> None:
+        """Fill in the scale."""
+        if not self.scale:
+            object.__setattr__(self, "scale", 30.0 if self.teacher_scores == "min-max" else 1.0)
+        super().__post_init__()
+
+    def conflicts(self) -> list[str]:
+        """There is something to minimise."""
         if not (self.info_nce or self.kl or self.margin_mse):
-            raise ValueError("give at least one of info_nce, kl and margin_mse a weight")
+            return ["give at least one of info_nce, kl and margin_mse a weight"]
+        return []
 
 
 @dataclass(frozen=True)
-class RegularizerSettings:
+class RegularizerSettings(Settings):
     """What keeps vectors sparse.
 
     Attributes:
@@ -147,15 +168,15 @@ class RegularizerSettings:
     """
 
     kind: Literal["flops", "l1", "idf_flops", "df_flops", "l0_flops"] = "flops"
-    weight: float = 0.0
-    ramp: int = 0
+    weight: float = field(default=0.0, metadata=within(at_least=0))
+    ramp: int = field(default=0, metadata=within(at_least=0))
     schedule: Literal["quadratic", "linear", "constant"] = "quadratic"
-    threshold: int = 150
-    anti_zero: float = 0.0
+    threshold: int = field(default=150, metadata=within(at_least=0))
+    anti_zero: float = field(default=0.0, metadata=within(at_least=0))
 
 
 @dataclass(frozen=True)
-class PretrainSettings:
+class PretrainSettings(Settings):
     """Masked-language-model training on the sources' documents, before anything else (as in arXiv 2207.03834).
 
     A batch is a positive of each of `data.queries` examples, and goes through the model as a whole; the optimizer's
@@ -167,18 +188,13 @@ class PretrainSettings:
         flops: Weight of the FLOPS of the texts' term weights.
     """
 
-    steps: int
-    mask_share: float = 0.15
-    flops: float = 0.0
-
-    def __post_init__(self) -> None:
-        _positive(steps=self.steps)
-        if not 0 < self.mask_share < 1:
-            raise ValueError(f"mask_share must lie between 0 and 1, got {self.mask_share}")
+    steps: int = field(metadata=within(at_least=1))
+    mask_share: float = field(default=0.15, metadata=within(above=0, below=1))
+    flops: float = field(default=0.0, metadata=within(at_least=0))
 
 
 @dataclass(frozen=True)
-class OptimizerSettings:
+class OptimizerSettings(Settings):
     """AdamW.
 
     Attributes:
@@ -190,47 +206,50 @@ class OptimizerSettings:
         warmup: Steps over which the rates grow.
         decay: How they fall afterwards.
         clip: The gradient's norm at most.
-        accumulate: Batches of an update.
+        accumulate: Batches of an update. With gradient_cache losses and regularizers see them as one, as they see the
+            batches of several processes; without it each batch is by itself: InfoNCE has fewer negatives, and FLOPS of
+            few documents is larger than that of many.
     """
 
-    steps: int
-    lr: float = 2e-5
-    head_lr: float | None = None
-    term_lr: float | None = None
-    weight_decay: float = 0.01
-    warmup: int = 0
+    steps: int = field(metadata=within(at_least=1))
+    lr: float = field(default=2e-5, metadata=within(above=0))
+    head_lr: float | None = field(default=None, metadata=within(above=0))
+    term_lr: float | None = field(default=None, metadata=within(above=0))
+    weight_decay: float = field(default=0.01, metadata=within(at_least=0))
+    warmup: int = field(default=0, metadata=within(at_least=0))
     decay: Literal["linear", "cosine", "constant"] = "linear"
-    clip: float = 1.0
-    accumulate: int = 1
-
-    def __post_init__(self) -> None:
-        _positive(steps=self.steps, accumulate=self.accumulate)
+    clip: float = field(default=1.0, metadata=within(above=0))
+    accumulate: int = field(default=1, metadata=within(at_least=1))
 
 
 @dataclass(frozen=True)
-class ValidationSettings:
+class ValidationSettings(Settings):
     """A search over held-out data, every so often.
 
     Attributes:
         sets: BEIR folders or ir-datasets names, "FOLDER" or "FOLDER:split".
         every: Steps.
-        measure: Its mean over the sets decides which checkpoint is the best.
-        patience: Stop after so many validations without a better one; 0 never.
+        measure: Its mean over the sets decides which checkpoint is the best: of those after the regularizers' ramps, as
+            before that vectors are not sparse yet, and the last one.
+        max_terms: Terms that a document of the best may have on average; 0 for any number.
+        patience: Stop after so many validations that could be the best without a better one; 0 never.
         documents: Documents of a set at most: those judged, and as many others; 0 for all.
     """
 
     sets: tuple[str, ...]
-    every: int = 1000
+    every: int = field(default=1000, metadata=within(at_least=1))
     measure: str = "nDCG@10"
-    patience: int = 0
-    documents: int = 0
+    max_terms: float = field(default=0.0, metadata=within(at_least=0))
+    patience: int = field(default=0, metadata=within(at_least=0))
+    documents: int = field(default=0, metadata=within(at_least=0))
 
-    def __post_init__(self) -> None:
-        _positive(every=self.every)
+    def conflicts(self) -> list[str]:
+        """There is something to search."""
+        return [] if self.sets else ["sets: name at least one"]
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(Settings):
     """A training run.
 
     Attributes:
@@ -257,32 +276,24 @@ class TrainSettings:
     optimizer: OptimizerSettings
     queries: QuerySettings = field(default_factory=QuerySettings)
     teachers: tuple[TeacherSettings, ...] = ()
-    lexical: float = 0.0
+    lexical: float = field(default=0.0, metadata=within(at_least=0))
     documents_regularizer: RegularizerSettings = field(default_factory=RegularizerSettings)
     queries_regularizer: RegularizerSettings = field(default_factory=RegularizerSettings)
-    sample_terms: int = 0
+    sample_terms: int = field(default=0, metadata=within(at_least=0))
     pretrain: PretrainSettings | None = None
     validation: ValidationSettings | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_cache: bool = False
-    batch_tokens: int = 16384
-    checkpoint_every: int = 500
-    seed: int = 0
+    batch_tokens: int = field(default=16384, metadata=within(at_least=1))
+    checkpoint_every: int = field(default=500, metadata=within(at_least=1))
+    seed: int = field(default=0, metadata=within(at_least=0, below=2**63))
     device: str | None = None
 
-    def __post_init__(self) -> None:
-        _positive(batch_tokens=self.batch_tokens, checkpoint_every=self.checkpoint_every)
-        if not 0 <= self.lexical < math.inf:
-            raise ValueError(f"lexical must be a number that is not negative, got {self.lexical}")
+    def conflicts(self) -> list[str]:
+        """Parts that don't go together."""
+        found = []
         if self.sample_terms and self.queries.kind == "encoded":
-            raise ValueError(
-                "sample_terms needs queries without a model (queries.kind: table, projected, idf or tokens)"
-            )
+            found.append("sample_terms needs queries without a model (queries.kind: table, projected, idf or tokens)")
         if self.pretrain and self.model.head not in ("masked-lm", "gated"):
-            raise ValueError(f"pretrain works with the heads masked-lm and gated, not {self.model.head}")
-
-
-def _positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            found.append(f"pretrain works with the heads masked-lm and gated, not {self.model.head}")
+        return found

@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lsr.config import Settings, within
 from lsr.corpus import file_identity, file_kind, load_ir_dataset, read_lines, read_rows, require_encodable
 from lsr.errors import DataError
 from lsr.runs import open_qrels, parse_run_line, qrels_file
@@ -43,7 +44,7 @@ _JOINED_LINES = 1 << 14
 
 
 @dataclass(frozen=True)
-class TrainingSource:
+class TrainingSource(Settings):
     """Where training data comes from.
 
     Attributes:
@@ -70,11 +71,7 @@ class TrainingSource:
     candidates: str | None = None
     scores: tuple[str, ...] = ()
     allow_missing: bool = False
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.weight) and self.weight > 0):
-            raise ValueError(f"the weight of {self.path} must be above 0, got {self.weight}")
+    weight: float = field(default=1.0, metadata=within(above=0))
 
 
 @dataclass

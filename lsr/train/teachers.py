@@ -18,7 +18,7 @@ from lsr.encode import checkpoint as files
 from lsr.encode.base import Encoder
 from lsr.encode.checkpoint import TextTokenizer
 from lsr.encode.model import load_backbone
-from lsr.errors import EncoderError
+from lsr.errors import EncoderError, TrainingError
 from lsr.fingerprint import digest, digest_files
 from lsr.sparse import SparseMatrix
 from lsr.train.rows import RowCache
@@ -256,8 +256,17 @@ def _pooled(states: Tensor, mask: Tensor, mode: str) -> Tensor:
 
 
 def device_of(name: str | None) -> str:
-    """A device by its name, None for "cuda" where there is one; of several GPUs the one torchrun gives this process."""
+    """A device by its name, None for "cuda" where there is one; of several GPUs the one torchrun gives this process.
+
+    Raises:
+        TrainingError: No such device here.
+    """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+        raise TrainingError(f"device {name!r} can't be used here ({reason}); cpu can") from None
     if name != "cuda" or "LOCAL_RANK" not in os.environ:
         return name
     name = f"cuda:{os.environ['LOCAL_RANK']}"

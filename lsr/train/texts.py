@@ -120,6 +120,10 @@ class ArrowBatches:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
+    def nulls(self, column: int) -> int:
+        """How many rows have no value in a column."""
+        return sum(int(batch.column(column).null_count) for batch in self._batches)
+
     def at(self, row: int) -> tuple[pa.RecordBatch, int]:
         """The batch of a row, and the row's place in it.
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from lsr.console import note, progress
 from lsr.encode import checkpoint as files
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.checkpoint import TextTokenizer
+from lsr.encode.hub import token_table
 from lsr.encode.hybrid import HybridEncoder
 from lsr.encode.model import start_model
 from lsr.encode.splade import SpladeEncoder, Tower
@@ -39,9 +39,11 @@ from lsr.train import collapse
 from lsr.train.batches import draw_batch
 from lsr.train.checkpoints import Checkpoint, Checkpoints, replace_folder, restore_folder
 from lsr.train.data import Example, TrainingData, open_training
-from lsr.train.network import Network, merged_weights
+from lsr.train.idle import idle_settings
+from lsr.train.network import Ids, Network, merged_weights
 from lsr.train.objective import Penalty, ranking_loss
 from lsr.train.pretrain import mask_tokens, masked_loss
+from lsr.train.processes import Processes, SharedTeacher
 from lsr.train.queries import QueryTable, TermSampler, inverse_frequencies
 from lsr.train.settings import TrainSettings
 from lsr.train.teachers import SparseTeacher, Teacher, device_of
@@ -80,7 +82,8 @@ class Trainer:
 
     Raises:
         EncoderError: The checkpoint to start from can't be used.
-        TrainingError: The folder holds a run of other settings, or its last checkpoint is damaged.
+        TrainingError: The data lacks what the losses need, or the folder holds a run of other settings, or its last
+            checkpoint is damaged.
     """
 
     def __init__(
@@ -89,9 +92,15 @@ class Trainer:
         self.settings, self.folder, self.data = settings, folder, data
         self.helpers = helpers or Helpers()
         self.device = device_of(settings.device)
-        together = dist.is_initialized()
-        self.rank: int = dist.get_rank() if together else 0
-        self.world: int = dist.get_world_size() if together else 1
+        self.processes = Processes(self.device)
+        self.rank = self.processes.rank
+        self.teachers = self.helpers.teachers
+        if self.processes.count > 1:
+            self.teachers = [SharedTeacher(teacher, self.processes) for teacher in self.teachers]
+        if self.rank == 0:
+            for setting in idle_settings(settings):
+                note(f"without effect: {setting}")
+        _check_data(settings, data, self.helpers)
         self.checkpoints = Checkpoints(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._check_folder()
@@ -116,8 +125,9 @@ class Trainer:
         # A cache for each process: two that write to the same file would spoil it.
         cache = folder / "cache" if not self.rank else folder / "cache" / f"process-{self.rank}"
         self.network = Network(self.model, settings, self.device, cache)
-        table = self._first_table(n_terms)
+        table, idf = self._first_table(n_terms)
         table[absent] = 0
+        self.idf = idf.to(self.device)
         learned = settings.queries.kind in ("table", "projected")
         embeddings = None
         if settings.queries.kind == "projected":
@@ -126,10 +136,11 @@ class Trainer:
         self.terms = TermSampler(n_terms, absent, settings.sample_terms)
         view = "query" if settings.queries.kind in ("encoded", "tokens") else "document"
         self.penalties = {
-            "documents": Penalty(settings.documents_regularizer, self.table.idf, view),
-            "queries": Penalty(settings.queries_regularizer, self.table.idf, view),
+            "documents": Penalty(settings.documents_regularizer, self.idf, view),
+            "queries": Penalty(settings.queries_regularizer, self.idf, view),
         }
         self.step, self.best, self.waited = 0, -math.inf, 0
+        self.drawn_before = 0  # beside those that the steps say, where other numbers of processes ran before
         self.optimizer = self._make_optimizer()
         self._resume()
 
@@ -159,7 +170,12 @@ class Trainer:
         if self.rank == 0:
             self.save_encoder(self.folder / "last")
         best = self.folder / "best"
-        return best if best.is_dir() else self.folder / "last"
+        if best.is_dir():
+            return best
+        if self.rank == 0 and self.settings.validation and self.helpers.validate:
+            most = self.settings.validation.max_terms
+            note(f"no encoder had at most {most:g} terms a document: there is only the last")
+        return self.folder / "last"
 
     def _loop(self, log: Any) -> None:
         settings = self.settings
@@ -191,9 +207,13 @@ class Trainer:
         bar.close()
 
     def _examples(self) -> Iterator[Example]:
-        """This process' examples from the present step on."""
-        per_step = self.settings.data.queries * self.settings.optimizer.accumulate * self.world
-        return islice(self.data.stream(self.settings.seed, self.step * per_step), self.rank, None, self.world)
+        """The examples of all processes from the present step on."""
+        return self.data.stream(self.settings.seed, self._drawn())
+
+    def _drawn(self) -> int:
+        """How many examples the steps so far have taken."""
+        per_step = self.settings.data.queries * self.settings.optimizer.accumulate * self.processes.count
+        return self.drawn_before + self.step * per_step
 
     def _update(self, examples: Iterator[Example]) -> dict[str, float]:
         """One step; gives what it logs."""
@@ -203,14 +223,19 @@ class Trainer:
             self.optimizer.state.clear()  # the moments are another loss'
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, float] = {}
-        for part in range(settings.optimizer.accumulate):
-            drawn = [next(examples) for _ in range(settings.data.queries)]
-            rng = np.random.default_rng([settings.seed, self.step, part, self.rank])
-            torch.manual_seed(int(rng.integers(2**31)))
-            values = self._backward_masked(drawn, rng) if pretrain else self._backward(drawn, rng)
+        # The gradient cache makes one batch of those that are accumulated: it needs the memory of a part all the same.
+        together = settings.gradient_cache and not pretrain
+        parts = 1 if together else settings.optimizer.accumulate
+        size = settings.data.queries * self.processes.count * settings.optimizer.accumulate // parts
+        for part in range(parts):
+            drawn = [next(examples) for _ in range(size)]
+            # What is drawn of the examples is the same in every process, dropout is not.
+            rng = np.random.default_rng([settings.seed, self.step, part, 0])
+            torch.manual_seed(int(rng.integers(2**31)) + self.rank)
+            values = self._backward_masked(drawn, rng, parts) if pretrain else self._backward(drawn, rng, parts)
             for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + value / settings.optimizer.accumulate
-        self._share_between_processes()
+                totals[name] = totals.get(name, 0.0) + value / parts
+        self.processes.average_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = float(nn.utils.clip_grad_norm_(parameters, settings.optimizer.clip))
         if wrong := [name for name, value in totals.items() if not math.isfinite(value)]:
@@ -243,27 +268,11 @@ class Trainer:
         if step >= steps:
             step, steps = step - steps, optimizer.steps
         if step < optimizer.warmup:
-            return (step + 1) / optimizer.warmup
+            return step / optimizer.warmup  # 0 at the first step, as transformers' schedules have it
         left = 1 - (step - optimizer.warmup) / max(1, steps - optimizer.warmup)
         if optimizer.decay == "linear":
             return max(left, 0.01)
         return max(0.5 * (1 - math.cos(math.pi * left)), 0.01) if optimizer.decay == "cosine" else 1.0
-
-    def _share_between_processes(self) -> None:
-        """Replace gradients, and the counts of documents, by their mean over the processes."""
-        if self.world == 1:
-            return
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= self.world
-        for penalty in self.penalties.values():
-            if penalty.settings.kind == "df_flops":
-                for counts in penalty.df.state_dict().values():
-                    dist.all_reduce(counts)
-                    counts /= self.world
 
     # --- a batch ------------------------------------------------------------------------------------------------------
 
@@ -281,28 +290,28 @@ class Trainer:
             total = total + model.vectors(documents).to_scipy()
         return SparseMatrix.from_scipy(total / len(models))
 
-    def _backward(self, examples: list[Example], rng: np.random.Generator) -> dict[str, float]:
-        """Losses of a batch, and their gradients."""
+    def _backward(self, examples: list[Example], rng: np.random.Generator, parts: int) -> dict[str, float]:
+        """Losses of a batch of all processes, one of so many parts of an update, and their gradients."""
         settings = self.settings
         batch = draw_batch(examples, settings.data.negatives, rng)
         encoded = settings.queries.kind == "encoded"
-        queries = self.tokenizer.ids(batch.queries, settings.queries.max_length, special=encoded)
-        ids = self.tokenizer.ids(batch.documents, settings.model.max_length, special=True)
+        queries: Ids = []
         taught = self._taught_vectors(batch.documents) if settings.losses.vectors else None
         # Columns of the weights: what the queries ask for and teachers have, then what stands for all terms.
         asked, sample = slice(None), slice(None)
         terms: Tensor | None = None
         if not encoded:
+            queries = self.tokenizer.ids(batch.queries, settings.queries.max_length, special=False)
             wanted, drawn = self.terms.draw(queries, rng)
             if taught is not None:
                 wanted = np.union1d(wanted, taught.indices.astype(np.int64))
             terms = torch.from_numpy(np.concatenate([wanted, drawn])).to(self.device)
             asked, sample = slice(len(wanted)), slice(len(wanted), None)
-        documents, finish = self.network.run(ids, terms)
+        documents, finish = self._run(batch.documents, settings.model.max_length, terms)
         sides = [("documents", documents[:, sample])]
         finishers = [finish]
         if terms is None:
-            asking, finish = self.network.run(queries, None)
+            asking, finish = self._run(batch.queries, settings.queries.max_length, None)
             sides.append(("queries", asking))
             finishers.append(finish)
         else:
@@ -310,10 +319,10 @@ class Trainer:
         scores = asking @ documents[:, asked].T
         if settings.lexical:
             assert self.helpers.lexical is not None
-            known = self.helpers.lexical.scores(batch.queries, batch.documents)
+            known = SharedTeacher(self.helpers.lexical, self.processes).scores(batch.queries, batch.documents)
             scores = scores + self.table.lexical * torch.from_numpy(known).to(self.device)
         brought = any(teacher.examples for teacher in settings.teachers)
-        raw, loss = ranking_loss(scores, batch, settings.losses, self.helpers.teachers, brought)
+        raw, loss = ranking_loss(scores, batch, settings.losses, self.teachers, brought)
         step = self.step - self._pretrain_steps
         if taught is not None:
             columns = np.arange(self.model.n_terms) if terms is None else terms[asked].cpu().numpy()
@@ -324,21 +333,28 @@ class Trainer:
             values, cost = self.penalties[name](weights, terms if terms is None else terms[sample], step)
             raw |= {f"{name}_{key}": value for key, value in values.items()}
             loss = loss + cost
-        (loss / settings.optimizer.accumulate).backward()
+        (loss / parts).backward()
         for finish in finishers:
             finish()
         return {name: float(value.detach()) for name, value in raw.items()} | {"loss": float(loss.detach())}
 
-    def _backward_masked(self, examples: list[Example], rng: np.random.Generator) -> dict[str, float]:
-        """The first stage's loss of a positive of each example, and its gradients."""
+    def _run(self, texts: Sequence[str], length: int, terms: Tensor | None) -> tuple[Tensor, Callable[[], None]]:
+        """Weights of texts, of which each process runs its share; what to call is as of `Network.run`."""
+        ids = self.tokenizer.ids(texts[self.processes.share(len(texts))], length, special=True)
+        own, finish = self.network.run(ids, terms)
+        return self.processes.gather(own, len(texts)), finish
+
+    def _backward_masked(self, examples: list[Example], rng: np.random.Generator, parts: int) -> dict[str, float]:
+        """The first stage's loss of a positive of each example; otherwise as `_backward`."""
         pretrain = self.settings.pretrain
         assert pretrain is not None
         texts = [example.documents[int(rng.integers(example.n_positives))] for example in examples]
         ids = self.tokenizer.ids(texts, self.settings.model.max_length, special=True)
         masked = mask_tokens(ids, self.tokenizer, self.model.n_terms, pretrain.mask_share, rng)
-        raw, loss = masked_loss(self.network, ids, masked, pretrain.flops)
-        (loss / self.settings.optimizer.accumulate).backward()
-        return {name: float(value.detach()) for name, value in raw.items()} | {"loss": float(loss.detach())}
+        raw, loss = masked_loss(self.network, ids, masked, pretrain.flops, self.processes)
+        (loss / parts).backward()
+        values = {name: float(value.detach()) for name, value in raw.items()}
+        return values | {"loss": values["masked_lm"] + pretrain.flops * values["documents_flops"]}
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -350,13 +366,25 @@ class Trainer:
                 break
         return list(texts)[:n]
 
-    def _first_table(self, n_terms: int) -> Tensor:
-        """IDF over documents of the training data, (n_terms,) float32; ones where nobody asks for it."""
+    def _first_table(self, n_terms: int) -> tuple[Tensor, Tensor]:
+        """What query terms weigh at first, and their IDF; (n_terms,) float32 each, ones where nobody asks for it."""
+        queries, length = self.settings.queries, self.settings.model.max_length
         kinds = self.settings.documents_regularizer.kind, self.settings.queries_regularizer.kind
-        if self.settings.queries.kind in ("encoded", "projected", "tokens") and "idf_flops" not in kinds:
-            return torch.ones(n_terms)
-        texts = self._some_texts(_IDF_SAMPLE)
-        return inverse_frequencies(self.tokenizer.ids(texts, self.settings.model.max_length, special=False), n_terms)
+        ones = torch.ones(n_terms)
+        if queries.weights is not None:
+            path = Path(queries.weights)
+            if not path.is_file():
+                raise EncoderError(f"queries.weights: no such file: {path}")
+            given = token_table(path, self.tokenizer)
+            if not np.isfinite(given).all():
+                raise EncoderError(f"queries.weights: {path} has weights that are no finite numbers")
+            table = torch.from_numpy(np.pad(given, (0, max(0, n_terms - len(given))))[:n_terms])
+            return table, table.clone()
+        if queries.kind not in ("table", "idf") and "idf_flops" not in kinds:
+            return ones, ones
+        rows = self.tokenizer.ids(self._some_texts(_IDF_SAMPLE), length, special=False)
+        idf, mean = inverse_frequencies(rows, n_terms)
+        return {"idf": idf.clone(), "table": idf / mean}.get(queries.kind, ones), idf
 
     def _make_optimizer(self) -> torch.optim.AdamW:
         given = self.settings.optimizer
@@ -368,9 +396,9 @@ class Trainer:
                 continue
             rate = given.lr
             if id(parameter) in own or name.startswith("table"):
-                rate = given.head_lr or given.lr
+                rate = given.lr if given.head_lr is None else given.head_lr
                 if (parameter.dim() == 1 and len(parameter) == self.model.n_terms) or parameter.numel() <= 2:
-                    rate = given.term_lr or rate
+                    rate = rate if given.term_lr is None else given.term_lr
             decay = given.weight_decay if parameter.dim() > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
             self.names[parameter] = name
@@ -434,27 +462,34 @@ class Trainer:
             if self.settings.validation.measure not in measures:
                 raise TrainingError(f"validation gave {', '.join(measures)}, not {self.settings.validation.measure}")
             value = measures[self.settings.validation.measure]
-            if value > self.best:
+            why_not = self._cannot_be_best(measures)
+            if not why_not and value > self.best:
                 self.best, self.waited = value, 0
                 replace_folder(current, self.folder / "best")
-            else:
+            elif not why_not:
                 self.waited += 1
             _write_line(log, {"step": self.step, "validation": measures})
-            note(f"step {self.step}: " + ", ".join(f"{name} {value:.4f}" for name, value in measures.items()))
+            told = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
+            note(f"step {self.step}: {told}{why_not and f'; it is not taken for the best: {why_not}'}")
             self._examined(log)
-        return self._agreed(self._patience_is_over())
+        return self.processes.agree(self._patience_is_over())
+
+    def _cannot_be_best(self, measures: Mapping[str, float]) -> str:
+        """Why the encoder as it is now isn't taken for the best, however good; "" if it may be."""
+        assert self.settings.validation is not None
+        most = self.settings.validation.max_terms
+        if most and (terms := measures.get("terms", math.inf)) > most:
+            return f"its documents have {terms:.1f} terms, and max_terms is {most:g}"
+        sides = [self.settings.documents_regularizer]
+        if self.settings.queries.kind == "encoded":
+            sides.append(self.settings.queries_regularizer)
+        ramps = [side.ramp for side in sides if side.weight and side.schedule != "constant"]
+        grown = self._pretrain_steps + max(ramps, default=0)
+        return f"the regularizers grow until step {grown}" if self.step < min(grown, self.steps) else ""
 
     def _patience_is_over(self) -> bool:
         patience = self.settings.validation.patience if self.settings.validation else 0
         return bool(patience) and self.waited >= patience
-
-    def _agreed(self, value: bool) -> bool:
-        """What the first process says; the others wait for it."""
-        if self.world == 1:
-            return value
-        flag = torch.tensor([int(value)], device=self.device)
-        dist.broadcast(flag, 0)
-        return bool(flag.item())
 
     def _examined(self, log: Any) -> None:
         """Look for a collapse, and say what is found."""
@@ -497,7 +532,7 @@ class Trainer:
             work.mkdir()
             self.helpers.mine(current, self.data, work)
             os.replace(work, target)
-        self._agreed(True)
+        self.processes.agree(True)
         self._take(target)
 
     def _take(self, negatives: Path) -> None:
@@ -522,8 +557,11 @@ class Trainer:
         counts = {
             f"{side}.{key}": value for side, p in self.penalties.items() for key, value in p.df.state_dict().items()
         }
+        if self.settings.queries.kind == "idf":
+            counts["idf"] = self.table.weight
         weights = {name: parameter for parameter, name in self.names.items()}
         state = {"step": self.step, "best": self.best if math.isfinite(self.best) else None, "waited": self.waited}
+        state |= {"processes": self.processes.count, "drawn": self._drawn()}
         self.checkpoints.save(
             self.step, Checkpoint({"weights": weights, "optimizer": moments, "counts": counts}, state)
         )
@@ -558,6 +596,13 @@ class Trainer:
         weights, moments, counts = (content.tensors[part] for part in ("weights", "optimizer", "counts"))
         for side, penalty in self.penalties.items():
             penalty.df.load_state_dict({key: counts[f"{side}.{key}"].to(self.device) for key in ("active", "seen")})
+        if self.settings.queries.kind == "idf":
+            if "idf" not in counts:
+                raise TrainingError(
+                    f"{self.folder} has a run of an earlier version, in which the queries' IDF had a mean of 1; take "
+                    "another folder, or go on with that version"
+                )
+            self.table.weight.copy_(counts["idf"])
         if unknown := {slot.rpartition("|")[0] for slot in moments} - set(self.names.values()):
             raise ValueError(f"moments of {min(unknown)}, which is not trained")
         for parameter, name in self.names.items():
@@ -572,6 +617,14 @@ class Trainer:
         best = content.state["best"]
         self.step, self.waited = int(content.state["step"]), int(content.state["waited"])
         self.best = -math.inf if best is None else float(best)
+        before = int(content.state.get("processes", self.processes.count))
+        self.drawn_before = int(content.state.get("drawn", self._drawn())) - self._drawn()
+        if before != self.processes.count and self.rank == 0:
+            size = self.settings.data.queries * self.settings.optimizer.accumulate
+            note(
+                f"this run had {before} processes until step {self.step} and goes on with {self.processes.count}: an "
+                f"update is of {size * self.processes.count} queries instead of {size * before}"
+            )
 
     def _check_folder(self) -> None:
         """Refuse a folder with another run; remember this one's settings."""
@@ -604,6 +657,27 @@ def _agrees(then: Any, here: Any) -> bool:
     if isinstance(then, list) and isinstance(here, list):
         return len(then) == len(here) and all(map(_agrees, then, here))
     return bool(then == here)
+
+
+def _check_data(settings: TrainSettings, data: TrainingData, helpers: Helpers) -> None:
+    """Refuse data that the run would stumble over later on."""
+    paths = [source.path for source in settings.data.sources]
+    imitates = settings.losses.kl or settings.losses.margin_mse
+    if imitates and (not helpers.teachers or any(teacher.examples for teacher in settings.teachers)):
+        counts = [data.n_teachers(number) for number in range(data.n_sources)]
+        if 0 in counts or len(set(counts)) > 1:
+            each = ", ".join(f"{path} those of {n or 'none'}" for path, n in zip(paths, counts, strict=True))
+            raise TrainingError(
+                "kl and margin_mse need teachers, or examples that bring scores, all of them those of as many "
+                f"teachers; here {each}. Name models under teachers, or leave out the sources without scores"
+            )
+    if settings.data.refresh_every and helpers.mine:
+        for number, path in enumerate(paths):
+            if n := data.n_unnamed(number):
+                raise TrainingError(
+                    f"data.refresh_every: {n} queries of {path} have no query_id, by which the negatives that are "
+                    "found are joined to them; give them one"
+                )
 
 
 def _check_lengths(checkpoint: Path, settings: TrainSettings) -> None:

@@ -57,3 +57,39 @@ def test_vectors_that_hardly_differ(healthy):
     assert found(healthy) == ["the same terms everywhere"]
     healthy[:, 100:120] = np.random.default_rng(0).random((N_DOCS, 20)) < 0.8
     assert found(healthy) == ["vocabulary never used"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shared_terms_are_found_by_their_mass(healthy, seed):
+    """Few of a document's terms by number, nearly all of its weight."""
+    draw = np.random.default_rng(seed)
+    healthy = healthy * 0.02
+    for row in healthy:  # 100 light terms, different ones in each
+        row[draw.choice(np.arange(50, len(VOCABULARY)), 100, replace=False)] = 0.01
+    healthy[:, 3:43] = draw.uniform(0.2, 4, (N_DOCS, 40))
+    assert found(healthy) == ["the same terms everywhere"]
+
+
+@pytest.mark.parametrize("noise", [0, 0.02])
+def test_documents_that_are_alike(healthy, noise):
+    draw = np.random.default_rng(1)
+
+    def noisy(dense):
+        return dense * draw.uniform(1 - noise, 1 + noise, dense.shape).astype(np.float32)
+
+    half = healthy.copy()
+    half[: N_DOCS // 2] = half[0]
+    assert found(noisy(half)) == ["documents alike"]
+    clusters = np.zeros_like(healthy)
+    clusters[np.arange(N_DOCS), 100 + np.arange(N_DOCS) % 3] = 1
+    assert found(noisy(clusters)) == ["documents alike"]
+    several = healthy[np.arange(N_DOCS) % 4]  # four clusters of whole vectors
+    assert found(noisy(several)) == ["documents alike"]
+    few = healthy.copy()
+    few[:10] = few[0]  # a text that comes often is no collapse
+    assert found(noisy(few)) == []
+
+
+def test_common_function_words_alone_are_no_collapse(healthy):
+    healthy[:, 1:3] = 0.3
+    assert found(healthy) == []

@@ -129,6 +129,20 @@ def test_margin_mse_without_pairs_is_zero():
     assert margin_mse(random(1, 2), random(1, 2), absent).item() == 0
 
 
+def test_every_pair_of_margin_mse_as_naver_has_it():
+    """Their trainer: the mean over queries of that over a (G, G) table of margins, its diagonal of zeros included."""
+    scores, teacher = random(3, 4), random(3, 4, seed=1)
+    margins = [values.unsqueeze(1) - values.unsqueeze(2) for values in (scores, teacher)]
+    expected = torch.nn.functional.mse_loss(*margins, reduction="none").mean(dim=2).mean(dim=1).mean(dim=0)
+    torch.testing.assert_close(margin_mse(scores, teacher, every_pair=True), expected)
+    wider, mask = torch.cat([scores, torch.full((3, 1), NAN)], 1), torch.arange(5).expand(3, 5) < 4
+    wide_teacher = torch.cat([teacher, torch.full((3, 1), NAN)], 1)
+    torch.testing.assert_close(margin_mse(wider, wide_teacher, mask, every_pair=True), expected)
+    mask = torch.cat([mask, torch.tensor([[False, True, True, True, True]])])  # without a positive it doesn't count
+    more = torch.cat([wider, torch.ones(1, 5)]), torch.cat([wide_teacher, torch.zeros(1, 5)])
+    torch.testing.assert_close(margin_mse(*more, mask, every_pair=True), expected)
+
+
 # --- KL
 
 
@@ -221,6 +235,9 @@ LOSSES = {
     "info_nce": lambda s: info_nce(s, first_positive(3, 5), 0.7),
     "several positives": lambda s: info_nce(s, first_positive(3, 5) | (torch.arange(5) == 4)),
     "margin_mse": lambda s: margin_mse(s, random(3, 5, seed=1), first_positive(3, 5) | (torch.arange(5) < 3)),
+    "every pair": lambda s: margin_mse(
+        s, random(3, 5, seed=1), first_positive(3, 5) | (torch.arange(5) < 3), every_pair=True
+    ),
     "kl": lambda s: kl(s, random(3, 5, seed=1), first_positive(3, 5) | (torch.arange(5) < 3), 2.0),
 }
 
@@ -295,6 +312,13 @@ def test_ensemble_then_kl():
     loss.backward()
     assert loss.isfinite()
     assert scores.grad.isfinite().all()
+
+
+def test_raw_scores_of_teachers():
+    teachers = torch.tensor([[[10.0, -20.0, NAN]], [[-1.0, NAN, NAN]]])
+    result = ensemble(teachers, scale=2, normalize=False)
+    assert result[0, :2].tolist() == [9, -40]
+    assert result[0, 2].isnan()
 
 
 def test_ensemble_needs_three_dimensions():

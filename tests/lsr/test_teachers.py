@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from lsr.errors import EncoderError
-from lsr.train.teachers import DenseSettings, DenseTeacher
+from lsr.errors import EncoderError, TrainingError
+from lsr.train.teachers import DenseSettings, DenseTeacher, device_of
 
 TEXTS = ["the cat sat on the mat .", "dog", "abc def ghij " * 20, "the dog sat"]
 
@@ -143,3 +143,9 @@ def test_what_is_not_known_is_refused(mean, tmp_path, file, content, message):
     (folder / file).write_text(json.dumps(content))
     with pytest.raises(EncoderError, match=message):
         open_teacher(folder, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "cpu:x"])
+def test_a_device_that_is_not_here(name):
+    with pytest.raises(TrainingError, match=f"device '{name}' can't be used here .*; cpu can"):
+        device_of(name)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from safetensors import SafetensorError  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from lsr.encode.hub import load_encoder  # noqa: E402
 from lsr.encode.hybrid import HybridEncoder  # noqa: E402
@@ -145,6 +146,72 @@ def test_every_head_is_saved_as_it_is(settings, tmp_path, head, kind):
             assert query[words].tolist() == [1, 1]
         case _:
             assert np.allclose(query[words], run.table.weights().detach()[words])
+
+
+def counted_idf(run, triples):
+    """IDF by hand, over each positive once."""
+    texts = {json.loads(line)["positives"][0] for line in triples.read_text().splitlines()}
+    rows = [set(row) for row in run.tokenizer.ids(list(texts), 20, special=False)]
+    df = np.array([sum(term in row for row in rows) for term in range(run.model.n_terms)])
+    return np.log(1 + (len(rows) - df + 0.5) / (df + 0.5)), df
+
+
+@pytest.mark.parametrize("penalty", ["flops", "idf_flops"])
+@pytest.mark.parametrize("kind", ["idf", "table", "tokens"])
+def test_the_idf_keeps_its_size(settings, triples, tmp_path, kind, penalty):
+    """Published lambdas stand beside the IDF as it is; a learned table starts with a mean of 1; tokens count 1."""
+    settings = replace(
+        settings,
+        queries=QuerySettings(kind, max_length=16),
+        documents_regularizer=RegularizerSettings(penalty, weight=0.01),
+    )
+    run = trainer(settings, tmp_path)
+    idf, df = counted_idf(run, triples)
+    some = df > 0
+    expected = {"idf": idf, "table": idf / idf[some].mean(), "tokens": np.ones_like(idf)}[kind]
+    assert run.table.weights().detach().numpy()[some] == pytest.approx(expected[some], rel=1e-5)
+    if penalty == "idf_flops":
+        assert run.idf.numpy()[some] == pytest.approx(idf[some], rel=1e-5)
+    encoder = load_encoder(run.run())
+    (query,) = encoder.encode_query(["cat dog cat"]).to_dense()
+    if kind != "table":
+        words = [encoder.vocabulary.index(word) for word in ("cat", "dog")]
+        assert query[words] == pytest.approx(expected[words], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["idf", "table"])
+def test_a_table_of_ones_own(settings, tmp_path, kind):
+    path = tmp_path / "idf.json"
+    path.write_text(json.dumps({"cat": 8.5, "dog": 2, "[CLS]": 3.0, "unheard": 1.0, "the": -1.0}))
+    settings = replace(
+        settings,
+        queries=QuerySettings(kind, max_length=16, weights=str(path)),
+        optimizer=replace(settings.optimizer, steps=1),
+    )
+    run = trainer(settings, tmp_path / "run")
+    encoder = load_encoder(run.run())  # the first step's rate is 0
+    (query,) = encoder.encode_query(["cat dog the mat"]).to_dense()
+    found = {encoder.vocabulary[term]: query[term] for term in query.nonzero()[0]}
+    assert found == pytest.approx({"cat": 8.5, "dog": 2})
+    path.write_text('{"cat": NaN}')
+    with pytest.raises(EncoderError, match="weights that are no finite numbers"):
+        trainer(settings, tmp_path / "other")
+    path.unlink()
+    with pytest.raises(EncoderError, match="weights: no such file"):
+        trainer(settings, tmp_path / "other")
+    with pytest.raises(ValueError, match="weights is for the kinds table and idf, not tokens"):
+        QuerySettings("tokens", weights="x.json")
+
+
+def test_a_run_with_the_scaled_idf_of_an_earlier_version(settings, tmp_path):
+    settings = replace(
+        settings, queries=QuerySettings("idf", max_length=16), optimizer=replace(settings.optimizer, steps=1)
+    )
+    trainer(settings, tmp_path).run()
+    path = tmp_path / "checkpoint-00000001" / "counts.safetensors"
+    save_file({name: value for name, value in load_file(path).items() if name != "idf"}, path)
+    with pytest.raises(TrainingError, match="a run of an earlier version, in which the queries' IDF had a mean of 1"):
+        trainer(settings, tmp_path)
 
 
 def test_query_weights_of_embeddings_by_their_definition():
@@ -301,6 +368,22 @@ def test_accumulated_batches_make_one_update(settings, steady, tmp_path):
     )
 
 
+def test_the_gradient_cache_makes_one_batch_of_those_that_are_accumulated(settings, steady, tmp_path):
+    settings = replace(
+        settings,
+        model=replace(settings.model, checkpoint=str(steady)),
+        losses=LossSettings(info_nce=1.0, kl=0.5),
+        documents_regularizer=RegularizerSettings("flops", weight=0.1),
+        gradient_cache=True,
+    )
+    compare(
+        settings,
+        tmp_path,
+        data=replace(settings.data, queries=2),
+        optimizer=replace(settings.optimizer, accumulate=2),
+    )
+
+
 def test_half_precision_is_near(settings, steady, tmp_path):
     settings = replace(
         settings,
@@ -410,13 +493,60 @@ def test_models_and_the_scores_of_the_examples_teach_together():
         TeacherSettings(encoder="bm25", examples=True)
 
 
-def test_there_must_be_something_to_imitate(settings, tmp_path):
-    path = tmp_path / "pairs.jsonl"
-    path.write_text('{"query": "cat", "positive": "the cat", "negative": "dog"}\n')
-    data = replace(settings.data, sources=(TrainingSource(str(path)),))
-    run = trainer(replace(settings, data=data, losses=LossSettings(kl=1.0)), tmp_path / "run")
-    with pytest.raises(TrainingError, match="kl and margin_mse need teachers"):
-        run.run()
+def test_scores_of_teachers_as_they_are():
+    """SPLADE-v3's losses: KL against raw scores, and MarginMSE over every pair."""
+    own, brought = torch.tensor([[0, 1, 2]]), torch.tensor([[[9.0, 2.5, -3]]])
+    batch = Batch(["cat"], ["x", "y", "z"], own, torch.eye(1, 3).bool(), brought)
+    scores = torch.tensor([[3.0, 2, 1]])
+    how = LossSettings(kl=1, margin_mse=0.05, teacher_scores="raw", margin_pairs="all")
+    assert (how.scale, LossSettings(kl=1).scale) == (1, 30)
+    raw, total = ranking_loss(scores, batch, how, [])
+    assert raw["kl"].item() == pytest.approx(losses.kl(scores, brought[0]).item())
+    # (1 - 6.5)^2, (2 - 12)^2 and (1 - 5.5)^2, twice each, of nine pairs.
+    assert raw["margin_mse"].item() == pytest.approx(2 * (5.5**2 + 10**2 + 4.5**2) / 9)
+    assert total.item() == pytest.approx(raw["kl"].item() + 0.05 * raw["margin_mse"].item())
+
+
+def test_rates_are_those_of_transformers(settings, tmp_path):
+    from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+
+    for decay, schedule in (("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)):
+        settings = replace(settings, optimizer=replace(settings.optimizer, steps=9, warmup=3, decay=decay))
+        run = trainer(settings, tmp_path / decay)
+        theirs = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        expected = schedule(theirs, 3, 9)
+        for run.step in range(9):
+            assert run._rate() == pytest.approx(expected.get_last_lr()[0])
+            theirs.step()
+            expected.step()
+
+
+@pytest.mark.parametrize("teachers", [(), (TeacherSettings(examples=True), TeacherSettings(encoder="bm25"))])
+def test_there_must_be_something_to_imitate(settings, triples, tmp_path, teachers):
+    """Sources of unlike scores are refused before the first step, whichever come up first."""
+    line = {"query": "cat", "positive": "the cat", "negative": "dog"}
+    sources = [TrainingSource(str(triples))]
+    for name, scores in (("none", None), ("two", [[1, 2], [3, 4]])):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(json.dumps(line | {"scores": scores}) + "\n")
+        sources.append(TrainingSource(str(path), weight=1e-9))
+    models = [Lengths() for teacher in teachers if not teacher.examples]
+    settings = replace(settings, losses=LossSettings(kl=1.0), teachers=teachers)
+    for some, told in (
+        (sources[:2], r"triples.jsonl those of 1, .*none.jsonl those of none\. Name models"),
+        (sources[1:2], "none.jsonl those of none"),
+        (sources[::2], r"triples.jsonl those of 1, .*two.jsonl those of 2\."),
+    ):
+        data = replace(settings.data, sources=tuple(some))
+        with pytest.raises(TrainingError, match=told):
+            trainer(replace(settings, data=data), tmp_path / "run", teachers=models)
+        assert not (tmp_path / "run").exists()
+    data = replace(settings.data, sources=tuple(sources))
+    for other in (
+        replace(settings, data=data, losses=LossSettings(info_nce=1)),
+        replace(settings, data=data, teachers=()),
+    ):
+        trainer(other, tmp_path / "good", teachers=() if other.losses.info_nce else [Lengths()])
 
 
 def test_masked_language_modelling_comes_first(settings, tmp_path):
@@ -513,30 +643,65 @@ def test_a_run_that_failed_in_a_step_goes_on(settings, tmp_path, monkeypatch):
     assert (log(tmp_path / "failed"), weights_of(tmp_path / "failed" / "last")) == expected
 
 
-def test_two_processes_have_the_same_weights(settings, tmp_path):
+def two_processes(settings, folder):
+    """Runs with two processes, this one and a child; gives the run and what the child said in the end."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    settings = replace(settings, documents_regularizer=RegularizerSettings("df_flops", weight=0.1))
     where = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
-    other = child(settings, tmp_path / "run", **where)
+    other = child(settings, folder, **where)
     torch.distributed.init_process_group("gloo", f"tcp://localhost:{port}", rank=0, world_size=2)
     try:
-        run = trainer(settings, tmp_path / "run")
+        run = trainer(settings, folder)
         run.run()
     finally:
         torch.distributed.destroy_process_group()
-    said, complaint = other.communicate(timeout=100)
+    said, complaint = other.communicate(timeout=200)
     assert other.returncode == 0, complaint
-    theirs, counted = map(json.loads, said.splitlines())
-    mine = {name: float(p.detach().double().sum()) for p, name in run.names.items()}
-    assert theirs == mine
-    assert np.isfinite(list(mine.values())).all()
-    assert counted == float(run.penalties["documents"].df.fractions().sum()) > 0
-    assert len(log(tmp_path / "run")) == 8
-    alone = tmp_path / "alone"
-    trainer(settings, alone).run()
-    assert log(alone) != log(tmp_path / "run")
+    return run, [json.loads(line) for line in said.splitlines()]
+
+
+def sums(run):
+    return {name: float(p.detach().double().sum()) for p, name in run.names.items()}
+
+
+@pytest.mark.parametrize("way", ["encoded", "cached table"])
+def test_two_processes_are_one_with_batches_twice_as_large(settings, steady, tmp_path, capsys, way):
+    """In-batch negatives, teachers' choices and FLOPS are of all texts, and so is the log."""
+    cached = way == "cached table"
+    settings = replace(
+        settings,
+        model=replace(settings.model, checkpoint=str(steady)),
+        queries=QuerySettings("table" if cached else "encoded", max_length=16),
+        losses=LossSettings(info_nce=1.0, kl=0.3, margin_mse=0.1),
+        documents_regularizer=RegularizerSettings("df_flops" if cached else "flops", weight=0.1),
+        pretrain=None if cached else PretrainSettings(2, flops=1e-2),
+        gradient_cache=cached,
+        optimizer=replace(settings.optimizer, steps=5, accumulate=2 if cached else 1, warmup=0),
+        data=replace(settings.data, queries=3),
+    )
+    run, (theirs, counted) = two_processes(settings, tmp_path / "two")
+    assert np.isfinite(list(sums(run).values())).all()
+    assert theirs == pytest.approx(sums(run), rel=1e-6, abs=1e-6)
+    assert counted == float(run.penalties["documents"].df.fractions().sum())
+    alone = trainer(replace(settings, data=replace(settings.data, queries=6)), tmp_path / "alone")
+    alone.run()
+    for name in ("loss", "norm", "documents_terms"):
+        assert log(tmp_path / "two", name) == pytest.approx(log(tmp_path / "alone", name), rel=1e-3)
+    found, expected = sums(run), sums(alone)
+    for name in expected:
+        if not name.endswith("key.bias"):  # its gradient is zero, and Adam makes steps of what rounding leaves
+            assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-3), name
+    # Another number of processes goes on with the examples that follow, and says what that means.
+    shutil.rmtree(tmp_path / "two" / f"checkpoint-{run.step:08d}")
+    capsys.readouterr()
+    one = trainer(settings, tmp_path / "two")
+    size, at = (6, 3) if cached else (3, 6)
+    said = f"had 2 processes until step {at} and goes on with 1: an update is of {size} queries instead of {2 * size}"
+    assert said in capsys.readouterr().err
+    assert one._drawn() == at * 2 * size
+    one.run()
+    assert trainer(settings, tmp_path / "two")._drawn() == at * 2 * size + (one.steps - at) * size
 
 
 def test_no_number_is_named_and_costs_no_checkpoint(settings, tmp_path, monkeypatch):
@@ -638,7 +803,11 @@ def test_a_tokenizer_of_another_model(settings, steady, tmp_path):
 
 
 def test_the_best_is_kept_and_patience_ends(settings, tmp_path):
-    settings = replace(settings, validation=ValidationSettings(("x",), every=2, measure="m", patience=2))
+    settings = replace(
+        settings,
+        validation=ValidationSettings(("x",), every=2, measure="m", patience=2),
+        documents_regularizer=RegularizerSettings("flops", weight=0.01),
+    )
     values = iter([1.0, 3.0, 2.0, 2.5])
     seen = []
 
@@ -655,6 +824,42 @@ def test_the_best_is_kept_and_patience_ends(settings, tmp_path):
     for _ in range(2):  # the same command once more doesn't go on either
         assert trainer(settings, tmp_path / "short", validate=validate).run() == tmp_path / "short" / "best"
         assert len(log(tmp_path / "short")) == 4
+
+
+def test_what_is_not_sparse_yet_is_not_the_best(settings, tmp_path, capsys):
+    """While the regularizer grows, quality is high and so is length: neither the best nor patience counts it."""
+    settings = replace(
+        settings,
+        documents_regularizer=RegularizerSettings("flops", weight=0.01, ramp=5),
+        validation=ValidationSettings(("x",), every=2, measure="m", patience=2),
+    )
+    seen, values = [], iter([9.0, 8.0, 2.0, 1.0])
+
+    def validate(folder):
+        seen.append(weights_of(folder))
+        return {"m": next(values), "terms": 1.0}
+
+    assert trainer(settings, tmp_path / "ramp", validate=validate).run() == tmp_path / "ramp" / "best"
+    assert weights_of(tmp_path / "ramp" / "best") == seen[2]
+    said = capsys.readouterr().err
+    assert said.count("it is not taken for the best: the regularizers grow until step 5") == 2
+
+
+def test_the_best_has_at_most_so_many_terms(settings, tmp_path, capsys):
+    settings = replace(settings, validation=ValidationSettings(("x",), every=2, measure="m", max_terms=50))
+    found = iter([(9.0, 99.0), (8.0, 51.0), (2.0, 50.0), (1.0, 3.0)])
+    seen = []
+
+    def validate(folder):
+        seen.append(weights_of(folder))
+        return dict(zip(("m", "terms"), next(found), strict=True))
+
+    trainer(settings, tmp_path / "some", validate=validate).run()
+    assert weights_of(tmp_path / "some" / "best") == seen[2]
+    assert "its documents have 51.0 terms, and max_terms is 50" in capsys.readouterr().err
+    run = trainer(settings, tmp_path / "none", validate=lambda folder: {"m": 1.0, "terms": 99.0})
+    assert run.run() == tmp_path / "none" / "last"
+    assert "no encoder had at most 50 terms a document: there is only the last" in capsys.readouterr().err
 
 
 def test_a_kill_while_the_best_is_replaced(settings, tmp_path):
@@ -760,7 +965,9 @@ def test_a_killed_run_has_its_negatives_still(mined, tmp_path):
 
 def test_what_other_settings_left_before_the_first_checkpoint_is_not_used(mined, tmp_path):
     settings, mine, asked = mined
-    settings = replace(settings, checkpoint_every=50, validation=ValidationSettings(("x",), every=2, measure="m"))
+    regularizer = RegularizerSettings("flops", weight=0.01)
+    validation = ValidationSettings(("x",), every=2, measure="m")
+    settings = replace(settings, checkpoint_every=50, validation=validation, documents_regularizer=regularizer)
 
     def stopped(settings, at):
         run = trainer(settings, tmp_path / "run", mine=mine, validate=lambda folder: {"m": 1.0})
@@ -792,6 +999,19 @@ def test_states_of_frozen_layers_are_kept_by_what_made_them(settings, steady, tm
         run = trainer(replace(settings, model=model, precision=precision), tmp_path)
         folders.add(run.network.states.folder)
     assert len(folders) == 2
+
+
+def test_queries_without_ids_are_refused_before_the_first_step(mined, tmp_path):
+    settings, mine, _ = mined
+    (source,) = settings.data.sources
+    rows = [json.loads(line) for line in Path(source.path).read_text().splitlines()]
+    for row in rows[:3]:
+        del row["query_id"]
+    path = tmp_path / "unnamed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = replace(settings, data=replace(settings.data, sources=(replace(source, path=str(path)),)))
+    with pytest.raises(TrainingError, match=r"data.refresh_every: 3 queries of .*unnamed.jsonl have no query_id"):
+        trainer(settings, tmp_path / "run", mine=mine)
 
 
 def test_negatives_that_are_gone(mined, tmp_path):

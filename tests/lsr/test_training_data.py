@@ -406,7 +406,7 @@ def test_bad_texts_are_listed(refusal, put):
 
 def test_weights_must_be_positive():
     for weight in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="weight of x must be above 0"):
+        with pytest.raises(ValueError, match="weight must be above 0"):
             TrainingSource("x", weight=weight)
     with pytest.raises(ValueError, match="at least one source"):
         open_training([])
