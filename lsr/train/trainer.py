@@ -122,6 +122,10 @@ class Trainer:
         self.model = start_model(
             checkpoint, how.head, how.pooling, how.saturation, n_terms, [row for row in first if row], absent
         )
+        if how.dropout is not None:
+            for module in self.model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = how.dropout
         # A cache for each process: two that write to the same file would spoil it.
         cache = folder / "cache" if not self.rank else folder / "cache" / f"process-{self.rank}"
         self.network = Network(self.model, settings, self.device, cache)
