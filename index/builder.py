@@ -172,6 +172,7 @@ def build_index(
     opened = open_source(source, encoder)
     quantizer = quantizer or partial(Quantizer.of, step=opened.step if isinstance(opened, Vectors) else None)
     with Transaction(path) as transaction, output_errors(path):
+        refuse_others(path, overwrite=overwrite)  # once more: until the lock was ours somebody else may have built
         known = Known()
         if isinstance(opened, SparseMatrix):
             known.fingerprint = Fingerprint(vocabulary_size=opened.shape[1])

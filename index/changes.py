@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 
 from lsr.encode.stream import Report
-from lsr.errors import DataError
+from lsr.errors import DoubledId
 from lsr.vectors import VectorBatch
 
 from .pending import Buffer, Stored, Unit, rows_of
@@ -66,7 +66,7 @@ class Call:
         """Take some documents, and mark those that they replace.
 
         Raises:
-            DataError: An id that is there already, or occurs twice.
+            DoubledId: An id that is there already, or occurs twice.
         """
         ids, parents = batch.ids, list(batch.documents.column("parent").to_pylist())
         owners = [parent or doc_id for doc_id, parent in zip(ids, parents, strict=True)]
@@ -105,7 +105,7 @@ class Call:
 
     def _refuse(self, problem: str, number: int) -> None:
         if not self._skip_bad:
-            raise DataError(problem, f"document {number}")
+            raise DoubledId(problem, f"document {number}")
         self._change.bad.append(f"document {number}: {problem}")
 
     def moved(self, buffer: Buffer, stored: Stored | None) -> None:

@@ -66,7 +66,7 @@ class DenseVectors:
     """
 
     def __init__(self, path: str | PathLike[str], embed: Embed) -> None:
-        self.path, self.embed = Path(path), embed
+        self.path, self.embed = Path(path).absolute(), embed
         record = read_record(self.path)
         self.similarity: Similarity = record["similarity"]
         self.segments = frozenset(record.get("segments", ()))
@@ -112,7 +112,7 @@ class DenseVectors:
         """
         if similarity not in get_args(Similarity):
             raise ValueError(f"similarity must be one of {', '.join(get_args(Similarity))}, got {similarity!r}")
-        folder = Path(path)
+        folder = Path(path).absolute()
         known: dict[tuple[str, bytes], NDArray[np.float32]] = {}
         if (folder / RECORD).exists():
             old = cls(folder, embed)

@@ -13,6 +13,7 @@ lsr.index.writer.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -37,8 +38,9 @@ from .reader import Reader
 from .remote import downloaded, folder_for
 from .segment import ImpactType
 from .segment_writer import DEFAULT_MEMORY, Order
-from .shards import is_sharded
+from .shards import SHARDS, is_sharded
 from .snapshot import Snapshot
+from .storage import MANIFEST
 from .writer import Writer
 
 _RETRY = 0.1  # seconds until a merger that finds somebody else writing looks again
@@ -64,6 +66,8 @@ class Index(Reader):
         self.uri = uri
         self._writer: Writer | JoinedWriter | None = None
         self._changing = threading.Condition(threading.RLock())
+        self._adopting = threading.Lock()
+        self._seen = (-1, 0, 0)  # no file's: the first look finds out what was committed since it was opened
         self._mergers: dict[Path, Merger] = {}
         self._merges_waiting = 0  # for their turn to write
 
@@ -118,6 +122,8 @@ class Index(Reader):
             OutputExists: The folder holds an index, or something else.
             DataError: A bad document or vector, a doubled id.
         """
+        if not is_remote(path):
+            path = Path(path).absolute()
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
         settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages)
@@ -160,7 +166,7 @@ class Index(Reader):
                 f"{uri}: skip_damaged is for a folder: nothing damaged is ever downloaded; copy what is left to a "
                 "folder, and open that"
             )
-        path = downloaded(uri) if uri else Path(path)
+        path = (downloaded(uri) if uri else Path(path)).absolute()  # whatever folder the process moves to
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
         if is_sharded(path):
@@ -180,23 +186,44 @@ class Index(Reader):
 
         Returns:
             Whether there was anything new.
+
+        Raises:
+            IndexFormatError: The index is gone, or another one lies in its folder now.
+            CorruptIndex: What was committed is damaged; what is open stays open.
         """
-        before = self._snapshot
+        before, stamp = self._snapshot, self._stamp()
         if self.uri:
-            downloaded(self.uri)
-        self._adopt(self._latest(before, skip_damaged=bool(before.damaged)))
+            self.path = downloaded(self.uri).absolute()
+        self._adopt(self._latest(before, skip_damaged=bool(before.damaged)), before)
+        self._seen = stamp  # what came after that is seen the next time
         return self._snapshot is not before
 
+    @property
+    def stale(self) -> bool:
+        """Whether there may be something new for `refresh`, by one look at a file's date; not for object storage."""
+        return self._stamp() != self._seen
+
+    def _stamp(self) -> tuple[int, int, int]:
+        try:  # of a sharded folder a commit is whole when its own file says so
+            found = os.stat(self.path / (SHARDS if is_sharded(self.path) else MANIFEST))
+        except OSError:
+            return (0, 0, 0)
+        return (found.st_ino, found.st_mtime_ns, found.st_size)
+
     def _latest(self, before: Snapshot, *, skip_damaged: bool = False) -> Snapshot:
-        return Snapshot.latest(self.path, before, skip_damaged=skip_damaged)
+        return Snapshot.latest(self.path, before, skip_damaged=skip_damaged, same=not self.uri)
 
     def _new_writer(self) -> Writer | JoinedWriter:
         return Writer(self.path, self._snapshot)
 
-    def _adopt(self, snapshot: Snapshot) -> None:
-        if self._given_encoder is not None and snapshot.shared.fingerprint != self._snapshot.shared.fingerprint:
-            self._given_encoder = None  # the index has been built again, or its encoder was fitted
-        self._snapshot = snapshot
+    def _adopt(self, snapshot: Snapshot, before: Snapshot | None = None) -> None:
+        """Move on to a snapshot; if that was `before`'s follower, only from there: a commit may have been faster."""
+        with self._adopting:
+            if before is not None and self._snapshot is not before:
+                return
+            if self._given_encoder is not None and snapshot.shared.fingerprint != self._snapshot.shared.fingerprint:
+                self._given_encoder = None  # the index has been built again, or its encoder was fitted
+            self._snapshot = snapshot
 
     # --- changing --------------------------------------------------------------------------------------------------
 
@@ -219,6 +246,7 @@ class Index(Reader):
             EncoderMismatch: Vectors of another encoder.
             EncoderError: Texts, but the index has no encoder.
             IndexLocked: Somebody else is writing; the message says who.
+            IndexFormatError: Another index lies in the folder now.
             OutputError: The folder can't be written.
         """
         with self._writing() as writer:
@@ -251,14 +279,16 @@ class Index(Reader):
     def commit(self, *, merge: bool = True) -> None:
         """Make changes durable and visible: here at once, elsewhere to who opens the index or refreshes it.
 
-        Should it fail (a full disk, say), the index is what it was and the changes are still pending.
+        Should it fail (a full disk, say), the index is what it was and the changes are still pending. Should it be
+        interrupted, it has been made or not, as `refresh` tells: `commit` makes it if it hasn't, `rollback` doesn't.
 
         Args:
             merge: Then have segments merged in the background as the policy of lsr.index.merge says, so that there are
                 never many of them; where more than 64 wait for that, the newest are merged before this returns.
         """
         with self._changing:
-            if self._writer is None:
+            if self._writer is None or not self.pending:
+                self.rollback()
                 return
             self._writer.commit()
             if merge:
@@ -274,12 +304,12 @@ class Index(Reader):
     @property
     def pending(self) -> bool:
         """Whether there are changes that aren't committed."""
-        return self._writer is not None
+        return self._writer is not None and not self._writer.closed
 
     def rollback(self) -> None:
         """Forget the changes since the last commit, and unlock the index."""
         with self._changing:
-            if self._writer is not None:
+            if self._writer is not None:  # stays known until it is closed: what is interrupted here is ended later
                 self._writer.close()
                 self._writer = None
 
@@ -364,7 +394,7 @@ class Index(Reader):
             self._merges_waiting += 1
             try:
                 while not merger.stop.is_set():
-                    if self._writer is None:
+                    if not self.pending:
                         with suppress(IndexLocked), self._writing() as writer:
                             writer.take(merged)
                             self._adopt(writer.snapshot)
@@ -397,8 +427,10 @@ class Index(Reader):
         """The writer, which holds the lock as long as there are changes."""
         self._require_changeable()
         with self._changing:
-            if self._writer is None:
+            if not self.pending:
+                self.rollback()
                 self._writer = self._new_writer()
+            assert self._writer is not None
             try:
                 yield self._writer
             finally:

@@ -18,6 +18,7 @@ from typing import Any
 
 from lsr.encode.base import Encoder
 from lsr.errors import OutputError
+from lsr.places import is_remote
 
 from .builder import Source
 from .changes import Change
@@ -57,11 +58,13 @@ class JoinedSnapshot(Snapshot):
         return [snapshot.manifest for snapshot in self.snapshots]
 
     @classmethod
-    def of(cls, folder: Path, before: Snapshot | None = None, *, skip_damaged: bool = False) -> JoinedSnapshot:
-        """Open what was committed last in each shard.
+    def of(
+        cls, folder: Path, before: Snapshot | None = None, *, skip_damaged: bool = False, same: bool = True
+    ) -> JoinedSnapshot:
+        """Open what was committed last in each shard; arguments are those of `Snapshot.latest`.
 
         Raises:
-            IndexFormatError: No sharded folder; shards are missing, or of another format; all of them are named.
+            IndexFormatError: No sharded folder; shards are missing, of another format, or others; all are named.
             EncoderMismatch: Shards of another encoder.
             CorruptIndex: A file is missing, cut short or, if small, changed.
         """
@@ -72,7 +75,9 @@ class JoinedSnapshot(Snapshot):
         shards.manifests()  # all that is wrong at once
         folders = [folder_of(shards.location(entry)) for entry in shards.entries]
         snapshots = [
-            Snapshot.latest(path, known.get(entry.path), skip_damaged=skip_damaged)
+            Snapshot.latest(
+                path, known.get(entry.path), skip_damaged=skip_damaged, same=same and not is_remote(entry.path)
+            )
             for path, entry in zip(folders, shards.entries, strict=True)
         ]
         if isinstance(before, JoinedSnapshot) and list(before.snapshots) == snapshots:
@@ -84,7 +89,7 @@ class JoinedIndex(Index):
     """A sharded folder as one index."""
 
     def _latest(self, before: Snapshot, *, skip_damaged: bool = False) -> Snapshot:
-        return JoinedSnapshot.of(self.path, before, skip_damaged=skip_damaged)
+        return JoinedSnapshot.of(self.path, before, skip_damaged=skip_damaged, same=not self.uri)
 
     @property
     def _joined(self) -> JoinedSnapshot:
@@ -134,6 +139,11 @@ class JoinedWriter:
                 stack.callback(writer.close)
                 self._writers.append(writer)
             stack.pop_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has begun."""
+        return any(writer.closed for writer in self._writers)
 
     @property
     def changed(self) -> bool:

@@ -187,7 +187,7 @@ def folder_for(path: str | PathLike[str], *, overwrite: bool) -> Iterator[Path]:
         StorageError: It can't be written.
     """
     if not is_remote(path):
-        yield Path(path)
+        yield Path(path).absolute()
         return
     refuse_remote(Place(path), overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="lsr-") as scratch:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lsr.errors import IndexFormatError
 from lsr.fingerprint import digest
+from lsr.places import is_remote
 from lsr.sparse import SparseMatrix
 
 from .explain import Explanation, explain_document
@@ -94,7 +95,7 @@ class Shard:
         with self._opening:
             if refresh or not self._kept:
                 before = next(reversed(self._kept.values()), None)
-                snapshot = Snapshot.latest(folder_of(self._location), before)
+                snapshot = Snapshot.latest(folder_of(self._location), before, same=not is_remote(self._location))
                 if snapshot is not before:
                     while len(self._kept) >= _KEPT:
                         self._kept.pop(next(iter(self._kept)))

@@ -235,10 +235,11 @@ class Shards:
             if there is None:
                 raise IndexFormatError(f"{folder}: not a sharded index: it has no {SHARDS}")
             return cls.parse(there, str(folder))
-        if not Path(folder).is_dir():
+        folder = Path(folder).absolute()  # its shards are opened later, wherever the process is then, and by others
+        if not folder.is_dir():
             raise IndexFormatError(f"{folder}: no such folder")
         try:
-            content = Path(folder, SHARDS).read_bytes()
+            content = (folder / SHARDS).read_bytes()
         except FileNotFoundError:
             raise IndexFormatError(f"{folder}: not a sharded index: it has no {SHARDS}") from None
         return cls.parse(content, str(folder))

@@ -33,7 +33,7 @@ from .filters import Filter, Where, as_filter
 from .plan import SearchSettings
 from .searcher import Mask, Searcher
 from .segment import Segment
-from .storage import check_files, read_encoder_files, read_manifest
+from .storage import check_files, read_encoder_files, read_manifest, require_same_index
 
 _VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
 _ALIVE_SCHEMA = pa.schema([("bits", pa.uint8())])
@@ -206,17 +206,28 @@ class Snapshot:
         self.searcher = Searcher([part.segment for part in self.parts], alive)
 
     @classmethod
-    def latest(cls, path: Path, before: Snapshot | None = None, *, skip_damaged: bool = False) -> Snapshot:
+    def latest(
+        cls, path: Path, before: Snapshot | None = None, *, skip_damaged: bool = False, same: bool = True
+    ) -> Snapshot:
         """Open what was committed last.
 
+        Args:
+            path: The index' folder.
+            before: A snapshot that is open.
+            skip_damaged: As above.
+            same: Whether it has to be of the very index that `before` is of; an index in object storage, of which
+                `path` is a copy, is replaced by others.
+
         Raises:
-            IndexFormatError: Not an index, or one of another format.
+            IndexFormatError: Not an index, one of another format, or another one.
             CorruptIndex: As above.
         """
         manifest = read_manifest(path)
         while True:
             if before is not None and manifest == before.manifest:
                 return before
+            if before is not None and same:
+                require_same_index(path, before.manifest, manifest)
             try:
                 snapshot = cls(path, manifest, before, skip_damaged=skip_damaged)
                 now = read_manifest(path) if snapshot.damaged else manifest

@@ -1,7 +1,8 @@
 """An index folder: one manifest, replaced atomically, and the files it names, which are never changed.
 
     INDEX/
-      manifest.json       format, fingerprint, segments in document order, size and SHA-256 of every file, and its own
+      manifest.json       format, a random id that the index keeps, fingerprint, segments in document order, size and
+                          SHA-256 of every file, and its own
       shared-1f3a…/       what all segments share: vocabulary.arrow, and encoder/, what encodes queries and documents
       segment-77c0…/      postings and documents
       alive-90be….arrow   of a segment with deletions, which of its documents are left, a bit each
@@ -45,6 +46,7 @@ OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
 ASIDE = re.compile(r"merging-[0-9a-f]{16}")
 _SEGMENT = re.compile(r"segment-[0-9a-f]{16}")
 FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
+MOVED = "the index was moved away or removed while it was changed: move it back and try again, or roll back"
 LOCK, HOLDER, MERGING = ".lock", ".writer", ".merging"
 
 
@@ -100,6 +102,22 @@ def parse_manifest(content: bytes, index: Path | str) -> dict[str, Any]:
     return dict(manifest)
 
 
+def require_same_index(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to take one index for another that was put in its place; older ones don't say who they are.
+
+    Args:
+        path: Their folder.
+        before: The manifest that is known.
+        now: The one that lies there.
+
+    Raises:
+        IndexFormatError: They are of two indexes.
+    """
+    known, found = before.get("index_id"), now.get("index_id")
+    if None not in (known, found) and known != found:
+        raise IndexFormatError(f"{path}: another index lies here now than the one that was opened; open it anew")
+
+
 def _require_sound(manifest: Mapping[str, Any], path: str) -> None:
     """Refuse a manifest whose checksum is right but whose values make no sense: somebody else wrote it."""
     try:
@@ -107,6 +125,7 @@ def _require_sound(manifest: Mapping[str, Any], path: str) -> None:
         named = [segment["name"] for segment in manifest["segments"]]
         sound = (
             isinstance(manifest["fingerprint"], str)
+            and isinstance(manifest.get("index_id", ""), str)
             and manifest["impacts"] in ("uint8", "float32")
             and _is_amount(manifest["scale"], float)
             and all(type(manifest[name]) is bool for name in ("has_encoder", "has_vocabulary"))
@@ -183,6 +202,8 @@ def output_errors(index: Path, *, every: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not isinstance(error, LsrError) and not index.exists():
+            raise OutputError(f"{index}: {MOVED}") from error
         # Reading may be refused, too, but elsewhere.
         ours = error.errno in _NO_ROOM or (error.errno in _REFUSED and str(index) in str(error))
         if isinstance(error, LsrError) or not (every or ours):

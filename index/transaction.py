@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import filelock
 
-from lsr.errors import IndexFormatError, IndexLocked
+from lsr.errors import IndexFormatError, IndexLocked, OutputError
 
 from .storage import (
     ASIDE,
@@ -28,6 +28,7 @@ from .storage import (
     LOCK,
     MANIFEST,
     MERGING,
+    MOVED,
     OURS,
     digest_file,
     output_errors,
@@ -95,25 +96,37 @@ class Transaction(NewFiles):
         super().__init__(index)
         self._made = not index.exists()
         self._received: dict[str, Mapping[str, Any]] = {}
+        self._tried: dict[str, Any] | None = None  # a manifest of which it isn't known whether it was committed
+        self._lock_file: tuple[int, int] | None = None
         with output_errors(index, every=True):
             index.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(index / LOCK, patience=_PATIENCE)
             try:
                 self._lock.acquire()
-            except filelock.Timeout:
-                raise IndexLocked(f"{index}: {_holder(index)}; wait until it is done") from None
-            try:
+                self._lock_file = _file_at(index / LOCK)
                 self.manifest = _committed(index)
                 _note_holder(index)
                 if self.manifest is not None or not (index / MANIFEST).exists():
                     sweep(index, self.manifest)
                 self.scratch.mkdir()
+            except filelock.Timeout:
+                raise IndexLocked(f"{index}: {_holder(index)}") from None
             except BaseException:
                 self.close()
                 raise
 
+    def folder(self, kind: str) -> Path:
+        """As of `NewFiles`.
+
+        Raises:
+            OutputError: The index isn't here any longer.
+        """
+        self._require_here()
+        return super().folder(kind)
+
     def alive_file(self) -> Path:
         """The path of a new file that tells which documents of a segment are alive."""
+        self._require_here()
         path = self.root / f"alive-{secrets.token_hex(8)}.arrow"
         self._new.append(path)
         return path
@@ -142,34 +155,63 @@ class Transaction(NewFiles):
 
         Returns:
             The whole manifest.
+
+        Raises:
+            OutputError: It can't be written, or the index isn't here any longer.
         """
+        self._require_here()
+        self._settle()
         segments = manifest["segments"]
         named = {manifest["shared"], *(s["name"] for s in segments), *(s["alive"] for s in segments)}
         old = self.manifest["files"] if self.manifest else {}
         files = {name: entry for name, entry in old.items() if name.split("/")[0] in named}
         for new in (path for path in self._new if path.name in named):
             files |= self._received.get(new.name) or describe(new)
-        whole = {"format": FORMAT, **manifest, "files": dict(sorted(files.items()))}
+        index_id = (self.manifest or {}).get("index_id") or secrets.token_hex(16)
+        whole = {"format": FORMAT, "index_id": index_id, **manifest, "files": dict(sorted(files.items()))}
+        self._tried = whole
         replace_file(self.root / MANIFEST, sealed(whole))
-        self.manifest = whole
-        self._new = [path for path in self._new if path.name not in named]
+        self._take(whole)
         sync(self.root)
         sweep(self.root, whole, also={self.scratch, *self._new})
         return whole
 
     def close(self) -> None:
-        """Remove what was not committed, and give the lock up."""
+        """Remove what was not committed, and give the lock up; what was interrupted on the way is ended so, too."""
+        if not self._lock.is_locked:
+            return
         try:
-            for path in [*self._new, self.scratch]:
-                _remove(path)
-            _remove(self.root / HOLDER)
-            if self._made and not (self.root / MANIFEST).exists():
-                with suppress(OSError):  # while the lock is still held, so that nobody's own is taken away
-                    (self.root / LOCK).unlink(missing_ok=True)
-                    self.root.rmdir()
+            if self._is_here:
+                self._settle()
+                for path in [*self._new, self.scratch]:
+                    _remove(path)
+                _remove(self.root / HOLDER)
+                if self._made and not (self.root / MANIFEST).exists():
+                    with suppress(OSError):  # while the lock is still held, so that nobody's own is taken away
+                        (self.root / LOCK).unlink(missing_ok=True)
+                        self.root.rmdir()
         finally:
-            self._new = []
-            self._lock.release()
+            self._lock.release(force=True)
+
+    def _take(self, whole: dict[str, Any]) -> None:
+        """Note that a manifest is committed: what it names isn't new any longer."""
+        named = {name.split("/")[0] for name in whole["files"]}
+        self.manifest, self._new = whole, [path for path in self._new if path.name not in named]
+        self._tried = None
+
+    def _settle(self) -> None:
+        """Find out whether a commit that was interrupted, or failed, was made."""
+        if self._tried is not None and _committed(self.root) == self._tried:
+            self._take(self._tried)
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether the folder is still the one that is locked: it may have been moved, and another put in its place."""
+        return self._lock_file is not None and _file_at(self.root / LOCK) == self._lock_file
+
+    def _require_here(self) -> None:
+        if not self._is_here:
+            raise OutputError(f"{self.root}: {MOVED}")
 
 
 class Aside(NewFiles):
@@ -231,14 +273,27 @@ def _note_holder(index: Path) -> None:
     (index / HOLDER).write_bytes(json.dumps(holder).encode())
 
 
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file lies there, however it is called; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _holder(index: Path) -> str:
-    """Who holds the lock, for a message."""
+    """Who holds the lock, and what to do, for a message."""
     try:
         holder = json.loads((index / HOLDER).read_bytes())
-        who = f"process {int(holder['pid'])} on {str(holder['host'])[:100]!r} since {str(holder['since'])[:40]}"
+        pid, host, since = int(holder["pid"]), str(holder["host"])[:100], str(holder["since"])[:40]
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process is writing this index"
-    return f"another process is writing this index ({who})"
+        return "another process is writing this index; wait until it is done"
+    if (pid, host) == (os.getpid(), socket.gethostname()):
+        mend = "commit its changes or roll them back, or make all changes with one object"
+        return f"another Index object of this process ({pid}) is writing this index since {since}; {mend}"
+    who = f"process {pid} on {host!r} since {since}"
+    return f"another process is writing this index ({who}); wait until it is done"
 
 
 def _remove(path: Path) -> None:

@@ -45,6 +45,7 @@ class Writer:
 
     Attributes:
         snapshot: What is committed.
+        closed: Whether `close` has begun.
 
     Args:
         path: The index' folder.
@@ -61,6 +62,7 @@ class Writer:
     def __init__(self, path: Path, snapshot: Snapshot, others: Sequence[Writer] = (), scale: float = 0.0) -> None:
         read_manifest(path)  # refused before anything is made there
         self._path, self._others, self._beside = path, tuple(others), scale
+        self.closed = False
         self._transaction = Transaction(path)
         try:
             self.snapshot = Snapshot.latest(path, snapshot)
@@ -159,9 +161,7 @@ class Writer:
     def columns(self) -> list[Columns]:
         """The metadata of all documents, also those that were added just now."""
         with output_errors(self._path):
-            if self._buffer.alive:  # metadata are columns once they are written
-                self._spill(self._buffer, self._buffer.alive)
-                self._buffer = Buffer()
+            self._flush()  # metadata are columns once they are written
         return [s.documents.columns for s in self._stored if s.documents.columns is not None]
 
     def _delete_where(self, where: Filter) -> int:
@@ -254,8 +254,21 @@ class Writer:
             grown.vocabulary = ours
             self._known, self._learned = grown, True
 
+    def _flush(self) -> None:
+        """Write what waits in memory as a segment."""
+        stored = self._written(self._buffer, self._buffer.alive)
+        # In one step: an interrupt finds the documents in one place or the other.
+        self._stored, self._buffer = [*self._stored, *([stored] if stored else [])], Buffer()
+
     def _spill(self, buffer: Buffer, kept: Sequence[bool]) -> Stored | None:
-        """Write what a buffer holds as a segment."""
+        """As `_written`, and take the segment."""
+        stored = self._written(buffer, kept)
+        if stored is not None:
+            self._stored.append(stored)
+        return stored
+
+    def _written(self, buffer: Buffer, kept: Sequence[bool]) -> Stored | None:
+        """Write what a buffer holds as a segment; None if that is nothing."""
         scale = self._scale
         quantizer = partial(Quantizer.beside, scale) if scale else Quantizer.of
         if not any(kept):
@@ -264,8 +277,7 @@ class Writer:
         assert entry is not None
         self._scale = scale or entry["scale"]
         documents = Documents(self._path / entry["name"], entry["n_docs"], entry["has_text"])
-        self._stored.append(Stored(entry, documents, None))
-        return self._stored[-1]
+        return Stored(entry, documents, None)
 
     # --- the end of a transaction -----------------------------------------------------------------------------------
 
@@ -274,9 +286,7 @@ class Writer:
         if not self.changed:
             return
         with output_errors(self._path):
-            if self._buffer.alive:
-                self._spill(self._buffer, self._buffer.alive)
-                self._buffer = Buffer()
+            self._flush()
             self._replace([stored.write(self._transaction) for stored in self._stored])
 
     def merge(self, *, everything: bool) -> bool:
@@ -357,4 +367,5 @@ class Writer:
 
     def close(self) -> None:
         """Forget changes that weren't committed, and give the lock up."""
+        self.closed = True
         self._transaction.close()

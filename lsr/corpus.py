@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lsr.errors import DataError, MissingExtra, OutputError
+from lsr.errors import DataError, DoubledId, MissingExtra, OutputError
 from lsr.places import is_remote
 
 # How documents travel beside their vectors, column by column. `metadata` is a JSON object.
@@ -174,7 +174,7 @@ class Corpus:
                 if not again:
                     yield document
                 else:
-                    self._refuse(DataError(f"the id {document.id!r} occurs twice", document.where))
+                    self._refuse(DoubledId(f"the id {document.id!r} occurs twice", document.where))
 
     def _parsed(self) -> Iterator[Document]:
         for values, where in self._read():
@@ -187,7 +187,7 @@ class Corpus:
 
     def _refuse(self, error: DataError) -> None:
         if not self.skip_bad:
-            raise DataError(error.problem + self._hint, error.where) from None
+            raise type(error)(error.problem + self._hint, error.where) from None
         self.bad.append(str(error))
 
 

@@ -2,6 +2,7 @@
 
     LsrError                 base; the command line prints its message and exits with 1
     ├── DataError            a document, query, vector or file with a bad value: says file, line, value
+    │   └── DoubledId        a document whose id another one has
     ├── EncoderError         an encoder that can't be found, opened or used as asked
     │   └── MissingExtra     a package that an extra of lsr-search brings is not installed
     ├── EncoderMismatch      query and index come from different encoders
@@ -37,6 +38,10 @@ class DataError(LsrError, ValueError):
         super().__init__(f"{where}: {problem}" if where else problem)
         self.problem = problem
         self.where = where
+
+
+class DoubledId(DataError):
+    """The id of a document occurs twice, or is in the index already."""
 
 
 class DataErrors:

@@ -4,13 +4,15 @@ store = LsrDocumentStore("idx", encoder="lsr-mini")
 pipeline.add_component("retriever", LsrRetriever(store, top_k=5))
 """
 
+import os
 from typing import Any  # no __future__ here: Haystack reads the types of `run`
 
-from lsr.errors import DataError, MissingExtra
+from lsr.errors import DataError, DoubledId, MissingExtra
 from lsr.index.filters import Filter, as_filter
 from lsr.index.index import Index
+from lsr.places import is_remote
 
-from .store import has, opened, opened_or_created, put, remove, stored
+from .store import Existing, checked, current, opened, opened_or_created, put, remove, stored
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -20,26 +22,34 @@ try:
 except ImportError:
     raise MissingExtra("haystack-ai", "haystack", "a document store for Haystack") from None
 
+_EXISTING: dict[DuplicatePolicy, Existing] = {DuplicatePolicy.OVERWRITE: "replace", DuplicatePolicy.SKIP: "skip"}
+
 
 class LsrDocumentStore:
     """Haystack's documents in an index: id, content and meta; embeddings and blobs aren't kept.
 
+    Copies, pickled or not, open the index for themselves.
+
     Args:
-        path: The folder of the index.
+        path: The folder of the index; a relative one is one of the folder that the process is in now.
         encoder: Makes the index where there is none, and encodes its documents; without it there has to be one.
     """
 
     def __init__(self, path: str, encoder: str | None = None) -> None:
         self.path = str(path)
         self.encoder = encoder
+        self._place = self.path if is_remote(path) else os.path.abspath(path)
         self._index: Index | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_index": None}
 
     @property
     def index(self) -> Index:
-        """The index, opened or made on first use."""
+        """The index as it was committed last, opened or made on first use; see `lsr.index.integrations.store`."""
         if self._index is None:
-            self._index = opened(self.path) if self.encoder is None else opened_or_created(self.path, self.encoder)
-        return self._index
+            self._index = opened(self._place) if self.encoder is None else opened_or_created(self._place, self.encoder)
+        return current(self._index)
 
     def count_documents(self) -> int:
         """How many documents there are."""
@@ -68,18 +78,12 @@ class LsrDocumentStore:
             raise ValueError("write_documents takes a list of Haystack's Documents")
         if empty := [document.id for document in documents if document.content is None]:
             raise ValueError(f"documents without content can't be found by their text: {', '.join(empty)}")
-        wanted: dict[str, Document] = {}
-        written = 0
-        for document in documents:
-            if document.id in wanted or has(self.index, document.id):
-                if policy == DuplicatePolicy.SKIP:
-                    continue
-                if policy != DuplicatePolicy.OVERWRITE:
-                    raise DuplicateDocumentError(f"{self.path}: a document has the id {document.id!r} already")
-            wanted[document.id] = document
-            written += 1
-        put(self.index, [{"_id": d.id, "text": d.content, "metadata": d.meta} for d in wanted.values()])
-        return written
+        mapped = [{"_id": d.id, "text": d.content, "metadata": d.meta} for d in documents]
+        try:
+            change = put(self.index, mapped, _EXISTING.get(policy, "refuse"))
+        except DoubledId as error:
+            raise DuplicateDocumentError(f"{self.path}: {error}") from error
+        return len(documents) if policy == DuplicatePolicy.OVERWRITE else change.added
 
     def delete_documents(self, document_ids: list[str]) -> None:
         """Delete documents and commit; ids that no document has are passed over."""
@@ -118,7 +122,7 @@ class LsrRetriever:
         self.document_store = document_store
         self.top_k = top_k
         self.filters = filters
-        self.settings = settings or {}
+        self.settings = checked(settings or {})
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from os import PathLike
 from typing import Any
 
 from lsr.errors import MissingExtra
 from lsr.index.index import Hit, Index
+from lsr.index.plan import Algorithm, SearchSettings
 
-from .store import opened, put, remove
+from .store import checked, current, opened, put, remove
 
 try:
     from langchain_core.documents import Document
     from langchain_core.retrievers import BaseRetriever
     from langchain_core.runnables.config import run_in_executor
-    from pydantic import ConfigDict, field_validator
+    from pydantic import ConfigDict, field_validator, model_validator
 except ImportError:
     raise MissingExtra("langchain-core", "langchain", "a retriever for LangChain") from None
 
@@ -29,23 +31,41 @@ class LsrRetriever(BaseRetriever):
     """Finds documents in an index; `ainvoke`, `batch` and `stream` are LangChain's own.
 
     A document's metadata are its own and the hit's: `score`, and, unless its own have that name, `id`, `title` and
-    `passage`.
+    `passage`. Each search sees what was committed last, as of `current`.
 
     Args:
         index: An index or its folder.
         k: How many documents at most.
-        settings: Any others are `Index.search`'s: alpha, algorithm and so on. Those of `invoke` come before these.
+        where: Which documents may be found, by their metadata, as of `Index.search`.
+        algorithm: This and what follows are `SearchSettings`. Those of `invoke` come before these.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="allow")
+    # LangChain makes retrievers anew of their declared fields; what isn't one would be lost, so it is refused.
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", validate_assignment=True)
 
     index: Index
     k: int = 10
+    where: Any = None
+    algorithm: Algorithm = SearchSettings.algorithm
+    alpha: float = SearchSettings.alpha
+    beta: float = SearchSettings.beta
+    guaranteed: int = SearchSettings.guaranteed
+    cut: int = SearchSettings.cut
+    heap_factor: float = SearchSettings.heap_factor
+    best_passages: int = SearchSettings.best_passages
 
     @field_validator("index", mode="before")
     @classmethod
     def _open(cls, index: Any) -> Index:
         return opened(index)
+
+    @model_validator(mode="after")
+    def _check(self) -> LsrRetriever:
+        checked(self._settings())
+        return self
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("where", *(field.name for field in fields(SearchSettings)))}
 
     @classmethod
     def from_documents(
@@ -95,8 +115,8 @@ class LsrRetriever(BaseRetriever):
         remove(self.index, ids)
 
     def _get_relevant_documents(self, query: str, *, run_manager: Any = None, **settings: Any) -> list[Document]:
-        settings = {"k": self.k, **(self.model_extra or {}), **settings}
-        return [_found(hit) for hit in self.index.search(query, **settings)]
+        settings = {"k": self.k, **self._settings(), **settings}
+        return [_found(hit) for hit in current(self.index).search(query, **settings)]
 
     async def _aget_relevant_documents(self, query: str, *, run_manager: Any = None, **settings: Any) -> list[Document]:
         found: list[Document] = await run_in_executor(None, self._get_relevant_documents, query, **settings)

@@ -14,7 +14,7 @@ from typing import Any
 from lsr.errors import MissingExtra
 from lsr.index.index import Hit, Index
 
-from .store import opened, put, remove
+from .store import checked, current, opened, put, remove
 
 try:
     from llama_index.core.callbacks import CallbackManager
@@ -48,7 +48,7 @@ class LsrRetriever(BaseRetriever):
         super().__init__(callback_manager)
         self.index = opened(index)
         self.k = k
-        self.settings = settings
+        self.settings = checked(settings)
 
     @classmethod
     def from_nodes(
@@ -73,7 +73,7 @@ class LsrRetriever(BaseRetriever):
         remove(self.index, node_ids)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        hits = self.index.search(query_bundle.query_str, self.k, **self.settings)
+        hits = current(self.index).search(query_bundle.query_str, self.k, **self.settings)
         return [NodeWithScore(node=_node(hit), score=hit.score) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:

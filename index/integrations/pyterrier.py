@@ -6,6 +6,7 @@ pt.Experiment([LsrRetriever(index) % 100], topics, qrels, ["nDCG@10"])
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from os import PathLike
@@ -15,8 +16,9 @@ import numpy as np
 
 from lsr.errors import MissingExtra
 from lsr.index.index import Index
+from lsr.places import is_remote
 
-from .store import opened
+from .store import checked, current, opened
 
 try:
     import pandas as pd
@@ -44,13 +46,14 @@ class LsrRetriever(pt.Transformer):
         self.index = opened(index)
         self.k = k
         self.text = text
+        checked({name: value for name, value in settings.items() if name != "threads"})
         self.settings = settings
 
     def transform(self, topics: pd.DataFrame) -> pd.DataFrame:
         """The documents found, query by query, best first; ranks start at 0, as all of PyTerrier's do."""
         column = "query_toks" if "query_toks" in topics.columns else "query"
         pt.validate.query_frame(topics, extra_columns=[column])
-        found = self.index.search_batch(topics[column].tolist(), self.k, **self.settings)
+        found = current(self.index).search_batch(topics[column].tolist(), self.k, **self.settings)
         hits = list(chain.from_iterable(found))
         lengths = [len(one) for one in found]
         results = topics.iloc[np.repeat(np.arange(len(topics)), lengths)].reset_index(drop=True)
@@ -75,7 +78,7 @@ class LsrIndexer(pt.Indexer):
     """
 
     def __init__(self, path: str | PathLike[str], **build: Any) -> None:
-        self.path = path
+        self.path = str(path) if is_remote(path) else os.path.abspath(path)
         self.build = build
 
     def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> Index:  # noqa: A002 - PyTerrier's name

@@ -1,6 +1,7 @@
 """What the adapters share: an index by its path, its documents listed, written and deleted.
 
-Every change is committed before the function returns, or taken back where it fails.
+Every change is committed before the function returns, or taken back where it fails. What an adapter searches is what
+was committed last (`current`), also where it was given an index that was open: that one moves on with it.
 """
 
 from __future__ import annotations
@@ -9,12 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from lsr.corpus import Document
+from lsr.errors import OutputExists
+from lsr.index.changes import Change
+from lsr.index.filters import as_filter
 from lsr.index.index import Index
+from lsr.index.query_side import search_settings
 from lsr.index.shards import is_sharded
 from lsr.index.storage import MANIFEST
 from lsr.places import is_remote
+
+Existing = Literal["replace", "refuse", "skip"]
 
 
 def opened(index: Index | str | PathLike[str]) -> Index:
@@ -35,18 +43,58 @@ def opened_or_created(path: str | PathLike[str], encoder: str) -> Index:
     """
     if is_remote(path) or is_sharded(path) or (Path(path) / MANIFEST).is_file():
         return Index.open(path)
-    return Index.build(path, [], encoder=encoder)
+    try:
+        return Index.build(path, [], encoder=encoder)
+    except OutputExists:  # somebody else was faster, or it's something else, as opening it says
+        return Index.open(path)
 
 
-def has(index: Index, doc_id: str) -> bool:
-    """Whether a document has this id."""
-    return index.documents.find(f"{doc_id}#0" if index.has_passages else doc_id) is not None
+def current(index: Index) -> Index:
+    """The same index, moved on to what was committed last, by whichever process; that costs a look at a file's date.
+
+    One in object storage stays what it is until `Index.refresh`.
+    """
+    if not index.uri and index.stale:
+        index.refresh()
+    return index
 
 
-def put(index: Index, documents: Iterable[Mapping[str, Any]]) -> None:
-    """Add documents ({"_id", "text", ...}); one whose id is there already takes that one's place."""
+def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of `Index.search`, looked at now and not at the first query.
+
+    Raises:
+        TypeError: There is no such setting.
+        ValueError: A value out of range.
+        DataError: `where` is no filter.
+    """
+    how = dict(settings)
+    where = how.pop("where", None)
+    if where is not None:
+        as_filter(where)
+    search_settings(how)
+    return dict(settings)
+
+
+def put(index: Index, documents: Iterable[Mapping[str, Any]], existing: Existing = "replace") -> Change:
+    """Add documents ({"_id", "text", ...}) and commit; gives what that changed.
+
+    Args:
+        index: Where to.
+        documents: What to add.
+        existing: What becomes of one whose id is there already, as it was committed last: it takes that one's place,
+            or refuses all of them, or is left out.
+
+    Raises:
+        DoubledId: To be refused.
+        DataError: A bad document.
+    """
     with _committed(index):
-        index.update(documents)
+        if existing == "replace":
+            return index.update(documents)
+        if existing == "refuse":
+            return index.add(documents)
+        checked = [Document.from_mapping(document, f"document {n}") for n, document in enumerate(documents, start=1)]
+        return index.add(checked, skip_bad=True)
 
 
 def remove(index: Index, ids: Sequence[str]) -> None:
@@ -64,9 +112,12 @@ def stored(index: Index) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
 
 @contextmanager
 def _committed(index: Index) -> Iterator[None]:
+    """Commit; what can't be is forgotten, but not what was pending before."""
+    had = index.pending
     try:
         yield
+        index.commit()
     except BaseException:
-        index.rollback()
+        if not had:
+            index.rollback()
         raise
-    index.commit()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,8 +16,6 @@ from lsr.index.hits import Hit
 from lsr.index.hybrid import Hybrid
 from lsr.index.index import Index
 from lsr.index.reader import Reader
-from lsr.index.shards import SHARDS, is_sharded
-from lsr.index.storage import MANIFEST
 from lsr.sparse import SparseMatrix
 from lsr.vectors import VectorBatch, Vectors
 
@@ -43,7 +40,6 @@ class Served:
     def __init__(self, name: str, index: Index, settings: ServeSettings) -> None:
         self.name, self.index, self.trouble = name, index, ""
         self._settings = settings
-        self._seen = (-1, 0, 0)  # no file's: the first look finds out what was committed since it was opened
         self._looked = time.monotonic()  # into object storage
         self._facts: tuple[str, dict[str, Any]] = ("", {})
 
@@ -226,21 +222,12 @@ class Served:
         """
         if self.index.uri:
             return time.monotonic() - self._looked >= _ASK_STORAGE
-        return bool(self.trouble) or self._stamp() != self._seen
+        return bool(self.trouble) or self.index.stale
 
     def refresh(self) -> bool:
         """Move on to what was committed last; tells whether there was anything new."""
-        stamp, self._looked = self._stamp(), time.monotonic()
-        moved = self.index.refresh()
-        self._seen = stamp  # what came after that is seen the next time
-        return moved
-
-    def _stamp(self) -> tuple[int, int, int]:
-        try:  # of a sharded folder a commit is whole when its own file says so
-            found = os.stat(self.index.path / (SHARDS if is_sharded(self.index.path) else MANIFEST))
-        except OSError:
-            return (0, 0, 0)
-        return (found.st_ino, found.st_mtime_ns, found.st_size)
+        self._looked = time.monotonic()
+        return self.index.refresh()
 
     # --- what there is ----------------------------------------------------------------------------------------------
 

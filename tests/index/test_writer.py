@@ -207,9 +207,9 @@ def test_readers_keep_their_snapshot_until_they_refresh(path):
 def test_another_writer_is_told_who_writes_and_comes_after(path):
     one, other = Index.open(path), Index.open(path)
     one.delete("d1")
-    with pytest.raises(OutputError, match=rf"process {os.getpid()} on .* since 20"):
+    with pytest.raises(OutputError, match=rf"of this process \({os.getpid()}\) .* since 20"):
         other.delete("d2")
-    with pytest.raises(OutputError, match="another process"):
+    with pytest.raises(OutputError, match="of this process"):
         other.merge()
     one.commit()
     other.delete("d2")  # on what the first has committed
@@ -259,7 +259,7 @@ def test_a_clock_that_goes_back_while_the_lock_is_held(path, clock):
     one.delete("d1")
     os.utime(path / ".lock", (0, 0))
     for _ in range(2):
-        with pytest.raises(IndexLocked, match=rf"process {os.getpid()} on .* since 20"):
+        with pytest.raises(IndexLocked, match=rf"of this process \({os.getpid()}\) .* since 20"):
             other.delete("d2")
     one.commit()
     other.delete("d2")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 
-from lsr.errors import IndexFormatError
+from lsr.errors import DataError, IndexFormatError
 from lsr.index.index import Index
 
 
@@ -139,6 +142,58 @@ def test_store_as_a_dictionary():
     store = LsrDocumentStore("idx", encoder="bm25")
     again = LsrDocumentStore.from_dict(store.to_dict())
     assert (again.path, again.encoder) == ("idx", "bm25")
+
+
+def test_a_store_stays_where_it_was_made(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    store = LsrDocumentStore("idx", encoder="bm25")
+    monkeypatch.chdir(tmp_path / "b")
+    for one in (store, copy.copy(store), copy.deepcopy(store), pickle.loads(pickle.dumps(store))):
+        one.write_documents([Document(content="Cats sleep.")], DuplicatePolicy.OVERWRITE)
+        assert one.count_documents() == 1
+        assert one.to_dict()["init_parameters"] == {"path": "idx", "encoder": "bm25"}
+    assert [path.name for path in tmp_path.glob("*/idx")] == ["idx"]
+    assert (tmp_path / "a" / "idx").is_dir()
+
+
+def test_a_retriever_keeps_its_filters_when_it_is_copied(folder):
+    settings = {"where": {"year": {"<": 1960}}}
+    retriever = LsrRetriever(LsrDocumentStore(folder), settings=settings)
+    for one in (retriever, copy.copy(retriever), copy.deepcopy(retriever), pickle.loads(pickle.dumps(retriever))):
+        assert [d.id for d in one.run("wing")["documents"]] == ["wing"]
+    for wrong in ({"wehre": {}}, {"where": {"year": {"=>": 1}}}):
+        with pytest.raises((TypeError, ValueError), match=r"wehre|unknown operator"):
+            LsrRetriever(LsrDocumentStore(folder), settings=wrong)
+
+
+def test_two_stores_on_one_index(tmp_path):
+    """What to do with an id that is there already is decided by what was committed last, by whichever store."""
+    first, second = (LsrDocumentStore(tmp_path / "idx", encoder="bm25") for _ in range(2))
+    assert (first.count_documents(), second.count_documents()) == (0, 0)
+    mine, theirs_ = Document(id="1", content="Cats sleep."), Document(id="1", content="Dogs bark.")
+    assert first.write_documents([mine]) == 1
+    for policy in (DuplicatePolicy.FAIL, DuplicatePolicy.NONE):
+        with pytest.raises(theirs.DuplicateDocumentError, match="'1' is in the index already"):
+            second.write_documents([Document(id="2", content="New."), theirs_], policy)
+    assert second.write_documents([theirs_, Document(id="3", content="Birds.")], DuplicatePolicy.SKIP) == 1
+    assert [(d.id, d.content) for d in first.filter_documents()] == [("1", "Cats sleep."), ("3", "Birds.")]
+    assert [d.id for d in LsrRetriever(second).run("cats")["documents"]] == ["1"]
+    first.delete_documents(["1"])
+    assert second.write_documents([theirs_], DuplicatePolicy.FAIL) == 1
+    assert second.write_documents([mine], DuplicatePolicy.OVERWRITE) == 1
+    assert sorted((d.id, d.content) for d in first.filter_documents()) == [("1", "Cats sleep."), ("3", "Birds.")]
+    assert first.count_documents() == 2
+
+
+def test_a_bad_document_is_no_doubled_one(tmp_path):
+    store = LsrDocumentStore(tmp_path / "idx", encoder="bm25")
+    bad = Document(id="1", content="Cats.", meta={"tags": {1, 2}})
+    for policy in DuplicatePolicy:
+        with pytest.raises(DataError, match="not JSON"):
+            store.write_documents([bad], policy)
+    assert store.count_documents() == 0
 
 
 def test_documents_without_text_are_refused(folder):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+from dataclasses import fields
 
 import pytest
 
 from lsr.errors import DataError, IndexFormatError
 from lsr.index.index import Index
+from lsr.index.plan import SearchSettings
 
 pytest.importorskip("langchain_core", reason='pip install "lsr-search[langchain]"')
 
 from langchain_core.documents import Document
-from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
 
 from lsr.index.integrations.langchain import LsrRetriever
 
@@ -57,13 +60,60 @@ def test_in_a_chain(folder):
 
 def test_settings_reach_the_search(folder):
     assert len(LsrRetriever(index=folder, alpha=0.5, algorithm="exhaustive").invoke("wing")) == 2
+    retriever = LsrRetriever(index=folder, k=5, where={"year": {"<": 1960}})
+    assert [d.id for d in retriever.invoke("wing")] == ["wing"]
+    assert [d.id for d in retriever.invoke("wing", where={"year": 1962}, alpha=0.5)] == ["flutter"]
+    assert len(asyncio.run(retriever.ainvoke("wing", where=None))) == 2
     with pytest.raises(ValueError, match="alpha must be above 0"):
-        LsrRetriever(index=folder, alpha=7).invoke("wing")
-    with pytest.raises(TypeError, match="settings of a search are algorithm"):
-        LsrRetriever(index=folder, alhpa=0.5).invoke("wing")
-    retriever = LsrRetriever(index=folder, alpha=7)
-    assert [d.id for d in retriever.invoke("wing", k=1, alpha=1)] == ["wing"]
-    assert [d.id for d in asyncio.run(retriever.ainvoke("wing", k=1, alpha=1))] == ["wing"]
+        retriever.invoke("wing", alpha=7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alpha": 7}, "alpha must be above 0"),
+        ({"algorithm": "fastest"}, "exhaustive"),
+        ({"alhpa": 0.5}, "alhpa"),
+        ({"wehre": {"year": 1958}}, "wehre"),
+        ({"where": {"year": {"=>": 1958}}}, "unknown operator '=>'"),
+        ({"where": "year=1958"}, "a filter is a mapping"),
+    ],
+)
+def test_a_wrong_setting_is_refused_at_once(folder, settings, message):
+    with pytest.raises(ValueError, match=message):
+        LsrRetriever(index=folder, **settings)
+    retriever = LsrRetriever(index=folder)
+    for name, value in settings.items():
+        with pytest.raises(ValueError, match=message):
+            setattr(retriever, name, value)
+
+
+def _rebuilt(retriever, **changed):
+    """What LangChain makes of a retriever, in each of the ways that it has."""
+    fields = {name: ConfigurableField(id=name) for name in ("k", "where", "alpha")}
+    yield retriever.configurable_fields(**fields).with_config(configurable={"k": 10, **changed})
+    yield retriever.configurable_fields(k=fields["k"]).with_config(configurable={"k": 10})
+    yield retriever.configurable_alternatives(ConfigurableField(id="which"), other=retriever)
+    yield retriever.bind()
+    yield retriever.with_config(tags=["a"])
+    yield retriever.with_retry()
+    yield retriever.with_fallbacks([retriever])
+    yield retriever.model_copy()
+    yield copy.copy(retriever)
+    yield LsrRetriever(**dict(retriever))
+    yield LsrRetriever.model_validate(dict(retriever))
+
+
+def test_whatever_langchain_makes_of_it_keeps_the_filter(folder):
+    index = Index.open(folder)
+    retriever = LsrRetriever(index=index, where={"year": 1962}, alpha=0.5)
+    for one in _rebuilt(retriever):
+        assert [d.id for d in one.invoke("wing")] == ["flutter"]
+    first = next(_rebuilt(retriever, where={"year": 1958}))
+    assert [d.id for d in first.invoke("wing")] == ["wing"]
+    assert {"where", *(field.name for field in fields(SearchSettings))} <= LsrRetriever.model_fields.keys()
+    defaults = LsrRetriever(index=index)
+    assert SearchSettings() == SearchSettings(**{f.name: getattr(defaults, f.name) for f in fields(SearchSettings)})
 
 
 def test_no_index(tmp_path):
@@ -117,3 +167,18 @@ def test_add_replace_and_delete(tmp_path):
     assert given in {d.id for d in LsrRetriever(index=tmp_path / "idx").invoke("cats")}
     retriever.delete(["x", given, "never was"])
     assert [d.id for d in retriever.invoke("cats")] == ["y"]
+
+
+def test_an_id_given_twice_is_the_last(tmp_path):
+    retriever = LsrRetriever.from_texts(["Birds."], tmp_path / "idx", ids=["z"], encoder="bm25")
+    retriever.add_texts(["Cats sleep.", "Birds sing.", "Birds fly."], [{"n": 1}, {"n": 2}, {"n": 3}], ["x", "y", "x"])
+    assert [(d.id, d.metadata["n"]) for d in retriever.invoke("birds") if d.id != "z"] == [("y", 2), ("x", 3)]
+
+
+def test_what_others_commit_is_found(tmp_path):
+    retriever = LsrRetriever.from_texts(["Cats sleep."], tmp_path / "idx", ids=["x"], encoder="bm25")
+    other = LsrRetriever(index=tmp_path / "idx", k=3)
+    other.add_texts(["Cats and cats."], ids=["y"])
+    assert {d.id for d in retriever.invoke("cats")} == {"x", "y"}
+    retriever.delete(["x"])
+    assert [d.id for d in other.invoke("cats")] == ["y"]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lsr.errors import DataError
+from lsr.errors import DataError, DoubledId, OutputExists
+from lsr.index import builder
 from lsr.index.index import Index
 from lsr.index.integrations.store import opened, opened_or_created, put, remove, stored
 
@@ -69,6 +70,39 @@ def test_changes_are_committed_together_or_not_at_all(tmp_path):
         ]
         assert [hit.id for hit in one.search("cats")] == ["a"]
         assert one.search("birds") == []
+
+
+def test_what_was_pending_before_a_call_that_fails_stays_pending(tmp_path):
+    index = opened_or_created(tmp_path / "idx", "bm25")
+    index.add([{"_id": "a", "text": "Cats sleep."}])
+    with pytest.raises(DataError):
+        put(index, [{"_id": "b", "text": 3}])
+    with pytest.raises(DoubledId, match="'a' is in the index already"):
+        put(index, [{"_id": "a", "text": "Cats purr."}], "refuse")
+    assert index.pending
+    put(index, [{"_id": "a", "text": "Cats purr."}, {"_id": "b", "text": "Cats."}], "skip")
+    assert [(doc_id, text) for doc_id, _, text, _ in stored(index)] == [("a", "Cats sleep."), ("b", "Cats.")]
+
+
+def test_two_make_the_index_at_once(tmp_path, monkeypatch):
+    """Who comes second, after it has looked and seen nothing, finds what the first has made; nothing is replaced."""
+    put(opened_or_created(tmp_path / "idx", "bm25"), [{"_id": "a", "text": "Cats sleep."}])
+    monkeypatch.setattr("lsr.index.integrations.store.MANIFEST", "not yet")
+    monkeypatch.setattr("lsr.index.builder.refuse_others", _blind_at_first(builder.refuse_others))
+    assert len(opened_or_created(tmp_path / "idx", "bm25")) == 1
+    with pytest.raises(OutputExists, match="exists already"):
+        Index.build(tmp_path / "idx", [], encoder="bm25")
+
+
+def _blind_at_first(look):
+    calls = []
+
+    def looked(*args, **kwargs):
+        calls.append(args)
+        if len(calls) % 2 == 0:
+            look(*args, **kwargs)
+
+    return looked
 
 
 def test_a_document_that_was_cut_is_deleted_whole(passages):

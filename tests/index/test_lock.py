@@ -1,0 +1,289 @@
+"""Which index lies in a folder and who writes it, whatever folder the process is in and wherever it is interrupted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lsr.encode.hub import load_encoder
+from lsr.errors import IndexFormatError, IndexLocked, OutputError
+from lsr.index import writer as writing
+from lsr.index.dense import DenseVectors
+from lsr.index.index import Index
+from lsr.index.reshard import reshard
+from lsr.index.sharded import ShardedIndex
+from lsr.index.storage import MANIFEST
+
+DOCUMENTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}", "n": i} for i in range(20)]
+ENCODER = load_encoder("bm25")
+ENCODER.fit([d["text"] for d in DOCUMENTS])
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """An index that stays as it is."""
+    return Index.build(tmp_path_factory.mktemp("kept") / "idx", DOCUMENTS, encoder=ENCODER).path
+
+
+@pytest.fixture
+def path(tmp_path, kept):
+    """A copy of it."""
+    return shutil.copytree(kept, tmp_path / "idx")
+
+
+def kinds(path):
+    return sorted(p.name.split("-")[0] for p in path.iterdir() if p.name not in (".lock", ".merging"))
+
+
+# --- where it lies ----------------------------------------------------------------------------------------------------
+
+
+def test_a_relative_path_is_one_of_the_folder_that_the_process_was_in(tmp_path, monkeypatch):
+    for name in "ab":
+        Index.build(tmp_path / name / "idx", [{"_id": name, "text": f"wing {name}1"}], encoder=ENCODER)
+    before = (tmp_path / "b" / "idx" / MANIFEST).read_bytes()
+    monkeypatch.chdir(tmp_path / "a")
+    index, dense = Index.open("idx"), DenseVectors.build("dense", [("a", "wing")], lambda texts: [[1.0]] * len(texts))
+    new = Index.build("new", DOCUMENTS[:8], encoder=ENCODER)
+    shards = reshard("new", "shards", 2)
+    sharded = ShardedIndex.open("shards")
+    monkeypatch.chdir(tmp_path / "b")
+    for one in (index, new, Index.open(Path("..", "a", "shards"))):
+        one.add([{"_id": "x", "text": "wing"}])
+        one.commit()
+        assert one.refresh() is False
+        assert "x" in one.documents.all_ids()
+        assert one.path.is_absolute()
+        one.merge(background=True)
+        one.close()
+    with sharded:
+        assert sharded.refresh()
+        assert len(sharded) == 9
+    assert Path(shards.folder).is_absolute()
+    assert dense.path == tmp_path / "a" / "dense"
+    assert (tmp_path / "b" / "idx" / MANIFEST).read_bytes() == before
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["idx"]
+
+
+# --- which one it is --------------------------------------------------------------------------------------------------
+
+
+def test_another_index_in_its_place_is_not_taken_for_it(path, tmp_path):
+    index, idle = Index.open(path), Index.open(path)
+    index.add([{"_id": "new", "text": "wing"}])
+    path.rename(tmp_path / "moved")
+    with pytest.raises(OutputError, match=f"^{path}: the index was moved away or removed"):
+        index.commit()
+    with pytest.raises(OutputError, match="moved away"):
+        index.delete(where={"n": 3})
+    Index.build(path, DOCUMENTS[:3], encoder=ENCODER)
+    manifest = (path / MANIFEST).read_bytes()
+    with pytest.raises(OutputError, match="moved away"):
+        index.commit()
+    for change in (idle.refresh, lambda: idle.delete("d1"), lambda: idle.add([{"_id": "y", "text": "wing"}])):
+        with pytest.raises(IndexFormatError, match=f"^{path}: another index lies here now"):
+            change()
+    other = Index.open(path)
+    other.delete("d1")  # its lock isn't ours
+    assert (len(index), len(idle), index.pending) == (20, 20, True)
+    index.rollback()
+    other.rollback()
+    assert (path / MANIFEST).read_bytes() == manifest
+    assert kinds(path) == [MANIFEST, "segment", "shared"]
+    shutil.rmtree(path)
+    with pytest.raises(IndexFormatError, match="no such index"):
+        idle.refresh()
+    (tmp_path / "moved").rename(path)
+    assert not idle.refresh()
+    idle.delete("d1")  # which removes what the other one left behind
+    idle.commit()
+    assert len(Index.open(path)) == 19
+    assert idle.verify() == []
+
+
+def test_an_index_that_comes_back_is_committed_to(path, tmp_path):
+    index = Index.open(path)
+    index.add([{"_id": "new", "text": "wing"}])
+    path.rename(tmp_path / "moved")
+    with pytest.raises(OutputError):
+        index.commit()
+    (tmp_path / "moved").rename(path)
+    index.commit()
+    assert len(Index.open(path)) == 21
+
+
+def test_a_merge_in_the_background_of_an_index_that_is_moved_says_so(path, tmp_path, monkeypatch):
+    index = Index.open(path)
+    index.delete("d1")
+    index.commit(merge=False)
+    from lsr.index import merger
+
+    merge_aside = merger.merge_aside
+    monkeypatch.setattr(merger, "merge_aside", lambda *args: path.rename(tmp_path / "moved") and merge_aside(*args))
+    index.merge(background=True)
+    with pytest.raises(OutputError, match="moved away"):
+        index.close()
+
+
+def test_an_index_that_is_built_again_is_the_same_and_a_copy_too(path, tmp_path):
+    reader = Index.open(path)
+    Index.build(path, DOCUMENTS[:3], encoder=ENCODER, overwrite=True)
+    assert (reader.refresh(), len(reader)) == (True, 3)
+    shutil.copytree(path, tmp_path / "copy")
+    shutil.rmtree(path)
+    shutil.copytree(tmp_path / "copy", path)
+    assert not reader.refresh()
+    reader.delete("d0")
+    reader.commit()
+    assert len(Index.open(path)) == 2
+
+
+def test_an_index_of_a_version_that_gave_none_an_id_gets_one(tmp_path):
+    shutil.copytree(Path(__file__).parent / "format-3", tmp_path / "idx")
+    index, reader = Index.open(tmp_path / "idx"), Index.open(tmp_path / "idx")
+    assert "index_id" not in index.snapshot.manifest
+    index.delete(list(index.documents.all_ids(parents=True))[:1])
+    index.commit()
+    assert len(index.snapshot.manifest["index_id"]) == 32
+    assert reader.refresh()
+    assert reader.snapshot.manifest == index.snapshot.manifest
+
+
+# --- two objects in one process ---------------------------------------------------------------------------------------
+
+
+def test_two_objects_of_one_process_are_as_two_processes(path):
+    one, other = Index.open(path), Index.open(path)
+    one.delete("d1")
+    for change in (lambda: other.delete("d2"), other.merge):
+        with pytest.raises(IndexLocked, match=rf"another Index object of this process \({os.getpid()}\) .* since 20"):
+            change()
+    holder = json.loads((path / ".writer").read_bytes())
+    (path / ".writer").write_text(json.dumps(holder | {"pid": 7, "host": "elsewhere"}))
+    with pytest.raises(IndexLocked, match=r"another process is writing .*process 7 on 'elsewhere' since 20"):
+        other.delete("d2")
+    one.commit()
+    assert len(other) == 20
+    other.delete("d2")
+    other.commit()
+    assert (len(one), one.stale, one.refresh(), one.stale, len(one)) == (19, True, True, False, 18)
+
+
+def test_a_refresh_that_a_commit_overtakes_does_not_go_back(path, monkeypatch):
+    index, other = Index.open(path), Index.open(path)
+    other.delete("d1")
+    other.commit()
+    latest = index._latest
+
+    def overtaken(*args, **kwargs):
+        found = latest(*args, **kwargs)
+        monkeypatch.setattr(index, "_latest", latest)
+        index.delete("d2")
+        index.commit()
+        return found
+
+    monkeypatch.setattr(index, "_latest", overtaken)
+    assert index.refresh()
+    assert len(index) == 18
+    index.refresh()
+    assert (len(index), index.stale) == (18, False)
+
+
+# --- interrupted ------------------------------------------------------------------------------------------------------
+
+_PACKAGE = Path(writing.__file__).parent
+_NEW = [{"_id": "new0", "text": "wing"}, {"_id": "d5", "text": "flow"}, {"_id": "new1", "text": "flow"}]
+
+
+class _Interrupted:
+    """Raises KeyboardInterrupt before the n-th line of lsr.index that runs within; `lines` counts them."""
+
+    def __init__(self, at):
+        self.at, self.lines = at, 0
+
+    def _line(self, frame, event, _):
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.at:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self._line
+
+    def _call(self, frame, event, _):
+        return self._line if Path(frame.f_code.co_filename).parent == _PACKAGE else None
+
+    def __enter__(self):
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(None)
+
+
+def _after_an_interrupt(path, kept, at, then):
+    """Interrupts a commit at a line; gives how many lines ran. Another object writes then, and after that this one."""
+    shutil.rmtree(path)
+    shutil.copytree(kept, path)
+    old = [d["_id"] for d in DOCUMENTS]
+    new = [doc_id for doc_id in old if doc_id not in ("d5", "d7")] + ["new0", "d5", "new1"]
+    index, other = Index.open(path), Index.open(path)
+    index.update(_NEW)
+    index.delete("d7")
+    interrupt = _Interrupted(at)
+    try:
+        with interrupt:
+            index.commit(merge=False)
+    except KeyboardInterrupt:
+        pass
+    assert list(Index.open(path).documents.all_ids()) in (old, new)
+    if then == "go on":
+        try:
+            other.delete("nobody")
+        except IndexLocked:
+            then = "commit"
+    {"commit": index.commit, "roll back": index.rollback, "close": index.close, "go on": lambda: None}[then]()
+    ids = list(Index.open(path).documents.all_ids())
+    assert ids == new or (ids == old and then != "commit"), ids
+    other.update([{"_id": "theirs", "text": "wing"}])  # the lock was given up
+    other.commit(merge=False)
+    index.delete("d1")
+    index.commit(merge=False)
+    ids = [doc_id for doc_id in [*ids, "theirs"] if doc_id != "d1"]
+    assert list(index.documents.all_ids()) == list(Index.open(path).documents.all_ids()) == ids
+    assert index.verify() == []
+    assert set(kinds(path)) <= {"alive", MANIFEST, "segment", "shared"}
+    return interrupt.lines
+
+
+def test_an_interrupted_commit_was_made_or_not_and_others_are_not_lost(path, kept, monkeypatch):
+    """Ctrl-C before a line of a commit, most often one of its last, where the lock is given up."""
+    monkeypatch.setattr(os, "fsync", int)
+    lines = _after_an_interrupt(path, kept, 0, "close")
+    rng = np.random.default_rng(int(os.environ.get("LSR_SEED", "0")))
+    until = time.monotonic() + float(os.environ.get("LSR_LONG_TESTS", "2"))
+    for trial in itertools.count():
+        back, some = divmod(trial, 2)
+        at = int(rng.integers(1, lines + 1)) if some else max(lines - back, 1)
+        _after_an_interrupt(path, kept, at, rng.choice(["go on", "commit", "roll back", "close"]))
+        if time.monotonic() > until:
+            break
+
+
+def test_a_lock_whose_taker_was_interrupted_is_given_up(path, monkeypatch):
+    index = Index.open(path)
+    with monkeypatch.context() as patch:
+        patch.setattr("lsr.index.transaction._note_holder", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            index.delete("d1")
+    other = Index.open(path)
+    other.delete("d1")
+    other.commit()
+    assert len(other) == 19
