@@ -13,17 +13,20 @@ lsr.index.writer.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages, Report
 from lsr.errors import IndexLocked, OutputError, StorageError
+from lsr.forks import in_child
 from lsr.places import is_remote
 
 from .builder import BuildSettings, Source, build_index, require_same_terms
@@ -50,6 +53,10 @@ if TYPE_CHECKING:
 class Index(Reader):
     """An index on disk, memory-mapped. Safe to search from many threads; searching releases the GIL.
 
+    Threads may change it, too: one call at a time, all of them changes of one transaction, which any thread commits.
+    A forked child searches what is open, and leaves changes and merges that are under way to its parent. Pickled, it
+    is opened anew where it arrives, at what was committed last.
+
     What is open is a snapshot: it stays what it is, whatever others commit, until `refresh`, or until this object
     changes the index itself. How it is searched is told by `Reader`.
 
@@ -66,6 +73,20 @@ class Index(Reader):
         self._changing = threading.Condition(threading.RLock())
         self._mergers: dict[Path, Merger] = {}
         self._merges_waiting = 0  # for their turn to write
+        self._left_with: int | None = None  # the process that made this one by a fork, with changes pending
+        in_child(self)
+
+    def __reduce__(self) -> Any:
+        if self.pending:
+            raise TypeError(f"{self.path}: changes that aren't committed stay in their process: commit, or roll back")
+        where = self.uri or os.path.abspath(self.path)
+        return partial(Index.open, encoder=self._given_encoder, skip_damaged=bool(self.damaged)), (where,)
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`: what is pending, and what merges, is the parent's."""
+        self._changing = threading.Condition(threading.RLock())
+        self._left_with = os.getppid() if self._writer is not None else None
+        self._writer, self._mergers, self._merges_waiting = None, {}, 0
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -259,6 +280,11 @@ class Index(Reader):
         """
         with self._changing:
             if self._writer is None:
+                if self._left_with is not None:
+                    raise OutputError(
+                        f"{self.path}: these changes are process {self._left_with}'s, which made them before it forked "
+                        "this one: commit them there; rollback() forgets them here"
+                    )
                 return
             self._writer.commit()
             if merge:
@@ -279,6 +305,7 @@ class Index(Reader):
     def rollback(self) -> None:
         """Forget the changes since the last commit, and unlock the index."""
         with self._changing:
+            self._left_with = None
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None

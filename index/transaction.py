@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import filelock
 
-from lsr.errors import IndexFormatError, IndexLocked
+from lsr.errors import IndexFormatError, IndexLocked, OutputError
 
 from .storage import (
     ASIDE,
@@ -52,6 +52,7 @@ class NewFiles:
         self.root = root
         self.scratch = root / f"segment-{secrets.token_hex(8)}.tmp"
         self._new: list[Path] = []
+        self._owner = os.getpid()
 
     def folder(self, kind: str) -> Path:
         """A new folder, "segment" or "shared"."""
@@ -66,8 +67,13 @@ class NewFiles:
             self._new.remove(path)
             _remove(path)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made them: what is there at a fork stays the parent's, files and lock."""
+        return os.getpid() == self._owner
+
     def close(self) -> None:
-        """Remove what became no part of the index, and give the lock up."""
+        """Remove what became no part of the index, and give the lock up; nothing in a forked child."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -142,7 +148,12 @@ class Transaction(NewFiles):
 
         Returns:
             The whole manifest.
+
+        Raises:
+            OutputError: A forked child can't commit what its parent has begun.
         """
+        if not self.is_ours:
+            raise OutputError(f"{self.root}: process {self._owner} is writing this; a forked child can't commit it")
         segments = manifest["segments"]
         named = {manifest["shared"], *(s["name"] for s in segments), *(s["alive"] for s in segments)}
         old = self.manifest["files"] if self.manifest else {}
@@ -158,7 +169,9 @@ class Transaction(NewFiles):
         return whole
 
     def close(self) -> None:
-        """Remove what was not committed, and give the lock up."""
+        """Remove what was not committed, and give the lock up; nothing in a forked child."""
+        if not self.is_ours:
+            return
         try:
             for path in [*self._new, self.scratch]:
                 _remove(path)
@@ -196,7 +209,9 @@ class Aside(NewFiles):
                 raise
 
     def close(self) -> None:
-        """Remove the folder, and give the lock up."""
+        """Remove the folder, and give the lock up; nothing in a forked child."""
+        if not self.is_ours:
+            return
         _remove(self.root)
         self._lock.release()
 

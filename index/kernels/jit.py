@@ -17,6 +17,7 @@ from typing import Any
 import numba
 from llvmlite import ir
 from numba.core import cgutils
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 
@@ -40,6 +41,13 @@ def _cache_folder() -> str | None:
             return str(folder)
     return None
 
+
+if hasattr(os, "register_at_fork"):  # a fork waits until nothing is compiled: its child couldn't compile any more
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 cache_folder = os.environ.get("NUMBA_CACHE_DIR") or _cache_folder()
 
