@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lsr.console import progress
 from lsr.errors import CorruptIndex, DataError
+from lsr.forks import cached_property
 
 from .dense_files import RECORD, Similarity, damaged_files, open_graph, read_record, write_dense
 from .documents import Documents, hashes_of
@@ -84,6 +85,9 @@ class DenseVectors:
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DenseVectors, (self.path.absolute(), self.embed)
 
     @classmethod
     def build(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lsr.errors import ClusterError
+from lsr.forks import in_child
 
 from .hits import Hit
 from .replicas import Outcome
@@ -62,6 +63,11 @@ class FoundDocuments:
         self.versions, self.places = versions, places
         self._ask, self._error = fetch, error
         self._fetched: dict[int, tuple[str, str, dict[str, Any]]] = {}
+        self._fetching = threading.Lock()
+        in_child(self)
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`."""
         self._fetching = threading.Lock()
 
     def id(self, doc: int) -> str:

@@ -67,5 +67,11 @@ class Hit:
         """Title and text with the words marked that count, or the best part of them; as `Explanation.highlight`."""
         return self.explain().highlight(length, **marks)
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Hit reads its text and explanation from an index that is open here: send what you need of it to the "
+            "other process, such as (hit.id, hit.score, hit.text)"
+        )
+
     def __repr__(self) -> str:
         return f"Hit(id={self.id!r}, score={self.score:.4f})"

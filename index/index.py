@@ -17,14 +17,16 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages, Report
 from lsr.errors import IndexLocked, OutputError, StorageError
+from lsr.forks import in_child
 from lsr.places import is_remote
 
 from .builder import BuildSettings, Source, build_index, require_same_terms
@@ -52,6 +54,10 @@ if TYPE_CHECKING:
 class Index(Reader):
     """An index on disk, memory-mapped. Safe to search from many threads; searching releases the GIL.
 
+    Threads may change it, too: one call at a time, all of them changes of one transaction, which any thread commits.
+    A forked child searches what is open, and leaves changes and merges that are under way to its parent. Pickled, it
+    is opened anew where it arrives, at what was committed last.
+
     What is open is a snapshot: it stays what it is, whatever others commit, until `refresh`, or until this object
     changes the index itself. How it is searched is told by `Reader`.
 
@@ -70,6 +76,20 @@ class Index(Reader):
         self._seen = (-1, 0, 0)  # no file's: the first look finds out what was committed since it was opened
         self._mergers: dict[Path, Merger] = {}
         self._merges_waiting = 0  # for their turn to write
+        self._left_with: int | None = None  # the process that made this one by a fork, with changes pending
+        in_child(self)
+
+    def __reduce__(self) -> Any:
+        if self.pending:
+            raise TypeError(f"{self.path}: changes that aren't committed stay in their process: commit, or roll back")
+        where = self.uri or os.path.abspath(self.path)
+        return partial(Index.open, encoder=self._given_encoder, skip_damaged=bool(self.damaged)), (where,)
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`: what is pending, and what merges, is the parent's."""
+        self._changing = threading.Condition(threading.RLock())
+        self._left_with = os.getppid() if self._writer is not None else None
+        self._writer, self._mergers, self._merges_waiting = None, {}, 0
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -287,6 +307,11 @@ class Index(Reader):
                 never many of them; where more than 64 wait for that, the newest are merged before this returns.
         """
         with self._changing:
+            if self._writer is None and self._left_with is not None:
+                raise OutputError(
+                    f"{self.path}: these changes are process {self._left_with}'s, which made them before it forked "
+                    "this one: commit them there; rollback() forgets them here"
+                )
             if self._writer is None or not self.pending:
                 self.rollback()
                 return
@@ -309,6 +334,7 @@ class Index(Reader):
     def rollback(self) -> None:
         """Forget the changes since the last commit, and unlock the index."""
         with self._changing:
+            self._left_with = None
             if self._writer is not None:  # stays known until it is closed: what is interrupted here is ended later
                 self._writer.close()
                 self._writer = None

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lsr.errors import IndexLocked
+from lsr.forks import in_child
 
 from .builder import BuildSettings
 from .merge import Abandoned, Merged, merge_aside, plan_merges
@@ -57,8 +58,14 @@ class Merger:
         self.error: Exception | None = None
         self.at_work: frozenset[str] = frozenset()
         self._thread = threading.Thread(target=self._run, name="lsr-merger")
+        in_child(self)
         _running.add(self)
         self._thread.start()
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`: it is the parent that merges."""
+        self._lock, self._ended = threading.Lock(), True
+        _running.discard(self)
 
     def ask(self, *, everything: bool) -> bool:
         """Have it look again when it is done; False if it has ended already."""
@@ -69,7 +76,7 @@ class Merger:
     @property
     def is_alive(self) -> bool:
         """Whether it still merges, or is about to."""
-        return not self._ended and self._thread.is_alive()  # threads don't survive a fork
+        return not self._ended and self._thread.is_alive()
 
     def end(self, *, wait: bool = True) -> None:
         """Return when it has ended: done, or with `wait=False` as soon as it can give up."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from lsr.cluster import connect, require
+from lsr.errors import ClusterError
 
 from .replicas import ReplicaSet
 from .shard import Shard
@@ -31,15 +32,23 @@ class RayReplica:
     """
 
     def __init__(self, ray: Any, actor: Any) -> None:
-        self._ray, self._actor = ray, actor
+        self._ray, self._actor, self._owner = ray, actor, os.getpid()
 
     def ask(self, method: str, *args: Any) -> Future[Any]:
         """Call a method of the shard; returns at once."""
-        future: Future[Any] = getattr(self._actor, method).remote(*args).future()
+        if os.getpid() != self._owner:  # Ray would wait for ever
+            future: Future[Any] = Future()
+            future.set_exception(
+                ClusterError("a forked child has no connection to Ray: call ShardedIndex.open after the fork")
+            )
+            return future
+        future = getattr(self._actor, method).remote(*args).future()
         return future
 
     def close(self) -> None:
-        """End the actor."""
+        """End the actor; nothing in a forked child."""
+        if os.getpid() != self._owner:
+            return
         with suppress(Exception):  # the cluster may be gone already
             self._ray.kill(self._actor)
 

@@ -42,6 +42,12 @@ class Reader(QuerySide):
         super().__init__(path, encoder)
         self._snapshot = snapshot
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{self.path}: what is pinned can't leave its process: send the index itself, which is opened there anew, "
+            "or its path"
+        )
+
     def __len__(self) -> int:
         return len(self._snapshot)
 

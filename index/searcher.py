@@ -12,13 +12,13 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsr.errors import CorruptIndex, IndexFormatError
+from lsr.forks import cached_property
 from lsr.sparse import SparseMatrix
 
 from .clusters import document_of

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lsr.errors import IndexFormatError
 from lsr.fingerprint import digest
+from lsr.forks import in_child
 from lsr.places import is_remote
 from lsr.sparse import SparseMatrix
 
@@ -89,6 +90,11 @@ class Shard:
         self._location, self._threads = location, threads or os.cpu_count()
         self._opening = threading.Lock()
         self._kept: dict[str, Snapshot] = {}
+        in_child(self)
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`."""
+        self._opening = threading.Lock()
 
     def _latest(self, *, refresh: bool = False) -> tuple[str, Snapshot]:
         """The snapshot opened last and its version; opened now if there is none, or anew with `refresh`."""

@@ -23,6 +23,7 @@ import numpy as np
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder
 from lsr.errors import ClusterError, DataError, IndexFormatError
+from lsr.forks import in_child
 from lsr.sparse import SparseMatrix
 
 from .builder import Source
@@ -152,6 +153,12 @@ class ShardedIndex(QuerySide):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{self.path}: replicas belong to the process that started them: pass the path, and call "
+            "ShardedIndex.open(path, ...) in the other process"
+        )
 
     def __len__(self) -> int:
         return sum(state.documents for state in self._states.values())
@@ -376,7 +383,13 @@ class ThreadReplica:
     """
 
     def __init__(self, location: str) -> None:
-        self._shard, self._pool = Shard(location), ThreadPoolExecutor(_THREADS, thread_name_prefix="lsr-shard")
+        self._shard = Shard(location)
+        self.after_fork()
+        in_child(self)
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`: new threads."""
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lsr-shard")
 
     def ask(self, method: str, *args: Any) -> Future[Any]:
         """Call a method of the shard; returns at once."""

@@ -32,6 +32,7 @@ from .storage import output_errors, read_manifest, replace_file, sealed, sync
 SHARDS = "shards.json"
 FORMAT = 1
 SHARD_NAME = re.compile(r"shard-[0-9]{1,7}(-[0-9a-f]{8})?")
+_REGION = re.compile(r"region=[a-z0-9-]{1,40}")
 _URI = re.compile(r"(s3|gs|gcs|file)://[^\s?#]+(\?[^\s#]*)?")
 
 
@@ -219,6 +220,12 @@ class Shards:
             sound = False
         if not sound:
             raise CorruptIndex(f"{where} is damaged: values are missing or make no sense; {RESTORE}")
+        # Requests are signed with the user's credentials: whoever wrote this file doesn't choose where they go.
+        if strange := [e.path for e in entries if "?" in e.path and not _REGION.fullmatch(e.path.partition("?")[2])]:
+            raise IndexFormatError(
+                f"{where}: the shard {strange[0][:200]} has options that say which server to ask; a file may name a "
+                "region and no more. Take them out, and name the server yourself: AWS_ENDPOINT_URL"
+            )
         return cls(folder, Fingerprint.from_json(values["fingerprint"], where), impacts, scale, shared, entries)
 
     @classmethod

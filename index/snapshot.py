@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder_files
 from lsr.errors import CorruptIndex
 from lsr.fingerprint import Fingerprint
+from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
 from lsr.vectors import VectorBatch
 
@@ -203,7 +204,12 @@ class Snapshot:
         self.documents = AllDocuments([part.documents for part in self.parts], alive)
         self._masks: dict[str, Mask] = {}
         self._masking = threading.Lock()
+        in_child(self)
         self.searcher = Searcher([part.segment for part in self.parts], alive)
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`."""
+        self._masking = threading.Lock()
 
     @classmethod
     def latest(

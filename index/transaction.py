@@ -53,6 +53,7 @@ class NewFiles:
         self.root = root
         self.scratch = root / f"segment-{secrets.token_hex(8)}.tmp"
         self._new: list[Path] = []
+        self._owner = os.getpid()
 
     def folder(self, kind: str) -> Path:
         """A new folder, "segment" or "shared"."""
@@ -67,8 +68,13 @@ class NewFiles:
             self._new.remove(path)
             _remove(path)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made them: what is there at a fork stays the parent's, files and lock."""
+        return os.getpid() == self._owner
+
     def close(self) -> None:
-        """Remove what became no part of the index, and give the lock up."""
+        """Remove what became no part of the index, and give the lock up; nothing in a forked child."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -157,8 +163,11 @@ class Transaction(NewFiles):
             The whole manifest.
 
         Raises:
-            OutputError: It can't be written, or the index isn't here any longer.
+            OutputError: It can't be written, the index isn't here any longer, or this is a forked child, which can't
+                commit what its parent has begun.
         """
+        if not self.is_ours:
+            raise OutputError(f"{self.root}: process {self._owner} is writing this; a forked child can't commit it")
         self._require_here()
         self._settle()
         segments = manifest["segments"]
@@ -177,8 +186,11 @@ class Transaction(NewFiles):
         return whole
 
     def close(self) -> None:
-        """Remove what was not committed, and give the lock up; what was interrupted on the way is ended so, too."""
-        if not self._lock.is_locked:
+        """Remove what was not committed, and give the lock up; what was interrupted on the way is ended so, too.
+
+        Nothing in a forked child.
+        """
+        if not self.is_ours or not self._lock.is_locked:
             return
         try:
             if self._is_here:
@@ -238,7 +250,9 @@ class Aside(NewFiles):
                 raise
 
     def close(self) -> None:
-        """Remove the folder, and give the lock up."""
+        """Remove the folder, and give the lock up; nothing in a forked child."""
+        if not self.is_ours:
+            return
         _remove(self.root)
         self._lock.release()
 

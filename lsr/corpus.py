@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lsr.errors import DataError, DoubledId, MissingExtra, OutputError
+from lsr.forks import here_only
 from lsr.places import is_remote
 
 # How documents travel beside their vectors, column by column. `metadata` is a JSON object.
@@ -272,7 +273,7 @@ def documents_corpus(
                 yield bad[number] if number in bad else json.loads(line), f"document {number}"
 
         corpus = Corpus("the documents", reread, skip_bad=skip_bad)
-        weakref.finalize(corpus, spool.close)
+        weakref.finalize(corpus, here_only(_end_spool), spool)
         return corpus
 
     def read() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
@@ -317,15 +318,20 @@ def _json_lines(documents: Iterable[Mapping[str, Any] | Document], bad: dict[int
 
 def _spool(chunks: Iterable[bytes]) -> Any:
     """A temporary file of some bytes: encoders that are fitted read their corpus twice."""
-    file = tempfile.NamedTemporaryFile(prefix="lsr-", suffix=".jsonl")  # noqa: SIM115 - lives as long as the corpus
+    file = tempfile.NamedTemporaryFile(prefix="lsr-", suffix=".jsonl", delete=False)  # noqa: SIM115 - as the corpus
     try:
         for chunk in chunks:
             file.write(chunk)
         file.flush()
     except BaseException:
-        file.close()
+        _end_spool(file)
         raise
     return file
+
+
+def _end_spool(file: Any) -> None:
+    file.close()
+    Path(file.name).unlink(missing_ok=True)
 
 
 def _stdin_corpus(skip_bad: bool) -> Corpus:
@@ -339,7 +345,7 @@ def _stdin_corpus(skip_bad: bool) -> Corpus:
     file = _spool(chunks())
     corpus = _file_corpus(Path(file.name), skip_bad, name="<stdin>")
     corpus.identity = f"<stdin> {state.hexdigest()}"  # the same bytes again go on after a kill
-    weakref.finalize(corpus, file.close)
+    weakref.finalize(corpus, here_only(_end_spool), file)
     return corpus
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -10,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lsr.errors import DataError
+from lsr.forks import here_only
 from lsr.places import Place, beside
 from lsr.vectors import PART_NAME
 
@@ -20,8 +23,10 @@ _copies: dict[tuple[str, str], Path] = {}  # of a file or folder as it was at th
 
 
 @cache
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="lsr-fetched-")
+def _scratch() -> str:
+    folder = tempfile.mkdtemp(prefix="lsr-fetched-")
+    atexit.register(here_only(shutil.rmtree), folder, ignore_errors=True)
+    return folder
 
 
 def file_in(uri: str, names: list[str]) -> str:
@@ -83,7 +88,7 @@ def fetched_vectors(uri: str) -> Path | None:
 
 
 def _new_folder() -> Path:
-    return Path(tempfile.mkdtemp(dir=_scratch().name))
+    return Path(tempfile.mkdtemp(dir=_scratch()))
 
 
 def _parts(content: bytes, uri: str) -> dict[str, Any]:

@@ -15,6 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.compiler_lock import global_compiler_lock
+
+if hasattr(os, "register_at_fork"):  # a fork waits until nothing is compiled: its child couldn't compile any more
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 class Compiler:

@@ -2,8 +2,8 @@
 
 A place is a path or a URI that pyarrow knows: s3://bucket/folder, gs://bucket/folder, file:///folder. Credentials are
 pyarrow's business, which finds them where the clouds' own tools do (AWS_ACCESS_KEY_ID, AWS_PROFILE,
-GOOGLE_APPLICATION_CREDENTIALS). Another server that speaks S3 is named in the URI:
-s3://bucket/folder?endpoint_override=localhost:9000&scheme=http. Waiting is bounded, a file takes its name only when it
+GOOGLE_APPLICATION_CREDENTIALS). Another server that speaks S3 is named in the URI that a user gives,
+s3://bucket/folder?endpoint_override=localhost:9000&scheme=http, or by AWS_ENDPOINT_URL, never in a file. Waiting is bounded, a file takes its name only when it
 is whole, and what is read with a checksum has that checksum.
 """
 
@@ -306,6 +306,10 @@ def _open_s3(where: str) -> tuple[Any, str]:
         )
     if not parts.netloc:
         raise StorageError(f"{where}: a URI names a bucket: s3://bucket/folder")
+    named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if named and "endpoint_override" not in options:
+        scheme, mark, host = named.rstrip("/").rpartition("://")
+        options |= {"endpoint_override": host} | ({"scheme": scheme} if mark else {})
     if "region" not in options:
         known = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         options["region"] = known if "endpoint_override" in options else fs.resolve_s3_region(parts.netloc)

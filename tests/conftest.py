@@ -6,7 +6,10 @@ import importlib
 import json
 import logging
 import os
+import signal
+import traceback
 import uuid
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +46,37 @@ def lsr_command(capsys):
         printed = capsys.readouterr()
         return Ran(int(ended.value.code or 0), printed.out, printed.err)
 
+    return run
+
+
+@pytest.fixture
+def forked():
+    """Runs something in a forked child, which is killed when it hangs; gives what it returned, as JSON has it."""
+
+    def run(work, seconds=120):
+        reading, writing = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 on: that is what is tested
+            pid = os.fork()
+        if not pid:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills, whatever the child waits for
+            signal.alarm(seconds)
+            code = 1
+            try:
+                os.write(writing, json.dumps(work()).encode())
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            answer = pipe.read()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child hung (-14), or failed"
+        return json.loads(answer)
+
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
     return run
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from lsr.forks import here_only
 from lsr.index.index import Index
 
 from .sentence_transformers import matrix
@@ -57,7 +58,7 @@ def semantic_search_lsr(
             raise ValueError("either corpus_embeddings or corpus_index must be given")
         folder = tempfile.mkdtemp(prefix="lsr-")
         corpus_index = Index.build(f"{folder}/index", matrix(corpus_embeddings), **(index_kwargs or {}))
-        weakref.finalize(corpus_index, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(corpus_index, here_only(shutil.rmtree), folder, ignore_errors=True)
     index = opened(corpus_index)
     queries = matrix(query_embeddings)
     started = time.perf_counter()

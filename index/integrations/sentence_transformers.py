@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from functools import cached_property
 from os import PathLike
 from typing import Any
 
@@ -22,6 +21,7 @@ from lsr.encode.base import Encoder, as_texts
 from lsr.encode.checkpoint import TextTokenizer
 from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import Fingerprint, digest
+from lsr.forks import cached_property
 from lsr.sparse import SparseMatrix
 
 try:

@@ -26,6 +26,7 @@ import numpy as np
 
 from lsr.corpus import Corpus, Document
 from lsr.errors import DataError, ServerError
+from lsr.forks import in_child
 from lsr.index.changes import Change
 from lsr.index.explain import Contribution, Explanation
 from lsr.index.filters import Where
@@ -61,10 +62,19 @@ class Client:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"a server's URL is http://HOST:PORT, got {url!r}")
+        self._given = {"url": url, "index": index, "key": key, "timeout": timeout}
         self._url, self._parts, self._index, self._timeout = url, parts, index, timeout
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._idle: list[tuple[http.client.HTTPConnection, float]] = []
         weakref.finalize(self, _close, self._idle)
+        in_child(self)
+
+    def __reduce__(self) -> Any:
+        return partial(Client, **self._given), ()
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`: two processes on one connection would get each other's answers."""
+        _close(self._idle)
 
     def close(self) -> None:
         """Close its connections; a later call makes new ones."""

@@ -93,6 +93,10 @@ class Encoder(abc.ABC):
         """
         return {}
 
+    def _reduced(self, **settings: Any) -> tuple[Any, ...]:
+        """For `__reduce__`: another process makes it of its files, and finds models where they lie."""
+        return _reopened, (self.query_files(), settings)
+
     def fit(self, texts: Iterable[str]) -> None:  # noqa: B027 - a default, not a gap
         """Learn what has to be learned from the corpus; most encoders have nothing to learn here."""
 
@@ -104,6 +108,12 @@ class Encoder(abc.ABC):
     def n_terms(self) -> int:
         """Size of the vocabulary."""
         return len(self.vocabulary)
+
+
+def _reopened(content: dict[str, bytes], settings: dict[str, Any]) -> Encoder:
+    from lsr.encode.hub import load_encoder_files  # built on this module
+
+    return load_encoder_files(content, **settings)
 
 
 def as_texts(texts: str | Sequence[str]) -> list[str]:

@@ -53,6 +53,9 @@ class BM25Encoder(Encoder):
         self._cache: dict[str, int] = {}  # word -> term, -1 for stop words and words of no document
         self._fingerprint: Fingerprint | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reduced()
+
     # --- fitting ---------------------------------------------------------------------------------------------------
 
     @property

@@ -51,6 +51,10 @@ class HybridEncoder(Encoder):
             raise EncoderError(f"lexical={weight}: the weight of BM25's score must be a number above 0")
         self.learned, self.lexical, self.weight = learned, lexical, float(weight)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        learned = self.learned.document if isinstance(self.learned, InferenceFreeEncoder) else self.learned
+        return self._reduced(device=learned.device, batch_tokens=learned.batch_tokens)
+
     @property
     def needs_fit(self) -> bool:  # type: ignore[override]
         """True until `fit` has seen a corpus."""

@@ -17,10 +17,11 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,13 @@ from lsr.encode import checkpoint as files
 from lsr.encode.output import OutputLayer, OutputSettings, quantized
 from lsr.encode.processor import adds_bytes_exactly
 from lsr.errors import EncoderError, MissingExtra
+from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
 
 # GELU gives no less than -0.17. With this zero and at least this largest value, that is among the integers.
 _GELU_ZERO, _GELU_LARGEST = 16, 2.55
 _WORDS = "embeddings.word_embeddings.weight"
+_abandoned: list[Any] = []  # sessions that a parent's threads were in at the fork: never to be touched, nor destroyed
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -56,6 +59,7 @@ class OnnxRunner:
     def __init__(self, folder: Path, n_terms: int, threads: int = 0) -> None:
         self._path, self._n_terms = folder / files.ONNX_FILE, n_terms
         self._session = self._open(str(self._path))
+        self._running: set[int] = set()  # threads that are in a session
         output = folder / files.OUTPUT_FILE
         self._output = OutputLayer.open(output) if output.is_file() else None
         given = [(out.name, out.shape) for out in self._session.get_outputs()]
@@ -68,9 +72,19 @@ class OnnxRunner:
                 raise EncoderError(f"{self._path}: puts out {given}, not states for the layer in {output.name}")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         share = os.environ.get("OMP_NUM_THREADS", "")
-        self._pool = ThreadPoolExecutor(
-            threads or (int(share) if share.isdecimal() else 0) or cores, thread_name_prefix="lsr-encode"
-        )
+        self._threads = threads or (int(share) if share.isdecimal() else 0) or cores
+        self._pool = self._new_pool()
+        in_child(self)
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="lsr-encode")
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`: the threads stayed with the parent, and a session that was in use may stay locked."""
+        self._pool = self._new_pool()
+        if self._running:
+            _abandoned.append((self._session, self.__dict__.pop("_opened_up", None)))
+            self._session, self._running = None, set()
 
     def _open(self, model: str | bytes) -> Any:
         """A session of a file or its content."""
@@ -94,11 +108,22 @@ class OnnxRunner:
             EncoderError: A token that the model doesn't know, or weights that are no numbers.
         """
         self._check(max(map(max, ids)))
-        rows = list(self._pool.map(self._one, ids))
+        with self._in_use():
+            rows = list(self._pool.map(self._one, ids))
         try:
             return SparseMatrix.from_rows(rows, self._n_terms)
         except ValueError as error:
             raise EncoderError(f"{self._path}: the model gives weights that are no numbers: {error}") from None
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        if self._session is None:
+            self._session = self._open(str(self._path))
+        self._running.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            self._running.discard(threading.get_ident())
 
     def _one(self, ids: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         if self._output is not None:
@@ -123,11 +148,13 @@ class OnnxRunner:
         """
         self._check(max(ids))
         if self._output is not None:
-            states, wanted = self._states(self._output, ids), np.array(terms, np.int64)
+            with self._in_use():
+                states, wanted = self._states(self._output, ids), np.array(terms, np.int64)
             there = np.isin(wanted, self._output.weights(states, ids)[0])
             return [int(p) for p in np.where(there, self._output.logits(states, wanted).argmax(0), -1)]
         session, names = self._opened_up
-        weights, states, zero, words = session.run(["weights", *names], {"ids": np.array(ids, np.int64)})
+        with self._in_use():
+            weights, states, zero, words = session.run(["weights", *names], {"ids": np.array(ids, np.int64)})
         logits = (states - np.float64(zero)) @ words[terms].T.astype(np.float64)  # whole numbers: exact
         return [int(place) for place in np.where(weights[terms] > 0, logits.argmax(0), -1)]
 

@@ -26,6 +26,7 @@ from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.onnx import OnnxRunner
 from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import Fingerprint, digest, digest_files
+from lsr.forks import in_child
 from lsr.sparse import SparseMatrix
 
 POOLINGS = ("max", "sum")
@@ -176,6 +177,14 @@ class SpladeEncoder(Encoder):
         self._tokenizers = {} if tokenizer is None else {self.document.place: tokenizer}
         self._models: dict[tuple[Any, ...], _Runner | OnnxRunner] = {}
         self._loading = threading.Lock()  # a server's first queries come together, and one copy is enough
+        in_child(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reduced(device=self.device, batch_tokens=self.batch_tokens)
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`."""
+        self._loading = threading.Lock()
 
     # --- encoding -------------------------------------------------------------------------------------------
 
@@ -474,6 +483,13 @@ class _Runner:
         model = load_model(self._folder, tower.head, tower.pooling, tower.saturation, n_terms)
         self.model = model.to(device).eval()
         self._pad = model.backbone.config.pad_token_id or 0
+        self._forked = False
+        in_child(self)
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`: OpenMP waits for ever for threads that stayed with the parent, unless one is enough."""
+        self._forked = True
+        self._torch.set_num_threads(1)
 
     def weights(self, ids: list[list[int]]) -> SparseMatrix:
         """Weights of texts given as token ids, none of them empty.
@@ -515,6 +531,11 @@ class _Runner:
         return list(places.tolist())
 
     def _check(self, largest: int) -> None:
+        if self._forked and self._device != "cpu":
+            raise EncoderError(
+                f"{self._folder}: a model on {self._device!r} doesn't survive a fork: start processes by spawn "
+                '(multiprocessing.get_context("spawn")), or open the encoder after the fork'
+            )
         if largest >= self.model.n_terms:
             raise EncoderError(
                 f"{self._folder}: the tokenizer gives token {largest}, the model knows {self.model.n_terms}; "

@@ -60,6 +60,9 @@ class InferenceFreeEncoder(Encoder):
         self._vocabulary = self.tokenizer.vocabulary(len(self.table))
         self._fingerprint: Fingerprint | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reduced(device=self.document.device, batch_tokens=self.document.batch_tokens)
+
     def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
         """Queries by the table; no model runs."""
         rows = self.tokenizer.ids([self.prompt + text for text in as_texts(texts)], self.max_length, special=False)

@@ -428,6 +428,41 @@ def test_a_list_of_shards_that_somebody_else_wrote_is_refused(folder, change, me
         Index.open(folder)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "s3://b/k?endpoint_override=evil.example",
+        "s3://b/k?region=us-east-1&endpoint_override=evil.example",
+        "s3://b/k?scheme=http",
+        "s3://b/k?region=x.evil.example",
+        "s3://b/k?%65ndpoint_override=evil.example",
+        "gs://b/k?endpoint_override=evil.example",
+        "file:///k?x",
+    ],
+)
+def test_a_list_of_shards_does_not_choose_whom_credentials_are_sent_to(folder, place, monkeypatch):
+    values = json.loads((folder / SHARDS).read_bytes())
+    values["shards"][1]["path"] = place
+    values.pop("sha256")
+    (folder / SHARDS).write_bytes(sealed(values))
+    monkeypatch.setattr("lsr.places._open", lambda where: pytest.fail(f"asked {where}"))
+    with pytest.raises(IndexFormatError, match="which server to ask.*AWS_ENDPOINT_URL"):
+        Index.open(folder)
+
+
+def test_shards_on_a_server_that_the_environment_names(folder, bucket, s3_server, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3_server}")
+    manifests = {}
+    for n in range(3):
+        plain = bucket(f"shard-{n}").partition("?")[0]
+        uploaded(folder / shard_name(n), plain)
+        manifests[plain] = read_manifest(folder / shard_name(n))
+    list_there = folder.parent / "there"
+    list_there.mkdir()
+    save_shards(list_there, Shards.of(manifests))
+    assert len(Index.open(list_there)) == len(Index.open(folder))
+
+
 def test_a_changed_list_of_shards_is_refused(folder):
     content = (folder / SHARDS).read_bytes()
     for wrong in (content[:-20], b"", b"[]", content.replace(b"shard-00001", b"shard-00003")):

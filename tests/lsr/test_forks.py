@@ -1,0 +1,168 @@
+"""Forked children: nothing there waits for a thread or a lock of the parent, and nothing of the parent's is removed.
+
+And what is pickled: an encoder encodes alike wherever it arrives.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import pickle
+import threading
+from operator import methodcaller
+
+import numpy as np
+import pytest
+
+from lsr.corpus import documents_corpus
+from lsr.encode.hub import load_encoder
+from lsr.errors import EncoderError
+from lsr.forks import cached_property, here_only
+
+TEXTS = ["the cat sat on the mat .", "dogs", "cat cat cat"]
+
+
+@pytest.fixture(scope="module")
+def mini():
+    """The encoder that ships, fitted."""
+    encoder = load_encoder("lsr-mini")
+    encoder.fit(TEXTS)
+    return encoder
+
+
+def same(left, right):
+    return np.array_equal(left.indices, right.indices) and np.array_equal(left.data, right.data)
+
+
+def test_the_encoder_that_ships_encodes_in_a_child(mini, forked):
+    documents, queries = mini.encode_document(TEXTS), mini.encode_query(TEXTS)
+    assert forked(lambda: [same(mini.encode_document(TEXTS), documents), same(mini.encode_query(TEXTS), queries)]) == [
+        True,
+        True,
+    ]
+
+
+def test_a_session_that_a_thread_was_in_is_opened_anew(mini, forked):
+    documents = mini.encode_document(TEXTS)
+    (runner,) = mini.learned.document._models.values()
+    before = runner._session
+    with runner._in_use():  # as a thread's that doesn't come along
+        assert forked(lambda: [same(mini.encode_document(TEXTS), documents), runner._session is before]) == [
+            True,
+            False,
+        ]
+    assert forked(lambda: [same(mini.encode_document(TEXTS), documents), runner._session is before]) == [True, True]
+
+
+def test_torch_encodes_in_a_child(make_checkpoint, forked):
+    import torch
+
+    encoder = load_encoder(make_checkpoint("bert"))
+    expected = encoder.encode_document(TEXTS)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        large = torch.ones(1 << 20)
+        large.exp()  # OpenMP has threads now
+
+        def encode():
+            large.exp()  # as a large model does: tiny ones don't use threads
+            return np.allclose(encoder.encode_document(TEXTS).data, expected.data, atol=1e-5)
+
+        assert forked(encode)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_model_on_a_gpu_says_that_it_does_not_survive(make_checkpoint, forked):
+    encoder = load_encoder(make_checkpoint("bert"))
+    encoder.encode_document(TEXTS)
+    (runner,) = encoder._models.values()
+    runner._device = "cuda"
+
+    def encode():
+        with pytest.raises(EncoderError, match="doesn't survive a fork: start processes by spawn"):
+            encoder.encode_document(TEXTS)
+
+    forked(encode)
+
+
+def test_a_lock_that_a_thread_holds_is_free_in_a_child(mini, forked):
+    with mini.learned.document._loading:
+        found = forked(lambda: mini.encode_document(TEXTS).nnz)
+    assert found == mini.encode_document(TEXTS).nnz
+
+
+def test_a_property_that_a_thread_computes_is_computed_in_a_child(forked):
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        @cached_property
+        def value(self):
+            begun.set()
+            go_on.wait(60)
+            return 1
+
+    class Thing(Slow):
+        pass
+
+    thread = threading.Thread(target=lambda: Thing().value)
+    thread.start()
+    begun.wait(60)
+
+    def look():
+        go_on.set()
+        return Thing().value
+
+    assert forked(look) == 1
+    go_on.set()
+    thread.join()
+
+
+def test_a_child_removes_no_files_of_its_parent(forked):
+    corpus = documents_corpus(iter([{"_id": "a", "text": "cats"}]), replay=True)
+
+    def end():
+        nonlocal corpus
+        corpus = None
+        gc.collect()
+
+    forked(end)
+    assert [document.id for document in corpus] == ["a"]
+    done = []
+    remove = here_only(done.append)
+    assert forked(lambda: [remove(1), done]) == [None, []]
+    remove(1)
+    assert done == [1]
+
+
+# --- pickling ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bm25", "mini", "splade", "pruned", "hybrid"])
+def test_a_pickled_encoder_encodes_alike(name, mini, make_checkpoint):
+    encoder = {
+        "bm25": lambda: load_encoder("bm25", k1=1.2, language="none"),
+        "mini": lambda: mini,
+        "splade": lambda: load_encoder(make_checkpoint("bert"), device="cpu", batch_tokens=100),
+        "pruned": lambda: load_encoder(make_checkpoint("bert"), top_k=3, max_length=8, saturation="log1p_log1p"),
+        "hybrid": lambda: load_encoder(make_checkpoint("bert"), lexical=0.5, batch_tokens=100),
+    }[name]()
+    encoder.fit(TEXTS)
+    other = pickle.loads(pickle.dumps(encoder))
+    assert other.fingerprint == encoder.fingerprint
+    assert same(other.encode_query(TEXTS), encoder.encode_query(TEXTS))
+    assert same(other.encode_document(TEXTS), encoder.encode_document(TEXTS))
+    learned = (getattr(encoder, "learned", encoder), getattr(other, "learned", other))
+    for setting in ("device", "batch_tokens"):
+        assert getattr(learned[0], setting, None) == getattr(learned[1], setting, None)
+
+
+def test_an_encoder_that_is_not_fitted_stays_so():
+    assert pickle.loads(pickle.dumps(load_encoder("bm25"))).needs_fit
+
+
+def test_processes_that_are_spawned_take_an_encoder(mini):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.apply(methodcaller("encode_query", TEXTS), (mini,))
+    assert same(found, mini.encode_query(TEXTS))
