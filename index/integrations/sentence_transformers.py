@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lsr.encode.base import Encoder, as_texts
+from lsr.encode.base import Encoder, Texts, as_texts
 from lsr.encode.checkpoint import TextTokenizer
 from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import Fingerprint, digest
@@ -77,11 +77,11 @@ class SentenceTransformersEncoder(Encoder):
         # Of an autoencoder the terms are dimensions, whatever the tokenizer says.
         self._terms_are_tokens = not kinds.isdisjoint({"SpladePooling", "SparseStaticEmbedding"})
 
-    def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_query(self, texts: Texts) -> SparseMatrix:
         """What the model's own `encode_query` gives, prompts included."""
         return self._encode(self.model.encode_query, as_texts(texts))
 
-    def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_document(self, texts: Texts) -> SparseMatrix:
         """What the model's own `encode_document` gives, prompts included."""
         return self._encode(self.model.encode_document, as_texts(texts))
 

@@ -31,6 +31,7 @@ from lsr.index.explain import Contribution, Explanation
 from lsr.index.filters import Where
 from lsr.index.hits import Hit
 from lsr.index.plan import Plan, SearchSettings
+from lsr.index.query_side import as_queries
 from lsr.jsonl import given_documents
 from lsr.vectors import Vectors
 
@@ -118,6 +119,7 @@ class Client:
         **settings: Any,
     ) -> list[list[Hit]]:
         """The k best documents of many queries, all of the same commit; see `Index.search_batch`."""
+        queries = as_queries(queries)
         asked = {"queries": [next(iter(_query(query).values())) for query in queries]}
         found = self._post("/v1/search/batch", asked | _how(k, where, hybrid, settings))
         return [self._hits(query, rows) for query, rows in zip(queries, found["results"], strict=True)]
@@ -291,6 +293,7 @@ class _Found:
 
 
 def _query(query: Query) -> dict[str, Any]:
+    (query,) = as_queries([query])
     if isinstance(query, str):
         return {"query": query}
     if not isinstance(query, Mapping):

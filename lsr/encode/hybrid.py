@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lsr.encode.base import CONFIG_FILE, Encoder, config_bytes
+from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.splade import SpladeEncoder
 from lsr.encode.static import InferenceFreeEncoder
@@ -60,12 +60,14 @@ class HybridEncoder(Encoder):
         """Count BM25's frequencies, in one pass."""
         self.lexical.fit(texts)
 
-    def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_query(self, texts: Texts) -> SparseMatrix:
         """Both encoders' queries side by side."""
+        texts = as_texts(texts)
         return _beside(self.learned.encode_query(texts), self.lexical.encode_query(texts), self.weight * _SIZE)
 
-    def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_document(self, texts: Texts) -> SparseMatrix:
         """Both encoders' documents side by side."""
+        texts = as_texts(texts)
         lexical = self.lexical.encode_document(texts)  # the faster one first: it may have seen no corpus
         return _beside(self.learned.encode_document(texts), lexical, 1 / _SIZE)
 

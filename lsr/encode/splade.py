@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from lsr.encode import checkpoint as files
-from lsr.encode.base import CONFIG_FILE, Encoder, as_texts, config_bytes
+from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.onnx import OnnxRunner
 from lsr.errors import EncoderError, MissingExtra
@@ -179,11 +179,11 @@ class SpladeEncoder(Encoder):
 
     # --- encoding -------------------------------------------------------------------------------------------
 
-    def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_query(self, texts: Texts) -> SparseMatrix:
         """Queries through their tower."""
         return self._encode(self.query, as_texts(texts), lambda weights: weights)
 
-    def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_document(self, texts: Texts) -> SparseMatrix:
         """Documents through their tower, then `top_k` and `max_ratio`."""
         return self._encode(self.document, as_texts(texts), self._pruned)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from lsr.encode import checkpoint as files
-from lsr.encode.base import CONFIG_FILE, Encoder, as_texts, config_bytes
+from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.splade import SpladeEncoder
 from lsr.errors import EncoderError
@@ -60,13 +60,13 @@ class InferenceFreeEncoder(Encoder):
         self._vocabulary = self.tokenizer.vocabulary(len(self.table))
         self._fingerprint: Fingerprint | None = None
 
-    def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_query(self, texts: Texts) -> SparseMatrix:
         """Queries by the table; no model runs."""
         rows = self.tokenizer.ids([self.prompt + text for text in as_texts(texts)], self.max_length, special=False)
         terms = [np.unique(np.array(row, dtype=np.int64)) for row in rows]
         return SparseMatrix.from_rows([(row, self.table[row]) for row in terms], self.n_terms)
 
-    def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_document(self, texts: Texts) -> SparseMatrix:
         """Documents through their model."""
         return self.document.encode_document(texts)
 
