@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from lsr.console import warn
 from lsr.encode.base import Encoder, as_rows, as_texts
-from lsr.errors import DataError, EncoderError
+from lsr.encode.stream import cut_texts, read_length
+from lsr.errors import CutTexts, DataError, EncoderError
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
 
@@ -91,6 +93,8 @@ class QuerySide:
         if many and all(isinstance(query, str) for query in many):
             if not len(self) and self.encoder.needs_fit:  # nothing was ever added
                 return SparseMatrix.from_dicts([{} for _ in many], 1)
+            if cut := self.encoder.count_truncated(many, queries=True):
+                warn(cut_texts(cut, len(many), read_length(self.encoder, queries=True), queries=True), CutTexts)
             return self.encoder.encode_query(many)
         term_of = self.shared.term_of
         rows = []

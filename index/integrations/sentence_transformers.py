@@ -105,10 +105,15 @@ class SentenceTransformersEncoder(Encoder):
         """The tokenizer's tokens, whatever the terms are."""
         return self._tokenizer.spans(text)
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many documents have more tokens than the model reads."""
+    def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
+        """How many tokens still fit behind each text."""
         limit = self.model.max_seq_length
-        return sum(len(row) > limit for row in self._tokenizer.ids(texts, None, special=True)) if limit else 0
+        if not limit or math.isinf(limit):
+            return None
+        names = ("query",) if queries else ("document", "passage", "corpus")  # the first there is, as the model does
+        prompt = next((self.model.prompts[name] for name in names if name in self.model.prompts), None) or ""
+        ids = self._tokenizer.ids([prompt + text for text in texts], None, special=True)
+        return [int(limit) - len(row) for row in ids]
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

@@ -100,9 +100,21 @@ class Encoder(abc.ABC):
     def fit(self, texts: Iterable[str]) -> None:  # noqa: B027 - a default, not a gap
         """Learn what has to be learned from the corpus; most encoders have nothing to learn here."""
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many of these documents are longer than the maximum length and lose their end."""
-        return 0
+    def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
+        """How many tokens still fit behind each text, beside the prompt and the special tokens.
+
+        Args:
+            texts: The texts, titles included; an empty one for all the room that there is.
+            queries: Read as queries, not as documents.
+
+        Returns:
+            The number for each text, -3 where three tokens aren't read; None where all of any text is read.
+        """
+        return None
+
+    def count_truncated(self, texts: Sequence[str], *, queries: bool = False) -> int:
+        """How many of these documents, or queries, are longer than what is read, and are cut."""
+        return sum(left < 0 for left in self.room(texts, queries=queries) or ())
 
     @property
     def n_terms(self) -> int:

@@ -100,9 +100,9 @@ class HybridEncoder(Encoder):
         """The learned encoder's."""
         return self.learned.tokens(text)
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many documents have more tokens than the model reads. BM25 reads them whole."""
-        return self.learned.count_truncated(texts)
+    def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
+        """How many tokens still fit into what the learned encoder reads. BM25 reads all of a text."""
+        return self.learned.room(texts, queries=queries)
 
     def check(self) -> None:
         """Look at all files without running a model.

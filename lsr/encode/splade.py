@@ -290,11 +290,11 @@ class SpladeEncoder(Encoder):
         found = {term: words[place] for term, place in zip(wanted, places, strict=True) if place >= 0}
         return {term: word for term, word in found.items() if word is not None}
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many documents have more than `max_length` tokens."""
-        tower = self.document
+    def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int]:
+        """How many tokens still fit behind each text."""
+        tower = self.query if queries else self.document
         ids = self._tokenizer(tower).ids([tower.prompt + text for text in texts], None, special=True)
-        return sum(len(row) > tower.max_length for row in ids)
+        return [tower.max_length - len(row) for row in ids]
 
     # --- what it is, and on disk ----------------------------------------------------------------------------
 

@@ -83,9 +83,14 @@ class InferenceFreeEncoder(Encoder):
         """Which word of a document each of its terms comes from, as the documents' model has it."""
         return self.document.origins(text, terms)
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many documents have more tokens than the model reads."""
-        return self.document.count_truncated(texts)
+    def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
+        """How many tokens still fit behind each text."""
+        if not queries:
+            return self.document.room(texts)
+        if self.max_length is None:
+            return None
+        ids = self.tokenizer.ids([self.prompt + text for text in texts], None, special=False)
+        return [self.max_length - len(row) for row in ids]
 
     def check(self) -> None:
         """Look at all files without running a model.

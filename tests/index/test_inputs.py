@@ -1,4 +1,4 @@
-"""Queries and documents in whatever shape a program has them: read once, taken for what they are, or refused by name."""
+"""Queries and documents of any shape: read once, taken for what they are, or refused by name."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from lsr.errors import DataError
-from lsr.index.index import Index
 from lsr.index.fusion import reciprocal_rank_fusion
+from lsr.index.index import Index
 from lsr.sparse import SparseMatrix
 
 DOCS = [
