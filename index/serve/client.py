@@ -132,7 +132,8 @@ class Client:
             spans = tuple((start, end) for start, end in term["spans"])
             origin = None if term["origin"] is None else (term["origin"][0], term["origin"][1])
             terms.append(Contribution(**term | {"spans": spans, "origin": origin}))
-        return Explanation(found["_id"], found["score"], tuple(terms), found["content"])
+        title_length = found.get("title_length", 0)  # older servers don't tell
+        return Explanation(found["_id"], found["score"], tuple(terms), found["content"], title_length)
 
     def explain_plan(self, query: Query, k: int = 10, *, where: Where | None = None, **settings: Any) -> Plan:
         """Search, and tell what that touched; see `Index.explain_plan`."""
