@@ -13,18 +13,21 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import groupby
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lsr.console import warn
 from lsr.encode import checkpoint as files
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.onnx import OnnxRunner
-from lsr.errors import EncoderError, MissingExtra
+from lsr.encode.reading import tokenizer_settings
+from lsr.errors import CheckpointWarning, EncoderError, MissingExtra
 from lsr.fingerprint import Fingerprint, digest, digest_files
 from lsr.sparse import SparseMatrix
 
@@ -51,6 +54,7 @@ class Tower:
         lower_case: Lower-case all text first, if the tokenizer doesn't.
         top_k: Weights that the checkpoint's own configuration keeps of a text, None for all.
         head: What makes weights of the states, as `model` describes them.
+        tokenizer: What has to be changed in tokenizer.json, as `lsr.encode.reading` found it.
     """
 
     checkpoint: str
@@ -62,6 +66,7 @@ class Tower:
     lower_case: bool = False
     top_k: int | None = None
     head: str = "masked-lm"
+    tokenizer: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.head not in files.HEADS:
@@ -76,6 +81,11 @@ class Tower:
     def open(cls, name: str | PathLike[str], subfolder: str = "", **settings: Any) -> Tower:
         """A tower of a checkpoint that is there, read as far as it can be unless `max_length` says otherwise.
 
+        Args:
+            name: The checkpoint.
+            subfolder: Where in it the model lies.
+            settings: As the attributes; in `tokenizer`, settings over those of tokenizer_config.json.
+
         Raises:
             EncoderError: No such checkpoint, or one without configuration.
         """
@@ -83,6 +93,9 @@ class Tower:
         limit = files.position_limit(folder)
         if settings.get("max_length") is None:
             settings["max_length"] = min(MAX_LENGTH, limit or MAX_LENGTH)
+        path = folder / TOKENIZER_FILE
+        content = path.read_bytes() if path.is_file() else None
+        settings["tokenizer"] = tokenizer_settings(folder, content, settings.get("tokenizer"))
         here = str(name) if not Path(name).is_dir() else str(Path(name).resolve())
         return cls(here, subfolder, **settings)
 
@@ -124,7 +137,8 @@ class Tower:
         limit = files.position_limit(folder)
         if limit is not None and self.max_length > limit:
             raise EncoderError(f"max_length {self.max_length}: the model in {folder} reads {limit} tokens at most")
-        files.weight_files(folder)
+        if files.weight_files(folder) == [folder / files.ONNX_FILE] and self.head != "onnx":
+            raise files.no_weights(folder)
 
 
 class SpladeEncoder(Encoder):
@@ -249,7 +263,7 @@ class SpladeEncoder(Encoder):
 
     def _tokenizer(self, tower: Tower) -> TextTokenizer:
         if tower.place not in self._tokenizers:
-            self._tokenizers[tower.place] = TextTokenizer.open(tower.folder(), tower.lower_case)
+            self._tokenizers[tower.place] = TextTokenizer.open(tower.folder(), tower.lower_case, tower.tokenizer)
         return self._tokenizers[tower.place]
 
     # --- text -----------------------------------------------------------------------------------------------
@@ -307,7 +321,7 @@ class SpladeEncoder(Encoder):
 
     def _compute_fingerprint(self) -> Fingerprint:
         document, query = self.document, self.query
-        tokenizer = TextTokenizer.open(document.folder(), document.lower_case)
+        tokenizer = TextTokenizer.open(document.folder(), document.lower_case, document.tokenizer)
         weights = digest_files(files.weight_files(document.folder()))
         name = document.name
         if query != document or document.prompt:
@@ -453,6 +467,24 @@ def _device(device: str | None) -> str:
     return "cuda" if _import("torch").cuda.is_available() else "cpu"
 
 
+def _require_usable(device: str) -> None:
+    """Refuse a device that isn't there.
+
+    Raises:
+        EncoderError: As it says.
+    """
+    torch = _import("torch")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each device has its own way
+        there = torch.cuda.device_count()
+        gpus = ", ".join(f"cuda:{number}" for number in range(there))
+        raise EncoderError(
+            f"the device {device!r} can't be used: {str(error).splitlines()[0]}. PyTorch sees "
+            f"{gpus or 'no GPU'} here; without a device (--device) it takes what there is"
+        ) from None
+
+
 class _Runner:
     """A loaded model that makes sparse weights of token ids.
 
@@ -468,12 +500,20 @@ class _Runner:
 
     def __init__(self, tower: Tower, n_terms: int, device: str) -> None:
         self._torch, _ = _import("torch"), _import("transformers")
-        from lsr.encode.model import load_model
+        from lsr.encode.model import depends_on_padding, load_model
 
         self._folder, self._device = tower.folder(), device
+        _require_usable(device)
         model = load_model(self._folder, tower.head, tower.pooling, tower.saturation, n_terms)
         self.model = model.to(device).eval()
         self._pad = model.backbone.config.pad_token_id or 0
+        self._unpadded = depends_on_padding(self.model, self._pad)
+        if self._unpadded:
+            warn(
+                f"{self._folder}: what this model makes of a text depends on the padding behind it, masked or not; "
+                "texts are encoded without any, one length at a time, which is slower",
+                CheckpointWarning,
+            )
 
     def weights(self, ids: list[list[int]]) -> SparseMatrix:
         """Weights of texts given as token ids, none of them empty.
@@ -481,6 +521,8 @@ class _Runner:
         Raises:
             EncoderError: A token that the model doesn't know, or weights that are no numbers.
         """
+        if self._unpadded and len({len(row) for row in ids}) > 1:
+            return SparseMatrix.vstack([self.weights(list(rows)) for _, rows in groupby(ids, len)])
         torch, n_terms, width = self._torch, self.model.n_terms, max(map(len, ids))
         self._check(max(map(max, ids)))
         tokens = torch.tensor([row + [self._pad] * (width - len(row)) for row in ids], device=self._device)
