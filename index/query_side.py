@@ -93,9 +93,10 @@ class QuerySide:
         if many and all(isinstance(query, str) for query in many):
             if not len(self) and self.encoder.needs_fit:  # nothing was ever added
                 return SparseMatrix.from_dicts([{} for _ in many], 1)
+            vectors = self.encoder.encode_query(many)
             if cut := self.encoder.count_truncated(many, queries=True):
                 warn(cut_texts(cut, len(many), read_length(self.encoder, queries=True), queries=True), CutTexts)
-            return self.encoder.encode_query(many)
+            return vectors
         term_of = self.shared.term_of
         rows = []
         for query in many:

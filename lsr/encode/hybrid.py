@@ -61,9 +61,16 @@ class HybridEncoder(Encoder):
         self.lexical.fit(texts)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Both encoders' queries side by side."""
+        """Both encoders' queries side by side. Pieces of words that only BM25 knows don't find other words by a table
+        (`InferenceFreeEncoder.encode_known`).
+        """
         texts = as_texts(texts)
-        return _beside(self.learned.encode_query(texts), self.lexical.encode_query(texts), self.weight * _SIZE)
+        lexical = self.lexical.encode_query(texts)
+        if isinstance(self.learned, InferenceFreeEncoder):
+            learned = self.learned.encode_known(texts, self.lexical.spans)
+        else:
+            learned = self.learned.encode_query(texts)
+        return _beside(learned, lexical, self.weight * _SIZE)
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
         """Both encoders' documents side by side."""

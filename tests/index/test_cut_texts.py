@@ -10,7 +10,7 @@ import pytest
 from lsr.cli import run_command
 from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages, Report
-from lsr.errors import CutTexts
+from lsr.errors import CutTexts, DataError
 from lsr.index.index import Index
 
 LONG = "a wing in a slipstream " * 60  # 240 words; 192 tokens are read of a document, 64 of a query
@@ -61,6 +61,8 @@ def test_queries_tell_once(tmp_path, encoder):
     assert hits[0].id == "b"
     assert message.startswith("1 of 1 query (100.0%) is longer than the 64 tokens that the encoder reads")
     assert "passages" not in message
+    with pytest.raises(DataError, match="text 0 holds an unpaired surrogate at character 3"):
+        index.search("caf\udce9")  # a byte of another encoding, as a shell hands it over
     _, (message,) = told(lambda: index.search_batch(["wing", LONG, LONG]))
     assert message.startswith("2 of 3 queries (66.7%) are longer")
 
