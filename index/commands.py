@@ -270,7 +270,7 @@ def _print_table(hits: Any, highlight: int) -> None:
     rows = []
     for rank, hit in enumerate(hits, start=1):
         why = hit.explain(origins=False)  # without waiting for the documents' model
-        text = " ".join(why.highlight(highlight, before=before, after=after).split())
+        text = " ".join(why.highlight(highlight, before=before, after=after, between=" — ").split())
         rows.append((str(rank), f"{hit.score:.3f}", hit.passage, text, why.words(3)))
     click.echo(table(rows, ("", "score", "id", "text", "because of"), ">><<<"))
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from html import escape as escaped
 from itertools import groupby
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ class Contribution:
         score: query_weight * impact.
         share: Part of the whole score, 0 to 1.
         kind: "match" if the term stands in the document's text, "expansion" if the encoder added it, "missing" if
-            the document lacks it, "" where that can't be told (no text, or no encoder).
+            the document lacks it, "unweighted" if it stands in the text and has no weight there (the encoder gave it
+            none, pruned it, or didn't read as far), "" where that can't be told (no text, or no encoder).
         spans: Where it stands, (start, end) in characters of the document's content (title, a space, text).
         origin: Of an expansion, the word that it comes from, as `Encoder.origins` has it: (start, end) likewise. None
             where that isn't known.
@@ -71,12 +73,14 @@ class Explanation:
         score: Its score; equals the sum of the contributions up to rounding of the query (1 in 10 million).
         contributions: Heaviest first; terms of the query that the document lacks come last.
         content: The text that the spans refer to; empty where it isn't stored.
+        title_length: Characters at its beginning that are the title; a space follows.
     """
 
     id: str
     score: float
     contributions: tuple[Contribution, ...]
     content: str
+    title_length: int = 0
 
     def __iter__(self) -> Iterator[Contribution]:
         return iter(self.contributions)
@@ -105,15 +109,19 @@ class Explanation:
         before: str | None = None,
         after: str | None = None,
         expansion: tuple[str, str] | None = None,
+        between: str = "\n",
         html: bool = False,
     ) -> str:
         """The document's content with the words marked that count, or the part of it that counts most.
+
+        Marks that the text itself has around such words, as Markdown has, give way to these.
 
         Args:
             length: Characters of the content at most, without marks and ellipses; None for all of it.
             before: Put in front of words that match; by default "**", for HTML "<mark>".
             after: Put behind them; by default "**", for HTML "</mark>".
             expansion: Put around words that expansions come from; by default "_", for HTML '<mark class="expansion">'.
+            between: Put between title and text.
             html: Escape the content.
 
         Raises:
@@ -121,7 +129,9 @@ class Explanation:
         """
         matched, expanded = _TAGS if html else _PLAIN
         matched = matched[0] if before is None else before, matched[1] if after is None else after
-        return highlight(self.content, self, matched, expanded if expansion is None else expansion, length, html)
+        expanded = expanded if expansion is None else expansion
+        instead = {self.title_length: between} if self.title_length else {}
+        return highlight(self.content, self, matched, expanded, length, html, instead)
 
     def __str__(self) -> str:
         rows = []
@@ -168,7 +178,10 @@ def explain_document(
     for i in np.lexsort((terms, -scores)).tolist():
         term, score = int(terms[i]), float(scores[i])
         found = tuple(spans.get(term, ())) if spans is not None else ()
-        kind = "match" if found else "expansion"
+        if impacts[i]:
+            kind = "" if spans is None else "match" if found else "expansion"
+        else:
+            kind = "unweighted" if found else "missing"
         contributions.append(
             Contribution(
                 term=term,
@@ -177,12 +190,12 @@ def explain_document(
                 impact=float(impacts[i]),
                 score=score,
                 share=score / total if total else 0.0,
-                kind="missing" if not impacts[i] else "" if spans is None else kind,
+                kind=kind,
                 spans=found,
                 origin=sources.get(term),
             )
         )
-    return Explanation(snapshot.documents.id(doc), total, tuple(contributions), content)
+    return Explanation(snapshot.documents.id(doc), total, tuple(contributions), content, len(title))
 
 
 def _origins(encoder: Encoder | None, content: str, terms: list[int]) -> dict[int, tuple[int, int]]:
@@ -203,6 +216,7 @@ def highlight(
     expanded: tuple[str, str] = _PLAIN[1],
     length: int | None = None,
     escape: bool = False,
+    instead: Mapping[int, str] = MappingProxyType({}),
 ) -> str:
     """A text with the places of terms marked.
 
@@ -216,6 +230,7 @@ def highlight(
         length: Characters of the text at most, without marks and ellipses: of all runs of whole words, the one whose
             terms have the largest share; None for all of it.
         escape: Escape the text for HTML.
+        instead: What to put instead of spaces at some places.
 
     Raises:
         ValueError: A length below 1.
@@ -227,18 +242,33 @@ def highlight(
     start, end = 0, len(content)
     if length is not None and length < len(content):
         start, end = _best_part(content, contributions, length)
+    own = set() if escape else _own_marks(content, kinds, (_MATCH, *matched), (_EXPANSION, *expanded))
     parts = ["… "] if content[:start].strip() else []
-    for kind, run in groupby(range(start, end), key=kinds.__getitem__):
-        places = list(run)
-        part = content[places[0] : places[-1] + 1]
+    for kind, run in groupby((place for place in range(start, end) if place not in own), key=kinds.__getitem__):
+        part = "".join(instead.get(place, " ") if content[place] == " " else content[place] for place in run)
         before, after = {_MATCH: matched, _EXPANSION: expanded}.get(kind, ("", ""))
         parts.append(before + (escaped(part) if escape else part) + after)
     return "".join(parts) + (" …" if content[end:].strip() else "")
 
 
+def _own_marks(content: str, kinds: bytearray, *marks: tuple[int, str, str]) -> set[int]:
+    """The characters of marks that the text itself has around what is marked now, given as (kind, before, after)."""
+    own: set[int] = set()
+    for kind, before, after in marks:
+        if not (before and after):
+            continue
+        # Of a mark that could be part of a word, "_" say, only those at its ends.
+        left, right = (r"(?<!\w)" if before[0] == "_" else ""), (r"(?!\w)" if after[-1] == "_" else "")
+        pair = rf"{left}({re.escape(before)})(?=\S)([^\n]+?)(?<=\S)({re.escape(after)}){right}"
+        for found in re.finditer(pair, content):
+            if kind in kinds[found.start(2) : found.end(2)]:
+                own.update(range(*found.span(1)), range(*found.span(3)))
+    return own
+
+
 def _kinds(content: str, contributions: Iterable[Contribution]) -> bytearray:
     """What each character is part of: _MATCH, _EXPANSION or 0."""
-    matches = [_with_marks(content, *span) for c in contributions for span in c.spans]
+    matches = [_with_marks(content, *span) for c in contributions if c.kind != "unweighted" for span in c.spans]
     origins = [_with_marks(content, *c.origin) for c in contributions if c.origin]
     kinds = bytearray(len(content))
     for kind, spans in ((_EXPANSION, origins), (_MATCH, matches)):

@@ -64,6 +64,7 @@ def interpolate(runs: Sequence[Run], *, weights: Sequence[float] = (), normaliza
 
 
 def _summed(runs: Sequence[Run], weights: Sequence[float], scores: Callable[[_Hits], dict[str, float]]) -> Run:
+    runs, weights = list(runs), list(weights)
     if not runs:
         raise ValueError("there is no run to fuse")
     if weights and len(weights) != len(runs):

@@ -10,7 +10,7 @@ the weight that the index was built with, is what `Index.search` itself gives, e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from os import PathLike
@@ -28,12 +28,12 @@ from .dense import DenseVectors, Embed, Nearest
 from .filters import Filter, Where, as_filter
 from .fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
 from .hits import Hit
-from .query_side import Query, checked_k
+from .query_side import Query, as_queries, checked_k
 from .reader import Reader
 from .snapshot import Snapshot
 
 Method = Literal["rrf", "interpolation"]
-Queries = Sequence[str | Mapping[str, float]] | SparseMatrix
+Queries = Iterable[str | Mapping[str, Any]] | SparseMatrix
 
 
 def dense_of(index: Reader, path: str | PathLike[str], embed: Embed, **settings: Any) -> DenseVectors:
@@ -126,6 +126,7 @@ class Hybrid:
         """The k best documents of each query; arguments are those of `search`, `dense` one vector for each."""
         checked_k(k)
         index = self._index.pinned()
+        queries = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
         vectors, near = index.query_vectors(queries), self._dense_queries(queries, dense)
         names = [str(number) for number in range(len(vectors))]
         runs = self._rankings(index, names, vectors, near, max(k, self._depth), settings)
@@ -144,7 +145,9 @@ class Hybrid:
         vectors, near = index.query_vectors(texts), self._dense_queries(texts, None)
         return self._rankings(index, list(queries), vectors, near, depth or self._depth, settings)
 
-    def _dense_queries(self, queries: Queries, dense: Sequence[ArrayLike] | None) -> Sequence[str | ArrayLike]:
+    def _dense_queries(
+        self, queries: list[Any] | SparseMatrix, dense: Sequence[ArrayLike] | None
+    ) -> Sequence[str | ArrayLike]:
         """What the dense vectors are searched with: texts, or their vectors."""
         if self._dense is None:
             if dense is not None:
@@ -154,7 +157,7 @@ class Hybrid:
             if len(dense) != len(queries):
                 raise ValueError(f"{len(dense)} dense vectors for {len(queries)} queries; give one for each")
             return list(dense)
-        texts = [query for query in (() if isinstance(queries, SparseMatrix) else queries) if isinstance(query, str)]
+        texts = [] if isinstance(queries, SparseMatrix) else [query for query in queries if isinstance(query, str)]
         if len(texts) != len(queries):
             raise TypeError("a query that is no text needs its dense vector, too: dense=...")
         return texts

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from numbers import Real
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
-from lsr.encode.base import Encoder
-from lsr.errors import DataError, EncoderError
+from lsr.console import warn
+from lsr.encode.base import Encoder, as_rows, as_texts
+from lsr.encode.stream import cut_texts, read_length
+from lsr.errors import CutTexts, DataError, EncoderError
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
 
@@ -18,7 +21,7 @@ from .plan import SearchSettings
 from .searcher import EXACT
 from .snapshot import Shared
 
-Query = str | Mapping[str, float] | SparseMatrix
+Query = str | Mapping[str, Any] | SparseMatrix  # {token: weight}, or a mapping that has a "text"
 
 
 class QuerySide:
@@ -71,7 +74,7 @@ class QuerySide:
         """Token of each term, or None where the tokens aren't known."""
         return self.shared.vocabulary
 
-    def query_vectors(self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix) -> SparseMatrix:
+    def query_vectors(self, queries: Iterable[str | Mapping[str, Any]] | SparseMatrix) -> SparseMatrix:
         """Queries of any form as a matrix; tokens that the vocabulary lacks are left out, as no document has them.
 
         Raises:
@@ -79,10 +82,6 @@ class QuerySide:
         """
         if isinstance(queries, str | Mapping):
             raise TypeError(f"queries are a list or a matrix, got a single one: [{str(queries)[:50]!r}]")
-        if not hasattr(queries, "__len__"):
-            raise TypeError(
-                f"a query is a text, a mapping of token to weight or a matrix, got {type(queries).__name__}"
-            )
         if isinstance(queries, SparseMatrix):
             size = self.fingerprint.vocabulary_size
             if size is not None and queries.shape[1] > size and queries.nnz and int(queries.indices.max()) >= size:
@@ -90,16 +89,26 @@ class QuerySide:
                     f"the query has term {int(queries.indices.max())}, the index' vocabulary has {size} terms"
                 )
             return queries
-        if len(queries) and all(isinstance(query, str) for query in queries):
+        many = as_queries(queries)
+        if many and all(isinstance(query, str) for query in many):
             if not len(self) and self.encoder.needs_fit:  # nothing was ever added
-                return SparseMatrix.from_dicts([{} for _ in queries], 1)
-            return self.encoder.encode_query(list(queries))  # type: ignore[arg-type]
+                return SparseMatrix.from_dicts([{} for _ in many], 1)
+            vectors = self.encoder.encode_query(many)
+            if cut := self.encoder.count_truncated(many, queries=True):
+                warn(cut_texts(cut, len(many), read_length(self.encoder, queries=True), queries=True), CutTexts)
+            return vectors
         term_of = self.shared.term_of
         rows = []
-        for query in queries:
+        for query in many:
             if not isinstance(query, Mapping):
                 some = ", as all of them" if isinstance(query, str) else ""
                 raise TypeError(f"a query is a text or a mapping of token to weight{some}, got {type(query).__name__}")
+            if strange := next((item for item in query.items() if not isinstance(item[1], Real)), None):
+                raise DataError(
+                    f"the weight of {strange[0]!r} is {strange[1]!r}, not a number; a query is a text, "
+                    '{token: weight} or a mapping with "text"',
+                    "query",
+                )
             if self.vocabulary is None:
                 raise DataError(f"{self.path}: this index doesn't know its tokens; search it with a SparseMatrix")
             rows.append({term_of[t]: w for t, w in query.items() if t in term_of})
@@ -123,6 +132,21 @@ class QuerySide:
         if len(vector) != 1:
             raise ValueError(f"{call} takes one query, got {len(vector)}; search_batch takes many")
         return vector
+
+
+def as_queries(queries: Iterable[Any]) -> list[Any]:
+    """Queries as a list; of a mapping that has a text, as files of queries do, the text.
+
+    Raises:
+        TypeError: No iterable of queries in an order.
+    """
+    if not isinstance(queries, Iterable) and not hasattr(queries, "columns"):
+        raise TypeError(f"a query is a text, a mapping of token to weight or a matrix, got {type(queries).__name__}")
+    rows = as_rows(queries, "queries")
+    return [
+        as_texts(query)[0] if isinstance(query, Mapping) and isinstance(query.get("text"), str) else query
+        for query in rows
+    ]
 
 
 def checked_k(k: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -134,7 +134,7 @@ class Reader(QuerySide):
         """The k best documents.
 
         Args:
-            query: A text, a {token: weight} mapping, or a matrix of one row.
+            query: A text, a {token: weight} mapping, a mapping with a "text", or a matrix of one row.
             k: How many at most. Documents that share no term with the query are never among them.
             where: Which documents may be found, by their metadata: `lsr.index.filters` tells how.
             settings: Of `SearchSettings`: algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages. Without
@@ -154,7 +154,7 @@ class Reader(QuerySide):
 
     def search_batch(
         self,
-        queries: Sequence[str | Mapping[str, float]] | SparseMatrix,
+        queries: Iterable[str | Mapping[str, Any]] | SparseMatrix,
         k: int = 10,
         *,
         threads: int = 0,
@@ -197,7 +197,7 @@ class Reader(QuerySide):
         return snapshot.searcher.plan(terms, weights, snapshot.depth(k), search_settings(settings), mask)
 
     def recall(
-        self, queries: Sequence[str | Mapping[str, float]] | SparseMatrix | None = None, k: int = 10, **settings: Any
+        self, queries: Iterable[str | Mapping[str, Any]] | SparseMatrix | None = None, k: int = 10, **settings: Any
     ) -> float:
         """How much of the exact result a search finds: to choose alpha, or cut and heap_factor.
 

@@ -225,7 +225,7 @@ class ShardedIndex(QuerySide):
 
     def search_batch(
         self,
-        queries: Sequence[str | Mapping[str, float]] | SparseMatrix,
+        queries: Iterable[str | Mapping[str, Any]] | SparseMatrix,
         k: int = 10,
         *,
         threads: int = 0,

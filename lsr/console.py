@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
 from tqdm import tqdm
+
+from lsr.errors import LsrWarning
 
 
 def progress(total: int | None, label: str, unit: str = "docs") -> Any:
@@ -26,6 +30,31 @@ def is_terminal() -> bool:
 def note(message: str) -> None:
     """A line for people, on stderr, also when piped: what was skipped or cut must not go unseen."""
     click.echo(message, err=True)
+
+
+def warn(message: str, category: type[LsrWarning]) -> None:
+    """A warning at the line that called lsr, whatever of lsr lies between."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "lsr":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Warnings of lsr are lines for people for as long as this lasts: on the command line."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def tell(message: Any, category: type[Warning], *where: Any, **how: Any) -> None:
+            if issubclass(category, LsrWarning):
+                note(str(message))
+            else:
+                show(message, category, *where, **how)
+
+        warnings.showwarning = tell
+        warnings.simplefilter("default", LsrWarning)
+        yield
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str], align: str) -> str:

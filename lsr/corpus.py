@@ -16,7 +16,7 @@ import tempfile
 import weakref
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -260,10 +260,10 @@ def documents_corpus(
 
     Args:
         documents: Any iterable.
-        replay: They'll be read more than once; what can be read only once is kept in a temporary file.
+        replay: They'll be read more than once; what may be there only once is kept in a temporary file.
         skip_bad: Count bad documents and go on.
     """
-    if replay and isinstance(documents, Iterator):
+    if replay and not isinstance(documents, Collection):
         bad: dict[int, DataError] = {}  # whose lines are empty
         spool = _spool(_json_lines(documents, bad))
 

@@ -17,6 +17,12 @@
         └── CorruptIndex     a file of the index is missing, cut short or changed
 
 Wrong arguments of a call (a negative k, say) are plain ValueError and TypeError.
+
+What changes results and is no error is told by a warning, on the command line by a line:
+
+    LsrWarning               base, a UserWarning
+    ├── CutTexts             texts are longer than the encoder reads, and are cut
+    └── CheckpointWarning    a checkpoint whose vectors depend on something else than the text
 """
 
 from __future__ import annotations
@@ -149,3 +155,15 @@ class IndexFormatError(LsrError):
 
 class CorruptIndex(IndexFormatError):
     """A file of the index is missing, cut short or changed."""
+
+
+class LsrWarning(UserWarning):
+    """Base of all warnings: something changes results without being an error."""
+
+
+class CutTexts(LsrWarning):
+    """Texts are longer than the encoder reads, and are cut."""
+
+
+class CheckpointWarning(LsrWarning):
+    """A checkpoint whose vectors depend on something else than the text."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,10 @@ def given_documents(
         vocabulary: As of `lsr.vectors.read_vectors`.
         skip_bad: Note bad documents and go on.
     """
-    first = list(islice(documents, 1))
-    if isinstance(documents, Iterator):
-        documents = chain(first, documents)
+    rest = iter(documents)
+    first = list(islice(rest, 1))
+    if not isinstance(documents, Collection):  # it may not begin again
+        documents = chain(first, rest)
     if not first or not isinstance(first[0], Mapping) or not isinstance(first[0].get("vector"), Mapping):
         return documents
     known = list(vocabulary or ())

@@ -461,6 +461,7 @@ def matrix_batches(matrix: SparseMatrix, ids: Sequence[str] | None = None) -> It
     Raises:
         ValueError: Not as many ids as rows.
     """
+    ids = None if ids is None else list(ids)
     if ids is not None and len(ids) != len(matrix):
         raise ValueError(f"{len(matrix)} rows but {len(ids)} ids")
     for doc_id in () if ids is None else ids:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lsr.encode.base import Encoder, as_texts
+from lsr.encode.base import Encoder, Texts, as_texts
 from lsr.encode.checkpoint import TextTokenizer
 from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import Fingerprint, digest
@@ -77,11 +77,11 @@ class SentenceTransformersEncoder(Encoder):
         # Of an autoencoder the terms are dimensions, whatever the tokenizer says.
         self._terms_are_tokens = not kinds.isdisjoint({"SpladePooling", "SparseStaticEmbedding"})
 
-    def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_query(self, texts: Texts) -> SparseMatrix:
         """What the model's own `encode_query` gives, prompts included."""
         return self._encode(self.model.encode_query, as_texts(texts))
 
-    def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_document(self, texts: Texts) -> SparseMatrix:
         """What the model's own `encode_document` gives, prompts included."""
         return self._encode(self.model.encode_document, as_texts(texts))
 
@@ -105,10 +105,15 @@ class SentenceTransformersEncoder(Encoder):
         """The tokenizer's tokens, whatever the terms are."""
         return self._tokenizer.spans(text)
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many documents have more tokens than the model reads."""
+    def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
+        """How many tokens still fit behind each text."""
         limit = self.model.max_seq_length
-        return sum(len(row) > limit for row in self._tokenizer.ids(texts, None, special=True)) if limit else 0
+        if not limit or math.isinf(limit):
+            return None
+        names = ("query",) if queries else ("document", "passage", "corpus")  # the first there is, as the model does
+        prompt = next((self.model.prompts[name] for name in names if name in self.model.prompts), None) or ""
+        ids = self._tokenizer.ids([prompt + text for text in texts], None, special=True)
+        return [int(limit) - len(row) for row in ids]
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

@@ -32,6 +32,7 @@ from lsr.index.explain import Contribution, Explanation
 from lsr.index.filters import Where
 from lsr.index.hits import Hit
 from lsr.index.plan import Plan, SearchSettings
+from lsr.index.query_side import as_queries
 from lsr.jsonl import given_documents
 from lsr.vectors import Vectors
 
@@ -128,6 +129,7 @@ class Client:
         **settings: Any,
     ) -> list[list[Hit]]:
         """The k best documents of many queries, all of the same commit; see `Index.search_batch`."""
+        queries = as_queries(queries)
         asked = {"queries": [next(iter(_query(query).values())) for query in queries]}
         found = self._post("/v1/search/batch", asked | _how(k, where, hybrid, settings))
         return [self._hits(query, rows) for query, rows in zip(queries, found["results"], strict=True)]
@@ -140,7 +142,8 @@ class Client:
             spans = tuple((start, end) for start, end in term["spans"])
             origin = None if term["origin"] is None else (term["origin"][0], term["origin"][1])
             terms.append(Contribution(**term | {"spans": spans, "origin": origin}))
-        return Explanation(found["_id"], found["score"], tuple(terms), found["content"])
+        title_length = found.get("title_length", 0)  # older servers don't tell
+        return Explanation(found["_id"], found["score"], tuple(terms), found["content"], title_length)
 
     def explain_plan(self, query: Query, k: int = 10, *, where: Where | None = None, **settings: Any) -> Plan:
         """Search, and tell what that touched; see `Index.explain_plan`."""
@@ -301,6 +304,7 @@ class _Found:
 
 
 def _query(query: Query) -> dict[str, Any]:
+    (query,) = as_queries([query])
     if isinstance(query, str):
         return {"query": query}
     if not isinstance(query, Mapping):

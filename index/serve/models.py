@@ -145,7 +145,7 @@ class Term(Given):
     impact: float = Field(description="The stored weight; 0 if the document lacks the term.")
     score: float
     share: float
-    kind: str = Field(description='match, expansion, missing, or "" where that can\'t be told.')
+    kind: str = Field(description='match, expansion, missing, unweighted, or "" where that can\'t be told.')
     spans: list[tuple[int, int]] = Field(
         description="Where it stands in title, a space, text (in the text alone if there is no title), in code points."
     )
@@ -165,6 +165,7 @@ class Explained(Explanation):
 
     index: str
     content: str
+    title_length: int = Field(description="Characters at the beginning of the content that are the title.")
 
 
 class Hit(Given):

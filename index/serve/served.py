@@ -87,7 +87,7 @@ class Served:
         deadline.check()
         query = asked.query if asked.query is not None else asked.vector or {}
         why = self.index.pinned().explain(query, asked.id, origins=asked.origins)
-        return {"index": self.name, **why.to_json(), "content": why.content}
+        return {"index": self.name, **why.to_json(), "content": why.content, "title_length": why.title_length}
 
     def encode(self, asked: models.Encode, deadline: Deadline) -> dict[str, Any]:
         """A query's vector."""

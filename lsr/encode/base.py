@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import abc
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lsr.corpus import Document, require_encodable
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
@@ -20,6 +21,9 @@ from lsr.sparse import SparseMatrix
 CONFIG_FILE = "encoder.json"
 FORMAT = 1
 DEFAULT_ENCODER = "lsr-mini"  # what the commands use where no encoder is named
+
+Text = str | Mapping[str, Any] | Document  # a mapping is a document: "text", perhaps "title"
+Texts = Text | Iterable[Text]
 
 
 class Encoder(abc.ABC):
@@ -44,12 +48,12 @@ class Encoder(abc.ABC):
         """Token of each term."""
 
     @abc.abstractmethod
-    def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
-        """Encode one query or many, one row each; (n_texts, n_terms)."""
+    def encode_query(self, texts: Texts) -> SparseMatrix:
+        """Encode one query or many, one row each; (n_texts, n_terms). They are read as by `as_texts`."""
 
     @abc.abstractmethod
-    def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
-        """Encode one document or many, one row each; (n_texts, n_terms)."""
+    def encode_document(self, texts: Texts) -> SparseMatrix:
+        """Encode one document or many, one row each; (n_texts, n_terms). They are read as by `as_texts`."""
 
     @abc.abstractmethod
     def spans(self, text: str) -> list[tuple[int, int, int]]:
@@ -100,9 +104,21 @@ class Encoder(abc.ABC):
     def fit(self, texts: Iterable[str]) -> None:  # noqa: B027 - a default, not a gap
         """Learn what has to be learned from the corpus; most encoders have nothing to learn here."""
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many of these documents are longer than the maximum length and lose their end."""
-        return 0
+    def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
+        """How many tokens still fit behind each text, beside the prompt and the special tokens.
+
+        Args:
+            texts: The texts, titles included; an empty one for all the room that there is.
+            queries: Read as queries, not as documents.
+
+        Returns:
+            The number for each text, -3 where three tokens aren't read; None where all of any text is read.
+        """
+        return None
+
+    def count_truncated(self, texts: Sequence[str], *, queries: bool = False) -> int:
+        """How many of these documents, or queries, are longer than what is read, and are cut."""
+        return sum(left < 0 for left in self.room(texts, queries=queries) or ())
 
     @property
     def n_terms(self) -> int:
@@ -116,17 +132,52 @@ def _reopened(content: dict[str, bytes], settings: dict[str, Any]) -> Encoder:
     return load_encoder_files(content, **settings)
 
 
-def as_texts(texts: str | Sequence[str]) -> list[str]:
-    """One text or many as a list.
+def as_texts(texts: Texts) -> list[str]:
+    """One text or many as a list; of a document, a mapping or a `Document`, the title and the text.
+
+    Args:
+        texts: What is to be encoded; an iterable is read once.
 
     Raises:
-        TypeError: Something in it is no string.
+        TypeError: Something that is neither text nor document; a table, whose rows can't be told from its columns.
+        DataError: A document without text, or half a character in a text.
     """
-    many = [texts] if isinstance(texts, str) else list(texts)
-    for i, text in enumerate(many):
-        if not isinstance(text, str):
-            raise TypeError(f"text {i} is {type(text).__name__}, not str")
-    return many
+    if isinstance(texts, Mapping) and isinstance(texts.get("text"), Iterable) and not isinstance(texts["text"], str):
+        raise TypeError('texts are a mapping of columns: give one of them, texts["text"], or a document at a time')
+    if isinstance(texts, str | Mapping | Document):
+        return [_as_text(texts, "the text")]
+    return [_as_text(text, f"text {i}") for i, text in enumerate(as_rows(texts, "texts"))]
+
+
+def as_rows(values: Iterable[Any], what: str) -> list[Any]:
+    """The items of any iterable whose order says which is which.
+
+    Args:
+        values: The iterable; read once.
+        what: What they are, for messages.
+
+    Raises:
+        TypeError: It isn't such an iterable: a table gives its columns, a set has no order, bytes are numbers.
+    """
+    kind = f"{type(values).__module__.partition('.')[0]}.{type(values).__name__}".removeprefix("builtins.")
+    if hasattr(values, "columns"):  # of pandas, polars, pyarrow
+        raise TypeError(f'{what} are a table ({kind}), which gives its columns: give one of them, as table["text"]')
+    if not isinstance(values, Iterable) or isinstance(values, bytes | bytearray | memoryview | set | frozenset):
+        raise TypeError(f"{what} are a text or an iterable of texts in an order, not {kind}")
+    return list(values)
+
+
+def _as_text(value: Any, what: str) -> str:
+    if isinstance(value, Mapping):
+        kept = {key: part for key, part in value.items() if key in ("text", "title") or isinstance(part, str)}
+        value = Document.from_mapping({"_id": what, **kept}, what)
+    if isinstance(value, Document):
+        return value.content
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is {type(value).__name__}, not str")
+    if not value.isascii():
+        require_encodable(value, what, "")
+    return value
 
 
 def config_bytes(kind: str, **settings: Any) -> bytes:

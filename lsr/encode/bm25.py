@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lsr.encode.base import CONFIG_FILE, Encoder, as_texts, config_bytes
+from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
@@ -97,12 +97,12 @@ class BM25Encoder(Encoder):
 
     # --- encoding --------------------------------------------------------------------------------------------------
 
-    def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_query(self, texts: Texts) -> SparseMatrix:
         """Counts of the query's terms; words of no document are left out."""
         rows = [dict(Counter(self._text_terms(text))) for text in as_texts(texts)]
         return SparseMatrix.from_dicts(rows, self.n_terms)
 
-    def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_document(self, texts: Texts) -> SparseMatrix:
         """BM25 weights of the documents' terms."""
         indptr: list[int] = [0]
         indices: list[int] = []

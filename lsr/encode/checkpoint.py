@@ -5,9 +5,10 @@ Only JSON, text and safetensors are ever read: a checkpoint can't bring code.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path, PureWindowsPath
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from lsr.encode.reading import applied, tokenizer_settings
 from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import digest
 
@@ -27,6 +29,7 @@ HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "onnx")  # t
 OWN_HEADS = HEADS[3:]  # these bring their own way from states to weights
 ONNX_FILE = "model.onnx"
 OUTPUT_FILE = "output.arrow"  # beside it: the vocabulary's embeddings
+_ADAPTER = "adapter_config.json"  # of peft
 HEAD_FILE = "head.safetensors"  # of a head that transformers doesn't know
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
@@ -147,6 +150,8 @@ def model_config(folder: Path) -> dict[str, Any]:
         EncoderError: There is none, or it doesn't say how large the vocabulary is.
     """
     config = read_object(folder / "config.json")
+    if not config and (folder / _ADAPTER).is_file():
+        raise EncoderError(_adapter_alone(folder))
     if not config:
         raise EncoderError(f"{folder}: no config.json, so this is no checkpoint of a model")
     if not isinstance(config.get("vocab_size"), int):
@@ -157,11 +162,12 @@ def model_config(folder: Path) -> dict[str, Any]:
 def position_limit(folder: Path) -> int | None:
     """How many tokens the model can read at most, None where its configuration doesn't say."""
     config = model_config(folder)
-    limit = config.get("max_position_embeddings")
+    limit = config.get("max_position_embeddings", config.get("n_positions"))  # GPT-2 has its own word
     if not isinstance(limit, int) or limit <= 0:
         return None
     if config.get("model_type") in _OFFSET_POSITIONS:
-        limit -= (config.get("pad_token_id") or 0) + 1
+        pad = config.get("pad_token_id")
+        limit -= (1 if pad is None else int(pad)) + 1  # 1 is what all of them have where nothing is said
     return limit
 
 
@@ -176,9 +182,11 @@ def weight_files(folder: Path) -> list[Path]:
     """The weight files that transformers reads, in a fixed order, and after them that of a head of ours.
 
     Raises:
-        EncoderError: None there, or only pickled ones.
+        EncoderError: None there, or none that can be read; the message says what there is instead.
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if (folder / _ADAPTER).is_file():
+        raise EncoderError(_adapter_alone(folder))
     if (folder / ONNX_FILE).is_file() and not (whole.is_file() or index.is_file()):
         return [folder / name for name in (ONNX_FILE, OUTPUT_FILE) if (folder / name).is_file()]
     head = [folder / HEAD_FILE] if (folder / HEAD_FILE).is_file() else []
@@ -192,10 +200,41 @@ def weight_files(folder: Path) -> list[Path]:
         if missing := [path.name for path in paths if not path.is_file()]:
             raise EncoderError(f"{folder}: weight files are missing: {', '.join(missing)}")
         return [*paths, *head]
-    raise EncoderError(
-        f"{folder}: no model.safetensors. Pickled weights (pytorch_model.bin) can run code when read and are "
-        "not opened; convert them where you trust them: "
-        "AutoModelForMaskedLM.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+    raise no_weights(folder)
+
+
+def no_weights(folder: Path) -> EncoderError:
+    """What to raise where there is no model.safetensors."""
+    return EncoderError(f"{folder}: no model.safetensors. {_instead(folder)}")
+
+
+def _instead(folder: Path) -> str:
+    """What lies there instead of weights that can be read, and what to do about it."""
+    names = sorted(path.relative_to(folder).as_posix() for path in [*folder.glob("*.*"), *folder.glob("onnx/*.onnx")])
+
+    def first(*endings: str) -> str | None:
+        return next((name for name in names if name.endswith(endings)), None)
+
+    if part := next((name for name in names if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name)), None):
+        return f"Its parts ({part} and so on) are of no use without model.safetensors.index.json: fetch that, too"
+    if pickled := first(".bin", ".pt", ".pth", ".ckpt"):
+        return (
+            f"Pickled weights ({pickled}) can run code when read and are not opened; convert them where you trust "
+            "them: AutoModelForMaskedLM.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    if graph := first(".onnx"):
+        return f"Of ONNX graphs ({graph}) only those that lsr wrote can be run: fetch model.safetensors of this model"
+    if other := first(".safetensors"):
+        return f"Is it {other}? Give it that name"
+    return "Fetch it: without weights there is no model"
+
+
+def _adapter_alone(folder: Path) -> str:
+    base = read_object(folder / _ADAPTER).get("base_model_name_or_path") or "ITS MODEL"
+    return (
+        f"{folder}: a LoRA adapter ({_ADAPTER}), which isn't opened: merge it into its model first: "
+        f"PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained({str(base)!r}), FOLDER)"
+        ".merge_and_unload().save_pretrained(OTHER_FOLDER), and save the tokenizer there"
     )
 
 
@@ -236,11 +275,11 @@ class TextTokenizer:
     """A tokenizer as `tokenizer.json` describes it.
 
     Args:
-        content: What the file holds; settings for truncation and padding in it have no effect.
+        content: What the file holds; of truncation and padding in it only the side of truncation has an effect.
         where: The file, for messages.
 
     Attributes:
-        content: The same without truncation and padding, as bytes.
+        content: The same without the length of truncation, and padding, as bytes.
         digest: Digest of the content, whatever its layout.
         special: Ids of the special tokens.
 
@@ -251,9 +290,13 @@ class TextTokenizer:
     def __init__(self, content: str | bytes, where: str = TOKENIZER_FILE) -> None:
         try:
             settings = json.loads(content)
-            settings.update(truncation=None, padding=None)
+            # The side where texts are cut is the tokenizer's, the length isn't.
+            self._left = str((settings.get("truncation") or {}).get("direction")).lower() == "left"
+            cut = {"direction": "Left", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+            settings.update(truncation=cut if self._left else None, padding=None)
             self.content = json.dumps(settings, ensure_ascii=False).encode()
             self._whole = Tokenizer.from_str(self.content.decode())
+            self._whole.no_truncation()
             self.special = {t["id"] for t in settings.get("added_tokens") or () if t.get("special")}
         except Exception as error:  # tokenizers raises bare Exceptions
             raise EncoderError(f"{where}: not a tokenizer: {error}") from None
@@ -262,15 +305,20 @@ class TextTokenizer:
         self._cut: dict[int, Tokenizer] = {}
 
     @classmethod
-    def open(cls, folder: Path, lower_case: bool = False) -> TextTokenizer:
+    def open(cls, folder: Path, lower_case: bool = False, settings: Mapping[str, Any] | None = None) -> TextTokenizer:
         """The tokenizer of a checkpoint; where there is no tokenizer.json, transformers makes one.
 
         Args:
             folder: The checkpoint.
             lower_case: Lower-case all text first, if the tokenizer doesn't.
+            settings: What `lsr.encode.reading` found to change; none ({}) of a tokenizer that lsr saved. None looks.
+
+        Raises:
+            EncoderError: There is none, or it can't be read as its settings say.
         """
         path = folder / TOKENIZER_FILE
         content = path.read_bytes() if path.is_file() else _convert_tokenizer(folder)
+        content = applied(content, tokenizer_settings(folder, content) if settings is None else settings)
         return cls(_lower_cased(content) if lower_case else content, str(path))
 
     @property
@@ -308,12 +356,12 @@ class TextTokenizer:
             return self._whole
         if max_length not in self._cut:
             cut = Tokenizer.from_str(self.content.decode())
-            cut.enable_truncation(max_length)
+            cut.enable_truncation(max_length, direction="left" if self._left else "right")
             self._cut[max_length] = cut
         return self._cut[max_length]
 
     def words(
-        self, text: str, max_length: int | None, prompt: str = ""
+        self, text: str, max_length: int | None, prompt: str = "", *, special: bool = True
     ) -> tuple[list[int], list[tuple[int, int] | None]]:
         """What a model reads of a text, and the word that each token is a part of.
 
@@ -321,12 +369,13 @@ class TextTokenizer:
             text: The text.
             max_length: Tokens that are read, special ones included; None for all.
             prompt: What the model reads in front of it.
+            special: Whether to add the special tokens.
 
         Returns:
             Token ids, and for each the (start, end) of its word in characters of the text: None for special tokens, and
             for those of the prompt.
         """
-        encoding = self._reading(max_length).encode(prompt + text)
+        encoding = self._reading(max_length).encode(prompt + text, add_special_tokens=special)
         found: list[tuple[int, int] | None] = []
         for term, word in zip(encoding.ids, encoding.word_ids, strict=True):
             place = None if word is None or term in self.special else encoding.word_to_chars(word) or (0, 0)
@@ -357,6 +406,13 @@ def _convert_tokenizer(folder: Path) -> bytes:
     """Have transformers make a tokenizer.json of an older tokenizer's files (vocab.txt and the like)."""
     if not any(folder.glob("*.txt")) and not any(folder.glob("*.model")) and not any(folder.glob("vocab.json")):
         raise EncoderError(f"{folder}: no {TOKENIZER_FILE}")
+    pieces = next((path.name for path in folder.glob("*.model") if path.name != "tiktoken.model"), None)
+    if pieces and importlib.util.find_spec("sentencepiece") is None:
+        raise EncoderError(
+            f"{folder}: no {TOKENIZER_FILE}, only the SentencePiece model {pieces}, and one can be made of that only "
+            "with the package sentencepiece: pip install sentencepiece; or take the file from where it is installed: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
     try:
         from transformers import AutoTokenizer
     except ImportError:

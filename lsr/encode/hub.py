@@ -24,14 +24,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.console import warn
 from lsr.encode import checkpoint as files
 from lsr.encode.base import CONFIG_FILE, Encoder, read_config
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.hybrid import HybridEncoder, open_parts
+from lsr.encode.reading import POOLING, TransformerSettings, require_known, transformer_settings
 from lsr.encode.splade import SpladeEncoder, Tower
 from lsr.encode.static import InferenceFreeEncoder
-from lsr.errors import EncoderError
+from lsr.errors import CheckpointWarning, EncoderError
 
 _BM25_SETTINGS = ("k1", "b", "language")
 _TOWER_SETTINGS = ("pooling", "saturation", "max_length")
@@ -113,7 +115,7 @@ def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> E
     query_model = settings.pop("query_model", None)
     encoder: SpladeEncoder | InferenceFreeEncoder
     if kind == SpladeEncoder.type:
-        tokenizer = TextTokenizer.open(folder)
+        tokenizer = TextTokenizer.open(folder, settings={})
         encoder = SpladeEncoder.from_config(config, folder, tokenizer, **settings)
         if query_model is not None:
             query = _query_tower(query_model)
@@ -167,7 +169,7 @@ class _Layout:
         query: The queries' tower where it isn't the documents'.
         table: (n,) float32, query weights, for inference-free models.
         tokenizer: The queries' tokenizer, if they have one of their own.
-        query_length: Tokens of a query that are read, with a table.
+        query_length: Tokens of a query that are read, where it isn't the documents' number.
         query_prompt: Put in front of every query.
     """
 
@@ -190,7 +192,8 @@ class _Layout:
             return InferenceFreeEncoder(
                 encoder, self.table, self.tokenizer, max_length=self.query_length, prompt=self.query_prompt
             )
-        query = self.query or replace(document, prompt=self.query_prompt)
+        length = self.query_length or document.max_length
+        query = self.query or replace(document, prompt=self.query_prompt, max_length=length)
         if query_model is not None:
             query = _query_tower(query_model)
         return SpladeEncoder(document, query, **settings)
@@ -200,10 +203,11 @@ def _read_layout(reference: str, folder: Path) -> _Layout:
     """Find out which library's layout a folder has, and read it."""
     if (folder / "modules.json").is_file():
         return _read_sentence_transformers(reference, folder)
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+        files.model_config(folder)
         if not (folder / "idf.json").is_file():
             return _Layout(Tower.open(reference))
-        tower = Tower.open(reference, max_length=_text_limit(folder, {}))
+        tower = Tower.open(reference, max_length=_text_limit(folder))
         tokenizer = TextTokenizer.open(folder)
         table = token_table(folder / "idf.json", tokenizer)
         return _Layout(tower, table=table, tokenizer=tokenizer, query_length=files.tokenizer_limit(folder))
@@ -224,15 +228,19 @@ def _read_sentence_transformers(reference: str, folder: Path) -> _Layout:
         raise EncoderError(f"{folder / 'modules.json'}: can't be read: {error!r}") from None
     whole = files.read_object(folder / "config_sentence_transformers.json")
     prompts = whole.get("prompts") or {}
-    query_prompt = str(prompts.get("query") or "")
-    document_prompt = str(next((prompts[p] for p in ("document", "passage", "corpus") if p in prompts), None) or "")
+    query_prompt, document_prompt = (str(prompts.get(name) or "") for name in ("query", "document"))
     kept = whole.get("max_active_dims")
+    if (similarity := whole.get("similarity_fn_name")) not in (None, "dot"):
+        warn(
+            f"{folder}: this model compares its vectors by {similarity}; an index of lsr does by their dot product",
+            CheckpointWarning,
+        )
 
     if [kind for kind, _ in modules] in (["Router"], ["Asym"]):
         routes = _routes(folder, modules[0][1])
-        document = _read_tower(reference, folder, routes["document"], document_prompt, kept)
+        document = _read_tower(reference, folder, routes["document"], document_prompt, kept, "document")
         if [kind for kind, _ in routes["query"]] != ["SparseStaticEmbedding"]:
-            query = _read_tower(reference, folder, routes["query"], query_prompt, kept)
+            query = _read_tower(reference, folder, routes["query"], query_prompt, kept, "query")
             return _Layout(document, query)
         if kept is not None:
             raise EncoderError(f"{folder}: max_active_dims together with a SparseStaticEmbedding is not supported")
@@ -240,8 +248,12 @@ def _read_sentence_transformers(reference: str, folder: Path) -> _Layout:
         tokenizer = TextTokenizer.open(at)
         table = _static_table(folder, at, tokenizer)
         return _Layout(document, None, table, tokenizer, files.tokenizer_limit(at), query_prompt)
-    document = _read_tower(reference, folder, modules, document_prompt, kept)
-    return _Layout(document, query_prompt=query_prompt)
+    document, query = (
+        _read_tower(reference, folder, modules, prompt, kept, side)
+        for prompt, side in ((document_prompt, "document"), (query_prompt, "query"))
+    )
+    length = query.max_length if query.max_length != document.max_length else None
+    return _Layout(document, query_length=length, query_prompt=query_prompt)
 
 
 def _kind(qualified: str) -> str:
@@ -263,8 +275,10 @@ def _routes(folder: Path, path: str) -> dict[str, list[_Module]]:
     return {route: [(kind, prefix + key) for kind, key in listed] for route, listed in structure.items()}
 
 
-def _read_tower(reference: str, folder: Path, modules: list[_Module], prompt: str, kept: int | None) -> Tower:
-    """A tower of the modules Transformer and SpladePooling."""
+def _read_tower(
+    reference: str, folder: Path, modules: list[_Module], prompt: str, kept: int | None, side: str
+) -> Tower:
+    """A tower of the modules Transformer and SpladePooling, for the side "query" or "document"."""
     kinds = [kind for kind, _ in modules]
     if kinds not in (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"]):
         raise EncoderError(
@@ -272,29 +286,34 @@ def _read_tower(reference: str, folder: Path, modules: list[_Module], prompt: st
             "SpladePooling, alone or in a Router, make a SPLADE encoder, or a SparseStaticEmbedding for queries"
         )
     at, pooling = files.inside(folder, modules[0][1]), files.inside(folder, modules[1][1])
-    text = next((c for name in _TRANSFORMER_CONFIGS if (c := files.read_object(at / name))), {})
+    paths = [at / name for name in _TRANSFORMER_CONFIGS]
+    where, text = next(((path, c) for path in paths if (c := files.read_object(path))), (paths[0], {}))
     how = files.read_object(pooling / "config.json")
+    require_known(pooling / "config.json", how, POOLING)
     activation = how.get("activation_function", "relu")
     if activation not in _ACTIVATIONS:
         raise EncoderError(f"{pooling}: activation_function {activation!r}; known are {', '.join(_ACTIVATIONS)}")
+    settings = transformer_settings(where, text, side)
     return Tower.open(
         reference,
         modules[0][1],
         pooling=how.get("pooling_strategy", "max"),
         saturation=_ACTIVATIONS[activation],
-        max_length=_text_limit(at, text),
+        max_length=_text_limit(at, settings),
         prompt=prompt,
-        lower_case=bool(text.get("do_lower_case")),
+        lower_case=settings.lower_case,
         top_k=kept,
+        tokenizer=settings.tokenizer,
     )
 
 
-def _text_limit(folder: Path, config: Mapping[str, Any]) -> int | None:
+def _text_limit(folder: Path, settings: TransformerSettings | None = None) -> int | None:
     """Tokens that are read, as sentence-transformers finds it; None where nothing says."""
-    arguments = config.get("processor_kwargs") or config.get("tokenizer_args") or {}
-    stated = arguments.get("model_max_length") or config.get("max_seq_length") or files.tokenizer_limit(folder)
-    limits = [limit for limit in (stated, files.position_limit(folder)) if limit is not None]
-    return min(limits, default=None)
+    settings = settings or TransformerSettings()
+    limits = [files.position_limit(folder)]
+    if settings.truncation:
+        limits.append(settings.max_length or files.tokenizer_limit(folder))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _static_table(folder: Path, at: Path, tokenizer: TextTokenizer) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lsr.encode.base import CONFIG_FILE, Encoder, config_bytes
+from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.splade import SpladeEncoder
 from lsr.encode.static import InferenceFreeEncoder
@@ -64,12 +64,21 @@ class HybridEncoder(Encoder):
         """Count BM25's frequencies, in one pass."""
         self.lexical.fit(texts)
 
-    def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
-        """Both encoders' queries side by side."""
-        return _beside(self.learned.encode_query(texts), self.lexical.encode_query(texts), self.weight * _SIZE)
+    def encode_query(self, texts: Texts) -> SparseMatrix:
+        """Both encoders' queries side by side. Pieces of words that only BM25 knows don't find other words by a table
+        (`InferenceFreeEncoder.encode_known`).
+        """
+        texts = as_texts(texts)
+        lexical = self.lexical.encode_query(texts)
+        if isinstance(self.learned, InferenceFreeEncoder):
+            learned = self.learned.encode_known(texts, self.lexical.spans)
+        else:
+            learned = self.learned.encode_query(texts)
+        return _beside(learned, lexical, self.weight * _SIZE)
 
-    def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_document(self, texts: Texts) -> SparseMatrix:
         """Both encoders' documents side by side."""
+        texts = as_texts(texts)
         lexical = self.lexical.encode_document(texts)  # the faster one first: it may have seen no corpus
         return _beside(self.learned.encode_document(texts), lexical, 1 / _SIZE)
 
@@ -102,9 +111,9 @@ class HybridEncoder(Encoder):
         """The learned encoder's."""
         return self.learned.tokens(text)
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many documents have more tokens than the model reads. BM25 reads them whole."""
-        return self.learned.count_truncated(texts)
+    def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
+        """How many tokens still fit into what the learned encoder reads. BM25 reads all of a text."""
+        return self.learned.room(texts, queries=queries)
 
     def check(self) -> None:
         """Look at all files without running a model.

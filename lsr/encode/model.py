@@ -207,13 +207,40 @@ def load_backbone(folder: Path, name: str) -> tuple[Any, set[str]]:
         with _quiet():
             # Neither pickled weights nor code from the checkpoint; float32 whatever it was saved in.
             model, info = getattr(transformers, name).from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # it would say only that there are some
             )
-        return model.float().eval(), set(info["missing_keys"])
     except Exception as error:  # transformers, safetensors and torch each have errors of their own
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         what = {"AutoModelForMaskedLM": "a masked", "AutoModelForCausalLM": "a causal"}.get(name, "a")
         raise EncoderError(f"{folder}: can't be opened as {what} language model: {reason}") from None
+    for key, there, wanted in sorted(info["mismatched_keys"]):
+        raise EncoderError(
+            f"{folder}: its weights and its config.json don't belong together: {key} has the shape {tuple(there)}, by "
+            f"config.json {tuple(wanted)}. Of a vocabulary that was changed, vocab_size is the first of these numbers"
+        )
+    return model.float().eval(), set(info["missing_keys"])
+
+
+@torch.inference_mode()
+def depends_on_padding(model: SparseModel, pad: int) -> bool:
+    """Whether what a model makes of a text changes when padding stands behind it, masked as it is.
+
+    Args:
+        model: The model, in evaluation mode.
+        pad: The token that padding is made of.
+    """
+    device = next(model.parameters()).device
+    some = [term for term in torch.linspace(0, model.n_terms - 1, 6).long().tolist() if term != pad][:4]
+    ids = torch.tensor([some + [pad] * 4], device=device)
+    mask = (torch.arange(8, device=device) < len(some)).long()[None]
+    alone = model.states(ids[:, : len(some)], mask[:, : len(some)])
+    padded = model.states(ids, mask)[:, : len(some)]
+    return bool((padded - alone).abs().max() > 1e-3 * alone.abs().max().clamp_min(1e-3))
 
 
 @contextlib.contextmanager

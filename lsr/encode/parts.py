@@ -123,7 +123,7 @@ def _encode_part(
     job: tuple[int, pa.RecordBatch],
 ) -> Part:
     number, documents = job[0], _documents(job[1])
-    report = Report(max_length=encoder.fingerprint.max_length)
+    report = Report(max_length=encoder.fingerprint.max_length, queries=task.queries)
     rows, largest, whole = 0, 0.0, True
     if number:  # the tokens of a large corpus take more room than a part's vectors
         metadata = {"lsr.fingerprint": metadata["lsr.fingerprint"], FIRST_PART: part_name(0)}
@@ -214,11 +214,18 @@ def encode_parts(
         with progress(None, "encoding") as bar:
             bar.total = corpus.count() if not bar.disable else None
             bar.update(sum(part.report["documents"] for part in done.values()))
+            told = 0
             for part in do_jobs(open_worker, jobs, workers, _WHAT):
                 done[part.number] = part
                 bar.update(part.report["documents"])
+                if part.report["truncated"] and not told:
+                    _, so_far = _in_order(done, [])
+                    so_far.warn()
+                    told = so_far.told
     place.write(PLAN, json.dumps({**plan, "parts": len(done), "bad": corpus.bad}).encode())
-    return _in_order(done, corpus.bad)
+    parts, report = _in_order(done, corpus.bad)
+    report.told = told
+    return parts, report
 
 
 def _jobs(corpus: Corpus, size: tuple[int, int], done: frozenset[int]) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -278,7 +285,8 @@ def _in_order(done: Mapping[int, Part], bad: list[str]) -> tuple[list[Part], Rep
     """The parts, and their reports as one."""
     parts = [done[number] for number in sorted(done)]
     sums = {name: sum(part.report[name] for part in parts) for name in _COUNTED}
-    return parts, Report(**sums, max_length=parts[0].report["max_length"], bad=list(bad))
+    kept = {name: parts[0].report[name] for name in ("max_length", "queries") if name in parts[0].report}
+    return parts, Report(**sums, **kept, bad=list(bad))
 
 
 def _leave_alone(place: Place, parts: list[Part]) -> None:

@@ -14,26 +14,47 @@ from lsr.encode.base import Encoder
 
 
 def split_passages(documents: Iterable[Document], encoder: Encoder, size: int, overlap: int = 0) -> Iterator[Document]:
-    """Cut documents into passages.
+    """Cut documents into passages, each of which the encoder reads to its end.
 
     Args:
         documents: What to cut.
         encoder: Its tokens are counted.
-        size: Tokens of a passage at most, without those of the title.
-        overlap: Tokens that a passage repeats from the one before it.
+        size: Tokens of a passage at most, without those of the title; fewer where the encoder doesn't read as many
+            beside title, prompt and special tokens. A title that takes more than half of what is read is cut with the
+            text, as its beginning.
+        overlap: Tokens that a passage repeats from the one before it; the same share of a smaller one.
 
     Raises:
         ValueError: Sizes that make no sense.
     """
     require_sizes(size, overlap)
+    whole = encoder.room([""])
     for document in documents:
-        for number, (start, end) in enumerate(_cuts(encoder.tokens(document.text), document.text, size, overlap)):
-            yield replace(
-                document,
-                id=f"{document.id}#{number}",
-                text=document.text[start:end].strip(),
-                parent=document.id,
-            )
+        fitting = size
+        if whole is not None:
+            left = _room(encoder, document.title)
+            if 2 * left < whole[0]:
+                document, left = replace(document, title="", text=document.content), whole[0]
+            fitting = max(1, min(size, left))
+        passages = _passages(document, encoder, fitting, overlap * fitting // size)
+        # A part of a text may have more tokens for itself than it has in the whole.
+        while (lost := -_room(encoder, *(passage.content for passage in passages))) > 0 and fitting > 1:
+            fitting = max(1, fitting - lost)
+            passages = _passages(document, encoder, fitting, overlap * fitting // size)
+        yield from passages
+
+
+def _room(encoder: Encoder, *texts: str) -> int:
+    """The least room behind any of some texts."""
+    return min(encoder.room(texts) or (0,))
+
+
+def _passages(document: Document, encoder: Encoder, size: int, overlap: int) -> list[Document]:
+    cuts = _cuts(encoder.tokens(document.text), document.text, size, overlap)
+    return [
+        replace(document, id=f"{document.id}#{number}", text=document.text[start:end].strip(), parent=document.id)
+        for number, (start, end) in enumerate(cuts)
+    ]
 
 
 def require_sizes(size: int, overlap: int) -> None:

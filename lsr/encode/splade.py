@@ -13,18 +13,21 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import groupby
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lsr.console import warn
 from lsr.encode import checkpoint as files
-from lsr.encode.base import CONFIG_FILE, Encoder, as_texts, config_bytes
+from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.onnx import OnnxRunner
-from lsr.errors import EncoderError, MissingExtra
+from lsr.encode.reading import tokenizer_settings
+from lsr.errors import CheckpointWarning, EncoderError, MissingExtra
 from lsr.fingerprint import Fingerprint, digest, digest_files
 from lsr.forks import in_child
 from lsr.sparse import SparseMatrix
@@ -52,6 +55,7 @@ class Tower:
         lower_case: Lower-case all text first, if the tokenizer doesn't.
         top_k: Weights that the checkpoint's own configuration keeps of a text, None for all.
         head: What makes weights of the states, as `model` describes them.
+        tokenizer: What has to be changed in tokenizer.json, as `lsr.encode.reading` found it.
     """
 
     checkpoint: str
@@ -63,6 +67,7 @@ class Tower:
     lower_case: bool = False
     top_k: int | None = None
     head: str = "masked-lm"
+    tokenizer: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.head not in files.HEADS:
@@ -77,6 +82,11 @@ class Tower:
     def open(cls, name: str | PathLike[str], subfolder: str = "", **settings: Any) -> Tower:
         """A tower of a checkpoint that is there, read as far as it can be unless `max_length` says otherwise.
 
+        Args:
+            name: The checkpoint.
+            subfolder: Where in it the model lies.
+            settings: As the attributes; in `tokenizer`, settings over those of tokenizer_config.json.
+
         Raises:
             EncoderError: No such checkpoint, or one without configuration.
         """
@@ -84,6 +94,9 @@ class Tower:
         limit = files.position_limit(folder)
         if settings.get("max_length") is None:
             settings["max_length"] = min(MAX_LENGTH, limit or MAX_LENGTH)
+        path = folder / TOKENIZER_FILE
+        content = path.read_bytes() if path.is_file() else None
+        settings["tokenizer"] = tokenizer_settings(folder, content, settings.get("tokenizer"))
         here = str(name) if not Path(name).is_dir() else str(Path(name).resolve())
         return cls(here, subfolder, **settings)
 
@@ -125,7 +138,8 @@ class Tower:
         limit = files.position_limit(folder)
         if limit is not None and self.max_length > limit:
             raise EncoderError(f"max_length {self.max_length}: the model in {folder} reads {limit} tokens at most")
-        files.weight_files(folder)
+        if files.weight_files(folder) == [folder / files.ONNX_FILE] and self.head != "onnx":
+            raise files.no_weights(folder)
 
 
 class SpladeEncoder(Encoder):
@@ -188,11 +202,11 @@ class SpladeEncoder(Encoder):
 
     # --- encoding -------------------------------------------------------------------------------------------
 
-    def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_query(self, texts: Texts) -> SparseMatrix:
         """Queries through their tower."""
         return self._encode(self.query, as_texts(texts), lambda weights: weights)
 
-    def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_document(self, texts: Texts) -> SparseMatrix:
         """Documents through their tower, then `top_k` and `max_ratio`."""
         return self._encode(self.document, as_texts(texts), self._pruned)
 
@@ -258,7 +272,7 @@ class SpladeEncoder(Encoder):
 
     def _tokenizer(self, tower: Tower) -> TextTokenizer:
         if tower.place not in self._tokenizers:
-            self._tokenizers[tower.place] = TextTokenizer.open(tower.folder(), tower.lower_case)
+            self._tokenizers[tower.place] = TextTokenizer.open(tower.folder(), tower.lower_case, tower.tokenizer)
         return self._tokenizers[tower.place]
 
     # --- text -----------------------------------------------------------------------------------------------
@@ -299,11 +313,11 @@ class SpladeEncoder(Encoder):
         found = {term: words[place] for term, place in zip(wanted, places, strict=True) if place >= 0}
         return {term: word for term, word in found.items() if word is not None}
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many documents have more than `max_length` tokens."""
-        tower = self.document
+    def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int]:
+        """How many tokens still fit behind each text."""
+        tower = self.query if queries else self.document
         ids = self._tokenizer(tower).ids([tower.prompt + text for text in texts], None, special=True)
-        return sum(len(row) > tower.max_length for row in ids)
+        return [tower.max_length - len(row) for row in ids]
 
     # --- what it is, and on disk ----------------------------------------------------------------------------
 
@@ -316,7 +330,7 @@ class SpladeEncoder(Encoder):
 
     def _compute_fingerprint(self) -> Fingerprint:
         document, query = self.document, self.query
-        tokenizer = TextTokenizer.open(document.folder(), document.lower_case)
+        tokenizer = TextTokenizer.open(document.folder(), document.lower_case, document.tokenizer)
         weights = digest_files(files.weight_files(document.folder()))
         name = document.name
         if query != document or document.prompt:
@@ -462,6 +476,24 @@ def _device(device: str | None) -> str:
     return "cuda" if _import("torch").cuda.is_available() else "cpu"
 
 
+def _require_usable(device: str) -> None:
+    """Refuse a device that isn't there.
+
+    Raises:
+        EncoderError: As it says.
+    """
+    torch = _import("torch")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each device has its own way
+        there = torch.cuda.device_count()
+        gpus = ", ".join(f"cuda:{number}" for number in range(there))
+        raise EncoderError(
+            f"the device {device!r} can't be used: {str(error).splitlines()[0]}. PyTorch sees "
+            f"{gpus or 'no GPU'} here; without a device (--device) it takes what there is"
+        ) from None
+
+
 class _Runner:
     """A loaded model that makes sparse weights of token ids.
 
@@ -477,12 +509,20 @@ class _Runner:
 
     def __init__(self, tower: Tower, n_terms: int, device: str) -> None:
         self._torch, _ = _import("torch"), _import("transformers")
-        from lsr.encode.model import load_model
+        from lsr.encode.model import depends_on_padding, load_model
 
         self._folder, self._device = tower.folder(), device
+        _require_usable(device)
         model = load_model(self._folder, tower.head, tower.pooling, tower.saturation, n_terms)
         self.model = model.to(device).eval()
         self._pad = model.backbone.config.pad_token_id or 0
+        self._unpadded = depends_on_padding(self.model, self._pad)
+        if self._unpadded:
+            warn(
+                f"{self._folder}: what this model makes of a text depends on the padding behind it, masked or not; "
+                "texts are encoded without any, one length at a time, which is slower",
+                CheckpointWarning,
+            )
         self._forked = False
         in_child(self)
 
@@ -497,6 +537,8 @@ class _Runner:
         Raises:
             EncoderError: A token that the model doesn't know, or weights that are no numbers.
         """
+        if self._unpadded and len({len(row) for row in ids}) > 1:
+            return SparseMatrix.vstack([self.weights(list(rows)) for _, rows in groupby(ids, len)])
         torch, n_terms, width = self._torch, self.model.n_terms, max(map(len, ids))
         self._check(max(map(max, ids)))
         tokens = torch.tensor([row + [self._pad] * (width - len(row)) for row in ids], device=self._device)

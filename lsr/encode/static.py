@@ -8,7 +8,9 @@ with repeated tokens counted once, special tokens and negative entries zero (SPL
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from lsr.encode import checkpoint as files
-from lsr.encode.base import CONFIG_FILE, Encoder, as_texts, config_bytes
+from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.splade import SpladeEncoder
 from lsr.errors import EncoderError
@@ -63,13 +65,41 @@ class InferenceFreeEncoder(Encoder):
     def __reduce__(self) -> tuple[Any, ...]:
         return self._reduced(device=self.document.device, batch_tokens=self.document.batch_tokens)
 
-    def encode_query(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_query(self, texts: Texts) -> SparseMatrix:
         """Queries by the table; no model runs."""
-        rows = self.tokenizer.ids([self.prompt + text for text in as_texts(texts)], self.max_length, special=False)
-        terms = [np.unique(np.array(row, dtype=np.int64)) for row in rows]
+        return self._weights(
+            self.tokenizer.ids([self.prompt + text for text in as_texts(texts)], self.max_length, special=False)
+        )
+
+    def encode_known(self, texts: Sequence[str], known: Callable[[str], list[tuple[int, int, int]]]) -> SparseMatrix:
+        """Queries beside an encoder that has words as a whole.
+
+        Where a word isn't in the vocabulary, its pieces stand in other words too, and these are what they would find.
+        So of such a word only the beginning counts, and nothing if the other encoder doesn't know it either.
+
+        Args:
+            texts: The queries.
+            known: Where the other encoder's words stand in a text, as `Encoder.spans`.
+        """
+        rows = []
+        for text in texts:
+            ids, words = self.tokenizer.words(text, self.max_length, self.prompt, special=False)
+            places = known(text)
+            kept: list[int] = []
+            for word, pieces in groupby(zip(ids, words, strict=True), key=itemgetter(1)):
+                terms = [term for term, _ in pieces]
+                if word is None or len(terms) == 1:
+                    kept += terms
+                elif any(start < word[1] and end > word[0] for _, start, end in places):
+                    kept.append(terms[0])
+            rows.append(kept)
+        return self._weights(rows)
+
+    def _weights(self, ids: Sequence[Sequence[int]]) -> SparseMatrix:
+        terms = [np.unique(np.array(row, dtype=np.int64)) for row in ids]
         return SparseMatrix.from_rows([(row, self.table[row]) for row in terms], self.n_terms)
 
-    def encode_document(self, texts: str | Sequence[str]) -> SparseMatrix:
+    def encode_document(self, texts: Texts) -> SparseMatrix:
         """Documents through their model."""
         return self.document.encode_document(texts)
 
@@ -86,9 +116,14 @@ class InferenceFreeEncoder(Encoder):
         """Which word of a document each of its terms comes from, as the documents' model has it."""
         return self.document.origins(text, terms)
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many documents have more tokens than the model reads."""
-        return self.document.count_truncated(texts)
+    def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
+        """How many tokens still fit behind each text."""
+        if not queries:
+            return self.document.room(texts)
+        if self.max_length is None:
+            return None
+        ids = self.tokenizer.ids([self.prompt + text for text in texts], None, special=False)
+        return [self.max_length - len(row) for row in ids]
 
     def check(self) -> None:
         """Look at all files without running a model.
@@ -153,7 +188,7 @@ class InferenceFreeEncoder(Encoder):
         """
         try:
             document = SpladeEncoder.from_config(config["document"], folder, None, **settings)
-            tokenizer = TextTokenizer.open(folder)
+            tokenizer = TextTokenizer.open(folder, settings={})
             table = _read_table(folder / TABLE_FILE)
             return cls(document, table, tokenizer, max_length=config["max_length"], prompt=config["prompt"])
         except (OSError, KeyError, TypeError) as error:

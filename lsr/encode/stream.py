@@ -22,12 +22,12 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lsr.console import note, progress
+from lsr.console import note, progress, warn
 from lsr.convert import Form, check_out, convert
 from lsr.corpus import Corpus, Document, document_batch
 from lsr.encode.base import Encoder
 from lsr.encode.passages import require_sizes, split_passages
-from lsr.errors import OutputExists
+from lsr.errors import CutTexts, OutputExists
 from lsr.sparse import SparseMatrix
 from lsr.vectors import ParquetWriter, VectorBatch, pack_metadata, read_vectors
 
@@ -40,7 +40,9 @@ _PART_DOCS = 200_000
 
 @dataclass(frozen=True)
 class Passages:
-    """How documents are cut: tokens of a passage, and how many of them the next one repeats.
+    """How documents are cut: tokens of a passage at most, and how many of them the next one repeats.
+
+    An encoder that reads fewer, beside title, prompt and special tokens, gets shorter passages: none loses its end.
 
     Raises:
         ValueError: Sizes that make no sense.
@@ -65,6 +67,8 @@ class Report:
         truncated: Vectors whose text lost its end.
         max_length: Tokens that the encoder reads.
         bad: Messages about documents that were skipped.
+        queries: Whether these are queries.
+        told: Vectors that there were when a warning told of texts that are cut; 0 for none yet.
     """
 
     documents: int = 0
@@ -74,6 +78,14 @@ class Report:
     truncated: int = 0
     max_length: int | None = None
     bad: list[str] = field(default_factory=list)
+    queries: bool = False
+    told: int = 0
+
+    def warn(self) -> None:
+        """Warn, once, of texts that are cut: while the rest is still to come."""
+        if self.truncated and not self.told:
+            self.told = self.vectors
+            warn(cut_texts(self.truncated, self.vectors, self.max_length, queries=self.queries), CutTexts)
 
     def tell(self) -> None:
         """Say on stderr, once, what a user should know."""
@@ -81,11 +93,20 @@ class Report:
             note(f"skipped {len(self.bad)} bad documents, the first: {self.bad[0]}")
         if self.empty:
             note(f"{self.empty} of {self.documents} documents have no text to be found by")
-        if self.truncated:
-            note(
-                f"{self.truncated / max(self.vectors, 1):.1%} of the documents are longer than {self.max_length} "
-                f"tokens and were cut there (--passages {self.max_length} encodes them whole, in passages)"
-            )
+        if self.truncated and self.vectors > self.told:
+            note(cut_texts(self.truncated, self.vectors, self.max_length, queries=self.queries))
+
+
+def cut_texts(cut: int, n: int, max_length: int | None, *, queries: bool = False) -> str:
+    """What to say of texts that are longer than the encoder reads."""
+    what = ("query" if queries else "document") if n == 1 else ("queries" if queries else "documents")
+    said = (
+        f"{cut:,} of {n:,} {what} ({cut / n:.1%}) {'is' if cut == 1 else 'are'} longer than the {max_length} tokens "
+        "that the encoder reads: what comes after them is left out"
+    )
+    if queries:
+        return said
+    return f"{said}. passages=Passages({max_length}), --passages {max_length}, encodes all of it, in passages"
 
 
 def encode_corpus(
@@ -111,12 +132,14 @@ def encode_corpus(
         skip: Documents at the front that are done already.
         progress_label: Stands before the progress bar.
     """
-    report.max_length = encoder.fingerprint.max_length
+    report.queries, report.told = queries, 0
     with progress(None, progress_label) as bar:
         bar.total = corpus.count() if not bar.disable else None
         bar.update(skip)
         for chunk in chunks(islice(corpus, skip, None), CHUNK, CHUNK_CHARACTERS):
-            yield encode_chunk(chunk, encoder, report, queries=queries, passages=passages, with_text=with_text)
+            batch = encode_chunk(chunk, encoder, report, queries=queries, passages=passages, with_text=with_text)
+            report.warn()
+            yield batch
             bar.update(len(chunk))
     report.bad = corpus.bad
 
@@ -153,8 +176,17 @@ def encode_chunk(
     vectors = encoder.encode_query(texts) if queries else encoder.encode_document(texts)
     report.vectors += len(documents)
     report.no_terms += int((vectors.lengths() == 0).sum())
-    report.truncated += 0 if queries else encoder.count_truncated(texts)
+    report.truncated += encoder.count_truncated(texts, queries=queries)
+    report.max_length = read_length(encoder, queries=queries)
     return VectorBatch(document_batch(documents, with_text=with_text), vectors)
+
+
+def read_length(encoder: Encoder, *, queries: bool = False) -> int | None:
+    """Tokens that an encoder reads of a text, for messages; of a query without the special ones. None for all."""
+    if not queries:
+        return encoder.fingerprint.max_length
+    room = encoder.room([""], queries=True)
+    return None if room is None else room[0]
 
 
 def fit(encoder: Encoder, corpus: Corpus) -> None:

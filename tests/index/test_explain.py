@@ -203,7 +203,7 @@ def test_an_expansion_says_where_it_comes_from(tmp_path, encoder):
         "wing": None,
         "car": None,
     }
-    assert hit.highlight() == "**Wing** it _shakes_"
+    assert hit.highlight() == "**Wing**\nit _shakes_"
     assert hit.highlight(7, before="<", after=">", expansion=("(", ")")) == "… (shakes)"
 
 
@@ -271,3 +271,51 @@ def test_styled_cells_are_as_wide_as_they_look():
     styled = table([("a \x1b[1mwing\x1b[0m", "1"), ("b", "22")], ("text", "n"), "<>")
     assert styled.replace("\x1b[1m", "").replace("\x1b[0m", "") == plain
     assert plain.splitlines()[2:] == ["a wing   1", "b       22"]
+
+
+# --- words without weight, titles, and Markdown -------------------------------------------------------------------
+
+
+def test_a_word_that_stands_in_the_text_without_weight_is_not_missing(tmp_path):
+    """Whatever took the weight: here it never had one, as of a word after the last token that an encoder reads."""
+    encoder = load_encoder("bm25", language="none")
+    encoder.fit(["heat", "flat", "plate", "wing"])
+    document = {"_id": "a", "text": "heat in a flat plate", "vector": {"heat": 2.0}}
+    why = Index.build(tmp_path / "idx", [document], encoder=encoder).explain("heat plate wing", "a")
+    assert {c.token: c.kind for c in why} == {"heat": "match", "plate": "unweighted", "wing": "missing"}
+    assert {c.token: c.spans for c in why}["plate"] == ((15, 20),)
+    assert why.highlight() == "**heat** in a flat plate"
+    assert 'unweighted  15:20 "plate"' in str(why)
+
+
+def test_title_and_text_are_kept_apart(tmp_path):
+    documents = [{"_id": "a", "title": "Flat plates", "text": "heat in a plate"}, {"_id": "b", "text": " x"}]
+    index = Index.build(tmp_path / "idx", documents, encoder="bm25")
+    why = index.explain("plate heat", "a")
+    assert why.highlight() == "Flat **plates**\n**heat** in a **plate**"
+    assert why.highlight(before="[", after="]", between=": ") == "Flat [plates]: [heat] in a [plate]"
+    assert why.highlight(12) == "… **plates**\n**heat** …"
+    assert index.explain("x", "b").highlight() == " x"
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        ("Use **FastAPI** for it", "Use **FastAPI** for it"),
+        ("**FastAPI framework** is", "**FastAPI** framework is"),
+        ("**Bold** and FastAPI", "**Bold** and **FastAPI**"),
+        ("*FastAPI* is", "***FastAPI*** is"),
+        ("f(**FastAPI) and 2 ** 3", "f(****FastAPI**) and 2 ** 3"),  # no pair, so no mark
+        ("**not**\nFastAPI **so**", "**not**\n**FastAPI** **so**"),
+    ],
+)
+def test_marks_of_markdown_give_way(text, marked):
+    at = text.index("FastAPI")
+    assert highlight(text, [term(1, 1, (at, at + 7))]) == marked
+
+
+def test_marks_of_markdown_around_origins_give_way():
+    assert highlight("a _fast_ car", [term(1, 1, origin=(3, 7))]) == "a _fast_ car"
+    assert highlight("set max_fast_x", [term(1, 1, origin=(8, 12))]) == "set max__fast__x"
+    assert highlight("a **fast** car", [term(1, 1, (4, 8))], escape=True) == "a ****fast**** car"
+    assert highlight("a **fast** car", [term(1, 1, (4, 8))], ("<", ">")) == "a **<fast>** car"

@@ -17,7 +17,7 @@ from lsr.errors import EncoderError
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-QUERIES = ["cats on a mat", "", "dog dog"]
+QUERIES = ["the cat on a mat", "", "dog dog"]
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_damaged_folder(encoder, tmp_path):
 
 
 def test_an_index_explains_both(encoder, texts, tmp_path):
-    documents = [{"_id": str(i), "text": text} for i, text in enumerate(texts)]
+    documents = [{"_id": str(i), "text": text} for i, text in enumerate(texts) if len(text) < 100]
     index = Index.build(tmp_path / "index", documents, encoder=HybridEncoder(encoder.learned, BM25Encoder(), 0.7))
     hit = index.search("the cat sat on a mat", k=1)[0]
     tokens = {c.token: c.kind for c in hit.explain()}
@@ -119,3 +119,41 @@ def test_an_index_explains_both(encoder, texts, tmp_path):
     assert tokens["bm25:cat"] == "match"
     again = Index.open(tmp_path / "index").search("the cat sat on a mat", k=1)[0]
     assert (again.id, again.score) == (hit.id, hit.score)
+
+
+# --- words that nobody knows ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mini():
+    """lsr-mini, of a corpus that knows "endpoint" and "kubernetes"."""
+    encoder = load_encoder("lsr-mini")
+    encoder.fit(["the endpoint of a line", "point of glue", "kubernetes pods", "a q factor"])
+    return encoder
+
+
+@pytest.mark.parametrize(
+    ("query", "learned"),
+    [
+        ("qwrtpsdf", []),  # q ##wr ##tp ##sd ##f
+        ("qwrtpsdf asdfghjkl", []),
+        ("endpoint", ["end"]),  # end ##point
+        ("kubernetes", ["ku"]),
+        ("endpoints", ["end"]),  # by its stem
+        ("midpoint glue", ["glue"]),  # mid ##point, which the corpus doesn't have
+        ("Qwrtpsdf, glue: endpoint!", ["glue", "end"]),
+        ("q", ["q"]),
+        ("", []),
+    ],
+)
+def test_pieces_of_words_do_not_find_other_words(mini, query, learned):
+    half, _ = mini.halves(mini.encode_query(query))
+    weighted = {mini.vocabulary[term] for term in half.row(0)[0].tolist()}
+    assert {token for token in weighted if token.isalnum() or token.startswith("##")} == set(learned)
+
+
+def test_whole_words_weigh_what_they_did(mini):
+    query = "what is the strength of glue, and why?"
+    found, expected = mini.halves(mini.encode_query(query))[0].row(0), mini.learned.encode_query(query).row(0)
+    assert [part.tolist() for part in found] == [part.tolist() for part in expected]
+    assert mini.learned.encode_query("endpoint").nnz == 2  # by itself it has nothing else to go by

@@ -3,12 +3,14 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsr.corpus import Document
 from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.hub import load_encoder
 from lsr.encode.passages import split_passages
+from lsr.encode.splade import SpladeEncoder, Tower
 
 STOP_WORDS = ["the", "of", "x", "-"]  # no tokens, but words of the text all the same
 SEVERAL = st.lists(st.sampled_from([*STOP_WORDS, "word"]), max_size=30)
@@ -92,3 +94,52 @@ def test_documents_stay_in_order(encoder):
 def test_impossible_sizes(encoder, size, overlap):
     with pytest.raises(ValueError, match=f"got size {size}, overlap {overlap}"):
         split("wing", encoder, size, overlap)
+
+
+# --- what the encoder reads ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reader(checkpoint):
+    """Reads 24 tokens, two special ones and one of its prompt among them."""
+    return SpladeEncoder(Tower.open(checkpoint, prompt="the "))
+
+
+WORDS = st.lists(st.sampled_from(["cat", "dog", "sat", "abc", "ghij", "dogs", "?"]), max_size=40).map(" ".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    text=WORDS, title=WORDS, sizes=st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1)))
+)
+def test_no_passage_loses_its_end(reader, text, title, sizes):
+    passages = split(text, reader, *sizes, title=title)
+    assert min(reader.room([passage.content for passage in passages])) >= 0
+    assert reader.count_truncated([passage.content for passage in passages]) == 0
+    kept = [passage.text for passage in passages]
+    if passages[0].title != title:
+        assert 2 * reader.room([title])[0] < reader.room([""])[0]
+        text = f"{title} {text}"
+    if not sizes[1]:
+        assert "".join("".join(kept).split()) == "".join(text.split())
+    elif sizes[0] > 8:
+        assert set(" ".join(kept).split()) == set(text.split())
+
+
+def test_as_many_tokens_as_fit(reader):
+    assert reader.room(["", "cat", "the cat " * 12]) == [21, 20, -3]
+    text = "cat " * 50
+    for size in (21, 24, 1000):
+        assert [passage.text.count("cat") for passage in split(text, reader, size)] == [21, 21, 8]
+    assert [passage.text.count("cat") for passage in split(text, reader, 24, title="dog sat")] == [19, 19, 12]
+    assert split("cat " * 9, reader, 24, title="dog " * 30)[0].content.split() == ["dog"] * 21
+
+
+@pytest.mark.parametrize("size", [62, 64, 192, 500])
+def test_the_last_word_of_a_passage_is_found(size):
+    encoder = load_encoder("lsr-mini").learned
+    words = ["wing"] * 400
+    words[min(size, 190) - 1] = "zebra"
+    first = split(" ".join(words), encoder, size)[0]
+    assert first.text.endswith("zebra")
+    assert encoder.room([first.text]) == [max(190 - size, 0)]

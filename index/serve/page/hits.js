@@ -87,8 +87,14 @@ export class HitView {
         );
       }),
     );
-    const names = this.missing.flatMap((term, i) => [i ? ", " : "", termed(term.token)]);
-    this.#part(".missing").replaceChildren(...(names.length ? ["Not in this document: ", ...names] : []));
+    const named = (label, unweighted) => {
+      const terms = this.missing.filter(({ kind }) => (kind === "unweighted") === unweighted);
+      return terms.length ? [label, ...terms.flatMap((term, i) => [i ? ", " : "", termed(term.token)]), ". "] : [];
+    };
+    this.#part(".missing").replaceChildren(
+      ...named("Not in this document: ", false),
+      ...named("In the text, but without weight: ", true),
+    );
   }
 
   #how({ kind, spans, origin }) {

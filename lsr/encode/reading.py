@@ -1,0 +1,302 @@
+"""How a checkpoint reads text: the settings that other libraries keep beside tokenizer.json and that decide over it.
+
+transformers makes most tokenizers anew, of the vocabulary in tokenizer.json and what tokenizer_config.json says;
+sentence-transformers has settings of its own on top (lsr.encode.hub). `tokenizer_settings` finds what of that differs
+from tokenizer.json, `applied` puts it there: so whoever has the result needs neither library nor settings. A setting
+that isn't known here and would change what is read is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lsr.errors import EncoderError
+
+CONFIG = "tokenizer_config.json"
+# Those that transformers takes for BertTokenizer, or builds alike, and the models that have it if nothing is said.
+_LIKE_BERT = {"Bert", "ConvBert", "DistilBert", "Electra", "LayoutLM", "MPNet", "MobileBert", "SqueezeBert"}
+_MODELS_LIKE_BERT = {
+    "bert", "convbert", "distilbert", "electra", "ernie", "layoutlm", "megatron-bert", "mobilebert", "mpnet",
+    "nomic_bert", "squeezebert",
+}  # fmt: skip
+_BYTES = {"Bart", "Deberta", "GPT2", "Longformer", "Roberta"}  # a space in front unless it is asked for: no
+# The settings about letters that other classes have; of one that isn't here, all are taken seriously.
+_LETTERS: dict[str, set[str]] = {
+    **{key: set() for key in _BYTES | {"Camembert", "Gemma", "Llama", "Qwen2", "T5", "XLMRoberta"}},
+    "Albert": {"do_lower_case", "keep_accents"},
+    "DebertaV2": {"do_lower_case", "split_by_punct"},
+}
+_AS_IT_IS = {"", "PreTrained", "TokenizersBackend"}  # tokenizer.json alone decides
+_DECIDED = {
+    "do_lower_case", "strip_accents", "tokenize_chinese_chars", "keep_accents", "split_by_punct", "add_prefix_space",
+    "truncation_side", "add_special_tokens", "split_special_tokens",
+}  # fmt: skip
+
+
+def tokenizer_settings(folder: Path, content: bytes | None, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What `applied` has to change in tokenizer.json so that it reads as transformers would.
+
+    Args:
+        folder: The checkpoint.
+        content: Its tokenizer.json; None if there is none, so that transformers makes one as it says.
+        given: Settings over those in tokenizer_config.json.
+
+    Raises:
+        EncoderError: A setting that changes what is read, and that can't be had.
+    """
+    try:
+        tokenizer = json.loads(content or b"{}")
+        config = (folder / CONFIG).read_bytes() if (folder / CONFIG).is_file() else b"{}"
+        stated = {**json.loads(config), **(given or {})}
+        kind = str(stated.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
+        found: dict[str, Any] = {}
+        inside = (tokenizer.get("truncation") or {}).get("direction", "right")
+        side, inside = (str(each).lower() for each in (stated.get("truncation_side") or inside, inside))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise EncoderError(f"{folder / CONFIG}: can't be read: {error}") from None
+    if side not in ("left", "right"):
+        raise EncoderError(f"{folder / CONFIG}: truncation_side {side!r}; it is left or right")
+    if "left" in (side, inside):
+        found["truncation_side"] = side
+    if stated.get("add_special_tokens") is False:
+        found["add_special_tokens"] = False
+    if stated.get("split_special_tokens"):
+        raise _refused(folder, "split_special_tokens", stated, "special tokens in a text are always taken as such")
+    if content is None:
+        if name := next((name for name in given or () if name in _DECIDED), None):
+            raise _refused(folder, name, stated, "there is no tokenizer.json")
+        return found
+    if kind in _LIKE_BERT or (not kind and _model_type(folder) in _MODELS_LIKE_BERT):
+        return found | _like_bert(tokenizer, stated)
+    if kind in _AS_IT_IS:
+        return found
+    return found | _others(folder, kind, tokenizer, stated)
+
+
+def applied(content: bytes, settings: Mapping[str, Any]) -> bytes:
+    """A tokenizer.json with the settings that `tokenizer_settings` found; done twice it is the same."""
+    if not settings:
+        return content
+    tokenizer = json.loads(content)
+    if "bert" in settings:
+        tokenizer["normalizer"] = {"type": "BertNormalizer", "clean_text": True, **settings["bert"]}
+        tokenizer["pre_tokenizer"] = {"type": "BertPreTokenizer"}
+    if "lower_case" in settings:
+        steps = [step for step in _steps(tokenizer.get("normalizer")) if step["type"] != "Lowercase"]
+        lower = [{"type": "Lowercase"}] if settings["lower_case"] else []
+        tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [*lower, *steps]}
+    if "add_prefix_space" in settings:
+        for step in [*_steps(tokenizer.get("pre_tokenizer")), *_steps(tokenizer.get("post_processor"))]:
+            if "add_prefix_space" in step:
+                step["add_prefix_space"] = settings["add_prefix_space"]
+            if step["type"] == "Metaspace":
+                step["prepend_scheme"] = settings["prepend_scheme"]
+    if "add_special_tokens" in settings:
+        tokenizer["post_processor"] = None
+    if "truncation_side" in settings:  # the length is the encoder's business
+        left = {"direction": "Left", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+        tokenizer["truncation"] = left if settings["truncation_side"] == "left" else None
+    return json.dumps(tokenizer, ensure_ascii=False).encode()
+
+
+def _like_bert(tokenizer: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers makes normalizer and pre-tokenizer anew, of these settings alone."""
+    if (tokenizer.get("model") or {}).get("type", "WordPiece") != "WordPiece":
+        return {}
+    wanted = {
+        "handle_chinese_chars": bool(stated.get("tokenize_chinese_chars", True)),
+        "strip_accents": stated.get("strip_accents"),
+        "lowercase": bool(stated.get("do_lower_case", True)),
+    }
+    there = {"type": "BertNormalizer", "clean_text": True, **wanted}
+    if tokenizer.get("normalizer") == there and tokenizer.get("pre_tokenizer") == {"type": "BertPreTokenizer"}:
+        return {}
+    return {"bert": wanted}
+
+
+def _others(folder: Path, kind: str, tokenizer: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """What other classes do of these settings; those that aren't known must be what tokenizer.json does anyway."""
+    found: dict[str, Any] = {}
+    normalizer, before = _steps(tokenizer.get("normalizer")), _steps(tokenizer.get("pre_tokenizer"))
+    known = {name: value for name, value in stated.items() if name in _LETTERS.get(kind, stated)}
+    found |= _letters(folder, kind, normalizer, before, known)
+    places = [step for step in before if "add_prefix_space" in step or step["type"] == "Metaspace"]
+    if kind in _BYTES and places:
+        space = bool(stated.get("add_prefix_space", False))
+        if any(step.get("add_prefix_space") != space for step in places):
+            found |= {"add_prefix_space": space, "prepend_scheme": "always" if space else "never"}
+    elif stated.get("add_prefix_space") is not None and places:
+        space, scheme = bool(stated["add_prefix_space"]), "first" if kind == "DebertaV2" else "never"
+        scheme = "always" if space else scheme
+        wanted = {"prepend_scheme": scheme, "add_prefix_space": space}
+        if any(step.get(name, value) != value for step in places for name, value in wanted.items()):
+            found |= {"add_prefix_space": space, "prepend_scheme": scheme}
+    return found
+
+
+def _letters(
+    folder: Path, kind: str, normalizer: list[Any], before: list[Any], stated: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is about letters and accents: of most classes it is known only whether tokenizer.json does it anyway."""
+    found: dict[str, Any] = {}
+    types = {step["type"] for step in normalizer}
+    lowers = "Lowercase" in types or any(step.get("lowercase") for step in normalizer)
+    if stated.get("do_lower_case") is not None and bool(stated["do_lower_case"]) != lowers:
+        if kind != "DebertaV2":
+            raise _refused(
+                folder, "do_lower_case", stated, f"tokenizer.json does{' ' if lowers else ' not '}lower-case"
+            )
+        found["lower_case"] = bool(stated["do_lower_case"])
+    strips = "StripAccents" in types or any(step.get("strip_accents") for step in normalizer)
+    for name, does in (("strip_accents", strips), ("keep_accents", not strips)):
+        if stated.get(name) is not None and bool(stated[name]) != does:
+            raise _refused(folder, name, stated, f"tokenizer.json {'strips' if strips else 'keeps'} accents")
+    if stated.get("split_by_punct") and not any(step["type"] == "Punctuation" for step in before):
+        raise _refused(folder, "split_by_punct", stated, "tokenizer.json does not split there")
+    return found
+
+
+def _refused(folder: Path, name: str, stated: Mapping[str, Any], instead: str) -> EncoderError:
+    return EncoderError(
+        f"{folder}: the setting {name}={stated[name]!r} changes what is read, but {instead}. Save the tokenizer as "
+        "transformers has it: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+    )
+
+
+def _steps(part: Any) -> list[Any]:
+    """The steps of a normalizer or the like, which may be a sequence of sequences."""
+    return list(_walk(part)) if isinstance(part, dict) else []
+
+
+def _walk(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    inner = part.get("normalizers") or part.get("pretokenizers") or part.get("processors")
+    if part.get("type") == "Sequence" and isinstance(inner, list):
+        for step in inner:
+            yield from _walk(step)
+    else:
+        yield part
+
+
+def _model_type(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "config.json").read_bytes()).get("model_type"))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+# --- sentence-transformers --------------------------------------------------------------------------------------------
+
+# Settings by where they stand. None: any value, as vectors are the same or lsr reads it elsewhere.
+POOLING = {
+    "pooling_strategy": None, "activation_function": None, "embedding_dimension": None,
+    "word_embedding_dimension": None, "chunk_size": None,
+}  # fmt: skip
+_ELSEWHERE = dict.fromkeys(
+    ("token", "use_auth_token", "cache_dir", "revision", "local_files_only", "trust_remote_code")
+)
+_RUNNING = {"dtype", "torch_dtype", "attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors"}
+_TRANSFORMER: dict[str, Any] = {
+    "max_seq_length": None, "do_lower_case": None, "query_length": None, "document_length": None,
+    "unpad_inputs": None, "module_output_name": None, "modality_config": None, "processing_kwargs": None,
+    "processor_kwargs": None, "model_kwargs": None, "config_kwargs": None, "transformer_task": ("fill-mask",),
+}  # fmt: skip
+_MODEL = {**_ELSEWHERE, **dict.fromkeys(_RUNNING)}  # lsr has its own number format and way to attend
+_CONFIG = {**_ELSEWHERE, "use_cache": None}
+_PROCESSOR = {
+    **_ELSEWHERE, **dict.fromkeys(_DECIDED), "model_max_length": None, "padding_side": None, "use_fast": None,
+    "clean_up_tokenization_spaces": None,
+}  # fmt: skip
+_CALL = {
+    "max_length": None, "truncation": (True, False, "longest_first", "only_first", "do_not_truncate"),
+    "add_special_tokens": None, "padding": None, "padding_side": None, "pad_to_multiple_of": None,
+    "return_tensors": None, "return_attention_mask": None, "return_token_type_ids": None, "return_length": None,
+    "return_special_tokens_mask": None, "return_offsets_mapping": None, "verbose": None,
+}  # fmt: skip
+_OLD_NAMES = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
+
+
+@dataclass(frozen=True)
+class TransformerSettings:
+    """What sentence-transformers' Transformer does with a text.
+
+    Attributes:
+        max_length: Tokens that are read; None where the tokenizer says.
+        truncation: Whether longer texts are cut at all.
+        lower_case: Lower-case all text first, if the tokenizer doesn't.
+        tokenizer: Settings over those in tokenizer_config.json.
+    """
+
+    max_length: int | None = None
+    truncation: bool = True
+    lower_case: bool = False
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
+
+
+def transformer_settings(where: Path, content: Mapping[str, Any], side: str) -> TransformerSettings:
+    """What sentence_bert_config.json says of a side, "query" or "document".
+
+    Raises:
+        EncoderError: A setting that isn't known, or a value that can't be had.
+    """
+    config = {_OLD_NAMES.get(name, name): value for name, value in content.items()}
+    require_known(where, config, _TRANSFORMER)
+    processor, processing = (_object(where, config, name) for name in ("processor_kwargs", "processing_kwargs"))
+    require_known(where, _object(where, config, "model_kwargs"), _MODEL, "model_kwargs")
+    require_known(where, _object(where, config, "config_kwargs"), _CONFIG, "config_kwargs")
+    require_known(where, processor, _PROCESSOR, "processor_kwargs")
+    modalities = _object(where, config, "modality_config")
+    if modalities and ("message" in modalities or "text" not in modalities):
+        raise EncoderError(f"{where}: modality_config takes {', '.join(modalities)}; lsr encodes plain text")
+    known = ("common", "text", "audio", "image", "video", "chat_template")  # what isn't text has no effect on it
+    require_known(where, processing, dict.fromkeys(known), "processing_kwargs")
+    call: dict[str, Any] = {}
+    for part in ("text", "common"):
+        call |= _object(where, processing, part)
+        require_known(where, call, _CALL, f"processing_kwargs.{part}")
+    length = config.get(f"{side}_length") or processor.get("model_max_length") or config.get("max_seq_length")
+    length = call.get("max_length") or length
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
+        raise EncoderError(f"{where}: a length of {length!r} tokens")
+    special = {"add_special_tokens": False} if call.get("add_special_tokens") is False else {}
+    return TransformerSettings(
+        length,
+        call.get("truncation", True) not in (False, "do_not_truncate"),
+        bool(config.get("do_lower_case")),
+        {name: value for name, value in processor.items() if name in _DECIDED} | special,
+    )
+
+
+def require_known(where: Path, given: Mapping[str, Any], known: Mapping[str, Any], within: str = "") -> None:
+    """Refuse settings that might change vectors in a way that isn't known here.
+
+    Args:
+        where: The file.
+        given: Settings.
+        known: Those that are known; where they aren't None, the values that can be had. Absent values are no settings.
+        within: The setting that these belong to.
+
+    Raises:
+        EncoderError: One that isn't known, by its name.
+    """
+    for name, value in given.items():
+        called = f"{within}.{name}" if within else name
+        if value is None:
+            continue
+        if name not in known:
+            near = ", ".join(sorted(known))
+            raise EncoderError(
+                f"{where}: the setting {called}={value!r} isn't known and may change vectors; known: {near}"
+            )
+        if known[name] is not None and value not in known[name]:
+            raise EncoderError(f"{where}: {called}={value!r}; only {', '.join(map(repr, known[name]))} can be had")
+
+
+def _object(where: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = config.get(name) or {}
+    if not isinstance(value, dict):
+        raise EncoderError(f"{where}: {name} holds {type(value).__name__}, not a JSON object")
+    return value

@@ -1,0 +1,88 @@
+"""Texts that are longer than the encoder reads: told once a call, with counts and what to do, wherever they come in."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+
+from lsr.cli import run_command
+from lsr.encode.hub import load_encoder
+from lsr.encode.stream import Passages, Report
+from lsr.errors import CutTexts, DataError
+from lsr.index.index import Index
+
+LONG = "a wing in a slipstream " * 60  # 240 words; 192 tokens are read of a document, 64 of a query
+DOCS = [{"_id": "a", "text": "cats purr"}, {"_id": "b", "text": LONG}, {"_id": "c", "text": "dogs"}]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder("lsr-mini")
+
+
+def told(call):
+    """What a call gives, and what it warns of."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        result = call()
+    assert all(warning.category is CutTexts and warning.filename == __file__ for warning in found)
+    return result, [str(warning.message) for warning in found]
+
+
+def test_building_adding_and_updating_tell_once(tmp_path, encoder, monkeypatch):
+    monkeypatch.setattr("lsr.encode.stream.CHUNK", 3)
+    report = Report()
+    many = [document | {"_id": f"{document['_id']}{i}"} for i in range(3) for document in DOCS]
+    index, messages = told(lambda: Index.build(tmp_path / "idx", many, encoder=encoder, report=report))
+    (message,) = messages
+    assert message.startswith("1 of 3 documents (33.3%) is longer than the 192 tokens that the encoder reads")
+    assert "passages=Passages(192), --passages 192" in message
+    assert (report.truncated, report.vectors) == (3, 9)
+    assert told(lambda: index.add(DOCS[:1]))[1] == []
+    change, messages = told(lambda: index.add(DOCS[1:2]))
+    assert messages[0].startswith("1 of 1 document (100.0%)")
+    assert len(messages) == change.report.truncated == 1
+    assert len(told(lambda: index.update(iter(DOCS)))[1]) == 1
+    index.rollback()
+
+
+def test_passages_have_nothing_to_tell(tmp_path, encoder):
+    index, messages = told(lambda: Index.build(tmp_path / "idx", DOCS, encoder=encoder, passages=Passages(192)))
+    assert messages == told(lambda: index.add([{"_id": "d", "text": LONG}]))[1] == []
+    index.rollback()
+
+
+def test_queries_tell_once(tmp_path, encoder):
+    index, _ = told(lambda: Index.build(tmp_path / "idx", DOCS, encoder=encoder))
+    assert told(lambda: index.search("wing"))[1] == []
+    hits, (message,) = told(lambda: index.search(LONG))
+    assert hits[0].id == "b"
+    assert message.startswith("1 of 1 query (100.0%) is longer than the 64 tokens that the encoder reads")
+    assert "passages" not in message
+    with pytest.raises(DataError, match="text 0 holds an unpaired surrogate at character 3"):
+        index.search("caf\udce9")  # a byte of another encoding, as a shell hands it over
+    _, (message,) = told(lambda: index.search_batch(["wing", LONG, LONG]))
+    assert message.startswith("2 of 3 queries (66.7%) are longer")
+
+
+def test_bm25_reads_all(tmp_path):
+    index, messages = told(lambda: Index.build(tmp_path / "idx", DOCS, encoder="bm25"))
+    assert messages == told(lambda: index.search(LONG))[1] == []
+
+
+def test_commands_tell_while_it_happens(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lsr.encode.stream.CHUNK", 3)
+    source = tmp_path / "docs.jsonl"
+    source.write_text("".join(json.dumps(d | {"_id": f"{i}{d['_id']}"}) + "\n" for i in range(2) for d in DOCS))
+    run_command("index", [str(source), "--out", str(tmp_path / "idx")])
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("1 of 3 documents (33.3%) is longer than the 192 tokens")  # at once
+    assert said[1].startswith("2 of 6 documents (33.3%) are longer than the 192 tokens")  # and in all
+    run_command(
+        "encode", [str(source), "--out", str(tmp_path / "v.parquet"), "--queries", "--encoder", str(tmp_path / "idx")]
+    )
+    assert "1 of 3 queries (33.3%) is longer than the 64 tokens" in capsys.readouterr().err
+    run_command("search", [str(tmp_path / "idx"), LONG])
+    assert "1 of 1 query (100.0%) is longer than the 64 tokens" in capsys.readouterr().err

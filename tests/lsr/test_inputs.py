@@ -1,0 +1,101 @@
+"""Texts in whatever shape a program has them: any iterable, read once; documents; nothing else is taken for a text."""
+
+from __future__ import annotations
+
+from collections import UserList
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lsr.corpus import Document
+from lsr.encode import BM25Encoder, HybridEncoder, InferenceFreeEncoder, SpladeEncoder
+from lsr.encode.base import as_texts
+from lsr.errors import DataError
+
+TEXTS = ["the cat sat", "dogs on the mat", ""]
+
+
+class Once:
+    """An iterable that is no iterator, and still is there only once."""
+
+    def __init__(self, items):
+        self._items = iter(items)
+
+    def __iter__(self):
+        return self._items
+
+
+SHAPES = [list, tuple, iter, UserList, np.array, Once, lambda texts: map(str, texts), lambda texts: (t for t in texts)]
+
+
+@pytest.fixture(scope="module", params=["bm25", "splade", "inference-free", "hybrid"])
+def encoder(request):
+    bm25 = BM25Encoder()
+    bm25.fit(TEXTS)
+    if request.param == "bm25":
+        return bm25
+    pytest.importorskip("torch")
+    splade = SpladeEncoder(request.getfixturevalue("checkpoint"), device="cpu")
+    free = InferenceFreeEncoder(splade, np.ones(splade.n_terms))
+    return {"splade": splade, "inference-free": free, "hybrid": HybridEncoder(free, bm25, 0.5)}[request.param]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_any_iterable_is_read_once(encoder, shape):
+    assert encoder.encode_query(shape(TEXTS)) == encoder.encode_query(TEXTS)
+    assert encoder.encode_document(shape(TEXTS)) == encoder.encode_document(TEXTS)
+    assert encoder.encode_query(shape(TEXTS[:1])) == encoder.encode_query(TEXTS[0])
+
+
+def test_documents_are_their_title_and_text(encoder):
+    mapping = {"_id": "a", "title": "The cat", "text": "sat on a mat", "year": 1999, "tags": ["x"]}
+    whole = encoder.encode_document("The cat sat on a mat")
+    for document in (mapping, [mapping], iter([mapping]), Document("a", "sat on a mat", "The cat")):
+        assert encoder.encode_document(document) == whole
+    assert encoder.encode_document([mapping, "dogs"]) == encoder.encode_document(["The cat sat on a mat", "dogs"])
+    assert encoder.encode_query({"_id": "q", "text": "cat"}) == encoder.encode_query("cat")
+
+
+class Frame:
+    """As data frames of all libraries are: iterating gives the names of the columns."""
+
+    columns = ("_id", "text")
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (Frame(), TypeError, r"texts are a table \(.*Frame\), .* table\[\"text\"\]"),
+        (pa.table({"text": TEXTS}), TypeError, r"a table \(pyarrow.Table\)"),
+        (
+            {"_id": ["a", "b"], "text": ["x", "y"]},
+            TypeError,
+            r'a mapping of columns: give one of them, texts\["text"\]',
+        ),
+        ({"cat": 1.5, "dog": 1.0}, DataError, r"has no text"),
+        ({"_id": "a", "text": None, "title": 3}, DataError, '"title" must be a string, got 3'),
+        ([{"_id": "a", "text": 7}], DataError, r'"text" must be a string, got 7'),
+        ({"a", "b"}, TypeError, "in an order, not set"),
+        (b"cats", TypeError, "in an order, not bytes"),
+        (None, TypeError, "not NoneType"),
+        (3, TypeError, "not int"),
+        (["a", 1], TypeError, "text 1 is int, not str"),
+        (pa.array(TEXTS), TypeError, "text 0 is StringScalar, not str"),
+        ("caf\udce9", DataError, "the text holds an unpaired surrogate at character 3"),
+        (["cat", "caf\udce9"], DataError, "text 1 holds an unpaired surrogate at character 3"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_name(encoder, wrong, error, message):
+    for encode in (encoder.encode_query, encoder.encode_document):
+        with pytest.raises(error, match=message):
+            encode(wrong)
+
+
+def test_a_text_stays_as_it_is():
+    texts = ["", " a\n", "naïve 日本 🙂", np.str_("x")]
+    assert as_texts(texts) == texts
+    assert as_texts("a") == ["a"]
