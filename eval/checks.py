@@ -7,7 +7,8 @@ query, measures that nobody knows, no judged query with a relevant document, and
 Warnings, with which it means something, but perhaps not what was thought: judged documents that aren't in the
 collection (nothing can find them), judged queries without a text or without results (they count as 0) or without a
 relevant document (they are 0 whatever is found), queries of the run that nobody judged (they don't count), hits left
-out as the query's own document, measures that look deeper than the run goes, a run of which no hit is judged.
+out as the query's own document, equal scores, measures that look deeper than the run goes, a run of which no hit is
+judged.
 
 Queries without judgments are told, too: they are left out.
 """
@@ -26,7 +27,7 @@ from lsr.runs import Run, qrels_rows, read_run, run_rows
 from lsr.vectors import holds_vectors, read_vectors
 
 from .datasets import Dataset
-from .measures import depth_of, parse_measures
+from .measures import depth_of, parse_measures, tied_queries
 
 _SHOWN = 5
 
@@ -40,12 +41,14 @@ class Findings:
         warnings: What a reader of the mean should know.
         counts: The numbers behind both, and others; what wasn't checked is missing.
         run: The run as it was read, without its bad lines; None where there was none to check.
+        unjudged: Queries without judgments; a reader is told of each once.
     """
 
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
     counts: dict[str, int]
     run: Run | None = None
+    unjudged: frozenset[str] = frozenset()
 
     def raise_errors(self) -> None:
         """Stop if there are errors.
@@ -71,9 +74,10 @@ class _Notes:
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    unjudged: set[str] = field(default_factory=set)
 
     def findings(self, run: Run | None = None) -> Findings:
-        return Findings(tuple(self.errors), tuple(self.warnings), self.counts, run)
+        return Findings(tuple(self.errors), tuple(self.warnings), self.counts, run, frozenset(self.unjudged))
 
 
 def check_run(
@@ -83,6 +87,7 @@ def check_run(
     *,
     measures: str = "",
     alone: bool = False,
+    told: Collection[str] = (),
 ) -> Findings:
     """Check a run with its judgments, queries and measures; which finding is an error is told at the top of this file.
 
@@ -93,11 +98,12 @@ def check_run(
         depth: How many hits the measures look at; that of `measures` if they are given.
         measures: Names, as "nDCG@10 R@1000".
         alone: Leave out what `check_dataset` has checked: judgments, queries and documents.
+        told: Queries without judgments that earlier findings have told of.
 
     Raises:
         MissingExtra: ir-measures is not installed.
     """
-    notes = _Notes()
+    notes = _Notes(unjudged=set(told))
     try:
         parsed = parse_measures(measures) if measures else []
         depth = depth_of(parsed) if measures and depth is None else depth
@@ -174,6 +180,7 @@ def _check_queries(notes: _Notes, dataset: Dataset, given: Collection[str] | Non
             f"{_judgments(dataset)}: {_these(textless, 'judged queries')} are not among the queries and count as 0 "
             f"unless a run has them{lines}"
         )
+    notes.unjudged.update(unjudged)
     if unjudged:
         places = ", ".join(filter(None, (where[query] for query in unjudged[:_SHOWN])))
         notes.warnings.append(
@@ -257,15 +264,24 @@ def _check_results(notes: _Notes, run: Run, path: Path | None, dataset: Dataset,
             f"{_some(qrels)}"
         )
         return
-    if unjudged:
-        lines = _lines(run_rows, path, 0, unjudged)
-        notes.warnings.append(f"{name}: {_these(unjudged, 'queries')} are not judged and don't count{lines}")
+    if fresh := [query for query in unjudged if query not in notes.unjudged]:
+        notes.unjudged.update(fresh)
+        lines = _lines(run_rows, path, 0, fresh)
+        notes.warnings.append(f"{name}: {_these(fresh, 'queries')} are not judged and don't count{lines}")
     if missing:
         notes.warnings.append(f"{name}: {_these(missing, 'judged queries')} have no results and count as 0")
     if not any(doc in qrels[query] for query, hits in run.items() if query in qrels for doc in hits):
         notes.warnings.append(
             f"{name}: none of its hits is judged; do run and judgments call documents by the same ids? It has "
             f"{_some(next(hits for hits in run.values() if hits))}, judged are {_some(next(iter(qrels.values())))}"
+        )
+    look = depth or longest
+    tied = tied_queries({query: hits for query, hits in run.items() if query in qrels}, look + 1)
+    notes.counts["tied_queries"] = len(tied)
+    if tied:
+        notes.warnings.append(
+            f"{name}: {_these(tied, 'queries')} have equal scores among their first {look + 1:,} hits; here they stay "
+            "in the order of the run, trec_eval orders them by id"
         )
     if own:
         notes.warnings.append(f"{name}: {own:,} hits are the query's own document and are left out")

@@ -66,8 +66,11 @@ def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, no
     with problems:
         parsed = parse_measures(measures)
     wanted = {str(measure) for measure in parsed}
+    unjudged: frozenset[str] = frozenset()
     if dataset is not None:
-        check_dataset(dataset).hand_on(told, problems)
+        findings = check_dataset(dataset)
+        findings.hand_on(told, problems)
+        unjudged = findings.unjudged
     found: Values = {}
     for name in names:
         with problems:
@@ -80,8 +83,10 @@ def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, no
             elif dataset is None:
                 raise DataError("a run needs --dataset, whose judgments it is measured with", name)
             else:
-                findings = check_run(name, dataset, depth_of(parsed) if parsed else None, alone=True)
+                depth = depth_of(parsed) if parsed else None
+                findings = check_run(name, dataset, depth, alone=True, told=unjudged)
                 findings.hand_on(told, problems)
+                unjudged = findings.unjudged
                 if findings.errors or not parsed:
                     continue
                 run = findings.run or {}

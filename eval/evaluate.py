@@ -27,7 +27,7 @@ class Quality:
     """How good a run is.
 
     Attributes:
-        measures: Means over all judged queries.
+        measures: Means over all judged queries, sums of counts such as NumRet.
         per_query: Values by measure and query.
         n_queries: Judged queries.
         missing: Judged queries that the run doesn't have; they count as 0.
@@ -56,10 +56,13 @@ class Quality:
         return [(name, f"{value:.4f}") for name, value in self.measures.items()]
 
     def write_per_query(self, path: Path) -> None:
-        """Write a line of JSON for each judged query: {"query_id": ..., "nDCG@10": ..., ...}; .gz is packed."""
+        """Write a line of JSON for each judged query: {"query_id": ..., "nDCG@10": ..., ...}; .gz is packed.
+
+        A measure that is not defined for a query is null there.
+        """
         with new_text(path) as file:
-            for query in sorted(next(iter(self.per_query.values()), {})):
-                values = {name: by_query[query] for name, by_query in self.per_query.items()}
+            for query in sorted(set().union(*self.per_query.values())):
+                values = {name: by_query.get(query) for name, by_query in self.per_query.items()}
                 file.write(json.dumps({"query_id": query, **values}, ensure_ascii=False) + "\n")
 
 

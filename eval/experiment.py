@@ -3,7 +3,7 @@
     OUT/experiment.json     settings, conditions, a result for each dataset and system, comparisons with the baseline
     OUT/per-query.parquet   dataset, system, query, measure, value
     OUT/latencies.parquet   dataset, system, query, search_ms
-    OUT/runs/               a TREC run for each dataset and system
+    OUT/runs/               a TREC run for each dataset and system, whose scores decrease strictly
     OUT/cache/              vectors, indexes, queries, runs and latencies, by what decides them (`lsr.eval.artifacts`)
 
 `lsr.eval.report` makes pages of it.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -35,7 +36,7 @@ from .artifacts import Artifacts
 from .checks import check_dataset
 from .datasets import Dataset
 from .latency import Latency, machine
-from .measures import cutoff_of, depth_of, parse_measures, score_run
+from .measures import cutoff_of, depth_of, is_mean, ordered_by_id, parse_measures, score_run, tied_queries
 from .reference import reference, references
 from .settings import ExperimentSettings, SystemSettings
 from .significance import bootstrap_interval, compare, holm
@@ -62,8 +63,8 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
     """
     problems, notes = DataErrors(), list[str]()
     parsed = check_settings(settings, problems)
-    _check_datasets(datasets, notes, problems)
-    check_inputs(settings, datasets, depth_of(parsed) if parsed else None, notes, problems)
+    unjudged = _check_datasets(datasets, notes, problems)
+    check_inputs(settings, datasets, depth_of(parsed) if parsed else None, notes, problems, unjudged)
     problems.settle()
     if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in (".lock", "cache", RECORD)):
         raise OutputExists(f"{out}: this folder holds something other than an experiment; name a new one")
@@ -106,7 +107,8 @@ def _run(
         for system in systems:
             means, per_query[system.settings.name] = _scored(system, dataset, parsed)
             latency = timed.get(system.settings.name)
-            results.append(_result(name, system, means, per_query[system.settings.name], latency))
+            ties = _ties(system, dataset, parsed, means, settings.latency.k)
+            results.append(_result(name, system, means, per_query[system.settings.name], latency, ties))
             for measure, by_query in per_query[system.settings.name].items():
                 for query, value in by_query.items():
                     _append(values, name, system.settings.name, query, measure, value)
@@ -183,21 +185,34 @@ def file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
 
 
-def _check_datasets(datasets: Mapping[str, Dataset], notes: list[str], problems: DataErrors) -> None:
-    """Note what a reader should know of the judgments; `problems` takes what makes them useless."""
-    for dataset in datasets.values():
+def _check_datasets(
+    datasets: Mapping[str, Dataset], notes: list[str], problems: DataErrors
+) -> dict[str, frozenset[str]]:
+    """Note what a reader should know of the judgments; `problems` takes what makes them useless.
+
+    Returns:
+        Of each dataset the queries without judgments.
+    """
+    unjudged = {}
+    for name, dataset in datasets.items():
         with problems:
             dataset.corpus()  # judgments alone are not enough here
-        check_dataset(dataset).hand_on(notes, problems)
+        findings = check_dataset(dataset)
+        findings.hand_on(notes, problems)
+        unjudged[name] = findings.unjudged
+    return unjudged
 
 
 # --- what is written --------------------------------------------------------------------------------------------------
 
 
 def _scored(
-    system: System, dataset: Dataset, parsed: Sequence[Any]
+    system: System, dataset: Dataset, parsed: Sequence[Any], *, by_id: bool = False
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """As `score_run`; each measure of an approximate system with the results of a search as deep as it looks."""
+    """As `score_run`; each measure of an approximate system with the results of a search as deep as it looks.
+
+    With `by_id` equal scores are in trec_eval's order, not in that of the search.
+    """
     groups: dict[int | None, list[Any]] = {}
     for measure in parsed:
         cutoff = cutoff_of(measure)
@@ -206,11 +221,22 @@ def _scored(
     per_query: dict[str, dict[str, float]] = {}
     for cutoff, measures in groups.items():
         run = system.run if cutoff is None else system.shallow[cutoff]
-        its_means, its_values = score_run(dataset.qrels, run, measures)
+        its_means, its_values = score_run(dataset.qrels, ordered_by_id(run) if by_id else run, measures)
         means |= its_means
         per_query |= its_values
     names = [str(measure) for measure in parsed]
     return {name: means[name] for name in names}, {name: per_query[name] for name in names}
+
+
+def _ties(
+    system: System, dataset: Dataset, parsed: Sequence[Any], means: Mapping[str, float], k: int
+) -> dict[str, Any]:
+    """How many queries have equal scores among the first k + 1 hits, and what the measures were with ties by id."""
+    judged = {query: hits for query, hits in system.run.items() if query in dataset.qrels}
+    tied = tied_queries(judged, k + 1)
+    deeper = tied or tied_queries(judged, sys.maxsize)
+    by_id = _scored(system, dataset, parsed, by_id=True)[0] if deeper else means
+    return {"queries": len(tied) / len(dataset.qrels), "by_id": dict(by_id)}
 
 
 def _result(
@@ -219,6 +245,7 @@ def _result(
     means: Mapping[str, float],
     per_query: Mapping[str, Mapping[str, float]],
     timed: Timed | None,
+    ties: Mapping[str, Any],
 ) -> dict[str, Any]:
     names = (
         "encode_ms", "recall", "index_bytes", "index_parts", "build_seconds", "encode_seconds", "peak_bytes",
@@ -228,7 +255,12 @@ def _result(
         "dataset": name,
         "system": system.settings.name,
         "measures": dict(means),
-        "intervals": {measure: list(bootstrap_interval(values)) for measure, values in per_query.items()},
+        "intervals": {
+            str(measure): list(bootstrap_interval(per_query[str(measure)]))
+            for measure in parse_measures(" ".join(means))
+            if is_mean(measure)
+        },
+        "ties": ties,
         "search_ms": Latency.of(timed.times.tolist()).to_json() if timed else None,
         "queries_per_second": timed.per_second if timed else None,
         **{name: system.facts.get(name) for name in names},
@@ -243,11 +275,19 @@ def _comparisons(
     others = [system.name for system in settings.systems if system.name != baseline]
     rows = []
     for measure, values in per_query[baseline].items():
-        found = [compare(per_query[other][measure], values, test=settings.test) for other in others]
-        for other, comparison, corrected in zip(others, found, holm([c.p for c in found]), strict=True):
+        # A measure may not be defined for all queries: those count that both systems have a value of.
+        pairs = [_shared(per_query[other][measure], values) for other in others]
+        found = [compare(mine, base, test=settings.test) for mine, base in pairs if base]
+        others_found = [other for other, (_, base) in zip(others, pairs, strict=True) if base]
+        for other, comparison, corrected in zip(others_found, found, holm([c.p for c in found]), strict=True):
             about = {"dataset": name, "system": other, "baseline": baseline, "measure": measure}
             rows.append({**about, **asdict(comparison), "p_corrected": corrected})
     return rows
+
+
+def _shared(values: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    both = [query for query in values if query in baseline]
+    return {query: values[query] for query in both}, {query: baseline[query] for query in both}
 
 
 def _describe(name: str, dataset: Dataset) -> dict[str, Any]:

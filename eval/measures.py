@@ -1,15 +1,23 @@
-"""Effectiveness through ir-measures: names as everybody writes them, nDCG with trec_eval's linear gain."""
+"""Effectiveness through ir-measures: names as everybody writes them, nDCG with trec_eval's linear gain.
+
+What ends in a crash, a hang or a wrong value in one of the programs behind ir-measures is kept from them.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-import subprocess
+from collections.abc import Mapping
+from heapq import nlargest
 from typing import Any
 
 from lsr.errors import DataError, MissingExtra
-from lsr.runs import Qrels, Run
+from lsr.runs import MAX_GRADE, Qrels, Run, as_float32, grade_problem
 
 DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
+# Commas and spaces between names, not those within the brackets of one.
+_BETWEEN = re.compile(r"[\s,]+(?![^()]*\))")
+_MOST_GDEVAL = 4  # the highest grade that gdeval.pl takes
 
 
 def parse_measures(names: str) -> list[Any]:
@@ -24,18 +32,28 @@ def parse_measures(names: str) -> list[Any]:
     except ImportError:
         raise MissingExtra("ir-measures", "eval", "measuring quality") from None
     parsed, bad = [], []
-    for name in re.split(r"[\s,]+", names.strip()):
+    for name in _BETWEEN.split(names.strip()):
         try:
             measure = ir_measures.parse_measure(name)
-            # trec_eval ends the whole process at a cutoff that makes no sense.
-            if not 1 <= measure.params.get("cutoff", 1) < 2**31 or not ir_measures.DefaultPipeline.supports(measure):
+            if not _makes_sense(measure.params) or not ir_measures.DefaultPipeline.supports(measure):
                 raise ValueError(name)
             parsed.append(measure)
         except (ValueError, NameError, SyntaxError, TypeError, AttributeError, KeyError, AssertionError):
             bad.append(name)
     if bad:
-        raise DataError(f"unknown measures: {', '.join(map(repr, bad))}; known ones look like nDCG@10 RR@10 R@100 AP")
+        names = ", ".join(map(repr, bad))
+        raise DataError(f"unknown measures, or senseless values: {names}; known ones look like nDCG@10 RR@10 AP(rel=2)")
     return parsed
+
+
+def _makes_sense(params: Mapping[str, Any]) -> bool:
+    """Whether a measure can be computed with these; trec_eval ends the whole process at some others."""
+    gains = params.get("gains", {})
+    return (
+        1 <= params.get("cutoff", 1) < 2**31
+        and 1 <= params.get("rel", 1) <= MAX_GRADE
+        and all(0 <= gain <= MAX_GRADE and gain == int(gain) for gain in gains.values())
+    )
 
 
 def cutoff_of(measure: Any) -> int | None:
@@ -50,34 +68,94 @@ def depth_of(measures: list[Any], default: int = 1000) -> int:
     return max(cutoffs, default=default)
 
 
+def is_mean(measure: Any) -> bool:
+    """Whether a measure's value for a dataset is the mean of its queries' values; counts are summed."""
+    from ir_measures.measures.base import MeanAgg
+
+    return isinstance(measure.aggregator(), MeanAgg)
+
+
 def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Means and values per query.
+    """Values of all queries together, and of each.
 
     Args:
-        qrels: Every query of it counts; one without results counts as 0.
-        run: The results.
+        qrels: Every query of it counts, also without results.
+        run: The results; equal scores stay in its order.
         measures: As `parse_measures` gives them.
 
     Returns:
-        ({measure: mean}, {measure: {query_id: value}}).
+        ({measure: mean, or sum where it is a count}, {measure: {query_id: value}}). A query is missing where a
+        measure is not defined for it, as Accuracy is not where nothing relevant was found.
 
     Raises:
-        DataError: A measure can't be computed from these judgments.
+        DataError: A measure can't be computed from these judgments or results.
     """
     import ir_measures
 
-    # Equal scores are ordered by id in trec_eval; ranks as scores keep the order that the search gave.
-    ranked = {
-        query: {
-            doc: float(len(hits) - rank) for rank, doc in enumerate(sorted(hits, key=hits.__getitem__, reverse=True))
-        }
-        for query, hits in run.items()
-    }
-    per_query: dict[str, dict[str, float]] = {str(m): dict.fromkeys(qrels, 0.0) for m in measures}
+    _require_computable(qrels, measures)
+    judged, ranked = {}, {}
+    queries = list(qrels)
+    # Numbers instead of ids: some measures are scripts that misread other ids.
+    for number, query in enumerate(map(str, range(len(queries)))):
+        names: dict[str, str] = {}
+        grades, hits = qrels[queries[number]], run.get(queries[number], {})
+        if not all(map(math.isfinite, hits.values())):
+            raise DataError(f"query {queries[number]!r} has a score that is not a finite number", "the run")
+        barren = max(grades.values(), default=0) < 0  # trec_eval writes beyond its memory: nothing is relevant anyway
+        judged[query] = {names.setdefault(d, str(len(names))): 0 if barren else grade for d, grade in grades.items()}
+        # Equal scores are ordered by id in trec_eval; ranks as scores keep the order that the search gave.
+        best_first = sorted(hits, key=hits.__getitem__, reverse=True)
+        ranked[query] = {names.setdefault(d, str(len(names))): float(len(hits) - i) for i, d in enumerate(best_first)}
+    per_query: dict[str, dict[str, float]] = {str(m): {} for m in measures}
+    aggregators = {str(m): m.aggregator() for m in measures}
+    # Of a query without results only counts have something to say; some other measures divide by the number of hits.
+    found = {query: hits for query, hits in ranked.items() if hits}
+    means = [m for m in measures if is_mean(m)]
+    asked = [
+        (ranked, [m for m in measures if not is_mean(m)]),
+        (found, [m for m in means if m.NAME != "Accuracy"]),
+        (found, [m for m in means if m.NAME == "Accuracy"]),  # beside others it is 0 where it is not defined
+    ]
     try:
-        for value in ir_measures.iter_calc(measures, qrels, ranked):
-            per_query[str(value.measure)][value.query_id] = float(value.value)
-    except (ValueError, subprocess.SubprocessError) as error:  # some measures are scripts that want ids of their own
-        raise DataError(f"ir-measures can't compute {' '.join(per_query)}: {error}") from None
-    means = {name: sum(values.values()) / len(values) for name, values in per_query.items()}
-    return means, per_query
+        for results, some in asked:
+            for value in ir_measures.iter_calc(some, judged, results) if some else ():
+                name = str(value.measure)
+                per_query[name][queries[int(value.query_id)]] = float(value.value)
+                aggregators[name].add(value.value)
+    except Exception as error:  # a dozen programs are behind it: anything can come
+        why = f"{type(error).__name__}: {error}"
+        raise DataError(f"ir-measures can't compute {' '.join(per_query)}: {why}") from error
+    if undefined := [name for name, values in per_query.items() if not values]:
+        raise DataError(f"{' '.join(undefined)} is not defined for any of the queries")
+    return {name: float(aggregator.result()) for name, aggregator in aggregators.items()}, per_query
+
+
+def tied_queries(run: Run, depth: int) -> list[str]:
+    """The queries with two equal scores, as trec_eval reads them, among their first `depth` hits."""
+    found = []
+    for query, hits in run.items():
+        top = nlargest(depth, hits.values())
+        if len({float(as_float32(score)) for score in top}) < len(top):
+            found.append(query)
+    return found
+
+
+def ordered_by_id(run: Run) -> Run:
+    """The run as trec_eval reads it: scores as float32, equal ones in the order of the ids, the highest id first."""
+    read = {query: [(doc, float(as_float32(score))) for doc, score in hits.items()] for query, hits in run.items()}
+    return {
+        query: dict(sorted(hits, key=lambda hit: (hit[1], hit[0].encode()), reverse=True))
+        for query, hits in read.items()
+    }
+
+
+def _require_computable(qrels: Qrels, measures: list[Any]) -> None:
+    """Refuse grades that the programs behind the measures can't take."""
+    gdeval = [str(m) for m in measures if m.NAME == "ERR" or m.params.get("dcg") == "exp-log2"]
+    for query, grades in qrels.items():
+        for doc, grade in grades.items():
+            problem = grade_problem(grade)
+            if not problem and gdeval and grade > _MOST_GDEVAL:
+                problem = f"{' '.join(gdeval)} takes grades up to {_MOST_GDEVAL}, not {grade}"
+            if problem:
+                raise DataError(f"query {query!r}, document {doc!r}: {problem}", "the judgments")

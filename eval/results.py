@@ -54,6 +54,16 @@ class SystemFacts:
 
 
 @dataclass(frozen=True)
+class Ties:
+    """Equal scores: the share of queries that have some among their first k + 1 hits, and the measures with these in
+    the order of the ids, as trec_eval has them.
+    """
+
+    queries: float
+    by_id: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Result:
     """A system on a dataset: sizes in bytes, times in seconds unless their names say ms."""
 
@@ -74,6 +84,7 @@ class Result:
     query_terms: float | None
     flops: float | None
     lengths: Lengths | None
+    ties: Ties | None = None
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ def check_inputs(
     depth: int | None,
     notes: list[str],
     problems: DataErrors,
+    told: dict[str, frozenset[str]],
 ) -> None:
     """Look at what the systems name before any work is done: encoders, vectors, runs.
 
@@ -80,6 +81,7 @@ def check_inputs(
         depth: How many hits the measures look at.
         notes: What a reader should know of given runs is appended.
         problems: Takes what is not there, can't be read or doesn't fit.
+        told: Of each dataset the queries without judgments that the notes tell of already; those of runs are added.
     """
     from lsr.encode.commands import open_encoder
 
@@ -94,7 +96,10 @@ def check_inputs(
                 if system.documents:
                     _their_vectors(system, name)
             if system.run:
-                check_run(Path(_filled(system.run, name)), dataset, depth, alone=True).hand_on(notes, problems)
+                path = Path(_filled(system.run, name))
+                findings = check_run(path, dataset, depth, alone=True, told=told.get(name, ()))
+                findings.hand_on(notes, problems)
+                told[name] = findings.unjudged
 
 
 def run_systems(
@@ -212,9 +217,8 @@ def _search_system(
                 for start in range(0, len(queries.ids), _BATCH):
                     found = index.search_batch(matrix[start : start + _BATCH], wanted, **search)
                     for query, hits in zip(queries.ids[start : start + _BATCH], found, strict=True):
-                        file.writelines(
-                            f"{line}\n" for line in run_lines(query, ((h.id, h.score) for h in hits), "lsr")
-                        )
+                        scored = ((hit.id, hit.score) for hit in hits)
+                        file.writelines(f"{line}\n" for line in run_lines(query, scored, "lsr", keep_ties=True))
             return {"recall": None if system.search.exact else index.recall(matrix, k, **search)}
 
         path, facts, digest = artifacts.get("run", key, write, ".trec.gz")

@@ -179,6 +179,22 @@ def everything(results: Results) -> Table:
     return _by_result("Every result; intervals are 95 %", columns, results, row)
 
 
+def ties(results: Results) -> Table | None:
+    """Queries with equal scores, and how much the measures change where these are ordered by id."""
+    measures = results.experiment.measures
+
+    def row(result: Result) -> list[Cell]:
+        if result.ties is None or not (result.ties.queries or result.ties.by_id != result.measures):
+            return [Cell() for _ in range(len(measures) + 1)]
+        by_id, kept = result.ties.by_id, result.measures
+        changes = [difference(by_id[m] - kept[m]) if m in by_id and m in kept else Cell() for m in measures]
+        return [part(result.ties.queries), *changes]
+
+    columns = [f"queries with a tie among the first {results.experiment.k + 1}", *measures]
+    found = _by_result("Ties: how measures change with equal scores ordered by id", columns, results, row)
+    return found if found.rows else None
+
+
 def costs(results: Results) -> Table:
     """What building and keeping an index takes."""
     documents = {dataset.name: dataset.documents for dataset in results.experiment.datasets}

@@ -97,13 +97,25 @@ def open_index(
     return index
 
 
+def _one_word(_context: click.Context, _option: click.Parameter, tag: str) -> str:
+    if tag.split() != [tag]:
+        raise click.BadParameter(f"a run's tag is one word without white space, got {tag!r}")
+    return tag
+
+
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("text", required=False)
 @click.option("--queries", metavar="FILE", help="Many queries: texts or encoded vectors, .jsonl(.gz) or .parquet.")
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Hits per query.")
-@click.option("--run", "run_path", type=click.Path(path_type=Path), metavar="OUT.trec", help="Write a TREC run.")
-@click.option("--tag", default="lsr", show_default=True, help="Last column of the run.")
+@click.option(
+    "--run",
+    "run_path",
+    type=click.Path(path_type=Path),
+    metavar="OUT.trec",
+    help="Write a TREC run. Of equal scores the next ones are written a trace lower: trec_eval keeps their order.",
+)
+@click.option("--tag", default="lsr", show_default=True, callback=_one_word, help="Last column of the run.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Cores for --queries. [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
 @click.option("--skip-bad", is_flag=True, help="Count bad queries and go on.")

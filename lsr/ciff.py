@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import lsr
-from lsr.corpus import DOCUMENT_SCHEMA, Document, document_batch, new_bytes, open_bytes
+from lsr.corpus import DOCUMENT_SCHEMA, Document, document_batch, is_packed, new_bytes, open_bytes
 from lsr.errors import DataError
 from lsr.regroup import Regrouping
 from lsr.sparse import SparseMatrix
@@ -208,7 +208,7 @@ class _Input:
     def __init__(self, path: Path) -> None:
         self.at = 0
         self._name = str(path)
-        self._packed = path.suffix == ".gz"
+        self._packed = is_packed(path)
         self._size = path.stat().st_size * (_PACKED if self._packed else 1)  # at most, so that no count can be beyond
         self._file = open_bytes(path)
 

@@ -1,4 +1,5 @@
-"""Texts to encode, from wherever they come: a BEIR folder, JSONL, TSV, Parquet, standard input, an ir-datasets name.
+"""Texts to encode, from wherever they come: a BEIR folder, JSON, TSV, CSV, Parquet, a data frame, standard input, an
+ir-datasets name.
 
 A `Corpus` can be read any number of times and hands out `Document`s one by one, so memory stays bounded. Every bad
 line is named with its file and number. Queries are read by the same code: a query is a document with an id and text.
@@ -23,6 +24,7 @@ from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any, cast
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +33,9 @@ from numpy.typing import NDArray
 
 from lsr.errors import DataError, DoubledId, MissingExtra, OutputError
 from lsr.forks import here_only
+from lsr.metadata import checked_metadata, is_absent, metadata_text
 from lsr.places import is_remote
+from lsr.rows import TableRows, batch_rows, csv_rows, is_table, json_array
 
 # How documents travel beside their vectors, column by column. `metadata` is a JSON object.
 DOCUMENT_SCHEMA = pa.schema(
@@ -43,8 +47,9 @@ DOCUMENT_SCHEMA = pa.schema(
         pa.field("metadata", pa.string()),
     ]
 )
-_ID_KEYS = ("_id", "id", "doc_id", "docid", "query_id")
-_TEXT_KEYS = ("text", "contents", "content")
+_ID_KEYS = ("_id", "id", "doc_id", "docid", "docno", "query_id", "qid")
+_TEXT_KEYS = ("text", "contents", "content", "query")
+_KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv", ".csv": "csv", ".parquet": "parquet"}
 _CHECKED_TOGETHER = 1024  # documents whose ids are compared with all earlier ones in one go
 
 
@@ -71,7 +76,7 @@ class Document:
     @property
     def content(self) -> str:
         """What encoders read: title and text, joined by a space."""
-        return f"{self.title} {self.text}" if self.title else self.text
+        return f"{self.title} {self.text}" if self.title and self.text else self.title or self.text
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "") -> Document:
@@ -81,39 +86,54 @@ class Document:
             DataError: No id, no text, or one that is not a string.
         """
         if not isinstance(values, Mapping):
-            raise DataError(f"expected an object with an id and a text, got {_short(values)}", where)
-        id_key = next((key for key in _ID_KEYS if key in values), None)
+            raise DataError(f"expected an object with an id and a text, got {short(values)}", where)
+        id_key = _first(values, _ID_KEYS)
         if id_key is None:
-            raise DataError(f'no id: a document needs "_id" (keys here: {_short(list(values))})', where)
-        doc_id = values[id_key]
-        if isinstance(doc_id, int) and not isinstance(doc_id, bool):
-            doc_id = str(doc_id)
-        if not isinstance(doc_id, str) or not doc_id:
-            raise DataError(f'"{id_key}" must be a string that is not empty, got {_short(doc_id)}', where)
-        text_key = next((key for key in _TEXT_KEYS if key in values), None)
+            raise DataError(f'no id: a document needs "_id" (keys here: {short(list(values))})', where)
+        doc_id = _id_text(values[id_key])
+        if not doc_id:
+            raise DataError(f'"{id_key}" must be a string that is not empty, got {short(values[id_key])}', where)
+        text_key = _first(values, _TEXT_KEYS) or ("title" if values.get("title") else None)
         if text_key is None:
-            raise DataError(f'document {doc_id!r} has no text: it needs "text" (keys: {_short(list(values))})', where)
-        text, title = values[text_key], values.get("title")
-        for key, value in ((text_key, text), ("title", title)):
-            if value is not None and not isinstance(value, str):
-                raise DataError(f'document {doc_id!r}: "{key}" must be a string, got {_short(value)}', where)
-            if value is not None and not value.isascii():
+            raise DataError(f'document {doc_id!r} has no text: it needs "text" (keys: {short(list(values))})', where)
+        texts = {key: values.get(key) for key in (text_key, "title")}
+        for key, value in texts.items():
+            if is_absent(value):
+                texts[key] = ""
+            elif not isinstance(value, str):
+                raise DataError(f'document {doc_id!r}: "{key}" must be a string, got {short(value)}', where)
+            elif not value.isascii():
                 require_encodable(value, f'document {doc_id!r}: "{key}"', where)
         if not doc_id.isascii():
             require_encodable(doc_id, f'"{id_key}"', where)
         rest = {k: v for k, v in values.items() if k not in (id_key, text_key, "title", "parent")}
         nested = rest.pop("metadata", None)
         if nested is not None and not isinstance(nested, Mapping):
-            raise DataError(f'document {doc_id!r}: "metadata" must be an object, got {_short(nested)}', where)
+            raise DataError(f'document {doc_id!r}: "metadata" must be an object, got {short(nested)}', where)
         metadata = {**rest, **(nested or {})} or None
         if metadata is not None:
-            _metadata_json(metadata, doc_id, where)
+            metadata = checked_metadata(metadata, doc_id, where) or None
         parent = values.get("parent")
-        if parent is not None and not isinstance(parent, str):
-            raise DataError(f'document {doc_id!r}: "parent" must be an id, got {_short(parent)}', where)
+        if is_absent(parent):
+            parent = None
+        elif not (parent := _id_text(parent)):
+            raise DataError(f'document {doc_id!r}: "parent" must be an id, got {short(values["parent"])}', where)
         if parent is not None:
             require_encodable(parent, f'document {doc_id!r}: "parent"', where)
-        return cls(doc_id, text or "", title or "", metadata, parent, where)
+        return cls(doc_id, "" if text_key == "title" else texts[text_key], texts["title"], metadata, parent, where)
+
+
+def _first(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+    """The first of some keys that has a value; if none has, the first that is there."""
+    there = [key for key in keys if key in values]
+    return next((key for key in there if not is_absent(values[key])), there[0] if there else None)
+
+
+def _id_text(value: Any) -> str | None:
+    """An id as text: whole numbers, numpy's too, and UUIDs are ids as well; None for what is none."""
+    if isinstance(value, int | np.integer | UUID) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) else None
 
 
 def require_encodable(value: str, what: str, where: str) -> None:
@@ -128,7 +148,8 @@ def require_encodable(value: str, what: str, where: str) -> None:
         raise DataError(f"{what} holds an unpaired surrogate at character {error.start}", where) from None
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as messages show it."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -167,15 +188,18 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Document]:
         self.bad = []
-        seen = _SeenIds()
+        seen, kept = _SeenIds(), 0
         parsed = self._parsed()
         while chunk := list(islice(parsed, _CHECKED_TOGETHER)):
             doubled = seen.add([document.id for document in chunk])
             for document, again in zip(chunk, doubled, strict=True):
                 if not again:
+                    kept += 1
                     yield document
                 else:
                     self._refuse(DoubledId(f"the id {document.id!r} occurs twice", document.where))
+        if self.bad and not kept and self._hint:
+            raise DataError(f"none of the {len(self.bad):,} documents can be read; the first: {self.bad[0]}", self.name)
 
     def _parsed(self) -> Iterator[Document]:
         for values, where in self._read():
@@ -224,9 +248,9 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
     """Open texts by path or name.
 
     Args:
-        source: A BEIR folder, a .jsonl(.gz), .tsv(.gz) or .parquet file, "-" for JSONL on standard input, or an
-            ir-datasets name ("beir/scifact/test", with or without "irds:" before it). Files and folders may be URIs
-            (s3://bucket/docs.jsonl), which are copied to this machine.
+        source: A BEIR folder, a .jsonl, .json, .tsv or .csv file (all also .gz), a .parquet file, "-" for JSONL on
+            standard input, or an ir-datasets name ("beir/scifact/test", with or without "irds:" before it). Files and
+            folders may be URIs (s3://bucket/docs.jsonl), which are copied to this machine.
         queries: Read the queries of a folder or dataset instead of its documents.
         skip_bad: Count bad documents and go on.
 
@@ -254,16 +278,17 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
 
 
 def documents_corpus(
-    documents: Iterable[Mapping[str, Any] | Document], *, replay: bool = False, skip_bad: bool = False
+    documents: Iterable[Mapping[str, Any] | Document] | Any, *, replay: bool = False, skip_bad: bool = False
 ) -> Corpus:
-    """Wrap documents that a program holds, as mappings ({"_id", "text", ...}) or Document objects.
+    """Wrap documents that a program holds, as mappings ({"_id", "text", ...}) or Document objects, or as a table.
 
     Args:
-        documents: Any iterable.
+        documents: Any iterable of them, an Arrow table, or a data frame.
         replay: They'll be read more than once; what may be there only once is kept in a temporary file.
         skip_bad: Count bad documents and go on.
     """
-    if replay and not isinstance(documents, Collection):
+    documents = given_rows(documents)
+    if replay and not isinstance(documents, Collection | TableRows):
         bad: dict[int, DataError] = {}  # whose lines are empty
         spool = _spool(_json_lines(documents, bad))
 
@@ -281,6 +306,20 @@ def documents_corpus(
             yield _as_mapping(document), f"document {number}"
 
     return Corpus("the documents", read, skip_bad=skip_bad)
+
+
+def given_rows(documents: Any) -> Iterable[Any]:
+    """What a program gives as documents, as an iterable of them: the rows of a table or a data frame.
+
+    Raises:
+        DataError: A mapping, whose keys are no documents.
+    """
+    if isinstance(documents, Mapping):
+        names = ", ".join(map(str, islice(documents, 5)))
+        raise DataError(f"a list of documents is wanted, not a mapping of {names}; of splits, give one")
+    if isinstance(documents, pa.RecordBatchReader):  # which can be read once
+        return iter(TableRows(documents))
+    return TableRows(documents) if is_table(documents) else documents
 
 
 def _as_mapping(document: Mapping[str, Any] | Document) -> Mapping[str, Any]:
@@ -304,15 +343,16 @@ def beir_file(folder: Path, kind: str) -> Path:
 
 
 def _beir_names(kind: str) -> list[str]:
-    return [kind + suffix for suffix in (".jsonl", ".jsonl.gz", ".parquet", ".tsv", ".tsv.gz")]
+    return [kind + suffix for suffix in (".jsonl", ".jsonl.gz", ".parquet", ".tsv", ".tsv.gz", ".json", ".csv")]
 
 
 def _json_lines(documents: Iterable[Mapping[str, Any] | Document], bad: dict[int, DataError]) -> Iterator[bytes]:
     for number, document in enumerate(documents, start=1):
         try:
-            yield json.dumps(_as_mapping(document)).encode() + b"\n"
-        except (TypeError, ValueError, RecursionError) as error:
-            bad[number] = DataError(f"not JSON: {error}", f"document {number}")
+            where = f"document {number}"
+            yield json.dumps(_as_mapping(Document.from_mapping(_as_mapping(document), where))).encode() + b"\n"
+        except DataError as error:
+            bad[number] = error
             yield b"\n"
 
 
@@ -363,9 +403,9 @@ def _file_corpus(path: Path, skip_bad: bool, name: str = "") -> Corpus:
 
 
 def read_rows(path: Path, name: str = "") -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
-    """Rows of a .jsonl(.gz), .tsv(.gz) or .parquet file with their "file:number"; a bad one comes as an error.
+    """Rows of a file that `file_kind` knows, with their "file:number"; a bad one comes as an error.
 
-    Columns of a Parquet file that are null in a row are left out of it.
+    Columns of a Parquet file that are null in a row are left out of it, the text apart.
 
     Raises:
         DataError: The name has another ending, or the file can't be read.
@@ -373,13 +413,66 @@ def read_rows(path: Path, name: str = "") -> Iterator[tuple[Mapping[str, Any] | 
     kind = file_kind(path)
     if kind == "parquet":
         yield from _read_parquet(path)
-        return
-    parse = _parse_json if kind == "jsonl" else _parse_tsv
+    elif kind == "jsonl":
+        yield from read_json(path, name)
+    elif kind == "csv":
+        shown = name or str(path)
+        with _read_errors(shown):
+            for row, where in csv_rows(lambda: open_bytes(path), shown, (*_ID_KEYS, *_TEXT_KEYS, "title", "parent")):
+                yield row if isinstance(row, DataError) else _without_nulls(row), where
+    else:
+        yield from _read_tsv(path, name)
+
+
+def read_json(
+    path: Path, name: str = "", *, unique_keys: bool = False
+) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+    """The objects of JSON, one a line or all in one array, with their "file:line"; a bad one comes as an error.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+        unique_keys: Refuse objects that have a key twice.
+
+    Raises:
+        DataError: The file can't be read, or its array is broken.
+    """
+    shown = name or str(path)
+    with _read_errors(shown):
+        if _begins_with(path, b"["):
+            with open_bytes(path) as file:
+                yield from json_array(file, shown, _UNIQUE_KEYS if unique_keys else json.JSONDecoder())
+            return
     for line, where in read_lines(path, name):
         try:
-            yield (line if isinstance(line, DataError) else parse(line, where)), where
+            yield (line if isinstance(line, DataError) else _parse_json(line, where, unique_keys)), where
         except DataError as error:
             yield error, where
+
+
+def _begins_with(path: Path, what: bytes) -> bool:
+    """Whether that is the first of a file but for white space."""
+    with open_bytes(path) as file:
+        first = file.read(3)
+        first = b"" if first == b"\xef\xbb\xbf" else first
+        while not first.strip() and (more := file.read(4096)):
+            first = more
+    return first.strip().startswith(what)
+
+
+def _without_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if value is not None or key in _TEXT_KEYS}
+
+
+@contextmanager
+def _read_errors(shown: str) -> Iterator[None]:
+    """A file that can't be read, or a .gz that ends early, as a DataError."""
+    try:
+        yield
+    except EOFError:
+        raise DataError("the compressed file ends early; it is cut off", shown) from None
+    except (OSError, zlib.error) as error:
+        raise DataError(f"can't be read: {error}", shown) from None
 
 
 def file_identity(path: Path) -> str:
@@ -389,7 +482,7 @@ def file_identity(path: Path) -> str:
 
 
 def file_kind(path: Path) -> str:
-    """ "jsonl", "tsv" or "parquet", by the file's name.
+    """ "jsonl" (also for an array), "tsv", "csv" or "parquet", by the file's name.
 
     Raises:
         DataError: Any other ending.
@@ -397,17 +490,21 @@ def file_kind(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] == ".gz":
         suffixes.pop()
-    kinds = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv", ".parquet": "parquet"}
-    kind = kinds.get(suffixes[-1] if suffixes else "")
+    kind = _KINDS.get(suffixes[-1] if suffixes else "")
     if kind is None:
-        raise DataError("the name must end in .jsonl, .tsv (both also .gz) or .parquet", str(path))
+        raise DataError("the name must end in .jsonl, .json, .tsv, .csv (all also .gz) or .parquet", str(path))
     return kind
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file's name says that it is packed by gzip."""
+    return path.suffix.lower() == ".gz"
 
 
 def open_bytes(path: Path) -> IO[bytes]:
     """Open a file for reading, unpacking .gz."""
     try:
-        return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+        return cast("IO[bytes]", gzip.open(path, "rb")) if is_packed(path) else path.open("rb")
     except OSError as error:
         raise DataError(f"can't be read: {error.strerror}", str(path)) from None
 
@@ -436,7 +533,7 @@ def new_bytes(path: Path) -> Iterator[IO[bytes]]:
         raise OutputError(f"{path}: there is no folder {path.parent}")
     partial = unfinished(path)
     try:
-        with gzip.open(partial, "wb") if path.suffix == ".gz" else partial.open("wb") as file:
+        with gzip.open(partial, "wb") if is_packed(path) else partial.open("wb") as file:
             yield cast("IO[bytes]", file)
         partial.replace(path)
     finally:
@@ -501,20 +598,36 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _UNIQUE_KEYS = json.JSONDecoder(object_pairs_hook=_unique)
 
 
-def _parse_json(line: str, where: str) -> Mapping[str, Any]:
-    values = parse_json_line(line, where)
+def _parse_json(line: str, where: str, unique_keys: bool) -> Mapping[str, Any]:
+    values = parse_json_line(line, where, unique_keys=unique_keys)
     if not isinstance(values, dict):
-        raise DataError(f"expected a JSON object, got {_short(values)}", where)
+        raise DataError(f"expected a JSON object, got {short(values)}", where)
     return values
 
 
-def _parse_tsv(line: str, where: str) -> Mapping[str, Any]:
-    fields = line.rstrip("\r\n").split("\t")
-    if len(fields) == 2:
-        return {"_id": fields[0], "text": fields[1]}
-    if len(fields) == 3:
-        return {"_id": fields[0], "title": fields[1], "text": fields[2]}
-    raise DataError(f"expected id<TAB>text or id<TAB>title<TAB>text, got {len(fields)} columns", where)
+def _read_tsv(path: Path, name: str) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+    """Lines of a TSV file: by the names of its first line, if these are some, else id and text, or id, title, text."""
+    names: list[str] | None = None
+    for number, (line, where) in enumerate(read_lines(path, name)):
+        if isinstance(line, DataError):
+            yield line, where
+            continue
+        fields = line.rstrip("\r\n").split("\t")
+        if number == 0 and _is_header(fields):
+            names = fields
+            continue
+        columns = names or {2: ["_id", "text"], 3: ["_id", "title", "text"]}.get(len(fields), [])
+        if len(columns) == len(fields):
+            yield dict(zip(columns, fields, strict=True)), where
+        else:
+            wanted = f"{len(names)} columns" if names else "id<TAB>text or id<TAB>title<TAB>text"
+            yield DataError(f"expected {wanted}, got {len(fields)} columns", where), where
+
+
+def _is_header(fields: list[str]) -> bool:
+    """Whether these are the names of columns: one of an id, one of a text."""
+    there = set(fields)
+    return len(there) == len(fields) and bool(there & set(_ID_KEYS)) and bool(there & {*_TEXT_KEYS, "title"})
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
@@ -535,9 +648,9 @@ def _read_parquet(path: Path) -> Iterator[tuple[Mapping[str, Any] | DataError, s
     try:
         with open_parquet(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+                for row in batch_rows(batch, f"{path}:{number + 1}"):
                     number += 1
-                    yield {k: v for k, v in row.items() if v is not None}, f"{path}:{number}"
+                    yield _without_nulls(row), f"{path}:{number}"
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"can't be read: {error}", f"{path}:{number + 1}") from None
 
@@ -611,20 +724,9 @@ def document_batch(documents: list[Document], *, with_text: bool = True) -> pa.R
         "parent": [d.parent for d in documents],
         "title": [(d.title or None) if with_text else None for d in documents],
         "text": [d.text if with_text else None for d in documents],
-        "metadata": [
-            _metadata_json(d.metadata, d.id, d.where) if with_text and d.metadata else None for d in documents
-        ],
+        "metadata": [metadata_text(d.metadata, d.id, d.where) if with_text and d.metadata else None for d in documents],
     }
     return pa.RecordBatch.from_pydict(columns, schema=DOCUMENT_SCHEMA)
-
-
-def _metadata_json(metadata: Mapping[str, Any], doc_id: str, where: str) -> str:
-    try:
-        text = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"document {doc_id!r}: metadata is not JSON: {error}", where) from None
-    return text
 
 
 def require_metadata(text: str, doc_id: str, where: str) -> None:
@@ -635,8 +737,8 @@ def require_metadata(text: str, doc_id: str, where: str) -> None:
     """
     try:
         values = json.loads(text)
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise DataError(f"document {doc_id!r}: metadata is not JSON: {error}", where) from None
     if not isinstance(values, dict):
-        raise DataError(f'document {doc_id!r}: "metadata" must be an object, got {_short(values)}', where)
-    _metadata_json(values, doc_id, where)
+        raise DataError(f'document {doc_id!r}: "metadata" must be an object, got {short(values)}', where)

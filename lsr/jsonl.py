@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from lsr import opensearch
-from lsr.corpus import Document, document_batch, new_text, parse_json_line, read_lines, require_encodable
+from lsr.corpus import Document, document_batch, given_rows, new_text, read_json, read_lines, require_encodable
 from lsr.errors import DataError
+from lsr.rows import TableRows
 from lsr.sparse import SparseMatrix
 from lsr.vectors import VectorBatch, Vectors, decimals
 
@@ -28,12 +29,10 @@ Row = tuple[Document, dict[str, float]] | DataError
 
 def holds_vectors(path: Path) -> bool:
     """Whether a file begins with a line of one of the shapes."""
-    line, where = next(read_lines(path), ("", ""))
-    try:
-        values = None if isinstance(line, DataError) else parse_json_line(line, where)
-    except DataError:
-        return False
-    return isinstance(values, dict) and ("vector" in values or opensearch.is_action(line))
+    values, _ = next(iter(read_json(path)), (None, ""))
+    if isinstance(values, Mapping):
+        return isinstance(values.get("vector"), Mapping) or opensearch.is_action(json.dumps(values))
+    return False
 
 
 def read_jsonl(path: Path, vectors: Vectors, skip_bad: bool) -> Iterator[VectorBatch]:
@@ -51,18 +50,19 @@ def read_jsonl(path: Path, vectors: Vectors, skip_bad: bool) -> Iterator[VectorB
 
 
 def given_documents(
-    documents: Iterable[Any], *, vocabulary: Sequence[str] | None = None, skip_bad: bool = False
+    documents: Iterable[Any] | Any, *, vocabulary: Sequence[str] | None = None, skip_bad: bool = False
 ) -> Vectors | Iterable[Any]:
     """Documents that a program holds, as vectors if the first one has {"vector": {token: weight}}, else as they are.
 
     Args:
-        documents: Any iterable.
+        documents: Any iterable, an Arrow table, or a data frame.
         vocabulary: As of `lsr.vectors.read_vectors`.
         skip_bad: Note bad documents and go on.
     """
+    documents = given_rows(documents)
     rest = iter(documents)
     first = list(islice(rest, 1))
-    if not isinstance(documents, Collection):  # it may not begin again
+    if not isinstance(documents, Collection | TableRows):  # it may not begin again
         documents = chain(first, rest)
     if not first or not isinstance(first[0], Mapping) or not isinstance(first[0].get("vector"), Mapping):
         return documents
@@ -96,6 +96,7 @@ def _batches(rows_read: Iterable[Row], vectors: Vectors, skip_bad: bool, hint: s
         rows.clear()
         return made
 
+    n_rows = 0
     for read in rows_read:
         if isinstance(read, DataError):
             if not skip_bad:
@@ -112,8 +113,11 @@ def _batches(rows_read: Iterable[Row], vectors: Vectors, skip_bad: bool, hint: s
             row[term] = weight
         documents.append(document)
         rows.append(row)
+        n_rows += 1
         if len(rows) == _BATCH:
             yield batch()
+    if vectors.bad and not n_rows and hint:
+        raise DataError(f"none of the {len(vectors.bad):,} documents can be read; the first: {vectors.bad[0]}")
     if rows:
         yield batch()
 
@@ -123,8 +127,8 @@ def _rows(path: Path) -> Iterator[Row]:
     first = next(lines, None)
     if first is None:
         return
-    lines = chain([first], lines)
-    read = opensearch.read_bulk(lines) if opensearch.is_action(first[0]) else _read_lines(lines)
+    is_bulk = opensearch.is_action(first[0])
+    read = opensearch.read_bulk(chain([first], lines)) if is_bulk else _read_objects(path)
     for values in read:
         try:
             yield values if isinstance(values, DataError) else _row(*values)
@@ -132,17 +136,14 @@ def _rows(path: Path) -> Iterator[Row]:
             yield error
 
 
-def _read_lines(lines: Iterator[tuple[str | DataError, str]]) -> Iterator[opensearch.Values | DataError]:
-    for line, where in lines:
-        try:
-            if isinstance(line, DataError):
-                raise line
-            values = parse_json_line(line, where, unique_keys=True)
-            if not isinstance(values, dict) or not isinstance(values.get("vector"), dict):
-                raise DataError('expected {"_id": ..., "vector": {token: weight}}', where)
-            yield values, values.pop("vector"), where
-        except DataError as error:
-            yield error
+def _read_objects(path: Path) -> Iterator[opensearch.Values | DataError]:
+    for values, where in read_json(path, unique_keys=True):
+        if isinstance(values, DataError):
+            yield values
+        elif not isinstance(weights := values.get("vector"), dict):
+            yield DataError('expected {"_id": ..., "vector": {token: weight}}', where)
+        else:
+            yield {key: value for key, value in values.items() if key != "vector"}, weights, where
 
 
 def _row(values: dict[str, Any], weights: dict[str, Any], where: str) -> Row:

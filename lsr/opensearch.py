@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from lsr.corpus import new_text, parse_json_line
+from lsr.corpus import is_packed, new_text, parse_json_line
 from lsr.errors import DataError
 from lsr.vectors import VectorBatch, decimals
 
@@ -109,7 +109,7 @@ def mapping_path(path: Path) -> Path:
 
 
 def _stem(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).stem
+    return path.with_suffix("").stem if is_packed(path) else path.stem
 
 
 def write_bulk(

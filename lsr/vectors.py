@@ -357,7 +357,7 @@ def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBat
         else:
             column = pa.nulls(batch.num_rows, field.type)
         columns.append(column)
-    if columns[0].null_count:
+    if columns[0].null_count or "" in columns[0].to_pylist():
         raise DataError("a row has no id", where)
     documents = pa.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA)
     documents.validate(full=True)  # strings that are not UTF-8

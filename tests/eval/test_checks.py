@@ -85,6 +85,7 @@ def test_each_warning_counts_what_it_is_about(folder):
         "run_queries_not_judged": 1,
         "judged_queries_without_results": 3,
         "own_documents": 0,
+        "tied_queries": 0,
     }
     assert len(found.warnings) == 6
     assert found.errors == ()
@@ -244,3 +245,22 @@ def test_judgments_alone_are_enough_for_a_run(folder, lsr_command):
     queries = folder / "queries.jsonl"
     ran = lsr_command("evaluate", folder / "idx", "--dataset", qrels, "--queries", queries, "--measures", "R@3")
     assert ran.lines()[0]["R@3"] == 1
+
+
+def test_equal_scores_are_told(folder):
+    run = {"q1": {"d1": 1.0, "d2": 1.0}, "q2": {"d1": 2.0, "d2": 1.0, "d3": 1.0}, "stray": {"d1": 1.0, "d2": 1.0}}
+    found = check_run(run, open_dataset(str(folder)), 1)
+    assert found.counts["tied_queries"] == 1
+    assert any("1 queries (q1) have equal scores among their first 2 hits" in text for text in found.warnings)
+
+
+def test_a_query_without_judgments_is_told_once(folder):
+    jsonl(folder / "queries.jsonl", ["q1", "q2", "extra"])
+    dataset = open_dataset(str(folder))
+    run = write_run(folder, "q1 d1", "q2 d2", "extra d1", "stray d1")
+    found = check_run(run, dataset)
+    assert [text.count("extra") for text in found.warnings if "extra" in text] == [1]
+    assert any("1 queries (stray) are not judged" in text for text in found.warnings)
+    assert found.counts["run_queries_not_judged"] == 2
+    again = check_run(run, dataset, alone=True, told=found.unjudged)
+    assert not any("stray" in text or "extra" in text for text in again.warnings)

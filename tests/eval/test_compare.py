@@ -158,3 +158,12 @@ def test_the_command(results, runs, dataset, lsr_command):
     assert rows[2]["comparison"]["losses"] == 6
     ran = lsr_command("compare", runs["best"], runs["worst"])
     assert (ran.code, "--dataset" in ran.err) == (1, True)
+
+
+def test_what_holds_for_all_runs_is_told_once(runs, dataset):
+    for path in runs.values():
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("stray Q0 a 1 1 t\n")
+    notes = []
+    read_values(list(runs.values()), dataset, MEASURES, notes)
+    assert sum("stray" in text for text in notes) == 1

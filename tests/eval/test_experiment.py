@@ -15,6 +15,7 @@ from lsr.eval import systems as module
 from lsr.eval.datasets import open_dataset
 from lsr.eval.evaluate import evaluate, evaluate_run
 from lsr.eval.experiment import file_name, named, run_experiment
+from lsr.eval.report import write_report
 from lsr.eval.settings import ExperimentSettings, IndexSettings, LatencySettings, SystemSettings
 from lsr.index.fusion import reciprocal_rank_fusion
 from lsr.index.index import Index
@@ -392,3 +393,43 @@ def test_the_command_tells_all_that_is_wrong_and_takes_another_split(tmp_path, l
     assert (ran.code, "judgments alone" in ran.err) == (1, True)
     assert lsr_command("experiment", config, "--dataset", folder, *how, "--out", out).code == 0
     assert json.loads((out / "experiment.json").read_text())["datasets"][0]["split"] == "dev"
+
+
+def test_written_runs_reproduce_the_report_whatever_ties_there_are(done, datasets):
+    """By trec_eval itself, on the files; and what it would have said of the scores as they were found."""
+    import ir_measures
+
+    out, record = done
+    measures = [ir_measures.parse_measure(name) for name in MEASURES.split()]
+    changes = []
+    for name, dataset in datasets.items():
+        for system in ("BM25", "exact", "theirs", "their run", "fused", "added up"):
+            found = result(record, name, system)
+            run = read_run(out / "runs" / name / f"{file_name(system)}.trec.gz")
+            by_trec_eval = {str(m): v for m, v in ir_measures.calc_aggregate(measures, dataset.qrels, run).items()}
+            assert by_trec_eval == pytest.approx(found["measures"])
+            changes.append(found["ties"]["by_id"] != found["measures"])
+            assert 0 <= found["ties"]["queries"] <= 1
+        as_found = evaluate(
+            Index.build(out / f"direct-{name}", dataset.corpus(), encoder="bm25"), dataset, MEASURES
+        ).run
+        expected = {str(m): v for m, v in ir_measures.calc_aggregate(measures, dataset.qrels, as_found).items()}
+        assert result(record, name, "BM25")["ties"]["by_id"] == pytest.approx(expected)
+    assert any(changes)
+    write_report(out)
+    text = (out / "report.md").read_text()
+    assert "with ties ordered by id, nDCG@10 would change by at most 0." in text
+    assert "Ties: how measures change with equal scores ordered by id" in text
+    assert "stronger baseline than the BM25 of Anserini" in " ".join(text.split())
+
+
+def test_counts_and_measures_that_are_not_always_defined(datasets, tmp_path):
+    systems = tuple(
+        SystemSettings(name, encoder="bm25", search=SearchSettings(alpha=a)) for name, a in (("a", 1), ("b", 0.5))
+    )
+    settings = ExperimentSettings(systems=systems, measures="NumRet Accuracy@5", latency=LatencySettings(queries=0))
+    record = run_experiment(settings, {"one": datasets["one"]}, tmp_path / "out")
+    of_a = result(record, "one", "a")
+    assert of_a["measures"]["NumRet"] > 60  # of all queries together
+    assert list(of_a["intervals"]) == ["Accuracy@5"]
+    assert {row["n"] for row in record["comparisons"] if row["measure"] == "Accuracy@5"} <= set(range(9))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lsr.errors import DataError
-from lsr.eval.measures import depth_of, parse_measures, score_run
+from lsr.eval.measures import depth_of, ordered_by_id, parse_measures, score_run, tied_queries
+from lsr.runs import read_run, run_lines
 
 ir_measures = pytest.importorskip("ir_measures")
 
@@ -79,7 +80,7 @@ def test_a_measure_that_cannot_be_computed_is_named(monkeypatch):
         raise ValueError("ids must be numbers")
 
     monkeypatch.setattr(ir_measures, "iter_calc", broken)
-    with pytest.raises(DataError, match=r"AP: ids must be numbers"):
+    with pytest.raises(DataError, match=r"AP: ValueError: ids must be numbers"):
         score_run({"q": {"d": 1}}, {}, parse_measures("AP"))
 
 
@@ -88,3 +89,127 @@ def test_a_measure_that_cannot_be_computed_is_named(monkeypatch):
 )
 def test_searches_are_as_deep_as_the_measures_look(names, depth):
     assert depth_of(parse_measures(names)) == depth
+
+
+# --- what crashed a program behind ir-measures, or made it lie -------------------------------------------------------
+
+
+EVERY = (
+    "NumQ NumRel NumRet NumRelRet AP nDCG@10 nDCG RR RR@5 Bpref infAP R@5 P@5 P(judged_only=True)@5 SetF SetP SetAP "
+    "Rprec IPrec@0.5 Success@3 Judged@5 Compat(p=0.9)"
+)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_grades_and_runs_are_measured(seed):
+    rng = np.random.default_rng(seed)
+    measures = parse_measures(EVERY)
+    for _ in range(40):
+        qrels, run = {}, {}
+        for q in range(3):
+            low, high = [(-3, 4), (-10_000, 1), (0, 3), (-4, 0), (0, 10_001)][rng.integers(5)]
+            qrels[f"q{q}"] = {f"d{rng.integers(30)}": int(rng.integers(low, high)) for _ in range(rng.integers(1, 20))}
+            run[f"q{q}"] = {f"d{rng.integers(40)}": float(rng.random()) for _ in range(rng.integers(0, 20))}
+        means, per_query = score_run(qrels, run, measures)
+        assert all(values.keys() == qrels.keys() for values in per_query.values())
+        assert all(np.isfinite(value) for value in means.values())
+
+
+def test_a_query_whose_highest_grade_is_negative_is_zero():
+    means, _ = score_run(
+        {"q1": {"d1": 1}, "q2": {"d2": -2}}, {"q1": {"d1": 1.0}, "q2": {"d2": 1.0}}, parse_measures("AP")
+    )
+    assert means == {"AP": 0.5}
+
+
+@pytest.mark.parametrize("grade", [2**31, -(2**31) - 1, 10**30, 10_001])
+def test_grades_that_no_program_takes_are_refused(grade):
+    with pytest.raises(DataError, match=r"query 'q', document 'd': the grade .* is beyond"):
+        score_run({"q": {"d": grade}}, {"q": {"d": 1.0}}, parse_measures("AP"))
+
+
+def test_counts_are_summed():
+    qrels = {"a": {"x": 1, "y": 1}, "b": {"x": 1}, "c": {"z": 2}}
+    run = {"a": {"x": 2.0, "u": 1.0}, "b": {"y": 1.0}}
+    means, per_query = score_run(qrels, run, parse_measures("NumQ NumRel NumRet NumRelRet P@1"))
+    assert means == {"NumQ": 3, "NumRel": 4, "NumRet": 3, "NumRet(rel=1)": 1, "P@1": pytest.approx(1 / 3)}
+    assert per_query["NumRel"] == {"a": 2, "b": 1, "c": 1}
+
+
+def test_a_measure_that_is_not_defined_for_a_query_has_no_value_there():
+    qrels = {"found": {"x": 1, "y": 0}, "lost": {"x": 1}}
+    run = {"found": {"y": 2.0, "x": 1.0, "z": 0.5}, "lost": {"y": 1.0}}
+    means, per_query = score_run(qrels, run, parse_measures("Accuracy P@1"))
+    assert per_query["Accuracy"] == {"found": 0.5}
+    assert means["Accuracy"] == 0.5
+    with pytest.raises(DataError, match="Accuracy is not defined for any of the queries"):
+        score_run({"lost": {"x": 1}}, run, parse_measures("Accuracy"))
+
+
+def test_ids_are_whatever_they_are():
+    """gdeval.pl takes numbers alone, and makes one topic of 2-1 and 3-1."""
+    qrels = {"2-1": {"d one": 1}, "3-1": {"d1": 4}, "what?": {"d1": 0}}
+    run = {"2-1": {"d one": 1.0}, "3-1": {"d2": 2.0, "d1": 1.0}, "what?": {"d1": 1.0}}
+    _, per_query = score_run(qrels, run, parse_measures("ERR@10"))
+    assert per_query["ERR@10"] == {"2-1": pytest.approx(1 / 16), "3-1": pytest.approx(15 / 32, abs=1e-5), "what?": 0}
+    with pytest.raises(DataError, match=r"query 'q', document 'd': ERR@10 takes grades up to 4, not 5"):
+        score_run({"q": {"d": 5}}, run, parse_measures("AP ERR@10"))
+
+
+def test_names_with_brackets():
+    measures = parse_measures("P(rel=2, judged_only=True)@10, nDCG(gains={1:3,2:7})@5 AP(rel=2)")
+    assert [str(m) for m in measures] == ["P(rel=2,judged_only=True)@10", "nDCG(gains={1:3,2:7})@5", "AP(rel=2)"]
+
+
+@pytest.mark.parametrize("name", ["AP(rel=0)", "AP(rel=-1)", "nDCG(gains={1:-5})@5", "nDCG(gains={1:1e9})@5", "P()@x"])
+def test_values_that_end_the_process_are_refused(name):
+    with pytest.raises(DataError, match="senseless values"):
+        parse_measures(name)
+
+
+def test_what_divides_by_zero_is_told():
+    with pytest.raises(DataError, match="can't compute Accuracy@2: ZeroDivisionError"):
+        score_run({"q": {"a": 1, "b": 1}}, {"q": {"a": 2.0, "b": 1.0}}, parse_measures("Accuracy@2"))
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    with pytest.raises(DataError, match="query 'q' has a score that is not a finite number"):
+        score_run({"q": {"a": 1}}, {"q": {"a": float("nan"), "b": 1.0}}, parse_measures("AP"))
+
+
+# --- equal scores ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_written_run_gives_trec_eval_the_same_values(seed, tmp_path):
+    """Whatever scores are: equal, equal as float32, beyond its range, tiny."""
+    rng = np.random.default_rng(seed)
+    levels = [[1.0], [2.0, 1.0], [1 + 1e-9, 1.0, 1 - 1e-9], [0.0, -0.0, 1e-45, 5e-46], [1e300, 1e39, -1e300]][seed]
+    qrels = {f"q{q}": {f"d{d}": int(rng.integers(3)) for d in range(0, 30, 2)} for q in range(10)}
+    run = {q: {f"d{d}": float(rng.choice(levels)) for d in rng.permutation(30)} for q in qrels}
+    measures = parse_measures("nDCG@10 AP RR")
+    lines = [line for query, hits in run.items() for line in run_lines(query, hits.items(), "t")]
+    (tmp_path / "run").write_text("\n".join(lines))
+    written = read_run(tmp_path / "run")
+    for hits in written.values():
+        scores = np.clip(list(hits.values()), -3.4028235e38, 3.4028235e38).astype(np.float32)
+        assert (np.diff(scores.astype(np.float64)) < 0).all()
+    if seed < 4:  # beyond float32 trec_eval knows no order
+        direct = ir_measures.calc_aggregate(measures, qrels, written)
+        assert {str(m): v for m, v in direct.items()} == pytest.approx(score_run(qrels, run, measures)[0])
+    by_id = (
+        {query: {doc: float(np.float32(s)) for doc, s in hits.items()} for query, hits in run.items()}
+        if seed < 4
+        else {}
+    )
+    if by_id:
+        expected = ir_measures.calc_aggregate(measures, qrels, by_id)
+        assert {str(m): v for m, v in expected.items()} == pytest.approx(
+            score_run(qrels, ordered_by_id(run), measures)[0]
+        )
+
+
+def test_tied_queries():
+    run = {"apart": {"a": 2.0, "b": 1.0}, "tied": {"a": 1.0, "b": 1.0}, "deep": {"a": 3.0, "b": 1.0, "c": 1.0}}
+    assert tied_queries(run, 2) == ["tied"]
+    assert tied_queries(run, 3) == ["tied", "deep"]

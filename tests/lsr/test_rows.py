@@ -1,113 +1,353 @@
-"""RowCache: what was put is found, by this process and the next, whatever a kill left in the files."""
+"""What people bring: JSON arrays, CSV, tables and data frames, headers, metadata as it comes."""
 
 from __future__ import annotations
 
-import errno
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
+import datetime as dt
+import gzip
+import json
+import math
+import uuid
+from decimal import Decimal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lsr.train.rows import RowCache
+from lsr import rows as module
+from lsr.corpus import Document, documents_corpus, open_corpus
+from lsr.errors import DataError
+from lsr.jsonl import given_documents
+from lsr.metadata import parse_time, plain_metadata
+from lsr.vectors import Vectors, holds_vectors, read_vectors
 
-WIDTH = 3
-
-
-def rows(key, n=2):
-    return np.arange(n * WIDTH, dtype=np.float32).reshape(n, WIDTH) + key
-
-
-def check(cache, *keys):
-    for key in keys:
-        assert np.array_equal(cache[key], rows(key))
+DOCS = [{"_id": "a", "text": "cats, purr", "year": 2020}, {"_id": "b", "text": 'dogs "bark"\nloud', "year": 2021}]
 
 
-@pytest.fixture
-def filled(tmp_path):
-    """The folder of a cache with three texts."""
-    RowCache(tmp_path, WIDTH).put([(key, rows(key)) for key in (1, 2, 3)])
-    return tmp_path
+def read(path, **options):
+    return [(d.id, d.title, d.text, d.metadata) for d in open_corpus(path, **options)]
 
 
-def test_what_was_put_is_found(filled):
-    cache = RowCache(filled, WIDTH)
-    check(cache, 1, 2, 3)
-    assert 4 not in cache
-    cache.put([(4, rows(4)), (5, rows(5, n=0))])
-    check(cache, 4, 1)
-    assert cache[5].shape == (0, WIDTH)
-    check(RowCache(filled, WIDTH), 1, 2, 3, 4)
+EXPECTED = [("a", "", "cats, purr", {"year": 2020}), ("b", "", 'dogs "bark"\nloud', {"year": 2021})]
 
 
-def test_the_first_of_two_is_kept(filled):
-    cache = RowCache(filled, WIDTH)
-    cache.put([(1, rows(7)), (4, rows(4)), (4, rows(4))])
-    cache.put([])
-    check(cache, 1, 2, 3, 4)
-    assert (filled / "rows.bin").stat().st_size == 4 * 2 * WIDTH * 2
-    check(RowCache(filled, WIDTH), 1, 2, 3, 4)
+def put(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
 
 
-@pytest.mark.parametrize("lost", range(0, 60, 7))
-@pytest.mark.parametrize("file", ["rows.bin", "places.bin"])
-def test_a_file_that_was_cut(filled, file, lost):
-    path = filled / file
-    with path.open("r+b") as opened:
-        opened.truncate(max(0, path.stat().st_size - lost))
-    cache = RowCache(filled, WIDTH)
-    left = [key for key in (1, 2, 3) if key in cache]
-    assert left == [1, 2, 3][: len(left)]
-    assert len(left) >= (3 - lost // 12 - 1 if file == "rows.bin" else 3 - lost // 24 - 1)
-    check(cache, *left)
-    cache.put([(key, rows(key)) for key in (1, 2, 3, 4)])
-    check(cache, 1, 2, 3, 4)
-    check(RowCache(filled, WIDTH), 1, 2, 3, 4)
+# --- JSON arrays ------------------------------------------------------------------------------------------------------
 
 
-def test_a_kill_between_rows_and_places(filled):
-    code = f"""
-import os, signal, sys
-import numpy as np
-from pathlib import Path
-from lsr.train.rows import RowCache
-
-cache = RowCache(Path(sys.argv[1]), {WIDTH})
-opened = Path.open
-Path.open = lambda path, *how: os.kill(os.getpid(), signal.SIGKILL) if path.name == "places.bin" else opened(path, *how)
-cache.put([(9, np.ones((5, {WIDTH})))])
-"""
-    done = subprocess.run([sys.executable, "-c", code, str(filled)], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert (filled / "rows.bin").stat().st_size == (6 + 5) * WIDTH * 2
-    cache = RowCache(filled, WIDTH)
-    assert 9 not in cache
-    cache.put([(4, rows(4))])
-    check(RowCache(filled, WIDTH), 1, 2, 3, 4)
+@pytest.mark.parametrize("name", ["d.json", "d.jsonl", "d.ndjson", "d.json.gz", "D.JSON.GZ"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_arrays(tmp_path, name, indent):
+    content = ("\ufeff" if indent else " \n") + json.dumps(DOCS, indent=indent)
+    packed = gzip.compress(content.encode()) if name.lower().endswith(".gz") else content
+    assert read(put(tmp_path / name, packed)) == EXPECTED
 
 
-def test_a_write_that_failed_is_written_over(filled, monkeypatch):
-    cache = RowCache(filled, WIDTH)
-    opened = Path.open
-
-    def full(path, *how):
-        if path.name == "places.bin":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        return opened(path, *how)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", full)
-        with pytest.raises(OSError, match="No space"):
-            cache.put([(9, rows(9))])
-    assert 9 not in cache
-    cache.put([(4, rows(4))])
-    check(cache, 1, 2, 3, 4)
-    check(RowCache(filled, WIDTH), 1, 2, 3, 4)
+@given(
+    st.lists(st.fixed_dictionaries({"text": st.text(max_size=20), "n": st.floats(allow_infinity=False)})),
+    st.integers(1, 9),
+)
+def test_arrays_in_pieces(tmp_path_factory, values, piece):
+    values = [{"_id": str(i), **value} for i, value in enumerate(values)]
+    path = put(tmp_path_factory.mktemp("pieces") / "d.json", json.dumps(values, indent=piece % 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_PIECE", piece)
+        found = [document.text for document in open_corpus(path)]
+    assert found == [value["text"] for value in values]
 
 
-def test_keys_tell_texts_apart():
-    assert len({RowCache.key(ids) for ids in ([], [0], [0, 0], [1, 2], [2, 1], [1, 2, 0])}) == 6
-    assert RowCache.key([1, 2]) == RowCache.key((1, 2))
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[\n{"_id": "a", "text": "t"}', "d.json:2: not a JSON array: it ends early"),
+        ('[\n{"_id": "a", "text": "t"},\n', "d.json:3: not a JSON array: it ends early"),
+        ('[\n{"_id": "a", "text": "t"}\n{"_id": "b"}]', "d.json:3: not a JSON array: expected , or ]"),
+        ('[\n{"_id": "a", "text": "t"},\n{"_id": b, "text": "a long text"}]', "d.json:3: not a JSON array: Expecting"),
+        ('[{"_id": "a", "text": "t"}] x', "d.json:1: not a JSON array: 'x' after"),
+        ('[\n3]', "d.json:2: expected a JSON object, got 3"),
+        ('[\n{"_id": "a"}]', "d.json:2: document 'a' has no text"),
+        ("[" * 100_000, "d.json:1: not a JSON array"),
+    ],
+)  # fmt: skip
+def test_broken_arrays(tmp_path, text, problem):
+    with pytest.raises(DataError) as error:
+        read(put(tmp_path / "d.json", text))
+    assert problem in str(error.value)
+
+
+def test_bad_elements_of_an_array_are_passed_over(tmp_path):
+    path = put(tmp_path / "d.json", '[3, {"_id": "a"}, {"_id": "b", "text": "t"}]')
+    assert [d[0] for d in read(path, skip_bad=True)] == ["b"]
+
+
+def test_vectors_in_an_array(tmp_path):
+    path = put(tmp_path / "v.json", json.dumps([{"_id": "a", "vector": {"x": 1.5}}], indent=1))
+    assert holds_vectors(path)
+    (batch,) = read_vectors(path)
+    assert (batch.ids, batch.vectors.data.tolist()) == (["a"], [1.5])
+
+
+# --- dense vectors beside texts, bad files, packed files --------------------------------------------------------------
+
+
+def test_a_list_as_vector_is_metadata(tmp_path):
+    path = put(tmp_path / "d.jsonl", '{"_id": "a", "text": "cats", "vector": [0.1, 0.2]}\n')
+    assert not holds_vectors(path)
+    assert read(path) == [("a", "", "cats", {"vector": [0.1, 0.2]})]
+
+
+@pytest.mark.parametrize(("name", "content"), [("d.jsonl", '{"a": 1}\n[]\n'), ("v.jsonl", '{"vector": {"a": 1}}\n')])
+def test_a_file_of_which_nothing_is_good_is_refused(tmp_path, name, content):
+    path = put(tmp_path / name, content)
+    with pytest.raises(DataError, match=r"none of the \d documents can be read; the first: .*jsonl:1"):
+        list(read_vectors(path, skip_bad=True) if holds_vectors(path) else open_corpus(path, skip_bad=True))
+
+
+def test_null_texts_alike(tmp_path):
+    put(tmp_path / "d.jsonl", '{"_id": "a", "text": null}\n{"_id": "b", "text": "t"}\n')
+    pq.write_table(pa.table({"_id": ["a", "b"], "text": [None, "t"]}), tmp_path / "d.parquet")
+    for name in ("d.jsonl", "d.parquet"):
+        assert read(tmp_path / name) == [("a", "", "", None), ("b", "", "t", None)]
+
+
+# --- TSV and CSV ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("a\tcats\nb\tdogs\n", [("a", "", "cats", None), ("b", "", "dogs", None)]),
+        ("id\ttext\na\tcats\n", [("a", "", "cats", None)]),
+        ("text\tdoc_id\ncats\ta\n", [("a", "", "cats", None)]),
+        ("_id\tlang\ttitle\ttext\na\ten\tPets\tcats\n", [("a", "Pets", "cats", {"lang": "en"})]),
+        ("qid\tquery\n1\tcats\n", [("1", "", "cats", None)]),
+        ("id\tname\na\tcats\n", [("id", "", "name", None), ("a", "", "cats", None)]),
+    ],
+)
+def test_tsv(tmp_path, lines, expected):
+    assert read(put(tmp_path / "d.tsv", lines)) == expected
+
+
+def test_a_tsv_line_of_another_length_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"d.tsv:3: expected 2 columns, got 3"):
+        read(put(tmp_path / "d.tsv", "id\ttext\na\tcats\nb\tx\ty\n"))
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_csv(tmp_path, mark):
+    text = '_id,text,year\r\na,"cats, purr",2020\r\nb,"dogs ""bark""\nloud",2021\r\n'
+    text = text.replace(",", mark).replace(f"cats{mark}", "cats,")
+    assert read(put(tmp_path / "d.csv", text)) == EXPECTED
+    assert read(put(tmp_path / "D.CSV.GZ", gzip.compress(text.encode()))) == EXPECTED
+
+
+def test_csv_columns_are_numbers_if_all_of_their_cells_are(tmp_path):
+    text = "id,text,n,price,zip,mixed\n1,2020,1,0.5,01234,1\n2,t,,-3e2,1,x\n"
+    first, second = read(put(tmp_path / "d.csv", text))
+    assert first == ("1", "", "2020", {"n": 1, "price": 0.5, "zip": "01234", "mixed": "1"})
+    assert second == ("2", "", "t", {"price": -300.0, "zip": "1", "mixed": "x"})
+
+
+def test_csv_that_is_wrong(tmp_path):
+    with pytest.raises(DataError, match=r"d.csv:4: 3 cells, but 2 columns"):
+        read(put(tmp_path / "d.csv", 'id,text\na,"two\nlines"\nb,c,d\n'))
+    with pytest.raises(DataError, match=r"d.csv:2: not UTF-8"):
+        read(put(tmp_path / "d.csv", b"id,text\na,caf\xe9\n"))
+    with pytest.raises(DataError, match="two columns have the same name"):
+        read(put(tmp_path / "d.csv", "id,text,text\n"))
+    assert read(put(tmp_path / "d.csv", "id,text\na," + "x" * 200_000 + "\n"))[0][2] == "x" * 200_000
+    assert read(put(tmp_path / "d.csv", "")) == []
+
+
+@pytest.mark.parametrize(
+    "topics",
+    [{"qid": 7, "query": "cats"}, {"query_id": "7", "title": "cats"}, {"_id": "7", "text": "cats", "title": ""}],
+)
+def test_topics(tmp_path, topics):
+    (query,) = open_corpus(put(tmp_path / "q.jsonl", json.dumps(topics)), queries=True)
+    assert (query.id, query.content) == ("7", "cats")
+
+
+# --- tables and data frames -------------------------------------------------------------------------------------------
+
+
+def table():
+    return pa.table({"_id": ["a", "b"], "text": [d["text"] for d in DOCS], "year": [2020, 2021]})
+
+
+class Exports:
+    """A data frame of any library that speaks Arrow's PyCapsule protocol."""
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        return table().__arrow_c_stream__(requested_schema)
+
+
+FRAMES = {
+    "table": table(),
+    "batch": table().to_batches()[0],
+    "reader": table().to_reader(),
+    "capsule": Exports(),
+    "dicts": DOCS,
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_tables(name):
+    corpus = documents_corpus(given_documents(FRAMES[name]), replay=True)
+    for _ in range(2):
+        assert [(d.id, d.title, d.text, d.metadata) for d in corpus] == EXPECTED
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "datasets"])
+def test_data_frames(library):
+    loaded = pytest.importorskip(library, reason=f"{library} isn't installed")
+    frame = loaded.Dataset.from_list(DOCS) if library == "datasets" else loaded.DataFrame(DOCS)
+    corpus = documents_corpus(given_documents(frame), replay=True)
+    for _ in range(2):
+        assert [(d.id, d.title, d.text, d.metadata) for d in corpus] == EXPECTED
+
+
+def test_frames_of_vectors():
+    rows = [{"_id": "a", "vector": {"x": 1.0}}]
+    assert isinstance(given_documents(rows), Vectors)
+
+
+def test_a_mapping_is_no_list_of_documents():
+    with pytest.raises(DataError, match="a list of documents is wanted, not a mapping of train, test"):
+        given_documents({"train": DOCS, "test": DOCS})
+
+
+# --- metadata as it comes ---------------------------------------------------------------------------------------------
+
+UUID = uuid.UUID(int=7)
+PLAIN = [
+    (dt.date(1962, 1, 2), "1962-01-02"),
+    (dt.datetime(1962, 1, 2, 3, 4, 5, 6), "1962-01-02T03:04:05.000006"),
+    (dt.datetime(1962, 1, 2, tzinfo=dt.UTC), "1962-01-02T00:00:00+00:00"),
+    (dt.time(3, 4), "03:04:00"),
+    (np.datetime64("1962-01-02"), "1962-01-02"),
+    (np.datetime64("1962-01-02T03:04:05.123456789"), "1962-01-02T03:04:05.123456789"),
+    (Decimal("1.25"), 1.25),
+    (Decimal(2**60), 2**60),
+    (np.int64(3), 3),
+    (np.float32(0.5), 0.5),
+    (np.bool_(True), True),
+    (np.str_("x"), "x"),
+    (UUID, str(UUID)),
+    ((1, np.int8(2)), [1, 2]),
+    (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
+    ([1.0, math.nan], [1.0, None]),
+    ({"in": np.float64(1.5), "out": math.nan}, {"in": 1.5}),
+]
+
+
+@pytest.mark.parametrize(("value", "plain"), PLAIN)
+def test_values_become_plain(value, plain):
+    (document,) = documents_corpus([{"_id": "a", "text": "t", "v": value}])
+    assert json.loads(json.dumps(document.metadata)) == {"v": plain}
+    assert plain_metadata({"v": value}, "a", "") == {"v": plain}
+
+
+@pytest.mark.parametrize("value", [math.nan, np.float64("nan"), Decimal("NaN"), np.datetime64("NaT")])
+def test_values_that_are_not_there(value):
+    (document,) = documents_corpus([{"_id": "a", "text": "t", "v": value, "n": 1}])
+    assert document.metadata == {"n": 1}
+    (document,) = documents_corpus([{"_id": "a", "text": "t", "v": value}])
+    assert document.metadata is None
+
+
+@pytest.mark.parametrize(
+    "value", [b"raw", math.inf, Decimal("Infinity"), dt.timedelta(1), {1, 2}, object(), 1j, {(1,): 2}]
+)
+def test_what_no_filter_could_ask_for_is_refused_by_name(value):
+    with pytest.raises(DataError, match=r"^document 1: document 'a': the metadata 'out\.v.*' is "):
+        list(documents_corpus([{"_id": "a", "text": "t", "out": {"v": value}}]))
+
+
+def test_ids_of_other_kinds():
+    documents = [{"_id": i, "text": "t"} for i in (np.int64(7), UUID, 3, np.str_("x"))]
+    assert [d.id for d in documents_corpus(documents)] == ["7", str(UUID), "3", "x"]
+    for bad in (True, 1.5, None, math.nan, ""):
+        with pytest.raises(DataError, match="must be a string that is not empty"):
+            list(documents_corpus([{"_id": bad, "text": "t"}]))
+
+
+def test_parquet_with_all_kinds_of_columns(tmp_path):
+    moment = dt.datetime(2020, 5, 17, 12, 30)
+    columns = {
+        "_id": pa.array([1, 2]),
+        "text": ["one", None],
+        "at": pa.array([moment, None], pa.timestamp("ns")),
+        "zoned": pa.array([moment, None], pa.timestamp("ms", "Europe/Berlin")),
+        "day": pa.array([moment.date(), None]),
+        "clock": pa.array([dt.time(1, 2), None], pa.time64("ns")),
+        "price": pa.array([Decimal("1.10"), None]),
+        "score": pa.array([math.nan, 0.5]),
+        "kind": pa.array(["x", None]).dictionary_encode(),
+        "tags": pa.array([["p", "q"], None]),
+        "author": pa.array([{"name": "Smith", "born": dt.date(1900, 1, 1)}, None]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    first, second = read(tmp_path / "d.parquet")
+    assert first == (
+        "1",
+        "",
+        "one",
+        {
+            "at": "2020-05-17T12:30:00",
+            "zoned": "2020-05-17T12:30:00+00:00",
+            "day": "2020-05-17",
+            "clock": "01:02:00",
+            "price": 1.1,
+            "kind": "x",
+            "tags": ["p", "q"],
+            "author": {"name": "Smith", "born": "1900-01-01"},
+        },
+    )
+    assert second == ("2", "", "", {"score": 0.5})
+
+
+def test_parquet_names_row_column_and_type(tmp_path):
+    pq.write_table(pa.table({"_id": ["a", "b"], "text": ["t", "t"], "raw": [None, b"\x00"]}), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"d.parquet:2: document 'b': the metadata 'raw' is of type bytes"):
+        read(tmp_path / "d.parquet")
+
+
+def test_vectors_with_an_empty_id_are_refused(tmp_path):
+    columns = {"id": ["a", ""], "terms": pa.array([[1], [2]], pa.list_(pa.uint32())), "weights": [[1.0], [1.0]]}
+    pq.write_table(pa.table(columns), tmp_path / "v.parquet")
+    with pytest.raises(DataError, match=r"v.parquet: a row has no id"):
+        list(read_vectors(tmp_path / "v.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("text", "micros"),
+    [
+        ("1970-01-02", 86_400_000_000),
+        ("1970-01-01T00:00:01", 1_000_000),
+        ("1970-01-01 00:00:01.5", 1_500_000),
+        ("1970-01-01T01:00:00+01:00", 0),
+        ("1970-01-01T00:00:00Z", 0),
+        ("1970-01-01T00:00:00.000001234", 1),
+        ("1969-12-31T23:59:59", -1_000_000),
+        ("1970-02-31", None),
+        ("1970", None),
+        ("1970-01", None),
+        ("12:00:00", None),
+        ("1970-01-01 and more", None),
+    ],
+)
+def test_times_in_texts(text, micros):
+    assert parse_time(text) == micros
+
+
+def test_documents_may_hold_what_is_not_plain():
+    document = Document("a", "t", metadata={"day": dt.date(2020, 1, 1)})
+    (read_back,) = documents_corpus([document])
+    assert read_back.metadata == {"day": "2020-01-01"}

@@ -1,11 +1,14 @@
 """Qrels and runs: the field's formats in and out, and every bad line named."""
 
 import gzip
+import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lsr.errors import DataError, DataErrors
-from lsr.runs import as_run, read_qrels, read_run, run_lines
+from lsr.runs import as_run, qrels_file, read_qrels, read_run, run_lines
 
 
 def write(path, text):
@@ -132,3 +135,100 @@ def test_run_lines_round_trip(tmp_path):
 def test_run_lines_refuse_white_space(query, doc):
     with pytest.raises(DataError, match="has white space"):
         list(run_lines(query, [(doc, 1.0)], "lsr"))
+
+
+# --- judgments and runs as they are found --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("q.tsv", "query_id\tdoc_id\trelevance\titeration\nq1\td1\t2\t0\nq1\td2\t0\t0\nq2\td1\t-1\t0\n"),
+        ("q.tsv", "qid\tcid\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td1\t-1\n"),
+        ("q.tsv", "score\tdocid\tquery-id\n2\td1\tq1\n0\td2\tq1\n-1\td1\tq2\n"),
+        ("q.txt", "qid iter docno rel\nq1 0 d1 2\nq1 0 d2 0\nq2 0 d1 -1\n"),
+        ("q.txt", "# judged by hand\n#by two people\n# q0 d1 2\nq1 0 d1 2\nq1 0 d2 0\nq2 0 d1 -1\n"),
+        ("q.txt", "q1 0 d1 2.0\nq1 0 d2 0.0\nq2 0 d1 -1\n"),
+        ("q.csv", "qid,docid,rel,remark\nq1,d1,2,yes\nq1,d2,0,\nq2,d1,-1,spam\n"),
+        ("q.json", '{"q1": {"d1": 2, "d2": 0}, "q2": {"d1": -1}}'),
+        ("q.json", '{\n "q1": {\n  "d1": 2,\n  "d2": 0\n },\n "q2": {\n  "d1": -1\n }\n}\n'),
+        ("q.json", '[{"q_id": "q1", "doc_id": "d1", "rel": 2}, {"q_id": "q1", "doc_id": "d2", "rel": 0},'
+                   '\n{"q_id": "q2", "doc_id": "d1", "rel": -1}]'),
+        ("q.jsonl", '{"qid": "q1", "docid": "d1", "rel": 2}\n{"qid": "q1", "docid": "d2", "rel": 0}\n'
+                    '{"qid": "q2", "docid": "d1", "rel": -1}\n'),
+    ],
+)  # fmt: skip
+def test_qrels_of_other_forms(tmp_path, name, text):
+    assert read_qrels(write(tmp_path / name, text)) == JUDGED
+
+
+def test_ids_may_begin_with_a_hash(tmp_path):
+    assert read_qrels(write(tmp_path / "q", "#q 0 #d 1\n")) == {"#q": {"#d": 1}}
+    assert read_run(write(tmp_path / "r", "# by hand\n#q Q0 d 1 2.5 tag\n")) == {"#q": {"d": 2.5}}
+
+
+@pytest.mark.parametrize("grade", [10**20, 2**31, -(2**40), "9" * 5000])
+def test_grades_beyond_what_measures_take(tmp_path, grade):
+    with pytest.raises(DataError, match="qrels:2: the grade"):
+        read_qrels(write(tmp_path / "qrels", f"q1 0 d1 1\nq1 0 d2 {grade}\n"))
+
+
+@pytest.mark.parametrize("suffix", [".tsv.gz", ".TSV.GZ", ".txt.gz", ".csv", ".json"])
+def test_judgments_of_a_folder(tmp_path, suffix):
+    (tmp_path / "qrels").mkdir()
+    text = {".csv": "qid,docid,rel\nq,d,1\n", ".json": '{"q": {"d": 1}}'}.get(suffix, "q 0 d 1\n").encode()
+    packed = gzip.compress(text) if suffix.lower().endswith(".gz") else text
+    (tmp_path / "qrels" / f"test{suffix}").write_bytes(packed)
+    assert read_qrels(qrels_file(tmp_path, "test")) == {"q": {"d": 1}}
+    with pytest.raises(DataError, match=r"there are: test$"):
+        qrels_file(tmp_path, "dev")
+
+
+RUN = {"q1": {"d1": 3.5, "d2": -0.001}, "q2": {"d1": 7.0}}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("r.json", json.dumps(RUN)),
+        ("r.json", json.dumps(RUN, indent=2)),
+        ("r.jsonl", '{"query": "q1", "rank": 1, "_id": "d1", "score": 3.5}\n'
+                    '{"query": "q1", "_id": "d2", "score": -0.001}\n'
+                    '{"query": "q2", "_id": "d1", "score": 7}\n'),
+        ("r.csv", "q_id,doc_id,score\nq1,d1,3.5\nq1,d2,-1e-3\nq2,d1,7\n"),
+    ],
+)  # fmt: skip
+def test_runs_of_other_forms(tmp_path, name, text):
+    assert read_run(write(tmp_path / name, text)) == RUN
+
+
+def test_runs_in_parquet(tmp_path):
+    rows = [(query, doc, score) for query, hits in RUN.items() for doc, score in hits.items()]
+    columns = dict(zip(("q_id", "doc_id", "score"), map(list, zip(*rows, strict=True)), strict=True))
+    pq.write_table(pa.table(columns), tmp_path / "r.parquet")
+    assert read_run(tmp_path / "r.parquet") == RUN
+    pq.write_table(pa.table({"q_id": ["q"], "score": [1.0]}), tmp_path / "r.parquet")
+    with pytest.raises(DataError, match=r"r.parquet:1: expected the columns"):
+        read_run(tmp_path / "r.parquet")
+
+
+def test_bad_scores_of_json_are_named(tmp_path):
+    path = write(tmp_path / "r.json", '{"q1": {"d1": "high"}, "q2": {"d1": null}}')
+    with pytest.raises(DataError, match=r"query 'q1': the score 'high' .*\n.*query 'q2': the score None"):
+        read_run(path)
+
+
+def test_equal_scores_are_written_apart():
+    lines = list(run_lines("q", [("b", 1.0), ("a", 1.0), ("c", 2.0), ("d", 0.5)], "t"))
+    assert [line.split()[2] for line in lines] == ["c", "b", "a", "d"]
+    scores = [float(line.split()[4]) for line in lines]
+    assert (scores[0], scores[1], scores[3]) == (2, 1, 0.5)
+    assert 0.9999999 < scores[2] < 1
+    kept = list(run_lines("q", [("b", 1.0), ("a", 1.0)], "t", keep_ties=True))
+    assert [line.split()[4] for line in kept] == ["1", "1"]
+
+
+@pytest.mark.parametrize("tag", ["my run", "", "a\tb"])
+def test_tags_are_one_word(tag):
+    with pytest.raises(DataError, match=r"the tag .* has white space"):
+        list(run_lines("q", [("d", 1.0)], tag))

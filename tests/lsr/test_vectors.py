@@ -349,7 +349,7 @@ def test_anserini_jsonl(tmp_path, name):
         ('{"_id": "x", "vector": {"\\ud83d": 1}}', "'x': a token holds an unpaired surrogate"),
         ('{"_id": "x", "vector": [1, 2]}', "expected {"),
         ('{"_id": "x"}', "expected {"),
-        ('["x"]', "expected {"),
+        ('["x"]', "expected a JSON object"),
         ('{"vector": {"a": 1}}', "no id"),
         ('{"_id": "x", "vector": {"a": 1}', "not JSON"),
     ],

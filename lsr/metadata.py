@@ -1,0 +1,159 @@
+"""Metadata as it comes, made into what JSON holds: numbers, texts, true and false, lists and objects of them.
+
+Dates and times become ISO 8601 texts, which filters compare as times (`parse_time`); decimals and numbers of numpy
+numbers, UUIDs texts. NaN, NaT and pandas' NA are values that aren't there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from lsr.errors import DataError
+
+_ABSENT = object()
+_TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?\s?(?:Z|[+-]\d\d(?::?\d\d)?)?)?")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def metadata_text(metadata: Mapping[str, Any], doc_id: str, where: str) -> str:
+    """Metadata as JSON.
+
+    Raises:
+        DataError: A value that JSON can't hold; the message names its key and type.
+    """
+    try:
+        return _json(metadata)
+    except (TypeError, ValueError, RecursionError):
+        return _json(plain_metadata(metadata, doc_id, where))
+
+
+def checked_metadata(metadata: Mapping[str, Any], doc_id: str, where: str) -> Mapping[str, Any]:
+    """The metadata if JSON can hold them, else what `plain_metadata` makes of them."""
+    try:
+        _json(metadata)
+        return metadata
+    except (TypeError, ValueError, RecursionError):
+        return plain_metadata(metadata, doc_id, where)
+
+
+def _json(metadata: Mapping[str, Any]) -> str:
+    text = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+    text.encode()
+    return text
+
+
+def plain_metadata(metadata: Mapping[str, Any], doc_id: str, where: str) -> dict[str, Any]:
+    """Metadata with values as JSON holds them; what isn't there is left out.
+
+    Raises:
+        DataError: A value that JSON can't hold; the message names its key and type.
+    """
+    try:
+        plain = dict(_plain(metadata))
+        _json(plain)
+    except _Unknown as unknown:
+        key, what = ".".join(reversed(unknown.path)), unknown.what
+        raise DataError(
+            f"document {doc_id!r}: the metadata {key!r} is {what}; metadata are numbers, texts, true or false, dates, "
+            "times, and lists or objects of them: leave it out, or make it one of these",
+            where,
+        ) from None
+    except UnicodeEncodeError:
+        raise DataError(f"document {doc_id!r}: metadata holds an unpaired surrogate", where) from None
+    except RecursionError:
+        raise DataError(f"document {doc_id!r}: metadata is nested too deeply", where) from None
+    return plain
+
+
+class _Unknown(Exception):
+    """A value that JSON can't hold, and the keys that lead to it, the innermost first."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.path: list[str] = []
+
+
+def is_absent(value: Any) -> bool:
+    """Whether something stands for no value: None, NaN, NaT, NA."""
+    if value is None or isinstance(value, str):
+        return value is None
+    return type(value).__name__ in ("NaTType", "NAType") or (isinstance(value, float | Decimal) and math.isnan(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        found = {}
+        for key, item in value.items():
+            try:
+                if not isinstance(key, str | int | float | np.integer):
+                    raise _Unknown(f"under a key of type {type(key).__name__}")
+                if (made := _plain(item)) is not _ABSENT:
+                    found[str(key)] = made
+            except _Unknown as unknown:
+                unknown.path.append(str(key))
+                raise
+        return found
+    if isinstance(value, np.ndarray):
+        value = list(value)
+    if isinstance(value, list | tuple):
+        items = [_plain(item) for item in value]
+        return [None if item is _ABSENT else item for item in items]
+    if isinstance(value, np.datetime64):
+        return _ABSENT if np.isnat(value) else str(np.datetime_as_string(value))
+    if isinstance(value, np.generic) and not isinstance(value, np.timedelta64):
+        value = value.item()
+    return _plain_scalar(value)
+
+
+def _plain_scalar(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float | Decimal):
+        if not math.isfinite(value):
+            if math.isnan(value):
+                return _ABSENT
+            raise _Unknown(f"{value}, no finite number")
+        return int(value) if isinstance(value, Decimal) and value == int(value) else float(value)
+    if is_absent(value):
+        return _ABSENT
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    raise _Unknown(f"of type {type(value).__name__}")
+
+
+def parse_time(value: Any) -> int | None:
+    """A date or time as microseconds since 1970, UTC; None if it is neither.
+
+    What says no time zone is taken for UTC, a date for its first moment.
+
+    Args:
+        value: A `datetime` or `date`, or a text in ISO 8601 with at least year, month and day.
+    """
+    if isinstance(value, str):
+        if not _TIME.fullmatch(value):
+            return None
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:  # the 31st of February
+            return None
+    elif isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        return None
+    try:
+        since = (value if value.tzinfo else value.replace(tzinfo=UTC)) - _EPOCH
+    except (OverflowError, ValueError):
+        return None
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

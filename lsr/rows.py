@@ -1,0 +1,229 @@
+"""Rows of what people bring: JSON arrays, CSV, Arrow tables and data frames, each row a mapping of column to value."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any
+
+import pyarrow as pa
+
+from lsr.errors import DataError
+
+Row = tuple[Mapping[str, Any] | DataError, str]
+
+_PIECE = 1 << 20  # characters read at a time
+_CUT = 16  # what may be missing where a piece ends within a word such as "-Infinity"
+_NOT_SPACE = re.compile(r"[^ \t\r\n]")
+_LONGEST_CELL = 1 << 30
+_ROWS = 1024  # made into Python's values together
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d+)?(?:[eE][+-]?\d{1,3})?")
+
+
+def json_array(file: IO[bytes], name: str, decoder: json.JSONDecoder) -> Iterator[Row]:
+    """The objects of a JSON array, one by one, with their "file:line"; another value comes as an error.
+
+    Raises:
+        DataError: It is not JSON, or not UTF-8.
+    """
+    with io.TextIOWrapper(file, encoding="utf-8-sig") as text:
+        reader = _ArrayReader(text, decoder)
+        try:
+            for value in reader.values():
+                where = f"{name}:{reader.line}"
+                if isinstance(value, dict):
+                    yield value, where
+                else:
+                    yield DataError(f"expected a JSON object, got {json.dumps(value)[:60]}", where), where
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise DataError(f"not UTF-8: byte 0x{byte:02x}", f"{name}: after line {reader.line}") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"not a JSON array: {error}", f"{name}:{reader.line}") from None
+
+
+class _ArrayReader:
+    """Values of a JSON array, read piece by piece.
+
+    Attributes:
+        line: Where the latest value begins, or what is wrong stands.
+    """
+
+    def __init__(self, text: IO[str], decoder: json.JSONDecoder) -> None:
+        self._text, self._decoder = text, decoder
+        self._buffer, self._at, self._ended = "", 0, False
+        self.line = 1
+
+    def values(self) -> Iterator[Any]:
+        """One by one.
+
+        Raises:
+            ValueError, RecursionError: It is no array, or broken.
+        """
+        if self._next() != "[":
+            raise ValueError("it doesn't begin with [")
+        self._at += 1
+        after = "]" if self._next() == "]" else ","
+        while after == ",":
+            if not self._next():
+                raise ValueError("it ends early")
+            value, end = self._decode()
+            yield value
+            self._move(end)
+            after = self._next()
+            if after not in ("]", ","):
+                raise ValueError(f"expected , or ] after an object, got {after!r}" if after else "it ends early")
+            self._at += after == ","
+        self._at += 1
+        if left := self._next():
+            raise ValueError(f"{left!r} after the ]")
+
+    def _decode(self) -> tuple[Any, int]:
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._buffer, self._at)
+                if end < len(self._buffer) or self._ended:
+                    return value, end
+            except json.JSONDecodeError as error:
+                cut = error.pos >= len(self._buffer) - _CUT or error.msg.startswith("Unterminated")
+                if self._ended or not cut:
+                    self._move(error.pos)
+                    raise ValueError("it ends early" if self._ended and cut else error.msg) from None
+            self._more()
+
+    def _next(self) -> str:
+        """The next character that is no white space; "" at the end."""
+        while True:
+            found = _NOT_SPACE.search(self._buffer, self._at)
+            self._move(found.start() if found else len(self._buffer))
+            if found or self._ended:
+                return found[0] if found else ""
+            self._more()
+
+    def _move(self, at: int) -> None:
+        self.line += self._buffer.count("\n", self._at, at)
+        self._at = at
+
+    def _more(self) -> None:
+        left = self._buffer[self._at :]
+        piece = self._text.read(max(_PIECE, len(left)))  # as much again: a long value is not parsed too often
+        self._buffer, self._at, self._ended = left + piece, 0, not piece
+
+
+def csv_rows(open_file: Callable[[], IO[bytes]], name: str, texts: tuple[str, ...]) -> Iterator[Row]:
+    """The rows of a CSV file whose first line names its columns, with the "file:line" where each begins.
+
+    Cells of a column that holds numbers alone are numbers, which takes a pass of its own; empty cells are None. Commas
+    stand between cells, or semicolons or tabs if the first line has no comma.
+
+    Args:
+        open_file: Opens the file.
+        name: What messages call it.
+        texts: Columns that stay texts whatever they hold.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+    numeric: set[str] | None = None
+    for _, row in _cells(open_file, name):
+        if isinstance(row, DataError):
+            continue
+        if numeric is None:
+            numeric = {column for column in row if column.lower() not in texts}
+        numeric -= {column for column in numeric if row[column] and not _NUMBER.fullmatch(row[column] or "")}
+        if not numeric:
+            break
+    for where, row in _cells(open_file, name):
+        if isinstance(row, DataError):
+            yield row, where
+            continue
+        yield {c: (json.loads(v) if c in (numeric or ()) else v) if v else None for c, v in row.items()}, where
+
+
+def _cells(open_file: Callable[[], IO[bytes]], name: str) -> Iterator[tuple[str, dict[str, str] | DataError]]:
+    with open_file() as file, io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as text:
+        first = text.readline()
+        delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+        columns = next(csv.reader([first], delimiter=delimiter), [])
+        if len(set(columns)) < len(columns):
+            raise DataError(f"two columns have the same name: {', '.join(columns)}", f"{name}:1")
+        reader = csv.reader(text, delimiter=delimiter)
+        number = 2
+        try:
+            for cells in reader:
+                where = f"{name}:{number}"
+                number = reader.line_num + 2
+                if not cells:
+                    continue
+                if len(cells) != len(columns):
+                    yield where, DataError(f"{len(cells)} cells, but {len(columns)} columns", where)
+                elif any(not cell.isascii() and _is_bytes(cell) for cell in cells):
+                    yield where, DataError("not UTF-8", where)
+                else:
+                    yield where, dict(zip(columns, cells, strict=True))
+        except csv.Error as error:
+            raise DataError(f"not CSV: {error}", f"{name}:{number}") from None
+
+
+def _is_bytes(cell: str) -> bool:
+    """Whether a cell holds bytes that weren't UTF-8."""
+    return any("\udc80" <= character <= "\udcff" for character in cell)
+
+
+def is_table(source: Any) -> bool:
+    """Whether something is an Arrow table or a data frame (pandas, polars, ...)."""
+    return hasattr(source, "__arrow_c_stream__") or hasattr(source, "__arrow_c_array__") or _is_pandas(source)
+
+
+def _is_pandas(source: Any) -> bool:
+    return hasattr(source, "iloc") and hasattr(source, "to_dict") and hasattr(source, "columns")
+
+
+class TableRows:
+    """Rows of an Arrow table or a data frame; can be read as often as the table can.
+
+    Args:
+        table: Anything that `is_table`.
+    """
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        table = self._table
+        if _is_pandas(table):  # not by Arrow, which wants one type for all values of a column
+            for start in range(0, len(table), _ROWS):
+                yield from table.iloc[start : start + _ROWS].to_dict("records")
+            return
+        if not hasattr(table, "__arrow_c_stream__"):
+            table = pa.Table.from_batches([pa.record_batch(table)])
+        number = 1
+        for batch in pa.RecordBatchReader.from_stream(table):
+            for start in range(0, batch.num_rows, _ROWS):
+                yield from batch_rows(batch.slice(start, _ROWS), f"document {number + start}")
+            number += batch.num_rows
+
+
+def batch_rows(batch: pa.RecordBatch, where: str) -> list[dict[str, Any]]:
+    """The rows of a batch, as Python's values.
+
+    Raises:
+        DataError: A value that Python has no type for, such as the year 30000.
+    """
+    columns = {}
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        if field.name.startswith("__index_level_"):  # pandas' numbers of the rows
+            continue
+        if pa.types.is_timestamp(field.type):  # Python's end at microseconds, and know few time zones
+            column = column.cast(pa.timestamp("us", "UTC" if field.type.tz else None), safe=False)
+        elif pa.types.is_time64(field.type):
+            column = column.cast(pa.time64("us"), safe=False)
+        columns[field.name] = column
+    found: dict[str, list[Any]] = {}
+    for name, column in columns.items():
+        try:
+            found[name] = column.to_pylist()
+        except (ValueError, OverflowError, pa.ArrowException) as error:
+            raise DataError(f"can't be read: the column {name!r} ({column.type}): {error}", where) from None
+    return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
