@@ -14,8 +14,10 @@ serve: $(VENV)/installed-serve
 	test -e cranfield.idx || $(BIN)/lsr index lsr/data/cranfield --out cranfield.idx
 	$(BIN)/lsr serve cranfield=cranfield.idx
 
+# The kernels first: two processes would compile them twice. A file stays with one process: what its tests share is made once.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/lsr warmup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
