@@ -21,6 +21,11 @@ settings.register_profile("long", deadline=None, max_examples=400)
 settings.load_profile("long" if os.environ.get("LSR_LONG_TESTS") else "lsr")
 
 
+def pytest_collection_modifyitems(items):
+    """First those of the encoders: one that mostly waits for a cluster isn't to be the last, with none beside it."""
+    items.sort(key=lambda item: item.path.parent.name != "lsr")
+
+
 class Ran(NamedTuple):
     """What a command left: its exit code and what it printed."""
 
@@ -131,8 +136,7 @@ def ray_cluster(cluster_benchmark):
     psutil = pytest.importorskip("psutil", reason="psutil tells whether processes are left over")
     # Ray looks every 3 s whether machines are there: a test that loses one would wait for half a minute.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_health_check_initial_delay_ms", "1000")
-        patch.setenv("RAY_health_check_period_ms", "500")
+        patch.setenv("RAY_health_check_period_ms", "1000")
         with cluster_benchmark.several_nodes() as cluster:
             yield cluster
     left = [child for child in psutil.Process().children(recursive=True) if "ray" in " ".join(child.cmdline())]
