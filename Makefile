@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Not compiled: Python compiles what it imports, which is a small part of what comes with PyTorch.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 .PHONY: demo serve test lint types wheel clean
 
@@ -14,8 +15,10 @@ serve: $(VENV)/installed-serve
 	test -e cranfield.idx || $(BIN)/lsr index lsr/data/cranfield --out cranfield.idx
 	$(BIN)/lsr serve cranfield=cranfield.idx
 
+# The kernels first: two processes would compile them twice. A file stays with one process: what its tests share is made once.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/lsr warmup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -24,7 +27,7 @@ lint: $(VENV)/installed-dev
 # Type checkers don't follow the map of packages to folders (lsr.index is index/): check the package as it is built.
 types: $(VENV)/installed-dev
 	rm -rf build
-	$(PIP) install --quiet --no-deps --target build/types .
+	$(INSTALL) --no-deps --target build/types .
 	$(BIN)/mypy
 
 # A wheel built and installed into an environment of its own must work from an empty folder.
@@ -34,17 +37,17 @@ wheel: $(VENV)/installed-dev
 
 $(VENV)/installed-demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt -e ".[eval]"
+	$(INSTALL) -c constraints.txt -e ".[eval]"
 	touch $@
 
 $(VENV)/installed-serve: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt -e ".[serve]"
+	$(INSTALL) -c constraints.txt -e ".[serve]"
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt -e ".[all,dev]"
+	$(INSTALL) -c constraints.txt -e ".[all,dev]"
 	touch $@ $(VENV)/installed-demo $(VENV)/installed-serve
 
 clean:

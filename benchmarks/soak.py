@@ -79,7 +79,7 @@ def generation_of(index: Index) -> int:
 
 
 def write(path: Path) -> None:
-    """Write one generation after the other, for ever."""
+    """Write one generation after the other, for ever; prints a line for each."""
     index, replay = Index.open(path), Replay()
     print("writing", flush=True)
     while True:
@@ -89,17 +89,19 @@ def write(path: Path) -> None:
         index.delete(gone)
         index.update([*docs, {"_id": STATE, "text": "state", "g": number}])
         index.commit(merge=number % 3 != 0)
+        print(number, flush=True)
         if number % 40 == 0:
             index.merge()
 
 
-def read(path: Path, until: float) -> None:
-    """Check one snapshot after the other; prints how many there were."""
+def read(path: Path) -> None:
+    """Check one snapshot after the other, until stdin ends; prints how many there were."""
     index, checked, failures = Index.open(path), [0, 0], list[str]()
+    over = threading.Event()
 
     def check(number: int) -> None:
         mine, replay = Index.open(path), Replay()
-        while time.time() < until and not failures:
+        while not over.is_set() and not failures:
             try:
                 mine.refresh()
                 found = {doc for doc in mine.documents.all_ids() if doc != STATE}
@@ -120,13 +122,15 @@ def read(path: Path, until: float) -> None:
                 if wrong:
                     failures.append(f"generation {generation}: {len(found)} documents, {len(expected)} expected")
                 checked[number] += 1
-                time.sleep(BETWEEN)
+                over.wait(BETWEEN)
             except Exception as error:  # whatever it is, it is what we are looking for
                 failures.append(f"{type(error).__name__}: {error}")
 
     threads = [threading.Thread(target=check, args=(number,)) for number in range(2)]
     for thread in threads:
         thread.start()
+    sys.stdin.read()
+    over.set()
     for thread in threads:
         thread.join()
     print(json.dumps({"checked": sum(checked), "failures": failures, "documents": len(index)}))
@@ -135,7 +139,8 @@ def read(path: Path, until: float) -> None:
 def start(*args: str) -> subprocess.Popen[str]:
     """This script as another process."""
     environment = {**os.environ, "NUMBA_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, __file__, *args], stdout=subprocess.PIPE, text=True, env=environment)
+    command, pipe = [sys.executable, __file__, *args], subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
 
 def kills(path: Path, until: float, most: int) -> Iterator[int]:
@@ -144,8 +149,9 @@ def kills(path: Path, until: float, most: int) -> Iterator[int]:
     while time.time() < until and most:
         with start("--work", str(path), "--write") as writer:
             assert writer.stdout is not None
-            writer.stdout.readline()  # however long a busy machine takes to start it
-            time.sleep(rng.uniform(0, 3))
+            for _ in range(1 + rng.randrange(20)):  # however long a busy machine takes to start it, and to write
+                writer.stdout.readline()
+            time.sleep(rng.uniform(0, 0.2))
             if writer.poll() is not None:
                 raise SystemExit(f"the writer ended by itself, with {writer.returncode}")
             writer.send_signal(signal.SIGKILL)
@@ -164,9 +170,9 @@ def soak(path: Path, seconds: float, readers: int, most_kills: int = -1) -> dict
     """
     Index.build(path, [{"_id": STATE, "text": " ".join(["state", ANCHOR, *WORDS]), "g": 0}], encoder="bm25")
     until = time.time() + seconds
-    running = [start("--work", str(path), "--read", str(until)) for _ in range(readers)]
+    running = [start("--work", str(path), "--read") for _ in range(readers)]
     generations = list(kills(path, until, most_kills))
-    outputs = [reader.communicate()[0] for reader in running]
+    outputs = [reader.communicate()[0] for reader in running]  # which ends their stdin, and so them
     reports = [json.loads(output) if output else {"checked": 0, "failures": ["a reader died"]} for output in outputs]
     failures = [failure for report in reports for failure in report["failures"]]
     if generations != sorted(generations):
@@ -194,12 +200,12 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=8)
     parser.add_argument("--kills", type=int, default=-1)
     parser.add_argument("--write", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--read", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--read", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.write:
         write(args.work)
     elif args.read:
-        read(args.work, args.read)
+        read(args.work)
     else:
         facts = soak(args.work, args.seconds, args.readers, args.kills)
         print(table([(key, str(value)) for key, value in facts.items()], ("", ""), "<<"))

@@ -19,8 +19,14 @@ from hypothesis import settings
 from lsr.cli import main
 
 # The first example of a kernel's test compiles the kernel: time says nothing about the example.
-settings.register_profile("lsr", deadline=None)
-settings.load_profile("lsr")
+settings.register_profile("lsr", deadline=None, max_examples=40)
+settings.register_profile("long", deadline=None, max_examples=400)
+settings.load_profile("long" if os.environ.get("LSR_LONG_TESTS") else "lsr")
+
+
+def pytest_collection_modifyitems(items):
+    """First those of the encoders: one that mostly waits for a cluster isn't to be the last, with none beside it."""
+    items.sort(key=lambda item: item.path.parent.name != "lsr")
 
 
 class Ran(NamedTuple):
@@ -92,6 +98,14 @@ def s3_server():
     running.stop()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut():
+    """In this process nothing waits for the disk: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """A cache for this test alone."""
@@ -154,8 +168,11 @@ def ray_cluster(cluster_benchmark):
     """
     pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
     psutil = pytest.importorskip("psutil", reason="psutil tells whether processes are left over")
-    with cluster_benchmark.several_nodes() as cluster:
-        yield cluster
+    # Ray looks every 3 s whether machines are there: a test that loses one would wait for half a minute.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_health_check_period_ms", "1000")
+        with cluster_benchmark.several_nodes() as cluster:
+            yield cluster
     left = [child for child in psutil.Process().children(recursive=True) if "ray" in " ".join(child.cmdline())]
     _, left = psutil.wait_procs(left, timeout=20)
     assert not left

@@ -349,8 +349,8 @@ def test_commands(tmp_path):
     docs.write_text(
         "".join(json.dumps({"_id": str(i), "text": f"wing flow number{i % 7} word{i}"}) + "\n" for i in range(300))
     )
-    run = CliRunner().invoke
-    made = run(cli, ["index", str(docs), "--out", str(tmp_path / "idx"), "--clusters", "--summary-mass", "1"])
+    run, words = CliRunner().invoke, ("--encoder", "bm25")
+    made = run(cli, ["index", str(docs), "--out", str(tmp_path / "idx"), *words, "--clusters", "--summary-mass", "1"])
     assert made.exit_code == 0, made.output
     assert "clusters: recall@10 " in made.stderr
     assert CLUSTERS in Index.open(tmp_path / "idx").file_sizes()
@@ -362,7 +362,7 @@ def test_commands(tmp_path):
     assert run(cli, ["verify", str(tmp_path / "idx")]).exit_code == 0
     for wrong in (["--cut", "0"], ["--heap-factor", "-1"]):
         assert run(cli, [*ask, *wrong]).exit_code == 2
-    again = ["index", str(docs), "--out", str(tmp_path / "other")]
+    again = ["index", str(docs), "--out", str(tmp_path / "other"), *words]
     for wrong in (
         ["--clusters", "--impacts", "float32"],
         ["--summary-mass", "0.5"],

@@ -42,6 +42,12 @@ def idx(tmp_path, beir, lsr_command):
     return tmp_path / "idx"
 
 
+@pytest.fixture
+def index_words(lsr_command):
+    """Runs `lsr index ... --encoder bm25`: what is not about encoders doesn't wait for a model to load."""
+    return lambda *args: lsr_command("index", *args, "--encoder", "bm25")
+
+
 def files(folder):
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
 
@@ -116,12 +122,12 @@ def test_texts_from_standard_input(tmp_path, lsr_command, monkeypatch):
     assert lsr_command("search", tmp_path / "idx", "flutter").lines()[0]["_id"] == "d1"
 
 
-def test_passages_no_text_and_float_weights(tmp_path, beir, lsr_command):
-    ran = lsr_command("index", beir, "--out", tmp_path / "i", "--passages", 2, "--overlap", 1, "--impacts", "float32")
+def test_passages_no_text_and_float_weights(tmp_path, beir, lsr_command, index_words):
+    ran = index_words(beir, "--out", tmp_path / "i", "--passages", 2, "--overlap", 1, "--impacts", "float32")
     assert ran.code == 0
     hit = lsr_command("search", tmp_path / "i", "heat").lines()[0]
     assert (hit["_id"], hit["passage"]) == ("d2", "d2#0")
-    assert lsr_command("index", beir, "--out", tmp_path / "n", "--no-text").code == 0
+    assert index_words(beir, "--out", tmp_path / "n", "--no-text").code == 0
     assert set(lsr_command("search", tmp_path / "n", "heat").lines()[0]) == {"rank", "_id", "score"}
 
 
@@ -143,16 +149,16 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("kind", BAD_LINES)
-def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, lsr_command, idx, kind):
+def test_a_bad_line_is_named_and_can_be_skipped(tmp_path, index_words, idx, kind):
     line, message = BAD_LINES[kind]
     source = tmp_path / "docs.jsonl"
     source.write_bytes(GOOD + line + b'{"_id": "c", "text": "flutter"}\n')
     before = files(idx)
-    require_refused(lsr_command("index", source, "--out", idx, "--overwrite"), f"{source}:2: ", message, "--skip-bad")
-    require_refused(lsr_command("index", source, "--out", tmp_path / "new"), f"{source}:2: ")
+    require_refused(index_words(source, "--out", idx, "--overwrite"), f"{source}:2: ", message, "--skip-bad")
+    require_refused(index_words(source, "--out", tmp_path / "new"), f"{source}:2: ")
     assert files(idx) == before
     assert not (tmp_path / "new").exists()
-    ran = lsr_command("index", source, "--out", tmp_path / "new", "--skip-bad")
+    ran = index_words(source, "--out", tmp_path / "new", "--skip-bad")
     assert ran.code == 0
     assert "skipped 1 bad" in ran.err
     assert f"{source}:2: " in ran.err
@@ -269,11 +275,11 @@ def test_an_encoder_that_is_not_there(tmp_path, lsr_command, beir):
 # --- bad indexes and outputs ------------------------------------------------------------------------------------------
 
 
-def test_an_output_that_exists_is_kept(tmp_path, lsr_command, beir, idx):
+def test_an_output_that_exists_is_kept(index_words, beir, idx):
     before = files(idx)
-    require_refused(lsr_command("index", beir, "--out", idx), idx, "--overwrite")
+    require_refused(index_words(beir, "--out", idx), idx, "--overwrite")
     assert files(idx) == before
-    assert lsr_command("index", beir, "--out", idx, "--overwrite").code == 0
+    assert index_words(beir, "--out", idx, "--overwrite").code == 0
 
 
 def test_a_run_is_written_whole_or_not_at_all(tmp_path, lsr_command, idx):

@@ -401,7 +401,7 @@ def test_an_open_index_answers_while_it_is_replaced(index):
 
 def test_opening_while_the_index_is_replaced_gives_one_or_the_other(index):
     def replace():
-        for size in (1, 4) * 15:
+        for size in (1, 4) * 8:
             Index.build(index.path, DOCUMENTS[:size], encoder="bm25", overwrite=True)
 
     with ThreadPoolExecutor(1) as pool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -80,8 +79,7 @@ def test_a_folder_opens_as_one_index(folder, whole):
 @settings(max_examples=25)
 def test_any_history_equals_one_index(seed, impacts, n_shards, steps):
     rng = np.random.default_rng(seed)
-    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", int)
+    with tempfile.TemporaryDirectory() as name:
         work, ids = Path(name), [f"d{i}" for i in range(12)]
         one = Index.build(work / "one", rows_of(rng, 12), ids=ids, impacts=impacts)
         reshard(one.path, work / "shards", n_shards)

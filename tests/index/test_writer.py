@@ -77,7 +77,6 @@ def test_any_history_equals_an_index_rebuilt(seed, impacts, clusters, steps, buf
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(writing, "_BUFFER", buffer)
         patch.setattr(merging, "_FACTOR", factor)
-        patch.setattr(os, "fsync", int)
         clusters = clusters and impacts == "uint8"
         how = {"impacts": impacts, "clusters": clusters, "summary_mass": 1.0}
         index = Index.build(Path(folder) / "idx", rows_of(rng, 0), **how)

@@ -341,7 +341,7 @@ def test_a_stop_finishes_what_runs(small, monkeypatch):
 def test_readers_under_load_see_whole_commits_only(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     module = importlib.import_module("serve")
-    facts = module.load(tmp_path / "idx", float(os.environ.get("LSR_SOAK_SECONDS", "3")), connections=8, encoder="bm25")
+    facts = module.load(tmp_path / "idx", float(os.environ.get("LSR_LONG_TESTS", "3")), connections=8, encoder="bm25")
     assert facts["failures"] == []
     assert facts["requests"] > 0
     assert facts["pairs_committed"] > 0
