@@ -91,7 +91,7 @@ class QuerySide:
                 )
             return queries
         if len(queries) and all(isinstance(query, str) for query in queries):
-            if not len(self) and self.encoder.needs_fit:  # nothing was ever added
+            if self.encoder.needs_fit:  # no document has a word yet
                 return SparseMatrix.from_dicts([{} for _ in queries], 1)
             return self.encoder.encode_query(list(queries))  # type: ignore[arg-type]
         term_of = self.shared.term_of
