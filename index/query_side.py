@@ -91,7 +91,7 @@ class QuerySide:
             return queries
         many = as_queries(queries)
         if many and all(isinstance(query, str) for query in many):
-            if not len(self) and self.encoder.needs_fit:  # nothing was ever added
+            if self.encoder.needs_fit:  # no document has a word yet
                 return SparseMatrix.from_dicts([{} for _ in many], 1)
             vectors = self.encoder.encode_query(many)
             if cut := self.encoder.count_truncated(many, queries=True):

@@ -196,11 +196,12 @@ class Writer:
                 "add vectors of the same encoder"
             )
         model = encoder()
-        if model.needs_fit:  # on what comes now; should the call fail, nothing is learned from it
+        unlearned = model.needs_fit  # so no document here has a word yet
+        if unlearned:  # from what comes now; should the call fail, nothing is learned from it
             model = load_encoder_files(known.encoder_files)
         yield from read(model)
         if model.fingerprint != known.fingerprint:
-            if not empty:
+            if not unlearned:
                 known.fingerprint.require_same(model.fingerprint, f"the index {self._path}", "the encoder given")
             self._known, self._learned = Known(), True  # it was fitted just now
             self._known.take(model)

@@ -811,3 +811,21 @@ def test_commands(path, tmp_path, lsr_command):
     for command in (["add", tmp_path, new], ["delete", tmp_path / "no", "x"], ["merge", tmp_path]):
         ran = lsr_command(*command)
         assert (ran.code, ran.err.count("\n")) == (1, 1)
+
+
+# --- documents without a word
+
+
+@pytest.mark.parametrize("text", ["?", "", "\U0001f642", "\u200b"])
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_first_batch_without_words_leaves_the_index_open_to_others(tmp_path, text, reopened):
+    index = Index.build(tmp_path / "idx", [], encoder="bm25")
+    index.add([{"_id": "a", "text": text}])
+    index.commit()
+    index = Index.open(tmp_path / "idx") if reopened else index
+    assert index.search("cats") == []
+    assert index.search_batch(["cats", "?"]) == [[], []]
+    index.add([{"_id": "b", "text": "cats purr"}])
+    index.commit()
+    assert [hit.id for hit in Index.open(tmp_path / "idx").search("cats")] == ["b"]
+    assert len(index) == 2

@@ -1,0 +1,343 @@
+"""Analyzer: a text as the terms that BM25 counts, each with its place.
+
+    Unicode       NFKC, case folding; soft hyphens, zero-width characters, Arabic and Hebrew points are dropped
+    words         runs of letters, digits and combining marks (near UAX #29), stemmed by Snowball; one letter is a word
+    compounds     node.js, v1.2, get_openapi, getOpenApi, .NET, C++, C#: as a whole, and in parts that are words
+    no spaces     Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese: pairs of characters, and single ones
+
+Of text without spaces documents have every character and every pair; queries have pairs, and a character only where
+it stands alone, so that a word of any length is found within a longer run.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from lsr.errors import EncoderError
+
+VERSION = 1  # of the rules here: texts analyzed by others can't be compared
+STOP_WORDS = ("light", "drop", "lucene", "keep")
+_LIGHT = 1.5  # what a stop word counts in a query beside other words: beside n of them an nth of it, at most 1
+_BESIDE = 0.5  # what a compound counts beside its parts, and a single letter or digit: names' initials, numbered lists
+_CACHED_WORDS = 1 << 18  # remembered; beyond that the cache starts again, so memory stays bounded
+_CACHED_LENGTH = 64  # longer ones hardly come again
+
+# Scripts whose words nothing parts. Digits of theirs are here, too, which does no harm.
+_GRAMS = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9ff\uaa60-\uaa7f"  # Thai, Lao, Burmese, Khmer
+    "\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Japanese, Chinese
+    "\U0001b000-\U0001b16f\U00020000-\U0003ffff"
+    "\u1100-\u11ff\ua960-\ua97f\uac00-\ud7ff"  # Korean
+)
+# What can't be seen, or can be left out of a word without making it another.
+_DROPPED = re.compile(
+    "[\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff"
+    "\U000e0000-\U000e01ef"
+    "\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"  # Hebrew points and accents
+    "\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\u08d3-\u08e1\u08e3-\u08ff]"  # Arabic
+)
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z][a-z])")
+_LUCENE = (
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
+    "to was will with"
+)
+
+
+class Term(NamedTuple):
+    """A term of a word.
+
+    Attributes:
+        term: It.
+        start: Where it begins in the word, in characters.
+        end: Where it ends.
+        weight: What it counts in a query; 0 where a query has others in its place.
+        counts: Whether it makes a document longer; a compound beside its parts doesn't.
+        light: Whether it is a stop word.
+    """
+
+    term: str
+    start: int
+    end: int
+    weight: float = 1.0
+    counts: bool = True
+    light: bool = False
+
+
+class Word(NamedTuple):
+    """What a word comes to.
+
+    Attributes:
+        document: Its terms in a document.
+        length: What it adds to a document's length.
+        terms: All of them, with their places.
+    """
+
+    document: tuple[str, ...]
+    length: int
+    terms: tuple[Term, ...]
+
+
+class Analyzer:
+    """Takes texts apart.
+
+    Args:
+        language: A Snowball language ("english"), or "none" for neither stems nor stop words.
+        stop_words: "light" keeps the language's stop words, and lets them count little in queries; "drop" leaves them
+            out; "lucene" leaves out the 33 of Lucene's English analyzer; "keep" has none.
+        words: The stop words themselves, of an analyzer that was saved, whatever a later version of a library brings.
+
+    Raises:
+        EncoderError: No such language or choice.
+    """
+
+    def __init__(
+        self, language: str = "english", stop_words: str = "light", words: Iterable[str] | None = None
+    ) -> None:
+        if stop_words not in STOP_WORDS:
+            raise EncoderError(f"stop_words={stop_words!r}: there are {', '.join(STOP_WORDS)}")
+        self.language, self.stop_words = language, stop_words
+        self._stem = _stemmer(language)
+        self.words = frozenset(_stop_words(language, stop_words) if words is None else words)
+        self._cache: dict[str, Word] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.language, self.stop_words, sorted(self.words))
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the terms."""
+        return {
+            "version": VERSION,
+            "language": self.language,
+            "stop_words": self.stop_words,
+            "words": sorted(self.words),
+        }
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Analyzer:
+        """The analyzer of some settings.
+
+        Raises:
+            EncoderError: A later version of lsr wrote them, or they make no sense.
+        """
+        if settings["version"] != VERSION:
+            raise EncoderError(f"analyzer version {settings['version']!r}; this version of lsr knows {VERSION}")
+        return cls(settings["language"], settings["stop_words"], settings["words"])
+
+    def document(self, text: str) -> tuple[list[str], int]:
+        """The terms of a document, as often as they occur, and its length: its words without stop words."""
+        terms: list[str] = []
+        length = 0
+        for word in self._words(text):
+            terms += word.document
+            length += word.length
+        return terms, length
+
+    def query(self, text: str) -> dict[str, float]:
+        """The terms of a query, and what each counts: as often as it occurs, stop words less, the less the more other
+        words there are.
+        """
+        weights: dict[str, float] = {}
+        light: Counter[str] = Counter()
+        for word in self._words(text):
+            for term in word.terms:
+                if term.light:
+                    light[term.term] += 1
+                elif term.weight:
+                    weights[term.term] = weights.get(term.term, 0.0) + term.weight
+        each = min(1.0, _LIGHT / len(weights)) if weights else 1.0
+        return weights | {term: weights.get(term, 0.0) + each * times for term, times in light.items()}
+
+    def spans(self, text: str) -> list[tuple[str, int, int]]:
+        """The terms of a document and where they stand in the text as it came: (term, start, end), by start."""
+        clean, places = aligned(text)
+        found = []
+        for match in _pattern().finditer(clean):
+            for term in self._word(match.group()).terms:
+                start, end = places(match.start() + term.start, match.start() + term.end)
+                found.append((term.term, start, end))
+        return sorted(found, key=lambda span: (span[1], span[2]))
+
+    def _words(self, text: str) -> Iterator[Word]:
+        known = self._cache
+        for raw in _pattern().findall(normalized(text)):
+            yield known.get(raw) or self._word(raw)
+
+    def _word(self, raw: str) -> Word:
+        terms = tuple(term for term in self._terms(raw) if not term.light or self.stop_words == "light")
+        length = sum(term.counts and not term.light for term in terms)
+        word = Word(tuple(term.term for term in terms), length, terms)
+        if len(raw) <= _CACHED_LENGTH:
+            if len(self._cache) >= _CACHED_WORDS:
+                self._cache.clear()
+            self._cache[raw] = word
+        return word
+
+    # --- a word -----------------------------------------------------------------------------------------------------
+
+    def _terms(self, raw: str) -> Iterator[Term]:
+        """The terms of a run that the pattern found."""
+        for run in _scripts().finditer(raw):
+            if run.lastgroup == "grams":
+                yield from _grams(run.group(), run.start())
+                continue
+            pieces = [(m.group(), run.start() + m.start()) for m in re.finditer(r"[^'’]+", run.group())]
+            for piece, start in pieces:
+                if len(pieces) == 1 or len(piece) > 1:  # not the s of "wing's", the l of "l'avion"
+                    yield from self._compound(piece, start)
+
+    def _compound(self, piece: str, start: int) -> Iterator[Term]:
+        """A word without apostrophes: itself, or, of a compound, the whole and its parts."""
+        end = start + len(piece)
+        name = piece.rstrip("+#")
+        parts = [(m.group(), start + m.start()) for m in re.finditer(r"[^._]+", name)]
+        whole = len(parts) != 1 or len(parts[0][0]) < len(piece)
+        initials = len(parts) > 1 and all(len(part) == 1 and part.isalpha() for part, _ in parts)
+        symbol = len(name) < len(piece) and len(name) == 1  # C++
+        if whole:
+            alone = symbol or not parts or piece[0] == "."
+            weight = 1.0 if alone else _BESIDE
+            yield Term(_folded(piece, self.language), start, end, weight, counts=initials or symbol or not parts)
+        if initials or symbol:
+            return
+        for part, at in parts:
+            yield self._part(part, at, _BESIDE if len(part) == 1 else 1.0)
+            humps = _CAMEL.split(part) if not (part.islower() or part.isupper()) else []
+            if len(humps) > 1 and all(len(hump) > 1 for hump in humps):
+                for hump in humps:
+                    yield self._part(hump, at, 0.0, counts=False)._replace(light=False)
+                    at += len(hump)
+
+    def _part(self, word: str, start: int, weight: float, *, counts: bool = True) -> Term:
+        folded = _folded(word, self.language)
+        return Term(self._stem(folded), start, start + len(word), weight, counts, folded in self.words)
+
+
+def _grams(run: str, start: int) -> Iterator[Term]:
+    """Characters, each with the marks that combine with it, and pairs of them."""
+    places = [(start + m.start(), start + m.end()) for m in _clusters().finditer(run)]
+    alone = 1.0 if len(places) == 1 else 0.0
+    for first, end in places:
+        yield Term(run[first - start : end - start], first, end, alone)
+    for (first, _), (_, end) in pairwise(places):
+        yield Term(run[first - start : end - start], first, end, counts=False)
+
+
+def _folded(word: str, language: str) -> str:
+    if word.isascii():
+        return word.lower() if language != "turkish" else word.replace("I", "ı").lower()
+    if language == "turkish":
+        word = word.replace("İ", "i").replace("I", "ı")
+    # İ is an i with a dot in lower case; others may write it without.
+    return unicodedata.normalize("NFKC", word.casefold().replace("i\u0307", "i"))
+
+
+# --- Unicode ----------------------------------------------------------------------------------------------------------
+
+
+def normalized(text: str) -> str:
+    """A text in NFKC, without what can't be seen."""
+    if text.isascii():
+        return text
+    if not unicodedata.is_normalized("NFKC", text):
+        text = unicodedata.normalize("NFKC", text)
+    return unicodedata.normalize("NFKC", _DROPPED.sub("", text)) if _DROPPED.search(text) else text
+
+
+def aligned(text: str) -> tuple[str, Callable[[int, int], tuple[int, int]]]:
+    """What `normalized` gives, and where a part of it, from one place to another, stands in the text."""
+    clean = normalized(text)
+    if clean == text:
+        return clean, lambda start, end: (start, end)
+    starts: list[int] = []  # of each character of the clean text, where what it was made of begins
+    ends: list[int] = []
+    done = 0
+
+    def unchanged(end: int) -> None:
+        starts.extend(range(done, end))
+        ends.extend(range(done + 1, end + 1))
+
+    for run in re.finditer(r"[\x00-\x7f]?[^\x00-\x7f]+", text):
+        unchanged(run.start())
+        made = normalized(run.group())
+        clusters = [(m.span(), normalized(m.group())) for m in _clusters().finditer(run.group())]
+        if "".join(cluster for _, cluster in clusters) != made:  # characters that came together otherwise
+            clusters = [((0, len(run.group())), made)]
+        for (start, end), cluster in clusters:
+            done = run.start() + start
+            if cluster == text[done : run.start() + end]:
+                unchanged(run.start() + end)
+            else:
+                starts += [done] * len(cluster)
+                ends += [run.start() + end] * len(cluster)
+        done = run.end()
+    unchanged(len(text))
+    return clean, lambda start, end: (starts[start], ends[end - 1])
+
+
+@cache
+def _marks() -> str:
+    """Combining marks, as the inside of a character class."""
+    ranges: list[list[int]] = []
+    for code in (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0)):
+        if unicodedata.category(chr(code))[0] == "M":
+            if ranges and ranges[-1][1] == code - 1:
+                ranges[-1][1] = code
+            else:
+                ranges.append([code, code])
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+
+
+@cache
+def _pattern() -> re.Pattern[str]:
+    """A word with what joins its parts, .NET and C++ among them."""
+    letter = rf"[\w{_marks()}]"
+    return re.compile(
+        rf"(?:(?<![\w.])\.(?=[A-Za-z]))?\w{letter}*(?:[.'’]\w{letter}*)*(?:\+\+(?![\w+])|(?<=[A-Za-z])#(?![\w#]))?"
+    )
+
+
+@cache
+def _clusters() -> re.Pattern[str]:
+    """A character with what combines with it; Hangul's letters as they come."""
+    return re.compile(rf"[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]+|.[{_marks()}\uff9e\uff9f]*", re.DOTALL)
+
+
+@cache
+def _scripts() -> re.Pattern[str]:
+    """Runs of scripts that have no spaces, and of those that have."""
+    return re.compile(rf"(?P<grams>[{_GRAMS}]+)|(?P<words>[^{_GRAMS}]+)")
+
+
+# --- languages --------------------------------------------------------------------------------------------------------
+
+
+def _stemmer(language: str) -> Any:
+    """Snowball's stemmer of a language."""
+    if language == "none":
+        return str
+    import Stemmer
+
+    if language not in Stemmer.algorithms():
+        raise EncoderError(f"no language {language!r}; there are: none, {', '.join(sorted(Stemmer.algorithms()))}")
+    return Stemmer.Stemmer(language).stemWord
+
+
+def _stop_words(language: str, choice: str) -> Iterable[str]:
+    if choice == "keep" or language == "none":
+        return ()
+    if choice == "lucene":
+        return _LUCENE.split()
+    from whoosh.lang.stopwords import stoplists
+
+    codes = {
+        "danish": "da", "dutch": "nl", "english": "en", "finnish": "fi", "french": "fr", "german": "de",
+        "hungarian": "hu", "italian": "it", "norwegian": "no", "porter": "en", "portuguese": "pt",
+        "russian": "ru", "spanish": "es", "swedish": "sv", "turkish": "tr",
+    }  # fmt: skip
+    return stoplists.get(codes.get(language, ""), ())
