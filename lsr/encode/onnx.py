@@ -7,7 +7,8 @@ the others too few integers, tokens have a scale each and columns a factor. The 
 terms at a time and only the maximum over the text is kept, as an integer: its logits never leave the cache, and are
 scaled once for each term instead of once for each token and term.
 
-`export` needs torch and onnx. Of the models that `lsr.encode.model` knows: BERT with the head "expansion".
+`export` needs torch and onnx. Of the models that `lsr.encode.model` knows: BERT with the heads "expansion", "masked-lm"
+and "gated" with max pooling, and "lexical". Not decoders, which read a text twice, and no other backbones.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from lsr.encode.processor import adds_bytes_exactly
 from lsr.errors import EncoderError, MissingExtra
 from lsr.sparse import SparseMatrix
 
+_LEXICAL = "lexical document encoder"  # the name of such a graph
 _TERMS = 2048  # terms of the output layer at a time
+_HEADS = ("ExpansionHead", "MaskedLMHead", "GatedHead", "LexicalHead")
 # GELU gives no less than -0.17. With this zero and at least this largest value, that is among the integers.
 _GELU_ZERO, _GELU_LARGEST = 16, 2.55
 
@@ -108,10 +111,21 @@ class OnnxRunner:
             EncoderError: A token that the model doesn't know, or a graph that `export` didn't make.
         """
         self._check(max(ids))
+        if self._is_lexical:  # a term's weight is of its own token, wherever that stands
+            dense = self._session.run(["weights"], {"ids": np.array(ids, np.int64)})[0]
+            return [ids.index(term) if dense[term] > 0 else -1 for term in terms]
         session, names = self._opened_up
         weights, states, zero, words = session.run(["weights", *names], {"ids": np.array(ids, np.int64)})
         logits = (states - np.float64(zero)) @ words[terms].T.astype(np.float64)  # whole numbers: exact
         return [int(place) for place in np.where(weights[terms] > 0, logits.argmax(0), -1)]
+
+    @cached_property
+    def _is_lexical(self) -> bool:
+        """Whether the graph weighs a text's own tokens alone; its name says so."""
+        try:
+            return _LEXICAL.encode() in self._path.read_bytes()
+        except OSError as error:
+            raise EncoderError(f"{self._path}: can't be read: {error}") from None
 
     @cached_property
     def _opened_up(self) -> tuple[Any, list[str]]:
@@ -152,7 +166,7 @@ def export(model: Any, path: Path) -> None:
     Weights take all 8 bits, so whoever runs the graph has to take care that sums are exact, as `OnnxRunner` does.
 
     Args:
-        model: A `lsr.encode.model.SparseModel` of a BERT backbone and the head "expansion".
+        model: A `lsr.encode.model.SparseModel` of a BERT backbone; which heads, the head of this file says.
         path: Where to.
 
     Raises:
@@ -163,16 +177,29 @@ def export(model: Any, path: Path) -> None:
         import onnx
     except ImportError:
         raise MissingExtra("onnx", "train", "exporting a model") from None
-    config = model.backbone.config
-    if config.model_type != "bert" or type(model.head).__name__ != "ExpansionHead":
-        raise EncoderError(f"only BERT with the head expansion can be exported, not {config.model_type}")
-    weights = {name: value.float().numpy() for name, value in model.backbone.state_dict().items()}
+    config, kind = model.backbone.config, type(model.head).__name__
+    if config.model_type != "bert" or kind not in _HEADS or model.twice or config.hidden_act != "gelu":
+        raise EncoderError(
+            f"a {config.model_type} model with {kind} can't be exported; BERT with one of the heads expansion, "
+            "masked-lm, gated and lexical can"
+        )
+    if kind in ("MaskedLMHead", "GatedHead") and (model.head.pooling != "max" or not model.head.apart):
+        raise EncoderError("of masked language models only those with max pooling can be exported")
+    weights = {name.removeprefix("bert."): value.float().numpy() for name, value in model.backbone.state_dict().items()}
     head = {name: value.float().numpy() for name, value in model.head.tensors().items()}
     graph = _Graph(onnx)
     states = _add_backbone(graph, weights, config)
     words = weights["embeddings.word_embeddings.weight"]
-    _add_head(graph, head, words, states, model.head.saturation, model.head.typical_length)
-    path.write_bytes(graph.content(model.n_terms))
+    if kind == "LexicalHead":
+        _add_lexical_head(graph, head, states, model.n_terms)
+    elif kind == "ExpansionHead":
+        _add_head(graph, head, words, states, model.head.saturation, model.head.typical_length)
+    else:
+        output = model.head.output
+        projection = output.weight.detach().float().numpy()
+        bias = np.zeros(len(projection), np.float32) if output.bias is None else output.bias.detach().float().numpy()
+        _add_masked_lm_head(graph, weights, head, (projection, bias), states, config, model.head.saturation)
+    path.write_bytes(graph.content(model.n_terms, _LEXICAL if kind == "LexicalHead" else "document encoder"))
 
 
 def compress(encoder: Any, folder: Path) -> None:
@@ -191,7 +218,11 @@ def compress(encoder: Any, folder: Path) -> None:
 
     learned = encoder.learned if isinstance(encoder, HybridEncoder) else encoder
     documents = learned.document if isinstance(learned, InferenceFreeEncoder) else learned
-    if not isinstance(documents, SpladeEncoder) or documents.query != documents.document:
+    how_not = ("max_length", "prompt")  # in which both sides may differ: it is the same model
+    one = isinstance(documents, SpladeEncoder) and documents.document == replace(
+        documents.query, **{name: getattr(documents.document, name) for name in how_not}
+    )
+    if not one:
         raise EncoderError("only an encoder with one model can be compressed, for documents or for both sides")
     tower = documents.document
     source = tower.folder()
@@ -204,7 +235,7 @@ def compress(encoder: Any, folder: Path) -> None:
         (work / "config.json").write_text(json.dumps(kept))
         (work / files.TOKENIZER_FILE).write_bytes((source / files.TOKENIZER_FILE).read_bytes())
         small = SpladeEncoder(
-            replace(tower, checkpoint=str(work), subfolder="", head="onnx"),
+            *(replace(t, checkpoint=str(work), subfolder="", head="onnx") for t in (tower, documents.query)),
             top_k=documents.top_k,
             max_ratio=documents.max_ratio,
         )
@@ -293,12 +324,12 @@ class _Graph:
         even = self.add("LayerNormalization", x, *parts, axis=-1, epsilon=epsilon)
         return even, factors, self.add("Mul", even, self.constant(f"{name}.factors", factors))
 
-    def content(self, n_terms: int) -> bytes:
-        """The file."""
+    def content(self, n_terms: int, name: str) -> bytes:
+        """The file; name: the graph's."""
         helper, kinds = self._onnx.helper, self._onnx.TensorProto
         graph = helper.make_graph(
             self._nodes,
-            "document encoder",
+            name,
             [helper.make_tensor_value_info("ids", kinds.INT64, ["tokens"])],
             [helper.make_tensor_value_info("weights", kinds.FLOAT, [n_terms])],
             list(self._constants.values()),
@@ -358,20 +389,11 @@ def _add_head(
     up = graph.linear(states, "up", head["up.weight"], head["up.bias"])
     down = graph.gelu_linear(up, "down", head["down.weight"], head["down.bias"])
     same = graph.linear(states, "identity", head["identity.weight"], head["identity.bias"])
-    integers, scale, zero = graph.add("DynamicQuantizeLinear", graph.add("Add", same, down), n_outputs=3)
     # The output layer's rows are those of the embeddings by a factor each, so the integers are there already.
     n_terms = len(head["projection"])
     row_scale = _factors(head["projection"], embeddings) * quantized(embeddings)[1]
-    axis = graph.constant("zero", np.array([0]))
-    parts = []
-    for first in range(0, n_terms, _TERMS):
-        start, end = (graph.constant(f"term{i}", np.array([i])) for i in (first, min(first + _TERMS, n_terms)))
-        weight = graph.add("Transpose", graph.add("Slice", "words", start, end, axis), perm=[1, 0])
-        # All tokens share one scale, so the largest integer is that of the largest logit.
-        logits = graph.add("MatMulInteger", integers, weight, zero)
-        parts.append(graph.add("ReduceMax", logits, graph.constant("zero", np.array([0])), keepdims=0))
-    logits = graph.add("Cast", graph.add("Concat", *parts, axis=0), to=1)
-    logits = graph.add("Mul", graph.add("Mul", logits, scale), graph.constant("projection.scale", row_scale))
+    tokens = graph.add("DynamicQuantizeLinear", graph.add("Add", same, down), n_outputs=3)
+    logits = _largest(graph, tokens, "words", "projection", row_scale)
     mean = graph.add("ReduceMean", states, graph.constant("zero", np.array([0])), keepdims=1)
     whole = graph.linear(
         graph.add("LpNormalization", mean, axis=1, p=2), "whole", head["whole.weight"], head["whole.bias"]
@@ -388,11 +410,77 @@ def _add_head(
     counts = graph.add("ScatterElements", none, "ids", ones, axis=0, reduction="add")
     frequency = graph.add("Div", counts, graph.add("Add", counts, slow))
     frequency = graph.add("Mul", frequency, graph.constant("frequency", head["frequency"]))
-    x = graph.add("Relu", graph.add("Add", logits, frequency))
-    one = graph.constant("one", np.array(1, np.float32))
-    for i in range(2 if saturation == "log1p_log1p" else 1):
-        last = i == (1 if saturation == "log1p_log1p" else 0)
-        x = graph.add("Log", graph.add("Add", x, one), name="weights" if last else "")
+    _saturated(graph, graph.add("Add", logits, frequency), saturation, "weights")
+
+
+def _add_masked_lm_head(
+    graph: _Graph,
+    weights: dict[str, NDArray[np.float32]],
+    gate: dict[str, NDArray[np.float32]],
+    output: tuple[NDArray[np.float32], NDArray[np.float32]],
+    states: str,
+    config: Any,
+    saturation: str,
+) -> None:
+    """`lsr.encode.model.MaskedLMHead`, or `GatedHead` where there is a gate, as the output "weights"."""
+    at, embeddings = "cls.predictions.transform", weights["embeddings.word_embeddings.weight"]
+    dense = graph.linear(states, at, weights[f"{at}.dense.weight"], weights[f"{at}.dense.bias"])
+    parts = [graph.constant(f"{at}.LayerNorm.{part}", weights[f"{at}.LayerNorm.{part}"]) for part in ("weight", "bias")]
+    x = graph.add("Gelu", dense, domain="com.microsoft")
+    x = graph.add("LayerNormalization", x, *parts, axis=-1, epsilon=config.layer_norm_eps)
+    tokens = graph.add("DynamicQuantizeLinear", x, n_outputs=3)
+    projection, bias = output
+    row_scale = _factors(projection, embeddings) * quantized(embeddings)[1]
+    logits = _largest(graph, tokens, "words", "projection", row_scale)
+    logits = graph.add("Add", logits, graph.constant("projection.bias", bias))
+    found = _saturated(graph, logits, saturation, "" if gate else "weights")
+    if gate:
+        values, scale = quantized(gate["gate.weight"])
+        opened = _largest(graph, tokens, graph.constant("gate.weight", values), "gate", scale)
+        opened = graph.add("Add", opened, graph.constant("gate.bias", gate["gate.bias"]))
+        opened = graph.add("Greater", opened, graph.constant("nothing", np.array(0, np.float32)))
+        opened = graph.add("Cast", opened, to=1)
+        graph.add("Mul", found, opened, name="weights")
+
+
+def _add_lexical_head(graph: _Graph, head: dict[str, NDArray[np.float32]], states: str, n_terms: int) -> None:
+    """`lsr.encode.model.LexicalHead`, as the output "weights"; small enough to be left in floats."""
+    x = graph.add("MatMul", states, graph.constant("weigh.weight", head["weigh.weight"][0]))
+    x = graph.add("Relu", graph.add("Add", x, graph.constant("weigh.bias", head["weigh.bias"])))
+    x = graph.add("Mul", x, graph.add("Gather", graph.constant("counts", head["counts"]), "ids"))
+    none = graph.add("ConstantOfShape", graph.constant("n_terms", np.array([n_terms])))
+    graph.add("ScatterElements", none, "ids", x, axis=0, reduction="max", name="weights")
+
+
+def _largest(graph: _Graph, tokens: Sequence[str], words: str, name: str, row_scale: NDArray[np.float32]) -> str:
+    """Each term's largest logit over the tokens, (n_terms,).
+
+    Args:
+        graph: It.
+        tokens: Integers of (tokens, hidden), their scale and their zero.
+        words: The output layer's integers, (n_terms, hidden).
+        name: What the layer is called.
+        row_scale: (n_terms,), the scale of each of its rows.
+    """
+    integers, scale, zero = tokens
+    n_terms, axis = len(row_scale), graph.constant("zero", np.array([0]))
+    parts = []
+    for first in range(0, n_terms, _TERMS):
+        start, end = (graph.constant(f"term{i}", np.array([i])) for i in (first, min(first + _TERMS, n_terms)))
+        weight = graph.add("Transpose", graph.add("Slice", words, start, end, axis), perm=[1, 0])
+        # All tokens share one scale, so the largest integer is that of the largest logit.
+        logits = graph.add("MatMulInteger", integers, weight, zero)
+        parts.append(graph.add("ReduceMax", logits, axis, keepdims=0))
+    logits = graph.add("Cast", graph.add("Concat", *parts, axis=0), to=1)
+    return str(graph.add("Mul", graph.add("Mul", logits, scale), graph.constant(f"{name}.scale", row_scale)))
+
+
+def _saturated(graph: _Graph, logits: str, saturation: str, name: str) -> str:
+    """log1p(relu(logits)), once more log1p for "log1p_log1p"."""
+    x, one = graph.add("Relu", logits), graph.constant("one", np.array(1, np.float32))
+    if saturation == "log1p_log1p":
+        x = graph.add("Log", graph.add("Add", x, one))
+    return str(graph.add("Log", graph.add("Add", x, one), name=name))
 
 
 def _factors(projection: NDArray[np.float32], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
