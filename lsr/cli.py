@@ -37,6 +37,7 @@ COMMANDS = {
     "export": ("lsr.index.exchange", "Write an index or vectors for another engine: CIFF, OpenSearch, Anserini."),
     "mine": ("lsr.train.commands", "Mine hard negatives from runs for training."),
     "train": ("lsr.eval.training", "Train an encoder as a YAML file says."),
+    "publish": ("lsr.encode.commands", "Write an encoder for other libraries, or push it to the Hugging Face hub."),
     "serve": ("lsr.index.serve.commands", "Serve indexes over HTTP: a page, and a JSON API."),
     "verify": ("lsr.index.change_commands", "Check every byte of an index."),
     "warmup": ("lsr.index.commands", "Compile the search kernels now."),

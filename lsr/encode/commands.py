@@ -228,3 +228,60 @@ def _query_encoder(name: str | None, settings: dict[str, Any]) -> Any:
             "(--encoder INDEX or --encoder VECTORS)"
         )
     return encoder
+
+
+@click.command()
+@click.argument("encoder")
+@click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Where to write it.")
+@click.option("--push", metavar="ORG/NAME", help="Where to put it on the Hugging Face hub.")
+@click.option("--private", is_flag=True, help="A hub repository that nobody else sees, if --push makes one.")
+@click.option("--onnx", is_flag=True, help="The documents' model as an 8-bit graph for CPUs, which lsr alone opens.")
+@click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
+def publish(encoder: str, out: Path | None, push: str | None, private: bool, onnx: bool, overwrite: bool) -> None:
+    """Write an encoder so that others can use it, with a model card.
+
+    Masked language models open in sentence-transformers as they do here; inference-free ones have OpenSearch's idf.json
+    beside the model, too. What `lsr train` writes is of this form already. The hub knows you by `hf auth login`.
+
+    \b
+    Examples:
+      lsr publish runs/splade/best --out splade
+      lsr publish runs/splade/best --push my-team/splade --private
+      lsr publish runs/small/best --onnx --out small-8-bit
+    """
+    import shutil
+    import tempfile
+
+    from lsr.console import note
+    from lsr.encode import portable
+    from lsr.encode.hub import load_encoder
+    from lsr.errors import OutputExists
+
+    if out is None and push is None:
+        raise click.UsageError("give --out FOLDER, or --push ORG/NAME")
+    if private and push is None:
+        raise click.UsageError("--private needs --push")
+    if out is not None and out.exists() and not overwrite:
+        raise OutputExists(f"{out} exists; --overwrite replaces it")
+    opened = load_encoder(encoder)
+    if out is not None:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out and out.absolute().parent) as temporary:
+        folder = Path(temporary) / "encoder"
+        if onnx:
+            from lsr.encode.onnx import compress
+
+            compress(opened, folder)
+        else:
+            opened.save(folder)
+            own = Path(encoder) / portable.CARD
+            if own.is_file():  # what its author, or the training, says of it
+                shutil.copyfile(own, folder / portable.CARD)
+        if push is not None:
+            note(f"pushed: {portable.push(folder, push, private)}")
+        if out is not None:
+            if out.exists():
+                shutil.rmtree(out)
+            folder.replace(out)
+            known = "lsr and sentence-transformers open it" if (out / "modules.json").is_file() else "lsr opens it"
+            note(f"{out}: {known}")

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.splade import SpladeEncoder
@@ -149,6 +150,10 @@ class HybridEncoder(Encoder):
         written = {CONFIG_FILE: (folder / CONFIG_FILE).read_bytes()}
         for name, content in self._with_config(written).items():
             (folder / name).write_bytes(content)
+        card = folder / portable.CARD
+        said = f"* lsr adds {self.weight:.3g} times BM25's score, fitted to the collection; other libraries don't\n"
+        if said not in (text := card.read_text(encoding="utf-8")):
+            card.write_text(text.replace("\n\n* ", f"\n\n{said}* ", 1), encoding="utf-8")
 
     def _with_config(self, learned: Mapping[str, bytes]) -> dict[str, bytes]:
         lexical = self.lexical.query_files()

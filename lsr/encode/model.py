@@ -388,6 +388,11 @@ class MaskedLMHead(Head):
         weight, bias = self._output[0].weight, self._output[0].bias
         return nn.functional.linear(states, weight[terms], None if bias is None else bias[terms])
 
+    @property
+    def output(self) -> Any:
+        """The output layer."""
+        return self._output[0]
+
     def logits(self, states: Tensor) -> Tensor:
         """What the masked language model says of states, (n, hidden): (n, n_terms)."""
         if not self.apart:

@@ -1,14 +1,15 @@
-"""An encoder's document model as an ONNX graph and its output layer: run without torch, in 8-bit integers.
+"""An encoder's document model as an ONNX graph: run without torch, in 8-bit integers.
 
 The graph takes the word embeddings of one text, so there is no padding, and gives the states that the output layer is
 applied to. Weights are 8-bit with a scale for each row, activations are quantized as they come, so that the
 multiplications run on integers. What a layer makes of a few tokens is much larger than of all others, and so are a few
 of its columns; where that would leave the others too few integers, tokens have a scale each and columns a factor. The
-vocabulary's embeddings, which are its output layer as well, lie beside the graph in `output.arrow`: `projection` makes
-the weights of them.
+vocabulary's embeddings, which are its output layer as well, lie beside the graph in `output.arrow`: `lsr.encode.output`
+makes the weights of them. Heads with a layer of another kind, "gated" and "lexical", are part of the graph: it takes
+token ids then and gives weights, as all graphs of lsr 0.1 did.
 
-`export` needs torch and onnx. Of the models that `lsr.encode.model` knows: BERT with the head "expansion" or
-"masked-lm". Graphs of lsr 0.1 took token ids and gave weights; they still run.
+`export` needs torch and onnx. Of the models that `lsr.encode.model` knows: BERT with the heads "expansion", "masked-lm"
+and "gated" with max pooling, and "lexical". Not decoders, which read a text twice, and no other backbones.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode import checkpoint as files
-from lsr.encode.output import OutputLayer, OutputSettings, quantized
+from lsr.encode.output import OutputLayer, OutputSettings, quantized, row_factors
 from lsr.encode.processor import adds_bytes_exactly
 from lsr.errors import EncoderError, MissingExtra
 from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
 
+_LEXICAL = "lexical document encoder"  # the name of such a graph
+_TERMS = 2048  # terms of an output layer within the graph at a time
+_HEADS = ("ExpansionHead", "MaskedLMHead", "GatedHead", "LexicalHead")
 # GELU gives no less than -0.17. With this zero and at least this largest value, that is among the integers.
 _GELU_ZERO, _GELU_LARGEST = 16, 2.55
 _WORDS = "embeddings.word_embeddings.weight"
@@ -152,11 +156,23 @@ class OnnxRunner:
                 states, wanted = self._states(self._output, ids), np.array(terms, np.int64)
             there = np.isin(wanted, self._output.weights(states, ids)[0])
             return [int(p) for p in np.where(there, self._output.logits(states, wanted).argmax(0), -1)]
+        if self._is_lexical:  # a term's weight is of its own token, wherever that stands
+            with self._in_use():
+                dense = self._session.run(["weights"], {"ids": np.array(ids, np.int64)})[0]
+            return [ids.index(term) if dense[term] > 0 else -1 for term in terms]
         session, names = self._opened_up
         with self._in_use():
             weights, states, zero, words = session.run(["weights", *names], {"ids": np.array(ids, np.int64)})
         logits = (states - np.float64(zero)) @ words[terms].T.astype(np.float64)  # whole numbers: exact
         return [int(place) for place in np.where(weights[terms] > 0, logits.argmax(0), -1)]
+
+    @cached_property
+    def _is_lexical(self) -> bool:
+        """Whether the graph weighs a text's own tokens alone; its name says so."""
+        try:
+            return _LEXICAL.encode() in self._path.read_bytes()
+        except OSError as error:
+            raise EncoderError(f"{self._path}: can't be read: {error}") from None
 
     @cached_property
     def _opened_up(self) -> tuple[Any, list[str]]:
@@ -209,29 +225,48 @@ def export(model: Any, folder: Path) -> None:
     except ImportError:
         raise MissingExtra("onnx", "train", "exporting a model") from None
     config, kind = model.backbone.config, type(model.head).__name__
-    if config.model_type != "bert" or kind not in ("ExpansionHead", "MaskedLMHead"):
-        raise EncoderError(f"only BERT with the head expansion or masked-lm can be exported, not {config.model_type}")
-    if model.head.pooling != "max":
-        raise EncoderError(f"only pooling by the maximum can be exported, not {model.head.pooling!r}")
-    weights = {name.removeprefix("bert."): w.float().numpy() for name, w in model.backbone.state_dict().items()}
+    if config.model_type != "bert" or kind not in _HEADS or model.twice or config.hidden_act != "gelu":
+        raise EncoderError(
+            f"a {config.model_type} model with {kind} can't be exported; BERT with one of the heads expansion, "
+            "masked-lm, gated and lexical can"
+        )
+    if kind in ("MaskedLMHead", "GatedHead") and (model.head.pooling != "max" or not model.head.apart):
+        raise EncoderError("of masked language models only those with max pooling can be exported")
+    weights = {name.removeprefix("bert."): value.float().numpy() for name, value in model.backbone.state_dict().items()}
+    head = {name: value.float().numpy() for name, value in model.head.tensors().items()}
     graph = _Graph(onnx)
-    states = _add_backbone(graph, weights, config)
-    words = weights[_WORDS]
-    output = {"frequency": np.zeros(len(words), np.float32)}
-    k1 = b = length = 1.0
+    if kind in ("GatedHead", "LexicalHead"):
+        states = _add_backbone(graph, weights, config, _add_embeddings(graph, weights[_WORDS]))
+        if kind == "LexicalHead":
+            _add_lexical_head(graph, head, states, model.n_terms)
+        else:
+            x = _add_transform(graph, weights, config, states)
+            _add_gated_head(graph, weights[_WORDS], head, _output_of(model.head), x, model.head.saturation)
+        name = _LEXICAL if kind == "LexicalHead" else "document encoder"
+        (folder / files.ONNX_FILE).write_bytes(graph.content(name, ("ids",), ("weights", model.n_terms)))
+        return
+    hidden = int(config.hidden_size)
+    states = _add_backbone(graph, weights, config, "words")
     if kind == "ExpansionHead":
-        head = {name: value.float().numpy() for name, value in model.head.tensors().items()}
         _add_expansion(graph, head, states)
-        output |= {name: head[name] for name in ("projection", "bias", "frequency")}
+        output = {name: head[name] for name in ("projection", "bias", "frequency")}
         k1, b = float(np.exp(head["saturation"][0])), float(1 / (1 + np.exp(-head["saturation"][1])))
-        length = model.head.typical_length
+        settings = OutputSettings(model.head.saturation, k1, b, model.head.typical_length)
     else:
-        _add_masked_lm(graph, weights, config, states)
-        at = "cls.predictions"
-        output |= {"projection": weights[f"{at}.decoder.weight"], "bias": weights[f"{at}.bias"]}
-    (folder / files.ONNX_FILE).write_bytes(graph.content(int(config.hidden_size)))
-    settings = OutputSettings(model.head.saturation, k1, b, length)
-    OutputLayer.of(words, **output, settings=settings).save(folder / files.OUTPUT_FILE)
+        _add_transform(graph, weights, config, states, name="states")
+        projection, bias = _output_of(model.head)
+        output = {"projection": projection, "bias": bias, "frequency": np.zeros(len(bias), np.float32)}
+        settings = OutputSettings(model.head.saturation)
+    content = graph.content("document encoder", ("words", hidden), ("states", "tokens", hidden))
+    (folder / files.ONNX_FILE).write_bytes(content)
+    OutputLayer.of(weights[_WORDS], **output, settings=settings).save(folder / files.OUTPUT_FILE)
+
+
+def _output_of(head: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The output layer of a masked language model and its bias."""
+    projection = head.output.weight.detach().float().numpy()
+    bias = head.output.bias
+    return projection, np.zeros(len(projection), np.float32) if bias is None else bias.detach().float().numpy()
 
 
 def compress(encoder: Any, folder: Path) -> None:
@@ -250,7 +285,11 @@ def compress(encoder: Any, folder: Path) -> None:
 
     learned = encoder.learned if isinstance(encoder, HybridEncoder) else encoder
     documents = learned.document if isinstance(learned, InferenceFreeEncoder) else learned
-    if not isinstance(documents, SpladeEncoder) or documents.query != documents.document:
+    how_not = ("max_length", "prompt")  # in which both sides may differ: it is the same model
+    one = isinstance(documents, SpladeEncoder) and documents.document == replace(
+        documents.query, **{name: getattr(documents.document, name) for name in how_not}
+    )
+    if not one:
         raise EncoderError("only an encoder with one model can be compressed, for documents or for both sides")
     tower = documents.document
     source = tower.folder()
@@ -263,7 +302,7 @@ def compress(encoder: Any, folder: Path) -> None:
         (work / "config.json").write_text(json.dumps(kept))
         (work / files.TOKENIZER_FILE).write_bytes((source / files.TOKENIZER_FILE).read_bytes())
         small = SpladeEncoder(
-            replace(tower, checkpoint=str(work), subfolder="", head="onnx"),
+            *(replace(t, checkpoint=str(work), subfolder="", head="onnx") for t in (tower, documents.query)),
             top_k=documents.top_k,
             max_ratio=documents.max_ratio,
         )
@@ -346,14 +385,21 @@ class _Graph:
         even = self.add("LayerNormalization", x, *parts, axis=-1, epsilon=epsilon)
         return even, factors, self.add("Mul", even, self.constant(f"{name}.factors", factors))
 
-    def content(self, hidden: int) -> bytes:
-        """The file."""
+    def content(self, name: str, given: tuple[Any, ...], found: tuple[Any, ...]) -> bytes:
+        """The file.
+
+        Args:
+            name: The graph's.
+            given: Name of the input, whose first dimension are tokens, and its other dimensions.
+            found: Name of the output and its dimensions.
+        """
         helper, kinds = self._onnx.helper, self._onnx.TensorProto
+        kind = kinds.INT64 if given[0] == "ids" else kinds.FLOAT
         graph = helper.make_graph(
             self._nodes,
-            "document encoder",
-            [helper.make_tensor_value_info("words", kinds.FLOAT, ["tokens", hidden])],
-            [helper.make_tensor_value_info("states", kinds.FLOAT, ["tokens", hidden])],
+            name,
+            [helper.make_tensor_value_info(given[0], kind, ["tokens", *given[1:]])],
+            [helper.make_tensor_value_info(found[0], kinds.FLOAT, list(found[1:]))],
             list(self._constants.values()),
         )
         versions = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
@@ -362,13 +408,20 @@ class _Graph:
         return bytes(model.SerializeToString())
 
 
-def _add_backbone(graph: _Graph, weights: dict[str, NDArray[np.float32]], config: Any) -> str:
-    """All of a BERT but its word embeddings; gives the last states, (tokens, hidden)."""
+def _add_embeddings(graph: _Graph, embeddings: NDArray[np.float32]) -> str:
+    """Word embeddings of the input "ids", (tokens, hidden)."""
+    words, scale = quantized(embeddings)
+    x = graph.add("Cast", graph.add("Gather", graph.constant("words", words), "ids"), to=1)
+    return str(graph.add("Mul", x, graph.add("Gather", graph.constant("words.scale", scale[:, None]), "ids")))
+
+
+def _add_backbone(graph: _Graph, weights: dict[str, NDArray[np.float32]], config: Any, words: str) -> str:
+    """All of a BERT behind its word embeddings; gives the last states, (tokens, hidden)."""
     hidden, heads, epsilon = config.hidden_size, config.num_attention_heads, config.layer_norm_eps
     places = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
     zero = graph.constant("zero", np.array([0]))
-    length = graph.add("Shape", "words", start=0, end=1, name="length")
-    x = graph.add("Add", "words", graph.add("Slice", graph.constant("places", places), zero, length, zero))
+    length = graph.add("Shape", words, start=0, end=1, name="length")
+    x = graph.add("Add", words, graph.add("Slice", graph.constant("places", places), zero, length, zero))
     even, factors, x = graph.norm(x, "embeddings.LayerNorm", weights, epsilon)
     split = graph.constant("split", np.array([0, 3, heads, hidden // heads]))
     whole = graph.constant("whole", np.array([0, hidden]))
@@ -403,10 +456,72 @@ def _add_expansion(graph: _Graph, head: dict[str, NDArray[np.float32]], states: 
     graph.add("Add", same, down, name="states")
 
 
-def _add_masked_lm(graph: _Graph, weights: dict[str, NDArray[np.float32]], config: Any, states: str) -> None:
-    """What a BERT does before its output layer as a masked language model, as the output "states"."""
+def _add_transform(
+    graph: _Graph, weights: dict[str, NDArray[np.float32]], config: Any, states: str, name: str = ""
+) -> str:
+    """What a BERT does before its output layer as a masked language model."""
     at = "cls.predictions.transform"
     x = graph.linear(states, f"{at}.dense", weights[f"{at}.dense.weight"], weights[f"{at}.dense.bias"])
     x = graph.add("Gelu", x, domain="com.microsoft")
     parts = [graph.constant(f"{at}.{part}", weights[f"{at}.LayerNorm.{part}"]) for part in ("weight", "bias")]
-    graph.add("LayerNormalization", x, *parts, axis=-1, epsilon=config.layer_norm_eps, name="states")
+    return str(graph.add("LayerNormalization", x, *parts, axis=-1, epsilon=config.layer_norm_eps, name=name))
+
+
+def _add_gated_head(
+    graph: _Graph,
+    embeddings: NDArray[np.float32],
+    gate: dict[str, NDArray[np.float32]],
+    output: tuple[NDArray[np.float32], NDArray[np.float32]],
+    x: str,
+    saturation: str,
+) -> None:
+    """`lsr.encode.model.GatedHead`, as the output "weights"."""
+    tokens = graph.add("DynamicQuantizeLinear", x, n_outputs=3)
+    row_scale = row_factors(output[0], embeddings) * quantized(embeddings)[1]
+    logits = _largest(graph, tokens, "words", "projection", row_scale)
+    found = _saturated(graph, graph.add("Add", logits, graph.constant("projection.bias", output[1])), saturation, "")
+    values, scale = quantized(gate["gate.weight"])
+    opened = _largest(graph, tokens, graph.constant("gate.weight", values), "gate", scale)
+    opened = graph.add("Add", opened, graph.constant("gate.bias", gate["gate.bias"]))
+    opened = graph.add("Greater", opened, graph.constant("nothing", np.array(0, np.float32)))
+    graph.add("Mul", found, graph.add("Cast", opened, to=1), name="weights")
+
+
+def _add_lexical_head(graph: _Graph, head: dict[str, NDArray[np.float32]], states: str, n_terms: int) -> None:
+    """`lsr.encode.model.LexicalHead`, as the output "weights"; small enough to be left in floats."""
+    x = graph.add("MatMul", states, graph.constant("weigh.weight", head["weigh.weight"][0]))
+    x = graph.add("Relu", graph.add("Add", x, graph.constant("weigh.bias", head["weigh.bias"])))
+    x = graph.add("Mul", x, graph.add("Gather", graph.constant("counts", head["counts"]), "ids"))
+    none = graph.add("ConstantOfShape", graph.constant("n_terms", np.array([n_terms])))
+    graph.add("ScatterElements", none, "ids", x, axis=0, reduction="max", name="weights")
+
+
+def _largest(graph: _Graph, tokens: Sequence[str], words: str, name: str, row_scale: NDArray[np.float32]) -> str:
+    """Each term's largest logit over the tokens, (n_terms,).
+
+    Args:
+        graph: It.
+        tokens: Integers of (tokens, hidden), their scale and their zero.
+        words: The output layer's integers, (n_terms, hidden).
+        name: What the layer is called.
+        row_scale: (n_terms,), the scale of each of its rows.
+    """
+    integers, scale, zero = tokens
+    n_terms, axis = len(row_scale), graph.constant("zero", np.array([0]))
+    parts = []
+    for first in range(0, n_terms, _TERMS):
+        start, end = (graph.constant(f"term{i}", np.array([i])) for i in (first, min(first + _TERMS, n_terms)))
+        weight = graph.add("Transpose", graph.add("Slice", words, start, end, axis), perm=[1, 0])
+        # All tokens share one scale, so the largest integer is that of the largest logit.
+        logits = graph.add("MatMulInteger", integers, weight, zero)
+        parts.append(graph.add("ReduceMax", logits, axis, keepdims=0))
+    logits = graph.add("Cast", graph.add("Concat", *parts, axis=0), to=1)
+    return str(graph.add("Mul", graph.add("Mul", logits, scale), graph.constant(f"{name}.scale", row_scale)))
+
+
+def _saturated(graph: _Graph, logits: str, saturation: str, name: str) -> str:
+    """log1p(relu(logits)), once more log1p for "log1p_log1p"."""
+    x, one = graph.add("Relu", logits), graph.constant("one", np.array(1, np.float32))
+    if saturation == "log1p_log1p":
+        x = graph.add("Log", graph.add("Add", x, one))
+    return str(graph.add("Log", graph.add("Add", x, one), name=name))

@@ -91,10 +91,7 @@ class OutputLayer:
         Raises:
             EncoderError: The output layer is made of other rows.
         """
-        squares = np.maximum((embeddings**2).sum(1), 1e-12)
-        factor = (projection * embeddings).sum(1) / squares
-        if not np.allclose(factor[:, None] * embeddings, projection, rtol=1e-3, atol=1e-4):
-            raise EncoderError("the output layer isn't made of the input embeddings; such a model can't be exported")
+        factor = row_factors(projection, embeddings)
         rows, scale = quantized(embeddings)
         columns = {"scale": scale, "factor": factor * scale, "bias": bias, "frequency": frequency}
         return cls(rows, {name: values.astype(np.float32) for name, values in columns.items()}, settings)
@@ -171,3 +168,16 @@ def quantized(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
     """Rows as integers of -127 to 127 and their scales; (n, m) int8, (n,) float32."""
     scale = np.maximum(np.abs(weight).max(1), 1e-12) / 127
     return np.rint(weight / scale[:, None]).astype(np.int8), scale.astype(np.float32)
+
+
+def row_factors(projection: NDArray[np.float32], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What each row of the embeddings has to be multiplied by to give that of the output layer, (n_terms,) float32.
+
+    Raises:
+        EncoderError: The output layer is made of other rows.
+    """
+    squares = np.maximum((embeddings**2).sum(1), 1e-12)
+    factors = (projection * embeddings).sum(1) / squares
+    if not np.allclose(factors[:, None] * embeddings, projection, rtol=1e-3, atol=1e-4):
+        raise EncoderError("the output layer isn't made of the input embeddings; such a model can't be exported")
+    return np.asarray(factors, np.float32)

@@ -23,6 +23,7 @@ import numpy as np
 
 from lsr.console import warn
 from lsr.encode import checkpoint as files
+from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.onnx import OnnxRunner
@@ -119,6 +120,11 @@ class Tower:
     def name(self) -> str:
         """The checkpoint's name, for people."""
         return self.checkpoint if files.is_hub_name(self.checkpoint) else Path(self.checkpoint).name
+
+    @property
+    def hub_name(self) -> str:
+        """Its name on the Hugging Face hub; "" for a folder."""
+        return self.checkpoint if files.is_hub_name(self.checkpoint) and not Path(self.checkpoint).exists() else ""
 
     def folder(self) -> Path:
         """Where it lies, downloaded if it must be.
@@ -431,10 +437,28 @@ class SpladeEncoder(Encoder):
         return {CONFIG_FILE: config_bytes(self.type, **self.config()), TOKENIZER_FILE: content}
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Copy the checkpoint, or both, and write `encoder.json`; the folder opens in transformers, too."""
+        """Copy the checkpoint, or both, and write `encoder.json`, and what `portable` has for other libraries."""
         folder = Path(folder)
         places = self.copy_towers(folder, "")
         (folder / CONFIG_FILE).write_bytes(config_bytes(self.type, **self.config(places)))
+        if known := portable.is_portable(self.document, self.query):
+            portable.describe(folder, self.document, self.query, places)
+        portable.write_card(folder, self.about(), portable=known, base=self.document.hub_name)
+
+    def about(self) -> list[str]:
+        """What a reader of its card wants to know of the documents' side, a line each."""
+        tower = self.document
+        lines = [
+            f"{self.n_terms:,} terms; documents are read up to {tower.max_length} tokens",
+            f"head {tower.head}, pooling {tower.pooling}, saturation {tower.saturation}",
+        ]
+        if self.query != tower:
+            lines.append(f"queries are read up to {self.query.max_length} tokens")
+        if self.top_k is not None or self.max_ratio is not None:
+            pruned = {"the heaviest terms": self.top_k, "the share of the heaviest weight": self.max_ratio}
+            said = ", ".join(f"{name}: {value}" for name, value in pruned.items() if value is not None)
+            lines.append(f"lsr prunes documents ({said}); other libraries don't")
+        return lines
 
     def copy_towers(self, folder: Path, at: str) -> dict[tuple[str, str], str]:
         """Copy the towers' files, each checkpoint once.

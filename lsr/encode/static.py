@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from lsr.encode import checkpoint as files
+from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.splade import SpladeEncoder
@@ -160,11 +161,24 @@ class InferenceFreeEncoder(Encoder):
         return self._files(self.document.config())
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Copy the documents' checkpoint to "document", and write tokenizer, table and `encoder.json`."""
-        folder = Path(folder)
-        places = self.document.copy_towers(folder, "document")
+        """Copy the documents' checkpoint, and write tokenizer, table and `encoder.json`.
+
+        A model that other libraries know lies where they look for it, in the folder itself; others in "document".
+        """
+        folder, tower = Path(folder), self.document.document
+        known = portable.is_portable(tower)
+        same = self.document._tokenizer(tower).digest == self.tokenizer.digest
+        at = "" if known and same else "document"
+        places = self.document.copy_towers(folder, at)
         for name, content in self._files(self.document.config(places)).items():
             (folder / name).write_bytes(content)
+        if known:
+            portable.describe_inference_free(
+                folder, tower, at, self.table, self.tokenizer, self.max_length, self.prompt
+            )
+        read = "all their tokens" if self.max_length is None else f"{self.max_length} tokens"
+        about = [*self.document.about(), f"queries are looked up in a table, no model runs; {read} are read"]
+        portable.write_card(folder, about, portable=known, base=tower.hub_name)
 
     def _files(self, document: dict[str, Any]) -> dict[str, bytes]:
         settings = {"document": document, "max_length": self.max_length, "prompt": self.prompt}

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from lsr.console import note, progress
 from lsr.encode import checkpoint as files
+from lsr.encode import portable
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.checkpoint import TextTokenizer
 from lsr.encode.hub import token_table
@@ -50,6 +51,16 @@ from lsr.train.teachers import SparseTeacher, Teacher, device_of
 
 _SAMPLE = 64  # documents that the collapse detector looks at
 _START = 256  # documents that a new head looks at
+_GONE = object()  # a setting that there is no longer
+# What changes neither the steps that are behind a run nor what those to come are made of.
+_CHANGEABLE = (
+    "optimizer.steps",
+    "checkpoint_every",
+    "validation.every",
+    "validation.patience",
+    "batch_tokens",
+    "device",
+)
 _IDF_SAMPLE = 20_000  # documents that the queries' IDF is counted over
 
 
@@ -144,6 +155,7 @@ class Trainer:
             "queries": Penalty(settings.queries_regularizer, self.idf, view),
         }
         self.step, self.best, self.waited = 0, -math.inf, 0
+        self._told: set[str] = set()  # what collapse looks like is explained once
         self.drawn_before = 0  # beside those that the steps say, where other numbers of processes ran before
         self.optimizer = self._make_optimizer()
         self._resume()
@@ -435,6 +447,7 @@ class Trainer:
                 HybridEncoder(encoder, BM25Encoder(), weight).save(work / "encoder")
             else:
                 encoder.save(work / "encoder")
+            _tell_on_card(work / "encoder" / portable.CARD, self.settings, self.step)
             replace_folder(work / "encoder", folder)
         except (OSError, SafetensorError) as error:
             raise OutputError(f"{folder}: the encoder can't be written ({error})") from None
@@ -502,7 +515,8 @@ class Trainer:
         found = self.examine()
         _write_line(log, {"step": self.step, "collapse": [finding.what for finding in found]})
         for finding in found:
-            note(f"step {self.step}: {finding}")
+            note(f"step {self.step}: {f'still {finding.what}' if finding.what in self._told else finding}")
+            self._told.add(finding.what)
 
     @torch.no_grad()
     def examine(self) -> list[collapse.Finding]:
@@ -648,19 +662,33 @@ class Trainer:
                 f"{path}: the settings of the run that is here can't be read ({error}); delete this file if they are "
                 "those of now, or take another folder"
             ) from None
-        if other := [key for key in then | here if key in then and not _agrees(then[key], here.get(key))]:
+        other = _differing(then, here)
+        if fixed := [key for key in other if key not in _CHANGEABLE]:
             raise TrainingError(
-                f"{self.folder} has a run with other settings ({', '.join(other)}); take another folder or delete it"
+                f"{self.folder} has a run with other settings ({', '.join(fixed)}); take another folder or delete it. "
+                f"Of a run that goes on these may change: {', '.join(_CHANGEABLE)}"
             )
+        if other and self.rank == 0:
+            path.write_text(now)
+            if "optimizer.steps" in other:
+                before, steps = then["optimizer"]["steps"], self.settings.optimizer.steps
+                decays = self.settings.optimizer.decay != "constant"
+                fall = ", and rates fall to the new end from now on" if decays else ""
+                note(f"this run goes on to {steps:,} steps instead of {before:,}{fall}")
 
 
-def _agrees(then: Any, here: Any) -> bool:
-    """Whether a run's settings are those of now; a key that they don't have came with a later version."""
+def _differing(then: Any, here: Any, name: str = "") -> list[str]:
+    """Which of a run's settings aren't those of now; a key that they don't have came with a later version."""
     if isinstance(then, dict) and isinstance(here, dict):
-        return all(key in here and _agrees(value, here[key]) for key, value in then.items())
-    if isinstance(then, list) and isinstance(here, list):
-        return len(then) == len(here) and all(map(_agrees, then, here))
-    return bool(then == here)
+        return [
+            key
+            for part, value in then.items()
+            for key in _differing(value, here.get(part, _GONE), f"{name}.{part}" if name else part)
+        ]
+    if isinstance(then, list) and isinstance(here, list) and len(then) == len(here):
+        several = (_differing(*pair, f"{name}[{i}]") for i, pair in enumerate(zip(then, here, strict=True)))
+        return [key for found in several for key in found]
+    return [] if then == here else [name]
 
 
 def _check_data(settings: TrainSettings, data: TrainingData, helpers: Helpers) -> None:
@@ -692,6 +720,24 @@ def _check_lengths(checkpoint: Path, settings: TrainSettings) -> None:
     for name, length in (("model", settings.model.max_length), ("queries", settings.queries.max_length)):
         if limit is not None and length > limit:
             raise EncoderError(f"{name}.max_length {length}: the model in {checkpoint} reads {limit} tokens at most")
+
+
+def _tell_on_card(card: Path, settings: TrainSettings, step: int) -> None:
+    """Add to a model card how the model came about; of files their names, not where they lie here."""
+    sources = ", ".join(Path(source.path).name for source in settings.data.sources)
+    given = asdict(settings)
+    parts = {name: given[name] for name in ("losses", "documents_regularizer", "queries_regularizer", "optimizer")}
+    lines = [
+        "## Training",
+        "",
+        f"{step} steps of lsr from {Path(settings.model.checkpoint).name} on {sources}.",
+        "",
+        "```json",
+        json.dumps(parts, indent=1),
+        "```",
+        "",
+    ]
+    card.write_text("\n".join([card.read_text(encoding="utf-8"), *lines]), encoding="utf-8")
 
 
 def _open_log(path: Path, step: int) -> Any:

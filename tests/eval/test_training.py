@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import sys
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from lsr.config import read_config
+from lsr.encode.checkpoint import is_hub_name
 from lsr.encode.hub import load_encoder
 from lsr.train.data import open_training
+from lsr.train.idle import idle_settings
 from lsr.train.settings import DataSettings, TrainSettings, ValidationSettings
 from lsr.train.sources import TrainingSource
 
@@ -23,7 +27,7 @@ pytest.importorskip("ir_measures")
 
 pytestmark = pytest.mark.usefixtures("training_surroundings")
 
-from lsr.eval.training import miner, plot_run, validator  # noqa: E402
+from lsr.eval.training import miner, plot_run, run_training, validator  # noqa: E402
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "train"
 
@@ -246,15 +250,71 @@ def write_log(folder, rows):
     return folder
 
 
+NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
 @pytest.mark.skipif(not PRESETS.is_dir(), reason="needs the source checkout")
-def test_every_preset_is_whole():
-    presets = sorted(PRESETS.glob("*.yaml"))
-    assert len(presets) >= 10
-    for path in presets:
-        settings = read_config(path, TrainSettings)
-        assert settings.optimizer.warmup < settings.optimizer.steps
-        assert settings.documents_regularizer.ramp < settings.optimizer.steps
-        assert path.read_text().startswith("# ")
-        if path.stem != "lsr-mini":
-            assert "arXiv 2" in path.read_text().partition("\nmodel:")[0]
-            assert "Published" in path.read_text()
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_is_whole(name):
+    assert len(NAMES) >= 10
+    path = PRESETS / f"{name}.yaml"
+    settings = read_config(path, TrainSettings)
+    assert idle_settings(settings) == []
+    assert path.read_text().startswith("# ")
+    if name != "lsr-mini":
+        assert "arXiv 2" in path.read_text().partition("\nmodel:")[0]
+        assert "Published" in path.read_text()
+    # It names what anybody can have, no file that something else would have to make first.
+    assert is_hub_name(settings.model.checkpoint)
+    assert all(source.path.startswith("irds:") for source in settings.data.sources)
+    assert all(is_hub_name(t.dense or t.encoder) or t.encoder == "bm25" for t in settings.teachers)
+    assert settings.teachers or not (settings.losses.kl or settings.losses.margin_mse)
+
+
+@pytest.fixture(scope="module")
+def triples(cranfield, tmp_path_factory):
+    """Queries, a positive and a negative each, as MS MARCO's triples are."""
+    texts = [json.loads(line)["text"] for line in (cranfield / "corpus.jsonl").read_text().splitlines()]
+    path = tmp_path_factory.mktemp("triples") / "triples.jsonl"
+    rows = [{"query": a[:60], "positive": a, "negative": b} for a, b in pairwise(dict.fromkeys(texts[:30]))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def decoder(random_bert, tmp_path_factory):
+    """A causal language model over the same word pieces."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("decoder") / "llama"
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    n_terms = json.loads((random_bert / "config.json").read_text())["vocab_size"]
+    config = LlamaConfig(vocab_size=n_terms, max_position_embeddings=128, pad_token_id=0, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    shutil.copy(random_bert / "tokenizer.json", folder)
+    return folder
+
+
+@pytest.mark.skipif(not PRESETS.is_dir(), reason="needs the source checkout")
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_runs(name, random_bert, decoder, triples, tmp_path):
+    """As it is, but for small models, small data of the same form, and two steps."""
+    as_it_is = read_config(PRESETS / f"{name}.yaml", TrainSettings)
+    if as_it_is.model.lora:
+        pytest.importorskip("peft")
+    teachers = [
+        {"dense": str(random_bert)} if teacher.dense else {"encoder": teacher.encoder if teacher.encoder == "bm25"
+                                                           else str(random_bert)}
+        for teacher in as_it_is.teachers
+    ]  # fmt: skip
+    changes = [
+        f"model.checkpoint={decoder if as_it_is.model.head == 'causal-lm' else random_bert}",
+        "model.max_length=40", "queries.max_length=16", f"data.sources=[path: {triples}]", "data.queries=4",
+        f"teachers={json.dumps(teachers)}", "optimizer.steps=2", "optimizer.warmup=1", "device=cpu", "validation=null",
+        *(["pretrain.steps=1"] if as_it_is.pretrain else []), *(["model.freeze=1"] if as_it_is.model.freeze else []),
+    ]  # fmt: skip
+    settings = read_config(PRESETS / f"{name}.yaml", TrainSettings, changes)
+    assert load_encoder(run_training(settings, tmp_path / "run")).n_terms
+    losses = lines(tmp_path / "run", "loss")
+    assert len(losses) == settings.optimizer.steps + (settings.pretrain.steps if settings.pretrain else 0)
+    assert all(0 < loss < float("inf") for loss in losses)

@@ -258,6 +258,59 @@ def test_the_graph_gives_nearly_the_same(start, graph, tmp_path, head, saturatio
     assert np.array_equal(runner.weights(texts[::-1]).to_dense(), found[::-1])  # whatever stands beside it
 
 
+@pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
+@pytest.mark.parametrize("kind", ["masked-lm", "gated", "lexical"])
+def test_graphs_of_other_heads(start, graph, tmp_path, monkeypatch, kind, saturation):
+    monkeypatch.setattr(graph, "_TERMS", 10)
+    sparse = start(kind, "max", saturation)
+    with torch.no_grad():
+        if kind == "gated":
+            sparse.head.gate_weight.normal_(std=0.5)
+        elif kind == "lexical":
+            sparse.head.weigh.weight.normal_(std=0.5)
+    graph.export(sparse, tmp_path)
+    runner = graph.OnnxRunner(tmp_path, N_TERMS, threads=1)
+    texts = [[2, 23, 24, 23, 3], [2, 8, 3], [2, *range(5, 25), 3]]
+    found = runner.weights(texts).to_dense()
+    with torch.no_grad():
+        expected = np.concatenate([sparse(torch.tensor([t]), torch.ones(1, len(t))).numpy() for t in texts])
+    assert (expected > 0.2).sum() > 10
+    same = (found > 0) == (expected > 0)
+    assert same.mean() > 0.95  # an integer may fall on the other side of nought, or of the gate
+    assert np.abs(found - expected)[same].max() < 0.2
+    assert np.abs(found - expected)[same].mean() < 0.02
+    # The token that gave a term its weight is one that gives the model itself nearly as much.
+    terms = [int(term) for term in found[0].nonzero()[0]]
+    states = sparse.states(torch.tensor(texts[:1]), torch.ones(1, 5))
+    logits = sparse.head.token_logits(states, torch.tensor(texts[:1]), torch.tensor(terms))[0].detach().numpy()
+    places = runner.origins(texts[0], terms)
+    assert all(logits[place, i] > logits[:, i].max() - 0.3 for i, place in enumerate(places))
+
+
+def test_models_that_have_no_graph(start, graph, make_checkpoint, tmp_path):
+    with pytest.raises(EncoderError, match="only those with max pooling"):
+        graph.export(start("masked-lm", "sum", "log1p"), tmp_path / "x")
+    folder = make_checkpoint(tmp_path / "distil", "distilbert")
+    other = model.start_model(folder, "lexical", "max", "log1p", N_TERMS, [[2, 23, 3]], ABSENT)
+    with pytest.raises(EncoderError, match="a distilbert model with LexicalHead can't be exported; BERT with one of"):
+        graph.export(other, tmp_path / "x")
+
+
+def test_one_model_with_two_lengths_is_compressed(graph, checkpoint, tmp_path):
+    from lsr.encode.hub import load_encoder
+    from lsr.encode.splade import SpladeEncoder, Tower
+
+    encoder = SpladeEncoder(Tower.open(checkpoint, max_length=20), Tower.open(checkpoint, max_length=5))
+    graph.compress(encoder, tmp_path / "small")
+    small, texts = load_encoder(tmp_path / "small"), ["the cat sat on the mat .", "dogs"]
+    assert (small.document.max_length, small.query.max_length) == (20, 5)
+    for method in ("encode_query", "encode_document"):
+        found, expected = (getattr(e, method)(texts).to_dense() for e in (small, encoder))
+        assert np.abs(found - expected).mean() < 0.02
+    with pytest.raises(EncoderError, match="only an encoder with one model"):
+        graph.compress(SpladeEncoder(Tower.open(checkpoint), Tower.open(checkpoint, pooling="sum")), tmp_path / "x")
+
+
 def test_a_token_far_larger_than_the_others_leaves_them_their_integers(start, graph, tmp_path):
     sparse, text = start("expansion"), [2, *range(5, 25), 3]
     inner = sparse.backbone.encoder.layer[0].intermediate.dense

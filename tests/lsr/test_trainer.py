@@ -136,6 +136,10 @@ def test_every_head_is_saved_as_it_is(settings, tmp_path, head, kind):
     assert any(name.startswith("head" if head in ("expansion", "lexical") else "backbone") for name in changed)
     assert ("table.weight" in changed) == (kind == "table")
     assert ("table.direction" in changed) == (kind == "projected")
+    card = (tmp_path / "last" / "README.md").read_text()
+    assert f"{run.step} steps of lsr from tiny-bert on triples.jsonl." in card
+    assert str(tmp_path) not in card
+    assert (tmp_path / "last" / "modules.json").is_file() == (head == "masked-lm")
     (query,) = encoder.encode_query(["the cat the"]).to_dense()
     words = [encoder.vocabulary.index(word) for word in ("the", "cat")]
     match kind:
@@ -778,7 +782,7 @@ def test_a_damaged_checkpoint_is_named(settings, tmp_path, file, keep):
 def test_a_folder_with_another_run_is_refused(settings, tmp_path):
     settings = replace(settings, optimizer=replace(settings.optimizer, steps=2))
     trainer(settings, tmp_path).run()
-    with pytest.raises(TrainingError, match=r"other settings \(losses, seed\)"):
+    with pytest.raises(TrainingError, match=r"other settings \(losses.info_nce, seed\)"):
         trainer(replace(settings, seed=1, losses=LossSettings(info_nce=2.0)), tmp_path)
     path = tmp_path / "settings.json"
     then = json.loads(path.read_text())
@@ -788,6 +792,23 @@ def test_a_folder_with_another_run_is_refused(settings, tmp_path):
     path.write_text(json.dumps(then)[:40])
     with pytest.raises(TrainingError, match=r"settings.json: the settings of the run that is here can't be read"):
         trainer(settings, tmp_path)
+
+
+def test_a_run_is_extended(settings, tmp_path, capsys):
+    short = replace(settings, optimizer=replace(settings.optimizer, steps=4, decay="constant"))
+    longer = replace(short, optimizer=replace(short.optimizer, steps=8), checkpoint_every=2, batch_tokens=8000)
+    expected = whole_run(longer, tmp_path / "whole")
+    trainer(short, tmp_path / "run").run()
+    capsys.readouterr()
+    run = trainer(longer, tmp_path / "run")
+    assert "this run goes on to 8 steps instead of 4\n" in capsys.readouterr().err
+    run.run()
+    assert (log(tmp_path / "run"), weights_of(tmp_path / "run" / "last")) == expected
+    assert trainer(longer, tmp_path / "run").step == 8
+    falling = replace(settings, optimizer=replace(settings.optimizer, steps=2))
+    trainer(falling, tmp_path / "falling").run()
+    trainer(settings, tmp_path / "falling")
+    assert "to 8 steps instead of 2, and rates fall to the new end from now on" in capsys.readouterr().err
 
 
 def test_a_tokenizer_of_another_model(settings, steady, tmp_path):

@@ -1,0 +1,204 @@
+"""A saved encoder in other libraries: sentence-transformers gives the same vectors, and so do OpenSearch's files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+
+from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.checkpoint import TextTokenizer
+from lsr.encode.hub import load_encoder
+from lsr.encode.hybrid import HybridEncoder
+from lsr.encode.splade import SpladeEncoder, Tower
+from lsr.encode.static import InferenceFreeEncoder
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def second(make_checkpoint, tmp_path_factory):
+    """Another checkpoint of the same vocabulary."""
+    return make_checkpoint(tmp_path_factory.mktemp("second") / "tiny", seed=3)
+
+
+def towers(document, query=None, **how):
+    return SpladeEncoder(Tower.open(document, **how), query and Tower.open(query, pooling="sum", max_length=9))
+
+
+def inference_free(checkpoint, weights, query_length=None, prompt="", **how):
+    return InferenceFreeEncoder(towers(checkpoint, **how), weights, max_length=query_length, prompt=prompt)
+
+
+ENCODERS = {
+    "plain": lambda a, b, table: towers(a),
+    "short": lambda a, b, table: towers(a, max_length=7),
+    "sum": lambda a, b, table: towers(a, pooling="sum", prompt="the "),
+    "double log": lambda a, b, table: towers(a, saturation="log1p_log1p", max_length=12),
+    "two lengths": lambda a, b, table: SpladeEncoder(
+        Tower.open(a, max_length=20), Tower.open(a, max_length=5, prompt="the cat ")
+    ),
+    "two poolings": lambda a, b, table: SpladeEncoder(Tower.open(a), Tower.open(a, pooling="sum")),
+    "two towers": lambda a, b, table: towers(a, b, max_length=12),
+    "inference-free": lambda a, b, table: inference_free(a, table),
+    "inference-free, double log": lambda a, b, table: inference_free(
+        a, table, 4, "dog ", saturation="log1p_log1p", pooling="sum", max_length=9
+    ),
+}
+
+
+@pytest.fixture(params=ENCODERS)
+def saved(request, checkpoint, second, query_weights, tmp_path):
+    """An encoder, and the folder that it was saved in."""
+    encoder = ENCODERS[request.param](checkpoint, second, query_weights)
+    encoder.save(tmp_path / "saved")
+    return encoder, tmp_path / "saved"
+
+
+def same(encoder, queries, documents, texts, tolerance):
+    for ours, theirs in ((encoder.encode_query(texts), queries), (encoder.encode_document(texts), documents)):
+        ours = ours.to_dense()
+        assert ours.any(1).sum() >= 4
+        assert np.abs(ours[:, : theirs.shape[1]] - theirs).max() <= tolerance
+        assert not ours[:, theirs.shape[1] :].any()
+
+
+def test_sentence_transformers_gives_the_same_vectors(saved, texts):
+    pytest.importorskip("sentence_transformers")
+    encoder, folder = saved
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own, while it imports and loads
+        from sentence_transformers import SparseEncoder
+
+        model = SparseEncoder(str(folder), device="cpu")
+        some = [text for text in texts if text]  # of an empty text it makes a batch without tokens
+        found = [model.encode_query(some), model.encode_document(some)]
+    same(encoder, *(vectors.to_dense().numpy() for vectors in found), some, 1e-5)
+
+
+def test_it_opens_here_by_what_is_for_others_alone(saved, texts):
+    encoder, folder = saved
+    (folder / "encoder.json").unlink()
+    other = load_encoder(folder)
+    if "query_length" not in (folder / "sentence_bert_config.json").read_text():
+        assert type(other) is type(encoder)
+        same(encoder, other.encode_query(texts).to_dense(), other.encode_document(texts).to_dense(), texts, 1e-6)
+
+
+def test_opensearch_finds_model_and_table(checkpoint, query_weights, texts, tmp_path):
+    encoder = inference_free(checkpoint, query_weights, 8)
+    encoder.save(tmp_path / "saved")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "idf.json"):
+        shutil.copy(tmp_path / "saved" / name, bare)
+    other = load_encoder(bare)
+    assert isinstance(other, InferenceFreeEncoder)
+    assert np.array_equal(other.table, encoder.table)
+    assert np.allclose(other.encode_document(texts).to_dense(), encoder.encode_document(texts).to_dense(), atol=1e-6)
+    idf = json.loads((bare / "idf.json").read_text())
+    assert idf["cat"] == pytest.approx(float(encoder.table[encoder.vocabulary.index("cat")]))
+    assert idf["[CLS]"] == 0
+
+
+def test_other_tokenizers_stay_with_their_queries(checkpoint, query_weights, texts, tmp_path):
+    content = json.loads((checkpoint / "tokenizer.json").read_text())
+    content["normalizer"]["lowercase"] = True
+    tokenizer = TextTokenizer(json.dumps(content))
+    encoder = InferenceFreeEncoder(towers(checkpoint), query_weights, tokenizer)
+    encoder.save(tmp_path / "saved")
+    expected = encoder.encode_query(["the cat"]).to_dense(), encoder.encode_document(texts).to_dense()
+    for remove in (False, True):
+        if remove:
+            (tmp_path / "saved" / "encoder.json").unlink()
+        other = load_encoder(tmp_path / "saved")
+        assert np.array_equal(other.encode_query(["The CAT"]).to_dense(), expected[0])
+        assert np.allclose(other.encode_document(texts).to_dense(), expected[1], atol=1e-6)
+
+
+def test_a_folder_of_the_older_layout_still_opens(checkpoint, query_weights, texts, tmp_path):
+    encoder = inference_free(checkpoint, query_weights, 8)
+    places = encoder.document.copy_towers(tmp_path, "document")
+    for name, content in encoder._files(encoder.document.config(places)).items():
+        (tmp_path / name).write_bytes(content)
+    other = load_encoder(tmp_path)
+    assert other.fingerprint == encoder.fingerprint
+    same(encoder, other.encode_query(texts).to_dense(), other.encode_document(texts).to_dense(), texts, 0)
+
+
+def test_the_card_says_what_it_is(checkpoint, query_weights, tmp_path):
+    SpladeEncoder(Tower.open(checkpoint, max_length=20), top_k=5).save(tmp_path / "a")
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: sentence-transformers\n")
+    assert "from sentence_transformers import SparseEncoder" in card
+    assert "* head masked-lm, pooling max, saturation log1p\n" in card
+    assert "lsr prunes documents (the heaviest terms: 5); other libraries don't" in card
+    HybridEncoder(inference_free(checkpoint, query_weights), BM25Encoder(), 0.5).save(tmp_path / "b")
+    card = (tmp_path / "b" / "README.md").read_text()
+    assert "* lsr adds 0.5 times BM25's score" in card
+    assert "* queries are looked up in a table" in card
+    load_encoder("lsr-mini").save(tmp_path / "c")
+    card = (tmp_path / "c" / "README.md").read_text()
+    assert "library_name: lsr" in card
+    assert "No other library knows models of this kind." in card
+    assert not (tmp_path / "c" / "modules.json").exists()
+    (tmp_path / "a" / "README.md").write_text("my own")
+    load_encoder(tmp_path / "a").save(tmp_path / "a")
+    assert (tmp_path / "a" / "README.md").read_text() == "my own"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """What would be uploaded to the hub: calls with the files' names."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    calls = []
+
+    def create_repo(self, repo_id, **how):
+        calls.append((repo_id, how))
+        return f"https://huggingface.co/{repo_id}"
+
+    def upload_folder(self, *, repo_id, folder_path, **how):
+        calls.append((repo_id, sorted(path.relative_to(folder_path).as_posix() for path in folder_path.rglob("*.*"))))
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
+    return calls
+
+
+def test_an_encoder_is_pushed_with_its_card(checkpoint, query_weights, tmp_path, lsr_command, hub):
+    inference_free(checkpoint, query_weights).save(tmp_path / "made")
+    (tmp_path / "made" / "README.md").write_text("my own")
+    out = tmp_path / "out"
+    ran = lsr_command("publish", tmp_path / "made", "--push", "team/model", "--private", "--out", out)
+    assert ran.code == 0, ran.err
+    assert "pushed: https://huggingface.co/team/model" in ran.err
+    assert f"{out}: lsr and sentence-transformers open it" in ran.err
+    (made, uploaded) = hub
+    assert made == ("team/model", {"private": True, "exist_ok": True})
+    expected = {"README.md", "config.json", "encoder.json", "idf.json", "model.safetensors", "modules.json"}
+    assert expected <= set(uploaded[1])
+    assert not [name for name in uploaded[1] if "partial" in name]
+    assert (out / "README.md").read_text() == "my own"
+    assert str(tmp_path) not in (out / "encoder.json").read_text()
+    assert load_encoder(out).fingerprint.weights == load_encoder(tmp_path / "made").fingerprint.weights
+
+
+def test_what_cannot_be_published(checkpoint, tmp_path, lsr_command, hub, monkeypatch):
+    assert lsr_command("publish", checkpoint).code == 2
+    assert lsr_command("publish", checkpoint, "--out", tmp_path / "x", "--private").code == 2
+    ran = lsr_command("publish", checkpoint, "--out", tmp_path)
+    assert (ran.code, "exists; --overwrite replaces it" in ran.err) == (1, True)
+    ran = lsr_command("publish", checkpoint, "--push", "no name")
+    assert (ran.code, 'is written "organisation/name"' in ran.err) == (1, True)
+
+    def refuse(*args, **how):
+        raise OSError("401 Unauthorized\nmore")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", refuse)
+    ran = lsr_command("publish", checkpoint, "--push", "team/model")
+    assert ran.code == 1
+    assert "team/model: can't be pushed (401 Unauthorized); are you logged in" in ran.err
