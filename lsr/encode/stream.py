@@ -81,6 +81,8 @@ class Report:
             note(f"skipped {len(self.bad)} bad documents, the first: {self.bad[0]}")
         if self.empty:
             note(f"{self.empty} of {self.documents} documents have no text to be found by")
+        if self.no_terms > self.empty:
+            note(f"texts in which the encoder finds no term, so that they match nothing: {self.no_terms - self.empty}")
         if self.truncated:
             note(
                 f"{self.truncated / max(self.vectors, 1):.1%} of the documents are longer than {self.max_length} "
@@ -158,9 +160,7 @@ def encode_chunk(
 
 
 def fit(encoder: Encoder, corpus: Corpus) -> None:
-    """Let an encoder that needs it see the corpus; one pass."""
-    if not encoder.needs_fit:
-        return
+    """Let an encoder see the corpus; one pass."""
     with progress(None, f"fitting {encoder.type}") as bar:
 
         def texts() -> Iterator[str]:
@@ -246,15 +246,17 @@ def _encode_parts(
 ) -> Report:
     """Encode into the parts of a work folder, after those that are there."""
     parts, report = _find_parts(work, identity, overwrite)
+    learns = encoder.learns and not how["queries"]
     if parts:
         note(f"{work}: going on after {report.documents} documents that are encoded already")
         done = read_vectors(work)
-        if encoder.needs_fit:
+        if learns:
             from lsr.encode.hub import load_encoder_files
 
             encoder = load_encoder_files(done.encoder_files)
         done.fingerprint.require_same(encoder.fingerprint, str(work), "what is to follow")
-    fit(encoder, corpus)
+    elif learns:
+        fit(encoder, corpus)
     batches = encode_corpus(corpus, encoder, report, skip=report.documents, **how)
     _write_parts(work, batches, encoder, report, identity, parts)
     return report
