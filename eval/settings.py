@@ -50,7 +50,8 @@ class SystemSettings:
     Attributes:
         name: What tables call it.
         encoder: Encodes documents and queries: a name or path as for --encoder.
-        lexical, max_length, top_k, max_ratio: Settings of that encoder, as `load_encoder` has them.
+        lexical, max_length, top_k, max_ratio, k1, b, language, stop_words: Settings of that encoder, as `load_encoder`
+            has them; the last four are bm25's.
         documents: Vectors that some engine made, as `lsr encode` reads or writes them; with `queries`.
         queries: Vectors of the queries.
         index: How the vectors are indexed.
@@ -69,6 +70,10 @@ class SystemSettings:
     max_length: int | None = None
     top_k: int | None = None
     max_ratio: float | None = None
+    k1: float | None = None
+    b: float | None = None
+    language: str | None = None
+    stop_words: str | None = None
     documents: str | None = None
     queries: str | None = None
     index: IndexSettings = field(default_factory=IndexSettings)
@@ -96,9 +101,9 @@ class SystemSettings:
             raise ValueError(f"the system {self.name!r} searches clusters: its index needs clusters: true")
 
     @property
-    def encoder_settings(self) -> dict[str, float]:
+    def encoder_settings(self) -> dict[str, float | str]:
         """Those of the encoder that are given."""
-        names = ("lexical", "max_length", "top_k", "max_ratio")
+        names = ("lexical", "max_length", "top_k", "max_ratio", "k1", "b", "language", "stop_words")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property

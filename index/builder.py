@@ -17,6 +17,7 @@ from lsr.console import progress
 from lsr.corpus import Corpus, Document, documents_corpus, open_corpus
 from lsr.encode.base import DEFAULT_ENCODER, Encoder
 from lsr.encode.hub import load_encoder
+from lsr.encode.lexicon import Lexicon
 from lsr.encode.stream import Passages, Report, encode_corpus, fit
 from lsr.errors import EncoderMismatch
 from lsr.fingerprint import Fingerprint
@@ -27,7 +28,7 @@ from lsr.vectors import VectorBatch, Vectors, holds_vectors, matrix_batches, rea
 from .arrow_files import write_arrow
 from .clusters import write_clusters
 from .documents import DocumentsWriter
-from .quantize import Quantizer
+from .quantize import LEVELS, Quantizer
 from .segment import ImpactType, Segment
 from .segment_writer import DEFAULT_MEMORY, Order, SegmentWriter
 from .storage import output_errors, refuse_others
@@ -97,7 +98,8 @@ class Known:
             return
         self.fingerprint.require_same(encoder.fingerprint, "the vectors", "the encoder given")
         self.fingerprint = encoder.fingerprint
-        self.vocabulary = encoder.vocabulary
+        if not encoder.living or self.vocabulary is None:  # else the vectors' own numbers count
+            self.vocabulary = encoder.vocabulary
         self.encoder_files = encoder.query_files()
 
     def write(self, transaction: Transaction) -> dict[str, Any]:
@@ -117,6 +119,38 @@ class Known:
             "has_encoder": bool(self.encoder_files),
             "has_vocabulary": self.vocabulary is not None,
         }
+
+    def write_grown(self, transaction: Transaction, grown: Sequence[Mapping[str, Any]], n_known: int) -> dict[str, Any]:
+        """Write the tokens that were appended; returns what the manifest says of them.
+
+        Pieces are joined as they grow, each being at least twice the next, so that there are never many.
+
+        Args:
+            transaction: The commit.
+            grown: What the last manifest said.
+            n_known: Tokens that are committed.
+        """
+        tokens, pieces = list(self.vocabulary or ()), list(grown)
+        first = n_known
+        while pieces and pieces[-1]["n_terms"] < 2 * (len(tokens) - first):
+            first -= int(pieces.pop()["n_terms"])
+        folder = transaction.folder("shared")
+        write_arrow(folder / "vocabulary.arrow", {"token": pa.array(tokens[first:], pa.string())})
+        return {"grown": [*pieces, {"name": folder.name, "n_terms": len(tokens) - first}]}
+
+
+def growing(encoder: Encoder, tokens: Sequence[str] | None = None) -> Encoder:
+    """An encoder, if it is one that lives, that appends what it meets in documents to its tokens, or to given ones."""
+    known = list(encoder.vocabulary if tokens is None else tokens) if encoder.living else []
+    return encoder.over(Lexicon(known, grows=True)) if encoder.living else encoder
+
+
+def quantizer_of(fingerprint: Fingerprint, scale: float = 0.0) -> Callable[[float, bool], Quantizer] | None:
+    """What makes impacts beside those of a scale, or beside all that an encoder makes, if it tells how large they get;
+    None where neither is known.
+    """
+    scale = scale or (fingerprint.max_weight or 0.0) / LEVELS
+    return partial(Quantizer.beside, scale) if scale else None
 
 
 def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what: str) -> None:
@@ -170,7 +204,6 @@ def build_index(
     """
     refuse_others(path, overwrite=overwrite)
     opened = open_source(source, encoder)
-    quantizer = quantizer or partial(Quantizer.of, step=opened.step if isinstance(opened, Vectors) else None)
     with Transaction(path) as transaction, output_errors(path):
         refuse_others(path, overwrite=overwrite)  # once more: until the lock was ours somebody else may have built
         known = Known()
@@ -179,12 +212,14 @@ def build_index(
         elif isinstance(opened, Vectors):
             known.fingerprint, known.encoder_files = opened.fingerprint, opened.encoder_files
         else:
-            encoder = encoder or load_encoder(DEFAULT_ENCODER)
+            encoder = growing(encoder or load_encoder(DEFAULT_ENCODER))
+        quantizer = quantizer or quantizer_of(encoder.fingerprint if encoder else known.fingerprint)
+        quantizer = quantizer or partial(Quantizer.of, step=opened.step if isinstance(opened, Vectors) else None)
         batches = read_batches(opened, encoder, ids, settings, report)
         segment = write_segment(transaction, batches, settings, memory, quantizer)
         if isinstance(opened, Vectors):
             known.vocabulary = opened.vocabulary  # a JSONL's is whole only now
-        if encoder is not None and known.fingerprint.tokenizer is None:
+        if encoder is not None and not encoder.living and known.fingerprint.tokenizer is None:
             require_same_terms(known.vocabulary, encoder, "the vectors")
         known.take(encoder)
         shared = known.write(transaction)

@@ -34,10 +34,16 @@ def index_vectors(index: Index) -> Vectors:
         fingerprint=index.fingerprint,
         vocabulary=index.vocabulary,
         n_terms=n_terms,
-        encoder_files=snapshot.shared.encoder_files,
+        encoder_files=_encoder_files(index),
         count=len(index),
         step=scales.pop() if quantized else None,
     )
+
+
+def _encoder_files(index: Index) -> dict[str, bytes]:
+    """What encodes queries as they are encoded now: of one that lives with the terms and counts of the index."""
+    files = index.shared.encoder_files
+    return index.encoder.query_files() if files and index.encoder.living else files
 
 
 def _read(snapshot: Snapshot, n_terms: int) -> Iterator[VectorBatch]:

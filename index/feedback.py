@@ -44,7 +44,7 @@ def expanded(
     if not found.nnz or not vector.nnz or not weight:
         return vector
     used, places = np.unique(found.indices, return_inverse=True)
-    mean = np.bincount(places, weights=found.data.astype(np.float64)) / len(found)
+    mean = np.bincount(places, weights=found.data.astype(np.float64)) / len(found) * index.query_factors(used)
     kept = np.sort(np.argsort(-mean, kind="stable")[:terms])
     used, mean = used[kept], mean[kept]
     own_terms, own = vector.row(0)

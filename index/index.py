@@ -119,8 +119,8 @@ class Index(Reader):
                 nothing is encoded), a corpus, vectors, or a matrix; or a path or name of texts or vectors, as
                 `lsr index` takes it. None at all makes an empty index to add to.
             encoder: Encodes documents, and later queries; by default `lsr.encode.base.DEFAULT_ENCODER`. For
-                vectors, the one that made them. One that learns from the documents (BM25, lsr-mini's BM25 part) keeps
-                what it learns here, or from the first documents added; build again when these have changed a lot.
+                vectors, the one that made them. BM25, and lsr-mini's BM25 part, learn the words of whatever is added
+                and weigh them by the documents that are there.
             ids: For a matrix, the ids of its rows; by default their numbers.
             impacts: "uint8", or "float32" for weights as they are at three times the size.
             passages: Cut documents into passages; a document's score is then that of its best passage.
@@ -197,7 +197,8 @@ class Index(Reader):
             index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
-            if index.fingerprint.tokenizer is None:  # nobody knows what made it, but its tokens may tell
+            # Nobody knows what made it, but its tokens may tell.
+            if index.fingerprint.tokenizer is None and not encoder.living:
                 require_same_terms(index.vocabulary, encoder, f"the index {path}")
         return index
 

@@ -25,7 +25,7 @@ from .changes import Change
 from .filters import Filter
 from .index import Index
 from .merge import Merged
-from .shards import ShardEntry, Shards, folder_of, save_shards
+from .shards import ShardEntry, Shards, folder_of, n_grown, require_one_line, save_shards
 from .snapshot import Snapshot
 from .storage import check_files
 from .writer import Writer
@@ -48,8 +48,11 @@ class JoinedSnapshot(Snapshot):
             files |= {f"{entry.path}/{name}": file for name, file in snapshot.manifest["files"].items()}
         self.manifest: Mapping[str, Any] = {**snapshots[-1].manifest, "files": files}
         self.damaged = [message for snapshot in snapshots for message in snapshot.damaged]
-        # All carry the same, so that one that is whole will do.
-        self.shared = next((s.shared for s in snapshots if not s.shared.damaged), snapshots[0].shared)
+        # All carry the same, but for tokens that were appended; so the one with the most that is whole will do.
+        whole = [s for s in snapshots if not s.shared.damaged] or list(snapshots)
+        self.shared = max(whole, key=lambda s: n_grown(s.manifest)).shared
+        grown = {s.shared for s in whole if n_grown(s.manifest)} - {self.shared}
+        require_one_line(str(folders[-1].parent), self.shared.vocabulary or [], [s.vocabulary or [] for s in grown])
         self._assemble([part for snapshot in snapshots for part in snapshot.parts])
 
     @property
@@ -135,7 +138,8 @@ class JoinedWriter:
         self._writers: list[Writer] = []
         with ExitStack() as stack:
             for path, snapshot in zip(self.snapshot.folders, opened, strict=True):
-                writer = Writer(path, snapshot, others=self._writers[:], scale=shards.scale)
+                tokens = self.snapshot.shared.vocabulary
+                writer = Writer(path, snapshot, others=self._writers[:], scale=shards.scale, tokens=tokens)
                 stack.callback(writer.close)
                 self._writers.append(writer)
             stack.pop_all()

@@ -62,7 +62,7 @@ class Quantizer:
         own = cls.of(largest, whole)
         if own.scale == scale or (scale != 1.0 and largest <= LEVELS * scale):
             return cls(scale, own.exact and own.scale == scale)
-        return cls(scale * 2.0 ** math.ceil(math.log2(own.scale / scale)), False)
+        return cls(scale * 2.0 ** math.ceil(math.log2(largest / LEVELS / scale)), False)
 
     @property
     def max_error(self) -> float:

@@ -80,7 +80,17 @@ def read_queries(source: str | Path, index: QuerySide, *, skip_bad: bool = False
         matrices.append(batch.vectors)
     matrix = SparseMatrix.vstack(matrices) if matrices else SparseMatrix.empty(max(vectors.n_terms, 1))
     unknown = 0
-    if tokens is not None:
+    theirs = vectors.vocabulary
+    if tokens is not None and theirs is not None and theirs[: len(tokens)] != tokens[: len(theirs)]:
+        # Of the same encoder, but one that has met other words.
+        term_of, first_free = index.shared.term_of, max(len(tokens), 1)
+        there = np.array([term_of.get(token, first_free) for token in theirs], np.int64)
+        known = there[matrix.indices] < first_free
+        unknown = int((~known).sum())
+        rows = [(there[terms], weights) for terms, weights in matrix.rows()]
+        rows = [(terms[terms < first_free], weights[terms < first_free]) for terms, weights in rows]
+        matrix = SparseMatrix.from_rows(rows, first_free)
+    elif tokens is not None:
         inside = matrix.within(len(tokens))
         unknown, matrix = matrix.nnz - inside.nnz, inside
     if len(set(ids)) != len(ids):

@@ -56,7 +56,7 @@ class QuerySide:
             EncoderError: There is none.
         """
         if self._given_encoder is not None:
-            return self._given_encoder
+            return self._over(self._given_encoder)
         if self.shared.damaged:
             raise EncoderError(
                 f"{self.path}: the encoder that this index carries is damaged: name the one that made it, "
@@ -67,7 +67,11 @@ class QuerySide:
                 f"{self.path}: this index was built from vectors without their encoder ({self.fingerprint}): "
                 "search it with vectors, or name the encoder (--encoder, Index.open(..., encoder=...))"
             )
-        return self.shared.encoder
+        return self._over(None)
+
+    def _over(self, encoder: Encoder | None) -> Encoder:
+        """An encoder, or the one that the index carries, over the terms and counts of what is searched."""
+        raise NotImplementedError
 
     @property
     def vocabulary(self) -> list[str] | None:
@@ -84,6 +88,8 @@ class QuerySide:
             raise TypeError(f"queries are a list or a matrix, got a single one: [{str(queries)[:50]!r}]")
         if isinstance(queries, SparseMatrix):
             size = self.fingerprint.vocabulary_size
+            if size is None and self.vocabulary is not None and self.shared.encoder_files:
+                size = len(self.vocabulary)
             if size is not None and queries.shape[1] > size and queries.nnz and int(queries.indices.max()) >= size:
                 raise DataError(
                     f"the query has term {int(queries.indices.max())}, the index' vocabulary has {size} terms"

@@ -78,6 +78,9 @@ class Reader(QuerySide):
         """What encodes queries, as the index carries it."""
         return self._snapshot.shared
 
+    def _over(self, encoder: Encoder | None) -> Encoder:
+        return self._snapshot.encoder(encoder)
+
     @property
     def has_passages(self) -> bool:
         """Whether documents were cut into passages."""
@@ -109,15 +112,8 @@ class Reader(QuerySide):
         return list(self._snapshot.damaged)
 
     def document_frequencies(self, terms: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """(n,) int64, how many documents have each of (n,) terms, those that are deleted but not merged away too."""
-        found = np.zeros(len(terms), np.int64)
-        for part in self._snapshot.parts:
-            segment = part.segment
-            at = np.searchsorted(segment.terms, terms)
-            known = np.flatnonzero(at < len(segment.terms))
-            known = known[segment.terms[at[known]] == terms[known]]
-            found[known] += segment.df[at[known]]
-        return found
+        """(n,) int64, how many documents that aren't deleted have each of (n,) terms; of passages each counts."""
+        return self._snapshot.frequencies(terms)
 
     def file_sizes(self) -> dict[str, int]:
         """Bytes of each kind of file."""
@@ -235,13 +231,24 @@ class Reader(QuerySide):
         Raises:
             IndexFormatError: The index has no clusters.
         """
-        return self.searcher.sample(*_SAMPLE)
+        drawn = self.searcher.sample(*_SAMPLE)
+        factors = self.query_factors(np.arange(drawn.shape[1]))
+        rows = [(terms[factors[terms] > 0], weights[factors[terms] > 0]) for terms, weights in drawn.rows()]
+        return SparseMatrix.from_rows([(terms, weights * factors[terms]) for terms, weights in rows], drawn.shape[1])
 
     def contents(self) -> Iterator[tuple[str, str]]:
         """(id, title and text) of all documents, of passages each, in the order of addition."""
         documents = self._snapshot.documents
         for doc in documents.numbers():
             yield documents.id(doc), documents.content(doc)
+
+    def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
+        """(n,) float64, what a document's weights of (n,) terms are multiplied with to stand for a query: IDF, of an
+        encoder that has it in its queries.
+        """
+        if self._given_encoder is None and not self.shared.encoder_files:
+            return np.ones(len(terms))
+        return self.encoder.query_factors(terms)
 
     def document_vectors(self, docs: Sequence[int]) -> SparseMatrix:
         """The stored vectors of some documents, by their numbers (`Hit.doc`); a few milliseconds each."""
@@ -301,7 +308,8 @@ class Reader(QuerySide):
 
     def _explain(self, snapshot: Snapshot, query: SparseMatrix, doc: int, *, origins: bool = True) -> Explanation:
         has_encoder = self._given_encoder is not None or bool(snapshot.shared.encoder_files)
-        return explain_document(snapshot, self.encoder if has_encoder else None, query, doc, origins=origins)
+        encoder = snapshot.encoder(self._given_encoder) if has_encoder else None
+        return explain_document(snapshot, encoder, query, doc, origins=origins)
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""

@@ -208,6 +208,32 @@ class Segment:
                     found[i] = impacts[int(window[IMPACTS_AT]) + int(begin) + at]
         return found * self.scale
 
+    def count(self, terms: NDArray[Any], alive: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """(n,) int64, how many documents have each of (n,) terms; of those that are alive, (n_docs,) by document.
+
+        Where some aren't, whole lists are read.
+        """
+        counts = np.zeros(len(terms), np.int64)
+        ranks = np.searchsorted(self.terms, terms)
+        known = np.flatnonzero(ranks < len(self.terms))
+        known = known[self.terms[ranks[known]] == terms[known]]
+        if alive is None:
+            counts[known] = self.df[ranks[known]]
+            return counts
+        docs, _, dense, _, _ = self.files
+        here = alive[self.order] if len(self.order) else alive
+        for i, rank in zip(known.tolist(), ranks[known].tolist(), strict=True):
+            entries = slice(int(self.ends[rank - 1]) if rank else 0, int(self.ends[rank]))
+            for number, begin, size, _, row in zip(*(column[entries] for column in self.entries), strict=True):
+                window = self.windows[number]
+                left = here[window[FIRST_DOC] :][: window[N_DOCS]]
+                if row >= 0:
+                    impacts = dense[int(window[DENSE_AT]) + int(row) * int(window[N_DOCS]) :][: len(left)]
+                    counts[i] += int((impacts[left] > 0).sum())
+                else:
+                    counts[i] += int(left[docs[int(window[DOCS_AT]) + int(begin) :][: int(size)]].sum())
+        return counts
+
     def vector(self, doc: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
         """A document's terms, ascending, and their stored weights."""
         place = int(self.places[doc]) if len(self.places) else doc

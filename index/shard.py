@@ -134,6 +134,16 @@ class Shard:
         """Token of each term, or None where the tokens aren't known."""
         return self._latest()[1].shared.vocabulary
 
+    def frequencies(self, version: str, terms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) int64, how many documents have each of (n,) terms, as of `Snapshot.frequencies`.
+
+        Args:
+            version: What is searched; where that isn't to be had any more, what was committed last.
+            terms: Terms.
+        """
+        snapshot = self._kept.get(version) or self._latest(refresh=True)[1]
+        return snapshot.frequencies(terms)
+
     def search(
         self,
         version: str,
@@ -191,7 +201,7 @@ class Shard:
     def explain(self, version: str, query: SparseMatrix, doc: int, origins: bool) -> Explanation:
         """Why a document has its score, as `Index.explain`."""
         snapshot = self._version(version)
-        encoder = snapshot.shared.encoder if snapshot.shared.encoder_files else None
+        encoder = snapshot.encoder() if snapshot.shared.encoder_files else None
         return explain_document(snapshot, encoder, query, doc, origins=origins)
 
     def _version(self, version: str) -> Snapshot:

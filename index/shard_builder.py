@@ -25,7 +25,7 @@ from lsr.errors import DataError, OutputExists
 from lsr.places import Place, beside, is_remote
 from lsr.workers import Workers, do_jobs, ready
 
-from .builder import BuildSettings
+from .builder import BuildSettings, quantizer_of
 from .quantize import Quantizer
 from .segment_writer import DEFAULT_MEMORY
 from .shard_worker import ShardTask, build_shard
@@ -92,6 +92,7 @@ def build_shards(
                 max(part.largest for part in parts),
                 all(part.whole for part in parts),
                 f"{source.identity} | {identity}",
+                encoder.fingerprint,
             )
         else:
             found, report = scan(source)
@@ -105,7 +106,7 @@ def _build(place: Place, found: Scanned, shards: int, settings: BuildSettings, w
     n = sum(stretch.rows for stretch in found.stretches)
     if n < shards:
         raise DataError(f"{n} vectors are too few for {shards} shards: make fewer", place.name)
-    quantizer = Quantizer.of(found.largest, found.whole)
+    quantizer = (quantizer_of(found.fingerprint) or Quantizer.of)(found.largest, found.whole)
     # Shards of an index that is to be replaced aren't taken for those of the new one, however alike they are.
     before = place.read(SHARDS)
     made_of = f"{found.identity} | {n} {quantizer} | {settings} | {shards} | {before!r}"

@@ -4,7 +4,8 @@
     for hit in index.search("a question", k=10):
         print(hit.id, hit.score, hit.text)
 
-A query is made a vector once, here; each shard gives its k best documents, and the k best of these are the result:
+A query is made a vector once, here, BM25's terms weighed by the counts of all shards, which are asked for them once;
+each shard gives its k best documents, and the k best of these are the result:
 with one encoder and one scale of impacts scores compare exactly, and equal ones are ordered by shard and number, as in
 one index. Who answers for a shard, and what happens when nobody does, is told by lsr.index.replicas. A shard that
 nobody answers for is an error, or, where that is allowed, named in the result.
@@ -19,9 +20,11 @@ from os import PathLike
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder
+from lsr.encode.lexicon import Lexicon
 from lsr.errors import ClusterError, DataError, IndexFormatError
 from lsr.forks import in_child
 from lsr.sparse import SparseMatrix
@@ -36,7 +39,7 @@ from .index import Index
 from .query_side import Query, QuerySide, checked_k, search_settings
 from .replicas import Outcome, Patience, ReplicaSet, ask
 from .shard import Shard, ShardHits, ShardState
-from .shards import Shards
+from .shards import Shards, n_grown, require_one_line
 from .snapshot import Shared
 
 _BATCH = 256  # queries that are sent at a time
@@ -73,6 +76,8 @@ class ShardedIndex(QuerySide):
         self._sets = dict(enumerate(sets))
         self._states: dict[int, ShardState] = {}
         self._shared: Shared | None = None
+        self._counted: dict[int, int] = {}  # how many documents have a term
+        self._bound: tuple[Encoder, Encoder] | None = None
         self._changes: Index | None = None
         for replicas in sets:
             for replica in replicas.replicas:
@@ -188,6 +193,11 @@ class ShardedIndex(QuerySide):
         states: dict[int, ShardState] = dict(sorted(outcome.answers.items()))
         self.shards.require_fit({self.shards.entries[n].path: state.manifest for n, state in states.items()})
         before = {n: state.version for n, state in self._states.items()}
+        if before != {n: state.version for n, state in states.items()}:
+            self._counted, self._bound = {}, None
+            grown = {n: n_grown(state.manifest) for n, state in states.items()}
+            if self._shared is not None and grown != {n: n_grown(s.manifest) for n, s in self._states.items()}:
+                self._shared = self._grown(self._shared.base, states)
         self._states = states  # a shard that is lost now is asked for what it has when it is back
         return before != {n: state.version for n, state in states.items()}
 
@@ -196,8 +206,51 @@ class ShardedIndex(QuerySide):
         """What encodes queries, as the shards carry it."""
         if self._shared is None:
             files = self._any("encoder_files")
-            self._shared = Shared(self.path, self.shards.fingerprint, files, lambda: self._any("vocabulary"))
+            base = Shared(self.path, self.shards.fingerprint, files, lambda: self._any("vocabulary"))
+            self._shared = self._grown(base, self._states)
         return self._shared
+
+    def _grown(self, base: Shared, states: Mapping[int, ShardState]) -> Shared:
+        """The same with the tokens that were appended, which the shard with the most of them has all."""
+        grown = {n: count for n, state in states.items() if (count := n_grown(state.manifest))}
+        if not grown:
+            return base
+
+        def tokens() -> list[str]:
+            asked = self._ask("vocabulary", dict.fromkeys(grown, ()))
+            if lost := self._lost(asked):
+                raise self._lost_error(lost)
+            longest: list[str] = max(asked.answers.values(), key=len)
+            require_one_line(str(self.path), longest, asked.answers.values())
+            return longest
+
+        return Shared(self.path, base.fingerprint, base.encoder_files, tokens, base=base)
+
+    def _over(self, encoder: Encoder | None) -> Encoder:
+        encoder = encoder or self.shared.encoder
+        if not encoder.living:
+            return encoder
+        if self._bound is None or self._bound[0] is not encoder:
+            shared = self.shared
+            counts = partial(self._frequencies, self._counted)
+            lexicon = Lexicon(shared.vocabulary or [], shared.term_of, n_docs=len(self), counts=counts)
+            self._bound = encoder, encoder.over(lexicon)
+        return self._bound[1]
+
+    def _frequencies(self, counted: dict[int, int], terms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) int64, how many documents of all shards have each of (n,) terms; those of lost shards don't count."""
+        new = np.array([term for term in terms.tolist() if term not in counted], np.int64)
+        known = dict(counted)
+        if len(new):
+            outcome = self._ask("frequencies", {n: (self._version(n), new) for n in self._sets})
+            lost = self._lost(outcome)
+            if lost and not (self._allow_missing and outcome.answers):
+                raise self._lost_error(lost)
+            counts = sum(outcome.answers.values(), np.zeros(len(new), np.int64))
+            known |= zip(new.tolist(), counts.tolist(), strict=True)
+            if not lost:
+                counted.update(known)
+        return np.array([known[term] for term in terms.tolist()], np.int64)
 
     def _any(self, method: str) -> Any:
         """What any shard knows, as all know the same."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -268,6 +268,24 @@ class Shards:
             raise IndexFormatError("\n".join([f"{len(wrong)} of {len(self.entries)} shards can't be opened:", *wrong]))
         self.require_fit(found)
         return found
+
+
+def n_grown(manifest: Mapping[str, Any]) -> int:
+    """How many tokens commits have appended to those that an index was built with."""
+    return sum(piece["n_terms"] for piece in manifest.get("grown", ()))
+
+
+def require_one_line(folder: str, longest: Sequence[str], others: Iterable[Sequence[str]]) -> None:
+    """Refuse shards whose tokens went different ways.
+
+    Raises:
+        EncoderMismatch: A term is one token in one shard, and another in another.
+    """
+    if any(list(longest[: len(tokens)]) != list(tokens) for tokens in others):
+        raise EncoderMismatch(
+            f"{folder}: shards have learned different words, each by itself: add documents to the whole folder, not to "
+            "one of its shards; build them together again"
+        )
 
 
 def write_shards(folder: Path, names: Sequence[str]) -> Shards:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder_files
+from lsr.encode.lexicon import Counts, Lexicon
 from lsr.errors import CorruptIndex
 from lsr.fingerprint import Fingerprint
 from lsr.forks import cached_property, in_child
@@ -95,6 +96,7 @@ class Shared:
         encoder_files: As above.
         tokens: Reads the tokens; None where they aren't known.
         damaged: As above.
+        base: What this has grown from, whose encoder it uses.
     """
 
     def __init__(
@@ -105,10 +107,13 @@ class Shared:
         tokens: Callable[[], list[str]] | None,
         *,
         damaged: bool = False,
+        base: Shared | None = None,
     ) -> None:
         self._path, self.fingerprint, self.encoder_files, self._tokens = path, fingerprint, encoder_files, tokens
         self.damaged = damaged
+        self.base = base or self
         self._vocabulary: list[str] | None = None
+        self._before: tuple[list[str], dict[str, int]] | None = None  # of the same tokens, but for the last
 
     @classmethod
     def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool) -> Shared:
@@ -123,9 +128,29 @@ class Shared:
         fingerprint = Fingerprint.from_json(manifest["fingerprint"], str(path))
         return cls(str(path), fingerprint, files, tokens, damaged=not whole)
 
+    def grown(self, path: Path, folders: Sequence[str], before: Shared | None = None) -> Shared:
+        """The same with the tokens that commits have appended.
+
+        Args:
+            path: The index.
+            folders: Where they lie.
+            before: What an earlier commit shared, so that what is known of it isn't read again.
+        """
+        if not folders:
+            return self
+        files = [ArrowFile(path / name / "vocabulary.arrow", _VOCABULARY_SCHEMA) for name in folders]
+        made = Shared(self._path, self.fingerprint, self.encoder_files, None, base=self)
+        known = before.__dict__.get("term_of") if before is not None else None
+        if before is not None and before._vocabulary is not None and known is not None:
+            made._before = before._vocabulary, known
+        made._tokens = partial(_more_tokens, self, files, made._before[0] if made._before else None)
+        return made
+
     @cached_property
     def encoder(self) -> Encoder:
         """What encodes queries and documents, of the files that the index carries."""
+        if self.base is not self:
+            return self.base.encoder
         encoder = load_encoder_files(self.encoder_files)
         self.fingerprint.require_same(encoder.fingerprint, f"the index {self._path}", "the encoder it carries")
         return encoder
@@ -141,7 +166,12 @@ class Shared:
     @cached_property
     def term_of(self) -> dict[str, int]:
         """The term of each token."""
-        return {token: term for term, token in enumerate(self.vocabulary or ())}
+        vocabulary = self.vocabulary or []
+        before, self._before = self._before, None
+        if before is None:
+            return {token: term for term, token in enumerate(vocabulary)}
+        first = len(before[0])
+        return before[1] | {token: term for term, token in enumerate(vocabulary[first:], first)}
 
 
 class Snapshot:
@@ -152,6 +182,7 @@ class Snapshot:
         parts: The segments, in document order.
         documents: Ids and texts.
         searcher: Postings.
+        frequencies: Gives, of (n,) terms, (n,) int64: how many documents that aren't deleted have each.
         shared: Encoder and vocabulary.
         damaged: Messages about files that are damaged; what they belong to is left out.
 
@@ -193,10 +224,14 @@ class Snapshot:
                     raise
                 self.damaged.append(str(error))
         self._assemble(parts)
-        if before and before.manifest["shared"] == manifest["shared"] and not before.damaged:
-            self.shared: Shared = before.shared
+        folders = [piece["name"] for piece in manifest.get("grown", ())]
+        known = before if before and before.manifest["shared"] == manifest["shared"] and not before.damaged else None
+        if known and known.manifest.get("grown") == manifest.get("grown"):
+            self.shared: Shared = known.shared
         else:
-            self.shared = Shared.of(path, manifest, whole=manifest["shared"] not in left_out)
+            whole = left_out.isdisjoint((manifest["shared"], *folders))
+            base = known.shared.base if known else Shared.of(path, manifest, whole=whole)
+            self.shared = base.grown(path, folders, known.shared if known else None) if whole else base
 
     def _assemble(self, parts: Sequence[Part]) -> None:
         self.parts: tuple[Part, ...] = tuple(parts)
@@ -206,6 +241,8 @@ class Snapshot:
         self._masking = threading.Lock()
         in_child(self)
         self.searcher = Searcher([part.segment for part in self.parts], alive)
+        self.frequencies: Counts = partial(_frequencies, self.parts, {})
+        self._bound: tuple[Encoder, Encoder] | None = None
 
     def after_fork(self) -> None:
         """See `lsr.forks`."""
@@ -258,6 +295,26 @@ class Snapshot:
     def __len__(self) -> int:
         """How many documents there are, without the deleted ones."""
         return sum(int(part.entry["n_alive"]) for part in self.parts)
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """The tokens, and the counts of the documents that are there."""
+        shared = self.shared
+        return Lexicon(shared.vocabulary or [], shared.term_of, n_docs=len(self), counts=self.frequencies)
+
+    def encoder(self, given: Encoder | None = None) -> Encoder:
+        """What encodes queries and documents, over these documents' terms and counts.
+
+        Args:
+            given: An encoder instead of the one that the index carries.
+        """
+        encoder = given or self.shared.encoder
+        if not encoder.living or self.shared.vocabulary is None:
+            return encoder
+        bound = self._bound
+        if bound is None or bound[0] is not encoder:
+            self._bound = bound = encoder, encoder.over(self.lexicon)
+        return bound[1]
 
     @cached_property
     def has_passages(self) -> bool:
@@ -364,8 +421,31 @@ def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], ope
     return Part(entry, segment, documents, read_alive(path / entry["alive"], n_docs) if entry["alive"] else None)
 
 
+def _frequencies(parts: Sequence[Part], counted: dict[int, int], terms: NDArray[Any]) -> NDArray[np.int64]:
+    """How many documents that aren't deleted have each term; what is counted once is kept."""
+    if all(part.alive is None for part in parts):
+        return sum((part.segment.count(terms) for part in parts), np.zeros(len(terms), np.int64))
+    new = np.array([term for term in terms.tolist() if term not in counted], np.int64)
+    if len(new):
+        counts = sum((part.segment.count(new, part.alive) for part in parts), np.zeros(len(new), np.int64))
+        counted.update(zip(new.tolist(), counts.tolist(), strict=True))
+    return np.array([counted[term] for term in terms.tolist()], np.int64)
+
+
 def _tokens_of(file: ArrowFile) -> list[str]:
     return list(file.batch(0).column(0).to_pylist())
+
+
+def _more_tokens(base: Shared, files: Sequence[ArrowFile], known: list[str] | None) -> list[str]:
+    """The tokens of the base and of files, of which the first may be known."""
+    tokens = list(known if known is not None else base.vocabulary or ())
+    at = len(base.vocabulary or ())
+    for file in files:
+        size = file.batch(0).num_rows
+        if at + size > len(tokens):
+            tokens += file.batch(0).column(0).slice(max(len(tokens) - at, 0)).to_pylist()
+        at += size
+    return tokens
 
 
 def read_alive(path: Path, n_docs: int) -> NDArray[np.bool_]:

@@ -4,6 +4,7 @@
       manifest.json       format, a random id that the index keeps, fingerprint, segments in document order, size and
                           SHA-256 of every file, and its own
       shared-1f3a…/       what all segments share: vocabulary.arrow, and encoder/, what encodes queries and documents
+      shared-20c7…/       tokens that later commits have appended, if any: vocabulary.arrow
       segment-77c0…/      postings and documents
       alive-90be….arrow   of a segment with deletions, which of its documents are left, a bit each
       merging-5d02…/      a segment in the making, of others that are merged meanwhile
@@ -135,6 +136,8 @@ def _require_sound(manifest: Mapping[str, Any], path: str) -> None:
             and settings["order"] in ("auto", "given", "bisection")
             and (settings["summary_mass"] is None or 0 < settings["summary_mass"] <= 1.0)
             and (settings["passages"] is None or [type(number) for number in settings["passages"]] == [int, int])
+            and all(re.fullmatch(_FOLDER, piece["name"]) for piece in manifest.get("grown", ()))
+            and all(_is_amount(piece["n_terms"], int) for piece in manifest.get("grown", ()))
             and len(set(named)) == len(named)
             and all(map(_is_sound_segment, manifest["segments"]))
             and all(FILE_NAME.fullmatch(name) for name in manifest["files"])

@@ -16,6 +16,7 @@ from lsr.corpus import file_identity
 from lsr.encode.stream import Report
 from lsr.errors import DataError
 from lsr.fetched import fetched_vectors
+from lsr.fingerprint import Fingerprint
 from lsr.places import Place, beside, is_remote
 from lsr.vectors import VectorBatch, Vectors, parquet_files, read_parquets, read_vectors
 
@@ -68,12 +69,14 @@ class Scanned:
         largest: The largest weight.
         whole: Whether all weights are whole numbers.
         identity: A text that changes when they do.
+        fingerprint: Of the encoder that made them.
     """
 
     stretches: Sequence[Stretch]
     largest: float
     whole: bool
     identity: str
+    fingerprint: Fingerprint
 
 
 def scan(source: str | Path) -> tuple[Scanned, Report]:
@@ -112,7 +115,7 @@ def scan(source: str | Path) -> tuple[Scanned, Report]:
         _refuse_doubled(files, vectors, again)
     # Of a copy the path is new each time, of a file here its time of change tells.
     states = [str(s.wanted) if s.wanted else file_identity(Path(s.path)) for s in stretches]
-    return Scanned(stretches, largest, whole, f"{source} {states}"), report
+    return Scanned(stretches, largest, whole, f"{source} {states}", vectors.fingerprint), report
 
 
 def _refuse_doubled(files: Sequence[Path], vectors: Vectors, hashes: NDArray[np.uint64]) -> None:

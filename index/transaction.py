@@ -172,6 +172,7 @@ class Transaction(NewFiles):
         self._settle()
         segments = manifest["segments"]
         named = {manifest["shared"], *(s["name"] for s in segments), *(s["alive"] for s in segments)}
+        named |= {piece["name"] for piece in manifest.get("grown", ())}
         old = self.manifest["files"] if self.manifest else {}
         files = {name: entry for name, entry in old.items() if name.split("/")[0] in named}
         for new in (path for path in self._new if path.name in named):

@@ -17,13 +17,24 @@ import numpy as np
 
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder_files
+from lsr.encode.lexicon import Lexicon
 from lsr.encode.stream import Report
 from lsr.errors import CorruptIndex, DataError, EncoderError, LsrError
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import MAX_TERMS, SparseMatrix
 from lsr.vectors import VectorBatch, Vectors
 
-from .builder import BuildSettings, Known, Opened, Source, manifest_of, open_source, read_batches, write_segment
+from .builder import (
+    BuildSettings,
+    Known,
+    Opened,
+    Source,
+    manifest_of,
+    open_source,
+    quantizer_of,
+    read_batches,
+    write_segment,
+)
 from .changes import Call, Change
 from .columns import Columns
 from .documents import Documents
@@ -52,6 +63,7 @@ class Writer:
         snapshot: The latest snapshot that is open.
         others: Writers of the other parts of a whole: ids are unique over all of them, and an update deletes there.
         scale: Of the whole, if it has one already.
+        tokens: Of the whole, if it has more than this part.
 
     Raises:
         IndexLocked: Somebody else is writing.
@@ -59,8 +71,16 @@ class Writer:
         CorruptIndex: Files are damaged.
     """
 
-    def __init__(self, path: Path, snapshot: Snapshot, others: Sequence[Writer] = (), scale: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        snapshot: Snapshot,
+        others: Sequence[Writer] = (),
+        scale: float = 0.0,
+        tokens: Sequence[str] | None = None,
+    ) -> None:
         read_manifest(path)  # refused before anything is made there
+        self._tokens = tokens
         self._path, self._others, self._beside = path, tuple(others), scale
         self.closed = False
         self._transaction = Transaction(path)
@@ -83,7 +103,12 @@ class Writer:
         self._known = Known()
         self._known.fingerprint, self._known.encoder_files = shared.fingerprint, shared.encoder_files
         self._known.vocabulary = shared.vocabulary
-        self._learned = False  # whether there is more known now than committed
+        if self._tokens is not None and len(self._tokens) > len(shared.vocabulary or ()):
+            self._known.vocabulary = self._tokens
+        self._learned = False  # whether there is more known now than committed, apart from tokens that were appended
+        self._n_tokens = len(shared.vocabulary or ())  # that are committed
+        self._growing: Lexicon | None = None
+        self._n_before = len(self._known.vocabulary or ())
         self._stored = [Stored(dict(p.entry), p.documents, p.alive) for p in self.snapshot.parts]
         self._buffer = Buffer()
         self.changed = False
@@ -103,6 +128,7 @@ class Writer:
         opened, change = open_source(source, skip_bad=skip_bad), Change()
         call = Call(self._buffer, replace, skip_bad, change)
         n_stored, known, scale, learned = len(self._stored), self._known, self._scale, self._learned
+        n_tokens = len(known.vocabulary or ())
         try:
             with output_errors(self._path):
                 elsewhere = [stored for other in self._others for stored in other._stored]
@@ -126,6 +152,8 @@ class Writer:
             self._stored = self._stored[:n_stored] + ([call.early] if call.early else [])
             self._scale = call.early.entry["scale"] if call.early and not scale else scale
             self._known, self._learned = known, learned
+            if self._growing is not None:
+                self._growing.cut(n_tokens)
             raise
         self._buffer.extend(call.fresh)
         self.changed = self.changed or bool(change)
@@ -196,6 +224,14 @@ class Writer:
                 "add vectors of the same encoder"
             )
         model = encoder()
+        if model.living:
+            if self._growing is None:
+                tokens, shared = list(known.vocabulary or ()), self.snapshot.shared
+                term_of = dict(shared.term_of) if len(shared.term_of) == len(tokens) else None
+                self._growing = Lexicon(tokens, term_of, grows=True)
+                known.vocabulary = self._growing.tokens
+            yield from read(model.over(self._growing))
+            return
         unlearned = model.needs_fit  # so no document here has a word yet
         if unlearned:  # from what comes now; should the call fail, nothing is learned from it
             model = load_encoder_files(known.encoder_files)
@@ -224,7 +260,8 @@ class Writer:
         ours = None if known.vocabulary is None else list(known.vocabulary)
         if tokens is not None and ours is None:
             raise DataError(f"these vectors have tokens, but the index {self._path} doesn't know its own", where)
-        closed = bool(ours) and (bool(known.encoder_files) or known.fingerprint.vocabulary_size is not None)
+        ours_alone = bool(known.encoder_files) and source.fingerprint.tokenizer is None if tokens is not None else True
+        closed = bool(ours) and (ours_alone or known.fingerprint.vocabulary_size is not None)
         term_of = {token: term for term, token in enumerate(ours or ())}
         terms: list[int] = []  # of each of their tokens
         for batch in batches:
@@ -252,8 +289,8 @@ class Writer:
         if ours is not None and len(ours) > len(known.vocabulary or ()):
             grown = Known()
             grown.fingerprint, grown.encoder_files = known.fingerprint, known.encoder_files
-            grown.vocabulary = ours
-            self._known, self._learned = grown, True
+            grown.vocabulary, self._growing = ours, None
+            self._known = grown
 
     def _flush(self) -> None:
         """Write what waits in memory as a segment."""
@@ -271,7 +308,7 @@ class Writer:
     def _written(self, buffer: Buffer, kept: Sequence[bool]) -> Stored | None:
         """Write what a buffer holds as a segment; None if that is nothing."""
         scale = self._scale
-        quantizer = partial(Quantizer.beside, scale) if scale else Quantizer.of
+        quantizer = quantizer_of(self._known.fingerprint, scale) or Quantizer.of
         if not any(kept):
             return None
         entry = write_segment(self._transaction, buffer.batches(kept), self._settings, quantizer=quantizer)
@@ -356,8 +393,13 @@ class Writer:
         """Commit a manifest of some segments."""
         names = ("fingerprint", "shared", "has_encoder", "has_vocabulary")
         shared = {name: self.snapshot.manifest[name] for name in names}
+        tokens, grown = len(self._known.vocabulary or ()), self.snapshot.manifest.get("grown")
         if self._learned:
             shared = self._known.write(self._transaction)
+        elif tokens > self._n_before:
+            shared |= self._known.write_grown(self._transaction, grown or (), self._n_tokens)
+        elif grown:
+            shared["grown"] = grown
         segments = [segment for segment in segments if segment["n_alive"]]
         if segments:  # what comes next is written beside most of what there is
             self._scale = float(max(segments, key=lambda segment: segment["n_postings"])["scale"])

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from lsr.errors import DataError, EncoderMismatch
 
+_KINDS = {"vocabulary_size": int, "max_length": int, "max_weight": float}
+_LARGEST = 3e38  # of a float32, about
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -24,6 +27,7 @@ class Fingerprint:
         pooling: "max", "sum", or the like.
         saturation: "log1p", "log1p_log1p", or the like.
         max_length: Tokens of a document that are read; longer ones are cut.
+        max_weight: What no weight of a document is above. It gives all segments of an index one scale.
     """
 
     model: str | None = None
@@ -33,6 +37,7 @@ class Fingerprint:
     pooling: str | None = None
     saturation: str | None = None
     max_length: int | None = None
+    max_weight: float | None = None
 
     def differences(self, other: Fingerprint) -> list[str]:
         """What both know and differ in, as "pooling max / sum"; the model's name alone is no difference."""
@@ -79,8 +84,8 @@ class Fingerprint:
         except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise DataError(f"the encoder's fingerprint can't be read: {error}", where) from None
         for name, value in known.items():
-            wanted = int if name in ("vocabulary_size", "max_length") else str
-            if not isinstance(value, wanted):
+            wanted = _KINDS.get(name, str)
+            if not isinstance(value, wanted) or (wanted is float and not 0 < value < _LARGEST):
                 raise DataError(f"the encoder's fingerprint has {name} = {value!r}", where)
         return cls(**known)
 

@@ -57,8 +57,8 @@ class Term(NamedTuple):
         start: Where it begins in the word, in characters.
         end: Where it ends.
         weight: What it counts in a query; 0 where a query has others in its place.
-        counts: Whether it makes a document longer; a compound beside its parts doesn't.
-        light: Whether it is a stop word.
+        counts: Whether it makes a document longer; a compound beside its parts doesn't, nor does a stop word.
+        light: Whether it is a stop word, or has the stem of one.
     """
 
     term: str
@@ -104,6 +104,7 @@ class Analyzer:
         self.language, self.stop_words = language, stop_words
         self._stem = _stemmer(language)
         self.words = frozenset(_stop_words(language, stop_words) if words is None else words)
+        self._light = {self._stem(word) for word in self.words} if stop_words == "light" else set()
         self._cache: dict[str, Word] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -153,14 +154,20 @@ class Analyzer:
         each = min(1.0, _LIGHT / len(weights)) if weights else 1.0
         return weights | {term: weights.get(term, 0.0) + each * times for term, times in light.items()}
 
-    def spans(self, text: str) -> list[tuple[str, int, int]]:
-        """The terms of a document and where they stand in the text as it came: (term, start, end), by start."""
+    def spans(self, text: str, *, counted: bool = False) -> list[tuple[str, int, int]]:
+        """The terms of a document and where they stand in the text as it came: (term, start, end), by start.
+
+        Args:
+            text: The document.
+            counted: Leave out what doesn't make it longer; then no two of them overlap.
+        """
         clean, places = aligned(text)
         found = []
         for match in _pattern().finditer(clean):
             for term in self._word(match.group()).terms:
-                start, end = places(match.start() + term.start, match.start() + term.end)
-                found.append((term.term, start, end))
+                if not counted or term.counts:
+                    start, end = places(match.start() + term.start, match.start() + term.end)
+                    found.append((term.term, start, end))
         return sorted(found, key=lambda span: (span[1], span[2]))
 
     def _words(self, text: str) -> Iterator[Word]:
@@ -169,8 +176,8 @@ class Analyzer:
             yield known.get(raw) or self._word(raw)
 
     def _word(self, raw: str) -> Word:
-        terms = tuple(term for term in self._terms(raw) if not term.light or self.stop_words == "light")
-        length = sum(term.counts and not term.light for term in terms)
+        terms = tuple(self._terms(raw))
+        length = sum(term.counts for term in terms)
         word = Word(tuple(term.term for term in terms), length, terms)
         if len(raw) <= _CACHED_LENGTH:
             if len(self._cache) >= _CACHED_WORDS:
@@ -206,16 +213,20 @@ class Analyzer:
         if initials or symbol:
             return
         for part, at in parts:
-            yield self._part(part, at, _BESIDE if len(part) == 1 else 1.0)
+            yield from self._part(part, at, _BESIDE if len(part) == 1 else 1.0)
             humps = _CAMEL.split(part) if not (part.islower() or part.isupper()) else []
             if len(humps) > 1 and all(len(hump) > 1 for hump in humps):
                 for hump in humps:
-                    yield self._part(hump, at, 0.0, counts=False)._replace(light=False)
+                    yield from self._part(hump, at)
                     at += len(hump)
 
-    def _part(self, word: str, start: int, weight: float, *, counts: bool = True) -> Term:
+    def _part(self, word: str, start: int, weight: float = 0.0) -> Iterator[Term]:
         folded = _folded(word, self.language)
-        return Term(self._stem(folded), start, start + len(word), weight, counts, folded in self.words)
+        if folded in self.words and self.stop_words != "light":
+            return
+        term = self._stem(folded)
+        light = term in self._light and weight > 0
+        yield Term(term, start, start + len(word), weight, weight > 0 and not light, light)
 
 
 def _grams(run: str, start: int) -> Iterator[Term]:
@@ -278,6 +289,11 @@ def aligned(text: str) -> tuple[str, Callable[[int, int], tuple[int, int]]]:
         done = run.end()
     unchanged(len(text))
     return clean, lambda start, end: (starts[start], ends[end - 1])
+
+
+def clusters(text: str) -> list[str]:
+    """The characters of a text, each with the marks that combine with it."""
+    return _clusters().findall(text)
 
 
 @cache

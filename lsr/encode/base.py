@@ -13,7 +13,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lsr.corpus import Document, require_encodable
+from lsr.encode.lexicon import Lexicon
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import SparseMatrix
@@ -32,10 +36,18 @@ class Encoder(abc.ABC):
     Attributes:
         type: Name of the kind of encoder, as `encoder.json` has it.
         needs_fit: Whether `fit` has to see the corpus before anything can be encoded.
+        living: Whether its vocabulary grows with an index, and queries' weights follow from the index' counts: it is
+            used as `over` gives it.
     """
 
     type: ClassVar[str]
     needs_fit: bool = False
+    living: bool = False
+
+    @property
+    def learns(self) -> bool:
+        """Whether it learns words of documents that are to be encoded, before or, in an index, meanwhile."""
+        return self.needs_fit or self.living
 
     @property
     @abc.abstractmethod
@@ -103,6 +115,16 @@ class Encoder(abc.ABC):
 
     def fit(self, texts: Iterable[str]) -> None:  # noqa: B027 - a default, not a gap
         """Learn what has to be learned from the corpus; most encoders have nothing to learn here."""
+
+    def over(self, lexicon: Lexicon) -> Encoder:
+        """The same with the terms and counts of an index, if it is one that lives."""
+        return self
+
+    def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
+        """(n,) float64, what a document's weight of each of (n,) terms is multiplied with, where it stands for a query:
+        IDF of an encoder that has it in its queries, else 1.
+        """
+        return np.ones(len(terms))
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
         """How many tokens still fit behind each text, beside the prompt and the special tokens.

@@ -1,229 +1,230 @@
-"""BM25 as an encoder: IDF and length normalisation folded into the documents' weights.
+"""BM25 as an encoder whose vocabulary grows with an index, and whose IDF is that of the documents that are there.
 
-    document weight = idf * tf (k1 + 1) / (tf + k1 (1 - b + b dl / avgdl)),  idf = ln(1 + (N - df + 0.5) / (df + 0.5))
-    query weight    = how often the term occurs in the query
+    document weight = tf (k1 + 1) / (tf + k1 (1 - b + b dl / pivot))
+    query weight    = weight in the query * idf,  idf = ln(1 + (N - df + 0.5) / (df + 0.5))
 
-so the inner product is BM25 (Robertson & Zaragoza 2009; Lucene's idf). Words are lower-cased runs of two or more
-letters and digits, less Snowball's stop words, stemmed by Snowball.
+so the inner product is BM25 (Robertson & Zaragoza 2009; Lucene's idf). A document's weights depend on nothing but
+itself: dl is its words without stop words, and the pivot, where other BM25s have the mean of dl, is a constant. So they
+stay what they are while documents come and go. N and df are counted in the index when it is searched, or, without one,
+in what the encoder was fitted to. What the terms are is told by lsr.encode.analyzer.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-import re
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lsr.encode.analyzer import Analyzer
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
+from lsr.encode.bm25_fixed import FixedBM25Encoder
+from lsr.encode.lexicon import Lexicon
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
 
-_WORD = re.compile(r"\w\w+")
-_STATE_FILE = "bm25.json"
-_CACHED_WORDS = 1 << 20  # stems remembered; beyond that the cache starts again, so memory stays bounded
+STATE_FILE = "bm25.json"
+# By measurement on six judged collections, whose means are 20 to 150 words.
+PIVOT = 30.0
 
 
 class BM25Encoder(Encoder):
-    """BM25 behind the encoders' interface; has to be fitted to a corpus.
+    """BM25 behind the encoders' interface.
+
+    An index gives it its terms and counts; to be used without one, it has to be fitted to a corpus.
 
     Args:
         k1: Saturation of the term frequency.
         b: Strength of the length normalisation, 0 to 1.
         language: A Snowball language ("english"), or "none" for neither stems nor stop words.
+        stop_words: "light", "drop", "lucene" or "keep"; see `lsr.encode.analyzer.Analyzer`.
+        pivot: Length of a document, in words that aren't stop words, that is neither short nor long.
+
+    Raises:
+        EncoderError: Values out of range, an unknown language.
     """
 
     type = "bm25"
+    living = True
 
-    def __init__(self, k1: float = 0.9, b: float = 0.4, language: str = "english") -> None:
-        if not k1 >= 0 or not 0 <= b <= 1:
-            raise EncoderError(f"bm25 needs k1 >= 0 and 0 <= b <= 1, got k1={k1}, b={b}")
-        self.k1, self.b, self.language = float(k1), float(b), language
-        self._stem, self._stop_words = _language(language)
-        self._vocabulary: list[str] = []
-        self._terms: dict[str, int] = {}
-        self._idf = np.empty(0)
-        self._average_length = 0.0
-        self._n_docs: int | None = None
-        self._cache: dict[str, int] = {}  # word -> term, -1 for stop words and words of no document
-        self._fingerprint: Fingerprint | None = None
+    def __init__(
+        self,
+        k1: float = 0.9,
+        b: float = 0.4,
+        language: str = "english",
+        stop_words: str = "light",
+        pivot: float = PIVOT,
+    ) -> None:
+        if not 0 <= k1 < math.inf or not 0 <= b <= 1 or not 0 < pivot < math.inf:
+            raise EncoderError(f"bm25 needs k1 >= 0, 0 <= b <= 1 and pivot > 0, got k1={k1}, b={b}, pivot={pivot}")
+        self.k1, self.b, self.pivot = float(k1), float(b), float(pivot)
+        self.analyzer = Analyzer(language, stop_words)
+        self._lexicon: Lexicon | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._reduced()
 
-    # --- fitting ---------------------------------------------------------------------------------------------------
+    # --- its terms ---------------------------------------------------------------------------------------------------
 
     @property
     def needs_fit(self) -> bool:  # type: ignore[override]
-        """True until `fit` has seen a corpus."""
-        return self._n_docs is None
+        """True until `fit` has seen a corpus, or an index gives the terms."""
+        return self._lexicon is None
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Count document frequencies and the average length, in one pass."""
-        frequencies: Counter[str] = Counter()
-        n_docs = total = 0
-        cache: dict[str, str | None] = {}
-        for text in texts:
-            stems = [stem for word in _words(text) if (stem := self._stem_cached(word, cache)) is not None]
-            frequencies.update(set(stems))
-            total += len(stems)
-            n_docs += 1
-        df = np.array(sorted_df := [frequencies[stem] for stem in sorted(frequencies)], dtype=np.float64)
-        self._restore(
-            sorted(frequencies),
-            np.log1p((n_docs - df + 0.5) / (df + 0.5)) if sorted_df else np.empty(0),
-            total / n_docs if n_docs else 0.0,
-            n_docs,
-        )
+        """Learn the words and count in how many documents each occurs, in one pass."""
+        self._lexicon = Lexicon.of(self.analyzer.document(text)[0] for text in texts)
 
-    def _restore(self, vocabulary: list[str], idf: np.ndarray[Any, Any], average: float, n_docs: int) -> None:
-        self._vocabulary = vocabulary
-        self._terms = {stem: term for term, stem in enumerate(vocabulary)}
-        self._idf, self._average_length, self._n_docs = idf, average, n_docs
-        self._cache = {}
-        self._fingerprint = None
+    def over(self, lexicon: Lexicon) -> BM25Encoder:
+        """The same with the terms and counts of an index."""
+        other = copy.copy(self)
+        other._lexicon = lexicon
+        return other
 
-    def _stem_cached(self, word: str, cache: dict[str, str | None]) -> str | None:
-        if word not in cache:
-            if len(cache) >= _CACHED_WORDS:
-                cache.clear()
-            cache[word] = None if word in self._stop_words else self._stem(word)
-        return cache[word]
+    @property
+    def lexicon(self) -> Lexicon:
+        """Its terms and counts.
 
-    # --- encoding --------------------------------------------------------------------------------------------------
+        Raises:
+            EncoderError: It has none.
+        """
+        if self._lexicon is None:
+            raise EncoderError(
+                "this bm25 encoder has seen no corpus yet: call fit(texts), or take the one of an index "
+                "(index.encoder, --encoder INDEX)"
+            )
+        return self._lexicon
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """The terms that it knows."""
+        return [] if self._lexicon is None else self._lexicon.words()
+
+    @property
+    def n_terms(self) -> int:
+        """Size of the vocabulary."""
+        return 0 if self._lexicon is None else len(self._lexicon)
+
+    # --- encoding ----------------------------------------------------------------------------------------------------
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Counts of the query's terms; words of no document are left out."""
-        rows = [dict(Counter(self._text_terms(text))) for text in as_texts(texts)]
-        return SparseMatrix.from_dicts(rows, self.n_terms)
+        """Weights of the queries' terms; words of no document are left out."""
+        lexicon, rows = self.lexicon, []
+        for text in as_texts(texts):
+            known = {lexicon.number(term): weight for term, weight in self.analyzer.query(text).items()}
+            known.pop(-1, None)
+            rows.append(known)
+        terms = np.unique(np.fromiter((term for row in rows for term in row), np.int64))
+        factor = dict(zip(terms.tolist(), self.query_factors(terms).tolist(), strict=True))
+        rows = [{term: weight * factor[term] for term, weight in row.items() if factor[term]} for row in rows]
+        return SparseMatrix.from_dicts(rows, len(lexicon))
+
+    def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
+        """(n,) float64, the IDF of each of (n,) terms; 0 where no document has it."""
+        lexicon, terms = self.lexicon, np.asarray(terms, np.int64)
+        there = terms < len(lexicon)
+        factors = np.zeros(len(terms))
+        df = lexicon.counts(terms[there]).astype(np.float64)
+        factors[there] = np.where(df > 0, np.log1p((np.maximum(lexicon.n_docs - df, 0) + 0.5) / (df + 0.5)), 0.0)
+        return factors
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
-        """BM25 weights of the documents' terms."""
+        """BM25 weights of the documents' terms, without IDF."""
+        lexicon = self.lexicon
         indptr: list[int] = [0]
         indices: list[int] = []
         counts: list[int] = []
         lengths: list[int] = []
         for text in as_texts(texts):
-            terms = Counter(self._text_terms(text))
-            indices.extend(terms.keys())
-            counts.extend(terms.values())
-            lengths.append(terms.total())
+            terms, length = self.analyzer.document(text)
+            for term, count in Counter(terms).items():
+                if (number := lexicon.number(term)) >= 0:
+                    indices.append(number)
+                    counts.append(count)
+            lengths.append(length)
             indptr.append(len(indices))
-        tf = np.array(counts, dtype=np.float64)
-        ids = np.array(indices, dtype=np.int64)
-        norm = 1 - self.b + self.b * np.array(lengths) / (self._average_length or 1.0)
-        saturation = tf + self.k1 * np.repeat(norm, np.diff(indptr))
-        weights = self._idf[ids] * tf * (self.k1 + 1) / saturation if len(ids) else tf
-        return SparseMatrix(indptr, ids, weights, (len(indptr) - 1, self.n_terms))
+        tf = np.array(counts, np.float64)
+        norm = 1 - self.b + self.b * np.array(lengths, np.float64) / self.pivot
+        weights = tf * (self.k1 + 1) / (tf + self.k1 * np.repeat(norm, np.diff(indptr)))
+        return SparseMatrix(indptr, np.array(indices, np.int64), weights, (len(indptr) - 1, len(lexicon)))
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Where the corpus' terms stand in a text."""
-        found = ((self._term(m.group().lower()), m.start(), m.end()) for m in _WORD.finditer(text))
+        """Where the terms that it knows stand in a text."""
+        lexicon = self.lexicon
+        found = ((lexicon.number(term), start, end) for term, start, end in self.analyzer.spans(text))
         return [span for span in found if span[0] >= 0]
 
-    def _text_terms(self, text: str) -> list[int]:
-        return [term for word in _words(text) if (term := self._term(word)) >= 0]
+    def tokens(self, text: str) -> list[tuple[int, int, int]]:
+        """The words that make a document long, known or not (-1)."""
+        return [(-1, start, end) for _, start, end in self.analyzer.spans(text, counted=True)]
 
-    def _term(self, word: str) -> int:
-        term = self._cache.get(word)
-        if term is None:
-            if self.needs_fit:
-                raise EncoderError(
-                    "this bm25 encoder has seen no corpus yet: call fit(texts), or let Index.build or "
-                    '"lsr index --encoder bm25" do it'
-                )
-            if len(self._cache) >= _CACHED_WORDS:
-                self._cache.clear()
-            term = -1 if word in self._stop_words else self._terms.get(self._stem(word), -1)
-            self._cache[word] = term
-        return term
-
-    # --- what it is, and on disk -----------------------------------------------------------------------------------
-
-    @property
-    def vocabulary(self) -> Sequence[str]:
-        """The stems of the corpus, sorted."""
-        return self._vocabulary
+    # --- what it is, and on disk -------------------------------------------------------------------------------------
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Two fits agree when vocabulary, frequencies and settings do."""
-        if self._fingerprint is None:
-            state = [json.dumps([self.k1, self.b, self._average_length]).encode(), self._idf.tobytes()]
-            words = ["\n".join(self._vocabulary).encode(), self.language.encode()]
-            self._fingerprint = Fingerprint(
-                model=f"bm25(k1={self.k1:g}, b={self.b:g}, {self.language})",
-                weights=digest(state + words),
-                tokenizer=digest(words),
-                vocabulary_size=self.n_terms,
-            )
-        return self._fingerprint
+        """That of its settings: vectors of one vocabulary are brought into the terms of another by their tokens."""
+        return Fingerprint(
+            model=f"bm25(k1={self.k1:g}, b={self.b:g}, {self.analyzer.language})",
+            weights=digest([json.dumps([self.k1, self.b, self.pivot]).encode()]),
+            tokenizer=digest([json.dumps(self.analyzer.settings()).encode()]),
+            max_weight=float(np.nextafter(np.float32(self.k1 + 1), np.float32(np.inf))),
+        )
 
     def query_files(self) -> dict[str, bytes]:
-        """All of it: the table of a BM25 encoder is small."""
-        settings = {"k1": self.k1, "b": self.b, "language": self.language}
-        state = {
-            "n_docs": self._n_docs,
-            "average_length": self._average_length,
-            "stop_words": sorted(self._stop_words),
-            "idf": self._idf.tolist(),
-            "vocabulary": self._vocabulary,
-        }
-        return {CONFIG_FILE: config_bytes(self.type, **settings), _STATE_FILE: json.dumps(state).encode()}
+        """All of it, with the terms and counts as they are now; without them where nothing is counted yet."""
+        state: dict[str, Any] = {"analyzer": self.analyzer.settings(), "n_docs": None}
+        if self._lexicon is not None and self._lexicon.counted:
+            counts = self._lexicon.counts(np.arange(len(self._lexicon)))
+            state |= {"n_docs": self._lexicon.n_docs, "vocabulary": self.vocabulary, "df": counts.tolist()}
+        settings = {"k1": self.k1, "b": self.b, "pivot": self.pivot}
+        return {CONFIG_FILE: config_bytes(self.type, **settings), STATE_FILE: json.dumps(state).encode()}
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write settings and fitted state."""
+        """Write settings, terms and counts."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.query_files().items():
             (folder / name).write_bytes(content)
 
     @classmethod
-    def load(cls, folder: Path, config: dict[str, Any]) -> BM25Encoder:
-        """Open what `save` wrote.
+    def load(cls, folder: Path, config: Mapping[str, Any]) -> BM25Encoder | FixedBM25Encoder:
+        """Open what `save` wrote; of earlier versions, with IDF in the documents' weights.
 
         Raises:
             EncoderError: A file is missing or damaged.
         """
+        if "pivot" not in config:
+            return FixedBM25Encoder.load(folder, config)
         try:
-            encoder = cls(config["k1"], config["b"], config["language"])
-            state = json.loads((folder / _STATE_FILE).read_bytes())
-            if state["n_docs"] is not None:
-                idf = np.array(state["idf"], dtype=np.float64)
-                if idf.shape != (len(state["vocabulary"]),):
-                    raise ValueError(f"{len(state['vocabulary'])} terms but {idf.shape} idf values")
-                if not all(isinstance(stem, str) for stem in state["vocabulary"]):
-                    raise ValueError("the vocabulary holds something else than words")
-                encoder._restore(state["vocabulary"], idf, float(state["average_length"]), int(state["n_docs"]))
-            # The list it was fitted with, whatever a later version of the library brings.
-            encoder._stop_words = frozenset(state["stop_words"])
+            state = json.loads((folder / STATE_FILE).read_bytes())
+            analyzer = Analyzer.of(state["analyzer"])
+            encoder = cls(config["k1"], config["b"], "none", "keep", config["pivot"])
+            encoder.analyzer = analyzer
+            if (n_docs := state["n_docs"]) is not None:
+                encoder._lexicon = _lexicon(state["vocabulary"], state["df"], n_docs)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EncoderError(f"{folder}: not a whole bm25 encoder: {error!r}") from None
         return encoder
 
 
-def _words(text: str) -> list[str]:
-    # Found before they are lower-cased, as in `spans`: lower-casing can move a word's borders ("İ").
-    return [word.lower() for word in _WORD.findall(text)]
+def _lexicon(vocabulary: Any, df: Any, n_docs: Any) -> Lexicon:
+    """Checked values of a file.
 
-
-def _language(name: str) -> tuple[Any, frozenset[str]]:
-    """Snowball's stemmer and stop words of a language."""
-    if name == "none":
-        return lambda word: word, frozenset()
-    import Stemmer
-    from whoosh.lang.stopwords import stoplists
-
-    if name not in Stemmer.algorithms():
-        raise EncoderError(f"no language {name!r}; there are: none, {', '.join(sorted(Stemmer.algorithms()))}")
-    codes = {
-        "danish": "da", "dutch": "nl", "english": "en", "finnish": "fi", "french": "fr", "german": "de",
-        "hungarian": "hu", "italian": "it", "norwegian": "no", "porter": "en", "portuguese": "pt",
-        "russian": "ru", "spanish": "es", "swedish": "sv", "turkish": "tr",
-    }  # fmt: skip
-    return Stemmer.Stemmer(name).stemWord, frozenset(stoplists.get(codes.get(name, ""), ()))
+    Raises:
+        ValueError: They make no sense.
+    """
+    if len(df) != len(vocabulary):
+        raise ValueError(f"{len(vocabulary)} terms but {len(df)} counts")
+    if not all(isinstance(term, str) for term in vocabulary) or len(set(vocabulary)) != len(vocabulary):
+        raise ValueError("the vocabulary holds something else than words, or one twice")
+    if not all(type(count) is int and 0 <= count < 2**62 for count in [*df, n_docs]):
+        raise ValueError("counts are whole numbers")
+    return Lexicon.of_counts(vocabulary, df, n_docs)

@@ -10,11 +10,15 @@ from typing import Any, TypeVar
 
 import click
 
+from lsr.encode.analyzer import STOP_WORDS
 from lsr.encode.base import DEFAULT_ENCODER
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_SETTINGS = ("pooling", "saturation", "max_length", "top_k", "max_ratio", "device", "query_model", "lexical")
+_SETTINGS = (
+    *("pooling", "saturation", "max_length", "top_k", "max_ratio", "device", "query_model", "lexical"),
+    *("k1", "b", "language", "stop_words"),
+)
 
 
 def encoder_options(command: F) -> F:
@@ -33,6 +37,14 @@ def encoder_options(command: F) -> F:
         click.option("--max-ratio", type=click.FloatRange(0, 1), help="Drop weights below this share of the largest."),
         click.option(
             "--lexical", type=click.FloatRange(min=0), metavar="W", help="Add W times BM25's score to a model's."
+        ),
+        click.option("--k1", type=click.FloatRange(min=0), help="Of bm25: saturation of frequencies. [default: 0.9]"),
+        click.option("--b", type=click.FloatRange(0, 1), help="Of bm25: normalisation of lengths. [default: 0.4]"),
+        click.option("--language", metavar="NAME", help="Of bm25: a Snowball language, or none. [default: english]"),
+        click.option(
+            "--stop-words",
+            type=click.Choice(STOP_WORDS),
+            help="Of bm25: count little in queries, are dropped, Lucene's dropped, or are words. [default: light]",
         ),
         click.option("--query-model", metavar="NAME|PATH", help="Another checkpoint for the queries."),
         click.option("--device", help="Where the model runs: cpu, cuda, cuda:1. [default: cuda if there]"),
@@ -114,16 +126,10 @@ def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
         if not files:
             raise EncoderError(f"{path}: these vectors carry no encoder; name the one that made them")
         return load_encoder_files(files)
-    if (path / "manifest.json").is_file():  # an index
-        from lsr.errors import EncoderError
+    if (path / "manifest.json").is_file() or (path / "shards.json").is_file():  # an index
+        import lsr  # the index' wing is above this one
 
-        try:
-            folder = path / str(json.loads((path / "manifest.json").read_bytes())["shared"]) / "encoder"
-        except (ValueError, KeyError, TypeError) as error:
-            raise EncoderError(f"{path}: its manifest can't be read ({error!r}); try lsr verify {path}") from None
-        if not folder.resolve().is_relative_to(path.resolve()) or not folder.is_dir():
-            raise EncoderError(f"{path}: this index carries no encoder; name the one that made its vectors")
-        return load_encoder(folder)
+        return lsr.Index.open(path).encoder
     return load_encoder(name, **settings)
 
 

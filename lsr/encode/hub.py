@@ -35,7 +35,7 @@ from lsr.encode.splade import SpladeEncoder, Tower
 from lsr.encode.static import InferenceFreeEncoder
 from lsr.errors import CheckpointWarning, EncoderError
 
-_BM25_SETTINGS = ("k1", "b", "language")
+_BM25_SETTINGS = ("k1", "b", "language", "stop_words", "pivot")
 _TOWER_SETTINGS = ("pooling", "saturation", "max_length")
 _MODEL_SETTINGS = (*_TOWER_SETTINGS, "top_k", "max_ratio", "device", "batch_tokens", "query_model", "lexical")
 _ACTIVATIONS = {"relu": "log1p", "log1p_relu": "log1p_log1p"}
@@ -50,8 +50,9 @@ def load_encoder(name: str | PathLike[str], **settings: Any) -> Encoder:
 
     Args:
         name: "bm25", "lsr-mini", a folder, or a model of the Hugging Face hub.
-        settings: For "bm25": k1, b, language. For models, in place of what the checkpoint says: pooling,
-            saturation and max_length of the documents' tower (and of the queries', where it is the same);
+        settings: For "bm25": k1, b, language, stop_words and pivot, as BM25Encoder has them. For models, in place of
+            what the checkpoint says: pooling, saturation and max_length of the documents' tower (and of the queries',
+            where it is the same);
             top_k and max_ratio to prune documents; query_model, another checkpoint for queries; lexical, the weight
             of BM25's score beside the model's (`HybridEncoder`), 0 for none; device and batch_tokens, as
             SpladeEncoder has them.

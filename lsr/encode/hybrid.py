@@ -3,7 +3,7 @@
     score = learned score + weight * BM25 score
 
 One inverted index answers both at once, exactly, and a hit is explained by the terms of either. The vocabulary is the
-model's, then the corpus' stems as "bm25:STEM". BM25 has to be fitted to the corpus; the model needs no such thing.
+model's, then BM25's terms as "bm25:TERM"; these grow with an index, which counts them, too.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.bm25_fixed import FixedBM25Encoder
+from lsr.encode.lexicon import Lexicon
 from lsr.encode.splade import SpladeEncoder
 from lsr.encode.static import InferenceFreeEncoder
 from lsr.errors import EncoderError
@@ -29,8 +32,8 @@ from lsr.sparse import SparseMatrix
 
 _PREFIX = "bm25:"
 # BM25's document weights are divided by it and its query weights multiplied: both encoders' are of a size then, and so
-# lose as little when an index stores them in 8 bits with one scale.
-_SIZE = 4.0
+# lose as little when an index stores them in 8 bits with one scale. The second with IDF in the documents' weights.
+_SIZE, _SIZE_FIXED = 0.5, 4.0
 
 
 class HybridEncoder(Encoder):
@@ -47,10 +50,34 @@ class HybridEncoder(Encoder):
 
     type = "hybrid"
 
-    def __init__(self, learned: SpladeEncoder | InferenceFreeEncoder, lexical: BM25Encoder, weight: float) -> None:
+    def __init__(
+        self,
+        learned: SpladeEncoder | InferenceFreeEncoder,
+        lexical: BM25Encoder | FixedBM25Encoder,
+        weight: float,
+    ) -> None:
         if not 0 < weight < math.inf:
             raise EncoderError(f"lexical={weight}: the weight of BM25's score must be a number above 0")
         self.learned, self.lexical, self.weight = learned, lexical, float(weight)
+        self._size = _SIZE if lexical.living else _SIZE_FIXED
+
+    @property
+    def living(self) -> bool:  # type: ignore[override]
+        """As BM25 is, unless an earlier version of it made the index."""
+        return self.lexical.living
+
+    def over(self, lexicon: Lexicon) -> HybridEncoder:
+        """The same with the terms and counts of an index."""
+        if not isinstance(self.lexical, BM25Encoder):
+            return self
+        return HybridEncoder(self.learned, self.lexical.over(lexicon.part(self.learned.n_terms, _PREFIX)), self.weight)
+
+    def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
+        """1 for the learned encoder's terms, IDF for BM25's."""
+        terms, first = np.asarray(terms, np.int64), self.learned.n_terms
+        factors = np.ones(len(terms))
+        factors[terms >= first] = self.lexical.query_factors(terms[terms >= first] - first)
+        return factors
 
     def __reduce__(self) -> tuple[Any, ...]:
         learned = self.learned.document if isinstance(self.learned, InferenceFreeEncoder) else self.learned
@@ -75,13 +102,13 @@ class HybridEncoder(Encoder):
             learned = self.learned.encode_known(texts, self.lexical.spans)
         else:
             learned = self.learned.encode_query(texts)
-        return _beside(learned, lexical, self.weight * _SIZE)
+        return _beside(learned, lexical, self.weight * self._size)
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
         """Both encoders' documents side by side."""
         texts = as_texts(texts)
         lexical = self.lexical.encode_document(texts)  # the faster one first: it may have seen no corpus
-        return _beside(self.learned.encode_document(texts), lexical, 1 / _SIZE)
+        return _beside(self.learned.encode_document(texts), lexical, 1 / self._size)
 
     def halves(self, vectors: SparseMatrix) -> tuple[SparseMatrix, SparseMatrix]:
         """Vectors with the learned encoder's terms only, and with BM25's only; numbered as they are."""
@@ -134,7 +161,7 @@ class HybridEncoder(Encoder):
             model=f"{learned.model} + {self.weight:.3g} {lexical.model}",
             weights=digest(["\n".join(weights).encode()]),
             tokenizer=digest([f"{learned.tokenizer}\n{lexical.tokenizer}".encode()]),
-            vocabulary_size=self.n_terms,
+            vocabulary_size=None if self.living else self.n_terms,
         )
 
     # --- on disk ------------------------------------------------------------------------------------------------------
@@ -174,7 +201,7 @@ def _beside(left: SparseMatrix, right: SparseMatrix, factor: float) -> SparseMat
     return SparseMatrix(indptr, indices, data, (len(left), left.shape[1] + right.shape[1]))
 
 
-def open_parts(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], BM25Encoder, float]:
+def open_parts(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], BM25Encoder | FixedBM25Encoder, float]:
     """The learned encoder's settings, BM25, and its weight, of what `save` or `query_files` wrote.
 
     Raises:

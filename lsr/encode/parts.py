@@ -195,10 +195,12 @@ def encode_parts(
         return _in_order(done, plan["bad"])
     if done:
         note(f"{place.name}: going on, {len(done)} parts are encoded already")
-    if encoder.needs_fit and 0 in done:
-        encoder = _encoder_of(place, done[0])
+    learns = encoder.learns and not task.queries
+    if learns and 0 in done:
+        encoder, learns = _encoder_of(place, done[0]), False
     with ready(workers, _WHAT):
-        fit(encoder, corpus)
+        if learns:
+            fit(encoder, corpus)
         if done:
             before = Fingerprint.from_json(plan["fingerprint"], place.name)
             before.require_same(encoder.fingerprint, place.name, "what is to follow")

@@ -93,6 +93,8 @@ class Report:
             note(f"skipped {len(self.bad)} bad documents, the first: {self.bad[0]}")
         if self.empty:
             note(f"{self.empty} of {self.documents} documents have no text to be found by")
+        if self.no_terms > self.empty:
+            note(f"texts in which the encoder finds no term, so that they match nothing: {self.no_terms - self.empty}")
         if self.truncated and self.vectors > self.told:
             note(cut_texts(self.truncated, self.vectors, self.max_length, queries=self.queries))
 
@@ -190,9 +192,7 @@ def read_length(encoder: Encoder, *, queries: bool = False) -> int | None:
 
 
 def fit(encoder: Encoder, corpus: Corpus) -> None:
-    """Let an encoder that needs it see the corpus; one pass."""
-    if not encoder.needs_fit:
-        return
+    """Let an encoder see the corpus; one pass."""
     with progress(None, f"fitting {encoder.type}") as bar:
 
         def texts() -> Iterator[str]:
@@ -278,15 +278,17 @@ def _encode_parts(
 ) -> Report:
     """Encode into the parts of a work folder, after those that are there."""
     parts, report = _find_parts(work, identity, overwrite)
+    learns = encoder.learns and not how["queries"]
     if parts:
         note(f"{work}: going on after {report.documents} documents that are encoded already")
         done = read_vectors(work)
-        if encoder.needs_fit:
+        if learns:
             from lsr.encode.hub import load_encoder_files
 
             encoder = load_encoder_files(done.encoder_files)
         done.fingerprint.require_same(encoder.fingerprint, str(work), "what is to follow")
-    fit(encoder, corpus)
+    elif learns:
+        fit(encoder, corpus)
     batches = encode_corpus(corpus, encoder, report, skip=report.documents, **how)
     _write_parts(work, batches, encoder, report, identity, parts)
     return report

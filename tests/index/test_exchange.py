@@ -9,6 +9,7 @@ from lsr import Index, SparseMatrix, regroup
 from lsr.convert import Form, convert
 from lsr.corpus import Document, document_batch
 from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.bm25_fixed import FixedBM25Encoder
 from lsr.errors import CorruptIndex, EncoderMismatch
 from lsr.index.exchange import index_vectors
 from lsr.vectors import VectorBatch, Vectors, matrix_batches, read_vectors
@@ -164,11 +165,20 @@ def test_terms_are_numbered_as_the_encoder_numbers_them(tmp_path, idx, lsr_comma
     for query in ("swept boundary layer", "plate"):
         expected = [(hit.id, pytest.approx(hit.score, rel=0.01)) for hit in Index.open(idx).search(query)]
         assert [(hit.id, hit.score) for hit in Index.open(tmp_path / "again").search(query)] == expected
-    with pytest.raises(EncoderMismatch, match="in the vectors and"):
-        Index.build(tmp_path / "wrong", read_vectors(export), encoder=encoder)
+    # An encoder that lives takes the index' numbers, whatever its own are.
     Index.build(tmp_path / "other", read_vectors(export))
+    found = [hit.id for hit in Index.open(idx).search("swept boundary layer")]
+    for index in (
+        Index.build(tmp_path / "numbered", read_vectors(export), encoder=encoder),
+        Index.open(tmp_path / "other", encoder=encoder),
+    ):
+        assert [hit.id for hit in index.search("swept boundary layer")] == found
+    fixed = FixedBM25Encoder()
+    fixed.fit(["boundary layer"])
+    with pytest.raises(EncoderMismatch, match="in the vectors and"):
+        Index.build(tmp_path / "wrong", read_vectors(export), encoder=fixed)
     with pytest.raises(EncoderMismatch, match=r"in the index .*other and"):
-        Index.open(tmp_path / "other", encoder=encoder)
+        Index.open(tmp_path / "other", encoder=fixed)
 
 
 # --- lsr export

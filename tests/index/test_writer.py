@@ -829,3 +829,11 @@ def test_a_first_batch_without_words_leaves_the_index_open_to_others(tmp_path, t
     index.commit()
     assert [hit.id for hit in Index.open(tmp_path / "idx").search("cats")] == ["b"]
     assert len(index) == 2
+
+
+def test_an_index_built_of_documents_without_words(tmp_path):
+    index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "?"}], encoder="bm25")
+    assert index.search("cats") == []
+    index.add([{"_id": "b", "text": "cats purr"}])
+    index.commit()
+    assert [hit.id for hit in index.search("cats")] == ["b"]

@@ -202,9 +202,9 @@ def test_work_of_another_kind_is_not_continued(tmp_path, corpus, monkeypatch):
 
 
 def test_another_encoder_of_the_same_name_is_refused(tmp_path, corpus, monkeypatch):
-    def fitted(n):
-        encoder = BM25Encoder()
-        encoder.fit(["wing flow"] * n)
+    def fitted(k1):
+        encoder = BM25Encoder(k1)
+        encoder.fit(["wing flow"])
         return encoder
 
     cut_off(monkeypatch, corpus, tmp_path / "v", 2, encoder=fitted(1))

@@ -1,0 +1,304 @@
+"""BM25 over an index that lives: whatever its history, it finds and scores as an index built of what is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsr.convert import convert
+from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.bm25_fixed import FixedBM25Encoder
+from lsr.encode.commands import open_encoder
+from lsr.encode.stream import Passages
+from lsr.errors import CorruptIndex, DataError, EncoderError, EncoderMismatch
+from lsr.index.exchange import index_vectors
+from lsr.index.feedback import expanded
+from lsr.index.index import Index
+from lsr.index.queries import read_queries
+from lsr.index.reshard import reshard
+from lsr.index.sharded import ShardedIndex
+from lsr.index.storage import MANIFEST
+from lsr.vectors import read_vectors
+
+WORDS = ["wing", "flow", "heat", "plate", "shock", "the", "before", "C++", "get_openapi", "依赖", "注入", "?", "भाषा"]
+TEXTS = st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)
+QUERIES = [
+    "wing",
+    "the wing before",
+    "flow heat shock",
+    "C++",
+    "get openapi",
+    "依赖注入",
+    "注",
+    "भाषा",
+    "unknown",
+    "the",
+]
+STEPS = ["add", "update", "delete", "commit", "rollback", "merge", "reopen"]
+
+
+def found(index, queries=QUERIES):
+    return [[(hit.id, hit.score) for hit in index.search(query, 50)] for query in queries]
+
+
+def anew(documents, folder, **how):
+    """An index built at once of what is there, in its order."""
+    rows = [{"_id": doc_id, "text": text} for doc_id, text in documents.items()]
+    return Index.build(folder, rows, encoder="bm25", **how)
+
+
+def live(index, history, path):
+    """Does to the index, and to a dictionary of what is committed in its order, what a history says."""
+    committed, now = {}, {}
+    for step, names, text in history:
+        there = [name for name in names if name in now]
+        if step == "add":
+            rows = [name for name in names if name not in now]
+            index.add([{"_id": name, "text": f"{text} {name}"} for name in rows])
+            now |= {name: f"{text} {name}" for name in rows}
+        elif step == "update":
+            index.update([{"_id": name, "text": f"{text} {text}"} for name in names])
+            for name in names:
+                now.pop(name, None)
+                now[name] = f"{text} {text}"
+        elif step == "delete":
+            index.delete(there)
+            for name in there:
+                del now[name]
+        elif step == "rollback":
+            index.rollback()
+            now = dict(committed)
+        elif step == "reopen":
+            index.close()
+            index, now = Index.open(path), dict(committed)
+        else:
+            index.commit(merge=False) if step == "commit" else index.merge()
+            committed = dict(now)
+    index.commit(merge=False)
+    return index, now
+
+
+HISTORIES = st.lists(
+    st.tuples(
+        st.sampled_from(STEPS), st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=4, unique=True), TEXTS
+    ),
+    max_size=14,
+)
+
+
+@pytest.mark.parametrize("impacts", ["uint8", "float32"])
+@given(history=HISTORIES)
+@settings(max_examples=150 if os.environ.get("LSR_LONG_TESTS") else 6)
+def test_any_history_equals_an_index_built_anew(impacts, history):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "idx"
+        index, now = live(Index.build(path, [], encoder="bm25", impacts=impacts), history, path)
+        whole = anew(now, Path(folder) / "whole", impacts=impacts)
+        assert found(index) == found(whole) == found(Index.open(path))
+        assert len(set(index.vocabulary)) == len(index.vocabulary)
+        index.close()
+
+
+@given(history=HISTORIES)
+@settings(max_examples=50 if os.environ.get("LSR_LONG_TESTS") else 3)
+def test_any_history_of_shards_too(history):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "idx"
+        first = {"x": "wing flow", "y": "heat plate", "z": "flow wing flow"}
+        anew(first, path)
+        reshard(path, Path(folder) / "shards", 2)
+        index, now = live(Index.open(Path(folder) / "shards"), history, Path(folder) / "shards")
+        expected = found(anew(first | now, Path(folder) / "whole"))
+        assert found(index) == expected
+        index.close()
+        with ShardedIndex.open(Path(folder) / "shards") as sharded:
+            assert found(sharded) == expected
+
+
+def test_scores_are_bm25(tmp_path):
+    texts = {"a": "wing flow", "b": "wing heat heat", "c": "plate"}
+    index = anew({"a": "wing flow"}, tmp_path / "idx", impacts="float32")
+    index.add([{"_id": name, "text": texts[name]} for name in "bc"])
+    index.commit()
+    encoder = BM25Encoder()
+    encoder.fit(texts.values())
+    expected = encoder.encode_document(list(texts.values())).dot(encoder.encode_query("heat on a wing"))[:, 0]
+    scores = {hit.id: hit.score for hit in index.search("heat on a wing")}
+    assert scores == pytest.approx(dict(zip("ab", expected[:2], strict=True)), rel=1e-5)
+
+
+def test_explanations_and_highlights_of_later_words(tmp_path):
+    index = anew({"a": "wing flow"}, tmp_path / "idx")
+    index.add([{"_id": "b", "text": "call getOpenApi() on a wing"}])
+    index.commit()
+    hit = Index.open(tmp_path / "idx").search("open api")[0]
+    assert {c.token: c.kind for c in hit.explain()} == {"open": "match", "api": "match"}
+    assert hit.score == pytest.approx(hit.explain().score, rel=1e-6)
+    assert hit.highlight() == "call get**OpenApi**() on a wing"
+
+
+def test_what_is_pinned_keeps_its_words_and_counts(tmp_path):
+    index = anew({"a": "wing flow", "b": "heat"}, tmp_path / "idx")
+    pinned = index.pinned()
+    before = found(pinned)
+    index.add([{"_id": "c", "text": "zebra wing"}])
+    index.commit()
+    assert found(pinned) == before
+    assert pinned.search("zebra") == []
+    assert [hit.id for hit in index.search("zebra")] == ["c"]
+
+
+def test_a_failed_call_leaves_no_word_behind(tmp_path):
+    index = anew({"a": "wing"}, tmp_path / "idx")
+    index.add([{"_id": "b", "text": "flow"}])
+    with pytest.raises(DataError, match="already"):
+        index.add([{"_id": "c", "text": "zebra"}, {"_id": "a", "text": "gnu"}])
+    index.add([{"_id": "d", "text": "plate"}])
+    index.commit()
+    assert index.vocabulary == ["wing", "flow", "plate"]
+    assert [hit.id for hit in index.search("plate")] == ["d"]
+
+
+def test_pieces_of_the_vocabulary_stay_few(tmp_path):
+    index = anew({"a": "wing"}, tmp_path / "idx")
+    for i in range(40):
+        index.add([{"_id": str(i), "text": f"word{i}"}])
+        index.commit(merge=False)
+    pieces = json.loads((tmp_path / "idx" / MANIFEST).read_text())["grown"]
+    assert sum(piece["n_terms"] for piece in pieces) == 40
+    assert len(pieces) <= 6
+    assert len([p for p in (tmp_path / "idx").iterdir() if p.name.startswith("shared-")]) == 1 + len(pieces)
+    assert Index.open(tmp_path / "idx").vocabulary == index.vocabulary == ["wing", *(f"word{i}" for i in range(40))]
+
+
+def test_a_damaged_piece_is_told(tmp_path):
+    index = anew({"a": "wing"}, tmp_path / "idx")
+    index.add([{"_id": "b", "text": "zebra"}])
+    index.commit()
+    piece = json.loads((tmp_path / "idx" / MANIFEST).read_text())["grown"][0]["name"]
+    file = tmp_path / "idx" / piece / "vocabulary.arrow"
+    file.write_bytes(file.read_bytes().replace(b"zebra", b"zebrb"))
+    with pytest.raises(CorruptIndex, match=r"vocabulary\.arrow: damaged"):
+        Index.open(tmp_path / "idx")
+    left = Index.open(tmp_path / "idx", skip_damaged=True)
+    with pytest.raises(EncoderError, match="encoder that this index carries is damaged"):
+        left.search("wing")
+
+
+def test_passages_count_each(tmp_path):
+    index = Index.build(tmp_path / "idx", [], encoder="bm25", passages=Passages(2))
+    index.add([{"_id": "a", "text": "wing flow heat plate shock"}])
+    index.commit()
+    assert index.document_frequencies(np.arange(5)).tolist() == [1] * 5
+    assert [hit.passage for hit in index.search("heat")] == ["a#1"]
+
+
+# --- vectors in and out
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory):
+    """An index with a history, and one built anew of the same documents."""
+    folder = tmp_path_factory.mktemp("lived")
+    index = anew({"a": "wing flow", "b": "heat plate", "gone": "flow flow"}, folder / "idx")
+    index.add([{"_id": "c", "text": "zebra wing"}, {"_id": "d", "text": "zebra zebra before the flow"}])
+    index.delete("gone")
+    index.commit()
+    return index, folder
+
+
+ASKED = ["zebra wing", "before the flow", "heat"]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "ciff", "ndjson"])
+def test_exported_vectors_score_as_the_index(lived, ending, tmp_path):
+    index, _ = lived
+    convert(index_vectors(index), tmp_path / f"out.{ending}")
+    again = Index.build(tmp_path / "again", read_vectors(tmp_path / f"out.{ending}"))
+    tokens = index.vocabulary
+    for query in ASKED:
+        terms, weights = index.query_vectors([query]).row(0)
+        mapping = {tokens[term]: float(weight) for term, weight in zip(terms.tolist(), weights.tolist(), strict=True)}
+        expected = {hit.id: hit.score for hit in index.search(query)}
+        assert {hit.id: hit.score for hit in again.search(mapping)} == pytest.approx(expected, rel=1e-2)
+    if ending == "parquet":
+        assert found(again, ASKED) == found(index, ASKED)
+        again.add([{"_id": "e", "text": "gnu"}])
+        again.commit()
+        assert [hit.id for hit in again.search("gnu")] == ["e"]
+
+
+def test_the_encoder_of_an_index_is_that_of_its_words_now(lived):
+    index, folder = lived
+    encoder = open_encoder(str(folder / "idx"), {})
+    assert encoder.encode_query(ASKED) == index.encoder.encode_query(ASKED)
+    assert encoder.encode_query("zebra").nnz == 1
+
+
+def test_query_files_of_another_vocabulary_are_brought_into_the_index_terms(lived, tmp_path):
+    index, _ = lived
+    other = BM25Encoder()
+    other.fit(["plate", "aardvark zebra", "heat"])
+    vectors = Index.build(tmp_path / "other", other.encode_query(["heat", "zebra aardvark"]), encoder=other)
+    convert(index_vectors(vectors), tmp_path / "queries.parquet")
+    queries = read_queries(tmp_path / "queries.parquet", index)
+    assert queries.unknown == 1
+    names = [[index.vocabulary[t] for t in terms.tolist()] for terms, _ in queries.vectors.rows()]
+    assert names == [["heat"], ["zebra"]]
+
+
+def test_vectors_of_another_vocabulary_are_added(tmp_path):
+    other = BM25Encoder()
+    other.fit(["zebra wing", "aardvark zebra"])
+    source = Index.build(tmp_path / "other", other.encode_document(["aardvark zebra"]), encoder=other, ids=["o"])
+    convert(index_vectors(source), tmp_path / "more.parquet")
+    index = anew({"a": "wing", "b": "flow"}, tmp_path / "idx")
+    index.add(read_vectors(tmp_path / "more.parquet"))
+    index.commit()
+    assert [hit.id for hit in index.search("aardvark")] == ["o"]
+    assert found(index) == found(anew({"a": "wing", "b": "flow", "o": "aardvark zebra"}, tmp_path / "whole"))
+
+
+def test_any_encoder_of_the_same_settings_serves(lived):
+    index, folder = lived
+    stranger = BM25Encoder()
+    stranger.fit(["something else"])
+    for encoder in (stranger, BM25Encoder()):
+        assert found(Index.open(folder / "idx", encoder=encoder), ASKED) == found(index, ASKED)
+    with pytest.raises(EncoderMismatch):
+        Index.open(folder / "idx", encoder=BM25Encoder(k1=2))
+
+
+def test_feedback_weighs_terms_by_their_rarity(tmp_path):
+    common = {str(i): "the wing of a plane" for i in range(8)}
+    index = anew(common | {"a": "flutter wing zebra", "b": "zebra stripes"}, tmp_path / "idx")
+    query = expanded(index, "flutter", documents=1)
+    weights = dict(zip((index.vocabulary[t] for t in query.row(0)[0].tolist()), query.row(0)[1].tolist(), strict=True))
+    assert weights["zebra"] > 2 * weights["wing"]
+    assert [hit.id for hit in index.search(query, 2)] == ["a", "b"]
+
+
+# --- indexes of earlier versions
+
+
+def test_an_index_with_idf_in_its_documents_stays_as_it_is(tmp_path):
+    texts = {"a": "wing flow", "b": "wing heat"}
+    old = FixedBM25Encoder()
+    old.fit(texts.values())
+    rows = [{"_id": name, "text": text} for name, text in texts.items()]
+    index = Index.build(tmp_path / "idx", rows, encoder=old)
+    before = found(index)
+    index.add([{"_id": "c", "text": "zebra"}, {"_id": "d", "text": "flow"}])
+    index.commit()
+    again = Index.open(tmp_path / "idx")
+    assert isinstance(again.encoder, FixedBM25Encoder)
+    assert again.search("zebra") == []
+    assert found(again, ["wing"]) == [before[0]]
+    assert "d" in {hit.id for hit in again.search("flow")}
