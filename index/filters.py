@@ -268,7 +268,7 @@ def _compared(numbers: NDArray[Any], name: str, value: int | float) -> Mask:
     """(n,) bool, how numbers of any type compare with one; exactly, where numpy would make floats of whole ones."""
     if value != value:  # no number
         return np.zeros(len(numbers), bool)
-    compare = _ORDER.get(name, operator.eq)
+    compare: Callable[[Any, Any], Any] = _ORDER.get(name, operator.eq)
     if numbers.dtype == object:  # Python's own, which compare exactly
         return np.asarray(compare(numbers, value), bool)
     below, above = _neighbours(value, numbers.dtype)
@@ -287,8 +287,10 @@ def _neighbours(value: int | float, dtype: np.dtype[Any]) -> tuple[Any, Any]:
             near = float(value)
         except OverflowError:
             near = math.copysign(math.inf, value > 0 or -1)
-        below = near if near <= value else math.nextafter(near, -math.inf)
-        return below, near if near >= value else math.nextafter(near, math.inf)
+        return (
+            near if near <= value else math.nextafter(near, -math.inf),
+            near if near >= value else math.nextafter(near, math.inf),
+        )
     least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
     if value in (math.inf, -math.inf):
         value = most + 1 if value > 0 else least - 1
