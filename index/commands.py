@@ -200,11 +200,12 @@ def search(
             click.echo(str(made))
         return
     hits = index.search(text, k, **settings)
+    told = not hits and _tell_filter(index, settings["where"])
     if run_path:
         _write_run(run_path, [("1", hits)], tag)
     elif as_json or not is_terminal():
         _print_json(None, hits, highlight)
-    else:
+    elif not told:
         _print_table(hits, highlight or _PREVIEW)
 
 
@@ -229,19 +230,35 @@ def _search_file(
         note(f"skipped {len(read.bad)} bad queries, the first: {read.bad[0]}")
     if read.unknown:
         note(f"{read.unknown} weights of the queries are for tokens that no document has")
-    vectors = read.encoded(index)
+    vectors, nothing = read.encoded(index), True
     with ExitStack() as stack:
         out = stack.enter_context(new_text(run_path)) if run_path else None
         bar = stack.enter_context(progress(len(read.ids), "searching", "queries"))
         for start in range(0, len(read.ids), 256):
             ids = read.ids[start : start + 256]
             found = index.search_batch(vectors[start : start + 256], k, threads=threads, **settings)
+            nothing = nothing and not any(found)
             for query_id, hits in zip(ids, found, strict=True):
                 if out:
                     _write_lines(out, query_id, hits, tag)
                 else:
                     _print_json(query_id, hits, highlight)
             bar.update(len(ids))
+
+    if nothing:
+        _tell_filter(index, settings["where"])
+
+
+def _tell_filter(index: Any, where: Any) -> bool:
+    """Say on stderr if a filter left no document; tells whether it did. Of shards on other machines nobody knows."""
+    from lsr.console import note
+    from lsr.index.reader import Reader
+
+    mask = index.snapshot.mask(where) if isinstance(index, Reader) else None
+    if mask is None or mask.share:
+        return False
+    note(f"the filter left nothing: none of the {len(index)} documents meets --where")
+    return True
 
 
 def _write_run(path: Path, results: list[tuple[str, Any]], tag: str) -> None:

@@ -178,6 +178,8 @@ class JoinedWriter:
 
     def commit(self) -> None:
         """Commit what has changed, the last shard first, then say in shards.json how many documents there are."""
+        for writer in self._writers:
+            writer.require_whole()
         for writer in reversed(self._writers):
             writer.commit()
         self._adopt()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder_files
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.stream import Report
-from lsr.errors import CorruptIndex, DataError, EncoderError, LsrError
+from lsr.errors import CorruptIndex, DataError, EncoderError, LsrError, OutputError
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import MAX_TERMS, SparseMatrix
 from lsr.vectors import VectorBatch, Vectors
@@ -82,7 +83,7 @@ class Writer:
         read_manifest(path)  # refused before anything is made there
         self._tokens = tokens
         self._path, self._others, self._beside = path, tuple(others), scale
-        self.closed = False
+        self.closed = self._torn = False
         self._transaction = Transaction(path)
         try:
             self.snapshot = Snapshot.latest(path, snapshot)
@@ -125,6 +126,7 @@ class Writer:
         skip_bad: bool,
     ) -> Change:
         """Add documents, or with `replace` put them in the place of those of the same ids; see `Index.add`."""
+        self.require_whole()
         opened, change = open_source(source, skip_bad=skip_bad), Change()
         call = Call(self._buffer, replace, skip_bad, change)
         n_stored, known, scale, learned = len(self._stored), self._known, self._scale, self._learned
@@ -132,8 +134,11 @@ class Writer:
         try:
             with output_errors(self._path):
                 elsewhere = [stored for other in self._others for stored in other._stored]
-                for batch in self._batches(opened, encoder, ids, change.report, skip_bad):
-                    call.take(batch, [*elsewhere, *self._stored, self._buffer, call.fresh])
+                for batch in self._batches(opened, encoder, ids, change.report, skip_bad, replace):
+                    before: list[Unit] = [*elsewhere, *self._stored[:n_stored], self._buffer]
+                    before += [call.early] if call.early else []
+                    own = [stored for stored in self._stored[n_stored:] if stored is not call.early]
+                    call.take(batch, before, [*own, call.fresh])
                     if self._buffer.n_bytes + call.fresh.n_bytes > _BUFFER:
                         # What earlier calls brought is written as it was before this one, which may fail yet.
                         call.moved(self._buffer, self._spill(self._buffer, call.before))
@@ -145,20 +150,23 @@ class Writer:
                         f"{self._path}: a shard can't learn new tokens or fit an encoder by itself; build all anew"
                     )
         except BaseException:
-            call.undo()
-            for stored in self._stored[n_stored:]:
-                if stored is not call.early:
-                    self._transaction.drop(self._path / stored.entry["name"])
-            self._stored = self._stored[:n_stored] + ([call.early] if call.early else [])
-            self._scale = call.early.entry["scale"] if call.early and not scale else scale
-            self._known, self._learned = known, learned
-            if self._growing is not None:
-                self._growing.cut(n_tokens)
+            with self._in_one():
+                call.undo()
+                for stored in self._stored[n_stored:]:
+                    if stored is not call.early:
+                        self._transaction.drop(self._path / stored.entry["name"])
+                self._stored = self._stored[:n_stored] + ([call.early] if call.early else [])
+                self._buffer = Buffer() if call.early else self._buffer  # whose documents are in that segment
+                self._scale = call.early.entry["scale"] if call.early and not scale else scale
+                self._known, self._learned = known, learned
+                if self._growing is not None:
+                    self._growing.cut(n_tokens)
             raise
-        self._buffer.extend(call.fresh)
-        self.changed = self.changed or bool(change)
-        for other in self._others:
-            other.changed = other.changed or any(stored.changed for stored in other._stored)
+        with self._in_one():
+            self._buffer.extend(call.fresh)
+            self.changed = self.changed or bool(change)
+            for other in self._others:
+                other.changed = other.changed or any(stored.changed for stored in other._stored)
         change.bad = change.report.bad + change.bad
         return change
 
@@ -166,6 +174,7 @@ class Writer:
         """Delete documents by their ids, and the passages of documents, and those that meet a filter; see
         `Index.delete`. With `known`, the filter's columns were looked for already.
         """
+        self.require_whole()
         keys = list(ids)
         if wrong := [repr(key) for key in keys if not isinstance(key, str)]:
             raise DataError(f"an id to delete must be a string, got {', '.join(wrong[:3])}")
@@ -176,15 +185,35 @@ class Writer:
             where.require_known(self.columns())
         found = set()
         units: list[Unit] = [*self._stored, self._buffer]
-        for unit in units:
-            for i, row, parent in list(unit.matches(keys)):
-                if parent in (None, keys[i]):  # not a passage by its own id
-                    unit.mark(row, False)
-                    found.add(i)
-        n_filtered = self._delete_where(where) if where is not None else 0
-        self.changed = self.changed or bool(found) or bool(n_filtered)
+        with self._in_one():
+            for unit in units:
+                for i, row, parent in list(unit.matches(keys)):
+                    if parent in (None, keys[i]):  # not a passage by its own id
+                        unit.mark(row, False)
+                        found.add(i)
+            n_filtered = self._delete_where(where) if where is not None else 0
+            self.changed = self.changed or bool(found) or bool(n_filtered)
         missing = [key for i, key in enumerate(keys) if i not in found]
         return Change(deleted=len(found) + n_filtered, missing=missing)
+
+    @contextmanager
+    def _in_one(self) -> Iterator[None]:
+        """What is done within is done whole; if it fails or is interrupted, all that is left is to roll back."""
+        self._torn = True
+        yield
+        self._torn = False
+
+    def require_whole(self) -> None:
+        """Refuse to go on where a change was interrupted halfway.
+
+        Raises:
+            OutputError: One was.
+        """
+        if self._torn:
+            raise OutputError(
+                f"{self._path}: a change was interrupted halfway: roll back, and make the changes since the last "
+                "commit again"
+            )
 
     def columns(self) -> list[Columns]:
         """The metadata of all documents, also those that were added just now."""
@@ -209,16 +238,27 @@ class Writer:
         ids: Sequence[str] | None,
         report: Report,
         skip_bad: bool,
+        doubled: bool,
     ) -> Iterator[VectorBatch]:
-        """Documents of any source with vectors in the terms of the index."""
+        """Documents of any source with vectors in the terms of the index; `doubled` ones too."""
         empty, known = not (self._stored or self._buffer.alive), self._known
-        read = partial(read_batches, source, ids=ids, settings=self._settings, report=report, skip_bad=skip_bad)
+        read = partial(
+            read_batches,
+            source,
+            ids=ids,
+            settings=self._settings,
+            report=report,
+            skip_bad=skip_bad,
+            doubled=doubled,
+        )
         if isinstance(source, SparseMatrix | Vectors):
             if empty and not (known.encoder_files or known.vocabulary or known.fingerprint.vocabulary_size):
                 known = Known()  # nothing is known yet, so what comes first decides
             yield from self._in_our_terms(read(None), source, known)
             return
         if not known.encoder_files:
+            if next(iter(source), None) is None:
+                return
             raise EncoderError(
                 f"{self._path}: this index was built from vectors without their encoder ({known.fingerprint}): "
                 "add vectors of the same encoder"
@@ -321,6 +361,7 @@ class Writer:
 
     def commit(self) -> None:
         """Make the changes durable, and visible to who opens or refreshes the index."""
+        self.require_whole()
         if not self.changed:
             return
         with output_errors(self._path):

@@ -8,6 +8,7 @@ Vectors that are encoded already are `lsr.vectors`' business, judgments those of
 
 from __future__ import annotations
 
+import copy
 import gzip
 import hashlib
 import io
@@ -179,6 +180,7 @@ class Corpus:
         self.bad: list[str] = []  # messages about what was skipped, of the latest pass
         self._read = read
         self._count = count
+        self._doubled: Corpus | None = None  # what this is a copy of, with doubled ids
         # A program's own documents have no command line whose options could help.
         self._hint = " (--skip-bad counts bad lines and goes on)" if identity else ""
 
@@ -186,8 +188,17 @@ class Corpus:
         """About how many documents there are, for progress bars; None where that can't be told cheaply."""
         return self._count()
 
+    def with_doubled(self) -> Corpus:
+        """The same, but documents whose ids have occurred come too, instead of being refused."""
+        other = copy.copy(self)
+        other._doubled = self  # which owns what is read
+        return other
+
     def __iter__(self) -> Iterator[Document]:
         self.bad = []
+        if self._doubled is not None:
+            yield from self._parsed()
+            return
         seen, kept = _SeenIds(), 0
         parsed = self._parsed()
         while chunk := list(islice(parsed, _CHECKED_TOGETHER)):

@@ -277,6 +277,41 @@ def test_an_interrupted_commit_was_made_or_not_and_others_are_not_lost(path, kep
             break
 
 
+@pytest.mark.parametrize("what", ["update", "delete"])
+def test_an_interrupted_change_is_made_whole_or_rolled_back(path, monkeypatch, what):
+    """Ctrl-C before a line of a change that follows another: it can be committed whole, or only rolled back."""
+    monkeypatch.setattr(os, "fsync", int)
+    rng, until = np.random.default_rng(0), time.monotonic() + float(os.environ.get("LSR_LONG_TESTS", "1"))
+    index, lines = Index.open(path), 0
+    before = {d["_id"] for d in DOCUMENTS} | {"first"}
+    after = before | {"new0", "new1"} if what == "update" else before - {"first", "d4", "d16"}
+    for trial in itertools.count():
+        index.update([{"_id": "first", "text": "wing"}])
+        change = (lambda: index.update(_NEW)) if what == "update" else (lambda: index.delete(["first", "d4", "d16"]))
+        interrupt = _Interrupted(max(lines - trial // 2, 1) if trial % 2 else int(rng.integers(1, lines + 2)))
+        try:
+            with interrupt if trial else _Interrupted(0) as interrupt:
+                change()
+        except KeyboardInterrupt:
+            pass
+        lines = lines or interrupt.lines
+        if index.pending and index._writer._torn:
+            for go_on in (index.commit, lambda: index.delete("d0"), lambda: index.add([])):
+                with pytest.raises(OutputError, match="interrupted halfway: roll back"):
+                    go_on()
+            index.rollback()
+        index.commit(merge=False)
+        assert set(Index.open(path).documents.all_ids()) in (before, after, before - {"first"})
+        index.refresh()
+        assert index.verify() == []
+        index.delete(["new0", "new1", "first"])
+        index.update([d for d in DOCUMENTS if d["_id"] in ("d4", "d5", "d16")])
+        index.commit(merge=False)
+        index.merge()
+        if time.monotonic() > until:
+            break
+
+
 def test_a_lock_whose_taker_was_interrupted_is_given_up(path, monkeypatch):
     index = Index.open(path)
     with monkeypatch.context() as patch:
