@@ -18,7 +18,7 @@ import numpy as np
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder_files
 from lsr.encode.stream import Report
-from lsr.errors import CorruptIndex, DataError, EncoderError, LsrError
+from lsr.errors import CorruptIndex, DataError, EncoderError, IndexLocked, LsrError
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import MAX_TERMS, SparseMatrix
 from lsr.vectors import VectorBatch, Vectors
@@ -61,6 +61,7 @@ class Writer:
     def __init__(self, path: Path, snapshot: Snapshot, others: Sequence[Writer] = (), scale: float = 0.0) -> None:
         read_manifest(path)  # refused before anything is made there
         self._path, self._others, self._beside = path, tuple(others), scale
+        self._reading = False  # documents that are to be added
         self._transaction = Transaction(path)
         try:
             self.snapshot = Snapshot.latest(path, snapshot)
@@ -98,9 +99,11 @@ class Writer:
         skip_bad: bool,
     ) -> Change:
         """Add documents, or with `replace` put them in the place of those of the same ids; see `Index.add`."""
+        self._require_idle()
         opened, change = open_source(source, skip_bad=skip_bad), Change()
         call = Call(self._buffer, replace, skip_bad, change)
         n_stored, known, scale, learned = len(self._stored), self._known, self._scale, self._learned
+        self._reading = True
         try:
             with output_errors(self._path):
                 elsewhere = [stored for other in self._others for stored in other._stored]
@@ -125,6 +128,8 @@ class Writer:
             self._scale = call.early.entry["scale"] if call.early and not scale else scale
             self._known, self._learned = known, learned
             raise
+        finally:
+            self._reading = False
         self._buffer.extend(call.fresh)
         self.changed = self.changed or bool(change)
         for other in self._others:
@@ -136,6 +141,7 @@ class Writer:
         """Delete documents by their ids, and the passages of documents, and those that meet a filter; see
         `Index.delete`. With `known`, the filter's columns were looked for already.
         """
+        self._require_idle()
         keys = list(ids)
         if wrong := [repr(key) for key in keys if not isinstance(key, str)]:
             raise DataError(f"an id to delete must be a string, got {', '.join(wrong[:3])}")
@@ -271,6 +277,7 @@ class Writer:
 
     def commit(self) -> None:
         """Make the changes durable, and visible to who opens or refreshes the index."""
+        self._require_idle()
         if not self.changed:
             return
         with output_errors(self._path):
@@ -355,6 +362,14 @@ class Writer:
         self.snapshot = Snapshot(self._path, whole, self.snapshot)
         self._begin()
 
+    def _require_idle(self) -> None:
+        if self._reading:
+            raise IndexLocked(
+                f"{self._path}: what gives the documents that are being added changes this index itself: let it only "
+                "give documents, and commit when `add` has returned"
+            )
+
     def close(self) -> None:
         """Forget changes that weren't committed, and give the lock up."""
+        self._require_idle()
         self._transaction.close()
