@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 import lsr
 from lsr.console import note
 from lsr.corpus import new_text
+from lsr.durable import take_name
 from lsr.errors import DataError, DataErrors, OutputExists
 from lsr.runs import run_lines
 from lsr.vectors import holds_vectors
@@ -351,10 +352,10 @@ def _write_run(path: Path, system: System) -> None:
 def _write_table(path: Path, columns: Mapping[str, list[Any]]) -> None:
     partial = path.with_name(path.name + ".tmp")
     pq.write_table(pa.table(dict(columns)), partial, compression="zstd")
-    partial.replace(path)
+    take_name(partial, path)
 
 
 def _write_whole(path: Path, content: bytes) -> None:
     partial = path.with_name(path.name + ".tmp")
     partial.write_bytes(content)
-    partial.replace(path)
+    take_name(partial, path)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,36 @@ import pyarrow as pa
 
 from lsr.errors import CorruptIndex
 
-RESTORE = "restore it from a copy or build the index again"
+# Who has a file mapped is killed when somebody writes over it; one that is moved into its place harms nobody.
+RESTORE = "move a copy into place (mv; never write over a file of an index) or build the index again"
+_PRESENT = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def damage(path: Path | str, problem: str, mend: str = RESTORE) -> Iterator[None]:
+    """Turn what reading a damaged file raises into a CorruptIndex.
+
+    A want of memory or of file descriptors and a lack of permission are no damage; they come out as they are.
+
+    Args:
+        path: The file.
+        problem: What is wrong then; what the library says follows it.
+        mend: What to do.
+    """
+    try:
+        yield
+    except (MemoryError, CorruptIndex):
+        raise
+    except (pa.ArrowException, OSError, ValueError, IndexError, KeyError, TypeError, RecursionError) as error:
+        # Of pyarrow's errors some have no number, only its text.
+        numbers = {n for n in (*_PRESENT, errno.ENOMEM) if os.strerror(n) in str(error)} | {
+            getattr(error, "errno", None)
+        }
+        if isinstance(error, OSError) and numbers & set(_PRESENT):
+            raise
+        if errno.ENOMEM in numbers:
+            raise MemoryError(f"{path}: there is no memory to map it") from None
+        raise CorruptIndex(f"{path}: {problem}: {error}; {mend}") from None
 
 
 class ArrowFile:
@@ -19,24 +52,30 @@ class ArrowFile:
 
     Attributes:
         path: Where it lies.
+        names: Its columns.
         bytes: The whole file as (size,) uint8, mapped.
         n_batches: Number of record batches.
+
+    Args:
+        path: Where it lies.
+        schema: What it is to hold.
+        mend: What messages about damage tell to do.
+        others: What it may hold instead.
 
     Raises:
         CorruptIndex: Not a whole Arrow file, or one of other columns.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path = path
-        try:
+    def __init__(self, path: Path, schema: pa.Schema, mend: str = RESTORE, *, others: Sequence[pa.Schema] = ()) -> None:
+        self.path, self._mend = path, mend
+        with damage(path, "not a whole Arrow file", mend):
             with pa.memory_map(str(path)) as source:
                 self._buffer = source.read_buffer()
             self._reader = pa.ipc.open_file(self._buffer)
-            names = self._reader.schema.names
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise CorruptIndex(f"{path}: not a whole Arrow file: {error}; {RESTORE}") from None
-        if names != schema.names or self._reader.schema.types != schema.types:
-            raise CorruptIndex(f"{path}: unexpected columns {names}; {RESTORE}")
+            found = self._reader.schema
+            self.names: list[str] = found.names
+        if not any((found.names, found.types) == (known.names, known.types) for known in (schema, *others)):
+            raise CorruptIndex(f"{path}: unexpected columns {self.names}; {mend}")
         self.bytes = np.frombuffer(self._buffer, np.uint8)
         self.n_batches = int(self._reader.num_record_batches)
 
@@ -46,16 +85,20 @@ class ArrowFile:
         Raises:
             CorruptIndex: It leads outside of the file, or holds texts that are none; numbers may be any.
         """
-        try:
+        with damage(self.path, f"batch {number} can't be read", self._mend):
             batch = self._reader.get_batch(number)
             batch.validate(full=True)  # reads texts and their offsets, of numbers nothing
             return batch
-        except (pa.ArrowException, OSError) as error:
-            raise CorruptIndex(f"{self.path}: batch {number} can't be read: {error}; {RESTORE}") from None
 
     def column(self, name: str) -> Any:
-        """A column of the only batch as a numpy array, mapped."""
-        return self.batch(0).column(name).to_numpy(zero_copy_only=True)
+        """A column of the only batch as a numpy array, mapped.
+
+        Raises:
+            CorruptIndex: As of `batch`, or a number is missing.
+        """
+        column = self.batch(0).column(name)
+        with damage(self.path, f"the column {name} can't be read", self._mend):
+            return column.to_numpy(zero_copy_only=True)
 
     def offset(self, column: pa.Array) -> int:
         """Where in the file the values of a numeric column begin, in bytes.
@@ -66,8 +109,12 @@ class ArrowFile:
         buffer = column.buffers()[1]
         start = int(buffer.address - self._buffer.address) if len(column) else 0
         if start < 0 or start + len(column) * (column.type.bit_width // 8) > self._buffer.size or column.offset:
-            raise CorruptIndex(f"{self.path}: a column lies outside of the file; {RESTORE}")
+            raise CorruptIndex(f"{self.path}: a column lies outside of the file; {self._mend}")
         return start
+
+    def digest(self) -> str:
+        """SHA-256 of what is mapped, whatever has become of the file since."""
+        return hashlib.sha256(self.bytes).hexdigest()
 
 
 def write_arrow(path: Path, columns: Mapping[str, Any]) -> None:

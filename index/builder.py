@@ -343,7 +343,7 @@ def write_segment(
         "has_text": documents.has_text,
         "has_parents": documents.has_parents,
         "scale": scale,
-        "max_error": chosen.max_error if chosen else 0.0,
+        "max_error": postings.max_error,
         "alive": None,
     }
 

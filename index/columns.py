@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from lsr.errors import CorruptIndex
 
-from .arrow_files import RESTORE
+from .arrow_files import RESTORE, damage
 
 COLUMNS_FILE = "columns.arrow"
 MOST_COLUMNS = 1000  # what has more keys than that uses values as keys
@@ -117,12 +117,10 @@ class Columns:
 
     def __init__(self, path: Path, n_docs: int) -> None:
         self._path = path
-        try:
+        with damage(path, "damaged"):
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             self._batch = reader.get_batch(0)
             mixed = json.loads((reader.schema.metadata or {}).get(_MIXED, b"{}"))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise CorruptIndex(f"{path}: damaged: {error}; build the index again") from None
         if self._batch.num_columns and self._batch.num_rows != n_docs:
             raise CorruptIndex(f"{path}: {self._batch.num_rows} documents where there are {n_docs}")
         self.kinds: dict[str, str] = {field.name: kind_of(field) for field in reader.schema}

@@ -26,7 +26,7 @@ from lsr.console import progress
 from lsr.errors import CorruptIndex, DataError
 from lsr.forks import cached_property
 
-from .dense_files import RECORD, Similarity, damaged_files, open_graph, read_record, write_dense
+from .dense_files import RECORD, Similarity, damaged_files, open_graph, open_vectors, read_record, write_dense
 from .documents import Documents, hashes_of
 
 Embed = Callable[[list[str]], ArrayLike]
@@ -72,16 +72,10 @@ class DenseVectors:
         self.similarity: Similarity = record["similarity"]
         self.segments = frozenset(record.get("segments", ()))
         self._rows: WeakKeyDictionary[Documents, NDArray[np.int64]] = WeakKeyDictionary()
-        file = self.path / f"{record['name']}.arrow"
-        with pa.memory_map(str(file)) as source:
-            self._buffer = source.read_buffer()
-        try:
-            batch = pa.ipc.open_file(self._buffer).get_batch(0)
-            self._ids, self._digests, vectors = (batch.column(name) for name in ("id", "digest", "vector"))
-            self._vectors = vectors.flatten().to_numpy().reshape(len(batch), record["dimensions"])
-        except (pa.ArrowException, KeyError, ValueError) as error:
-            raise CorruptIndex(f"{file}: damaged: {error}; embed the documents again") from None
-        self._graph = open_graph(self.path / f"{record['name']}.usearch") if record["graph"] else None
+        batch = open_vectors(self.path / f"{record['name']}.arrow", record)
+        self._ids, self._digests, vectors = batch.columns
+        self._vectors = vectors.flatten().to_numpy().reshape(len(batch), record["dimensions"])
+        self._graph = open_graph(self.path / f"{record['name']}.usearch", record) if record["graph"] else None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -216,6 +210,8 @@ class DenseVectors:
         known = np.flatnonzero(at < len(mine))
         known = known[mine[at[known]] == hashes[known]]
         docs, rows = docs[known].astype(np.int64), order[at[known]]
+        if len(docs) and docs.max() >= len(documents):
+            raise CorruptIndex(f"{self.path}: keys.arrow of the index is damaged; lsr verify tells more")
         same = pc.equal(documents.ids().take(pa.array(docs)), self._ids.take(pa.array(rows)))
         same = same.to_numpy(zero_copy_only=False).astype(bool) if len(docs) else np.zeros(0, bool)
         found[docs[same]] = rows[same]

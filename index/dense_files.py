@@ -20,15 +20,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lsr.errors import CorruptIndex, IndexFormatError, MissingExtra
+from lsr.durable import sync
+from lsr.errors import CorruptIndex, IndexFormatError, MissingExtra, OutputError
 
-from .arrow_files import write_arrow
-from .storage import CHECKED_AT_OPEN, digest_file, output_errors, sync
+from .arrow_files import ArrowFile, write_arrow
+from .storage import CHECKED_AT_OPEN, digest_file, output_errors
 
 Similarity = Literal["cosine", "dot"]
 RECORD, _FORMAT = "dense.json", 1
 _NAME = re.compile(r"dense-[0-9a-f]{16}")
 _DIGEST = pa.binary(16)
+_EMBED = "embed the documents again"
 
 
 def write_dense(
@@ -110,16 +112,21 @@ def read_record(folder: Path) -> dict[str, Any]:
             _NAME.fullmatch(record["name"])
             and record["similarity"] in get_args(Similarity)
             and isinstance(record["dimensions"], int)
-            and record["dimensions"] > 0
+            and 0 < record["dimensions"] < 1 << 31
+            and isinstance(record["vectors"], int)
+            and type(record["graph"]) is bool
+            and {f"{record['name']}.{kind}" for kind in ("arrow", "usearch")[: 1 + record["graph"]]}
+            <= set(record["files"])
+            and all(type(file["bytes"]) is int for file in record["files"].values())
             and all(_NAME.fullmatch(Path(name).stem) and Path(name).name == name for name in record["files"])
             and all(isinstance(name, str) for name in record.get("segments", ()))
         )
     except FileNotFoundError:
         raise IndexFormatError(f"{folder}: no dense vectors here: it has no {RECORD}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
-        raise CorruptIndex(f"{path}: damaged: values are missing or make no sense; embed the documents again")
+        raise CorruptIndex(f"{path}: damaged: values are missing or make no sense; {_EMBED}")
     if wrong := damaged_files(folder, record, every_byte=False):
         raise CorruptIndex("\n".join(wrong))
     return dict(record)
@@ -131,11 +138,11 @@ def damaged_files(folder: Path, record: dict[str, Any], *, every_byte: bool) -> 
     for name, entry in record["files"].items():
         path = folder / name
         if not path.is_file():
-            wrong.append(f"{path}: missing; embed the documents again")
+            wrong.append(f"{path}: missing; {_EMBED}")
         elif path.stat().st_size != entry["bytes"] or (
             (every_byte or entry["bytes"] <= CHECKED_AT_OPEN) and digest_file(path) != entry["sha256"]
         ):
-            wrong.append(f"{path}: damaged: not as it was written; embed the documents again")
+            wrong.append(f"{path}: damaged: not as it was written; {_EMBED}")
     return wrong
 
 
@@ -150,9 +157,43 @@ def _usearch() -> Any:
 def _write_graph(path: Path, matrix: NDArray[np.float32]) -> None:
     graph = _usearch().Index(ndim=matrix.shape[1], metric="ip")
     graph.add(np.arange(len(matrix)), matrix)
-    graph.save(str(path))
+    try:
+        graph.save(str(path))
+    except RuntimeError as error:  # all that it tells of a full disk
+        raise OutputError(f"{path}: can't be written: {error}; is there room on the disk?") from None
 
 
-def open_graph(path: Path) -> Any:
-    """The graph, mapped."""
-    return _usearch().Index.restore(str(path), view=True)
+def open_vectors(path: Path, record: dict[str, Any]) -> pa.RecordBatch:
+    """The ids, the digests and the vectors, mapped.
+
+    Args:
+        path: The file.
+        record: What dense.json says.
+
+    Raises:
+        CorruptIndex: They make no sense; the numbers of the vectors may be any.
+    """
+    vector = pa.list_(pa.float32(), record["dimensions"])
+    schema = pa.schema([("id", pa.string()), ("digest", _DIGEST), ("vector", vector)])
+    batch = ArrowFile(path, schema, _EMBED).batch(0)
+    nulls = sum(column.null_count for column in (*batch.columns, batch.column(2).flatten()))
+    if len(batch) != record["vectors"] or nulls:
+        raise CorruptIndex(f"{path}: damaged: {len(batch)} vectors, {nulls} of them missing; {_EMBED}")
+    return batch
+
+
+def open_graph(path: Path, record: dict[str, Any]) -> Any:
+    """The graph, mapped. All of it is hashed first: what follows its links doesn't look where they lead.
+
+    Args:
+        path: The file.
+        record: What dense.json says.
+
+    Raises:
+        CorruptIndex: It isn't as it was written, or of other vectors.
+    """
+    whole = digest_file(path) == record["files"][path.name]["sha256"]
+    graph = _usearch().Index.restore(str(path), view=True) if whole else None
+    if graph is None or (len(graph), graph.ndim) != (record["vectors"], record["dimensions"]):
+        raise CorruptIndex(f"{path}: damaged: not as it was written; {_EMBED}")
+    return graph

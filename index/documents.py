@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lsr.corpus import DOCUMENT_SCHEMA, Document
-from lsr.errors import DataError
+from lsr.errors import CorruptIndex, DataError
 
-from .arrow_files import ArrowFile, write_arrow
+from .arrow_files import RESTORE, ArrowFile, damage, write_arrow
 from .columns import COLUMNS_FILE, Columns, ColumnsWriter
 from .filters import Filter
 from .kernels.hashing import hash_strings
@@ -149,6 +149,7 @@ class Documents:
 
     Attributes:
         columns: Metadata as filters read it; None where no document has any.
+        sources: Those of the files that hold what others are made of, as `rows` reads them.
     """
 
     def __init__(self, folder: Path, n_docs: int, has_text: bool, has_columns: bool | None = None) -> None:
@@ -156,6 +157,7 @@ class Documents:
         self._ids = ArrowFile(folder / "ids.arrow", _ID_SCHEMA)
         self._texts = ArrowFile(folder / "texts.arrow", _TEXT_SCHEMA) if has_text else None
         self._keys = ArrowFile(folder / "keys.arrow", _KEY_SCHEMA)
+        self.sources = (self._ids, self._texts) if self._texts else (self._ids,)
         self._id_batch = lru_cache(maxsize=None)(self._ids.batch)  # mapped, so keeping them costs nothing
         self._text_batch = lru_cache(maxsize=64)(self._texts.batch) if self._texts else None
         columns = folder / COLUMNS_FILE
@@ -168,20 +170,32 @@ class Documents:
 
     def id(self, doc: int) -> str:
         """The id of a document."""
-        return str(self._id_batch(doc // _ID_BATCH).column(0)[doc % _ID_BATCH].as_py())
+        if (value := self._key(doc, 0)) is None:
+            raise CorruptIndex(f"{self._ids.path}: damaged: document {doc} has no id; {RESTORE}")
+        return value
 
     def parent(self, doc: int) -> str | None:
         """The id of the document that a passage was cut from."""
-        value = self._id_batch(doc // _ID_BATCH).column(1)[doc % _ID_BATCH].as_py()
-        return None if value is None else str(value)
+        return self._key(doc, 1)
+
+    def _key(self, doc: int, column: int) -> str | None:
+        try:
+            value: str | None = self._id_batch(doc // _ID_BATCH).column(column)[doc % _ID_BATCH].as_py()
+            return value
+        except IndexError:
+            raise CorruptIndex(f"{self._ids.path}: damaged: there is no document {doc}; {RESTORE}") from None
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
         """Title, text and metadata of a document; empty where they weren't stored."""
-        if self._text_batch is None:
+        if self._texts is None or self._text_batch is None:
             return "", "", {}
         batch = self._text_batch(doc // _TEXT_BATCH)
-        title, text, metadata = (column[doc % _TEXT_BATCH].as_py() for column in batch.columns)
-        return title or "", text or "", json.loads(metadata) if metadata else {}
+        with damage(self._texts.path, f"damaged: document {doc}"):
+            title, text, metadata = (column[doc % _TEXT_BATCH].as_py() for column in batch.columns)
+            values = json.loads(metadata) if metadata else {}
+            if not isinstance(values, dict):
+                raise ValueError("its metadata are no JSON object")
+        return title or "", text or "", values
 
     def find(self, doc_id: str) -> int | None:
         """The number of the document with this id."""
@@ -227,9 +241,12 @@ class Documents:
 
 def _rows_of(file: ArrowFile, size: int, first: int, end: int) -> pa.RecordBatch:
     """Rows first..end of a file whose batches are of one size; at least one row."""
-    table = pa.Table.from_batches([file.batch(i) for i in range(first // size, -(-end // size))])
-    (batch,) = table.slice(first % size, end - first).combine_chunks().to_batches()
-    return batch
+    with damage(file.path, f"damaged: documents {first} to {end}"):
+        table = pa.Table.from_batches([file.batch(i) for i in range(first // size, -(-end // size))])
+        (batch,) = table.slice(first % size, end - first).combine_chunks().to_batches()
+        if len(batch) != end - first:
+            raise ValueError(f"{len(batch)} are there")
+        return batch
 
 
 class AllDocuments:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import numpy as np
 
 from lsr.convert import FORMATS, Form, check_out, convert
 from lsr.encode.commands import PathOrURI
@@ -15,6 +14,7 @@ from lsr.vectors import VectorBatch, Vectors, holds_vectors, read_vectors
 
 from .commands import damaged_option, open_index
 from .index import Index
+from .quantize import weights_of
 from .snapshot import Snapshot
 
 
@@ -49,9 +49,9 @@ def _encoder_files(index: Index) -> dict[str, bytes]:
 def _read(snapshot: Snapshot, n_terms: int) -> Iterator[VectorBatch]:
     with tempfile.TemporaryDirectory() as scratch:
         for part in snapshot.parts:
-            scale = np.float32(part.segment.scale)
             for batch in part.batches(Path(scratch), n_terms):
-                batch.vectors.data *= scale
+                if snapshot.manifest["impacts"] == "uint8":
+                    batch.vectors.data[:] = weights_of(batch.vectors.data, part.segment.scale)
                 yield batch
 
 

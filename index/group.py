@@ -1,4 +1,4 @@
-"""A group: segments of one scale, whose files kernels see as one array each, searched in one call."""
+"""A group: windows of one scale, whose files kernels see as one array each, searched in one call."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from .kernels.clusters import Docs, search_clusters
 from .kernels.exhaustive import finish, search_windows
 from .kernels.lists import (
     BASE,
+    BLOCK,
     DENSE_AT,
     DOCS_AT,
     FIRST_BLOCK,
     FIRST_DOC,
     IMPACTS_AT,
     MAXIMA_AT,
+    N_DOCS,
     ORDER_AT,
     SKIPS_AT,
     WINDOW_COLUMNS,
@@ -34,42 +36,45 @@ from .kernels.lists import (
 )
 from .kernels.maxscore import search_daat, search_maxscore
 from .plan import SearchSettings
-from .segment import Segment
+from .segment import Run
 
 _SEEDS = 2  # blocks of the highest bounds that are scored first, apart from a quarter of k
 
 
 class Group:
-    """Segments of one scale, searched in one call of a kernel.
+    """Windows of one scale, of one segment or of many, searched in one call of a kernel.
 
     Args:
-        members: The segments, and the number of the first document of each.
+        members: Runs of windows, and the number of the first document of the segment of each.
     """
 
-    def __init__(self, members: list[tuple[Segment, int]]) -> None:
+    def __init__(self, members: list[tuple[Run, int]]) -> None:
         self._members = members
-        segments = [segment for segment, _ in members]
-        self.scale = segments[0].scale
-        self.n_blocks = sum(segment.n_blocks for segment in segments)
+        segments = [run.segment for run, _ in members]
+        self.scale = members[0][0].scale
         *arrays, offsets = _side_by_side([segment.files for segment in segments])
         docs, impacts, dense, maxima, skips = arrays
         order, order_at = _span([segment.order for segment in segments])
         tables, n_blocks = [], 0
-        for i, (segment, base) in enumerate(members):
-            windows = segment.windows.copy()
+        for i, (run, base) in enumerate(members):
+            segment = run.segment
+            windows = segment.windows[run.first : run.end].copy()
+            run_blocks = int((-(-windows[:, N_DOCS] // BLOCK)).sum())
+            windows[:, FIRST_BLOCK] -= windows[:1, FIRST_BLOCK]
             windows[:, ORDER_AT] = order_at[i] + windows[:, FIRST_DOC] if len(segment.order) else -1
             windows[:, [DOCS_AT, IMPACTS_AT, DENSE_AT, MAXIMA_AT, SKIPS_AT]] += offsets[:, i]
             windows[:, FIRST_DOC] += base
             windows[:, BASE] = base
             windows[:, FIRST_BLOCK] += n_blocks
-            n_blocks += segment.n_blocks
+            n_blocks += run_blocks
             tables.append(windows)
+        self.n_blocks = n_blocks
         windows = np.concatenate([np.empty((0, WINDOW_COLUMNS), np.int64), *tables])
         self.files = Files(docs, impacts, dense, maxima, skips, windows, order)
         (terms, terms_at), (table, table_at) = _span([s.terms for s in segments]), _span([s.table for s in segments])
         (peaks, peaks_at), (ends, ends_at) = _span([s.peaks for s in segments]), _span([s.ends for s in segments])
-        *entries, entries_at = _side_by_side([segment.entries for segment in segments])
-        n_windows = np.array([segment.n_windows for segment in segments])
+        *entries, entries_at = _side_by_side([_entries(run) for run, _ in members])
+        n_windows = np.array([run.end - run.first for run, _ in members])
         columns = [
             terms_at, [len(s.terms) for s in segments], table_at, [len(s.table) for s in segments], peaks_at, ends_at,
             *entries_at, [len(s.entries[0]) for s in segments], np.cumsum(n_windows) - n_windows, n_windows,
@@ -132,7 +137,8 @@ class Group:
         found, least = 0, 1
         # Terms that no segment has don't count.
         anywhere = known[np.argsort(-weights[known], kind="stable")[: settings.cut]]
-        for i, (segment, base) in enumerate(self._members):
+        for i, (run, base) in enumerate(self._members):
+            segment = run.segment
             assert segment.clusters is not None
             heaviest, there, wide = anywhere, ranks[i], weights
             if len(known) < len(weights) or len(self._members) > 1:
@@ -140,12 +146,34 @@ class Group:
                 heaviest = (np.cumsum(here) - 1)[anywhere[here[anywhere]]]
                 there, wide = ranks[i][here], weights[here]
             seeds = min(max(_SEEDS + k // 5, settings.guaranteed), max(len(segment.clusters.doc_ends), 1))
-            docs = Docs(segment.order, segment.n_docs, base, allowed[base : base + segment.n_docs])
+            docs = Docs(segment.order, segment.n_docs, base, _within(run, allowed[base : base + segment.n_docs]))
             found, least = search_clusters(
                 segment.clusters, (there, wide), heaviest, docs, scratch, space, k,
                 float(settings.heap_factor), seeds, found, np.int32(least),
             )  # fmt: skip
         return int(finish(space, k, found))
+
+
+def _entries(run: Run) -> tuple[NDArray[Any], ...]:
+    """The entries of a segment's lists, of the windows of a run, which count from 0: others have numbers beyond it."""
+    window, *rest = run.segment.entries
+    if run.first:
+        window = window - np.uint32(run.first)  # what is below zero becomes very large
+        window.flags.writeable = False
+    return window, *rest
+
+
+def _within(run: Run, allowed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Which documents of a segment may be found, by place, of the windows of a run; empty if all may."""
+    segment = run.segment
+    if (run.first, run.end) == (0, segment.n_windows):
+        return allowed
+    mask = np.zeros(segment.n_docs, np.uint8)
+    begin, last = segment.windows[run.first, FIRST_DOC], segment.windows[run.end - 1]
+    here = slice(begin, last[FIRST_DOC] + last[N_DOCS])
+    mask[here] = allowed[here] if len(allowed) else 1
+    mask.flags.writeable = False
+    return mask
 
 
 def _side_by_side(columns: Sequence[tuple[NDArray[Any], ...]]) -> Any:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from lsr.vectors import VectorBatch
 
 from .builder import BuildSettings, write_segment
-from .quantize import LEVELS, Quantizer
+from .quantize import MOST_SHIFT, Quantizer
 from .snapshot import Part
 from .transaction import Aside, NewFiles, describe
 
@@ -106,8 +106,8 @@ def merge_parts(
 ) -> dict[str, Any] | None:
     """Write the documents of some segments that are alive as one segment.
 
-    Impacts stay what they are where the segments have one scale. Else they get the finest that has room for all of
-    them; what is finer still is rounded.
+    What a document weighs stays what it is: the finest scale of the segments counts, and what has no room there gets a
+    shift (lsr.index.quantize).
 
     Args:
         files: Where to.
@@ -121,10 +121,8 @@ def merge_parts(
     Raises:
         Abandoned: `stop` was set.
     """
-    scale = min(part.entry["scale"] for part in parts)
-    while settings.impacts == "uint8" and any(
-        float(part.segment.peaks.max(initial=0)) * part.entry["scale"] > LEVELS * scale for part in parts
-    ):
+    scale, coarsest = min(part.entry["scale"] for part in parts), max(float(part.segment.scales[-1]) for part in parts)
+    while coarsest > scale * 2.0**MOST_SHIFT:  # no number of ours reaches further, and then a rest is rounded
         scale *= 2
     n_terms = max(part.n_terms for part in parts)
 

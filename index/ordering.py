@@ -32,6 +32,7 @@ _DEPTHS = (16, 24, 24)  # terms of a document that are looked at in each round; 
 _RUN = 32  # blocks that are refined by bisection together
 _ITERATIONS = 10
 _PART = 1 << 14  # documents that a thread takes at a time
+_DENSE_VOCABULARY = 1 << 22  # up to here there is an array over the vocabulary
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ def reduce_documents(
     n_docs = len(indptr) - 1
     telling = (df >= _RARE) & (df * _COMMON <= n_docs)
     n_terms = int(telling.sum())
-    number = np.full(int(used[-1]) + 1 if len(used) else 0, -1, np.int32)
-    number[used[telling]] = np.arange(n_terms, dtype=np.int32)
+    # The number of each term; of a large vocabulary, of each term that occurs.
+    sparse = len(used) > 0 and int(used[-1]) >= _DENSE_VOCABULARY
+    number = np.full(len(used) if sparse else int(used.max(initial=-1)) + 1, -1, np.int32)
+    number[telling if sparse else used[telling]] = np.arange(n_terms, dtype=np.int32)
     dtype = np.uint16 if n_terms <= 1 << 16 else np.uint32
 
     def part(begin: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
@@ -80,7 +83,8 @@ def reduce_documents(
         out_indptr = np.zeros(len(rows), np.int64)
         out = np.empty(int(np.minimum(np.diff(rows), _KEEP).sum()), dtype)
         at = slice(rows[0], rows[-1])
-        reduce_rows(rows - rows[0], terms[at], weights[at], number, _KEEP, out_indptr, out)
+        here = np.searchsorted(used, terms[at]).astype(np.uint32) if sparse else terms[at]
+        reduce_rows(rows - rows[0], here, weights[at], number, _KEEP, out_indptr, out)
         return np.diff(out_indptr), out[: out_indptr[-1]]
 
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:

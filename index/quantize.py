@@ -1,9 +1,12 @@
 """Weights to 8-bit impacts and back, and queries to the integers that make their scores exact.
 
-Document weights become impacts 1..255 with one scale for a segment: weight ~ impact * scale. Segments of an index have
+Document weights become impacts 1..255 with a scale for a segment: weight ~ impact * scale. Segments of an index have
 the scale of the first, or that times a power of two, so that their scores compare exactly. Rounding is to the
 nearest, but no weight becomes 0, since a term must not vanish from its document; so an impact is off by at most half
 a scale, and by less than one scale for the weights below half a scale. Whole weights up to 255 are kept as they are.
+
+A document with a weight that the scale has no room for has a scale of its own, the segment's times a power of two, its
+shift: so it loses precision, and no other document does. Merging changes no document's impacts times its scale.
 
 A query's weights become integers so large that scores keep the precision of float32, and so small that no sum
 overflows int32, whatever the document: sum of weights * 255 < 2^31.
@@ -21,6 +24,9 @@ from numpy.typing import NDArray
 from .kernels.query import to_integers
 
 LEVELS = 255
+# One document in so many may have a shift to spare the others, if their scale is finer then by more than this factor.
+_LOUD, _WORTH = 64, 4.0
+MOST_SHIFT = 60
 _LARGEST_SUM = (2**31 - 1) // LEVELS
 
 
@@ -73,6 +79,32 @@ class Quantizer:
         """(n,) uint8 impacts of (n,) float32 weights above zero."""
         scaled = np.rint(weights.astype(np.float64) / self.scale)
         return np.clip(scaled, 1, LEVELS).astype(np.uint8)
+
+
+def typical(largest: NDArray[np.float32]) -> float:
+    """The weight that the scale of some documents is to have room for: the largest, unless few are far louder.
+
+    Args:
+        largest: (n_docs,) the largest weight of each, 0 for those without terms.
+    """
+    filled = largest[largest > 0]
+    if not len(filled):
+        return 0.0
+    top, rank = float(filled.max()), len(filled) - 1 - len(filled) // _LOUD
+    usual = float(np.partition(filled, rank)[rank])
+    return max(usual, top / 2.0**MOST_SHIFT) if top > _WORTH * usual else top
+
+
+def shifts_of(largest: NDArray[np.float32], scale: float) -> NDArray[np.uint8]:
+    """(n_docs,) uint8, the smallest shift with which each document's largest weight is an impact."""
+    mantissa, exponent = np.frexp(largest.astype(np.float64) / (scale * (LEVELS + 0.5)))
+    return np.maximum(exponent - (mantissa == 0.5), 0).astype(np.uint8)
+
+
+def weights_of(impacts: NDArray[Any], scale: float) -> NDArray[np.float32]:
+    """(n,) float32 weights of (n,) impacts above zero; none becomes 0, however small the scale."""
+    weights = (impacts.astype(np.float64) * scale).astype(np.float32)
+    return np.maximum(weights, np.finfo(np.float32).smallest_subnormal)
 
 
 def query_integers(weights: NDArray[Any]) -> tuple[NDArray[np.int32], float]:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from lsr.encode.base import Encoder
 from lsr.errors import DataError
-from lsr.sparse import SparseMatrix
+from lsr.sparse import MAX_TERMS, SparseMatrix
 
+from .arrow_files import damage
 from .documents import AllDocuments
 from .explain import Explanation, explain_document
 from .filters import Filter, Where
@@ -255,7 +256,11 @@ class Reader(QuerySide):
         searcher, rows = self._snapshot.searcher, []
         for doc in docs:
             number, within = searcher.locate(doc)
-            rows.append(searcher.segments[number].vector(within))
+            segment = searcher.segments[number]
+            with damage(segment.folder, "the postings are damaged"):
+                terms, weights = segment.vector(within)
+                SparseMatrix.from_rows([(terms, weights)], MAX_TERMS)
+                rows.append((terms, weights))
         n_terms = max((int(terms[-1]) for terms, _ in rows if len(terms)), default=0) + 1
         return SparseMatrix.from_rows(rows, max(n_terms, self.fingerprint.vocabulary_size or 0))
 

@@ -23,7 +23,7 @@ from .quantize import Quantizer
 from .segment_writer import DEFAULT_MEMORY
 from .shards import SHARDS, Shards, is_sharded, shard_name, write_shards
 from .snapshot import Snapshot
-from .storage import output_errors
+from .storage import output_errors, require_name
 from .transaction import Transaction
 
 
@@ -44,6 +44,7 @@ def reshard(source: str | Path, out: str | Path, n_shards: int, *, memory: int =
     if isinstance(n_shards, bool) or not isinstance(n_shards, int) or n_shards < 1:
         raise ValueError(f"the number of shards must be a whole number of at least 1, got {n_shards!r}")
     snapshot, out = Index.open(source).snapshot, Path(out).absolute()
+    require_name(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         left = "" if is_sharded(out) else f" (without a {SHARDS}, as a run that was cut off leaves it: then remove it)"
         raise OutputExists(f"{out}: exists already{left}; name a new folder")

@@ -1,8 +1,8 @@
 """Searcher: some segments searched as if they were one, but for the documents that are deleted or left out.
 
-Segments of one scale go through the kernels together, in one call, so that ten of them cost little more than one and
+Windows of one scale go through the kernels together, in one call, so that ten segments cost little more than one and
 share the score that is to be reached. A query's weights become integers once, from all of its terms and whatever the
-segments know of them; a segment's scale is that of the index times a power of two; so scores of different segments
+segments know of them; a window's scale is that of the index times a power of two; so scores of different segments
 compare exactly, and results over many segments equal those over one.
 """
 
@@ -27,7 +27,7 @@ from .kernels.blocks import FOLD
 from .kernels.lists import POSTINGS, POSTINGS_SCORED, WINDOW, Space, find_live
 from .plan import Experience, Plan, SearchSettings, choose
 from .quantize import query_integers
-from .segment import Segment
+from .segment import Run, Segment
 
 _SPARE = 64  # room for the best documents beyond twice k, so that a small k is thinned out rarely, too
 _PAYS = 0.6  # skipping pays where less than this share of the postings is scored
@@ -70,11 +70,11 @@ class Searcher:
         self._alive = tuple(alive) or (None,) * len(self.segments)
         self.bases = np.cumsum([0, *(segment.n_docs for segment in self.segments)], dtype=np.int64)
         self.n_docs = int(self.bases[-1])
-        scales = list(dict.fromkeys(segment.scale for segment in self.segments))
-        self._groups = [
-            Group([(s, int(base)) for s, base in zip(self.segments, self.bases, strict=False) if s.scale == scale])
-            for scale in scales
-        ]
+        by_scale: dict[float, list[tuple[Run, int]]] = {}
+        for segment, base in zip(self.segments, self.bases.tolist(), strict=False):
+            for run in segment.runs():
+                by_scale.setdefault(run.scale, []).append((run, base))
+        self._groups = [Group(members) for members in by_scale.values()]
         self.n_windows = sum(segment.n_windows for segment in self.segments)
         self.n_blocks = sum(segment.n_blocks for segment in self.segments)
         self._experience = Experience()
@@ -133,18 +133,24 @@ class Searcher:
         if settings.beta < 1 and len(terms):
             kept = np.sort(np.argsort(-weights, kind="stable")[: math.ceil(settings.beta * len(terms))])
             terms, weights = terms[kept], weights[kept]
+        wide: NDArray[Any]
         wide, factor = query_integers(weights) if quantized else (weights.astype(np.float64), 1.0)
+        coarse = quantized and len(weights) > 0 and float(weights.min()) * factor < 0.5
+        if coarse:  # the lightest would count far too much
+            wide, factor = weights.astype(np.float64), 1.0
         n_live = sum(int(live.sum()) for live in mask.live) if mask.live else self.n_blocks
         algorithm, reason = choose(
             settings,
             k,
             self.n_blocks,
             self._experience,
-            has_bounds=quantized,
+            has_bounds=quantized and not coarse,
             ordered=self._ordered,
             n_live=n_live,
             share=mask.share,
         )
+        if coarse:
+            reason = "the query's weights lie too far apart for whole numbers"
         results, counts, n_known = [], np.zeros(4, np.int64), 0
         for g, group in enumerate(self._groups):
             live = mask.live[g] if mask.live else _EVERY
@@ -161,7 +167,7 @@ class Searcher:
         if algorithm == "blocks" and not len(mask.allowed):
             self._experience.learn(k, paid=bool(counts[POSTINGS_SCORED] < _PAYS * counts[POSTINGS]))
         docs, scores = results[0] if len(results) == 1 else _best(results, k)
-        if len(docs) and self._ordered and docs.max() >= self.n_docs:
+        if len(docs) and docs.max() >= self.n_docs:
             raise CorruptIndex(f"{self.segments[0].folder.parent}: places.arrow is damaged; lsr verify tells more")
 
         def plan() -> Plan:
@@ -278,10 +284,14 @@ class Searcher:
         """What a search of this thread writes to: kept from search to search, but for the result."""
         if getattr(self._local, "space", None) is None:
             n_blocks = _folded(max(group.n_blocks for group in self._groups))
-            self._local.space = np.zeros(WINDOW, dtype), np.empty((6, n_blocks), np.int32), np.zeros(4, np.int64)
-        accumulator, blocks, counts = self._local.space
+            self._local.space = np.empty((6, n_blocks), np.int32), np.zeros(4, np.int64)
+            self._local.accumulators = {}
+        blocks, counts = self._local.space
+        accumulators = self._local.accumulators
+        if dtype not in accumulators:
+            accumulators[dtype] = np.zeros(WINDOW, dtype)
         size = 2 * k + _SPARE
-        return Space(accumulator, blocks, np.empty(size, np.int64), np.empty(size, dtype), counts)
+        return Space(accumulators[dtype], blocks, np.empty(size, np.int64), np.empty(size, dtype), counts)
 
     def _scratch(self) -> NDArray[np.int32]:
         """What a search by clusters of this thread writes to besides."""

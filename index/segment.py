@@ -10,7 +10,8 @@
                      an eighth of the place of its maxima
     places.arrow     where documents are stored in another order than they came: the document at each place and the
                      place of each document, uint32; else no rows. Everything else here goes by places.
-    windows.arrow    first_doc int64, n_docs int64 of each window
+    windows.arrow    first_doc int64, n_docs int64 of each window; and where there are documents whose weights are too
+                     large for the segment's scale, shift uint8, ascending: a window's scale is that times 2^shift
     terms.arrow      the terms that occur, ascending, uint32; in how many documents, df uint32; and where the entries
                      of each in lists.arrow end, uint64
     lists.arrow      the lists, by term and window: window, begin and size among its postings uint32, where its
@@ -24,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,7 @@ from lsr.sparse import SparseMatrix
 
 from .arrow_files import ArrowFile
 from .clusters import open_clusters
-from .kernels.invert import count_rows, find_row, transpose
+from .kernels.invert import count_rows, find_row, gather, transpose
 from .kernels.lists import (
     BLOCK,
     DENSE_AT,
@@ -51,6 +52,7 @@ from .kernels.lists import (
     WINDOW,
     WINDOW_COLUMNS,
 )
+from .quantize import weights_of
 
 ImpactType = Literal["uint8", "float32"]
 # Terms up to here have their places in a table, if one in so many of them occurs.
@@ -64,6 +66,7 @@ ENTRY_SCHEMA = pa.schema(
 )
 PLACE_SCHEMA = pa.schema([("doc", pa.uint32()), ("place", pa.uint32())])
 _WINDOW_SCHEMA = pa.schema([("first_doc", pa.int64()), ("n_docs", pa.int64())])
+_SHIFTED_SCHEMA = _WINDOW_SCHEMA.append(pa.field("shift", pa.uint8()))
 _TERM_SCHEMA = pa.schema([("term", pa.uint32()), ("df", pa.uint32()), ("peak", pa.float32()), ("end", pa.uint64())])
 
 
@@ -72,13 +75,30 @@ def posting_schema(impacts: ImpactType) -> pa.Schema:
     return pa.schema([("doc", pa.uint16()), ("impact", pa.uint8() if impacts == "uint8" else pa.float32())])
 
 
+class Run(NamedTuple):
+    """Windows of a segment that have one scale.
+
+    Attributes:
+        segment: The segment.
+        first: The first window.
+        end: The one behind the last.
+        scale: Weight of one impact.
+    """
+
+    segment: Segment
+    first: int
+    end: int
+    scale: float
+
+
 class Segment:
     """What SegmentWriter wrote. Opening maps the files and reads none of the postings; `Searcher` searches them.
 
     Attributes:
         folder: Where the files lie.
         impacts: How weights are stored.
-        scale: Weight of one impact; 1.0 for float weights.
+        scale: Weight of one impact in a window without a shift; 1.0 for float weights.
+        scales: (n_windows,) float64, weight of one impact in each window.
         terms: (n_used,) uint32, the terms that occur, ascending.
         df: (n_used,) uint32, in how many documents each occurs.
         peaks: (n_used,) float32, the largest impact of each.
@@ -93,6 +113,7 @@ class Segment:
         n_blocks: Number of blocks.
         n_rows: Rows of maxima, in units of ROW_UNIT.
         clusters: The mapped files of clusters, None if there are none.
+        sources: Those of the files that hold what others are made of, as `rows` reads them.
 
     Args:
         folder: Where the files lie.
@@ -113,9 +134,10 @@ class Segment:
         maxima = ArrowFile(folder / "maxima.arrow", MAXIMA_SCHEMA)
         skips = ArrowFile(folder / "skips.arrow", SKIPS_SCHEMA)
         places = ArrowFile(folder / "places.arrow", PLACE_SCHEMA)
-        windows = ArrowFile(folder / "windows.arrow", _WINDOW_SCHEMA)
+        windows = ArrowFile(folder / "windows.arrow", _WINDOW_SCHEMA, others=(_SHIFTED_SCHEMA,))
         terms = ArrowFile(folder / "terms.arrow", _TERM_SCHEMA)
         lists = ArrowFile(folder / "lists.arrow", ENTRY_SCHEMA)
+        self.sources = postings, dense, places, windows, terms, lists
         self.terms: NDArray[np.uint32] = terms.column("term")
         self.df: NDArray[np.uint32] = terms.column("df")
         # Of each term its rank, where that is a small table: one cache miss instead of a search.
@@ -135,6 +157,10 @@ class Segment:
             n_docs.min() < 1 or n_docs.max() > WINDOW or (np.cumsum(n_docs) - n_docs != first_doc).any()
         ):
             raise CorruptIndex(f"{folder / 'windows.arrow'}: a window of an impossible size; build the index again")
+        shifts = windows.column("shift") if "shift" in windows.names else np.zeros(self.n_windows, np.uint8)
+        self.scales = scale * 2.0 ** shifts.astype(np.float64)
+        if (np.diff(self.scales) < 0).any() or not np.isfinite(self.scales).all():
+            raise CorruptIndex(f"{windows.path}: shifts that make no sense; build the index again")
         self.n_docs = int(n_docs.sum())
         self.order: NDArray[np.uint32] = places.column("doc")
         self.places: NDArray[np.uint32] = places.column("place")
@@ -163,6 +189,16 @@ class Segment:
         self.n_rows = min(len(self.files[3]) // ROW_UNIT, len(self.files[4]) // SKIP_UNIT)
         self.clusters = open_clusters(folder, len(self.terms)) if clusters else None
 
+    def runs(self) -> list[Run]:
+        """The windows by their scales, ascending."""
+        if not self.n_windows:
+            return [Run(self, 0, 0, self.scale)]
+        scales, firsts = np.unique(self.scales, return_index=True)
+        return [
+            Run(self, int(first), int(end), float(scale))
+            for scale, first, end in zip(scales, firsts, [*firsts[1:], self.n_windows], strict=True)
+        ]
+
     def postings_of(self, w: int) -> tuple[Any, ...]:
         """The postings of a window.
 
@@ -174,6 +210,7 @@ class Segment:
         number, begin, size, row, dense_row = self.entries
         at = np.flatnonzero(number == w)
         ranks = np.searchsorted(self.ends, at.astype(np.uint64), side="right")
+        at, ranks = at[ranks < len(self.terms)], ranks[ranks < len(self.terms)]  # all, unless the file is damaged
         lists = np.stack((begin[at], begin[at].astype(np.int64) + size[at], row[at], dense_row[at]), axis=1)
         return (
             ranks,
@@ -206,7 +243,7 @@ class Segment:
                 at = int(np.searchsorted(here, local))
                 if at < len(here) and here[at] == local:
                     found[i] = impacts[int(window[IMPACTS_AT]) + int(begin) + at]
-        return found * self.scale
+        return found * self.scales[w]
 
     def count(self, terms: NDArray[Any], alive: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
         """(n,) int64, how many documents have each of (n,) terms; of those that are alive, (n_docs,) by document.
@@ -242,7 +279,7 @@ class Segment:
         impacts = np.empty(len(postings[0]), np.float32)
         find_row(*postings, place - int(self.windows[w, FIRST_DOC]), impacts)
         there = np.flatnonzero(impacts)
-        return self.terms[postings[0][there]], impacts[there] * np.float32(self.scale)
+        return self.terms[postings[0][there]], weights_of(impacts[there], self.scales[w])
 
     @contextmanager
     def rows(
@@ -256,7 +293,8 @@ class Segment:
             n_terms: Size of the vocabulary.
 
         Returns:
-            What gives the rows first..end as a SparseMatrix of impacts, not yet multiplied with the scale.
+            What gives the rows first..end as a SparseMatrix of impacts, not yet multiplied with the segment's scale;
+            those of a window with a shift are multiples of a power of two, and may be above 255.
 
         Raises:
             CorruptIndex: The order of storage is no order of the documents.
@@ -264,41 +302,45 @@ class Segment:
         number = self.order if len(self.order) else np.arange(self.n_docs, dtype=np.uint32)
         if (np.sort(number) != np.arange(self.n_docs)).any():
             raise CorruptIndex(f"{self.folder / 'places.arrow'}: damaged; lsr verify tells more")
-        lengths = np.zeros(self.n_docs, np.int64)
-        for w in range(self.n_windows):
-            first, n = self.windows[w, [FIRST_DOC, N_DOCS]].tolist()
-            counts = np.zeros(n, np.int64)
-            count_rows(*self.postings_of(w), counts)
-            lengths[number[first : first + n]] = counts
-        lengths[~kept] = 0
-        indptr = np.zeros(self.n_docs + 1, np.int64)
-        np.cumsum(lengths, out=indptr[1:])
-        size = max(int(indptr[-1]), 1)
+        place_of = np.empty(self.n_docs, np.int64)
+        place_of[number] = np.arange(self.n_docs)
         path = scratch / f"{self.folder.name}.rows"
-        terms = np.memmap(path, np.uint32, "w+", shape=(size,))
-        weights = np.memmap(path.with_suffix(".weights"), np.float32, "w+", shape=(size,))
+        indptr = np.zeros(self.n_docs + 1, np.int64)  # by place
         try:
-            for w in range(self.n_windows):
-                first, n = self.windows[w, [FIRST_DOC, N_DOCS]].tolist()
-                docs = number[first : first + n]
-                cursor = np.where(kept[docs], indptr[docs], -1)
-                transpose(*self.postings_of(w), self.terms, cursor, terms, weights)
+            # Window by window, by place: so they are written front to back, and a full disk is an error.
+            with path.open("wb") as terms_file, path.with_suffix(".weights").open("wb") as weights_file:
+                for w in range(self.n_windows):
+                    first, n = self.windows[w, [FIRST_DOC, N_DOCS]].tolist()
+                    postings, here = self.postings_of(w), kept[number[first : first + n]]
+                    counts = np.zeros(n, np.int64)
+                    count_rows(*postings, counts)
+                    ends = np.cumsum(np.where(here, counts, 0))
+                    indptr[first + 1 : first + n + 1] = indptr[first] + ends
+                    cursor = np.where(here, ends - counts, -1)
+                    terms, weights = np.empty(int(ends[-1]), np.uint32), np.empty(int(ends[-1]), np.float32)
+                    transpose(*postings, self.terms, cursor, terms, weights)
+                    weights *= np.float32(self.scales[w] / self.scale)
+                    terms_file.write(terms.data)
+                    weights_file.write(weights.data)
+            terms, weights = mapped(path, np.uint32), mapped(path.with_suffix(".weights"), np.float32)
 
             def part(first: int, end: int) -> SparseMatrix:
-                at = slice(int(indptr[first]), int(indptr[end]))
-                shape = (end - first, n_terms)
-                return SparseMatrix(
-                    indptr[first : end + 1] - indptr[first],
-                    np.array(terms[at]),
-                    np.array(weights[at]),
-                    shape,
-                    check=False,
-                )
+                places = place_of[first:end]
+                rows = np.zeros(len(places) + 1, np.int64)
+                np.cumsum(indptr[places + 1] - indptr[places], out=rows[1:])
+                out = np.empty(int(rows[-1]), np.uint32), np.empty(int(rows[-1]), np.float32)
+                gather(places, indptr, terms, weights, *out)
+                return SparseMatrix(rows, *out, (end - first, n_terms), check=False)
 
             yield part
         finally:
             for file in (path, path.with_suffix(".weights")):
                 file.unlink(missing_ok=True)
+
+
+def mapped(path: Path, dtype: Any) -> NDArray[Any]:
+    """A file that was written whole, mapped for reading; nothing of an empty one."""
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 
 def _view(whole: NDArray[np.uint8], dtype: Any) -> NDArray[Any]:

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,8 +22,8 @@ from .kernels.blocks import summarize
 from .kernels.invert import count_terms, gather, invert
 from .kernels.lists import BLOCK, ROW_UNIT, SKIP_UNIT, WINDOW
 from .ordering import document_order, reduce_documents
-from .quantize import Quantizer
-from .segment import DENSE_SCHEMA, ENTRY_SCHEMA, MAXIMA_SCHEMA, SKIPS_SCHEMA, ImpactType, posting_schema
+from .quantize import Quantizer, shifts_of, typical
+from .segment import DENSE_SCHEMA, ENTRY_SCHEMA, MAXIMA_SCHEMA, SKIPS_SCHEMA, ImpactType, mapped, posting_schema
 
 Order = Literal["auto", "given", "bisection"]
 DEFAULT_MEMORY = 1 << 30  # bytes that the writer may hold, roughly
@@ -86,25 +86,26 @@ class SegmentWriter:
         self._max_postings = max(1, min(memory // (_BYTES_PER_POSTING * self._threads), 2**31 - 1))
         self._files = [(scratch / name).open("w+b") for name in ("terms", "weights", "maxima", "skips")]
         self._lengths: list[NDArray[np.int64]] = []
-        self._largest = 0.0
+        self._largest: list[NDArray[np.float32]] = []  # of each document
         self._whole = True
         self._counts = np.zeros(0, np.int64)  # of each term, as long as the vocabulary is small
         self._terms = np.empty(0, np.int64)  # else the terms that occur,
         self._df = np.empty(0, np.int64)  # and in how many documents
         self.n_docs = 0
         self.n_postings = 0
+        self.max_error = 0.0
 
     def write(self, vectors: SparseMatrix) -> None:
         """Append documents."""
         self._lengths.append(vectors.lengths())
         self.n_docs += len(vectors)
         self.n_postings += vectors.nnz
+        self._largest.append(vectors.largest())
         if not vectors.nnz:
             return
         terms, weights = vectors.indices.astype(np.uint32, copy=False), vectors.data.astype(np.float32, copy=False)
         self._files[0].write(np.ascontiguousarray(terms).data)
         self._files[1].write(np.ascontiguousarray(weights).data)
-        self._largest = max(self._largest, float(weights.max()))
         self._whole = self._whole and bool((weights == np.rint(weights)).all())
         if vectors.shape[1] <= _DENSE_VOCABULARY:
             if len(self._counts) < vectors.shape[1]:
@@ -123,12 +124,13 @@ class SegmentWriter:
         """Write the files; returns how weights became impacts, None for float weights."""
         used = np.flatnonzero(self._counts)
         self._count(used, self._counts[used])
-        quantizer = self._quantizer(self._largest, self._whole) if self._impacts == "uint8" else None
+        quantizer, shifts = self._quantized()
         indptr = np.zeros(self.n_docs + 1, np.int64)
         np.cumsum(np.concatenate([np.empty(0, np.int64), *self._lengths]), out=indptr[1:])
         terms, weights = self._spooled()
-        places = self._places(indptr, terms, weights)
-        firsts = self._window_bounds(indptr, places)
+        places = self._places(indptr, terms, weights, shifts)
+        firsts = self._window_bounds(indptr, places, shifts)
+        window_shifts = shifts[places[firsts[:-1]]]
         schema = posting_schema(self._impacts)
         entries: list[tuple[NDArray[Any], ...]] = []
         peaks, n_units = np.zeros(len(self._terms), np.float32), 0
@@ -136,7 +138,7 @@ class SegmentWriter:
             pa.ipc.new_file(str(self._folder / "postings.arrow"), schema) as postings,
             pa.ipc.new_file(str(self._folder / "dense.arrow"), DENSE_SCHEMA) as dense,
         ):
-            for window in self._inverted(indptr, terms, weights, places, firsts, quantizer):
+            for window in self._inverted(indptr, terms, weights, places, firsts, quantizer, window_shifts):
                 postings.write_batch(pa.RecordBatch.from_arrays([window.docs, window.impacts], schema=schema))
                 dense.write_batch(pa.RecordBatch.from_arrays([window.dense.reshape(-1)], schema=DENSE_SCHEMA))
                 ranks = np.searchsorted(self._terms, window.terms)
@@ -151,10 +153,21 @@ class SegmentWriter:
                 entries.append((ranks, number, begins, sizes, rows, window.dense_numbers))
         write_arrow(
             self._folder / "windows.arrow",
-            {"first_doc": firsts[:-1].astype(np.int64), "n_docs": np.diff(firsts).astype(np.int64)},
+            {"first_doc": firsts[:-1].astype(np.int64), "n_docs": np.diff(firsts).astype(np.int64)}
+            | ({"shift": window_shifts} if shifts.any() else {}),
         )
         self._write_lists(entries, peaks, -(-np.diff(firsts) // (BLOCK * ROW_UNIT)))
         return quantizer
+
+    def _quantized(self) -> tuple[Quantizer | None, NDArray[np.uint8]]:
+        """How weights become impacts, and (n_docs,) the shift of each document."""
+        largest = np.concatenate([np.empty(0, np.float32), *self._largest])
+        if self._impacts != "uint8":
+            return None, np.zeros(self.n_docs, np.uint8)
+        quantizer = self._quantizer(typical(largest), self._whole)
+        shifts = shifts_of(largest, quantizer.scale)
+        self.max_error = quantizer.scale * 2.0 ** int(shifts.max(initial=0)) if shifts.any() else quantizer.max_error
+        return quantizer, shifts
 
     def _spooled(self) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
         """What was put aside, mapped."""
@@ -165,30 +178,39 @@ class SegmentWriter:
         return np.memmap(self._files[0].name, np.uint32, "r"), np.memmap(self._files[1].name, np.float32, "r")
 
     def _places(
-        self, indptr: NDArray[np.int64], terms: NDArray[np.uint32], weights: NDArray[np.float32]
+        self,
+        indptr: NDArray[np.int64],
+        terms: NDArray[np.uint32],
+        weights: NDArray[np.float32],
+        shifts: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
-        """(n_docs,) the documents in the order in which they are stored; writes it."""
+        """(n_docs,) the documents in the order in which they are stored, by shift first; writes it."""
         ordered = self._order == "bisection" or (self._order == "auto" and self.n_docs >= _ORDERED_FROM)
         # Only blocks of 8-bit impacts are skipped.
-        if not ordered or self._impacts != "uint8" or not self.n_postings:
-            places, inverse = np.arange(self.n_docs), np.empty(0, np.uint32)
-        else:
+        ordered = ordered and self._impacts == "uint8" and self.n_postings > 0
+        places = np.arange(self.n_docs)
+        if ordered:
             places = document_order(reduce_documents(indptr, terms, weights, self._terms, self._df))
-            inverse = np.empty(self.n_docs, np.uint32)
-            inverse[places] = np.arange(self.n_docs, dtype=np.uint32)
+        places = places[np.argsort(shifts[places], kind="stable")]
+        inverse = np.empty(self.n_docs if ordered or shifts.any() else 0, np.uint32)
+        inverse[places[: len(inverse)]] = np.arange(len(inverse), dtype=np.uint32)
         columns = {"doc": places[: len(inverse)].astype(np.uint32), "place": inverse}
         write_arrow(self._folder / "places.arrow", columns)
         return places
 
-    def _window_bounds(self, indptr: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where windows begin, and the end: as many documents as fit both the window and the memory."""
+    def _window_bounds(
+        self, indptr: NDArray[np.int64], places: NDArray[np.int64], shifts: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Where windows begin, and the end: as many documents of one shift as fit both the window and the memory."""
         ends = np.cumsum(np.diff(indptr)[places])
+        of_shift = np.cumsum(np.bincount(shifts, minlength=1))
         bounds = [0]
         while bounds[-1] < len(places):
             first = bounds[-1]
             before = int(ends[first - 1]) if first else 0
             fits = int(np.searchsorted(ends, before + self._max_postings, side="right"))
-            bounds.append(min(max(fits, first + 1), first + WINDOW, len(places)))
+            same = int(of_shift[np.searchsorted(of_shift, first, side="right")])
+            bounds.append(min(max(fits, first + 1), first + WINDOW, same))
         return np.array(bounds, np.int64)
 
     def _inverted(
@@ -199,12 +221,14 @@ class SegmentWriter:
         places: NDArray[np.int64],
         firsts: NDArray[np.int64],
         quantizer: Quantizer | None,
+        shifts: NDArray[np.uint8],
     ) -> Iterator[_Window]:
         """The windows in order, inverted on all cores, as many at a time as there are."""
         with ThreadPoolExecutor(self._threads) as pool:
             running: deque[Any] = deque()
-            for first, end in pairwise(firsts):
-                running.append(pool.submit(_invert, places[first:end], indptr, terms, weights, quantizer))
+            for (first, end), shift in zip(pairwise(firsts), shifts.tolist(), strict=True):
+                own = quantizer and replace(quantizer, scale=quantizer.scale * 2.0**shift)
+                running.append(pool.submit(_invert, places[first:end], indptr, terms, weights, own))
                 if len(running) >= self._threads:
                     yield running.popleft().result()
             while running:
@@ -263,10 +287,12 @@ class SegmentWriter:
             values = np.empty((0, unit), dtype)
             if n:
                 file.flush()
-                given = np.memmap(file.name, dtype, "r").reshape(-1, unit)
-                values = np.memmap(file.name + ".sorted", dtype, "w+", shape=(n, unit))  # not held in memory
-                for at in range(0, n, _UNITS):
-                    values[at : at + _UNITS] = given[source[at : at + _UNITS]]
+                given, path = np.memmap(file.name, dtype, "r").reshape(-1, unit), Path(file.name + ".sorted")
+                # Written, not mapped: the system kills who writes to a map that a full disk has no room for.
+                with path.open("wb") as rows:
+                    for at in range(0, n, _UNITS):
+                        rows.write(given[source[at : at + _UNITS]].data)
+                values = mapped(path, dtype)
             write_arrow(self._folder / f"{name}.arrow", {schema.field(0).name: values.reshape(-1)})
 
     def close(self) -> None:

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import lsr
+from lsr.durable import sync
 from lsr.errors import CorruptIndex, EncoderMismatch, IndexFormatError, OutputExists, StorageError
 from lsr.fingerprint import Fingerprint
 from lsr.places import Place, is_remote
 
 from .arrow_files import RESTORE
-from .storage import output_errors, read_manifest, replace_file, sealed, sync
+from .storage import output_errors, read_manifest, replace_file, require_name, sealed
 
 SHARDS = "shards.json"
 FORMAT = 1
@@ -43,6 +44,7 @@ def shard_name(number: int) -> str:
 
 def is_sharded(folder: str | PathLike[str]) -> bool:
     """Whether a folder is a sharded one."""
+    require_name(Path(folder))
     return Path(folder, SHARDS).is_file()
 
 
@@ -216,7 +218,7 @@ class Shards:
                 and (scale > 0) == (impacts == "uint8")
                 and all(type(text) is str for pair in shared.items() for text in pair)
             )
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
             sound = False
         if not sound:
             raise CorruptIndex(f"{where} is damaged: values are missing or make no sense; {RESTORE}")

@@ -35,7 +35,7 @@ from .filters import Filter, Where, as_filter
 from .plan import SearchSettings
 from .searcher import Mask, Searcher
 from .segment import Segment
-from .storage import check_files, read_encoder_files, read_manifest, require_same_index
+from .storage import CHANGED, check_files, read_encoder_files, read_manifest, require_same_index
 
 _VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
 _ALIVE_SCHEMA = pa.schema([("bits", pa.uint8())])
@@ -53,12 +53,14 @@ class Part(NamedTuple):
         segment: Its postings.
         documents: Its documents.
         alive: (n_docs,) bool, False for the deleted ones; None if there are none.
+        files: What the manifest says of the index' files.
     """
 
     entry: Mapping[str, Any]
     segment: Segment
     documents: Documents
     alive: NDArray[np.bool_] | None
+    files: Mapping[str, Any]
 
     @property
     def n_terms(self) -> int:
@@ -71,7 +73,12 @@ class Part(NamedTuple):
         Args:
             scratch: Where a temporary file goes, 8 bytes a weight.
             n_terms: Size of the vocabulary.
+
+        Raises:
+            CorruptIndex: A file isn't as it was written. All are hashed first: what is written of damage has checksums
+                that are right.
         """
+        self.require_whole()
         n_docs = len(self.documents)
         kept = np.ones(n_docs, bool) if self.alive is None else self.alive
         with self.segment.rows(scratch, kept, n_terms) as rows:
@@ -80,6 +87,19 @@ class Part(NamedTuple):
                 here = kept[first:end]
                 if here.any():
                     yield VectorBatch(self.documents.rows(first, end).filter(here), rows(first, end)[here])
+
+    def require_whole(self) -> None:
+        """Hash what others are made of, as it is mapped.
+
+        Raises:
+            CorruptIndex: It isn't as it was written; all such files are named.
+        """
+        wrong = []
+        for file in (*self.segment.sources, *self.documents.sources):
+            if file.digest() != self.files[f"{self.entry['name']}/{file.path.name}"]["sha256"]:
+                wrong.append(f"{file.path}: {CHANGED}")
+        if wrong:
+            raise CorruptIndex("\n".join(wrong))
 
 
 class Shared:
@@ -121,24 +141,31 @@ class Shared:
         folder = path / str(manifest["shared"])
         # Everything is mapped or read by now: an index that is open stays whole when another one replaces it.
         has_vocabulary, has_encoder = whole and manifest["has_vocabulary"], whole and manifest["has_encoder"]
-        tokens = (
-            partial(_tokens_of, ArrowFile(folder / "vocabulary.arrow", _VOCABULARY_SCHEMA)) if has_vocabulary else None
-        )
+        tokens = None
+        if has_vocabulary:
+            file = ArrowFile(folder / "vocabulary.arrow", _VOCABULARY_SCHEMA)
+            tokens = partial(_tokens_of, file, manifest["files"][f"{folder.name}/{file.path.name}"]["sha256"])
         files = read_encoder_files(path, manifest) if has_encoder else {}
         fingerprint = Fingerprint.from_json(manifest["fingerprint"], str(path))
         return cls(str(path), fingerprint, files, tokens, damaged=not whole)
 
-    def grown(self, path: Path, folders: Sequence[str], before: Shared | None = None) -> Shared:
+    def grown(self, path: Path, manifest: Mapping[str, Any], before: Shared | None = None) -> Shared:
         """The same with the tokens that commits have appended.
 
         Args:
             path: The index.
-            folders: Where they lie.
+            manifest: Says where they lie.
             before: What an earlier commit shared, so that what is known of it isn't read again.
         """
-        if not folders:
+        if not (folders := [piece["name"] for piece in manifest.get("grown", ())]):
             return self
-        files = [ArrowFile(path / name / "vocabulary.arrow", _VOCABULARY_SCHEMA) for name in folders]
+        files = [
+            (
+                ArrowFile(path / name / "vocabulary.arrow", _VOCABULARY_SCHEMA),
+                manifest["files"][f"{name}/vocabulary.arrow"]["sha256"],
+            )
+            for name in folders
+        ]
         made = Shared(self._path, self.fingerprint, self.encoder_files, None, base=self)
         known = before.__dict__.get("term_of") if before is not None else None
         if before is not None and before._vocabulary is not None and known is not None:
@@ -231,7 +258,7 @@ class Snapshot:
         else:
             whole = left_out.isdisjoint((manifest["shared"], *folders))
             base = known.shared.base if known else Shared.of(path, manifest, whole=whole)
-            self.shared = base.grown(path, folders, known.shared if known else None) if whole else base
+            self.shared = base.grown(path, manifest, known.shared if known else None) if whole else base
 
     def _assemble(self, parts: Sequence[Part]) -> None:
         self.parts: tuple[Part, ...] = tuple(parts)
@@ -417,8 +444,11 @@ def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], ope
     else:
         segment, documents = opened.segment, opened.documents
         if opened.entry["alive"] == entry["alive"]:
-            return Part(entry, segment, documents, opened.alive)
-    return Part(entry, segment, documents, read_alive(path / entry["alive"], n_docs) if entry["alive"] else None)
+            return Part(entry, segment, documents, opened.alive, manifest["files"])
+    alive = None
+    if entry["alive"]:
+        alive = read_alive(path / entry["alive"], n_docs, manifest["files"][entry["alive"]]["sha256"])
+    return Part(entry, segment, documents, alive, manifest["files"])
 
 
 def _frequencies(parts: Sequence[Part], counted: dict[int, int], terms: NDArray[Any]) -> NDArray[np.int64]:
@@ -432,29 +462,39 @@ def _frequencies(parts: Sequence[Part], counted: dict[int, int], terms: NDArray[
     return np.array([counted[term] for term in terms.tolist()], np.int64)
 
 
-def _tokens_of(file: ArrowFile) -> list[str]:
+def _tokens_of(file: ArrowFile, wanted: str) -> list[str]:
+    if file.digest() != wanted:
+        raise CorruptIndex(f"{file.path}: {CHANGED}")
     return list(file.batch(0).column(0).to_pylist())
 
 
-def _more_tokens(base: Shared, files: Sequence[ArrowFile], known: list[str] | None) -> list[str]:
-    """The tokens of the base and of files, of which the first may be known."""
+def _more_tokens(base: Shared, files: Sequence[tuple[ArrowFile, str]], known: list[str] | None) -> list[str]:
+    """The tokens of the base and of files, each with its checksum, of which the first may be known."""
     tokens = list(known if known is not None else base.vocabulary or ())
     at = len(base.vocabulary or ())
-    for file in files:
+    for file, wanted in files:
         size = file.batch(0).num_rows
         if at + size > len(tokens):
-            tokens += file.batch(0).column(0).slice(max(len(tokens) - at, 0)).to_pylist()
+            tokens += _tokens_of(file, wanted)[max(len(tokens) - at, 0) :]
         at += size
     return tokens
 
 
-def read_alive(path: Path, n_docs: int) -> NDArray[np.bool_]:
+def read_alive(path: Path, n_docs: int, wanted: str | None = None) -> NDArray[np.bool_]:
     """(n_docs,) bool, which documents of a segment are alive.
 
+    Args:
+        path: The file.
+        n_docs: Documents of the segment.
+        wanted: SHA-256 that the file must have.
+
     Raises:
-        CorruptIndex: The file doesn't fit the segment.
+        CorruptIndex: The file doesn't fit the segment, or isn't as it was written.
     """
-    bits = ArrowFile(path, _ALIVE_SCHEMA).column("bits")
+    file = ArrowFile(path, _ALIVE_SCHEMA)
+    if wanted is not None and file.digest() != wanted:
+        raise CorruptIndex(f"{path}: {CHANGED}")
+    bits = file.column("bits")
     if len(bits) != -(-n_docs // 8):
         raise CorruptIndex(f"{path}: doesn't fit the documents; {RESTORE}")
     return np.unpackbits(bits, count=n_docs, bitorder="little").view(np.bool_)

@@ -30,9 +30,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lsr.durable import sync
 from lsr.errors import CorruptIndex, IndexFormatError, LsrError, OutputError, OutputExists
 
-from .arrow_files import RESTORE
+from .arrow_files import RESTORE, damage
 
 MANIFEST = "manifest.json"
 FORMAT = 3
@@ -48,6 +49,9 @@ ASIDE = re.compile(r"merging-[0-9a-f]{16}")
 _SEGMENT = re.compile(r"segment-[0-9a-f]{16}")
 FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
 MOVED = "the index was moved away or removed while it was changed: move it back and try again, or roll back"
+# Files that each segment has.
+_ALWAYS = ("postings", "dense", "maxima", "skips", "places", "windows", "terms", "lists", "ids", "keys")
+CHANGED = f"damaged: the content doesn't match its checksum; {RESTORE}"
 LOCK, HOLDER, MERGING = ".lock", ".writer", ".merging"
 
 
@@ -71,6 +75,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         CorruptIndex: The manifest was changed or cut short.
     """
     path = folder / MANIFEST
+    require_name(folder)
     if not folder.is_dir():
         raise IndexFormatError(f"{folder}: no such index")
     try:
@@ -80,25 +85,41 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return parse_manifest(content, folder)
 
 
+def require_name(folder: Path) -> None:
+    """Refuse a folder whose name files can't be opened by.
+
+    Raises:
+        IndexFormatError: It isn't UTF-8, or too long.
+    """
+    try:
+        str(folder).encode()
+        os.lstat(folder)
+    except UnicodeEncodeError:
+        raise IndexFormatError(f"{os.fsencode(folder)!r}: the name of the folder isn't UTF-8: rename it") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise IndexFormatError(f"{str(folder)[:80]}…: the name of the folder is too long") from None
+
+
 def parse_manifest(content: bytes, index: Path | str) -> dict[str, Any]:
     """Check what the manifest of an index holds; raises as `read_manifest` does."""
     path = f"{index}/{MANIFEST}"
     try:
         manifest = json.loads(content)
         version = manifest["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CorruptIndex(f"{path}: damaged: not a manifest; {RESTORE}") from None
     if isinstance(version, int) and version != FORMAT:
         mend = "build the index again from its documents or vectors"
         if version > FORMAT:
             mend = "upgrade with pip install -U lsr-search"
         raise IndexFormatError(
-            f"{index}: index format {version}, written by lsr {manifest.get('lsr', '?')}; this version reads "
+            f"{index}: index format {version}, written by lsr {str(manifest.get('lsr', '?'))[:40]}; this version reads "
             f"format {FORMAT}: {mend}"
         )
     manifest.pop("sha256", None)
     if sealed(manifest) != content:
-        raise CorruptIndex(f"{path}: damaged: the content doesn't match its checksum; {RESTORE}")
+        raise CorruptIndex(f"{path}: {CHANGED}")
     _require_sound(manifest, path)
     return dict(manifest)
 
@@ -140,14 +161,24 @@ def _require_sound(manifest: Mapping[str, Any], path: str) -> None:
             and all(_is_amount(piece["n_terms"], int) for piece in manifest.get("grown", ()))
             and len(set(named)) == len(named)
             and all(map(_is_sound_segment, manifest["segments"]))
+            and _named(manifest) <= manifest["files"].keys()
             and all(FILE_NAME.fullmatch(name) for name in manifest["files"])
             and all(_is_amount(entry["bytes"], int) for entry in manifest["files"].values())
             and all(isinstance(entry["sha256"], str) for entry in manifest["files"].values())
         )
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError):
         sound = False
     if not sound:
         raise CorruptIndex(f"{path}: damaged: values are missing or make no sense; {RESTORE}")
+
+
+def _named(manifest: Mapping[str, Any]) -> set[str]:
+    """The files that the rest of a manifest speaks of."""
+    files = {f"{manifest['shared']}/vocabulary.arrow"} if manifest["has_vocabulary"] else set()
+    for segment in manifest["segments"]:
+        files |= {f"{segment['name']}/{name}.arrow" for name in (*_ALWAYS, *["texts"] * segment["has_text"])}
+        files |= {segment["alive"]} if segment["alive"] else set()
+    return files
 
 
 def _is_amount(value: Any, kind: type[int] | type[float]) -> bool:
@@ -159,7 +190,7 @@ def _is_sound_segment(segment: Mapping[str, Any]) -> bool:
     return (
         _SEGMENT.fullmatch(segment["name"]) is not None
         and all(_is_amount(segment[name], int) for name in ("n_docs", "n_alive", "n_postings"))
-        and segment["n_alive"] <= segment["n_docs"]
+        and segment["n_alive"] <= segment["n_docs"] > 0
         and all(type(segment[name]) is bool for name in ("has_text", "has_parents"))
         and all(_is_amount(segment[name], float) for name in ("scale", "max_error"))
         and segment["scale"] > 0
@@ -181,21 +212,22 @@ def check_files(
     Returns:
         A message for each file that is damaged, by its name.
     """
-    wrong, room = {}, _CHECKED_IN_ALL
+    wrong, room = dict[str, str](), _CHECKED_IN_ALL
     for name, entry in sorted(manifest["files"].items(), key=lambda item: item[1]["bytes"]):
         if known is not None and known.get(name) == entry:
             continue
         path = folder / name
         try:
-            size = path.stat().st_size
-            if size != entry["bytes"]:
-                wrong[name] = f"{path}: {size} bytes, {entry['bytes']} were written; {RESTORE}"
-            elif every_byte or size <= min(CHECKED_AT_OPEN, room):
-                room -= size
-                if digest_file(path) != entry["sha256"]:
-                    wrong[name] = f"{path}: damaged: the content doesn't match its checksum; {RESTORE}"
-        except OSError as error:
-            wrong[name] = f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error}; {RESTORE}"
+            with damage(path, "can't be read"):
+                size = path.stat().st_size
+                if size != entry["bytes"]:
+                    wrong[name] = f"{path}: {size} bytes, {entry['bytes']} were written; {RESTORE}"
+                elif every_byte or size <= min(CHECKED_AT_OPEN, room):
+                    room -= size
+                    if digest_file(path) != entry["sha256"]:
+                        wrong[name] = f"{path}: {CHANGED}"
+        except CorruptIndex as error:
+            wrong[name] = str(error) if path.exists() else f"{path}: missing; {RESTORE}"
     return wrong
 
 
@@ -223,7 +255,9 @@ def refuse_others(index: Path, *, overwrite: bool) -> None:
 
     Raises:
         OutputExists: An index, or anything else, is there already.
+        IndexFormatError: As of `require_name`.
     """
+    require_name(index)
     if not index.exists():
         return
     if not index.is_dir():
@@ -239,31 +273,15 @@ def read_encoder_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, b
     """The files of the encoder that an index carries.
 
     Raises:
-        CorruptIndex: One can't be read.
+        CorruptIndex: One can't be read, or isn't as it was written.
     """
-    inside = f"{manifest['shared']}/encoder/"
-    try:
-        return {
-            name[len(inside) :]: (folder / name).read_bytes() for name in manifest["files"] if name.startswith(inside)
-        }
-    except OSError as error:
-        raise CorruptIndex(f"{folder}: the index's encoder can't be read: {error}; {RESTORE}") from None
-
-
-def sync(path: Path) -> None:
-    """Write a file, or the entries of a folder, through to the disk.
-
-    Raises:
-        OutputError: The disk refuses it.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:  # of a descriptor it names no path
-        raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
+    inside, files = f"{manifest['shared']}/encoder/", {}
+    for name in (name for name in manifest["files"] if name.startswith(inside)):
+        with damage(folder / name, "the index's encoder can't be read"):
+            files[name[len(inside) :]] = content = (folder / name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != manifest["files"][name]["sha256"]:
+            raise CorruptIndex(f"{folder / name}: {CHANGED}")
+    return files
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -21,6 +21,7 @@ from lsr.places import Place, beside, is_remote
 from lsr.vectors import VectorBatch, Vectors, parquet_files, read_parquets, read_vectors
 
 from .documents import hashes_of
+from .quantize import typical
 from .storage import digest_file
 
 
@@ -66,7 +67,7 @@ class Scanned:
 
     Attributes:
         stretches: The files, in order; the first has the tokens.
-        largest: The largest weight.
+        largest: The weight that impacts are to have room for, as of `lsr.index.quantize.typical`.
         whole: Whether all weights are whole numbers.
         identity: A text that changes when they do.
         fingerprint: Of the encoder that made them.
@@ -91,14 +92,14 @@ def scan(source: str | Path) -> tuple[Scanned, Report]:
         raise DataError("no such file, nor a whole folder of vectors", str(source))
     files, vectors = parquet_files(copy), read_vectors(copy)
     stretches, hashes = [], [np.empty(0, np.uint64)]
-    report, largest, whole = Report(), 0.0, True
+    report, largest, whole = Report(), [np.empty(0, np.float32)], True
     with progress(vectors.count, "reading") as bar:
         for path in files:
             rows = 0
             for batch in read_parquets([path], vectors):
                 weights = batch.vectors.data
                 rows += len(batch.vectors)
-                largest = max(largest, float(weights.max(initial=0)))
+                largest.append(batch.vectors.largest())
                 whole = whole and bool((weights == weights.round()).all())
                 report.no_terms += int((batch.vectors.lengths() == 0).sum())
                 hashes.append(hashes_of(batch.documents.column("id")))
@@ -115,7 +116,9 @@ def scan(source: str | Path) -> tuple[Scanned, Report]:
         _refuse_doubled(files, vectors, again)
     # Of a copy the path is new each time, of a file here its time of change tells.
     states = [str(s.wanted) if s.wanted else file_identity(Path(s.path)) for s in stretches]
-    return Scanned(stretches, largest, whole, f"{source} {states}", vectors.fingerprint), report
+    return Scanned(
+        stretches, typical(np.concatenate(largest)), whole, f"{source} {states}", vectors.fingerprint
+    ), report
 
 
 def _refuse_doubled(files: Sequence[Path], vectors: Vectors, hashes: NDArray[np.uint64]) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import filelock
 
+from lsr.durable import sync
 from lsr.errors import IndexFormatError, IndexLocked, OutputError
 
 from .storage import (
@@ -35,7 +36,6 @@ from .storage import (
     read_manifest,
     replace_file,
     sealed,
-    sync,
 )
 
 _PATIENCE = 1.0  # seconds to wait for the lock: a commit, or a merge that is put in its place, is done by then

@@ -20,7 +20,7 @@ from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder_files
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.stream import Report
-from lsr.errors import CorruptIndex, DataError, EncoderError, LsrError, OutputError
+from lsr.errors import CorruptIndex, DataError, EncoderError, IndexLocked, LsrError, OutputError
 from lsr.fingerprint import Fingerprint
 from lsr.sparse import MAX_TERMS, SparseMatrix
 from lsr.vectors import VectorBatch, Vectors
@@ -84,6 +84,7 @@ class Writer:
         self._tokens = tokens
         self._path, self._others, self._beside = path, tuple(others), scale
         self.closed = self._torn = False
+        self._reading = False  # documents that are to be added
         self._transaction = Transaction(path)
         try:
             self.snapshot = Snapshot.latest(path, snapshot)
@@ -127,10 +128,12 @@ class Writer:
     ) -> Change:
         """Add documents, or with `replace` put them in the place of those of the same ids; see `Index.add`."""
         self.require_whole()
+        self._require_idle()
         opened, change = open_source(source, skip_bad=skip_bad), Change()
         call = Call(self._buffer, replace, skip_bad, change)
         n_stored, known, scale, learned = len(self._stored), self._known, self._scale, self._learned
         n_tokens = len(known.vocabulary or ())
+        self._reading = True
         try:
             with output_errors(self._path):
                 elsewhere = [stored for other in self._others for stored in other._stored]
@@ -162,6 +165,8 @@ class Writer:
                 if self._growing is not None:
                     self._growing.cut(n_tokens)
             raise
+        finally:
+            self._reading = False
         with self._in_one():
             self._buffer.extend(call.fresh)
             self.changed = self.changed or bool(change)
@@ -175,6 +180,7 @@ class Writer:
         `Index.delete`. With `known`, the filter's columns were looked for already.
         """
         self.require_whole()
+        self._require_idle()
         keys = list(ids)
         if wrong := [repr(key) for key in keys if not isinstance(key, str)]:
             raise DataError(f"an id to delete must be a string, got {', '.join(wrong[:3])}")
@@ -362,6 +368,7 @@ class Writer:
     def commit(self) -> None:
         """Make the changes durable, and visible to who opens or refreshes the index."""
         self.require_whole()
+        self._require_idle()
         if not self.changed:
             return
         with output_errors(self._path):
@@ -449,7 +456,15 @@ class Writer:
         self.snapshot = Snapshot(self._path, whole, self.snapshot)
         self._begin()
 
+    def _require_idle(self) -> None:
+        if self._reading:
+            raise IndexLocked(
+                f"{self._path}: what gives the documents that are being added changes this index itself: let it only "
+                "give documents, and commit when `add` has returned"
+            )
+
     def close(self) -> None:
         """Forget changes that weren't committed, and give the lock up."""
+        self._require_idle()
         self.closed = True
         self._transaction.close()

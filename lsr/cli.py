@@ -135,6 +135,8 @@ def os_error_text(error: OSError) -> str:
         errno.EDQUOT: "the disk quota is used up: free some room or write elsewhere",
         errno.EFBIG: "the file grew beyond the allowed size: raise the limit or write elsewhere",
         errno.EROFS: "this file system is read-only: write elsewhere",
+        errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
+        errno.ENAMETOOLONG: "the name is too long",
         errno.EACCES: "permission denied",
         errno.EPERM: "permission denied",
         errno.ENOENT: "no such file or folder",

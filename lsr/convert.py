@@ -57,7 +57,7 @@ class Form:
         raise DataError("vectors are written to .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz)", str(out))
 
     def files(self, out: Path) -> list[Path]:
-        """What `convert` writes."""
+        """What `convert` writes, what takes its name last first."""
         if not self.of(out).startswith("opensearch"):
             return [out]
         from lsr.opensearch import mapping_path
@@ -72,9 +72,11 @@ def check_out(out: Path, overwrite: bool, form: Form | None = None) -> None:
         DataError: A name with an unknown ending.
         OutputExists: `out` is there and won't be replaced.
     """
-    for path in (form or Form()).files(out) if out.suffix else [out]:
-        if path.exists() and not overwrite:
-            raise OutputExists(f"{path}: exists already (--overwrite replaces it)")
+    path = (
+        (form or Form()).files(out)[0] if out.suffix else out
+    )  # what lies beside it alone is of a run that was killed
+    if path.exists() and not overwrite:
+        raise OutputExists(f"{path}: exists already (--overwrite replaces it)")
     if out.is_dir() if out.suffix else out.exists() and not any(out.glob("part-*.parquet")):
         raise OutputExists(f"{out}: is there and holds something else than vectors; write elsewhere")
 

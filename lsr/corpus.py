@@ -32,6 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lsr.durable import take_name
 from lsr.errors import DataError, DoubledId, MissingExtra, OutputError
 from lsr.forks import here_only
 from lsr.metadata import checked_metadata, is_absent, metadata_text
@@ -528,7 +529,7 @@ def unfinished(path: Path) -> Path:
 
 @contextmanager
 def new_text(path: Path) -> Iterator[IO[str]]:
-    """A text file to write, packed if its name ends in .gz; it takes its name only when it is whole."""
+    """A text file to write, packed if its name ends in .gz; it takes its name only when it is whole, on the disk."""
     with new_bytes(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="\n") as text:
         yield text
 
@@ -546,7 +547,7 @@ def new_bytes(path: Path) -> Iterator[IO[bytes]]:
     try:
         with gzip.open(partial, "wb") if is_packed(path) else partial.open("wb") as file:
             yield cast("IO[bytes]", file)
-        partial.replace(path)
+        take_name(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -158,8 +158,9 @@ def write_bulk(
                 for line in (action, fields):
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 largest = max(largest, float(weights.max(initial=0)))
-    with new_text(mapping_path(path)) as file:
-        file.write(json.dumps(_mapping(field, largest, exact=vocabulary is not None), indent=2) + "\n")
+        # The bulk file takes its name last: where it is, the mapping is.
+        with new_text(mapping_path(path)) as mapping:
+            mapping.write(json.dumps(_mapping(field, largest, exact=vocabulary is not None), indent=2) + "\n")
 
 
 def _mapping(field: str, largest: float, *, exact: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
 
+from lsr.durable import take_name
 from lsr.errors import StorageError
 
 _SCHEMES = ("s3", "gs", "gcs", "file")
@@ -157,14 +158,12 @@ class Place:
                 while piece := source.read(_PIECE):
                     state.update(piece)
                     size += target.write(piece)
-                target.flush()
-                os.fsync(target.fileno())
             if wanted is not None and (size, state.hexdigest()) != (wanted["bytes"], wanted["sha256"]):
                 what = "the content was changed" if size == wanted["bytes"] else f"{wanted['bytes']} were written"
                 raise StorageError(
                     f"{self._say(name)}: damaged: {size} bytes, {what}; put it there again from where it was made"
                 )
-            os.replace(partial, to)
+            take_name(Path(partial), to)
         except FileNotFoundError:
             self._require_bucket()
             raise StorageError(f"{self._say(name)}: there is no such file") from None
@@ -207,9 +206,7 @@ class Place:
                     file.write(piece)
                     size += len(piece)
             if self.is_local:
-                with open(written, "rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(written, target)
+                take_name(Path(written), Path(target))
         finally:
             if self.is_local:
                 Path(written).unlink(missing_ok=True)

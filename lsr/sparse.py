@@ -163,6 +163,13 @@ class SparseMatrix:
         """(n_rows,) int64, the number of terms of each row."""
         return np.diff(self.indptr)
 
+    def largest(self) -> NDArray[np.float32]:
+        """(n_rows,) float32, the largest weight of each row, 0 for those without terms."""
+        filled, largest = self.lengths() > 0, np.zeros(len(self), np.float32)
+        if self.nnz:
+            largest[filled] = np.maximum.reduceat(self.data, self.indptr[:-1][filled])
+        return largest
+
     def row_numbers(self) -> NDArray[np.int64]:
         """(nnz,) int64, the row of each stored weight."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths())
@@ -219,11 +226,7 @@ class SparseMatrix:
         """Keep the weights that are at least `max_ratio` times the largest of their row."""
         if not 0.0 <= max_ratio <= 1.0:
             raise ValueError(f"max_ratio must lie between 0 and 1, got {max_ratio}")
-        filled = self.lengths() > 0
-        largest = np.zeros(len(self), np.float32)
-        if self.nnz:
-            largest[filled] = np.maximum.reduceat(self.data, self.indptr[:-1][filled])
-        return self._masked(self.data >= np.float32(max_ratio) * largest[self.row_numbers()])
+        return self._masked(self.data >= np.float32(max_ratio) * self.largest()[self.row_numbers()])
 
     def within(self, n_terms: int) -> SparseMatrix:
         """The same rows over the first `n_terms` terms; weights of later terms are dropped."""

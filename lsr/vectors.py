@@ -43,6 +43,7 @@ from lsr.corpus import (
     require_metadata,
     unfinished,
 )
+from lsr.durable import take_name
 from lsr.errors import DataError
 from lsr.fingerprint import Fingerprint
 from lsr.places import is_remote
@@ -61,6 +62,8 @@ VECTOR_SCHEMA = pa.schema(
 FIRST_PART = "lsr.first"
 PART_NAME = re.compile(r"part-[0-9]{5,9}\.parquet")
 _BATCH = 4096  # rows handed out together
+_LARGEST_ROW = 1 << 22  # terms of a row, and about so many are held together
+_LARGEST_GROUP, _PACKED = 1 << 24, 1000  # from so many values on, a group holds at most so many a byte
 _ENCODER_LIMIT = 1 << 28  # bytes of all files; what unpacks to more is no query encoder
 _BEYOND_FLOAT32 = float(np.finfo(np.float32).max) * (1 + 2**-25)  # what is below rounds to a finite float32
 
@@ -319,11 +322,38 @@ def read_parquets(paths: list[Path], vectors: Vectors) -> Iterator[VectorBatch]:
         try:
             with open_parquet(path) as file:
                 columns = [name for name in VECTOR_SCHEMA.names if name in file.schema_arrow.names]
-                for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
+                for batch in file.iter_batches(batch_size=_rows_at_once(file.metadata, str(path)), columns=columns):
                     yield _checked_batch(batch, n_terms, f"{path}: after {start} rows" if start else str(path))
                     start += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"can't be read: {error}", f"{path}: after {start} rows") from None
+
+
+def _rows_at_once(metadata: Any, where: str) -> int:
+    """How many rows of a Parquet file to read together: as many as the memory holds.
+
+    Raises:
+        DataError: Rows of more terms than documents have, or values packed so densely that a small file would fill
+            the memory: neither is seen from outside, and a row can't be read in parts.
+    """
+    most = 1
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for i in range(group.num_columns):
+            column = group.column(i)
+            if column.path_in_schema.partition(".")[0] not in ("terms", "weights"):
+                continue
+            mean = column.num_values // max(group.num_rows, 1)
+            dense = column.num_values > _LARGEST_GROUP and column.num_values > _PACKED * column.total_compressed_size
+            if mean > _LARGEST_ROW or dense:
+                raise DataError(
+                    f"{column.num_values:,} terms in {group.num_rows:,} rows and {column.total_compressed_size:,} "
+                    f"bytes: rows have up to {_LARGEST_ROW:,} terms here; if these are vectors, write them in smaller "
+                    "row groups",
+                    where,
+                )
+            most = max(most, mean)
+    return max(1, min(_BATCH, _LARGEST_ROW // most))
 
 
 def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBatch:
@@ -339,6 +369,8 @@ def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBat
             raise DataError(f"the column {name!r} holds nulls", where)
         lists[name] = column
     ptr = lists["terms"].offsets.to_numpy().astype(np.int64)
+    if len(ptr) > 1 and (longest := int(np.diff(ptr).max())) > _LARGEST_ROW:
+        raise DataError(f"a row of {longest:,} terms; rows have up to {_LARGEST_ROW:,}", where)
     if not np.array_equal(np.diff(ptr), np.diff(lists["weights"].offsets.to_numpy())):
         raise DataError("a row has more terms than weights, or fewer", where)
     try:
@@ -434,9 +466,7 @@ class ParquetWriter:
             self._writer.add_key_value_metadata(self._metadata)
             self._writer.close()
             if kind is None:
-                with self._partial.open("rb") as file:
-                    os.fsync(file.fileno())
-                self._partial.replace(self._path)
+                take_name(self._partial, self._path)
         except (OSError, pa.ArrowException):
             if kind is None:  # else the error that brought us here is the one to tell
                 raise

@@ -24,7 +24,7 @@ import numpy as np
 from .blocks import FOLD, highest
 from .exhaustive import thin_out
 from .jit import kernel, prefetch
-from .lists import BEGIN, BLOCKS_SCORED, DENSE, END, POSTINGS_SCORED
+from .lists import BEGIN, BLOCKS_SCORED, DENSE, END, POSTINGS_SCORED, run_of
 
 CLUSTER = 64  # documents of a cluster; at most 256, since a document within its cluster is a byte
 GROUP = 16  # entries of a group, a cache line: where its postings begin, and 15 terms
@@ -216,7 +216,7 @@ def disallow_clusters(clusters, docs, sums):
     """Set the sums of clusters without a document that may be found to 0; sums: (n,) int32, changed."""
     for c in range(len(clusters.doc_ends)):
         if sums[c]:
-            begin, end = run_of(clusters.doc_ends, c, docs.n_docs)
+            begin, end = run_of(clusters.doc_ends, 0, c, docs.n_docs)
             if not np.any(docs.allowed[begin:end]):
                 sums[c] = 0
 
@@ -227,13 +227,13 @@ def add_summaries(clusters, query, heaviest, sums):
     ranks, weights = query
     n_clusters, n_entries = len(clusters.doc_ends), len(clusters.summary_maxima)
     for i in heaviest:
-        begin, end = run_of(clusters.summary_ends, ranks[i], n_entries)
+        begin, end = run_of(clusters.summary_ends, 0, ranks[i], n_entries)
         for e in range(begin, end, 16):
             prefetch(clusters.summary_clusters, e)
         for e in range(begin, end, 64):
             prefetch(clusters.summary_maxima, e)
     for i in heaviest:
-        begin, end = run_of(clusters.summary_ends, ranks[i], n_entries)
+        begin, end = run_of(clusters.summary_ends, 0, ranks[i], n_entries)
         weight, owners, maxima = weights[i], clusters.summary_clusters[begin:end], clusters.summary_maxima[begin:end]
         for e in range(len(maxima)):
             if owners[e] < n_clusters:
@@ -287,11 +287,11 @@ def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, f
         prefetch(clusters.posting_ends, c)
         prefetch(clusters.doc_ends, c)
     for c in chosen:
-        begin, end = run_of(clusters.group_ends, c, n_groups)
+        begin, end = run_of(clusters.group_ends, 0, c, n_groups)
         for g in range(begin, end, 16):
             prefetch(firsts, g)
     for x in range(len(chosen)):  # the group that may hold a term: the last that doesn't begin behind it
-        begin, end = run_of(clusters.group_ends, chosen[x], n_groups)
+        begin, end = run_of(clusters.group_ends, 0, chosen[x], n_groups)
         for i in range(len(ranks)):
             g, n = begin, end - begin
             while n > 1:  # by halves, without a branch
@@ -302,7 +302,7 @@ def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, f
             positions[x, i] = g * GROUP if there else -1
             prefetch(groups, g * GROUP)
     for x in range(len(chosen)):
-        first, last = run_of(clusters.posting_ends, chosen[x], n_postings)
+        first, last = run_of(clusters.posting_ends, 0, chosen[x], n_postings)
         for i in range(len(ranks)):
             at = positions[x, i]
             if at >= 0:
@@ -313,7 +313,7 @@ def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, f
                 prefetch(postings, start + (groups[at - 1] & 0xFFFF if at % GROUP > 1 else 0))
     for x in range(len(chosen)):
         sums = scores[x]
-        first, last = run_of(clusters.posting_ends, chosen[x], n_postings)
+        first, last = run_of(clusters.posting_ends, 0, chosen[x], n_postings)
         for i in range(len(ranks)):
             at, weight = positions[x, i], weights[i]
             if at >= 0:
@@ -323,7 +323,7 @@ def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, f
                 for p in range(begin, end):
                     sums[postings[p] & 0xFF] += weight * np.int32(postings[p] >> 8)
                 scored += max(end - begin, 0)
-        begin, end = run_of(clusters.doc_ends, chosen[x], n_docs)
+        begin, end = run_of(clusters.doc_ends, 0, chosen[x], n_docs)
         for place in range(begin, min(end, begin + CLUSTER)):
             if sums[place - begin] >= least and (len(allowed) == 0 or allowed[place]):
                 space.docs[found] = base + (np.int64(order[place]) if len(order) else place)
@@ -337,10 +337,3 @@ def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, f
     if found > k + k // 4:
         found, least = thin_out(space, k, found, least)
     return found, least
-
-
-@kernel
-def run_of(ends, number, size):
-    """Where a run begins and where it ends, both within 0..size; ends: (n,) uint64."""
-    begin = min(max(np.int64(ends[number - 1]), 0), size) if number else 0
-    return begin, min(max(np.int64(ends[number]), begin), size)

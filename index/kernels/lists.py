@@ -191,8 +191,8 @@ def find_lists(lexicon, windows, ranks, chosen, lists):
             rank = ranks[s, chosen[j]]
             if rank < 0:
                 continue
-            first = np.int64(ends[ends_at + rank - 1]) if rank else 0
-            for e in range(max(first, 0), min(np.int64(ends[ends_at + rank]), n_entries)):
+            first, last = run_of(ends, ends_at, rank, n_entries)
+            for e in range(first, last):
                 w = np.int64(entry_window[window_at + e])
                 if w < segments[s, N_WINDOWS]:
                     w += segments[s, FIRST_WINDOW]
@@ -205,6 +205,20 @@ def find_lists(lexicon, windows, ranks, chosen, lists):
                         lists[j, w, END] = min(begin + entry_size[size_at + e], windows[w, SIZE])
                     elif dense < windows[w, N_DENSE] and lists[j, w, ROW] >= 0:
                         lists[j, w, DENSE] = dense
+
+
+@kernel
+def run_of(ends, at, number, size):
+    """Where a run begins and where it ends, both within 0..size whatever the file says.
+
+    Args:
+        ends: uint64, where runs end, those from `at` on.
+        at: The place of the first run's.
+        number: Which run.
+        size: Of what runs are runs of.
+    """
+    begin = min(max(np.int64(ends[at + number - 1]), 0), size) if number else 0
+    return begin, min(max(np.int64(ends[at + number]), begin), size)
 
 
 @kernel

@@ -26,7 +26,7 @@ from lsr.corpus import Corpus, Document, document_batch
 from lsr.encode import stream
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder_files
-from lsr.encode.stream import Passages, Report, chunks, encode_chunk, finish, fit, work_folder
+from lsr.encode.stream import Passages, Report, chunks, encode_chunk, finish, finish_killed, fit, work_folder
 from lsr.errors import DataError, EncoderError, OutputExists, StorageError
 from lsr.fetched import PARTS_FILE
 from lsr.fingerprint import Fingerprint
@@ -315,11 +315,13 @@ def encode_parts_to(
     how: dict[str, Any] = {"identity": settings, "workers": workers, "overwrite": overwrite}
     if not is_remote(out):
         form = Form("anserini" if anserini else None)
-        out = Path(out)
+        out, identity = Path(out), f"{corpus.identity} | {settings}"
+        if (killed := finish_killed(out, form, identity)) is not None:
+            return killed
         check_out(out, overwrite, form)
         with work_folder(out) as work:
             parts, report = encode_parts(corpus, open_encoder(), Place(work.absolute()), task, **how)
-            finish(work, out, form)
+            finish(work, out, form, identity, report)
         if not out.suffix:
             _leave_alone(Place(out), parts)
         return report

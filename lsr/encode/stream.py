@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 
 from lsr.console import note, progress, warn
 from lsr.convert import Form, check_out, convert
-from lsr.corpus import Corpus, Document, document_batch
+from lsr.corpus import Corpus, Document, document_batch, new_text
+from lsr.durable import take_name
 from lsr.encode.base import Encoder
 from lsr.encode.passages import require_sizes, split_passages
 from lsr.errors import CutTexts, OutputExists
@@ -32,6 +33,7 @@ from lsr.sparse import SparseMatrix
 from lsr.vectors import ParquetWriter, VectorBatch, pack_metadata, read_vectors
 
 _LOCK = ".lock"
+_WHOLE, _MARK = "whole", "finished.json"  # a folder in that of the parts, where a file waits for its name
 CHUNK = 512  # documents encoded together: enough to sort by length, little enough for a lively progress bar
 CHUNK_CHARACTERS = 4 << 20  # long ones fewer: what a tokenizer makes of a text takes many times the text's room
 _PART_SECONDS = 30.0  # a kill loses at most this much work
@@ -236,13 +238,15 @@ def encode_to(
             another kind is.
     """
     form = Form("anserini" if anserini else None)
+    identity = f"{corpus.identity} | {settings}"
+    if (killed := finish_killed(out, form, identity)) is not None:
+        return killed
     check_out(out, overwrite, form)
     encoder = open_encoder()
     with work_folder(out) as work:
-        identity = f"{corpus.identity} | {settings}"
         how = {"queries": queries, "passages": passages, "with_text": with_text}
         report = _encode_parts(corpus, encoder, work, identity, overwrite, **how)
-        finish(work, out, form)
+        finish(work, out, form, identity, report)
         return report
 
 
@@ -312,6 +316,7 @@ def _find_parts(work: Path, identity: str, overwrite: bool) -> tuple[int, Report
         )
     for part in parts:
         part.unlink()
+    shutil.rmtree(work / _WHOLE, ignore_errors=True)
     return 0, Report()
 
 
@@ -341,17 +346,56 @@ def _write_parts(
         number += 1
 
 
-def finish(work: Path, out: Path, form: Form) -> None:
-    """Turn the parts into `out`, in one rename."""
+def finish(work: Path, out: Path, form: Form, identity: str, report: Report) -> None:
+    """Turn the parts into `out`, in one rename.
+
+    Args:
+        work: Where the parts are.
+        out: A file, or a folder, which `work` then becomes.
+        form: Of the file.
+        identity: What decides the result, as text.
+        report: What was met on the way.
+    """
     if not out.suffix:
         old = out.with_name(out.name + ".old")
         if out.exists():
             shutil.rmtree(old, ignore_errors=True)
             out.rename(old)
         (work / _LOCK).unlink()
-        work.rename(out)
+        take_name(work, out)
         shutil.rmtree(old, ignore_errors=True)
         return
-    vectors = read_vectors(work)
-    convert(vectors, out, form)
+    whole = work / _WHOLE
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir()
+    convert(read_vectors(work), whole / out.name, form)
+    with new_text(whole / _MARK) as mark:
+        json.dump({"identity": identity, "report": asdict(report)}, mark)
+    _take_names(work, out, form)
+
+
+def finish_killed(out: Path, form: Form, identity: str) -> Report | None:
+    """Finish what a run of the same identity had only to give its name when it was killed; None if there is nothing.
+
+    What is at `out` may be the new file already, so nobody is to be told that it exists.
+    """
+    work = out.with_name(out.name + ".partial")
+    try:
+        mark = json.loads((work / _WHOLE / _MARK).read_bytes())
+        report = Report(**mark["report"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if mark["identity"] != identity:
+        return None
+    with work_folder(out):
+        _take_names(work, out, form)
+    return report
+
+
+def _take_names(work: Path, out: Path, form: Form) -> None:
+    for file in reversed(form.files(out)):
+        if (work / _WHOLE / file.name).exists():  # else a run that was killed came that far
+            take_name(work / _WHOLE / file.name, file)
+    for part in sorted(work.glob("part-*"), reverse=True):
+        part.unlink()
     shutil.rmtree(work)

@@ -1,0 +1,150 @@
+"""A document far louder than the others loses precision itself; no other does, whatever is built, added or merged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsr.index.index import Index
+from lsr.index.quantize import LEVELS, shifts_of, typical, weights_of
+from lsr.index.reshard import reshard
+from lsr.sparse import SparseMatrix
+
+N_TERMS = 60
+
+
+def random_documents(rng, n, loudness=3.0):
+    rows = [np.sort(rng.choice(N_TERMS, rng.integers(3, 12), replace=False)) for _ in range(n)]
+    return SparseMatrix.from_rows([(terms, rng.random(len(terms)) * loudness + 0.05) for terms in rows], N_TERMS)
+
+
+def queries(rng, n=8):
+    return random_documents(rng, n, 1.0)
+
+
+def found(index, vectors, k=10, **how):
+    """(id, score) of what each query finds."""
+    return [[(hit.id, hit.score) for hit in index.search(vectors[i : i + 1], k, **how)] for i in range(len(vectors))]
+
+
+def names(letter, n):
+    return [f"{letter}{i}" for i in range(n)]
+
+
+def overlap(matrix, vectors, index, k=10):
+    """The share of the exact top that an index finds."""
+    exact = np.argsort(-vectors.dot(matrix), axis=1, kind="stable")[:, :k]
+    hits = [[hit.doc for hit in index.search(vectors[i : i + 1], k)] for i in range(len(vectors))]
+    return np.mean([len(set(a.tolist()) & set(b)) / k for a, b in zip(exact, hits, strict=True)])
+
+
+@pytest.mark.parametrize("how", ["built", "added", "merged", "merged in clusters", "in shards"])
+def test_one_loud_document_does_not_ruin_its_neighbours(tmp_path, how):
+    rng = np.random.default_rng(0)
+    matrix, loud = random_documents(rng, 1500), SparseMatrix.from_rows([([3, 7], [300.0, 2.0])], N_TERMS)
+    both, vectors = SparseMatrix.vstack([matrix, loud]), queries(rng, 12)
+    if how in ("built", "in shards"):
+        index = Index.build(tmp_path / "idx", both)
+        if how == "in shards":
+            reshard(tmp_path / "idx", tmp_path / "shards", 2)
+            index = Index.open(tmp_path / "shards")
+    else:
+        index = Index.build(tmp_path / "idx", matrix, clusters="clusters" in how)
+        index.add(loud, ids=["loud"])
+        index.commit(merge=False)
+        if "merged" in how:
+            assert index.merge()
+            assert index.n_segments == 1
+    assert overlap(both, vectors, index) > 0.95
+    (first, *_) = index.search(SparseMatrix.from_rows([([3], [1.0])], N_TERMS), 3)
+    assert first.score == pytest.approx(300, rel=0.005)
+    if "clusters" in how:
+        assert found(index, vectors, algorithm="clusters", guaranteed=100) == found(index, vectors)
+    # All ways to read a document agree with the scores.
+    explained = index.explain(SparseMatrix.from_rows([([3], [1.0])], N_TERMS), first.id)
+    assert explained.score == pytest.approx(first.score, rel=1e-6)
+    stored = index.document_vectors([first.doc]).row(0)
+    assert dict(zip(*stored, strict=True))[3] == pytest.approx(first.score, rel=1e-6)
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 40), st.sampled_from([1e-3, 0.7, 3.0, 3.1, 6.5, 50.0, 400.0, 1e7])),
+        min_size=2, max_size=4,
+    ),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_merging_changes_no_result(tmp_path_factory, parts, seed):
+    path, rng = tmp_path_factory.mktemp("merge"), np.random.default_rng(seed)
+    index = None
+    for number, (n, loudness) in enumerate(parts):
+        matrix, ids = random_documents(rng, n, loudness), names("abcd"[number], n)
+        if index is None:
+            index = Index.build(path / "idx", matrix, ids=ids)
+        else:
+            index.add(matrix, ids=ids)
+        index.commit(merge=False)
+    index.delete([name for name in index.documents.all_ids() if rng.random() < 0.2])
+    index.commit(merge=False)
+    if not len(index):
+        return
+    vectors = queries(rng)
+    settings_of = [{"algorithm": name} for name in ("exhaustive", "blocks", "maxscore", "daat")]
+    before = [found(index, vectors, 15, **how) for how in settings_of]
+    weights = index.document_vectors(list(index.documents.numbers()))
+    error = index.max_error
+    index.merge()
+    assert index.n_segments == 1
+    assert index.verify() == []
+    assert [found(index, vectors, 15, **how) for how in settings_of] == before
+    assert index.document_vectors(list(index.documents.numbers())) == weights
+    assert index.max_error <= error
+    masked = index.search(vectors[:1], 5, algorithm="blocks")
+    assert [hit.score for hit in masked] == [score for _, score in before[0][0][:5]]
+    index.delete(list(index.documents.all_ids())[: len(index) // 2])  # masks over windows of several scales
+    index.commit(merge=False)
+    assert found(index, vectors, 9, algorithm="blocks") == found(index, vectors, 9, algorithm="exhaustive")
+
+
+def test_shifts_are_the_smallest_that_make_room():
+    scale = 0.25
+    largest = np.array([0, 1e-9, 1, 255, 255.4, 256, 510, 512, 2**20], np.float64) * scale
+    shifts = shifts_of(largest.astype(np.float32), scale)
+    assert shifts.tolist() == [0, 0, 0, 0, 0, 1, 1, 2, 13]
+    assert (largest <= (LEVELS + 0.5) * scale * 2.0**shifts).all()
+
+
+def test_few_loud_documents_are_set_apart_and_many_are_not():
+    usual = np.full(128, 3, np.float32)
+    assert typical(usual) == 3
+    assert typical(np.append(usual, np.float32(300))) == 3
+    assert typical(np.append(usual, np.full(20, 300, np.float32))) == 300
+    assert typical(np.append(usual, np.float32(9))) == 9  # not worth it
+    assert typical(np.append(usual, np.float32(3e38))) >= 3e38 / 2**60
+    assert typical(np.zeros(3, np.float32)) == 0
+
+
+@pytest.mark.parametrize("largest", [1e-44, 1e-40, 1e38])
+def test_no_weight_vanishes_however_small(tmp_path, largest):
+    matrix = SparseMatrix.from_rows([([1, 2, 3], np.array([1.0, 0.5, 0.25]) * largest)], 5)
+    index = Index.build(tmp_path / "idx", matrix)
+    terms, weights = index.document_vectors([0]).row(0)
+    assert terms.tolist() == [1, 2, 3]
+    assert np.abs(weights - matrix.data).max() <= max(index.max_error, 1.5e-45)
+    assert (weights_of(np.ones(2, np.uint8), 1e-60) > 0).all()
+
+
+@pytest.mark.parametrize("light", [1e-3, 1e-6, 1e-9, 1e-20])
+def test_a_query_of_weights_far_apart_has_the_scores_of_its_explanations(tmp_path, light):
+    matrix = SparseMatrix.from_rows([([0], [2.0]), ([0, 1], [1.0, 3.0]), ([1], [3.0]), ([1], [1.0])], 3)
+    index = Index.build(tmp_path / "idx", matrix, ids=list("abcd"))
+    query = SparseMatrix.from_rows([([0, 1], [1e5, light])], 3)
+    hits = index.search(query, 4)
+    assert [hit.id for hit in hits] == ["a", "b", "c", "d"]
+    for hit in hits:
+        assert hit.score == pytest.approx(hit.explain().score, rel=0.01)
+    for algorithm in ("exhaustive", "blocks", "maxscore", "daat"):
+        assert [(h.id, h.score) for h in index.search(query, 4, algorithm=algorithm)] == [(h.id, h.score) for h in hits]

@@ -1,0 +1,193 @@
+"""Files that take their names are on the disk by then, and so are the names soon after: power may go at any time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lsr.convert import FORMATS, Form, check_out, convert
+from lsr.corpus import new_bytes, open_corpus
+from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.stream import encode_to
+from lsr.errors import OutputExists
+from lsr.places import Place
+from lsr.sparse import SparseMatrix
+from lsr.vectors import Vectors, matrix_batches, read_vectors
+
+
+class Disk:
+    """Watches what is synced and renamed.
+
+    Attributes:
+        renamed: Names that were taken.
+        wrong: What a power cut would have lost.
+    """
+
+    def __init__(self, patch):
+        self.renamed, self.wrong = [], []
+        self._synced, self._open = {}, {}
+        fsync, replace = os.fsync, os.replace
+
+        def watched_fsync(descriptor):
+            fsync(descriptor)
+            status = os.fstat(descriptor)
+            self._synced[status.st_ino] = (status.st_size, status.st_mtime_ns)
+            self._open.pop(status.st_ino, None)
+
+        def watched_replace(source, target):
+            status = os.stat(source)
+            if os.path.isfile(source) and self._synced.get(status.st_ino) != (status.st_size, status.st_mtime_ns):
+                self.wrong.append(f"{target} may be empty")
+            replace(source, target)
+            self.renamed.append(Path(target).name)
+            self._open[os.stat(os.path.dirname(target) or ".").st_ino] = f"{target} may be gone"
+
+        patch.setattr(os, "fsync", watched_fsync)
+        patch.setattr(os, "replace", watched_replace)
+        patch.setattr(os, "rename", watched_replace)
+
+    def settle(self):
+        """What a power cut would lose now."""
+        return [*self.wrong, *self._open.values()]
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    return Disk(monkeypatch)
+
+
+def vectors():
+    matrix = SparseMatrix.from_dense(np.eye(3))
+    return Vectors("three", lambda _: matrix_batches(matrix), vocabulary=["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("format_name", "ending"), [(name, ending) for name, endings in FORMATS.items() for ending in endings]
+)
+def test_exports_are_on_the_disk_before_they_have_their_names(tmp_path, disk, format_name, ending):
+    convert(vectors(), tmp_path / f"out{ending}", Form(format_name))
+    assert f"out{ending}" in disk.renamed
+    assert disk.settle() == []
+
+
+def test_places_write_through_too(tmp_path, disk):
+    place = Place(tmp_path / "place")
+    place.write("some", b"content")
+    place.fetch("some", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"content"
+    assert {"some", "copy"} <= set(disk.renamed)
+    assert disk.settle() == []
+
+
+@pytest.mark.parametrize("out", ["out.parquet", "out.jsonl.gz", "folder"])
+def test_vectors_are_on_the_disk_before_they_have_their_names(tmp_path, disk, lsr_command, out):
+    (tmp_path / "docs.jsonl").write_text('{"_id": "a", "text": "one wing"}\n')
+    for _ in range(2):
+        ran = lsr_command(
+            "encode", tmp_path / "docs.jsonl", "--encoder", "bm25", "--out", tmp_path / out, "--overwrite"
+        )
+        assert ran.code == 0
+    assert out in disk.renamed
+    assert disk.settle() == []
+
+
+def test_a_file_that_is_given_up_leaves_nothing(tmp_path, disk):
+    def write():
+        with new_bytes(tmp_path / "file") as file:
+            file.write(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write()
+    assert not list(tmp_path.iterdir())
+    assert disk.renamed == []
+
+
+class Killed(BaseException):
+    """As if the process had ended."""
+
+
+@pytest.fixture
+def dying(monkeypatch):
+    """Runs something that dies at its n-th step that renames or removes; afterwards nothing is tidied up either.
+
+    Gives whether it died.
+    """
+
+    def run(n, work):
+        steps = [0]
+
+        def step(function):
+            def call(*args, **kwargs):
+                steps[0] += 1
+                if steps[0] >= n:
+                    raise Killed
+                return function(*args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for owner, name in ((os, "replace"), (os, "rename"), (Path, "unlink"), (shutil, "rmtree")):
+                patch.setattr(owner, name, step(getattr(owner, name)))
+            try:
+                work()
+            except Killed:
+                return True
+        return False
+
+    return run
+
+
+def test_a_killed_export_does_not_refuse_what_it_left(tmp_path, dying):
+    out, n = tmp_path / "out.ndjson", 1
+    while dying(n, lambda: convert(vectors(), out)) and not out.exists():
+        check_out(out, overwrite=False)
+        convert(vectors(), out)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mapping.json", "out.ndjson"]
+        with pytest.raises(OutputExists):
+            check_out(out, overwrite=False)
+        out.unlink()
+        n += 1
+    assert n > 2
+    assert (tmp_path / "out.mapping.json").exists()  # wherever the bulk file is, its mapping is
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.ndjson"])
+def test_an_encoding_killed_at_its_end_does_not_refuse_what_it_left(tmp_path, dying, name):
+    (tmp_path / "docs.jsonl").write_text('{"_id": "a", "text": "one wing"}\n{"_id": "b", "text": "two"}\n')
+    encoder = BM25Encoder()
+    encoder.fit(["one wing", "two"])
+    corpus, out = open_corpus(tmp_path / "docs.jsonl"), tmp_path / name
+    n, named = 1, 0
+    while dying(n, lambda: encode_to(corpus, lambda: encoder, out, settings="")):
+        named += out.exists()
+        report = encode_to(corpus, lambda: encoder, out, settings="")
+        assert report.documents == 2
+        assert [doc_id for batch in read_vectors(out) for doc_id in batch.ids] == ["a", "b"]
+        assert not (tmp_path / f"{name}.partial").exists()
+        with pytest.raises(OutputExists):
+            encode_to(corpus, lambda: encoder, out, settings="")
+        out.unlink()
+        n += 1
+    assert named  # it also died when the file had its name already
+
+
+def test_what_another_run_left_is_not_taken_for_the_result(tmp_path, dying):
+    (tmp_path / "docs.jsonl").write_text('{"_id": "a", "text": "one wing"}\n')
+    encoder = BM25Encoder()
+    encoder.fit(["one wing"])
+    corpus, out = open_corpus(tmp_path / "docs.jsonl"), tmp_path / "out.parquet"
+    n = 1
+    while dying(n, lambda: encode_to(corpus, lambda: encoder, out, settings="old", overwrite=True)):
+        n += 1
+        if out.exists():
+            break
+    with pytest.raises(OutputExists):
+        encode_to(corpus, lambda: encoder, out, settings="new")
+    (tmp_path / "docs.jsonl").write_text('{"_id": "z", "text": "one wing"}\n')
+    encode_to(open_corpus(tmp_path / "docs.jsonl"), lambda: encoder, out, settings="new", overwrite=True)
+    assert [doc_id for batch in read_vectors(out) for doc_id in batch.ids] == ["z"]
