@@ -26,6 +26,7 @@ from .arrow_files import RESTORE, damage
 
 COLUMNS_FILE = "columns.arrow"
 MOST_COLUMNS = 1000  # what has more keys than that uses values as keys
+_MOST_MIXED = 2 * MOST_COLUMNS  # keys of which is remembered why they are no columns; then new ones are passed over
 _DEEPEST = 30  # what objects further down hold is no column
 _MIXED = b"lsr.mixed"
 _KIND = b"lsr.kind"
@@ -55,15 +56,21 @@ class ColumnsWriter:
             return
         rows = [json.loads(text) if text else {} for text in metadata.to_pylist()]
         found: dict[str, list[Any]] = {}
+        n_columns = len(self._parts)
         for number, row in enumerate(rows):
             for key, value in _flat(row):
-                found.setdefault(key, [None] * len(rows))[number] = value
+                if key in self._mixed:
+                    continue
+                if key not in found:  # looked at before there is room for the values
+                    new, full = key not in self._parts, len(self._mixed) >= _MOST_MIXED
+                    if new and (full or n_columns >= MOST_COLUMNS):
+                        if not full:
+                            self._mixed[key] = f"there are more than {MOST_COLUMNS} keys"
+                        continue
+                    n_columns += new
+                    found[key] = [None] * len(rows)
+                found[key][number] = value
         for key, values in found.items():
-            if key in self._mixed:
-                continue
-            if key not in self._parts and len(self._parts) >= MOST_COLUMNS:
-                self._mixed[key] = f"there are more than {MOST_COLUMNS} keys"
-                continue
             earlier = self._parts.setdefault(key, [])
             kinds = {_kind(value) for value in values if value is not None}
             kind, why_not = joined(kinds | ({self._kinds[key]} if key in self._kinds else set()))
@@ -125,6 +132,7 @@ class Columns:
             raise CorruptIndex(f"{path}: {self._batch.num_rows} documents where there are {n_docs}")
         self.kinds: dict[str, str] = {field.name: kind_of(field) for field in reader.schema}
         self.mixed: dict[str, str] = mixed
+        self._sound: dict[str, pa.Array] = {}
 
     def column(self, name: str) -> pa.Array:
         """The values of a column, null where a document lacks it.
@@ -132,12 +140,14 @@ class Columns:
         Raises:
             CorruptIndex: They make no sense.
         """
-        column = self._batch.column(self._batch.schema.get_field_index(name))
-        try:
-            column.validate(full=True)
-        except pa.ArrowException as error:
-            raise CorruptIndex(f"{self._path}: damaged: {error}; {RESTORE}") from None
-        return column
+        if name not in self._sound:
+            column = self._batch.column(self._batch.schema.get_field_index(name))
+            try:
+                column.validate(full=True)  # once: a filter may have a thousand conditions
+            except pa.ArrowException as error:
+                raise CorruptIndex(f"{self._path}: damaged: {error}; {RESTORE}") from None
+            self._sound[name] = column
+        return self._sound[name]
 
 
 def joined(kinds: Iterable[str]) -> tuple[str, str]:
@@ -193,7 +203,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, int | float):
         return "number"
     if isinstance(value, str):
-        return "text" if value.isascii() or _is_unicode(value) else "other"
+        return "text" if value.isascii() or is_unicode(value) else "other"
     if not isinstance(value, list):
         return "other"
     kinds = {"other" if isinstance(item, list) else _kind(item) for item in value if item is not None}
@@ -203,7 +213,7 @@ def _kind(value: Any) -> str:
     return f"list of {kind}" if kind in ("truth", "number", "text") else "other"
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether a text is without halves of surrogate pairs, which JSON may escape but UTF-8 doesn't know."""
     try:
         text.encode()

@@ -43,7 +43,7 @@ class Contribution:
         token: Its token, or "term 123" where tokens aren't known.
         query_weight: Its weight in the query.
         impact: Its stored weight in the document; 0 if the document lacks it.
-        score: query_weight * impact.
+        score: query_weight * impact, up to what a search rounds weights by (1 in 10 million).
         share: Part of the whole score, 0 to 1.
         kind: "match" if the term stands in the document's text, "expansion" if the encoder added it, "missing" if
             the document lacks it, "unweighted" if it stands in the text and has no weight there (the encoder gave it
@@ -70,7 +70,7 @@ class Explanation:
 
     Attributes:
         id: The document.
-        score: Its score; equals the sum of the contributions up to rounding of the query (1 in 10 million).
+        score: Its score, that of an exact search; the sum of the contributions.
         contributions: Heaviest first; terms of the query that the document lacks come last.
         content: The text that the spans refer to; empty where it isn't stored.
         title_length: Characters at its beginning that are the title; a space follows.
@@ -161,9 +161,7 @@ def explain_document(
         origins: Whether to look for the words that expansions come from.
     """
     terms, weights = query.row(0)
-    impacts = snapshot.searcher.impacts_of(doc, terms)
-    scores = weights.astype(np.float64) * impacts
-    total = float(scores.sum())
+    impacts, scores, total = snapshot.searcher.score_of(doc, terms, weights)
     title, text, _ = snapshot.documents.fields(doc)
     content = Document("", text, title).content
     spans: dict[int, list[tuple[int, int]]] | None = None

@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lsr.errors import DataError
 
-from .columns import Columns, Kinds, kinds_of, numbers_of, offsets_of
+from .columns import Columns, Kinds, is_unicode, kinds_of, numbers_of, offsets_of
 
 Where = Mapping[str, Any]
 Mask = NDArray[np.bool_]
@@ -35,6 +36,8 @@ _ORDER: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+_ORDER_OF_TEXTS = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
+_LISTED, _TOLD = 50, 20  # columns, and wrong conditions, that a message has
 _DEEPEST = 100  # filters within filters
 _MOST_BITS = 14_280  # of a whole number: it has 4,300 digits then, and Python reads and writes no more
 _OPERATORS = ("==", "!=", *_ORDER, "in", "not in", "exists")
@@ -66,7 +69,7 @@ class _Condition:
         for value in self.values:
             if _matching(value, kind) is None:
                 shown = str.__repr__(value) if isinstance(value, _Written) else repr(value)
-                return f"{self.column} is a {kind}, it can't be compared with {shown}"
+                return f"{self.column} is a {kind}, it can't be compared with {_short(shown)}"
         return None
 
     def mask(self, columns: Columns) -> Mask:
@@ -77,9 +80,10 @@ class _Condition:
             return there if self.values[0] else ~there
         kind = columns.kinds[self.column].removeprefix("list of ")
         if pa.types.is_list(column.type):
-            hits = np.concatenate(([0], np.cumsum(self._of(column.values, kind))))
-            offsets = offsets_of(column)
-            met = hits[offsets[1:]] > hits[offsets[:-1]]
+            items, offsets = np.flatnonzero(self._of(column.values, kind)), offsets_of(column)
+            items = items[(items >= offsets[0]) & (items < offsets[-1])]
+            met = np.zeros(len(column), bool)
+            met[np.searchsorted(offsets, items, side="right") - 1] = True
         else:
             met = self._of(column, kind)
         return there & (~met if self.operator in ("!=", "not in") else met)
@@ -93,13 +97,14 @@ class _Condition:
             indices = array.indices.fill_null(0).to_numpy()
             return of_each[indices] if len(of_each) else np.zeros(len(indices), bool)  # all of them missing
         values = [_matching(value, kind) for value in self.values]
-        if kind == "text":
-            texts = array.to_pylist()
-            if self.operator in _ORDER:
-                compare = _ORDER[self.operator]
-                return np.array([compare(text, values[0]) for text in texts], bool)
-            wanted = set(values)
-            return np.array([text in wanted for text in texts], bool)
+        if kind == "text":  # by Arrow: UTF-8 has the order of code points, as Python's texts have
+            texts = pa.array([value for value in values if is_unicode(value)], array.type)
+            if self.operator not in _ORDER:
+                return _as_mask(pc.is_in(array, texts))
+            if not len(texts):
+                texts = pa.array([values[0].encode("utf-8", "surrogatepass")], pa.binary())
+                array = array.cast(pa.binary())
+            return _as_mask(_ORDER_OF_TEXTS[self.operator](array, texts[0]).fill_null(False))
         if kind == "truth":
             return np.isin(array.fill_null(False).to_numpy(zero_copy_only=False), values)
         numbers = numbers_of(array)
@@ -128,17 +133,25 @@ class Filter:
             DataError: Columns that none of the segments has, of mixed kinds, or compared with values of another kind.
         """
         known, mixed = kinds_of(segments)
-        wrong = []
+        names = sorted(known)
+        more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+        there_are = f"there are {', '.join(names[:_LISTED]) or 'none at all'}{more}"
+        wrong: dict[str, None] = {}
         for condition in self.conditions():
-            name = condition.column
+            name, problem = condition.column, None
             if name in mixed:
-                wrong.append(f"{name} can't be filtered by: {mixed[name]}")
+                problem = f"{_short(name)} can't be filtered by: {mixed[name]}"
             elif name not in known:
-                wrong.append(f"there is no column {name!r}; there are {', '.join(sorted(known)) or 'none at all'}")
-            elif problem := condition.problem(known[name]):
-                wrong.append(problem)
+                problem = f"there is no column {_short(name)!r}; {there_are}"
+            else:
+                problem = condition.problem(known[name])
+            if problem:
+                wrong[problem] = None
+            if len(wrong) > _TOLD:
+                break
         if wrong:
-            raise DataError("; ".join(dict.fromkeys(wrong)), "where")
+            told = list(wrong)
+            raise DataError("; ".join([*told[:_TOLD], *(["and more"] if len(told) > _TOLD else [])]), "where")
 
     def conditions(self) -> Iterable[_Condition]:
         """All leaves."""
@@ -297,6 +310,15 @@ def _neighbours(value: int | float, dtype: np.dtype[Any]) -> tuple[Any, Any]:
     floor, ceiling = math.floor(value), math.ceil(value)
     below = dtype.type(min(floor, most)) if floor >= least else None
     return below, dtype.type(max(ceiling, least)) if ceiling <= most else None
+
+
+def _as_mask(met: pa.Array) -> Mask:
+    found: Mask = met.to_numpy(zero_copy_only=False).astype(bool, copy=False)
+    return found
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _matching(value: Any, kind: str) -> Any:

@@ -239,6 +239,23 @@ class Searcher:
             folder = self.segments[number].folder
             raise CorruptIndex(f"{folder}: postings or places.arrow are damaged; lsr verify tells more") from None
 
+    def score_of(
+        self, doc: int, terms: NDArray[np.uint32], weights: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+        """A document's score as a search has it, whose weights are rounded to integers.
+
+        Returns:
+            (n,) the stored weight of each term, (n,) what it adds, and the sum.
+        """
+        number, _ = self.locate(doc)
+        impacts, scale = self.impacts_of(doc, terms), self.segments[number].scale
+        wide = weights.astype(np.float64)
+        if any(segment.impacts != "uint8" for segment in self.segments):
+            return impacts, wide * impacts, float(wide @ impacts)
+        integers, factor = query_integers(weights)
+        sums = integers * np.rint(impacts / scale)
+        return impacts, sums * (scale / factor), float(sums.sum() * (scale / factor))
+
     def sample(self, n: int, length: int) -> SparseMatrix:
         """At most n documents, drawn at random but always the same, cut to their heaviest terms.
 

@@ -365,13 +365,16 @@ class Snapshot:
         if where is None:
             return None
         parsed = as_filter(where)
+        key = repr(parsed)  # 1 and True are equal, but not as a filter's values
         with self._masking:
-            key = repr(parsed)  # 1 and True are equal, but not as a filter's values
-            if key not in self._masks:
+            kept = self._masks.get(key)
+        if kept is None:  # made without the lock, which searches with other filters would wait for
+            kept = self.searcher.mask(self.documents.allowed(parsed, known=known))
+            with self._masking:
                 while len(self._masks) >= _MASKS:
                     self._masks.pop(next(iter(self._masks)))
-                self._masks[key] = self.searcher.mask(self.documents.allowed(parsed, known=known))
-            return self._masks[key]
+                self._masks[key] = kept
+        return kept
 
     def top(
         self, vector: SparseMatrix, k: int, settings: SearchSettings, mask: Mask | None = None

@@ -175,6 +175,7 @@ def _require_sound(manifest: Mapping[str, Any], path: str) -> None:
 def _named(manifest: Mapping[str, Any]) -> set[str]:
     """The files that the rest of a manifest speaks of."""
     files = {f"{manifest['shared']}/vocabulary.arrow"} if manifest["has_vocabulary"] else set()
+    files |= {f"{piece['name']}/vocabulary.arrow" for piece in manifest.get("grown", ())}
     for segment in manifest["segments"]:
         files |= {f"{segment['name']}/{name}.arrow" for name in (*_ALWAYS, *["texts"] * segment["has_text"])}
         files |= {segment["alive"]} if segment["alive"] else set()

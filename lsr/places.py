@@ -2,9 +2,9 @@
 
 A place is a path or a URI that pyarrow knows: s3://bucket/folder, gs://bucket/folder, file:///folder. Credentials are
 pyarrow's business, which finds them where the clouds' own tools do (AWS_ACCESS_KEY_ID, AWS_PROFILE,
-GOOGLE_APPLICATION_CREDENTIALS). Another server that speaks S3 is named in the URI that a user gives,
-s3://bucket/folder?endpoint_override=localhost:9000&scheme=http, or by AWS_ENDPOINT_URL, never in a file. Waiting is bounded, a file takes its name only when it
-is whole, and what is read with a checksum has that checksum.
+GOOGLE_APPLICATION_CREDENTIALS). Another server that speaks S3 is named by the user, never by a file: in the URI,
+s3://bucket/folder?endpoint_override=localhost:9000&scheme=http, or by AWS_ENDPOINT_URL. Waiting is bounded, a file
+takes its name only when it is whole, and what is read with a checksum has that checksum.
 """
 
 from __future__ import annotations

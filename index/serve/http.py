@@ -19,6 +19,7 @@ from .settings import ServeSettings
 M = TypeVar("M", bound=pydantic.BaseModel)
 
 LARGE = 1 << 16  # bytes of a body that is read beside the loop, which goes on meanwhile
+_ERRORS = 20_000  # wrong values of a body that are looked at
 _DRAINED = 2.0  # seconds that are spent on the rest of a body that is too long, so that its sender reads the answer
 
 
@@ -124,4 +125,6 @@ def _parsed(model: type[M], body: bytes, settings: ServeSettings) -> M:
         found: M = model.model_validate_json(body or b"{}", context=settings)
         return found
     except pydantic.ValidationError as error:
-        raise invalid(error.errors(include_url=False), model) from None
+        if (count := error.error_count()) > _ERRORS:  # to list them would take longer than to find them
+            raise wrong_values([("", f"{count:,} values are wrong: send fewer at once to see which")]) from None
+        raise invalid(error.errors(include_url=False, include_context=False), model) from None

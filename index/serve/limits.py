@@ -36,7 +36,7 @@ def _where(where: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
 
 def _count(where: Any) -> int:
     inner = where.values() if isinstance(where, dict) else where if isinstance(where, list) else None
-    return 1 if inner is None else sum(map(_count, inner))
+    return 1 if inner is None else max(1, sum(map(_count, inner)))
 
 
 K = Annotated[int, Field(ge=1), AfterValidator(_k)]
@@ -50,10 +50,10 @@ Query = Annotated[
 Where = Annotated[dict[str, Any], AfterValidator(_where)]
 
 
-def k_of_all(queries: list[Any], info: ValidationInfo) -> list[Any]:
-    """Queries of which each asks for k documents."""
-    k, most = info.data.get("k", 0), info.context.max_hits
-    if k * len(queries) > most:
+def k_of_all(queries: Any, info: ValidationInfo) -> Any:
+    """Queries of which each asks for k documents; counted before any of them is looked at."""
+    k, most = info.data.get("k", 1), info.context.max_hits
+    if isinstance(queries, list) and k * len(queries) > most:
         raise ValueError(f"{len(queries):,} queries of {k:,} documents: at most {most:,} in all")
     return queries
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 from lsr.fingerprint import Fingerprint
 from lsr.index.fusion import RRF_K, Normalization
@@ -68,7 +68,7 @@ class Search(OneQuery, HowToSearch):
 class SearchBatch(HowToSearch):
     """Search with many texts or vectors."""
 
-    queries: Annotated[list[Query], AfterValidator(k_of_all)]
+    queries: Annotated[list[Query], BeforeValidator(k_of_all)]
 
 
 class Explain(OneQuery):
@@ -98,7 +98,7 @@ class NewDocument(Asked):
 class Add(OfIndex):
     """Add documents: all of them or none."""
 
-    documents: list[NewDocument] = Field(min_length=1)
+    documents: Annotated[list[NewDocument], FailFast()] = Field(min_length=1)
     fingerprint: Fingerprint | None = Field(
         None, description="Of vectors: which encoder made them. Those of another than the index' are refused."
     )
@@ -110,7 +110,7 @@ class Add(OfIndex):
 class Delete(OfIndex):
     """Delete documents, by ids or metadata or both."""
 
-    ids: list[str] = []
+    ids: Annotated[list[str], FailFast()] = []
     where: Where | None = None
     commit: bool = Field(True, description="Make it visible now; else with the next commit, whoever makes it.")
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import reprlib
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from lsr import errors
 
 _LISTED = 20  # wrong values that are told
+_repr = reprlib.Repr()  # of a large value, only what is shown
 _NAMESPACE = "urn:lsr:"
 # What Python raises, and what HTTP calls it: the first that fits.
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
@@ -71,10 +73,11 @@ class Problem(Exception):
         }
 
 
-def wrong_values(wrong: Sequence[tuple[str, str]]) -> Problem:
-    """What to answer to values that make no sense; all of them at once."""
+def wrong_values(wrong: Sequence[tuple[str, str]], count: int | None = None) -> Problem:
+    """What to answer to values that make no sense; all of them at once, or the first of `count`."""
     shown = [f"{where}: {message}" if where else message for where, message in wrong[:_LISTED]]
-    more = [f"and {len(wrong) - _LISTED:,} more"] if len(wrong) > _LISTED else []
+    count = len(wrong) if count is None else count
+    more = [f"and {count - _LISTED:,} more"] if count > _LISTED else []
     return Problem(422, "; ".join([*shown, *more]), kind="ValueError", errors=wrong[:_LISTED])
 
 
@@ -122,33 +125,37 @@ def client_error(kind: str, detail: str) -> Exception | None:
 # --- what pydantic says -----------------------------------------------------------------------------------------------
 
 
-def invalid(found: Iterable[Mapping[str, Any]], model: Any) -> Problem:
+def invalid(found: Sequence[Mapping[str, Any]], model: Any) -> Problem:
     """What to answer to a body that isn't what a model says.
 
     Args:
-        found: The errors of a pydantic.ValidationError.
+        found: The errors of a pydantic.ValidationError; the first of them are told.
         model: The model.
     """
-    wrong = []
-    for one in found:
-        if one["type"] == "json_invalid":
-            return Problem(400, str(one["msg"]).replace("Invalid JSON", "the body is no JSON"))
-        place = one["loc"]
-        where = ".".join(map(str, place))
-        if one["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            known = _known(model, place[:-1])
-            near = difflib.get_close_matches(str(place[-1]).lower(), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            wrong.append((where, f"unknown field; {hint}"))
-        elif one["type"] == "value_error":
-            wrong.append((where, str(one["msg"]).removeprefix("Value error, ")))
-        elif one["type"] in ("missing", "missing_argument"):
-            wrong.append((where, "is missing"))
-        else:
-            shown = repr(one["input"])
-            shown = shown if len(shown) <= 80 else shown[:77] + "..."
-            wrong.append((where, f"{str(one['msg']).replace('Input should', 'should')}, got {shown}"))
-    return wrong_values(wrong)
+    if found[0]["type"] == "json_invalid":
+        return Problem(400, str(found[0]["msg"]).replace("Invalid JSON", "the body is no JSON"))
+    return wrong_values([_told(one, model) for one in found[:_LISTED]], len(found))
+
+
+def _told(one: Mapping[str, Any], model: Any) -> tuple[str, str]:
+    """Where something is wrong, and what; a body of 8 MB may be a single name or value."""
+    place = [part if isinstance(part, int) else _short(part) for part in one["loc"]]
+    where = ".".join(map(str, place))
+    if one["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _known(model, place[:-1])
+        near = difflib.get_close_matches(str(place[-1]).lower(), known, n=1, cutoff=0.5)
+        return where, "unknown field; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}")
+    if one["type"] == "value_error":
+        return where, _short(str(one["msg"]).removeprefix("Value error, "), 1000)
+    if one["type"] in ("missing", "missing_argument"):
+        return where, "is missing"
+    value = one["input"]
+    shown = _short(repr(_short(value)) if isinstance(value, str) else _repr.repr(value))
+    return where, f"{str(one['msg']).replace('Input should', 'should')}, got {shown}"
+
+
+def _short(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _known(model: Any, place: Sequence[str | int]) -> list[str]:

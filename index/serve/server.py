@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
+import logging
+import math
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +33,9 @@ from .app import SECURITY_HEADERS, App
 from .http import problem
 from .problems import Problem
 from .settings import ServeSettings
+from .work import SHARE
 
+_SELDOM = 60.0  # seconds between two lines of one kind in the log: anybody may send junk
 _KEEP_ALIVE = 5  # seconds that a connection may be idle between requests
 _MOST_HEAD = 1 << 16  # bytes of a request's line and headers
 
@@ -109,6 +116,30 @@ def _why(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+class _Seldom(logging.Filter):
+    """Lets warnings of one kind through once in a while, with how many there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is logged."""
+        if record.levelno != logging.WARNING:
+            return True
+        since, missed = self._last.get(record.msg, (-math.inf, 0))
+        if time.monotonic() - since < _SELDOM:
+            self._last[record.msg] = since, missed + 1
+            return False
+        self._last[record.msg] = time.monotonic(), 0
+        if missed:
+            record.msg = f"{record.msg} ({missed:,} more since the last time)"
+        return True
+
+
+logging.getLogger("uvicorn.error").addFilter(_Seldom())
+
+
 class _Uvicorn(uvicorn.Server):
     """A stop that was asked for is no failure: the signal isn't raised again once everything has ended."""
 
@@ -125,8 +156,27 @@ class _Uvicorn(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+def _network(client: tuple[str, int] | None) -> str:
+    return network_of(client[0]) if client else ""
+
+
+@lru_cache(maxsize=4096)
+def network_of(host: str) -> str:
+    """Who an address belongs to: of IPv6, a customer has 2^64 of them."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        mapped = address.ipv4_mapped
+        return str(mapped) if mapped else str(ipaddress.ip_network((address, 64), strict=False))
+    return host
+
+
 def _patient(settings: ServeSettings) -> type[asyncio.Protocol]:
     """A connection that ends when its client doesn't send a head in time, sends one without end, or reads nothing."""
+
+    share = math.ceil(SHARE * settings.connections)
 
     class Patient(HttpToolsProtocol):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -138,6 +188,11 @@ def _patient(settings: ServeSettings) -> type[asyncio.Protocol]:
             super().connection_made(transport)
             if len(self.connections) > settings.connections:
                 self._refuse(Problem(503, "too many connections at once; come again", retry_after=1, close=True))
+                return
+            theirs = sum(_network(other.client) == _network(self.client) for other in self.connections)
+            if theirs > share:
+                told = f"too many connections of yours at once ({share}); come again"
+                self._refuse(Problem(429, told, retry_after=1, close=True))
                 return
             self._expect_head()
 

@@ -31,7 +31,7 @@ class ServeSettings:
         waiting: Searches that may wait for a thread; those beyond are told to come again.
         seconds: A search may take, waiting included.
         patience: Seconds that a client may take to send a request, and not read anything of an answer.
-        connections: At once.
+        connections: At once; one address may hold three quarters of them.
         refresh: Seconds between two looks for commits of other processes.
         stop: Seconds that requests may go on for when the server is stopped.
 

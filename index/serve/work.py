@@ -18,7 +18,7 @@ from .problems import Problem
 
 T = TypeVar("T")
 
-_SHARE = 0.75  # of the places, for one caller
+SHARE = 0.75  # of the places, or of the connections, for one caller
 
 
 class Deadline:
@@ -56,7 +56,7 @@ class Workers:
 
     def __init__(self, threads: int, waiting: int, name: str) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"lsr-{name}")
-        self._places, self._share, self._name = threads + waiting, math.ceil(_SHARE * (threads + waiting)), name
+        self._places, self._share, self._name = threads + waiting, math.ceil(SHARE * (threads + waiting)), name
         self._taken, self._lock = Counter[Hashable](), threading.Lock()
 
     @property

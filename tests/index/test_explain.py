@@ -7,6 +7,7 @@ import json
 import re
 import unicodedata
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -318,3 +319,25 @@ def test_marks_of_markdown_around_origins_give_way():
     assert highlight("set max_fast_x", [term(1, 1, origin=(8, 12))]) == "set max__fast__x"
     assert highlight("a **fast** car", [term(1, 1, (4, 8))], escape=True) == "a ****fast**** car"
     assert highlight("a **fast** car", [term(1, 1, (4, 8))], ("<", ">")) == "a **<fast>** car"
+
+
+@pytest.mark.parametrize("impacts", ["uint8", "float32"])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_an_explanation_has_the_score_that_the_search_gave(tmp_path, impacts, parts):
+    random = np.random.default_rng(parts)
+    documents = np.where(random.random((60, 40)) < 0.4, random.gamma(2, 1, (60, 40)), 0).astype(np.float32)
+    index = Index.build(tmp_path / "idx", SparseMatrix.from_dense(documents[:20] / parts**3), impacts=impacts)
+    for part in range(1, parts):
+        index.add(
+            SparseMatrix.from_dense(documents[20 * part : 20 * part + 20]), ids=[f"{part}/{i}" for i in range(20)]
+        )
+        index.commit(merge=False)
+    queries = np.where(random.random((30, 40)) < 0.3, random.gamma(2, 1, (30, 40)), 0).astype(np.float32)
+    for hits in index.search_batch(SparseMatrix.from_dense(queries), 5):
+        for hit in hits:
+            why = hit.explain()
+            if impacts == "uint8":
+                assert why.score == hit.score
+            assert why.score == pytest.approx(hit.score, rel=1e-6)
+            assert sum(c.score for c in why) == pytest.approx(why.score, rel=1e-12)
+            assert all(c.score == pytest.approx(c.query_weight * c.impact, rel=1e-4) for c in why)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -310,6 +311,63 @@ def test_more_keys_than_anybody_filters_by(tmp_path):
     assert len(columns.kinds) == MOST_COLUMNS
     with pytest.raises(DataError, match=f"more than {MOST_COLUMNS} keys"):
         parse_where({f"k{MOST_COLUMNS}": 1}).require_known([columns])
+
+
+def test_values_as_keys_take_little_memory(tmp_path):
+    docs = [{f"k{20 * i + j}": 1 for j in range(20)} | {"n": i} for i in range(1024)]
+    tracemalloc.start()
+    try:
+        columns = write(tmp_path, docs, per_batch=512)
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000  # a list a key would take 84 MB for each half
+    finally:
+        tracemalloc.stop()
+    assert len(columns.kinds) == MOST_COLUMNS
+    assert len(columns.mixed) == 2 * MOST_COLUMNS  # nor does what is told of the others grow for ever
+    assert np.flatnonzero(parse_where({"n": {">": 1021}}).mask(columns, 1024)).tolist() == [1022, 1023]
+    assert parse_where({"k7": 1}).mask(columns, 1024).sum() == 1
+    with pytest.raises(DataError) as told:
+        parse_where({"or": [{f"no{i}": 1} for i in range(900)]}).require_known([columns])
+    assert len(str(told.value)) < 20_000
+    assert str(told.value).endswith("; and more")
+
+
+def test_a_key_of_several_kinds_stays_none_in_later_batches(tmp_path):
+    columns = write(tmp_path, [{"a": 1}, {"a": "x"}, {"a": 2}, {"b": 3}], per_batch=1)
+    assert list(columns.kinds) == ["b"]
+    assert "different kinds" in columns.mixed["a"]
+
+
+@given(st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=1), st.text(max_size=3), st.data())
+def test_texts_are_compared_as_python_does(tmp_path_factory, texts, value, data):
+    columns = write(tmp_path_factory.mktemp("texts"), [None if t is None else {"t": t, "l": [t, "x"]} for t in texts])
+    if columns is None:
+        return
+    for name, compare in (("<", operator.lt), ("<=", operator.le), (">", operator.gt), (">=", operator.ge)):
+        for other in (value, value + "\ud800"):
+            expected = [t is not None and compare(t, other) for t in texts]
+            assert parse_where({"t": {name: other}}).mask(columns, len(texts)).tolist() == expected
+            expected = [t is not None and (compare(t, other) or compare("x", other)) for t in texts]
+            assert parse_where({"l": {name: other}}).mask(columns, len(texts)).tolist() == expected
+    some = data.draw(st.lists(st.text(max_size=3)))
+    expected = [t is not None and t in some for t in texts]
+    assert parse_where({"t": {"in": [*some, "\ud800"]}}).mask(columns, len(texts)).tolist() == expected
+
+
+def test_a_thousand_conditions_check_a_column_once(tmp_path):
+    columns = write(tmp_path, [{"t": f"value {i}"} for i in range(50)], per_batch=50)
+    read = []
+    batch = columns._batch
+
+    class Counting:
+        schema = batch.schema
+
+        def column(self, number):
+            read.append(number)
+            return batch.column(number)
+
+    columns._batch = Counting()
+    assert parse_where({"or": [{"t": f"value {i}"} for i in range(999)]}).mask(columns, 50).all()
+    assert read == [0]
 
 
 def test_numbers_beyond_64_bits(tmp_path):

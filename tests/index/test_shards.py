@@ -444,7 +444,7 @@ def test_a_list_of_shards_does_not_choose_whom_credentials_are_sent_to(folder, p
     values.pop("sha256")
     (folder / SHARDS).write_bytes(sealed(values))
     monkeypatch.setattr("lsr.places._open", lambda where: pytest.fail(f"asked {where}"))
-    with pytest.raises(IndexFormatError, match="which server to ask.*AWS_ENDPOINT_URL"):
+    with pytest.raises(IndexFormatError, match=r"which server to ask.*AWS_ENDPOINT_URL"):
         Index.open(folder)
 
 

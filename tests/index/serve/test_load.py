@@ -17,10 +17,11 @@ import pytest
 
 from lsr.encode.base import Encoder
 from lsr.errors import ServerError
+from lsr.index.serve import server as module
 from lsr.index.serve.client import Client
 from lsr.index.serve.keys import Keys
 from lsr.index.serve.problems import Problem
-from lsr.index.serve.server import Server
+from lsr.index.serve.server import Server, network_of
 from lsr.index.serve.settings import ServeSettings
 from lsr.index.serve.work import Deadline, Workers
 
@@ -306,6 +307,50 @@ def test_more_connections_than_allowed_are_told_to_come_again(serving, small):
         Client(asking.url).search("wing")
     for sock in held:
         sock.close()
+
+
+def test_an_address_holds_its_share_of_the_connections(serving, small, monkeypatch):
+    asking = serving(small, connections=4)
+    held = [connected(asking) for _ in range(3)]
+    for sock in held:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert sock.recv(4000).startswith(b"HTTP/1.1 200")
+    with connected(asking) as sock:
+        reply = sock.makefile("rb").read()
+    assert reply.startswith(b"HTTP/1.1 429 ")
+    told = json.loads(reply.partition(b"\r\n\r\n")[2])["detail"]
+    assert told == "too many connections of yours at once (3); come again"
+    ports = {sock.getsockname()[1] for sock in held}
+    monkeypatch.setattr(module, "_network", lambda client: "one" if client[1] in ports else "another")
+    with connected(asking) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert sock.recv(4000).startswith(b"HTTP/1.1 200")
+    for sock in held:
+        sock.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "whose"),
+    [
+        ("10.1.2.3", "10.1.2.3"),
+        ("::ffff:10.1.2.3", "10.1.2.3"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_whose_an_address_is(host, whose):
+    assert network_of(host) == whose
+
+
+def test_junk_is_logged_seldom(serving, small, caplog):
+    asking = serving(small)
+    with caplog.at_level("WARNING"):
+        for _ in range(5):
+            with connected(asking) as sock:
+                sock.sendall(b"junk\r\n\r\n")
+                assert sock.makefile("rb").read().startswith(b"HTTP/1.1 400")
+    assert sum("Invalid HTTP" in record.getMessage() for record in caplog.records) <= 1
 
 
 def test_a_stop_finishes_what_runs(small, monkeypatch):

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lsr.index.index import Index
-from lsr.index.serve import models
+from lsr.index.serve import models, problems
 
 
 def problem(reply, status):
@@ -118,6 +118,33 @@ def test_more_wrong_values_than_anybody_reads(asking):
     told = problem(asking.post("/v1/search", {"vector": {f"t{i}": -1 for i in range(20_000)}}), 422)
     assert len(told["errors"]) == 20
     assert told["detail"].endswith("and 19,980 more")
+
+
+LARGE_AND_WRONG = (
+    ("POST", "/v1/search/batch", b'{"queries":[' + b"0," * 300_000 + b"0]}", "300,001 queries of 10 documents"),
+    ("POST", "/v1/search/batch", b'{"k":[],"queries":[' + b"0," * 300_000 + b"0]}", "300,001 queries of 1 doc"),
+    ("POST", "/v1/documents", b'{"documents":[' + b"{}," * 300_000 + b"{}]}", "documents.0.id: is missing"),
+    ("DELETE", "/v1/documents", b'{"ids":[' + b"0," * 300_000 + b"0]}", "ids.0: "),
+    ("POST", "/v1/search", json.dumps({str(i): 0 for i in range(50_000)}).encode(), "50,001 values are wrong"),
+    ("POST", "/v1/search", b'{"' + b"x" * 3_000_000 + b'":0,"query":"wing"}', "xxx...: unknown field"),
+    ("POST", "/v1/search", b'{"query":["' + b"x" * 3_000_000 + b'"]}', "should be a valid string, got ['xxx"),
+    ("POST", "/v1/search", b'{"query":"wing","k":"' + b"x" * 3_000_000 + b'"}', "got 'xxx"),
+    ("POST", "/v1/search", b'{"query":"wing","where":{"a":[' + b"{}," * 300_000 + b"{}]}}", "has 300,001 values"),
+    ("POST", "/v1/search", b'{"query":"wing","where":{"lang":{">":3}}}', "lang"),
+    ("POST", "/v1/search", b'{"query":"wing","where":{"year":"' + b"x" * 3_000_000 + b'"}}', "be compared with"),
+)
+
+
+def test_what_is_wrong_is_bounded_before_it_is_told(serving, living, monkeypatch):
+    made, real = [], problems._told
+    monkeypatch.setattr(problems, "_told", lambda one, model: made.append(one) or real(one, model))
+    writing = serving(living, writable=True)
+    for method, path, body, told in LARGE_AND_WRONG:
+        made.clear()
+        reply = writing.ask(method, path, body, {"Content-Type": "application/json"})
+        assert told in problem(reply, 422)["detail"], body[:40]
+        assert len(reply.body) < 20_000, body[:40]
+        assert len(made) <= 20, body[:40]
 
 
 def test_compressed_bodies_are_refused(asking):
