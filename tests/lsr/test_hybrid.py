@@ -141,7 +141,7 @@ def mini():
         ("midpoint glue", {"mid": 1, "glue": 1}),
         ("qwrtpsdf glue", {"glue": 1}),
         ("endpoint", {"end": 1, "##point": 0.5}),  # which it has
-        ("endpoints", {"end": 1, "##point": 0.5, "##s": 0.5}),  # by its stem
+        ("endpoints", {"end": 1, "##points": 0.5}),  # by its stem
         ("Qwrtpsdf, glue: end endpoint point!", {"glue": 1, "end": 1, "point": 1, "##point": 0.5}),
         ("q", {"q": 1}),
         ("", {}),
