@@ -140,7 +140,7 @@ class QuerySide:
         return vector
 
 
-def as_queries(queries: Iterable[Any]) -> list[Any]:
+def as_queries(queries: Any) -> list[Any]:
     """Queries as a list; of a mapping that has a text, as files of queries do, the text.
 
     Raises:

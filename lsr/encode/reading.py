@@ -50,12 +50,15 @@ def tokenizer_settings(folder: Path, content: bytes | None, given: Mapping[str, 
     """
     try:
         tokenizer = json.loads(content or b"{}")
+        inside = str((tokenizer.get("truncation") or {}).get("direction", "right")).lower()
+    except (ValueError, AttributeError) as error:
+        raise EncoderError(f"{folder / 'tokenizer.json'}: not a tokenizer: {error}") from None
+    try:
         config = (folder / CONFIG).read_bytes() if (folder / CONFIG).is_file() else b"{}"
         stated = {**json.loads(config), **(given or {})}
         kind = str(stated.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
         found: dict[str, Any] = {}
-        inside = (tokenizer.get("truncation") or {}).get("direction", "right")
-        side, inside = (str(each).lower() for each in (stated.get("truncation_side") or inside, inside))
+        side = str(stated.get("truncation_side") or inside).lower()
     except (ValueError, TypeError, AttributeError) as error:
         raise EncoderError(f"{folder / CONFIG}: can't be read: {error}") from None
     if side not in ("left", "right"):

@@ -77,6 +77,8 @@ class Tower:
             raise EncoderError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
         if self.saturation not in SATURATIONS:
             raise EncoderError(f"saturation must be one of {', '.join(SATURATIONS)}, got {self.saturation!r}")
+        if not isinstance(self.tokenizer, Mapping):
+            raise EncoderError(f"tokenizer must be a mapping of settings, got {self.tokenizer!r}")
         object.__setattr__(self, "max_length", files.checked_length(self.max_length))
 
     @classmethod
@@ -272,9 +274,13 @@ class SpladeEncoder(Encoder):
     def _open_model(self, tower: Tower) -> _Runner | OnnxRunner:
         if tower.head != "onnx":
             return _Runner(tower, self.n_terms, _device(self.device))
-        if self.device not in (None, "cpu"):
-            raise EncoderError(f"{tower.name}: this model runs on the CPU, not on {self.device!r}")
+        self._check_device(tower)
         return OnnxRunner(tower.folder(), self.n_terms)
+
+    def _check_device(self, tower: Tower) -> None:
+        """Refuse another device than the CPU for a graph; what torch has is seen when a model is loaded."""
+        if tower.head == "onnx" and self.device not in (None, "cpu"):
+            raise EncoderError(f"{tower.name}: this model runs on the CPU, not on {self.device!r}: leave --device out")
 
     def _tokenizer(self, tower: Tower) -> TextTokenizer:
         if tower.place not in self._tokenizers:
@@ -363,6 +369,7 @@ class SpladeEncoder(Encoder):
         """
         for tower in (self.document, self.query):
             tower.check()
+            self._check_device(tower)
         if self.query.place != self.document.place:
             size = int(files.model_config(self.query.folder())["vocab_size"])
             if size != self.n_terms or self._tokenizer(self.query).vocabulary(size) != self.vocabulary:

@@ -29,6 +29,7 @@ from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
 
 TABLE_FILE = "query_weights.arrow"
+_BEGINNING = 3  # letters
 
 
 class InferenceFreeEncoder(Encoder):
@@ -68,15 +69,16 @@ class InferenceFreeEncoder(Encoder):
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
         """Queries by the table; no model runs."""
-        return self._weights(
-            self.tokenizer.ids([self.prompt + text for text in as_texts(texts)], self.max_length, special=False)
-        )
+        rows = self.tokenizer.ids([self.prompt + text for text in as_texts(texts)], self.max_length, special=False)
+        terms = [np.unique(np.array(row, dtype=np.int64)) for row in rows]
+        return SparseMatrix.from_rows([(row, self.table[row]) for row in terms], self.n_terms)
 
     def encode_known(self, texts: Sequence[str], known: Callable[[str], list[tuple[int, int, int]]]) -> SparseMatrix:
         """Queries beside an encoder that has words as a whole.
 
-        Where a word isn't in the vocabulary, its pieces stand in other words too, and these are what they would find.
-        So of such a word only the beginning counts, and nothing if the other encoder doesn't know it either.
+        Where a word isn't in the vocabulary, its pieces stand in other words too, which they would find. So what
+        continues a word counts half; of a word that the other encoder doesn't know either, only the beginning counts,
+        if it has three letters, and beside words that are known.
 
         Args:
             texts: The queries.
@@ -84,21 +86,21 @@ class InferenceFreeEncoder(Encoder):
         """
         rows = []
         for text in texts:
-            ids, words = self.tokenizer.words(text, self.max_length, self.prompt, special=False)
-            places = known(text)
-            kept: list[int] = []
-            for word, pieces in groupby(zip(ids, words, strict=True), key=itemgetter(1)):
-                terms = [term for term, _ in pieces]
-                if word is None or len(terms) == 1:
-                    kept += terms
-                elif any(start < word[1] and end > word[0] for _, start, end in places):
-                    kept.append(terms[0])
-            rows.append(kept)
-        return self._weights(rows)
-
-    def _weights(self, ids: Sequence[Sequence[int]]) -> SparseMatrix:
-        terms = [np.unique(np.array(row, dtype=np.int64)) for row in ids]
-        return SparseMatrix.from_rows([(row, self.table[row]) for row in terms], self.n_terms)
+            ids, places = self.tokenizer.words(text, self.max_length, self.prompt, special=False)
+            theirs = known(text)
+            sure: dict[int, float] = {}  # term -> part of its weight
+            unsure: list[int] = []
+            for place, pieces in groupby(zip(ids, places, strict=True), key=itemgetter(1)):
+                first, *others = (term for term, _ in pieces)
+                if not others or place is None or any(a < place[1] and z > place[0] for _, a, z in theirs):
+                    sure |= {first: 1.0} | {term: 1.0 if place is None else 0.5 for term in others if term not in sure}
+                elif len(self._vocabulary[first].lstrip("\u0120\u2581")) >= _BEGINNING:  # how some begin a word
+                    unsure.append(first)
+            if any(map(str.isalnum, "".join(self._vocabulary[term] for term in sure))):
+                sure |= dict.fromkeys(unsure, 1.0)
+            terms = np.array(sorted(sure), np.int64)
+            rows.append((terms, self.table[terms] * np.array([sure[term] for term in terms.tolist()], np.float32)))
+        return SparseMatrix.from_rows(rows, self.n_terms)
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
         """Documents through their model."""

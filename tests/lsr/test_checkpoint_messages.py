@@ -88,3 +88,9 @@ def test_a_sentencepiece_model_alone(folder, monkeypatch):
 def test_a_device_that_is_not_there(checkpoint, device):
     with pytest.raises(EncoderError, match=rf"the device '{device}' can't be used: .*PyTorch sees .* here"):
         SpladeEncoder(checkpoint, device=device).encode_document("cat")
+
+
+def test_a_graph_runs_on_the_cpu():
+    with pytest.raises(EncoderError, match="lsr-mini: this model runs on the CPU, not on 'cuda': leave --device out"):
+        load_encoder("lsr-mini", device="cuda")  # before a corpus is read
+    load_encoder("lsr-mini", device="cpu")

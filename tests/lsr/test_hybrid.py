@@ -135,21 +135,24 @@ def mini():
 @pytest.mark.parametrize(
     ("query", "learned"),
     [
-        ("qwrtpsdf", []),  # q ##wr ##tp ##sd ##f
-        ("qwrtpsdf asdfghjkl", []),
-        ("endpoint", ["end"]),  # end ##point
-        ("kubernetes", ["ku"]),
-        ("endpoints", ["end"]),  # by its stem
-        ("midpoint glue", ["glue"]),  # mid ##point, which the corpus doesn't have
-        ("Qwrtpsdf, glue: endpoint!", ["glue", "end"]),
-        ("q", ["q"]),
-        ("", []),
+        ("qwrtpsdf", {}),  # q ##wr ##tp ##sd ##f
+        ("qwrtpsdf, asdfghjkl!", {}),
+        ("midpoint", {}),  # mid ##point, which the corpus doesn't have
+        ("midpoint glue", {"mid": 1, "glue": 1}),
+        ("qwrtpsdf glue", {"glue": 1}),
+        ("endpoint", {"end": 1, "##point": 0.5}),  # which it has
+        ("endpoints", {"end": 1, "##points": 0.5}),  # by its stem
+        ("Qwrtpsdf, glue: end endpoint point!", {"glue": 1, "end": 1, "point": 1, "##point": 0.5}),
+        ("q", {"q": 1}),
+        ("", {}),
     ],
 )
 def test_pieces_of_words_do_not_find_other_words(mini, query, learned):
-    half, _ = mini.halves(mini.encode_query(query))
-    weighted = {mini.vocabulary[term] for term in half.row(0)[0].tolist()}
-    assert {token for token in weighted if token.isalnum() or token.startswith("##")} == set(learned)
+    terms, weights = mini.halves(mini.encode_query(query))[0].row(0)
+    found = {mini.vocabulary[term]: weight for term, weight in zip(terms.tolist(), weights.tolist(), strict=True)}
+    table = dict(zip(mini.learned.vocabulary, mini.learned.table.tolist(), strict=True))
+    wanted = {token: pytest.approx(part * table[token]) for token, part in learned.items() if table[token]}
+    assert {token: weight for token, weight in found.items() if token.strip("#").isalnum()} == wanted
 
 
 def test_whole_words_weigh_what_they_did(mini):
