@@ -139,7 +139,7 @@ def test_every_head_is_saved_as_it_is(settings, tmp_path, head, kind):
     card = (tmp_path / "last" / "README.md").read_text()
     assert f"{run.step} steps of lsr from tiny-bert on triples.jsonl." in card
     assert str(tmp_path) not in card
-    assert (tmp_path / "last" / "modules.json").is_file() == (head == "masked-lm")
+    assert (tmp_path / "last" / "config_sentence_transformers.json").is_file() == (head == "masked-lm")
     (query,) = encoder.encode_query(["the cat the"]).to_dense()
     words = [encoder.vocabulary.index(word) for word in ("the", "cat")]
     match kind:
