@@ -15,6 +15,7 @@ from lsr.encode.base import DEFAULT_ENCODER
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 _SETTINGS = (
     *("pooling", "saturation", "max_length", "top_k", "max_ratio", "device", "query_model", "lexical"),
     *("k1", "b", "language", "stop_words"),
@@ -289,5 +290,7 @@ def publish(encoder: str, out: Path | None, push: str | None, private: bool, onn
             if out.exists():
                 shutil.rmtree(out)
             folder.replace(out)
-            known = "lsr and sentence-transformers open it" if (out / "modules.json").is_file() else "lsr opens it"
+            known = (
+                "lsr and sentence-transformers open it" if (out / _SENTENCE_TRANSFORMERS).is_file() else "lsr opens it"
+            )
             note(f"{out}: {known}")

@@ -7,7 +7,8 @@
                                                        beside the documents' model is how OpenSearch has it
     README.md                                          the model card
 
-They describe masked language models; heads of our own are known to nobody else. Needs no torch.
+They describe masked language models; heads of our own are known to nobody else, which modules.json says. No torch is
+needed.
 """
 
 from __future__ import annotations
@@ -105,6 +106,11 @@ def describe_inference_free(
     (folder / "idf.json").write_text(json.dumps(idf, ensure_ascii=False), encoding="utf-8")
     query = [(_TABLE, _SPARSE + "SparseStaticEmbedding")]
     _whole(folder, _router(folder, {"query": query, "document": route}), prompt, document.prompt, None)
+
+
+def refuse(folder: Path) -> None:
+    """Have sentence-transformers refuse a saved encoder: it would make something else of files that it half knows."""
+    _write(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": "lsr.encode.splade.SpladeEncoder"}])
 
 
 def write_card(folder: Path, about: Sequence[str], *, portable: bool, base: str = "") -> None:

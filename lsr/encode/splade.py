@@ -450,6 +450,8 @@ class SpladeEncoder(Encoder):
         (folder / CONFIG_FILE).write_bytes(config_bytes(self.type, **self.config(places)))
         if known := portable.is_portable(self.document, self.query):
             portable.describe(folder, self.document, self.query, places)
+        else:
+            portable.refuse(folder)
         portable.write_card(folder, self.about(), portable=known, base=self.document.hub_name)
 
     def about(self) -> list[str]:

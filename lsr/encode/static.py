@@ -178,6 +178,8 @@ class InferenceFreeEncoder(Encoder):
             portable.describe_inference_free(
                 folder, tower, at, self.table, self.tokenizer, self.max_length, self.prompt
             )
+        else:
+            portable.refuse(folder)
         read = "all their tokens" if self.max_length is None else f"{self.max_length} tokens"
         about = [*self.document.about(), f"queries are looked up in a table, no model runs; {read} are read"]
         portable.write_card(folder, about, portable=known, base=tower.hub_name)

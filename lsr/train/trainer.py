@@ -7,14 +7,13 @@ the search for new negatives are functions that the caller brings.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from lsr.train import collapse
 from lsr.train.batches import draw_batch
 from lsr.train.checkpoints import Checkpoint, Checkpoints, replace_folder, restore_folder
 from lsr.train.data import Example, TrainingData, open_training
+from lsr.train.folder import hold_settings, open_log, tell_on_card, write_line
 from lsr.train.idle import idle_settings
 from lsr.train.network import Ids, Network, merged_weights
 from lsr.train.objective import Penalty, ranking_loss
@@ -51,16 +51,6 @@ from lsr.train.teachers import SparseTeacher, Teacher, device_of
 
 _SAMPLE = 64  # documents that the collapse detector looks at
 _START = 256  # documents that a new head looks at
-_GONE = object()  # a setting that there is no longer
-# What changes neither the steps that are behind a run nor what those to come are made of.
-_CHANGEABLE = (
-    "optimizer.steps",
-    "checkpoint_every",
-    "validation.every",
-    "validation.patience",
-    "batch_tokens",
-    "device",
-)
 _IDF_SAMPLE = 20_000  # documents that the queries' IDF is counted over
 
 
@@ -114,7 +104,7 @@ class Trainer:
         _check_data(settings, data, self.helpers)
         self.checkpoints = Checkpoints(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._check_folder()
+        hold_settings(folder, settings, self.checkpoints, first=self.rank == 0)
         checkpoint = files.locate(settings.model.checkpoint)
         _check_lengths(checkpoint, settings)
         self.tokenizer = TextTokenizer.open(checkpoint)
@@ -181,7 +171,7 @@ class Trainer:
             TrainingError: A loss is no number. The last checkpoint is whole.
             OutputError: The disk is full, or the like; likewise.
         """
-        with _open_log(self.folder / "log.jsonl", self.step) if self.rank == 0 else nullcontext() as log:
+        with open_log(self.folder / "log.jsonl", self.step) if self.rank == 0 else nullcontext() as log:
             self._loop(log)
         if self.rank == 0:
             self.save_encoder(self.folder / "last")
@@ -205,7 +195,7 @@ class Trainer:
             self.step += 1
             bar.update(1)
             values["seconds"] = (time.perf_counter() - started) / (self.step - first)
-            _write_line(log, {"step": self.step, **{key: float(f"{v:.6g}") for key, v in values.items()}})
+            write_line(log, {"step": self.step, **{key: float(f"{v:.6g}") for key, v in values.items()}})
             last = self.step == self.steps
             save = last or self.step % settings.checkpoint_every == 0
             validates = settings.validation and (last or self.step % settings.validation.every == 0)
@@ -447,7 +437,7 @@ class Trainer:
                 HybridEncoder(encoder, BM25Encoder(), weight).save(work / "encoder")
             else:
                 encoder.save(work / "encoder")
-            _tell_on_card(work / "encoder" / portable.CARD, self.settings, self.step)
+            tell_on_card(work / "encoder" / portable.CARD, self.settings, self.step)
             replace_folder(work / "encoder", folder)
         except (OSError, SafetensorError) as error:
             raise OutputError(f"{folder}: the encoder can't be written ({error})") from None
@@ -485,7 +475,7 @@ class Trainer:
                 replace_folder(current, self.folder / "best")
             elif not why_not:
                 self.waited += 1
-            _write_line(log, {"step": self.step, "validation": measures})
+            write_line(log, {"step": self.step, "validation": measures})
             told = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
             note(f"step {self.step}: {told}{why_not and f'; it is not taken for the best: {why_not}'}")
             self._examined(log)
@@ -513,7 +503,7 @@ class Trainer:
         if log is None:
             return
         found = self.examine()
-        _write_line(log, {"step": self.step, "collapse": [finding.what for finding in found]})
+        write_line(log, {"step": self.step, "collapse": [finding.what for finding in found]})
         for finding in found:
             note(f"step {self.step}: {f'still {finding.what}' if finding.what in self._told else finding}")
             self._told.add(finding.what)
@@ -644,52 +634,6 @@ class Trainer:
                 f"update is of {size * self.processes.count} queries instead of {size * before}"
             )
 
-    def _check_folder(self) -> None:
-        """Refuse a folder with another run; remember this one's settings."""
-        path, now = self.folder / "settings.json", json.dumps(asdict(self.settings), indent=1, sort_keys=True)
-        if not (path.is_file() and self.checkpoints.paths()):
-            if self.rank == 0:
-                if path.is_file() and path.read_text() != now:  # what another run left before its first checkpoint
-                    for left in (*self.folder.glob("best*"), *self.folder.glob("negatives-*")):
-                        shutil.rmtree(left)
-                path.write_text(now)
-            return
-        here = json.loads(now)
-        try:
-            then = dict(json.loads(path.read_bytes()))
-        except (ValueError, TypeError) as error:
-            raise TrainingError(
-                f"{path}: the settings of the run that is here can't be read ({error}); delete this file if they are "
-                "those of now, or take another folder"
-            ) from None
-        other = _differing(then, here)
-        if fixed := [key for key in other if key not in _CHANGEABLE]:
-            raise TrainingError(
-                f"{self.folder} has a run with other settings ({', '.join(fixed)}); take another folder or delete it. "
-                f"Of a run that goes on these may change: {', '.join(_CHANGEABLE)}"
-            )
-        if other and self.rank == 0:
-            path.write_text(now)
-            if "optimizer.steps" in other:
-                before, steps = then["optimizer"]["steps"], self.settings.optimizer.steps
-                decays = self.settings.optimizer.decay != "constant"
-                fall = ", and rates fall to the new end from now on" if decays else ""
-                note(f"this run goes on to {steps:,} steps instead of {before:,}{fall}")
-
-
-def _differing(then: Any, here: Any, name: str = "") -> list[str]:
-    """Which of a run's settings aren't those of now; a key that they don't have came with a later version."""
-    if isinstance(then, dict) and isinstance(here, dict):
-        return [
-            key
-            for part, value in then.items()
-            for key in _differing(value, here.get(part, _GONE), f"{name}.{part}" if name else part)
-        ]
-    if isinstance(then, list) and isinstance(here, list) and len(then) == len(here):
-        several = (_differing(*pair, f"{name}[{i}]") for i, pair in enumerate(zip(then, here, strict=True)))
-        return [key for found in several for key in found]
-    return [] if then == here else [name]
-
 
 def _check_data(settings: TrainSettings, data: TrainingData, helpers: Helpers) -> None:
     """Refuse data that the run would stumble over later on."""
@@ -720,42 +664,3 @@ def _check_lengths(checkpoint: Path, settings: TrainSettings) -> None:
     for name, length in (("model", settings.model.max_length), ("queries", settings.queries.max_length)):
         if limit is not None and length > limit:
             raise EncoderError(f"{name}.max_length {length}: the model in {checkpoint} reads {limit} tokens at most")
-
-
-def _tell_on_card(card: Path, settings: TrainSettings, step: int) -> None:
-    """Add to a model card how the model came about; of files their names, not where they lie here."""
-    sources = ", ".join(Path(source.path).name for source in settings.data.sources)
-    given = asdict(settings)
-    parts = {name: given[name] for name in ("losses", "documents_regularizer", "queries_regularizer", "optimizer")}
-    lines = [
-        "## Training",
-        "",
-        f"{step} steps of lsr from {Path(settings.model.checkpoint).name} on {sources}.",
-        "",
-        "```json",
-        json.dumps(parts, indent=1),
-        "```",
-        "",
-    ]
-    card.write_text("\n".join([card.read_text(encoding="utf-8"), *lines]), encoding="utf-8")
-
-
-def _open_log(path: Path, step: int) -> Any:
-    """The log, to write on after a step; what a killed run wrote beyond its last checkpoint is cut off."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:  # the line that the kill cut
-            continue
-    work = path.with_name(path.name + ".partial")
-    work.write_text("".join(kept), encoding="utf-8")
-    os.replace(work, path)
-    return path.open("a", encoding="utf-8")
-
-
-def _write_line(log: Any, values: Mapping[str, Any]) -> None:
-    if log is not None:
-        log.write(json.dumps(values) + "\n")
-        log.flush()

@@ -145,10 +145,29 @@ def test_the_card_says_what_it_is(checkpoint, query_weights, tmp_path):
     card = (tmp_path / "c" / "README.md").read_text()
     assert "library_name: lsr" in card
     assert "No other library knows models of this kind." in card
-    assert not (tmp_path / "c" / "modules.json").exists()
+    assert not (tmp_path / "c" / "config_sentence_transformers.json").exists()
     (tmp_path / "a" / "README.md").write_text("my own")
     load_encoder(tmp_path / "a").save(tmp_path / "a")
     assert (tmp_path / "a" / "README.md").read_text() == "my own"
+
+
+@pytest.mark.parametrize("head", ["lexical", "expansion"])
+def test_heads_of_our_own_are_refused_elsewhere_instead_of_guessed_at(checkpoint, tmp_path, head):
+    """sentence-transformers would take such a folder for a backbone, and put a random layer behind it."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    from lsr.encode.model import start_model
+
+    (tmp_path / "model").mkdir()
+    n_terms = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
+    model = start_model(checkpoint, head, "max", "log1p", n_terms, [[2, 23, 3], [2, 24, 25, 3]], [0, 1, 2, 3, 4])
+    model.save(tmp_path / "model", (checkpoint / "tokenizer.json").read_bytes())
+    encoder = towers(tmp_path / "model", head=head)
+    encoder.save(tmp_path / "saved")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match=r"lsr\.encode\.splade"):
+            sentence_transformers.SparseEncoder(str(tmp_path / "saved"), device="cpu")
+    assert load_encoder(tmp_path / "saved").fingerprint == encoder.fingerprint
 
 
 @pytest.fixture
@@ -185,6 +204,19 @@ def test_an_encoder_is_pushed_with_its_card(checkpoint, query_weights, tmp_path,
     assert (out / "README.md").read_text() == "my own"
     assert str(tmp_path) not in (out / "encoder.json").read_text()
     assert load_encoder(out).fingerprint.weights == load_encoder(tmp_path / "made").fingerprint.weights
+
+
+def test_a_graph_is_published_by_a_command(checkpoint, tmp_path, lsr_command):
+    pytest.importorskip("onnx")
+    encoder = towers(checkpoint, max_length=12)
+    encoder.save(tmp_path / "made")
+    ran = lsr_command("publish", tmp_path / "made", "--onnx", "--out", tmp_path / "small")
+    assert ran.code == 0, ran.err
+    assert "small: lsr opens it" in ran.err
+    assert not (tmp_path / "small" / "model.safetensors").exists()
+    small = load_encoder(tmp_path / "small")
+    difference = small.encode_document("the cat sat").to_dense() - encoder.encode_document("the cat sat").to_dense()
+    assert np.abs(difference).mean() < 0.02
 
 
 def test_what_cannot_be_published(checkpoint, tmp_path, lsr_command, hub, monkeypatch):

@@ -139,7 +139,7 @@ def test_every_head_is_saved_as_it_is(settings, tmp_path, head, kind):
     card = (tmp_path / "last" / "README.md").read_text()
     assert f"{run.step} steps of lsr from tiny-bert on triples.jsonl." in card
     assert str(tmp_path) not in card
-    assert (tmp_path / "last" / "modules.json").is_file() == (head == "masked-lm")
+    assert (tmp_path / "last" / "config_sentence_transformers.json").is_file() == (head == "masked-lm")
     (query,) = encoder.encode_query(["the cat the"]).to_dense()
     words = [encoder.vocabulary.index(word) for word in ("the", "cat")]
     match kind:
@@ -572,17 +572,27 @@ def test_masked_language_modelling_comes_first(settings, tmp_path):
 
 CHILD = """
 import json, os, signal, sys
+import numpy as np
 import torch
 from lsr.config import read_config
 from lsr.train.data import open_training
 from lsr.train.settings import TrainSettings
-from lsr.train.trainer import Trainer
+from lsr.train.teachers import Teacher
+from lsr.train.trainer import Helpers, Trainer
+
+
+class Lengths(Teacher):
+    def scores(self, queries, documents):
+        return np.tile(np.array([len(text) for text in documents], np.float32), (len(queries), 1))
+
 
 config, out, until = sys.argv[1:]
 if "RANK" in os.environ:
     torch.distributed.init_process_group("gloo")
 settings = read_config(config, TrainSettings)
-run = Trainer(settings, __import__("pathlib").Path(out), open_training(settings.data.sources))
+models = [Lengths()] if settings.teachers else []
+helpers = Helpers(models, Lengths() if settings.lexical else None)
+run = Trainer(settings, __import__("pathlib").Path(out), open_training(settings.data.sources), helpers)
 update = run.optimizer.step
 
 def step():
@@ -656,13 +666,19 @@ def two_processes(settings, folder):
     other = child(settings, folder, **where)
     torch.distributed.init_process_group("gloo", f"tcp://localhost:{port}", rank=0, world_size=2)
     try:
-        run = trainer(settings, folder)
+        run = taught(settings, folder)
         run.run()
     finally:
         torch.distributed.destroy_process_group()
     said, complaint = other.communicate(timeout=200)
     assert other.returncode == 0, complaint
     return run, [json.loads(line) for line in said.splitlines()]
+
+
+def taught(settings, folder):
+    """A trainer with the helpers that the child has."""
+    models = [Lengths()] if settings.teachers else []
+    return trainer(settings, folder, teachers=models, lexical=Lengths() if settings.lexical else None)
 
 
 def sums(run):
@@ -681,6 +697,8 @@ def test_two_processes_are_one_with_batches_twice_as_large(settings, steady, tmp
         documents_regularizer=RegularizerSettings("df_flops" if cached else "flops", weight=0.1),
         pretrain=None if cached else PretrainSettings(2, flops=1e-2),
         gradient_cache=cached,
+        teachers=(TeacherSettings(encoder="bm25"),) if cached else (),
+        lexical=0.1 if cached else 0.0,
         optimizer=replace(settings.optimizer, steps=5, accumulate=2 if cached else 1, warmup=0),
         data=replace(settings.data, queries=3),
     )
@@ -688,7 +706,7 @@ def test_two_processes_are_one_with_batches_twice_as_large(settings, steady, tmp
     assert np.isfinite(list(sums(run).values())).all()
     assert theirs == pytest.approx(sums(run), rel=1e-6, abs=1e-6)
     assert counted == float(run.penalties["documents"].df.fractions().sum())
-    alone = trainer(replace(settings, data=replace(settings.data, queries=6)), tmp_path / "alone")
+    alone = taught(replace(settings, data=replace(settings.data, queries=6)), tmp_path / "alone")
     alone.run()
     for name in ("loss", "norm", "documents_terms"):
         assert log(tmp_path / "two", name) == pytest.approx(log(tmp_path / "alone", name), rel=1e-3)
@@ -699,13 +717,13 @@ def test_two_processes_are_one_with_batches_twice_as_large(settings, steady, tmp
     # Another number of processes goes on with the examples that follow, and says what that means.
     shutil.rmtree(tmp_path / "two" / f"checkpoint-{run.step:08d}")
     capsys.readouterr()
-    one = trainer(settings, tmp_path / "two")
+    one = taught(settings, tmp_path / "two")
     size, at = (6, 3) if cached else (3, 6)
     said = f"had 2 processes until step {at} and goes on with 1: an update is of {size} queries instead of {2 * size}"
     assert said in capsys.readouterr().err
     assert one._drawn() == at * 2 * size
     one.run()
-    assert trainer(settings, tmp_path / "two")._drawn() == at * 2 * size + (one.steps - at) * size
+    assert taught(settings, tmp_path / "two")._drawn() == at * 2 * size + (one.steps - at) * size
 
 
 def test_no_number_is_named_and_costs_no_checkpoint(settings, tmp_path, monkeypatch):
