@@ -6,6 +6,10 @@ Keys are columns, and all conditions have to hold. A plain value is "==", a list
 in, not in, and exists (true or false). "and" and "or" take lists of filters, "not" takes one. Of a column of lists a
 condition holds if it does for any item; != and not in, if == and in hold for none. A document that lacks the column
 meets no condition but {"exists": false}; within "not" it does.
+
+Dates and times are texts in ISO 8601 ("2024-05-17", "2024-05-17T09:30:00+02:00"). A condition with such a text, a
+`datetime` or a `date` compares them as times, to the microsecond, whatever their time zones: without one they are UTC,
+and a date is its first moment. Texts that are no times don't meet it.
 """
 
 from __future__ import annotations
@@ -15,13 +19,17 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from lsr.errors import DataError
+from lsr.metadata import parse_time, plain_value
 
 from .columns import Columns, Kinds, kinds_of, offsets_of
 
@@ -37,6 +45,7 @@ _ORDER: dict[str, Callable[[Any, Any], Any]] = {
 _DEEPEST = 100  # filters within filters
 _OPERATORS = ("==", "!=", *_ORDER, "in", "not in", "exists")
 _TEXT_CONDITION = re.compile(r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
+_WRITTEN_VALUE = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>[^,]*))(?P<comma>,|\Z)', re.DOTALL)
 
 
 class _Written(str):
@@ -93,11 +102,16 @@ class _Condition:
         values = [_matching(value, kind) for value in self.values]
         if kind == "text":
             texts = array.to_pylist()
+            times = {time for value in values if (time := parse_time(value)) is not None}
             if self.operator in _ORDER:
                 compare = _ORDER[self.operator]
+                if times:
+                    (time,) = times
+                    found = map(parse_time, texts)
+                    return np.array([mine is not None and compare(mine, time) for mine in found], bool)
                 return np.array([compare(text, values[0]) for text in texts], bool)
             wanted = set(values)
-            return np.array([text in wanted for text in texts], bool)
+            return np.array([text in wanted or (bool(times) and parse_time(text) in times) for text in texts], bool)
         numbers = array.fill_null(False if kind == "truth" else 0).to_numpy(zero_copy_only=False)
         if self.operator in _ORDER:
             return np.asarray(_ORDER[self.operator](numbers, values[0]), bool)
@@ -209,7 +223,7 @@ def _parse(where: Any, wrong: list[str], depth: int = _DEEPEST) -> Filter:
 
 def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Condition | None:
     many = isinstance(value, list | tuple | set | frozenset)
-    values = tuple(v.item() if isinstance(v, np.generic) else v for v in (value if many else (value,)))
+    values = tuple(map(_plain, value if many else (value,)))
     problem = None
     if not isinstance(column, str):
         problem = f"a column's name is a text, got {column!r}"
@@ -221,15 +235,24 @@ def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Conditi
         problem = f"{column}: exists takes true or false, got {value!r}"
     elif not all(isinstance(one, bool | int | float | str) for one in values):
         lacking = '; {"exists": false} finds what lacks it' if None in values else ""
-        problem = f"{column}: values are texts, numbers, true or false, got {value!r}{lacking}"
+        problem = f"{column}: values are texts, numbers, times, true or false, got {value!r}{lacking}"
     if problem:
         wrong.append(problem)
         return None
     return _Condition(column, name, values)
 
 
+def _plain(value: Any) -> Any:
+    """A value as metadata have it: times as texts, decimals and numpy's numbers as numbers."""
+    if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
+        value = value.item()
+    return plain_value(value) if isinstance(value, date | np.datetime64 | Decimal | UUID) else value
+
+
 def parse_where_text(texts: Sequence[str]) -> Filter | None:
     """Read filters of a command line: JSON objects, or conditions such as "year>=2020" and "lang=en,de".
+
+    A value in double quotes may hold commas: author="Smith, John"; a quote within it is written twice.
 
     Returns:
         All of them together; None if there are none.
@@ -246,18 +269,33 @@ def parse_where_text(texts: Sequence[str]) -> Filter | None:
             except (ValueError, RecursionError) as error:
                 wrong.append(f"{text[:80]}: not JSON: {error}")
         elif match := _TEXT_CONDITION.fullmatch(text):
-            name, value = match["operator"].replace("==", "="), match["value"]
-            values = (
-                tuple(_Written(part.strip()) for part in value.split(","))
-                if name in ("=", "!=")
-                else (_Written(value),)
-            )
+            name, values = match["operator"].replace("==", "="), _written(match["value"])
+            if values is None:
+                wrong.append(f"{text!r}: a value in double quotes is not closed")
+                continue
+            if name not in ("=", "!="):
+                values = (_Written(match["value"]),) if len(values) > 1 else values
             parts.append(_Condition(match["name"], {"=": "in", "!=": "not in"}.get(name, name), values))
         else:
             wrong.append(f"{text!r} is no condition such as year>=2020 or lang=en,de, and no JSON object")
     if wrong:
         raise DataError("; ".join(wrong), "--where")
     return Filter("all", tuple(parts)) if parts else None
+
+
+def _written(text: str) -> tuple[_Written, ...] | None:
+    """Values with commas between them; None if one begins with a quote that isn't closed."""
+    values: list[_Written] = []
+    at, more = 0, True
+    while more:
+        match = _WRITTEN_VALUE.match(text, at)
+        assert match is not None  # anything matches
+        if match["quoted"] is None and match["plain"].startswith('"'):
+            return None
+        quoted = match["quoted"]
+        values.append(_Written(match["plain"].strip() if quoted is None else quoted.replace('""', '"')))
+        at, more = match.end(), match["comma"] == ","
+    return tuple(values)
 
 
 def _matching(value: Any, kind: str) -> Any:

@@ -70,6 +70,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         CorruptIndex: The manifest was changed or cut short.
     """
     path = folder / MANIFEST
+    if folder.is_file():
+        raise IndexFormatError(f"{folder}: this is a file, not an index; lsr index {folder.name} --out idx makes one")
     if not folder.is_dir():
         raise IndexFormatError(f"{folder}: no such index")
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lsr.corpus import id_text, require_id
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder_files
 from lsr.encode.stream import Report
@@ -138,10 +139,10 @@ class Writer:
         """Delete documents by their ids, and the passages of documents, and those that meet a filter; see
         `Index.delete`. With `known`, the filter's columns were looked for already.
         """
-        keys = list(ids)
-        if wrong := [repr(key) for key in keys if not isinstance(key, str)]:
+        given = list(ids)
+        if wrong := [repr(key) for key in given if id_text(key) is None]:
             raise DataError(f"an id to delete must be a string, got {', '.join(wrong[:3])}")
-        keys = list(dict.fromkeys(keys))
+        keys = list(dict.fromkeys(map(require_id, given)))
         if where is not None and not any(where.conditions()):
             raise DataError("a filter without a condition would delete all documents", "where")
         if where is not None and not known:

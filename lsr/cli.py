@@ -97,6 +97,8 @@ def main(args: list[str] | None = None) -> None:
     try:
         sys.exit(cli.main(args, prog_name="lsr", standalone_mode=False) or 0)
     except click.ClickException as error:
+        if error.message.startswith("Got unexpected extra argument"):
+            error.message += '. A text of several words needs quotes: lsr search idx "boundary layer transition"'
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lsr.console import counted
 from lsr.errors import DataError, DoubledId, MissingExtra, OutputError
 from lsr.forks import here_only
 from lsr.metadata import checked_metadata, is_absent, metadata_text
@@ -90,7 +91,7 @@ class Document:
         id_key = _first(values, _ID_KEYS)
         if id_key is None:
             raise DataError(f'no id: a document needs "_id" (keys here: {short(list(values))})', where)
-        doc_id = _id_text(values[id_key])
+        doc_id = id_text(values[id_key])
         if not doc_id:
             raise DataError(f'"{id_key}" must be a string that is not empty, got {short(values[id_key])}', where)
         text_key = _first(values, _TEXT_KEYS) or ("title" if values.get("title") else None)
@@ -116,7 +117,7 @@ class Document:
         parent = values.get("parent")
         if is_absent(parent):
             parent = None
-        elif not (parent := _id_text(parent)):
+        elif not (parent := id_text(parent)):
             raise DataError(f'document {doc_id!r}: "parent" must be an id, got {short(values["parent"])}', where)
         if parent is not None:
             require_encodable(parent, f'document {doc_id!r}: "parent"', where)
@@ -129,11 +130,23 @@ def _first(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     return next((key for key in there if not is_absent(values[key])), there[0] if there else None)
 
 
-def _id_text(value: Any) -> str | None:
+def id_text(value: Any) -> str | None:
     """An id as text: whole numbers, numpy's too, and UUIDs are ids as well; None for what is none."""
     if isinstance(value, int | np.integer | UUID) and not isinstance(value, bool):
         return str(value)
-    return value if isinstance(value, str) else None
+    return str(value) if isinstance(value, str) else None
+
+
+def require_id(value: Any) -> str:
+    """An id as text.
+
+    Raises:
+        DataError: It can't be one.
+    """
+    text = id_text(value)
+    if text is None:
+        raise DataError(f"an id is a text or a whole number, got {short(value)}")
+    return text
 
 
 def require_encodable(value: str, what: str, where: str) -> None:
@@ -199,7 +212,8 @@ class Corpus:
                 else:
                     self._refuse(DoubledId(f"the id {document.id!r} occurs twice", document.where))
         if self.bad and not kept and self._hint:
-            raise DataError(f"none of the {len(self.bad):,} documents can be read; the first: {self.bad[0]}", self.name)
+            none = f"none of {counted(len(self.bad), 'document')} can be read"
+            raise DataError(f"{none}; the first: {self.bad[0]}", self.name)
 
     def _parsed(self) -> Iterator[Document]:
         for values, where in self._read():

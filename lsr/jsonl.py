@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lsr import opensearch
+from lsr.console import counted
 from lsr.corpus import Document, document_batch, given_rows, new_text, read_json, read_lines, require_encodable
 from lsr.errors import DataError
 from lsr.rows import TableRows
@@ -117,7 +118,7 @@ def _batches(rows_read: Iterable[Row], vectors: Vectors, skip_bad: bool, hint: s
         if len(rows) == _BATCH:
             yield batch()
     if vectors.bad and not n_rows and hint:
-        raise DataError(f"none of the {len(vectors.bad):,} documents can be read; the first: {vectors.bad[0]}")
+        raise DataError(f"none of {counted(len(vectors.bad), 'document')} can be read; the first: {vectors.bad[0]}")
     if rows:
         yield batch()
 

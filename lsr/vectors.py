@@ -39,6 +39,7 @@ from lsr.corpus import (
     Document,
     document_batch,
     file_kind,
+    id_text,
     open_parquet,
     require_metadata,
     unfinished,
@@ -465,10 +466,10 @@ def matrix_batches(matrix: SparseMatrix, ids: Sequence[str] | None = None) -> It
     if ids is not None and len(ids) != len(matrix):
         raise ValueError(f"{len(matrix)} rows but {len(ids)} ids")
     for doc_id in () if ids is None else ids:
-        if not isinstance(doc_id, str) or not doc_id:
+        if not id_text(doc_id):
             raise ValueError(f"an id must be a string that is not empty, got {doc_id!r}")
     for start in range(0, len(matrix), _BATCH):
         part = matrix[start : start + _BATCH]
         numbers = range(start, start + len(part))
-        documents = [Document(str(i) if ids is None else ids[i], "") for i in numbers]
+        documents = [Document(str(i if ids is None else ids[i]), "") for i in numbers]
         yield VectorBatch(document_batch(documents, with_text=False), part)
