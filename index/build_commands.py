@@ -71,7 +71,7 @@ def index(
 ) -> None:
     """Build an index from vectors, or from texts and an encoder.
 
-    SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl(.gz), .tsv(.gz) or .parquet file, a folder
+    SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder
     of vectors, "-" for JSONL on standard input, or an ir-datasets name; files and folders may be URIs. With --ray the
     machines of a cluster encode, and build the shards; OUT is on a disk that all of them share, or a URI. After a kill
     the same command goes on.
