@@ -8,6 +8,7 @@ Vectors that are encoded already are `lsr.vectors`' business, judgments those of
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import hashlib
 import io
@@ -262,9 +263,9 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
     """Open texts by path or name.
 
     Args:
-        source: A BEIR folder, a .jsonl, .json, .tsv or .csv file (all also .gz), a .parquet file, "-" for JSONL on
-            standard input, or an ir-datasets name ("beir/scifact/test", with or without "irds:" before it). Files and
-            folders may be URIs (s3://bucket/docs.jsonl), which are copied to this machine.
+        source: A BEIR folder, a .jsonl, .json, .tsv or .csv file (all also .gz), a .parquet file, "-" or a pipe of
+            JSON, or an ir-datasets name ("beir/scifact/test", with or without "irds:" before it). Files and folders may
+            be URIs (s3://bucket/docs.jsonl), which are copied to this machine.
         queries: Read the queries of a folder or dataset instead of its documents.
         skip_bad: Count bad documents and go on.
 
@@ -272,8 +273,8 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
         DataError: There is nothing of that path or name, or it has an unknown form.
     """
     name = str(source)
-    if name == "-":
-        return _stdin_corpus(skip_bad)
+    if is_stream(source):
+        return _stream_corpus(source, skip_bad)
     kind = "queries" if queries else "corpus"
     if is_remote(name):
         from lsr.fetched import fetched_file, file_in
@@ -388,18 +389,56 @@ def _end_spool(file: Any) -> None:
     Path(file.name).unlink(missing_ok=True)
 
 
-def _stdin_corpus(skip_bad: bool) -> Corpus:
-    state = hashlib.sha256()
+# Streams that were read, by name: whether they hold vectors is asked before they are opened.
+_streams: dict[str, tuple[Any, str]] = {}
 
-    def chunks() -> Iterator[bytes]:
-        while chunk := sys.stdin.buffer.read(1 << 20):
-            state.update(chunk)
-            yield chunk
 
-    file = _spool(chunks())
-    corpus = _file_corpus(Path(file.name), skip_bad, name="<stdin>")
-    corpus.identity = f"<stdin> {state.hexdigest()}"  # the same bytes again go on after a kill
-    weakref.finalize(corpus, here_only(_end_spool), file)
+def is_stream(source: str | PathLike[str]) -> bool:
+    """Whether a source can be read once only: "-", which is standard input, or a pipe such as /dev/stdin."""
+    name = str(source)
+    if name in ("-", "/dev/stdin") or name.startswith("/dev/fd/"):
+        return True
+    return not is_remote(name) and (Path(name).is_fifo() or Path(name).is_char_device())
+
+
+def stream_name(source: str | PathLike[str]) -> str:
+    """What messages call a stream."""
+    return "<stdin>" if str(source) == "-" else str(source)
+
+
+def peek_stream(source: str | PathLike[str]) -> tuple[Path, str]:
+    """What a stream holds, in a temporary file, and a digest of it; `take_stream` gives the same file."""
+    name = str(source)
+    if name not in _streams:
+        state = hashlib.sha256()
+
+        def chunks(stream: IO[bytes]) -> Iterator[bytes]:
+            while chunk := stream.read(1 << 20):
+                state.update(chunk)
+                yield chunk
+
+        if name in ("-", "/dev/stdin"):
+            file = _spool(chunks(sys.stdin.buffer))
+        else:
+            with open_bytes(Path(name)) as stream:
+                file = _spool(chunks(stream))
+        atexit.register(here_only(_end_spool), file)  # should nobody take it
+        _streams[name] = file, state.hexdigest()
+    file, digest = _streams[name]
+    return Path(file.name), digest
+
+
+def take_stream(source: str | PathLike[str], owner: object) -> None:
+    """Have the file of `peek_stream` removed when its reader is gone; the stream's next part is another file."""
+    file, _ = _streams.pop(str(source))
+    weakref.finalize(owner, here_only(_end_spool), file)
+
+
+def _stream_corpus(source: str | PathLike[str], skip_bad: bool) -> Corpus:
+    (path, digest), name = peek_stream(source), stream_name(source)
+    corpus = _file_corpus(path, skip_bad, name=name)
+    corpus.identity = f"{name} {digest}"  # the same bytes again go on after a kill
+    take_stream(source, corpus)
     return corpus
 
 

@@ -24,6 +24,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -40,8 +41,12 @@ from lsr.corpus import (
     document_batch,
     file_kind,
     id_text,
+    is_stream,
     open_parquet,
+    peek_stream,
     require_metadata,
+    stream_name,
+    take_stream,
     unfinished,
 )
 from lsr.errors import DataError
@@ -142,6 +147,8 @@ def holds_vectors(source: str | PathLike[str]) -> bool:
 
         copy = fetched_vectors(str(source))
         return copy is not None and holds_vectors(copy)
+    if is_stream(source):
+        return holds_vectors(peek_stream(source)[0])
     path = Path(source)
     if path.is_dir():
         return bool(_parts(path))
@@ -164,8 +171,8 @@ def read_vectors(
     """Open vectors.
 
     Args:
-        path: A .parquet file, a folder of them, a .jsonl(.gz) or .ndjson(.gz) file, or a .ciff(.gz) file; or a URI of
-            one, which is copied to this machine.
+        path: A .parquet file, a folder of them, a .jsonl(.gz) or .ndjson(.gz) file, or a .ciff(.gz) file; a URI of
+            one, which is copied to this machine; or "-" or a pipe for JSONL.
         vocabulary: For JSONL and CIFF, tokens whose term ids are fixed (those of an index, say); others are appended.
         skip_bad: Count bad lines of JSONL and go on.
 
@@ -180,6 +187,15 @@ def read_vectors(
             raise DataError("no such file, nor a whole folder of vectors", str(path))
         vectors = read_vectors(copy, vocabulary=vocabulary, skip_bad=skip_bad)
         vectors.name = str(path)
+        return vectors
+    if is_stream(path):
+        from lsr.jsonl import read_jsonl
+
+        (file, _), name = peek_stream(path), stream_name(path)
+        vectors = Vectors(
+            name, partial(read_jsonl, file, skip_bad=skip_bad, name=name), vocabulary=[*(vocabulary or ())]
+        )
+        take_stream(path, vectors)
         return vectors
     path = Path(path)
     if path.is_dir():
@@ -196,7 +212,7 @@ def read_vectors(
     if kind == "jsonl":
         from lsr.jsonl import read_jsonl
 
-        return Vectors(str(path), lambda v: read_jsonl(path, v, skip_bad), vocabulary=known)
+        return Vectors(str(path), lambda v: read_jsonl(path, v, skip_bad=skip_bad), vocabulary=known)
     if kind == "ciff":
         from lsr.ciff import open_ciff
 
