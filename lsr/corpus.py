@@ -98,23 +98,23 @@ class Document:
         text_key = _first(values, _TEXT_KEYS) or ("title" if values.get("title") else None)
         if text_key is None:
             raise DataError(f'document {doc_id!r} has no text: it needs "text" (keys: {short(list(values))})', where)
-        texts = {key: values.get(key) for key in (text_key, "title")}
-        for key, value in texts.items():
-            if is_absent(value):
-                texts[key] = ""
-            elif not isinstance(value, str):
+        texts = {text_key: "", "title": ""}
+        for key in texts:
+            if is_absent(value := values.get(key)):
+                continue
+            if not isinstance(value, str):
                 raise DataError(f'document {doc_id!r}: "{key}" must be a string, got {short(value)}', where)
-            elif not value.isascii():
+            if not value.isascii():
                 require_encodable(value, f'document {doc_id!r}: "{key}"', where)
+            texts[key] = value
         if not doc_id.isascii():
             require_encodable(doc_id, f'"{id_key}"', where)
         rest = {k: v for k, v in values.items() if k not in (id_key, text_key, "title", "parent")}
         nested = rest.pop("metadata", None)
         if nested is not None and not isinstance(nested, Mapping):
             raise DataError(f'document {doc_id!r}: "metadata" must be an object, got {short(nested)}', where)
-        metadata = {**rest, **(nested or {})} or None
-        if metadata is not None:
-            metadata = checked_metadata(metadata, doc_id, where) or None
+        given = {**rest, **(nested or {})}
+        metadata = (checked_metadata(given, doc_id, where) or None) if given else None
         parent = values.get("parent")
         if is_absent(parent):
             parent = None

@@ -374,10 +374,10 @@ def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBat
         else:
             column = pa.nulls(batch.num_rows, field.type)
         columns.append(column)
-    if columns[0].null_count or "" in columns[0].to_pylist():
-        raise DataError("a row has no id", where)
     documents = pa.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA)
     documents.validate(full=True)  # strings that are not UTF-8
+    if not all(columns[0].to_pylist()):
+        raise DataError("a row has no id", where)
     metadata = documents.column("metadata")
     if metadata.null_count < len(metadata):
         for doc_id, text in zip(columns[0].to_pylist(), metadata.to_pylist(), strict=True):

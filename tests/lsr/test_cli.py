@@ -312,4 +312,4 @@ def test_run_command_raises_where_main_exits(docs, monkeypatch):
 def test_a_text_without_quotes_is_told(lsr_command, args):
     ran = lsr_command(*args)
     assert ran.code == 2
-    assert 'A text of several words needs quotes: lsr search idx "' in ran.err
+    assert f'A text of several words needs quotes: lsr {args[0]} idx "' in ran.err
