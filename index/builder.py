@@ -221,6 +221,7 @@ def read_batches(
     report: Report,
     *,
     skip_bad: bool = False,
+    doubled: bool = False,
 ) -> Iterator[VectorBatch]:
     """Documents with their vectors, of any source; texts are encoded, and an encoder that needs it is fitted first.
 
@@ -231,6 +232,7 @@ def read_batches(
         settings: How the index is written.
         report: Filled in on the way.
         skip_bad: Leave bad documents of a program out, and report them; a corpus or a file knows it by itself.
+        doubled: Give texts whose ids have occurred, too, instead of refusing them.
     """
     if isinstance(source, SparseMatrix):
         yield from matrix_batches(source, ids)
@@ -249,6 +251,7 @@ def read_batches(
         corpus = source
         if not isinstance(corpus, Corpus):
             corpus = documents_corpus(corpus, replay=encoder.needs_fit, skip_bad=skip_bad)
+        corpus = corpus.with_doubled() if doubled else corpus
         # Without a document there is nothing to learn: the first ones that are added will be learned from.
         if encoder.needs_fit and next(iter(corpus), None) is not None:
             fit(encoder, corpus)

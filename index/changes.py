@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lsr.encode.stream import Report
 from lsr.errors import DoubledId
@@ -59,49 +60,94 @@ class Call:
         self.fresh, self.before = Buffer(), list(buffer.alive)
         self.early: Stored | None = None
         self._marked: list[tuple[Unit, int]] = []
-        self._parents: set[str] = set()  # of passages that this call brought
+        self._parents: set[str] = set()  # documents of which this call brought passages
         self._number = 0
 
-    def take(self, batch: VectorBatch, units: Sequence[Unit]) -> None:
+    def take(self, batch: VectorBatch, before: Sequence[Unit], own: Sequence[Unit]) -> None:
         """Take some documents, and mark those that they replace.
+
+        Args:
+            batch: The documents.
+            before: What is there already.
+            own: What this call has brought so far.
 
         Raises:
             DoubledId: An id that is there already, or occurs twice.
         """
         ids, parents = batch.ids, list(batch.documents.column("parent").to_pylist())
         owners = [parent or doc_id for doc_id, parent in zip(ids, parents, strict=True)]
+        take = self._replacing if self._replace else self._adding
+        kept = take(ids, parents, owners, before, own)
+        self._number += len(ids)
+        here = np.flatnonzero(kept).tolist()
+        self._parents -= {owners[i] for i in here if parents[i] is None}
+        self._parents |= {owners[i] for i in here if parents[i] is not None}
+        if here:
+            self.fresh.append(rows_of(batch, kept), [parents[i] for i in here])
+
+    def _adding(
+        self,
+        ids: list[str],
+        parents: list[str | None],
+        owners: list[str],
+        before: Sequence[Unit],
+        own: Sequence[Unit],
+    ) -> NDArray[np.bool_]:
+        """(n,) bool, which of some documents are added: of an id that occurs twice the first."""
+        first_of = {doc_id: i for i, doc_id in reversed(list(enumerate(ids)))}
         firsts = {parent for parent in parents if parent is not None and parent not in self._parents}
-        # Of an id that occurs twice the first is added, but the last replaces.
-        chosen = {doc_id: i for i, doc_id in (enumerate(ids) if self._replace else reversed(list(enumerate(ids))))}
         keys = list(dict.fromkeys(chain(ids, firsts)))
         owner_of = dict(zip(ids, owners, strict=True)) | {parent: parent for parent in firsts}
         there: dict[str, str] = {}  # documents that can't be taken, and why
-        replaced = set()
-        for unit in units:
-            for i, row, _ in list(unit.matches(keys)):
+        for unit in before:
+            for i, _, _ in unit.matches(keys):
                 owner = owner_of[keys[i]]
-                if self._replace:
-                    unit.mark(row, False)
-                    self._marked.append((unit, row))
-                    replaced.add(owner)
-                elif unit is self.fresh:
-                    there.setdefault(owner, f"the id {keys[i]!r} occurs twice")
-                else:
-                    how = "update, lsr add --update replaces it"
-                    there.setdefault(owner, f"the id {owner!r} is in the index already; {how}")
+                how = "update, lsr add --update replaces it"
+                there.setdefault(owner, f"the id {owner!r} is in the index already; {how}")
+        for unit in own:
+            for i, _, _ in unit.matches(keys):
+                there.setdefault(owner_of[keys[i]], f"the id {keys[i]!r} occurs twice")
         kept = np.ones(len(ids), bool)
         for i, (doc_id, owner) in enumerate(zip(ids, owners, strict=True)):
-            kept[i] = chosen[doc_id] == i and owner not in there
-            if not kept[i] and not self._replace:
+            kept[i] = first_of[doc_id] == i and owner not in there
+            if not kept[i]:
                 self._refuse(there.get(owner, f"the id {doc_id!r} occurs twice"), self._number + i + 1)
-        self._number += len(ids)
+        self._change.added += len({owners[i] for i in np.flatnonzero(kept)} - self._parents)
+        return kept
+
+    def _replacing(
+        self,
+        ids: list[str],
+        parents: list[str | None],
+        owners: list[str],
+        before: Sequence[Unit],
+        own: Sequence[Unit],
+    ) -> NDArray[np.bool_]:
+        """(n,) bool, which of some documents are put in the place of others: of an id that occurs twice the last."""
+        kept, anew = _last_versions(ids, parents, owners)
         here = np.flatnonzero(kept).tolist()
-        taken_now = {owners[i] for i in here} - self._parents
-        self._change.updated += len(taken_now & replaced)
-        self._change.added += len(taken_now - replaced)
-        self._parents |= firsts
-        if here:
-            self.fresh.append(rows_of(batch, kept), [parents[i] for i in here])
+        # A passage of a document that this call has brought passages of is one more, or the first of a later version.
+        more = [i for i in here if owners[i] in self._parents and owners[i] not in anew]
+        more_ids = [ids[i] for i in more]
+        again = sorted({more[i] for unit in own for i, _, _ in unit.matches(more_ids)}, reverse=True)
+        begins = {owners[i]: i for i in [*(i for i in more if parents[i] is None), *again]}
+        for i in more:
+            kept[i] = i >= begins.get(owners[i], 0)
+        anew |= begins.keys()
+        here = np.flatnonzero(kept).tolist()
+        owner_of = {ids[i]: owners[i] for i in here}
+        owner_of |= {owners[i]: owners[i] for i in here if owners[i] in anew or owners[i] not in self._parents}
+        keys, replaced, counted = list(owner_of), set[str](), set(self._parents)
+        for units, owners_met in ((before, replaced), (own, counted)):
+            for unit in units:
+                for i, row, _ in list(unit.matches(keys)):
+                    unit.mark(row, False)
+                    self._marked.append((unit, row))
+                    owners_met.add(owner_of[keys[i]])
+        taken = {owners[i] for i in here} - counted
+        self._change.updated += len(taken & replaced)
+        self._change.added += len(taken - replaced)
+        return kept
 
     def _refuse(self, problem: str, number: int) -> None:
         if not self._skip_bad:
@@ -125,3 +171,21 @@ class Call:
         if self.early is not None:
             for row in range(len(self.early.documents)):
                 self.early.mark(row, True)
+
+
+def _last_versions(ids: list[str], parents: list[str | None], owners: list[str]) -> tuple[NDArray[np.bool_], set[str]]:
+    """(n,) bool, which of some documents are of the last version of theirs, and which documents have several.
+
+    A version ends where an id of its passages comes again, or where what was cut comes whole, or the reverse.
+    """
+    kept, anew = np.ones(len(ids), bool), set[str]()
+    versions: dict[str, dict[str, int]] = {}
+    for i, (doc_id, parent, owner) in enumerate(zip(ids, parents, owners, strict=True)):
+        version = versions.setdefault(owner, {})
+        first = next(iter(version.values()), i)
+        if doc_id in version or (parent is None) != (parents[first] is None):
+            kept[list(version.values())] = False
+            version.clear()
+            anew.add(owner)
+        version[doc_id] = i
+    return kept, anew

@@ -3,18 +3,21 @@
 Kinds are "truth", "number", "text", lists of each, and "empty list"; whole numbers and others are both numbers. Keys
 within objects are joined by dots, "author.name". A key whose values are of different kinds is no column, but is
 remembered, so that a filter on it can say why.
+
+Numbers lose nothing: a column of them is int64, uint64 or float64 where that holds each of them as it is, and else a
+dictionary of their JSON texts, in a field that says that its kind is "number".
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lsr.errors import CorruptIndex
@@ -25,8 +28,10 @@ COLUMNS_FILE = "columns.arrow"
 MOST_COLUMNS = 1000  # what has more keys than that uses values as keys
 _DEEPEST = 30  # what objects further down hold is no column
 _MIXED = b"lsr.mixed"
+_KIND = b"lsr.kind"
 _EMPTY = pa.list_(pa.null())
 _LARGEST_INT = 2**63
+_WHOLE_FLOATS = 2**53  # whole numbers up to here are floats, too
 
 
 class ColumnsWriter:
@@ -36,6 +41,7 @@ class ColumnsWriter:
         self._n_docs = 0
         # Of each key: parts of (number of the first document, values of as many as there are).
         self._parts: dict[str, list[tuple[int, pa.Array]]] = {}
+        self._kinds: dict[str, str] = {}
         self._mixed: dict[str, str] = {}
 
     def write(self, metadata: pa.Array) -> None:
@@ -60,11 +66,12 @@ class ColumnsWriter:
                 continue
             earlier = self._parts.setdefault(key, [])
             kinds = {_kind(value) for value in values if value is not None}
-            kind, why_not = joined(kinds | {kind_of(array.type) for _, array in earlier})
+            kind, why_not = joined(kinds | ({self._kinds[key]} if key in self._kinds else set()))
             if why_not:
                 self._mixed[key] = why_not
                 del self._parts[key]
                 continue
+            self._kinds[key] = kind
             earlier.append((self._n_docs, _array(values, kind)))
         self._n_docs += len(rows)
 
@@ -72,14 +79,14 @@ class ColumnsWriter:
         """Write COLUMNS_FILE, if there is anything to write; tells whether there was."""
         if not self._parts and not self._mixed:
             return False
-        columns, names = [], []
+        columns, fields = [], []
         for key, parts in self._parts.items():
-            kinds = [array.type for _, array in parts if array.type != _EMPTY] or [_EMPTY]
-            wider = [kind for kind in (pa.float64(), pa.list_(pa.float64())) if kind in kinds]
-            columns.append(_whole(parts, (wider or kinds)[0], self._n_docs))
-            names.append(key)
-        metadata = {_MIXED: json.dumps(self._mixed).encode()}
-        schema = pa.schema([pa.field(n, c.type) for n, c in zip(names, columns, strict=True)], metadata)
+            columns.append(_whole(parts, _widest([array for _, array in parts]), self._n_docs))
+            field = pa.field(key, columns[-1].type)
+            if kind_of(field) != self._kinds[key]:
+                field = field.with_metadata({_KIND: self._kinds[key]})
+            fields.append(field)
+        schema = pa.schema(fields, {_MIXED: json.dumps(self._mixed).encode()})
         with pa.ipc.new_file(str(folder / COLUMNS_FILE), schema) as writer:
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
         return True
@@ -118,7 +125,7 @@ class Columns:
             raise CorruptIndex(f"{path}: damaged: {error}; build the index again") from None
         if self._batch.num_columns and self._batch.num_rows != n_docs:
             raise CorruptIndex(f"{path}: {self._batch.num_rows} documents where there are {n_docs}")
-        self.kinds: dict[str, str] = {field.name: kind_of(field.type) for field in reader.schema}
+        self.kinds: dict[str, str] = {field.name: kind_of(field) for field in reader.schema}
         self.mixed: dict[str, str] = mixed
 
     def column(self, name: str) -> pa.Array:
@@ -160,15 +167,18 @@ def kinds_of(segments: Iterable[Kinds]) -> tuple[dict[str, str], dict[str, str]]
     return kinds, mixed
 
 
-def kind_of(column: pa.DataType) -> str:
+def kind_of(field: pa.Field) -> str:
     """ "truth", "number", "text", "list of …" or "empty list"."""
+    column = field.type
     if column == _EMPTY:
         return "empty list"
-    if pa.types.is_list(column):
-        return f"list of {kind_of(column.value_type)}"
-    if pa.types.is_boolean(column):
-        return "truth"
-    return "text" if pa.types.is_dictionary(column) or pa.types.is_string(column) else "number"
+    listed, plain = ("list of ", column.value_type) if pa.types.is_list(column) else ("", column)
+    if pa.types.is_boolean(plain):
+        return f"{listed}truth"
+    is_text = pa.types.is_dictionary(plain) or pa.types.is_string(plain)
+    if not is_text or (field.metadata or {}).get(_KIND) == f"{listed}number".encode():
+        return f"{listed}number"
+    return f"{listed}text"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "", depth: int = _DEEPEST) -> Iterator[tuple[str, Any]]:
@@ -205,31 +215,59 @@ def _is_unicode(text: str) -> bool:
 
 
 def _array(values: list[Any], kind: str) -> pa.Array:
-    """A part of a column; whole numbers stay whole as long as all of them fit."""
+    """A part of a column; numbers as the first of int64, uint64, float64 and text that loses nothing."""
     if kind == "empty list":
         return pa.array([None if value is None else [] for value in values], _EMPTY)
     listed = kind.startswith("list of ")
     values = [[item for item in value if item is not None] if listed and value else value for value in values]
     items = [item for value in values if value is not None for item in (value if listed else [value])]
-    plain: pa.DataType = {"truth": pa.bool_(), "text": pa.string()}.get(kind.removeprefix("list of "), pa.int64())
-    if plain == pa.int64() and not all(isinstance(i, int) and -_LARGEST_INT <= i < _LARGEST_INT for i in items):
-        plain = pa.float64()
-        values = [v if v is None else [_float(i) for i in v] if listed else _float(v) for v in values]
+    plain: pa.DataType = {"truth": pa.bool_(), "text": pa.string()}.get(kind.removeprefix("list of "))
+    if plain is None:
+        whole = [item for item in items if isinstance(item, int)]
+        plain = _number_type(min(whole, default=0), max(whole, default=0), fractions=len(whole) < len(items))
+        if plain in (pa.float64(), pa.string()):
+            as_it: Any = float if plain == pa.float64() else json.dumps
+            values = [v if v is None else [as_it(i) for i in v] if listed else as_it(v) for v in values]
     return pa.array(values, pa.list_(plain) if listed else plain)
 
 
-def _float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # JSON's whole numbers have no end
-        return math.inf if value > 0 else -math.inf
+def _number_type(least: int, most: int, *, fractions: bool) -> pa.DataType:
+    """What holds numbers as they are.
+
+    Args:
+        least: The least of the whole ones.
+        most: The largest.
+        fractions: Whether there are others.
+    """
+    if fractions:
+        return pa.float64() if least >= -_WHOLE_FLOATS and most <= _WHOLE_FLOATS else pa.string()
+    if least >= -_LARGEST_INT and most < _LARGEST_INT:
+        return pa.int64()
+    return pa.uint64() if least >= 0 and most < 2 * _LARGEST_INT else pa.string()
+
+
+def _widest(arrays: list[pa.Array]) -> pa.DataType:
+    """What holds the values of all parts of a column as they are."""
+    arrays = [array for array in arrays if array.type != _EMPTY]
+    types = {array.type for array in arrays}
+    if len(types) <= 1:
+        return types.pop() if types else _EMPTY
+    listed = pa.types.is_list(arrays[0].type)
+    plain = [array.values if listed else array for array in arrays]
+    widest = pa.string()
+    if pa.string() not in {array.type for array in plain}:
+        ends = [pc.min_max(array).as_py() for array in plain if array.type != pa.float64()]
+        whole = [end for pair in ends for end in pair.values() if end is not None]
+        fractions = any(array.type == pa.float64() for array in plain)
+        widest = _number_type(min(whole, default=0), max(whole, default=0), fractions=fractions)
+    return pa.list_(widest) if listed else widest
 
 
 def _whole(parts: list[tuple[int, pa.Array]], kind: pa.DataType, n_docs: int) -> pa.Array:
     """The parts and what lies between them as one array."""
     arrays, at = [], 0
     for first, array in parts:
-        arrays += [pa.nulls(first - at, kind), array.cast(kind, safe=False)]
+        arrays += [pa.nulls(first - at, kind), _as(array, kind)]
         at = first + len(array)
     whole = pa.chunked_array([*arrays, pa.nulls(n_docs - at, kind)], kind).combine_chunks()
     if kind == pa.string():
@@ -238,6 +276,37 @@ def _whole(parts: list[tuple[int, pa.Array]], kind: pa.DataType, n_docs: int) ->
         encoded = whole.values.dictionary_encode()
         return pa.ListArray.from_arrays(whole.offsets, encoded, mask=whole.is_null() if whole.null_count else None)
     return whole
+
+
+def _as(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A part of a column in a type that holds what it holds."""
+    if array.type == kind or kind not in (pa.string(), pa.list_(pa.string())) or array.type == _EMPTY:
+        return array.cast(kind)
+    values = array.to_pylist()
+    if pa.types.is_list(kind):
+        return pa.array([v if v is None else [json.dumps(item) for item in v] for v in values], kind)
+    return pa.array([v if v is None else json.dumps(v) for v in values], kind)
+
+
+def numbers_of(values: pa.Array) -> NDArray[Any]:
+    """(n,) the plain numbers of a column, 0 where one is missing: of numpy's types, or Python's as objects.
+
+    Args:
+        values: Of the column, or of the items of its lists; of texts the dictionary.
+
+    Raises:
+        CorruptIndex: A text is no number.
+    """
+    if not pa.types.is_string(values.type):
+        found: NDArray[Any] = values.fill_null(0).to_numpy(zero_copy_only=False)
+        return found
+    try:
+        numbers = [json.loads(text) for text in values.to_pylist()]
+    except (ValueError, TypeError, RecursionError):
+        numbers = [None]
+    if not all(type(number) in (int, float) for number in numbers):
+        raise CorruptIndex(f"{COLUMNS_FILE}: damaged: a text where a number should be; {RESTORE}")
+    return np.array([*numbers, None], object)[:-1]  # objects, whatever they are
 
 
 def offsets_of(lists: pa.Array) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@
 Keys are columns, and all conditions have to hold. A plain value is "==", a list "in"; operators are == != < <= > >=,
 in, not in, and exists (true or false). "and" and "or" take lists of filters, "not" takes one. Of a column of lists a
 condition holds if it does for any item; != and not in, if == and in hold for none. A document that lacks the column
-meets no condition but {"exists": false}; within "not" it does.
+meets no condition but {"exists": false}; within "not" it does. Numbers compare exactly, whole ones of any size too.
 
 Dates and times are texts in ISO 8601 ("2024-05-17", "2024-05-17T09:30:00+02:00"). A condition with such a text, a
 `datetime` or a `date` compares them as times, to the microsecond, whatever their time zones: without one they are UTC,
@@ -15,6 +15,7 @@ and a date is its first moment. Texts that are no times don't meet it.
 from __future__ import annotations
 
 import json
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from lsr.errors import DataError
 from lsr.metadata import parse_time, plain_value
 
-from .columns import Columns, Kinds, kinds_of, offsets_of
+from .columns import Columns, Kinds, kinds_of, numbers_of, offsets_of
 
 Where = Mapping[str, Any]
 Mask = NDArray[np.bool_]
@@ -43,6 +44,7 @@ _ORDER: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 _DEEPEST = 100  # filters within filters
+_MOST_BITS = 14_280  # of a whole number: it has 4,300 digits then, and Python reads and writes no more
 _OPERATORS = ("==", "!=", *_ORDER, "in", "not in", "exists")
 _TEXT_CONDITION = re.compile(r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
 _WRITTEN_VALUE = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>[^,]*))(?P<comma>,|\Z)', re.DOTALL)
@@ -112,12 +114,12 @@ class _Condition:
                 return np.array([compare(text, values[0]) for text in texts], bool)
             wanted = set(values)
             return np.array([text in wanted or (bool(times) and parse_time(text) in times) for text in texts], bool)
-        numbers = array.fill_null(False if kind == "truth" else 0).to_numpy(zero_copy_only=False)
-        if self.operator in _ORDER:
-            return np.asarray(_ORDER[self.operator](numbers, values[0]), bool)
+        if kind == "truth":
+            return np.isin(array.fill_null(False).to_numpy(zero_copy_only=False), values)
+        numbers = numbers_of(array)
         met = np.zeros(len(numbers), bool)
         for value in values:
-            met |= numbers == value
+            met |= _compared(numbers, self.operator if self.operator in _ORDER else "==", value)
         return met
 
 
@@ -225,7 +227,9 @@ def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Conditi
     many = isinstance(value, list | tuple | set | frozenset)
     values = tuple(map(_plain, value if many else (value,)))
     problem = None
-    if not isinstance(column, str):
+    if any(isinstance(one, int) and one.bit_length() > _MOST_BITS for one in values):
+        problem = f"{column}: a whole number of more digits than Python reads"
+    elif not isinstance(column, str):
         problem = f"a column's name is a text, got {column!r}"
     elif name not in _OPERATORS:
         problem = f"{column}: unknown operator {name!r}; there are {', '.join(_OPERATORS)}"
@@ -296,6 +300,39 @@ def _written(text: str) -> tuple[_Written, ...] | None:
         values.append(_Written(match["plain"].strip() if quoted is None else quoted.replace('""', '"')))
         at, more = match.end(), match["comma"] == ","
     return tuple(values)
+
+
+def _compared(numbers: NDArray[Any], name: str, value: int | float) -> Mask:
+    """(n,) bool, how numbers of any type compare with one; exactly, where numpy would make floats of whole ones."""
+    if value != value:  # no number
+        return np.zeros(len(numbers), bool)
+    compare = _ORDER.get(name, operator.eq)
+    if numbers.dtype == object:  # Python's own, which compare exactly
+        return np.asarray(compare(numbers, value), bool)
+    below, above = _neighbours(value, numbers.dtype)
+    if name == "==" and below != above:  # between two numbers of the type
+        return np.zeros(len(numbers), bool)
+    bound = above if name in ("<", ">=") else below
+    if bound is None:  # beyond all that the type holds
+        return np.full(len(numbers), name in ("<", ">"))
+    return np.asarray(compare(numbers, bound), bool)
+
+
+def _neighbours(value: int | float, dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """The largest number of a type that isn't above a value, and the least that isn't below; None without one."""
+    if dtype.kind == "f":
+        try:
+            near = float(value)
+        except OverflowError:
+            near = math.copysign(math.inf, value > 0 or -1)
+        below = near if near <= value else math.nextafter(near, -math.inf)
+        return below, near if near >= value else math.nextafter(near, math.inf)
+    least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    if value in (math.inf, -math.inf):
+        value = most + 1 if value > 0 else least - 1
+    floor, ceiling = math.floor(value), math.ceil(value)
+    below = dtype.type(min(floor, most)) if floor >= least else None
+    return below, dtype.type(max(ceiling, least)) if ceiling <= most else None
 
 
 def _matching(value: Any, kind: str) -> Any:

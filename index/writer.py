@@ -107,8 +107,11 @@ class Writer:
         try:
             with output_errors(self._path):
                 elsewhere = [stored for other in self._others for stored in other._stored]
-                for batch in self._batches(opened, encoder, ids, change.report, skip_bad):
-                    call.take(batch, [*elsewhere, *self._stored, self._buffer, call.fresh])
+                for batch in self._batches(opened, encoder, ids, change.report, skip_bad, replace):
+                    early = [call.early] if call.early else []
+                    before = [*elsewhere, *self._stored[:n_stored], *early, self._buffer]
+                    own = [stored for stored in self._stored[n_stored:] if stored is not call.early]
+                    call.take(batch, before, [*own, call.fresh])
                     if self._buffer.n_bytes + call.fresh.n_bytes > _BUFFER:
                         # What earlier calls brought is written as it was before this one, which may fail yet.
                         call.moved(self._buffer, self._spill(self._buffer, call.before))
@@ -125,6 +128,7 @@ class Writer:
                 if stored is not call.early:
                     self._transaction.drop(self._path / stored.entry["name"])
             self._stored = self._stored[:n_stored] + ([call.early] if call.early else [])
+            self._buffer = Buffer() if call.early else self._buffer  # whose documents are in that segment
             self._scale = call.early.entry["scale"] if call.early and not scale else scale
             self._known, self._learned = known, learned
             raise
@@ -182,16 +186,20 @@ class Writer:
         ids: Sequence[str] | None,
         report: Report,
         skip_bad: bool,
+        doubled: bool,
     ) -> Iterator[VectorBatch]:
-        """Documents of any source with vectors in the terms of the index."""
+        """Documents of any source with vectors in the terms of the index; `doubled` ones too."""
         empty, known = not (self._stored or self._buffer.alive), self._known
-        read = partial(read_batches, source, ids=ids, settings=self._settings, report=report, skip_bad=skip_bad)
+        how = {"settings": self._settings, "report": report, "skip_bad": skip_bad, "doubled": doubled}
+        read = partial(read_batches, source, ids=ids, **how)
         if isinstance(source, SparseMatrix | Vectors):
             if empty and not (known.encoder_files or known.vocabulary or known.fingerprint.vocabulary_size):
                 known = Known()  # nothing is known yet, so what comes first decides
             yield from self._in_our_terms(read(None), source, known)
             return
         if not known.encoder_files:
+            if next(iter(source), None) is None:
+                return
             raise EncoderError(
                 f"{self._path}: this index was built from vectors without their encoder ({known.fingerprint}): "
                 "add vectors of the same encoder"

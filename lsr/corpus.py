@@ -9,6 +9,7 @@ Vectors that are encoded already are `lsr.vectors`' business, judgments those of
 from __future__ import annotations
 
 import atexit
+import copy
 import gzip
 import hashlib
 import io
@@ -193,6 +194,7 @@ class Corpus:
         self.bad: list[str] = []  # messages about what was skipped, of the latest pass
         self._read = read
         self._count = count
+        self._doubled: Corpus | None = None  # what this is a copy of, with doubled ids
         # A program's own documents have no command line whose options could help.
         self._hint = " (--skip-bad counts bad lines and goes on)" if identity else ""
 
@@ -200,21 +202,32 @@ class Corpus:
         """About how many documents there are, for progress bars; None where that can't be told cheaply."""
         return self._count()
 
+    def with_doubled(self) -> Corpus:
+        """The same, but documents whose ids have occurred come too, instead of being refused."""
+        other = copy.copy(self)
+        other._doubled = self  # which owns what is read
+        return other
+
     def __iter__(self) -> Iterator[Document]:
         self.bad = []
-        seen, kept = _SeenIds(), 0
+        kept = 0
+        for document in self._unique() if self._doubled is None else self._parsed():
+            kept += 1
+            yield document
+        if self.bad and not kept and self._hint:
+            none = f"none of {counted(len(self.bad), 'document')} can be read"
+            raise DataError(f"{none}; the first: {self.bad[0]}", self.name)
+
+    def _unique(self) -> Iterator[Document]:
+        seen = _SeenIds()
         parsed = self._parsed()
         while chunk := list(islice(parsed, _CHECKED_TOGETHER)):
             doubled = seen.add([document.id for document in chunk])
             for document, again in zip(chunk, doubled, strict=True):
                 if not again:
-                    kept += 1
                     yield document
                 else:
                     self._refuse(DoubledId(f"the id {document.id!r} occurs twice", document.where))
-        if self.bad and not kept and self._hint:
-            none = f"none of {counted(len(self.bad), 'document')} can be read"
-            raise DataError(f"{none}; the first: {self.bad[0]}", self.name)
 
     def _parsed(self) -> Iterator[Document]:
         for values, where in self._read():

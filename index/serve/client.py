@@ -198,6 +198,8 @@ class Client:
         if isinstance(opened, Vectors):
             asked |= {"documents": list(_vector_rows(opened)), "fingerprint": asdict(opened.fingerprint)}
         else:
+            if isinstance(opened, Corpus) and how["update"]:
+                opened = opened.with_doubled()  # the last counts, as the server knows
             asked["documents"] = list(_text_rows(opened))
         change = _change(self._post("/v1/documents", asked) if asked["documents"] else {})
         if isinstance(opened, Corpus | Vectors):

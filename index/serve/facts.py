@@ -6,12 +6,13 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsr.encode.hybrid import HybridEncoder
 from lsr.errors import LsrError
-from lsr.index.columns import kinds_of
+from lsr.index.columns import kinds_of, numbers_of
 from lsr.index.reader import Reader
 from lsr.index.snapshot import Part, Snapshot
 
@@ -51,9 +52,10 @@ def _column(parts: tuple[Part, ...], name: str, kind: str) -> dict[str, Any]:
     known: dict[str, Any] = {"kind": kind}
     arrays = [array for part in parts if (array := _alive_values(part, name)) is not None and len(array)]
     if kind.removeprefix("list of ") == "number":
-        ends = [pc.min_max(array).as_py() for array in arrays]
+        numbers = [numbers_of(array) for array in arrays]
+        ends = [np.asarray(end).item() for some in numbers for end in (some.min(), some.max())]
         if ends:
-            known |= {"min": min(end["min"] for end in ends), "max": max(end["max"] for end in ends)}
+            known |= {"min": min(ends), "max": max(ends)}
     elif kind != "empty list":
         times: Counter[Any] = Counter()
         for array in arrays:

@@ -408,3 +408,89 @@ def test_quoted_values(text, values):
 def test_a_quote_that_is_not_closed_is_told():
     with pytest.raises(DataError, match="a value in double quotes is not closed"):
         parse_where_text(['author="Smith, John'])
+
+
+EDGES = [0, 1, -1, 2**53, 2**63, 2**64, 2**70, 10**400]
+NUMBERS = st.one_of(
+    st.builds(lambda edge, sign, beside: sign * edge + beside, st.sampled_from(EDGES), st.sampled_from([1, -1]),
+              st.integers(-2, 2)),
+    st.builds(lambda edge, by: float(edge) * by, st.sampled_from(EDGES[:-1]), st.sampled_from([1.0, -1.0, 0.5])),
+    st.floats(allow_nan=False, allow_infinity=False),
+)  # fmt: skip
+COMPARED = {**OPERATORS, "!=": operator.ne}
+
+
+@given(
+    docs=st.lists(st.one_of(st.none(), NUMBERS, st.lists(NUMBERS, min_size=1, max_size=3)), min_size=1, max_size=8),
+    listed=st.booleans(),
+    name=st.sampled_from(sorted(COMPARED)),
+    value=NUMBERS,
+    per_batch=st.integers(1, 5),
+    cut=st.integers(0, 8),
+)
+def test_numbers_compare_exactly_however_they_are_stored(tmp_path_factory, docs, listed, name, value, per_batch, cut):
+    """Whole numbers of any size beside fractions, in one segment or two, alone or in lists: as Python compares them."""
+    docs = [doc if doc is None or isinstance(doc, list) == listed else [doc] if listed else doc[0] for doc in docs]
+    rows = [{} if doc is None else {"n": doc} for doc in docs]
+    parsed = parse_where({"n": {name: value}})
+    wanted = []
+    for doc in docs:
+        met = [COMPARED[name](item, value) for item in (doc if listed else [doc])] if doc is not None else [False]
+        wanted.append(all(met) if name == "!=" else any(met))
+    for parts in ([rows], [rows[:cut], rows[cut:]]):
+        masks = [
+            parsed.mask(write(tmp_path_factory.mktemp("numbers"), part, per_batch), len(part)) for part in parts if part
+        ]
+        assert np.concatenate(masks).tolist() == wanted
+        assert parsed.mask(None, 0).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("values", "stored"),
+    [
+        ([1, 2**63 - 1, -(2**63)], pa.int64()),
+        ([1, 2**63, 2**64 - 1], pa.uint64()),
+        ([1, 0.5, 2**53], pa.float64()),
+        ([1, 0.5, 2**53 + 1], pa.dictionary(pa.int32(), pa.string())),
+        ([-1, 2**63], pa.dictionary(pa.int32(), pa.string())),
+        ([2**64], pa.dictionary(pa.int32(), pa.string())),
+    ],
+)
+@pytest.mark.parametrize("per_batch", [1, 3])
+@pytest.mark.parametrize("listed", [False, True])
+def test_numbers_are_stored_in_the_first_type_that_loses_nothing(tmp_path, values, stored, per_batch, listed):
+    columns = write(tmp_path, [{"n": [value] if listed else value} for value in values], per_batch)
+    column = columns.column("n")
+    assert (column.values.type if listed else column.type) == stored
+    assert columns.kinds == {"n": "list of number" if listed else "number"}
+    for value in values:
+        found = parse_where({"n": value}).mask(columns, len(values))
+        assert [values[i] for i in np.flatnonzero(found)] == [value]
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan"), 1e308, 0.1, -0.0])
+def test_columns_of_any_type_are_asked_for_any_float(tmp_path, value):
+    for n, numbers in enumerate(([1, -(2**63)], [0, 2**64 - 1], [0.1, 3.0], [2**70, 0.1])):
+        (tmp_path / str(n)).mkdir()
+        columns = write(tmp_path / str(n), [{"n": number} for number in numbers])
+        for name, compare in OPERATORS.items():
+            met = parse_where({"n": {name: value}}).mask(columns, 2)
+            assert met.tolist() == [compare(number, value) for number in numbers]
+
+
+def test_texts_where_numbers_should_be_are_damage(tmp_path):
+    for text in ('"x"', "true", "[1]", "", "9" * 5000):
+        field = pa.field("n", pa.dictionary(pa.int32(), pa.string()), metadata={b"lsr.kind": b"number"})
+        batch = pa.RecordBatch.from_arrays([pa.array([text]).dictionary_encode()], schema=pa.schema([field]))
+        with pa.ipc.new_file(str(tmp_path / COLUMNS_FILE), batch.schema) as writer:
+            writer.write_batch(batch)
+        columns = Columns(tmp_path / COLUMNS_FILE, 1)
+        with pytest.raises(CorruptIndex, match="a text where a number should be"):
+            parse_where({"n": 1}).mask(columns, 1)
+
+
+def test_a_number_of_more_digits_than_python_reads_is_refused(columns):
+    with pytest.raises(DataError, match=r"year: .*digits"):
+        found(columns, {"year": {"<": 10**5000}})
+    assert found(columns, {"year": {"<": 10**400}}) == [0, 1, 2]
+    assert found(columns, {"year": {">": -(10**400)}}) == [0, 1, 2]
