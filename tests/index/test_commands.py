@@ -147,7 +147,7 @@ BAD_LINES = {
     "doubled id": (GOOD, "'a' occurs twice"),
     "not UTF-8": (b'{"_id": "b", "text": "caf\xe9"}\n', "not UTF-8"),
     "half a character": (b'{"_id": "b", "text": "\\ud800"}\n', "surrogate"),
-    "half a character of metadata": (b'{"_id": "b", "text": "x", "m": {"n": "\\udfff"}}\n', "metadata is not JSON"),
+    "half a character of metadata": (b'{"_id": "b", "text": "x", "m": {"n": "\\udfff"}}\n', "unpaired surrogate"),
     "too deep": (b'{"_id": "b", "text": ' + b"[" * 100_000 + b"\n", "not JSON"),
 }
 
