@@ -15,6 +15,7 @@ def clock(monkeypatch):
     """A clock that the test turns."""
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console, "_LOG_SECONDS", 10.0)
     return now
 
 
