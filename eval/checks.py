@@ -21,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lsr.console import counted
 from lsr.corpus import open_corpus
 from lsr.errors import DataError, DataErrors
 from lsr.runs import Run, qrels_rows, read_run, run_rows
@@ -148,8 +149,8 @@ def _check_judgments(notes: _Notes, dataset: Dataset) -> None:
         notes.errors.append(f"{_judgments(dataset)}: no query has a relevant document")
     elif barren:
         notes.warnings.append(
-            f"{_judgments(dataset)}: {_these(barren, 'judged queries')} have no relevant document and count as 0 "
-            "whatever is found"
+            f"{_judgments(dataset)}: {_these(barren, 'judged query', 'has', 'have')} no relevant document, "
+            "which counts as 0 whatever is found"
         )
 
 
@@ -177,14 +178,14 @@ def _check_queries(notes: _Notes, dataset: Dataset, given: Collection[str] | Non
     if textless:
         lines = _lines(qrels_rows, dataset.qrels_path, 0, textless)
         notes.warnings.append(
-            f"{_judgments(dataset)}: {_these(textless, 'judged queries')} are not among the queries and count as 0 "
-            f"unless a run has them{lines}"
+            f"{_judgments(dataset)}: {_these(textless, 'judged query', 'is', 'are')} not among the queries, "
+            f"which counts as 0 unless a run has them{lines}"
         )
     notes.unjudged.update(unjudged)
     if unjudged:
         places = ", ".join(filter(None, (where[query] for query in unjudged[:_SHOWN])))
         notes.warnings.append(
-            f"{_judgments(dataset)}: {_these(unjudged, 'queries')} have no judgment and are left out"
+            f"{_judgments(dataset)}: {_these(unjudged, 'query', 'has', 'have')} no judgment; left out"
             + (f"; {places}" if places else "")
         )
 
@@ -227,9 +228,9 @@ def _check_documents(notes: _Notes, dataset: Dataset, given: Iterable[str] | Non
         )
     elif missing:
         lines = _lines(qrels_rows, dataset.qrels_path, 1, sorted(missing))
-        these = _these(sorted(missing), "judged documents")
+        these, verb = _these(sorted(missing), "judged document"), "is" if len(missing) == 1 else "are"
         notes.warnings.append(
-            f"{_judgments(dataset)}: {these}, {len(missing & relevant):,} of them relevant, are not among the "
+            f"{_judgments(dataset)}: {these}, {len(missing & relevant):,} of them relevant, {verb} not among the "
             f"documents; nothing finds them{lines}"
         )
 
@@ -267,9 +268,9 @@ def _check_results(notes: _Notes, run: Run, path: Path | None, dataset: Dataset,
     if fresh := [query for query in unjudged if query not in notes.unjudged]:
         notes.unjudged.update(fresh)
         lines = _lines(run_rows, path, 0, fresh)
-        notes.warnings.append(f"{name}: {_these(fresh, 'queries')} are not judged and don't count{lines}")
+        notes.warnings.append(f"{name}: {_these(fresh, 'query', 'is', 'are')} not judged; left out{lines}")
     if missing:
-        notes.warnings.append(f"{name}: {_these(missing, 'judged queries')} have no results and count as 0")
+        notes.warnings.append(f"{name}: {_these(missing, 'judged query', 'has', 'have')} no results, which counts as 0")
     if not any(doc in qrels[query] for query, hits in run.items() if query in qrels for doc in hits):
         notes.warnings.append(
             f"{name}: none of its hits is judged; do run and judgments call documents by the same ids? It has "
@@ -280,11 +281,11 @@ def _check_results(notes: _Notes, run: Run, path: Path | None, dataset: Dataset,
     notes.counts["tied_queries"] = len(tied)
     if tied:
         notes.warnings.append(
-            f"{name}: {_these(tied, 'queries')} have equal scores among their first {look + 1:,} hits; here they stay "
-            "in the order of the run, trec_eval orders them by id"
+            f"{name}: {_these(tied, 'query', 'has', 'have')} equal scores among their first {look + 1:,} hits; "
+            "here they stay in the order of the run, trec_eval orders them by id"
         )
     if own:
-        notes.warnings.append(f"{name}: {own:,} hits are the query's own document and are left out")
+        notes.warnings.append(f"{name}: {counted(own, 'hit')} left out: the query's own document")
     if depth is not None and longest < depth:
         notes.warnings.append(
             f"{name}: the measures look at {depth:,} hits, but no query has more than {longest:,}; what lies deeper "
@@ -296,8 +297,10 @@ def _judgments(dataset: Dataset) -> str:
     return str(dataset.qrels_path or dataset.name)
 
 
-def _these(names: Collection[str], what: str) -> str:
-    return f"{len(names):,} {what} ({_some(names)})"
+def _these(names: Collection[str], what: str, one: str = "", several: str = "") -> str:
+    """So many of something, by name, with the form of a verb that goes with the number."""
+    verb = one if len(names) == 1 else several
+    return f"{counted(len(names), what)} ({_some(names)}){verb and ' ' + verb}"
 
 
 def _some(names: Iterable[str]) -> str:

@@ -71,7 +71,7 @@ def index(
 ) -> None:
     """Build an index from vectors, or from texts and an encoder.
 
-    SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl(.gz), .tsv(.gz) or .parquet file, a folder
+    SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder
     of vectors, "-" for JSONL on standard input, or an ir-datasets name; files and folders may be URIs. With --ray the
     machines of a cluster encode, and build the shards; OUT is on a disk that all of them share, or a URI. After a kill
     the same command goes on.
@@ -83,7 +83,7 @@ def index(
       lsr index vectors.parquet --out idx --clusters
       lsr index docs.jsonl.gz --ray auto --shards 16 --out s3://bucket/idx
     """  # fmt: skip
-    from lsr.console import note
+    from lsr.console import counted, note
     from lsr.encode.stream import Report
     from lsr.vectors import holds_vectors
 
@@ -128,7 +128,8 @@ def index(
     )
     report.tell()
     size = sum(built.file_sizes().values())
-    note(f"{out}: {len(built)} documents, {built.n_postings} postings, {size / 1e6:.1f} MB, {built.fingerprint}")
+    much = f"{counted(len(built), 'document')}, {counted(built.n_postings, 'posting')}, {size / 1e6:.1f} MB"
+    note(f"{out}: {much}, {built.fingerprint}")
     if clusters:
         note(
             f"clusters: recall@10 {built.recall(algorithm='clusters'):.3f} of exact search, for documents cut to their "
@@ -147,7 +148,7 @@ def _index_shards(
     settings: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
-    from lsr.console import note
+    from lsr.console import counted, note
     from lsr.corpus import open_corpus
     from lsr.vectors import holds_vectors
 
@@ -176,4 +177,5 @@ def _index_shards(
     )
     report.tell()
     size = sum(entry.bytes for entry in made.entries)
-    note(f"{out}: {made.documents} documents in {shards} shards, {size / 1e6:.1f} MB, {made.fingerprint}")
+    much = f"{counted(made.documents, 'document')} in {counted(shards, 'shard')}, {size / 1e6:.1f} MB"
+    note(f"{out}: {much}, {made.fingerprint}")

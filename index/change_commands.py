@@ -26,6 +26,12 @@ def committed(index: Any) -> Iterator[None]:
         index.rollback()
 
 
+def _size(index: Any) -> str:
+    from lsr.console import counted
+
+    return f"{counted(len(index), 'document')} in {counted(index.n_segments, 'segment')}"
+
+
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 @click.argument("source")
@@ -54,7 +60,7 @@ def add(index_path: Path | str, source: str, update: bool, skip_bad: bool, encod
         note(f"left out: {message}")
     if len(change.bad) > 10:
         note(f"left out: {len(change.bad) - 10} more")
-    note(f"{index_path}: {change}; {len(index)} documents in {index.n_segments} segments")
+    note(f"{index_path}: {change}; {_size(index)}")
 
 
 @click.command()
@@ -86,7 +92,7 @@ def delete(index_path: Path | str, doc_ids: tuple[str, ...], ids: IO[str] | None
     index = open_index(index_path, None, {})
     with committed(index):
         change = index.delete(wanted, where=parsed)
-    note(f"{index_path}: {change}; {len(index)} documents in {index.n_segments} segments")
+    note(f"{index_path}: {change}; {_size(index)}")
 
 
 @click.command()
@@ -106,7 +112,7 @@ def merge(index_path: Path | str) -> None:
     merged = index.merge()
     size = sum(index.file_sizes().values())
     done = "merged" if merged else "nothing to merge"
-    note(f"{index_path}: {done}; {len(index)} documents in {index.n_segments} segments, {size / 1e6:.1f} MB")
+    note(f"{index_path}: {done}; {_size(index)}, {size / 1e6:.1f} MB")
 
 
 @click.command()

@@ -18,7 +18,8 @@ where_option = click.option(
     "--where",
     multiple=True,
     metavar="CONDITION",
-    help='Documents with such metadata: "year>=2020", "lang=en,de", or a filter in JSON. Several: all of them.',
+    help='Documents with such metadata: "year>=2020", "lang=en,de", "day<2024-05-17", \'author="Smith, John"\', or a '
+    "filter in JSON. Several: all of them.",
 )
 
 
@@ -73,7 +74,7 @@ def open_index(
     """The index of a command's --encoder and its settings, here or on a Ray cluster; what was left out as it is
     damaged is told.
     """
-    from lsr.console import note
+    from lsr.console import counted, note
 
     settings = given_settings(options)
     if settings and not encoder:
@@ -93,7 +94,7 @@ def open_index(
     for message in index.damaged:
         note(f"left out: {message}")
     if index.damaged:
-        note(f"{path}: {len(index)} documents are left")
+        note(f"{path}: {counted(len(index), 'document')} left")
     return index
 
 
@@ -205,7 +206,11 @@ def search(
         _write_run(run_path, [("1", hits)], tag)
     elif as_json or not is_terminal():
         _print_json(None, hits, highlight)
-    elif not told:
+    elif not hits:
+        if not told:
+            some = "no document that meets --where" if settings["where"] else "no document"
+            click.echo(f"{some} shares a term with this query")
+    else:
         _print_table(hits, highlight or _PREVIEW)
 
 
@@ -220,14 +225,14 @@ def _search_file(
     highlight: int | None,
     settings: dict[str, Any],
 ) -> None:
-    from lsr.console import note, progress
+    from lsr.console import counted, note, progress
     from lsr.corpus import new_text
 
     from .queries import read_queries
 
     read = read_queries(queries, index, skip_bad=skip_bad)
     if read.bad:
-        note(f"skipped {len(read.bad)} bad queries, the first: {read.bad[0]}")
+        note(f"skipped {counted(len(read.bad), 'bad query')}, the first: {read.bad[0]}")
     if read.unknown:
         note(f"{read.unknown} weights of the queries are for tokens that no document has")
     vectors, nothing = read.encoded(index), True
@@ -292,9 +297,6 @@ def _print_json(query_id: str | None, hits: Any, highlight: int | None) -> None:
 def _print_table(hits: Any, highlight: int) -> None:
     from lsr.console import table
 
-    if not hits:
-        click.echo("no document shares a term with this query")
-        return
     before, after = click.style("", bold=True, reset=False), click.style("")
     rows = []
     for rank, hit in enumerate(hits, start=1):

@@ -6,6 +6,10 @@ Keys are columns, and all conditions have to hold. A plain value is "==", a list
 in, not in, and exists (true or false). "and" and "or" take lists of filters, "not" takes one. Of a column of lists a
 condition holds if it does for any item; != and not in, if == and in hold for none. A document that lacks the column
 meets no condition but {"exists": false}; within "not" it does. Numbers compare exactly, whole ones of any size too.
+
+Dates and times are texts in ISO 8601 ("2024-05-17", "2024-05-17T09:30:00+02:00"). A condition with such a text, a
+`datetime` or a `date` compares them as times, to the microsecond, whatever their time zones: without one they are UTC,
+and a date is its first moment. Texts that are no times don't meet it.
 """
 
 from __future__ import annotations
@@ -16,7 +20,10 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +31,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lsr.errors import DataError
+from lsr.metadata import parse_time, plain_value
 
 from .columns import Columns, Kinds, is_unicode, kinds_of, numbers_of, offsets_of
 
@@ -42,6 +50,7 @@ _DEEPEST = 100  # filters within filters
 _MOST_BITS = 14_280  # of a whole number: it has 4,300 digits then, and Python reads and writes no more
 _OPERATORS = ("==", "!=", *_ORDER, "in", "not in", "exists")
 _TEXT_CONDITION = re.compile(r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
+_WRITTEN_VALUE = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>[^,]*))(?P<comma>,|\Z)', re.DOTALL)
 
 
 class _Written(str):
@@ -97,14 +106,8 @@ class _Condition:
             indices = array.indices.fill_null(0).to_numpy()
             return of_each[indices] if len(of_each) else np.zeros(len(indices), bool)  # all of them missing
         values = [_matching(value, kind) for value in self.values]
-        if kind == "text":  # by Arrow: UTF-8 has the order of code points, as Python's texts have
-            texts = pa.array([value for value in values if is_unicode(value)], array.type)
-            if self.operator not in _ORDER:
-                return _as_mask(pc.is_in(array, texts))
-            if not len(texts):
-                texts = pa.array([values[0].encode("utf-8", "surrogatepass")], pa.binary())
-                array = array.cast(pa.binary())
-            return _as_mask(_ORDER_OF_TEXTS[self.operator](array, texts[0]).fill_null(False))
+        if kind == "text":
+            return self._of_texts(array, values)
         if kind == "truth":
             return np.isin(array.fill_null(False).to_numpy(zero_copy_only=False), values)
         numbers = numbers_of(array)
@@ -112,6 +115,26 @@ class _Condition:
         for value in values:
             met |= _compared(numbers, self.operator if self.operator in _ORDER else "==", value)
         return met
+
+    def _of_texts(self, array: pa.Array, values: list[Any]) -> Mask:
+        """Which texts meet it: compared by Arrow, whose UTF-8 has the order of code points as Python's texts have;
+        a time with those texts that are times.
+        """
+        times = {time for value in values if (time := parse_time(value)) is not None}
+        if self.operator in _ORDER and times:
+            there, found = _times(array)
+            return there & np.asarray(_ORDER[self.operator](found, next(iter(times))), bool)
+        texts = pa.array([value for value in values if isinstance(value, str) and is_unicode(value)], array.type)
+        if self.operator not in _ORDER:
+            met = _as_mask(pc.is_in(array, texts))
+            if times:
+                there, found = _times(array)
+                met |= there & np.isin(found, list(times))
+            return met
+        if not len(texts):
+            texts = pa.array([values[0].encode("utf-8", "surrogatepass")], pa.binary())
+            array = array.cast(pa.binary())
+        return _as_mask(_ORDER_OF_TEXTS[self.operator](array, texts[0]).fill_null(False))
 
 
 @dataclass(frozen=True)
@@ -224,7 +247,7 @@ def _parse(where: Any, wrong: list[str], depth: int = _DEEPEST) -> Filter:
 
 def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Condition | None:
     many = isinstance(value, list | tuple | set | frozenset)
-    values = tuple(v.item() if isinstance(v, np.generic) else v for v in (value if many else (value,)))
+    values = tuple(map(_plain, value if many else (value,)))
     problem = None
     if any(isinstance(one, int) and one.bit_length() > _MOST_BITS for one in values):
         problem = f"{column}: a whole number of more digits than Python reads"
@@ -238,15 +261,24 @@ def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Conditi
         problem = f"{column}: exists takes true or false, got {value!r}"
     elif not all(isinstance(one, bool | int | float | str) for one in values):
         lacking = '; {"exists": false} finds what lacks it' if None in values else ""
-        problem = f"{column}: values are texts, numbers, true or false, got {value!r}{lacking}"
+        problem = f"{column}: values are texts, numbers, times, true or false, got {value!r}{lacking}"
     if problem:
         wrong.append(problem)
         return None
     return _Condition(column, name, values)
 
 
+def _plain(value: Any) -> Any:
+    """A value as metadata have it: times as texts, decimals and numpy's numbers as numbers."""
+    if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
+        value = value.item()
+    return plain_value(value) if isinstance(value, date | np.datetime64 | Decimal | UUID) else value
+
+
 def parse_where_text(texts: Sequence[str]) -> Filter | None:
     """Read filters of a command line: JSON objects, or conditions such as "year>=2020" and "lang=en,de".
+
+    A value in double quotes may hold commas: author="Smith, John"; a quote within it is written twice.
 
     Returns:
         All of them together; None if there are none.
@@ -263,18 +295,33 @@ def parse_where_text(texts: Sequence[str]) -> Filter | None:
             except (ValueError, RecursionError) as error:
                 wrong.append(f"{text[:80]}: not JSON: {error}")
         elif match := _TEXT_CONDITION.fullmatch(text):
-            name, value = match["operator"].replace("==", "="), match["value"]
-            values = (
-                tuple(_Written(part.strip()) for part in value.split(","))
-                if name in ("=", "!=")
-                else (_Written(value),)
-            )
+            name, values = match["operator"].replace("==", "="), _written(match["value"])
+            if values is None:
+                wrong.append(f"{text!r}: a value in double quotes is not closed")
+                continue
+            if name not in ("=", "!="):
+                values = (_Written(match["value"]),) if len(values) > 1 else values
             parts.append(_Condition(match["name"], {"=": "in", "!=": "not in"}.get(name, name), values))
         else:
             wrong.append(f"{text!r} is no condition such as year>=2020 or lang=en,de, and no JSON object")
     if wrong:
         raise DataError("; ".join(wrong), "--where")
     return Filter("all", tuple(parts)) if parts else None
+
+
+def _written(text: str) -> tuple[_Written, ...] | None:
+    """Values with commas between them; None if one begins with a quote that isn't closed."""
+    values: list[_Written] = []
+    at, more = 0, True
+    while more:
+        match = _WRITTEN_VALUE.match(text, at)
+        assert match is not None  # anything matches
+        if match["quoted"] is None and match["plain"].startswith('"'):
+            return None
+        quoted = match["quoted"]
+        values.append(_Written(match["plain"].strip() if quoted is None else quoted.replace('""', '"')))
+        at, more = match.end(), match["comma"] == ","
+    return tuple(values)
 
 
 def _compared(numbers: NDArray[Any], name: str, value: int | float) -> Mask:
@@ -310,6 +357,15 @@ def _neighbours(value: int | float, dtype: np.dtype[Any]) -> tuple[Any, Any]:
     floor, ceiling = math.floor(value), math.ceil(value)
     below = dtype.type(min(floor, most)) if floor >= least else None
     return below, dtype.type(max(ceiling, least)) if ceiling <= most else None
+
+
+def _times(array: pa.Array) -> tuple[Mask, NDArray[np.int64]]:
+    """Which texts are times, and the times as of `parse_time`."""
+    there, found = np.zeros(len(array), bool), np.zeros(len(array), np.int64)
+    for place in np.flatnonzero(_as_mask(pc.match_substring_regex(array, r"^\d{4}-\d\d-\d\d").fill_null(False))):
+        if (time := parse_time(array[int(place)].as_py())) is not None:
+            there[place], found[place] = True, time
+    return there, found
 
 
 def _as_mask(met: pa.Array) -> Mask:

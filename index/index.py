@@ -116,8 +116,9 @@ class Index(Reader):
         Args:
             path: The folder; or a URI, then it is built in a temporary folder and uploaded.
             source: Documents ({"_id", "text", perhaps "title" and more; with "vector", {token: weight}, in all of them
-                nothing is encoded), a corpus, vectors, or a matrix; or a path or name of texts or vectors, as
-                `lsr index` takes it. None at all makes an empty index to add to.
+                nothing is encoded), as mappings or as rows of a data frame or an Arrow table; a corpus, vectors, or a
+                matrix; or a path or name of texts or vectors, as `lsr index` takes it. None at all makes an empty
+                index to add to.
             encoder: Encodes documents, and later queries; by default `lsr.encode.base.DEFAULT_ENCODER`. For
                 vectors, the one that made them. BM25, and lsr-mini's BM25 part, learn the words of whatever is added
                 and weigh them by the documents that are there.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.corpus import require_id
 from lsr.encode.base import Encoder
 from lsr.errors import DataError
 from lsr.sparse import MAX_TERMS, SparseMatrix
@@ -290,19 +291,19 @@ class Reader(QuerySide):
 
     # --- explaining and checking -----------------------------------------------------------------------------------
 
-    def explain(self, query: Query, doc_id: str, *, origins: bool = True) -> Explanation:
+    def explain(self, query: Query, doc_id: str | int, *, origins: bool = True) -> Explanation:
         """Why a document has its score for a query; the document need not be among the hits.
 
         Args:
             query: A text, a {token: weight} mapping, or a matrix of one row.
-            doc_id: The document's id.
+            doc_id: The document's id; a whole number is its text, as where documents are added.
             origins: Have the documents' model, where it is at hand, read the document again and tell which words its
                 expansions come from.
 
         Raises:
             DataError: No document has this id.
         """
-        snapshot = self._snapshot
+        snapshot, doc_id = self._snapshot, require_id(doc_id)
         doc = snapshot.documents.find(doc_id)
         if doc is None and self.has_passages and "#" not in doc_id:
             raise DataError(f"{self.path}: documents are cut into passages here; explain {doc_id + '#0'!r} or the like")

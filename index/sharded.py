@@ -22,6 +22,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.corpus import require_id
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder
 from lsr.encode.lexicon import Lexicon
@@ -369,9 +370,9 @@ class ShardedIndex(QuerySide):
 
     # --- explaining -------------------------------------------------------------------------------------------------
 
-    def explain(self, query: Query, doc_id: str, *, origins: bool = True) -> Explanation:
+    def explain(self, query: Query, doc_id: str | int, *, origins: bool = True) -> Explanation:
         """Why a document has its score for a query; arguments and errors are those of `Index.explain`."""
-        vector = self.query_vector(query, "explain")
+        vector, doc_id = self.query_vector(query, "explain"), require_id(doc_id)
         outcome = self._ask("find", {n: (self._version(n), doc_id) for n in self._sets})
         lost = self._lost(outcome)
         for n, doc in outcome.answers.items():

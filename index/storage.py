@@ -76,6 +76,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     require_name(folder)
+    if folder.is_file():
+        raise IndexFormatError(f"{folder}: this is a file, not an index; lsr index {folder.name} --out idx makes one")
     if not folder.is_dir():
         raise IndexFormatError(f"{folder}: no such index")
     try:

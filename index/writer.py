@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lsr.corpus import id_text, require_id
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder_files
 from lsr.encode.lexicon import Lexicon
@@ -181,10 +182,10 @@ class Writer:
         """
         self.require_whole()
         self._require_idle()
-        keys = list(ids)
-        if wrong := [repr(key) for key in keys if not isinstance(key, str)]:
+        given = list(ids)
+        if wrong := [repr(key) for key in given if id_text(key) is None]:
             raise DataError(f"an id to delete must be a string, got {', '.join(wrong[:3])}")
-        keys = list(dict.fromkeys(keys))
+        keys = list(dict.fromkeys(map(require_id, given)))
         if where is not None and not any(where.conditions()):
             raise DataError("a filter without a condition would delete all documents", "where")
         if where is not None and not known:

@@ -98,7 +98,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         sys.exit(cli.main(args, prog_name="lsr", standalone_mode=False) or 0)
     except click.ClickException as error:
-        error.show()
+        _hinted(error).show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -113,6 +113,16 @@ def main(args: list[str] | None = None) -> None:
             raise
         click.echo(f"lsr: {message}", err=True)
         sys.exit(1)
+
+
+def _hinted(error: click.ClickException) -> click.ClickException:
+    """Bad use, with what was probably meant."""
+    if isinstance(error, click.UsageError) and error.ctx and error.message.startswith("Got unexpected extra argument"):
+        name = error.ctx.command.name
+        if name in ("search", "explain"):
+            hint = f'A text of several words needs quotes: lsr {name} idx "boundary layer transition"'
+            return click.UsageError(f"{error.message}. {hint}", error.ctx)
+    return error
 
 
 def _message(error: Exception) -> str | None:

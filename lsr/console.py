@@ -1,30 +1,81 @@
-"""What people see: progress on stderr, quiet when piped; tables on a terminal and JSON lines when piped."""
+"""What people see: progress on stderr, a bar on a terminal and now and then a line in a log; tables on a terminal and
+JSON lines when piped.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
 
 from lsr.errors import LsrWarning
 
+if TYPE_CHECKING:
+    from typing import Self
+
+_LOG_SECONDS = 10.0  # between two lines of a log
+
 
 def progress(total: int | None, label: str, unit: str = "docs") -> Any:
-    """A progress bar with rate and time left, on stderr; nothing where stderr is no terminal, or in the background."""
-    seen = sys.stderr.isatty() and threading.current_thread() is threading.main_thread()
-    return tqdm(total=total, desc=label, unit=f" {unit}", disable=not seen, leave=False, smoothing=0.1)
+    """Progress with rate and time left, on stderr: a bar on a terminal, else a line every ten seconds; nothing in the
+    background.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return tqdm(disable=True)
+    if not sys.stderr.isatty():
+        return _LogLines(total, label, unit)
+    return tqdm(total=total, desc=label, unit=f" {unit}", leave=False, smoothing=0.1)
+
+
+class _LogLines:
+    """Progress for a log, with what is used of tqdm's bar."""
+
+    disable = False
+
+    def __init__(self, total: int | None, label: str, unit: str) -> None:
+        self.total, self._label, self._unit = total, label, unit
+        self._n, self._started = 0, time.monotonic()
+        self._told = self._started
+
+    def update(self, n: int = 1) -> None:
+        """Count so many more, and say so if the last line is ten seconds old."""
+        self._n += n
+        now = time.monotonic()
+        if now - self._told < _LOG_SECONDS:
+            return
+        self._told = now
+        rate = self._n / (now - self._started)
+        of = f" of {self.total:,}" if self.total else ""
+        left = f", {(self.total - self._n) / rate:,.0f} s left" if self.total and 0 < self._n <= self.total else ""
+        note(f"{self._label}: {self._n:,}{of} {self._unit}, {rate:,.1f} a second{left}")
+
+    def close(self) -> None:
+        """A bar goes."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def is_terminal() -> bool:
     """Whether people read stdout."""
     return sys.stdout.isatty()
+
+
+def counted(n: int, what: str) -> str:
+    """A number with a noun: "1 document", "2,000 documents"."""
+    plural = f"{what[:-1]}ies" if what.endswith("ry") else f"{what}s"
+    return f"{n:,} {what if n == 1 else plural}"
 
 
 def note(message: str) -> None:

@@ -8,6 +8,7 @@ Vectors that are encoded already are `lsr.vectors`' business, judgments those of
 
 from __future__ import annotations
 
+import atexit
 import copy
 import gzip
 import hashlib
@@ -32,6 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lsr.console import counted
 from lsr.durable import take_name
 from lsr.errors import DataError, DoubledId, MissingExtra, OutputError
 from lsr.forks import here_only
@@ -92,33 +94,33 @@ class Document:
         id_key = _first(values, _ID_KEYS)
         if id_key is None:
             raise DataError(f'no id: a document needs "_id" (keys here: {short(list(values))})', where)
-        doc_id = _id_text(values[id_key])
+        doc_id = id_text(values[id_key])
         if not doc_id:
             raise DataError(f'"{id_key}" must be a string that is not empty, got {short(values[id_key])}', where)
         text_key = _first(values, _TEXT_KEYS) or ("title" if values.get("title") else None)
         if text_key is None:
             raise DataError(f'document {doc_id!r} has no text: it needs "text" (keys: {short(list(values))})', where)
-        texts = {key: values.get(key) for key in (text_key, "title")}
-        for key, value in texts.items():
-            if is_absent(value):
-                texts[key] = ""
-            elif not isinstance(value, str):
+        texts = {text_key: "", "title": ""}
+        for key in texts:
+            if is_absent(value := values.get(key)):
+                continue
+            if not isinstance(value, str):
                 raise DataError(f'document {doc_id!r}: "{key}" must be a string, got {short(value)}', where)
-            elif not value.isascii():
+            if not value.isascii():
                 require_encodable(value, f'document {doc_id!r}: "{key}"', where)
+            texts[key] = value
         if not doc_id.isascii():
             require_encodable(doc_id, f'"{id_key}"', where)
         rest = {k: v for k, v in values.items() if k not in (id_key, text_key, "title", "parent")}
         nested = rest.pop("metadata", None)
         if nested is not None and not isinstance(nested, Mapping):
             raise DataError(f'document {doc_id!r}: "metadata" must be an object, got {short(nested)}', where)
-        metadata = {**rest, **(nested or {})} or None
-        if metadata is not None:
-            metadata = checked_metadata(metadata, doc_id, where) or None
+        given = {**rest, **(nested or {})}
+        metadata = (checked_metadata(given, doc_id, where) or None) if given else None
         parent = values.get("parent")
         if is_absent(parent):
             parent = None
-        elif not (parent := _id_text(parent)):
+        elif not (parent := id_text(parent)):
             raise DataError(f'document {doc_id!r}: "parent" must be an id, got {short(values["parent"])}', where)
         if parent is not None:
             require_encodable(parent, f'document {doc_id!r}: "parent"', where)
@@ -131,11 +133,23 @@ def _first(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     return next((key for key in there if not is_absent(values[key])), there[0] if there else None)
 
 
-def _id_text(value: Any) -> str | None:
+def id_text(value: Any) -> str | None:
     """An id as text: whole numbers, numpy's too, and UUIDs are ids as well; None for what is none."""
     if isinstance(value, int | np.integer | UUID) and not isinstance(value, bool):
         return str(value)
-    return value if isinstance(value, str) else None
+    return str(value) if isinstance(value, str) else None
+
+
+def require_id(value: Any) -> str:
+    """An id as text.
+
+    Raises:
+        DataError: It can't be one.
+    """
+    text = id_text(value)
+    if text is None:
+        raise DataError(f"an id is a text or a whole number, got {short(value)}")
+    return text
 
 
 def require_encodable(value: str, what: str, where: str) -> None:
@@ -197,21 +211,24 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Document]:
         self.bad = []
-        if self._doubled is not None:
-            yield from self._parsed()
-            return
-        seen, kept = _SeenIds(), 0
+        kept = 0
+        for document in self._unique() if self._doubled is None else self._parsed():
+            kept += 1
+            yield document
+        if self.bad and not kept and self._hint:
+            none = f"none of {counted(len(self.bad), 'document')} can be read"
+            raise DataError(f"{none}; the first: {self.bad[0]}", self.name)
+
+    def _unique(self) -> Iterator[Document]:
+        seen = _SeenIds()
         parsed = self._parsed()
         while chunk := list(islice(parsed, _CHECKED_TOGETHER)):
             doubled = seen.add([document.id for document in chunk])
             for document, again in zip(chunk, doubled, strict=True):
                 if not again:
-                    kept += 1
                     yield document
                 else:
                     self._refuse(DoubledId(f"the id {document.id!r} occurs twice", document.where))
-        if self.bad and not kept and self._hint:
-            raise DataError(f"none of the {len(self.bad):,} documents can be read; the first: {self.bad[0]}", self.name)
 
     def _parsed(self) -> Iterator[Document]:
         for values, where in self._read():
@@ -260,9 +277,9 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
     """Open texts by path or name.
 
     Args:
-        source: A BEIR folder, a .jsonl, .json, .tsv or .csv file (all also .gz), a .parquet file, "-" for JSONL on
-            standard input, or an ir-datasets name ("beir/scifact/test", with or without "irds:" before it). Files and
-            folders may be URIs (s3://bucket/docs.jsonl), which are copied to this machine.
+        source: A BEIR folder, a .jsonl, .json, .tsv or .csv file (all also .gz), a .parquet file, "-" or a pipe of
+            JSON, or an ir-datasets name ("beir/scifact/test", with or without "irds:" before it). Files and folders may
+            be URIs (s3://bucket/docs.jsonl), which are copied to this machine.
         queries: Read the queries of a folder or dataset instead of its documents.
         skip_bad: Count bad documents and go on.
 
@@ -270,8 +287,8 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
         DataError: There is nothing of that path or name, or it has an unknown form.
     """
     name = str(source)
-    if name == "-":
-        return _stdin_corpus(skip_bad)
+    if is_stream(source):
+        return _stream_corpus(source, skip_bad)
     kind = "queries" if queries else "corpus"
     if is_remote(name):
         from lsr.fetched import fetched_file, file_in
@@ -386,18 +403,56 @@ def _end_spool(file: Any) -> None:
     Path(file.name).unlink(missing_ok=True)
 
 
-def _stdin_corpus(skip_bad: bool) -> Corpus:
-    state = hashlib.sha256()
+# Streams that were read, by name: whether they hold vectors is asked before they are opened.
+_streams: dict[str, tuple[Any, str]] = {}
 
-    def chunks() -> Iterator[bytes]:
-        while chunk := sys.stdin.buffer.read(1 << 20):
-            state.update(chunk)
-            yield chunk
 
-    file = _spool(chunks())
-    corpus = _file_corpus(Path(file.name), skip_bad, name="<stdin>")
-    corpus.identity = f"<stdin> {state.hexdigest()}"  # the same bytes again go on after a kill
-    weakref.finalize(corpus, here_only(_end_spool), file)
+def is_stream(source: str | PathLike[str]) -> bool:
+    """Whether a source can be read once only: "-", which is standard input, or a pipe such as /dev/stdin."""
+    name = str(source)
+    if name in ("-", "/dev/stdin") or name.startswith("/dev/fd/"):
+        return True
+    return not is_remote(name) and (Path(name).is_fifo() or Path(name).is_char_device())
+
+
+def stream_name(source: str | PathLike[str]) -> str:
+    """What messages call a stream."""
+    return "<stdin>" if str(source) == "-" else str(source)
+
+
+def peek_stream(source: str | PathLike[str]) -> tuple[Path, str]:
+    """What a stream holds, in a temporary file, and a digest of it; `take_stream` gives the same file."""
+    name = str(source)
+    if name not in _streams:
+        state = hashlib.sha256()
+
+        def chunks(stream: IO[bytes]) -> Iterator[bytes]:
+            while chunk := stream.read(1 << 20):
+                state.update(chunk)
+                yield chunk
+
+        if name in ("-", "/dev/stdin"):
+            file = _spool(chunks(sys.stdin.buffer))
+        else:
+            with open_bytes(Path(name)) as stream:
+                file = _spool(chunks(stream))
+        atexit.register(here_only(_end_spool), file)  # should nobody take it
+        _streams[name] = file, state.hexdigest()
+    file, digest = _streams[name]
+    return Path(file.name), digest
+
+
+def take_stream(source: str | PathLike[str], owner: object) -> None:
+    """Have the file of `peek_stream` removed when its reader is gone; the stream's next part is another file."""
+    file, _ = _streams.pop(str(source))
+    weakref.finalize(owner, here_only(_end_spool), file)
+
+
+def _stream_corpus(source: str | PathLike[str], skip_bad: bool) -> Corpus:
+    (path, digest), name = peek_stream(source), stream_name(source)
+    corpus = _file_corpus(path, skip_bad, name=name)
+    corpus.identity = f"{name} {digest}"  # the same bytes again go on after a kill
+    take_stream(source, corpus)
     return corpus
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lsr import opensearch
+from lsr.console import counted
 from lsr.corpus import Document, document_batch, given_rows, new_text, read_json, read_lines, require_encodable
 from lsr.errors import DataError
 from lsr.rows import TableRows
@@ -35,18 +36,19 @@ def holds_vectors(path: Path) -> bool:
     return False
 
 
-def read_jsonl(path: Path, vectors: Vectors, skip_bad: bool) -> Iterator[VectorBatch]:
+def read_jsonl(path: Path, vectors: Vectors, *, skip_bad: bool, name: str = "") -> Iterator[VectorBatch]:
     """Read a file of any of the shapes into batches.
 
     Args:
         path: The file.
         vectors: Whose vocabulary grows and whose bad lines are noted.
         skip_bad: Note bad lines and go on.
+        name: What messages call it.
 
     Raises:
         DataError: A bad line.
     """
-    return _batches(_rows(path), vectors, skip_bad, " (--skip-bad counts bad lines and goes on)")
+    return _batches(_rows(path, name), vectors, skip_bad, " (--skip-bad counts bad lines and goes on)")
 
 
 def given_documents(
@@ -117,18 +119,18 @@ def _batches(rows_read: Iterable[Row], vectors: Vectors, skip_bad: bool, hint: s
         if len(rows) == _BATCH:
             yield batch()
     if vectors.bad and not n_rows and hint:
-        raise DataError(f"none of the {len(vectors.bad):,} documents can be read; the first: {vectors.bad[0]}")
+        raise DataError(f"none of {counted(len(vectors.bad), 'document')} can be read; the first: {vectors.bad[0]}")
     if rows:
         yield batch()
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    lines = read_lines(path)
+def _rows(path: Path, name: str) -> Iterator[Row]:
+    lines = read_lines(path, name)
     first = next(lines, None)
     if first is None:
         return
     is_bulk = opensearch.is_action(first[0])
-    read = opensearch.read_bulk(chain([first], lines)) if is_bulk else _read_objects(path)
+    read = opensearch.read_bulk(chain([first], lines)) if is_bulk else _read_objects(path, name)
     for values in read:
         try:
             yield values if isinstance(values, DataError) else _row(*values)
@@ -136,8 +138,8 @@ def _rows(path: Path) -> Iterator[Row]:
             yield error
 
 
-def _read_objects(path: Path) -> Iterator[opensearch.Values | DataError]:
-    for values, where in read_json(path, unique_keys=True):
+def _read_objects(path: Path, name: str) -> Iterator[opensearch.Values | DataError]:
+    for values, where in read_json(path, name, unique_keys=True):
         if isinstance(values, DataError):
             yield values
         elif not isinstance(weights := values.get("vector"), dict):

@@ -20,7 +20,7 @@ import numpy as np
 from lsr.errors import DataError
 
 _ABSENT = object()
-_TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?\s?(?:Z|[+-]\d\d(?::?\d\d)?)?)?")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?\s?(?:Z|[+-]\d\d(?::?\d\d){0,2})?)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -74,7 +74,17 @@ def plain_metadata(metadata: Mapping[str, Any], doc_id: str, where: str) -> dict
     return plain
 
 
-class _Unknown(Exception):
+def plain_value(value: Any) -> Any:
+    """One value as JSON holds it; None for what isn't there.
+
+    Raises:
+        ValueError: JSON can't hold it.
+    """
+    made = _plain(value)
+    return None if made is _ABSENT else made
+
+
+class _Unknown(ValueError):
     """A value that JSON can't hold, and the keys that lead to it, the innermost first."""
 
     def __init__(self, what: str) -> None:
@@ -119,9 +129,9 @@ def _plain_scalar(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float | Decimal):
+        if math.isnan(value):
+            return _ABSENT
         if not math.isfinite(value):
-            if math.isnan(value):
-                return _ABSENT
             raise _Unknown(f"{value}, no finite number")
         return int(value) if isinstance(value, Decimal) and value == int(value) else float(value)
     if is_absent(value):

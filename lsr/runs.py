@@ -26,8 +26,10 @@ from lsr.errors import DataError, DataErrors
 Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
 
-_QRELS_SUFFIXES = (".tsv", ".txt", ".csv", ".parquet", ".jsonl", ".json")
-_QRELS_SUFFIXES += tuple(f"{suffix}.gz" for suffix in _QRELS_SUFFIXES if suffix != ".parquet")
+_QRELS_SUFFIXES = (
+    *(".tsv", ".txt", ".csv", ".parquet", ".jsonl", ".json"),
+    *(".tsv.gz", ".txt.gz", ".csv.gz", ".jsonl.gz", ".json.gz"),
+)
 _QRELS_FORM = "query, document, grade (or TREC's four columns)"
 MAX_GRADE = 10_000  # trec_eval's time and memory grow with the highest grade
 _MOST = 1e38  # a score is written with; float32 ends at 3.4e38

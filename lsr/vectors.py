@@ -24,6 +24,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -39,8 +40,13 @@ from lsr.corpus import (
     Document,
     document_batch,
     file_kind,
+    id_text,
+    is_stream,
     open_parquet,
+    peek_stream,
     require_metadata,
+    stream_name,
+    take_stream,
     unfinished,
 )
 from lsr.durable import take_name
@@ -144,6 +150,8 @@ def holds_vectors(source: str | PathLike[str]) -> bool:
 
         copy = fetched_vectors(str(source))
         return copy is not None and holds_vectors(copy)
+    if is_stream(source):
+        return holds_vectors(peek_stream(source)[0])
     path = Path(source)
     if path.is_dir():
         return bool(_parts(path))
@@ -166,8 +174,8 @@ def read_vectors(
     """Open vectors.
 
     Args:
-        path: A .parquet file, a folder of them, a .jsonl(.gz) or .ndjson(.gz) file, or a .ciff(.gz) file; or a URI of
-            one, which is copied to this machine.
+        path: A .parquet file, a folder of them, a .jsonl(.gz) or .ndjson(.gz) file, or a .ciff(.gz) file; a URI of
+            one, which is copied to this machine; or "-" or a pipe for JSONL.
         vocabulary: For JSONL and CIFF, tokens whose term ids are fixed (those of an index, say); others are appended.
         skip_bad: Count bad lines of JSONL and go on.
 
@@ -182,6 +190,15 @@ def read_vectors(
             raise DataError("no such file, nor a whole folder of vectors", str(path))
         vectors = read_vectors(copy, vocabulary=vocabulary, skip_bad=skip_bad)
         vectors.name = str(path)
+        return vectors
+    if is_stream(path):
+        from lsr.jsonl import read_jsonl
+
+        (file, _), name = peek_stream(path), stream_name(path)
+        vectors = Vectors(
+            name, partial(read_jsonl, file, skip_bad=skip_bad, name=name), vocabulary=[*(vocabulary or ())]
+        )
+        take_stream(path, vectors)
         return vectors
     path = Path(path)
     if path.is_dir():
@@ -198,7 +215,7 @@ def read_vectors(
     if kind == "jsonl":
         from lsr.jsonl import read_jsonl
 
-        return Vectors(str(path), lambda v: read_jsonl(path, v, skip_bad), vocabulary=known)
+        return Vectors(str(path), lambda v: read_jsonl(path, v, skip_bad=skip_bad), vocabulary=known)
     if kind == "ciff":
         from lsr.ciff import open_ciff
 
@@ -389,10 +406,10 @@ def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBat
         else:
             column = pa.nulls(batch.num_rows, field.type)
         columns.append(column)
-    if columns[0].null_count or "" in columns[0].to_pylist():
-        raise DataError("a row has no id", where)
     documents = pa.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA)
     documents.validate(full=True)  # strings that are not UTF-8
+    if not all(columns[0].to_pylist()):
+        raise DataError("a row has no id", where)
     metadata = documents.column("metadata")
     if metadata.null_count < len(metadata):
         for doc_id, text in zip(columns[0].to_pylist(), metadata.to_pylist(), strict=True):
@@ -495,10 +512,10 @@ def matrix_batches(matrix: SparseMatrix, ids: Sequence[str] | None = None) -> It
     if ids is not None and len(ids) != len(matrix):
         raise ValueError(f"{len(matrix)} rows but {len(ids)} ids")
     for doc_id in () if ids is None else ids:
-        if not isinstance(doc_id, str) or not doc_id:
+        if not id_text(doc_id):
             raise ValueError(f"an id must be a string that is not empty, got {doc_id!r}")
     for start in range(0, len(matrix), _BATCH):
         part = matrix[start : start + _BATCH]
         numbers = range(start, start + len(part))
-        documents = [Document(str(i) if ids is None else ids[i], "") for i in numbers]
+        documents = [Document(str(i if ids is None else ids[i]), "") for i in numbers]
         yield VectorBatch(document_batch(documents, with_text=False), part)

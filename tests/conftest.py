@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import math
 import os
 import signal
 import traceback
@@ -27,6 +28,14 @@ settings.load_profile("long" if os.environ.get("LSR_LONG_TESTS") else "lsr")
 def pytest_collection_modifyitems(items):
     """First those of the encoders: one that mostly waits for a cluster isn't to be the last, with none beside it."""
     items.sort(key=lambda item: item.path.parent.name != "lsr")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_progress_in_logs():
+    """On a slow machine lines of progress would stand between what commands say."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsr.console._LOG_SECONDS", math.inf)
+        yield
 
 
 class Ran(NamedTuple):

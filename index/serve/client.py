@@ -22,8 +22,6 @@ from os import PathLike
 from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
-import numpy as np
-
 from lsr.corpus import Corpus, Document
 from lsr.errors import DataError, ServerError
 from lsr.forks import in_child
@@ -34,6 +32,7 @@ from lsr.index.hits import Hit
 from lsr.index.plan import Plan, SearchSettings
 from lsr.index.query_side import as_queries
 from lsr.jsonl import given_documents
+from lsr.metadata import plain_value
 from lsr.vectors import Vectors
 
 from .problems import client_error
@@ -320,12 +319,12 @@ def _how(k: int, where: Where | None, hybrid: Mapping[str, Any] | None, settings
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for: numpy's numbers, sets."""
-    if isinstance(value, np.generic):
-        return value.item()
+    """What JSON has no word for: numpy's numbers, times, decimals, sets."""
     if isinstance(value, set | frozenset):
         return list(value)
-    raise TypeError(f"{value!r} can't be sent: values are texts, numbers, true, false, lists and mappings")
+    with suppress(ValueError):
+        return plain_value(value)
+    raise TypeError(f"{value!r} can't be sent: values are texts, numbers, times, true, false, lists and mappings")
 
 
 def _text_rows(source: Iterable[Mapping[str, Any] | Document]) -> Iterator[dict[str, Any]]:

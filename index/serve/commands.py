@@ -47,7 +47,7 @@ def serve(
     """  # fmt: skip
     import logging
 
-    from lsr.console import note
+    from lsr.console import counted, note
     from lsr.errors import MissingExtra
     from lsr.index.index import Index
 
@@ -76,7 +76,7 @@ def serve(
     if settings.writable and (fixed := [name for name, index in named.items() if index.uri]):
         raise click.UsageError(f"--writable: indexes in object storage aren't changed in place: {', '.join(fixed)}")
     for name, index in named.items():
-        note(f"{name}: {len(index)} documents, {index.fingerprint}")
+        note(f"{name}: {counted(len(index), 'document')}, {index.fingerprint}")
     server = Server(named, settings)
     may = "can be changed" if settings.writable else "read-only"
     who = f"keys: {len(settings.keys)}" if settings.keys else "no keys"

@@ -172,7 +172,7 @@ def encode(
 ) -> None:
     """Turn texts into sparse vectors; SOURCE that is vectors already is converted.
 
-    SOURCE is a BEIR folder, a .jsonl(.gz), .tsv(.gz) or .parquet file, "-" for JSONL on standard input, or an
+    SOURCE is a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, "-" for JSONL on standard input, or an
     ir-datasets name. After a kill the same command goes on where it was. Files and folders may be URIs
     (s3://bucket/docs.jsonl). With --ray the machines of a cluster encode part by part; what they make is the same
     whatever their number, and lies in a folder that all of them share, or in object storage.

@@ -22,7 +22,7 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lsr.console import note, progress, warn
+from lsr.console import counted, note, progress, warn
 from lsr.convert import Form, check_out, convert
 from lsr.corpus import Corpus, Document, document_batch, new_text
 from lsr.durable import take_name
@@ -92,7 +92,7 @@ class Report:
     def tell(self) -> None:
         """Say on stderr, once, what a user should know."""
         if self.bad:
-            note(f"skipped {len(self.bad)} bad documents, the first: {self.bad[0]}")
+            note(f"skipped {counted(len(self.bad), 'bad document')}, the first: {self.bad[0]}")
         if self.empty:
             note(f"{self.empty} of {self.documents} documents have no text to be found by")
         if self.no_terms > self.empty:

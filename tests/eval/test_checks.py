@@ -60,12 +60,12 @@ def test_everything_at_once(folder):
         assert text in errors
     assert "2 judged documents (gone, lost), 1 of them relevant, are not among the documents" in warnings
     assert "test.tsv:3, " in warnings
-    assert "1 judged queries (barren) have no relevant document" in warnings
-    assert "1 judged queries (barren) are not among the queries" in warnings
+    assert "1 judged query (barren) has no relevant document" in warnings
+    assert "1 judged query (barren) is not among the queries" in warnings
     assert "test.tsv:5" in warnings
-    assert "1 queries (stray) are not judged" in warnings
+    assert "1 query (stray) is not judged" in warnings
     assert "run.trec:3" in warnings
-    assert "2 judged queries (q2, barren) have no results and count as 0" in warnings
+    assert "2 judged queries (q2, barren) have no results, which counts as 0" in warnings
     with pytest.raises(DataError, match=r"4 problems:"):
         found.raise_errors()
 
@@ -156,11 +156,11 @@ def test_queries_that_nobody_judged_are_told_with_their_lines(folder):
     jsonl(folder / "queries.jsonl", ["q1", "stray", "q2", "other"])
     found = check_dataset(open_dataset(str(folder)))
     (told,) = found.warnings
-    assert "2 queries (stray, other) have no judgment and are left out; " in told
+    assert "2 queries (stray, other) have no judgment; left out; " in told
     assert "queries.jsonl:2, " in told
     assert told.endswith("queries.jsonl:4")
     (told,) = check_dataset(open_dataset(str(folder)), query_ids=["q1", "q2", "third"]).warnings
-    assert told.endswith("1 queries (third) have no judgment and are left out")
+    assert told.endswith("1 query (third) has no judgment; left out")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_own_documents_are_counted_and_left_out(folder):
     run = {"q1": {"q1": 2.0, "d1": 1.0}, "q2": {"d2": 1.0}}
     found = check_run(run, dataset)
     assert found.counts["own_documents"] == 1
-    assert "1 hits are the query's own document" in found.warnings[0]
+    assert "1 hit left out: the query's own document" in found.warnings[0]
     result = evaluate_run(run, dataset, "RR@10")
     assert (result.measures["RR@10"], result.dropped, result.run["q1"]) == (1.0, 1, {"d1": 1.0})
 
@@ -200,7 +200,7 @@ def test_a_run_on_the_command_line(folder, lsr_command):
         {"dataset": str(folder), "split": "test", "run": str(path), "queries": 2, "RR@10": 0.25, "missing_queries": 1}
     ]
     assert "note: " in ran.err
-    assert "1 queries (stray) are not judged" in ran.err
+    assert "1 query (stray) is not judged" in ran.err
     per_query = [json.loads(line) for line in values.read_text().splitlines()]
     assert per_query == [{"query_id": "q1", "RR@10": 0.5}, {"query_id": "q2", "RR@10": 0.0}]
 
@@ -238,7 +238,7 @@ def test_judgments_alone_are_enough_for_a_run(folder, lsr_command):
     qrels.write_text("q1 0 d1 1\nq2 0 d2 2\n")
     ran = lsr_command("evaluate", "--run", path, "--dataset", qrels, "--measures", "RR@2")
     assert (ran.lines()[0]["RR@2"], ran.lines()[0]["missing_queries"]) == (0.25, 1)
-    assert ran.err.splitlines() == [f"note: {path}: 1 judged queries (q2) have no results and count as 0"]
+    assert ran.err.splitlines() == [f"note: {path}: 1 judged query (q2) has no results, which counts as 0"]
     Index.build(folder / "idx", open_corpus(folder), encoder="bm25")
     ran = lsr_command("evaluate", folder / "idx", "--dataset", qrels)
     assert (ran.code, "--queries" in ran.err) == (2, True)
@@ -251,7 +251,7 @@ def test_equal_scores_are_told(folder):
     run = {"q1": {"d1": 1.0, "d2": 1.0}, "q2": {"d1": 2.0, "d2": 1.0, "d3": 1.0}, "stray": {"d1": 1.0, "d2": 1.0}}
     found = check_run(run, open_dataset(str(folder)), 1)
     assert found.counts["tied_queries"] == 1
-    assert any("1 queries (q1) have equal scores among their first 2 hits" in text for text in found.warnings)
+    assert any("1 query (q1) has equal scores among their first 2 hits" in text for text in found.warnings)
 
 
 def test_a_query_without_judgments_is_told_once(folder):
@@ -260,7 +260,7 @@ def test_a_query_without_judgments_is_told_once(folder):
     run = write_run(folder, "q1 d1", "q2 d2", "extra d1", "stray d1")
     found = check_run(run, dataset)
     assert [text.count("extra") for text in found.warnings if "extra" in text] == [1]
-    assert any("1 queries (stray) are not judged" in text for text in found.warnings)
+    assert any("1 query (stray) is not judged" in text for text in found.warnings)
     assert found.counts["run_queries_not_judged"] == 2
     again = check_run(run, dataset, alone=True, told=found.unjudged)
     assert not any("stray" in text or "extra" in text for text in again.warnings)

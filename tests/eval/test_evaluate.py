@@ -60,6 +60,6 @@ def test_an_index_is_checked_and_its_values_written(folder, lsr_command):
         "evaluate", folder / "idx", "--dataset", folder, "--measures", "RR@10", "--per-query", folder / "v.jsonl"
     )
     assert ran.lines()[0]["RR@10"] == pytest.approx(1 / 3, abs=1e-5)
-    assert "1 judged documents (gone), 1 of them relevant" in ran.err
-    assert "1 judged queries (absent) are not among the queries" in ran.err
+    assert "1 judged document (gone), 1 of them relevant" in ran.err
+    assert "1 judged query (absent) is not among the queries" in ran.err
     assert len((folder / "v.jsonl").read_text().splitlines()) == 3

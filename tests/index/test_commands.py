@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import io
 import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
+from lsr.errors import DataError
+from lsr.index.index import Index
 from lsr.runs import read_run
 
 DOCUMENTS = [
@@ -154,7 +158,7 @@ BAD_LINES = {
     "doubled id": (GOOD, "'a' occurs twice"),
     "not UTF-8": (b'{"_id": "b", "text": "caf\xe9"}\n', "not UTF-8"),
     "half a character": (b'{"_id": "b", "text": "\\ud800"}\n', "surrogate"),
-    "half a character of metadata": (b'{"_id": "b", "text": "x", "m": {"n": "\\udfff"}}\n', "metadata is not JSON"),
+    "half a character of metadata": (b'{"_id": "b", "text": "x", "m": {"n": "\\udfff"}}\n', "unpaired surrogate"),
     "too deep": (b'{"_id": "b", "text": ' + b"[" * 100_000 + b"\n", "not JSON"),
 }
 
@@ -337,7 +341,7 @@ def test_damaged_segments_can_be_left_out(tmp_path, lsr_command, idx):
     ran = lsr_command("search", idx, "flat", "--skip-damaged")
     assert (ran.code, [line["_id"] for line in ran.lines()]) == (0, ["new"])
     assert ran.err.splitlines()[0].startswith(f"left out: {postings}: ")
-    assert ran.err.splitlines()[1:] == [f"{idx}: 1 documents are left"]
+    assert ran.err.splitlines()[1:] == [f"{idx}: 1 document left"]
     (tmp_path / "q.jsonl").write_text(jsonl(QUERIES))
     ran = lsr_command("search", idx, "--queries", tmp_path / "q.jsonl", "--skip-damaged", "--where", "year>1")
     require_refused(ran._replace(err=ran.err.splitlines()[-1] + "\n"), "no column 'year'")
@@ -410,3 +414,51 @@ def test_warmup_keeps_what_it_compiles(lsr_command):
     ran = lsr_command("warmup")
     assert ran.code == 0
     assert "kept in" in ran.out
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A small index with metadata of a program's own kinds."""
+    documents = [
+        {"_id": 1, "text": "cats purr", "day": datetime.date(2024, 5, 17), "author": "Smith, John"},
+        {"_id": np.int64(2), "text": "dogs bark", "day": datetime.datetime(2024, 5, 18, 9), "author": "Smith"},
+    ]
+    return Index.build(tmp_path_factory.mktemp("pets") / "idx", documents, encoder="bm25")
+
+
+def test_filters_of_times_and_of_values_with_commas(pets, lsr_command):
+    for where, expected in (
+        ("day<2024-05-18", ["1"]),
+        ('author="Smith, John"', ["1"]),
+        ('author="Smith, John",Smith', ["1", "2"]),
+        ("author=Smith, John", ["2"]),
+    ):
+        ran = lsr_command("search", pets.path, "cats dogs", "--where", where)
+        assert sorted(hit["_id"] for hit in ran.lines()) == expected, where
+    found = pets.search("cats dogs", where={"day": {">=": datetime.datetime(2024, 5, 18)}})
+    assert [(hit.id, hit.metadata["day"]) for hit in found] == [("2", "2024-05-18T09:00:00")]
+
+
+def test_a_filter_that_leaves_nothing_is_told_as_such(pets, lsr_command, tmp_path):
+    ran = lsr_command("search", pets.path, "cats", "--where", "author=nobody")
+    assert (ran.code, ran.out, ran.err) == (0, "", "the filter left nothing: none of the 2 documents meets --where\n")
+    ran = lsr_command("search", pets.path, "cats", "--where", "author=Smith")
+    assert (ran.code, ran.out, ran.err) == (0, "", "")
+    (tmp_path / "q.tsv").write_text("qid\tquery\n1\tcats\n")
+    ran = lsr_command("search", pets.path, "--queries", tmp_path / "q.tsv", "--where", "author=nobody")
+    assert "none of the 2 documents meets --where" in ran.err
+
+
+def test_whole_numbers_are_ids(pets, tmp_path):
+    assert pets.explain("cats", 1).score == pets.explain("cats", "1").score > 0
+    with pytest.raises(DataError, match="an id is a text or a whole number, got None"):
+        pets.explain("cats", None)
+    index = Index.build(tmp_path / "idx", [{"_id": i, "text": "t"} for i in (1, 2)], encoder="bm25")
+    assert index.delete([np.int64(1), 3]).missing == ["3"]
+
+
+@pytest.mark.parametrize("tag", ["my run", ""])
+def test_a_tag_is_one_word(pets, lsr_command, tmp_path, tag):
+    ran = lsr_command("search", pets.path, "cats", "--run", tmp_path / "r.trec", "--tag", tag)
+    assert (ran.code, "one word" in ran.err) == (2, True)
+    assert not (tmp_path / "r.trec").exists()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import operator
 import tracemalloc
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsr.errors import CorruptIndex, DataError
@@ -212,7 +214,10 @@ def test_lists_that_are_all_empty_in_one_segment(tmp_path):
         ({"year": {"in": 1}}, r"year: in takes a list, got 1"),
         ({"year": {">": [1]}}, r"year: > takes one value"),
         ({"year": {"exists": 1}}, r"year: exists takes true or false"),
-        ({"year": None}, r"year: values are texts, numbers, true or false, got None; \{\"exists\": false\} finds"),
+        (
+            {"year": None},
+            r"year: values are texts, numbers, times, true or false, got None; \{\"exists\": false\} finds",
+        ),
         ({"or": {"year": 1}}, r"or takes a list"),
         ({"not": [1]}, r"a filter is a mapping"),
         ([1], r"a filter is a mapping of column to condition, got \[1\]"),
@@ -382,6 +387,85 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / COLUMNS_FILE).write_bytes(b"ARROW1")
     with pytest.raises(CorruptIndex, match=r"columns.arrow: damaged"):
         Columns(tmp_path / COLUMNS_FILE, 5)
+
+
+# --- dates and times -------------------------------------------------------------------------------------------------
+
+TIMES = [
+    {"at": "2020-05-17"},
+    {"at": "2020-05-17T12:30:00"},
+    {"at": "2020-05-17T14:30:00.5+02:00"},
+    {"at": "some time", "n": 1},
+    {"at": "1969-12-31 23:59:59.999999Z"},
+]
+NOON = dt.datetime(2020, 5, 17, 12, 30)
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ({"<": "2020-05-17"}, [4]),
+        ({"<=": "2020-05-17"}, [0, 4]),
+        ({">": dt.date(2020, 5, 17)}, [1, 2]),
+        ({">=": NOON}, [1, 2]),
+        ({">": NOON}, [2]),
+        ({">": "2020-05-17T12:30:00Z", "<": "2020-05-17T12:30:01Z"}, [2]),
+        (NOON, [1]),
+        (NOON.replace(tzinfo=dt.timezone(dt.timedelta(hours=-2))), []),
+        ("2020-05-17T14:30+02:00", [1]),
+        ("2020-05-17T00:00", [0]),
+        ([NOON, dt.date(2020, 5, 17), "some time"], [0, 1, 3]),
+        ({"not in": [NOON]}, [0, 2, 3, 4]),
+        ({"<": np.datetime64("1970-01-01")}, [4]),
+        ({">": "some"}, [3]),
+    ],
+)
+def test_times_are_compared_as_times(tmp_path, condition, expected):
+    assert found(write(tmp_path, TIMES), {"at": condition}) == expected
+
+
+def test_other_values_of_a_program(columns):
+    assert found(columns, {"year": {">=": Decimal("2021.5")}}) == [2]
+    assert found(columns, {"year": np.float32(2021.5)}) == [2]
+    with pytest.raises(DataError, match="year is a number, it can't be compared with '2020-01-01'"):
+        found(columns, {"year": dt.date(2020, 1, 1)})
+    with pytest.raises(DataError, match="values are texts, numbers, times, true or false"):
+        found(columns, {"year": b"2020"})
+
+
+@settings(max_examples=40)
+@given(st.lists(st.datetimes(timezones=st.none() | st.timezones()), min_size=1, max_size=8), st.data())
+def test_times_agree_with_python(tmp_path_factory, times, data):
+    wanted = data.draw(st.sampled_from(times) | st.datetimes(timezones=st.none() | st.timezones()))
+    compare = data.draw(st.sampled_from(["<", "<=", ">", ">=", "==", "!="]))
+    columns = write(tmp_path_factory.mktemp("times"), [{"at": time.isoformat()} for time in times])
+    mask = parse_where({"at": {compare: wanted}}).mask(columns, len(times))
+    utc = [(t if t.tzinfo else t.replace(tzinfo=dt.UTC)) for t in [*times, wanted]]
+    plain = {"==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt}
+    expected = [plain.get(compare, operator.ge)(time - utc[-1], dt.timedelta(0)) for time in utc[:-1]]
+    assert mask.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ('author="Smith, John"', ["Smith, John"]),
+        ('author="Smith, John", Doe', ["Smith, John", "Doe"]),
+        ('author= a , "b ""c"" d" ,', ["a", 'b "c" d', ""]),
+        ("author=5\", 6", ['5"', "6"]),
+        ('author>="M, N"', ["M, N"]),
+        ("author>=M, N", ["M, N"]),
+        ("author=", [""]),
+    ],
+)  # fmt: skip
+def test_quoted_values(text, values):
+    (condition,) = parse_where_text([text]).conditions()
+    assert list(map(str, condition.values)) == values
+
+
+def test_a_quote_that_is_not_closed_is_told():
+    with pytest.raises(DataError, match="a value in double quotes is not closed"):
+        parse_where_text(['author="Smith, John'])
 
 
 EDGES = [0, 1, -1, 2**53, 2**63, 2**64, 2**70, 10**400]

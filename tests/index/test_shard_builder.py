@@ -240,7 +240,7 @@ def test_a_bad_line(tmp_path, corpus, lsr_command):
     assert (ran.code, ran.err.count("docs.jsonl:41: not JSON")) == (1, 1)
     ran = lsr_command("index", corpus, "--encoder", "bm25", "--shards", "2", "--out", tmp_path / "s", "--skip-bad")
     assert ran.code == 0
-    assert "skipped 1 bad documents, the first" in ran.err
+    assert "skipped 1 bad document, the first" in ran.err
     assert len(Index.open(tmp_path / "s")) == 40
 
 

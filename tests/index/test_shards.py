@@ -258,7 +258,7 @@ def test_what_is_left_of_damaged_shards(folder, lsr_command):
     with pytest.raises(CorruptIndex, match=re.escape(str(encoder))):
         index.delete(["d0"])
     ran = lsr_command("search", folder, "wing", "--skip-damaged", "-k", 50)
-    assert (len(ran.lines()), "13 documents are left" in ran.err) == (13, True)
+    assert (len(ran.lines()), "13 documents left" in ran.err) == (13, True)
     ran = lsr_command("search", folder, "wing", "--skip-damaged", "--ray", "local")
     assert (ran.code, "leave --ray out" in ran.err) == (2, True)
 

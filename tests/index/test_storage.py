@@ -165,7 +165,11 @@ def test_a_manifest_that_is_none_is_refused(path, content):
 def test_folders_that_are_no_index_are_told_apart(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
-    for name, message in (("absent", "no such index"), ("file", "no such index"), ("empty", "not an index")):
+    for name, message in (
+        ("absent", "no such index"),
+        ("file", "this is a file, not an index; lsr index file --out idx"),
+        ("empty", "not an index"),
+    ):
         with pytest.raises(IndexFormatError, match=message):
             Index.open(tmp_path / name)
 

@@ -805,7 +805,7 @@ def test_commands(path, tmp_path, lsr_command):
     assert (ran.code, "3 deleted, 1 not there (absent); 18 documents" in ran.err) == (0, True)
     assert lsr_command("delete", path).code == 2
     ran = lsr_command("merge", path)
-    assert (ran.code, "merged; 18 documents in 1 segments" in ran.err) == (0, True)
+    assert (ran.code, "merged; 18 documents in 1 segment," in ran.err) == (0, True)
     assert "nothing to merge" in lsr_command("merge", path).err
     assert lsr_command("verify", path).code == 0
     for command in (["add", tmp_path, new], ["delete", tmp_path / "no", "x"], ["merge", tmp_path]):

@@ -200,7 +200,7 @@ def test_options_of_texts(capsys, docs):
     args = ("encode", docs, "--encoder", "bm25", "--out", out, "--skip-bad", "--no-text", "--passages", "1")
     assert call(*args) == 0
     err = capsys.readouterr().err
-    assert f"skipped 1 bad documents, the first: {docs}:3: not JSON" in err
+    assert f"skipped 1 bad document, the first: {docs}:3: not JSON" in err
     assert "1 of 3 documents have no text" in err
     [batch] = read_vectors(out)
     assert batch.ids == ["a#0", "a#1", "b#0", "b#1", "c#0"]
@@ -306,3 +306,10 @@ def test_run_command_raises_where_main_exits(docs, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"oops")))
     with pytest.raises(lsr.LsrError, match="<stdin>:1: not JSON"):
         run_command("encode", ["-", "--out", str(docs.parent / "w.parquet")])
+
+
+@pytest.mark.parametrize("args", [("search", "idx", "wing", "flutter"), ("explain", "idx", "wing", "flutter", "d1")])
+def test_a_text_without_quotes_is_told(lsr_command, args):
+    ran = lsr_command(*args)
+    assert ran.code == 2
+    assert f'A text of several words needs quotes: lsr {args[0]} idx "' in ran.err

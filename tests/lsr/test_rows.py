@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
+import io
 import json
 import math
+import os
+import threading
 import uuid
 from decimal import Decimal
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -105,7 +109,7 @@ def test_a_list_as_vector_is_metadata(tmp_path):
 @pytest.mark.parametrize(("name", "content"), [("d.jsonl", '{"a": 1}\n[]\n'), ("v.jsonl", '{"vector": {"a": 1}}\n')])
 def test_a_file_of_which_nothing_is_good_is_refused(tmp_path, name, content):
     path = put(tmp_path / name, content)
-    with pytest.raises(DataError, match=r"none of the \d documents can be read; the first: .*jsonl:1"):
+    with pytest.raises(DataError, match=r"none of \d documents? can be read; the first: .*jsonl:1"):
         list(read_vectors(path, skip_bad=True) if holds_vectors(path) else open_corpus(path, skip_bad=True))
 
 
@@ -351,3 +355,48 @@ def test_documents_may_hold_what_is_not_plain():
     document = Document("a", "t", metadata={"day": dt.date(2020, 1, 1)})
     (read_back,) = documents_corpus([document])
     assert read_back.metadata == {"day": "2020-01-01"}
+
+
+# --- streams ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def piped(tmp_path):
+    """Gives a pipe with some content."""
+    writers = []
+
+    def pipe(content):
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        writers.append(threading.Thread(target=path.write_text, args=(content,)))
+        writers[-1].start()
+        return path
+
+    yield pipe
+    for writer in writers:
+        writer.join()
+
+
+def test_pipes_of_texts(piped):
+    path = piped(json.dumps(DOCS, indent=1))
+    assert not holds_vectors(path)
+    corpus = open_corpus(path)
+    for _ in range(2):
+        assert [(d.id, d.where) for d in corpus] == [("a", f"{path}:2"), ("b", f"{path}:7")]
+
+
+def test_vectors_on_standard_input_are_vectors(monkeypatch):
+    for number in range(2):
+        lines = f'{{"_id": "a{number}", "vector": {{"x": 1.5}}}}\n'.encode()
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+        assert holds_vectors("-")
+        assert holds_vectors("-")
+        (batch,) = read_vectors("-")
+        assert batch.ids == [f"a{number}"]
+
+
+def test_pipes_of_vectors(piped):
+    path = piped('{"_id": "a", "vector": {"x": -1}}\n')
+    assert holds_vectors(path)
+    with pytest.raises(DataError, match="pipe:1: 'a': weight -1"):
+        list(read_vectors(path))

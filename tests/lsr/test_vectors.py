@@ -390,7 +390,6 @@ def test_holds_vectors(tmp_path):
         assert not holds_vectors(put_lines(tmp_path / name, *lines))
     pq.write_table(pa.table({"_id": ["a"], "text": ["t"]}), tmp_path / "d.parquet")
     assert not holds_vectors(tmp_path / "d.parquet")
-    assert not holds_vectors("-")
     assert not holds_vectors("beir/scifact")
 
 

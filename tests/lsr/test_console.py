@@ -1,0 +1,62 @@
+"""What people see beside results: progress in a log, numbers with their nouns."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from lsr import console
+from lsr.console import counted, progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test turns."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console, "_LOG_SECONDS", 10.0)
+    return now
+
+
+def test_a_log_gets_a_line_every_ten_seconds(clock, capsys):
+    with progress(4000, "encoding") as bar:
+        for _ in range(20):
+            clock[0] += 2.0
+            bar.update(200)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "encoding: 1,000 of 4,000 docs, 100.0 a second, 30 s left"
+    assert len(lines) == 4
+    with progress(None, "fitting") as bar:
+        clock[0] += 11.0
+        bar.update(11)
+    assert capsys.readouterr().err == "fitting: 11 docs, 1.0 a second\n"
+
+
+def test_short_work_and_work_in_the_background_say_nothing(clock, capsys):
+    with progress(10, "encoding") as bar:
+        clock[0] += 9.0
+        bar.update(10)
+
+    def work():
+        with progress(10, "merging") as bar:
+            clock[0] += 100.0
+            bar.update(10)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("n", "what", "text"),
+    [
+        (1, "document", "1 document"),
+        (0, "document", "0 documents"),
+        (2000, "query", "2,000 queries"),
+        (1, "query", "1 query"),
+    ],
+)
+def test_numbers_with_nouns(n, what, text):
+    assert counted(n, what) == text
