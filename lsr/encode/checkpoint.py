@@ -22,7 +22,7 @@ from lsr.encode.reading import applied, tokenizer_settings
 from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import digest
 
-BUILT_IN = ("bm25", "lsr-mini")
+BUILT_IN = ("bm25", "lsr-mini", "lsr-tiny")
 _SHIPPED = Path(__file__).parents[1] / "data"  # where the built-in ones lie that are files
 TOKENIZER_FILE = "tokenizer.json"
 HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "onnx")  # the last is a whole model
