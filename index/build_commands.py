@@ -9,6 +9,7 @@ import click
 
 from lsr.encode.commands import (
     PathOrURI,
+    document_encoder,
     encoder_options,
     given_settings,
     open_encoder,
@@ -110,7 +111,7 @@ def index(
         read = open_source(source, model, skip_bad=options["skip_bad"])
     else:
         read = open_source(source, skip_bad=options["skip_bad"])
-        model = open_encoder(encoder, settings)
+        model = document_encoder(encoder, settings)
     report = Report()
     built = Index.build(
         out,
@@ -167,7 +168,7 @@ def _index_shards(
         out,
         read,
         shards=shards,
-        encoder=None if read is source else open_encoder(encoder, settings),
+        encoder=None if read is source else document_encoder(encoder, settings),
         settings=how,
         identity=f"{decided_by} {how.passages} {how.store_text}",
         device=options["device"],

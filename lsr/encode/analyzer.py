@@ -23,7 +23,8 @@ from lsr.errors import EncoderError
 
 VERSION = 1  # of the rules here: texts analyzed by others can't be compared
 STOP_WORDS = ("light", "drop", "lucene", "keep")
-_LIGHT = 1.5  # what a stop word counts in a query beside other words: beside n of them an nth of it, at most 1
+# What a stop word counts in a query beside n other words: the n-th part of the first, at most the second.
+_LIGHT, _LIGHT_AT_MOST = 1.5, 0.5
 _BESIDE = 0.5  # what a compound counts beside its parts, and a single letter or digit: names' initials, numbered lists
 _CACHED_WORDS = 1 << 18  # remembered; beyond that the cache starts again, so memory stays bounded
 _CACHED_LENGTH = 64  # longer ones hardly come again
@@ -151,7 +152,7 @@ class Analyzer:
                     light[term.term] += 1
                 elif term.weight:
                     weights[term.term] = weights.get(term.term, 0.0) + term.weight
-        each = min(1.0, _LIGHT / len(weights)) if weights else 1.0
+        each = min(_LIGHT_AT_MOST, _LIGHT / len(weights)) if weights else 1.0
         return weights | {term: weights.get(term, 0.0) + each * times for term, times in light.items()}
 
     def spans(self, text: str, *, counted: bool = False) -> list[tuple[str, int, int]]:
@@ -203,13 +204,13 @@ class Analyzer:
         end = start + len(piece)
         name = piece.rstrip("+#")
         parts = [(m.group(), start + m.start()) for m in re.finditer(r"[^._]+", name)]
-        whole = len(parts) != 1 or len(parts[0][0]) < len(piece)
+        if not parts:  # a line of underscores
+            return
         initials = len(parts) > 1 and all(len(part) == 1 and part.isalpha() for part, _ in parts)
         symbol = len(name) < len(piece) and len(name) == 1  # C++
-        if whole:
-            alone = symbol or not parts or piece[0] == "."
-            weight = 1.0 if alone else _BESIDE
-            yield Term(_folded(piece, self.language), start, end, weight, counts=initials or symbol or not parts)
+        if len(parts) > 1 or len(parts[0][0]) < len(piece):
+            weight = 1.0 if symbol or piece[0] == "." else _BESIDE
+            yield Term(_folded(piece, self.language), start, end, weight, counts=initials or symbol)
         if initials or symbol:
             return
         for part, at in parts:

@@ -45,11 +45,6 @@ class Encoder(abc.ABC):
     living: bool = False
 
     @property
-    def learns(self) -> bool:
-        """Whether it learns words of documents that are to be encoded, before or, in an index, meanwhile."""
-        return self.needs_fit or self.living
-
-    @property
     @abc.abstractmethod
     def fingerprint(self) -> Fingerprint:
         """What makes its vectors comparable to others."""
@@ -116,8 +111,8 @@ class Encoder(abc.ABC):
     def fit(self, texts: Iterable[str]) -> None:  # noqa: B027 - a default, not a gap
         """Learn what has to be learned from the corpus; most encoders have nothing to learn here."""
 
-    def over(self, lexicon: Lexicon) -> Encoder:
-        """The same with the terms and counts of an index, if it is one that lives."""
+    def over(self, lexicon: Lexicon | None) -> Encoder:
+        """The same with the terms and counts of an index, or None for none, if it is one that lives."""
         return self
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:

@@ -83,8 +83,8 @@ class BM25Encoder(Encoder):
         """Learn the words and count in how many documents each occurs, in one pass."""
         self._lexicon = Lexicon.of(self.analyzer.document(text)[0] for text in texts)
 
-    def over(self, lexicon: Lexicon) -> BM25Encoder:
-        """The same with the terms and counts of an index."""
+    def over(self, lexicon: Lexicon | None) -> BM25Encoder:
+        """The same with the terms and counts of an index, or None for none."""
         other = copy.copy(self)
         other._lexicon = lexicon
         return other

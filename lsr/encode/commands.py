@@ -134,6 +134,12 @@ def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
     return load_encoder(name, **settings)
 
 
+def document_encoder(name: str | None, settings: dict[str, Any]) -> Any:
+    """An encoder as of `open_encoder`, for new documents: it learns their words, not those of what carries it."""
+    encoder = open_encoder(name, settings)
+    return encoder.over(None)
+
+
 def passages_of(size: int | None, overlap: int) -> Any:
     """--passages and --overlap as what the stream takes; None without --passages."""
     from lsr.encode.stream import Passages
@@ -209,7 +215,7 @@ def encode(
     settings = given_settings(options)
     corpus = open_corpus(source, queries=queries, skip_bad=options["skip_bad"])
     decided_by = {"encoder": encoder, **settings, "passages": str(passages), "queries": queries}
-    opened = partial(_query_encoder if queries else open_encoder, encoder, settings)
+    opened = partial(_query_encoder if queries else document_encoder, encoder, settings)
     how: dict[str, Any] = {
         "settings": json.dumps(decided_by | {"text": not options["no_text"], "skip_bad": options["skip_bad"]}),
         "overwrite": options["overwrite"],

@@ -66,11 +66,12 @@ class HybridEncoder(Encoder):
         """As BM25 is, unless an earlier version of it made the index."""
         return self.lexical.living
 
-    def over(self, lexicon: Lexicon) -> HybridEncoder:
-        """The same with the terms and counts of an index."""
+    def over(self, lexicon: Lexicon | None) -> HybridEncoder:
+        """The same with the terms and counts of an index, or None for none."""
         if not isinstance(self.lexical, BM25Encoder):
             return self
-        return HybridEncoder(self.learned, self.lexical.over(lexicon.part(self.learned.n_terms, _PREFIX)), self.weight)
+        mine = None if lexicon is None else lexicon.part(self.learned.n_terms, _PREFIX)
+        return HybridEncoder(self.learned, self.lexical.over(mine), self.weight)
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
         """1 for the learned encoder's terms, IDF for BM25's."""

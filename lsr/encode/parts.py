@@ -195,12 +195,13 @@ def encode_parts(
         return _in_order(done, plan["bad"])
     if done:
         note(f"{place.name}: going on, {len(done)} parts are encoded already")
-    learns = encoder.learns and not task.queries
-    if learns and 0 in done:
-        encoder, learns = _encoder_of(place, done[0]), False
+    if done and encoder.living:  # the same settings, but perhaps other words
+        before = Fingerprint.from_json(plan["fingerprint"], place.name)
+        before.require_same(encoder.fingerprint, place.name, "what is to follow")
+    if (encoder.needs_fit or encoder.living) and 0 in done:
+        encoder = _encoder_of(place, done[0])
     with ready(workers, _WHAT):
-        if learns:
-            fit(encoder, corpus)
+        fit(encoder, corpus)
         if done:
             before = Fingerprint.from_json(plan["fingerprint"], place.name)
             before.require_same(encoder.fingerprint, place.name, "what is to follow")

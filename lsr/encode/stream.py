@@ -194,7 +194,9 @@ def read_length(encoder: Encoder, *, queries: bool = False) -> int | None:
 
 
 def fit(encoder: Encoder, corpus: Corpus) -> None:
-    """Let an encoder see the corpus; one pass."""
+    """Let an encoder that needs it see the corpus; one pass."""
+    if not encoder.needs_fit:
+        return
     with progress(None, f"fitting {encoder.type}") as bar:
 
         def texts() -> Iterator[str]:
@@ -282,17 +284,17 @@ def _encode_parts(
 ) -> Report:
     """Encode into the parts of a work folder, after those that are there."""
     parts, report = _find_parts(work, identity, overwrite)
-    learns = encoder.learns and not how["queries"]
     if parts:
         note(f"{work}: going on after {report.documents} documents that are encoded already")
         done = read_vectors(work)
-        if learns:
+        if encoder.living:  # the same settings, but perhaps other words
+            done.fingerprint.require_same(encoder.fingerprint, str(work), "what is to follow")
+        if encoder.needs_fit or encoder.living:
             from lsr.encode.hub import load_encoder_files
 
             encoder = load_encoder_files(done.encoder_files)
         done.fingerprint.require_same(encoder.fingerprint, str(work), "what is to follow")
-    elif learns:
-        fit(encoder, corpus)
+    fit(encoder, corpus)
     batches = encode_corpus(corpus, encoder, report, skip=report.documents, **how)
     _write_parts(work, batches, encoder, report, identity, parts)
     return report

@@ -220,7 +220,7 @@ def test_origins_only_where_they_are_wanted_and_known(tmp_path, encoder):
     def fails(text, terms):
         raise EncoderError("the model is elsewhere")
 
-    encoder.origins = fails
+    index.encoder.origins = fails
     assert hit.explain().words() == "flutter* 67%, wing 33%"
     bare = Index.build(tmp_path / "bare", documents, encoder=encoder, store_text=False)
     why = bare.search("wing flutter")[0].explain()

@@ -20,6 +20,7 @@ from lsr.encode.stream import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderError, EncoderMismatch
 from lsr.index.exchange import index_vectors
 from lsr.index.feedback import expanded
+from lsr.index.hybrid import Hybrid
 from lsr.index.index import Index
 from lsr.index.queries import read_queries
 from lsr.index.reshard import reshard
@@ -283,6 +284,39 @@ def test_feedback_weighs_terms_by_their_rarity(tmp_path):
     weights = dict(zip((index.vocabulary[t] for t in query.row(0)[0].tolist()), query.row(0)[1].tolist(), strict=True))
     assert weights["zebra"] > 2 * weights["wing"]
     assert [hit.id for hit in index.search(query, 2)] == ["a", "b"]
+
+
+# --- beside a model, and on the command line
+
+
+def test_the_lexical_half_of_a_model_lives_too(tmp_path):
+    index = Index.build(tmp_path / "idx", [], encoder="lsr-mini")
+    for doc_id, text in (("a", "?"), ("b", "cats purr"), ("c", "the zyzzogeton is a leafhopper")):
+        index.add([{"_id": doc_id, "text": text}])
+        index.commit(merge=False)
+    again = Index.open(tmp_path / "idx")
+    best = again.search("zyzzogeton")[0]
+    assert best.id == "c"
+    assert {c.token: c.kind for c in best.explain()}["bm25:zyzzogeton"] == "match"
+    assert set(Hybrid(again).rankings({"q": "zyzzogeton"})["lexical"]["q"]) == {"c"}
+    again.delete("c")
+    again.commit()
+    assert set(Hybrid(again).rankings({"q": "zyzzogeton cats"})["lexical"]["q"]) == {"b"}
+
+
+def test_settings_and_texts_without_terms_on_the_command_line(tmp_path, lsr_command):
+    source = tmp_path / "docs.jsonl"
+    source.write_text('{"_id": "a", "text": "die Häuser"}\n')
+    how = ("--encoder", "bm25", "--language", "german", "--k1", "1.5", "--b", "0.2", "--stop-words", "drop")
+    assert lsr_command("index", source, "--out", tmp_path / "idx", *how).code == 0
+    encoder = Index.open(tmp_path / "idx").encoder
+    assert (encoder.k1, encoder.b, encoder.analyzer.language) == (1.5, 0.2, "german")
+    assert list(encoder.vocabulary) == ["haus"]
+    source.write_text('{"_id": "b", "text": "?"}\n{"_id": "c", "text": "Zebra"}\n{"_id": "d", "text": ""}\n')
+    ran = lsr_command("add", tmp_path / "idx", source)
+    assert ran.code == 0
+    assert "texts in which the encoder finds no term, so that they match nothing: 1" in ran.err
+    assert [hit.id for hit in Index.open(tmp_path / "idx").search("Zebra")] == ["c"]
 
 
 # --- indexes of earlier versions

@@ -104,7 +104,7 @@ def test_doesnt_find(query, text, analyzer):
     assert not finds(query, text, analyzer)
 
 
-@pytest.mark.parametrize("text", ["", "?", "…", "\u00ad", "\u200b", "🙂", "! ? - + #", "\ud800"])
+@pytest.mark.parametrize("text", ["", "?", "…", "\u00ad", "\u200b", "🙂", "! ? - + #", "_____", "\ud800"])
 def test_without_a_word(text, analyzer):
     assert analyzer.query(text) == {}
     assert analyzer.document(text) == ([], 0)
@@ -116,11 +116,8 @@ def test_a_document_is_as_long_as_it_has_words(analyzer):
 
 def test_stop_words_count_the_less_the_more_other_words_there_are(analyzer):
     assert analyzer.query("before") == {"befor": 1.0}
-    assert analyzer.query("before the wing") == {"wing": 1, "befor": 1, "the": 1}
-    assert analyzer.query("before the wing flutters there") == {
-        "wing": 1, "flutter": 1, "befor": 0.75, "the": 0.75, "there": 0.75
-    }  # fmt: skip
-    assert analyzer.query("the supersonic wing flutters")["the"] == 0.5
+    assert analyzer.query("before the wing") == {"wing": 1, "befor": 0.5, "the": 0.5}
+    assert analyzer.query("the supersonic wing flutters in wind tunnels")["the"] == 0.3
     assert analyzer.query("wing wing")["wing"] == 2
 
 
