@@ -22,7 +22,7 @@ def index_vectors(index: Index) -> Vectors:
     """The documents of an index in their order, with the weights that are stored, in bounded memory.
 
     Raises:
-        CorruptIndex: While it is read: the postings are damaged.
+        CorruptIndex: The postings are damaged; told while they are read, or at once where terms are counted.
     """
     snapshot = index.snapshot
     scales = {part.segment.scale for part in snapshot.parts}
@@ -43,7 +43,11 @@ def index_vectors(index: Index) -> Vectors:
 def _encoder_files(index: Index) -> dict[str, bytes]:
     """What encodes queries as they are encoded now: of one that lives with the terms and counts of the index."""
     files = index.shared.encoder_files
-    return index.encoder.query_files() if files and index.encoder.living else files
+    if not files or not index.encoder.living:
+        return files
+    for part in index.snapshot.parts:
+        part.require_whole()  # of what is damaged no counts are handed on
+    return index.encoder.query_files()
 
 
 def _read(snapshot: Snapshot, n_terms: int) -> Iterator[VectorBatch]:

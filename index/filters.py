@@ -123,7 +123,7 @@ class _Condition:
         times = {time for value in values if (time := parse_time(value)) is not None}
         if self.operator in _ORDER and times:
             there, found = _times(array)
-            return there & np.asarray(_ORDER[self.operator](found, next(iter(times))), bool)
+            return np.asarray(there & _ORDER[self.operator](found, next(iter(times))), bool)
         texts = pa.array([value for value in values if isinstance(value, str) and is_unicode(value)], array.type)
         if self.operator not in _ORDER:
             met = _as_mask(pc.is_in(array, texts))

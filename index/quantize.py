@@ -9,7 +9,9 @@ A document with a weight that the scale has no room for has a scale of its own, 
 shift: so it loses precision, and no other document does. Merging changes no document's impacts times its scale.
 
 A query's weights become integers so large that scores keep the precision of float32, and so small that no sum
-overflows int32, whatever the document: sum of weights * 255 < 2^31.
+overflows int32, whatever the document: sum of weights * 255 < 2^31. Where they lie so far apart that the lightest would
+count far too much then, they become whole float64 with sums below 2^53, which are as exact: whatever the order in which
+they are added up, scores are the same.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ LEVELS = 255
 _LOUD, _WORTH = 64, 4.0
 MOST_SHIFT = 60
 _LARGEST_SUM = (2**31 - 1) // LEVELS
+_LARGEST_WIDE = (2**53 - 1) // LEVELS
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def typical(largest: NDArray[np.float32]) -> float:
 def shifts_of(largest: NDArray[np.float32], scale: float) -> NDArray[np.uint8]:
     """(n_docs,) uint8, the smallest shift with which each document's largest weight is an impact."""
     mantissa, exponent = np.frexp(largest.astype(np.float64) / (scale * (LEVELS + 0.5)))
-    return np.maximum(exponent - (mantissa == 0.5), 0).astype(np.uint8)
+    shifts: NDArray[np.uint8] = np.maximum(exponent - (mantissa == 0.5), 0).astype(np.uint8)
+    return shifts
 
 
 def weights_of(impacts: NDArray[Any], scale: float) -> NDArray[np.float32]:
@@ -126,3 +130,25 @@ def query_integers(weights: NDArray[Any]) -> tuple[NDArray[np.int32], float]:
     if len(weights) >= _LARGEST_SUM:
         raise ValueError(f"a query of {len(weights)} terms; at most {_LARGEST_SUM - 1} can be scored exactly")
     return integers, float(to_integers(weights.astype(np.float64), _LARGEST_SUM, integers))
+
+
+def query_numbers(weights: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    """What a query's weights are when impacts are 8-bit: `query_integers`, or whole float64 if they lie too far apart.
+
+    Args:
+        weights: (n,) finite weights above zero.
+
+    Returns:
+        (n,) int32, or (n,) float64 of at least 1 without fractions whose sum times 255 is below 2^53; and the factor
+        they were multiplied with, a power of two.
+
+    Raises:
+        ValueError: As of `query_integers`.
+    """
+    integers, factor = query_integers(weights)
+    if not len(weights) or float(weights.min()) * factor >= 0.5:
+        return integers, factor
+    wide = weights.astype(np.float64)
+    _, exponent = math.frexp((_LARGEST_WIDE - len(wide)) / float(wide.sum()))
+    factor = 2.0 ** (exponent - 1)
+    return np.maximum(np.rint(wide * factor), 1.0), factor

@@ -56,6 +56,11 @@ class QuerySide:
             EncoderError: There is none.
         """
         if self._given_encoder is not None:
+            if self._given_encoder.living and self.shared.damaged and self.vocabulary is None:
+                raise EncoderError(
+                    f"{self.path}: the tokens that this index carries are damaged, and no {self.fingerprint} can do "
+                    "without them: search it with a SparseMatrix"
+                )
             return self._over(self._given_encoder)
         if self.shared.damaged:
             raise EncoderError(

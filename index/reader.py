@@ -113,7 +113,7 @@ class Reader(QuerySide):
         """Messages about damaged files, of what was left out with `skip_damaged`."""
         return list(self._snapshot.damaged)
 
-    def document_frequencies(self, terms: NDArray[np.uint32]) -> NDArray[np.int64]:
+    def document_frequencies(self, terms: NDArray[Any]) -> NDArray[np.int64]:
         """(n,) int64, how many documents that aren't deleted have each of (n,) terms; of passages each counts."""
         return self._snapshot.frequencies(terms)
 

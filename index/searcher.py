@@ -26,7 +26,7 @@ from .group import Group
 from .kernels.blocks import FOLD
 from .kernels.lists import POSTINGS, POSTINGS_SCORED, WINDOW, Space, find_live
 from .plan import Experience, Plan, SearchSettings, choose
-from .quantize import query_integers
+from .quantize import query_numbers
 from .segment import Run, Segment
 
 _SPARE = 64  # room for the best documents beyond twice k, so that a small k is thinned out rarely, too
@@ -133,24 +133,21 @@ class Searcher:
         if settings.beta < 1 and len(terms):
             kept = np.sort(np.argsort(-weights, kind="stable")[: math.ceil(settings.beta * len(terms))])
             terms, weights = terms[kept], weights[kept]
-        wide: NDArray[Any]
-        wide, factor = query_integers(weights) if quantized else (weights.astype(np.float64), 1.0)
-        coarse = quantized and len(weights) > 0 and float(weights.min()) * factor < 0.5
-        if coarse:  # the lightest would count far too much
-            wide, factor = weights.astype(np.float64), 1.0
+        wide, factor = query_numbers(weights) if quantized else (weights.astype(np.float64), 1.0)
+        far = quantized and wide.dtype != np.int32
         n_live = sum(int(live.sum()) for live in mask.live) if mask.live else self.n_blocks
         algorithm, reason = choose(
             settings,
             k,
             self.n_blocks,
             self._experience,
-            has_bounds=quantized and not coarse,
+            has_bounds=quantized and not far,
             ordered=self._ordered,
             n_live=n_live,
             share=mask.share,
         )
-        if coarse:
-            reason = "the query's weights lie too far apart for whole numbers"
+        if far:
+            reason = "the query's weights lie too far apart for integers of 32 bits"
         results, counts, n_known = [], np.zeros(4, np.int64), 0
         for g, group in enumerate(self._groups):
             live = mask.live[g] if mask.live else _EVERY
@@ -252,8 +249,8 @@ class Searcher:
         wide = weights.astype(np.float64)
         if any(segment.impacts != "uint8" for segment in self.segments):
             return impacts, wide * impacts, float(wide @ impacts)
-        integers, factor = query_integers(weights)
-        sums = integers * np.rint(impacts / scale)
+        numbers, factor = query_numbers(weights)
+        sums = numbers * np.rint(impacts / scale)
         return impacts, sums * (scale / factor), float(sums.sum() * (scale / factor))
 
     def sample(self, n: int, length: int) -> SparseMatrix:

@@ -243,12 +243,15 @@ class Segment:
                 at = int(np.searchsorted(here, local))
                 if at < len(here) and here[at] == local:
                     found[i] = impacts[int(window[IMPACTS_AT]) + int(begin) + at]
-        return found * self.scales[w]
+        return np.asarray(found * self.scales[w], np.float64)
 
     def count(self, terms: NDArray[Any], alive: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
         """(n,) int64, how many documents have each of (n,) terms; of those that are alive, (n_docs,) by document.
 
         Where some aren't, whole lists are read.
+
+        Raises:
+            CorruptIndex: Then, if these lead outside of their windows.
         """
         counts = np.zeros(len(terms), np.int64)
         ranks = np.searchsorted(self.terms, terms)
@@ -257,19 +260,30 @@ class Segment:
         if alive is None:
             counts[known] = self.df[ranks[known]]
             return counts
-        docs, _, dense, _, _ = self.files
-        here = alive[self.order] if len(self.order) else alive
-        for i, rank in zip(known.tolist(), ranks[known].tolist(), strict=True):
-            entries = slice(int(self.ends[rank - 1]) if rank else 0, int(self.ends[rank]))
-            for number, begin, size, _, row in zip(*(column[entries] for column in self.entries), strict=True):
-                window = self.windows[number]
-                left = here[window[FIRST_DOC] :][: window[N_DOCS]]
-                if row >= 0:
-                    impacts = dense[int(window[DENSE_AT]) + int(row) * int(window[N_DOCS]) :][: len(left)]
-                    counts[i] += int((impacts[left] > 0).sum())
-                else:
-                    counts[i] += int(left[docs[int(window[DOCS_AT]) + int(begin) :][: int(size)]].sum())
+        try:
+            here = alive[self.order] if len(self.order) else alive
+            for i, rank in zip(known.tolist(), ranks[known].tolist(), strict=True):
+                entries = slice(int(self.ends[rank - 1]) if rank else 0, int(self.ends[rank]))
+                for entry in zip(*(column[entries].tolist() for column in self.entries), strict=True):
+                    counts[i] += self._count(entry, here)
+        except IndexError:
+            raise CorruptIndex(
+                f"{self.folder}: lists, postings or places.arrow are damaged; lsr verify tells more"
+            ) from None
         return counts
+
+    def _count(self, entry: tuple[int, ...], alive: NDArray[np.bool_]) -> int:
+        """How many documents of a list are alive, (n_docs,) by place; an IndexError if it leads out of its window."""
+        (number, begin, size, _, row), (docs, _, dense, _, _) = entry, self.files
+        window = self.windows[number].tolist()
+        left = alive[window[FIRST_DOC] :][: window[N_DOCS]]
+        if row < 0:
+            if begin + size > window[SIZE]:
+                raise IndexError
+            return int(left[docs[window[DOCS_AT] + begin :][:size]].sum())
+        if row >= window[N_DENSE]:
+            raise IndexError
+        return int((dense[window[DENSE_AT] + row * window[N_DOCS] :][: window[N_DOCS]][left] > 0).sum())
 
     def vector(self, doc: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
         """A document's terms, ascending, and their stored weights."""

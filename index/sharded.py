@@ -13,7 +13,7 @@ nobody answers for is an error, or, where that is allowed, named in the result.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from os import PathLike
@@ -37,7 +37,7 @@ from .filters import Filter, Where, as_filter
 from .found import Found, FoundDocuments, merge
 from .hits import Hit
 from .index import Index
-from .query_side import Query, QuerySide, checked_k, search_settings
+from .query_side import Query, QuerySide, as_queries, checked_k, search_settings
 from .replicas import Outcome, Patience, ReplicaSet, ask
 from .shard import Shard, ShardHits, ShardState
 from .shards import Shards, n_grown, require_one_line
@@ -275,7 +275,7 @@ class ShardedIndex(QuerySide):
         Raises:
             ClusterError: A shard is lost, and none may be missing.
         """
-        return self._search(self.query_vector(query, "search"), k, where, settings)[0]
+        return self._search(lambda: self.query_vector(query, "search"), k, where, settings)[0]
 
     def search_batch(
         self,
@@ -289,22 +289,36 @@ class ShardedIndex(QuerySide):
         """The k best documents of many queries; arguments, order and errors are those of `Index.search_batch`. Of each
         replica as many threads are used, by default as many as it has cores.
         """
-        vectors, found = self.query_vectors(queries), []
-        for first in range(0, len(vectors), _BATCH):
-            rows = np.arange(first, min(first + _BATCH, len(vectors)))
-            found += self._search(vectors[rows], k, where, settings, threads)
+        if not isinstance(queries, SparseMatrix | str | Mapping):
+            queries = as_queries(queries)
+        states, vectors, found = self._states, self.query_vectors(queries), list[Found]()
+
+        def part() -> SparseMatrix:
+            nonlocal states, vectors
+            if states is not self._states:
+                states, vectors = self._states, self.query_vectors(queries)
+            return vectors[np.arange(len(found), min(len(found) + _BATCH, len(vectors)))]
+
+        while len(found) < len(vectors):
+            found += self._search(part, k, where, settings, threads)
         return found
 
     def _search(
-        self, vectors: SparseMatrix, k: int, where: Where | Filter | None, given: Mapping[str, Any], threads: int = 0
+        self,
+        encoded: Callable[[], SparseMatrix],
+        k: int,
+        where: Where | Filter | None,
+        given: Mapping[str, Any],
+        threads: int = 0,
     ) -> list[Found]:
+        """The results of queries, which are encoded anew where documents changed: weights may follow from counts."""
         checked_k(k)
         settings, parsed = search_settings(given), None if where is None else as_filter(where)
-        patience = self._patience.times(len(vectors))
         for _ in range(_TRIES):
+            states, vectors = self._states, encoded()
+            patience = self._patience.times(len(vectors))
             if parsed is not None and len(self._states) == len(self._sets):  # who is lost may have a column alone
                 parsed.require_known([columns for state in self._states.values() for columns in state.columns])
-            states = self._states
             requests = {n: (self._version(n), vectors, k, settings, parsed, threads) for n in self._sets}
             outcome = ask(self._sets, "search", requests, patience)
             lost = self._lost(outcome)

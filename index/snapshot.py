@@ -136,11 +136,11 @@ class Shared:
         self._before: tuple[list[str], dict[str, int]] | None = None  # of the same tokens, but for the last
 
     @classmethod
-    def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool) -> Shared:
-        """What the segments of a manifest share; if it isn't whole, without what lies in files."""
+    def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool, tokens_whole: bool) -> Shared:
+        """What the segments of a manifest share; if it isn't whole, without the encoder, nor tokens that aren't."""
         folder = path / str(manifest["shared"])
         # Everything is mapped or read by now: an index that is open stays whole when another one replaces it.
-        has_vocabulary, has_encoder = whole and manifest["has_vocabulary"], whole and manifest["has_encoder"]
+        has_vocabulary, has_encoder = tokens_whole and manifest["has_vocabulary"], whole and manifest["has_encoder"]
         tokens = None
         if has_vocabulary:
             file = ArrowFile(folder / "vocabulary.arrow", _VOCABULARY_SCHEMA)
@@ -166,7 +166,7 @@ class Shared:
             )
             for name in folders
         ]
-        made = Shared(self._path, self.fingerprint, self.encoder_files, None, base=self)
+        made = Shared(self._path, self.fingerprint, self.encoder_files, None, damaged=self.damaged, base=self)
         known = before.__dict__.get("term_of") if before is not None else None
         if before is not None and before._vocabulary is not None and known is not None:
             made._before = before._vocabulary, known
@@ -256,9 +256,10 @@ class Snapshot:
         if known and known.manifest.get("grown") == manifest.get("grown"):
             self.shared: Shared = known.shared
         else:
-            whole = left_out.isdisjoint((manifest["shared"], *folders))
-            base = known.shared.base if known else Shared.of(path, manifest, whole=whole)
-            self.shared = base.grown(path, manifest, known.shared if known else None) if whole else base
+            lost = [name for name in wrong if name.split("/")[0] in (manifest["shared"], *folders)]
+            tokens_whole = all("/encoder/" in name for name in lost)
+            base = known.shared.base if known else Shared.of(path, manifest, whole=not lost, tokens_whole=tokens_whole)
+            self.shared = base.grown(path, manifest, known.shared if known else None) if tokens_whole else base
 
     def _assemble(self, parts: Sequence[Part]) -> None:
         self.parts: tuple[Part, ...] = tuple(parts)

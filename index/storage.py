@@ -46,6 +46,8 @@ _FOLDER = r"(segment|shared|data)-[0-9a-f]{16}"
 _ALIVE = r"alive-[0-9a-f]{16}\.arrow"
 OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
 ASIDE = re.compile(r"merging-[0-9a-f]{16}")
+# Scales that weights of float32 can lead to lie well within.
+_SCALES = 2.0**-300, 2.0**128
 _SEGMENT = re.compile(r"segment-[0-9a-f]{16}")
 FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
 MOVED = "the index was moved away or removed while it was changed: move it back and try again, or roll back"
@@ -196,7 +198,7 @@ def _is_sound_segment(segment: Mapping[str, Any]) -> bool:
         and segment["n_alive"] <= segment["n_docs"] > 0
         and all(type(segment[name]) is bool for name in ("has_text", "has_parents"))
         and all(_is_amount(segment[name], float) for name in ("scale", "max_error"))
-        and segment["scale"] > 0
+        and _SCALES[0] < segment["scale"] < _SCALES[1]
         and (alive is None or re.fullmatch(_ALIVE, alive) is not None)
     )
 

@@ -307,7 +307,8 @@ class Writer:
         ours = None if known.vocabulary is None else list(known.vocabulary)
         if tokens is not None and ours is None:
             raise DataError(f"these vectors have tokens, but the index {self._path} doesn't know its own", where)
-        ours_alone = bool(known.encoder_files) and source.fingerprint.tokenizer is None if tokens is not None else True
+        foreign = source.fingerprint if isinstance(source, Vectors) and tokens is not None else None
+        ours_alone = foreign is None or (bool(known.encoder_files) and foreign.tokenizer is None)
         closed = bool(ours) and (ours_alone or known.fingerprint.vocabulary_size is not None)
         term_of = {token: term for term, token in enumerate(ours or ())}
         terms: list[int] = []  # of each of their tokens

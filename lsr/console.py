@@ -42,20 +42,20 @@ class _LogLines:
 
     def __init__(self, total: int | None, label: str, unit: str) -> None:
         self.total, self._label, self._unit = total, label, unit
-        self._n, self._started = 0, time.monotonic()
+        self.n, self._started = 0, time.monotonic()
         self._told = self._started
 
     def update(self, n: int = 1) -> None:
         """Count so many more, and say so if the last line is ten seconds old."""
-        self._n += n
+        self.n += n
         now = time.monotonic()
         if now - self._told < _LOG_SECONDS:
             return
         self._told = now
-        rate = self._n / (now - self._started)
+        rate = self.n / (now - self._started)
         of = f" of {self.total:,}" if self.total else ""
-        left = f", {(self.total - self._n) / rate:,.0f} s left" if self.total and 0 < self._n <= self.total else ""
-        note(f"{self._label}: {self._n:,}{of} {self._unit}, {rate:,.1f} a second{left}")
+        left = f", {(self.total - self.n) / rate:,.0f} s left" if self.total and 0 < self.n <= self.total else ""
+        note(f"{self._label}: {self.n:,}{of} {self._unit}, {rate:,.1f} a second{left}")
 
     def close(self) -> None:
         """A bar goes."""

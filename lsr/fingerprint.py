@@ -85,7 +85,8 @@ class Fingerprint:
             raise DataError(f"the encoder's fingerprint can't be read: {error}", where) from None
         for name, value in known.items():
             wanted = _KINDS.get(name, str)
-            if not isinstance(value, wanted) or (wanted is float and not 0 < value < _LARGEST):
+            good = isinstance(value, wanted)
+            if not good or (wanted is float and isinstance(value, float) and not 0 < value < _LARGEST):
                 raise DataError(f"the encoder's fingerprint has {name} = {value!r}", where)
         return cls(**known)
 

@@ -11,8 +11,9 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numba
 from numba.core.compiler_lock import global_compiler_lock
@@ -50,12 +51,24 @@ class Compiler:
         before = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = self.cache_folder or ""
         try:
-            compiled: Callable[..., Any] = numba.njit(
+            compiled: Any = numba.njit(
                 nogil=True, error_model="numpy", cache=self.cache_folder is not None, inline=inline
             )(function)
-            return compiled
+            if self.cache_folder is not None:
+                compiled._cache.save_overload = _if_it_can(compiled._cache.save_overload)
+            return cast(Callable[..., Any], compiled)
         finally:
             numba.config.CACHE_DIR = before
+
+
+def _if_it_can(save: Callable[..., None]) -> Callable[..., None]:
+    """Keeps a compiled kernel, unless the disk is full: it works without, too."""
+
+    def saved(*args: Any) -> None:
+        with suppress(OSError):
+            save(*args)
+
+    return saved
 
 
 def _cache_folder(sources: Iterable[Path]) -> str | None:

@@ -43,6 +43,10 @@ _CHANGES = ("/v1/documents", "/v1/commit", "/v1/rollback", "/v1/merge")
 _IDLE = 4.0  # seconds after which a connection isn't used again: the server closes it after five
 
 
+def _again(url: str, index: str | None, key: str | None, timeout: float) -> Client:
+    return Client(url, index, key=key, timeout=timeout)
+
+
 class Client:
     """An index over HTTP. Arguments, results and errors are those of `Index`; safe to use from many threads.
 
@@ -62,7 +66,7 @@ class Client:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"a server's URL is http://HOST:PORT, got {url!r}")
-        self._given = {"url": url, "index": index, "key": key, "timeout": timeout}
+        self._given = (url, index, key, timeout)
         self._url, self._parts, self._index, self._timeout = url, parts, index, timeout
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._idle: list[tuple[http.client.HTTPConnection, float]] = []
@@ -70,7 +74,7 @@ class Client:
         in_child(self)
 
     def __reduce__(self) -> Any:
-        return partial(Client, **self._given), ()
+        return _again, self._given
 
     def after_fork(self) -> None:
         """See `lsr.forks`: two processes on one connection would get each other's answers."""

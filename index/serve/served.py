@@ -11,6 +11,7 @@ from typing import Any
 
 from lsr.corpus import Document, document_batch
 from lsr.errors import LsrError
+from lsr.fingerprint import Fingerprint
 from lsr.index.changes import Change
 from lsr.index.hits import Hit
 from lsr.index.hybrid import Hybrid
@@ -170,8 +171,8 @@ class Served:
         def read(_: Vectors) -> Iterator[VectorBatch]:
             yield VectorBatch(document_batch(documents), SparseMatrix.from_dicts(rows, max(len(tokens), 1)))
 
-        # Who sends tokens and doesn't say whose they are says that they are those of the index' encoder.
-        fingerprint = asked.fingerprint or self.index.fingerprint
+        # Who sends tokens and doesn't say whose they are says that they are those of the index: as of JSONL.
+        fingerprint = asked.fingerprint or Fingerprint()
         return Vectors("documents", read, fingerprint=fingerprint, vocabulary=list(tokens))
 
     def delete(self, asked: models.Delete) -> dict[str, Any]:

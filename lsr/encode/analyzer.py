@@ -357,4 +357,4 @@ def _stop_words(language: str, choice: str) -> Iterable[str]:
         "hungarian": "hu", "italian": "it", "norwegian": "no", "porter": "en", "portuguese": "pt",
         "russian": "ru", "spanish": "es", "swedish": "sv", "turkish": "tr",
     }  # fmt: skip
-    return stoplists.get(codes.get(language, ""), ())
+    return list(stoplists.get(codes.get(language, ""), ()))

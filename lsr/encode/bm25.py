@@ -11,7 +11,6 @@ in what the encoder was fitted to. What the terms are is told by lsr.encode.anal
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections import Counter
@@ -85,8 +84,8 @@ class BM25Encoder(Encoder):
 
     def over(self, lexicon: Lexicon | None) -> BM25Encoder:
         """The same with the terms and counts of an index, or None for none."""
-        other = copy.copy(self)
-        other._lexicon = lexicon
+        other = object.__new__(type(self))  # copy.copy would write all terms down and read them again
+        other.__dict__.update(self.__dict__, _lexicon=lexicon)
         return other
 
     @property

@@ -73,6 +73,10 @@ def _cuts(spans: list[tuple[int, int, int]], text: str, size: int, overlap: int)
     def starts_word(token: int) -> bool:
         return any(map(str.isspace, text[spans[token - 1][2] : spans[token][1]]))
 
+    def gets_on(token: int, last: int) -> bool:
+        """Whether a passage from a token on has a whole word more than one that ended at `last`."""
+        return token + size >= len(spans) or any(map(starts_word, range(last + 1, token + size + 1)))
+
     first = 0
     while True:
         last = first + size
@@ -80,8 +84,8 @@ def _cuts(spans: list[tuple[int, int, int]], text: str, size: int, overlap: int)
         if last >= len(spans):
             yield start, len(text)
             return
-        # Back to a word's start, but not so far that the next passage would not get on.
-        last = next((token for token in range(last, first + overlap, -1) if starts_word(token)), last)
+        last = next((token for token in range(last, first, -1) if starts_word(token)), last)  # back to a word's start
         yield start, spans[last][1]
         repeated = last if starts_word(last) else last - overlap
-        first = next((token for token in range(last - overlap, last) if starts_word(token)), repeated)
+        words = (token for token in range(max(last - overlap, first + 1), last) if starts_word(token))
+        first = next((token for token in words if gets_on(token, last)), repeated)

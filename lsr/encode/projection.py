@@ -84,7 +84,8 @@ class Projection:
         found = np.empty(len(self._moved), np.float32)
         run = _largest_16 if self._lanes == 16 else _largest_8
         run(unsigned, scales, self._packed, self._moved, found)
-        return found[: len(self._rows)] * self._scales
+        largest: NDArray[np.float32] = found[: len(self._rows)] * self._scales
+        return largest
 
     def _by_floats(self, integers: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
         found = np.empty(len(self._rows), np.float32)
@@ -97,7 +98,9 @@ class Projection:
         """The logits that `largest` takes the maximum of, of some terms; (n_tokens, n) float32."""
         scales = np.maximum(np.abs(states).max(1), np.float32(1e-12)) / np.float32(127)
         integers = np.rint(states / scales[:, None])
-        return (integers @ self._rows[terms].T.astype(np.float32)) * scales[:, None] * self._scales[terms]
+        found = integers @ self._rows[terms].T.astype(np.float32)
+        logits: NDArray[np.float32] = found * scales[:, None] * self._scales[terms]
+        return logits
 
 
 def _block(lanes: int) -> Any:
@@ -175,7 +178,7 @@ _block_16, _block_8 = _block(16), _block(8)
 
 
 @_compiler.kernel
-def _largest_16(states, scales, packed, moved, found):
+def _largest_16(states: Any, scales: Any, packed: Any, moved: Any, found: Any) -> None:
     """uint8 (n, width), float32 (n,), int8 (groups, width / 4, 16, 4), int32 and float32 (terms,)."""
     quarter = states.shape[1] // 4
     for group in range(0, packed.shape[0], _GROUPS):
@@ -191,7 +194,7 @@ def _largest_16(states, scales, packed, moved, found):
 
 
 @_compiler.kernel
-def _largest_8(states, scales, packed, moved, found):
+def _largest_8(states: Any, scales: Any, packed: Any, moved: Any, found: Any) -> None:
     """As `_largest_16`, for registers of half the size."""
     quarter = states.shape[1] // 4
     for group in range(0, packed.shape[0], _GROUPS):

@@ -52,7 +52,7 @@ class RowCache:
         self._mapped: NDArray[np.float16] | None = None
 
     @staticmethod
-    def key(ids: Sequence[int]) -> int:
+    def key(ids: Sequence[int] | NDArray[np.integer]) -> int:
         """The key of a text's token ids."""
         content = np.asarray(ids, "<u4").tobytes()
         return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")

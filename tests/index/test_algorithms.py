@@ -22,7 +22,7 @@ from lsr.index.index import Index
 from lsr.index.kernels import blocks
 from lsr.index.kernels.lists import BLOCK, FIRST_DOC, N_DENSE, N_DOCS
 from lsr.index.plan import SearchSettings
-from lsr.index.quantize import Quantizer, query_integers
+from lsr.index.quantize import Quantizer, query_numbers
 from lsr.index.searcher import Searcher, Segment
 from lsr.index.segment_writer import DEFAULT_MEMORY, SegmentWriter
 from lsr.sparse import SparseMatrix
@@ -59,8 +59,9 @@ class Truth:
     def integers(self, terms, weights):
         """The terms that documents have, their weights as integers, and what a score is to be multiplied with."""
         begins, ends = self.lists(terms)
-        integers, factor = query_integers(weights)
-        return terms[begins < ends], integers[begins < ends].astype(np.int64), self.scale / factor
+        numbers, factor = query_numbers(weights)
+        self.most = 2**31 if numbers.dtype == np.int32 else 2**53
+        return terms[begins < ends], numbers[begins < ends].astype(np.int64), self.scale / factor
 
     def sums(self, terms, weights):
         """(n_docs,) int64 scores, and what they are to be multiplied with."""
@@ -68,7 +69,7 @@ class Truth:
         sums = np.zeros(self.n_docs, np.int64)
         for begin, end, weight in zip(*self.lists(terms), integers, strict=True):
             sums[self.docs[begin:end]] += weight * self.impacts[begin:end]
-        assert sums.max(initial=0) < 2**31
+        assert sums.max(initial=0) < self.most
         return sums, factor
 
     def ranking(self, terms, weights):

@@ -280,8 +280,11 @@ def test_a_word_that_stands_in_the_text_without_weight_is_not_missing(tmp_path):
     """Whatever took the weight: here it never had one, as of a word after the last token that an encoder reads."""
     encoder = load_encoder("bm25", language="none")
     encoder.fit(["heat", "flat", "plate", "wing"])
-    document = {"_id": "a", "text": "heat in a flat plate", "vector": {"heat": 2.0}}
-    why = Index.build(tmp_path / "idx", [document], encoder=encoder).explain("heat plate wing", "a")
+    documents = [
+        {"_id": "a", "text": "heat in a flat plate", "vector": {"heat": 2.0}},
+        {"_id": "b", "text": "plate of a wing", "vector": {"plate": 1.0, "wing": 1.0}},
+    ]
+    why = Index.build(tmp_path / "idx", documents, encoder=encoder).explain("heat plate wing", "a")
     assert {c.token: c.kind for c in why} == {"heat": "match", "plate": "unweighted", "wing": "missing"}
     assert {c.token: c.spans for c in why}["plate"] == ((15, 20),)
     assert why.highlight() == "**heat** in a flat plate"
@@ -295,7 +298,7 @@ def test_title_and_text_are_kept_apart(tmp_path):
     assert why.highlight() == "Flat **plates**\n**heat** in a **plate**"
     assert why.highlight(before="[", after="]", between=": ") == "Flat [plates]: [heat] in a [plate]"
     assert why.highlight(12) == "… **plates**\n**heat** …"
-    assert index.explain("x", "b").highlight() == " x"
+    assert index.explain("x", "b").highlight() == " **x**"
 
 
 @pytest.mark.parametrize(

@@ -148,3 +148,22 @@ def test_a_query_of_weights_far_apart_has_the_scores_of_its_explanations(tmp_pat
         assert hit.score == pytest.approx(hit.explain().score, rel=0.01)
     for algorithm in ("exhaustive", "blocks", "maxscore", "daat"):
         assert [(h.id, h.score) for h in index.search(query, 4, algorithm=algorithm)] == [(h.id, h.score) for h in hits]
+
+
+def test_weights_far_apart_add_up_alike_in_lists_and_in_rows_of_all_documents(tmp_path):
+    """A term may be a dense row in one window and a list in another: what is added first there changes no score."""
+    rng = np.random.default_rng(3)
+    document = (np.arange(5), np.array([1.0, 7.0, 3.0, 100.0, 255.0]))
+    rows = [(document[0][1:], document[1][1:]) if rng.random() < 0.9 else ([7], [1.0]) for _ in range(300)]
+    rows += [document] * 300
+    matrix = SparseMatrix.from_rows(rows, 8)
+    index = Index.build(tmp_path / "idx", matrix[:100])
+    for first in range(100, 600, 100):
+        index.add(matrix[first : first + 100], ids=[str(i) for i in range(first, first + 100)])
+        index.commit(merge=False)
+    query = SparseMatrix.from_rows([(np.arange(5), [0.1, 3.3e7, 1 / 3, 0.7, 1e-4])], 8)
+    hits = index.search(query, 600)
+    assert len({hit.score for hit in hits}) == 2
+    assert all(hit.explain().score == hit.score for hit in hits[::50])
+    index.merge()
+    assert [(hit.id, hit.score) for hit in index.search(query, 600)] == [(hit.id, hit.score) for hit in hits]

@@ -335,7 +335,7 @@ def test_a_lock_may_be_given_up_by_another_thread_than_took_it(index):
     thread = threading.Thread(target=lambda: taken.append(Transaction(index.path)))
     thread.start()
     thread.join()
-    with pytest.raises(IndexLocked, match=f"process {os.getpid()}"):
+    with pytest.raises(IndexLocked, match=rf"of this process \({os.getpid()}\) is writing"):
         Transaction(index.path)
     taken[0].close()
     with Transaction(index.path):

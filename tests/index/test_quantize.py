@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsr.index.quantize import LEVELS, Quantizer, query_integers
+from lsr.index.quantize import LEVELS, Quantizer, query_integers, query_numbers
 
 FINITE = np.finfo(np.float32)
 WEIGHTS = st.lists(st.floats(float(FINITE.smallest_subnormal), float(FINITE.max), width=32), min_size=1, max_size=50)
@@ -86,3 +86,18 @@ def test_queries_without_terms_and_with_too_many():
     assert len(query_integers(np.empty(0, np.float32))[0]) == 0
     with pytest.raises(ValueError, match="at most"):
         query_integers(np.ones(2**31 // LEVELS + 1, np.float32))
+
+
+@given(WEIGHTS)
+def test_weights_far_apart_are_whole_too_and_the_lightest_hardly_counts(values):
+    weights = np.array(values, np.float32)
+    numbers, factor = query_numbers(weights)
+    assert np.log2(factor).is_integer()
+    if numbers.dtype == np.int32:
+        assert numbers.tolist() == query_integers(weights)[0].tolist()
+    else:
+        assert (numbers == np.rint(numbers)).all()
+        assert numbers.min() >= 1
+        assert sum(map(int, numbers)) * LEVELS < 2**53
+    total = float(weights.sum(dtype=np.float64))
+    assert np.abs(numbers / factor - weights).max() <= (2.0**-22 if numbers.dtype == np.int32 else 2.0**-43) * total

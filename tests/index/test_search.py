@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lsr.encode.stream import Passages
 from lsr.index.index import Index
 from lsr.index.plan import Algorithm, SearchSettings
-from lsr.index.quantize import Quantizer, query_integers
+from lsr.index.quantize import Quantizer, query_numbers
 from lsr.index.searcher import Searcher, Segment
 from lsr.index.segment_writer import DEFAULT_MEMORY, SegmentWriter
 from lsr.sparse import SparseMatrix
@@ -52,12 +52,12 @@ def brute_force(matrix, terms, weights, impacts):
         return matrix.dot(SparseMatrix.from_rows([(terms, weights)], matrix.shape[1]))[:, 0]
     whole = bool((matrix.data == np.rint(matrix.data)).all())
     quantizer = Quantizer.of(float(matrix.data.max(initial=0)), whole)
-    integers, factor = query_integers(weights)
+    numbers, factor = query_numbers(weights)
     sums = np.zeros(len(matrix), np.int64)
-    for term, weight in zip(terms, integers.astype(np.int64), strict=True):
+    for term, weight in zip(terms, numbers.astype(np.int64), strict=True):
         at = matrix.indices == term
         sums[matrix.row_numbers()[at]] += weight * quantizer.impacts(matrix.data[at]).astype(np.int64)
-    assert sums.max(initial=0) < 2**31
+    assert sums.max(initial=0) < (2**31 if numbers.dtype == np.int32 else 2**53)
     return sums * (quantizer.scale / factor)
 
 

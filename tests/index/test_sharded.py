@@ -232,13 +232,16 @@ def test_a_lost_shard_is_an_error_that_names_it(breaking):
 def test_what_is_missing_can_be_allowed_and_is_told(breaking):
     one, open_with = breaking
     index, broken = open_with(1, allow_missing=True)
-    assert index.search("wing").missing == {}
+    assert index.search("wing number3").missing == {}  # in how many documents the words are is known now
     broken[1][0].broken = True
     there = [f"d{i}" for i in range(20) if not 6 <= i < 13]
     for hits in (index.search("wing number3", 20), index.search_batch(["wing number3"], 20)[0]):
         assert list(hits.missing) == ["shard-00001"]
         assert "its machine is gone" in hits.missing["shard-00001"]
         assert found(hits) == [hit for hit in found(one.search("wing number3", 20)) if hit[1] in there]
+    # Of other words the documents that are there are counted.
+    assert [hit.id for hit in index.search("flow number4")][:3] == ["d4", "d14", "d19"]
+    assert index.search("word7") == []
     for shard in broken:
         shard[0].broken = True
     with pytest.raises(ClusterError, match="3 of 3 shards"):
@@ -266,8 +269,7 @@ def test_a_shard_that_comes_back_is_searched_again(breaking):
 
 
 def test_all_that_is_wrong_with_a_folder_is_named(texts, tmp_path):
-    other = load_encoder("bm25")
-    other.fit(["quite other words"])
+    other = load_encoder("bm25", k1=1.5)
     folder = tmp_path / "shards"
     with pytest.raises(IndexFormatError, match="no such folder"):
         ShardedIndex.open(tmp_path / "nowhere")

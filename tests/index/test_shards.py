@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lsr.encode.hub import load_encoder
 from lsr.encode.stream import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderMismatch, IndexFormatError, OutputError, OutputExists
 from lsr.index import merger
@@ -276,19 +277,23 @@ def test_an_update_killed_between_two_shards_is_mended_by_the_same_again(folder)
     assert len(index) == 20
 
 
-def test_shards_learn_no_tokens_of_their_own(tmp_path):
+def test_shards_learn_tokens_together(tmp_path):
     lines = [json.dumps({"id": f"d{i}", "vector": {"wing": 1 + i, f"t{i}": 2.0}}) for i in range(4)]
     (tmp_path / "v.jsonl").write_text("\n".join(lines))
     Index.build(tmp_path / "idx", read_vectors(tmp_path / "v.jsonl"))
     reshard(tmp_path / "idx", tmp_path / "shards", 2)
     index = Index.open(tmp_path / "shards")
     (tmp_path / "new.jsonl").write_text(json.dumps({"id": "e", "vector": {"unheard": 1.0}}))
-    with pytest.raises(DataError, match="can't learn new tokens"):
-        index.add(read_vectors(tmp_path / "new.jsonl"))
-    (tmp_path / "new.jsonl").write_text(json.dumps({"id": "e", "vector": {"t0": 9.0}}))
     index.add(read_vectors(tmp_path / "new.jsonl"))
     index.commit()
-    assert [hit.id for hit in index.search({"t0": 1.0})] == ["e", "d0"]
+    (tmp_path / "new.jsonl").write_text(json.dumps({"id": "f", "vector": {"newer": 1.0, "t0": 9.0, "unheard": 2.0}}))
+    index.add(read_vectors(tmp_path / "new.jsonl"))
+    index.commit()
+    for opened in (index, Index.open(tmp_path / "shards")):
+        assert opened.vocabulary[-2:] == ["unheard", "newer"]
+        assert [hit.id for hit in opened.search({"t0": 1.0})] == ["f", "d0"]
+        assert [hit.id for hit in opened.search({"unheard": 1.0})] == ["f", "e"]
+        assert [hit.id for hit in opened.search({"newer": 1.0})] == ["f"]
 
 
 def test_an_emptied_shard_keeps_the_scale(tmp_path):
@@ -371,7 +376,12 @@ def test_all_shards_of_other_encoders_are_named(folder, tmp_path):
         Index.open(folder)
     assert "shard-00001: " in str(caught.value)
     assert "shard-00002: " in str(caught.value)
-    assert "they differ in weights" in str(caught.value)
+    assert "they differ in the files that encode queries, or the tokens" in str(caught.value)
+    other = load_encoder("bm25", k1=2)
+    for n in (1, 2):
+        Index.build(folder / shard_name(n), [{"_id": "x", "text": "x"}], encoder=other, overwrite=True)
+    with pytest.raises(EncoderMismatch, match="they differ in weights"):
+        Index.open(folder)
 
 
 def test_shards_of_another_scale_or_kind_are_refused(tmp_path):

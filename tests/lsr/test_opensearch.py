@@ -176,6 +176,10 @@ def test_bad_lines(tmp_path, lines, problem):
     with pytest.raises(DataError, match=rf"docs\.ndjson{problem}.*--skip-bad"):
         list(read_vectors(path))
     good = put_lines(tmp_path / "good.ndjson", *lines, {"index": {"_id": "g"}}, {"v": {"a": 1}})
+    if lines == [ACTION]:  # it takes the next line for its document, and that one's has no action then
+        with pytest.raises(DataError, match="none of 2 documents can be read"):
+            read_all(good, skip_bad=True)
+        return
     _, rows, vectors = read_all(good, skip_bad=True)
-    assert rows[-1:] in ([{"a": 1.0}], [])  # an action that lost its document takes the next line for it
+    assert rows[-1] == {"a": 1.0}
     assert vectors.bad

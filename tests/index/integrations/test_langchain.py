@@ -147,7 +147,7 @@ def test_from_texts(tmp_path):
 
 
 def test_metadata_that_is_not_json(tmp_path):
-    with pytest.raises(DataError, match="not JSON"):
+    with pytest.raises(DataError, match="metadata"):
         LsrRetriever.from_texts(["Cats sleep."], tmp_path / "idx", metadatas=[{"tags": {1, 2}}], encoder="bm25")
 
 

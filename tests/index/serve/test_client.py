@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -60,7 +61,8 @@ def test_hits_explain_themselves(reading, small):
 def test_the_rest_of_the_face(reading, small):
     assert len(reading) == len(small)
     assert reading.explain_plan("wing", 2) == small.explain_plan("wing", 2)
-    assert reading.encode("wing wing flutter") == {"wing": 2.0, "flutter": 1.0}
+    idf = math.log(2)  # two of the four documents have each
+    assert reading.encode("wing wing flutter") == {"wing": pytest.approx(2 * idf), "flutter": pytest.approx(idf)}
     assert reading.document("c/1") == Document("c/1", "boundary layer transition", "", {
         "year": 1980.5, "lang": "en", "draft": True,
     })  # fmt: skip
@@ -94,12 +96,17 @@ def test_vectors_are_added(client, living, tmp_path):
 
 
 def test_vectors_of_another_encoder_are_refused(client, living):
-    fitted = load_encoder("bm25")
-    fitted.fit(["wing lift flutter", "wing"])
-    vectors = encoded([{"_id": "v", "text": "wing"}], fitted)
+    other, same_settings = load_encoder("bm25", k1=1.5), load_encoder("bm25")
+    for fitted in (other, same_settings):
+        fitted.fit(["wing lift flutter", "wing"])
+    vectors = encoded([{"_id": "v", "text": "wing"}], other)
     with pytest.raises(EncoderMismatch, match="Encode both with the same encoder"):
         client.add(vectors)
     assert client.add(encoded([{"_id": "v", "text": "wing"}], living.encoder)).added == 1
+    assert client.add(encoded([{"_id": "w", "text": "wing"}], same_settings)).added == 1
+    client.commit()
+    scores = {hit.id: hit.score for hit in client.search("wing")}
+    assert scores["v"] == scores["w"]
 
 
 def test_files_are_added(client, tmp_path):
