@@ -247,7 +247,7 @@ class Searcher:
         if any(segment.impacts != "uint8" for segment in self.segments):
             return impacts, wide * impacts, float(wide @ impacts)
         integers, factor = query_integers(weights)
-        sums = integers * np.rint(impacts / scale)
+        sums: NDArray[np.float64] = integers.astype(np.float64) * np.rint(impacts / scale)
         return impacts, sums * (scale / factor), float(sums.sum() * (scale / factor))
 
     def sample(self, n: int, length: int) -> SparseMatrix:

@@ -62,7 +62,7 @@ class Client:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"a server's URL is http://HOST:PORT, got {url!r}")
-        self._given = {"url": url, "index": index, "key": key, "timeout": timeout}
+        self._given: dict[str, Any] = {"url": url, "index": index, "key": key, "timeout": timeout}
         self._url, self._parts, self._index, self._timeout = url, parts, index, timeout
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._idle: list[tuple[http.client.HTTPConnection, float]] = []

@@ -189,7 +189,9 @@ def _patient(settings: ServeSettings) -> type[asyncio.Protocol]:
             if len(self.connections) > settings.connections:
                 self._refuse(Problem(503, "too many connections at once; come again", retry_after=1, close=True))
                 return
-            theirs = sum(_network(other.client) == _network(self.client) for other in self.connections)
+            theirs = sum(
+                _network(getattr(other, "client", None)) == _network(self.client) for other in self.connections
+            )
             if theirs > share:
                 told = f"too many connections of yours at once ({share}); come again"
                 self._refuse(Problem(429, told, retry_after=1, close=True))
