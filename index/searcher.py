@@ -250,7 +250,7 @@ class Searcher:
         if any(segment.impacts != "uint8" for segment in self.segments):
             return impacts, wide * impacts, float(wide @ impacts)
         numbers, factor = query_numbers(weights)
-        sums = numbers * np.rint(impacts / scale)
+        sums: NDArray[np.float64] = numbers * np.rint(impacts / scale)
         return impacts, sums * (scale / factor), float(sums.sum() * (scale / factor))
 
     def sample(self, n: int, length: int) -> SparseMatrix:

@@ -21,7 +21,7 @@ from lsr.encode.base import Encoder, Texts, as_texts
 from lsr.encode.checkpoint import TextTokenizer
 from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import Fingerprint, digest
-from lsr.forks import cached_property
+from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
 
 try:
@@ -76,6 +76,11 @@ class SentenceTransformersEncoder(Encoder):
         kinds = {type(module).__name__ for module in model.modules()}
         # Of an autoencoder the terms are dimensions, whatever the tokenizer says.
         self._terms_are_tokens = not kinds.isdisjoint({"SpladePooling", "SparseStaticEmbedding"})
+        in_child(self)
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`: as of any model of PyTorch."""
+        torch.set_num_threads(1)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
         """What the model's own `encode_query` gives, prompts included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import subprocess
 import sys
 
@@ -212,3 +213,20 @@ def test_the_client_takes_no_extra():
         "from lsr.index.serve.client import Client\nClient('http://localhost:1')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_child_or_a_pickle_has_connections_of_its_own(asking, forked):
+    client = Client(asking.url, timeout=30)
+    first = client.search("wing")[0].id
+    ours = client._idle[0][0].sock.getsockname()
+
+    def child():
+        assert not client._idle
+        return [client.search("wing")[0].id, client._idle[0][0].sock.getsockname() == ours]
+
+    assert forked(child) == [first, False]
+    assert client._idle[0][0].sock.getsockname() == ours  # and the parent's goes on
+    assert client.search("wing")[0].id == first
+    other = pickle.loads(pickle.dumps(client))
+    assert other.search("wing")[0].id == first
+    assert (other._url, other._timeout) == (client._url, 30)
