@@ -2,9 +2,9 @@
 
     python benchmarks/encoders.py [--data FOLDER] [--encoder lsr-mini --encoder lsr-tiny --encoder PATH] [--rounds 3]
 
-FOLDER is a collection in BEIR layout; Cranfield as the package brings it where none is given. Each encoder has read a few
-texts before; rounds are interleaved, the median counts. All cores that the process may run on are used. BM25's part of an
-encoder is left out: it takes as long beside any model.
+FOLDER is a collection in BEIR layout; Cranfield as the package brings it where none is given. Each encoder has read a
+few texts before; rounds are interleaved, the median counts. All cores that the process may run on are used. BM25's part
+of an encoder is left out: it takes as long beside any model.
 """
 
 from __future__ import annotations
