@@ -12,6 +12,7 @@ import click
 from lsr.console import note, table
 from lsr.encode.base import DEFAULT_ENCODER
 from lsr.encode.hub import load_encoder
+from lsr.encode.hybrid import HybridEncoder
 from lsr.errors import OutputExists
 from lsr.index.index import Index
 from lsr.index.queries import read_queries
@@ -45,11 +46,15 @@ def run_demo(out: Path, encoder: str = DEFAULT_ENCODER) -> None:
     with as_file(files("lsr.data") / "cranfield") as folder:
         dataset = open_dataset(str(folder))
         click.echo("Cranfield: 1,400 abstracts on aerodynamics, 225 queries with human judgments.\n")
-        names = dict.fromkeys([encoder, "bm25"])
+        encoders = {encoder: load_encoder(encoder)}
+        if isinstance(encoders[encoder], HybridEncoder):
+            encoders[f"{encoder}, learned half"] = load_encoder(encoder, lexical=0)
+        encoders["bm25"] = load_encoder("bm25")
         results = {}
-        for name in names:
+        for number, (name, made) in enumerate(encoders.items()):
             started = time.perf_counter()
-            index = Index.build(out / Path(name).name, dataset.corpus(), encoder=load_encoder(name))
+            place = out / ("learned-half" if number and name != "bm25" else Path(name).name)
+            index = Index.build(place, dataset.corpus(), encoder=made)
             note(f"{name}: {len(index)} documents encoded and indexed in {time.perf_counter() - started:.1f} s")
             results[name] = evaluate(index, dataset, DEFAULT_MEASURES)
         click.echo(_quality_table(results))
