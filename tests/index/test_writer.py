@@ -321,14 +321,11 @@ def test_a_filter_without_a_condition_deletes_nothing(path):
 
 
 BAD_METADATA = {
-    "a date": datetime(2026, 1, 1),
     "a set": {1, 2},
     "bytes": b"x",
     "half a character": "\ud800",
     "a key of half a character": {"\ud800": 1},
     "a key that is no text": {(1, 2): 3},
-    "an array": np.arange(3),
-    "no number": float("nan"),
     "infinity": [{"in": -float("inf")}],
 }
 BAD_METADATA["itself"] = []
