@@ -1,4 +1,4 @@
-"""Quality and latency on judged collections: the encoder that ships, BM25 here and in bm25s, real SPLADE-v3 vectors.
+"""Quality and latency on judged collections: the encoders that ship, BM25 here and in bm25s, real SPLADE-v3 vectors.
 
     pip install bm25s                     # the rival
     NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER [--sets scifact cranfield] [--encoder PATH]
@@ -119,7 +119,7 @@ def main() -> None:
             if not (args.data / name).is_dir():
                 continue
             dataset = open_dataset(str(args.data / name))
-            for encoder in ("lsr-mini", "bm25", *args.encoder):
+            for encoder in ("lsr-mini", "lsr-tiny", "bm25", *args.encoder):
                 mine = ours(dataset, Path(work), encoder)
                 rows.append((name, f"lsr {encoder}", mine.measures, mine.search))
             if rival := theirs(dataset):

@@ -13,7 +13,7 @@ from lsr.encode.stream import Passages, Report
 from lsr.errors import CutTexts, DataError
 from lsr.index.index import Index
 
-LONG = "a wing in a slipstream " * 60  # 240 words; 192 tokens are read of a document, 64 of a query
+LONG = "a wing in a slipstream " * 120  # 600 words; 512 tokens are read of a document, 64 of a query
 DOCS = [{"_id": "a", "text": "cats purr"}, {"_id": "b", "text": LONG}, {"_id": "c", "text": "dogs"}]
 
 
@@ -37,8 +37,8 @@ def test_building_adding_and_updating_tell_once(tmp_path, encoder, monkeypatch):
     many = [document | {"_id": f"{document['_id']}{i}"} for i in range(3) for document in DOCS]
     index, messages = told(lambda: Index.build(tmp_path / "idx", many, encoder=encoder, report=report))
     (message,) = messages
-    assert message.startswith("1 of 3 documents (33.3%) is longer than the 192 tokens that the encoder reads")
-    assert "passages=Passages(192), --passages 192" in message
+    assert message.startswith("1 of 3 documents (33.3%) is longer than the 512 tokens that the encoder reads")
+    assert "passages=Passages(512), --passages 512" in message
     assert (report.truncated, report.vectors) == (3, 9)
     assert told(lambda: index.add(DOCS[:1]))[1] == []
     change, messages = told(lambda: index.add(DOCS[1:2]))
@@ -49,7 +49,7 @@ def test_building_adding_and_updating_tell_once(tmp_path, encoder, monkeypatch):
 
 
 def test_passages_have_nothing_to_tell(tmp_path, encoder):
-    index, messages = told(lambda: Index.build(tmp_path / "idx", DOCS, encoder=encoder, passages=Passages(192)))
+    index, messages = told(lambda: Index.build(tmp_path / "idx", DOCS, encoder=encoder, passages=Passages(512)))
     assert messages == told(lambda: index.add([{"_id": "d", "text": LONG}]))[1] == []
     index.rollback()
 
@@ -78,8 +78,8 @@ def test_commands_tell_while_it_happens(tmp_path, monkeypatch, capsys):
     source.write_text("".join(json.dumps(d | {"_id": f"{i}{d['_id']}"}) + "\n" for i in range(2) for d in DOCS))
     run_command("index", [str(source), "--out", str(tmp_path / "idx")])
     said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith("1 of 3 documents (33.3%) is longer than the 192 tokens")  # at once
-    assert said[1].startswith("2 of 6 documents (33.3%) are longer than the 192 tokens")  # and in all
+    assert said[0].startswith("1 of 3 documents (33.3%) is longer than the 512 tokens")  # at once
+    assert said[1].startswith("2 of 6 documents (33.3%) are longer than the 512 tokens")  # and in all
     run_command(
         "encode", [str(source), "--out", str(tmp_path / "v.parquet"), "--queries", "--encoder", str(tmp_path / "idx")]
     )

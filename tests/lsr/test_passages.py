@@ -139,11 +139,11 @@ def test_as_many_tokens_as_fit(reader):
     assert split("cat " * 9, reader, 24, title="dog " * 30)[0].content.split() == ["dog"] * 21
 
 
-@pytest.mark.parametrize("size", [62, 64, 192, 500])
+@pytest.mark.parametrize("size", [62, 64, 512, 900])
 def test_the_last_word_of_a_passage_is_found(size):
     encoder = load_encoder("lsr-mini").learned
-    words = ["wing"] * 400
-    words[min(size, 190) - 1] = "zebra"
+    words = ["wing"] * 600
+    words[min(size, 510) - 1] = "zebra"
     first = split(" ".join(words), encoder, size)[0]
     assert first.text.endswith("zebra")
-    assert encoder.room([first.text]) == [max(190 - size, 0)]
+    assert encoder.room([first.text]) == [max(510 - size, 0)]

