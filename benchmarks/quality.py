@@ -1,7 +1,8 @@
 """Quality and latency on judged collections: the encoders that ship, BM25 here and in bm25s, real SPLADE-v3 vectors.
 
     pip install bm25s                     # the rival
-    NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER [--sets scifact cranfield] [--encoder PATH]
+    NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER [--sets scifact cranfield]
+        [--encoder PATH] [--encoder "lsr-mini, learned half"]
 
 FOLDER holds collections in BEIR layout (scifact/, cranfield/) and nfcorpus-splade-v3/ (vectors as JSONL). Each row is
 made in this one process, one query at a time, on one thread: the rival's figures stand on the same data and machine.
@@ -33,9 +34,10 @@ Row = tuple[str, str, dict[str, float], Latency]
 
 
 def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
-    """An encoder through encode, index, search, evaluate."""
+    """An encoder through encode, index, search, evaluate; of "NAME, learned half" without BM25's part."""
+    name, _, half = encoder.partition(", ")
     place = work / f"{Path(dataset.name).name}-{len(list(work.iterdir()))}"
-    index = Index.build(place, dataset.corpus(), encoder=load_encoder(encoder))
+    index = Index.build(place, dataset.corpus(), encoder=load_encoder(name, **({"lexical": 0} if half else {})))
     return evaluate(index, dataset, DEFAULT_MEASURES)
 
 
@@ -111,7 +113,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="NAME")
-    parser.add_argument("--encoder", action="append", default=[], metavar="NAME|PATH", help="one more, of any kind")
+    parser.add_argument(
+        "--encoder", action="append", default=[], metavar="NAME|PATH", help="instead of those that ship"
+    )
     args = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as work:
@@ -119,7 +123,7 @@ def main() -> None:
             if not (args.data / name).is_dir():
                 continue
             dataset = open_dataset(str(args.data / name))
-            for encoder in ("lsr-mini", "lsr-tiny", "bm25", *args.encoder):
+            for encoder in args.encoder or ("lsr-mini", "lsr-tiny", "bm25"):
                 mine = ours(dataset, Path(work), encoder)
                 rows.append((name, f"lsr {encoder}", mine.measures, mine.search))
             if rival := theirs(dataset):
