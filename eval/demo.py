@@ -46,15 +46,14 @@ def run_demo(out: Path, encoder: str = DEFAULT_ENCODER) -> None:
     with as_file(files("lsr.data") / "cranfield") as folder:
         dataset = open_dataset(str(folder))
         click.echo("Cranfield: 1,400 abstracts on aerodynamics, 225 queries with human judgments.\n")
-        encoders = {encoder: load_encoder(encoder)}
-        if isinstance(encoders[encoder], HybridEncoder):
-            encoders[f"{encoder}, learned half"] = load_encoder(encoder, lexical=0)
-        encoders["bm25"] = load_encoder("bm25")
+        wanted = {encoder: (Path(encoder).name, load_encoder(encoder))}
+        if isinstance(wanted[encoder][1], HybridEncoder):
+            wanted[f"{encoder}, learned half"] = "learned-half", load_encoder(encoder, lexical=0)
+        wanted["bm25"] = "bm25", load_encoder("bm25")
         results = {}
-        for number, (name, made) in enumerate(encoders.items()):
+        for name, (folder_name, made) in wanted.items():
             started = time.perf_counter()
-            place = out / ("learned-half" if number and name != "bm25" else Path(name).name)
-            index = Index.build(place, dataset.corpus(), encoder=made)
+            index = Index.build(out / folder_name, dataset.corpus(), encoder=made)
             note(f"{name}: {len(index)} documents encoded and indexed in {time.perf_counter() - started:.1f} s")
             results[name] = evaluate(index, dataset, DEFAULT_MEASURES)
         click.echo(_quality_table(results))

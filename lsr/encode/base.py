@@ -197,6 +197,14 @@ def _as_text(value: Any, what: str) -> str:
     return value
 
 
+def write_files(folder: str | PathLike[str], content: Mapping[str, bytes]) -> None:
+    """Write files into a folder, made if it isn't there."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+
+
 def config_bytes(kind: str, **settings: Any) -> bytes:
     """The content of `encoder.json`."""
     return (json.dumps({"format": FORMAT, "type": kind, **settings}, indent=1) + "\n").encode()

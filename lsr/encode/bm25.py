@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode.analyzer import Analyzer
-from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
+from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes, write_files
 from lsr.encode.bm25_fixed import FixedBM25Encoder
 from lsr.encode.lexicon import Lexicon
 from lsr.errors import EncoderError
@@ -188,10 +188,7 @@ class BM25Encoder(Encoder):
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write settings, terms and counts."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.query_files().items():
-            (folder / name).write_bytes(content)
+        write_files(folder, self.query_files())
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> BM25Encoder | FixedBM25Encoder:

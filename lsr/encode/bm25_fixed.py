@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
+from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes, write_files
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
@@ -178,10 +178,7 @@ class FixedBM25Encoder(Encoder):
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write settings and fitted state."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.query_files().items():
-            (folder / name).write_bytes(content)
+        write_files(folder, self.query_files())
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> FixedBM25Encoder:

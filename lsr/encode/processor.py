@@ -7,14 +7,12 @@ from functools import cache
 from llvmlite.binding import get_host_cpu_features
 
 
-@cache
 def adds_bytes_exactly() -> bool:
     """Whether products of 8-bit integers are summed in 32 bits by one instruction (VNNI).
 
     Other x86 processors have one for 16 bits, where two products can overflow.
     """
-    features = get_host_cpu_features()
-    return any(features.get(name, False) for name in ("avx512vnni", "avxvnni"))
+    return sums_of_bytes() > 0
 
 
 @cache

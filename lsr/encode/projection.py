@@ -72,8 +72,7 @@ class Projection:
         Returns:
             (n_terms,) float32.
         """
-        scales = np.maximum(np.abs(states).max(1), np.float32(1e-12)) / np.float32(127)
-        integers = np.rint(states / scales[:, None])
+        integers, scales = _integers(states)
         if not self._lanes:
             return self._by_floats(integers, scales)
         n = -(-len(states) // _TOKENS) * _TOKENS
@@ -96,11 +95,16 @@ class Projection:
 
     def logits(self, states: NDArray[np.float32], terms: NDArray[np.int64]) -> NDArray[np.float32]:
         """The logits that `largest` takes the maximum of, of some terms; (n_tokens, n) float32."""
-        scales = np.maximum(np.abs(states).max(1), np.float32(1e-12)) / np.float32(127)
-        integers = np.rint(states / scales[:, None])
+        integers, scales = _integers(states)
         found = integers @ self._rows[terms].T.astype(np.float32)
         logits: NDArray[np.float32] = found * scales[:, None] * self._scales[terms]
         return logits
+
+
+def _integers(states: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """States as whole numbers of -127 to 127, (n_tokens, width), and the scale of each token, (n_tokens,)."""
+    scales = np.maximum(np.abs(states).max(1), np.float32(1e-12)) / np.float32(127)
+    return np.rint(states / scales[:, None]), scales
 
 
 def _block(lanes: int) -> Any:

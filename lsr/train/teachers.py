@@ -43,6 +43,7 @@ class SparseTeacher(Teacher):
 
     def __init__(self, encoder: Encoder, texts: Iterable[str] = (), cache: Path | None = None) -> None:
         self.encoder = encoder
+        self._caches: list[RowCache] | None = None
         if encoder.needs_fit:
             encoder.fit(texts)
         elif cache is not None:
@@ -58,7 +59,7 @@ class SparseTeacher(Teacher):
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> SparseMatrix:
         """Of documents or queries."""
         encode = self.encoder.encode_query if queries else self.encoder.encode_document
-        if not hasattr(self, "_caches"):
+        if self._caches is None:
             return encode(list(texts))
         cache = self._caches[queries]
         keys = [cache.key(np.frombuffer(text.encode("utf-8", "replace"), np.uint8)) for text in texts]
