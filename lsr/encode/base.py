@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.corpus import Document, require_encodable
 from lsr.encode.lexicon import Lexicon
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint
+from lsr.io.corpus import Document, require_encodable
 from lsr.sparse import SparseMatrix
 
 CONFIG_FILE = "encoder.json"
@@ -144,7 +144,7 @@ class Encoder(abc.ABC):
 
 
 def _reopened(content: dict[str, bytes], settings: dict[str, Any]) -> Encoder:
-    from lsr.encode.hub import load_encoder_files  # built on this module
+    from lsr.encode.load import load_encoder_files  # built on this module
 
     return load_encoder_files(content, **settings)
 

@@ -23,9 +23,9 @@ from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.bm25_fixed import FixedBM25Encoder
+from lsr.encode.inference_free import InferenceFreeEncoder
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.splade import SpladeEncoder
-from lsr.encode.static import InferenceFreeEncoder
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix

@@ -3,7 +3,7 @@
 Any checkpoint with a masked-LM head opens, with one tower for queries and documents or with one each (SPLADE,
 SPLADE v2/++/v3, arXiv 2107.05720, 2109.10086, 2205.04733; log1p_log1p from 2504.14839). torch and
 transformers are imported when a text has to be encoded, not before: vocabulary, spans and fingerprint do
-without. Pooling is in `pooling`, files are in `checkpoint`, and the layouts of other libraries in `hub`.
+without. Pooling is in `pooling`, files are in `model_files`, and the layouts of other libraries in `load`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from lsr.console import warn
-from lsr.encode import checkpoint as files
+from lsr.encode import model_files as files
 from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
-from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
-from lsr.encode.onnx import OnnxRunner
+from lsr.encode.model_files import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.onnx_export import OnnxRunner
 from lsr.encode.reading import tokenizer_settings
 from lsr.errors import CheckpointWarning, EncoderError, MissingExtra
 from lsr.fingerprint import Fingerprint, digest, digest_files

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lsr.encode import checkpoint as files
+from lsr.encode import model_files as files
 from lsr.encode.processor import sums_of_bytes
 from lsr.errors import EncoderError
 
@@ -231,9 +231,9 @@ def test_layers_of_other_models_can_not_be_kept(make_checkpoint, tmp_path):
 def graph():
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    from lsr.encode import onnx
+    from lsr.encode import onnx_export
 
-    return onnx
+    return onnx_export
 
 
 @pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
@@ -297,7 +297,7 @@ def test_models_that_have_no_graph(start, graph, make_checkpoint, tmp_path):
 
 
 def test_one_model_with_two_lengths_is_compressed(graph, checkpoint, tmp_path):
-    from lsr.encode.hub import load_encoder
+    from lsr.encode.load import load_encoder
     from lsr.encode.splade import SpladeEncoder, Tower
 
     encoder = SpladeEncoder(Tower.open(checkpoint, max_length=20), Tower.open(checkpoint, max_length=5))
@@ -349,10 +349,10 @@ def test_an_encoder_is_compressed_and_opens_without_torch(start, graph, checkpoi
     import subprocess
     import sys
 
-    from lsr.encode.checkpoint import TextTokenizer
-    from lsr.encode.hub import load_encoder
+    from lsr.encode.inference_free import InferenceFreeEncoder
+    from lsr.encode.load import load_encoder
+    from lsr.encode.model_files import TextTokenizer
     from lsr.encode.splade import SpladeEncoder, Tower
-    from lsr.encode.static import InferenceFreeEncoder
 
     sparse = start("expansion")
     with torch.no_grad():
@@ -371,7 +371,7 @@ def test_an_encoder_is_compressed_and_opens_without_torch(start, graph, checkpoi
     assert small.encode_query("the cat") == encoder.encode_query("the cat")
     assert str(small.fingerprint) == "small"
     check = (
-        "import sys; sys.modules['torch'] = None; from lsr.encode.hub import load_encoder; "
+        "import sys; sys.modules['torch'] = None; from lsr.encode.load import load_encoder; "
         f"print(load_encoder({str(tmp_path / 'small')!r}).encode_document('the cat').nnz)"
     )
     out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

@@ -25,15 +25,15 @@ pytest.importorskip("transformers")
 from safetensors import SafetensorError  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from lsr.encode.hub import load_encoder  # noqa: E402
 from lsr.encode.hybrid import HybridEncoder  # noqa: E402
+from lsr.encode.load import load_encoder  # noqa: E402
 from lsr.errors import EncoderError, OutputError, TrainingError  # noqa: E402
 from lsr.train import checkpoints as checkpoints_module  # noqa: E402
 from lsr.train import losses  # noqa: E402
 from lsr.train.batches import Batch, draw_batch  # noqa: E402
 from lsr.train.data import open_training  # noqa: E402
 from lsr.train.objective import Penalty, ranking_loss  # noqa: E402
-from lsr.train.queries import QueryTable  # noqa: E402
+from lsr.train.query_table import QueryTable  # noqa: E402
 from lsr.train.settings import (  # noqa: E402
     DataSettings,
     LossSettings,
