@@ -278,7 +278,11 @@ def main() -> None:
         (run / "cache").symlink_to("../cache")  # what the teachers made of the texts is there already
     trained = run_training(settings, run)
     (work / "learned").mkdir(exist_ok=True)
-    compress(load_encoder(trained), work / "learned" / given.model)
+    if given.model == "lsr-mini":  # its lower layers are the dense model's: the rest of that comes along
+        how = dense.settings
+        compress(load_encoder(trained), work / "learned" / given.model, how.model, how.query_prompt)
+    else:
+        compress(load_encoder(trained), work / "learned" / given.model)
     learned = load_encoder(work / "learned" / given.model, max_length=512)
     share = share_of_bm25(learned, given.data)
     HybridEncoder(learned, BM25Encoder(), share).save(work / given.model)

@@ -107,6 +107,19 @@ class InferenceFreeEncoder(Encoder):
         return self.document.encode_document(texts)
 
     @property
+    def dense_width(self) -> int:
+        """The documents' model's."""
+        return self.document.dense_width
+
+    def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
+        """By the documents' model, also for queries."""
+        return self.document.encode_dense(texts, queries=queries)
+
+    def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
+        """By the documents' model."""
+        return self.document.encode_both(texts)
+
+    @property
     def vocabulary(self) -> Sequence[str]:
         """The tokenizer's tokens, filled up to what the model puts out."""
         return self._vocabulary

@@ -29,6 +29,7 @@ HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "onnx")  # t
 OWN_HEADS = HEADS[3:]  # these bring their own way from states to weights
 ONNX_FILE = "model.onnx"
 OUTPUT_FILE = "output.arrow"  # beside it: the vocabulary's embeddings
+DENSE = "dense"  # key of config.json, of an exported model that gives dense vectors, too: {"width", "query_prompt"}
 _ADAPTER = "adapter_config.json"  # of peft
 HEAD_FILE = "head.safetensors"  # of a head that transformers doesn't know
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

@@ -19,12 +19,12 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,7 @@ _HEADS = ("ExpansionHead", "MaskedLMHead", "GatedHead", "LexicalHead")
 # GELU gives no less than -0.17. With this zero and at least this largest value, that is among the integers.
 _GELU_ZERO, _GELU_LARGEST = 16, 2.55
 _WORDS = "embeddings.word_embeddings.weight"
+_Result = TypeVar("_Result")
 _abandoned: list[Any] = []  # sessions that a parent's threads were in at the fork: never to be touched, nor destroyed
 
 
@@ -72,8 +73,10 @@ class OnnxRunner:
         if self._output is not None:
             if self._output.n_terms != n_terms:
                 raise EncoderError(f"{output}: {self._output.n_terms} terms; the encoder has {n_terms}")
-            if given[0] != ("states", ["tokens", self._output.width]):
+            states, beside = ("states", ["tokens", self._output.width]), ("dense", [1, self._output.width])
+            if given not in ([states], [states, beside]):
                 raise EncoderError(f"{self._path}: puts out {given}, not states for the layer in {output.name}")
+        self.has_dense = len(given) > 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         share = os.environ.get("OMP_NUM_THREADS", "")
         self._threads = threads or (int(share) if share.isdecimal() else 0) or cores
@@ -111,13 +114,42 @@ class OnnxRunner:
         Raises:
             EncoderError: A token that the model doesn't know, or weights that are no numbers.
         """
+        return self._matrix(self._run(self._one, ids))
+
+    def weights_and_dense(self, ids: Sequence[list[int]]) -> tuple[SparseMatrix, NDArray[np.float32]]:
+        """Weights of texts, and their dense vectors, (n_texts, width) float32 of length 1; both of one pass.
+
+        Raises:
+            EncoderError: As `weights`; or the graph gives no dense vectors.
+        """
+        found = self._run(self._both, ids)
+        return self._matrix([row for row, _ in found]), self._unit([vector for _, vector in found])
+
+    def dense(self, ids: Sequence[list[int]]) -> NDArray[np.float32]:
+        """Dense vectors alone, (n_texts, width) float32 of length 1.
+
+        Raises:
+            EncoderError: As `weights_and_dense`.
+        """
+        return self._unit(self._run(self._dense_one, ids))
+
+    def _run(self, one: Callable[[list[int]], _Result], ids: Sequence[list[int]]) -> list[_Result]:
         self._check(max(map(max, ids)))
         with self._in_use():
-            rows = list(self._pool.map(self._one, ids))
+            return list(self._pool.map(one, ids))
+
+    def _matrix(self, rows: list[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> SparseMatrix:
         try:
             return SparseMatrix.from_rows(rows, self._n_terms)
         except ValueError as error:
             raise EncoderError(f"{self._path}: the model gives weights that are no numbers: {error}") from None
+
+    def _unit(self, vectors: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        found = np.concatenate(vectors)
+        if not np.isfinite(found).all():
+            raise EncoderError(f"{self._path}: the model gives dense vectors that are no numbers")
+        length = np.linalg.norm(found, axis=1, keepdims=True)
+        return np.asarray(found / np.maximum(length, 1e-12), np.float32)
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
@@ -135,6 +167,19 @@ class OnnxRunner:
         dense = self._session.run(["weights"], {"ids": np.array(ids, np.int64)})[0]
         terms = dense.nonzero()[0]
         return terms, dense[terms]
+
+    def _both(self, ids: list[int]) -> tuple[tuple[NDArray[np.int64], NDArray[np.float32]], NDArray[np.float32]]:
+        output = self._dense_output()
+        states, dense = self._session.run(["states", "dense"], {"words": output.embeddings(ids)})
+        return output.weights(states, ids), dense
+
+    def _dense_one(self, ids: list[int]) -> NDArray[np.float32]:
+        return np.asarray(self._session.run(["dense"], {"words": self._dense_output().embeddings(ids)})[0])
+
+    def _dense_output(self) -> OutputLayer:
+        if self._output is None or not self.has_dense:
+            raise EncoderError(f"{self._path}: this model gives no dense vectors")
+        return self._output
 
     def _states(self, output: OutputLayer, ids: list[int]) -> NDArray[np.float32]:
         return np.asarray(self._session.run(["states"], {"words": output.embeddings(ids)})[0])
@@ -207,7 +252,7 @@ def _as_output(name: bytes) -> bytes:
 # --- making -----------------------------------------------------------------------------------------------------------
 
 
-def export(model: Any, folder: Path) -> None:
+def export(model: Any, folder: Path, dense: Any = None) -> None:
     """Write a model as a graph of 8-bit integers and its output layer.
 
     Weights take all 8 bits, so whoever runs the graph has to take care that sums are exact, as `OnnxRunner` does.
@@ -215,6 +260,7 @@ def export(model: Any, folder: Path) -> None:
     Args:
         model: A `lsr.encode.model.SparseModel` of a BERT backbone and the head "expansion" or "masked-lm".
         folder: Where to.
+        dense: A BERT that begins with the same layers, whose first token's last state becomes the output "dense".
 
     Raises:
         EncoderError: A model of another kind.
@@ -235,6 +281,8 @@ def export(model: Any, folder: Path) -> None:
     weights = {name.removeprefix("bert."): value.float().numpy() for name, value in model.backbone.state_dict().items()}
     head = {name: value.float().numpy() for name, value in model.head.tensors().items()}
     graph = _Graph(onnx)
+    if dense is not None and kind not in ("ExpansionHead", "MaskedLMHead"):
+        raise EncoderError(f"a model with {kind} has no place for a dense vector")
     if kind in ("GatedHead", "LexicalHead"):
         states = _add_backbone(graph, weights, config, _add_embeddings(graph, weights[_WORDS]))
         if kind == "LexicalHead":
@@ -246,7 +294,8 @@ def export(model: Any, folder: Path) -> None:
         (folder / files.ONNX_FILE).write_bytes(graph.content(name, ("ids",), ("weights", model.n_terms)))
         return
     hidden = int(config.hidden_size)
-    states = _add_backbone(graph, weights, config, "words")
+    beside = None if dense is None else {name: value.float().numpy() for name, value in dense.state_dict().items()}
+    states = _add_backbone(graph, weights, config, "words", beside)
     if kind == "ExpansionHead":
         _add_expansion(graph, head, states)
         output = {name: head[name] for name in ("projection", "bias", "frequency")}
@@ -257,7 +306,8 @@ def export(model: Any, folder: Path) -> None:
         projection, bias = _output_of(model.head)
         output = {"projection": projection, "bias": bias, "frequency": np.zeros(len(bias), np.float32)}
         settings = OutputSettings(model.head.saturation)
-    content = graph.content("document encoder", ("words", hidden), ("states", "tokens", hidden))
+    found = [("states", "tokens", hidden), *([("dense", 1, hidden)] if dense is not None else [])]
+    content = graph.content("document encoder", ("words", hidden), *found)
     (folder / files.ONNX_FILE).write_bytes(content)
     OutputLayer.of(weights[_WORDS], **output, settings=settings).save(folder / files.OUTPUT_FILE)
 
@@ -269,15 +319,18 @@ def _output_of(head: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return projection, np.zeros(len(projection), np.float32) if bias is None else bias.detach().float().numpy()
 
 
-def compress(encoder: Any, folder: Path) -> None:
+def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt: str = "") -> None:
     """Write an encoder again, its documents' model as a graph of 8-bit integers.
 
     Args:
         encoder: A `SpladeEncoder` of one tower, an `InferenceFreeEncoder`, or a `HybridEncoder` of either.
         folder: Where to; replaced if it is an encoder.
+        dense: A checkpoint that begins with the same layers, and whose first token's last state is the vector of a
+            text: the encoder gives this vector, too. Its other layers add to the file, those in common don't.
+        query_prompt: What that model wants in front of queries.
 
     Raises:
-        EncoderError: Its model can't be exported.
+        EncoderError: Its model can't be exported, or has nothing in common with the dense one.
     """
     from lsr.encode.hybrid import HybridEncoder
     from lsr.encode.inference_free import InferenceFreeEncoder
@@ -296,9 +349,15 @@ def compress(encoder: Any, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         work = Path(temporary) / folder.name  # an encoder is called after its folder
         work.mkdir()
-        export(documents.network(), work)
         config = files.model_config(source)
         kept = {key: config[key] for key in ("model_type", "vocab_size", "max_position_embeddings") if key in config}
+        beside = None
+        if dense is not None:
+            from lsr.encode.model import load_backbone  # takes torch, as exporting does
+
+            beside, _ = load_backbone(dense, "AutoModel")
+            kept[files.DENSE] = {"width": int(beside.config.hidden_size), "query_prompt": query_prompt}
+        export(documents.network(), work, beside)
         (work / "config.json").write_text(json.dumps(kept))
         (work / files.TOKENIZER_FILE).write_bytes((source / files.TOKENIZER_FILE).read_bytes())
         small = SpladeEncoder(
@@ -360,7 +419,7 @@ class _Graph:
         steps = self.constant("gelu.steps", np.array(255 - _GELU_ZERO, np.float32))
         size = self.add("Div", largest, steps)
         zero = self.constant("gelu.zero", np.array(_GELU_ZERO, np.uint8))
-        zeros = self.add("Expand", zero, "length")
+        zeros = self.add("Expand", zero, self.add("Shape", x, start=0, end=1))
         integers = self.add("QuantizeLinear", x, size, zeros, axis=0)
         product = self.add(
             "MatMulIntegerToFloat",
@@ -374,24 +433,27 @@ class _Graph:
         size = self.add("Unsqueeze", size, self.constant("one axis", np.array([1])))
         return str(self.add("Add", self.add("Mul", product, size), self.constant(f"{name}.bias", bias)))
 
-    def norm(self, x: str, name: str, weights: dict[str, NDArray[np.float32]], epsilon: float) -> tuple[str, Any, str]:
+    def norm(
+        self, x: str, name: str, weights: dict[str, NDArray[np.float32]], epsilon: float, prefix: str = ""
+    ) -> tuple[str, Any, str]:
         """Layer normalisation: divided by a factor of each column, the factors, and as it is.
 
         The factors bring the columns closer to each other in size; the weights that come after are multiplied by them.
         """
         scale, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
         factors = np.sqrt(np.abs(bias) + 4 * np.abs(scale) + 1e-6)
-        parts = [self.constant(f"{name}.{part}", weights[f"{name}.{part}"] / factors) for part in ("weight", "bias")]
+        parts = [(f"{prefix}{name}.{part}", weights[f"{name}.{part}"] / factors) for part in ("weight", "bias")]
+        parts = [self.constant(*part) for part in parts]
         even = self.add("LayerNormalization", x, *parts, axis=-1, epsilon=epsilon)
-        return even, factors, self.add("Mul", even, self.constant(f"{name}.factors", factors))
+        return even, factors, self.add("Mul", even, self.constant(f"{prefix}{name}.factors", factors))
 
-    def content(self, name: str, given: tuple[Any, ...], found: tuple[Any, ...]) -> bytes:
+    def content(self, name: str, given: tuple[Any, ...], *found: tuple[Any, ...]) -> bytes:
         """The file.
 
         Args:
             name: The graph's.
             given: Name of the input, whose first dimension are tokens, and its other dimensions.
-            found: Name of the output and its dimensions.
+            found: Name of each output and its dimensions.
         """
         helper, kinds = self._onnx.helper, self._onnx.TensorProto
         kind = kinds.INT64 if given[0] == "ids" else kinds.FLOAT
@@ -399,7 +461,7 @@ class _Graph:
             self._nodes,
             name,
             [helper.make_tensor_value_info(given[0], kind, ["tokens", *given[1:]])],
-            [helper.make_tensor_value_info(found[0], kinds.FLOAT, list(found[1:]))],
+            [helper.make_tensor_value_info(out[0], kinds.FLOAT, list(out[1:])) for out in found],
             list(self._constants.values()),
         )
         versions = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
@@ -415,37 +477,101 @@ def _add_embeddings(graph: _Graph, embeddings: NDArray[np.float32]) -> str:
     return str(graph.add("Mul", x, graph.add("Gather", graph.constant("words.scale", scale[:, None]), "ids")))
 
 
-def _add_backbone(graph: _Graph, weights: dict[str, NDArray[np.float32]], config: Any, words: str) -> str:
-    """All of a BERT behind its word embeddings; gives the last states, (tokens, hidden)."""
-    hidden, heads, epsilon = config.hidden_size, config.num_attention_heads, config.layer_norm_eps
+def _add_backbone(
+    graph: _Graph,
+    weights: dict[str, NDArray[np.float32]],
+    config: Any,
+    words: str,
+    dense: dict[str, NDArray[np.float32]] | None = None,
+) -> str:
+    """All of a BERT behind its word embeddings; gives the last states, (tokens, hidden).
+
+    Of another BERT that begins with the same layers, `dense`, what follows them is added: the output "dense", (1,
+    hidden), is its last state of the first token.
+    """
+    hidden, epsilon, n_layers = config.hidden_size, config.layer_norm_eps, config.num_hidden_layers
     places = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
     zero = graph.constant("zero", np.array([0]))
     length = graph.add("Shape", words, start=0, end=1, name="length")
     x = graph.add("Add", words, graph.add("Slice", graph.constant("places", places), zero, length, zero))
-    even, factors, x = graph.norm(x, "embeddings.LayerNorm", weights, epsilon)
-    split = graph.constant("split", np.array([0, 3, heads, hidden // heads]))
-    whole = graph.constant("whole", np.array([0, hidden]))
-    shrink = graph.constant("shrink", np.array((hidden // heads) ** -0.5, np.float32))
-    for i in range(config.num_hidden_layers):
-        at = f"encoder.layer.{i}"
-        parts = [f"{at}.attention.self.{part}" for part in ("query", "key", "value")]
-        weight, bias = (np.concatenate([weights[f"{part}.{kind}"] for part in parts]) for kind in ("weight", "bias"))
-        apart = graph.add("Reshape", graph.linear(even, f"{at}.qkv", weight * factors, bias), split)
-        turned = graph.add("Transpose", apart, perm=[1, 2, 0, 3])  # (3, heads, tokens, hidden of a head)
-        one = [graph.constant(f"part{j}", np.array(j)) for j in range(3)]
-        query, key, value = (graph.add("Gather", turned, j, axis=0) for j in one)
-        key = graph.add("Transpose", key, perm=[0, 2, 1])
-        scores = graph.add("MatMul", graph.add("Mul", query, shrink), key)
-        mixed = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), value)
-        mixed = graph.add("Reshape", graph.add("Transpose", mixed, perm=[1, 0, 2]), whole)
-        out = f"{at}.attention.output"
-        mixed = graph.linear(mixed, f"{out}.dense", weights[f"{out}.dense.weight"], weights[f"{out}.dense.bias"])
-        even, factors, x = graph.norm(graph.add("Add", x, mixed), f"{out}.LayerNorm", weights, epsilon)
-        wide, narrow = f"{at}.intermediate.dense", f"{at}.output.dense"
-        y = graph.linear(even, wide, weights[f"{wide}.weight"] * factors, weights[f"{wide}.bias"])
-        y = graph.gelu_linear(y, narrow, weights[f"{narrow}.weight"], weights[f"{narrow}.bias"])
-        even, factors, x = graph.norm(graph.add("Add", x, y), f"{at}.output.LayerNorm", weights, epsilon)
-    return x
+    states = graph.norm(x, "embeddings.LayerNorm", weights, epsilon)
+    graph.constant("split", np.array([0, 3, config.num_attention_heads, hidden // config.num_attention_heads]))
+    graph.constant("whole", np.array([0, hidden]))
+    graph.constant("shrink", np.array((hidden // config.num_attention_heads) ** -0.5, np.float32))
+    fork = n_layers if dense is None else _n_shared(weights, dense, n_layers)
+    for i in range(fork):
+        states = _add_layer(graph, weights, i, epsilon, states)
+    if dense is not None:
+        apart = states
+        for i in range(fork, n_layers):
+            apart = _add_layer(graph, dense, i, epsilon, apart, name="dense.", first=i + 1 == n_layers)
+        graph.add("Identity", apart[2], name="dense")
+    for i in range(fork, n_layers):
+        states = _add_layer(graph, weights, i, epsilon, states)
+    return states[2]
+
+
+def _n_shared(weights: dict[str, NDArray[np.float32]], dense: dict[str, NDArray[np.float32]], n_layers: int) -> int:
+    """How many layers, from the embeddings on, two BERTs have in common.
+
+    Raises:
+        EncoderError: Their embeddings differ, or they have nothing apart for the first token to come from.
+    """
+
+    def same(prefix: str) -> bool:
+        names = [name for name in weights if name.startswith(prefix)]
+        return all(name in dense and np.array_equal(weights[name], dense[name]) for name in names)
+
+    if not same("embeddings.") or f"encoder.layer.{n_layers}.output.dense.weight" in dense:
+        raise EncoderError("the model of the dense vectors doesn't begin with the layers of the sparse ones' model")
+    shared = next((i for i in range(n_layers) if not same(f"encoder.layer.{i}.")), n_layers)
+    return min(shared, n_layers - 1)
+
+
+def _add_layer(
+    graph: _Graph,
+    weights: dict[str, NDArray[np.float32]],
+    number: int,
+    epsilon: float,
+    states: tuple[str, Any, str],
+    *,
+    name: str = "",
+    first: bool = False,
+) -> tuple[str, Any, str]:
+    """A BERT's layer; takes and gives states as of `_Graph.norm`.
+
+    Args:
+        graph: Where to.
+        weights: The model's.
+        number: Of the layer.
+        epsilon: Of the normalisations.
+        states: What goes in.
+        name: In front of the constants' names.
+        first: Give the state of the first token alone.
+    """
+    even, factors, x = states
+    at = f"encoder.layer.{number}"
+    parts = [f"{at}.attention.self.{part}" for part in ("query", "key", "value")]
+    weight, bias = (np.concatenate([weights[f"{part}.{kind}"] for part in parts]) for kind in ("weight", "bias"))
+    apart = graph.add("Reshape", graph.linear(even, f"{name}{at}.qkv", weight * factors, bias), "split")
+    turned = graph.add("Transpose", apart, perm=[1, 2, 0, 3])  # (3, heads, tokens, hidden of a head)
+    one = [graph.constant(f"part{j}", np.array(j)) for j in range(3)]
+    query, key, value = (graph.add("Gather", turned, j, axis=0) for j in one)
+    if first:
+        bounds = [graph.constant(f"{key} first", np.array([n])) for key, n in (("from", 0), ("to", 1), ("axis", 1))]
+        query = graph.add("Slice", query, *bounds)
+        x = graph.add("Slice", x, bounds[0], bounds[1], graph.constant("zero", np.array([0])))
+    key = graph.add("Transpose", key, perm=[0, 2, 1])
+    scores = graph.add("MatMul", graph.add("Mul", query, "shrink"), key)
+    mixed = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), value)
+    mixed = graph.add("Reshape", graph.add("Transpose", mixed, perm=[1, 0, 2]), "whole")
+    out = f"{at}.attention.output"
+    mixed = graph.linear(mixed, f"{name}{out}.dense", weights[f"{out}.dense.weight"], weights[f"{out}.dense.bias"])
+    even, factors, x = graph.norm(graph.add("Add", x, mixed), f"{out}.LayerNorm", weights, epsilon, name)
+    wide, narrow = f"{at}.intermediate.dense", f"{at}.output.dense"
+    y = graph.linear(even, f"{name}{wide}", weights[f"{wide}.weight"] * factors, weights[f"{wide}.bias"])
+    y = graph.gelu_linear(y, f"{name}{narrow}", weights[f"{narrow}.weight"], weights[f"{narrow}.bias"])
+    return graph.norm(graph.add("Add", x, y), f"{at}.output.LayerNorm", weights, epsilon, name)
 
 
 def _add_expansion(graph: _Graph, head: dict[str, NDArray[np.float32]], states: str) -> None:

@@ -323,12 +323,20 @@ class Trainer:
         else:
             asking = self.table.look_up(queries, terms[asked])
         scores = asking @ documents[:, asked].T
+        brought = any(teacher.examples for teacher in settings.teachers)
+        raw: dict[str, Tensor] = {}
+        loss = scores.new_zeros(())
         if settings.lexical:
+            if settings.losses.alone:
+                values, cost = ranking_loss(scores, batch, settings.losses, self.teachers, brought)
+                raw = {f"alone_{key}": value for key, value in values.items()}
+                loss = settings.losses.alone * cost
             assert self.helpers.lexical is not None
             known = SharedTeacher(self.helpers.lexical, self.processes).scores(batch.queries, batch.documents)
             scores = scores + self.table.lexical * torch.from_numpy(known).to(self.device)
-        brought = any(teacher.examples for teacher in settings.teachers)
-        raw, loss = ranking_loss(scores, batch, settings.losses, self.teachers, brought)
+        values, cost = ranking_loss(scores, batch, settings.losses, self.teachers, brought)
+        raw |= values
+        loss = loss + cost
         step = self.step - self._pretrain_steps
         if taught is not None:
             columns = np.arange(self.model.n_terms) if terms is None else terms[asked].cpu().numpy()

@@ -378,6 +378,51 @@ def test_an_encoder_is_compressed_and_opens_without_torch(start, graph, checkpoi
     assert int(out.stdout) == small.encode_document("the cat").nnz > 0
 
 
+def test_an_exported_encoder_gives_the_dense_vectors_of_a_model_that_begins_alike(graph, checkpoint, tmp_path):
+    from lsr.encode.bm25 import BM25Encoder
+    from lsr.encode.hub import load_encoder
+    from lsr.encode.hybrid import HybridEncoder
+    from lsr.encode.splade import SpladeEncoder, Tower
+    from lsr.encode.static import InferenceFreeEncoder
+
+    config = transformers.AutoConfig.from_pretrained(checkpoint, num_hidden_layers=2)
+    torch.manual_seed(3)
+    whole = transformers.AutoModelForMaskedLM.from_config(config).eval()
+    dense = transformers.AutoModel.from_config(config).eval()
+    shared = {k: v for k, v in whole.bert.state_dict().items() if k.startswith(("embeddings.", "encoder.layer.0."))}
+    dense.load_state_dict(dense.state_dict() | shared)
+    for name, part in (("sparse", whole), ("dense", dense)):
+        part.save_pretrained(tmp_path / name)
+        for path in checkpoint.glob("*token*"):
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+    documents = SpladeEncoder(Tower.open(tmp_path / "sparse"))
+    encoder = InferenceFreeEncoder(documents, np.ones(N_TERMS))
+    graph.compress(encoder, tmp_path / "plain")
+    graph.compress(encoder, tmp_path / "small", tmp_path / "dense", "the ")
+    plain, small = load_encoder(tmp_path / "plain"), load_encoder(tmp_path / "small")
+    texts = ["the cat sat on the mat .", "", "dogs", "the dog"]
+    assert (plain.dense_width, small.dense_width) == (0, 16)
+    with pytest.raises(EncoderError, match="plain gives no dense vectors"):
+        plain.encode_both(texts)
+    sparse, found = small.encode_both(texts)
+    assert sparse == small.encode_document(texts) == plain.encode_document(texts)
+    ids = documents._tokenizer(documents.document).ids(texts, 24, special=True)
+    with torch.no_grad():
+        expected = torch.cat([dense(input_ids=torch.tensor([row])).last_hidden_state[:, 0] for row in ids])
+    cosines = (torch.nn.functional.normalize(expected).numpy() * found).sum(1)
+    assert cosines.min() > 0.99  # 8 bits
+    assert found.dtype == np.float32
+    assert np.array_equal(small.encode_dense(texts), found)
+    assert np.array_equal(small.encode_dense("dog", queries=True), small.encode_dense("the dog"))
+    both = HybridEncoder(small, BM25Encoder(), 1.0)
+    both.fit(texts)
+    assert both.dense_width == 16
+    assert np.array_equal(both.encode_both(texts)[1], found)
+    assert both.encode_both(texts)[0] == both.encode_document(texts)
+    with pytest.raises(EncoderError, match="doesn't begin with the layers of the sparse ones' model"):
+        graph.compress(encoder, tmp_path / "other", checkpoint)
+
+
 def test_a_damaged_graph_is_named(graph, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"nothing")
     with pytest.raises(EncoderError, match=r"model\.onnx: can't be opened"):
