@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lsr.encode.cli import (
+from lsr.index.cli.encode import (
     PathOrURI,
     document_encoder,
     encoder_options,
@@ -89,7 +89,7 @@ def index(
     from lsr.index.index import Index
     from lsr.index.segment.clusters import SUMMARY_MASS
     from lsr.index.write.builder import BuildSettings, open_source
-    from lsr.io.vectors import holds_vectors
+    from lsr.io.open_vectors import holds_vectors
 
     working = workers_of(ray, workers, options["device"])
     if clusters and impacts != "uint8":
@@ -151,7 +151,7 @@ def _index_shards(
     from lsr.console import counted, note
     from lsr.index.distributed.build import build_shards
     from lsr.io.corpus import open_corpus
-    from lsr.io.vectors import holds_vectors
+    from lsr.io.open_vectors import holds_vectors
 
     read: Any = source
     if holds_vectors(source):

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import click
 
-from lsr.encode.cli import PathOrURI, encoder_options, given_settings, open_encoder
+from lsr.index.cli.encode import PathOrURI, encoder_options, given_settings, open_encoder
 
 _PREVIEW = 90  # characters of a text in a table
 
@@ -226,7 +226,7 @@ def _search_file(
 ) -> None:
     from lsr.console import counted, note, progress
     from lsr.index.search.query_file import read_queries
-    from lsr.io.corpus import new_text
+    from lsr.io.text_files import new_text
 
     read = read_queries(queries, index, skip_bad=skip_bad)
     if read.bad:
@@ -265,7 +265,7 @@ def _tell_filter(index: Any, where: Any) -> bool:
 
 
 def _write_run(path: Path, results: list[tuple[str, Any]], tag: str) -> None:
-    from lsr.io.corpus import new_text
+    from lsr.io.text_files import new_text
 
     with new_text(path) as file:
         for query_id, hits in results:

@@ -39,7 +39,7 @@ from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
 from lsr.index.write.builder import Source
 from lsr.index.write.update_batch import Change
-from lsr.io.corpus import require_id
+from lsr.io.document import require_id
 from lsr.sparse import SparseMatrix
 
 _BATCH = 256  # queries that are sent at a time

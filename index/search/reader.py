@@ -24,7 +24,7 @@ from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.storage.arrow_file import damage
 from lsr.index.storage.manifest import check_files
-from lsr.io.corpus import require_id
+from lsr.io.document import require_id
 from lsr.sparse import MAX_TERMS, SparseMatrix
 
 _SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
@@ -318,7 +318,12 @@ class Reader(QuerySide):
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""
-        return list(check_files(self.path, self._snapshot.manifest, every_byte=True).values())
+        folders = self._snapshot.by_folder(self.path)
+        return [
+            wrong
+            for folder, snapshot in folders
+            for wrong in check_files(folder, snapshot.manifest, every_byte=True).values()
+        ]
 
 
 def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int | None:

@@ -314,6 +314,13 @@ class Snapshot:
         """What names its files: of an index one manifest."""
         return (self.manifest,)
 
+    def by_folder(self, path: Path) -> list[tuple[Path, Snapshot]]:
+        """The folders whose segments are merged with each other, here the index' own, and what is committed in each."""
+        return [(path, self)]
+
+    def require_changeable(self, path: Path) -> None:
+        """Refuse to change what can only be read; here nothing."""
+
     @cached_property
     def id(self) -> str:
         """Tells this commit from others: 16 hexadecimal digits."""

@@ -21,7 +21,7 @@ from lsr.index.serve.problems import Problem, wrong_values
 from lsr.index.serve.settings import ServeSettings
 from lsr.index.serve.thread_pool import Deadline
 from lsr.index.write.update_batch import Change
-from lsr.io.corpus import Document, document_batch
+from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import SparseMatrix
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-import lsr
+from lsr._version import __version__
 from lsr.console import progress
 from lsr.encode.base import DEFAULT_ENCODER, Encoder
 from lsr.encode.corpus import Passages, Report, encode_corpus, fit
@@ -20,7 +20,7 @@ from lsr.encode.lexicon import Lexicon
 from lsr.encode.load import load_encoder
 from lsr.errors import EncoderMismatch
 from lsr.fingerprint import Fingerprint
-from lsr.index.segment.clusters import write_clusters
+from lsr.index.segment.cluster_writer import write_clusters
 from lsr.index.segment.doc_store import DocumentsWriter
 from lsr.index.segment.postings import ImpactType, Segment
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, Order, SegmentWriter
@@ -28,9 +28,11 @@ from lsr.index.segment.quantize import LEVELS, Quantizer
 from lsr.index.storage.arrow_file import write_arrow
 from lsr.index.storage.manifest import output_errors, refuse_others
 from lsr.index.storage.transaction import NewFiles, Transaction
-from lsr.io.corpus import Corpus, Document, documents_corpus, open_corpus
+from lsr.io.corpus import Corpus, documents_corpus, open_corpus
+from lsr.io.document import Document
 from lsr.io.jsonl import given_documents
-from lsr.io.vectors import VectorBatch, Vectors, holds_vectors, matrix_batches, read_vectors
+from lsr.io.open_vectors import holds_vectors, read_vectors
+from lsr.io.vectors import VectorBatch, Vectors, matrix_batches
 from lsr.sparse import SparseMatrix
 
 Opened = Iterable[Mapping[str, Any] | Document] | Corpus | Vectors | SparseMatrix
@@ -238,7 +240,7 @@ def manifest_of(
         segments: What `write_segment` gave for each, in document order.
     """
     return {
-        "lsr": lsr.__version__,
+        "lsr": __version__,
         **shared,
         "impacts": settings.impacts,
         "scale": scale,

@@ -28,8 +28,12 @@ from lsr.encode.base import Encoder
 from lsr.encode.passages import require_sizes, split_passages
 from lsr.errors import CutTexts, OutputExists
 from lsr.io.convert import Form, check_out, convert
-from lsr.io.corpus import Corpus, Document, document_batch, new_text
-from lsr.io.vectors import ParquetWriter, VectorBatch, pack_metadata, read_vectors
+from lsr.io.corpus import Corpus
+from lsr.io.document import Document, document_batch
+from lsr.io.open_vectors import read_vectors
+from lsr.io.text_files import new_text
+from lsr.io.vectors import VectorBatch
+from lsr.io.vectors_parquet import ParquetWriter, pack_metadata
 from lsr.sparse import SparseMatrix
 
 _LOCK = ".lock"
