@@ -35,6 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lsr.dense import DenseRows
 from lsr.durable import take_name
 from lsr.errors import DataError
 from lsr.fingerprint import Fingerprint
@@ -81,10 +82,12 @@ class VectorBatch:
     Attributes:
         documents: Record batch of lsr.io.corpus.DOCUMENT_SCHEMA.
         vectors: One row per document.
+        dense: Dense vectors of them, if there are any.
     """
 
     documents: pa.RecordBatch
     vectors: SparseMatrix
+    dense: DenseRows | None = None
 
     @property
     def ids(self) -> list[str]:
