@@ -106,6 +106,7 @@ class Index(Reader):
         order: Order = "auto",
         clusters: bool = False,
         summary_mass: float = SUMMARY_MASS,
+        hybrid: bool = False,
         report: Report | None = None,
     ) -> Index:
         """Build an index; the folder holds either the whole new index or what it held before.
@@ -131,6 +132,8 @@ class Index(Reader):
             clusters: Write clusters too, for approximate search: about twice the size without texts. Only with 8-bit
                 impacts.
             summary_mass: The share of a cluster's largest impacts that its summary holds, above 0 and at most 1.
+            hybrid: Keep the dense vectors, too, that the encoder gives of the same pass, in 8 bits: for
+                `search(mode="hybrid")`.
             report: Filled in with what was met on the way.
 
         Returns:
@@ -144,7 +147,7 @@ class Index(Reader):
             path = Path(path).absolute()
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
-        settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages)
+        settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages, hybrid)
         # Fitted or default, whatever encoded the documents encodes the queries.
         with folder_for(path, overwrite=overwrite) as folder:
             encoder = build_index(

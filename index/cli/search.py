@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,10 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.option(
+                "--mode", metavar="NAME", help="sparse, or of an index built with --hybrid: hybrid or dense. [sparse]"
+            ),
+            click.option("--dense-weight", type=float, help="Of the dense score in a hybrid one. [default: 1]"),
+            click.option(
                 "--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore, daat or clusters. [auto]"
             ),
             click.option("--alpha", type=float, help="Below 1: skip more, perhaps miss some. [default: 1, exact]"),
@@ -46,7 +51,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Those of `search_options` that were given, taken out of a command's options."""
     from lsr.index.search.settings import SearchSettings
 
-    names = ("algorithm", "alpha", "beta", "guaranteed", "cut", "heap_factor", "best_passages")
+    names = tuple(field.name for field in fields(SearchSettings))
     given = {name: value for name in names if (value := options.pop(name)) is not None}
     try:
         SearchSettings(**given)

@@ -313,6 +313,8 @@ class ShardedIndex(QuerySide):
         """The results of queries, which are encoded anew where documents changed: weights may follow from counts."""
         checked_k(k)
         settings, parsed = search_settings(given), None if where is None else as_filter(where)
+        if settings.mode != "sparse":
+            raise DataError(f"{self.path}: shards on many machines are searched by their sparse vectors alone", "mode")
         for _ in range(_TRIES):
             states, vectors = self._states, encoded()
             patience = self._patience.times(len(vectors))

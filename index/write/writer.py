@@ -332,7 +332,7 @@ class Writer:
                     "another encoder made these vectors",
                     where,
                 )
-            yield VectorBatch(batch.documents, vectors)
+            yield VectorBatch(batch.documents, vectors, batch.dense)
         if ours is not None and len(ours) > len(known.vocabulary or ()):
             grown = Known()
             grown.fingerprint, grown.encoder_files = known.fingerprint, known.encoder_files

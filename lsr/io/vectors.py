@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lsr.dense import DenseRows
 from lsr.fingerprint import Fingerprint
 from lsr.io.document import Document, document_batch, id_text
 from lsr.sparse import SparseMatrix
@@ -27,10 +28,12 @@ class VectorBatch:
     Attributes:
         documents: Record batch of lsr.io.document.DOCUMENT_SCHEMA.
         vectors: One row per document.
+        dense: Dense vectors of them, if there are any.
     """
 
     documents: pa.RecordBatch
     vectors: SparseMatrix
+    dense: DenseRows | None = None
 
     @property
     def ids(self) -> list[str]:
