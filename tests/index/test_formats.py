@@ -19,7 +19,7 @@ from unittest import mock
 import pytest
 
 from lsr.encode.bm25_fixed import FixedBM25Encoder
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.errors import IndexFormatError
 from lsr.index.index import Index
 from lsr.index.storage.manifest import FORMAT, MANIFEST

@@ -10,7 +10,7 @@ import pytest
 from lsr import Index, SparseMatrix
 from lsr.dense import DenseRows
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderError
 from lsr.index.segment import embeddings
 from lsr.index.segment.embeddings import Embeddings, EmbeddingsWriter
