@@ -75,7 +75,7 @@ class ArrowFile:
             found = self._reader.schema
             self.names: list[str] = found.names
         if not any((found.names, found.types) == (known.names, known.types) for known in (schema, *others)):
-            raise CorruptIndex(f"{path}: unexpected columns {self.names}; {mend}")
+            raise CorruptIndex(f"{path}: damaged: unexpected columns {self.names}; {mend}")
         self.bytes = np.frombuffer(self._buffer, np.uint8)
         self.n_batches = int(self._reader.num_record_batches)
 

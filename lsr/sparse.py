@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 MAX_TERMS = 2**31
+MOST_SHIFT = 60  # binary digits that weights may lie apart
+# One document in so many may be too loud for the scale of the others, if theirs is finer then by more than this factor.
+_LOUD, _WORTH = 64, 4.0
 _DENSE_TERMS = 1 << 22  # up to here a row is spread out over the vocabulary to multiply; above it is looked up
 
 
@@ -299,6 +302,20 @@ class SparseMatrix:
         batches = read_vectors(path)
         matrices = [batch.vectors for batch in batches]
         return cls.vstack(matrices) if matrices else cls.empty(batches.n_terms)
+
+
+def usual_largest(largest: NDArray[np.float32]) -> float:
+    """The weight that a scale of many documents is to have room for: the largest, unless few are far louder.
+
+    Args:
+        largest: (n_rows,) the largest weight of each, 0 for those without terms.
+    """
+    filled = largest[largest > 0]
+    if not len(filled):
+        return 0.0
+    top, rank = float(filled.max()), len(filled) - 1 - len(filled) // _LOUD
+    usual = float(np.partition(filled, rank)[rank])
+    return max(usual, top / 2.0**MOST_SHIFT) if top > _WORTH * usual else top
 
 
 def _canonical(
