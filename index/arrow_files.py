@@ -114,7 +114,7 @@ class ArrowFile:
 
     def digest(self) -> str:
         """SHA-256 of what is mapped, whatever has become of the file since."""
-        return hashlib.sha256(self.bytes).hexdigest()
+        return hashlib.sha256(self.bytes.data).hexdigest()
 
 
 def write_arrow(path: Path, columns: Mapping[str, Any]) -> None:

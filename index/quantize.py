@@ -81,7 +81,8 @@ class Quantizer:
 def shifts_of(largest: NDArray[np.float32], scale: float) -> NDArray[np.uint8]:
     """(n_docs,) uint8, the smallest shift with which each document's largest weight is an impact."""
     mantissa, exponent = np.frexp(largest.astype(np.float64) / (scale * (LEVELS + 0.5)))
-    return np.maximum(exponent - (mantissa == 0.5), 0).astype(np.uint8)
+    shifts: NDArray[np.uint8] = np.maximum(exponent - (mantissa == 0.5), 0).astype(np.uint8)
+    return shifts
 
 
 def weights_of(impacts: NDArray[Any], scale: float) -> NDArray[np.float32]:

@@ -243,7 +243,7 @@ class Segment:
                 at = int(np.searchsorted(here, local))
                 if at < len(here) and here[at] == local:
                     found[i] = impacts[int(window[IMPACTS_AT]) + int(begin) + at]
-        return found * self.scales[w]
+        return found * float(self.scales[w])
 
     def vector(self, doc: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
         """A document's terms, ascending, and their stored weights."""
