@@ -48,6 +48,7 @@ _SEGMENT = re.compile(r"segment-[0-9a-f]{16}")
 FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
 # Files that each segment has.
 _ALWAYS = ("postings", "dense", "maxima", "skips", "places", "windows", "terms", "lists", "ids", "keys")
+_LARGEST_SCALE = 2.0**128  # weights are float32
 CHANGED = f"damaged: the content doesn't match its checksum; {RESTORE}"
 LOCK, HOLDER, MERGING = ".lock", ".writer", ".merging"
 
@@ -171,7 +172,7 @@ def _is_sound_segment(segment: Mapping[str, Any]) -> bool:
         and segment["n_alive"] <= segment["n_docs"] > 0
         and all(type(segment[name]) is bool for name in ("has_text", "has_parents"))
         and all(_is_amount(segment[name], float) for name in ("scale", "max_error"))
-        and segment["scale"] > 0
+        and 0 < segment["scale"] <= _LARGEST_SCALE
         and (alive is None or re.fullmatch(_ALIVE, alive) is not None)
     )
 

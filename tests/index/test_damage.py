@@ -323,7 +323,7 @@ FEW_FILES = """
                 print(len(found), found.damaged)
             except OSError as error:
                 assert not isinstance(error, LsrError)
-                print(error.strerror)
+                print(str(error).rpartition("] ")[2].partition(":")[0])
         held.pop()
 """
 
