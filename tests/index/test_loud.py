@@ -69,7 +69,7 @@ def test_one_loud_document_does_not_ruin_its_neighbours(tmp_path, how):
     assert dict(zip(*stored, strict=True))[3] == pytest.approx(first.score, rel=1e-6)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     st.lists(
         st.tuples(st.integers(1, 40), st.sampled_from([1e-3, 0.7, 3.0, 3.1, 6.5, 50.0, 400.0, 1e7])),
