@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.sparse import MOST_SHIFT
 from lsr.vectors import VectorBatch
 
 from .builder import BuildSettings, write_segment
-from .quantize import MOST_SHIFT, Quantizer
+from .quantize import Quantizer
 from .snapshot import Part
 from .transaction import Aside, NewFiles, describe
 

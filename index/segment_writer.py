@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lsr.sparse import SparseMatrix
+from lsr.sparse import SparseMatrix, usual_largest
 
 from .arrow_files import write_arrow
 from .kernels.blocks import summarize
 from .kernels.invert import count_terms, gather, invert
 from .kernels.lists import BLOCK, ROW_UNIT, SKIP_UNIT, WINDOW
 from .ordering import document_order, reduce_documents
-from .quantize import Quantizer, shifts_of, typical
+from .quantize import Quantizer, shifts_of
 from .segment import DENSE_SCHEMA, ENTRY_SCHEMA, MAXIMA_SCHEMA, SKIPS_SCHEMA, ImpactType, mapped, posting_schema
 
 Order = Literal["auto", "given", "bisection"]
@@ -164,7 +164,7 @@ class SegmentWriter:
         largest = np.concatenate([np.empty(0, np.float32), *self._largest])
         if self._impacts != "uint8":
             return None, np.zeros(self.n_docs, np.uint8)
-        quantizer = self._quantizer(typical(largest), self._whole)
+        quantizer = self._quantizer(usual_largest(largest), self._whole)
         shifts = shifts_of(largest, quantizer.scale)
         self.max_error = quantizer.scale * 2.0 ** int(shifts.max(initial=0)) if shifts.any() else quantizer.max_error
         return quantizer, shifts

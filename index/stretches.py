@@ -18,10 +18,10 @@ from lsr.errors import DataError
 from lsr.fetched import fetched_vectors
 from lsr.fingerprint import Fingerprint
 from lsr.places import Place, beside, is_remote
+from lsr.sparse import usual_largest
 from lsr.vectors import VectorBatch, Vectors, parquet_files, read_parquets, read_vectors
 
 from .documents import hashes_of
-from .quantize import typical
 from .storage import digest_file
 
 
@@ -67,7 +67,7 @@ class Scanned:
 
     Attributes:
         stretches: The files, in order; the first has the tokens.
-        largest: The weight that impacts are to have room for, as of `lsr.index.quantize.typical`.
+        largest: The weight that impacts are to have room for, as of `lsr.sparse.usual_largest`.
         whole: Whether all weights are whole numbers.
         identity: A text that changes when they do.
         fingerprint: Of the encoder that made them.
@@ -117,7 +117,7 @@ def scan(source: str | Path) -> tuple[Scanned, Report]:
     # Of a copy the path is new each time, of a file here its time of change tells.
     states = [str(s.wanted) if s.wanted else file_identity(Path(s.path)) for s in stretches]
     return Scanned(
-        stretches, typical(np.concatenate(largest)), whole, f"{source} {states}", vectors.fingerprint
+        stretches, usual_largest(np.concatenate(largest)), whole, f"{source} {states}", vectors.fingerprint
     ), report
 
 

@@ -150,7 +150,8 @@ def test_a_killed_export_does_not_refuse_what_it_left(tmp_path, dying):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mapping.json", "out.ndjson"]
         with pytest.raises(OutputExists):
             check_out(out, overwrite=False)
-        out.unlink()
+        for path in tmp_path.iterdir():
+            path.unlink()
         n += 1
     assert n > 2
     assert (tmp_path / "out.mapping.json").exists()  # wherever the bulk file is, its mapping is
@@ -171,7 +172,8 @@ def test_an_encoding_killed_at_its_end_does_not_refuse_what_it_left(tmp_path, dy
         assert not (tmp_path / f"{name}.partial").exists()
         with pytest.raises(OutputExists):
             encode_to(corpus, lambda: encoder, out, settings="")
-        out.unlink()
+        for path in tmp_path.glob("out.*"):
+            path.unlink()
         n += 1
     assert named  # it also died when the file had its name already
 
