@@ -14,6 +14,7 @@ from pathlib import Path
 import filelock
 
 from lsr.corpus import unfinished
+from lsr.durable import take_name
 from lsr.places import cache_folder
 
 
@@ -42,7 +43,7 @@ def made_once(cache: Path, kind: str, key: str, make: Callable[[Path], None]) ->
             partial.mkdir()
             try:
                 make(partial)
-                partial.replace(folder)
+                take_name(partial, folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return folder
