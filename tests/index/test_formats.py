@@ -19,12 +19,12 @@ from unittest import mock
 import pytest
 
 import lsr.data
-from lsr.encode import checkpoint
+from lsr.encode import model_files
 from lsr.encode.bm25_fixed import FixedBM25Encoder
-from lsr.encode.stream import Passages
+from lsr.encode.corpus import Passages
 from lsr.errors import EncoderMismatch, IndexFormatError
 from lsr.index.index import Index
-from lsr.index.storage import FORMAT, MANIFEST
+from lsr.index.storage.manifest import FORMAT, MANIFEST
 
 KEPT = Path(__file__).parent / "format-3"
 DOCUMENTS = [
@@ -136,7 +136,7 @@ def test_earlier_formats_are_refused_with_what_to_do_and_can_be_built_over(tmp_p
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
     """What lsr brings, as lsr-tiny, which can be replaced."""
-    monkeypatch.setattr(checkpoint, "_SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(model_files, "_SHIPPED", tmp_path / "shipped")
     (tmp_path / "shipped").mkdir()
 
     def bring(name):

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsr.convert import FORMATS, Form, check_out, convert
-from lsr.corpus import new_bytes, open_corpus
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.stream import encode_to
+from lsr.encode.corpus import encode_to
 from lsr.errors import OutputExists
-from lsr.eval.artifacts import Artifacts
-from lsr.places import Place
+from lsr.eval.experiment.artifact_cache import Artifacts
+from lsr.io.convert import FORMATS, Form, check_out, convert
+from lsr.io.corpus import new_bytes, open_corpus
+from lsr.io.object_store import Place
+from lsr.io.vectors import Vectors, matrix_batches, read_vectors
 from lsr.sparse import SparseMatrix
-from lsr.vectors import Vectors, matrix_batches, read_vectors
 
 
 class Disk:
@@ -109,7 +109,7 @@ def test_checkpoints_are_on_the_disk_before_they_have_their_names(tmp_path, disk
 
 
 def test_caches_and_artifacts_are_on_the_disk_before_they_count(tmp_path, disk):
-    cache = pytest.importorskip("lsr.train.cache")
+    cache = pytest.importorskip("lsr.train.dataset_cache")
     made_once = cache.made_once(tmp_path / "cache", "texts", "key", lambda folder: (folder / "a").write_bytes(b"text"))
 
     def make(path):
