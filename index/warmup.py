@@ -6,10 +6,9 @@ import tempfile
 from functools import cache
 from typing import get_args
 
+from lsr.index.index import Index
+from lsr.index.search.settings import Algorithm
 from lsr.sparse import SparseMatrix
-
-from .index import Index
-from .plan import Algorithm
 
 
 @cache

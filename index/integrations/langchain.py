@@ -14,9 +14,8 @@ from typing import Any
 
 from lsr.errors import MissingExtra
 from lsr.index.index import Hit, Index
-from lsr.index.plan import Algorithm, SearchSettings
-
-from .store import checked, current, opened, put, remove
+from lsr.index.integrations.store import checked, current, opened, put, remove
+from lsr.index.search.settings import Algorithm, SearchSettings
 
 try:
     from langchain_core.documents import Document

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsr.encode.hub import load_encoder
-from lsr.encode.stream import Passages
+from lsr.encode.corpus import Passages
+from lsr.encode.load import load_encoder
 from lsr.errors import DataError, OutputError
-from lsr.index.dense import DenseVectors
-from lsr.index.filters import as_filter
-from lsr.index.fusion import reciprocal_rank_fusion
-from lsr.index.hybrid import Hybrid, dense_of
+from lsr.index.hybrid.dense import DenseVectors
+from lsr.index.hybrid.fusion import reciprocal_rank_fusion
+from lsr.index.hybrid.hybrid import Hybrid, dense_of
 from lsr.index.index import Index
+from lsr.index.segment.filters import as_filter
 from lsr.sparse import SparseMatrix
 
 DOCS = [
@@ -256,8 +256,8 @@ def test_ids_of_one_hash_are_told_apart(tmp_path, monkeypatch):
     def few(strings):
         return np.array([len(text.as_py()) for text in strings], np.uint64)
 
-    monkeypatch.setattr("lsr.index.documents.hashes_of", few)
-    monkeypatch.setattr("lsr.index.dense.hashes_of", few)
+    monkeypatch.setattr("lsr.index.segment.doc_store.hashes_of", few)
+    monkeypatch.setattr("lsr.index.hybrid.dense.hashes_of", few)
     rng = np.random.default_rng(0)
     docs = [{"_id": f"d{i}", "text": letters(rng), "n": i} for i in range(30)]
     index = Index.build(tmp_path / "idx", docs, encoder="bm25")

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lsr.corpus import Document, document_batch, documents_corpus, open_corpus
 from lsr.errors import DataError, MissingExtra
+from lsr.io.corpus import Document, document_batch, documents_corpus, open_corpus
 
 ROWS = [
     {"_id": "a", "text": "first text", "title": "One"},
