@@ -16,7 +16,7 @@ import yaml
 
 from lsr import Index, load_encoder
 from lsr.config import read_config
-from lsr.eval.training import run_training
+from lsr.eval.training.cli import run_training
 from lsr.train.settings import TrainSettings
 
 

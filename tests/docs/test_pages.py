@@ -242,7 +242,7 @@ def check_data(language: str, code: str) -> None:
         import yaml
 
         from lsr.config import read_config
-        from lsr.eval.settings import ExperimentSettings
+        from lsr.eval.experiment.settings import ExperimentSettings
         from lsr.train.settings import TrainSettings
 
         found = yaml.safe_load(code)
