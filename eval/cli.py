@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lsr.encode.base import DEFAULT_ENCODER
-from lsr.encode.cli import PathOrURI, encoder_options
+from lsr.index.cli.encode import PathOrURI, encoder_options
 from lsr.index.cli.search import open_index
 from lsr.presets import ConfigFile, list_option
 

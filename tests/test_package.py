@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import lsr
+from lsr._version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKOUT = (ROOT / "pyproject.toml").is_file() and (ROOT / "index").is_dir()
@@ -195,8 +195,7 @@ def test_the_wheel_works_from_an_empty_folder(tmp_path):
         ROOT / "constraints.txt",
         wheel,
     )
-    assert lsr.__version__ in wheel.name
-    assert lsr.__version__ in run(scripts / "lsr", "--version")
+    assert __version__ in run(scripts / "lsr", "--version")
     assert run(scripts / "python", "-c", SEARCH).split()[:2] == ["2", "0"]
     assert "splade-v2" in run(scripts / "lsr", "train", "--list")
     assert "hybrid" in run(scripts / "lsr", "experiment", "--list")

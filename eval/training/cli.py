@@ -15,7 +15,7 @@ import click
 
 from lsr.encode.base import Encoder
 from lsr.eval.datasets import Dataset, open_dataset
-from lsr.io.corpus import Document
+from lsr.io.document import Document
 from lsr.presets import ConfigFile, list_option
 from lsr.train.data import TrainingData
 from lsr.train.settings import DataSettings, TrainSettings, ValidationSettings
@@ -108,7 +108,7 @@ def _bm25(settings: TrainSettings, data: TrainingData) -> Teacher | None:
 
 
 def _teachers(settings: TrainSettings, data: TrainingData, cache: Path, bm25: Teacher | None) -> list[Teacher]:
-    from lsr.encode.cli import open_encoder
+    from lsr.index.cli.encode import open_encoder
     from lsr.train.teachers import DenseTeacher, SparseTeacher, device_of
 
     rank = int(os.environ.get("RANK", "0"))

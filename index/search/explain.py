@@ -25,7 +25,7 @@ from lsr.console import table
 from lsr.encode.base import Encoder
 from lsr.errors import EncoderError, EncoderMismatch
 from lsr.index.search.snapshot import Snapshot
-from lsr.io.corpus import Document
+from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
 _EXPANSION, _MATCH = 1, 2  # what a character is part of; the larger one counts

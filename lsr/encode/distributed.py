@@ -29,10 +29,13 @@ from lsr.encode.load import load_encoder_files
 from lsr.errors import DataError, EncoderError, OutputExists, StorageError
 from lsr.fingerprint import Fingerprint
 from lsr.io.convert import Form, check_out
-from lsr.io.corpus import Corpus, Document, document_batch
+from lsr.io.corpus import Corpus
+from lsr.io.document import Document, document_batch
 from lsr.io.object_store import Place, is_remote
+from lsr.io.open_vectors import read_vectors
 from lsr.io.remote_files import PARTS_FILE
-from lsr.io.vectors import FIRST_PART, ParquetWriter, VectorBatch, pack_metadata, part_name, read_vectors
+from lsr.io.vectors import VectorBatch
+from lsr.io.vectors_parquet import FIRST_PART, ParquetWriter, pack_metadata, part_name
 from lsr.sparse import SparseMatrix
 
 PART = 16 * encoding.CHUNK  # minutes of work for a processor: what a lost worker costs

@@ -30,7 +30,8 @@ from lsr.index.storage.transaction import Transaction
 from lsr.index.write import merge as merging
 from lsr.index.write import writer as writing
 from lsr.index.write.merge import plan_merges
-from lsr.io.vectors import read_vectors, save_matrix
+from lsr.io.open_vectors import read_vectors
+from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
 N_TERMS = 30
