@@ -32,7 +32,7 @@ class LsrRetriever(BaseRetriever):
     A document's metadata are its own and the hit's: `score`, and, unless its own have that name, `id`, `title` and
     `passage`. Each search sees what was committed last, as of `current`.
 
-    Args:
+    Attributes:
         index: An index or its folder.
         k: How many documents at most.
         where: Which documents may be found, by their metadata, as of `Index.search`.
