@@ -23,7 +23,7 @@ from machine import conditions, keep
 from lsr import Index, SparseMatrix, load_encoder, read_vectors
 from lsr.console import table
 from lsr.eval.datasets import Dataset, open_dataset
-from lsr.eval.evaluate import LATENCY_K, Evaluation, evaluate
+from lsr.eval.evaluate import LATENCY_K, Evaluation, evaluate_index
 from lsr.eval.latency import Latency, time_each
 from lsr.eval.measures import DEFAULT_MEASURES, parse_measures, score_run
 from lsr.index.search.query_file import read_queries
@@ -50,7 +50,7 @@ def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
     place = work / f"{Path(dataset.name).name}-{Path(name).name}{'-half' * half}"
     if not place.exists():
         Index.build(place, dataset.corpus(), encoder=made, hybrid=made.dense_width > 0)
-    return evaluate(Index.open(place, encoder=made), dataset, DEFAULT_MEASURES, mode=mode)
+    return evaluate_index(Index.open(place, encoder=made), dataset, DEFAULT_MEASURES, mode=mode)
 
 
 def theirs(dataset: Dataset) -> tuple[dict[str, float], Latency] | None:
@@ -97,7 +97,7 @@ def splade(folder: Path, work: Path) -> list[Row]:
     for impacts in ("uint8", "float32"):
         index = Index.build(work / impacts, read_vectors(source), impacts=impacts)  # type: ignore[arg-type]
         queries = read_queries(folder / "queries.splade-v3.jsonl.gz", index)
-        result = evaluate(index, dataset, DEFAULT_MEASURES, queries)
+        result = evaluate_index(index, dataset, DEFAULT_MEASURES, queries)
         rows.append(("nfcorpus, SPLADE-v3", f"lsr, {impacts}", result.measures, result.search))
     vectors = read_vectors(source)
     matrix = SparseMatrix.vstack([batch.vectors for batch in vectors])

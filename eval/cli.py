@@ -117,7 +117,7 @@ def _of_index(
     from lsr.errors import DataErrors
     from lsr.eval.checks import check_dataset
     from lsr.eval.datasets import open_dataset
-    from lsr.eval.evaluate import evaluate
+    from lsr.eval.evaluate import evaluate_index
     from lsr.eval.measures import parse_measures
     from lsr.index.search.query_file import read_queries
 
@@ -133,7 +133,7 @@ def _of_index(
     asked = read_queries(queries or judged.query_source, index)
     ids = index.documents.all_ids(parents=True)
     _tell(check_dataset(judged, document_ids=ids, query_ids=asked.ids))
-    return evaluate(index, judged, measures, asked, mode=mode)
+    return evaluate_index(index, judged, measures, asked, mode=mode)
 
 
 def _tell(findings: Findings) -> None:
@@ -385,7 +385,7 @@ def bench(
       lsr bench idx --queries beir/scifact -k 10,100 --cut 3,5,8 --heap-factor 1,0.9 --recall 0.99
     """  # fmt: skip
     from lsr.console import emit_json, is_terminal, table
-    from lsr.eval.bench import bench as run_bench
+    from lsr.eval.bench import bench_index as run_bench
     from lsr.eval.bench import recommended, settings_grid
     from lsr.index.search.query_file import read_queries
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lsr._moved import names_of
 from lsr.errors import DataError
 from lsr.eval.datasets import Dataset, drop_own
 from lsr.eval.latency import Latency, encode_latency, search_latency, throughput
@@ -18,6 +19,9 @@ from lsr.index.search.settings import Mode
 from lsr.io.runs import Run, as_run
 from lsr.io.text_files import new_text
 from lsr.sparse import SparseMatrix
+
+__getattr__ = names_of(__name__)
+
 
 LATENCY_K = 10
 
@@ -68,7 +72,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Evaluation(Quality):
-    """What `evaluate` found: how good the results are, and how fast.
+    """What `evaluate_index` found: how good the results are, and how fast.
 
     Attributes:
         search: Latency of searching, k = 10, one thread.
@@ -145,7 +149,7 @@ def search_run(
     return as_run(results)
 
 
-def evaluate(
+def evaluate_index(
     index: Index, dataset: Dataset, measures: str, queries: QuerySet | None = None, *, mode: Mode = "sparse"
 ) -> Evaluation:
     """Search all judged queries, score the results, time the searches.

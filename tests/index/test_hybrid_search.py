@@ -11,10 +11,10 @@ import pytest
 from lsr import Index, SparseMatrix
 from lsr.dense import DenseRows
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderError
 from lsr.eval.datasets import Dataset
-from lsr.eval.evaluate import evaluate
+from lsr.eval.evaluate import evaluate_index
 from lsr.index.segment import embeddings
 from lsr.index.segment.embeddings import Embeddings, EmbeddingsWriter
 
@@ -161,7 +161,7 @@ def test_a_query_may_bring_its_dense_vector(tmp_path):
     ]
     near = index.search({"heat": 1.0}, 5, mode="dense", dense=dense[1])
     assert [hit.id for hit in near] == [hit.id for hit in index.search("heat", 5, mode="dense")]
-    quality = evaluate(
+    quality = evaluate_index(
         index,
         Dataset("d", "test", str(_queries(tmp_path, texts)), {"0": {expected[0][0].id: 1}}),
         "RR@10",
