@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 MAX_TERMS = 2**31
+MOST_SHIFT = 60  # binary digits that weights may lie apart
+# One document in so many may be too loud for the scale of the others, if theirs is finer then by more than this factor.
+_LOUD, _WORTH = 64, 4.0
 _DENSE_TERMS = 1 << 22  # up to here a row is spread out over the vocabulary to multiply; above it is looked up
 
 
@@ -297,6 +300,22 @@ class SparseMatrix:
         matrix = moved_function("SparseMatrix.load", "lsr.io.open_vectors", "load_matrix")(path)
         assert isinstance(matrix, SparseMatrix)
         return matrix
+
+
+def usual_largest(largest: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> float:
+    """The weight that a scale of many documents is to have room for: the largest, unless few are far louder.
+
+    Args:
+        largest: (n,) the largest weight of each, 0 for those without terms.
+        rows: (n,) how many documents each stands for; one, if not given.
+    """
+    order = np.argsort(largest)[::-1]
+    order = order[largest[order] > 0]
+    if not len(order):
+        return 0.0
+    above = np.arange(1, len(order) + 1) if rows is None else np.cumsum(rows[order])
+    top, usual = float(largest[order[0]]), float(largest[order[np.searchsorted(above, above[-1] // _LOUD, "right")]])
+    return max(usual, top / 2.0**MOST_SHIFT) if top > _WORTH * usual else top
 
 
 def _canonical(

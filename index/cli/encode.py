@@ -269,6 +269,7 @@ def publish(encoder: str, out: Path | None, push: str | None, private: bool, onn
     import tempfile
 
     from lsr.console import note
+    from lsr.durable import replace_folder
     from lsr.encode import portable
     from lsr.encode.load import load_encoder
     from lsr.errors import OutputExists
@@ -296,9 +297,7 @@ def publish(encoder: str, out: Path | None, push: str | None, private: bool, onn
         if push is not None:
             note(f"pushed: {portable.push(folder, push, private)}")
         if out is not None:
-            if out.exists():
-                shutil.rmtree(out)
-            folder.replace(out)
+            replace_folder(folder, out)
             known = (
                 "lsr and sentence-transformers open it" if (out / _SENTENCE_TRANSFORMERS).is_file() else "lsr opens it"
             )

@@ -96,6 +96,10 @@ class Encoder(abc.ABC):
         the whole text.
         """
 
+    def fillers(self, text: str) -> list[tuple[int, int]]:
+        """Where words stand that say little by themselves, (start, end) in characters; none where nothing tells."""
+        return []
+
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
         """Those spans that passages are counted in."""
         return self.spans(text)

@@ -110,13 +110,11 @@ class HybridEncoder(Encoder):
         self.lexical.fit(texts)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Both encoders' queries side by side. Pieces of words that only BM25 knows don't find other words by a table
-        (`InferenceFreeEncoder.encode_known`).
-        """
+        """Both encoders' queries side by side; those of a table as of `InferenceFreeEncoder.encode_known`."""
         texts = as_texts(texts)
         lexical = self.lexical.encode_query(texts)
         if isinstance(self.learned, InferenceFreeEncoder):
-            learned = self.learned.encode_known(texts, self.lexical.spans)
+            learned = self.learned.encode_known(texts, self.lexical)
         else:
             learned = self.learned.encode_query(texts)
         return _beside(learned, lexical, self.weight * self._size)
@@ -167,6 +165,10 @@ class HybridEncoder(Encoder):
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
         """The learned encoder's; BM25's terms stand in the text themselves."""
         return self.learned.origins(text, [term for term in terms if term < self.learned.n_terms])
+
+    def fillers(self, text: str) -> list[tuple[int, int]]:
+        """BM25's stop words."""
+        return self.lexical.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
         """The learned encoder's."""

@@ -29,7 +29,7 @@ from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.onnx_runner import OnnxRunner
 from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.tower import Tower
-from lsr.errors import CheckpointWarning, EncoderError, MissingExtra
+from lsr.errors import CheckpointWarning, EncoderError, EncoderMismatch, MissingExtra
 from lsr.fingerprint import Fingerprint, digest, digest_files
 from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
@@ -184,8 +184,13 @@ class SpladeEncoder(Encoder):
         with self._loading:
             if how not in self._models:
                 if self._stored is not None:
-                    now = f"the checkpoint {tower.checkpoint} as it is now"
-                    self._stored.require_same(self._compute_fingerprint(), "The stored encoder", now)
+                    if changed := self._stored.differences(self._compute_fingerprint()):
+                        raise EncoderMismatch(
+                            f"{tower.checkpoint} is another model now than the one that made these vectors "
+                            f"({', '.join(changed)}): what it encodes can't be compared with them. Build the index "
+                            "again from its documents, or put the former model back (for one that lsr brings, the "
+                            "former version of lsr)"
+                        )
                     self._stored = None
                 tower.check()
                 self._models[how] = self._open_model(tower)

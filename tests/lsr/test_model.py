@@ -384,10 +384,10 @@ def test_an_encoder_is_compressed_and_opens_without_torch(start, graph, checkpoi
 
 def test_an_exported_encoder_gives_the_dense_vectors_of_a_model_that_begins_alike(graph, checkpoint, tmp_path):
     from lsr.encode.bm25 import BM25Encoder
-    from lsr.encode.hub import load_encoder
     from lsr.encode.hybrid import HybridEncoder
+    from lsr.encode.inference_free import InferenceFreeEncoder
+    from lsr.encode.load import load_encoder
     from lsr.encode.splade import SpladeEncoder
-    from lsr.encode.static import InferenceFreeEncoder
     from lsr.encode.tower import Tower
 
     config = transformers.AutoConfig.from_pretrained(checkpoint, num_hidden_layers=2)
