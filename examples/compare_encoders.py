@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 
 from lsr import Index
-from lsr.eval.datasets import open_dataset
 from lsr.eval import evaluate_index
+from lsr.eval.datasets import open_dataset
 
 
 def compare(folder, encoders, out, measures="nDCG@10 R@100"):
