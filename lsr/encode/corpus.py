@@ -131,9 +131,8 @@ def encode_corpus(
         bar.total = corpus.count() if not bar.disable else None
         bar.update(skip)
         for chunk in chunks(islice(corpus, skip, None), CHUNK, CHUNK_CHARACTERS):
-            batch = encode_chunk(
-                chunk, encoder, report, queries=queries, passages=passages, with_text=with_text, dense=dense
-            )
+            how: dict[str, Any] = {"queries": queries, "passages": passages, "with_text": with_text, "dense": dense}
+            batch = encode_chunk(chunk, encoder, report, **how)
             report.warn()
             yield batch
             bar.update(len(chunk))
