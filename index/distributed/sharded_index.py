@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from lsr.index.index import Index
 from lsr.index.search.explain import Explanation
 from lsr.index.search.hits import Hit
 from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
+from lsr.index.search.settings import SearchOptions
 from lsr.index.search.snapshot import Shared
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
@@ -268,7 +269,9 @@ class ShardedIndex(QuerySide):
 
     # --- searching --------------------------------------------------------------------------------------------------
 
-    def search(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Found:
+    def search(
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[SearchOptions]
+    ) -> Found:
         """The k best documents; arguments, order and errors are those of `Index.search`.
 
         Raises:
@@ -283,7 +286,7 @@ class ShardedIndex(QuerySide):
         *,
         threads: int = 0,
         where: Where | Filter | None = None,
-        **settings: Any,
+        **settings: Unpack[SearchOptions],
     ) -> list[Found]:
         """The k best documents of many queries; arguments, order and errors are those of `Index.search_batch`. Of each
         replica as many threads are used, by default as many as it has cores.
@@ -421,13 +424,13 @@ class ShardedIndex(QuerySide):
             self._changes = Index.open(self.path)
         return self._changes
 
-    def add(self, source: Source, **settings: Any) -> Change:
+    def add(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """Add documents at the end, which is the last shard; as `Index.add`."""
-        return self.changes.add(source, **settings)
+        return self.changes.add(source, ids=ids, skip_bad=skip_bad)
 
-    def update(self, source: Source, **settings: Any) -> Change:
+    def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """Put documents in the place of those of the same ids, in whichever shard; as `Index.update`."""
-        return self.changes.update(source, **settings)
+        return self.changes.update(source, ids=ids, skip_bad=skip_bad)
 
     def delete(self, ids: str | Sequence[str] = (), *, where: Where | Filter | None = None) -> Change:
         """Delete documents, in whichever shard; as `Index.delete`."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +19,7 @@ from lsr.index.search.hits import Hit
 from lsr.index.search.hybrid_search import dense_width, hybrid_top
 from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
 from lsr.index.search.searcher import Mask, Searcher
-from lsr.index.search.settings import Plan, SearchSettings
+from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
 from lsr.index.search.snapshot import Shared, Snapshot
 from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where
@@ -135,7 +135,7 @@ class Reader(QuerySide):
         *,
         where: Where | Filter | None = None,
         dense: ArrayLike | None = None,
-        **settings: Any,
+        **settings: Unpack[SearchOptions],
     ) -> list[Hit]:
         """The k best documents.
 
@@ -193,7 +193,7 @@ class Reader(QuerySide):
         threads: int = 0,
         where: Where | Filter | None = None,
         dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
-        **settings: Any,
+        **settings: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
         """The k best documents of many queries, on all cores.
 
@@ -217,7 +217,9 @@ class Reader(QuerySide):
             found = list(pool.map(lambda row, one: _top(snapshot, row, one, k, chosen, mask), rows, near))
         return [self._hits(snapshot, row, docs, scores) for row, (docs, scores) in zip(rows, found, strict=True)]
 
-    def explain_plan(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Plan:
+    def explain_plan(
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[SearchOptions]
+    ) -> Plan:
         """Search, and tell what ran and how many blocks, windows and postings it touched.
 
         Args:
@@ -234,7 +236,10 @@ class Reader(QuerySide):
         return snapshot.searcher.plan(terms, weights, snapshot.depth(k), search_settings(settings), mask)
 
     def recall(
-        self, queries: Iterable[str | Mapping[str, Any]] | SparseMatrix | None = None, k: int = 10, **settings: Any
+        self,
+        queries: Iterable[str | Mapping[str, Any]] | SparseMatrix | None = None,
+        k: int = 10,
+        **settings: Unpack[SearchOptions],
     ) -> float:
         """How much of the exact result a search finds: to choose alpha, or cut and heap_factor.
 

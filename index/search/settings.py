@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
+
+from lsr.index.segment.filters import Filter, Where
 
 Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "clusters"]
 Mode = Literal["sparse", "hybrid", "dense"]
@@ -81,6 +83,32 @@ class SearchSettings:
     def exact(self) -> bool:
         """Whether nothing can be missed."""
         return self.alpha == 1 and self.beta == 1 and self.algorithm != "clusters"
+
+
+class SearchOptions(TypedDict, total=False):
+    """The settings of a search as keyword arguments; `SearchSettings` tells what they mean."""
+
+    algorithm: Algorithm
+    alpha: float
+    beta: float
+    guaranteed: int
+    cut: int
+    heap_factor: float
+    best_passages: int
+    mode: Mode
+    dense_weight: float
+
+
+class FilteredOptions(SearchOptions, total=False):
+    """Those, and a filter."""
+
+    where: Where | Filter | None
+
+
+class BatchOptions(FilteredOptions, total=False):
+    """Those, and the number of threads."""
+
+    threads: int
 
 
 @dataclass(frozen=True)
