@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "daat", "clusters"]
+Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "clusters"]
 Mode = Literal["sparse", "hybrid", "dense"]
 # With fewer blocks for each wanted document than this, too many of them have to be looked into: a scan is faster. The
 # first where similar documents are stored side by side, the second where they lie as they came.
@@ -21,9 +21,8 @@ class SearchSettings:
     Attributes:
         algorithm: "exhaustive" scans every posting of the query's terms; "blocks" leaves out blocks of documents
             whose upper bounds fall short; "maxscore" looks light terms up only in documents that heavier ones may lift
-            to the top, window by window, and "daat" does so document by document, as the textbooks have it, to be
-            measured against; "clusters" looks into the clusters of an index that was built with them, which is
-            approximate; "auto" takes for each query what should be faster of the first two. Weights stored as
+            to the top, window by window; "clusters" looks into the clusters of an index that was built with them,
+            which is approximate; "auto" takes for each query what should be faster of the first two. Weights stored as
             float32 have no bounds: they are scanned whatever exact algorithm is named here.
         alpha: A block is left out when alpha times its upper bound falls short of the k-th best score so far. 1 is
             exact; lower is faster and may miss documents. What is found has its exact score. Of "blocks".

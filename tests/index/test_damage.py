@@ -89,7 +89,7 @@ FUZZ = """
 
     def search(index):
         docs = []
-        for algorithm in ("exhaustive", "blocks", "maxscore", "daat", "clusters"):
+        for algorithm in ("exhaustive", "blocks", "maxscore", "clusters"):
             if algorithm != "clusters" or clustered:
                 for k in (5, 200):
                     found = index.search("wing number3 word7", k, algorithm=algorithm)

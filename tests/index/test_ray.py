@@ -74,7 +74,7 @@ def stopped(pid):
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore", "daat"])
+@pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore"])
 def test_results_are_those_of_one_index(twice, algorithm):
     one, index = twice
     for k in (1, 10, 700):

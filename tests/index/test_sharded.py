@@ -52,7 +52,7 @@ def queries(n=12, seed=1):
 
 
 @pytest.mark.parametrize("k", [1, 10, 100, 1000])
-@pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore", "daat"])
+@pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore"])
 def test_results_are_those_of_one_index(ties, k, algorithm):
     one, index = ties
     batch = queries()

@@ -107,7 +107,7 @@ def test_any_history_equals_one_index(seed, impacts, n_shards, steps):
         assert list(index.documents.all_ids()) == list(one.documents.all_ids())
         assert Shards.read(work / "shards").documents == len(one)
         for query in (rows_of(rng, 1), SparseMatrix.from_dense(np.ones((1, N_TERMS)))):
-            for algorithm in ("auto", "exhaustive", "blocks", "maxscore", "daat"):
+            for algorithm in ("auto", "exhaustive", "blocks", "maxscore"):
                 for k in (3, 50):
                     assert found(index, query, k, algorithm=algorithm) == found(one, query, k, algorithm=algorithm)
         assert found(Index.open(work / "shards"), query) == found(one, query)

@@ -122,7 +122,7 @@ def test_any_history_equals_an_index_rebuilt(seed, impacts, clusters, steps, buf
         )  # fmt: skip
         for query in (rows_of(rng, 1), SparseMatrix.from_dense(np.ones((1, N_TERMS)))):
             wanted = found(rebuilt, query)
-            for algorithm in ("exhaustive", "blocks", "maxscore", "daat"):
+            for algorithm in ("exhaustive", "blocks", "maxscore"):
                 assert found(index, query, algorithm=algorithm) == wanted
             assert found(Index.open(index.path), query) == found(reader, query) == wanted
             if clusters:
