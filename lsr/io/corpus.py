@@ -39,7 +39,7 @@ from lsr.errors import DataError, DoubledId, MissingExtra, OutputError
 from lsr.forks import here_only
 from lsr.io.metadata import checked_metadata, is_absent, metadata_text
 from lsr.io.object_store import is_remote
-from lsr.io.rows import TableRows, batch_rows, csv_rows, is_table, json_array
+from lsr.io.rows import TableRows, batch_rows, bounded_lines, csv_rows, is_table, json_array
 
 # How documents travel beside their vectors, column by column. `metadata` is a JSON object.
 DOCUMENT_SCHEMA = pa.schema(
@@ -348,6 +348,8 @@ def given_rows(documents: Any) -> Iterable[Any]:
         raise DataError(f"a list of documents is wanted, not a mapping of {names}; of splits, give one")
     if isinstance(documents, pa.RecordBatchReader):  # which can be read once
         return iter(TableRows(documents))
+    if hasattr(documents, "with_format") and hasattr(documents, "features"):  # of datasets; arrays are no metadata
+        return cast("Iterable[Any]", documents.with_format(None))
     return TableRows(documents) if is_table(documents) else documents
 
 
@@ -617,7 +619,7 @@ def read_lines(path: Path, name: str = "") -> Iterator[tuple[str | DataError, st
     number = 0
     try:
         with open_bytes(path) as file:
-            for number, raw in enumerate(file, start=1):
+            for number, raw in enumerate(bounded_lines(file, shown), start=1):
                 where = f"{shown}:{number}"
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
