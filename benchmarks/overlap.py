@@ -3,7 +3,7 @@
     python benchmarks/overlap.py --data FOLDER --work FOLDER
 
 FOLDER of --data has the collections, that of --work what the recipe of the models prepared: documents.jsonl.gz and
-train/. Texts are compared as words, lower-cased, without punctuation. A query overlaps that is one of training, or whose
+train/. Texts are compared as words, lower-cased, without punctuation. A query overlaps that is one of training, or
 words are nearly the same (Jaccard of at least 0.8, of queries of four words or more); a document that has a run of 20
 words in common with one of training. Relevant documents are counted apart: they are what judgments are about.
 """
