@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from lsr.encode.base import Encoder
-from lsr.encode.corpus import Passages, Report
+from lsr.encode.corpus import Report
 from lsr.encode.load import load_encoder
+from lsr.encode.passages import Passages
 from lsr.errors import IndexLocked, OutputError, StorageError
 from lsr.forks import in_child
 from lsr.index.search.hits import Hit as Hit
@@ -36,7 +37,7 @@ from lsr.index.segment.postings import ImpactType
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, Order
 from lsr.index.sharding.local import ShardedWriter, latest_snapshot, new_writer
 from lsr.index.sharding.manifest import SHARDS, is_sharded
-from lsr.index.sharding.remote import downloaded, folder_for
+from lsr.index.sharding.remote import download_index, folder_for
 from lsr.index.storage.manifest import MANIFEST
 from lsr.index.write.background_merger import Merger
 from lsr.index.write.builder import BuildSettings, Source, build_index, require_same_terms
@@ -198,7 +199,7 @@ class Index(Reader):
                 f"{uri}: skip_damaged is for a folder: nothing damaged is ever downloaded; copy what is left to a "
                 "folder, and open that"
             )
-        path = (downloaded(uri) if uri else Path(path)).absolute()  # whatever folder the process moves to
+        path = (download_index(uri) if uri else Path(path)).absolute()  # whatever folder the process moves to
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
         index = cls(path, latest_snapshot(path, skip_damaged=skip_damaged), encoder, uri)
@@ -221,7 +222,7 @@ class Index(Reader):
         """
         before, stamp = self._snapshot, self._stamp()
         if self.uri:
-            self.path = downloaded(self.uri).absolute()
+            self.path = download_index(self.uri).absolute()
         found = latest_snapshot(self.path, before, skip_damaged=bool(before.damaged), same=not self.uri)
         self._adopt(found, before)
         self._seen = stamp  # what came after that is seen the next time
@@ -444,7 +445,7 @@ class Index(Reader):
         if self.uri:
             raise OutputError(
                 f"{self.uri}: an index in object storage isn't changed in place: change one in a folder and write it "
-                "there with lsr.index.sharding.remote.uploaded(folder, uri, overwrite=True)"
+                "there with lsr.index.upload_index(folder, uri, overwrite=True)"
             )
         self._snapshot.require_changeable(self.path)
 

@@ -145,7 +145,7 @@ def document_encoder(name: str | None, settings: dict[str, Any]) -> Any:
 
 def passages_of(size: int | None, overlap: int) -> Any:
     """--passages and --overlap as what the stream takes; None without --passages."""
-    from lsr.encode.corpus import Passages
+    from lsr.encode.passages import Passages
 
     if size is None:
         if overlap:

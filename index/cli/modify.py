@@ -129,7 +129,7 @@ def reshard(index_path: Path, out: Path, n_shards: int) -> None:
       lsr reshard shards --shards 16 --out more-shards
     """
     from lsr.console import note
-    from lsr.index.distributed.reshard import reshard as write
+    from lsr.index.distributed.reshard import reshard_index as write
 
     made = write(index_path, out, n_shards)
     sizes = [entry.documents for entry in made.entries]
@@ -150,10 +150,10 @@ def verify(index_path: Path | str) -> None:
     from lsr.errors import CorruptIndex
     from lsr.index.hybrid.dense_files import RECORD, damaged_files, read_record
     from lsr.index.sharding.manifest import Shards, is_sharded
-    from lsr.index.sharding.remote import downloaded, folder_of, read_manifests
+    from lsr.index.sharding.remote import download_index, folder_of, read_manifests
     from lsr.index.storage.manifest import check_files, read_manifest
 
-    path = downloaded(index_path) if isinstance(index_path, str) else index_path
+    path = download_index(index_path) if isinstance(index_path, str) else index_path
     if (path / RECORD).is_file():
         record = read_record(path)
         if damaged := damaged_files(path, record, every_byte=True):

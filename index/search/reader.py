@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lsr.encode.base import Encoder
 from lsr.errors import DataError
 from lsr.index.search.explain import Explanation, explain_document
 from lsr.index.search.hits import Hit
-from lsr.index.search.hybrid_search import hybrid_top, require_dense
+from lsr.index.search.hybrid_search import dense_width, hybrid_top
 from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
 from lsr.index.search.searcher import Mask, Searcher
 from lsr.index.search.settings import Plan, SearchSettings
@@ -128,13 +128,22 @@ class Reader(QuerySide):
 
     # --- searching -------------------------------------------------------------------------------------------------
 
-    def search(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> list[Hit]:
+    def search(
+        self,
+        query: Query,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Any,
+    ) -> list[Hit]:
         """The k best documents.
 
         Args:
             query: A text, a {token: weight} mapping, a mapping with a "text", or a matrix of one row.
             k: How many at most. Documents that share no term with the query are never among them.
             where: Which documents may be found, by their metadata: `lsr.index.segment.filters` tells how.
+            dense: (width,) the query's dense vector, for the modes hybrid and dense; by default its text is encoded.
             settings: Of `SearchSettings`: mode, algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages,
                 dense_weight. Without any the search is one of the sparse vectors, and exact.
 
@@ -149,20 +158,32 @@ class Reader(QuerySide):
         vector = self.query_vector(query, "search")
         checked_k(k)
         snapshot = self._snapshot
-        dense = self._dense_queries(snapshot, [query], chosen)
-        return self._hits(snapshot, vector, *_top(snapshot, vector, dense[0], k, chosen, snapshot.mask(where)))
+        one = query if isinstance(query, SparseMatrix) else [query]
+        near = self._dense_queries(snapshot, one, None if dense is None else [dense], chosen)
+        return self._hits(snapshot, vector, *_top(snapshot, vector, near[0], k, chosen, snapshot.mask(where)))
 
     def _dense_queries(
-        self, snapshot: Snapshot, queries: Sequence[Any] | SparseMatrix, settings: SearchSettings
+        self,
+        snapshot: Snapshot,
+        queries: Sequence[Any] | SparseMatrix,
+        given: Sequence[ArrayLike] | None,
+        settings: SearchSettings,
     ) -> Sequence[NDArray[np.float32] | None]:
         """The dense vectors of queries, where they are wanted."""
         if settings.mode == "sparse":
+            if given is not None:
+                raise ValueError('dense vectors of queries go with the modes "hybrid" and "dense"')
             return [None] * len(queries)
-        require_dense(snapshot, self.path)
-        texts = [query for query in as_queries(queries) if isinstance(query, str)]
-        if len(texts) != len(queries):
-            raise DataError(f'mode "{settings.mode}" is for texts: only those have a dense vector', "query")
-        return list(self.encoder.encode_dense(texts, queries=True)) if texts else []
+        width = dense_width(snapshot, self.path)
+        if given is None:
+            texts = [] if isinstance(queries, SparseMatrix) else [q for q in as_queries(queries) if isinstance(q, str)]
+            if len(texts) != len(queries):
+                raise DataError(f'mode "{settings.mode}" takes texts, or a dense vector for each query', "query")
+            given = list(self.encoder.encode_dense(texts, queries=True)) if texts else []
+        vectors = [np.asarray(vector, np.float32) for vector in given]
+        if len(vectors) != len(queries) or any(v.shape != (width,) or not np.isfinite(v).all() for v in vectors):
+            raise DataError(f"a dense vector for each query is needed, of {width} finite numbers", "query")
+        return vectors
 
     def search_batch(
         self,
@@ -171,6 +192,7 @@ class Reader(QuerySide):
         *,
         threads: int = 0,
         where: Where | Filter | None = None,
+        dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
         **settings: Any,
     ) -> list[list[Hit]]:
         """The k best documents of many queries, on all cores.
@@ -180,6 +202,7 @@ class Reader(QuerySide):
             k: How many at most for each.
             threads: Cores to use; 0 for all.
             where: As for `search`.
+            dense: As for `search`, one vector for each query.
             settings: As for `search`.
         """
         chosen = search_settings(settings)
@@ -189,9 +212,9 @@ class Reader(QuerySide):
         checked_k(k)
         snapshot = self._snapshot
         mask = snapshot.mask(where)
-        dense = self._dense_queries(snapshot, queries, chosen)
+        near = self._dense_queries(snapshot, queries, None if dense is None else list(dense), chosen)
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            found = list(pool.map(lambda row, near: _top(snapshot, row, near, k, chosen, mask), rows, dense))
+            found = list(pool.map(lambda row, one: _top(snapshot, row, one, k, chosen, mask), rows, near))
         return [self._hits(snapshot, row, docs, scores) for row, (docs, scores) in zip(rows, found, strict=True)]
 
     def explain_plan(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Plan:

@@ -15,9 +15,10 @@ import pyarrow as pa
 from lsr._version import __version__
 from lsr.console import progress
 from lsr.encode.base import DEFAULT_ENCODER, Encoder
-from lsr.encode.corpus import Passages, Report, encode_corpus, fit
+from lsr.encode.corpus import Report, encode_corpus, fit
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.load import load_encoder
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, EncoderError, EncoderMismatch
 from lsr.fingerprint import Fingerprint
 from lsr.index.segment.cluster_writer import write_clusters

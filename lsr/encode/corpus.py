@@ -26,7 +26,7 @@ from lsr.console import counted, note, progress, warn
 from lsr.dense import DenseRows
 from lsr.durable import take_name
 from lsr.encode.base import Encoder
-from lsr.encode.passages import require_sizes, split_passages
+from lsr.encode.passages import Passages, split_passages
 from lsr.errors import CutTexts, OutputExists
 from lsr.io.convert import Form, check_out, convert
 from lsr.io.corpus import Corpus
@@ -43,23 +43,6 @@ CHUNK = 512  # documents encoded together: enough to sort by length, little enou
 CHUNK_CHARACTERS = 4 << 20  # long ones fewer: what a tokenizer makes of a text takes many times the text's room
 _PART_SECONDS = 30.0  # a kill loses at most this much work
 _PART_DOCS = 200_000
-
-
-@dataclass(frozen=True)
-class Passages:
-    """How documents are cut: tokens of a passage at most, and how many of them the next one repeats.
-
-    An encoder that reads fewer, beside title, prompt and special tokens, gets shorter passages: none loses its end.
-
-    Raises:
-        ValueError: Sizes that make no sense.
-    """
-
-    size: int
-    overlap: int = 0
-
-    def __post_init__(self) -> None:
-        require_sizes(self.size, self.overlap)
 
 
 @dataclass
@@ -148,7 +131,7 @@ def encode_corpus(
         bar.total = corpus.count() if not bar.disable else None
         bar.update(skip)
         for chunk in chunks(islice(corpus, skip, None), CHUNK, CHUNK_CHARACTERS):
-            how = {"queries": queries, "passages": passages, "with_text": with_text, "dense": dense}
+            how: dict[str, Any] = {"queries": queries, "passages": passages, "with_text": with_text, "dense": dense}
             batch = encode_chunk(chunk, encoder, report, **how)
             report.warn()
             yield batch

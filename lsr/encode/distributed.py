@@ -25,8 +25,9 @@ from lsr.console import note, progress
 from lsr.distributed.pool import Workers, do_jobs, ready
 from lsr.encode import corpus as encoding
 from lsr.encode.base import Encoder
-from lsr.encode.corpus import Passages, Report, chunks, encode_chunk, finish, finish_killed, fit, work_folder
+from lsr.encode.corpus import Report, chunks, encode_chunk, finish, finish_killed, fit, work_folder
 from lsr.encode.load import load_encoder_files
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, EncoderError, OutputExists, StorageError
 from lsr.fingerprint import Fingerprint
 from lsr.io.convert import Form, check_out

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.index import Index
 from lsr.index.segment.quantize import LEVELS, shifts_of, weights_of
 from lsr.sparse import SparseMatrix, usual_largest
@@ -48,7 +48,7 @@ def test_one_loud_document_does_not_ruin_its_neighbours(tmp_path, how):
     if how in ("built", "in shards"):
         index = Index.build(tmp_path / "idx", both)
         if how == "in shards":
-            reshard(tmp_path / "idx", tmp_path / "shards", 2)
+            reshard_index(tmp_path / "idx", tmp_path / "shards", 2)
             index = Index.open(tmp_path / "shards")
     else:
         index = Index.build(tmp_path / "idx", matrix, clusters="clusters" in how)
