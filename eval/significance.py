@@ -97,7 +97,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Returns:
         The adjusted ones in the same order; at most 0.05 means significant at 5 % among them all.
 
-    Example:
+    Examples:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """

@@ -7,8 +7,7 @@ import argparse
 from pathlib import Path
 
 from lsr import Index
-from lsr.eval import evaluate_index
-from lsr.eval.datasets import open_dataset
+from lsr.eval import evaluate_index, open_dataset
 
 
 def compare(folder, encoders, out, measures="nDCG@10 R@100"):

@@ -63,7 +63,7 @@ class Index(Reader):
         path: The folder.
         uri: Where it lies in object storage, of which `path` is a copy; else None.
 
-    Example:
+    Examples:
         >>> docs = [{"_id": "a", "text": "Ice on the wing costs lift."}, {"_id": "b", "text": "Water cools a tube."}]
         >>> index = Index.build("idx", docs, encoder="bm25")
         >>> [hit.id for hit in index.search("wings", k=3)]

@@ -27,7 +27,7 @@ def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = RRF_K, weights: Sequ
     Raises:
         ValueError: No runs, k below 0, or other than one weight for each.
 
-    Example:
+    Examples:
         >>> learned = {"q": {"a": 9.1, "b": 3.0}}
         >>> lexical = {"q": {"b": 7.5, "c": 7.0}}
         >>> list(reciprocal_rank_fusion([learned, lexical])["q"])

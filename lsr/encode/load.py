@@ -61,7 +61,7 @@ def load_encoder(name: str | PathLike[str], **settings: Any) -> Encoder:
     Raises:
         EncoderError: No such encoder, an unknown setting, or files that are missing or damaged.
 
-    Example:
+    Examples:
         >>> load_encoder("bm25", language="german", k1=1.2)  # doctest: +ELLIPSIS
         <lsr.encode.bm25.BM25Encoder object at ...>
     """
