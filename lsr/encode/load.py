@@ -60,6 +60,10 @@ def load_encoder(name: str | PathLike[str], **settings: Any) -> Encoder:
 
     Raises:
         EncoderError: No such encoder, an unknown setting, or files that are missing or damaged.
+
+    Examples:
+        >>> load_encoder("bm25", language="german", k1=1.2)  # doctest: +ELLIPSIS
+        <lsr.encode.bm25.BM25Encoder object at ...>
     """
     if name == BM25Encoder.type:
         _refuse_unknown(settings, _BM25_SETTINGS, "bm25")
