@@ -149,7 +149,7 @@ def _tell(findings: Findings) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html", help="Not in the folder.")
 def report(folder: Path, out: Path | None) -> None:
-    """An experiment's results as one HTML page, which needs nothing but itself, and as Markdown beside it.
+    """An experiment's results as one self-contained HTML page, and as Markdown beside it.
 
     Quality with significance, quality against time and size, distributions of search times, recall of approximate
     search, values query by query, costs and conditions. An earlier report is replaced.
@@ -182,12 +182,14 @@ def demo(encoder: str, out: Path) -> None:
 
 @click.command()
 @click.argument("config", required=False, type=ConfigFile("eval"))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Result folder; goes on if it has one.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Result folder; results that are there are reused."
+)
 @click.option("--dataset", "names", multiple=True, metavar="FOLDER|NAME", help="One more collection.")
 @click.option("--split", default="test", show_default=True, help="Which judgments, of --dataset.")
 @click.option("--suite", metavar="NAME|FILE", help="A list of collections: beir, beir-small, or a YAML file.")
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME|PATH", help="Without CONFIG: beside BM25.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In place of what the file says.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Overrides a key of the file.")
 @list_option("eval")
 def experiment(
     config: Path | None,
@@ -201,8 +203,8 @@ def experiment(
     """Compare systems on collections: encode, index, search, measure, time, report.
 
     CONFIG is a YAML file, or the name of a preset (--list), of systems and, if --dataset and --suite don't name them,
-    collections. Without it BM25 is compared with the encoder that ships, or with --encoder. What was made is kept in
-    OUT/cache: after a kill, or with other settings, the same command does only what isn't there yet.
+    collections. Without it BM25 is compared with the encoder that ships, or with --encoder. Results are cached in
+    OUT/cache: after a kill, or with other settings, the same command does only what is missing.
 
     \b
     Examples:
@@ -374,10 +376,10 @@ def bench(
     encoder: str | None,
     **options: Any,
 ) -> None:
-    """Latency and recall of an index over settings, and the fastest one that reaches a wanted recall.
+    """Latency and recall of an index over settings, and the fastest that reaches the recall you want.
 
-    Every combination of the values given is tried; without any, a choice that goes from fast to thorough. Times are in
-    ms, one query at a time on one thread, in turns; a star marks what nothing else beats in both.
+    All combinations of the given values are tried; by default a selection from fast to thorough. Times are in ms, one
+    query at a time on one thread, in turns; a star marks settings that no other beats in both.
 
     \b
     Examples:

@@ -62,6 +62,17 @@ class Index(Reader):
     Attributes:
         path: The folder.
         uri: Where it lies in object storage, of which `path` is a copy; else None.
+
+    Examples:
+        >>> docs = [{"_id": "a", "text": "Ice on the wing costs lift."}, {"_id": "b", "text": "Water cools a tube."}]
+        >>> index = Index.build("idx", docs, encoder="bm25")
+        >>> [hit.id for hit in index.search("wings", k=3)]
+        ['a']
+        >>> index.delete(["a"]).deleted
+        1
+        >>> index.commit()
+        >>> index.search("wings")
+        []
     """
 
     def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None, uri: str | None = None) -> None:

@@ -70,7 +70,13 @@ class SparseMatrix:
 
     @classmethod
     def from_dicts(cls, rows: Iterable[Mapping[int, float]], n_terms: int) -> Self:
-        """Build from one {term: weight} mapping per row."""
+        """Build from one {term: weight} mapping per row.
+
+        Examples:
+            >>> matrix = SparseMatrix.from_dicts([{2: 0.5, 0: 1.5}, {}], n_terms=4)
+            >>> matrix.shape, matrix.indptr.tolist(), matrix.indices.tolist(), matrix.data.tolist()
+            ((2, 4), [0, 2, 2], [0, 2], [1.5, 0.5])
+        """
         indptr: list[int] = [0]
         indices: list[int] = []
         data: list[float] = []

@@ -61,7 +61,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
 damaged_option = click.option(
     "--skip-damaged",
     is_flag=True,
-    help="Read every byte, leave damaged segments out, tell which, and go on with the rest.",
+    help="Verify every byte, leave damaged segments out, name them, and go on with the rest.",
 )
 
 

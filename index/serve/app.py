@@ -170,6 +170,8 @@ class App(Starlette):
             number = secrets.token_hex(4)
             logger.error("error %s", number, exc_info=error)
             found = Problem(500, f"an error of the server's own, number {number} in its log")
+        elif isinstance(error, OSError) and found.status == 503:
+            logger.error("%s", error)
         return found
 
     # --- the server's life ------------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ def _checked(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def upload_index(folder: Path, uri: str, *, overwrite: bool = False) -> None:
+def upload_index(folder: str | PathLike[str], uri: str, *, overwrite: bool = False) -> None:
     """Write an index of this machine to object storage: what is missing there, then the manifest.
 
     What the manifest doesn't name any longer is removed there at last. Nobody else may write either of them meanwhile.
@@ -181,7 +181,7 @@ def upload_index(folder: Path, uri: str, *, overwrite: bool = False) -> None:
         OutputExists: An index, or anything else, is there already.
         StorageError: It can't be written.
     """
-    place = Place(uri)
+    folder, place = Path(folder), Place(uri)
     refuse_remote(place, overwrite=overwrite)
     files = read_manifest(folder)["files"]
     there = place.sizes()

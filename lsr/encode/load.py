@@ -72,6 +72,10 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
 
     Raises:
         EncoderError: No such encoder, an unknown setting, or files that are missing or damaged.
+
+    Examples:
+        >>> load_encoder("bm25", language="german", k1=1.2)  # doctest: +ELLIPSIS
+        <lsr.encode.bm25.BM25Encoder object at ...>
     """
     given: dict[str, Any] = {**settings}
     if name == BM25Encoder.type:
