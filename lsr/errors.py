@@ -165,5 +165,9 @@ class CutTexts(LsrWarning):
     """Texts are longer than the encoder reads, and are cut."""
 
 
+class UncommittedChanges(LsrWarning):
+    """An index is left with changes that nobody committed; they are lost."""
+
+
 class CheckpointWarning(LsrWarning):
     """A checkpoint whose vectors depend on something else than the text."""

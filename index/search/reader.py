@@ -26,6 +26,7 @@ from lsr.index.segment.filters import Filter, Where
 from lsr.index.storage.arrow_file import damage
 from lsr.index.storage.manifest import check_files
 from lsr.io.document import require_id
+from lsr.notebook import html_table
 from lsr.sparse import MAX_TERMS, SparseMatrix
 
 _SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
@@ -55,6 +56,22 @@ class Reader(QuerySide):
 
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self)} documents, {self.fingerprint})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it is, as JSON can hold it."""
+        return {
+            "path": str(self.path),
+            "documents": len(self),
+            "segments": self.n_segments,
+            "postings": self.n_postings,
+            "bytes": sum(self.file_sizes().values()),
+            "passages": self.has_passages,
+            "clusters": self.has_clusters,
+            "encoder": str(self.fingerprint),
+        }
+
+    def _repr_html_(self) -> str:
+        return html_table([("", ""), *((key, str(value)) for key, value in self.to_dict().items())])
 
     @property
     def documents(self) -> AllDocuments:
