@@ -24,7 +24,7 @@ class Change:
         updated: Documents that replaced one of the same id.
         deleted: Documents that were deleted.
         missing: Ids that were to be deleted but aren't there.
-        bad: Messages about documents that were left out.
+        bad: Messages about documents that were left out; `refused` counts them.
         report: What encoding met on its way.
     """
 
@@ -35,6 +35,11 @@ class Change:
     bad: list[str] = field(default_factory=list)
     report: Report = field(default_factory=Report)
 
+    @property
+    def refused(self) -> int:
+        """How many documents were left out."""
+        return len(self.bad)
+
     def __bool__(self) -> bool:
         return bool(self.added or self.updated or self.deleted)
 
@@ -42,6 +47,7 @@ class Change:
         said = [f"{n} {what}" for n, what in ((self.added, "added"), (self.updated, "updated")) if n]
         said += [f"{self.deleted} deleted"] if self.deleted else []
         said += [f"{len(self.missing)} not there ({', '.join(self.missing[:3])})"] if self.missing else []
+        said += [f"{len(self.bad)} left out"] if self.bad else []
         return ", ".join(said) or "nothing changed"
 
 
