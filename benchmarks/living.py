@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from lsr import Index, SparseMatrix
 from lsr.console import table
 from lsr.eval.latency import Latency, time_each, time_together
-from lsr.io.corpus import Document, document_batch
+from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch, Vectors
 
 K = 10

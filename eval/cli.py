@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lsr.encode.base import DEFAULT_ENCODER
-from lsr.encode.cli import PathOrURI, encoder_options
+from lsr.index.cli.encode import PathOrURI, encoder_options
 from lsr.index.cli.search import open_index
+from lsr.presets import ConfigFile, list_option
 
 if TYPE_CHECKING:
     from lsr.eval.checks import Findings
@@ -171,13 +172,14 @@ def demo(encoder: str, out: Path) -> None:
 
 
 @click.command()
-@click.argument("config", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("config", required=False, type=ConfigFile("eval"))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Result folder; goes on if it has one.")
 @click.option("--dataset", "names", multiple=True, metavar="FOLDER|NAME", help="One more collection.")
 @click.option("--split", default="test", show_default=True, help="Which judgments, of --dataset.")
 @click.option("--suite", metavar="NAME|FILE", help="A list of collections: beir, beir-small, or a YAML file.")
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME|PATH", help="Without CONFIG: beside BM25.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In place of what the file says.")
+@list_option("eval")
 def experiment(
     config: Path | None,
     out: Path,
@@ -189,14 +191,14 @@ def experiment(
 ) -> None:
     """Compare systems on collections: encode, index, search, measure, time, report.
 
-    CONFIG is a YAML file of systems and, if --dataset and --suite don't name them, collections; presets are in
-    configs/eval/. Without it BM25 is compared with the encoder that ships, or with --encoder. What was made is kept
-    in OUT/cache: after a kill, or with other settings, the same command does only what isn't there yet.
+    CONFIG is a YAML file, or the name of a preset (--list), of systems and, if --dataset and --suite don't name them,
+    collections. Without it BM25 is compared with the encoder that ships, or with --encoder. What was made is kept in
+    OUT/cache: after a kill, or with other settings, the same command does only what isn't there yet.
 
     \b
     Examples:
       lsr experiment --dataset beir/scifact --out results
-      lsr experiment configs/eval/hybrid.yaml --suite beir-small --out results
+      lsr experiment hybrid --suite beir-small --out results
     """  # fmt: skip
     from lsr.config import read_config
     from lsr.console import note

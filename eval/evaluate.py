@@ -14,8 +14,8 @@ from lsr.eval.latency import Latency, encode_latency, search_latency, throughput
 from lsr.eval.measures import depth_of, parse_measures, score_run
 from lsr.index.index import Index
 from lsr.index.search.query_file import QuerySet, read_queries
-from lsr.io.corpus import new_text
 from lsr.io.runs import Run, as_run
+from lsr.io.text_files import new_text
 from lsr.sparse import SparseMatrix
 
 LATENCY_K = 10

@@ -14,7 +14,7 @@ from lsr.index.index import Index
 from lsr.index.search.hits import Hits
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.write.update_batch import Change
-from lsr.io.corpus import Document
+from lsr.io.document import Document
 
 T = TypeVar("T")
 

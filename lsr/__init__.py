@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsr import _moved
-
-__version__ = "0.1.0"
+from lsr._version import __version__
 
 # In a source checkout index/ and eval/ stand beside lsr/; an installed lsr contains them.
 _checkout = Path(__file__).resolve().parent.parent
@@ -23,14 +22,14 @@ if (_checkout / "index" / "kernels").is_dir() and (_checkout / "pyproject.toml")
 _moved.install()
 
 _HOME = {
-    "Document": "lsr.io.corpus",
+    "Document": "lsr.io.document",
     "Encoder": "lsr.encode.base",
     "Hit": "lsr.index.index",
     "Index": "lsr.index.index",
     "LsrError": "lsr.errors",
     "SparseMatrix": "lsr.sparse",
     "load_encoder": "lsr.encode.load",
-    "read_vectors": "lsr.io.vectors",
+    "read_vectors": "lsr.io.open_vectors",
 }
 
 if TYPE_CHECKING:
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
     from lsr.errors import LsrError as LsrError
     from lsr.index.index import Hit as Hit
     from lsr.index.index import Index as Index
-    from lsr.io.corpus import Document as Document
-    from lsr.io.vectors import read_vectors as read_vectors
+    from lsr.io.document import Document as Document
+    from lsr.io.open_vectors import read_vectors as read_vectors
     from lsr.sparse import SparseMatrix as SparseMatrix
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -21,11 +21,11 @@ MOVED = {
     "lsr.ciff": "lsr.io.ciff",
     "lsr.cluster": "lsr.distributed.ray_cluster",
     "lsr.convert": "lsr.io.convert",
-    "lsr.corpus": "lsr.io.corpus",
-    "lsr.encode.checkpoint": "lsr.encode.model_files",
-    "lsr.encode.commands": "lsr.encode.cli",
+    "lsr.corpus": "lsr.io.corpus lsr.io.document lsr.io.text_files lsr.io.streams lsr.io.rows lsr.io.ir_datasets",
+    "lsr.encode.checkpoint": "lsr.encode.model_files lsr.encode.tokenizer",
+    "lsr.encode.commands": "lsr.index.cli.encode",
     "lsr.encode.hub": "lsr.encode.load",
-    "lsr.encode.onnx": "lsr.encode.onnx_export",
+    "lsr.encode.onnx": "lsr.encode.onnx_export lsr.encode.onnx_runner",
     "lsr.encode.parts": "lsr.encode.distributed",
     "lsr.encode.static": "lsr.encode.inference_free",
     "lsr.encode.stream": "lsr.encode.corpus",
@@ -50,7 +50,7 @@ MOVED = {
     "lsr.index.builder": "lsr.index.write.builder",
     "lsr.index.change_commands": "lsr.index.cli.modify",
     "lsr.index.changes": "lsr.index.write.update_batch",
-    "lsr.index.clusters": "lsr.index.segment.clusters",
+    "lsr.index.clusters": "lsr.index.segment.clusters lsr.index.segment.cluster_writer",
     "lsr.index.columns": "lsr.index.segment.columns",
     "lsr.index.commands": "lsr.index.cli.search",
     "lsr.index.dense": "lsr.index.hybrid.dense",
@@ -88,7 +88,7 @@ MOVED = {
     "lsr.index.searcher": "lsr.index.search.searcher",
     "lsr.index.segment": "lsr.index.segment.postings",
     "lsr.index.segment_writer": "lsr.index.segment.postings_writer",
-    "lsr.index.serve.commands": "lsr.index.serve.cli",
+    "lsr.index.serve.commands": "lsr.index.cli.serve",
     "lsr.index.serve.facts": "lsr.index.serve.index_info",
     "lsr.index.serve.http": "lsr.index.serve.responses",
     "lsr.index.serve.models": "lsr.index.serve.schemas",
@@ -98,7 +98,7 @@ MOVED = {
     "lsr.index.shard_builder": "lsr.index.distributed.build",
     "lsr.index.shard_worker": "lsr.index.distributed.build_worker",
     "lsr.index.sharded": "lsr.index.distributed.sharded_index",
-    "lsr.index.shards": "lsr.index.sharding.manifest",
+    "lsr.index.shards": "lsr.index.sharding.manifest lsr.index.sharding.remote",
     "lsr.index.snapshot": "lsr.index.search.snapshot",
     "lsr.index.storage": "lsr.index.storage.manifest",
     "lsr.index.stretches": "lsr.index.distributed.vector_ranges",
@@ -118,7 +118,7 @@ MOVED = {
     "lsr.train.queries": "lsr.train.query_table",
     "lsr.train.rows": "lsr.train.state_cache",
     "lsr.train.texts": "lsr.train.text_store",
-    "lsr.vectors": "lsr.io.vectors",
+    "lsr.vectors": "lsr.io.open_vectors lsr.io.vectors lsr.io.vectors_parquet",
     "lsr.wire": "lsr.io.protobuf",
     "lsr.workers": "lsr.distributed.pool",
 }
@@ -145,7 +145,8 @@ def names_of(old: str) -> Callable[[str], Any]:
     """A `__getattr__` that finds what the module `old` had where it is now."""
 
     def __getattr__(name: str) -> Any:
-        here = hasattr(sys.modules[old], "__path__") and find_spec(f"{old}.{name}")  # a module that isn't imported yet
+        # A package's own module that isn't imported yet?
+        here = "__path__" in vars(sys.modules[old]) and find_spec(f"{old}.{name}")
         if not name.startswith("__") and not here:
             for home in MOVED[old].split():
                 value = getattr(importlib.import_module(home), name, None)
@@ -155,6 +156,12 @@ def names_of(old: str) -> Callable[[str], Any]:
         raise AttributeError(f"module {old!r} has no attribute {name!r}")
 
     return __getattr__
+
+
+def moved_function(old: str, module: str, name: str) -> Callable[..., Any]:
+    """What takes the place of a method that is gone; it warns."""
+    _warn(old, f"{module}.{name}")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
 def _warn(old: str, new: str) -> None:

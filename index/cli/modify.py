@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from lsr.encode.cli import PathOrURI, encoder_options
+from lsr.index.cli.encode import PathOrURI, encoder_options
 from lsr.index.cli.search import open_index, where_option
 
 
@@ -149,8 +149,8 @@ def verify(index_path: Path | str) -> None:
     """
     from lsr.errors import CorruptIndex
     from lsr.index.hybrid.dense_files import RECORD, damaged_files, read_record
-    from lsr.index.sharding.manifest import Shards, folder_of, is_sharded
-    from lsr.index.sharding.remote import downloaded
+    from lsr.index.sharding.manifest import Shards, is_sharded
+    from lsr.index.sharding.remote import downloaded, folder_of, read_manifests
     from lsr.index.storage.manifest import check_files, read_manifest
 
     path = downloaded(index_path) if isinstance(index_path, str) else index_path
@@ -160,7 +160,7 @@ def verify(index_path: Path | str) -> None:
             raise CorruptIndex("\n".join(damaged))
         click.echo(f"{path}: {len(record['files'])} files, all as they were written")
         return
-    manifests = Shards.read(path).manifests() if is_sharded(path) else {str(path): read_manifest(path)}
+    manifests = read_manifests(Shards.read(path)) if is_sharded(path) else {str(path): read_manifest(path)}
     wrong = [check_files(folder_of(where), manifest, every_byte=True).values() for where, manifest in manifests.items()]
     if messages := list(chain.from_iterable(wrong)):
         raise CorruptIndex("\n".join(messages))

@@ -1,9 +1,9 @@
 """Building a sharded index: a collection encoded part by part, then an index for each range of its vectors.
 
-Ranges are cut by the number of vectors alone, and impacts have the scale of the largest weight of all, so a shard is
-what it is whoever builds it, and all together find what one index finds. Shards are built where they stay, each under
-a name that follows from what it is made of, and shards.json names them last: what isn't finished goes on after a kill,
-and what was there before stays until then.
+Ranges are cut by the number of vectors alone, and impacts have one scale, as of `lsr.sparse.usual_largest`, so a shard
+is what it is whoever builds it, and all together find what one index finds. Shards are built where they stay, each
+under a name that follows from what it is made of, and shards.json names them last: what isn't finished goes on after a
+kill, and what was there before stays until then.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from lsr.console import note, progress
 from lsr.distributed.pool import Workers, do_jobs, ready
@@ -31,6 +33,7 @@ from lsr.index.storage.manifest import MANIFEST, is_ours, parse_manifest
 from lsr.index.write.builder import BuildSettings, quantizer_of
 from lsr.io.corpus import Corpus
 from lsr.io.object_store import Place, beside, is_remote
+from lsr.sparse import usual_largest
 
 _WHAT = "building workers"
 
@@ -88,7 +91,7 @@ def build_shards(
             parts, report = encode_parts(source, encoder, Place(work), task, **how)
             found = Scanned(
                 [Stretch(beside(work, f"/{part.name}"), part.rows, part.file) for part in parts],
-                max(part.largest for part in parts),
+                usual_largest(np.array([part.largest for part in parts]), np.array([part.rows for part in parts])),
                 all(part.whole for part in parts),
                 f"{source.identity} | {identity}",
                 encoder.fingerprint,

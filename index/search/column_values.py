@@ -148,7 +148,9 @@ def facet_order(counts: Mapping[Any, int]) -> dict[Any, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def sorted_order(keys: Sequence[Sequence[Any]], sorts: Sequence[Sort], scores: NDArray[np.float64]) -> NDArray[np.int64]:
+def sorted_order(
+    keys: Sequence[Sequence[Any]], sorts: Sequence[Sort], scores: NDArray[np.float64]
+) -> NDArray[np.int64]:
     """(n,) int64, the places of documents in the order of their values; equal ones by score, then as they come.
 
     Args:

@@ -26,9 +26,10 @@ from lsr.encode.base import Encoder
 from lsr.errors import EncoderError, EncoderMismatch
 from lsr.index.search.rerank import Moved
 from lsr.index.search.snapshot import Snapshot
-from lsr.io.corpus import Document
+from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
+_LITTLE = 20  # a term that weighs so many times less than the query's heaviest isn't marked
 _EXPANSION, _MATCH = 1, 2  # what a character is part of; the larger one counts
 _PLAIN = ("**", "**"), ("_", "_")
 _TAGS = ("<mark>", "</mark>"), ('<mark class="expansion">', "</mark>")
@@ -51,6 +52,8 @@ class Contribution:
         spans: Where it stands, (start, end) in characters of the document's content (title, a space, text).
         origin: Of an expansion, the word that it comes from, as `Encoder.origins` has it: (start, end) likewise. None
             where that isn't known.
+        marked: Whether highlights mark it. Stop words and terms of little weight in the query aren't marked beside
+            others.
     """
 
     term: int
@@ -62,6 +65,7 @@ class Contribution:
     kind: str
     spans: tuple[tuple[int, int], ...]
     origin: tuple[int, int] | None = None
+    marked: bool = True
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,12 @@ def explain_document(
             spans.setdefault(term, []).append((start, end))
     expansions = [] if spans is None else [term for term in terms[impacts > 0].tolist() if term not in spans]
     sources = _origins(encoder, content, expansions) if origins else {}
+    fillers = set(encoder.fillers(content)) if spans and encoder is not None else set()
+    there = np.flatnonzero(impacts).tolist()
+    places = {i: {*(spans or {}).get(int(terms[i]), ()), sources.get(int(terms[i]))} - {None} for i in there}
+    telling = [i for i in there if not places[i] or places[i] - fillers]
+    least = max((float(weights[i]) for i in telling), default=0.0) / _LITTLE
+    marked = {i for i in telling or there if weights[i] >= least}
     tokens = snapshot.shared.vocabulary
     contributions = []
     for i in np.lexsort((terms, -scores)).tolist():
@@ -199,6 +209,7 @@ def explain_document(
                 kind=kind,
                 spans=found,
                 origin=sources.get(term),
+                marked=i in marked,
             )
         )
     return Explanation(snapshot.documents.id(doc), total, tuple(contributions), content, len(title))
@@ -274,8 +285,8 @@ def _own_marks(content: str, kinds: bytearray, *marks: tuple[int, str, str]) -> 
 
 def _kinds(content: str, contributions: Iterable[Contribution]) -> bytearray:
     """What each character is part of: _MATCH, _EXPANSION or 0."""
-    matches = [_with_marks(content, *span) for c in contributions if c.kind != "unweighted" for span in c.spans]
-    origins = [_with_marks(content, *c.origin) for c in contributions if c.origin]
+    matches = [_with_marks(content, *span) for c in contributions if c.marked for span in c.spans]
+    origins = [_with_marks(content, *c.origin) for c in contributions if c.marked and c.origin]
     kinds = bytearray(len(content))
     for kind, spans in ((_EXPANSION, origins), (_MATCH, matches)):
         for start, end in spans:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lsr.errors import DataError
 from lsr.index.search.column_values import boost_factors, count_values, sorted_order, values_of
+from lsr.index.search.hybrid_search import hybrid_top
 from lsr.index.search.operators import TextCheck
 from lsr.index.search.options import SCORE, Conditions
 from lsr.index.search.searcher import Mask
@@ -20,6 +21,8 @@ from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.sparse import SparseMatrix
 
+_ALL = '{0} is of all documents that match, and every document is near a dense vector: leave it out, or mode="sparse"'
+_BOOSTED = 4
 _DEEPER = 4  # so many times the depth is looked into where a first look leaves it open what is best
 
 
@@ -48,9 +51,11 @@ class Matcher:
         conditions: What documents have to meet.
         where: Which may be found.
         known: The filter's columns have been looked for already.
+        dense: (width,) float32, the query's dense vector, of a search that wants one.
 
     Raises:
-        DataError: Conditions on texts, but none are stored.
+        DataError: Conditions on texts, but none are stored; an order or counts of all that match, in a search by dense
+            vectors, which all documents match.
     """
 
     def __init__(
@@ -62,7 +67,11 @@ class Matcher:
         where: Where | Filter | None = None,
         *,
         known: bool = False,
+        dense: NDArray[np.float32] | None = None,
     ) -> None:
+        self._dense = dense
+        if dense is not None and conditions.sort:
+            raise DataError(_ALL.format("sort"), "search")
         self.snapshot, self._vector, self._settings, self._conditions = snapshot, vector, settings, conditions
         self._mask = _mask(snapshot, where, conditions.without, known=known)
         self._accept: TextCheck | None = None
@@ -76,6 +85,8 @@ class Matcher:
 
     def top(self, k: int) -> Matches:
         """The k best documents, or all that match if they are fewer."""
+        if self._dense is not None:
+            return self._by_both(k, self._dense)
         if self._conditions.sort:
             return self._sorted(k)
         if self._factors is None:
@@ -88,6 +99,24 @@ class Matcher:
     def _least(self, docs: NDArray[np.int64], scores: NDArray[np.float64]) -> Matches:
         n = int(np.searchsorted(-scores, -self._conditions.min_score, side="right"))
         return Matches(docs[:n], scores[:n])
+
+    def _by_both(self, k: int, dense: NDArray[np.float32]) -> Matches:
+        """Of a search by dense vectors: boosts are for the best `_BOOSTED * k` of the ranking, at least 100."""
+        depth, n_docs = k if self._factors is None else max(_BOOSTED * k, 100), self.snapshot.searcher.n_docs
+        while True:
+            docs, scores = hybrid_top(self.snapshot, self._vector, dense, depth, self._settings, self._mask)
+            last = len(docs) < depth or depth >= n_docs
+            if self._accept is not None:
+                accepted = self._accept(docs)
+                docs, scores = docs[accepted], scores[accepted]
+            if len(docs) >= k or last:
+                break
+            depth *= _DEEPER
+        if self._factors is not None:
+            scores = np.where(scores > 0, scores * self._factors[docs], scores)
+            order = np.lexsort((docs, -scores))
+            docs, scores = docs[order], scores[order]
+        return self._least(docs[:k], scores[:k]) if self._conditions.min_score else Matches(docs[:k], scores[:k])
 
     def _boosted(self, k: int, factors: NDArray[np.float64]) -> Matches:
         """No document that isn't found can be boosted above the last one found times the largest factor."""
@@ -108,7 +137,9 @@ class Matcher:
         sorts = self._conditions.sort
         keys = [[] if s.column == SCORE else values_of(self.snapshot, s.column, docs) for s in sorts]
         order = sorted_order(keys, sorts, scores)[:k]
-        return Matches(docs[order], scores[order], tuple([key[i] for i in order.tolist()] if key else [] for key in keys))
+        return Matches(
+            docs[order], scores[order], tuple([key[i] for i in order.tolist()] if key else [] for key in keys)
+        )
 
     def every(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """All documents that match, in the order of addition, and their scores."""
@@ -122,6 +153,8 @@ class Matcher:
 
     def facets(self, names: Sequence[str]) -> tuple[int, dict[str, Counter[Any]]]:
         """How many documents match, and how many of them have each value of some columns."""
+        if self._dense is not None:
+            raise DataError(_ALL.format("facets"), "search")
         docs, _ = self.every()
         return len(docs), count_values(self.snapshot, names, docs)
 
@@ -151,9 +184,7 @@ class SnapshotRanking:
         return [self._matcher.snapshot.documents.content(doc) for doc in docs]
 
 
-def _mask(
-    snapshot: Snapshot, where: Where | Filter | None, without: Sequence[str], *, known: bool
-) -> Mask | None:
+def _mask(snapshot: Snapshot, where: Where | Filter | None, without: Sequence[str], *, known: bool) -> Mask | None:
     if not without:
         return snapshot.mask(where, known=known)
     allowed = np.ones(snapshot.searcher.n_docs, bool)

@@ -117,7 +117,11 @@ class Options:
 
     def __post_init__(self) -> None:
         wrong = []
-        for name, whole, least in (("offset", self.offset, 0), ("per_group", self.per_group, 1), ("depth", self.depth, 1)):
+        for name, whole, least in (
+            ("offset", self.offset, 0),
+            ("per_group", self.per_group, 1),
+            ("depth", self.depth, 1),
+        ):
             if isinstance(whole, bool) or not isinstance(whole, int) or whole < least:
                 wrong.append(f"{name} must be a whole number of at least {least}, got {whole!r}")
         if not _is_number(self.min_score) or self.min_score < 0:

@@ -17,11 +17,12 @@ from lsr.errors import DataError
 from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.explain import Explanation, explain_document
 from lsr.index.search.hits import Hit, Hits
+from lsr.index.search.hybrid_search import hybrid_top, require_dense
 from lsr.index.search.matches import Matcher, SnapshotRanking
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
-from lsr.index.search.searcher import Searcher
+from lsr.index.search.searcher import Mask, Searcher
 from lsr.index.search.selection import explained, select
 from lsr.index.search.settings import Plan, SearchSettings
 from lsr.index.search.snapshot import Shared, Snapshot
@@ -29,7 +30,7 @@ from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.storage.arrow_file import damage
 from lsr.index.storage.manifest import check_files
-from lsr.io.corpus import Document, require_id
+from lsr.io.document import Document, require_id
 from lsr.sparse import MAX_TERMS, SparseMatrix
 
 _SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
@@ -179,9 +180,10 @@ class Reader(QuerySide):
             query: A text, a {token: weight} mapping, a mapping with a "text", or a matrix of one row.
             k: How many at most. Documents that share no term with the query are never among them.
             where: Which documents may be found, by their metadata: `lsr.index.segment.filters` tells how.
-            settings: Of `SearchSettings`: algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages. Without
-                any the search is exact. And of `lsr.index.search.options.Options`: offset, min_score, group_by,
-                per_group, sort, boost, facets, diversity, syntax, rerank, depth.
+            settings: Of `SearchSettings`: mode, algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages,
+                dense_weight. Without any the search is one of the sparse vectors, and exact. And of
+                `lsr.index.search.options.Options`: offset, min_score, group_by, per_group, sort, boost, facets,
+                diversity, syntax, rerank, depth.
 
         Returns:
             Hits by descending score, if no option has another order; equal scores by the order in which the documents
@@ -197,9 +199,23 @@ class Reader(QuerySide):
         vector = self.query_vector(query, "search")
         checked_k(k)
         snapshot = self._snapshot
+        (dense,) = self._dense_queries(snapshot, [query], chosen)
         if not options.plain:
-            return self._selected(snapshot, query, vector, k, options, chosen, where, options.conditions(text))
-        return self._hits(snapshot, vector, *snapshot.top(vector, k, chosen, snapshot.mask(where)))
+            conditions = options.conditions(text)
+            return self._selected(snapshot, query, vector, dense, k, options, chosen, where, conditions)
+        return self._hits(snapshot, vector, *_top(snapshot, vector, dense, k, chosen, snapshot.mask(where)))
+
+    def _dense_queries(
+        self, snapshot: Snapshot, queries: Sequence[Any] | SparseMatrix, settings: SearchSettings
+    ) -> Sequence[NDArray[np.float32] | None]:
+        """The dense vectors of queries, where they are wanted."""
+        if settings.mode == "sparse":
+            return [None] * len(queries)
+        require_dense(snapshot, self.path)
+        texts = [query for query in as_queries(queries) if isinstance(query, str)]
+        if len(texts) != len(queries):
+            raise DataError(f'mode "{settings.mode}" is for texts: only those have a dense vector', "query")
+        return list(self.encoder.encode_dense(texts, queries=True)) if texts else []
 
     def search_batch(
         self,
@@ -220,9 +236,9 @@ class Reader(QuerySide):
             settings: As for `search`.
         """
         options, chosen = split_options(settings)
-        asked: Any = queries if isinstance(queries, SparseMatrix | str | Mapping) else as_queries(queries)
+        asked: Any = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
         texts: list[TextQuery | None] = [None] * len(asked)
-        if options.syntax != "plain" and not isinstance(asked, str | Mapping):
+        if options.syntax != "plain":
             parts = [options.split(query) for query in asked]
             asked, texts = [query for query, _ in parts], [text for _, text in parts]
         vectors = self.query_vectors(asked)
@@ -231,18 +247,18 @@ class Reader(QuerySide):
         snapshot = self._snapshot
         mask = snapshot.mask(where)
 
+        dense = self._dense_queries(snapshot, asked, chosen)
+
         def find(i: int) -> Hits:
             if options.plain:
-                return self._hits(snapshot, rows[i], *snapshot.top(rows[i], k, chosen, mask))
-            query = None if isinstance(asked, SparseMatrix) else asked[i]
-            return self._selected(snapshot, query, rows[i], k, options, chosen, where, options.conditions(texts[i]))
+                return self._hits(snapshot, rows[i], *_top(snapshot, rows[i], dense[i], k, chosen, mask))
+            query, conditions = None if isinstance(asked, SparseMatrix) else asked[i], options.conditions(texts[i])
+            return self._selected(snapshot, query, rows[i], dense[i], k, options, chosen, where, conditions)
 
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             return list(pool.map(find, range(len(rows))))
 
-    def similar(
-        self, doc_id: str | int, k: int = 10, *, where: Where | Filter | None = None, **settings: Any
-    ) -> Hits:
+    def similar(self, doc_id: str | int, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Hits:
         """The k documents that are most like one of them, by their stored vectors; it isn't among them.
 
         Args:
@@ -264,7 +280,7 @@ class Reader(QuerySide):
         vector = self._summed(self.document_vectors(docs))
         conditions = options.conditions(without=(snapshot.documents.parent(docs[0]) or doc_id,))
         content = snapshot.documents.content(docs[0])
-        return self._selected(snapshot, content, vector, k, options, chosen, where, conditions)
+        return self._selected(snapshot, content, vector, None, k, options, chosen, where, conditions)
 
     def _summed(self, vectors: SparseMatrix) -> SparseMatrix:
         """Documents as one query."""
@@ -286,6 +302,7 @@ class Reader(QuerySide):
         snapshot: Snapshot,
         query: Any,
         vector: SparseMatrix,
+        dense: NDArray[np.float32] | None,
         k: int,
         options: Options,
         settings: SearchSettings,
@@ -294,7 +311,7 @@ class Reader(QuerySide):
     ) -> Hits:
         """The hits of a search with options."""
         require_columns(options, snapshot.documents.columns)
-        matcher = Matcher(snapshot, vector, settings, conditions, where)
+        matcher = Matcher(snapshot, vector, settings, conditions, where, dense=dense)
         reader = Reader(self.path, snapshot, self._given_encoder)
         found = select(SnapshotRanking(matcher, reader.compared_vectors), query, k, options)
         facets, total = None, None
@@ -446,7 +463,26 @@ class Reader(QuerySide):
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""
-        return list(check_files(self.path, self._snapshot.manifest, every_byte=True).values())
+        folders = self._snapshot.by_folder(self.path)
+        return [
+            wrong
+            for folder, snapshot in folders
+            for wrong in check_files(folder, snapshot.manifest, every_byte=True).values()
+        ]
+
+
+def _top(
+    snapshot: Snapshot,
+    vector: SparseMatrix,
+    dense: NDArray[np.float32] | None,
+    k: int,
+    settings: SearchSettings,
+    mask: Mask | None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The k best documents of a query, by the vectors that the settings want."""
+    if dense is None:
+        return snapshot.top(vector, k, settings, mask)
+    return hybrid_top(snapshot, vector, dense, k, settings, mask)
 
 
 def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int | None:

@@ -1,7 +1,7 @@
 """Re-rankers: what scores the best documents of a search anew, from the query and the texts.
 
-    index.search("a question", k=10, rerank=CrossEncoderReranker("cross-encoder/ms-marco-MiniLM-L6-v2"), depth=100)
-    index.search("a question", rerank=lambda query, texts: [len(text) for text in texts])
+index.search("a question", k=10, rerank=CrossEncoderReranker("cross-encoder/ms-marco-MiniLM-L6-v2"), depth=100)
+index.search("a question", rerank=lambda query, texts: [len(text) for text in texts])
 """
 
 from __future__ import annotations
@@ -145,8 +145,12 @@ def rerank_scores(given: AnyReranker, query: Any, texts: Sequence[str]) -> list[
             "number for each text"
         ) from error
     if len(found) != len(texts):
-        raise RerankerError(f"the re-ranker {name} gave {len(found)} scores for {len(texts)} texts; it has to give one each")
+        raise RerankerError(
+            f"the re-ranker {name} gave {len(found)} scores for {len(texts)} texts; it has to give one each"
+        )
     for number, score in enumerate(found):
         if not math.isfinite(score):
-            raise RerankerError(f"the re-ranker {name} gave {score} for the text {texts[number][:60]!r}; scores are finite")
+            raise RerankerError(
+                f"the re-ranker {name} gave {score} for the text {texts[number][:60]!r}; scores are finite"
+            )
     return found

@@ -219,6 +219,20 @@ class Searcher:
             array.flags.writeable = False  # kernels are compiled for one kind of array
         return Mask(places, tuple(live), float(places.mean()) if len(places) else 1.0)
 
+    def by_number(self, mask: Mask | None) -> NDArray[np.bool_] | None:
+        """(n_docs,) bool by document number, which documents a mask, or None for none, lets be found; None for all."""
+        mask = mask or self._all_alive
+        if not len(mask.allowed):
+            return None
+        allowed = np.empty(self.n_docs, bool)
+        for segment, base in zip(self.segments, self.bases, strict=False):
+            here = mask.allowed[base : base + segment.n_docs].view(bool)
+            if len(segment.order):
+                allowed[base + segment.order.astype(np.int64)] = here
+            else:
+                allowed[base : base + segment.n_docs] = here
+        return allowed
+
     # --- single documents -------------------------------------------------------------------------------------------
 
     def locate(self, doc: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What needs several documents at once: pages, groups, re-ranking, diversity; the same over one index or many shards."""
+"""What needs several documents at once: pages, groups, re-ranking, diversity; over one index or many shards alike."""
 
 from __future__ import annotations
 
@@ -91,9 +91,7 @@ def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
     return Selected(docs[options.offset : end], scores[options.offset : end], moved)
 
 
-def explained(
-    explain: Callable[..., Explanation], found: Selected, *, boosted: bool
-) -> Callable[..., Explanation]:
+def explained(explain: Callable[..., Explanation], found: Selected, *, boosted: bool) -> Callable[..., Explanation]:
     """Explanations that tell of boosts and of a re-ranker, too.
 
     Args:

@@ -149,6 +149,7 @@ class Term(Given):
         description="Where it stands in title, a space, text (in the text alone if there is no title), in code points."
     )
     origin: tuple[int, int] | None = Field(description="Of an expansion, the word that it comes from.")
+    marked: bool = Field(description="Whether highlights mark it; not stop words and small weights beside others.")
 
 
 class Explanation(Given):

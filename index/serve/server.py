@@ -82,7 +82,7 @@ class Server:
         self._thread: threading.Thread | None = None
         try:
             compile_kernels()  # a first search that compiles them would hold up all others
-            for served in self.app.indexes.values():
+            for served in self.app.serving.indexes.values():
                 served.warm_up()
         except BaseException:
             self._socket.close()

@@ -75,6 +75,30 @@ def downloaded(uri: str) -> Path:
     raise StorageError(f"{uri}: replaced again and again while it was read; try again when nobody writes it")
 
 
+def folder_of(location: str) -> Path:
+    """The folder of a shard on this machine; for a URI that of its copy, which is downloaded as far as it must be."""
+    return downloaded(location) if is_remote(location) else Path(location)
+
+
+def read_manifests(shards: Shards) -> dict[str, dict[str, Any]]:
+    """{path or URI: manifest} of all shards; the error names everything that is wrong with any of them.
+
+    Raises:
+        IndexFormatError: Shards are missing, damaged, can't be reached, or are of another format or scale.
+        EncoderMismatch: Shards of another encoder.
+    """
+    found, wrong = {}, []
+    for location in map(shards.location, shards.entries):
+        try:
+            found[location] = read_manifest(folder_of(location))
+        except (IndexFormatError, StorageError) as error:
+            wrong.append(str(error))
+    if wrong:
+        raise IndexFormatError("\n".join([f"{len(wrong)} of {len(shards.entries)} shards can't be opened:", *wrong]))
+    shards.require_fit(found)
+    return found
+
+
 def _copy_of(uri: str) -> Path:
     """Where the copy of an index lies; those of shards lie within that of their folder."""
     base, mark, options = uri.partition("?")

@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.index.search.snapshot import Part
-from lsr.index.segment.quantize import MOST_SHIFT, Quantizer
+from lsr.index.segment.quantize import Quantizer
 from lsr.index.storage.transaction import Aside, NewFiles, describe
 from lsr.index.write.builder import BuildSettings, write_segment
 from lsr.io.vectors import VectorBatch
+from lsr.sparse import MOST_SHIFT
 
 MOST = 64  # segments that may wait for a merger; with more, commits merge the newest themselves
 _FACTOR = 8  # segments of a level that become one of the next, and how much larger those are

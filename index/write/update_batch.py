@@ -47,7 +47,6 @@ class Change:
         said = [f"{n} {what}" for n, what in ((self.added, "added"), (self.updated, "updated")) if n]
         said += [f"{self.deleted} deleted"] if self.deleted else []
         said += [f"{len(self.missing)} not there ({', '.join(self.missing[:3])})"] if self.missing else []
-        said += [f"{len(self.bad)} left out"] if self.bad else []
         return ", ".join(said) or "nothing changed"
 
 

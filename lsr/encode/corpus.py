@@ -23,13 +23,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lsr.console import counted, note, progress, warn
+from lsr.dense import DenseRows
 from lsr.durable import take_name
 from lsr.encode.base import Encoder
 from lsr.encode.passages import require_sizes, split_passages
 from lsr.errors import CutTexts, OutputExists
 from lsr.io.convert import Form, check_out, convert
-from lsr.io.corpus import Corpus, Document, document_batch, new_text
-from lsr.io.vectors import ParquetWriter, VectorBatch, pack_metadata, read_vectors
+from lsr.io.corpus import Corpus
+from lsr.io.document import Document, document_batch
+from lsr.io.open_vectors import read_vectors
+from lsr.io.text_files import new_text
+from lsr.io.vectors import VectorBatch
+from lsr.io.vectors_parquet import ParquetWriter, pack_metadata
 from lsr.sparse import SparseMatrix
 
 _LOCK = ".lock"
@@ -121,6 +126,7 @@ def encode_corpus(
     queries: bool = False,
     passages: Passages | None = None,
     with_text: bool = True,
+    dense: bool = False,
     skip: int = 0,
     progress_label: str = "encoding",
 ) -> Iterator[VectorBatch]:
@@ -133,6 +139,7 @@ def encode_corpus(
         queries: Encode as queries.
         passages: Cut documents into passages first.
         with_text: Let titles, texts and metadata travel with the vectors.
+        dense: Give the encoder's dense vectors of documents, too.
         skip: Documents at the front that are done already.
         progress_label: Stands before the progress bar.
     """
@@ -141,7 +148,8 @@ def encode_corpus(
         bar.total = corpus.count() if not bar.disable else None
         bar.update(skip)
         for chunk in chunks(islice(corpus, skip, None), CHUNK, CHUNK_CHARACTERS):
-            batch = encode_chunk(chunk, encoder, report, queries=queries, passages=passages, with_text=with_text)
+            how = {"queries": queries, "passages": passages, "with_text": with_text, "dense": dense}
+            batch = encode_chunk(chunk, encoder, report, **how)
             report.warn()
             yield batch
             bar.update(len(chunk))
@@ -170,6 +178,7 @@ def encode_chunk(
     queries: bool = False,
     passages: Passages | None = None,
     with_text: bool = True,
+    dense: bool = False,
 ) -> VectorBatch:
     """Encode some documents together, cut into passages first where that is asked for."""
     report.documents += len(documents)
@@ -177,12 +186,17 @@ def encode_chunk(
     if passages:
         documents = list(split_passages(documents, encoder, passages.size, passages.overlap))
     texts = [document.content for document in documents]
-    vectors = encoder.encode_query(texts) if queries else encoder.encode_document(texts)
+    beside = None
+    if dense:
+        vectors, floats = encoder.encode_both(texts)
+        beside = DenseRows.of(floats)
+    else:
+        vectors = encoder.encode_query(texts) if queries else encoder.encode_document(texts)
     report.vectors += len(documents)
     report.no_terms += int((vectors.lengths() == 0).sum())
     report.truncated += encoder.count_truncated(texts, queries=queries)
     report.max_length = read_length(encoder, queries=queries)
-    return VectorBatch(document_batch(documents, with_text=with_text), vectors)
+    return VectorBatch(document_batch(documents, with_text=with_text), vectors, beside)
 
 
 def read_length(encoder: Encoder, *, queries: bool = False) -> int | None:

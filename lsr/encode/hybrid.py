@@ -80,6 +80,22 @@ class HybridEncoder(Encoder):
         factors[terms >= first] = self.lexical.query_factors(terms[terms >= first] - first)
         return factors
 
+    @classmethod
+    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Any) -> HybridEncoder:
+        """Open what `save` or `query_files` wrote.
+
+        Args:
+            folder: Where the files lie.
+            config: Content of `encoder.json`.
+            settings: Settings of the learned encoder in place of the stored ones.
+
+        Raises:
+            EncoderError: Something is missing or damaged.
+        """
+        learned, lexical, weight = open_parts(folder, config)
+        kind = InferenceFreeEncoder if learned["type"] == InferenceFreeEncoder.type else SpladeEncoder
+        return cls(kind.load(folder, learned, **settings), lexical, weight)
+
     def __reduce__(self) -> tuple[Any, ...]:
         learned = self.learned.document if isinstance(self.learned, InferenceFreeEncoder) else self.learned
         return self._reduced(device=learned.device, batch_tokens=learned.batch_tokens)
@@ -94,13 +110,11 @@ class HybridEncoder(Encoder):
         self.lexical.fit(texts)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Both encoders' queries side by side. Pieces of words that only BM25 knows don't find other words by a table
-        (`InferenceFreeEncoder.encode_known`).
-        """
+        """Both encoders' queries side by side; those of a table as of `InferenceFreeEncoder.encode_known`."""
         texts = as_texts(texts)
         lexical = self.lexical.encode_query(texts)
         if isinstance(self.learned, InferenceFreeEncoder):
-            learned = self.learned.encode_known(texts, self.lexical.spans)
+            learned = self.learned.encode_known(texts, self.lexical)
         else:
             learned = self.learned.encode_query(texts)
         return _beside(learned, lexical, self.weight * self._size)
@@ -151,6 +165,10 @@ class HybridEncoder(Encoder):
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
         """The learned encoder's; BM25's terms stand in the text themselves."""
         return self.learned.origins(text, [term for term in terms if term < self.learned.n_terms])
+
+    def fillers(self, text: str) -> list[tuple[int, int]]:
+        """BM25's stop words."""
+        return self.lexical.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
         """The learned encoder's."""

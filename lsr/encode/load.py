@@ -30,9 +30,10 @@ from lsr.encode.base import CONFIG_FILE, Encoder, read_config
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.hybrid import HybridEncoder, open_parts
 from lsr.encode.inference_free import InferenceFreeEncoder
-from lsr.encode.model_files import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.reading import POOLING, TransformerSettings, require_known, transformer_settings
-from lsr.encode.splade import SpladeEncoder, Tower
+from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.tower import Tower
 from lsr.errors import CheckpointWarning, EncoderError
 
 _BM25_SETTINGS = ("k1", "b", "language", "stop_words", "pivot")
@@ -116,8 +117,7 @@ def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> E
     query_model = settings.pop("query_model", None)
     encoder: SpladeEncoder | InferenceFreeEncoder
     if kind == SpladeEncoder.type:
-        tokenizer = TextTokenizer.open(folder, settings={})
-        encoder = SpladeEncoder.from_config(config, folder, tokenizer, **settings)
+        encoder = SpladeEncoder.load(folder, config, **settings)
         if query_model is not None:
             query = _query_tower(query_model)
             encoder = SpladeEncoder(

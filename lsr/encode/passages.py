@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from lsr.encode.base import Encoder
-from lsr.io.corpus import Document
+from lsr.io.document import Document
 
 
 def split_passages(documents: Iterable[Document], encoder: Encoder, size: int, overlap: int = 0) -> Iterator[Document]:

@@ -25,7 +25,7 @@ from lsr.index.search.searcher import Searcher, Segment
 from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, SegmentWriter
 from lsr.index.segment.quantize import Quantizer, query_numbers
-from lsr.io.vectors import read_vectors
+from lsr.io.open_vectors import read_vectors
 from lsr.sparse import SparseMatrix
 
 ALGORITHMS = ("exhaustive", "blocks", "maxscore", "daat", "auto")

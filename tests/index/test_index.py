@@ -21,8 +21,9 @@ from lsr.eval.measures import parse_measures, score_run
 from lsr.index.index import Index
 from lsr.index.search.query_file import read_queries
 from lsr.index.storage.arrow_file import ArrowFile
-from lsr.io.corpus import Document, open_corpus
-from lsr.io.vectors import read_vectors
+from lsr.io.corpus import open_corpus
+from lsr.io.document import Document
+from lsr.io.open_vectors import read_vectors
 from lsr.sparse import SparseMatrix
 
 TEXTS = {

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.bm25_fixed import FixedBM25Encoder
-from lsr.encode.cli import open_encoder
 from lsr.encode.corpus import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderError, EncoderMismatch
+from lsr.index.cli.encode import open_encoder
 from lsr.index.cli.export import index_vectors
 from lsr.index.distributed.reshard import reshard
 from lsr.index.distributed.sharded_index import ShardedIndex
@@ -26,7 +26,7 @@ from lsr.index.search.feedback import expanded
 from lsr.index.search.query_file import read_queries
 from lsr.index.storage.manifest import MANIFEST
 from lsr.io.convert import convert
-from lsr.io.vectors import read_vectors
+from lsr.io.open_vectors import read_vectors
 
 WORDS = ["wing", "flow", "heat", "plate", "shock", "the", "before", "C++", "get_openapi", "依赖", "注入", "?", "भाषा"]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter, defaultdict
+from datetime import date
 
 import pytest
 
@@ -25,7 +26,11 @@ def corpus():
         document = {"_id": f"d{i}", "text": text, "title": drawn.choice(["", "Wing lift", "heat"])}
         document |= {"source": f"s{drawn.randint(0, 20)}", "n": i, "tags": drawn.sample(["x", "y", "z"], i % 3)}
         if i % 4:
-            document |= {"stars": drawn.randint(-2, 30), "day": f"2024-{i % 12 + 1:02d}-{i % 28 + 1:02d}", "even": i % 2 == 0}
+            document |= {
+                "stars": drawn.randint(-2, 30),
+                "day": f"2024-{i % 12 + 1:02d}-{i % 28 + 1:02d}",
+                "even": i % 2 == 0,
+            }
         if i % 5 == 0:
             del document["source"]
         documents.append(document)
@@ -104,7 +109,9 @@ def test_groups(index, query, k, per_group, offset, column):
     assert pairs(found) == expected
 
 
-@pytest.mark.parametrize("sort", ["n", "-n", "stars", "-stars", "day", "-day", ["even", "-stars"], ["-even", "_score", "n"]])
+@pytest.mark.parametrize(
+    "sort", ["n", "-n", "stars", "-stars", "day", "-day", ["even", "-stars"], ["-even", "_score", "n"]]
+)
 def test_sort(index, sort):
     whole = ranking(index, "wing jet")
     keys = [sort] if isinstance(sort, str) else sort
@@ -115,11 +122,8 @@ def test_sort(index, sort):
             expected = sorted(expected, key=lambda pair: pair[1], reverse=down)
             continue
         there = [pair for pair in expected if name in DOCS[pair[0]]]
-        there = sorted(there, key=lambda pair: DOCS[pair[0]][name] * (-1 if down else 1)) if name != "day" else sorted(
-            there, key=lambda pair: DOCS[pair[0]][name], reverse=down
-        )
-        if name == "day" and down:  # Python keeps equal ones in their order when it reverses, too
-            there = sorted(there, key=lambda pair: DOCS[pair[0]][name], reverse=True)
+        # Python keeps equal ones in their order when it reverses, too.
+        there.sort(key=lambda pair, name=name: DOCS[pair[0]][name], reverse=down)
         expected = there + [pair for pair in expected if name not in DOCS[pair[0]]]
     assert pairs(index.search("wing jet", 20, sort=sort)) == expected[:20]
     assert pairs(index.search("wing jet", 20, sort=sort, offset=150)) == expected[150:170]
@@ -140,8 +144,6 @@ def test_boosts_by_a_number(index, k, weight):
 
 
 def test_boosts_by_recency_and_distance(index):
-    from datetime import date
-
     def recent(document):
         if "day" not in document:
             return 1
@@ -151,7 +153,10 @@ def test_boosts_by_recency_and_distance(index):
     def near(document):
         return recent(document) if "day" in document else 1 + 0.5 * 0.5 ** (abs(document["n"] - 100) / 10)
 
-    how = {"day": {"weight": 2, "half_life": 30, "origin": "2024-06-15"}, "n": {"weight": 0.5, "half_life": 10, "origin": 100}}
+    how = {
+        "day": {"weight": 2, "half_life": 30, "origin": "2024-06-15"},
+        "n": {"weight": 0.5, "half_life": 10, "origin": 100},
+    }
     expected = boosted(ranking(index, "jet"), near)
     found = pairs(index.search("jet", 12, boost=how))
     assert [doc_id for doc_id, _ in found] == [doc_id for doc_id, _ in expected[:12]]

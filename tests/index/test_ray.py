@@ -20,7 +20,7 @@ from lsr.index.distributed.ray_actors import place
 from lsr.index.distributed.reshard import reshard
 from lsr.index.distributed.sharded_index import ShardedIndex
 from lsr.index.index import Index
-from lsr.io.vectors import save_matrix
+from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
 N_TERMS, N_DOCS = 40, 600

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lsr.index.search.searcher import Searcher
 from lsr.index.search.settings import SearchSettings
-from lsr.index.segment.clusters import write_clusters
+from lsr.index.segment.cluster_writer import write_clusters
 from lsr.index.segment.postings import Segment
 from lsr.index.segment.postings_writer import SegmentWriter
 from lsr.index.segment.quantize import LEVELS, Quantizer, query_integers

@@ -21,12 +21,12 @@ from lsr.encode.load import load_encoder
 from lsr.errors import CorruptIndex, DataError, EncoderMismatch, IndexFormatError, OutputError, OutputExists
 from lsr.index.distributed.reshard import reshard
 from lsr.index.index import Index
-from lsr.index.sharding.local import JoinedIndex
-from lsr.index.sharding.manifest import SHARDS, ShardEntry, Shards, folder_of, save_shards, shard_name, write_shards
-from lsr.index.sharding.remote import uploaded
+from lsr.index.sharding.local import ShardedSnapshot
+from lsr.index.sharding.manifest import SHARDS, ShardEntry, Shards, save_shards, shard_name, write_shards
+from lsr.index.sharding.remote import folder_of, read_manifests, uploaded
 from lsr.index.storage.manifest import read_manifest, sealed
 from lsr.index.write import background_merger
-from lsr.io.vectors import read_vectors
+from lsr.io.open_vectors import read_vectors
 from lsr.sparse import SparseMatrix
 
 N_TERMS = 30
@@ -58,7 +58,7 @@ def folder(tmp_path, whole):
 
 def test_a_folder_opens_as_one_index(folder, whole):
     index = Index.open(folder)
-    assert isinstance(index, JoinedIndex)
+    assert isinstance(index.snapshot, ShardedSnapshot)
     assert len(index) == 20
     assert list(index.documents.all_ids()) == list(whole.documents.all_ids())
     assert [len(Index.open(folder / shard_name(i))) for i in range(3)] == [6, 7, 7]
@@ -172,7 +172,7 @@ def test_shards_are_merged_in_the_background(folder, whole):
     assert not index.merge(background=True)
     assert index.n_segments == 3
     assert [Index.open(folder / shard_name(i)).n_segments for i in range(3)] == [1, 1, 1]
-    written, there = Shards.read(folder), Shards.of(Shards.read(folder).manifests())
+    written, there = Shards.read(folder), Shards.of(read_manifests(Shards.read(folder)))
     assert [e.bytes for e in written.entries] == [e.bytes for e in there.entries]
     assert reader.refresh()
     for each in (index, reader, Index.open(folder)):

@@ -18,7 +18,8 @@ from lsr.errors import DoubledId
 from lsr.index.index import Index
 from lsr.index.serve.index_info import columns_of
 from lsr.index.write import writer as writing
-from lsr.io.corpus import Document, document_batch, open_corpus
+from lsr.io.corpus import open_corpus
+from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import SparseMatrix
 

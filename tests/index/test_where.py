@@ -9,7 +9,7 @@ import pytest
 
 from lsr.errors import DataError
 from lsr.index.index import Index
-from lsr.io.corpus import Document, document_batch
+from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import SparseMatrix
 

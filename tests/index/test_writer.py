@@ -30,7 +30,8 @@ from lsr.index.storage.transaction import Transaction
 from lsr.index.write import merge as merging
 from lsr.index.write import writer as writing
 from lsr.index.write.merge import plan_merges
-from lsr.io.vectors import read_vectors, save_matrix
+from lsr.io.open_vectors import read_vectors
+from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
 N_TERMS = 30
@@ -522,7 +523,7 @@ KILLED_EVERYWHERE = """
 
     def change():
         index = Index.open(path)
-        index.add([{"_id": f"new{i}", "text": f"wing flow number{i % 5}"} for i in range(3)])
+        index.add([{"_id": f"new{i}", "text": f"wing flow number{i % 5} zeppelin{i}"} for i in range(3)])
         index.delete(["d3", "d4"])
         index.update([{"_id": "d5", "text": "flow"}])
         index.commit(merge=False)
@@ -541,7 +542,8 @@ KILLED_EVERYWHERE = """
         index = Index.open(path)
         assert index.verify() == []
         hits = [hit.id for hit in index.search("wing number3", 5)]
-        return [list(index.documents.all_ids()), index.n_segments, hits]
+        later = [hit.id for hit in index.search("zeppelin1 balloon")]
+        return [list(index.documents.all_ids()), index.n_segments, hits, later, index.vocabulary]
 
     shutil.copytree(kept, path)
     change()  # compiles what the children use
@@ -569,6 +571,10 @@ def test_a_kill_at_any_step_leaves_the_last_commit(path, tmp_path, python, where
     assert ids == [old] * committed + [new] * (deleted - committed) + [last] * (len(ids) - deleted)
     assert len({json.dumps(outcome[2]) for outcome in outcomes[deleted:]}) == 1  # merging changes no result
     assert outcomes[0][2] != outcomes[-1][2]
+    later = [outcome[3:] for outcome in outcomes]  # words that the commit brought, found and numbered with it
+    words = later[0][1]
+    assert later[:committed] == [[[], words]] * committed
+    assert later[committed:] == [[["new1"], [*words, "zeppelin0", "zeppelin1", "zeppelin2"]]] * len(later[committed:])
 
 
 LIMITED = """

@@ -13,7 +13,7 @@ from lsr.encode.distributed import PLAN, Task, encode_parts_to
 from lsr.errors import DataError, EncoderMismatch, OutputExists, StorageError
 from lsr.io.corpus import open_corpus
 from lsr.io.object_store import Place, beside
-from lsr.io.vectors import read_vectors
+from lsr.io.open_vectors import read_vectors
 
 WORDS = ["wing", "flow", "plate", "shock", "heat", "boundary", "layer", "speed"]
 

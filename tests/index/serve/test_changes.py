@@ -178,7 +178,7 @@ def test_segments_are_merged_in_the_background(asking):
 def test_a_stop_forgets_what_was_never_committed_and_says_so(living, caplog):
     caplog.set_level(logging.WARNING)
     with Server({"idx": living}, ServeSettings(port=0, writable=True)) as server:
-        server.app.indexes["idx"].add(schemas.Add(documents=[{"id": "x", "text": "wing"}], commit=False))
+        server.app.serving.indexes["idx"].add(schemas.Add(documents=[{"id": "x", "text": "wing"}], commit=False))
     assert "never committed" in caplog.text
     assert not living.pending
     Index.open(living.path).delete(["a"])  # nobody holds the lock

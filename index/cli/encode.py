@@ -121,16 +121,19 @@ def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
     path = Path(name)
     if path.is_file() or (path.is_dir() and any(path.glob("part-*.parquet"))):
         from lsr.errors import EncoderError
-        from lsr.io.vectors import read_vectors
+        from lsr.io.open_vectors import read_vectors
 
         files = read_vectors(path).encoder_files
         if not files:
             raise EncoderError(f"{path}: these vectors carry no encoder; name the one that made them")
         return load_encoder_files(files)
-    if (path / "manifest.json").is_file() or (path / "shards.json").is_file():  # an index
-        import lsr  # the index' wing is above this one
+    from lsr.index.sharding.manifest import is_sharded
+    from lsr.index.storage.manifest import MANIFEST
 
-        return lsr.Index.open(path).encoder
+    if (path / MANIFEST).is_file() or is_sharded(path):
+        from lsr.index.index import Index
+
+        return Index.open(path).encoder
     return load_encoder(name, **settings)
 
 
@@ -193,7 +196,7 @@ def encode(
     from lsr.encode.corpus import encode_to
     from lsr.io.convert import Form, check_out, convert
     from lsr.io.corpus import open_corpus
-    from lsr.io.vectors import holds_vectors, read_vectors
+    from lsr.io.open_vectors import holds_vectors, read_vectors
 
     working = workers_of(ray, workers, options["device"])
     passages = passages_of(options["passages"], options["overlap"])
@@ -266,6 +269,7 @@ def publish(encoder: str, out: Path | None, push: str | None, private: bool, onn
     import tempfile
 
     from lsr.console import note
+    from lsr.durable import replace_folder
     from lsr.encode import portable
     from lsr.encode.load import load_encoder
     from lsr.errors import OutputExists
@@ -293,9 +297,7 @@ def publish(encoder: str, out: Path | None, push: str | None, private: bool, onn
         if push is not None:
             note(f"pushed: {portable.push(folder, push, private)}")
         if out is not None:
-            if out.exists():
-                shutil.rmtree(out)
-            folder.replace(out)
+            replace_folder(folder, out)
             known = (
                 "lsr and sentence-transformers open it" if (out / _SENTENCE_TRANSFORMERS).is_file() else "lsr opens it"
             )
