@@ -7,12 +7,14 @@ hits = await index.search("a question", k=10)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from lsr.index.index import Index
-from lsr.index.search.hits import Hit
+from lsr.index.search.hits import Hits
+from lsr.index.segment.filters import Filter, Where
 from lsr.index.write.update_batch import Change
+from lsr.io.document import Document
 
 T = TypeVar("T")
 
@@ -30,17 +32,37 @@ class AsyncIndex:
         self.index = index
         self._changing = asyncio.Lock()
 
-    async def search(self, *args: Any, **settings: Any) -> list[Hit]:
+    async def search(self, *args: Any, **settings: Any) -> Hits:
         """See `Index.search`."""
         return await asyncio.to_thread(self.index.search, *args, **settings)
 
-    async def search_batch(self, *args: Any, **settings: Any) -> list[list[Hit]]:
+    async def search_batch(self, *args: Any, **settings: Any) -> list[Hits]:
         """See `Index.search_batch`."""
         return await asyncio.to_thread(self.index.search_batch, *args, **settings)
+
+    async def similar(self, *args: Any, **settings: Any) -> Hits:
+        """See `Index.similar`."""
+        return await asyncio.to_thread(self.index.similar, *args, **settings)
+
+    async def get(self, doc_id: str | int) -> Document | None:
+        """See `Index.get`."""
+        return await asyncio.to_thread(self.index.get, doc_id)
+
+    async def get_many(self, doc_ids: Iterable[str | int]) -> list[Document | None]:
+        """See `Index.get_many`."""
+        return await asyncio.to_thread(self.index.get_many, doc_ids)
+
+    async def count(self, where: Where | Filter | None = None) -> int:
+        """See `Index.count`."""
+        return await asyncio.to_thread(self.index.count, where)
 
     async def add(self, *args: Any, **settings: Any) -> Change:
         """See `Index.add`."""
         return await self._change(self.index.add, *args, **settings)
+
+    async def upsert(self, *args: Any, **settings: Any) -> Change:
+        """See `Index.upsert`."""
+        return await self._change(self.index.upsert, *args, **settings)
 
     async def update(self, *args: Any, **settings: Any) -> Change:
         """See `Index.update`."""

@@ -12,6 +12,7 @@
     ├── StorageError         a place in object storage that can't be reached, read or written, or a damaged file there
     ├── TrainingError        training can't start or go on
     ├── ClusterError         a cluster that does not answer, has too little, or has lost a part
+    ├── RerankerError        a re-ranker that fails, or whose scores can't be used
     ├── ServerError          a server of indexes can't be reached, or refuses: a key, a limit, too much to do
     └── IndexFormatError     a folder that is no index, or one of another format version
         └── CorruptIndex     a file of the index is missing, cut short or changed
@@ -143,6 +144,10 @@ class TrainingError(LsrError):
 
 class ClusterError(LsrError):
     """A cluster of machines that does not answer, has too little, or has lost a part."""
+
+
+class RerankerError(LsrError):
+    """A re-ranker fails, or gives scores that can't be used."""
 
 
 class ServerError(LsrError):

@@ -364,6 +364,13 @@ class Snapshot:
         """How many vectors are looked for first, to find k documents."""
         return _PASSAGES * k if self.has_passages else k
 
+    def count(self, where: Where | Filter | None, *, known: bool = False) -> int:
+        """How many documents that aren't deleted meet a filter; arguments and errors are those of `mask`."""
+        if where is None:
+            return len(self)
+        mask = self.mask(where, known=known)
+        return int(mask.allowed.sum()) if mask is not None else len(self)
+
     def mask(self, where: Where | Filter | None, *, known: bool = False) -> Mask | None:
         """Which documents a filter lets be found; None for all. The latest ones are kept.
 
@@ -389,26 +396,51 @@ class Snapshot:
         return kept
 
     def top(
-        self, vector: SparseMatrix, k: int, settings: SearchSettings, mask: Mask | None = None
+        self,
+        vector: SparseMatrix,
+        k: int,
+        settings: SearchSettings,
+        mask: Mask | None = None,
+        *,
+        floor: float = 0.0,
+        accept: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Documents and scores of one query; passages rolled up to their documents."""
+        """Documents and scores of one query; passages rolled up to their documents.
+
+        Args:
+            vector: The query, one row.
+            k: How many documents.
+            settings: How to search.
+            mask: Which may be found.
+            floor: Documents that score less may be left out.
+            accept: Tells of (n,) documents, of passages each, which of them may be found: for what is too slow to be
+                asked of all. As many are looked at as it takes to find k.
+        """
         terms, weights = vector.row(0)
-        if not self.has_passages:
-            return self.searcher.search(terms, weights, k, settings, mask)
         depth = self.depth(k)
         while True:
             # A document's best passage is the first of it in the ranking, so the first k documents are exact.
-            docs, scores = self.searcher.search(terms, weights, depth, settings, mask)
+            docs, scores = self.searcher.search(terms, weights, depth, settings, mask, floor)
+            last = len(docs) < depth or depth >= self.searcher.n_docs
+            least = float(scores[-1]) if len(scores) else 0.0
+            if accept is not None:
+                accepted = accept(docs)
+                docs, scores = docs[accepted], scores[accepted]
+            if not self.has_passages:
+                if len(docs) >= k or last:
+                    return docs[:k], scores[:k]
+                depth *= _PASSAGES
+                continue
             best: dict[str, int] = {}
             for place, doc in enumerate(docs.tolist()):
                 best.setdefault(self.documents.parent(doc) or self.documents.id(doc), place)
                 if len(best) == k and settings.best_passages == 1:
                     break
-            places, last = list(best.values()), len(docs) < depth
+            places = list(best.values())
             if settings.best_passages == 1:
                 if len(best) == k or last:
                     return docs[places], scores[places]
-            elif (found := self._means(vector, list(best), docs[places], scores, k, settings, last=last)) is not None:
+            elif (found := self._means(vector, list(best), docs[places], least, k, settings, last=last)) is not None:
                 return found
             depth *= _PASSAGES
 
@@ -417,7 +449,7 @@ class Snapshot:
         vector: SparseMatrix,
         ids: list[str],
         docs: NDArray[np.int64],
-        scores: NDArray[np.float64],
+        least: float,
         k: int,
         settings: SearchSettings,
         *,
@@ -429,7 +461,7 @@ class Snapshot:
             vector: The query.
             ids: Documents, by their best passages.
             docs: (n,) the best passage of each.
-            scores: Of all passages that were found, descending.
+            least: The score of the worst passage that was found.
             k: How many documents.
             settings: How many passages count.
             last: Whether no other passage has a term of the query.
@@ -441,7 +473,7 @@ class Snapshot:
             means[i] = np.mean(sorted(mine, reverse=True)[: settings.best_passages])
         order = np.lexsort((docs, -means))[:k]
         # No mean is above its best passage: what wasn't found stays below the worst passage that was.
-        if last or (len(order) == k and means[order[-1]] > scores[-1]):
+        if last or (len(order) == k and means[order[-1]] > least):
             return docs[order], means[order]
         return None
 
