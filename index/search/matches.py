@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class Matcher:
         settings: How to search.
         conditions: What documents have to meet.
         where: Which may be found.
-        known: The filter's columns have been looked for already.
+        known: The filter's columns, and whether there are texts, have been looked for already.
         dense: (width,) float32, the query's dense vector, of a search that wants one.
 
     Raises:
@@ -76,8 +76,8 @@ class Matcher:
         self._mask = _mask(snapshot, where, conditions.without, known=known)
         self._accept: TextCheck | None = None
         if conditions.text is not None:
-            if snapshot.parts and not any(part.entry["has_text"] for part in snapshot.parts):
-                raise DataError("phrases, +must and -not are looked for in stored texts, and this index stores none")
+            if not known:
+                require_texts([part.entry for part in snapshot.parts])
             self._accept = TextCheck(snapshot.documents, conditions.text)
         self._factors: NDArray[np.float64] | None = None
         if conditions.boosts:
@@ -157,6 +157,16 @@ class Matcher:
             raise DataError(_ALL.format("facets"), "search")
         docs, _ = self.every()
         return len(docs), count_values(self.snapshot, names, docs)
+
+
+def require_texts(segments: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse conditions on texts where none are stored.
+
+    Raises:
+        DataError: No segment of some, as manifests tell of them, has any.
+    """
+    if segments and not any(entry["has_text"] for entry in segments):
+        raise DataError("phrases, +must and -not are looked for in stored texts, and this index stores none", "query")
 
 
 class SnapshotRanking:

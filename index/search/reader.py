@@ -28,10 +28,9 @@ from lsr.index.search.settings import Plan, SearchSettings
 from lsr.index.search.snapshot import Shared, Snapshot
 from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where
-from lsr.index.storage.arrow_file import damage
 from lsr.index.storage.manifest import check_files
 from lsr.io.document import Document, require_id
-from lsr.sparse import MAX_TERMS, SparseMatrix
+from lsr.sparse import SparseMatrix
 
 _SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
 
@@ -295,29 +294,15 @@ class Reader(QuerySide):
         options, chosen = split_options(settings)
         checked_k(k)
         snapshot, doc_id = self._snapshot, require_id(doc_id)
-        doc = snapshot.documents.find(doc_id)
-        docs = snapshot.documents.passages(doc_id) if doc is None else [doc]
-        if not docs:
+        if (like := snapshot.like(doc_id)) is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
-        vector = self._summed(self.document_vectors(docs))
-        conditions = options.conditions(without=(snapshot.documents.parent(docs[0]) or doc_id,))
-        content = snapshot.documents.content(docs[0])
-        return self._selected(snapshot, content, vector, None, k, options, chosen, where, conditions)
-
-    def _summed(self, vectors: SparseMatrix) -> SparseMatrix:
-        """Documents as one query."""
-        terms, places = np.unique(vectors.indices, return_inverse=True)
-        weights = np.bincount(places, weights=vectors.data, minlength=len(terms)) * self.query_factors(terms)
-        kept = weights > 0
-        return SparseMatrix.from_rows([(terms[kept], weights[kept])], vectors.shape[1])
+        vectors, own, content = like
+        conditions = options.conditions(without=(own,))
+        return self._selected(snapshot, content, self.as_query(vectors), None, k, options, chosen, where, conditions)
 
     def compared_vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """The vectors of some documents, by their numbers, with weights such that products compare documents: where
-        queries carry IDF, each side carries its square root.
-        """
-        vectors = self.document_vectors(docs)
-        factors = np.sqrt(self.query_factors(vectors.indices)).astype(np.float32)
-        return SparseMatrix(vectors.indptr, vectors.indices, vectors.data * factors, vectors.shape, check=False)
+        """The vectors of some documents, by their numbers, as `compared` weighs them."""
+        return self.compared(self.document_vectors(docs))
 
     def _selected(
         self,
@@ -410,26 +395,9 @@ class Reader(QuerySide):
         for doc in documents.numbers():
             yield documents.id(doc), documents.content(doc)
 
-    def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
-        """(n,) float64, what a document's weights of (n,) terms are multiplied with to stand for a query: IDF, of an
-        encoder that has it in its queries.
-        """
-        if self._given_encoder is None and not self.shared.encoder_files:
-            return np.ones(len(terms))
-        return self.encoder.query_factors(terms)
-
     def document_vectors(self, docs: Sequence[int]) -> SparseMatrix:
         """The stored vectors of some documents, by their numbers (`Hit.doc`); a few milliseconds each."""
-        searcher, rows = self._snapshot.searcher, []
-        for doc in docs:
-            number, within = searcher.locate(doc)
-            segment = searcher.segments[number]
-            with damage(segment.folder, "the postings are damaged"):
-                terms, weights = segment.vector(within)
-                SparseMatrix.from_rows([(terms, weights)], MAX_TERMS)
-                rows.append((terms, weights))
-        n_terms = max((int(terms[-1]) for terms, _ in rows if len(terms)), default=0) + 1
-        return SparseMatrix.from_rows(rows, max(n_terms, self.fingerprint.vocabulary_size or 0))
+        return self._snapshot.vectors(docs)
 
     def hits(self, query: SparseMatrix, scores: Mapping[str, float]) -> Hits:
         """Documents found otherwise as hits of a query; those that aren't there are left out.

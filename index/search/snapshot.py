@@ -32,10 +32,10 @@ from lsr.index.segment.doc_store import AllDocuments, Documents
 from lsr.index.segment.embeddings import Embeddings
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.segment.postings import Segment
-from lsr.index.storage.arrow_file import RESTORE, ArrowFile, write_arrow
+from lsr.index.storage.arrow_file import RESTORE, ArrowFile, damage, write_arrow
 from lsr.index.storage.manifest import CHANGED, check_files, read_encoder_files, read_manifest, require_same_index
 from lsr.io.vectors import VectorBatch
-from lsr.sparse import SparseMatrix
+from lsr.sparse import MAX_TERMS, SparseMatrix
 
 _VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
 _ALIVE_SCHEMA = pa.schema([("bits", pa.uint8())])
@@ -363,6 +363,32 @@ class Snapshot:
     def depth(self, k: int) -> int:
         """How many vectors are looked for first, to find k documents."""
         return _PASSAGES * k if self.has_passages else k
+
+    def vectors(self, docs: Sequence[int]) -> SparseMatrix:
+        """The stored vectors of some documents, by their numbers; a few milliseconds each."""
+        rows = []
+        for doc in docs:
+            number, within = self.searcher.locate(doc)
+            segment = self.searcher.segments[number]
+            with damage(segment.folder, "the postings are damaged"):
+                terms, weights = segment.vector(within)
+                SparseMatrix.from_rows([(terms, weights)], MAX_TERMS)
+                rows.append((terms, weights))
+        n_terms = max((int(terms[-1]) for terms, _ in rows if len(terms)), default=0) + 1
+        return SparseMatrix.from_rows(rows, max(n_terms, self.shared.fingerprint.vocabulary_size or 0))
+
+    def like(self, doc_id: str) -> tuple[SparseMatrix, str, str] | None:
+        """What stands for a document in a search for what is like it; None if there is none of this id.
+
+        Returns:
+            Its vector, or those of all of its passages; the id of the document, if this is a passage's; its title and
+            text, of the first passage.
+        """
+        doc = self.documents.find(doc_id)
+        docs = self.documents.passages(doc_id) if doc is None else [doc]
+        if not docs:
+            return None
+        return self.vectors(docs), self.documents.parent(docs[0]) or doc_id, self.documents.content(docs[0])
 
     def count(self, where: Where | Filter | None, *, known: bool = False) -> int:
         """How many documents that aren't deleted meet a filter; arguments and errors are those of `mask`."""

@@ -350,10 +350,11 @@ class AllDocuments:
             where.require_known(self.columns)
         return np.concatenate([np.empty(0, bool), *(where.mask(part.columns, len(part)) for part in self._parts)])
 
-    def numbers(self) -> Iterator[int]:
-        """The numbers of all documents that aren't deleted, in document order."""
+    def numbers(self, first: int = 0) -> Iterator[int]:
+        """The numbers of all documents that aren't deleted, in document order, from one on."""
         for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
-            here = range(len(part)) if alive is None else np.flatnonzero(alive).tolist()
+            begin = max(0, min(first - base, len(part)))
+            here = range(begin, len(part)) if alive is None else (begin + np.flatnonzero(alive[begin:])).tolist()
             yield from (base + doc for doc in here)
 
     def all_ids(self, *, parents: bool = False) -> Iterable[str]:
