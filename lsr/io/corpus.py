@@ -161,7 +161,11 @@ def require_encodable(value: str, what: str, where: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{what} holds an unpaired surrogate at character {error.start}", where) from None
+        code = ord(value[error.start])
+        half = (
+            f"a byte that isn't UTF-8, 0x{code - 0xDC00:02x}," if 0xDC80 <= code <= 0xDCFF else "an unpaired surrogate"
+        )
+        raise DataError(f"{what} holds {half} at character {error.start}", where) from None
 
 
 def short(value: Any) -> str:
