@@ -162,9 +162,9 @@ def require_encodable(value: str, what: str, where: str) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         code = ord(value[error.start])
-        half = (
-            f"a byte that isn't UTF-8, 0x{code - 0xDC00:02x}," if 0xDC80 <= code <= 0xDCFF else "an unpaired surrogate"
-        )
+        half = "an unpaired surrogate"
+        if 0xDC80 <= code <= 0xDCFF:  # as Python has what a shell hands over in another encoding
+            half = f"a byte that isn't UTF-8, 0x{code - 0xDC00:02x},"
         raise DataError(f"{what} holds {half} at character {error.start}", where) from None
 
 
