@@ -35,8 +35,9 @@ from lsr.encode.inference_free import InferenceFreeEncoder
 from lsr.encode.onnx_export import compress
 from lsr.eval.measures import parse_measures, score_run
 from lsr.eval.training.cli import run_training
-from lsr.io.corpus import new_text, open_corpus
+from lsr.io.corpus import open_corpus
 from lsr.io.runs import read_qrels
+from lsr.io.text_files import new_text
 from lsr.train.settings import TrainSettings
 from lsr.train.teachers import DenseTeacher, SparseTeacher
 

@@ -20,11 +20,12 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from lsr.encode.base import Encoder
-from lsr.encode.corpus import Passages, Report
+from lsr.encode.corpus import Report
 from lsr.encode.load import load_encoder
+from lsr.encode.passages import Passages
 from lsr.errors import IndexLocked, OutputError, StorageError
 from lsr.forks import in_child
 from lsr.index.search.hits import Hit as Hit
@@ -34,8 +35,9 @@ from lsr.index.segment.clusters import SUMMARY_MASS
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.segment.postings import ImpactType
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, Order
+from lsr.index.sharding.local import ShardedWriter, latest_snapshot, new_writer
 from lsr.index.sharding.manifest import SHARDS, is_sharded
-from lsr.index.sharding.remote import downloaded, folder_for
+from lsr.index.sharding.remote import download_index, folder_for
 from lsr.index.storage.manifest import MANIFEST
 from lsr.index.write.background_merger import Merger
 from lsr.index.write.builder import BuildSettings, Source, build_index, require_same_terms
@@ -45,9 +47,6 @@ from lsr.index.write.writer import Writer
 from lsr.io.object_store import is_remote
 
 _RETRY = 0.1  # seconds until a merger that finds somebody else writing looks again
-
-if TYPE_CHECKING:
-    from lsr.index.sharding.local import JoinedWriter
 
 
 class Index(Reader):
@@ -63,13 +62,24 @@ class Index(Reader):
     Attributes:
         path: The folder.
         uri: Where it lies in object storage, of which `path` is a copy; else None.
+
+    Examples:
+        >>> docs = [{"_id": "a", "text": "Ice on the wing costs lift."}, {"_id": "b", "text": "Water cools a tube."}]
+        >>> index = Index.build("idx", docs, encoder="bm25")
+        >>> [hit.id for hit in index.search("wings", k=3)]
+        ['a']
+        >>> index.delete(["a"]).deleted
+        1
+        >>> index.commit()
+        >>> index.search("wings")
+        []
     """
 
     def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None, uri: str | None = None) -> None:
         """Use `Index.open` or `Index.build`."""
         super().__init__(path, snapshot, encoder)
         self.uri = uri
-        self._writer: Writer | JoinedWriter | None = None
+        self._writer: Writer | ShardedWriter | None = None
         self._changing = threading.Condition(threading.RLock())
         self._adopting = threading.Lock()
         self._seen = (-1, 0, 0)  # no file's: the first look finds out what was committed since it was opened
@@ -108,6 +118,7 @@ class Index(Reader):
         order: Order = "auto",
         clusters: bool = False,
         summary_mass: float = SUMMARY_MASS,
+        hybrid: bool = False,
         report: Report | None = None,
     ) -> Index:
         """Build an index; the folder holds either the whole new index or what it held before.
@@ -133,6 +144,8 @@ class Index(Reader):
             clusters: Write clusters too, for approximate search: about twice the size without texts. Only with 8-bit
                 impacts.
             summary_mass: The share of a cluster's largest impacts that its summary holds, above 0 and at most 1.
+            hybrid: Keep the dense vectors, too, that the encoder gives of the same pass, in 8 bits: for
+                `search(mode="hybrid")`.
             report: Filled in with what was met on the way.
 
         Returns:
@@ -146,7 +159,7 @@ class Index(Reader):
             path = Path(path).absolute()
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
-        settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages)
+        settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages, hybrid)
         # Fitted or default, whatever encoded the documents encodes the queries.
         with folder_for(path, overwrite=overwrite) as folder:
             encoder = build_index(
@@ -186,15 +199,10 @@ class Index(Reader):
                 f"{uri}: skip_damaged is for a folder: nothing damaged is ever downloaded; copy what is left to a "
                 "folder, and open that"
             )
-        path = (downloaded(uri) if uri else Path(path)).absolute()  # whatever folder the process moves to
+        path = (download_index(uri) if uri else Path(path)).absolute()  # whatever folder the process moves to
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
-        if is_sharded(path):
-            from lsr.index.sharding.local import JoinedIndex, JoinedSnapshot  # built on this module
-
-            index: Index = JoinedIndex(path, JoinedSnapshot.of(path, skip_damaged=skip_damaged), encoder, uri)
-        else:
-            index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder, uri)
+        index = cls(path, latest_snapshot(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
             # Nobody knows what made it, but its tokens may tell.
@@ -214,8 +222,9 @@ class Index(Reader):
         """
         before, stamp = self._snapshot, self._stamp()
         if self.uri:
-            self.path = downloaded(self.uri).absolute()
-        self._adopt(self._latest(before, skip_damaged=bool(before.damaged)), before)
+            self.path = download_index(self.uri).absolute()
+        found = latest_snapshot(self.path, before, skip_damaged=bool(before.damaged), same=not self.uri)
+        self._adopt(found, before)
         self._seen = stamp  # what came after that is seen the next time
         return self._snapshot is not before
 
@@ -230,12 +239,6 @@ class Index(Reader):
         except OSError:
             return (0, 0, 0)
         return (found.st_ino, found.st_mtime_ns, found.st_size)
-
-    def _latest(self, before: Snapshot, *, skip_damaged: bool = False) -> Snapshot:
-        return Snapshot.latest(self.path, before, skip_damaged=skip_damaged, same=not self.uri)
-
-    def _new_writer(self) -> Writer | JoinedWriter:
-        return Writer(self.path, self._snapshot)
 
     def _adopt(self, snapshot: Snapshot, before: Snapshot | None = None) -> None:
         """Move on to a snapshot; if that was `before`'s follower, only from there: a commit may have been faster."""
@@ -399,17 +402,13 @@ class Index(Reader):
         found = False
         with self._changing:
             turn = next((merger.turn for merger in self._mergers.values() if merger.is_alive), threading.Lock())
-            for path, snapshot in self._apart():
+            for path, snapshot in self._snapshot.by_folder(self.path):
                 if plan_merges([part.entry for part in snapshot.parts], everything=everything) is None:
                     continue
                 found, merger = True, self._mergers.get(path)
                 if merger is None or not merger.ask(everything=everything):
                     self._mergers[path] = Merger(path, snapshot, self._put, turn, everything=everything)
         return found
-
-    def _apart(self) -> list[tuple[Path, Snapshot]]:
-        """Folders whose segments are merged with each other, and what is committed in them."""
-        return [(self.path, self._snapshot)]
 
     def _put(self, merged: Merged, merger: Merger) -> None:
         """Put what a merger has made in its place, when nobody else writes.
@@ -446,17 +445,18 @@ class Index(Reader):
         if self.uri:
             raise OutputError(
                 f"{self.uri}: an index in object storage isn't changed in place: change one in a folder and write it "
-                "there with lsr.index.sharding.remote.uploaded(folder, uri, overwrite=True)"
+                "there with lsr.index.upload_index(folder, uri, overwrite=True)"
             )
+        self._snapshot.require_changeable(self.path)
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer | JoinedWriter]:
+    def _writing(self) -> Iterator[Writer | ShardedWriter]:
         """The writer, which holds the lock as long as there are changes."""
         self._require_changeable()
         with self._changing:
             if not self.pending:
                 self.rollback()
-                self._writer = self._new_writer()
+                self._writer = new_writer(self.path, self._snapshot)
             assert self._writer is not None
             try:
                 yield self._writer

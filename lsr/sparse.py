@@ -2,7 +2,7 @@
 
 CSR with fixed types. Every matrix is canonical: the terms of a row ascend, none occurs twice, and every weight is
 finite and above zero. That is checked once, when a matrix is made, so nothing downstream has to look again.
-Files are `lsr.io.vectors`' business; `save` and `load` here only call it.
+Files of them are written and read by lsr.io.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from lsr._moved import moved_function
 
 if TYPE_CHECKING:
     from typing import Self
@@ -68,7 +70,13 @@ class SparseMatrix:
 
     @classmethod
     def from_dicts(cls, rows: Iterable[Mapping[int, float]], n_terms: int) -> Self:
-        """Build from one {term: weight} mapping per row."""
+        """Build from one {term: weight} mapping per row.
+
+        Examples:
+            >>> matrix = SparseMatrix.from_dicts([{2: 0.5, 0: 1.5}, {}], n_terms=4)
+            >>> matrix.shape, matrix.indptr.tolist(), matrix.indices.tolist(), matrix.data.tolist()
+            ((2, 4), [0, 2, 2], [0, 2], [1.5, 0.5])
+        """
         indptr: list[int] = [0]
         indices: list[int] = []
         data: list[float] = []
@@ -289,19 +297,15 @@ class SparseMatrix:
     # --- files -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str], ids: Sequence[str] | None = None) -> None:
-        """Write as Parquet (columns `id`, `terms`, `weights`); ids are the row numbers unless given."""
-        from lsr.io.vectors import save_matrix
-
-        save_matrix(path, self, ids)
+        """Deprecated: `lsr.save_matrix(path, matrix, ids)`."""
+        moved_function("SparseMatrix.save", "lsr.io.vectors_parquet", "save_matrix")(path, self, ids)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SparseMatrix:
-        """Read any vectors that `lsr.io.vectors.read_vectors` reads, without their ids."""
-        from lsr.io.vectors import read_vectors
-
-        batches = read_vectors(path)
-        matrices = [batch.vectors for batch in batches]
-        return cls.vstack(matrices) if matrices else cls.empty(batches.n_terms)
+        """Deprecated: `lsr.load_matrix(path)`."""
+        matrix = moved_function("SparseMatrix.load", "lsr.io.open_vectors", "load_matrix")(path)
+        assert isinstance(matrix, SparseMatrix)
+        return matrix
 
 
 def usual_largest(largest: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> float:

@@ -25,7 +25,7 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import lsr
+from lsr._version import __version__
 from lsr.console import note
 from lsr.durable import take_name
 from lsr.errors import DataError, DataErrors, OutputExists
@@ -38,9 +38,9 @@ from lsr.eval.latency import Latency, machine
 from lsr.eval.measures import cutoff_of, depth_of, is_mean, ordered_by_id, parse_measures, score_run, tied_queries
 from lsr.eval.published_scores import reference, references
 from lsr.eval.significance import bootstrap_interval, compare, holm
-from lsr.io.corpus import new_text
+from lsr.io.open_vectors import holds_vectors
 from lsr.io.runs import run_lines
-from lsr.io.vectors import holds_vectors
+from lsr.io.text_files import new_text
 
 RECORD, PER_QUERY, LATENCIES = "experiment.json", "per-query.parquet", "latencies.parquet"
 _PACKAGES = ("numpy", "numba", "pyarrow", "onnxruntime", "tokenizers", "torch", "ir-measures", "ir-datasets")
@@ -177,7 +177,7 @@ def conditions() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     date = datetime.now().isoformat(timespec="seconds")
-    return {"lsr": lsr.__version__, "date": date, "machine": machine(), "versions": versions}
+    return {"lsr": __version__, "date": date, "machine": machine(), "versions": versions}
 
 
 def file_name(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lsr.encode.cli import (
+from lsr.index.cli.encode import (
     PathOrURI,
     document_encoder,
     encoder_options,
@@ -52,6 +52,11 @@ from lsr.encode.cli import (
     type=float,
     help="Share of a cluster's largest impacts that its summary holds: more is slower and finds more. [default: 0.6]",
 )
+@click.option(
+    "--hybrid",
+    is_flag=True,
+    help="Keep the encoder's dense vectors, too, for search with --mode hybrid: a third more time, 8 bits a number.",
+)
 @click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Make N indexes that are searched as one.")
 @worker_options
 @encoder_options
@@ -64,6 +69,7 @@ def index(
     order: Any,
     clusters: bool,
     summary_mass: float | None,
+    hybrid: bool,
     shards: int | None,
     ray: str | None,
     workers: int | None,
@@ -75,13 +81,14 @@ def index(
     SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder
     of vectors, "-" for JSONL on standard input, or an ir-datasets name; files and folders may be URIs. With --ray the
     machines of a cluster encode, and build the shards; OUT is on a disk that all of them share, or a URI. After a kill
-    the same command goes on.
+    the same command resumes.
 
     \b
     Examples:
       lsr index docs.jsonl --out idx
       lsr index vectors.parquet --out idx --overwrite
       lsr index vectors.parquet --out idx --clusters
+      lsr index docs.jsonl --out idx --hybrid
       lsr index docs.jsonl.gz --ray auto --shards 16 --out s3://bucket/idx
     """  # fmt: skip
     from lsr.console import counted, note
@@ -89,7 +96,7 @@ def index(
     from lsr.index.index import Index
     from lsr.index.segment.clusters import SUMMARY_MASS
     from lsr.index.write.builder import BuildSettings, open_source
-    from lsr.io.vectors import holds_vectors
+    from lsr.io.open_vectors import holds_vectors
 
     working = workers_of(ray, workers, options["device"])
     if clusters and impacts != "uint8":
@@ -98,12 +105,16 @@ def index(
         raise click.UsageError("--summary-mass goes with --clusters, above 0 and at most 1")
     passages = passages_of(options["passages"], options["overlap"])
     settings = given_settings(options)
+    if hybrid and (ray or shards):
+        raise click.UsageError("--hybrid makes one index here: leave --shards and --ray out")
     if ray or shards:
         mass = (summary_mass or SUMMARY_MASS) if clusters else None
         how = BuildSettings(impacts, not options["no_text"], order, mass, passages)
         _index_shards(source, out, shards or 1, how, working, memory << 20, encoder, settings, options)
         return
     if holds_vectors(source):
+        if hybrid:
+            raise click.UsageError("--hybrid makes dense vectors of texts; these are sparse vectors already")
         if passages:
             raise click.UsageError("--passages cuts texts; these are vectors already")
         model = open_encoder(encoder, settings) if encoder else None
@@ -124,6 +135,7 @@ def index(
         order=order,
         clusters=clusters,
         summary_mass=summary_mass or SUMMARY_MASS,
+        hybrid=hybrid,
         report=report,
     )
     report.tell()
@@ -151,7 +163,7 @@ def _index_shards(
     from lsr.console import counted, note
     from lsr.index.distributed.build import build_shards
     from lsr.io.corpus import open_corpus
-    from lsr.io.vectors import holds_vectors
+    from lsr.io.open_vectors import holds_vectors
 
     read: Any = source
     if holds_vectors(source):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
-from lsr.encode.cli import PathOrURI, encoder_options, given_settings, open_encoder
+from lsr.index.cli.encode import PathOrURI, encoder_options, given_settings, open_encoder
 
 _PREVIEW = 90  # characters of a text in a table
 
@@ -28,8 +29,10 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.option(
-                "--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore, daat or clusters. [auto]"
+                "--mode", metavar="NAME", help="sparse, or of an index built with --hybrid: hybrid or dense. [sparse]"
             ),
+            click.option("--dense-weight", type=float, help="Of the dense score in a hybrid one. [default: 1]"),
+            click.option("--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore or clusters. [auto]"),
             click.option("--alpha", type=float, help="Below 1: skip more, perhaps miss some. [default: 1, exact]"),
             click.option("--beta", type=float, help="Share of the query's terms to use. [default: 1]"),
             click.option("--guaranteed", type=int, help="Best blocks to score whatever alpha says. [default: 0]"),
@@ -46,7 +49,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Those of `search_options` that were given, taken out of a command's options."""
     from lsr.index.search.settings import SearchSettings
 
-    names = ("algorithm", "alpha", "beta", "guaranteed", "cut", "heap_factor", "best_passages")
+    names = tuple(field.name for field in fields(SearchSettings))
     given = {name: value for name in names if (value := options.pop(name)) is not None}
     try:
         SearchSettings(**given)
@@ -58,7 +61,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
 damaged_option = click.option(
     "--skip-damaged",
     is_flag=True,
-    help="Read every byte, leave damaged segments out, tell which, and go on with the rest.",
+    help="Verify every byte, leave damaged segments out, name them, and go on with the rest.",
 )
 
 
@@ -226,7 +229,7 @@ def _search_file(
 ) -> None:
     from lsr.console import counted, note, progress
     from lsr.index.search.query_file import read_queries
-    from lsr.io.corpus import new_text
+    from lsr.io.text_files import new_text
 
     read = read_queries(queries, index, skip_bad=skip_bad)
     if read.bad:
@@ -265,7 +268,7 @@ def _tell_filter(index: Any, where: Any) -> bool:
 
 
 def _write_run(path: Path, results: list[tuple[str, Any]], tag: str) -> None:
-    from lsr.io.corpus import new_text
+    from lsr.io.text_files import new_text
 
     with new_text(path) as file:
         for query_id, hits in results:

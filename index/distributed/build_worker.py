@@ -13,7 +13,8 @@ from lsr.index.segment.quantize import Quantizer
 from lsr.index.sharding.remote import folder_for
 from lsr.index.write.builder import BuildSettings, build_index
 from lsr.io.object_store import beside
-from lsr.io.vectors import Vectors, read_vectors
+from lsr.io.open_vectors import read_vectors
+from lsr.io.vectors import Vectors
 
 
 @dataclass(frozen=True)

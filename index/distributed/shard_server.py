@@ -23,7 +23,7 @@ from lsr.index.search.explain import Explanation, explain_document
 from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.filters import Filter
-from lsr.index.sharding.manifest import folder_of
+from lsr.index.sharding.remote import folder_of
 from lsr.index.storage.manifest import sealed
 from lsr.io.object_store import is_remote
 from lsr.sparse import SparseMatrix

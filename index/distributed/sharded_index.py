@@ -39,7 +39,7 @@ from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
 from lsr.index.write.builder import Source
 from lsr.index.write.update_batch import Change
-from lsr.io.corpus import require_id
+from lsr.io.document import require_id
 from lsr.sparse import SparseMatrix
 
 _BATCH = 256  # queries that are sent at a time
@@ -313,6 +313,8 @@ class ShardedIndex(QuerySide):
         """The results of queries, which are encoded anew where documents changed: weights may follow from counts."""
         checked_k(k)
         settings, parsed = search_settings(given), None if where is None else as_filter(where)
+        if settings.mode != "sparse":
+            raise DataError(f"{self.path}: shards on many machines are searched by their sparse vectors alone", "mode")
         for _ in range(_TRIES):
             states, vectors = self._states, encoded()
             patience = self._patience.times(len(vectors))

@@ -17,10 +17,12 @@ from lsr.errors import DataError
 from lsr.fingerprint import Fingerprint
 from lsr.index.segment.doc_store import hashes_of
 from lsr.index.storage.manifest import digest_file
-from lsr.io.corpus import file_identity
 from lsr.io.object_store import Place, beside, is_remote
+from lsr.io.open_vectors import read_vectors
 from lsr.io.remote_files import fetched_vectors
-from lsr.io.vectors import VectorBatch, Vectors, parquet_files, read_parquets, read_vectors
+from lsr.io.text_files import file_identity
+from lsr.io.vectors import VectorBatch, Vectors
+from lsr.io.vectors_parquet import parquet_files, read_parquets
 from lsr.sparse import usual_largest
 
 

@@ -26,6 +26,12 @@ def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = RRF_K, weights: Sequ
 
     Raises:
         ValueError: No runs, k below 0, or other than one weight for each.
+
+    Examples:
+        >>> learned = {"q": {"a": 9.1, "b": 3.0}}
+        >>> lexical = {"q": {"b": 7.5, "c": 7.0}}
+        >>> list(reciprocal_rank_fusion([learned, lexical])["q"])
+        ['b', 'a', 'c']
     """
     if k < 0:
         raise ValueError(f"k must be at least 0, got {k}")

@@ -1,7 +1,7 @@
 """Hybrid search: several rankings of the same documents made into one.
 
     hybrid = Hybrid(index)                               # of a hybrid encoder: its learned terms, and BM25's
-    hybrid = Hybrid(index, dense=dense_of(index, "vectors", embed), method="interpolation", weights={"dense": 0.5})
+    hybrid = Hybrid(index, dense=build_dense(index, "vectors", embed), method="interpolation", weights={"dense": 0.5})
     hits = hybrid.search("a question", k=10, where={"lang": "en"})
 
 Of an index whose encoder is a `HybridEncoder` the two halves of the vectors are searched one by one. Their sum, with
@@ -35,7 +35,7 @@ Method = Literal["rrf", "interpolation"]
 Queries = Iterable[str | Mapping[str, Any]] | SparseMatrix
 
 
-def dense_of(index: Reader, path: str | PathLike[str], embed: Embed, **settings: Any) -> DenseVectors:
+def build_dense(index: Reader, path: str | PathLike[str], embed: Embed, **settings: Any) -> DenseVectors:
     """Dense vectors of all documents of an index, of passages each; call it again when documents have changed.
 
     Args:

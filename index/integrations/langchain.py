@@ -15,7 +15,7 @@ from typing import Any
 from lsr.errors import MissingExtra
 from lsr.index.index import Hit, Index
 from lsr.index.integrations.store import checked, current, opened, put, remove
-from lsr.index.search.settings import Algorithm, SearchSettings
+from lsr.index.search.settings import Algorithm, Mode, SearchSettings
 
 try:
     from langchain_core.documents import Document
@@ -32,7 +32,7 @@ class LsrRetriever(BaseRetriever):
     A document's metadata are its own and the hit's: `score`, and, unless its own have that name, `id`, `title` and
     `passage`. Each search sees what was committed last, as of `current`.
 
-    Args:
+    Attributes:
         index: An index or its folder.
         k: How many documents at most.
         where: Which documents may be found, by their metadata, as of `Index.search`.
@@ -52,6 +52,8 @@ class LsrRetriever(BaseRetriever):
     cut: int = SearchSettings.cut
     heap_factor: float = SearchSettings.heap_factor
     best_passages: int = SearchSettings.best_passages
+    mode: Mode = SearchSettings.mode
+    dense_weight: float = SearchSettings.dense_weight
 
     @field_validator("index", mode="before")
     @classmethod

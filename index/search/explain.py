@@ -25,7 +25,7 @@ from lsr.console import table
 from lsr.encode.base import Encoder
 from lsr.errors import EncoderError, EncoderMismatch
 from lsr.index.search.snapshot import Snapshot
-from lsr.io.corpus import Document
+from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
 _LITTLE = 20  # a term that weighs so many times less than the query's heaviest isn't marked

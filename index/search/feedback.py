@@ -12,7 +12,7 @@ from lsr.index.search.reader import Reader
 from lsr.sparse import SparseMatrix
 
 
-def expanded(
+def expand_query(
     index: Reader, query: Query, *, documents: int = 5, terms: int = 30, weight: float = 0.3, **settings: Any
 ) -> SparseMatrix:
     """A query expanded by Rocchio's method on sparse vectors: q + weight * |q| / |m| * m.

@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lsr.encode.base import Encoder
 from lsr.errors import DataError
 from lsr.index.search.explain import Explanation, explain_document
 from lsr.index.search.hits import Hit
-from lsr.index.search.query_encoder import Query, QuerySide, checked_k, search_settings
-from lsr.index.search.searcher import Searcher
-from lsr.index.search.settings import Plan
+from lsr.index.search.hybrid_search import dense_width, hybrid_top
+from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
+from lsr.index.search.searcher import Mask, Searcher
+from lsr.index.search.settings import Plan, SearchSettings
 from lsr.index.search.snapshot import Shared, Snapshot
 from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.storage.arrow_file import damage
 from lsr.index.storage.manifest import check_files
-from lsr.io.corpus import require_id
+from lsr.io.document import require_id
 from lsr.sparse import MAX_TERMS, SparseMatrix
 
 _SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
@@ -127,15 +128,24 @@ class Reader(QuerySide):
 
     # --- searching -------------------------------------------------------------------------------------------------
 
-    def search(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> list[Hit]:
+    def search(
+        self,
+        query: Query,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Any,
+    ) -> list[Hit]:
         """The k best documents.
 
         Args:
             query: A text, a {token: weight} mapping, a mapping with a "text", or a matrix of one row.
             k: How many at most. Documents that share no term with the query are never among them.
             where: Which documents may be found, by their metadata: `lsr.index.segment.filters` tells how.
-            settings: Of `SearchSettings`: algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages. Without
-                any the search is exact.
+            dense: (width,) the query's dense vector, for the modes hybrid and dense; by default its text is encoded.
+            settings: Of `SearchSettings`: mode, algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages,
+                dense_weight. Without any the search is one of the sparse vectors, and exact.
 
         Returns:
             Hits by descending score; equal scores by the order in which the documents were added.
@@ -144,10 +154,36 @@ class Reader(QuerySide):
             EncoderError: A text, but the index has no encoder.
             DataError: A filter on a column that no document has, or of another kind.
         """
+        chosen = search_settings(settings)
         vector = self.query_vector(query, "search")
         checked_k(k)
         snapshot = self._snapshot
-        return self._hits(snapshot, vector, *snapshot.top(vector, k, search_settings(settings), snapshot.mask(where)))
+        one = query if isinstance(query, SparseMatrix) else [query]
+        near = self._dense_queries(snapshot, one, None if dense is None else [dense], chosen)
+        return self._hits(snapshot, vector, *_top(snapshot, vector, near[0], k, chosen, snapshot.mask(where)))
+
+    def _dense_queries(
+        self,
+        snapshot: Snapshot,
+        queries: Sequence[Any] | SparseMatrix,
+        given: Sequence[ArrayLike] | None,
+        settings: SearchSettings,
+    ) -> Sequence[NDArray[np.float32] | None]:
+        """The dense vectors of queries, where they are wanted."""
+        if settings.mode == "sparse":
+            if given is not None:
+                raise ValueError('dense vectors of queries go with the modes "hybrid" and "dense"')
+            return [None] * len(queries)
+        width = dense_width(snapshot, self.path)
+        if given is None:
+            texts = [] if isinstance(queries, SparseMatrix) else [q for q in as_queries(queries) if isinstance(q, str)]
+            if len(texts) != len(queries):
+                raise DataError(f'mode "{settings.mode}" takes texts, or a dense vector for each query', "query")
+            given = list(self.encoder.encode_dense(texts, queries=True)) if texts else []
+        vectors = [np.asarray(vector, np.float32) for vector in given]
+        if len(vectors) != len(queries) or any(v.shape != (width,) or not np.isfinite(v).all() for v in vectors):
+            raise DataError(f"a dense vector for each query is needed, of {width} finite numbers", "query")
+        return vectors
 
     def search_batch(
         self,
@@ -156,6 +192,7 @@ class Reader(QuerySide):
         *,
         threads: int = 0,
         where: Where | Filter | None = None,
+        dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
         **settings: Any,
     ) -> list[list[Hit]]:
         """The k best documents of many queries, on all cores.
@@ -165,16 +202,19 @@ class Reader(QuerySide):
             k: How many at most for each.
             threads: Cores to use; 0 for all.
             where: As for `search`.
+            dense: As for `search`, one vector for each query.
             settings: As for `search`.
         """
         chosen = search_settings(settings)
+        queries = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
         vectors = self.query_vectors(queries)
         rows = [vectors[i] for i in range(len(vectors))]
         checked_k(k)
         snapshot = self._snapshot
         mask = snapshot.mask(where)
+        near = self._dense_queries(snapshot, queries, None if dense is None else list(dense), chosen)
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            found = list(pool.map(lambda row: snapshot.top(row, k, chosen, mask), rows))
+            found = list(pool.map(lambda row, one: _top(snapshot, row, one, k, chosen, mask), rows, near))
         return [self._hits(snapshot, row, docs, scores) for row, (docs, scores) in zip(rows, found, strict=True)]
 
     def explain_plan(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Plan:
@@ -318,7 +358,26 @@ class Reader(QuerySide):
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""
-        return list(check_files(self.path, self._snapshot.manifest, every_byte=True).values())
+        folders = self._snapshot.by_folder(self.path)
+        return [
+            wrong
+            for folder, snapshot in folders
+            for wrong in check_files(folder, snapshot.manifest, every_byte=True).values()
+        ]
+
+
+def _top(
+    snapshot: Snapshot,
+    vector: SparseMatrix,
+    dense: NDArray[np.float32] | None,
+    k: int,
+    settings: SearchSettings,
+    mask: Mask | None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The k best documents of a query, by the vectors that the settings want."""
+    if dense is None:
+        return snapshot.top(vector, k, settings, mask)
+    return hybrid_top(snapshot, vector, dense, k, settings, mask)
 
 
 def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int | None:

@@ -153,9 +153,9 @@ class Searcher:
             space = self._space(k, wide.dtype)
             scratch = self._scratch() if algorithm == "clusters" else None
             unit = group.scale / factor
-            least = _least(floor / unit, wide.dtype)
+            threshold = _threshold(floor / unit, wide.dtype)
             docs, scores, known = group.search(
-                algorithm, terms, wide, space, k, settings, mask.allowed, live, scratch, least
+                algorithm, terms, wide, space, k, settings, mask.allowed, live, scratch, threshold
             )
             counts += space.counts
             n_known = max(n_known, known)
@@ -218,6 +218,20 @@ class Searcher:
         for array in (places, *live):
             array.flags.writeable = False  # kernels are compiled for one kind of array
         return Mask(places, tuple(live), float(places.mean()) if len(places) else 1.0)
+
+    def by_number(self, mask: Mask | None) -> NDArray[np.bool_] | None:
+        """(n_docs,) bool by document number, which documents a mask, or None for none, lets be found; None for all."""
+        mask = mask or self._all_alive
+        if not len(mask.allowed):
+            return None
+        allowed = np.empty(self.n_docs, bool)
+        for segment, base in zip(self.segments, self.bases, strict=False):
+            here = mask.allowed[base : base + segment.n_docs].view(bool)
+            if len(segment.order):
+                allowed[base + segment.order.astype(np.int64)] = here
+            else:
+                allowed[base : base + segment.n_docs] = here
+        return allowed
 
     # --- single documents -------------------------------------------------------------------------------------------
 
@@ -323,7 +337,7 @@ def _best(results: list[tuple[NDArray[np.int64], NDArray[np.float64]]], k: int) 
     return docs[best], scores[best]
 
 
-def _least(score: float, dtype: Any) -> Any:
+def _threshold(score: float, dtype: Any) -> Any:
     """The score to reach from the start, of the type of a kernel's scores; rounded down, so that no tie is lost."""
     below = score * (1 - 2.0**-40)
     if dtype == np.int32:

@@ -6,7 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "daat", "clusters"]
+Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "clusters"]
+Mode = Literal["sparse", "hybrid", "dense"]
 # With fewer blocks for each wanted document than this, too many of them have to be looked into: a scan is faster. The
 # first where similar documents are stored side by side, the second where they lie as they came.
 _BLOCKS_PER_HIT = 75, 600
@@ -20,9 +21,8 @@ class SearchSettings:
     Attributes:
         algorithm: "exhaustive" scans every posting of the query's terms; "blocks" leaves out blocks of documents
             whose upper bounds fall short; "maxscore" looks light terms up only in documents that heavier ones may lift
-            to the top, window by window, and "daat" does so document by document, as the textbooks have it, to be
-            measured against; "clusters" looks into the clusters of an index that was built with them, which is
-            approximate; "auto" takes for each query what should be faster of the first two. Weights stored as
+            to the top, window by window; "clusters" looks into the clusters of an index that was built with them,
+            which is approximate; "auto" takes for each query what should be faster of the first two. Weights stored as
             float32 have no bounds: they are scanned whatever exact algorithm is named here.
         alpha: A block is left out when alpha times its upper bound falls short of the k-th best score so far. 1 is
             exact; lower is faster and may miss documents. What is found has its exact score. Of "blocks".
@@ -34,6 +34,10 @@ class SearchSettings:
             looked into are scored with all terms. Of "clusters".
         heap_factor: A cluster is left out when the sum of its summaries falls short of so many times the k-th best
             score so far. Lower finds more and is slower; 0 leaves out only clusters without a term. Of "clusters".
+        mode: "sparse" searches the sparse vectors; "dense" the dense ones that an index keeps that was built with
+            hybrid=True; "hybrid" both (`lsr.index.search.hybrid_search`), where the other settings are the sparse
+            search's. Dense vectors are all compared: that is exact.
+        dense_weight: What the dense score counts beside the sparse one, both between 0 and 1. Of "hybrid".
         best_passages: Where documents are cut into passages, a document's score is the mean of so many of its best
             ones, or of all if it has fewer.
 
@@ -48,11 +52,15 @@ class SearchSettings:
     cut: int = 8
     heap_factor: float = 1.0
     best_passages: int = 1
+    mode: Mode = "sparse"
+    dense_weight: float = 1.0
 
     def __post_init__(self) -> None:
         wrong = []
         if self.algorithm not in get_args(Algorithm):
             wrong.append(f"algorithm must be one of {', '.join(get_args(Algorithm))}, got {self.algorithm!r}")
+        if self.mode not in get_args(Mode):
+            wrong.append(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
             if not (isinstance(value, int | float) and math.isfinite(value) and 0 < value <= 1):
                 wrong.append(f"{name} must be above 0 and at most 1, got {value!r}")
@@ -63,9 +71,9 @@ class SearchSettings:
         ):
             if isinstance(whole, bool) or not isinstance(whole, int) or whole < least:
                 wrong.append(f"{name} must be a whole number of at least {least}, got {whole!r}")
-        factor = self.heap_factor
-        if not (isinstance(factor, int | float) and math.isfinite(factor) and factor >= 0):
-            wrong.append(f"heap_factor must be at least 0, got {factor!r}")
+        for name, value in (("heap_factor", self.heap_factor), ("dense_weight", self.dense_weight)):
+            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+                wrong.append(f"{name} must be at least 0, got {value!r}")
         if wrong:
             raise ValueError("; ".join(wrong))
 

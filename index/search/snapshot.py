@@ -29,6 +29,7 @@ from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.clusters import CLUSTERS
 from lsr.index.segment.columns import COLUMNS_FILE
 from lsr.index.segment.doc_store import AllDocuments, Documents
+from lsr.index.segment.embeddings import Embeddings
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.segment.postings import Segment
 from lsr.index.storage.arrow_file import RESTORE, ArrowFile, write_arrow
@@ -53,6 +54,7 @@ class Part(NamedTuple):
         documents: Its documents.
         alive: (n_docs,) bool, False for the deleted ones; None if there are none.
         files: What the manifest says of the index' files.
+        embeddings: Their dense vectors, if there are any.
     """
 
     entry: Mapping[str, Any]
@@ -60,6 +62,7 @@ class Part(NamedTuple):
     documents: Documents
     alive: NDArray[np.bool_] | None
     files: Mapping[str, Any]
+    embeddings: Embeddings | None = None
 
     @property
     def n_terms(self) -> int:
@@ -85,7 +88,8 @@ class Part(NamedTuple):
                 end = min(first + _ROWS, n_docs)
                 here = kept[first:end]
                 if here.any():
-                    yield VectorBatch(self.documents.rows(first, end).filter(here), rows(first, end)[here])
+                    dense = None if self.embeddings is None else self.embeddings.rows(first, end)[here]
+                    yield VectorBatch(self.documents.rows(first, end).filter(here), rows(first, end)[here], dense)
 
     def require_whole(self) -> None:
         """Hash what others are made of, as it is mapped.
@@ -94,7 +98,8 @@ class Part(NamedTuple):
             CorruptIndex: It isn't as it was written; all such files are named.
         """
         wrong = []
-        for file in (*self.segment.sources, *self.documents.sources):
+        dense = () if self.embeddings is None else (self.embeddings.source,)
+        for file in (*self.segment.sources, *self.documents.sources, *dense):
             if file.digest() != self.files[f"{self.entry['name']}/{file.path.name}"]["sha256"]:
                 wrong.append(f"{file.path}: {CHANGED}")
         if wrong:
@@ -314,6 +319,13 @@ class Snapshot:
         """What names its files: of an index one manifest."""
         return (self.manifest,)
 
+    def by_folder(self, path: Path) -> list[tuple[Path, Snapshot]]:
+        """The folders whose segments are merged with each other, here the index' own, and what is committed in each."""
+        return [(path, self)]
+
+    def require_changeable(self, path: Path) -> None:
+        """Refuse to change what can only be read; here nothing."""
+
     @cached_property
     def id(self) -> str:
         """Tells this commit from others: 16 hexadecimal digits."""
@@ -442,16 +454,17 @@ def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], ope
         segment = Segment(folder, manifest["impacts"], entry["scale"], clusters=has_clusters)
         has_columns = f"{entry['name']}/{COLUMNS_FILE}" in manifest["files"]
         documents = Documents(folder, n_docs, entry["has_text"], has_columns)
+        embeddings = Embeddings(folder, n_docs, entry["dense"]) if entry.get("dense") else None
         if segment.n_docs != n_docs:
             raise CorruptIndex(f"{folder}: {segment.n_docs} documents, the manifest says {n_docs}; {RESTORE}")
     else:
-        segment, documents = opened.segment, opened.documents
+        segment, documents, embeddings = opened.segment, opened.documents, opened.embeddings
         if opened.entry["alive"] == entry["alive"]:
-            return Part(entry, segment, documents, opened.alive, manifest["files"])
+            return Part(entry, segment, documents, opened.alive, manifest["files"], embeddings)
     alive = None
     if entry["alive"]:
         alive = read_alive(path / entry["alive"], n_docs, manifest["files"][entry["alive"]]["sha256"])
-    return Part(entry, segment, documents, alive, manifest["files"])
+    return Part(entry, segment, documents, alive, manifest["files"], embeddings)
 
 
 def _frequencies(parts: Sequence[Part], counted: dict[int, int], terms: NDArray[Any]) -> NDArray[np.int64]:

@@ -26,7 +26,7 @@ from lsr.index.kernels.hashing import hash_strings
 from lsr.index.segment.columns import COLUMNS_FILE, Columns, ColumnsWriter
 from lsr.index.segment.filters import Filter
 from lsr.index.storage.arrow_file import RESTORE, ArrowFile, damage, write_arrow
-from lsr.io.corpus import DOCUMENT_SCHEMA, Document
+from lsr.io.document import DOCUMENT_SCHEMA, Document
 
 _ID_SCHEMA = pa.schema([DOCUMENT_SCHEMA.field("id"), DOCUMENT_SCHEMA.field("parent")])
 _TEXT_SCHEMA = pa.schema([DOCUMENT_SCHEMA.field(name) for name in ("title", "text", "metadata")])
@@ -56,7 +56,7 @@ class DocumentsWriter:
         self._columns = ColumnsWriter()
 
     def write(self, documents: pa.RecordBatch) -> None:
-        """Append a batch of lsr.io.corpus.DOCUMENT_SCHEMA."""
+        """Append a batch of lsr.io.document.DOCUMENT_SCHEMA."""
         self._hashes.append(hashes_of(documents.column("id")))
         if documents.column("parent").null_count < documents.num_rows:
             has_one = documents.column("parent").is_valid().to_numpy(zero_copy_only=False)
@@ -229,7 +229,7 @@ class Documents:
             yield from (pc.coalesce(of, ids) if parents else ids).to_pylist()
 
     def rows(self, first: int, end: int) -> pa.RecordBatch:
-        """Documents first..end as a batch of lsr.io.corpus.DOCUMENT_SCHEMA."""
+        """Documents first..end as a batch of lsr.io.document.DOCUMENT_SCHEMA."""
         columns = _rows_of(self._ids, _ID_BATCH, first, end).columns
         if self._texts is None:
             columns += [pa.nulls(end - first, field.type) for field in _TEXT_SCHEMA]

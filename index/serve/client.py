@@ -31,7 +31,8 @@ from lsr.index.search.settings import Plan, SearchSettings
 from lsr.index.segment.filters import Where
 from lsr.index.serve.problems import client_error
 from lsr.index.write.update_batch import Change
-from lsr.io.corpus import Corpus, Document
+from lsr.io.corpus import Corpus
+from lsr.io.document import Document
 from lsr.io.jsonl import given_documents
 from lsr.io.metadata import plain_value
 from lsr.io.vectors import Vectors

@@ -21,7 +21,7 @@ from lsr.index.serve.problems import Problem, wrong_values
 from lsr.index.serve.settings import ServeSettings
 from lsr.index.serve.thread_pool import Deadline
 from lsr.index.write.update_batch import Change
-from lsr.io.corpus import Document, document_batch
+from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import SparseMatrix
 
@@ -52,7 +52,7 @@ class Served:
         query = asked.query if asked.query is not None else asked.vector or {}
         vector, unknown = _vector(reader, query)
         encoded = time.perf_counter()
-        hits = _hits(reader, vector, asked)
+        hits = _hits(reader, query, vector, asked)
         ended = time.perf_counter()
         answer: dict[str, Any] = {
             "index": self.name,
@@ -78,7 +78,7 @@ class Served:
         reader, found = self.index.pinned(), []
         for query in asked.queries:
             deadline.check()
-            found.append(_hits(reader, _vector(reader, query)[0], asked))
+            found.append(_hits(reader, query, _vector(reader, query)[0], asked))
         results = self._described(reader, found, asked, deadline)
         return {"index": self.name, "snapshot": reader.snapshot.id, "results": results}
 
@@ -272,8 +272,10 @@ def _vector(reader: Reader, query: str | dict[str, float]) -> tuple[SparseMatrix
     return vector, [] if isinstance(query, str) else [token for token in query if token not in term_of]
 
 
-def _hits(reader: Reader, vector: SparseMatrix, asked: schemas.HowToSearch) -> list[Hit]:
+def _hits(reader: Reader, query: str | dict[str, float], vector: SparseMatrix, asked: schemas.HowToSearch) -> list[Hit]:
     settings = vars(asked.settings)
+    if asked.settings.mode != "sparse" and asked.hybrid is None:
+        return reader.search(query, asked.k, where=asked.where, **settings)
     if asked.hybrid is None:
         return reader.search(vector, asked.k, where=asked.where, **settings)
     hybrid = Hybrid(reader, **vars(asked.hybrid))

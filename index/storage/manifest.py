@@ -46,6 +46,7 @@ _ALIVE = r"alive-[0-9a-f]{16}\.arrow"
 OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
 ASIDE = re.compile(r"merging-[0-9a-f]{16}")
 # Scales that weights of float32 can lead to lie well within.
+_WIDEST = 1 << 16  # numbers of a dense vector
 _SCALES = 2.0**-300, 2.0**128
 _SEGMENT = re.compile(r"segment-[0-9a-f]{16}")
 FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
@@ -159,6 +160,7 @@ def _require_sound(manifest: Mapping[str, Any], path: str) -> None:
             and type(settings["store_text"]) is bool
             and settings["order"] in ("auto", "given", "bisection")
             and (settings["summary_mass"] is None or 0 < settings["summary_mass"] <= 1.0)
+            and type(settings.get("hybrid", False)) is bool
             and (settings["passages"] is None or [type(number) for number in settings["passages"]] == [int, int])
             and all(re.fullmatch(_FOLDER, piece["name"]) for piece in manifest.get("grown", ()))
             and all(_is_amount(piece["n_terms"], int) for piece in manifest.get("grown", ()))
@@ -182,6 +184,7 @@ def _named(manifest: Mapping[str, Any]) -> set[str]:
     for segment in manifest["segments"]:
         files |= {f"{segment['name']}/{name}.arrow" for name in (*_ALWAYS, *["texts"] * segment["has_text"])}
         files |= {segment["alive"]} if segment["alive"] else set()
+        files |= {f"{segment['name']}/embeddings.arrow"} if "dense" in segment else set()
     return files
 
 
@@ -199,6 +202,7 @@ def _is_sound_segment(segment: Mapping[str, Any]) -> bool:
         and all(_is_amount(segment[name], float) for name in ("scale", "max_error"))
         and _SCALES[0] < segment["scale"] < _SCALES[1]
         and (alive is None or re.fullmatch(_ALIVE, alive) is not None)
+        and ("dense" not in segment or (_is_amount(segment["dense"], int) and 0 < segment["dense"] <= _WIDEST))
     )
 
 

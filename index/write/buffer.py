@@ -77,7 +77,8 @@ class Buffer:
         self._batches.append(batch)
         self._parents.extend(parents)
         self.alive.extend([True] * len(parents))
-        self.n_bytes += batch.documents.nbytes + 8 * batch.vectors.nnz
+        dense = 0 if batch.dense is None else batch.dense.rows.nbytes
+        self.n_bytes += batch.documents.nbytes + 8 * batch.vectors.nnz + dense
 
     def extend(self, other: Buffer) -> None:
         """Append what another buffer holds."""
@@ -103,4 +104,5 @@ Unit = Stored | Buffer
 
 def rows_of(batch: VectorBatch, kept: NDArray[np.bool_]) -> VectorBatch:
     """Some rows of a batch; kept: (n,) bool."""
-    return VectorBatch(batch.documents.filter(pa.array(kept)), batch.vectors[kept])
+    dense = None if batch.dense is None else batch.dense[kept]
+    return VectorBatch(batch.documents.filter(pa.array(kept)), batch.vectors[kept], dense)

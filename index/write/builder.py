@@ -12,25 +12,29 @@ from typing import Any
 
 import pyarrow as pa
 
-import lsr
+from lsr._version import __version__
 from lsr.console import progress
 from lsr.encode.base import DEFAULT_ENCODER, Encoder
-from lsr.encode.corpus import Passages, Report, encode_corpus, fit
+from lsr.encode.corpus import Report, encode_corpus, fit
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.load import load_encoder
-from lsr.errors import EncoderMismatch
+from lsr.encode.passages import Passages
+from lsr.errors import DataError, EncoderError, EncoderMismatch
 from lsr.fingerprint import Fingerprint
-from lsr.index.segment.clusters import write_clusters
+from lsr.index.segment.cluster_writer import write_clusters
 from lsr.index.segment.doc_store import DocumentsWriter
+from lsr.index.segment.embeddings import EmbeddingsWriter
 from lsr.index.segment.postings import ImpactType, Segment
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, Order, SegmentWriter
 from lsr.index.segment.quantize import LEVELS, Quantizer
 from lsr.index.storage.arrow_file import write_arrow
 from lsr.index.storage.manifest import output_errors, refuse_others
 from lsr.index.storage.transaction import NewFiles, Transaction
-from lsr.io.corpus import Corpus, Document, documents_corpus, open_corpus
+from lsr.io.corpus import Corpus, documents_corpus, open_corpus
+from lsr.io.document import Document
 from lsr.io.jsonl import given_documents
-from lsr.io.vectors import VectorBatch, Vectors, holds_vectors, matrix_batches, read_vectors
+from lsr.io.open_vectors import holds_vectors, read_vectors
+from lsr.io.vectors import VectorBatch, Vectors, matrix_batches
 from lsr.sparse import SparseMatrix
 
 Opened = Iterable[Mapping[str, Any] | Document] | Corpus | Vectors | SparseMatrix
@@ -47,6 +51,7 @@ class BuildSettings:
         order: How documents are stored, as of `SegmentWriter`.
         summary_mass: Of clusters; None without.
         passages: How texts are cut; None for whole.
+        hybrid: Whether documents' dense vectors are kept, too, as the encoder gives them.
 
     Raises:
         ValueError, TypeError: Values that make no sense.
@@ -57,6 +62,7 @@ class BuildSettings:
     order: Order = "auto"
     summary_mass: float | None = None
     passages: Passages | None = None
+    hybrid: bool = False
 
     def __post_init__(self) -> None:
         if self.impacts not in ("uint8", "float32"):
@@ -71,9 +77,9 @@ class BuildSettings:
     def to_json(self) -> dict[str, Any]:
         """As the manifest has them, but for the impacts, which it has apart."""
         passages = None if self.passages is None else [self.passages.size, self.passages.overlap]
-        return {"store_text": self.store_text, "order": self.order, "summary_mass": self.summary_mass} | {
-            "passages": passages
-        }
+        kept = {"store_text": self.store_text, "order": self.order, "summary_mass": self.summary_mass}
+        # Said only where it is so: an earlier lsr opens what has none.
+        return kept | {"passages": passages} | ({"hybrid": True} if self.hybrid else {})
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> BuildSettings:
@@ -238,7 +244,7 @@ def manifest_of(
         segments: What `write_segment` gave for each, in document order.
     """
     return {
-        "lsr": lsr.__version__,
+        "lsr": __version__,
         **shared,
         "impacts": settings.impacts,
         "scale": scale,
@@ -268,6 +274,8 @@ def read_batches(
         skip_bad: Leave bad documents of a program out, and report them; a corpus or a file knows it by itself.
         doubled: Give texts whose ids have occurred, too, instead of refusing them.
     """
+    if settings.hybrid and isinstance(source, SparseMatrix | Vectors):
+        raise DataError("a hybrid index makes dense vectors of texts: it can't take vectors without them")
     if isinstance(source, SparseMatrix):
         yield from matrix_batches(source, ids)
     elif isinstance(source, Vectors):
@@ -289,7 +297,12 @@ def read_batches(
         # Without a document there is nothing to learn: the first ones that are added will be learned from.
         if encoder.needs_fit and next(iter(corpus), None) is not None:
             fit(encoder, corpus)
-        yield from encode_corpus(corpus, encoder, report, passages=settings.passages, with_text=settings.store_text)
+        if settings.hybrid and not encoder.dense_width:
+            raise EncoderError(
+                f"hybrid: {encoder.fingerprint.model} gives no dense vectors beside the sparse ones; lsr-mini does"
+            )
+        how: dict[str, Any] = {"passages": settings.passages, "with_text": settings.store_text}
+        yield from encode_corpus(corpus, encoder, report, dense=settings.hybrid, **how)
 
 
 def write_segment(
@@ -318,11 +331,18 @@ def write_segment(
     try:
         documents = DocumentsWriter(folder)
         writer = SegmentWriter(folder, files.scratch, settings.impacts, memory, order, quantizer)
+        embeddings: EmbeddingsWriter | None = None
         with closing(writer) as postings:
             for batch in batches:
                 documents.write(batch.documents)
                 postings.write(batch.vectors)
+                if batch.dense is not None:
+                    width = batch.dense.width
+                    embeddings = embeddings or EmbeddingsWriter(folder, width)
+                    embeddings.write(batch.dense)
             documents.close()
+            if embeddings is not None:
+                embeddings.close()
             chosen = postings.finish() if postings.n_docs else None
         if not postings.n_docs:
             files.drop(folder)
@@ -344,7 +364,7 @@ def write_segment(
         "scale": scale,
         "max_error": postings.max_error,
         "alive": None,
-    }
+    } | ({"dense": width} if embeddings is not None else {})
 
 
 def _without_text(documents: pa.RecordBatch) -> pa.RecordBatch:

@@ -43,7 +43,7 @@ from lsr.index.write.builder import (
 )
 from lsr.index.write.merge import MOST, Merged, merge_parts, plan_merges
 from lsr.index.write.update_batch import Call, Change
-from lsr.io.corpus import id_text, require_id
+from lsr.io.document import id_text, require_id
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import MAX_TERMS, SparseMatrix
 
@@ -332,7 +332,7 @@ class Writer:
                     "another encoder made these vectors",
                     where,
                 )
-            yield VectorBatch(batch.documents, vectors)
+            yield VectorBatch(batch.documents, vectors, batch.dense)
         if ours is not None and len(ours) > len(known.vocabulary or ()):
             grown = Known()
             grown.fingerprint, grown.encoder_files = known.fingerprint, known.encoder_files

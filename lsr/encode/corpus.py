@@ -23,13 +23,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lsr.console import counted, note, progress, warn
+from lsr.dense import DenseRows
 from lsr.durable import take_name
 from lsr.encode.base import Encoder
-from lsr.encode.passages import require_sizes, split_passages
+from lsr.encode.passages import Passages, split_passages
 from lsr.errors import CutTexts, NoTerms, OutputExists
 from lsr.io.convert import Form, check_out, convert
-from lsr.io.corpus import Corpus, Document, document_batch, new_text
-from lsr.io.vectors import ParquetWriter, VectorBatch, pack_metadata, read_vectors
+from lsr.io.corpus import Corpus
+from lsr.io.document import Document, document_batch
+from lsr.io.open_vectors import read_vectors
+from lsr.io.text_files import new_text
+from lsr.io.vectors import VectorBatch
+from lsr.io.vectors_parquet import ParquetWriter, pack_metadata
 from lsr.sparse import SparseMatrix
 
 _LOCK = ".lock"
@@ -38,23 +43,6 @@ CHUNK = 512  # documents encoded together: enough to sort by length, little enou
 CHUNK_CHARACTERS = 4 << 20  # long ones fewer: what a tokenizer makes of a text takes many times the text's room
 _PART_SECONDS = 30.0  # a kill loses at most this much work
 _PART_DOCS = 200_000
-
-
-@dataclass(frozen=True)
-class Passages:
-    """How documents are cut: tokens of a passage at most, and how many of them the next one repeats.
-
-    An encoder that reads fewer, beside title, prompt and special tokens, gets shorter passages: none loses its end.
-
-    Raises:
-        ValueError: Sizes that make no sense.
-    """
-
-    size: int
-    overlap: int = 0
-
-    def __post_init__(self) -> None:
-        require_sizes(self.size, self.overlap)
 
 
 @dataclass
@@ -136,6 +124,7 @@ def encode_corpus(
     queries: bool = False,
     passages: Passages | None = None,
     with_text: bool = True,
+    dense: bool = False,
     skip: int = 0,
     progress_label: str = "encoding",
 ) -> Iterator[VectorBatch]:
@@ -148,6 +137,7 @@ def encode_corpus(
         queries: Encode as queries.
         passages: Cut documents into passages first.
         with_text: Let titles, texts and metadata travel with the vectors.
+        dense: Give the encoder's dense vectors of documents, too.
         skip: Documents at the front that are done already.
         progress_label: Stands before the progress bar.
     """
@@ -156,7 +146,8 @@ def encode_corpus(
         bar.total = corpus.count() if not bar.disable else None
         bar.update(skip)
         for chunk in chunks(islice(corpus, skip, None), CHUNK, CHUNK_CHARACTERS):
-            batch = encode_chunk(chunk, encoder, report, queries=queries, passages=passages, with_text=with_text)
+            how: dict[str, Any] = {"queries": queries, "passages": passages, "with_text": with_text, "dense": dense}
+            batch = encode_chunk(chunk, encoder, report, **how)
             report.warn()
             yield batch
             bar.update(len(chunk))
@@ -186,6 +177,7 @@ def encode_chunk(
     queries: bool = False,
     passages: Passages | None = None,
     with_text: bool = True,
+    dense: bool = False,
 ) -> VectorBatch:
     """Encode some documents together, cut into passages first where that is asked for."""
     report.documents += len(documents)
@@ -193,12 +185,17 @@ def encode_chunk(
     if passages:
         documents = list(split_passages(documents, encoder, passages.size, passages.overlap))
     texts = [document.content for document in documents]
-    vectors = encoder.encode_query(texts) if queries else encoder.encode_document(texts)
+    beside = None
+    if dense:
+        vectors, floats = encoder.encode_both(texts)
+        beside = DenseRows.of(floats)
+    else:
+        vectors = encoder.encode_query(texts) if queries else encoder.encode_document(texts)
     report.vectors += len(documents)
     report.no_terms += int((vectors.lengths() == 0).sum())
     report.truncated += encoder.count_truncated(texts, queries=queries)
     report.max_length = read_length(encoder, queries=queries)
-    return VectorBatch(document_batch(documents, with_text=with_text), vectors)
+    return VectorBatch(document_batch(documents, with_text=with_text), vectors, beside)
 
 
 def read_length(encoder: Encoder, *, queries: bool = False) -> int | None:

@@ -80,6 +80,22 @@ class HybridEncoder(Encoder):
         factors[terms >= first] = self.lexical.query_factors(terms[terms >= first] - first)
         return factors
 
+    @classmethod
+    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Any) -> HybridEncoder:
+        """Open what `save` or `query_files` wrote.
+
+        Args:
+            folder: Where the files lie.
+            config: Content of `encoder.json`.
+            settings: Settings of the learned encoder in place of the stored ones.
+
+        Raises:
+            EncoderError: Something is missing or damaged.
+        """
+        learned, lexical, weight = open_parts(folder, config)
+        kind = InferenceFreeEncoder if learned["type"] == InferenceFreeEncoder.type else SpladeEncoder
+        return cls(kind.load(folder, learned, **settings), lexical, weight)
+
     def __reduce__(self) -> tuple[Any, ...]:
         learned = self.learned.document if isinstance(self.learned, InferenceFreeEncoder) else self.learned
         return self._reduced(device=learned.device, batch_tokens=learned.batch_tokens)

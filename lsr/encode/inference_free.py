@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from lsr.encode import model_files as files
 from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
-from lsr.encode.model_files import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix

@@ -30,9 +30,10 @@ from lsr.encode.base import CONFIG_FILE, Encoder, read_config
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.hybrid import HybridEncoder, open_parts
 from lsr.encode.inference_free import InferenceFreeEncoder
-from lsr.encode.model_files import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.reading import POOLING, TransformerSettings, require_known, transformer_settings
-from lsr.encode.splade import SpladeEncoder, Tower
+from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.tower import Tower
 from lsr.errors import CheckpointWarning, EncoderError
 
 _BM25_SETTINGS = ("k1", "b", "language", "stop_words", "pivot")
@@ -59,6 +60,10 @@ def load_encoder(name: str | PathLike[str], **settings: Any) -> Encoder:
 
     Raises:
         EncoderError: No such encoder, an unknown setting, or files that are missing or damaged.
+
+    Examples:
+        >>> load_encoder("bm25", language="german", k1=1.2)  # doctest: +ELLIPSIS
+        <lsr.encode.bm25.BM25Encoder object at ...>
     """
     if name == BM25Encoder.type:
         _refuse_unknown(settings, _BM25_SETTINGS, "bm25")
@@ -116,8 +121,7 @@ def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> E
     query_model = settings.pop("query_model", None)
     encoder: SpladeEncoder | InferenceFreeEncoder
     if kind == SpladeEncoder.type:
-        tokenizer = TextTokenizer.open(folder, settings={})
-        encoder = SpladeEncoder.from_config(config, folder, tokenizer, **settings)
+        encoder = SpladeEncoder.load(folder, config, **settings)
         if query_model is not None:
             query = _query_tower(query_model)
             encoder = SpladeEncoder(

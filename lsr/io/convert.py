@@ -10,8 +10,9 @@ import numpy as np
 
 from lsr.console import progress
 from lsr.errors import DataError, OutputExists
-from lsr.io.corpus import unfinished
-from lsr.io.vectors import ParquetWriter, VectorBatch, Vectors, pack_metadata
+from lsr.io.text_files import unfinished
+from lsr.io.vectors import VectorBatch, Vectors
+from lsr.io.vectors_parquet import ParquetWriter, pack_metadata
 
 # Of each form the endings that it may have; the first form with an ending is the one that it means.
 FORMATS = {

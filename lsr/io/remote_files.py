@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from lsr.errors import DataError
 from lsr.forks import here_only
 from lsr.io.object_store import Place, beside
-from lsr.io.vectors import PART_NAME
+from lsr.io.vectors_parquet import PART_NAME
 
 # What a folder of vectors in object storage consists of: {"parts": {file: {"bytes", "sha256"}}}. Folders can't be
 # renamed there, so it is this file that makes one whole; it is written last.

@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any, AnyStr
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import IO, Any, AnyStr, cast
 
 import pyarrow as pa
 
@@ -255,3 +256,19 @@ def batch_rows(batch: pa.RecordBatch, where: str) -> list[dict[str, Any]]:
         except (ValueError, OverflowError, pa.ArrowException) as error:
             raise DataError(f"can't be read: the column {name!r} ({column.type}): {error}", where) from None
     return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+
+
+def given_rows(documents: Any) -> Iterable[Any]:
+    """What a program gives as documents, as an iterable of them: the rows of a table or a data frame.
+
+    Raises:
+        DataError: A mapping, whose keys are no documents.
+    """
+    if isinstance(documents, Mapping):
+        names = ", ".join(map(str, islice(documents, 5)))
+        raise DataError(f"a list of documents is wanted, not a mapping of {names}; of splits, give one")
+    if isinstance(documents, pa.RecordBatchReader):  # which can be read once
+        return iter(TableRows(documents))
+    if hasattr(documents, "with_format") and hasattr(documents, "features"):  # of datasets; arrays are no metadata
+        return cast("Iterable[Any]", documents.with_format(None))
+    return TableRows(documents) if is_table(documents) else documents

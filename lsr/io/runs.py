@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from lsr.errors import DataError, DataErrors
-from lsr.io.corpus import file_kind, ir_items, load_ir_dataset, open_bytes, read_json, read_lines, read_rows, short
+from lsr.io.document import short
+from lsr.io.ir_datasets import ir_items, load_ir_dataset
+from lsr.io.text_files import file_kind, open_bytes, read_json, read_lines, read_rows
 
 Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]

@@ -14,8 +14,8 @@ from pathlib import Path
 import filelock
 
 from lsr.durable import take_name
-from lsr.io.corpus import unfinished
 from lsr.io.object_store import cache_folder
+from lsr.io.text_files import unfinished
 
 
 def default_cache() -> Path:

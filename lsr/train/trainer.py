@@ -31,8 +31,9 @@ from lsr.encode.hybrid import HybridEncoder
 from lsr.encode.inference_free import InferenceFreeEncoder
 from lsr.encode.load import token_table
 from lsr.encode.model import start_model
-from lsr.encode.model_files import TextTokenizer
-from lsr.encode.splade import SpladeEncoder, Tower
+from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tokenizer import TextTokenizer
+from lsr.encode.tower import Tower
 from lsr.errors import EncoderError, OutputError, TrainingError
 from lsr.sparse import SparseMatrix
 from lsr.train import collapse_check

@@ -8,8 +8,9 @@ import warnings
 import pytest
 
 from lsr.cli import run_command
-from lsr.encode.corpus import Passages, Report
+from lsr.encode.corpus import Report
 from lsr.encode.load import load_encoder
+from lsr.encode.passages import Passages
 from lsr.errors import CutTexts, DataError, NoTerms
 from lsr.index.index import Index
 

@@ -11,17 +11,18 @@ from lsr.encode import corpus as encoding
 from lsr.encode import distributed
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.bm25_fixed import FixedBM25Encoder
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, OutputExists
 from lsr.index.distributed import build as module
 from lsr.index.distributed.build import build_shards
 from lsr.index.index import Index
-from lsr.index.sharding.manifest import SHARDS, folder_of
+from lsr.index.sharding.manifest import SHARDS
+from lsr.index.sharding.remote import folder_of
 from lsr.index.storage.manifest import read_manifest
 from lsr.index.write.builder import BuildSettings
 from lsr.io.corpus import open_corpus
 from lsr.io.object_store import Place, beside
-from lsr.io.vectors import save_matrix
+from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
 WORDS = ["wing", "flow", "plate", "shock", "heat", "boundary", "layer", "speed"]

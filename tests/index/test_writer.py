@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.encode.corpus import Passages
 from lsr.encode.load import load_encoder
+from lsr.encode.passages import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderError, EncoderMismatch, IndexLocked, OutputError
 from lsr.index.index import Index
 from lsr.index.search import snapshot as snapshots
@@ -30,7 +30,8 @@ from lsr.index.storage.transaction import Transaction
 from lsr.index.write import merge as merging
 from lsr.index.write import writer as writing
 from lsr.index.write.merge import plan_merges
-from lsr.io.vectors import read_vectors, save_matrix
+from lsr.io.open_vectors import read_vectors
+from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
 N_TERMS = 30
@@ -121,7 +122,7 @@ def test_any_history_equals_an_index_rebuilt(seed, impacts, clusters, steps, buf
         )  # fmt: skip
         for query in (rows_of(rng, 1), SparseMatrix.from_dense(np.ones((1, N_TERMS)))):
             wanted = found(rebuilt, query)
-            for algorithm in ("exhaustive", "blocks", "maxscore", "daat"):
+            for algorithm in ("exhaustive", "blocks", "maxscore"):
                 assert found(index, query, algorithm=algorithm) == wanted
             assert found(Index.open(index.path), query) == found(reader, query) == wanted
             if clusters:

@@ -14,9 +14,11 @@ from lsr.encode.corpus import encode_to
 from lsr.errors import OutputExists
 from lsr.eval.experiment.artifact_cache import Artifacts
 from lsr.io.convert import FORMATS, Form, check_out, convert
-from lsr.io.corpus import new_bytes, open_corpus
+from lsr.io.corpus import open_corpus
 from lsr.io.object_store import Place
-from lsr.io.vectors import Vectors, matrix_batches, read_vectors
+from lsr.io.open_vectors import read_vectors
+from lsr.io.text_files import new_bytes
+from lsr.io.vectors import Vectors, matrix_batches
 from lsr.sparse import SparseMatrix
 
 

@@ -56,7 +56,7 @@ def test_spans_of_both(encoder, parts):
 
 
 def test_passages_are_counted_in_the_models_tokens(encoder, parts):
-    from lsr.io.corpus import Document
+    from lsr.io.document import Document
 
     document = Document(id="d", text="the cat sat on the mat " * 4)
     found, expected = ([passage.text for passage in split_passages([document], one, 6)] for one in (encoder, parts[0]))

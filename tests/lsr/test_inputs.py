@@ -11,7 +11,7 @@ import pytest
 from lsr.encode import BM25Encoder, HybridEncoder, InferenceFreeEncoder, SpladeEncoder
 from lsr.encode.base import as_texts
 from lsr.errors import DataError
-from lsr.io.corpus import Document
+from lsr.io.document import Document
 
 TEXTS = ["the cat sat", "dogs on the mat", ""]
 

@@ -15,7 +15,8 @@ from lsr.fingerprint import Fingerprint
 from lsr.io import object_store, remote_files
 from lsr.io.corpus import open_corpus
 from lsr.io.object_store import Place, beside, cache_folder, is_remote
-from lsr.io.vectors import holds_vectors, read_vectors, save_matrix
+from lsr.io.open_vectors import holds_vectors, read_vectors
+from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
 KINDS = ["path", "file", "s3"]

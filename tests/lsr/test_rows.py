@@ -24,10 +24,13 @@ from hypothesis import strategies as st
 
 from lsr.errors import DataError
 from lsr.io import rows as module
-from lsr.io.corpus import Document, documents_corpus, new_bytes, open_corpus
+from lsr.io.corpus import documents_corpus, open_corpus
+from lsr.io.document import Document
 from lsr.io.jsonl import given_documents
 from lsr.io.metadata import parse_time, plain_metadata
-from lsr.io.vectors import Vectors, holds_vectors, read_vectors
+from lsr.io.open_vectors import holds_vectors, read_vectors
+from lsr.io.text_files import new_bytes
+from lsr.io.vectors import Vectors
 
 DOCS = [{"_id": "a", "text": "cats, purr", "year": 2020}, {"_id": "b", "text": 'dogs "bark"\nloud', "year": 2021}]
 

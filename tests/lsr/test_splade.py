@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from lsr.encode.load import load_encoder, load_encoder_files
-from lsr.encode.splade import SpladeEncoder, Tower
+from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tower import Tower
 from lsr.errors import EncoderError, EncoderMismatch, MissingExtra
 
 torch = pytest.importorskip("torch")

@@ -218,7 +218,7 @@ def test_nothing_is_deleted_by_an_empty_filter(serving, living):
 def test_an_error_of_our_own_says_nothing_of_the_machine(serving, tmp_path, monkeypatch, caplog):
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "wing"}], encoder="bm25")
     asking = serving(index)
-    monkeypatch.setattr(asking.app.indexes["idx"], "search", lambda *_: {}[str(tmp_path)])
+    monkeypatch.setattr(asking.app.serving.indexes["idx"], "search", lambda *_: {}[str(tmp_path)])
     told = problem(asking.post("/v1/search", {"query": "wing"}), 500)
     assert str(tmp_path) not in json.dumps(told)
     assert told["detail"].split()[-4] in caplog.text  # its number

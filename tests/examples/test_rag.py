@@ -1,24 +1,21 @@
-"""The RAG application in README.md runs as it stands there, offline."""
+"""The RAG application in examples/ runs offline."""
 
 from __future__ import annotations
 
 import importlib.util
-import re
 from pathlib import Path
 
 import pytest
 
-from lsr.index.index import Index
+from lsr import Index
 
-README = Path(__file__).parents[3] / "README.md"
+RAG = Path(__file__).parents[2] / "examples" / "rag.py"
 
 
 @pytest.fixture
-def rag(tmp_path):
+def rag():
     """The application as a module."""
-    (code,) = (code for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "def llm(" in code)
-    (tmp_path / "rag.py").write_text(code)
-    spec = importlib.util.spec_from_file_location("rag", tmp_path / "rag.py")
+    spec = importlib.util.spec_from_file_location("rag", RAG)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -121,16 +121,19 @@ def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
     path = Path(name)
     if path.is_file() or (path.is_dir() and any(path.glob("part-*.parquet"))):
         from lsr.errors import EncoderError
-        from lsr.io.vectors import read_vectors
+        from lsr.io.open_vectors import read_vectors
 
         files = read_vectors(path).encoder_files
         if not files:
             raise EncoderError(f"{path}: these vectors carry no encoder; name the one that made them")
         return load_encoder_files(files)
-    if (path / "manifest.json").is_file() or (path / "shards.json").is_file():  # an index
-        import lsr  # the index' wing is above this one
+    from lsr.index.sharding.manifest import is_sharded
+    from lsr.index.storage.manifest import MANIFEST
 
-        return lsr.Index.open(path).encoder
+    if (path / MANIFEST).is_file() or is_sharded(path):
+        from lsr.index.index import Index
+
+        return Index.open(path).encoder
     return load_encoder(name, **settings)
 
 
@@ -142,7 +145,7 @@ def document_encoder(name: str | None, settings: dict[str, Any]) -> Any:
 
 def passages_of(size: int | None, overlap: int) -> Any:
     """--passages and --overlap as what the stream takes; None without --passages."""
-    from lsr.encode.corpus import Passages
+    from lsr.encode.passages import Passages
 
     if size is None:
         if overlap:
@@ -176,12 +179,12 @@ def encode(
     encoder: str | None,
     **options: Any,
 ) -> None:
-    """Turn texts into sparse vectors; SOURCE that is vectors already is converted.
+    """Turn texts into sparse vectors; a SOURCE of vectors is converted.
 
     SOURCE is a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, "-" for JSONL on standard input, or an
-    ir-datasets name. After a kill the same command goes on where it was. Files and folders may be URIs
-    (s3://bucket/docs.jsonl). With --ray the machines of a cluster encode part by part; what they make is the same
-    whatever their number, and lies in a folder that all of them share, or in object storage.
+    ir-datasets name. After a kill the same command resumes. Files and folders may be URIs (s3://bucket/docs.jsonl).
+    With --ray the machines of a cluster encode part by part; the result doesn't depend on their number. It goes to a
+    folder that all of them share, or to object storage.
 
     \b
     Examples:
@@ -193,7 +196,7 @@ def encode(
     from lsr.encode.corpus import encode_to
     from lsr.io.convert import Form, check_out, convert
     from lsr.io.corpus import open_corpus
-    from lsr.io.vectors import holds_vectors, read_vectors
+    from lsr.io.open_vectors import holds_vectors, read_vectors
 
     working = workers_of(ray, workers, options["device"])
     passages = passages_of(options["passages"], options["overlap"])
@@ -254,7 +257,8 @@ def publish(encoder: str, out: Path | None, push: str | None, private: bool, onn
     """Write an encoder so that others can use it, with a model card.
 
     Masked language models open in sentence-transformers as they do here; inference-free ones have OpenSearch's idf.json
-    beside the model, too. What `lsr train` writes is of this form already. The hub knows you by `hf auth login`.
+    beside the model, too. What `lsr train` writes is of this form already. Log in to the hub with `hf auth login`
+    first.
 
     \b
     Examples:
