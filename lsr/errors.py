@@ -23,6 +23,7 @@ What changes results and is no error is told by a warning, on the command line b
 
     LsrWarning               base, a UserWarning
     ├── CutTexts             texts are longer than the encoder reads, and are cut
+    ├── NoTerms              texts have no term, and so match nothing
     └── CheckpointWarning    a checkpoint whose vectors depend on something else than the text
 """
 
@@ -168,6 +169,10 @@ class LsrWarning(UserWarning):
 
 class CutTexts(LsrWarning):
     """Texts are longer than the encoder reads, and are cut."""
+
+
+class NoTerms(LsrWarning):
+    """Texts have no term, and so match nothing."""
 
 
 class CheckpointWarning(LsrWarning):
