@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ from lsr.index.search.matches import require_texts
 from lsr.index.search.options import Conditions, Options, Sort, split_options
 from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k
 from lsr.index.search.selection import Selected, explained, select
-from lsr.index.search.settings import SearchSettings
+from lsr.index.search.settings import SearchOptions, SearchSettings
 from lsr.index.search.snapshot import Shared
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
@@ -275,7 +275,9 @@ class ShardedIndex(QuerySide):
 
     # --- searching --------------------------------------------------------------------------------------------------
 
-    def search(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Hits:
+    def search(
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[SearchOptions]
+    ) -> Hits:
         """The k best documents; arguments, order and errors are those of `Index.search`.
 
         Raises:
@@ -295,7 +297,7 @@ class ShardedIndex(QuerySide):
         *,
         threads: int = 0,
         where: Where | Filter | None = None,
-        **settings: Any,
+        **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
         """The k best documents of many queries; arguments, order and errors are those of `Index.search_batch`. Of each
         replica as many threads are used, by default as many as it has cores.
@@ -318,7 +320,14 @@ class ShardedIndex(QuerySide):
             found += map(self._hits, self._search(part, k, where, chosen, threads))
         return found
 
-    def similar(self, doc_id: str | int, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Hits:
+    def similar(
+        self,
+        doc_id: str | int,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
         """The k documents that are most like one of them; arguments and errors are those of `Index.similar`."""
         options, chosen = split_options(settings)
         doc_id = require_id(doc_id)
@@ -541,17 +550,17 @@ class ShardedIndex(QuerySide):
             self._changes = Index.open(self.path)
         return self._changes
 
-    def add(self, source: Source, **settings: Any) -> Change:
+    def add(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """Add documents at the end, which is the last shard; as `Index.add`."""
-        return self.changes.add(source, **settings)
+        return self.changes.add(source, ids=ids, skip_bad=skip_bad)
 
-    def upsert(self, source: Source, **settings: Any) -> Change:
+    def upsert(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """Put documents in the place of those of the same ids, in whichever shard; as `Index.upsert`."""
-        return self.changes.upsert(source, **settings)
+        return self.changes.upsert(source, ids=ids, skip_bad=skip_bad)
 
-    def update(self, source: Source, **settings: Any) -> Change:
+    def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """The same as `upsert`."""
-        return self.upsert(source, **settings)
+        return self.upsert(source, ids=ids, skip_bad=skip_bad)
 
     def delete(self, ids: str | Sequence[str] = (), *, where: Where | Filter | None = None) -> Change:
         """Delete documents, in whichever shard; as `Index.delete`."""

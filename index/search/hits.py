@@ -65,9 +65,20 @@ class Hit:
         """Why it has its score, term by term; as `Index.explain`."""
         return self._explain(self.doc, origins=origins)
 
-    def highlight(self, length: int | None = None, **marks: Any) -> str:
+    def highlight(
+        self,
+        length: int | None = None,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        expansion: tuple[str, str] | None = None,
+        between: str = "\n",
+        html: bool = False,
+    ) -> str:
         """Title and text with the words marked that count, or the best part of them; as `Explanation.highlight`."""
-        return self.explain().highlight(length, **marks)
+        return self.explain().highlight(
+            length, before=before, after=after, expansion=expansion, between=between, html=html
+        )
 
     def __reduce__(self) -> Any:
         raise TypeError(

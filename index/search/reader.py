@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +24,7 @@ from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
 from lsr.index.search.searcher import Mask, Searcher
 from lsr.index.search.selection import explained, select
-from lsr.index.search.settings import Plan, SearchSettings
+from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
 from lsr.index.search.snapshot import Shared, Snapshot
 from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where
@@ -179,7 +179,7 @@ class Reader(QuerySide):
         *,
         where: Where | Filter | None = None,
         dense: ArrayLike | None = None,
-        **settings: Any,
+        **settings: Unpack[SearchOptions],
     ) -> Hits:
         """The k best documents.
 
@@ -245,7 +245,7 @@ class Reader(QuerySide):
         threads: int = 0,
         where: Where | Filter | None = None,
         dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
-        **settings: Any,
+        **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
         """The k best documents of many queries, on all cores.
 
@@ -279,7 +279,14 @@ class Reader(QuerySide):
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             return list(pool.map(find, range(len(rows))))
 
-    def similar(self, doc_id: str | int, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Hits:
+    def similar(
+        self,
+        doc_id: str | int,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
         """The k documents that are most like one of them, by their stored vectors; it isn't among them.
 
         Args:
@@ -329,7 +336,9 @@ class Reader(QuerySide):
         pairs = zip(found.docs, found.scores, strict=True)
         return Hits((Hit(snapshot.documents, *pair, explain) for pair in pairs), facets=facets, total=total)
 
-    def explain_plan(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Plan:
+    def explain_plan(
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[SearchOptions]
+    ) -> Plan:
         """Search, and tell what ran and how many blocks, windows and postings it touched.
 
         Args:
@@ -346,7 +355,10 @@ class Reader(QuerySide):
         return snapshot.searcher.plan(terms, weights, snapshot.depth(k), search_settings(settings), mask)
 
     def recall(
-        self, queries: Iterable[str | Mapping[str, Any]] | SparseMatrix | None = None, k: int = 10, **settings: Any
+        self,
+        queries: Iterable[str | Mapping[str, Any]] | SparseMatrix | None = None,
+        k: int = 10,
+        **settings: Unpack[SearchOptions],
     ) -> float:
         """How much of the exact result a search finds: to choose alpha, or cut and heap_factor.
 
