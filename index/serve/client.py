@@ -416,7 +416,9 @@ def _query(query: Query) -> dict[str, Any]:
 def _how(
     where: Where | None, hybrid: Mapping[str, Any] | None, options: Options, settings: SearchSettings
 ) -> dict[str, Any]:
-    asked = {"where": where, "settings": vars(settings)} | ({} if hybrid is None else {"hybrid": dict(hybrid)})
+    asked: dict[str, Any] = {"where": where, "settings": vars(settings)} | (
+        {} if hybrid is None else {"hybrid": dict(hybrid)}
+    )
     for one in fields(Options):
         value = getattr(options, one.name)
         if one.name != "rerank" and value not in (one.default, (), {}):
