@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lsr.index.index import Index
-from lsr.index.search.hits import Hit
+from lsr.index.search.hits import Hits
 from lsr.index.search.query_encoder import Query
 from lsr.index.search.settings import SearchOptions
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.write.builder import Source
 from lsr.index.write.update_batch import Change
+from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class AsyncIndex:
         where: Where | Filter | None = None,
         dense: ArrayLike | None = None,
         **settings: Unpack[SearchOptions],
-    ) -> list[Hit]:
+    ) -> Hits:
         """See `Index.search`."""
         return await asyncio.to_thread(self.index.search, query, k, where=where, dense=dense, **settings)
 
@@ -60,15 +61,42 @@ class AsyncIndex:
         where: Where | Filter | None = None,
         dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
         **settings: Unpack[SearchOptions],
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """See `Index.search_batch`."""
         return await asyncio.to_thread(
             self.index.search_batch, queries, k, threads=threads, where=where, dense=dense, **settings
         )
 
+    async def similar(
+        self,
+        doc_id: str | int,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
+        """See `Index.similar`."""
+        return await asyncio.to_thread(self.index.similar, doc_id, k, where=where, **settings)
+
+    async def get(self, doc_id: str | int) -> Document | None:
+        """See `Index.get`."""
+        return await asyncio.to_thread(self.index.get, doc_id)
+
+    async def get_many(self, doc_ids: Iterable[str | int]) -> list[Document | None]:
+        """See `Index.get_many`."""
+        return await asyncio.to_thread(self.index.get_many, doc_ids)
+
+    async def count(self, where: Where | Filter | None = None) -> int:
+        """See `Index.count`."""
+        return await asyncio.to_thread(self.index.count, where)
+
     async def add(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """See `Index.add`."""
         return await self._change(partial(self.index.add, source, ids=ids, skip_bad=skip_bad))
+
+    async def upsert(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
+        """See `Index.upsert`."""
+        return await self._change(partial(self.index.upsert, source, ids=ids, skip_bad=skip_bad))
 
     async def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """See `Index.update`."""

@@ -24,6 +24,7 @@ import numpy as np
 from lsr.console import table
 from lsr.encode.base import Encoder
 from lsr.errors import EncoderError, EncoderMismatch
+from lsr.index.search.rerank import Moved
 from lsr.index.search.snapshot import Snapshot
 from lsr.io.document import Document
 from lsr.notebook import html_table
@@ -78,6 +79,8 @@ class Explanation:
         contributions: Heaviest first; terms of the query that the document lacks come last.
         content: The text that the spans refer to; empty where it isn't stored.
         title_length: Characters at its beginning that are the title; a space follows.
+        boost: What the search's boosts multiplied the score with; 1 without any.
+        moved: What a re-ranker did to the document; None if there was none.
     """
 
     id: str
@@ -85,13 +88,16 @@ class Explanation:
     contributions: tuple[Contribution, ...]
     content: str
     title_length: int = 0
+    boost: float = 1.0
+    moved: Moved | None = None
 
     def __iter__(self) -> Iterator[Contribution]:
         return iter(self.contributions)
 
     def to_dict(self) -> dict[str, Any]:
-        """Id, score and terms, as JSON can hold them."""
-        return {"id": self.id, "score": self.score, "terms": [asdict(c) for c in self.contributions]}
+        """Id, score, terms, and what else changed the score or the rank, as JSON can hold them."""
+        found = self.to_json()
+        return {"id": found.pop("_id"), **found}
 
     def __repr__(self) -> str:
         return f"Explanation(id={self.id!r}, score={self.score:.4f}, {self.words(3)})"
@@ -100,11 +106,13 @@ class Explanation:
         """The text with the words marked that count, and a table of the terms."""
         header, *rows = self._rows()
         text = f"<p>{self.highlight(html=True)}</p>" if self.content else ""
-        return text + html_table([header, *rows], f"{self.id}: score {self.score:.4f}")
+        return text + html_table([header, *rows], self._headline())
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return {"_id": self.id, "score": self.score, "terms": [asdict(c) for c in self.contributions]}
+        found: dict[str, Any] = {"_id": self.id, "score": self.score, "terms": [asdict(c) for c in self.contributions]}
+        found |= {"boost": self.boost} if self.boost != 1 else {}
+        return found | ({"moved": asdict(self.moved)} if self.moved else {})
 
     def words(self, limit: int = 5) -> str:
         """The heaviest terms in one line, as "wing 42%, flutter*(wing) 30%".
@@ -152,7 +160,12 @@ class Explanation:
 
     def __str__(self) -> str:
         header, *rows = self._rows()
-        return f"{self.id}: score {self.score:.4f}\n" + table(rows, header, "<>>>><<")
+        return f"{self._headline()}\n" + table(rows, header, "<>>>><<")
+
+    def _headline(self) -> str:
+        moved = f", boosted {self.boost:.4g} times" if self.boost != 1 else ""
+        moved += f"; {self.moved}" if self.moved else ""
+        return f"{self.id}: score {self.score:.4f}{moved}"
 
     def _rows(self) -> list[tuple[str, ...]]:
         """A table, its header first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict, get_args
 
@@ -85,7 +86,7 @@ class SearchSettings:
         return self.alpha == 1 and self.beta == 1 and self.algorithm != "clusters"
 
 
-class SearchOptions(TypedDict, total=False):
+class RankingOptions(TypedDict, total=False):
     """The settings of a search as keyword arguments; `SearchSettings` tells what they mean."""
 
     algorithm: Algorithm
@@ -99,8 +100,24 @@ class SearchOptions(TypedDict, total=False):
     dense_weight: float
 
 
-class FilteredOptions(SearchOptions, total=False):
-    """Those, and a filter."""
+class SearchOptions(RankingOptions, total=False):
+    """Those, and what `lsr.index.search.options.Options` tells of."""
+
+    offset: int
+    min_score: float
+    group_by: str | None
+    per_group: int
+    sort: str | Sequence[str]
+    boost: Mapping[str, Any]
+    facets: str | Sequence[str]
+    diversity: float
+    syntax: str
+    rerank: Any
+    depth: int
+
+
+class FilteredOptions(RankingOptions, total=False):
+    """Settings and a filter."""
 
     where: Where | Filter | None
 

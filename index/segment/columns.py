@@ -58,7 +58,7 @@ class ColumnsWriter:
         found: dict[str, list[Any]] = {}
         n_columns = len(self._parts)
         for number, row in enumerate(rows):
-            for key, value in _flat(row):
+            for key, value in flat_items(row):
                 if key in self._mixed:
                     continue
                 if key not in found:  # looked at before there is room for the values
@@ -206,10 +206,10 @@ def kind_of(field: pa.Field) -> str:
     return f"{listed}text"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "", depth: int = _DEEPEST) -> Iterator[tuple[str, Any]]:
+def flat_items(values: Mapping[str, Any], prefix: str = "", depth: int = _DEEPEST) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict) and depth:
-            yield from _flat(value, f"{prefix}{key}.", depth - 1)
+            yield from flat_items(value, f"{prefix}{key}.", depth - 1)
         elif value is not None:
             yield prefix + key, value
 
