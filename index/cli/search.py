@@ -20,8 +20,8 @@ where_option = click.option(
     "--where",
     multiple=True,
     metavar="CONDITION",
-    help='Documents with such metadata: "year>=2020", "lang=en,de", "day<2024-05-17", \'author="Smith, John"\', or a '
-    "filter in JSON. Several: all of them.",
+    help='Documents with such metadata: "year>=2020", "lang=en,de", "day<2024-05-17", \'author="Smith, John"\', '
+    '"path^=docs/" (begins with), "path*=api" (contains), or a filter in JSON. Several: all of them.',
 )
 
 
@@ -302,6 +302,8 @@ def _tell_filter(index: Any, where: Any) -> bool:
     if mask is None or mask.share:
         return False
     note(f"the filter left nothing: none of the {len(index)} documents meets --where")
+    for hint in where.hints(index.documents.columns):
+        note(hint)
     return True
 
 

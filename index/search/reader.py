@@ -179,6 +179,16 @@ class Reader(QuerySide):
         """
         return self._snapshot.count(where)
 
+    def filter_hints(self, where: Where | Filter) -> list[str]:
+        """Why a filter may find nothing: texts that it asks for and no document has, with the nearest that there are.
+
+        Raises:
+            DataError: As of `count`.
+        """
+        parsed = as_filter(where)
+        parsed.require_known(self.documents.columns)
+        return parsed.hints(self.documents.columns)
+
     # --- searching -------------------------------------------------------------------------------------------------
 
     def search(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Hits:
