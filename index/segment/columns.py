@@ -166,6 +166,13 @@ class Columns:
             self._times[name] = there, found
         return self._times[name]
 
+    def texts(self, name: str) -> list[str]:
+        """The different values of a column of texts, or of lists of them."""
+        column = self.column(name)
+        values = column.values if pa.types.is_list(column.type) else column
+        found = values.dictionary if pa.types.is_dictionary(values.type) else values.unique()
+        return [text for text in found.to_pylist() if text is not None]
+
 
 def joined(kinds: Iterable[str]) -> tuple[str, str]:
     """The kind of a column whose parts are of these kinds; else "", and why they make none."""
