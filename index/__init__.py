@@ -6,6 +6,7 @@ from lsr._lazy import lazy_names
 
 _HOMES = {
     "AsyncIndex": "lsr.index.async_index",
+    "BuildOptions": "lsr.index.write.builder",
     "BuildSettings": "lsr.index.write.builder",
     "Change": "lsr.index.write.update_batch",
     "Client": "lsr.index.serve.client",
@@ -19,6 +20,7 @@ _HOMES = {
     "Plan": "lsr.index.search.settings",
     "QuerySet": "lsr.index.search.query_file",
     "Reader": "lsr.index.search.reader",
+    "SearchOptions": "lsr.index.search.settings",
     "SearchSettings": "lsr.index.search.settings",
     "ServeSettings": "lsr.index.serve.settings",
     "Server": "lsr.index.serve.server",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from lsr.index.search.query_file import read_queries as read_queries
     from lsr.index.search.reader import Reader as Reader
     from lsr.index.search.settings import Plan as Plan
+    from lsr.index.search.settings import SearchOptions as SearchOptions
     from lsr.index.search.settings import SearchSettings as SearchSettings
     from lsr.index.segment.filters import Filter as Filter
     from lsr.index.segment.filters import parse_where as parse_where
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
     from lsr.index.sharding.remote import download_index as download_index
     from lsr.index.sharding.remote import upload_index as upload_index
     from lsr.index.warmup import compile_kernels as compile_kernels
+    from lsr.index.write.builder import BuildOptions as BuildOptions
     from lsr.index.write.builder import BuildSettings as BuildSettings
     from lsr.index.write.update_batch import Change as Change
 

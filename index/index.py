@@ -276,7 +276,7 @@ class Index(Reader):
         with self._writing() as writer:
             return writer.add(source, lambda: self.encoder, ids, replace=False, skip_bad=skip_bad)
 
-    def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
+    def upsert(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """Put documents in the place of those of the same ids; where there are none, add them.
 
         A document that is replaced goes to the end, as if it had been deleted and added. Of several of one id the last
@@ -284,6 +284,10 @@ class Index(Reader):
         """
         with self._writing() as writer:
             return writer.add(source, lambda: self.encoder, ids, replace=True, skip_bad=skip_bad)
+
+    def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
+        """The same as `upsert`."""
+        return self.upsert(source, ids=ids, skip_bad=skip_bad)
 
     def delete(self, ids: str | Iterable[str] = (), *, where: Where | Filter | None = None) -> Change:
         """Delete documents, with their passages.

@@ -12,6 +12,7 @@
     ├── StorageError         a place in object storage that can't be reached, read or written, or a damaged file there
     ├── TrainingError        training can't start or go on
     ├── ClusterError         a cluster that does not answer, has too little, or has lost a part
+    ├── RerankerError        a re-ranker that fails, or whose scores can't be used
     ├── ServerError          a server of indexes can't be reached, or refuses: a key, a limit, too much to do
     └── IndexFormatError     a folder that is no index, or one of another format version
         └── CorruptIndex     a file of the index is missing, cut short or changed
@@ -22,6 +23,7 @@ What changes results and is no error is told by a warning, on the command line b
 
     LsrWarning               base, a UserWarning
     ├── CutTexts             texts are longer than the encoder reads, and are cut
+    ├── NoTerms              texts have no term, and so match nothing
     └── CheckpointWarning    a checkpoint whose vectors depend on something else than the text
 """
 
@@ -148,6 +150,10 @@ class ClusterError(LsrError):
     """A cluster doesn't answer, lacks resources, or has lost a part of an index."""
 
 
+class RerankerError(LsrError):
+    """A re-ranker fails, or gives scores that can't be used."""
+
+
 class ServerError(LsrError):
     """A server can't be reached, or refuses a request."""
 
@@ -166,6 +172,10 @@ class LsrWarning(UserWarning):
 
 class CutTexts(LsrWarning):
     """Texts are longer than the encoder reads, and their ends are lost."""
+
+
+class NoTerms(LsrWarning):
+    """Texts have no term, and so match nothing."""
 
 
 class CheckpointWarning(LsrWarning):

@@ -24,6 +24,7 @@ import numpy as np
 from lsr.console import table
 from lsr.encode.base import Encoder
 from lsr.errors import EncoderError, EncoderMismatch
+from lsr.index.search.rerank import Moved
 from lsr.index.search.snapshot import Snapshot
 from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
@@ -77,6 +78,8 @@ class Explanation:
         contributions: Heaviest first; terms of the query that the document lacks come last.
         content: The text that the spans refer to; empty where it isn't stored.
         title_length: Characters at its beginning that are the title; a space follows.
+        boost: What the search's boosts multiplied the score with; 1 without any.
+        moved: What a re-ranker did to the document; None if there was none.
     """
 
     id: str
@@ -84,13 +87,17 @@ class Explanation:
     contributions: tuple[Contribution, ...]
     content: str
     title_length: int = 0
+    boost: float = 1.0
+    moved: Moved | None = None
 
     def __iter__(self) -> Iterator[Contribution]:
         return iter(self.contributions)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return {"_id": self.id, "score": self.score, "terms": [asdict(c) for c in self.contributions]}
+        found: dict[str, Any] = {"_id": self.id, "score": self.score, "terms": [asdict(c) for c in self.contributions]}
+        found |= {"boost": self.boost} if self.boost != 1 else {}
+        return found | ({"moved": asdict(self.moved)} if self.moved else {})
 
     def words(self, limit: int = 5) -> str:
         """The heaviest terms in one line, as "wing 42%, flutter*(wing) 30%".
@@ -145,7 +152,9 @@ class Explanation:
             numbers = (f"{c.query_weight:.3f}", f"{c.impact:.3f}", f"{c.score:.3f}", f"{c.share:.1%}")
             rows.append((c.token, *numbers, c.kind, places + more + origin))
         header = ("term", "query", "impact", "score", "share", "kind", "in the text")
-        return f"{self.id}: score {self.score:.4f}\n" + table(rows, header, "<>>>><<")
+        moved = f", boosted {self.boost:.4g} times" if self.boost != 1 else ""
+        moved += f"; {self.moved}" if self.moved else ""
+        return f"{self.id}: score {self.score:.4f}{moved}\n" + table(rows, header, "<>>>><<")
 
     def _place(self, span: tuple[int, int]) -> str:
         return f'{span[0]}:{span[1]} "{self.content[slice(*span)]}"'

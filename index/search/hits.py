@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from lsr.errors import MissingExtra
 from lsr.index.search.explain import Explanation
 
 
@@ -63,9 +65,20 @@ class Hit:
         """Why it has its score, term by term; as `Index.explain`."""
         return self._explain(self.doc, origins=origins)
 
-    def highlight(self, length: int | None = None, **marks: Any) -> str:
+    def highlight(
+        self,
+        length: int | None = None,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        expansion: tuple[str, str] | None = None,
+        between: str = "\n",
+        html: bool = False,
+    ) -> str:
         """Title and text with the words marked that count, or the best part of them; as `Explanation.highlight`."""
-        return self.explain().highlight(length, **marks)
+        return self.explain().highlight(
+            length, before=before, after=after, expansion=expansion, between=between, html=html
+        )
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -75,3 +88,83 @@ class Hit:
 
     def __repr__(self) -> str:
         return f"Hit(id={self.id!r}, score={self.score:.4f})"
+
+
+class Hits(list[Hit]):
+    """The hits of a search, best first, and what else it was asked for.
+
+    Attributes:
+        facets: Of each column {value: how many of all documents that match have it}, the most frequent first; empty
+            unless the search was asked for them.
+        total: How many documents match; None unless the search was asked for facets.
+        missing: Of a search over shards {shard: why it is missing}; empty where all answered.
+    """
+
+    def __init__(
+        self,
+        hits: Iterable[Hit] = (),
+        *,
+        facets: Mapping[str, Mapping[Any, int]] | None = None,
+        total: int | None = None,
+        missing: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(hits)
+        self.facets = {name: dict(counts) for name, counts in (facets or {}).items()}
+        self.total, self.missing = total, dict(missing or {})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Of each hit rank, id, passage, score, title, text and metadata."""
+        return [
+            {
+                "rank": rank,
+                "id": hit.id,
+                "passage": hit.passage,
+                "score": hit.score,
+                "title": hit.title,
+                "text": hit.text,
+                "metadata": hit.metadata,
+            }
+            for rank, hit in enumerate(self, start=1)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it: "hits", and "facets" and "total" where the search was asked for them."""
+        found: dict[str, Any] = {"hits": self.rows()}
+        if self.total is not None:
+            found |= {"total": self.total, "facets": facet_rows(self.facets)}
+        return found
+
+    def to_arrow(self) -> Any:
+        """A pyarrow.Table with a row for each hit: rank (int64), id, passage (string), score (float64), title, text
+        (string), and metadata, as JSON (string).
+        """
+        import pyarrow as pa
+
+        names = ("rank", "id", "passage", "score", "title", "text", "metadata")
+        types = (pa.int64(), pa.string(), pa.string(), pa.float64(), pa.string(), pa.string(), pa.string())
+        rows = [row | {"metadata": json.dumps(row["metadata"], ensure_ascii=False)} for row in self.rows()]
+        return pa.Table.from_pylist(rows, pa.schema(list(zip(names, types, strict=True))))
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame with a row for each hit: rank, id, passage, score, title, text, and a column for each key
+        of the metadata; one that has the name of another column begins with "metadata.".
+
+        Raises:
+            MissingExtra: pandas isn't installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise MissingExtra("pandas", "pandas", "Hits.to_pandas") from None
+        rows = []
+        for row in self.rows():
+            metadata = row.pop("metadata")
+            rows.append(row | {f"metadata.{key}" if key in row else key: value for key, value in metadata.items()})
+        return pd.DataFrame(rows, columns=None if rows else ["rank", "id", "passage", "score", "title", "text"])
+
+
+def facet_rows(facets: Mapping[str, Mapping[Any, int]]) -> dict[str, list[dict[str, Any]]]:
+    """Facets as JSON can hold them: of each column a list of {"value": ..., "count": ...}."""
+    return {
+        name: [{"value": value, "count": count} for value, count in counts.items()] for name, counts in facets.items()
+    }

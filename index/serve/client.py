@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, Unpack
 from urllib.parse import quote, urlencode, urlsplit
 
 from lsr.errors import DataError, ServerError
@@ -27,7 +27,7 @@ from lsr.forks import in_child
 from lsr.index.search.explain import Contribution, Explanation
 from lsr.index.search.hits import Hit
 from lsr.index.search.query_encoder import as_queries
-from lsr.index.search.settings import Plan, SearchSettings
+from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
 from lsr.index.segment.filters import Where
 from lsr.index.serve.problems import client_error
 from lsr.index.write.update_batch import Change
@@ -105,7 +105,7 @@ class Client:
         *,
         where: Where | None = None,
         hybrid: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[SearchOptions],
     ) -> list[Hit]:
         """The k best documents; see `Index.search`.
 
@@ -129,7 +129,7 @@ class Client:
         *,
         where: Where | None = None,
         hybrid: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
         """The k best documents of many queries, all of the same commit; see `Index.search_batch`."""
         queries = as_queries(queries)
@@ -148,7 +148,9 @@ class Client:
         title_length = found.get("title_length", 0)  # older servers don't tell
         return Explanation(found["_id"], found["score"], tuple(terms), found["content"], title_length)
 
-    def explain_plan(self, query: Query, k: int = 10, *, where: Where | None = None, **settings: Any) -> Plan:
+    def explain_plan(
+        self, query: Query, k: int = 10, *, where: Where | None = None, **settings: Unpack[SearchOptions]
+    ) -> Plan:
         """Search, and tell what that touched; see `Index.explain_plan`."""
         asked = _query(query) | _how(k, where, None, settings) | {"plan": True, "fields": False}
         return Plan(**self._post("/v1/search", asked)["plan"])

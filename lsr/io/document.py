@@ -132,7 +132,11 @@ def require_encodable(value: str, what: str, where: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{what} holds an unpaired surrogate at character {error.start}", where) from None
+        code = ord(value[error.start])
+        half = "an unpaired surrogate"
+        if 0xDC80 <= code <= 0xDCFF:  # as Python has what a shell hands over in another encoding
+            half = f"a byte that isn't UTF-8, 0x{code - 0xDC00:02x},"
+        raise DataError(f"{what} holds {half} at character {error.start}", where) from None
 
 
 def short(value: Any) -> str:

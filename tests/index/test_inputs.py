@@ -102,7 +102,7 @@ def test_a_query_as_files_have_it(index):
         (pa.table({"text": ["cats"]}), TypeError, "queries are a table"),
         ({"cats", "dogs"}, TypeError, "in an order, not set"),
         (7, TypeError, "a query is a text, a mapping of token to weight or a matrix, got int"),
-        ("caf\udce9", DataError, "unpaired surrogate at character 3"),
+        ("caf\udce9", DataError, "isn't UTF-8, 0xe9, at character 3"),
     ],
 )
 def test_what_is_no_query_is_refused_by_name(index, query, error, message):
