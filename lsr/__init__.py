@@ -50,6 +50,7 @@ _HOMES = {
     "SparseMatrix": "lsr.sparse",
     "StorageError": "lsr.errors",
     "TrainingError": "lsr.errors",
+    "UncommittedChanges": "lsr.errors",
     "VectorBatch": "lsr.io.vectors",
     "Vectors": "lsr.io.vectors",
     "load_encoder": "lsr.encode.load",
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from lsr.errors import ServerError as ServerError
     from lsr.errors import StorageError as StorageError
     from lsr.errors import TrainingError as TrainingError
+    from lsr.errors import UncommittedChanges as UncommittedChanges
     from lsr.index.hybrid.hybrid import Hybrid as Hybrid
     from lsr.index.index import Index as Index
     from lsr.index.search.hits import Hit as Hit

@@ -30,6 +30,7 @@ from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.storage.manifest import check_files
 from lsr.io.document import Document, require_id
+from lsr.notebook import html_table
 from lsr.sparse import SparseMatrix
 
 _SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
@@ -59,6 +60,22 @@ class Reader(QuerySide):
 
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self)} documents, {self.fingerprint})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it is, as JSON can hold it."""
+        return {
+            "path": str(self.path),
+            "documents": len(self),
+            "segments": self.n_segments,
+            "postings": self.n_postings,
+            "bytes": sum(self.file_sizes().values()),
+            "passages": self.has_passages,
+            "clusters": self.has_clusters,
+            "encoder": str(self.fingerprint),
+        }
+
+    def _repr_html_(self) -> str:
+        return html_table([("", ""), *((key, str(value)) for key, value in self.to_dict().items())])
 
     @property
     def documents(self) -> AllDocuments:
