@@ -27,7 +27,7 @@ from typing import Any, Self
 from lsr.console import warn
 from lsr.encode.base import Encoder
 from lsr.encode.corpus import Report
-from lsr.encode.load import load_encoder
+from lsr.encode.load import as_encoder
 from lsr.encode.passages import Passages
 from lsr.errors import IndexLocked, OutputError, StorageError, UncommittedChanges
 from lsr.forks import in_child
@@ -47,6 +47,7 @@ from lsr.index.write.builder import BuildSettings, Source, build_index, require_
 from lsr.index.write.merge import Abandoned, Merged, plan_merges
 from lsr.index.write.update_batch import Change
 from lsr.index.write.writer import Writer
+from lsr.io.document import as_ids
 from lsr.io.object_store import is_remote
 
 _RETRY = 0.1  # seconds until a merger that finds somebody else writing looks again
@@ -113,7 +114,7 @@ class Index(Reader):
         path: str | PathLike[str],
         source: Source,
         *,
-        encoder: Encoder | str | None = None,
+        encoder: Encoder | str | PathLike[str] | None = None,
         ids: Sequence[str] | None = None,
         impacts: ImpactType = "uint8",
         passages: Passages | None = None,
@@ -162,8 +163,7 @@ class Index(Reader):
         """
         if not is_remote(path):
             path = Path(path).absolute()
-        if isinstance(encoder, str):
-            encoder = load_encoder(encoder)
+        encoder = as_encoder(encoder)
         settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages, hybrid)
         # Fitted or default, whatever encoded the documents encodes the queries.
         with folder_for(path, overwrite=overwrite) as folder:
@@ -181,7 +181,11 @@ class Index(Reader):
 
     @classmethod
     def open(
-        cls, path: str | PathLike[str], *, encoder: Encoder | str | None = None, skip_damaged: bool = False
+        cls,
+        path: str | PathLike[str],
+        *,
+        encoder: Encoder | str | PathLike[str] | None = None,
+        skip_damaged: bool = False,
     ) -> Index:
         """Open an index; nothing is read but what is small.
 
@@ -205,8 +209,7 @@ class Index(Reader):
                 "folder, and open that"
             )
         path = (download_index(uri) if uri else Path(path)).absolute()  # whatever folder the process moves to
-        if isinstance(encoder, str):
-            encoder = load_encoder(encoder)
+        encoder = as_encoder(encoder)
         index = cls(path, latest_snapshot(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
@@ -307,7 +310,7 @@ class Index(Reader):
         """
         parsed = None if where is None else as_filter(where)
         with self._writing() as writer:
-            return writer.delete([ids] if isinstance(ids, str) else ids, parsed)
+            return writer.delete(as_ids(ids), parsed)
 
     def commit(self, *, merge: bool = True) -> None:
         """Make changes durable and visible: here at once, elsewhere when the index is opened or refreshed.

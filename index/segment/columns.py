@@ -61,6 +61,11 @@ class ColumnsWriter:
             for key, value in flat_items(row):
                 if key in self._mixed:
                     continue
+                if key in found and found[key][number] is not None:
+                    self._mixed[key] = 'a document has it twice, as {"a.b": ...} and {"a": {"b": ...}}'
+                    del found[key]
+                    self._parts.pop(key, None)
+                    continue
                 if key not in found:  # looked at before there is room for the values
                     new, full = key not in self._parts, len(self._mixed) >= _MOST_MIXED
                     if new and (full or n_columns >= MOST_COLUMNS):

@@ -398,6 +398,16 @@ def test_a_damaged_file_is_named(tmp_path):
         Columns(tmp_path / COLUMNS_FILE, 5)
 
 
+def test_a_key_that_a_document_has_twice_is_no_column(tmp_path):
+    docs = [{"a.b": 1}, {"a.b": 2, "a": {"b": 3}}, {"a.b": 4}, {"a": {"c": 1}}]
+    for per_batch in (1, 2, 4):
+        columns = write(tmp_path, docs, per_batch)
+        assert columns.kinds == {"a.c": "number"}
+        with pytest.raises(DataError, match=r"a\.b can't be filtered by: a document has it twice"):
+            found(columns, {"a.b": 3})
+        assert parse_where({"a.c": 1}).mask(columns, len(docs)).tolist() == [False, False, False, True]
+
+
 # --- dates and times -------------------------------------------------------------------------------------------------
 
 TIMES = [
