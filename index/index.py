@@ -27,7 +27,7 @@ from typing import Any, Self
 from lsr.console import warn
 from lsr.encode.base import Encoder
 from lsr.encode.corpus import Report
-from lsr.encode.load import load_encoder
+from lsr.encode.load import as_encoder
 from lsr.encode.passages import Passages
 from lsr.errors import IndexLocked, OutputError, StorageError, UncommittedChanges
 from lsr.forks import in_child
@@ -47,6 +47,7 @@ from lsr.index.write.builder import BuildSettings, Source, build_index, require_
 from lsr.index.write.merge import Abandoned, Merged, plan_merges
 from lsr.index.write.update_batch import Change
 from lsr.index.write.writer import Writer
+from lsr.io.document import as_ids
 from lsr.io.object_store import is_remote
 
 _RETRY = 0.1  # seconds until a merger that finds somebody else writing looks again
@@ -55,12 +56,12 @@ _RETRY = 0.1  # seconds until a merger that finds somebody else writing looks ag
 class Index(Reader):
     """An index on disk, memory-mapped. Safe to search from many threads; searching releases the GIL.
 
-    Threads may change it, too: one call at a time, all of them changes of one transaction, which any thread commits.
-    A forked child searches what is open, and leaves changes and merges that are under way to its parent. Pickled, it
-    is opened anew where it arrives, at what was committed last.
+    Threads may change it, too, one call at a time; their changes are one transaction, which any thread commits. A
+    forked child can search; changes and merges in progress stay with its parent. A pickled index is opened again where
+    it arrives, at the last commit.
 
-    What is open is a snapshot: it stays what it is, whatever others commit, until `refresh`, or until this object
-    changes the index itself. How it is searched is told by `Reader`.
+    An open index is a snapshot: it doesn't change, whatever others commit, until `refresh` or until this object changes
+    the index. `Reader` has the calls that search.
 
     Attributes:
         path: The folder.
@@ -113,7 +114,7 @@ class Index(Reader):
         path: str | PathLike[str],
         source: Source,
         *,
-        encoder: Encoder | str | None = None,
+        encoder: Encoder | str | PathLike[str] | None = None,
         ids: Sequence[str] | None = None,
         impacts: ImpactType = "uint8",
         passages: Passages | None = None,
@@ -162,8 +163,7 @@ class Index(Reader):
         """
         if not is_remote(path):
             path = Path(path).absolute()
-        if isinstance(encoder, str):
-            encoder = load_encoder(encoder)
+        encoder = as_encoder(encoder)
         settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages, hybrid)
         # Fitted or default, whatever encoded the documents encodes the queries.
         with folder_for(path, overwrite=overwrite) as folder:
@@ -181,7 +181,11 @@ class Index(Reader):
 
     @classmethod
     def open(
-        cls, path: str | PathLike[str], *, encoder: Encoder | str | None = None, skip_damaged: bool = False
+        cls,
+        path: str | PathLike[str],
+        *,
+        encoder: Encoder | str | PathLike[str] | None = None,
+        skip_damaged: bool = False,
     ) -> Index:
         """Open an index; nothing is read but what is small.
 
@@ -205,8 +209,7 @@ class Index(Reader):
                 "folder, and open that"
             )
         path = (download_index(uri) if uri else Path(path)).absolute()  # whatever folder the process moves to
-        if isinstance(encoder, str):
-            encoder = load_encoder(encoder)
+        encoder = as_encoder(encoder)
         index = cls(path, latest_snapshot(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
@@ -257,15 +260,15 @@ class Index(Reader):
     # --- changing --------------------------------------------------------------------------------------------------
 
     def add(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
-        """Add documents; nobody finds them before `commit`.
+        """Add documents; they are found after `commit`.
 
-        The first change locks the index against other writers, until `commit` or `rollback`. Documents are encoded,
-        cut and stored as those that the index was built of. Each call is taken as a whole or not at all.
+        The first change locks the index against other writers, until `commit` or `rollback`. Documents are encoded, cut
+        and stored like those that the index was built from. Each call adds all of its documents or none.
 
         Args:
             source: As of `build`: documents, a corpus, vectors of the index' encoder, or a matrix.
             ids: For a matrix, the ids of its rows; by default their numbers.
-            skip_bad: Leave bad documents out, and those whose ids are there already; the result lists them.
+            skip_bad: Leave out bad documents and those whose ids exist already; the result lists them.
 
         Returns:
             What it changed.
@@ -274,7 +277,7 @@ class Index(Reader):
             DataError: A bad document, an id that is in the index already or occurs twice.
             EncoderMismatch: Vectors of another encoder.
             EncoderError: Texts, but the index has no encoder.
-            IndexLocked: Somebody else is writing; the message says who.
+            IndexLocked: Another process is writing; the message names it.
             IndexFormatError: Another index lies in the folder now.
             OutputError: The folder can't be written.
         """
@@ -307,17 +310,17 @@ class Index(Reader):
         """
         parsed = None if where is None else as_filter(where)
         with self._writing() as writer:
-            return writer.delete([ids] if isinstance(ids, str) else ids, parsed)
+            return writer.delete(as_ids(ids), parsed)
 
     def commit(self, *, merge: bool = True) -> None:
-        """Make changes durable and visible: here at once, elsewhere to who opens the index or refreshes it.
+        """Make changes durable and visible: here at once, elsewhere when the index is opened or refreshed.
 
-        Should it fail (a full disk, say), the index is what it was and the changes are still pending. Should it be
-        interrupted, it has been made or not, as `refresh` tells: `commit` makes it if it hasn't, `rollback` doesn't.
+        If it fails (a full disk, say), the index is unchanged and the changes are still pending. If it is interrupted,
+        it has happened or not, as `refresh` tells; `commit` again makes it happen, `rollback` doesn't.
 
         Args:
-            merge: Then have segments merged in the background by the policy of lsr.index.write.merge, so that there
-                are never many of them; where more than 64 wait for that, the newest are merged before this returns.
+            merge: Merge segments in the background afterwards, by the policy of lsr.index.write.merge, to keep them
+                few. If more than 64 wait for that, the newest are merged before this returns.
         """
         with self._changing:
             if self._writer is None and self._left_with is not None:
@@ -360,13 +363,13 @@ class Index(Reader):
         self._unsaved = None
 
     def merge(self, *, everything: bool = True, background: bool = False) -> bool:
-        """Commit, then merge segments: the room of deleted documents is freed, and similar ones are stored side by
-        side again. Results don't change.
+        """Commit, then merge segments. This frees the space of deleted documents and stores similar ones side by side
+        again. Results don't change.
 
         Args:
-            everything: All segments into one; False for what the policy says.
-            background: Have it done by a thread: meanwhile the index can be changed, by others too. `close` waits for
-                it; should it fail, a warning is logged. By default it is done on return, and others can't write
+            everything: Merge all segments into one; False merges what the policy says.
+            background: Merge in a thread; meanwhile the index can be changed, by others too. `close` waits for it; a
+                failure is logged as a warning. By default the merge is done on return, and others can't write
                 meanwhile.
 
         Returns:
@@ -389,13 +392,13 @@ class Index(Reader):
                     self._adopt(writer.snapshot)
 
     def close(self, *, wait: bool = True) -> None:
-        """End merging in the background. What is open stays usable. Changes that weren't committed are lost, and a
-        warning says so: `commit` or `rollback` first, or change the index in a `with` block.
+        """End merging in the background. The index stays usable. Changes that weren't committed are lost, and a warning
+        says so: `commit` or `rollback` first, or change the index in a `with` block.
 
-        A process that ends waits as this does.
+        A process that ends waits in the same way.
 
         Args:
-            wait: Until what is to be merged is merged; else it is given up as soon as possible, until a next commit.
+            wait: Wait until merging is done; False gives it up as soon as possible, until the next commit.
 
         Raises:
             OutputError: Merging in the background has failed; what is committed is as it was.

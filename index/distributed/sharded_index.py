@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from lsr.encode.base import Encoder
 from lsr.encode.lexicon import Lexicon
-from lsr.encode.load import load_encoder
+from lsr.encode.load import as_encoder
 from lsr.errors import ClusterError, DataError, IndexFormatError
 from lsr.forks import in_child
 from lsr.index.distributed.hedging import Outcome, Patience, ReplicaSet, ask
@@ -40,7 +40,7 @@ from lsr.index.search.options import Conditions, Options, Sort, split_options
 from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k
 from lsr.index.search.selection import Selected, explained, select
 from lsr.index.search.settings import SearchOptions, SearchSettings
-from lsr.index.search.snapshot import Shared
+from lsr.index.search.snapshot import IndexEncoder
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
 from lsr.index.write.builder import Source
@@ -82,7 +82,7 @@ class ShardedIndex(QuerySide):
         self.shards, self._patience, self._allow_missing = shards, patience or Patience(), allow_missing
         self._sets = dict(enumerate(sets))
         self._states: dict[int, ShardState] = {}
-        self._shared: Shared | None = None
+        self._shared: IndexEncoder | None = None
         self._counted: dict[int, int] = {}  # how many documents have a term
         self._bound: tuple[Encoder, Encoder] | None = None
         self._changes: Index | None = None
@@ -101,7 +101,7 @@ class ShardedIndex(QuerySide):
         ray: str | None = None,
         replicas: int = 1,
         cpus: float = 1.0,
-        encoder: Encoder | str | None = None,
+        encoder: Encoder | str | PathLike[str] | None = None,
         hedge_after: float = 0.1,
         time_limit: float = 10.0,
         allow_missing: bool = False,
@@ -130,8 +130,7 @@ class ShardedIndex(QuerySide):
         if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
             raise ValueError(f"replicas must be a whole number of at least 1, got {replicas!r}")
         patience, shards = Patience(hedge_after, time_limit), Shards.read(path)
-        if isinstance(encoder, str):
-            encoder = load_encoder(encoder)
+        encoder = as_encoder(encoder)
         if ray is None:
             sets = [
                 ReplicaSet([ThreadReplica(location) for _ in range(replicas)])
@@ -209,15 +208,15 @@ class ShardedIndex(QuerySide):
         return before != {n: state.version for n, state in states.items()}
 
     @property
-    def shared(self) -> Shared:
+    def shared(self) -> IndexEncoder:
         """What encodes queries, as the shards carry it."""
         if self._shared is None:
             files = self._any("encoder_files")
-            base = Shared(self.path, self.shards.fingerprint, files, lambda: self._any("vocabulary"))
+            base = IndexEncoder(self.path, self.shards.fingerprint, files, lambda: self._any("vocabulary"))
             self._shared = self._grown(base, self._states)
         return self._shared
 
-    def _grown(self, base: Shared, states: Mapping[int, ShardState]) -> Shared:
+    def _grown(self, base: IndexEncoder, states: Mapping[int, ShardState]) -> IndexEncoder:
         """The same with the tokens that were appended, which the shard with the most of them has all."""
         grown = {n: count for n, state in states.items() if (count := n_grown(state.manifest))}
         if not grown:
@@ -231,7 +230,7 @@ class ShardedIndex(QuerySide):
             require_one_line(str(self.path), longest, asked.answers.values())
             return longest
 
-        return Shared(self.path, base.fingerprint, base.encoder_files, tokens, base=base)
+        return IndexEncoder(self.path, base.fingerprint, base.encoder_files, tokens, base=base)
 
     def _over(self, encoder: Encoder | None) -> Encoder:
         encoder = encoder or self.shared.encoder
@@ -303,7 +302,7 @@ class ShardedIndex(QuerySide):
         replica as many threads are used, by default as many as it has cores.
         """
         options, chosen = split_options(settings)
-        if not isinstance(queries, SparseMatrix | str | Mapping):
+        if not isinstance(queries, SparseMatrix):
             queries = as_queries(queries)
         if not options.plain:
             each = [queries[i] for i in range(len(queries))] if isinstance(queries, SparseMatrix) else queries

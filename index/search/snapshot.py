@@ -45,7 +45,7 @@ _PASSAGES = 4  # so many times the wanted documents are looked for where documen
 _REST = " (--skip-damaged, Index.open(..., skip_damaged=True) searches what is left)"
 
 
-class Part(NamedTuple):
+class OpenSegment(NamedTuple):
     """A segment of a snapshot.
 
     Attributes:
@@ -106,7 +106,7 @@ class Part(NamedTuple):
             raise CorruptIndex("\n".join(wrong))
 
 
-class Shared:
+class IndexEncoder:
     """What the segments of an index share.
 
     Attributes:
@@ -131,7 +131,7 @@ class Shared:
         tokens: Callable[[], list[str]] | None,
         *,
         damaged: bool = False,
-        base: Shared | None = None,
+        base: IndexEncoder | None = None,
     ) -> None:
         self._path, self.fingerprint, self.encoder_files, self._tokens = path, fingerprint, encoder_files, tokens
         self.damaged = damaged
@@ -140,7 +140,7 @@ class Shared:
         self._before: tuple[list[str], dict[str, int]] | None = None  # of the same tokens, but for the last
 
     @classmethod
-    def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool, tokens_whole: bool) -> Shared:
+    def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool, tokens_whole: bool) -> IndexEncoder:
         """What the segments of a manifest share; if it isn't whole, without the encoder, nor tokens that aren't."""
         folder = path / str(manifest["shared"])
         # Everything is mapped or read by now: an index that is open stays whole when another one replaces it.
@@ -153,7 +153,7 @@ class Shared:
         fingerprint = Fingerprint.from_json(manifest["fingerprint"], str(path))
         return cls(str(path), fingerprint, files, tokens, damaged=not whole)
 
-    def grown(self, path: Path, manifest: Mapping[str, Any], before: Shared | None = None) -> Shared:
+    def grown(self, path: Path, manifest: Mapping[str, Any], before: IndexEncoder | None = None) -> IndexEncoder:
         """The same with the tokens that commits have appended.
 
         Args:
@@ -170,7 +170,7 @@ class Shared:
             )
             for name in folders
         ]
-        made = Shared(self._path, self.fingerprint, self.encoder_files, None, damaged=self.damaged, base=self)
+        made = IndexEncoder(self._path, self.fingerprint, self.encoder_files, None, damaged=self.damaged, base=self)
         known = before.__dict__.get("term_of") if before is not None else None
         if before is not None and before._vocabulary is not None and known is not None:
             made._before = before._vocabulary, known
@@ -243,7 +243,7 @@ class Snapshot:
             raise CorruptIndex("\n".join(wrong.values()) + _REST)
         self.damaged = list(wrong.values())
         left_out = {name.split("/")[0] for name in wrong}
-        opened: dict[str, Part] = {part.entry["name"]: part for part in before.parts} if before else {}
+        opened: dict[str, OpenSegment] = {part.entry["name"]: part for part in before.parts} if before else {}
         parts = []
         for entry in manifest["segments"]:
             if entry["name"] in left_out or entry["alive"] in left_out:
@@ -258,15 +258,19 @@ class Snapshot:
         folders = [piece["name"] for piece in manifest.get("grown", ())]
         known = before if before and before.manifest["shared"] == manifest["shared"] and not before.damaged else None
         if known and known.manifest.get("grown") == manifest.get("grown"):
-            self.shared: Shared = known.shared
+            self.shared: IndexEncoder = known.shared
         else:
             lost = [name for name in wrong if name.split("/")[0] in (manifest["shared"], *folders)]
             tokens_whole = all("/encoder/" in name for name in lost)
-            base = known.shared.base if known else Shared.of(path, manifest, whole=not lost, tokens_whole=tokens_whole)
+            base = (
+                known.shared.base
+                if known
+                else IndexEncoder.of(path, manifest, whole=not lost, tokens_whole=tokens_whole)
+            )
             self.shared = base.grown(path, manifest, known.shared if known else None) if tokens_whole else base
 
-    def _assemble(self, parts: Sequence[Part]) -> None:
-        self.parts: tuple[Part, ...] = tuple(parts)
+    def _assemble(self, parts: Sequence[OpenSegment]) -> None:
+        self.parts: tuple[OpenSegment, ...] = tuple(parts)
         alive = [part.alive for part in self.parts]
         self.documents = AllDocuments([part.documents for part in self.parts], alive)
         self._masks: dict[str, Mask] = {}
@@ -504,7 +508,7 @@ class Snapshot:
         return None
 
 
-def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], opened: Part | None) -> Part:
+def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], opened: OpenSegment | None) -> OpenSegment:
     """A segment; what is open already isn't opened again."""
     folder, n_docs = path / entry["name"], entry["n_docs"]
     if opened is None:
@@ -518,14 +522,14 @@ def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], ope
     else:
         segment, documents, embeddings = opened.segment, opened.documents, opened.embeddings
         if opened.entry["alive"] == entry["alive"]:
-            return Part(entry, segment, documents, opened.alive, manifest["files"], embeddings)
+            return OpenSegment(entry, segment, documents, opened.alive, manifest["files"], embeddings)
     alive = None
     if entry["alive"]:
         alive = read_alive(path / entry["alive"], n_docs, manifest["files"][entry["alive"]]["sha256"])
-    return Part(entry, segment, documents, alive, manifest["files"], embeddings)
+    return OpenSegment(entry, segment, documents, alive, manifest["files"], embeddings)
 
 
-def _frequencies(parts: Sequence[Part], counted: dict[int, int], terms: NDArray[Any]) -> NDArray[np.int64]:
+def _frequencies(parts: Sequence[OpenSegment], counted: dict[int, int], terms: NDArray[Any]) -> NDArray[np.int64]:
     """How many documents that aren't deleted have each term; what is counted once is kept."""
     if all(part.alive is None for part in parts):
         return sum((part.segment.count(terms) for part in parts), np.zeros(len(terms), np.int64))
@@ -542,7 +546,7 @@ def _tokens_of(file: ArrowFile, wanted: str) -> list[str]:
     return list(file.batch(0).column(0).to_pylist())
 
 
-def _more_tokens(base: Shared, files: Sequence[tuple[ArrowFile, str]], known: list[str] | None) -> list[str]:
+def _more_tokens(base: IndexEncoder, files: Sequence[tuple[ArrowFile, str]], known: list[str] | None) -> list[str]:
     """The tokens of the base and of files, each with its checksum, of which the first may be known."""
     tokens = list(known if known is not None else base.vocabulary or ())
     at = len(base.vocabulary or ())

@@ -61,6 +61,11 @@ class ColumnsWriter:
             for key, value in flat_items(row):
                 if key in self._mixed:
                     continue
+                if key in found and found[key][number] is not None:
+                    self._mixed[key] = 'a document has it twice, as {"a.b": ...} and {"a": {"b": ...}}'
+                    del found[key]
+                    self._parts.pop(key, None)
+                    continue
                 if key not in found:  # looked at before there is room for the values
                     new, full = key not in self._parts, len(self._mixed) >= _MOST_MIXED
                     if new and (full or n_columns >= MOST_COLUMNS):
@@ -165,6 +170,13 @@ class Columns:
                     there[place], found[place] = True, time
             self._times[name] = there, found
         return self._times[name]
+
+    def texts(self, name: str) -> list[str]:
+        """The different values of a column of texts, or of lists of them."""
+        column = self.column(name)
+        values = column.values if pa.types.is_list(column.type) else column
+        found = values.dictionary if pa.types.is_dictionary(values.type) else values.unique()
+        return [text for text in found.to_pylist() if text is not None]
 
 
 def joined(kinds: Iterable[str]) -> tuple[str, str]:

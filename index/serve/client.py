@@ -36,7 +36,7 @@ from lsr.index.segment.filters import Where
 from lsr.index.serve.problems import client_error
 from lsr.index.write.update_batch import Change
 from lsr.io.corpus import Corpus
-from lsr.io.document import Document, require_id
+from lsr.io.document import Document, as_ids, require_id
 from lsr.io.jsonl import given_documents
 from lsr.io.metadata import plain_value
 from lsr.io.vectors import Vectors
@@ -308,7 +308,7 @@ class Client:
 
     def delete(self, ids: str | Iterable[str] = (), *, where: Where | None = None, commit: bool = False) -> Change:
         """Delete documents; see `Index.delete`."""
-        asked = {"ids": [ids] if isinstance(ids, str) else list(ids), "where": where, "commit": commit}
+        asked = {"ids": as_ids(ids), "where": where, "commit": commit}
         return _change(self._call("DELETE", "/v1/documents", self._of_index(asked)))
 
     def commit(self, *, merge: bool = True) -> None:

@@ -75,7 +75,7 @@ class HowToSearch(OfIndex):
     )
     facets: Columns = Field([], description="Columns whose values are counted in all documents that match.")
     diversity: float = Field(0.0, ge=0, le=1, description="Above 0: prefer documents unlike those before them.")
-    depth: K = Field(100, validate_default=True, description="Documents that are made diverse.")
+    depth: int = Field(100, ge=1, description="How many are made diverse.")
     syntax: Literal["plain", "operators"] = Field(
         "plain", description='"operators" takes "exact phrase", +must and -not out of a text.'
     )
@@ -93,6 +93,8 @@ class HowToSearch(OfIndex):
         Options(**options)
         if options and self.hybrid is not None:
             raise ValueError(f'{next(iter(options))} doesn\'t go with hybrid; it does with the setting "mode"')
+        if self.diversity and self.depth > info.context.max_k:
+            raise ValueError(f"depth: at most {info.context.max_k:,} documents are made diverse, got {self.depth:,}")
         if (most := self.k * self.per_group) > info.context.max_k:
             raise ValueError(f"at most {info.context.max_k:,} documents are given, got {most:,} in {self.k:,} groups")
         return self
