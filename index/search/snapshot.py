@@ -432,7 +432,7 @@ class Snapshot:
         settings: SearchSettings,
         mask: Mask | None = None,
         *,
-        floor: float = 0.0,
+        threshold: float = 0.0,
         accept: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Documents and scores of one query; passages rolled up to their documents.
@@ -442,7 +442,7 @@ class Snapshot:
             k: How many documents.
             settings: How to search.
             mask: Which may be found.
-            floor: Documents that score less may be left out.
+            threshold: Documents that score less may be left out.
             accept: Tells of (n,) documents, of passages each, which of them may be found: for what is too slow to be
                 asked of all. As many are looked at as it takes to find k.
         """
@@ -450,7 +450,7 @@ class Snapshot:
         depth = self.depth(k)
         while True:
             # A document's best passage is the first of it in the ranking, so the first k documents are exact.
-            docs, scores = self.searcher.search(terms, weights, depth, settings, mask, floor)
+            docs, scores = self.searcher.search(terms, weights, depth, settings, mask, threshold)
             last = len(docs) < depth or depth >= self.searcher.n_docs
             least = float(scores[-1]) if len(scores) else 0.0
             if accept is not None:
