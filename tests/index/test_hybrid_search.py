@@ -249,11 +249,16 @@ def test_a_server_searches_by_both(tmp_path):
     from lsr.index.serve.thread_pool import Deadline
 
     index = Index.build(tmp_path / "idx", documents(30), encoder=DenseBM25(), hybrid=True)
-    served, asked = Served("idx", index, ServeSettings()), {"k": 4, "settings": {"mode": "hybrid", "dense_weight": 0.5}}
+    limits, asked = ServeSettings(), {"k": 4, "settings": {"mode": "hybrid", "dense_weight": 0.5}}
+    served = Served("idx", index, limits)
+
+    def request(kind, **rest):
+        return kind.model_validate_json(json.dumps(asked | rest), context=limits)
+
     expected = [hit.id for hit in index.search("wing jet", 4, mode="hybrid", dense_weight=0.5)]
-    found = served.search(schemas.Search(query="wing jet", **asked), Deadline(60))
+    found = served.search(request(schemas.Search, query="wing jet"), Deadline(60))
     assert [hit["id"] for hit in found["hits"]] == expected
-    batch = served.search_batch(schemas.SearchBatch(queries=["wing jet", "heat"], **asked), Deadline(60))
+    batch = served.search_batch(request(schemas.SearchBatch, queries=["wing jet", "heat"]), Deadline(60))
     assert [hit["id"] for hit in batch["results"][0]] == expected
     with pytest.raises(DataError, match="takes texts, or a dense vector"):
-        served.search(schemas.Search(vector={"jet": 1.0}, **asked), Deadline(60))
+        served.search(request(schemas.Search, vector={"jet": 1.0}), Deadline(60))
