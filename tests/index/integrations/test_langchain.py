@@ -142,7 +142,7 @@ def test_from_texts(tmp_path):
     retriever = LsrRetriever.from_texts(texts, tmp_path / "idx", metadatas=about, ids=["x", "y"], encoder="bm25")
     (found,) = retriever.invoke("dogs")
     assert (found.id, found.page_content, found.metadata["n"]) == ("y", "Dogs bark.", 2)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="give one for each text"):
         LsrRetriever.from_texts(texts, tmp_path / "other", ids=["x"], encoder="bm25")
 
 
