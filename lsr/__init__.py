@@ -42,6 +42,7 @@ _HOMES = {
     "LsrError": "lsr.errors",
     "LsrWarning": "lsr.errors",
     "MissingExtra": "lsr.errors",
+    "NoTerms": "lsr.errors",
     "OutputError": "lsr.errors",
     "OutputExists": "lsr.errors",
     "Passages": "lsr.encode.passages",
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from lsr.errors import LsrError as LsrError
     from lsr.errors import LsrWarning as LsrWarning
     from lsr.errors import MissingExtra as MissingExtra
+    from lsr.errors import NoTerms as NoTerms
     from lsr.errors import OutputError as OutputError
     from lsr.errors import OutputExists as OutputExists
     from lsr.errors import ServerError as ServerError

@@ -95,8 +95,9 @@ class Explanation:
         return iter(self.contributions)
 
     def to_dict(self) -> dict[str, Any]:
-        """Id, score and terms, as JSON can hold them."""
-        return {"id": self.id, "score": self.score, "terms": [asdict(c) for c in self.contributions]}
+        """Id, score, terms, and what else changed the score or the rank, as JSON can hold them."""
+        found = self.to_json()
+        return {"id": found.pop("_id"), **found}
 
     def __repr__(self) -> str:
         return f"Explanation(id={self.id!r}, score={self.score:.4f}, {self.words(3)})"
@@ -105,7 +106,7 @@ class Explanation:
         """The text with the words marked that count, and a table of the terms."""
         header, *rows = self._rows()
         text = f"<p>{self.highlight(html=True)}</p>" if self.content else ""
-        return text + html_table([header, *rows], f"{self.id}: score {self.score:.4f}")
+        return text + html_table([header, *rows], self._headline())
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -159,9 +160,12 @@ class Explanation:
 
     def __str__(self) -> str:
         header, *rows = self._rows()
+        return f"{self._headline()}\n" + table(rows, header, "<>>>><<")
+
+    def _headline(self) -> str:
         moved = f", boosted {self.boost:.4g} times" if self.boost != 1 else ""
         moved += f"; {self.moved}" if self.moved else ""
-        return f"{self.id}: score {self.score:.4f}{moved}\n" + table(rows, header, "<>>>><<")
+        return f"{self.id}: score {self.score:.4f}{moved}"
 
     def _rows(self) -> list[tuple[str, ...]]:
         """A table, its header first."""

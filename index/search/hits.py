@@ -100,12 +100,12 @@ class Hit:
         return hash((self.passage, self.score))
 
     def to_dict(self) -> dict[str, Any]:
-        """Id, score, passage, title, text and metadata, as JSON can hold them; it can go to another process."""
+        """Id, passage, score, title, text and metadata, as JSON can hold them; it can go to another process."""
         title, text, metadata = self._documents.fields(self.doc)
         return {
             "id": self.id,
-            "score": self.score,
             "passage": self.passage,
+            "score": self.score,
             "title": title,
             "text": text,
             "metadata": metadata,
@@ -147,18 +147,10 @@ class Hits(list[Hit]):
 
     def rows(self) -> list[dict[str, Any]]:
         """Of each hit rank, id, passage, score, title, text and metadata."""
-        return [
-            {
-                "rank": rank,
-                "id": hit.id,
-                "passage": hit.passage,
-                "score": hit.score,
-                "title": hit.title,
-                "text": hit.text,
-                "metadata": hit.metadata,
-            }
-            for rank, hit in enumerate(self, start=1)
-        ]
+        return [{"rank": rank, **hit.to_dict()} for rank, hit in enumerate(self, start=1)]
+
+    def _repr_html_(self) -> str:
+        return "<ol>" + "".join(f"<li>{hit._repr_html_()}</li>" for hit in self) + "</ol>"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it: "hits", and "facets" and "total" where the search was asked for them."""
