@@ -234,6 +234,7 @@ def encode_parts(
     place.write(PLAN, json.dumps({**plan, "parts": len(done), "bad": corpus.bad}).encode())
     parts, report = _in_order(done, corpus.bad)
     report.told = told
+    report.warn_empty()
     return parts, report
 
 
