@@ -15,6 +15,7 @@ _HOMES = {
     "Explanation": "lsr.index.search.explain",
     "Filter": "lsr.index.segment.filters",
     "Hit": "lsr.index.search.hits",
+    "Hits": "lsr.index.search.hits",
     "Hybrid": "lsr.index.hybrid.hybrid",
     "Index": "lsr.index.index",
     "Plan": "lsr.index.search.settings",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from lsr.index.search.explain import Explanation as Explanation
     from lsr.index.search.feedback import expand_query as expand_query
     from lsr.index.search.hits import Hit as Hit
+    from lsr.index.search.hits import Hits as Hits
     from lsr.index.search.query_file import QuerySet as QuerySet
     from lsr.index.search.query_file import read_queries as read_queries
     from lsr.index.search.reader import Reader as Reader

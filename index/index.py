@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -22,11 +24,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
+from lsr.console import warn
 from lsr.encode.base import Encoder
 from lsr.encode.corpus import Report
-from lsr.encode.load import load_encoder
+from lsr.encode.load import as_encoder
 from lsr.encode.passages import Passages
-from lsr.errors import IndexLocked, OutputError, StorageError
+from lsr.errors import IndexLocked, OutputError, StorageError, UncommittedChanges
 from lsr.forks import in_child
 from lsr.index.search.hits import Hit as Hit
 from lsr.index.search.reader import Reader
@@ -44,6 +47,7 @@ from lsr.index.write.builder import BuildSettings, Source, build_index, require_
 from lsr.index.write.merge import Abandoned, Merged, plan_merges
 from lsr.index.write.update_batch import Change
 from lsr.index.write.writer import Writer
+from lsr.io.document import as_ids
 from lsr.io.object_store import is_remote
 
 _RETRY = 0.1  # seconds until a merger that finds somebody else writing looks again
@@ -85,6 +89,7 @@ class Index(Reader):
         self._seen = (-1, 0, 0)  # no file's: the first look finds out what was committed since it was opened
         self._mergers: dict[Path, Merger] = {}
         self._merges_waiting = 0  # for their turn to write
+        self._unsaved: weakref.finalize[Any, Index] | None = None  # tells of changes that are left behind
         self._left_with: int | None = None  # the process that made this one by a fork, with changes pending
         in_child(self)
 
@@ -98,6 +103,7 @@ class Index(Reader):
         """See `lsr.forks`: what is pending, and what merges, is the parent's."""
         self._changing = threading.Condition(threading.RLock())
         self._left_with = os.getppid() if self._writer is not None else None
+        self._committed()
         self._writer, self._mergers, self._merges_waiting = None, {}, 0
 
     # --- building --------------------------------------------------------------------------------------------------
@@ -108,7 +114,7 @@ class Index(Reader):
         path: str | PathLike[str],
         source: Source,
         *,
-        encoder: Encoder | str | None = None,
+        encoder: Encoder | str | PathLike[str] | None = None,
         ids: Sequence[str] | None = None,
         impacts: ImpactType = "uint8",
         passages: Passages | None = None,
@@ -157,8 +163,7 @@ class Index(Reader):
         """
         if not is_remote(path):
             path = Path(path).absolute()
-        if isinstance(encoder, str):
-            encoder = load_encoder(encoder)
+        encoder = as_encoder(encoder)
         settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages, hybrid)
         # Fitted or default, whatever encoded the documents encodes the queries.
         with folder_for(path, overwrite=overwrite) as folder:
@@ -176,7 +181,11 @@ class Index(Reader):
 
     @classmethod
     def open(
-        cls, path: str | PathLike[str], *, encoder: Encoder | str | None = None, skip_damaged: bool = False
+        cls,
+        path: str | PathLike[str],
+        *,
+        encoder: Encoder | str | PathLike[str] | None = None,
+        skip_damaged: bool = False,
     ) -> Index:
         """Open an index; nothing is read but what is small.
 
@@ -200,8 +209,7 @@ class Index(Reader):
                 "folder, and open that"
             )
         path = (download_index(uri) if uri else Path(path)).absolute()  # whatever folder the process moves to
-        if isinstance(encoder, str):
-            encoder = load_encoder(encoder)
+        encoder = as_encoder(encoder)
         index = cls(path, latest_snapshot(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
@@ -302,7 +310,7 @@ class Index(Reader):
         """
         parsed = None if where is None else as_filter(where)
         with self._writing() as writer:
-            return writer.delete([ids] if isinstance(ids, str) else ids, parsed)
+            return writer.delete(as_ids(ids), parsed)
 
     def commit(self, *, merge: bool = True) -> None:
         """Make changes durable and visible: here at once, elsewhere when the index is opened or refreshed.
@@ -346,6 +354,13 @@ class Index(Reader):
             if self._writer is not None:  # stays known until it is closed: what is interrupted here is ended later
                 self._writer.close()
                 self._writer = None
+                self._committed()
+
+    def _committed(self) -> None:
+        """Nothing is left to be told of."""
+        if self._unsaved is not None:
+            self._unsaved.detach()
+        self._unsaved = None
 
     def merge(self, *, everything: bool = True, background: bool = False) -> bool:
         """Commit, then merge segments. This frees the space of deleted documents and stores similar ones side by side
@@ -377,9 +392,10 @@ class Index(Reader):
                     self._adopt(writer.snapshot)
 
     def close(self, *, wait: bool = True) -> None:
-        """Forget the changes since the last commit, and end merging in the background. The index stays usable.
+        """End merging in the background. The index stays usable. Changes that weren't committed are lost, and a warning
+        says so: `commit` or `rollback` first, or change the index in a `with` block.
 
-        A process that ends waits in the same way; `with Index.open(...) as index:` calls this.
+        A process that ends waits in the same way.
 
         Args:
             wait: Wait until merging is done; False gives it up as soon as possible, until the next commit.
@@ -388,15 +404,23 @@ class Index(Reader):
             OutputError: Merging in the background has failed; what is committed is as it was.
             CorruptIndex: The same, as files are damaged.
         """
+        if self.pending:
+            warn(_unsaved(self.path), UncommittedChanges)
         self.rollback()
         if error := self._end_merger(wait=wait):
             raise error
 
     def __enter__(self) -> Self:
+        """A block that commits its changes at the end; after an exception it rolls them back. Then it closes."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self.pending:
+                self.commit()
+        finally:
+            self.rollback()
+            self.close()
 
     # --- merging in the background ---------------------------------------------------------------------------------
 
@@ -461,9 +485,19 @@ class Index(Reader):
             if not self.pending:
                 self.rollback()
                 self._writer = new_writer(self.path, self._snapshot)
+                self._unsaved = weakref.finalize(self, _tell_unsaved, self.path)
             assert self._writer is not None
             try:
                 yield self._writer
             finally:
                 if not self._writer.changed:
                     self.rollback()
+
+
+def _unsaved(path: Path) -> str:
+    return f"{path}: changes weren't committed and are lost: call commit(), or use `with Index.open(...) as index:`"
+
+
+def _tell_unsaved(path: Path) -> None:
+    """Called when an index goes, or at the end of the process, with changes pending."""
+    warnings.warn(_unsaved(path), UncommittedChanges, stacklevel=2)

@@ -178,5 +178,9 @@ class NoTerms(LsrWarning):
     """Texts have no term, and so match nothing."""
 
 
+class UncommittedChanges(LsrWarning):
+    """An index is left with changes that nobody committed; they are lost."""
+
+
 class CheckpointWarning(LsrWarning):
     """A checkpoint's vectors depend on something other than the text."""

@@ -94,14 +94,17 @@ def test_options_are_those_that_are_taken():
     from lsr.encode.splade import SpladeEncoder
     from lsr.encode.tower import ModelOptions, ReadingOptions, Tower, TowerOptions
     from lsr.index import Index, SearchSettings
-    from lsr.index.search.settings import SearchOptions
+    from lsr.index.search.options import Options
+    from lsr.index.search.settings import RankingOptions, SearchOptions
     from lsr.index.write.builder import BuildOptions
 
     def keywords(call):
         return {name for name, one in inspect.signature(call).parameters.items() if one.kind is one.KEYWORD_ONLY}
 
-    types = {name: one.__forward_arg__ for name, one in SearchOptions.__annotations__.items()}
+    types = {name: one.__forward_arg__ for name, one in RankingOptions.__annotations__.items()}
     assert types == {field.name: field.type for field in dataclasses.fields(SearchSettings)}
+    beside = {*SearchOptions.__annotations__} - {*types}
+    assert beside == {field.name for field in dataclasses.fields(Options) if field.init}
     assert {*BuildOptions.__annotations__} == keywords(Index.build) - {"ids"}  # of a matrix alone
     assert {*TowerOptions.__annotations__} == {f.name for f in dataclasses.fields(Tower)} - {"checkpoint", "subfolder"}
     assert {*ModelOptions.__annotations__} - {*ReadingOptions.__annotations__} <= keywords(SpladeEncoder)

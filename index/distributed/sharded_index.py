@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from lsr.encode.base import Encoder
 from lsr.encode.lexicon import Lexicon
-from lsr.encode.load import load_encoder
+from lsr.encode.load import as_encoder
 from lsr.errors import ClusterError, DataError, IndexFormatError
 from lsr.forks import in_child
 from lsr.index.distributed.hedging import Outcome, Patience, ReplicaSet, ask
@@ -101,7 +101,7 @@ class ShardedIndex(QuerySide):
         ray: str | None = None,
         replicas: int = 1,
         cpus: float = 1.0,
-        encoder: Encoder | str | None = None,
+        encoder: Encoder | str | PathLike[str] | None = None,
         hedge_after: float = 0.1,
         time_limit: float = 10.0,
         allow_missing: bool = False,
@@ -130,8 +130,7 @@ class ShardedIndex(QuerySide):
         if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
             raise ValueError(f"replicas must be a whole number of at least 1, got {replicas!r}")
         patience, shards = Patience(hedge_after, time_limit), Shards.read(path)
-        if isinstance(encoder, str):
-            encoder = load_encoder(encoder)
+        encoder = as_encoder(encoder)
         if ray is None:
             sets = [
                 ReplicaSet([ThreadReplica(location) for _ in range(replicas)])
@@ -303,7 +302,7 @@ class ShardedIndex(QuerySide):
         replica as many threads are used, by default as many as it has cores.
         """
         options, chosen = split_options(settings)
-        if not isinstance(queries, SparseMatrix | str | Mapping):
+        if not isinstance(queries, SparseMatrix):
             queries = as_queries(queries)
         if not options.plain:
             each = [queries[i] for i in range(len(queries))] if isinstance(queries, SparseMatrix) else queries

@@ -27,9 +27,10 @@ from lsr.index.search.selection import explained, select
 from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
 from lsr.index.search.snapshot import Shared, Snapshot
 from lsr.index.segment.doc_store import AllDocuments
-from lsr.index.segment.filters import Filter, Where
+from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.storage.manifest import check_files
 from lsr.io.document import Document, require_id
+from lsr.notebook import html_table
 from lsr.sparse import SparseMatrix
 
 _SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
@@ -59,6 +60,22 @@ class Reader(QuerySide):
 
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self)} documents, {self.fingerprint})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it is, as JSON can hold it."""
+        return {
+            "path": str(self.path),
+            "documents": len(self),
+            "segments": self.n_segments,
+            "postings": self.n_postings,
+            "bytes": sum(self.file_sizes().values()),
+            "passages": self.has_passages,
+            "clusters": self.has_clusters,
+            "encoder": str(self.fingerprint),
+        }
+
+    def _repr_html_(self) -> str:
+        return html_table([("", ""), *((key, str(value)) for key, value in self.to_dict().items())])
 
     @property
     def documents(self) -> AllDocuments:
@@ -159,8 +176,17 @@ class Reader(QuerySide):
 
     def __iter__(self) -> Iterator[Document]:
         """All documents, of passages each, in the order of addition; of the commit that is open when it begins."""
+        return self.stored()
+
+    def stored(self, where: Where | Filter | None = None) -> Iterator[Document]:
+        """The documents that meet a filter, of passages each, in the order of addition; as iteration gives all.
+
+        Raises:
+            DataError: As of `count`.
+        """
         documents = self._snapshot.documents
-        return map(documents.stored, documents.numbers())
+        allowed = None if where is None else documents.allowed(as_filter(where))
+        return (documents.stored(doc) for doc in documents.numbers() if allowed is None or allowed[doc])
 
     def count(self, where: Where | Filter | None = None) -> int:
         """How many documents there are, of passages each; with a filter, how many meet it.
@@ -169,6 +195,16 @@ class Reader(QuerySide):
             DataError: A filter on a column that no document has, or of another kind.
         """
         return self._snapshot.count(where)
+
+    def filter_hints(self, where: Where | Filter) -> list[str]:
+        """Why a filter may find nothing: texts that it asks for and no document has, with the nearest that there are.
+
+        Raises:
+            DataError: As of `count`.
+        """
+        parsed = as_filter(where)
+        parsed.require_known(self.documents.columns)
+        return parsed.hints(self.documents.columns)
 
     # --- searching -------------------------------------------------------------------------------------------------
 

@@ -92,6 +92,19 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
     return HybridEncoder(encoder, BM25Encoder(), lexical) if lexical else encoder
 
 
+def as_encoder(encoder: Encoder | str | PathLike[str] | None) -> Encoder | None:
+    """An encoder, opened by `load_encoder` if it is a name; None stays None.
+
+    Raises:
+        TypeError: Something else.
+    """
+    if isinstance(encoder, str | PathLike):
+        return load_encoder(encoder)
+    if encoder is not None and not isinstance(encoder, Encoder):
+        raise TypeError(f"an encoder is wanted, its name or its folder, got {type(encoder).__name__}")
+    return encoder
+
+
 def load_encoder_files(content: Mapping[str, bytes], **settings: Unpack[EncoderOptions]) -> Encoder:
     """Open an encoder from what `Encoder.query_files` gave; documents need the model where it was.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -121,6 +121,18 @@ def require_id(value: Any) -> str:
     if text is None:
         raise DataError(f"an id is a text or a whole number, got {short(value)}")
     return text
+
+
+def as_ids(ids: Any) -> list[str]:
+    """One id, or an iterable of them, as texts.
+
+    Raises:
+        DataError: Something that can't be one; a mapping, whose keys nobody means.
+    """
+    if isinstance(ids, Mapping):
+        raise DataError(f"ids are wanted, not a mapping of {short(list(ids))}; a filter is given as where=")
+    many = isinstance(ids, Iterable) and not isinstance(ids, str | bytes | bytearray)
+    return [require_id(one) for one in (ids if many else [ids])]
 
 
 def require_encodable(value: str, what: str, where: str) -> None:

@@ -309,13 +309,29 @@ def test_a_bad_document_in_the_middle_refuses_the_whole_call(path, monkeypatch, 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("wrong", [{"n": 3}, None, b"d1", True, 1.5, [b"d1"]])
+def test_what_is_no_id_deletes_nothing(path, wrong):
+    index = Index.open(path)
+    with pytest.raises(DataError, match=r"a filter is given as where=|an id is a text or a whole number"):
+        index.delete(wrong)
+    assert not index.pending
+
+
+@pytest.mark.parametrize("given", ["d1", ("d1",), {"d1"}, iter(["d1"]), np.array(["d1"]), {"d1": 1}.keys()])
+def test_ids_come_as_one_or_in_any_iterable(path, given):
+    index = Index.open(path)
+    assert index.delete(given).deleted == 1
+    assert index.delete(7).missing == index.delete(np.int64(7)).missing == ["7"]
+    index.rollback()
+
+
 def test_a_filter_without_a_condition_deletes_nothing(path):
     index = Index.open(path)
     for where in ({}, {"n": {}}, {"or": [{}]}):
         with pytest.raises(DataError, match=r"without a condition|no condition"):
             index.delete(where=where)
     assert index.delete(where={"n": {">=": 15}}).deleted == 5
-    with pytest.raises(DataError, match="an id to delete must be a string, got \\['d1'\\], None"):
+    with pytest.raises(DataError, match=r"an id is a text or a whole number, got \['d1'\]"):
         index.delete(["d1", 7, ["d1"], None])
     assert index.delete([7]).missing == ["7"]  # whole numbers are ids
     assert index.delete(["d1"]).deleted == 1
