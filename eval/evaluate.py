@@ -6,7 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lsr._moved import names_of
 from lsr.errors import DataError
@@ -15,7 +18,7 @@ from lsr.eval.latency import Latency, encode_latency, search_latency, throughput
 from lsr.eval.measures import depth_of, parse_measures, score_run
 from lsr.index.index import Index
 from lsr.index.search.query_file import QuerySet, read_queries
-from lsr.index.search.settings import Mode
+from lsr.index.search.settings import BatchOptions, Mode
 from lsr.io.runs import Run, as_run
 from lsr.io.text_files import new_text
 from lsr.sparse import SparseMatrix
@@ -129,7 +132,14 @@ def evaluate_run(run: Run, dataset: Dataset, measures: str) -> Quality:
 
 
 def search_run(
-    index: Index, dataset: Dataset, ids: Sequence[str], vectors: SparseMatrix, k: int, **settings: Any
+    index: Index,
+    dataset: Dataset,
+    ids: Sequence[str],
+    vectors: SparseMatrix,
+    k: int,
+    *,
+    dense: NDArray[np.float32] | None = None,
+    **settings: Unpack[BatchOptions],
 ) -> Run:
     """The k best documents of each query; one more where the query's own will be left out.
 
@@ -139,9 +149,10 @@ def search_run(
         ids: Query ids.
         vectors: A row each.
         k: How many documents.
+        dense: (n_queries, width) their dense vectors, for the modes that take them.
         settings: Of `Index.search_batch`.
     """
-    found = index.search_batch(vectors, k + dataset.drop_own, **settings)
+    found = index.search_batch(vectors, k + dataset.drop_own, dense=dense, **settings)
     results = {}
     for query, hits in zip(ids, found, strict=True):
         own = dataset.drop_own and any(hit.id == query for hit in hits)

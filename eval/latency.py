@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.index.search.settings import FilteredOptions
 from lsr.sparse import SparseMatrix
 
 if TYPE_CHECKING:
@@ -116,7 +117,12 @@ class PeakMemory:
 
 
 def search_latency(
-    index: Index, vectors: SparseMatrix, k: int, *, dense: NDArray[np.float32] | None = None, **settings: Any
+    index: Index,
+    vectors: SparseMatrix,
+    k: int,
+    *,
+    dense: NDArray[np.float32] | None = None,
+    **settings: Unpack[FilteredOptions],
 ) -> Latency:
     """Latency of search by vector, hits included; `dense` and settings are those of `Index.search_batch`."""
     rows = [vectors[i] for i in range(len(vectors))]
@@ -142,7 +148,7 @@ def throughput(
     threads: int = 0,
     *,
     dense: NDArray[np.float32] | None = None,
-    **settings: Any,
+    **settings: Unpack[FilteredOptions],
 ) -> float:
     """Queries per second of batch search on all cores (or so many threads); settings are those of `Index.search`.
 

@@ -6,6 +6,7 @@ from lsr._lazy import lazy_names
 
 _HOMES = {
     "AsyncIndex": "lsr.index.async_index",
+    "BuildOptions": "lsr.index.write.builder",
     "BuildSettings": "lsr.index.write.builder",
     "Change": "lsr.index.write.update_batch",
     "Client": "lsr.index.serve.client",
@@ -14,11 +15,13 @@ _HOMES = {
     "Explanation": "lsr.index.search.explain",
     "Filter": "lsr.index.segment.filters",
     "Hit": "lsr.index.search.hits",
+    "Hits": "lsr.index.search.hits",
     "Hybrid": "lsr.index.hybrid.hybrid",
     "Index": "lsr.index.index",
     "Plan": "lsr.index.search.settings",
     "QuerySet": "lsr.index.search.query_file",
     "Reader": "lsr.index.search.reader",
+    "SearchOptions": "lsr.index.search.settings",
     "SearchSettings": "lsr.index.search.settings",
     "ServeSettings": "lsr.index.serve.settings",
     "Server": "lsr.index.serve.server",
@@ -51,10 +54,12 @@ if TYPE_CHECKING:
     from lsr.index.search.explain import Explanation as Explanation
     from lsr.index.search.feedback import expand_query as expand_query
     from lsr.index.search.hits import Hit as Hit
+    from lsr.index.search.hits import Hits as Hits
     from lsr.index.search.query_file import QuerySet as QuerySet
     from lsr.index.search.query_file import read_queries as read_queries
     from lsr.index.search.reader import Reader as Reader
     from lsr.index.search.settings import Plan as Plan
+    from lsr.index.search.settings import SearchOptions as SearchOptions
     from lsr.index.search.settings import SearchSettings as SearchSettings
     from lsr.index.segment.filters import Filter as Filter
     from lsr.index.segment.filters import parse_where as parse_where
@@ -64,6 +69,7 @@ if TYPE_CHECKING:
     from lsr.index.sharding.remote import download_index as download_index
     from lsr.index.sharding.remote import upload_index as upload_index
     from lsr.index.warmup import compile_kernels as compile_kernels
+    from lsr.index.write.builder import BuildOptions as BuildOptions
     from lsr.index.write.builder import BuildSettings as BuildSettings
     from lsr.index.write.update_batch import Change as Change
 

@@ -42,6 +42,7 @@ _HOMES = {
     "LsrError": "lsr.errors",
     "LsrWarning": "lsr.errors",
     "MissingExtra": "lsr.errors",
+    "NoTerms": "lsr.errors",
     "OutputError": "lsr.errors",
     "OutputExists": "lsr.errors",
     "Passages": "lsr.encode.passages",
@@ -50,6 +51,7 @@ _HOMES = {
     "SparseMatrix": "lsr.sparse",
     "StorageError": "lsr.errors",
     "TrainingError": "lsr.errors",
+    "UncommittedChanges": "lsr.errors",
     "VectorBatch": "lsr.io.vectors",
     "Vectors": "lsr.io.vectors",
     "load_encoder": "lsr.encode.load",
@@ -76,11 +78,13 @@ if TYPE_CHECKING:
     from lsr.errors import LsrError as LsrError
     from lsr.errors import LsrWarning as LsrWarning
     from lsr.errors import MissingExtra as MissingExtra
+    from lsr.errors import NoTerms as NoTerms
     from lsr.errors import OutputError as OutputError
     from lsr.errors import OutputExists as OutputExists
     from lsr.errors import ServerError as ServerError
     from lsr.errors import StorageError as StorageError
     from lsr.errors import TrainingError as TrainingError
+    from lsr.errors import UncommittedChanges as UncommittedChanges
     from lsr.index.hybrid.hybrid import Hybrid as Hybrid
     from lsr.index.index import Index as Index
     from lsr.index.search.hits import Hit as Hit

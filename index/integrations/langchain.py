@@ -10,12 +10,13 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 from lsr.errors import MissingExtra
 from lsr.index.index import Hit, Index
 from lsr.index.integrations.store import checked, current, opened, put, remove
 from lsr.index.search.settings import Algorithm, Mode, SearchSettings
+from lsr.index.write.builder import BuildOptions
 
 try:
     from langchain_core.documents import Document
@@ -70,7 +71,7 @@ class LsrRetriever(BaseRetriever):
 
     @classmethod
     def from_documents(
-        cls, documents: Iterable[Document], path: str | PathLike[str], *, k: int = 10, **build: Any
+        cls, documents: Iterable[Document], path: str | PathLike[str], *, k: int = 10, **build: Unpack[BuildOptions]
     ) -> LsrRetriever:
         """Build an index of LangChain's documents.
 
@@ -91,7 +92,7 @@ class LsrRetriever(BaseRetriever):
         metadatas: Iterable[Mapping[str, Any]] | None = None,
         ids: Iterable[str] | None = None,
         k: int = 10,
-        **build: Any,
+        **build: Unpack[BuildOptions],
     ) -> LsrRetriever:
         """Build an index of texts; otherwise as `from_documents`."""
         return cls.from_documents(_documents(texts, metadatas, ids), path, k=k, **build)

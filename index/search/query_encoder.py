@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lsr.console import warn
 from lsr.encode.base import Encoder, as_rows, as_texts
@@ -140,6 +141,28 @@ class QuerySide:
         if len(vector) != 1:
             raise ValueError(f"{call} takes one query, got {len(vector)}; search_batch takes many")
         return vector
+
+    def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
+        """(n,) float64, what a document's weights of (n,) terms are multiplied with to stand for a query: IDF, of an
+        encoder that has it in its queries.
+        """
+        if self._given_encoder is None and not self.shared.encoder_files:
+            return np.ones(len(terms))
+        return self.encoder.query_factors(terms)
+
+    def as_query(self, documents: SparseMatrix) -> SparseMatrix:
+        """The vectors of documents as one query, which finds what is like them."""
+        terms, places = np.unique(documents.indices, return_inverse=True)
+        weights = np.bincount(places, weights=documents.data, minlength=len(terms)) * self.query_factors(terms)
+        kept = weights > 0
+        return SparseMatrix.from_rows([(terms[kept], weights[kept])], documents.shape[1])
+
+    def compared(self, documents: SparseMatrix) -> SparseMatrix:
+        """The vectors of documents, weighed so that products compare them with each other: where queries carry IDF,
+        each side carries its square root.
+        """
+        weights = documents.data * np.sqrt(self.query_factors(documents.indices)).astype(np.float32)
+        return SparseMatrix(documents.indptr, documents.indices, weights, documents.shape, check=False)
 
 
 def as_queries(queries: Any) -> list[Any]:

@@ -7,26 +7,31 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lsr.encode.base import Encoder
 from lsr.errors import DataError
+from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.explain import Explanation, explain_document
-from lsr.index.search.hits import Hit
+from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.hybrid_search import dense_width, hybrid_top
+from lsr.index.search.matches import Matcher, SnapshotRanking
+from lsr.index.search.operators import TextQuery
+from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
 from lsr.index.search.searcher import Mask, Searcher
-from lsr.index.search.settings import Plan, SearchSettings
+from lsr.index.search.selection import explained, select
+from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
 from lsr.index.search.snapshot import Shared, Snapshot
 from lsr.index.segment.doc_store import AllDocuments
-from lsr.index.segment.filters import Filter, Where
-from lsr.index.storage.arrow_file import damage
+from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.storage.manifest import check_files
-from lsr.io.document import require_id
-from lsr.sparse import MAX_TERMS, SparseMatrix
+from lsr.io.document import Document, require_id
+from lsr.notebook import html_table
+from lsr.sparse import SparseMatrix
 
 _SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
 
@@ -55,6 +60,22 @@ class Reader(QuerySide):
 
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self)} documents, {self.fingerprint})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it is, as JSON can hold it."""
+        return {
+            "path": str(self.path),
+            "documents": len(self),
+            "segments": self.n_segments,
+            "postings": self.n_postings,
+            "bytes": sum(self.file_sizes().values()),
+            "passages": self.has_passages,
+            "clusters": self.has_clusters,
+            "encoder": str(self.fingerprint),
+        }
+
+    def _repr_html_(self) -> str:
+        return html_table([("", ""), *((key, str(value)) for key, value in self.to_dict().items())])
 
     @property
     def documents(self) -> AllDocuments:
@@ -126,6 +147,65 @@ class Reader(QuerySide):
                 sizes[kind] = sizes.get(kind, 0) + int(entry["bytes"])
         return sizes
 
+    # --- documents -------------------------------------------------------------------------------------------------
+
+    def get(self, doc_id: str | int) -> Document | None:
+        """A document as it is stored; None if there is none of this id.
+
+        A document that is cut into passages comes with the first one's title and metadata, and with all their texts, a
+        blank line between them; what passages repeat of each other stands there as often.
+
+        Args:
+            doc_id: Of a document or of a passage; a whole number is its text, as where documents are added.
+        """
+        return self.get_many([doc_id])[0]
+
+    def get_many(self, doc_ids: Iterable[str | int]) -> list[Document | None]:
+        """Documents as they are stored, one for each id in their order; see `get`."""
+        if isinstance(doc_ids, str):
+            raise TypeError(f"get_many takes several ids, got {doc_ids!r}; get takes one")
+        documents, ids = self._snapshot.documents, [require_id(doc_id) for doc_id in doc_ids]
+        return documents.get_many(ids, passages=self.has_passages)
+
+    def __contains__(self, doc_id: object) -> bool:
+        """Whether there is a document, or a passage, of this id."""
+        if isinstance(doc_id, bool) or not isinstance(doc_id, str | int):
+            return False
+        documents, wanted = self._snapshot.documents, str(doc_id)
+        return documents.find(wanted) is not None or (self.has_passages and bool(documents.passages(wanted)))
+
+    def __iter__(self) -> Iterator[Document]:
+        """All documents, of passages each, in the order of addition; of the commit that is open when it begins."""
+        return self.stored()
+
+    def stored(self, where: Where | Filter | None = None) -> Iterator[Document]:
+        """The documents that meet a filter, of passages each, in the order of addition; as iteration gives all.
+
+        Raises:
+            DataError: As of `count`.
+        """
+        documents = self._snapshot.documents
+        allowed = None if where is None else documents.allowed(as_filter(where))
+        return (documents.stored(doc) for doc in documents.numbers() if allowed is None or allowed[doc])
+
+    def count(self, where: Where | Filter | None = None) -> int:
+        """How many documents there are, of passages each; with a filter, how many meet it.
+
+        Raises:
+            DataError: A filter on a column that no document has, or of another kind.
+        """
+        return self._snapshot.count(where)
+
+    def filter_hints(self, where: Where | Filter) -> list[str]:
+        """Why a filter may find nothing: texts that it asks for and no document has, with the nearest that there are.
+
+        Raises:
+            DataError: As of `count`.
+        """
+        parsed = as_filter(where)
+        parsed.require_known(self.documents.columns)
+        return parsed.hints(self.documents.columns)
+
     # --- searching -------------------------------------------------------------------------------------------------
 
     def search(
@@ -135,8 +215,8 @@ class Reader(QuerySide):
         *,
         where: Where | Filter | None = None,
         dense: ArrayLike | None = None,
-        **settings: Any,
-    ) -> list[Hit]:
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
         """The k best documents.
 
         Args:
@@ -145,22 +225,30 @@ class Reader(QuerySide):
             where: Which documents may be found, by their metadata: `lsr.index.segment.filters` tells how.
             dense: (width,) the query's dense vector, for the modes hybrid and dense; by default its text is encoded.
             settings: Of `SearchSettings`: mode, algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages,
-                dense_weight. Without any the search is one of the sparse vectors, and exact.
+                dense_weight. Without any the search is one of the sparse vectors, and exact. And of
+                `lsr.index.search.options.Options`: offset, min_score, group_by, per_group, sort, boost, facets,
+                diversity, syntax, rerank, depth.
 
         Returns:
-            Hits by descending score; equal scores by the order in which the documents were added.
+            Hits by descending score, if no option has another order; equal scores by the order in which the documents
+            were added.
 
         Raises:
             EncoderError: A text, but the index has no encoder.
-            DataError: A filter on a column that no document has, or of another kind.
+            DataError: A filter, or an option, on a column that no document has, or of another kind.
+            RerankerError: A re-ranker fails.
         """
-        chosen = search_settings(settings)
+        options, chosen = split_options(settings)
+        query, text = options.split(query)
         vector = self.query_vector(query, "search")
         checked_k(k)
         snapshot = self._snapshot
         one = query if isinstance(query, SparseMatrix) else [query]
-        near = self._dense_queries(snapshot, one, None if dense is None else [dense], chosen)
-        return self._hits(snapshot, vector, *_top(snapshot, vector, near[0], k, chosen, snapshot.mask(where)))
+        (near,) = self._dense_queries(snapshot, one, None if dense is None else [dense], chosen)
+        if not options.plain:
+            conditions = options.conditions(text)
+            return self._selected(snapshot, query, vector, near, k, options, chosen, where, conditions)
+        return self._hits(snapshot, vector, *_top(snapshot, vector, near, k, chosen, snapshot.mask(where)))
 
     def _dense_queries(
         self,
@@ -193,8 +281,8 @@ class Reader(QuerySide):
         threads: int = 0,
         where: Where | Filter | None = None,
         dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
-        **settings: Any,
-    ) -> list[list[Hit]]:
+        **settings: Unpack[SearchOptions],
+    ) -> list[Hits]:
         """The k best documents of many queries, on all cores.
 
         Args:
@@ -205,19 +293,88 @@ class Reader(QuerySide):
             dense: As for `search`, one vector for each query.
             settings: As for `search`.
         """
-        chosen = search_settings(settings)
-        queries = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
-        vectors = self.query_vectors(queries)
+        options, chosen = split_options(settings)
+        asked: Any = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
+        texts: list[TextQuery | None] = [None] * len(asked)
+        if options.syntax != "plain":
+            parts = [options.split(query) for query in asked]
+            asked, texts = [query for query, _ in parts], [text for _, text in parts]
+        vectors = self.query_vectors(asked)
         rows = [vectors[i] for i in range(len(vectors))]
         checked_k(k)
         snapshot = self._snapshot
         mask = snapshot.mask(where)
-        near = self._dense_queries(snapshot, queries, None if dense is None else list(dense), chosen)
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            found = list(pool.map(lambda row, one: _top(snapshot, row, one, k, chosen, mask), rows, near))
-        return [self._hits(snapshot, row, docs, scores) for row, (docs, scores) in zip(rows, found, strict=True)]
+        near = self._dense_queries(snapshot, asked, None if dense is None else list(dense), chosen)
 
-    def explain_plan(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Plan:
+        def find(i: int) -> Hits:
+            if options.plain:
+                return self._hits(snapshot, rows[i], *_top(snapshot, rows[i], near[i], k, chosen, mask))
+            query, conditions = None if isinstance(asked, SparseMatrix) else asked[i], options.conditions(texts[i])
+            return self._selected(snapshot, query, rows[i], near[i], k, options, chosen, where, conditions)
+
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            return list(pool.map(find, range(len(rows))))
+
+    def similar(
+        self,
+        doc_id: str | int,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
+        """The k documents that are most like one of them, by their stored vectors; it isn't among them.
+
+        Args:
+            doc_id: The document's id, or that of a passage. Of a document that is cut into passages all count.
+            k: How many at most.
+            where: As for `search`.
+            settings: As for `search`.
+
+        Raises:
+            DataError: No document has this id.
+        """
+        options, chosen = split_options(settings)
+        checked_k(k)
+        snapshot, doc_id = self._snapshot, require_id(doc_id)
+        if (like := snapshot.like(doc_id)) is None:
+            raise DataError(f"{self.path}: no document has the id {doc_id!r}")
+        vectors, own, content = like
+        conditions = options.conditions(without=(own,))
+        return self._selected(snapshot, content, self.as_query(vectors), None, k, options, chosen, where, conditions)
+
+    def compared_vectors(self, docs: Sequence[int]) -> SparseMatrix:
+        """The vectors of some documents, by their numbers, as `compared` weighs them."""
+        return self.compared(self.document_vectors(docs))
+
+    def _selected(
+        self,
+        snapshot: Snapshot,
+        query: Any,
+        vector: SparseMatrix,
+        dense: NDArray[np.float32] | None,
+        k: int,
+        options: Options,
+        settings: SearchSettings,
+        where: Where | Filter | None,
+        conditions: Conditions,
+    ) -> Hits:
+        """The hits of a search with options."""
+        require_columns(options, snapshot.documents.columns)
+        matcher = Matcher(snapshot, vector, settings, conditions, where, dense=dense)
+        reader = Reader(self.path, snapshot, self._given_encoder)
+        found = select(SnapshotRanking(matcher, reader.compared_vectors), query, k, options)
+        facets, total = None, None
+        if options.facets:
+            total, counts = matcher.facets(options.faceted)
+            facets = {name: facet_order(counted) for name, counted in counts.items()}
+        explain = explained(partial(self._explain, snapshot, vector), found, boosted=bool(options.boost))
+        pairs = zip(found.docs, found.scores, strict=True)
+        return Hits((Hit(snapshot.documents, *pair, explain) for pair in pairs), facets=facets, total=total)
+
+    def explain_plan(
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[SearchOptions]
+    ) -> Plan:
         """Search, and tell what ran and how many blocks, windows and postings it touched.
 
         Args:
@@ -234,7 +391,10 @@ class Reader(QuerySide):
         return snapshot.searcher.plan(terms, weights, snapshot.depth(k), search_settings(settings), mask)
 
     def recall(
-        self, queries: Iterable[str | Mapping[str, Any]] | SparseMatrix | None = None, k: int = 10, **settings: Any
+        self,
+        queries: Iterable[str | Mapping[str, Any]] | SparseMatrix | None = None,
+        k: int = 10,
+        **settings: Unpack[SearchOptions],
     ) -> float:
         """How much of the exact result a search finds: to choose alpha, or cut and heap_factor.
 
@@ -283,28 +443,11 @@ class Reader(QuerySide):
         for doc in documents.numbers():
             yield documents.id(doc), documents.content(doc)
 
-    def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
-        """(n,) float64, what a document's weights of (n,) terms are multiplied with to stand for a query: IDF, of an
-        encoder that has it in its queries.
-        """
-        if self._given_encoder is None and not self.shared.encoder_files:
-            return np.ones(len(terms))
-        return self.encoder.query_factors(terms)
-
     def document_vectors(self, docs: Sequence[int]) -> SparseMatrix:
         """The stored vectors of some documents, by their numbers (`Hit.doc`); a few milliseconds each."""
-        searcher, rows = self._snapshot.searcher, []
-        for doc in docs:
-            number, within = searcher.locate(doc)
-            segment = searcher.segments[number]
-            with damage(segment.folder, "the postings are damaged"):
-                terms, weights = segment.vector(within)
-                SparseMatrix.from_rows([(terms, weights)], MAX_TERMS)
-                rows.append((terms, weights))
-        n_terms = max((int(terms[-1]) for terms, _ in rows if len(terms)), default=0) + 1
-        return SparseMatrix.from_rows(rows, max(n_terms, self.fingerprint.vocabulary_size or 0))
+        return self._snapshot.vectors(docs)
 
-    def hits(self, query: SparseMatrix, scores: Mapping[str, float]) -> list[Hit]:
+    def hits(self, query: SparseMatrix, scores: Mapping[str, float]) -> Hits:
         """Documents found otherwise as hits of a query; those that aren't there are left out.
 
         Args:
@@ -323,10 +466,10 @@ class Reader(QuerySide):
 
     def _hits(
         self, snapshot: Snapshot, query: SparseMatrix, docs: NDArray[np.int64], scores: NDArray[np.float64]
-    ) -> list[Hit]:
+    ) -> Hits:
         explain = partial(self._explain, snapshot, query)
         found = zip(docs.tolist(), scores.tolist(), strict=True)
-        return [Hit(snapshot.documents, doc, score, explain) for doc, score in found]
+        return Hits(Hit(snapshot.documents, doc, score, explain) for doc, score in found)
 
     # --- explaining and checking -----------------------------------------------------------------------------------
 

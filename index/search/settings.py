@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
+
+from lsr.index.segment.filters import Filter, Where
 
 Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "clusters"]
 Mode = Literal["sparse", "hybrid", "dense"]
@@ -81,6 +84,48 @@ class SearchSettings:
     def exact(self) -> bool:
         """Whether nothing can be missed."""
         return self.alpha == 1 and self.beta == 1 and self.algorithm != "clusters"
+
+
+class RankingOptions(TypedDict, total=False):
+    """The settings of a search as keyword arguments; `SearchSettings` tells what they mean."""
+
+    algorithm: Algorithm
+    alpha: float
+    beta: float
+    guaranteed: int
+    cut: int
+    heap_factor: float
+    best_passages: int
+    mode: Mode
+    dense_weight: float
+
+
+class SearchOptions(RankingOptions, total=False):
+    """Those, and what `lsr.index.search.options.Options` tells of."""
+
+    offset: int
+    min_score: float
+    group_by: str | None
+    per_group: int
+    sort: str | Sequence[str]
+    boost: Mapping[str, Any]
+    facets: str | Sequence[str]
+    diversity: float
+    syntax: str
+    rerank: Any
+    depth: int
+
+
+class FilteredOptions(RankingOptions, total=False):
+    """Settings and a filter."""
+
+    where: Where | Filter | None
+
+
+class BatchOptions(FilteredOptions, total=False):
+    """Those, and the number of threads."""
+
+    threads: int
 
 
 @dataclass(frozen=True)

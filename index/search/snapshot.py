@@ -32,10 +32,10 @@ from lsr.index.segment.doc_store import AllDocuments, Documents
 from lsr.index.segment.embeddings import Embeddings
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.segment.postings import Segment
-from lsr.index.storage.arrow_file import RESTORE, ArrowFile, write_arrow
+from lsr.index.storage.arrow_file import RESTORE, ArrowFile, damage, write_arrow
 from lsr.index.storage.manifest import CHANGED, check_files, read_encoder_files, read_manifest, require_same_index
 from lsr.io.vectors import VectorBatch
-from lsr.sparse import SparseMatrix
+from lsr.sparse import MAX_TERMS, SparseMatrix
 
 _VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
 _ALIVE_SCHEMA = pa.schema([("bits", pa.uint8())])
@@ -364,6 +364,39 @@ class Snapshot:
         """How many vectors are looked for first, to find k documents."""
         return _PASSAGES * k if self.has_passages else k
 
+    def vectors(self, docs: Sequence[int]) -> SparseMatrix:
+        """The stored vectors of some documents, by their numbers; a few milliseconds each."""
+        rows = []
+        for doc in docs:
+            number, within = self.searcher.locate(doc)
+            segment = self.searcher.segments[number]
+            with damage(segment.folder, "the postings are damaged"):
+                terms, weights = segment.vector(within)
+                SparseMatrix.from_rows([(terms, weights)], MAX_TERMS)
+                rows.append((terms, weights))
+        n_terms = max((int(terms[-1]) for terms, _ in rows if len(terms)), default=0) + 1
+        return SparseMatrix.from_rows(rows, max(n_terms, self.shared.fingerprint.vocabulary_size or 0))
+
+    def like(self, doc_id: str) -> tuple[SparseMatrix, str, str] | None:
+        """What stands for a document in a search for what is like it; None if there is none of this id.
+
+        Returns:
+            Its vector, or those of all of its passages; the id of the document, if this is a passage's; its title and
+            text, of the first passage.
+        """
+        doc = self.documents.find(doc_id)
+        docs = self.documents.passages(doc_id) if doc is None else [doc]
+        if not docs:
+            return None
+        return self.vectors(docs), self.documents.parent(docs[0]) or doc_id, self.documents.content(docs[0])
+
+    def count(self, where: Where | Filter | None, *, known: bool = False) -> int:
+        """How many documents that aren't deleted meet a filter; arguments and errors are those of `mask`."""
+        if where is None:
+            return len(self)
+        mask = self.mask(where, known=known)
+        return int(mask.allowed.sum()) if mask is not None else len(self)
+
     def mask(self, where: Where | Filter | None, *, known: bool = False) -> Mask | None:
         """Which documents a filter lets be found; None for all. The latest ones are kept.
 
@@ -389,26 +422,51 @@ class Snapshot:
         return kept
 
     def top(
-        self, vector: SparseMatrix, k: int, settings: SearchSettings, mask: Mask | None = None
+        self,
+        vector: SparseMatrix,
+        k: int,
+        settings: SearchSettings,
+        mask: Mask | None = None,
+        *,
+        floor: float = 0.0,
+        accept: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Documents and scores of one query; passages rolled up to their documents."""
+        """Documents and scores of one query; passages rolled up to their documents.
+
+        Args:
+            vector: The query, one row.
+            k: How many documents.
+            settings: How to search.
+            mask: Which may be found.
+            floor: Documents that score less may be left out.
+            accept: Tells of (n,) documents, of passages each, which of them may be found: for what is too slow to be
+                asked of all. As many are looked at as it takes to find k.
+        """
         terms, weights = vector.row(0)
-        if not self.has_passages:
-            return self.searcher.search(terms, weights, k, settings, mask)
         depth = self.depth(k)
         while True:
             # A document's best passage is the first of it in the ranking, so the first k documents are exact.
-            docs, scores = self.searcher.search(terms, weights, depth, settings, mask)
+            docs, scores = self.searcher.search(terms, weights, depth, settings, mask, floor)
+            last = len(docs) < depth or depth >= self.searcher.n_docs
+            least = float(scores[-1]) if len(scores) else 0.0
+            if accept is not None:
+                accepted = accept(docs)
+                docs, scores = docs[accepted], scores[accepted]
+            if not self.has_passages:
+                if len(docs) >= k or last:
+                    return docs[:k], scores[:k]
+                depth *= _PASSAGES
+                continue
             best: dict[str, int] = {}
             for place, doc in enumerate(docs.tolist()):
                 best.setdefault(self.documents.parent(doc) or self.documents.id(doc), place)
                 if len(best) == k and settings.best_passages == 1:
                     break
-            places, last = list(best.values()), len(docs) < depth
+            places = list(best.values())
             if settings.best_passages == 1:
                 if len(best) == k or last:
                     return docs[places], scores[places]
-            elif (found := self._means(vector, list(best), docs[places], scores, k, settings, last=last)) is not None:
+            elif (found := self._means(vector, list(best), docs[places], least, k, settings, last=last)) is not None:
                 return found
             depth *= _PASSAGES
 
@@ -417,7 +475,7 @@ class Snapshot:
         vector: SparseMatrix,
         ids: list[str],
         docs: NDArray[np.int64],
-        scores: NDArray[np.float64],
+        least: float,
         k: int,
         settings: SearchSettings,
         *,
@@ -429,7 +487,7 @@ class Snapshot:
             vector: The query.
             ids: Documents, by their best passages.
             docs: (n,) the best passage of each.
-            scores: Of all passages that were found, descending.
+            least: The score of the worst passage that was found.
             k: How many documents.
             settings: How many passages count.
             last: Whether no other passage has a term of the query.
@@ -441,7 +499,7 @@ class Snapshot:
             means[i] = np.mean(sorted(mine, reverse=True)[: settings.best_passages])
         order = np.lexsort((docs, -means))[:k]
         # No mean is above its best passage: what wasn't found stays below the worst passage that was.
-        if last or (len(order) == k and means[order[-1]] > scores[-1]):
+        if last or (len(order) == k and means[order[-1]] > least):
             return docs[order], means[order]
         return None
 

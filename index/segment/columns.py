@@ -58,7 +58,7 @@ class ColumnsWriter:
         found: dict[str, list[Any]] = {}
         n_columns = len(self._parts)
         for number, row in enumerate(rows):
-            for key, value in _flat(row):
+            for key, value in flat_items(row):
                 if key in self._mixed:
                     continue
                 if key in found and found[key][number] is not None:
@@ -171,6 +171,13 @@ class Columns:
             self._times[name] = there, found
         return self._times[name]
 
+    def texts(self, name: str) -> list[str]:
+        """The different values of a column of texts, or of lists of them."""
+        column = self.column(name)
+        values = column.values if pa.types.is_list(column.type) else column
+        found = values.dictionary if pa.types.is_dictionary(values.type) else values.unique()
+        return [text for text in found.to_pylist() if text is not None]
+
 
 def joined(kinds: Iterable[str]) -> tuple[str, str]:
     """The kind of a column whose parts are of these kinds; else "", and why they make none."""
@@ -211,10 +218,10 @@ def kind_of(field: pa.Field) -> str:
     return f"{listed}text"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "", depth: int = _DEEPEST) -> Iterator[tuple[str, Any]]:
+def flat_items(values: Mapping[str, Any], prefix: str = "", depth: int = _DEEPEST) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict) and depth:
-            yield from _flat(value, f"{prefix}{key}.", depth - 1)
+            yield from flat_items(value, f"{prefix}{key}.", depth - 1)
         elif value is not None:
             yield prefix + key, value
 

@@ -197,6 +197,7 @@ class App(Starlette):
             self.serving.writes[name].stop()
             if served.index.pending:
                 logger.warning("%s: changes that were never committed are forgotten", name)
+                served.index.rollback()
             try:
                 served.index.close(wait=False)
             except LsrError as error:

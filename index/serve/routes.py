@@ -38,6 +38,10 @@ async def encode(serving: Serving, request: Request, asked: schemas.Encode) -> R
     return await _read(serving, request, asked.index, lambda served, deadline: served.encode(asked, deadline))
 
 
+async def similar(serving: Serving, request: Request, asked: schemas.Similar) -> Response:
+    return await _read(serving, request, asked.index, lambda served, deadline: served.similar(asked, deadline))
+
+
 async def _read(
     serving: Serving, request: Request, index: str | None, call: Callable[[Served, Deadline], dict[str, Any]]
 ) -> Response:
@@ -63,6 +67,18 @@ def _index(serving: Serving, name: str | None) -> Served:
 async def document(serving: Serving, request: Request, asked: None) -> Response:
     index, doc_id = parameter(request, "index"), request.path_params["id"]
     return await _read(serving, request, index, lambda served, _: served.document(doc_id))
+
+
+async def get_many(serving: Serving, request: Request, asked: schemas.GetMany) -> Response:
+    return await _read(serving, request, asked.index, lambda served, _: served.get_many(asked))
+
+
+async def list_documents(serving: Serving, request: Request, asked: schemas.ListDocuments) -> Response:
+    return await _read(serving, request, asked.index, lambda served, _: served.list_documents(asked))
+
+
+async def count(serving: Serving, request: Request, asked: schemas.Count) -> Response:
+    return await _read(serving, request, asked.index, lambda served, _: served.count(asked))
 
 
 async def add(serving: Serving, request: Request, asked: schemas.Add) -> Response:
@@ -137,6 +153,9 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/v1/search/batch": {
         "POST": Route(search_batch, "reader", schemas.SearchBatch, schemas.FoundBatch, "Search with many queries.")
     },
+    "/v1/similar": {
+        "POST": Route(similar, "reader", schemas.Similar, schemas.FoundSimilar, "Documents that are like one of them.")
+    },
     "/v1/explain": {
         "POST": Route(
             explain, "reader", schemas.Explain, schemas.Explained, "Why a document has its score for a query."
@@ -144,6 +163,19 @@ ROUTES: dict[str, dict[str, Route]] = {
     },
     "/v1/encode": {"POST": Route(encode, "reader", schemas.Encode, schemas.Encoded, "A text as a query's vector.")},
     "/v1/documents/{id}": {"GET": Route(document, "reader", None, schemas.Stored, "A document, by its id.")},
+    "/v1/get": {
+        "POST": Route(get_many, "reader", schemas.GetMany, schemas.StoredDocuments, "Documents, by their ids.")
+    },
+    "/v1/list": {
+        "POST": Route(
+            list_documents,
+            "reader",
+            schemas.ListDocuments,
+            schemas.StoredDocuments,
+            "Documents, in their order.",
+        )
+    },
+    "/v1/count": {"POST": Route(count, "reader", schemas.Count, schemas.Counted, "How many documents meet a filter.")},
     "/v1/documents": {
         "POST": Route(add, "writer", schemas.Add, schemas.Changed, "Add or update documents: all of them or none."),
         "DELETE": Route(delete, "writer", schemas.Delete, schemas.Changed, "Delete documents, by ids or metadata."),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
@@ -39,6 +39,22 @@ from lsr.sparse import SparseMatrix
 
 Opened = Iterable[Mapping[str, Any] | Document] | Corpus | Vectors | SparseMatrix
 Source = Opened | str | PathLike[str]
+
+
+class BuildOptions(TypedDict, total=False):
+    """The keyword arguments of `Index.build` for documents; it tells what they mean."""
+
+    encoder: Encoder | str | None
+    impacts: ImpactType
+    passages: Passages | None
+    store_text: bool
+    overwrite: bool
+    memory: int
+    order: Order
+    clusters: bool
+    summary_mass: float
+    hybrid: bool
+    report: Report | None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Change:
         updated: Documents that replaced one of the same id.
         deleted: Documents that were deleted.
         missing: Ids that were to be deleted but aren't there.
-        bad: Messages about documents that were left out.
+        bad: Messages about documents that were left out; `refused` counts them.
         report: What encoding met on its way.
     """
 
@@ -34,6 +34,11 @@ class Change:
     missing: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     report: Report = field(default_factory=Report)
+
+    @property
+    def refused(self) -> int:
+        """How many documents were left out."""
+        return len(self.bad)
 
     def __bool__(self) -> bool:
         return bool(self.added or self.updated or self.deleted)

@@ -7,6 +7,7 @@ from lsr._lazy import lazy_names
 _HOMES = {
     "BM25Encoder": "lsr.encode.bm25",
     "Encoder": "lsr.encode.base",
+    "EncoderOptions": "lsr.encode.load",
     "HybridEncoder": "lsr.encode.hybrid",
     "InferenceFreeEncoder": "lsr.encode.inference_free",
     "Passages": "lsr.encode.passages",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lsr.encode.distributed import encode_parts_to as encode_parts_to
     from lsr.encode.hybrid import HybridEncoder as HybridEncoder
     from lsr.encode.inference_free import InferenceFreeEncoder as InferenceFreeEncoder
+    from lsr.encode.load import EncoderOptions as EncoderOptions
     from lsr.encode.load import load_encoder as load_encoder
     from lsr.encode.load import load_encoder_files as load_encoder_files
     from lsr.encode.passages import Passages as Passages

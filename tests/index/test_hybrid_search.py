@@ -240,3 +240,25 @@ def test_sums_of_the_widest_vectors_stay_within_32_bits(tmp_path):
     writer.close()
     found = Embeddings(tmp_path, 1, width).similarities(-np.ones(width, np.float32))
     assert found == pytest.approx([-width], rel=1e-3)
+
+
+def test_a_server_searches_by_both(tmp_path):
+    from lsr.index.serve import schemas
+    from lsr.index.serve.service import Served
+    from lsr.index.serve.settings import ServeSettings
+    from lsr.index.serve.thread_pool import Deadline
+
+    index = Index.build(tmp_path / "idx", documents(30), encoder=DenseBM25(), hybrid=True)
+    limits, asked = ServeSettings(), {"k": 4, "settings": {"mode": "hybrid", "dense_weight": 0.5}}
+    served = Served("idx", index, limits)
+
+    def request(kind, **rest):
+        return kind.model_validate_json(json.dumps(asked | rest), context=limits)
+
+    expected = [hit.id for hit in index.search("wing jet", 4, mode="hybrid", dense_weight=0.5)]
+    found = served.search(request(schemas.Search, query="wing jet"), Deadline(60))
+    assert [hit["id"] for hit in found["hits"]] == expected
+    batch = served.search_batch(request(schemas.SearchBatch, queries=["wing jet", "heat"]), Deadline(60))
+    assert [hit["id"] for hit in batch["results"][0]] == expected
+    with pytest.raises(DataError, match="takes texts, or a dense vector"):
+        served.search(request(schemas.Search, vector={"jet": 1.0}), Deadline(60))
