@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from lsr.index.index import Index
+from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.hits import Hits
+from lsr.index.search.words import Suggestion
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.write.update_batch import Change
 from lsr.io.document import Document
@@ -43,6 +46,22 @@ class AsyncIndex:
     async def similar(self, *args: Any, **settings: Any) -> Hits:
         """See `Index.similar`."""
         return await asyncio.to_thread(self.index.similar, *args, **settings)
+
+    async def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
+        """See `Index.suggest`."""
+        return await asyncio.to_thread(self.index.suggest, text, limit)
+
+    async def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
+        """See `Index.corrections`."""
+        return await asyncio.to_thread(self.index.corrections, text, limit)
+
+    async def did_you_mean(self, text: str) -> str | None:
+        """See `Index.did_you_mean`."""
+        return await asyncio.to_thread(self.index.did_you_mean, text)
+
+    async def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:
+        """See `Index.duplicates`."""
+        return await asyncio.to_thread(partial(self.index.duplicates, threshold, where=where))
 
     async def get(self, doc_id: str | int) -> Document | None:
         """See `Index.get`."""
