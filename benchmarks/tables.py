@@ -11,14 +11,25 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 _PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-_SYSTEMS = {"lsr lsr-mini": "lsr-mini", "lsr lsr-tiny": "lsr-tiny", "lsr bm25": "BM25", "bm25s": "bm25s 0.3.16"}
+_SYSTEMS = {
+    "lsr lsr-mini, hybrid": "lsr-mini, hybrid",
+    "lsr lsr-mini": "lsr-mini",
+    "lsr lsr-tiny": "lsr-tiny",
+    "lsr bm25": "BM25",
+    "bm25s": "bm25s 0.3.16",
+}
+_PARTS = {
+    "lsr lsr-mini, dense": "lsr-mini, its dense vector alone",
+    "lsr lsr-mini, learned half": "lsr-mini, without BM25",
+    "lsr lsr-tiny, learned half": "lsr-tiny, without BM25",
+}
 _SPLADE = {"lsr, uint8": "8-bit impacts", "lsr, float32": "float32 impacts", "scipy CSC": "scipy CSC product"}
 QUALITY = "NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER"
 
@@ -46,7 +57,7 @@ def quality() -> str:
     rows = [
         (
             row["collection"],
-            _SYSTEMS.get(row["system"]) or _SPLADE[row["system"]],
+            (_SYSTEMS | _PARTS | _SPLADE)[row["system"]],
             *(f"{row[measure]:.3f}" for measure in ("nDCG@10", "RR@10", "R@100")),
             *(f"{row['search_ms'][p]:.3f}" for p in ("p50", "p99")),
         )
@@ -56,13 +67,13 @@ def quality() -> str:
     return table(header, rows) + caption(QUALITY, found)
 
 
-def quality_means() -> str:
+def quality_means(systems: Mapping[str, str] = _SYSTEMS) -> str:
     """nDCG@10 of each collection, and the mean: a line a system."""
     found = result("quality")
     values: dict[str, dict[str, float]] = {}
     for row in found["rows"]:
-        if row["system"] in _SYSTEMS:
-            values.setdefault(_SYSTEMS[row["system"]], {})[row["collection"]] = row["nDCG@10"]
+        if row["system"] in systems:
+            values.setdefault(systems[row["system"]], {})[row["collection"]] = row["nDCG@10"]
     sets = list(next(iter(values.values())))
     rows = [
         (name, *(f"{own[one]:.3f}" for one in sets), f"**{sum(own.values()) / len(own):.3f}**")
@@ -228,6 +239,7 @@ def capacity() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
     "quality-means": quality_means,
+    "quality-parts": lambda: quality_means(_PARTS),
     "encoders": encoders,
     "encoding": encoding,
     "segments": segments,

@@ -9,12 +9,12 @@ import click
 from lsr.cli import COMMANDS, cli
 
 _PLACE = "<!-- commands -->"
-_WIDTH = 100
+_WIDTH = 80
 
 
 def commands() -> str:
     """A section for each command, with what `lsr COMMAND --help` prints."""
-    parent = click.Context(cli, info_name="lsr", max_content_width=_WIDTH, terminal_width=_WIDTH)
+    parent = click.Context(cli, info_name="lsr", **cli.context_settings)
     sections = []
     for name, (_, line) in COMMANDS.items():
         command = cli.get_command(parent, name)

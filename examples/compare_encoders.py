@@ -7,8 +7,7 @@ import argparse
 from pathlib import Path
 
 from lsr import Index
-from lsr.eval.datasets import open_dataset
-from lsr.eval.evaluate import evaluate
+from lsr.eval import evaluate_index, open_dataset
 
 
 def compare(folder, encoders, out, measures="nDCG@10 R@100"):
@@ -16,7 +15,7 @@ def compare(folder, encoders, out, measures="nDCG@10 R@100"):
     dataset = open_dataset(str(folder))
     for name in encoders:
         index = Index.build(Path(out) / Path(name).name, str(folder), encoder=name, overwrite=True)
-        found = evaluate(index, dataset, measures)
+        found = evaluate_index(index, dataset, measures)
         yield (name, *found.measures.values(), index.n_postings / len(index), found.search.p50)
 
 

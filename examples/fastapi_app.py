@@ -12,7 +12,7 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from pydantic import BaseModel
 
 from lsr import Index, LsrError
-from lsr.index.async_index import AsyncIndex
+from lsr.index import AsyncIndex
 
 
 @asynccontextmanager

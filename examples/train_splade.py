@@ -16,8 +16,7 @@ import yaml
 
 from lsr import Index, load_encoder
 from lsr.config import read_config
-from lsr.eval.training.cli import run_training
-from lsr.train.settings import TrainSettings
+from lsr.train import TrainSettings, run_training
 
 
 def write_collection(folder):

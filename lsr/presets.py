@@ -29,7 +29,7 @@ def describe(preset: Path) -> str:
     return re.split(r"[:.](?: |$)", comment)[0]
 
 
-class ConfigFile(click.ParamType):
+class ConfigFile(click.ParamType[Path]):
     """A file of settings, or the name of a preset."""
 
     name = "config"

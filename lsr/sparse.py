@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lsr._moved import moved_function
+from lsr.notebook import html_table
 
 if TYPE_CHECKING:
     from typing import Self
 
 MAX_TERMS = 2**31
+_SHOWN_ROWS, _SHOWN_TERMS = 5, 8  # in a notebook
 MOST_SHIFT = 60  # binary digits that weights may lie apart
 # One document in so many may be too loud for the scale of the others, if theirs is finer then by more than this factor.
 _LOUD, _WORTH = 64, 4.0
@@ -70,7 +72,13 @@ class SparseMatrix:
 
     @classmethod
     def from_dicts(cls, rows: Iterable[Mapping[int, float]], n_terms: int) -> Self:
-        """Build from one {term: weight} mapping per row."""
+        """Build from one {term: weight} mapping per row.
+
+        Examples:
+            >>> matrix = SparseMatrix.from_dicts([{2: 0.5, 0: 1.5}, {}], n_terms=4)
+            >>> matrix.shape, matrix.indptr.tolist(), matrix.indices.tolist(), matrix.data.tolist()
+            ((2, 4), [0, 2, 2], [0, 2], [1.5, 0.5])
+        """
         indptr: list[int] = [0]
         indices: list[int] = []
         data: list[float] = []
@@ -211,6 +219,28 @@ class SparseMatrix:
 
     def __repr__(self) -> str:
         return f"SparseMatrix({self.shape[0]} x {self.shape[1]}, {self.nnz} weights)"
+
+    def to_dicts(self, vocabulary: Sequence[str] | None = None) -> list[dict[Any, float]]:
+        """Each row as {term: weight}, or {token: weight} with the vocabulary's tokens."""
+        names = range(self.shape[1]) if vocabulary is None else vocabulary
+        return [
+            {names[term]: weight for term, weight in zip(terms.tolist(), weights.tolist(), strict=True)}
+            for terms, weights in self.rows()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Shape and arrays as lists, as JSON can hold them: the arguments of `SparseMatrix`."""
+        arrays = {name: getattr(self, name).tolist() for name in ("indptr", "indices", "data")}
+        return arrays | {"shape": list(self.shape)}
+
+    def _repr_html_(self) -> str:
+        """The first rows, with their heaviest terms."""
+        rows = [("row", "weights", "heaviest terms")]
+        for number, (terms, weights) in enumerate(self[:_SHOWN_ROWS].rows()):
+            best = np.argsort(-weights, kind="stable")[:_SHOWN_TERMS]
+            shown = ", ".join(f"{terms[i]}: {weights[i]:.3f}" for i in best)
+            rows.append((str(number), str(len(terms)), shown + (", …" if len(terms) > _SHOWN_TERMS else "")))
+        return html_table(rows, repr(self))
 
     # --- compute ---------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -57,6 +59,57 @@ def test_type_checkers_see_the_same_names(face):
                 assert all(alias.asname == alias.name for alias in line.names), ast.unparse(line)
                 seen |= {alias.name: line.module for alias in line.names}
     assert seen == homes(face)
+
+
+def signatures(face):
+    """(name, signature) of each public function, and of each public method of the public classes."""
+    for name in homes(face):
+        value = getattr(importlib.import_module(face), name)
+        if inspect.isclass(value):
+            for method, function in vars(value).items():
+                function = getattr(function, "__func__", function)
+                if inspect.isfunction(function) and (not method.startswith("_") or method == "__init__"):
+                    yield f"{name}.{method}", inspect.signature(function)
+        elif callable(value):
+            yield name, inspect.signature(value)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_no_public_signature_takes_just_anything(face):
+    """Keywords complete in an editor, and a type checker sees a wrong one."""
+    free = [
+        f"{name}: {parameter}"
+        for name, signature in signatures(face)
+        for parameter in signature.parameters.values()
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and not str(parameter.annotation).startswith("Unpack[")
+    ]
+    assert free == []
+
+
+def test_options_are_those_that_are_taken():
+    """Keyword arguments that are handed down are described twice, alike."""
+    from lsr.encode.bm25 import BM25Encoder
+    from lsr.encode.load import _BM25_SETTINGS, _MODEL_SETTINGS, EncoderOptions
+    from lsr.encode.splade import SpladeEncoder
+    from lsr.encode.tower import ModelOptions, ReadingOptions, Tower, TowerOptions
+    from lsr.index import Index, SearchSettings
+    from lsr.index.search.options import Options
+    from lsr.index.search.settings import RankingOptions, SearchOptions
+    from lsr.index.write.builder import BuildOptions
+
+    def keywords(call):
+        return {name for name, one in inspect.signature(call).parameters.items() if one.kind is one.KEYWORD_ONLY}
+
+    types = {name: one.__forward_arg__ for name, one in RankingOptions.__annotations__.items()}
+    assert types == {field.name: field.type for field in dataclasses.fields(SearchSettings)}
+    beside = {*SearchOptions.__annotations__} - {*types}
+    assert beside == {field.name for field in dataclasses.fields(Options) if field.init}
+    assert {*BuildOptions.__annotations__} == keywords(Index.build) - {"ids"}  # of a matrix alone
+    assert {*TowerOptions.__annotations__} == {f.name for f in dataclasses.fields(Tower)} - {"checkpoint", "subfolder"}
+    assert {*ModelOptions.__annotations__} - {*ReadingOptions.__annotations__} <= keywords(SpladeEncoder)
+    assert {*EncoderOptions.__annotations__} == {*_MODEL_SETTINGS, *_BM25_SETTINGS}
+    assert {*_BM25_SETTINGS} == {*inspect.signature(BM25Encoder).parameters}
 
 
 def test_a_face_brings_in_nothing_heavy():

@@ -49,8 +49,14 @@ class SystemSettings:
     Attributes:
         name: What tables call it.
         encoder: Encodes documents and queries: a name or path as for --encoder.
-        lexical, max_length, top_k, max_ratio, k1, b, language, stop_words: Settings of that encoder, as `load_encoder`
-            has them; the last four are bm25's.
+        lexical: Weight of BM25's score beside the encoder's; 0 for none.
+        max_length: Tokens of a text that are read.
+        top_k: Keep so many terms of a document.
+        max_ratio: Drop weights below this share of a document's largest.
+        k1: Of BM25.
+        b: Of BM25.
+        language: Of BM25.
+        stop_words: Of BM25.
         documents: Vectors that some engine made, as `lsr encode` reads or writes them; with `queries`.
         queries: Vectors of the queries.
         index: How the vectors are indexed.

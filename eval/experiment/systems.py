@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from lsr._version import __version__
 from lsr.console import note
-from lsr.encode.corpus import Passages, encode_to
+from lsr.encode.corpus import encode_to
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, DataErrors, EncoderError
 from lsr.eval.checks import check_run
 from lsr.eval.datasets import Dataset, drop_own
@@ -26,10 +27,11 @@ from lsr.index.index import Index
 from lsr.index.search.query_file import read_queries
 from lsr.index.storage.manifest import FORMAT
 from lsr.io.corpus import beir_file
-from lsr.io.open_vectors import read_vectors
+from lsr.io.open_vectors import load_matrix, read_vectors
 from lsr.io.runs import Run, read_run, run_lines
 from lsr.io.text_files import new_text
 from lsr.io.vectors import Vectors
+from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
 _BINS = 40  # of the histogram of documents' lengths
@@ -200,12 +202,12 @@ def _search_system(
 
     def encode(path: Path) -> Facts:
         remove(path)
-        queries.encoded(index).save(path, queries.ids)
+        save_matrix(path, queries.encoded(index), queries.ids)
         latency = encode_latency(index, queries.texts) if queries.texts is not None else None
         return {"encode_ms": latency.to_json() if latency else None}
 
     path, facts, queries_key = artifacts.get("queries", key, encode, ".parquet")
-    matrix = SparseMatrix.load(path)
+    matrix = load_matrix(path)
     search = asdict(system.search)
 
     def find(deep: int) -> tuple[Run, Facts, str]:

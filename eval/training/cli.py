@@ -30,8 +30,10 @@ _MINED_DEPTH = 200  # documents of a query that become negatives, if nothing spe
 
 @click.command()
 @click.argument("config", type=ConfigFile("train"))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; goes on if it has one.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In place of what the file says.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; a run that is there is resumed."
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Overrides a key of the file.")
 @list_option("train")
 def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
     """Train an encoder as a YAML file says; after a kill the same command resumes.

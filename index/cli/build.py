@@ -81,7 +81,7 @@ def index(
     SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder
     of vectors, "-" for JSONL on standard input, or an ir-datasets name; files and folders may be URIs. With --ray the
     machines of a cluster encode, and build the shards; OUT is on a disk that all of them share, or a URI. After a kill
-    the same command goes on.
+    the same command resumes.
 
     \b
     Examples:

@@ -145,7 +145,7 @@ def document_encoder(name: str | None, settings: dict[str, Any]) -> Any:
 
 def passages_of(size: int | None, overlap: int) -> Any:
     """--passages and --overlap as what the stream takes; None without --passages."""
-    from lsr.encode.corpus import Passages
+    from lsr.encode.passages import Passages
 
     if size is None:
         if overlap:
@@ -179,12 +179,12 @@ def encode(
     encoder: str | None,
     **options: Any,
 ) -> None:
-    """Turn texts into sparse vectors; SOURCE that is vectors already is converted.
+    """Turn texts into sparse vectors; a SOURCE of vectors is converted.
 
     SOURCE is a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, "-" for JSONL on standard input, or an
-    ir-datasets name. After a kill the same command goes on where it was. Files and folders may be URIs
-    (s3://bucket/docs.jsonl). With --ray the machines of a cluster encode part by part; what they make is the same
-    whatever their number, and lies in a folder that all of them share, or in object storage.
+    ir-datasets name. After a kill the same command resumes. Files and folders may be URIs (s3://bucket/docs.jsonl).
+    With --ray the machines of a cluster encode part by part; the result doesn't depend on their number. It goes to a
+    folder that all of them share, or to object storage.
 
     \b
     Examples:
@@ -257,7 +257,8 @@ def publish(encoder: str, out: Path | None, push: str | None, private: bool, onn
     """Write an encoder so that others can use it, with a model card.
 
     Masked language models open in sentence-transformers as they do here; inference-free ones have OpenSearch's idf.json
-    beside the model, too. What `lsr train` writes is of this form already. The hub knows you by `hf auth login`.
+    beside the model, too. What `lsr train` writes is of this form already. Log in to the hub with `hf auth login`
+    first.
 
     \b
     Examples:

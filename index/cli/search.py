@@ -33,9 +33,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--mode", metavar="NAME", help="sparse, or of an index built with --hybrid: hybrid or dense. [sparse]"
             ),
             click.option("--dense-weight", type=float, help="Of the dense score in a hybrid one. [default: 1]"),
-            click.option(
-                "--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore, daat or clusters. [auto]"
-            ),
+            click.option("--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore or clusters. [auto]"),
             click.option("--alpha", type=float, help="Below 1: skip more, perhaps miss some. [default: 1, exact]"),
             click.option("--beta", type=float, help="Share of the query's terms to use. [default: 1]"),
             click.option("--guaranteed", type=int, help="Best blocks to score whatever alpha says. [default: 0]"),
@@ -64,7 +62,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
 damaged_option = click.option(
     "--skip-damaged",
     is_flag=True,
-    help="Read every byte, leave damaged segments out, tell which, and go on with the rest.",
+    help="Verify every byte, leave damaged segments out, name them, and go on with the rest.",
 )
 
 

@@ -23,20 +23,20 @@ from lsr.io.object_store import is_remote
     help="Keys that clients need, a line each: reader KEY, or writer KEY. Without it those of the variable LSR_KEYS.",
 )
 @click.option("--without-keys", is_flag=True, help="Listen beyond this machine without keys.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="That search. [default: one a core]")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads that search. [default: one a core]")
 @click.option("--waiting", type=int, help="Searches that may wait for a thread. [default: 256]")
-@click.option("--seconds", type=float, help="That a search may take. [default: 10]")
+@click.option("--seconds", type=float, help="Time limit of a search. [default: 10]")
 @click.option("--max-k", type=int, help="Documents that a query may ask for. [default: 1000]")
 @click.option("--max-body", type=click.IntRange(min=1), metavar="MB", help="Size of a request. [default: 8]")
-@click.option("--refresh", type=float, help="Seconds between looks for commits of other processes. [default: 1]")
+@click.option("--refresh", type=float, help="Seconds between checks for commits of other processes. [default: 1]")
 @damaged_option
 def serve(
     indexes: tuple[str, ...], keys: Path | None, max_body: int | None, skip_damaged: bool, **options: Any
 ) -> None:
     """Serve indexes over HTTP: a page to search in, and a JSON API that /openapi.json describes.
 
-    An INDEX is a folder or a URI, or NAME=FOLDER. The first one is searched unless a request names another. Only this
-    machine can reach it and nobody can change it, unless told otherwise.
+    An INDEX is a folder or a URI, or NAME=FOLDER. The first one is searched unless a request names another. By default
+    only this machine can reach it, and nothing can be changed.
 
     \b
     Examples:

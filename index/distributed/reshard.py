@@ -26,7 +26,7 @@ from lsr.index.write.builder import BuildSettings, Known, manifest_of, write_seg
 from lsr.io.vectors import VectorBatch
 
 
-def reshard(source: str | Path, out: str | Path, n_shards: int, *, memory: int = DEFAULT_MEMORY) -> Shards:
+def reshard_index(source: str | Path, out: str | Path, n_shards: int, *, memory: int = DEFAULT_MEMORY) -> Shards:
     """Write the documents of an index as shards of one size.
 
     Args:

@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode.base import Encoder
 from lsr.encode.lexicon import Lexicon
-from lsr.encode.load import load_encoder
+from lsr.encode.load import as_encoder
 from lsr.errors import ClusterError, DataError, IndexFormatError
 from lsr.forks import in_child
 from lsr.index.distributed.hedging import Outcome, Patience, ReplicaSet, ask
@@ -39,7 +39,7 @@ from lsr.index.search.matches import require_texts
 from lsr.index.search.options import Conditions, Options, Sort, split_options
 from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k
 from lsr.index.search.selection import Selected, explained, select
-from lsr.index.search.settings import SearchSettings
+from lsr.index.search.settings import SearchOptions, SearchSettings
 from lsr.index.search.snapshot import Shared
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
@@ -101,7 +101,7 @@ class ShardedIndex(QuerySide):
         ray: str | None = None,
         replicas: int = 1,
         cpus: float = 1.0,
-        encoder: Encoder | str | None = None,
+        encoder: Encoder | str | PathLike[str] | None = None,
         hedge_after: float = 0.1,
         time_limit: float = 10.0,
         allow_missing: bool = False,
@@ -130,8 +130,7 @@ class ShardedIndex(QuerySide):
         if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
             raise ValueError(f"replicas must be a whole number of at least 1, got {replicas!r}")
         patience, shards = Patience(hedge_after, time_limit), Shards.read(path)
-        if isinstance(encoder, str):
-            encoder = load_encoder(encoder)
+        encoder = as_encoder(encoder)
         if ray is None:
             sets = [
                 ReplicaSet([ThreadReplica(location) for _ in range(replicas)])
@@ -275,7 +274,9 @@ class ShardedIndex(QuerySide):
 
     # --- searching --------------------------------------------------------------------------------------------------
 
-    def search(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Hits:
+    def search(
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[SearchOptions]
+    ) -> Hits:
         """The k best documents; arguments, order and errors are those of `Index.search`.
 
         Raises:
@@ -295,13 +296,13 @@ class ShardedIndex(QuerySide):
         *,
         threads: int = 0,
         where: Where | Filter | None = None,
-        **settings: Any,
+        **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
         """The k best documents of many queries; arguments, order and errors are those of `Index.search_batch`. Of each
         replica as many threads are used, by default as many as it has cores.
         """
         options, chosen = split_options(settings)
-        if not isinstance(queries, SparseMatrix | str | Mapping):
+        if not isinstance(queries, SparseMatrix):
             queries = as_queries(queries)
         if not options.plain:
             each = [queries[i] for i in range(len(queries))] if isinstance(queries, SparseMatrix) else queries
@@ -318,7 +319,14 @@ class ShardedIndex(QuerySide):
             found += map(self._hits, self._search(part, k, where, chosen, threads))
         return found
 
-    def similar(self, doc_id: str | int, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Hits:
+    def similar(
+        self,
+        doc_id: str | int,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
         """The k documents that are most like one of them; arguments and errors are those of `Index.similar`."""
         options, chosen = split_options(settings)
         doc_id = require_id(doc_id)
@@ -541,17 +549,17 @@ class ShardedIndex(QuerySide):
             self._changes = Index.open(self.path)
         return self._changes
 
-    def add(self, source: Source, **settings: Any) -> Change:
+    def add(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """Add documents at the end, which is the last shard; as `Index.add`."""
-        return self.changes.add(source, **settings)
+        return self.changes.add(source, ids=ids, skip_bad=skip_bad)
 
-    def upsert(self, source: Source, **settings: Any) -> Change:
+    def upsert(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """Put documents in the place of those of the same ids, in whichever shard; as `Index.upsert`."""
-        return self.changes.upsert(source, **settings)
+        return self.changes.upsert(source, ids=ids, skip_bad=skip_bad)
 
-    def update(self, source: Source, **settings: Any) -> Change:
+    def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """The same as `upsert`."""
-        return self.upsert(source, **settings)
+        return self.upsert(source, ids=ids, skip_bad=skip_bad)
 
     def delete(self, ids: str | Sequence[str] = (), *, where: Where | Filter | None = None) -> Change:
         """Delete documents, in whichever shard; as `Index.delete`."""

@@ -27,6 +27,7 @@ from lsr.errors import EncoderError, EncoderMismatch
 from lsr.index.search.rerank import Moved
 from lsr.index.search.snapshot import Snapshot
 from lsr.io.document import Document
+from lsr.notebook import html_table
 from lsr.sparse import SparseMatrix
 
 _LITTLE = 20  # a term that weighs so many times less than the query's heaviest isn't marked
@@ -68,7 +69,7 @@ class Contribution:
     marked: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """Why a document has its score.
 
@@ -92,6 +93,20 @@ class Explanation:
 
     def __iter__(self) -> Iterator[Contribution]:
         return iter(self.contributions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Id, score, terms, and what else changed the score or the rank, as JSON can hold them."""
+        found = self.to_json()
+        return {"id": found.pop("_id"), **found}
+
+    def __repr__(self) -> str:
+        return f"Explanation(id={self.id!r}, score={self.score:.4f}, {self.words(3)})"
+
+    def _repr_html_(self) -> str:
+        """The text with the words marked that count, and a table of the terms."""
+        header, *rows = self._rows()
+        text = f"<p>{self.highlight(html=True)}</p>" if self.content else ""
+        return text + html_table([header, *rows], self._headline())
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -144,17 +159,24 @@ class Explanation:
         return highlight(self.content, self, matched, expanded, length, html, instead)
 
     def __str__(self) -> str:
-        rows = []
+        header, *rows = self._rows()
+        return f"{self._headline()}\n" + table(rows, header, "<>>>><<")
+
+    def _headline(self) -> str:
+        moved = f", boosted {self.boost:.4g} times" if self.boost != 1 else ""
+        moved += f"; {self.moved}" if self.moved else ""
+        return f"{self.id}: score {self.score:.4f}{moved}"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """A table, its header first."""
+        rows: list[tuple[str, ...]] = [("term", "query", "impact", "score", "share", "kind", "in the text")]
         for c in self.contributions:
             places = ", ".join(self._place(span) for span in c.spans[:3])
             more = f" and {len(c.spans) - 3} more" if len(c.spans) > 3 else ""
             origin = f"← {self._place(c.origin)}" if c.origin else ""
             numbers = (f"{c.query_weight:.3f}", f"{c.impact:.3f}", f"{c.score:.3f}", f"{c.share:.1%}")
             rows.append((c.token, *numbers, c.kind, places + more + origin))
-        header = ("term", "query", "impact", "score", "share", "kind", "in the text")
-        moved = f", boosted {self.boost:.4g} times" if self.boost != 1 else ""
-        moved += f"; {self.moved}" if self.moved else ""
-        return f"{self.id}: score {self.score:.4f}{moved}\n" + table(rows, header, "<>>>><<")
+        return rows
 
     def _place(self, span: tuple[int, int]) -> str:
         return f'{span[0]}:{span[1]} "{self.content[slice(*span)]}"'

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from html import escape
 from typing import Any, Protocol
 
-from lsr.errors import MissingExtra
+from lsr.errors import LsrError, MissingExtra
 from lsr.index.search.explain import Explanation
+
+_SHOWN = 300  # characters of a text in a notebook
 
 
 class Described(Protocol):
@@ -65,18 +69,58 @@ class Hit:
         """Why it has its score, term by term; as `Index.explain`."""
         return self._explain(self.doc, origins=origins)
 
-    def highlight(self, length: int | None = None, **marks: Any) -> str:
+    def highlight(
+        self,
+        length: int | None = None,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        expansion: tuple[str, str] | None = None,
+        between: str = "\n",
+        html: bool = False,
+    ) -> str:
         """Title and text with the words marked that count, or the best part of them; as `Explanation.highlight`."""
-        return self.explain().highlight(length, **marks)
+        return self.explain().highlight(
+            length, before=before, after=after, expansion=expansion, between=between, html=html
+        )
 
     def __reduce__(self) -> Any:
         raise TypeError(
             "a Hit reads its text and explanation from an index that is open here: send what you need of it to the "
-            "other process, such as (hit.id, hit.score, hit.text)"
+            "other process, such as hit.to_dict()"
         )
+
+    def __eq__(self, other: object) -> bool:
+        """The same document, or passage, with the same score; whichever index found it."""
+        if not isinstance(other, Hit):
+            return NotImplemented
+        return (self.id, self.passage, self.score) == (other.id, other.passage, other.score)
+
+    def __hash__(self) -> int:
+        return hash((self.passage, self.score))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Id, passage, score, title, text and metadata, as JSON can hold them; it can go to another process."""
+        title, text, metadata = self._documents.fields(self.doc)
+        return {
+            "id": self.id,
+            "passage": self.passage,
+            "score": self.score,
+            "title": title,
+            "text": text,
+            "metadata": metadata,
+        }
 
     def __repr__(self) -> str:
         return f"Hit(id={self.id!r}, score={self.score:.4f})"
+
+    def _repr_html_(self) -> str:
+        """The title, and the best part of the text with the words marked that count."""
+        title, text, _ = self._documents.fields(self.doc)
+        shown = escape(text[:_SHOWN]) + ("…" if len(text) > _SHOWN else "")
+        with suppress(LsrError):  # without an encoder the text is shown as it begins
+            shown = self.explain(origins=False).highlight(_SHOWN, html=True) or shown
+        return f"<p><b>{escape(title or self.passage)}</b> {self.score:.4f}<br>{shown}</p>"
 
 
 class Hits(list[Hit]):
@@ -103,18 +147,10 @@ class Hits(list[Hit]):
 
     def rows(self) -> list[dict[str, Any]]:
         """Of each hit rank, id, passage, score, title, text and metadata."""
-        return [
-            {
-                "rank": rank,
-                "id": hit.id,
-                "passage": hit.passage,
-                "score": hit.score,
-                "title": hit.title,
-                "text": hit.text,
-                "metadata": hit.metadata,
-            }
-            for rank, hit in enumerate(self, start=1)
-        ]
+        return [{"rank": rank, **hit.to_dict()} for rank, hit in enumerate(self, start=1)]
+
+    def _repr_html_(self) -> str:
+        return "<ol>" + "".join(f"<li>{hit._repr_html_()}</li>" for hit in self) + "</ol>"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it: "hits", and "facets" and "total" where the search was asked for them."""

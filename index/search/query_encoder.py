@@ -89,8 +89,6 @@ class QuerySide:
         Raises:
             DataError: A weight that is negative, infinite or not a number.
         """
-        if isinstance(queries, str | Mapping):
-            raise TypeError(f"queries are a list or a matrix, got a single one: [{str(queries)[:50]!r}]")
         if isinstance(queries, SparseMatrix):
             size = self.fingerprint.vocabulary_size
             if size is None and self.vocabulary is not None and self.shared.encoder_files:
@@ -172,8 +170,10 @@ def as_queries(queries: Any) -> list[Any]:
     """Queries as a list; of a mapping that has a text, as files of queries do, the text.
 
     Raises:
-        TypeError: No iterable of queries in an order.
+        TypeError: No iterable of queries in an order; a text is a query itself, not its letters.
     """
+    if isinstance(queries, str | Mapping):
+        raise TypeError(f"queries are a list or a matrix, got a single one: [{str(queries)[:50]!r}]")
     if not isinstance(queries, Iterable) and not hasattr(queries, "columns"):
         raise TypeError(f"a query is a text, a mapping of token to weight or a matrix, got {type(queries).__name__}")
     rows = as_rows(queries, "queries")

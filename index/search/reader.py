@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lsr.encode.base import Encoder
 from lsr.errors import DataError
@@ -18,20 +18,21 @@ from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document
 from lsr.index.search.hits import Hit, Hits
-from lsr.index.search.hybrid_search import hybrid_top, require_dense
+from lsr.index.search.hybrid_search import dense_width, hybrid_top
 from lsr.index.search.matches import Matcher, SnapshotRanking
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
 from lsr.index.search.searcher import Mask, Searcher
 from lsr.index.search.selection import explained, select
-from lsr.index.search.settings import Plan, SearchSettings
+from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
 from lsr.index.search.snapshot import Shared, Snapshot
 from lsr.index.search.words import Suggestion, Words
 from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.storage.manifest import check_files
 from lsr.io.document import Document, require_id
+from lsr.notebook import html_table
 from lsr.sparse import SparseMatrix
 
 _SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
@@ -61,6 +62,22 @@ class Reader(QuerySide):
 
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self)} documents, {self.fingerprint})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it is, as JSON can hold it."""
+        return {
+            "path": str(self.path),
+            "documents": len(self),
+            "segments": self.n_segments,
+            "postings": self.n_postings,
+            "bytes": sum(self.file_sizes().values()),
+            "passages": self.has_passages,
+            "clusters": self.has_clusters,
+            "encoder": str(self.fingerprint),
+        }
+
+    def _repr_html_(self) -> str:
+        return html_table([("", ""), *((key, str(value)) for key, value in self.to_dict().items())])
 
     @property
     def documents(self) -> AllDocuments:
@@ -193,13 +210,22 @@ class Reader(QuerySide):
 
     # --- searching -------------------------------------------------------------------------------------------------
 
-    def search(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Hits:
+    def search(
+        self,
+        query: Query,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
         """The k best documents.
 
         Args:
             query: A text, a {token: weight} mapping, a mapping with a "text", or a matrix of one row.
             k: How many at most. Documents that share no term with the query are never among them.
             where: Which documents may be found, by their metadata: `lsr.index.segment.filters` tells how.
+            dense: (width,) the query's dense vector, for the modes hybrid and dense; by default its text is encoded.
             settings: Of `SearchSettings`: mode, algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages,
                 dense_weight. Without any the search is one of the sparse vectors, and exact. And of
                 `lsr.index.search.options.Options`: offset, min_score, group_by, per_group, sort, boost, facets,
@@ -219,23 +245,35 @@ class Reader(QuerySide):
         vector = self.query_vector(query, "search")
         checked_k(k)
         snapshot = self._snapshot
-        (dense,) = self._dense_queries(snapshot, [query], chosen)
+        one = query if isinstance(query, SparseMatrix) else [query]
+        (near,) = self._dense_queries(snapshot, one, None if dense is None else [dense], chosen)
         if not options.plain:
             conditions = options.conditions(text)
-            return self._selected(snapshot, query, vector, dense, k, options, chosen, where, conditions)
-        return self._hits(snapshot, vector, *_top(snapshot, vector, dense, k, chosen, snapshot.mask(where)))
+            return self._selected(snapshot, query, vector, near, k, options, chosen, where, conditions)
+        return self._hits(snapshot, vector, *_top(snapshot, vector, near, k, chosen, snapshot.mask(where)))
 
     def _dense_queries(
-        self, snapshot: Snapshot, queries: Sequence[Any] | SparseMatrix, settings: SearchSettings
+        self,
+        snapshot: Snapshot,
+        queries: Sequence[Any] | SparseMatrix,
+        given: Sequence[ArrayLike] | None,
+        settings: SearchSettings,
     ) -> Sequence[NDArray[np.float32] | None]:
         """The dense vectors of queries, where they are wanted."""
         if settings.mode == "sparse":
+            if given is not None:
+                raise ValueError('dense vectors of queries go with the modes "hybrid" and "dense"')
             return [None] * len(queries)
-        require_dense(snapshot, self.path)
-        texts = [query for query in as_queries(queries) if isinstance(query, str)]
-        if len(texts) != len(queries):
-            raise DataError(f'mode "{settings.mode}" is for texts: only those have a dense vector', "query")
-        return list(self.encoder.encode_dense(texts, queries=True)) if texts else []
+        width = dense_width(snapshot, self.path)
+        if given is None:
+            texts = [] if isinstance(queries, SparseMatrix) else [q for q in as_queries(queries) if isinstance(q, str)]
+            if len(texts) != len(queries):
+                raise DataError(f'mode "{settings.mode}" takes texts, or a dense vector for each query', "query")
+            given = list(self.encoder.encode_dense(texts, queries=True)) if texts else []
+        vectors = [np.asarray(vector, np.float32) for vector in given]
+        if len(vectors) != len(queries) or any(v.shape != (width,) or not np.isfinite(v).all() for v in vectors):
+            raise DataError(f"a dense vector for each query is needed, of {width} finite numbers", "query")
+        return vectors
 
     def search_batch(
         self,
@@ -244,7 +282,8 @@ class Reader(QuerySide):
         *,
         threads: int = 0,
         where: Where | Filter | None = None,
-        **settings: Any,
+        dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
+        **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
         """The k best documents of many queries, on all cores.
 
@@ -253,6 +292,7 @@ class Reader(QuerySide):
             k: How many at most for each.
             threads: Cores to use; 0 for all.
             where: As for `search`.
+            dense: As for `search`, one vector for each query.
             settings: As for `search`.
         """
         options, chosen = split_options(settings)
@@ -266,19 +306,25 @@ class Reader(QuerySide):
         checked_k(k)
         snapshot = self._snapshot
         mask = snapshot.mask(where)
-
-        dense = self._dense_queries(snapshot, asked, chosen)
+        near = self._dense_queries(snapshot, asked, None if dense is None else list(dense), chosen)
 
         def find(i: int) -> Hits:
             if options.plain:
-                return self._hits(snapshot, rows[i], *_top(snapshot, rows[i], dense[i], k, chosen, mask))
+                return self._hits(snapshot, rows[i], *_top(snapshot, rows[i], near[i], k, chosen, mask))
             query, conditions = None if isinstance(asked, SparseMatrix) else asked[i], options.conditions(texts[i])
-            return self._selected(snapshot, query, rows[i], dense[i], k, options, chosen, where, conditions)
+            return self._selected(snapshot, query, rows[i], near[i], k, options, chosen, where, conditions)
 
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             return list(pool.map(find, range(len(rows))))
 
-    def similar(self, doc_id: str | int, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Hits:
+    def similar(
+        self,
+        doc_id: str | int,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
         """The k documents that are most like one of them, by their stored vectors; it isn't among them.
 
         Args:
@@ -376,7 +422,9 @@ class Reader(QuerySide):
         pairs = zip(found.docs, found.scores, strict=True)
         return Hits((Hit(snapshot.documents, *pair, explain) for pair in pairs), facets=facets, total=total)
 
-    def explain_plan(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Plan:
+    def explain_plan(
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[SearchOptions]
+    ) -> Plan:
         """Search, and tell what ran and how many blocks, windows and postings it touched.
 
         Args:
@@ -393,7 +441,10 @@ class Reader(QuerySide):
         return snapshot.searcher.plan(terms, weights, snapshot.depth(k), search_settings(settings), mask)
 
     def recall(
-        self, queries: Iterable[str | Mapping[str, Any]] | SparseMatrix | None = None, k: int = 10, **settings: Any
+        self,
+        queries: Iterable[str | Mapping[str, Any]] | SparseMatrix | None = None,
+        k: int = 10,
+        **settings: Unpack[SearchOptions],
     ) -> float:
         """How much of the exact result a search finds: to choose alpha, or cut and heap_factor.
 

@@ -153,9 +153,9 @@ class Searcher:
             space = self._space(k, wide.dtype)
             scratch = self._scratch() if algorithm == "clusters" else None
             unit = group.scale / factor
-            least = _least(floor / unit, wide.dtype)
+            threshold = _threshold(floor / unit, wide.dtype)
             docs, scores, known = group.search(
-                algorithm, terms, wide, space, k, settings, mask.allowed, live, scratch, least
+                algorithm, terms, wide, space, k, settings, mask.allowed, live, scratch, threshold
             )
             counts += space.counts
             n_known = max(n_known, known)
@@ -337,7 +337,7 @@ def _best(results: list[tuple[NDArray[np.int64], NDArray[np.float64]]], k: int) 
     return docs[best], scores[best]
 
 
-def _least(score: float, dtype: Any) -> Any:
+def _threshold(score: float, dtype: Any) -> Any:
     """The score to reach from the start, of the type of a kernel's scores; rounded down, so that no tie is lost."""
     below = score * (1 - 2.0**-40)
     if dtype == np.int32:

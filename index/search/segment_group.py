@@ -33,7 +33,7 @@ from lsr.index.kernels.layout import (
     find_lists,
     find_terms,
 )
-from lsr.index.kernels.maxscore import search_daat, search_maxscore
+from lsr.index.kernels.maxscore import search_maxscore
 from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.postings import Run
 
@@ -92,11 +92,11 @@ class Group:
         allowed: NDArray[np.uint8],
         live: NDArray[np.uint8],
         scratch: NDArray[np.int32] | None,
-        least: Any,
+        threshold: Any,
     ) -> tuple[NDArray[np.int64], NDArray[Any], int]:
         """The k best documents of these segments, their scores in integers, and how many terms occur.
 
-        Documents whose scores fall short of `least`, of the type of the weights and above zero, may be left out.
+        Documents whose scores fall short of `threshold`, of the type of the weights and above zero, may be left out.
         """
         ranks, peaks = np.empty((len(self._members), len(terms)), np.int64), np.empty(len(terms))
         known = find_terms(self._lexicon, terms, ranks, peaks)
@@ -112,13 +112,11 @@ class Group:
         query = Query(lists, chosen, most, allowed, live)
         if algorithm == "blocks":
             seeds = min(max(_SEEDS + k // 4, settings.guaranteed), max(self.n_blocks, 1))
-            found = search_blocks(files, query, space, k, settings.alpha, seeds, least)
+            found = search_blocks(files, query, space, k, settings.alpha, seeds, threshold)
         elif algorithm == "maxscore":
             found = search_maxscore(files, query, space, k)
-        elif algorithm == "daat":
-            found = search_daat(files, query, space, k)
         else:
-            found = search_windows(files, query, space, k, least)
+            found = search_windows(files, query, space, k, threshold)
         return space.docs[:found], space.scores[:found], len(known)
 
     def _search_clusters(
@@ -133,7 +131,7 @@ class Group:
         scratch: NDArray[np.int32],
     ) -> int:
         space.counts[:] = 0
-        found, least = 0, 1
+        found, threshold = 0, 1
         # Terms that no segment has don't count.
         anywhere = known[np.argsort(-weights[known], kind="stable")[: settings.cut]]
         for i, (run, base) in enumerate(self._members):
@@ -146,9 +144,9 @@ class Group:
                 there, wide = ranks[i][here], weights[here]
             seeds = min(max(_SEEDS + k // 5, settings.guaranteed), max(len(segment.clusters.doc_ends), 1))
             docs = Docs(segment.order, segment.n_docs, base, _within(run, allowed[base : base + segment.n_docs]))
-            found, least = search_clusters(
+            found, threshold = search_clusters(
                 segment.clusters, (there, wide), heaviest, docs, scratch, space, k,
-                float(settings.heap_factor), seeds, found, np.int32(least),
+                float(settings.heap_factor), seeds, found, np.int32(threshold),
             )  # fmt: skip
         return int(finish(space, k, found))
 

@@ -97,25 +97,25 @@ class _Condition:
             return there if self.values[0] else ~there
         kind = columns.kinds[self.column].removeprefix("list of ")
         if pa.types.is_list(column.type):
-            items, offsets = np.flatnonzero(self._of(column.values, kind)), offsets_of(column)
+            items, offsets = np.flatnonzero(self._of(column.values, kind, columns)), offsets_of(column)
             items = items[(items >= offsets[0]) & (items < offsets[-1])]
             met = np.zeros(len(column), bool)
             met[np.searchsorted(offsets, items, side="right") - 1] = True
         else:
-            met = self._of(column, kind)
+            met = self._of(column, kind, columns)
         return there & (~met if self.operator in ("!=", "not in") else met)
 
-    def _of(self, array: pa.Array, kind: str) -> Mask:
+    def _of(self, array: pa.Array, kind: str, columns: Columns) -> Mask:
         """Which of some plain values meet it, != and not in taken for their opposites."""
         if not len(array):
             return np.zeros(0, bool)
         if pa.types.is_dictionary(array.type):  # each text is compared once, however often it occurs
-            of_each = self._of(array.dictionary, kind)
+            of_each = self._of(array.dictionary, kind, columns)
             indices = array.indices.fill_null(0).to_numpy()
             return of_each[indices] if len(of_each) else np.zeros(len(indices), bool)  # all of them missing
         values = [_matching(value, kind) for value in self.values]
         if kind == "text":
-            return self._of_texts(array, values)
+            return self._of_texts(array, values, columns)
         if kind == "truth":
             return np.isin(array.fill_null(False).to_numpy(zero_copy_only=False), values)
         numbers = numbers_of(array)
@@ -124,7 +124,7 @@ class _Condition:
             met |= _compared(numbers, self.operator if self.operator in _ORDER else "==", value)
         return met
 
-    def _of_texts(self, array: pa.Array, values: list[Any]) -> Mask:
+    def _of_texts(self, array: pa.Array, values: list[Any], columns: Columns) -> Mask:
         """Which texts meet it: compared by Arrow, whose UTF-8 has the order of code points as Python's texts have;
         a time with those texts that are times.
         """
@@ -134,13 +134,13 @@ class _Condition:
             return _as_mask(part_of(array, str(values[0])).fill_null(False))
         times = {time for value in values if (time := parse_time(value)) is not None}
         if self.operator in _ORDER and times:
-            there, found = _times(array)
+            there, found = columns.times(self.column)
             return np.asarray(there & _ORDER[self.operator](found, next(iter(times))), bool)
         texts = pa.array([value for value in values if isinstance(value, str) and is_unicode(value)], array.type)
         if self.operator not in _ORDER:
             met = _as_mask(pc.is_in(array, texts))
             if times:
-                there, found = _times(array)
+                there, found = columns.times(self.column)
                 met |= there & np.isin(found, list(times))
             return met
         if not len(texts):
@@ -395,15 +395,6 @@ def _neighbours(value: int | float, dtype: np.dtype[Any]) -> tuple[Any, Any]:
     floor, ceiling = math.floor(value), math.ceil(value)
     below = dtype.type(min(floor, most)) if floor >= least else None
     return below, dtype.type(max(ceiling, least)) if ceiling <= most else None
-
-
-def _times(array: pa.Array) -> tuple[Mask, NDArray[np.int64]]:
-    """Which texts are times, and the times as of `parse_time`."""
-    there, found = np.zeros(len(array), bool), np.zeros(len(array), np.int64)
-    for place in np.flatnonzero(_as_mask(pc.match_substring_regex(array, r"^\d{4}-\d\d-\d\d").fill_null(False))):
-        if (time := parse_time(array[int(place)].as_py())) is not None:
-            there[place], found[place] = True, time
-    return there, found
 
 
 def _as_mask(met: pa.Array) -> Mask:

@@ -170,6 +170,8 @@ class App(Starlette):
             number = secrets.token_hex(4)
             logger.error("error %s", number, exc_info=error)
             found = Problem(500, f"an error of the server's own, number {number} in its log")
+        elif isinstance(error, OSError) and found.status == 503:
+            logger.error("%s", error)
         return found
 
     # --- the server's life ------------------------------------------------------------------------------------------
@@ -195,6 +197,7 @@ class App(Starlette):
             self.serving.writes[name].stop()
             if served.index.pending:
                 logger.warning("%s: changes that were never committed are forgotten", name)
+                served.index.rollback()
             try:
                 served.index.close(wait=False)
             except LsrError as error:

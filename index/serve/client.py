@@ -20,7 +20,7 @@ from dataclasses import asdict, fields
 from datetime import timedelta
 from functools import partial
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, Unpack
 from urllib.parse import quote, urlencode, urlsplit
 
 from lsr.errors import DataError, ServerError
@@ -30,14 +30,14 @@ from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.options import Options, split_options
 from lsr.index.search.query_encoder import as_queries
 from lsr.index.search.selection import Selected, explained, select
-from lsr.index.search.settings import Plan, SearchSettings
+from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
 from lsr.index.search.words import Suggestion
 from lsr.index.segment.columns import flat_items
 from lsr.index.segment.filters import Where
 from lsr.index.serve.problems import client_error
 from lsr.index.write.update_batch import Change
 from lsr.io.corpus import Corpus
-from lsr.io.document import Document, require_id
+from lsr.io.document import Document, as_ids, require_id
 from lsr.io.jsonl import given_documents
 from lsr.io.metadata import plain_value
 from lsr.io.vectors import Vectors
@@ -112,7 +112,7 @@ class Client:
         *,
         where: Where | None = None,
         hybrid: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[SearchOptions],
     ) -> Hits:
         """The k best documents; see `Index.search`.
 
@@ -139,7 +139,7 @@ class Client:
         *,
         where: Where | None = None,
         hybrid: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
         """The k best documents of many queries, all of the same commit; see `Index.search_batch`."""
         options, chosen = split_options(settings)
@@ -155,7 +155,9 @@ class Client:
         ]
         return [self._hits(query, answer, options) for query, answer in zip(queries, answers, strict=True)]
 
-    def similar(self, doc_id: str | int, k: int = 10, *, where: Where | None = None, **settings: Any) -> Hits:
+    def similar(
+        self, doc_id: str | int, k: int = 10, *, where: Where | None = None, **settings: Unpack[SearchOptions]
+    ) -> Hits:
         """The k documents that are most like one of them; see `Index.similar`. Their hits can't be explained here."""
         options, chosen = split_options(settings)
         if options.rerank is not None:
@@ -198,7 +200,9 @@ class Client:
         title_length = found.get("title_length", 0)  # older servers don't tell
         return Explanation(found["_id"], found["score"], tuple(terms), found["content"], title_length)
 
-    def explain_plan(self, query: Query, k: int = 10, *, where: Where | None = None, **settings: Any) -> Plan:
+    def explain_plan(
+        self, query: Query, k: int = 10, *, where: Where | None = None, **settings: Unpack[SearchOptions]
+    ) -> Plan:
         """Search, and tell what that touched; see `Index.explain_plan`."""
         asked = _query(query) | {"k": k, "plan": True, "fields": False} | _how(where, None, *split_options(settings))
         return Plan(**self._post("/v1/search", asked)["plan"])
@@ -318,7 +322,7 @@ class Client:
 
     def delete(self, ids: str | Iterable[str] = (), *, where: Where | None = None, commit: bool = False) -> Change:
         """Delete documents; see `Index.delete`."""
-        asked = {"ids": [ids] if isinstance(ids, str) else list(ids), "where": where, "commit": commit}
+        asked = {"ids": as_ids(ids), "where": where, "commit": commit}
         return _change(self._call("DELETE", "/v1/documents", self._of_index(asked)))
 
     def commit(self, *, merge: bool = True) -> None:
@@ -426,7 +430,9 @@ def _query(query: Query) -> dict[str, Any]:
 def _how(
     where: Where | None, hybrid: Mapping[str, Any] | None, options: Options, settings: SearchSettings
 ) -> dict[str, Any]:
-    asked = {"where": where, "settings": vars(settings)} | ({} if hybrid is None else {"hybrid": dict(hybrid)})
+    asked: dict[str, Any] = {"where": where, "settings": vars(settings)} | (
+        {} if hybrid is None else {"hybrid": dict(hybrid)}
+    )
     for one in fields(Options):
         value = getattr(options, one.name)
         if one.name != "rerank" and value not in (one.default, (), {}):

@@ -9,7 +9,7 @@ documents that were to be deleted: the same change once more mends it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
@@ -163,9 +163,9 @@ class ShardedWriter:
         """Add documents at the end of the last shard; with `replace` those of the same ids vanish from any."""
         return self._writers[-1].add(source, encoder, ids, replace=replace, skip_bad=skip_bad)
 
-    def delete(self, ids: Iterable[str], where: Filter | None = None) -> Change:
+    def delete(self, ids: Sequence[str], where: Filter | None = None) -> Change:
         """Delete documents, wherever they are."""
-        ids, change = list(ids), Change()
+        change = Change()
         if where is not None:
             where.require_known(list(chain.from_iterable(writer.columns() for writer in self._writers)))
         changes = [writer.delete(ids, where, known=True) for writer in self._writers]

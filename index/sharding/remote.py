@@ -40,7 +40,7 @@ _CHECKED = ".checked.json"  # {file: size and times of change, when its content 
 _TRIES = 3
 
 
-def downloaded(uri: str) -> Path:
+def download_index(uri: str) -> Path:
     """The copy of an index, or of a sharded folder, in the cache (`lsr.io.object_store.cache_folder`), as it is now.
 
     Files that the copy lacks are downloaded, and those that have been changed since they were; nothing is kept that
@@ -77,7 +77,7 @@ def downloaded(uri: str) -> Path:
 
 def folder_of(location: str) -> Path:
     """The folder of a shard on this machine; for a URI that of its copy, which is downloaded as far as it must be."""
-    return downloaded(location) if is_remote(location) else Path(location)
+    return download_index(location) if is_remote(location) else Path(location)
 
 
 def read_manifests(shards: Shards) -> dict[str, dict[str, Any]]:
@@ -120,7 +120,7 @@ def _head(place: Place) -> tuple[str, bytes]:
 def _complete_shards(folder: Path, shards: Shards) -> None:
     """Make a copy have all shards, and no others."""
     for entry in shards.entries:
-        downloaded(shards.location(entry))
+        download_index(shards.location(entry))
     named = {entry.path for entry in shards.entries}
     for path in folder.glob("shard-*"):
         if path.name not in named and SHARD_NAME.fullmatch(path.name):
@@ -167,7 +167,7 @@ def _checked(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def uploaded(folder: Path, uri: str, *, overwrite: bool = False) -> None:
+def upload_index(folder: str | PathLike[str], uri: str, *, overwrite: bool = False) -> None:
     """Write an index of this machine to object storage: what is missing there, then the manifest.
 
     What the manifest doesn't name any longer is removed there at last. Nobody else may write either of them meanwhile.
@@ -181,7 +181,7 @@ def uploaded(folder: Path, uri: str, *, overwrite: bool = False) -> None:
         OutputExists: An index, or anything else, is there already.
         StorageError: It can't be written.
     """
-    place = Place(uri)
+    folder, place = Path(folder), Place(uri)
     refuse_remote(place, overwrite=overwrite)
     files = read_manifest(folder)["files"]
     there = place.sizes()
@@ -224,7 +224,7 @@ def folder_for(path: str | PathLike[str], *, overwrite: bool) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="lsr-") as scratch:
         folder = Path(scratch) / "index"
         yield folder
-        uploaded(folder, str(path), overwrite=overwrite)
+        upload_index(folder, str(path), overwrite=overwrite)
 
 
 def _files_of(content: bytes | None) -> Mapping[str, Any]:

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
 from lsr._version import __version__
 from lsr.console import progress
 from lsr.encode.base import DEFAULT_ENCODER, Encoder
-from lsr.encode.corpus import Passages, Report, encode_corpus, fit
+from lsr.encode.corpus import Report, encode_corpus, fit
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.load import load_encoder
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, EncoderError, EncoderMismatch
 from lsr.fingerprint import Fingerprint
 from lsr.index.segment.cluster_writer import write_clusters
@@ -38,6 +39,22 @@ from lsr.sparse import SparseMatrix
 
 Opened = Iterable[Mapping[str, Any] | Document] | Corpus | Vectors | SparseMatrix
 Source = Opened | str | PathLike[str]
+
+
+class BuildOptions(TypedDict, total=False):
+    """The keyword arguments of `Index.build` for documents; it tells what they mean."""
+
+    encoder: Encoder | str | None
+    impacts: ImpactType
+    passages: Passages | None
+    store_text: bool
+    overwrite: bool
+    memory: int
+    order: Order
+    clusters: bool
+    summary_mass: float
+    hybrid: bool
+    report: Report | None
 
 
 @dataclass(frozen=True)

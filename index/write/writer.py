@@ -43,7 +43,6 @@ from lsr.index.write.builder import (
 )
 from lsr.index.write.merge import MOST, Merged, merge_parts, plan_merges
 from lsr.index.write.update_batch import Call, Change
-from lsr.io.document import id_text, require_id
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import MAX_TERMS, SparseMatrix
 
@@ -181,10 +180,7 @@ class Writer:
         """
         self.require_whole()
         self._require_idle()
-        given = list(ids)
-        if wrong := [repr(key) for key in given if id_text(key) is None]:
-            raise DataError(f"an id to delete must be a string, got {', '.join(wrong[:3])}")
-        keys = list(dict.fromkeys(map(require_id, given)))
+        keys = list(dict.fromkeys(ids))
         if where is not None and not any(where.conditions()):
             raise DataError("a filter without a condition would delete all documents", "where")
         if where is not None and not known:

@@ -26,8 +26,8 @@ from lsr.console import counted, note, progress, warn
 from lsr.dense import DenseRows
 from lsr.durable import take_name
 from lsr.encode.base import Encoder
-from lsr.encode.passages import require_sizes, split_passages
-from lsr.errors import CutTexts, OutputExists
+from lsr.encode.passages import Passages, split_passages
+from lsr.errors import CutTexts, NoTerms, OutputExists
 from lsr.io.convert import Form, check_out, convert
 from lsr.io.corpus import Corpus
 from lsr.io.document import Document, document_batch
@@ -45,23 +45,6 @@ _PART_SECONDS = 30.0  # a kill loses at most this much work
 _PART_DOCS = 200_000
 
 
-@dataclass(frozen=True)
-class Passages:
-    """How documents are cut: tokens of a passage at most, and how many of them the next one repeats.
-
-    An encoder that reads fewer, beside title, prompt and special tokens, gets shorter passages: none loses its end.
-
-    Raises:
-        ValueError: Sizes that make no sense.
-    """
-
-    size: int
-    overlap: int = 0
-
-    def __post_init__(self) -> None:
-        require_sizes(self.size, self.overlap)
-
-
 @dataclass
 class Report:
     """What encoding met on its way.
@@ -76,6 +59,7 @@ class Report:
         bad: Messages about documents that were skipped.
         queries: Whether these are queries.
         told: Vectors that there were when a warning told of texts that are cut; 0 for none yet.
+        told_empty: Whether a warning told of texts without terms.
     """
 
     documents: int = 0
@@ -87,6 +71,7 @@ class Report:
     bad: list[str] = field(default_factory=list)
     queries: bool = False
     told: int = 0
+    told_empty: bool = False
 
     def warn(self) -> None:
         """Warn, once, of texts that are cut: while the rest is still to come."""
@@ -94,14 +79,27 @@ class Report:
             self.told = self.vectors
             warn(cut_texts(self.truncated, self.vectors, self.max_length, queries=self.queries), CutTexts)
 
+    def warn_empty(self) -> None:
+        """Warn of texts that have no terms, when all have come."""
+        if said := self._without_terms():
+            self.told_empty = True
+            warn("; ".join(said), NoTerms)
+
+    def _without_terms(self) -> list[str]:
+        said = []
+        if self.empty:
+            have = "has" if self.empty == 1 else "have"
+            said.append(f"{self.empty} of {counted(self.documents, 'document')} {have} no text to be found by")
+        if more := max(self.no_terms - self.empty, 0):
+            said.append(f"texts in which the encoder finds no term, so that they match nothing: {more}")
+        return said
+
     def tell(self) -> None:
         """Say on stderr, once, what a user should know."""
         if self.bad:
             note(f"skipped {counted(len(self.bad), 'bad document')}, the first: {self.bad[0]}")
-        if self.empty:
-            note(f"{self.empty} of {self.documents} documents have no text to be found by")
-        if self.no_terms > self.empty:
-            note(f"texts in which the encoder finds no term, so that they match nothing: {self.no_terms - self.empty}")
+        for said in [] if self.told_empty else self._without_terms():
+            note(said)
         if self.truncated and self.vectors > self.told:
             note(cut_texts(self.truncated, self.vectors, self.max_length, queries=self.queries))
 
@@ -148,11 +146,12 @@ def encode_corpus(
         bar.total = corpus.count() if not bar.disable else None
         bar.update(skip)
         for chunk in chunks(islice(corpus, skip, None), CHUNK, CHUNK_CHARACTERS):
-            how = {"queries": queries, "passages": passages, "with_text": with_text, "dense": dense}
+            how: dict[str, Any] = {"queries": queries, "passages": passages, "with_text": with_text, "dense": dense}
             batch = encode_chunk(chunk, encoder, report, **how)
             report.warn()
             yield batch
             bar.update(len(chunk))
+    report.warn_empty()
     report.bad = corpus.bad
 
 

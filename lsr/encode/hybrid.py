@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from lsr.encode.bm25_fixed import FixedBM25Encoder
 from lsr.encode.inference_free import InferenceFreeEncoder
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tower import ModelOptions
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
@@ -81,7 +82,7 @@ class HybridEncoder(Encoder):
         return factors
 
     @classmethod
-    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Any) -> HybridEncoder:
+    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Unpack[ModelOptions]) -> HybridEncoder:
         """Open what `save` or `query_files` wrote.
 
         Args:

@@ -13,7 +13,7 @@ from itertools import groupby
 from operator import itemgetter
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.splade import SpladeEncoder
 from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.tower import ModelOptions
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
@@ -211,7 +212,7 @@ class InferenceFreeEncoder(Encoder):
         }
 
     @classmethod
-    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Any) -> InferenceFreeEncoder:
+    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Unpack[ModelOptions]) -> InferenceFreeEncoder:
         """Open what `save` or `query_files` wrote.
 
         Args:

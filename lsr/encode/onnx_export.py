@@ -30,17 +30,12 @@ from lsr.encode.output import OutputLayer, OutputSettings, quantized, row_factor
 from lsr.encode.tokenizer import TOKENIZER_FILE
 from lsr.errors import EncoderError, MissingExtra
 
+_AS_IT_IS = "Leave --onnx out: as it is, the encoder runs with PyTorch, of the extra torch"
 _TERMS = 2048  # terms of an output layer within the graph at a time
 _HEADS = ("ExpansionHead", "MaskedLMHead", "GatedHead", "LexicalHead")
 # GELU gives no less than -0.17. With this zero and at least this largest value, that is among the integers.
 _GELU_ZERO, _GELU_LARGEST = 16, 2.55
 _WORDS = "embeddings.word_embeddings.weight"
-
-
-# --- running ----------------------------------------------------------------------------------------------------------
-
-
-# --- making -----------------------------------------------------------------------------------------------------------
 
 
 def export(model: Any, folder: Path, dense: Any = None) -> None:
@@ -64,11 +59,16 @@ def export(model: Any, folder: Path, dense: Any = None) -> None:
     config, kind = model.backbone.config, type(model.head).__name__
     if config.model_type != "bert" or kind not in _HEADS or model.twice or config.hidden_act != "gelu":
         raise EncoderError(
-            f"a {config.model_type} model with {kind} can't be exported; BERT with one of the heads expansion, "
-            "masked-lm, gated and lexical can"
+            f"a {config.model_type} model with {kind} can't be exported as ONNX: BERT with one of the heads expansion, "
+            f"masked-lm, gated and lexical can (bidirectional, with gelu). {_AS_IT_IS}"
         )
-    if kind in ("MaskedLMHead", "GatedHead") and (model.head.pooling != "max" or not model.head.apart):
-        raise EncoderError("of masked language models only those with max pooling can be exported")
+    if kind in ("MaskedLMHead", "GatedHead") and not model.head.apart:
+        raise EncoderError(f"this model's output layer can't be exported as ONNX: it isn't one matrix. {_AS_IT_IS}")
+    if kind in ("MaskedLMHead", "GatedHead") and model.head.pooling != "max":
+        raise EncoderError(
+            "a model with sum pooling can't be exported as ONNX: the graph's integers are those of the largest logit "
+            f"of each term (pooling max), and adding weights up takes all of them. {_AS_IT_IS}"
+        )
     weights = {name.removeprefix("bert."): value.float().numpy() for name, value in model.backbone.state_dict().items()}
     head = {name: value.float().numpy() for name, value in model.head.tensors().items()}
     graph = _Graph(onnx)

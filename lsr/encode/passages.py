@@ -7,7 +7,7 @@ with "#" and its number; `parent` is the document's id. The title goes with ever
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from lsr.encode.base import Encoder
 from lsr.io.document import Document
@@ -89,3 +89,20 @@ def _cuts(spans: list[tuple[int, int, int]], text: str, size: int, overlap: int)
         repeated = last if starts_word(last) else last - overlap
         words = (token for token in range(max(last - overlap, first + 1), last) if starts_word(token))
         first = next((token for token in words if gets_on(token, last)), repeated)
+
+
+@dataclass(frozen=True)
+class Passages:
+    """How documents are cut: tokens of a passage at most, and how many of them the next one repeats.
+
+    An encoder that reads fewer, beside title, prompt and special tokens, gets shorter passages: none loses its end.
+
+    Raises:
+        ValueError: Sizes that make no sense.
+    """
+
+    size: int
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        require_sizes(self.size, self.overlap)

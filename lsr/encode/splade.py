@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from itertools import groupby
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.onnx_runner import OnnxRunner
 from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
-from lsr.encode.tower import Tower
+from lsr.encode.tower import ModelOptions, Tower
 from lsr.errors import CheckpointWarning, EncoderError, EncoderMismatch, MissingExtra
 from lsr.fingerprint import Fingerprint, digest, digest_files
 from lsr.forks import cached_property, in_child
@@ -334,13 +334,13 @@ class SpladeEncoder(Encoder):
         }
 
     @classmethod
-    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Any) -> SpladeEncoder:
+    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Unpack[ModelOptions]) -> SpladeEncoder:
         """Open what `save` or `query_files` wrote; arguments and errors as of `from_config`."""
         return cls.from_config(config, folder, TextTokenizer.open(folder, settings={}), **settings)
 
     @classmethod
     def from_config(
-        cls, config: Mapping[str, Any], folder: Path, tokenizer: TextTokenizer | None, **settings: Any
+        cls, config: Mapping[str, Any], folder: Path, tokenizer: TextTokenizer | None, **settings: Unpack[ModelOptions]
     ) -> SpladeEncoder:
         """Open what `config` described.
 
@@ -362,8 +362,9 @@ class SpladeEncoder(Encoder):
             kept = {name: config[name] for name in ("top_k", "max_ratio")}
         except (KeyError, TypeError) as error:
             raise EncoderError(f"{where}: not a whole encoder: {error!r}") from None
-        given = {name: settings.pop(name, None) for name in ("pooling", "saturation", "max_length")}
-        how = {name: value for name, value in given.items() if value is not None}
+        given: dict[str, Any] = {**settings}
+        reading = {name: given.pop(name, None) for name in ("pooling", "saturation", "max_length")}
+        how = {name: value for name, value in reading.items() if value is not None}
         if how:
             fixed = {"pooling", "saturation"} & how.keys()
             if fixed and document.head in files.OWN_HEADS:
@@ -377,7 +378,7 @@ class SpladeEncoder(Encoder):
                 saturation=document.saturation,
                 max_length=document.max_length,
             )
-        return cls(document, query, tokenizer=tokenizer, fingerprint=fingerprint, **kept | settings)
+        return cls(document, query, tokenizer=tokenizer, fingerprint=fingerprint, **kept | given)
 
     def query_files(self) -> dict[str, bytes]:
         """The tokenizer, and a reference to where the checkpoint lies."""

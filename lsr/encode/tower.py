@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from lsr.encode import model_files as files
 from lsr.encode.base import CONFIG_FILE
@@ -17,6 +17,36 @@ from lsr.errors import EncoderError
 POOLINGS = ("max", "sum")
 SATURATIONS = ("log1p", "log1p_log1p")
 MAX_LENGTH = 256  # where neither the caller nor the checkpoint says
+
+
+class ReadingOptions(TypedDict, total=False):
+    """How a model reads a text and weighs its terms; None for what the checkpoint says. See `Tower`."""
+
+    pooling: str | None
+    saturation: str | None
+    max_length: int | None
+
+
+class ModelOptions(ReadingOptions, total=False):
+    """Those, how documents are pruned, and where the model runs. See `SpladeEncoder`."""
+
+    top_k: int | None
+    max_ratio: float | None
+    device: str | None
+    batch_tokens: int | None
+
+
+class TowerOptions(TypedDict, total=False):
+    """What `Tower.open` takes in place of a tower's own settings. See `Tower`."""
+
+    pooling: str
+    saturation: str
+    max_length: int | None
+    prompt: str
+    lower_case: bool
+    top_k: int | None
+    head: str
+    tokenizer: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,7 +89,7 @@ class Tower:
         object.__setattr__(self, "max_length", files.checked_length(self.max_length))
 
     @classmethod
-    def open(cls, name: str | PathLike[str], subfolder: str = "", **settings: Any) -> Tower:
+    def open(cls, name: str | PathLike[str], subfolder: str = "", **settings: Unpack[TowerOptions]) -> Tower:
         """A tower of a checkpoint that is there, read as far as it can be unless `max_length` says otherwise.
 
         Args:
@@ -71,14 +101,14 @@ class Tower:
             EncoderError: No such checkpoint, or one without configuration.
         """
         folder = files.inside(files.locate(name), subfolder)
-        limit = files.position_limit(folder)
-        if settings.get("max_length") is None:
-            settings["max_length"] = min(MAX_LENGTH, limit or MAX_LENGTH)
+        given: dict[str, Any] = {**settings}
+        if given.get("max_length") is None:
+            given["max_length"] = min(MAX_LENGTH, files.position_limit(folder) or MAX_LENGTH)
         path = folder / TOKENIZER_FILE
         content = path.read_bytes() if path.is_file() else None
-        settings["tokenizer"] = tokenizer_settings(folder, content, settings.get("tokenizer"))
+        given["tokenizer"] = tokenizer_settings(folder, content, given.get("tokenizer"))
         here = str(name) if not Path(name).is_dir() else str(Path(name).resolve())
-        return cls(here, subfolder, **settings)
+        return cls(here, subfolder, **given)
 
     @classmethod
     def from_config(cls, config: Any, folder: Path) -> Tower:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -123,6 +123,18 @@ def require_id(value: Any) -> str:
     return text
 
 
+def as_ids(ids: Any) -> list[str]:
+    """One id, or an iterable of them, as texts.
+
+    Raises:
+        DataError: Something that can't be one; a mapping, whose keys nobody means.
+    """
+    if isinstance(ids, Mapping):
+        raise DataError(f"ids are wanted, not a mapping of {short(list(ids))}; a filter is given as where=")
+    many = isinstance(ids, Iterable) and not isinstance(ids, str | bytes | bytearray)
+    return [require_id(one) for one in (ids if many else [ids])]
+
+
 def require_encodable(value: str, what: str, where: str) -> None:
     """Refuse half of a surrogate pair: JSON may escape one, but it is no character and can't be stored as UTF-8.
 
@@ -132,7 +144,11 @@ def require_encodable(value: str, what: str, where: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{what} holds an unpaired surrogate at character {error.start}", where) from None
+        code = ord(value[error.start])
+        half = "an unpaired surrogate"
+        if 0xDC80 <= code <= 0xDCFF:  # as Python has what a shell hands over in another encoding
+            half = f"a byte that isn't UTF-8, 0x{code - 0xDC00:02x},"
+        raise DataError(f"{what} holds {half} at character {error.start}", where) from None
 
 
 def short(value: Any) -> str:

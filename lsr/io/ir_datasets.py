@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from lsr.errors import DataError, MissingExtra
+from lsr.errors import DataError, MissingExtra, install_hint
 
 
 def load_ir_dataset(name: str) -> Any:
@@ -21,7 +21,7 @@ def load_ir_dataset(name: str) -> Any:
     except ImportError:
         if name.startswith("irds:"):
             raise MissingExtra("ir-datasets", "eval", f"reading {name}") from None
-        raise DataError('no such file or folder; datasets by name need pip install "lsr-search[eval]"', name) from None
+        raise DataError(f"no such file or folder; datasets by name need {install_hint('eval')}", name) from None
     try:
         return ir_datasets.load(plain)
     except KeyError:

@@ -152,7 +152,9 @@ def _nested(path: Path) -> dict[str, dict[str, Any]] | None:
     """What is in a file of {query: {document: number}}, which is one JSON value over any number of lines; else None."""
     if file_kind(path) != "jsonl":
         return None
-    first, _ = next(iter(read_json(path)), ({}, ""))
+    first: Any = None
+    with suppress(DataError):  # a line longer than those of documents may be
+        first, _ = next(iter(read_json(path)), ({}, ""))
     if isinstance(first, Mapping) and not _is_nested(first):
         return None
     with suppress(DataError, ValueError, RecursionError), open_bytes(path) as file:

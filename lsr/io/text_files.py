@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from lsr.durable import take_name
 from lsr.errors import DataError, OutputError
 from lsr.io.document import ID_KEYS, TEXT_KEYS, short
-from lsr.io.rows import batch_rows, csv_rows, json_array
+from lsr.io.rows import batch_rows, bounded_lines, csv_rows, json_array
 
 _KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv", ".csv": "csv", ".parquet": "parquet"}
 
@@ -171,7 +171,7 @@ def read_lines(path: Path, name: str = "") -> Iterator[tuple[str | DataError, st
     number = 0
     try:
         with open_bytes(path) as file:
-            for number, raw in enumerate(file, start=1):
+            for number, raw in enumerate(bounded_lines(file, shown), start=1):
                 where = f"{shown}:{number}"
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8")

@@ -242,8 +242,8 @@ def check_data(language: str, code: str) -> None:
         import yaml
 
         from lsr.config import read_config
-        from lsr.eval.experiment.settings import ExperimentSettings
-        from lsr.train.settings import TrainSettings
+        from lsr.eval import ExperimentSettings
+        from lsr.train import TrainSettings
 
         found = yaml.safe_load(code)
         kind = {"systems": ExperimentSettings, "model": TrainSettings}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lsr.index.index import Index
+from lsr import Index
 
 RAG = Path(__file__).parents[2] / "examples" / "rag.py"
 

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lsr import Index, load_encoder
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.errors import EncoderError
 from lsr.index.search.explain import Contribution, Explanation, highlight
 from lsr.sparse import SparseMatrix

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsr.errors import CorruptIndex, DataError
+from lsr.index.segment import columns as columns_module
 from lsr.index.segment.columns import COLUMNS_FILE, MOST_COLUMNS, Columns, ColumnsWriter
 from lsr.index.segment.filters import parse_where, parse_where_text
+from lsr.io.metadata import parse_time
 
 DOCS = [
     {"year": 2019, "lang": "en", "tags": ["a", "b"], "draft": True, "author": {"name": "Ada"}},
@@ -396,6 +398,16 @@ def test_a_damaged_file_is_named(tmp_path):
         Columns(tmp_path / COLUMNS_FILE, 5)
 
 
+def test_a_key_that_a_document_has_twice_is_no_column(tmp_path):
+    docs = [{"a.b": 1}, {"a.b": 2, "a": {"b": 3}}, {"a.b": 4}, {"a": {"c": 1}}]
+    for per_batch in (1, 2, 4):
+        columns = write(tmp_path, docs, per_batch)
+        assert columns.kinds == {"a.c": "number"}
+        with pytest.raises(DataError, match=r"a\.b can't be filtered by: a document has it twice"):
+            found(columns, {"a.b": 3})
+        assert parse_where({"a.c": 1}).mask(columns, len(docs)).tolist() == [False, False, False, True]
+
+
 # --- dates and times -------------------------------------------------------------------------------------------------
 
 TIMES = [
@@ -438,6 +450,19 @@ def test_other_values_of_a_program(columns):
         found(columns, {"year": dt.date(2020, 1, 1)})
     with pytest.raises(DataError, match="values are texts, numbers, times, true or false"):
         found(columns, {"year": b"2020"})
+
+
+def test_times_are_read_once_however_many_conditions_there_are(tmp_path, monkeypatch):
+    rows = [{"at": f"2020-05-{day:02}", "dates": ["2021-01-01", f"2021-02-{day:02}"]} for day in range(1, 29)] * 3
+    columns, read = write(tmp_path, rows), []
+    monkeypatch.setattr(columns_module, "parse_time", lambda text: read.append(text) or parse_time(text))
+    conditions = [{name: {op: NOON}} for name in ("at", "dates") for op in ("<", "<=", ">", ">=", "==", "!=")] * 20
+    masks = [parse_where({"or": conditions}).mask(columns, len(rows)) for _ in range(2)]
+    assert len(read) == 28 + 29
+    assert masks[0].all()
+    assert (masks[1] == masks[0]).all()
+    assert parse_where({"dates": {">": "2021-02-27"}}).mask(columns, len(rows)).sum() == 3
+    assert len(read) == 28 + 29
 
 
 @settings(max_examples=40)

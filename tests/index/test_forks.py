@@ -16,10 +16,10 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from lsr.errors import IndexLocked, OutputError
 from lsr.index.async_index import AsyncIndex
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.sharded_index import ShardedIndex
 from lsr.index.hybrid.dense import DenseVectors
-from lsr.index.hybrid.hybrid import Hybrid, dense_of
+from lsr.index.hybrid.hybrid import Hybrid, build_dense
 from lsr.index.index import Index
 from lsr.index.storage.transaction import Aside, Transaction
 from lsr.index.write import background_merger as merger_module
@@ -61,7 +61,7 @@ def index(tmp_path):
 
 @pytest.fixture
 def shards(index, tmp_path):
-    reshard(index.path, tmp_path / "shards", 2)
+    reshard_index(index.path, tmp_path / "shards", 2)
     return tmp_path / "shards"
 
 
@@ -219,7 +219,7 @@ def test_a_pickled_index_is_opened_where_it_arrives(index, shards, tmp_path, mon
 
 
 def test_a_pickled_hybrid_search_finds_alike(index, tmp_path):
-    hybrid = Hybrid(index, dense_of(index, tmp_path / "vectors", embed))
+    hybrid = Hybrid(index, build_dense(index, tmp_path / "vectors", embed))
     other = pickle.loads(pickle.dumps(hybrid))
     assert ids(other.search("wing 11", 3)) == ids(hybrid.search("wing 11", 3))
     assert isinstance(pickle.loads(pickle.dumps(hybrid._dense)), DenseVectors)

@@ -21,7 +21,7 @@ import pytest
 import lsr.data
 from lsr.encode import model_files
 from lsr.encode.bm25_fixed import FixedBM25Encoder
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.errors import EncoderMismatch, IndexFormatError
 from lsr.index.index import Index
 from lsr.index.storage.manifest import FORMAT, MANIFEST

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import lsr
-from lsr.encode.corpus import Passages
 from lsr.encode.load import load_encoder
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, EncoderError, EncoderMismatch
 from lsr.eval.datasets import open_dataset
 from lsr.eval.measures import parse_measures, score_run

@@ -16,7 +16,7 @@ import pytest
 from lsr.encode.load import load_encoder
 from lsr.errors import IndexFormatError, IndexLocked, OutputError
 from lsr.index import index as opening
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.sharded_index import ShardedIndex
 from lsr.index.hybrid.dense import DenseVectors
 from lsr.index.index import Index
@@ -54,7 +54,7 @@ def test_a_relative_path_is_one_of_the_folder_that_the_process_was_in(tmp_path, 
     monkeypatch.chdir(tmp_path / "a")
     index, dense = Index.open("idx"), DenseVectors.build("dense", [("a", "wing")], lambda texts: [[1.0]] * len(texts))
     new = Index.build("new", DOCUMENTS[:8], encoder=ENCODER)
-    shards = reshard("new", "shards", 2)
+    shards = reshard_index("new", "shards", 2)
     sharded = ShardedIndex.open("shards")
     monkeypatch.chdir(tmp_path / "b")
     for one in (index, new, Index.open(Path("..", "a", "shards"))):

@@ -9,7 +9,7 @@ import pytest
 from lsr.encode.corpus import Passages
 from lsr.errors import DataError
 from lsr.index.async_index import AsyncIndex
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.sharded_index import ShardedIndex
 from lsr.index.index import Index
 from lsr.io.document import Document
@@ -25,7 +25,7 @@ def built(tmp_path_factory):
     one.commit(merge=False)
     one.delete("gone")
     one.commit(merge=False)
-    reshard(one.path, folder / "shards", 3)
+    reshard_index(one.path, folder / "shards", 3)
     with ShardedIndex.open(folder / "shards") as sharded:
         yield {"one": one, "joined": Index.open(folder / "shards"), "sharded": sharded}
 

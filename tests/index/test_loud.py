@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.index import Index
 from lsr.index.segment.quantize import LEVELS, shifts_of, weights_of
 from lsr.sparse import SparseMatrix, usual_largest
@@ -48,7 +48,7 @@ def test_one_loud_document_does_not_ruin_its_neighbours(tmp_path, how):
     if how in ("built", "in shards"):
         index = Index.build(tmp_path / "idx", both)
         if how == "in shards":
-            reshard(tmp_path / "idx", tmp_path / "shards", 2)
+            reshard_index(tmp_path / "idx", tmp_path / "shards", 2)
             index = Index.open(tmp_path / "shards")
     else:
         index = Index.build(tmp_path / "idx", matrix, clusters="clusters" in how)
@@ -92,7 +92,7 @@ def test_merging_changes_no_result(tmp_path_factory, parts, seed):
     if not len(index):
         return
     vectors = queries(rng)
-    settings_of = [{"algorithm": name} for name in ("exhaustive", "blocks", "maxscore", "daat")]
+    settings_of = [{"algorithm": name} for name in ("exhaustive", "blocks", "maxscore")]
     before = [found(index, vectors, 15, **how) for how in settings_of]
     weights = index.document_vectors(list(index.documents.numbers()))
     error = index.max_error
@@ -148,7 +148,7 @@ def test_a_query_of_weights_far_apart_has_the_scores_of_its_explanations(tmp_pat
     assert [hit.id for hit in hits] == ["a", "b", "c", "d"]
     for hit in hits:
         assert hit.score == pytest.approx(hit.explain().score, rel=0.01)
-    for algorithm in ("exhaustive", "blocks", "maxscore", "daat"):
+    for algorithm in ("exhaustive", "blocks", "maxscore"):
         assert [(h.id, h.score) for h in index.search(query, 4, algorithm=algorithm)] == [(h.id, h.score) for h in hits]
 
 

@@ -10,7 +10,7 @@ from datetime import date
 import pytest
 
 from lsr.errors import DataError, RerankerError
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.sharded_index import ShardedIndex
 from lsr.index.index import Index
 
@@ -52,7 +52,7 @@ def built(tmp_path_factory):
     one.delete("gone")
     one.commit(merge=False)
     assert one.n_segments == 3
-    reshard(one.path, folder / "shards", 3)
+    reshard_index(one.path, folder / "shards", 3)
     with ShardedIndex.open(folder / "shards") as sharded:
         yield {"segments": one, "joined": Index.open(folder / "shards"), "sharded": sharded}
 

@@ -11,7 +11,7 @@ from lsr.encode import corpus as encoding
 from lsr.encode import distributed
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.bm25_fixed import FixedBM25Encoder
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, OutputExists
 from lsr.index.distributed import build as module
 from lsr.index.distributed.build import build_shards

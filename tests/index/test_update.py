@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.encode.corpus import Passages
 from lsr.encode.load import load_encoder
+from lsr.encode.passages import Passages
 from lsr.errors import DoubledId
 from lsr.index.index import Index
 from lsr.index.serve.index_info import columns_of

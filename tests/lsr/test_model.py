@@ -290,11 +290,11 @@ def test_graphs_of_other_heads(start, graph, tmp_path, monkeypatch, kind, satura
 
 
 def test_models_that_have_no_graph(start, graph, make_checkpoint, tmp_path):
-    with pytest.raises(EncoderError, match="only those with max pooling"):
+    with pytest.raises(EncoderError, match=r"a model with sum pooling can't be exported as ONNX.*Leave --onnx out"):
         graph.export(start("masked-lm", "sum", "log1p"), tmp_path / "x")
     folder = make_checkpoint(tmp_path / "distil", "distilbert")
     other = model.start_model(folder, "lexical", "max", "log1p", N_TERMS, [[2, 23, 3]], ABSENT)
-    with pytest.raises(EncoderError, match="a distilbert model with LexicalHead can't be exported; BERT with one of"):
+    with pytest.raises(EncoderError, match=r"a distilbert model with LexicalHead can.t .*: BERT .*Leave --onnx out"):
         graph.export(other, tmp_path / "x")
 
 

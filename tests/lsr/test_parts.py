@@ -8,8 +8,9 @@ from lsr.distributed.pool import Workers
 from lsr.encode import corpus as encoding
 from lsr.encode import distributed
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.corpus import Passages, encode_to
+from lsr.encode.corpus import encode_to
 from lsr.encode.distributed import PLAN, Task, encode_parts_to
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, EncoderMismatch, OutputExists, StorageError
 from lsr.io.corpus import open_corpus
 from lsr.io.object_store import Place, beside

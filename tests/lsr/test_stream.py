@@ -15,7 +15,8 @@ import pytest
 from lsr.encode import corpus as encoding
 from lsr.encode.base import Encoder
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.corpus import Passages, Report, encode_corpus, encode_to
+from lsr.encode.corpus import Report, encode_corpus, encode_to
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, EncoderMismatch, OutputExists
 from lsr.fingerprint import Fingerprint
 from lsr.io.convert import convert

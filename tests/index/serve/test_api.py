@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
 from lsr.index.search.settings import SearchSettings

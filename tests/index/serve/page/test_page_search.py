@@ -9,7 +9,7 @@ import re
 import pytest
 
 from lsr import Index
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.index.search.explain import Contribution, highlight
 
 QUERY = "aircraft turbulence in the wind"

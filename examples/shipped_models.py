@@ -1,6 +1,6 @@
 """The recipe of the encoders that ship: data, teachers, training, 8 bits, the share of BM25.
 
-    python benchmarks/shipped_model.py --data FOLDER --work FOLDER --sparse FOLDER --dense FOLDER [--model lsr-tiny]
+    python examples/shipped_models.py --data FOLDER --work FOLDER --sparse FOLDER --dense FOLDER [--model lsr-tiny]
 
 FOLDER of --data has one BEIR folder for each collection named below, and the work folder gets everything else:
 documents, queries cut from them and candidates (`train/`, `documents.jsonl.gz`), caches, the runs, the encoders. Every
