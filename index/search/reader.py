@@ -26,7 +26,7 @@ from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked
 from lsr.index.search.searcher import Mask, Searcher
 from lsr.index.search.selection import explained, select
 from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
-from lsr.index.search.snapshot import Shared, Snapshot
+from lsr.index.search.snapshot import IndexEncoder, Snapshot
 from lsr.index.search.words import Suggestion, Words
 from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where, as_filter
@@ -99,7 +99,7 @@ class Reader(QuerySide):
         return self._snapshot.searcher
 
     @property
-    def shared(self) -> Shared:
+    def shared(self) -> IndexEncoder:
         """What encodes queries, as the index carries it."""
         return self._snapshot.shared
 
