@@ -161,7 +161,8 @@ class QuerySide:
         """The vectors of documents, weighed so that products compare them with each other: where queries carry IDF,
         each side carries its square root.
         """
-        weights = documents.data * np.sqrt(self.query_factors(documents.indices)).astype(np.float32)
+        terms, places = np.unique(documents.indices, return_inverse=True)
+        weights = documents.data * np.sqrt(self.query_factors(terms)).astype(np.float32)[places]
         return SparseMatrix(documents.indptr, documents.indices, weights, documents.shape, check=False)
 
 

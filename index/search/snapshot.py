@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,8 @@ from lsr.index.storage.arrow_file import RESTORE, ArrowFile, damage, write_arrow
 from lsr.index.storage.manifest import CHANGED, check_files, read_encoder_files, read_manifest, require_same_index
 from lsr.io.vectors import VectorBatch
 from lsr.sparse import MAX_TERMS, SparseMatrix
+
+T = TypeVar("T")
 
 _VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
 _ALIVE_SCHEMA = pa.schema([("bits", pa.uint8())])
@@ -274,6 +276,7 @@ class Snapshot:
         alive = [part.alive for part in self.parts]
         self.documents = AllDocuments([part.documents for part in self.parts], alive)
         self._masks: dict[str, Mask] = {}
+        self._kept: dict[str, Any] = {}
         self._masking = threading.Lock()
         in_child(self)
         self.searcher = Searcher([part.segment for part in self.parts], alive)
@@ -338,6 +341,12 @@ class Snapshot:
     def __len__(self) -> int:
         """How many documents there are, without the deleted ones."""
         return sum(int(part.entry["n_alive"]) for part in self.parts)
+
+    def kept(self, name: str, make: Callable[[], T]) -> T:
+        """What is made once for this snapshot; threads that come at once may each make it."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return cast(T, self._kept[name])
 
     @cached_property
     def lexicon(self) -> Lexicon:
