@@ -86,8 +86,11 @@ def quality_means(systems: Mapping[str, str] = _SYSTEMS) -> str:
 def encoders() -> str:
     """Texts a second."""
     found = result("encoders")
-    rows = [(row["encoder"], f"{row['texts_per_second']:,.0f}") for row in found["rows"]]
-    return table(("encoder", "texts/s"), rows) + caption("python benchmarks/encoders.py", found)
+    rows = [
+        (row["encoder"], f"{row['texts_per_second']:,.0f}", f"{row['query_ms']:.2f}" if "query_ms" in row else "")
+        for row in found["rows"]
+    ]
+    return table(("encoder", "texts/s", "ms a query"), rows) + caption("python benchmarks/encoders.py", found)
 
 
 def encoding() -> str:
