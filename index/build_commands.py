@@ -15,6 +15,7 @@ from lsr.encode.commands import (
     open_encoder,
     passages_of,
     text_options,
+    url_option,
     worker_options,
     workers_of,
 )
@@ -53,6 +54,7 @@ from lsr.encode.commands import (
     help="Share of a cluster's largest impacts that its summary holds: more is slower and finds more. [default: 0.6]",
 )
 @click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Make N indexes that are searched as one.")
+@url_option
 @worker_options
 @encoder_options
 @text_options
@@ -65,6 +67,7 @@ def index(
     clusters: bool,
     summary_mass: float | None,
     shards: int | None,
+    url: str,
     ray: str | None,
     workers: int | None,
     encoder: str | None,
@@ -73,18 +76,20 @@ def index(
     """Build an index from vectors, or from texts and an encoder.
 
     SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder
-    of vectors, "-" for JSONL on standard input, or an ir-datasets name; files and folders may be URIs. With --ray the
-    machines of a cluster encode, and build the shards; OUT is on a disk that all of them share, or a URI. After a kill
-    the same command goes on.
+    of documents (Markdown, HTML, PDF and more) or one of them, a folder of vectors, "-" for JSONL on standard input, or
+    an ir-datasets name; files and folders may be URIs. With --ray the machines of a cluster encode, and build the
+    shards; OUT is on a disk that all of them share, or a URI. After a kill the same command goes on.
 
     \b
     Examples:
       lsr index docs.jsonl --out idx
+      lsr index docs/ --out idx
       lsr index vectors.parquet --out idx --overwrite
       lsr index vectors.parquet --out idx --clusters
       lsr index docs.jsonl.gz --ray auto --shards 16 --out s3://bucket/idx
     """  # fmt: skip
     from lsr.console import counted, note
+    from lsr.corpus import open_corpus
     from lsr.encode.stream import Report
     from lsr.vectors import holds_vectors
 
@@ -97,20 +102,20 @@ def index(
         raise click.UsageError("--clusters is for 8-bit impacts: leave --impacts float32 out")
     if summary_mass is not None and not (clusters and 0 < summary_mass <= 1):
         raise click.UsageError("--summary-mass goes with --clusters, above 0 and at most 1")
-    passages = passages_of(options["passages"], options["overlap"])
+    passages = passages_of(options["passages"], options["overlap"], options["whole"])
     settings = given_settings(options)
     if ray or shards:
         mass = (summary_mass or SUMMARY_MASS) if clusters else None
         how = BuildSettings(impacts, not options["no_text"], order, mass, passages)
-        _index_shards(source, out, shards or 1, how, working, memory << 20, encoder, settings, options)
+        _index_shards(source, out, shards or 1, how, working, memory << 20, encoder, settings, options | {"url": url})
         return
     if holds_vectors(source):
-        if passages:
+        if options["passages"]:
             raise click.UsageError("--passages cuts texts; these are vectors already")
         model = open_encoder(encoder, settings) if encoder else None
         read = open_source(source, model, skip_bad=options["skip_bad"])
     else:
-        read = open_source(source, skip_bad=options["skip_bad"])
+        read = open_corpus(source, skip_bad=options["skip_bad"], url=url)
         model = document_encoder(encoder, settings)
     report = Report()
     built = Index.build(
@@ -158,11 +163,11 @@ def _index_shards(
     read: Any = source
     if holds_vectors(source):
         if given := [
-            name for name, value in {"passages": how.passages, "encoder": encoder, **settings}.items() if value
+            name for name, value in {"passages": options["passages"], "encoder": encoder, **settings}.items() if value
         ]:
             raise click.UsageError(f"--{given[0].replace('_', '-')}: {source} holds vectors already")
     else:
-        read = open_corpus(source, skip_bad=options["skip_bad"])
+        read = open_corpus(source, skip_bad=options["skip_bad"], url=options["url"])
     decided_by = {"encoder": encoder, **settings, "skip_bad": options["skip_bad"]}
     made, report = build_shards(
         out,

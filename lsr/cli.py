@@ -24,6 +24,7 @@ COMMANDS = {
     "encode": ("lsr.encode.commands", "Turn texts or queries into sparse vectors."),
     "index": ("lsr.index.build_commands", "Build an index from vectors, or from texts and an encoder."),
     "add": ("lsr.index.change_commands", "Add documents to an index, or replace them."),
+    "sync": ("lsr.index.change_commands", "Bring an index up to date with a folder of documents."),
     "delete": ("lsr.index.change_commands", "Delete documents from an index."),
     "merge": ("lsr.index.change_commands", "Merge the segments of an index into one."),
     "reshard": ("lsr.index.change_commands", "Write an index as shards of one size."),

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 from uuid import UUID
 
 import numpy as np
@@ -54,7 +54,34 @@ DOCUMENT_SCHEMA = pa.schema(
 _ID_KEYS = ("_id", "id", "doc_id", "docid", "docno", "query_id", "qid")
 _TEXT_KEYS = ("text", "contents", "content", "query")
 _KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv", ".csv": "csv", ".parquet": "parquet"}
-_CHECKED_TOGETHER = 1024  # documents whose ids are compared with all earlier ones in one go
+# Documents whose ids are compared with all earlier ones in one go; long ones fewer.
+_CHECKED_TOGETHER, _CHARACTERS_TOGETHER = 1024, 4 << 20
+
+
+class Block(NamedTuple):
+    """A paragraph, list item, code block or the like of a document's text, which passages are made of.
+
+    Attributes:
+        start: Where it starts in the text, in characters; it ends where the next one starts.
+        headings: The headings that it stands under, the highest first.
+        anchor: What a link to its section has behind the "#"; empty if nothing.
+        line: The line of its source where it starts, from 1; 0 where there are no lines.
+        end_line: The line where it ends.
+        page: Its page, from 1; 0 where there are no pages.
+    """
+
+    start: int
+    headings: tuple[str, ...] = ()
+    anchor: str = ""
+    line: int = 0
+    end_line: int = 0
+    page: int = 0
+
+    @classmethod
+    def of(cls, values: Iterable[Any]) -> Block:
+        """The block that JSON holds as a list."""
+        start, headings, *rest = values
+        return cls(start, tuple(headings), *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +95,7 @@ class Document:
         metadata: Anything else that JSON can hold.
         parent: For a passage, the id of the document it was cut from.
         where: File and line it came from, for messages.
+        blocks: What the text is made of, in its order, if that is known: passages follow it.
     """
 
     id: str
@@ -76,6 +104,7 @@ class Document:
     metadata: Mapping[str, Any] | None = None
     parent: str | None = None
     where: str = ""
+    blocks: tuple[Block, ...] = ()
 
     @property
     def content(self) -> str:
@@ -175,7 +204,7 @@ class Corpus:
 
     Args:
         name: What messages call it, mostly its path.
-        read: Gives a fresh iterator over (decoded line or error, where) pairs.
+        read: Gives a fresh iterator over (decoded line, document or error; where) pairs.
         skip_bad: Count bad documents in `bad` and go on, instead of stopping at the first.
         identity: A text that changes when the source does; tells whether work that was cut off can be continued.
     """
@@ -183,7 +212,7 @@ class Corpus:
     def __init__(
         self,
         name: str,
-        read: Callable[[], Iterator[tuple[Mapping[str, Any] | DataError, str]]],
+        read: Callable[[], Iterator[tuple[Mapping[str, Any] | Document | DataError, str]]],
         *,
         skip_bad: bool = False,
         identity: str = "",
@@ -193,6 +222,7 @@ class Corpus:
         self.identity = identity or name
         self.skip_bad = skip_bad
         self.bad: list[str] = []  # messages about what was skipped, of the latest pass
+        self.tells_bad = False  # whether a pass ends with a warning of it
         self._read = read
         self._count = count
         self._doubled: Corpus | None = None  # what this is a copy of, with doubled ids
@@ -221,8 +251,7 @@ class Corpus:
 
     def _unique(self) -> Iterator[Document]:
         seen = _SeenIds()
-        parsed = self._parsed()
-        while chunk := list(islice(parsed, _CHECKED_TOGETHER)):
+        for chunk in chunks(self._parsed(), _CHECKED_TOGETHER, _CHARACTERS_TOGETHER):
             doubled = seen.add([document.id for document in chunk])
             for document, again in zip(chunk, doubled, strict=True):
                 if not again:
@@ -235,7 +264,7 @@ class Corpus:
             try:
                 if isinstance(values, DataError):
                     raise values
-                yield Document.from_mapping(values, where)
+                yield values if isinstance(values, Document) else Document.from_mapping(values, where)
             except DataError as error:
                 self._refuse(error)
 
@@ -243,6 +272,20 @@ class Corpus:
         if not self.skip_bad:
             raise type(error)(error.problem + self._hint, error.where) from None
         self.bad.append(str(error))
+
+
+def chunks(documents: Iterable[Document], most: int, characters: int) -> Iterator[list[Document]]:
+    """Cut a stream of documents: `most` of them at a time, fewer as soon as their texts have so many characters."""
+    chunk: list[Document] = []
+    room = characters
+    for document in documents:
+        chunk.append(document)
+        room -= len(document.text)
+        if len(chunk) == most or room <= 0:
+            yield chunk
+            chunk, room = [], characters
+    if chunk:
+        yield chunk
 
 
 class _SeenIds:
@@ -273,15 +316,17 @@ class _SeenIds:
 # --- opening ------------------------------------------------------------------------------------------------------
 
 
-def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad: bool = False) -> Corpus:
+def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad: bool = False, url: str = "") -> Corpus:
     """Open texts by path or name.
 
     Args:
         source: A BEIR folder, a .jsonl, .json, .tsv or .csv file (all also .gz), a .parquet file, "-" or a pipe of
             JSON, or an ir-datasets name ("beir/scifact/test", with or without "irds:" before it). Files and folders may
-            be URIs (s3://bucket/docs.jsonl), which are copied to this machine.
+            be URIs (s3://bucket/docs.jsonl), which are copied to this machine. Another folder, or another file, is
+            opened by `lsr.files.documents.read_documents`.
         queries: Read the queries of a folder or dataset instead of its documents.
         skip_bad: Count bad documents and go on.
+        url: Of files, as of `read_documents`.
 
     Raises:
         DataError: There is nothing of that path or name, or it has an unknown form.
@@ -299,11 +344,24 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
         corpus.identity = identity
         return corpus
     path = Path(source)
+    if not queries and is_documents(path):
+        from lsr.files.documents import read_documents  # which is built on this module
+
+        return read_documents(path, url=url)
     if path.is_dir():
         return _file_corpus(beir_file(path, kind), skip_bad)
     if path.is_file():
         return _file_corpus(path, skip_bad)
     return _ir_dataset(name, queries, skip_bad)
+
+
+def is_documents(path: Path) -> bool:
+    """Whether a path is a folder of people's documents, not of BEIR, or one of them, not a table."""
+    if path.is_dir():
+        return not any((path / name).is_file() for name in _beir_names("corpus"))
+    from lsr.files.documents import is_document
+
+    return path.is_file() and path.suffix.lower() not in (*_KINDS, ".gz") and is_document(path)
 
 
 def documents_corpus(
@@ -330,9 +388,10 @@ def documents_corpus(
         weakref.finalize(corpus, here_only(_end_spool), spool)
         return corpus
 
-    def read() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+    def read() -> Iterator[tuple[Mapping[str, Any] | Document | DataError, str]]:
         for number, document in enumerate(documents, start=1):
-            yield _as_mapping(document), f"document {number}"
+            blocks = isinstance(document, Document) and document.blocks  # of a file: read with care already
+            yield document if blocks else _as_mapping(document), f"document {number}"
 
     return Corpus("the documents", read, skip_bad=skip_bad)
 

@@ -22,6 +22,7 @@ What changes results and is no error is told by a warning, on the command line b
 
     LsrWarning               base, a UserWarning
     ├── CutTexts             texts are longer than the encoder reads, and are cut
+    ├── LeftOut              files of a folder can't be read, and are left out
     └── CheckpointWarning    a checkpoint whose vectors depend on something else than the text
 """
 
@@ -163,6 +164,10 @@ class LsrWarning(UserWarning):
 
 class CutTexts(LsrWarning):
     """Texts are longer than the encoder reads, and are cut."""
+
+
+class LeftOut(LsrWarning):
+    """Files of a folder can't be read, and are left out."""
 
 
 class CheckpointWarning(LsrWarning):

@@ -41,6 +41,7 @@ from lsr.corpus import (
     document_batch,
     file_kind,
     id_text,
+    is_documents,
     is_stream,
     open_parquet,
     peek_stream,
@@ -156,6 +157,8 @@ def holds_vectors(source: str | PathLike[str]) -> bool:
     if path.is_dir():
         return bool(_parts(path))
     if not path.is_file():
+        return False
+    if is_documents(path):
         return False
     kind = _kind(path)
     if kind == "parquet":

@@ -59,9 +59,13 @@ def text_options(command: F) -> F:
     """Options of commands that read texts."""
     options = [
         click.option(
-            "--passages", type=click.IntRange(min=1), metavar="N", help="Cut documents into N-token passages."
+            "--passages",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Cut documents into N-token passages. [default: only long ones, and those of files]",
         ),
         click.option("--overlap", type=click.IntRange(min=0), default=0, help="Tokens that passages share."),
+        click.option("--whole", is_flag=True, help="Cut no document: what the encoder doesn't read of it is lost."),
         click.option("--no-text", is_flag=True, help="Don't store texts, titles and metadata."),
         click.option("--skip-bad", is_flag=True, help="Count bad documents and go on."),
         click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
@@ -69,6 +73,14 @@ def text_options(command: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+url_option = click.option(
+    "--url",
+    default="",
+    metavar="URL",
+    help="Of a folder of documents, where it is on the web: what stands before their paths, or with {path} or {stem}.",
+)
 
 
 class PathOrURI(click.ParamType[Any]):
@@ -140,14 +152,16 @@ def document_encoder(name: str | None, settings: dict[str, Any]) -> Any:
     return encoder.over(None)
 
 
-def passages_of(size: int | None, overlap: int) -> Any:
-    """--passages and --overlap as what the stream takes; None without --passages."""
-    from lsr.encode.stream import Passages
+def passages_of(size: int | None, overlap: int, whole: bool) -> Any:
+    """--passages, --overlap and --whole as what the stream takes."""
+    from lsr.encode.stream import AS_NEEDED, Passages
 
+    if whole and size is not None:
+        raise click.UsageError("--whole cuts nothing: leave --passages out")
     if size is None:
         if overlap:
             raise click.UsageError("--overlap needs --passages")
-        return None
+        return None if whole else AS_NEEDED
     if overlap >= size:
         raise click.UsageError(f"--overlap {overlap} must be below --passages {size}")
     return Passages(size, overlap)
@@ -178,10 +192,10 @@ def encode(
 ) -> None:
     """Turn texts into sparse vectors; SOURCE that is vectors already is converted.
 
-    SOURCE is a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, "-" for JSONL on standard input, or an
-    ir-datasets name. After a kill the same command goes on where it was. Files and folders may be URIs
-    (s3://bucket/docs.jsonl). With --ray the machines of a cluster encode part by part; what they make is the same
-    whatever their number, and lies in a folder that all of them share, or in object storage.
+    SOURCE is a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder of documents or one of them,
+    "-" for JSONL on standard input, or an ir-datasets name. After a kill the same command goes on where it was. Files
+    and folders may be URIs (s3://bucket/docs.jsonl). With --ray the machines of a cluster encode part by part; what
+    they make is the same whatever their number, and lies in a folder that all of them share, or in object storage.
 
     \b
     Examples:
@@ -196,13 +210,12 @@ def encode(
     from lsr.vectors import holds_vectors, read_vectors
 
     working = workers_of(ray, workers, options["device"])
-    passages = passages_of(options["passages"], options["overlap"])
-    if queries and passages:
+    if queries and options["passages"]:
         raise click.UsageError("--passages cuts documents, not queries")
+    passages = passages_of(options["passages"], options["overlap"], options["whole"] or queries)
     if holds_vectors(source):
-        if unused := [
-            name for name in ("encoder", "passages", "no_text", *_SETTINGS) if (options | {"encoder": encoder})[name]
-        ]:
+        given = options | {"encoder": encoder}
+        if unused := [name for name in ("encoder", "passages", "whole", "no_text", *_SETTINGS) if given[name]]:
             raise click.UsageError(f"--{unused[0].replace('_', '-')}: {source} holds vectors, which are only converted")
         if ray or isinstance(out, str):
             raise click.UsageError(f"{source} holds vectors, which are only converted, here and into a file")

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from lsr.console import note, progress
 from lsr.convert import Form, check_out
-from lsr.corpus import Corpus, Document, document_batch
+from lsr.corpus import Block, Corpus, Document, document_batch
 from lsr.encode import stream
 from lsr.encode.base import Encoder
 from lsr.encode.hub import load_encoder_files
@@ -147,11 +147,24 @@ def _encode_part(
     return part
 
 
+def _batch(documents: list[Document]) -> pa.RecordBatch:
+    """Documents as they travel."""
+    blocks = pa.array([json.dumps(d.blocks) if d.blocks else None for d in documents], pa.string())
+    return document_batch(documents).append_column("blocks", blocks)
+
+
 def _documents(batch: pa.RecordBatch) -> list[Document]:
-    """What `document_batch` was made of."""
+    """What `_batch` was made of."""
     rows = batch.to_pylist()
     return [
-        Document(row["id"], row["text"] or "", row["title"] or "", json.loads(row["metadata"] or "null"), row["parent"])
+        Document(
+            row["id"],
+            row["text"] or "",
+            row["title"] or "",
+            json.loads(row["metadata"] or "null"),
+            row["parent"],
+            blocks=tuple(map(Block.of, json.loads(row["blocks"] or "[]"))),
+        )
         for row in rows
     ]
 
@@ -227,7 +240,7 @@ def encode_parts(
                     told = so_far.told
     place.write(PLAN, json.dumps({**plan, "parts": len(done), "bad": corpus.bad}).encode())
     parts, report = _in_order(done, corpus.bad)
-    report.told = told
+    report.told, report.bad_told = told, corpus.tells_bad
     return parts, report
 
 
@@ -236,7 +249,7 @@ def _jobs(corpus: Corpus, size: tuple[int, int], done: frozenset[int]) -> Iterat
     parts = chunks(corpus, *size)
     for number, part in enumerate(chain([next(parts, [])], parts)):  # an empty corpus has a part too
         if number not in done:
-            yield number, document_batch(part)
+            yield number, _batch(part)
 
 
 def _found(place: Place, identity: str, overwrite: bool) -> tuple[dict[str, Any], dict[int, Part]]:

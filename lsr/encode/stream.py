@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from lsr.console import counted, note, progress, warn
 from lsr.convert import Form, check_out, convert
-from lsr.corpus import Corpus, Document, document_batch, new_text
+from lsr.corpus import Corpus, Document, chunks, document_batch, new_text
 from lsr.durable import take_name
 from lsr.encode.base import Encoder
 from lsr.encode.passages import require_sizes, split_passages
@@ -45,16 +45,21 @@ class Passages:
     """How documents are cut: tokens of a passage at most, and how many of them the next one repeats.
 
     An encoder that reads fewer, beside title, prompt and special tokens, gets shorter passages: none loses its end.
+    `Passages()` cuts documents of files along their headings and paragraphs, into passages of 256 tokens that repeat
+    32, and others only if the encoder doesn't read them to their ends.
 
     Raises:
         ValueError: Sizes that make no sense.
     """
 
-    size: int
+    size: int = 0
     overlap: int = 0
 
     def __post_init__(self) -> None:
         require_sizes(self.size, self.overlap)
+
+
+AS_NEEDED = Passages()
 
 
 @dataclass
@@ -71,6 +76,7 @@ class Report:
         bad: Messages about documents that were skipped.
         queries: Whether these are queries.
         told: Vectors that there were when a warning told of texts that are cut; 0 for none yet.
+        bad_told: Whether a warning told what was skipped.
     """
 
     documents: int = 0
@@ -82,6 +88,7 @@ class Report:
     bad: list[str] = field(default_factory=list)
     queries: bool = False
     told: int = 0
+    bad_told: bool = False
 
     def warn(self) -> None:
         """Warn, once, of texts that are cut: while the rest is still to come."""
@@ -91,7 +98,7 @@ class Report:
 
     def tell(self) -> None:
         """Say on stderr, once, what a user should know."""
-        if self.bad:
+        if self.bad and not self.bad_told:
             note(f"skipped {counted(len(self.bad), 'bad document')}, the first: {self.bad[0]}")
         if self.empty:
             note(f"{self.empty} of {self.documents} documents have no text to be found by")
@@ -145,21 +152,7 @@ def encode_corpus(
             report.warn()
             yield batch
             bar.update(len(chunk))
-    report.bad = corpus.bad
-
-
-def chunks(documents: Iterable[Document], most: int, characters: int) -> Iterator[list[Document]]:
-    """Cut a stream of documents: `most` of them at a time, fewer as soon as their texts have so many characters."""
-    chunk: list[Document] = []
-    room = characters
-    for document in documents:
-        chunk.append(document)
-        room -= len(document.text)
-        if len(chunk) == most or room <= 0:
-            yield chunk
-            chunk, room = [], characters
-    if chunk:
-        yield chunk
+    report.bad, report.bad_told = corpus.bad, corpus.tells_bad
 
 
 def encode_chunk(
@@ -174,13 +167,14 @@ def encode_chunk(
     """Encode some documents together, cut into passages first where that is asked for."""
     report.documents += len(documents)
     report.empty += sum(not document.content.strip() for document in documents)
-    if passages:
+    if passages is not None:
         documents = list(split_passages(documents, encoder, passages.size, passages.overlap))
     texts = [document.content for document in documents]
     vectors = encoder.encode_query(texts) if queries else encoder.encode_document(texts)
     report.vectors += len(documents)
     report.no_terms += int((vectors.lengths() == 0).sum())
-    report.truncated += encoder.count_truncated(texts, queries=queries)
+    if passages is None:  # which the encoder reads to their ends
+        report.truncated += encoder.count_truncated(texts, queries=queries)
     report.max_length = read_length(encoder, queries=queries)
     return VectorBatch(document_batch(documents, with_text=with_text), vectors)
 
