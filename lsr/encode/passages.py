@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice, takewhile
 from typing import Any
 
 from lsr.corpus import Block, Document
@@ -34,7 +34,7 @@ def split_passages(
     """Cut documents into passages, each of which the encoder reads to its end.
 
     Args:
-        documents: What to cut.
+        documents: What to cut; they are held together.
         encoder: Its tokens are counted.
         size: Tokens of a passage at most, without those of the title; fewer where the encoder doesn't read as many
             beside title, prompt and special tokens. A title that takes more than half of what is read is cut with the
@@ -47,18 +47,89 @@ def split_passages(
         ValueError: Sizes that make no sense.
     """
     require_sizes(size, overlap)
-    whole = encoder.room([""])
     documents = list(documents)
-    rooms = None if size else encoder.room([document.content for document in documents])
+    whole = encoder.room([""])
+    rooms = None if size or whole is None else encoder.room([document.content for document in documents])
+    wanted = (size, overlap) if size else (SIZE, OVERLAP)
+    parts: list[list[_Part]] = []
     for number, document in enumerate(documents):
         if document.blocks:
-            yield from _along_blocks(document, encoder, size or SIZE, overlap if size else OVERLAP, whole)
+            parts.append([_Section(document, *wanted, *section) for section in _sections(document, wanted[0])])
         elif size:
-            yield from _cut(document, encoder, size, overlap, whole)
+            parts.append([_Part(document, *wanted)])
         elif whole is not None and rooms is not None and rooms[number] < 0:
-            yield from _cut(document, encoder, whole[0], min(OVERLAP, whole[0] - 1), whole)
+            parts.append([_Part(document, whole[0], min(OVERLAP, whole[0] - 1))])
         else:
+            parts.append([])
+    made = iter(_fitted(list(chain.from_iterable(parts)), encoder, whole))
+    for document, its in zip(documents, parts, strict=True):
+        passages = list(chain.from_iterable(islice(made, len(its))))
+        if document.blocks and not passages:  # nothing but white space
+            passages = [replace(document, blocks=())]
+        for number, passage in enumerate(passages):
+            yield replace(passage, id=f"{document.id}#{number}", parent=document.id)
+        if not passages:
             yield document
+
+
+def _fitted(parts: list[_Part], encoder: Encoder, whole: list[int] | None) -> list[list[Document]]:
+    """The passages of each part; tokenizers are quickest with many texts at a time."""
+    if whole is not None:
+        for part, left in zip(parts, encoder.room([part.title for part in parts]) or (), strict=True):
+            part.fit(left, whole[0], encoder)
+    made = [part.passages(encoder) for part in parts]
+    rooms = iter(encoder.room([passage.content for passages in made for passage in passages]) or ())
+    for number, part in enumerate(parts):
+        # A part of a text may have more tokens for itself than it has in the whole.
+        lost = -min(islice(rooms, len(made[number])), default=0)
+        while lost > 0 and part.size > 1:
+            part.shrink(lost)
+            made[number] = part.passages(encoder)
+            lost = -min(encoder.room([passage.content for passage in made[number]]) or (0,))
+    return made
+
+
+class _Part:
+    """A text that is cut into passages: a document, or a section of one.
+
+    Attributes:
+        title: Stands before each of its passages.
+        size: Tokens of a passage at most.
+    """
+
+    def __init__(self, document: Document, size: int, overlap: int) -> None:
+        self._document, self._text, self.title = document, document.text, document.title
+        self.size, self._overlap, self._wanted = size, overlap, size
+        self._spans: list[tuple[int, int, int]] | None = None
+
+    def fit(self, left: int, whole: int, encoder: Encoder) -> None:
+        """Leave room for the title, or move it into the text.
+
+        Args:
+            left: Tokens that are read behind the title.
+            whole: Tokens that are read in all.
+            encoder: Counts others.
+        """
+        if 2 * left < whole:
+            self.title, self._text, left = "", self._document.content, whole
+        self.size = max(1, min(self.size, left))
+
+    def shrink(self, lost: int) -> None:
+        """Make passages smaller by some tokens."""
+        self.size = max(1, self.size - lost)
+
+    def passages(self, encoder: Encoder) -> list[Document]:
+        """The passages, whose ids are still to come."""
+        if self._spans is None:
+            self._spans = encoder.tokens(self._text)
+        overlap = self._overlap * self.size // self._wanted
+        return self._made(_cuts(self._spans, self._text, self.size, overlap, self._breaks(self._spans)))
+
+    def _breaks(self, spans: list[tuple[int, int, int]]) -> Sequence[Sequence[int]]:
+        return ()
+
+    def _made(self, cuts: Iterable[tuple[int, int]]) -> list[Document]:
+        return [replace(self._document, title=self.title, text=self._text[start:end].strip()) for start, end in cuts]
 
 
 def require_sizes(size: int, overlap: int) -> None:
@@ -69,46 +140,6 @@ def require_sizes(size: int, overlap: int) -> None:
     """
     if (size, overlap) != (0, 0) and (size < 1 or not 0 <= overlap < size):
         raise ValueError(f"passages need size >= 1 and 0 <= overlap < size, got size {size}, overlap {overlap}")
-
-
-def _room(encoder: Encoder, *texts: str) -> int:
-    """The least room behind any of some texts."""
-    return min(encoder.room(texts) or (0,))
-
-
-def _fit(
-    make: Callable[[int, int], list[Document]], encoder: Encoder, size: int, overlap: int, fitting: int
-) -> list[Document]:
-    """Passages of so many tokens, or of as many fewer as it takes for the encoder to read all of them."""
-    passages = make(fitting, overlap * fitting // size)
-    # A part of a text may have more tokens for itself than it has in the whole.
-    while (lost := -_room(encoder, *(passage.content for passage in passages))) > 0 and fitting > 1:
-        fitting = max(1, fitting - lost)
-        passages = make(fitting, overlap * fitting // size)
-    return passages
-
-
-def _with_room(document: Document, encoder: Encoder, size: int, whole: list[int] | None) -> tuple[Document, int]:
-    """A document whose title leaves room for its text, and how many tokens of that fit into a passage."""
-    if whole is None:
-        return document, size
-    left = _room(encoder, document.title)
-    if 2 * left < whole[0]:
-        document, left = replace(document, title="", text=document.content), whole[0]
-    return document, max(1, min(size, left))
-
-
-def _cut(document: Document, encoder: Encoder, size: int, overlap: int, whole: list[int] | None) -> Iterator[Document]:
-    document, fitting = _with_room(document, encoder, size, whole)
-    spans = encoder.tokens(document.text)
-
-    def make(size: int, overlap: int) -> list[Document]:
-        return [
-            replace(document, id=f"{document.id}#{number}", text=document.text[start:end].strip(), parent=document.id)
-            for number, (start, end) in enumerate(_cuts(spans, document.text, size, overlap))
-        ]
-
-    yield from _fit(make, encoder, size, overlap, fitting)
 
 
 def _cuts(
@@ -157,32 +188,52 @@ def _among(ascending: Sequence[int], low: int, high: int) -> Sequence[int]:
 # --- along blocks -------------------------------------------------------------------------------------------------
 
 
-def _along_blocks(
-    document: Document, encoder: Encoder, size: int, overlap: int, whole: list[int] | None
-) -> Iterator[Document]:
-    """Cut a document section by section, at the starts of its blocks if possible, else of lines and sentences."""
-    number = 0
-    for blocks, section_end in _sections(document, size):
-        base = blocks[0].start
-        text = document.text[base:section_end]
-        title, fitting = _title(document, blocks, encoder, size, whole)
-        spans = encoder.tokens(text)
-        breaks = _breaks(text, spans, [block.start - base for block in blocks])
+class _Section(_Part):
+    """Blocks of a document: cut at their starts if possible, else where lines and sentences start."""
 
-        def make(size: int, overlap: int) -> list[Document]:
-            made = []
-            for start, end in _cuts(spans, text, size, overlap, breaks):  # noqa: B023 - called before the next section
-                start, end = _trimmed(document.text, base + start, base + end)  # noqa: B023
-                if start < end:
-                    metadata = _place(document, blocks, section_end, start, end)  # noqa: B023
-                    made.append(Document("", document.text[start:end], title, metadata, document.id, document.where))  # noqa: B023
-            return made
+    def __init__(self, document: Document, size: int, overlap: int, blocks: list[Block], end: int) -> None:
+        super().__init__(document, size, overlap)
+        self._blocks, self._base, self._end = blocks, blocks[0].start, end
+        self._text = document.text[self._base : end]
+        self._path = _path(document.title, blocks)
+        self.title = " > ".join(self._path)
 
-        for passage in _fit(make, encoder, size, overlap, fitting):
-            yield replace(passage, id=f"{document.id}#{number}")
-            number += 1
-    if not number:  # nothing but white space
-        yield replace(document, id=f"{document.id}#0", parent=document.id, blocks=())
+    def fit(self, left: int, whole: int, encoder: Encoder) -> None:
+        """Leave room for the title; what takes more than half of it goes: headings are in the text, too."""
+        shorter = [*self._path[-1:], ""]
+        while 2 * left < whole and shorter:
+            self.title = shorter.pop(0)
+            left = min(encoder.room([self.title]) or (whole,))
+        self.size = max(1, min(self.size, left))
+
+    def _breaks(self, spans: list[tuple[int, int, int]]) -> Sequence[Sequence[int]]:
+        starts = [start for _, start, _ in spans]
+
+        def tokens(places: Iterable[int]) -> list[int]:
+            found = {bisect_left(starts, place) for place in places}
+            return sorted(token for token in found if 0 < token < len(starts))
+
+        sentences = (found.end() for found in _SENTENCE.finditer(self._text))
+        return tokens(block.start - self._base for block in self._blocks), tokens(sentences)
+
+    def _made(self, cuts: Iterable[tuple[int, int]]) -> list[Document]:
+        made, document = [], self._document
+        for cut in cuts:
+            start, end = _trimmed(document.text, self._base + cut[0], self._base + cut[1])
+            if start < end:
+                metadata = _place(document, self._blocks, self._end, start, end)
+                made.append(Document("", document.text[start:end], self.title, metadata, where=document.where))
+        return made
+
+
+def _path(title: str, blocks: list[Block]) -> list[str]:
+    """The document's title and the headings that all of some blocks stand under."""
+    shared = blocks[0].headings
+    for block in blocks[1:]:
+        if block.headings[: len(shared)] != shared:
+            equal = takewhile(lambda pair: pair[0] == pair[1], zip(shared, block.headings, strict=False))
+            shared = tuple(heading for heading, _ in equal)
+    return [*([title] if title and title not in shared[:1] else []), *shared]
 
 
 def _sections(document: Document, size: int) -> Iterator[tuple[list[Block], int]]:
@@ -221,39 +272,6 @@ def _pieces(document: Document) -> Iterator[tuple[Block, int]]:
 def _is_exact(text: str, block: Block, end: int) -> bool:
     """Whether the lines of a block are those of its source, one by one."""
     return bool(block.line) and len(text[block.start : end].rstrip().split("\n")) == block.end_line - block.line + 1
-
-
-def _title(
-    document: Document, blocks: list[Block], encoder: Encoder, size: int, whole: list[int] | None
-) -> tuple[str, int]:
-    """The document's title and the headings that all of some blocks stand under, and how many tokens fit beside it.
-
-    What takes more than half of the room goes: the headings are in the text, too.
-    """
-    shared = blocks[0].headings
-    for block in blocks[1:]:
-        same = [a for a, b in zip(shared, block.headings, strict=False) if a == b]
-        shared = shared[: len(same)] if shared[: len(same)] == block.headings[: len(same)] else ()
-    path = [*([document.title] if document.title and document.title not in shared[:1] else []), *shared]
-    if whole is None:
-        return " > ".join(path), size
-    for title in (" > ".join(path), *path[-1:], ""):
-        left = _room(encoder, title)
-        if 2 * left >= whole[0]:
-            break
-    return title, max(1, min(size, left))
-
-
-def _breaks(text: str, spans: list[tuple[int, int, int]], blocks: list[int]) -> tuple[list[int], list[int]]:
-    """The tokens with which blocks start, and those with which lines and sentences do."""
-    starts = [start for _, start, _ in spans]
-    sentences = [found.end() for found in _SENTENCE.finditer(text)]
-
-    def tokens(places: list[int]) -> list[int]:
-        found = {bisect_left(starts, place) for place in places}
-        return sorted(token for token in found if 0 < token < len(starts))
-
-    return tokens(blocks), tokens(sentences)
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
