@@ -26,10 +26,10 @@ from shipped_model import PRESETS
 
 from lsr.config import read_config
 from lsr.console import note, table
-from lsr.encode.hub import load_encoder
-from lsr.encode.onnx import compress
+from lsr.encode.load import load_encoder
+from lsr.encode.onnx_export import compress
 from lsr.eval.datasets import open_dataset
-from lsr.eval.training import run_training, validator
+from lsr.eval.training.cli import run_training, validator
 from lsr.train.settings import TrainSettings, ValidationSettings
 
 SETS = ("cacm", "cranfield", "climate-fever-evidence")

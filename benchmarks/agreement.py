@@ -22,11 +22,11 @@ import pytrec_eval
 from machine import conditions, keep
 
 from lsr.console import table
-from lsr.corpus import open_corpus
 from lsr.eval.checks import check_run
 from lsr.eval.datasets import Dataset, open_dataset
 from lsr.eval.evaluate import evaluate_run
-from lsr.runs import Run, as_run, run_lines
+from lsr.io.corpus import open_corpus
+from lsr.io.runs import Run, as_run, run_lines
 
 # Collection: its judged split, and the nDCG@10 published with it.
 SETS = {

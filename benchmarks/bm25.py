@@ -30,7 +30,7 @@ from lsr.console import table
 from lsr.encode.analyzer import clusters, normalized
 from lsr.eval.datasets import Dataset, open_dataset
 from lsr.eval.evaluate import evaluate_run, search_run
-from lsr.index.queries import read_queries
+from lsr.index.search.query_file import read_queries
 
 MEASURE = "nDCG@10"
 LOCALES = Path("/usr/share/locale")

@@ -34,11 +34,11 @@ from scale import documents, generate, query_sets
 
 from lsr import Index, SparseMatrix
 from lsr.console import table
-from lsr.index.found import merge
-from lsr.index.plan import SearchSettings
-from lsr.index.reshard import reshard
-from lsr.index.shard import Shard, ShardHits
-from lsr.index.shards import Shards
+from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.results import merge
+from lsr.index.distributed.shard_server import Shard, ShardHits
+from lsr.index.search.settings import SearchSettings
+from lsr.index.sharding.manifest import Shards
 
 COLLECTIONS = {"MS MARCO": 8_841_823, "MS MARCO v2": 138_364_198, "a billion": 1_000_000_000}
 # What is assumed, and printed: machines to rent, and what isn't measured here.

@@ -42,9 +42,9 @@ from serve import cranfield
 from lsr import Index, SparseMatrix
 from lsr.console import table
 from lsr.errors import ClusterError
-from lsr.index.sharded import ShardedIndex
-from lsr.index.shards import SHARDS, Shards
-from lsr.index.storage import digest_file
+from lsr.index.distributed.sharded_index import ShardedIndex
+from lsr.index.sharding.manifest import SHARDS, Shards
+from lsr.index.storage.manifest import digest_file
 from lsr.index.warmup import compile_kernels
 
 NODE = {"num_cpus": 2, "memory": 4 << 30, "object_store_memory": 80 << 20, "include_dashboard": False}

@@ -18,7 +18,7 @@ from machine import conditions, keep
 
 from lsr import load_encoder
 from lsr.console import table
-from lsr.corpus import open_corpus
+from lsr.io.corpus import open_corpus
 
 
 def main() -> None:

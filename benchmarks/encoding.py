@@ -39,7 +39,7 @@ from machine import conditions, keep, peak_memory
 
 from lsr import SparseMatrix
 from lsr.console import note, table
-from lsr.corpus import open_corpus
+from lsr.io.corpus import open_corpus
 
 ACTIVE = 150  # terms of a text, about
 MAX_LENGTH = 256
@@ -57,9 +57,9 @@ def build(work: Path) -> tuple[int, int]:
     from transformers import BertForMaskedLM
     from transformers.utils import logging
 
-    from lsr.encode.checkpoint import TextTokenizer
     from lsr.encode.model import start_model
-    from lsr.encode.onnx import compress
+    from lsr.encode.model_files import TextTokenizer
+    from lsr.encode.onnx_export import compress
     from lsr.encode.splade import SpladeEncoder, Tower
 
     logging.set_verbosity_error()  # that the head is new is no news

@@ -47,7 +47,7 @@ class Lsr(Adapter):
     def compile(self, folder: str) -> None:
         """Build and search a toy in every way."""
         from lsr import Index, SparseMatrix
-        from lsr.index.plan import SearchSettings
+        from lsr.index.search.settings import SearchSettings
 
         toy = Toy()
         vectors = SparseMatrix(toy.indptr, toy.indices, toy.values, (toy.n_docs, toy.vocab))
@@ -57,7 +57,7 @@ class Lsr(Adapter):
 
     def prepare(self, index: Any, terms: Any, weights: Any, k: int, **settings: Any) -> Any:
         """A query's ascending terms, their weights, and how to search."""
-        from lsr.index.plan import SearchSettings
+        from lsr.index.search.settings import SearchSettings
 
         order = np.argsort(terms)
         return terms[order].astype(np.uint32), weights[order].astype(np.float32), SearchSettings(**settings)

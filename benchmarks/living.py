@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from lsr import Index, SparseMatrix
 from lsr.console import table
-from lsr.corpus import Document, document_batch
 from lsr.eval.latency import Latency, time_each, time_together
-from lsr.vectors import VectorBatch, Vectors
+from lsr.io.corpus import Document, document_batch
+from lsr.io.vectors import VectorBatch, Vectors
 
 K = 10
 N_TERMS = 30_522

@@ -25,10 +25,10 @@ from scipy.sparse import csc_array
 
 from lsr import Index, SparseMatrix, read_vectors
 from lsr.console import table
-from lsr.corpus import Document, document_batch
 from lsr.eval.latency import time_each
 from lsr.fingerprint import Fingerprint
-from lsr.vectors import ParquetWriter, VectorBatch, pack_metadata
+from lsr.io.corpus import Document, document_batch
+from lsr.io.vectors import ParquetWriter, VectorBatch, pack_metadata
 
 N_TERMS = 30_522
 QUERY_TERMS = 24

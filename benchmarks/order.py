@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 
 from lsr import Index, SparseMatrix
 from lsr.console import progress, table
-from lsr.index import ordering
 from lsr.index.kernels.jit import kernel
-from lsr.index.kernels.lists import (
+from lsr.index.kernels.layout import (
     BEGIN,
     BLOCK,
     DOCS_AT,
@@ -38,7 +37,8 @@ from lsr.index.kernels.lists import (
     find_lists,
     find_terms,
 )
-from lsr.index.quantize import query_integers
+from lsr.index.segment import reorder
+from lsr.index.segment.quantize import query_integers
 
 RUNS = (1, 4, 8, 16)  # blocks of a run
 
@@ -114,7 +114,7 @@ def main() -> None:
     at = load("queries.indptr")
     queries = SparseMatrix(at, load("queries.indices"), load("queries.u8"), (len(at) - 1, 30_522))[: args.queries]
     oracle = documents[np.lexsort((load("doc_cluster"), load("doc_topic")))]
-    most = ordering._MOST_CLUSTERS
+    most = reorder._MOST_CLUSTERS
     facts: dict[str, Any] = {"documents": n}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +124,7 @@ def main() -> None:
             ("ours", documents, "bisection", most),
             ("oracle", oracle, "given", most),
         ):
-            ordering._MOST_CLUSTERS = clusters
+            reorder._MOST_CLUSTERS = clusters
             start = time.perf_counter()
             index = Index.build(Path(folder) / "index", matrix, order=order, overwrite=True)
             seconds = time.perf_counter() - start

@@ -26,8 +26,8 @@ from lsr.eval.datasets import Dataset, open_dataset
 from lsr.eval.evaluate import LATENCY_K, Evaluation, evaluate
 from lsr.eval.latency import Latency, time_each
 from lsr.eval.measures import DEFAULT_MEASURES, parse_measures, score_run
-from lsr.index.queries import read_queries
-from lsr.runs import read_qrels
+from lsr.index.search.query_file import read_queries
+from lsr.io.runs import read_qrels
 
 SETS = ("scifact", "cranfield", "cacm", "climate-fever-evidence", "mtrag-clapnq-pool", "msmarco-dl19-pool")
 Row = tuple[str, str, dict[str, float], Latency]
@@ -72,7 +72,7 @@ def theirs(dataset: Dataset) -> tuple[dict[str, float], Latency] | None:
 
 
 def _queries(dataset: Dataset) -> list[tuple[str, str]]:
-    from lsr.corpus import open_corpus
+    from lsr.io.corpus import open_corpus
 
     return [(q.id, q.text) for q in open_corpus(dataset.query_source, queries=True)]
 

@@ -19,9 +19,9 @@ from quality import SETS
 
 from lsr.config import read_config
 from lsr.eval.datasets import open_datasets
-from lsr.eval.experiment import RECORD, named, run_experiment
-from lsr.eval.report import write_report
-from lsr.eval.settings import ExperimentSettings
+from lsr.eval.experiment.experiment import RECORD, named, run_experiment
+from lsr.eval.experiment.settings import ExperimentSettings
+from lsr.eval.report.report import write_report
 
 CONFIG = Path(__file__).parents[1] / "configs" / "eval" / "hybrid.yaml"
 

@@ -27,10 +27,10 @@ from machine import conditions, keep, peak_memory
 
 from lsr import Index, SparseMatrix
 from lsr.console import progress, table
-from lsr.corpus import Document, document_batch
 from lsr.eval.latency import Latency, time_each
-from lsr.index.plan import SearchSettings
-from lsr.vectors import VectorBatch, Vectors
+from lsr.index.search.settings import SearchSettings
+from lsr.io.corpus import Document, document_batch
+from lsr.io.vectors import VectorBatch, Vectors
 
 TERMS, CHUNK = 120, 50_000
 ALGORITHMS = {

@@ -29,14 +29,14 @@ import numpy as np
 from lsr import Index, SparseMatrix, load_encoder
 from lsr.config import read_config
 from lsr.console import note, progress
-from lsr.corpus import new_text, open_corpus
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.hybrid import HybridEncoder
-from lsr.encode.onnx import compress
-from lsr.encode.static import InferenceFreeEncoder
+from lsr.encode.inference_free import InferenceFreeEncoder
+from lsr.encode.onnx_export import compress
 from lsr.eval.measures import parse_measures, score_run
-from lsr.eval.training import run_training
-from lsr.runs import read_qrels
+from lsr.eval.training.cli import run_training
+from lsr.io.corpus import new_text, open_corpus
+from lsr.io.runs import read_qrels
 from lsr.train.settings import TrainSettings
 from lsr.train.teachers import DenseTeacher, SparseTeacher
 
@@ -278,7 +278,11 @@ def main() -> None:
         (run / "cache").symlink_to("../cache")  # what the teachers made of the texts is there already
     trained = run_training(settings, run)
     (work / "learned").mkdir(exist_ok=True)
-    compress(load_encoder(trained), work / "learned" / given.model)
+    if given.model == "lsr-mini":  # its lower layers are the dense model's: the rest of that comes along
+        how = dense.settings
+        compress(load_encoder(trained), work / "learned" / given.model, how.model, how.query_prompt)
+    else:
+        compress(load_encoder(trained), work / "learned" / given.model)
     learned = load_encoder(work / "learned" / given.model, max_length=512)
     share = share_of_bm25(learned, given.data)
     HybridEncoder(learned, BM25Encoder(), share).save(work / given.model)

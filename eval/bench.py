@@ -8,11 +8,10 @@ from itertools import product
 from typing import Any
 
 from lsr.errors import DataError
+from lsr.eval.latency import ROUNDS, Latency, throughput, time_together
 from lsr.index.index import Index
-from lsr.index.plan import SearchSettings
+from lsr.index.search.settings import SearchSettings
 from lsr.sparse import SparseMatrix
-
-from .latency import ROUNDS, Latency, throughput, time_together
 
 # What is tried unless told otherwise: exact search, then what each way of approximating gives from fast to thorough.
 ALPHAS = (0.6, 0.7, 0.8, 0.9)

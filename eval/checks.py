@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from lsr.console import counted
-from lsr.corpus import open_corpus
 from lsr.errors import DataError, DataErrors
-from lsr.runs import Run, qrels_rows, read_run, run_rows
-from lsr.vectors import holds_vectors, read_vectors
-
-from .datasets import Dataset
-from .measures import depth_of, parse_measures, tied_queries
+from lsr.eval.datasets import Dataset
+from lsr.eval.measures import depth_of, parse_measures, tied_queries
+from lsr.io.corpus import open_corpus
+from lsr.io.runs import Run, qrels_rows, read_run, run_rows
+from lsr.io.vectors import holds_vectors, read_vectors
 
 _SHOWN = 5
 

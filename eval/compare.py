@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lsr.errors import DataError, DataErrors
-
-from .checks import check_dataset, check_run
-from .datasets import Dataset, drop_own
-from .experiment import PER_QUERY, short_name
-from .measures import depth_of, parse_measures, score_run
-from .result_folder import read_table
-from .significance import Comparison, compare, holm, most_different
+from lsr.eval.checks import check_dataset, check_run
+from lsr.eval.datasets import Dataset, drop_own
+from lsr.eval.experiment.experiment import PER_QUERY, short_name
+from lsr.eval.measures import depth_of, parse_measures, score_run
+from lsr.eval.report.load_results import read_table
+from lsr.eval.significance import Comparison, compare, holm, most_different
 
 # {system: {(dataset, measure): {query: value}}}
 Values = dict[str, dict[tuple[str, str], dict[str, float]]]

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lsr.config import read_config
-from lsr.corpus import Corpus, load_ir_dataset, open_corpus
 from lsr.errors import DataError, DataErrors
-from lsr.runs import Qrels, Run, open_qrels, qrels_file, read_qrels
+from lsr.io.corpus import Corpus, load_ir_dataset, open_corpus
+from lsr.io.runs import Qrels, Run, open_qrels, qrels_file, read_qrels
 
 # In these the queries are documents, too: BEIR's own evaluation leaves out each query's own document.
 _DROP_OWN = ("arguana", "quora")

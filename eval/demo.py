@@ -11,16 +11,15 @@ import click
 
 from lsr.console import note, table
 from lsr.encode.base import DEFAULT_ENCODER
-from lsr.encode.hub import load_encoder
 from lsr.encode.hybrid import HybridEncoder
+from lsr.encode.load import load_encoder
 from lsr.errors import OutputExists
+from lsr.eval.datasets import Dataset, open_dataset
+from lsr.eval.evaluate import LATENCY_K, Evaluation, evaluate
+from lsr.eval.latency import machine
+from lsr.eval.measures import DEFAULT_MEASURES, parse_measures
 from lsr.index.index import Index
-from lsr.index.queries import read_queries
-
-from .datasets import Dataset, open_dataset
-from .evaluate import LATENCY_K, Evaluation, evaluate
-from .latency import machine
-from .measures import DEFAULT_MEASURES, parse_measures
+from lsr.index.search.query_file import read_queries
 
 _SHOWN_QUERIES = 3
 _MARK = "made-by-lsr-demo"

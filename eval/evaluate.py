@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lsr.corpus import new_text
 from lsr.errors import DataError
+from lsr.eval.datasets import Dataset, drop_own
+from lsr.eval.latency import Latency, encode_latency, search_latency, throughput
+from lsr.eval.measures import depth_of, parse_measures, score_run
 from lsr.index.index import Index
-from lsr.index.queries import QuerySet, read_queries
-from lsr.runs import Run, as_run
+from lsr.index.search.query_file import QuerySet, read_queries
+from lsr.io.corpus import new_text
+from lsr.io.runs import Run, as_run
 from lsr.sparse import SparseMatrix
-
-from .datasets import Dataset, drop_own
-from .latency import Latency, encode_latency, search_latency, throughput
-from .measures import depth_of, parse_measures, score_run
 
 LATENCY_K = 10
 

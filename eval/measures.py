@@ -12,7 +12,7 @@ from heapq import nlargest
 from typing import Any
 
 from lsr.errors import DataError, MissingExtra
-from lsr.runs import MAX_GRADE, Qrels, Run, as_float32, grade_problem
+from lsr.io.runs import MAX_GRADE, Qrels, Run, as_float32, grade_problem
 
 DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
 # Commas and spaces between names, not those within the brackets of one.

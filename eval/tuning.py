@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from lsr.corpus import open_corpus
 from lsr.errors import DataError
-from lsr.index.hybrid import Hybrid
-
-from .datasets import Dataset
-from .evaluate import evaluate_run
+from lsr.eval.datasets import Dataset
+from lsr.eval.evaluate import evaluate_run
+from lsr.index.hybrid.hybrid import Hybrid
+from lsr.io.corpus import open_corpus
 
 _STEPS = {2: 20, 3: 10}  # weights are multiples of one over this many; of more parts a quarter
 

@@ -7,8 +7,8 @@
     index.delete(["a"])
     index.commit()
 
-What is searched is a snapshot (lsr.index.snapshot), how is lsr.index.reader's business, and what changes it that of
-lsr.index.writer.
+A search reads a snapshot (lsr.index.search.snapshot) through a reader (lsr.index.search.reader); lsr.index.write.writer
+makes the changes.
 """
 
 from __future__ import annotations
@@ -24,35 +24,33 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lsr.console import Progress, progress_to
 from lsr.encode.base import Encoder
-from lsr.encode.hub import load_encoder
-from lsr.encode.stream import AS_NEEDED, Passages, Report
+from lsr.encode.corpus import AS_NEEDED, Passages, Report
+from lsr.encode.load import load_encoder
 from lsr.errors import IndexLocked, OutputError, StorageError
 from lsr.forks import in_child
-from lsr.places import is_remote
-
-from .builder import BuildSettings, Source, build_index, require_same_terms
-from .changes import Change
-from .clusters import SUMMARY_MASS
-from .filters import Filter, Where, as_filter
-from .hits import Hit as Hit
-from .merge import Abandoned, Merged, plan_merges
-from .merger import Merger
-from .reader import Reader
-from .remote import downloaded, folder_for
-from .segment import ImpactType
-from .segment_writer import DEFAULT_MEMORY, Order
-from .shards import SHARDS, is_sharded
-from .snapshot import Snapshot
-from .storage import MANIFEST
-from .writer import Writer
+from lsr.index.search.hits import Hit as Hit
+from lsr.index.search.reader import Reader
+from lsr.index.search.snapshot import Snapshot
+from lsr.index.segment.clusters import SUMMARY_MASS
+from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.segment.postings import ImpactType
+from lsr.index.segment.postings_writer import DEFAULT_MEMORY, Order
+from lsr.index.sharding.manifest import SHARDS, is_sharded
+from lsr.index.sharding.remote import downloaded, folder_for
+from lsr.index.storage.manifest import MANIFEST
+from lsr.index.write.background_merger import Merger
+from lsr.index.write.builder import BuildSettings, Source, build_index, require_same_terms
+from lsr.index.write.merge import Abandoned, Merged, plan_merges
+from lsr.index.write.update_batch import Change
+from lsr.index.write.writer import Writer
+from lsr.io.object_store import is_remote
 
 _RETRY = 0.1  # seconds until a merger that finds somebody else writing looks again
 
 if TYPE_CHECKING:
     from lsr.files.documents import FileCorpus
-
-    from .joined import JoinedWriter
-    from .sync import Synced
+    from lsr.index.sharding.local import JoinedWriter
+    from lsr.index.write.sync import Synced
 
 
 class Index(Reader):
@@ -113,6 +111,7 @@ class Index(Reader):
         order: Order = "auto",
         clusters: bool = False,
         summary_mass: float = SUMMARY_MASS,
+        hybrid: bool = False,
         report: Report | None = None,
         progress: Progress | None = None,
     ) -> Index:
@@ -140,6 +139,8 @@ class Index(Reader):
             clusters: Write clusters too, for approximate search: about twice the size without texts. Only with 8-bit
                 impacts.
             summary_mass: The share of a cluster's largest impacts that its summary holds, above 0 and at most 1.
+            hybrid: Keep the dense vectors, too, that the encoder gives of the same pass, in 8 bits: for
+                `search(mode="hybrid")`.
             report: Filled in with what was met on the way.
             progress: Called with what is done, how many documents have been, and of how many, if that is known;
                 instead of a bar on a terminal, or of a line every ten seconds.
@@ -155,7 +156,7 @@ class Index(Reader):
             path = Path(path).absolute()
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
-        settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages)
+        settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages, hybrid)
         # Fitted or default, whatever encoded the documents encodes the queries.
         with folder_for(path, overwrite=overwrite) as folder, progress_to(progress):
             encoder = build_index(
@@ -177,8 +178,8 @@ class Index(Reader):
         """Open an index; nothing is read but what is small.
 
         Args:
-            path: The folder; a sharded one is opened as one index (lsr.index.joined). Or a URI (s3://bucket/idx), of
-                which a copy is kept in a cache (LSR_CACHE) and opened.
+            path: The folder; a sharded one is opened as one index (lsr.index.sharding.local). Or a URI
+                (s3://bucket/idx), of which a copy is kept in a cache (LSR_CACHE) and opened.
             encoder: For queries, instead of the one that the index carries; has to be the one that made it.
             skip_damaged: Read every byte first, and leave segments out whose files are missing, cut short or changed;
                 `damaged` lists these files. What is left can be searched, not changed.
@@ -199,7 +200,7 @@ class Index(Reader):
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
         if is_sharded(path):
-            from .joined import JoinedIndex, JoinedSnapshot  # built on this module
+            from lsr.index.sharding.local import JoinedIndex, JoinedSnapshot  # built on this module
 
             index: Index = JoinedIndex(path, JoinedSnapshot.of(path, skip_damaged=skip_damaged), encoder, uri)
         else:
@@ -296,7 +297,7 @@ class Index(Reader):
 
         Args:
             ids: Ids of documents; those that aren't there are listed in the result.
-            where: Delete those that meet a filter (`lsr.index.filters`) too, also such as were added just now.
+            where: Delete those that meet a filter (`lsr.index.segment.filters`) too, also such as were added just now.
 
         Raises:
             DataError: A filter on a column that no document has, or of another kind.
@@ -325,8 +326,7 @@ class Index(Reader):
             OutputError: As of `add`; also if there are changes that aren't committed.
         """
         from lsr.files.documents import FileCorpus, read_documents
-
-        from .sync import sync  # built on this module
+        from lsr.index.write.sync import sync  # built on this module
 
         if self.pending:
             raise OutputError(f"{self.path}: there are changes that aren't committed: commit, or roll back, first")
@@ -340,8 +340,8 @@ class Index(Reader):
         interrupted, it has been made or not, as `refresh` tells: `commit` makes it if it hasn't, `rollback` doesn't.
 
         Args:
-            merge: Then have segments merged in the background as the policy of lsr.index.merge says, so that there are
-                never many of them; where more than 64 wait for that, the newest are merged before this returns.
+            merge: Then have segments merged in the background by the policy of lsr.index.write.merge, so that there
+                are never many of them; where more than 64 wait for that, the newest are merged before this returns.
         """
         with self._changing:
             if self._writer is None and self._left_with is not None:
@@ -482,7 +482,7 @@ class Index(Reader):
         if self.uri:
             raise OutputError(
                 f"{self.uri}: an index in object storage isn't changed in place: change one in a folder and write it "
-                "there with lsr.index.remote.uploaded(folder, uri, overwrite=True)"
+                "there with lsr.index.sharding.remote.uploaded(folder, uri, overwrite=True)"
             )
 
     @contextmanager

@@ -6,15 +6,18 @@ import tempfile
 from functools import cache
 from typing import get_args
 
-from lsr.sparse import SparseMatrix
+import numpy as np
 
-from .index import Index
-from .plan import Algorithm
+from lsr.index.index import Index
+from lsr.index.kernels.inner_product import inner_products
+from lsr.index.search.settings import Algorithm
+from lsr.sparse import SparseMatrix
 
 
 @cache
 def compile_kernels() -> None:
     """Compile what builds, searches, deletes and merges, or load it where it is compiled already; once a process."""
+    inner_products(np.ones((1, 8), np.int8), np.ones(8, np.int16), np.zeros(1, np.int32))
     toy = SparseMatrix.from_dicts([{i % 100: 1.0, i % 99 + 100: 0.5} for i in range(400)], 200)
     with tempfile.TemporaryDirectory() as folder:
         for impacts in ("uint8", "float32"):

@@ -11,6 +11,8 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsr import _moved
+
 __version__ = "0.1.0"
 
 # In a source checkout index/ and eval/ stand beside lsr/; an installed lsr contains them.
@@ -18,26 +20,28 @@ _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "index" / "kernels").is_dir() and (_checkout / "pyproject.toml").is_file():
     __path__.append(str(_checkout))
 
+_moved.install()
+
 _HOME = {
-    "Document": "lsr.corpus",
+    "Document": "lsr.io.corpus",
     "Encoder": "lsr.encode.base",
     "Hit": "lsr.index.index",
     "Index": "lsr.index.index",
     "LsrError": "lsr.errors",
     "SparseMatrix": "lsr.sparse",
-    "load_encoder": "lsr.encode.hub",
-    "read_vectors": "lsr.vectors",
+    "load_encoder": "lsr.encode.load",
+    "read_vectors": "lsr.io.vectors",
 }
 
 if TYPE_CHECKING:
-    from lsr.corpus import Document as Document
     from lsr.encode.base import Encoder as Encoder
-    from lsr.encode.hub import load_encoder as load_encoder
+    from lsr.encode.load import load_encoder as load_encoder
     from lsr.errors import LsrError as LsrError
     from lsr.index.index import Hit as Hit
     from lsr.index.index import Index as Index
+    from lsr.io.corpus import Document as Document
+    from lsr.io.vectors import read_vectors as read_vectors
     from lsr.sparse import SparseMatrix as SparseMatrix
-    from lsr.vectors import read_vectors as read_vectors
 
 __all__ = ["__version__", *sorted(_HOME)]
 

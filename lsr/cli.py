@@ -1,6 +1,6 @@
 """The `lsr` command: a table of commands, each imported only when it is called, and one place for errors.
 
-Each wing owns its commands (`lsr/encode/commands.py`, `index/commands.py`, `eval/commands.py`); here only their names
+Each wing owns its commands (`lsr/encode/cli.py`, `index/cli/search.py`, `eval/cli.py`); here only their names
 and help lines stand, so that `lsr --help` imports nothing else.
 """
 
@@ -18,30 +18,30 @@ import lsr
 
 COMMANDS = {
     "demo": (
-        "lsr.eval.commands",
+        "lsr.eval.cli",
         "See it work: a small real collection encoded, indexed, searched, evaluated.",
     ),
-    "encode": ("lsr.encode.commands", "Turn texts or queries into sparse vectors."),
-    "index": ("lsr.index.build_commands", "Build an index from vectors, or from texts and an encoder."),
-    "add": ("lsr.index.change_commands", "Add documents to an index, or replace them."),
-    "sync": ("lsr.index.change_commands", "Bring an index up to date with a folder of documents."),
-    "delete": ("lsr.index.change_commands", "Delete documents from an index."),
-    "merge": ("lsr.index.change_commands", "Merge the segments of an index into one."),
-    "reshard": ("lsr.index.change_commands", "Write an index as shards of one size."),
-    "search": ("lsr.index.commands", "Search an index with a text or a file of queries."),
-    "explain": ("lsr.index.commands", "Show why a document scores as it does for a query."),
-    "evaluate": ("lsr.eval.commands", "Quality and latency of an index on a judged dataset."),
-    "experiment": ("lsr.eval.commands", "Compare systems on collections, with a report."),
-    "report": ("lsr.eval.commands", "An experiment's results as an HTML page and as Markdown."),
-    "compare": ("lsr.eval.commands", "Compare runs or results query by query, with significance."),
-    "bench": ("lsr.eval.commands", "Latency and recall of an index over search settings."),
-    "export": ("lsr.index.exchange", "Write an index or vectors for another engine: CIFF, OpenSearch, Anserini."),
-    "mine": ("lsr.train.commands", "Mine hard negatives from runs for training."),
-    "train": ("lsr.eval.training", "Train an encoder as a YAML file says."),
-    "publish": ("lsr.encode.commands", "Write an encoder for other libraries, or push it to the Hugging Face hub."),
-    "serve": ("lsr.index.serve.commands", "Serve indexes over HTTP: a page, and a JSON API."),
-    "verify": ("lsr.index.change_commands", "Check every byte of an index."),
-    "warmup": ("lsr.index.commands", "Compile the search kernels now."),
+    "encode": ("lsr.encode.cli", "Turn texts or queries into sparse vectors."),
+    "index": ("lsr.index.cli.build", "Build an index from vectors, or from texts and an encoder."),
+    "add": ("lsr.index.cli.modify", "Add documents to an index, or replace them."),
+    "sync": ("lsr.index.cli.modify", "Bring an index up to date with a folder of documents."),
+    "delete": ("lsr.index.cli.modify", "Delete documents from an index."),
+    "merge": ("lsr.index.cli.modify", "Merge the segments of an index into one."),
+    "reshard": ("lsr.index.cli.modify", "Write an index as shards of one size."),
+    "search": ("lsr.index.cli.search", "Search an index with a text or a file of queries."),
+    "explain": ("lsr.index.cli.search", "Show why a document scores as it does for a query."),
+    "evaluate": ("lsr.eval.cli", "Quality and latency of an index on a judged dataset."),
+    "experiment": ("lsr.eval.cli", "Compare systems on collections, with a report."),
+    "report": ("lsr.eval.cli", "An experiment's results as an HTML page and as Markdown."),
+    "compare": ("lsr.eval.cli", "Compare runs or results query by query, with significance."),
+    "bench": ("lsr.eval.cli", "Latency and recall of an index over search settings."),
+    "export": ("lsr.index.cli.export", "Write an index or vectors for another engine: CIFF, OpenSearch, Anserini."),
+    "mine": ("lsr.train.cli", "Mine hard negatives from runs for training."),
+    "train": ("lsr.eval.training.cli", "Train an encoder as a YAML file says."),
+    "publish": ("lsr.encode.cli", "Write an encoder for other libraries, or push it to the Hugging Face hub."),
+    "serve": ("lsr.index.serve.cli", "Serve indexes over HTTP: a page, and a JSON API."),
+    "verify": ("lsr.index.cli.modify", "Check every byte of an index."),
+    "warmup": ("lsr.index.cli.search", "Compile the search kernels now."),
 }
 
 

@@ -2,7 +2,7 @@
 
 CSR with fixed types. Every matrix is canonical: the terms of a row ascend, none occurs twice, and every weight is
 finite and above zero. That is checked once, when a matrix is made, so nothing downstream has to look again.
-Files are `lsr.vectors`' business; `save` and `load` here only call it.
+Files are `lsr.io.vectors`' business; `save` and `load` here only call it.
 """
 
 from __future__ import annotations
@@ -287,14 +287,14 @@ class SparseMatrix:
 
     def save(self, path: str | PathLike[str], ids: Sequence[str] | None = None) -> None:
         """Write as Parquet (columns `id`, `terms`, `weights`); ids are the row numbers unless given."""
-        from lsr.vectors import save_matrix
+        from lsr.io.vectors import save_matrix
 
         save_matrix(path, self, ids)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SparseMatrix:
-        """Read any vectors that `lsr.vectors.read_vectors` reads, without their ids."""
-        from lsr.vectors import read_vectors
+        """Read any vectors that `lsr.io.vectors.read_vectors` reads, without their ids."""
+        from lsr.io.vectors import read_vectors
 
         batches = read_vectors(path)
         matrices = [batch.vectors for batch in batches]

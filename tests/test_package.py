@@ -137,7 +137,7 @@ def test_wings_depend_one_way(wing):
         ("def f():\n    from eval import demo", True),
         ("from lsr.eval.demo import run_demo", True),
         ("from lsr import eval", True),
-        ("from lsr.index.segment import Segment", False),
+        ("from lsr.index.segment.postings import Segment", False),
         ("from .segment import Segment", False),
         ("import evaluate_something", False),
     ],

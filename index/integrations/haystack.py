@@ -8,11 +8,10 @@ import os
 from typing import Any  # no __future__ here: Haystack reads the types of `run`
 
 from lsr.errors import DataError, DoubledId, MissingExtra
-from lsr.index.filters import Filter, as_filter
 from lsr.index.index import Index
-from lsr.places import is_remote
-
-from .store import Existing, checked, current, opened, opened_or_created, put, remove, stored
+from lsr.index.integrations.store import Existing, checked, current, opened, opened_or_created, put, remove, stored
+from lsr.index.segment.filters import Filter, as_filter
+from lsr.io.object_store import is_remote
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict

@@ -14,9 +14,8 @@ from typing import Any
 
 from lsr.errors import MissingExtra
 from lsr.index.index import Hit, Index
-from lsr.index.plan import Algorithm, SearchSettings
-
-from .store import checked, current, opened, put, remove
+from lsr.index.integrations.store import checked, current, opened, put, remove
+from lsr.index.search.settings import Algorithm, Mode, SearchSettings
 
 try:
     from langchain_core.documents import Document
@@ -53,6 +52,8 @@ class LsrRetriever(BaseRetriever):
     cut: int = SearchSettings.cut
     heap_factor: float = SearchSettings.heap_factor
     best_passages: int = SearchSettings.best_passages
+    mode: Mode = SearchSettings.mode
+    dense_weight: float = SearchSettings.dense_weight
 
     @field_validator("index", mode="before")
     @classmethod

@@ -13,8 +13,7 @@ from typing import Any
 
 from lsr.errors import MissingExtra
 from lsr.index.index import Hit, Index
-
-from .store import checked, current, opened, put, remove
+from lsr.index.integrations.store import checked, current, opened, put, remove
 
 try:
     from llama_index.core.callbacks import CallbackManager

@@ -16,9 +16,8 @@ import numpy as np
 
 from lsr.errors import MissingExtra
 from lsr.index.index import Index
-from lsr.places import is_remote
-
-from .store import checked, current, opened
+from lsr.index.integrations.store import checked, current, opened
+from lsr.io.object_store import is_remote
 
 try:
     import pandas as pd

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from lsr.forks import here_only
 from lsr.index.index import Index
-
-from .sentence_transformers import matrix
-from .store import opened
+from lsr.index.integrations.sentence_transformers import matrix
+from lsr.index.integrations.store import opened
 
 if TYPE_CHECKING:
     import torch

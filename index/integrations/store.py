@@ -12,15 +12,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from lsr.corpus import Document
 from lsr.errors import OutputExists
-from lsr.index.changes import Change
-from lsr.index.filters import as_filter
 from lsr.index.index import Index
-from lsr.index.query_side import search_settings
-from lsr.index.shards import is_sharded
-from lsr.index.storage import MANIFEST
-from lsr.places import is_remote
+from lsr.index.search.query_encoder import search_settings
+from lsr.index.segment.filters import as_filter
+from lsr.index.sharding.manifest import is_sharded
+from lsr.index.storage.manifest import MANIFEST
+from lsr.index.write.update_batch import Change
+from lsr.io.corpus import Document
+from lsr.io.object_store import is_remote
 
 Existing = Literal["replace", "refuse", "skip"]
 

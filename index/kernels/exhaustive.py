@@ -1,7 +1,7 @@
 """The exhaustive kernel: every posting of the query's terms, window by window. What all other algorithms must equal.
 
-Scores are exact: with 8-bit impacts, sums of int32 products that cannot overflow (lsr.index.quantize scales the query
-so); with float weights, float64 sums in ascending term order.
+Scores are exact: with 8-bit impacts, sums of int32 products that cannot overflow (lsr.index.segment.quantize scales the
+query so); with float weights, float64 sums in ascending term order.
 
 The best documents are gathered by the numbers that users know, not by the places that they are stored at. Those that
 may not be found (deleted, or left out by a filter) get a score of 0 before anything looks at it.
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import kernel
-from .lists import (
+from lsr.index.kernels.jit import kernel
+from lsr.index.kernels.layout import (
     BEGIN,
     DENSE,
     DENSE_AT,
@@ -29,7 +29,7 @@ from .lists import (
     is_live,
     number_of,
 )
-from .ranking import select, sort
+from lsr.index.kernels.topk import select, sort
 
 _SCANNED = 128  # accumulator entries that are passed over together where none is good enough
 _STRIP = 4096  # documents whose scores are added up together from dense rows

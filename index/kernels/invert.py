@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import kernel
-from .lists import BEGIN, DENSE, END
+from lsr.index.kernels.jit import kernel
+from lsr.index.kernels.layout import BEGIN, DENSE, END
 
 
 @kernel

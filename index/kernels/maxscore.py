@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .blocks import by_cost
-from .exhaustive import collect, finish, scatter, seed, thin_out
-from .jit import inlined, kernel
-from .lists import (
+from lsr.index.kernels.block_max import by_cost
+from lsr.index.kernels.exhaustive import collect, finish, scatter, seed, thin_out
+from lsr.index.kernels.jit import inlined, kernel
+from lsr.index.kernels.layout import (
     BEGIN,
     BLOCK,
     DENSE,

@@ -25,15 +25,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lsr.errors import LsrError
 from lsr.index.index import Index
-
-from .http import LARGE, length, problem, read
-from .keys import digest
-from .metrics import Metrics
-from .problems import Problem, problem_of, without_paths
-from .routes import ROUTES, Route
-from .served import Served
-from .settings import ServeSettings, is_loopback
-from .work import Workers
+from lsr.index.serve.keys import digest
+from lsr.index.serve.metrics import Metrics
+from lsr.index.serve.problems import Problem, problem_of, without_paths
+from lsr.index.serve.responses import LARGE, length, problem, read
+from lsr.index.serve.routes import ROUTES, Route
+from lsr.index.serve.service import Served
+from lsr.index.serve.settings import ServeSettings, is_loopback
+from lsr.index.serve.thread_pool import Workers
 
 logger = logging.getLogger("lsr.serve")
 

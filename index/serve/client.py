@@ -22,20 +22,19 @@ from os import PathLike
 from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
-from lsr.corpus import Corpus, Document
 from lsr.errors import DataError, ServerError
 from lsr.forks import in_child
-from lsr.index.changes import Change
-from lsr.index.explain import Contribution, Explanation
-from lsr.index.filters import Where
-from lsr.index.hits import Hit
-from lsr.index.plan import Plan, SearchSettings
-from lsr.index.query_side import as_queries
-from lsr.jsonl import given_documents
-from lsr.metadata import plain_value
-from lsr.vectors import Vectors
-
-from .problems import client_error
+from lsr.index.search.explain import Contribution, Explanation
+from lsr.index.search.hits import Hit
+from lsr.index.search.query_encoder import as_queries
+from lsr.index.search.settings import Plan, SearchSettings
+from lsr.index.segment.filters import Where
+from lsr.index.serve.problems import client_error
+from lsr.index.write.update_batch import Change
+from lsr.io.corpus import Corpus, Document
+from lsr.io.jsonl import given_documents
+from lsr.io.metadata import plain_value
+from lsr.io.vectors import Vectors
 
 Query = str | Mapping[str, float]
 Source = Iterable[Mapping[str, Any] | Document] | Vectors | str | PathLike[str]
@@ -193,7 +192,7 @@ class Client:
     def _add(self, source: Source, *, skip_bad: bool, **how: bool) -> Change:
         opened: Any = source
         if isinstance(source, str | PathLike):
-            from lsr.index.builder import open_source
+            from lsr.index.write.builder import open_source
 
             opened = open_source(source, skip_bad=skip_bad)
         elif not isinstance(source, Corpus | Vectors):

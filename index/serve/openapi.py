@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic.json_schema import models_json_schema
 
 import lsr
-
-from .models import Given, ProblemDocument
+from lsr.index.serve.schemas import Given, ProblemDocument
 
 if TYPE_CHECKING:
-    from .routes import Route
+    from lsr.index.serve.routes import Route
 
 _AT = "#/components/schemas/"
 _REST = {"id": "A document's id, slashes and all.", "file": "The name of a file."}

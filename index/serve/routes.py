@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from . import models
-from .http import Answer, parameter
-from .keys import Role
-from .metrics import KIND
-from .openapi import describe
-from .problems import Problem
-from .served import Served
-from .work import Deadline
+from lsr.index.serve import schemas
+from lsr.index.serve.keys import Role
+from lsr.index.serve.metrics import KIND
+from lsr.index.serve.openapi import describe
+from lsr.index.serve.problems import Problem
+from lsr.index.serve.responses import Answer, parameter
+from lsr.index.serve.service import Served
+from lsr.index.serve.thread_pool import Deadline
 
 if TYPE_CHECKING:
-    from .app import App
+    from lsr.index.serve.app import App
 
 Handler = Callable[["App", Request, Any], Awaitable[Response]]
 
@@ -47,19 +47,19 @@ class Route:
 # --- searching --------------------------------------------------------------------------------------------------------
 
 
-async def search(app: App, request: Request, asked: models.Search) -> Response:
+async def search(app: App, request: Request, asked: schemas.Search) -> Response:
     return await _read(app, request, asked.index, lambda served, deadline: served.search(asked, deadline))
 
 
-async def search_batch(app: App, request: Request, asked: models.SearchBatch) -> Response:
+async def search_batch(app: App, request: Request, asked: schemas.SearchBatch) -> Response:
     return await _read(app, request, asked.index, lambda served, deadline: served.search_batch(asked, deadline))
 
 
-async def explain(app: App, request: Request, asked: models.Explain) -> Response:
+async def explain(app: App, request: Request, asked: schemas.Explain) -> Response:
     return await _read(app, request, asked.index, lambda served, deadline: served.explain(asked, deadline))
 
 
-async def encode(app: App, request: Request, asked: models.Encode) -> Response:
+async def encode(app: App, request: Request, asked: schemas.Encode) -> Response:
     return await _read(app, request, asked.index, lambda served, deadline: served.encode(asked, deadline))
 
 
@@ -88,27 +88,27 @@ async def document(app: App, request: Request, asked: None) -> Response:
     return await _read(app, request, index, lambda served, _: served.document(doc_id))
 
 
-async def add(app: App, request: Request, asked: models.Add) -> Response:
+async def add(app: App, request: Request, asked: schemas.Add) -> Response:
     return await _changed(app, asked, lambda served: served.add(asked))
 
 
-async def delete(app: App, request: Request, asked: models.Delete) -> Response:
+async def delete(app: App, request: Request, asked: schemas.Delete) -> Response:
     return await _changed(app, asked, lambda served: served.delete(asked))
 
 
-async def commit(app: App, request: Request, asked: models.Commit) -> Response:
+async def commit(app: App, request: Request, asked: schemas.Commit) -> Response:
     return await _changed(app, asked, lambda served: served.commit(asked.merge))
 
 
-async def rollback(app: App, request: Request, asked: models.OfIndex) -> Response:
+async def rollback(app: App, request: Request, asked: schemas.OfIndex) -> Response:
     return await _changed(app, asked, lambda served: served.rollback())
 
 
-async def merge(app: App, request: Request, asked: models.Merge) -> Response:
+async def merge(app: App, request: Request, asked: schemas.Merge) -> Response:
     return await _changed(app, asked, lambda served: served.merge(asked.everything))
 
 
-async def _changed(app: App, asked: models.OfIndex, call: Callable[[Served], dict[str, Any]]) -> Response:
+async def _changed(app: App, asked: schemas.OfIndex, call: Callable[[Served], dict[str, Any]]) -> Response:
     """In the one thread that changes this index; as long as it takes."""
     served = _index(app, asked.index)
     return Answer(await app.writes[served.name].run(call, served))
@@ -156,29 +156,31 @@ async def page(app: App, request: Request, asked: None) -> Response:
 
 # What stands in braces is all that follows, slashes and all.
 ROUTES: dict[str, dict[str, Route]] = {
-    "/v1/search": {"POST": Route(search, "reader", models.Search, models.Found, "Search with a text or a vector.")},
+    "/v1/search": {"POST": Route(search, "reader", schemas.Search, schemas.Found, "Search with a text or a vector.")},
     "/v1/search/batch": {
-        "POST": Route(search_batch, "reader", models.SearchBatch, models.FoundBatch, "Search with many queries.")
+        "POST": Route(search_batch, "reader", schemas.SearchBatch, schemas.FoundBatch, "Search with many queries.")
     },
     "/v1/explain": {
-        "POST": Route(explain, "reader", models.Explain, models.Explained, "Why a document has its score for a query.")
+        "POST": Route(
+            explain, "reader", schemas.Explain, schemas.Explained, "Why a document has its score for a query."
+        )
     },
-    "/v1/encode": {"POST": Route(encode, "reader", models.Encode, models.Encoded, "A text as a query's vector.")},
-    "/v1/documents/{id}": {"GET": Route(document, "reader", None, models.Stored, "A document, by its id.")},
+    "/v1/encode": {"POST": Route(encode, "reader", schemas.Encode, schemas.Encoded, "A text as a query's vector.")},
+    "/v1/documents/{id}": {"GET": Route(document, "reader", None, schemas.Stored, "A document, by its id.")},
     "/v1/documents": {
-        "POST": Route(add, "writer", models.Add, models.Changed, "Add or update documents: all of them or none."),
-        "DELETE": Route(delete, "writer", models.Delete, models.Changed, "Delete documents, by ids or metadata."),
+        "POST": Route(add, "writer", schemas.Add, schemas.Changed, "Add or update documents: all of them or none."),
+        "DELETE": Route(delete, "writer", schemas.Delete, schemas.Changed, "Delete documents, by ids or metadata."),
     },
-    "/v1/commit": {"POST": Route(commit, "writer", models.Commit, models.Done, "Make changes visible.")},
+    "/v1/commit": {"POST": Route(commit, "writer", schemas.Commit, schemas.Done, "Make changes visible.")},
     "/v1/rollback": {
-        "POST": Route(rollback, "writer", models.OfIndex, models.Done, "Forget the changes since the last commit.")
+        "POST": Route(rollback, "writer", schemas.OfIndex, schemas.Done, "Forget the changes since the last commit.")
     },
-    "/v1/merge": {"POST": Route(merge, "writer", models.Merge, models.Done, "Commit, then merge segments.")},
-    "/v1/indexes": {"GET": Route(indexes, "reader", None, models.Indexes, "The indexes, and columns to filter by.")},
-    "/v1/stats": {"GET": Route(stats, "reader", None, models.Stats, "An index in numbers.")},
+    "/v1/merge": {"POST": Route(merge, "writer", schemas.Merge, schemas.Done, "Commit, then merge segments.")},
+    "/v1/indexes": {"GET": Route(indexes, "reader", None, schemas.Indexes, "The indexes, and columns to filter by.")},
+    "/v1/stats": {"GET": Route(stats, "reader", None, schemas.Stats, "An index in numbers.")},
     "/metrics": {"GET": Route(metrics, "reader", None, None, "Counters, for Prometheus.")},
-    "/health": {"GET": Route(health, None, None, models.Health, "Whether the server is there.")},
-    "/ready": {"GET": Route(ready, None, None, models.Health, "Whether it answers as it should.")},
+    "/health": {"GET": Route(health, None, None, schemas.Health, "Whether the server is there.")},
+    "/ready": {"GET": Route(ready, None, None, schemas.Health, "Whether it answers as it should.")},
     "/openapi.json": {"GET": Route(openapi, None, None, None, "This description.")},
     "/": {"GET": Route(page, None, None, None, "The page.")},
     "/page/{file}": {"GET": Route(page, None, None, None, "The files of the page.")},

@@ -27,13 +27,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lsr.errors import OutputError
 from lsr.index.index import Index
+from lsr.index.serve.app import SECURITY_HEADERS, App
+from lsr.index.serve.problems import Problem
+from lsr.index.serve.responses import problem
+from lsr.index.serve.settings import ServeSettings
+from lsr.index.serve.thread_pool import SHARE
 from lsr.index.warmup import compile_kernels
-
-from .app import SECURITY_HEADERS, App
-from .http import problem
-from .problems import Problem
-from .settings import ServeSettings
-from .work import SHARE
 
 _SELDOM = 60.0  # seconds between two lines of one kind in the log: anybody may send junk
 _KEEP_ALIVE = 5  # seconds that a connection may be idle between requests

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
-from .keys import Keys
+from lsr.index.serve.keys import Keys
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ _HOME = {
     "BM25Encoder": "lsr.encode.bm25",
     "Encoder": "lsr.encode.base",
     "HybridEncoder": "lsr.encode.hybrid",
-    "InferenceFreeEncoder": "lsr.encode.static",
+    "InferenceFreeEncoder": "lsr.encode.inference_free",
     "SpladeEncoder": "lsr.encode.splade",
-    "load_encoder": "lsr.encode.hub",
+    "load_encoder": "lsr.encode.load",
 }
 
 if TYPE_CHECKING:
     from lsr.encode.base import Encoder as Encoder
     from lsr.encode.bm25 import BM25Encoder as BM25Encoder
-    from lsr.encode.hub import load_encoder as load_encoder
     from lsr.encode.hybrid import HybridEncoder as HybridEncoder
+    from lsr.encode.inference_free import InferenceFreeEncoder as InferenceFreeEncoder
+    from lsr.encode.load import load_encoder as load_encoder
     from lsr.encode.splade import SpladeEncoder as SpladeEncoder
-    from lsr.encode.static import InferenceFreeEncoder as InferenceFreeEncoder
 
 __all__ = sorted(_HOME)
 

@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.corpus import Document, require_encodable
 from lsr.encode.lexicon import Lexicon
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint
+from lsr.io.corpus import Document, require_encodable
 from lsr.sparse import SparseMatrix
 
 CONFIG_FILE = "encoder.json"
@@ -61,6 +61,31 @@ class Encoder(abc.ABC):
     @abc.abstractmethod
     def encode_document(self, texts: Texts) -> SparseMatrix:
         """Encode one document or many, one row each; (n_texts, n_terms). They are read as by `as_texts`."""
+
+    @property
+    def dense_width(self) -> int:
+        """Numbers of the dense vector that the model gives of a text beside the sparse one; 0 where it gives none."""
+        return 0
+
+    def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
+        """Dense vectors of texts, (n_texts, dense_width) float32 of length 1: their dot product is the cosine.
+
+        Args:
+            texts: Read as by `as_texts`.
+            queries: Encode them as queries, with the prompt that the model wants, not as documents.
+
+        Raises:
+            EncoderError: This encoder gives none.
+        """
+        raise EncoderError(f"{self.fingerprint.model} gives no dense vectors")
+
+    def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
+        """Documents as by `encode_document`, and their dense vectors as by `encode_dense`, in one pass of the model.
+
+        Raises:
+            EncoderError: This encoder gives no dense vectors.
+        """
+        raise EncoderError(f"{self.fingerprint.model} gives no dense vectors")
 
     @abc.abstractmethod
     def spans(self, text: str) -> list[tuple[int, int, int]]:
@@ -144,7 +169,7 @@ class Encoder(abc.ABC):
 
 
 def _reopened(content: dict[str, bytes], settings: dict[str, Any]) -> Encoder:
-    from lsr.encode.hub import load_encoder_files  # built on this module
+    from lsr.encode.load import load_encoder_files  # built on this module
 
     return load_encoder_files(content, **settings)
 

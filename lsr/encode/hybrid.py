@@ -23,9 +23,9 @@ from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.bm25_fixed import FixedBM25Encoder
+from lsr.encode.inference_free import InferenceFreeEncoder
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.splade import SpladeEncoder
-from lsr.encode.static import InferenceFreeEncoder
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
@@ -110,6 +110,22 @@ class HybridEncoder(Encoder):
         texts = as_texts(texts)
         lexical = self.lexical.encode_document(texts)  # the faster one first: it may have seen no corpus
         return _beside(self.learned.encode_document(texts), lexical, 1 / self._size)
+
+    @property
+    def dense_width(self) -> int:
+        """The learned encoder's."""
+        return self.learned.dense_width
+
+    def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
+        """By the learned encoder."""
+        return self.learned.encode_dense(texts, queries=queries)
+
+    def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
+        """Both encoders' documents side by side, and the learned one's dense vectors."""
+        texts = as_texts(texts)
+        lexical = self.lexical.encode_document(texts)
+        learned, dense = self.learned.encode_both(texts)
+        return _beside(learned, lexical, 1 / self._size), dense
 
     def halves(self, vectors: SparseMatrix) -> tuple[SparseMatrix, SparseMatrix]:
         """Vectors with the learned encoder's terms only, and with BM25's only; numbered as they are."""

@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lsr.encode import checkpoint as files
+from lsr.encode import model_files as files
 from lsr.encode.pooling import Screen, max_logits, pool_logits, pool_states, saturate
 from lsr.errors import EncoderError
 

@@ -17,8 +17,8 @@ from dataclasses import replace
 from itertools import chain, islice, takewhile
 from typing import Any
 
-from lsr.corpus import Block, Document
 from lsr.encode.base import Encoder
+from lsr.io.corpus import Block, Document
 
 # Of passages whose size isn't given: enough to answer a question, little enough to be read.
 SIZE, OVERLAP = 256, 32

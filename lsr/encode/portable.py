@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.encode import checkpoint as files
-from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
+from lsr.encode import model_files as files
+from lsr.encode.model_files import TOKENIZER_FILE, TextTokenizer
 from lsr.errors import EncoderError, MissingExtra
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """How a checkpoint reads text: the settings that other libraries keep beside tokenizer.json and that decide over it.
 
 transformers makes most tokenizers anew, of the vocabulary in tokenizer.json and what tokenizer_config.json says;
-sentence-transformers has settings of its own on top (lsr.encode.hub). `tokenizer_settings` finds what of that differs
+sentence-transformers has settings of its own on top (lsr.encode.load). `tokenizer_settings` finds what of that differs
 from tokenizer.json, `applied` puts it there: so whoever has the result needs neither library nor settings. A setting
 that isn't known here and would change what is read is refused.
 """

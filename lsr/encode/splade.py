@@ -3,7 +3,7 @@
 Any checkpoint with a masked-LM head opens, with one tower for queries and documents or with one each (SPLADE,
 SPLADE v2/++/v3, arXiv 2107.05720, 2109.10086, 2205.04733; log1p_log1p from 2504.14839). torch and
 transformers are imported when a text has to be encoded, not before: vocabulary, spans and fingerprint do
-without. Pooling is in `pooling`, files are in `checkpoint`, and the layouts of other libraries in `hub`.
+without. Pooling is in `pooling`, files are in `model_files`, and the layouts of other libraries in `load`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lsr.console import warn
-from lsr.encode import checkpoint as files
+from lsr.encode import model_files as files
 from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
-from lsr.encode.checkpoint import TOKENIZER_FILE, TextTokenizer
-from lsr.encode.onnx import OnnxRunner
+from lsr.encode.model_files import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.onnx_export import OnnxRunner
 from lsr.encode.reading import tokenizer_settings
 from lsr.errors import CheckpointWarning, EncoderError, MissingExtra
 from lsr.fingerprint import Fingerprint, digest, digest_files
-from lsr.forks import in_child
+from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
 
 POOLINGS = ("max", "sum")
@@ -223,28 +224,69 @@ class SpladeEncoder(Encoder):
             weights = weights.prune(self.max_ratio)
         return weights if self.top_k is None else weights.top_k(self.top_k)
 
-    def _encode(self, tower: Tower, texts: list[str], prune: Callable[[SparseMatrix], SparseMatrix]) -> SparseMatrix:
-        empty = SparseMatrix([0, 0], [], [], (1, self.n_terms))
-        ids = self._tokenizer(tower).ids([tower.prompt + text for text in texts], tower.max_length, special=True)
-        # Longest first: texts of a length go together, and what needs most memory comes at the start.
-        order = sorted((i for i, row in enumerate(ids) if row), key=lambda i: -len(ids[i]))
-        done = [empty]  # where texts without a token point to
-        for batch in self._batches([len(ids[i]) for i in order], tower.head == "onnx"):
-            some = [ids[i] for i in order[batch]]
-            weights = self._model(tower).weights(some)
-            done.append(prune(weights if tower.top_k is None else weights.top_k(tower.top_k)))
-        rows = np.zeros(len(texts), dtype=np.int64)
-        rows[order] = np.arange(1, len(order) + 1)
-        return SparseMatrix.vstack(done)[rows]
+    @property
+    def dense_width(self) -> int:
+        """As `Encoder`; of exported models that keep a dense model's layers."""
+        return int(self._dense_settings.get("width", 0))
 
-    def _batches(self, lengths: list[int], on_cpu: bool) -> Iterator[slice]:
-        """Cut texts, longest first, into batches by tokens and by the size of their dense weights."""
+    @cached_property
+    def _dense_settings(self) -> Mapping[str, Any]:
+        found = files.model_config(self.document.folder()).get(files.DENSE)
+        return found if isinstance(found, Mapping) and self.document.head == "onnx" else {}
+
+    def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
+        """As `Encoder`: of the documents' model, also for queries."""
+        prompt = str(self._dense_settings.get("query_prompt", "")) if queries else self.document.prompt
+        model, done = self._dense_model(), [np.zeros((1, self.dense_width), np.float32)]
+        ids, order = self._in_order(self.document, [prompt + text for text in as_texts(texts)])
+        done += [model.dense([ids[i] for i in order[batch]]) for batch in self._batches(ids, order, True)]
+        return np.asarray(np.concatenate(done)[_back(order, len(ids))])
+
+    def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
+        """As `Encoder`."""
+        tower, model = self.document, self._dense_model()
+        ids, order = self._in_order(tower, [tower.prompt + text for text in as_texts(texts)])
+        done, dense = [self._nothing()], [np.zeros((1, self.dense_width), np.float32)]
+        for batch in self._batches(ids, order, True):
+            weights, vectors = model.weights_and_dense([ids[i] for i in order[batch]])
+            done.append(self._pruned(weights if tower.top_k is None else weights.top_k(tower.top_k)))
+            dense.append(vectors)
+        rows = _back(order, len(ids))
+        return SparseMatrix.vstack(done)[rows], np.asarray(np.concatenate(dense)[rows])
+
+    def _dense_model(self) -> OnnxRunner:
+        model = self._model(self.document) if self.dense_width else None
+        if not isinstance(model, OnnxRunner):
+            raise EncoderError(f"{self.document.name} gives no dense vectors")
+        return model
+
+    def _encode(self, tower: Tower, texts: list[str], prune: Callable[[SparseMatrix], SparseMatrix]) -> SparseMatrix:
+        ids, order = self._in_order(tower, [tower.prompt + text for text in texts])
+        done = [self._nothing()]
+        for batch in self._batches(ids, order, tower.head == "onnx"):
+            weights = self._model(tower).weights([ids[i] for i in order[batch]])
+            done.append(prune(weights if tower.top_k is None else weights.top_k(tower.top_k)))
+        return SparseMatrix.vstack(done)[_back(order, len(texts))]
+
+    def _nothing(self) -> SparseMatrix:
+        """The vector of a text without a token."""
+        return SparseMatrix([0, 0], [], [], (1, self.n_terms))
+
+    def _in_order(self, tower: Tower, texts: list[str]) -> tuple[list[list[int]], list[int]]:
+        """Token ids of texts, and those that have any, the longest first: texts of a length go together, and what needs
+        most memory comes at the start.
+        """
+        ids = self._tokenizer(tower).ids(texts, tower.max_length, special=True)
+        return ids, sorted((i for i, row in enumerate(ids) if row), key=lambda i: -len(ids[i]))
+
+    def _batches(self, ids: list[list[int]], order: list[int], on_cpu: bool) -> Iterator[slice]:
+        """Cut texts in an order, longest first, into batches by tokens and by the size of their dense weights."""
         small = on_cpu or _device(self.device) == "cpu"
         budget = self.batch_tokens or (_BATCH_TOKENS if small else _DEVICE_BATCH_TOKENS)
         most = max(1, _BATCH_BYTES // (4 * self.n_terms))
         start = 0
-        while start < len(lengths):
-            size = max(1, min(budget // lengths[start], most))
+        while start < len(order):
+            size = max(1, min(budget // len(ids[order[start]]), most))
             yield slice(start, start + size)
             start += size
 
@@ -483,6 +525,13 @@ class SpladeEncoder(Encoder):
         for tower in (self.document, self.query):
             _copy(tower.folder(), folder / places[tower.place], self._tokenizer(tower))
         return places
+
+
+def _back(order: list[int], n: int) -> NDArray[np.int64]:
+    """Which row each of n texts has, where one for texts without a token is followed by the others in an order."""
+    rows = np.zeros(n, dtype=np.int64)
+    rows[order] = np.arange(1, len(order) + 1)
+    return rows
 
 
 def _copy(source: Path, target: Path, tokenizer: TextTokenizer) -> None:

@@ -18,20 +18,21 @@ from typing import Any
 from urllib.parse import quote
 
 from lsr.console import counted, warn
-from lsr.corpus import Corpus, Document
 from lsr.errors import DataError, LeftOut, MissingExtra
-from lsr.metadata import plain_metadata
-
-from .decode import decoded
-from .html import read_html
-from .markdown import read_markdown
-from .notebook import read_notebook
-from .office import read_docx, read_epub, read_pdf
-from .parsed import Parsed
-from .plain import read_code, read_python, read_text
-from .rows import ROWS, row_documents
-from .rst import read_rst
-from .walk import Found, PassedOver, some, walk
+from lsr.files.decode import decoded
+from lsr.files.html import read_html
+from lsr.files.markdown import read_markdown
+from lsr.files.notebook import read_notebook
+from lsr.files.office import read_docx, read_epub, read_pdf
+from lsr.files.parsed import Parsed
+from lsr.files.plain import read_code, read_python, read_text
+from lsr.files.rows import ROWS, row_documents
+from lsr.files.rst import read_rst
+from lsr.files.walk import Found, PassedOver, is_made, some, walk
+from lsr.io.corpus import Corpus, Document, beir_names, is_stream, open_corpus
+from lsr.io.metadata import plain_metadata
+from lsr.io.object_store import is_remote
+from lsr.io.vectors import holds_vectors
 
 SOURCE, DIGEST = "source", "digest"  # metadata of every document: its file, and what it held
 _READERS = 1  # counts up when readers make something else of the same file: `sync` reads all again
@@ -82,10 +83,36 @@ def read_documents(source: str | PathLike[str], *, url: str = "") -> FileCorpus:
     return FileCorpus(Path(source), url)
 
 
-def is_document(path: Path) -> bool:
-    """Whether a file is of a kind that is read as a document, and not as rows alone."""
+def open_texts(
+    source: str | PathLike[str], *, queries: bool = False, skip_bad: bool = False, url: str = ""
+) -> Corpus | None:
+    """Open whatever holds texts: what `open_corpus` does, and what `read_documents` reads; None for vectors.
+
+    A folder of BEIR is a corpus still, and the documents of a file of rows have ids of their own.
+
+    Args:
+        source: As of `open_corpus`, or a folder of files, or one of them.
+        queries: As of `open_corpus`.
+        skip_bad: As of `open_corpus`.
+        url: As of `read_documents`.
+
+    Raises:
+        DataError: As of both; or a `url` of what isn't files.
+    """
+    if not (queries or is_remote(source) or is_stream(source)) and _is_files(Path(source)):
+        return read_documents(source, url=url)
+    if url:
+        raise DataError("a url is for a folder of files, or one of them", str(source))
+    return None if holds_vectors(source) else open_corpus(source, queries=queries, skip_bad=skip_bad)
+
+
+def _is_files(path: Path) -> bool:
+    """Whether a path is a folder or file that nothing else is made of than documents."""
+    if path.is_dir():
+        is_corpus = any((path / name).is_file() for name in (*beir_names("corpus"), *beir_names("queries")))
+        return not is_corpus and not holds_vectors(path)
     ending = path.suffix.lower()
-    return ending in _TEXT or ending in _PACKED
+    return path.is_file() and ending != ".json" and (ending in _TEXT or ending in _PACKED)
 
 
 class FileCorpus(Corpus):
@@ -102,6 +129,8 @@ class FileCorpus(Corpus):
     def __init__(self, root: Path, url: str = "") -> None:
         if not root.exists():
             raise DataError("no such file or folder", str(root))
+        if root.is_dir() and is_made({path.name for path in root.iterdir()}):
+            raise DataError("this is an index, or a virtual environment, not a folder of documents", str(root))
         self.root, self.url = root, url
         self._digests: dict[str, tuple[tuple[int, int], str]] = {}  # of files of a size and date
         state, self._n_files = hashlib.sha256(f"{root.absolute()} {url}".encode()), 0

@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-from .parsed import Extracted, Parsed, one_line
+from lsr.files.parsed import Extracted, Parsed, one_line
 
 _DROPPED = {
     *("script", "style", "template", "noscript", "svg", "math", "canvas", "iframe", "object", "audio", "video"),

@@ -7,8 +7,7 @@ import tomllib
 from typing import Any
 
 from lsr.errors import DataError, MissingExtra
-
-from .parsed import Lines, Parsed, Slugs
+from lsr.files.parsed import Lines, Parsed, Slugs
 
 _FENCES = {"---": "yaml", "+++": "toml"}
 _LONGEST = 1 << 16  # of front matter

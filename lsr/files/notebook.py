@@ -6,9 +6,8 @@ import json
 from typing import Any
 
 from lsr.errors import DataError
-
-from .markdown import read_markdown
-from .parsed import Extracted, Parsed
+from lsr.files.markdown import read_markdown
+from lsr.files.parsed import Extracted, Parsed
 
 _MOST_OUTPUT = 2000  # characters of what a cell prints
 

@@ -14,10 +14,9 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from lsr.errors import DataError, MissingExtra
-
-from .decode import decoded
-from .html import add_html
-from .parsed import Extracted, Parsed, one_line
+from lsr.files.decode import decoded
+from lsr.files.html import add_html
+from lsr.files.parsed import Extracted, Parsed, one_line
 
 _LARGEST_TEXT, _LARGEST = 1 << 28, 1 << 30  # bytes that are unpacked of a file
 _HEADING = re.compile(r"heading (\d)$|title$", re.IGNORECASE)

@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
-from lsr.corpus import Block
+from lsr.io.corpus import Block
 
 
 @dataclass

@@ -6,7 +6,7 @@ import ast
 import warnings
 from collections.abc import Iterator
 
-from .parsed import Lines, Parsed
+from lsr.files.parsed import Lines, Parsed
 
 
 def read_text(text: str) -> Parsed:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lsr.corpus import Document, id_text, read_rows
 from lsr.errors import DataError
-from lsr.metadata import is_absent
+from lsr.io.corpus import Document, id_text, read_rows
+from lsr.io.metadata import is_absent
 
 ROWS = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"}
 _IDS = ("_id", "id", "doc_id", "docid", "docno")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from .parsed import Lines, Parsed, identifier
+from lsr.files.parsed import Lines, Parsed, identifier
 
 _LINE = re.compile(r"([!-/:-@[-`{-~])\1+\s*$")
 _TARGET = re.compile(r"\.\. _`?([^`:]+)`?:\s*$")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .ignore import Ignored
+from lsr.files.ignore import Ignored
 
 _TOOLS = {"node_modules", "__pycache__", "site-packages", "venv"}  # folders that hold what others wrote
 
@@ -79,7 +79,7 @@ def walk(root: Path, passed_over: PassedOver) -> Iterator[Found]:
         except OSError as error:
             passed_over.unreadable.append(f"{folder}: can't be read: {error.strerror}")
             continue
-        if prefix and _is_made({entry.name for entry in found}):
+        if prefix and is_made({entry.name for entry in found}):
             continue
         below = []
         for entry in found:
@@ -105,7 +105,7 @@ def walk(root: Path, passed_over: PassedOver) -> Iterator[Found]:
         folders.extend(reversed(below))
 
 
-def _is_made(names: set[str]) -> bool:
+def is_made(names: set[str]) -> bool:
     """Whether a folder that holds such names is an index, or a virtual environment."""
     parts = any(name.startswith(("segment-", "shared-")) for name in names)
     return ("manifest.json" in names and parts) or "shards.json" in names or "pyvenv.cfg" in names

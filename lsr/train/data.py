@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.train.cache import default_cache
+from lsr.train.dataset_cache import default_cache
 from lsr.train.sources import TrainingSource, prepare
-from lsr.train.texts import ArrowBatches, Looked, TextStore
+from lsr.train.text_store import ArrowBatches, Looked, TextStore
 
 _CHUNK = 4096  # choices among sources that are drawn together
 

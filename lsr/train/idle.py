@@ -31,6 +31,8 @@ def _of_the_losses(settings: TrainSettings) -> Iterator[str]:
     imitates = losses.kl or losses.margin_mse
     if settings.teachers and not imitates:
         yield "teachers: neither kl nor margin_mse has a weight"
+    if losses.alone and not settings.lexical:
+        yield f"losses.alone {losses.alone:g}: without lexical the model's scores are alone anyhow"
     if losses.temperature != 1 and not losses.info_nce:
         yield f"losses.temperature {losses.temperature:g}: info_nce has no weight"
     if losses.teacher_scores != "min-max" and not losses.kl:

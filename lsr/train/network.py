@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsr.encode import checkpoint as files
+from lsr.encode import model_files as files
 from lsr.encode.model import SparseModel
 from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import digest_files
-from lsr.train.rows import RowCache
 from lsr.train.settings import TrainSettings
+from lsr.train.state_cache import RowCache
 from lsr.train.teachers import padded
 
 Ids = list[list[int]]

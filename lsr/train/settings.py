@@ -127,6 +127,8 @@ class LossSettings(Settings):
         margin_mse: Against the teachers' scores as they are.
         vectors: Against the documents' vectors of those teachers that are sparse models of the same vocabulary; squared
             differences, summed over the terms. It fades: its weight falls to nothing by the last step.
+        alone: Beside `TrainSettings.lexical`: all of these losses once more, of the model's scores without BM25's, and
+            their weight. The whole then ranks well, and so does what is learned by itself.
         temperature: Scores are divided by it in info_nce.
         teacher_scores: How kl takes each teacher's: brought to 0..1 for each query ("min-max"), so that unlike teachers
             count alike, or as they are ("raw"), as of one cross-encoder.
@@ -138,6 +140,7 @@ class LossSettings(Settings):
     info_nce: float = field(default=0.0, metadata=within(at_least=0))
     kl: float = field(default=0.0, metadata=within(at_least=0))
     margin_mse: float = field(default=0.0, metadata=within(at_least=0))
+    alone: float = field(default=0.0, metadata=within(at_least=0))
     temperature: float = field(default=1.0, metadata=within(above=0))
     teacher_scores: Literal["min-max", "raw"] = "min-max"
     scale: float = field(default=0.0, metadata=within(at_least=0))

@@ -30,12 +30,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lsr.config import Settings, within
-from lsr.corpus import file_identity, file_kind, load_ir_dataset, read_lines, read_rows, require_encodable
 from lsr.errors import DataError
-from lsr.runs import open_qrels, parse_run_line, qrels_file
-from lsr.train.cache import made_once
+from lsr.io.corpus import file_identity, file_kind, load_ir_dataset, read_lines, read_rows, require_encodable
+from lsr.io.runs import open_qrels, parse_run_line, qrels_file
+from lsr.train.dataset_cache import made_once
 from lsr.train.problems import Missing, Problems
-from lsr.train.texts import TextStore, open_texts
+from lsr.train.text_store import TextStore, open_texts
 
 _FORMAT = 1
 _CHUNK = 8192  # examples that are joined and written together, fewer if their texts are long
@@ -52,7 +52,7 @@ class TrainingSource(Settings):
             judgments (an example for each query, its documents judged above 0 are its positives) or with pairs of
             documents (an example for each pair).
         split: Which judgments of a folder or dataset.
-        documents: Where the documents are that are named by id: anything `lsr.corpus.open_corpus` opens. Of a folder
+        documents: Where the documents are that are named by id: anything `lsr.io.corpus.open_corpus` opens. Of a folder
             or dataset its own, unless given.
         queries: Where the queries are that are named by id, likewise.
         candidates: A TREC run, or what `lsr mine` wrote: its documents become negatives, in its order, unless they are

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lsr.encode import checkpoint as files
+from lsr.encode import model_files as files
 from lsr.encode.base import Encoder
-from lsr.encode.checkpoint import TextTokenizer
 from lsr.encode.model import load_backbone
+from lsr.encode.model_files import TextTokenizer
 from lsr.errors import EncoderError, TrainingError
 from lsr.fingerprint import digest, digest_files
 from lsr.sparse import SparseMatrix
-from lsr.train.rows import RowCache
+from lsr.train.state_cache import RowCache
 
 
 class Teacher(ABC):

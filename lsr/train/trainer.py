@@ -24,28 +24,28 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lsr.console import note, progress
-from lsr.encode import checkpoint as files
+from lsr.encode import model_files as files
 from lsr.encode import portable
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.checkpoint import TextTokenizer
-from lsr.encode.hub import token_table
 from lsr.encode.hybrid import HybridEncoder
+from lsr.encode.inference_free import InferenceFreeEncoder
+from lsr.encode.load import token_table
 from lsr.encode.model import start_model
+from lsr.encode.model_files import TextTokenizer
 from lsr.encode.splade import SpladeEncoder, Tower
-from lsr.encode.static import InferenceFreeEncoder
 from lsr.errors import EncoderError, OutputError, TrainingError
 from lsr.sparse import SparseMatrix
-from lsr.train import collapse
+from lsr.train import collapse_check
 from lsr.train.batches import draw_batch
 from lsr.train.checkpoints import Checkpoint, Checkpoints, replace_folder, restore_folder
 from lsr.train.data import Example, TrainingData, open_training
-from lsr.train.folder import hold_settings, open_log, tell_on_card, write_line
 from lsr.train.idle import idle_settings
 from lsr.train.network import Ids, Network, merged_weights
 from lsr.train.objective import Penalty, ranking_loss
 from lsr.train.pretrain import mask_tokens, masked_loss
 from lsr.train.processes import Processes, SharedTeacher
-from lsr.train.queries import QueryTable, TermSampler, inverse_frequencies
+from lsr.train.query_table import QueryTable, TermSampler, inverse_frequencies
+from lsr.train.run_folder import hold_settings, open_log, tell_on_card, write_line
 from lsr.train.settings import TrainSettings
 from lsr.train.teachers import SparseTeacher, Teacher, device_of
 
@@ -323,12 +323,20 @@ class Trainer:
         else:
             asking = self.table.look_up(queries, terms[asked])
         scores = asking @ documents[:, asked].T
+        brought = any(teacher.examples for teacher in settings.teachers)
+        raw: dict[str, Tensor] = {}
+        loss = scores.new_zeros(())
         if settings.lexical:
+            if settings.losses.alone:
+                values, cost = ranking_loss(scores, batch, settings.losses, self.teachers, brought)
+                raw = {f"alone_{key}": value for key, value in values.items()}
+                loss = settings.losses.alone * cost
             assert self.helpers.lexical is not None
             known = SharedTeacher(self.helpers.lexical, self.processes).scores(batch.queries, batch.documents)
             scores = scores + self.table.lexical * torch.from_numpy(known).to(self.device)
-        brought = any(teacher.examples for teacher in settings.teachers)
-        raw, loss = ranking_loss(scores, batch, settings.losses, self.teachers, brought)
+        values, cost = ranking_loss(scores, batch, settings.losses, self.teachers, brought)
+        raw |= values
+        loss = loss + cost
         step = self.step - self._pretrain_steps
         if taught is not None:
             columns = np.arange(self.model.n_terms) if terms is None else terms[asked].cpu().numpy()
@@ -509,7 +517,7 @@ class Trainer:
             self._told.add(finding.what)
 
     @torch.no_grad()
-    def examine(self) -> list[collapse.Finding]:
+    def examine(self) -> list[collapse_check.Finding]:
         """What is wrong with vectors of training documents, if anything is."""
         self.model.eval()
         ids = self.tokenizer.ids(self._some_texts(_SAMPLE), self.settings.model.max_length, special=True)
@@ -517,7 +525,9 @@ class Trainer:
         self.model.train()
         if not bool(torch.isfinite(dense).all()):
             self._give_up("a document's vector", self.step)
-        return collapse.examine(SparseMatrix.from_dense(dense.cpu().numpy()), self.vocabulary, self.tokenizer.special)
+        return collapse_check.examine(
+            SparseMatrix.from_dense(dense.cpu().numpy()), self.vocabulary, self.tokenizer.special
+        )
 
     # --- new negatives ------------------------------------------------------------------------------------------------
 

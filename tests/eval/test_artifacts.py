@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsr.eval.artifacts import Artifacts, content_digest
+from lsr.eval.experiment.artifact_cache import Artifacts, content_digest
 
 
 @pytest.fixture

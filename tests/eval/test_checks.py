@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from lsr.corpus import open_corpus
 from lsr.errors import DataError
 from lsr.eval.checks import check_dataset, check_run
 from lsr.eval.datasets import open_dataset
 from lsr.eval.evaluate import evaluate_run
 from lsr.index.index import Index
+from lsr.io.corpus import open_corpus
 
 pytest.importorskip("ir_measures")
 

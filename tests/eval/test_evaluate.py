@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lsr.encode.stream import Passages
+from lsr.encode.corpus import Passages
 from lsr.errors import DataError
 from lsr.eval.datasets import open_dataset
 from lsr.eval.evaluate import evaluate

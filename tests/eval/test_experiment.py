@@ -9,18 +9,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lsr.corpus import open_corpus
 from lsr.errors import DataError, OutputExists
-from lsr.eval import systems as module
 from lsr.eval.datasets import open_dataset
 from lsr.eval.evaluate import evaluate, evaluate_run
-from lsr.eval.experiment import file_name, named, run_experiment
-from lsr.eval.report import write_report
-from lsr.eval.settings import ExperimentSettings, IndexSettings, LatencySettings, SystemSettings
-from lsr.index.fusion import reciprocal_rank_fusion
+from lsr.eval.experiment import systems as module
+from lsr.eval.experiment.experiment import file_name, named, run_experiment
+from lsr.eval.experiment.settings import ExperimentSettings, IndexSettings, LatencySettings, SystemSettings
+from lsr.eval.report.report import write_report
+from lsr.index.hybrid.fusion import reciprocal_rank_fusion
 from lsr.index.index import Index
-from lsr.index.plan import SearchSettings
-from lsr.runs import as_run, read_run
+from lsr.index.search.settings import SearchSettings
+from lsr.io.corpus import open_corpus
+from lsr.io.runs import as_run, read_run
 
 pytest.importorskip("ir_measures")
 

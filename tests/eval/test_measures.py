@@ -7,7 +7,7 @@ import pytest
 
 from lsr.errors import DataError
 from lsr.eval.measures import depth_of, ordered_by_id, parse_measures, score_run, tied_queries
-from lsr.runs import read_run, run_lines
+from lsr.io.runs import read_run, run_lines
 
 ir_measures = pytest.importorskip("ir_measures")
 

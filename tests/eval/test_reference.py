@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lsr.eval.datasets import SUITES
-from lsr.eval.reference import reference, references
+from lsr.eval.published_scores import reference, references
 
 
 def test_the_means_of_the_columns_are_the_published_ones():

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from lsr.errors import DataError, MissingExtra
-from lsr.eval import report as report_module
-from lsr.eval.cells import (
+from lsr.eval.report import report as report_module
+from lsr.eval.report.formatting import (
     Cell,
     Table,
     bytes_cell,
@@ -23,7 +23,7 @@ from lsr.eval.cells import (
     seconds,
     to_markdown,
 )
-from lsr.eval.report import write_report
+from lsr.eval.report.report import write_report
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from lsr.eval.report import write_report
+from lsr.eval.report.report import write_report
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")

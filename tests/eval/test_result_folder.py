@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsr.errors import DataError
-from lsr.eval.result_folder import read_results
+from lsr.eval.report.load_results import read_results
 
 
 def change(folder, **values):

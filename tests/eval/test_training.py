@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from lsr.config import read_config
-from lsr.encode.checkpoint import is_hub_name
-from lsr.encode.hub import load_encoder
+from lsr.encode.load import load_encoder
+from lsr.encode.model_files import is_hub_name
 from lsr.train.data import open_training
 from lsr.train.idle import idle_settings
 from lsr.train.settings import DataSettings, TrainSettings, ValidationSettings
@@ -27,7 +27,7 @@ pytest.importorskip("ir_measures")
 
 pytestmark = pytest.mark.usefixtures("training_surroundings")
 
-from lsr.eval.training import miner, plot_run, run_training, validator  # noqa: E402
+from lsr.eval.training.cli import miner, plot_run, run_training, validator  # noqa: E402
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "train"
 

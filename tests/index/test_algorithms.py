@@ -19,14 +19,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lsr.index.index import Index
-from lsr.index.kernels import blocks
-from lsr.index.kernels.lists import BLOCK, FIRST_DOC, N_DENSE, N_DOCS
-from lsr.index.plan import SearchSettings
-from lsr.index.quantize import Quantizer, query_numbers
-from lsr.index.searcher import Searcher, Segment
-from lsr.index.segment_writer import DEFAULT_MEMORY, SegmentWriter
+from lsr.index.kernels import block_max
+from lsr.index.kernels.layout import BLOCK, FIRST_DOC, N_DENSE, N_DOCS
+from lsr.index.search.searcher import Searcher, Segment
+from lsr.index.search.settings import SearchSettings
+from lsr.index.segment.postings_writer import DEFAULT_MEMORY, SegmentWriter
+from lsr.index.segment.quantize import Quantizer, query_numbers
+from lsr.io.vectors import read_vectors
 from lsr.sparse import SparseMatrix
-from lsr.vectors import read_vectors
 
 ALGORITHMS = ("exhaustive", "blocks", "maxscore", "daat", "auto")
 ORDERS = ("given", "bisection")
@@ -290,7 +290,7 @@ def test_each_way_of_scoring_candidates_is_taken(tmp_path, monkeypatch, segment,
     ran = dict.fromkeys(("score_blocks", "score_split", "score_window"), 0)
 
     def watched(name):
-        compiled = getattr(blocks, name)
+        compiled = getattr(block_max, name)
 
         def run(*args):
             ran[name] += 1
@@ -299,8 +299,8 @@ def test_each_way_of_scoring_candidates_is_taken(tmp_path, monkeypatch, segment,
         return run
 
     for name in ran:
-        monkeypatch.setattr(blocks, name, watched(name))
-    monkeypatch.setattr("lsr.index.group.search_blocks", blocks.search_blocks.py_func)
+        monkeypatch.setattr(block_max, name, watched(name))
+    monkeypatch.setattr("lsr.index.search.segment_group.search_blocks", block_max.search_blocks.py_func)
     for terms, weights in queries[:10]:
         require_equal(segment, truth, terms, weights, ks=(10, 100), algorithms=["blocks"])
     # Each search begins with blocks, 64 at a time, and these ones go on with them.

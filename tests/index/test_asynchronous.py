@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from lsr.errors import DataError
-from lsr.index.asynchronous import AsyncIndex
+from lsr.index.async_index import AsyncIndex
 from lsr.index.index import Index
 
 DOCS = [{"_id": "a", "text": "wing flutter"}, {"_id": "b", "text": "wing lift"}]

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from lsr.cli import cli
 from lsr.errors import CorruptIndex, IndexFormatError
-from lsr.index.arrow_files import write_arrow
-from lsr.index.clusters import CLUSTERS, document_of
 from lsr.index.index import Index
-from lsr.index.kernels.clusters import CLUSTER, GROUP
-from lsr.index.plan import SearchSettings
+from lsr.index.kernels.clustered import CLUSTER, GROUP
+from lsr.index.search.settings import SearchSettings
+from lsr.index.segment.clusters import CLUSTERS, document_of
+from lsr.index.storage.arrow_file import write_arrow
 from lsr.sparse import SparseMatrix
 
 EVERYTHING = SearchSettings("clusters", cut=10_000, heap_factor=0)
@@ -279,7 +279,7 @@ def forge(copy, name, **columns):
     """Replace a file by one whose checksum is right."""
     import hashlib
 
-    from lsr.index.storage import read_manifest, sealed
+    from lsr.index.storage.manifest import read_manifest, sealed
 
     manifest = read_manifest(copy)
     file = data_folder(copy) / name

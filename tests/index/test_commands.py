@@ -14,7 +14,7 @@ import pytest
 
 from lsr.errors import DataError
 from lsr.index.index import Index
-from lsr.runs import read_run
+from lsr.io.runs import read_run
 
 DOCUMENTS = [
     {"_id": "d1", "title": "Wings", "text": "flutter of swept wings", "year": 1955},

@@ -8,8 +8,8 @@ import warnings
 import pytest
 
 from lsr.cli import run_command
-from lsr.encode.hub import load_encoder
-from lsr.encode.stream import Passages, Report
+from lsr.encode.corpus import Passages, Report
+from lsr.encode.load import load_encoder
 from lsr.errors import CutTexts, DataError
 from lsr.index.index import Index
 
@@ -32,7 +32,7 @@ def told(call):
 
 
 def test_building_adding_and_updating_tell_once(tmp_path, encoder, monkeypatch):
-    monkeypatch.setattr("lsr.encode.stream.CHUNK", 3)
+    monkeypatch.setattr("lsr.encode.corpus.CHUNK", 3)
     report = Report()
     many = [document | {"_id": f"{document['_id']}{i}"} for i in range(3) for document in DOCS]
     index, messages = told(lambda: Index.build(tmp_path / "idx", many, encoder=encoder, passages=None, report=report))
@@ -83,7 +83,7 @@ def test_bm25_reads_all(tmp_path):
 
 
 def test_commands_tell_while_it_happens(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lsr.encode.stream.CHUNK", 3)
+    monkeypatch.setattr("lsr.encode.corpus.CHUNK", 3)
     source = tmp_path / "docs.jsonl"
     source.write_text("".join(json.dumps(d | {"_id": f"{i}{d['_id']}"}) + "\n" for i in range(2) for d in DOCS))
     run_command("index", [str(source), "--out", str(tmp_path / "idx"), "--whole"])

@@ -15,16 +15,16 @@ import time
 import numpy as np
 import pytest
 
-from lsr.convert import convert
 from lsr.errors import CorruptIndex, IndexFormatError, IndexLocked, LsrError
-from lsr.index import storage
-from lsr.index.dense import DenseVectors
-from lsr.index.dense_files import RECORD
-from lsr.index.exchange import index_vectors
+from lsr.index.cli.export import index_vectors
+from lsr.index.distributed.reshard import reshard
+from lsr.index.hybrid.dense import DenseVectors
+from lsr.index.hybrid.dense_files import RECORD
 from lsr.index.index import Index
-from lsr.index.reshard import reshard
-from lsr.index.shards import SHARDS
-from lsr.index.storage import MANIFEST
+from lsr.index.sharding.manifest import SHARDS
+from lsr.index.storage import manifest
+from lsr.index.storage.manifest import MANIFEST
+from lsr.io.convert import convert
 
 SECONDS = float(os.environ.get("LSR_LONG_TESTS", "1.5"))
 
@@ -57,16 +57,16 @@ FUZZ = """
     import json, random, shutil, sys, time, warnings
     from pathlib import Path
     import numpy as np
-    import lsr.index.dense_files, lsr.index.storage
-    from lsr.convert import convert
+    import lsr.index.hybrid.dense_files, lsr.index.storage.manifest
+    from lsr.io.convert import convert
     from lsr.errors import LsrError
-    from lsr.index.dense import DenseVectors
-    from lsr.index.exchange import index_vectors
+    from lsr.index.hybrid.dense import DenseVectors
+    from lsr.index.cli.export import index_vectors
     from lsr.index.index import Index
 
     path, name, seconds, seed = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
     # All files are too large to be hashed whenever an index is opened.
-    lsr.index.storage.CHECKED_AT_OPEN = lsr.index.dense_files.CHECKED_AT_OPEN = 0
+    lsr.index.storage.manifest.CHECKED_AT_OPEN = lsr.index.hybrid.dense_files.CHECKED_AT_OPEN = 0
     rng = random.Random(seed)
 
     def flips(content):
@@ -190,7 +190,7 @@ def rewrite(path, out, how):
 
 @pytest.mark.parametrize("how", ["merge", "background", "reshard", "export"])
 def test_nothing_is_rewritten_of_what_is_damaged(tmp_path, monkeypatch, how):
-    monkeypatch.setattr(storage, "CHECKED_AT_OPEN", 0)  # all files are too large to be hashed whenever it is opened
+    monkeypatch.setattr(manifest, "CHECKED_AT_OPEN", 0)  # all files are too large to be hashed whenever it is opened
     index = Index.build(tmp_path / "idx", documents(60), encoder="bm25")
     index.add(documents(30, 60))
     index.delete("d3")
@@ -252,7 +252,7 @@ def changed(value, at, new):
 
 
 def sealed(values):
-    """As `storage.sealed`, of whatever JSON can hold."""
+    """As `manifest.sealed`, of whatever JSON can hold."""
     values.pop("sha256", None)
     body = json.dumps(values, indent=1).encode()
     return json.dumps({**values, "sha256": hashlib.sha256(body).hexdigest()}, indent=1).encode() + b"\n"

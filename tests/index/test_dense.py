@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lsr.errors import CorruptIndex, DataError, IndexFormatError
-from lsr.index import dense as module
-from lsr.index.dense import DenseVectors
+from lsr.index.hybrid import dense as module
+from lsr.index.hybrid.dense import DenseVectors
 
 
 class Embed:

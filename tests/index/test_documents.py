@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lsr.corpus import Document, document_batch
 from lsr.errors import DataError
-from lsr.index import documents as module
-from lsr.index.documents import Documents, DocumentsWriter
+from lsr.index.segment import doc_store as module
+from lsr.index.segment.doc_store import Documents, DocumentsWriter
+from lsr.io.corpus import Document, document_batch
 
 STRANGE = ["", "naïve Ω", "日本語のテキスト", "🙂👩‍👩‍👧", "a\x00b", "line\nbreak\r\n\t", '"quotes" \\', "x" * 3_000_000]
 

@@ -5,14 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from lsr import Index, SparseMatrix, regroup
-from lsr.convert import Form, convert
-from lsr.corpus import Document, document_batch
+from lsr import Index, SparseMatrix
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.bm25_fixed import FixedBM25Encoder
 from lsr.errors import CorruptIndex, EncoderMismatch
-from lsr.index.exchange import index_vectors
-from lsr.vectors import VectorBatch, Vectors, matrix_batches, read_vectors
+from lsr.index.cli.export import index_vectors
+from lsr.io import external_sort
+from lsr.io.convert import Form, convert
+from lsr.io.corpus import Document, document_batch
+from lsr.io.vectors import VectorBatch, Vectors, matrix_batches, read_vectors
 
 TOKENS = [f"t{i}.ö" for i in range(60)]
 FILES = {
@@ -55,7 +56,7 @@ def read_all(vectors):
 
 @pytest.mark.parametrize("options", [{}, {"order": "bisection"}, {"impacts": "float32"}, {"memory": 1}], ids=str)
 def test_the_stored_weights_in_document_order(tmp_path, monkeypatch, options):
-    monkeypatch.setattr(regroup, "_MEMORY", 5000)
+    monkeypatch.setattr(external_sort, "_MEMORY", 5000)
     rows = matrix(5000 if options.get("order") else 700)
     index = Index.build(tmp_path / "idx", vectors_of(rows), **options)
     assert (options != {"memory": 1}) or index.searcher.n_windows > 1

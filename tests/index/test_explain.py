@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lsr import Index, load_encoder
-from lsr.encode.stream import Passages
+from lsr.encode.corpus import Passages
 from lsr.errors import EncoderError
-from lsr.index.explain import Contribution, Explanation, highlight
+from lsr.index.search.explain import Contribution, Explanation, highlight
 from lsr.sparse import SparseMatrix
 
 TEXT = "Flutter of a swept wing at supersonic speeds"

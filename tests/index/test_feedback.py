@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lsr.index.feedback import expanded
 from lsr.index.index import Index
+from lsr.index.search.feedback import expanded
 from lsr.sparse import SparseMatrix
 
 N, TERMS = 400, 60

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsr.errors import CorruptIndex, DataError
-from lsr.index.columns import COLUMNS_FILE, MOST_COLUMNS, Columns, ColumnsWriter
-from lsr.index.filters import parse_where, parse_where_text
+from lsr.index.segment.columns import COLUMNS_FILE, MOST_COLUMNS, Columns, ColumnsWriter
+from lsr.index.segment.filters import parse_where, parse_where_text
 
 DOCS = [
     {"year": 2019, "lang": "en", "tags": ["a", "b"], "draft": True, "author": {"name": "Ada"}},

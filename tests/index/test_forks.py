@@ -15,15 +15,15 @@ import pytest
 from numba.core.compiler_lock import global_compiler_lock
 
 from lsr.errors import IndexLocked, OutputError
-from lsr.index import merge as merging
-from lsr.index import merger as merger_module
-from lsr.index.asynchronous import AsyncIndex
-from lsr.index.dense import DenseVectors
-from lsr.index.hybrid import Hybrid, dense_of
+from lsr.index.async_index import AsyncIndex
+from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.sharded_index import ShardedIndex
+from lsr.index.hybrid.dense import DenseVectors
+from lsr.index.hybrid.hybrid import Hybrid, dense_of
 from lsr.index.index import Index
-from lsr.index.reshard import reshard
-from lsr.index.sharded import ShardedIndex
-from lsr.index.transaction import Aside, Transaction
+from lsr.index.storage.transaction import Aside, Transaction
+from lsr.index.write import background_merger as merger_module
+from lsr.index.write import merge as merging
 
 DOCS = [{"_id": str(i), "text": f"wing flutter {i}", "n": i} for i in range(12)]
 

@@ -19,10 +19,10 @@ from unittest import mock
 import pytest
 
 from lsr.encode.bm25_fixed import FixedBM25Encoder
-from lsr.encode.stream import Passages
+from lsr.encode.corpus import Passages
 from lsr.errors import IndexFormatError
 from lsr.index.index import Index
-from lsr.index.storage import FORMAT, MANIFEST
+from lsr.index.storage.manifest import FORMAT, MANIFEST
 
 KEPT = Path(__file__).parent / "format-3"
 DOCUMENTS = [

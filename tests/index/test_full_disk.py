@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lsr.errors import OutputError
-from lsr.index.dense import DenseVectors
+from lsr.index.hybrid.dense import DenseVectors
 from lsr.index.index import Index
 from lsr.sparse import SparseMatrix
 
@@ -50,7 +50,7 @@ FULL = """
     from pathlib import Path
     from lsr.errors import OutputError
     from lsr.index.index import Index
-    from lsr.index.reshard import reshard
+    from lsr.index.distributed.reshard import reshard
 
     disk, action = Path(sys.argv[1]), sys.argv[2]
     path = disk / "idx"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lsr.index.fusion import interpolate, reciprocal_rank_fusion
+from lsr.index.hybrid.fusion import interpolate, reciprocal_rank_fusion
 
 BM25 = {"q": {"a": 9.0, "b": 6.0, "c": 3.0}}
 SPLADE = {"q": {"c": 2.0, "d": 1.0}}

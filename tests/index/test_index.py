@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 import lsr
-from lsr.corpus import Document, open_corpus
-from lsr.encode.hub import load_encoder
-from lsr.encode.stream import Passages
+from lsr.encode.corpus import Passages
+from lsr.encode.load import load_encoder
 from lsr.errors import DataError, EncoderError, EncoderMismatch
 from lsr.eval.datasets import open_dataset
 from lsr.eval.measures import parse_measures, score_run
-from lsr.index.arrow_files import ArrowFile
 from lsr.index.index import Index
-from lsr.index.queries import read_queries
+from lsr.index.search.query_file import read_queries
+from lsr.index.storage.arrow_file import ArrowFile
+from lsr.io.corpus import Document, open_corpus
+from lsr.io.vectors import read_vectors
 from lsr.sparse import SparseMatrix
-from lsr.vectors import read_vectors
 
 TEXTS = {
     "wing": "The flutter of swept wings in supersonic flow",
@@ -343,14 +343,14 @@ def test_opening_hashes_no_large_file(tmp_path, monkeypatch):
     matrix = SparseMatrix.from_dense(rng.integers(1, 256, (50_000, 120)))
     Index.build(tmp_path / "idx", matrix)
     hashed = []
-    from lsr.index import storage
+    from lsr.index.storage import manifest
 
     monkeypatch.setattr(
-        storage, "digest_file", lambda path, real=storage.digest_file: hashed.append(path) or real(path)
+        manifest, "digest_file", lambda path, real=manifest.digest_file: hashed.append(path) or real(path)
     )
     index = Index.open(tmp_path / "idx")
     large = next(p for p in index.path.rglob("dense.arrow"))
-    assert large.stat().st_size > storage.CHECKED_AT_OPEN
+    assert large.stat().st_size > manifest.CHECKED_AT_OPEN
     assert large not in hashed
     assert index.verify() == []
     assert large in hashed

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from lsr.errors import DataError
-from lsr.index.fusion import reciprocal_rank_fusion
+from lsr.index.hybrid.fusion import reciprocal_rank_fusion
 from lsr.index.index import Index
 from lsr.sparse import SparseMatrix
 

@@ -12,21 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.convert import convert
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.bm25_fixed import FixedBM25Encoder
-from lsr.encode.commands import open_encoder
-from lsr.encode.stream import Passages
+from lsr.encode.cli import open_encoder
+from lsr.encode.corpus import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderError, EncoderMismatch
-from lsr.index.exchange import index_vectors
-from lsr.index.feedback import expanded
-from lsr.index.hybrid import Hybrid
+from lsr.index.cli.export import index_vectors
+from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.sharded_index import ShardedIndex
+from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
-from lsr.index.queries import read_queries
-from lsr.index.reshard import reshard
-from lsr.index.sharded import ShardedIndex
-from lsr.index.storage import MANIFEST
-from lsr.vectors import read_vectors
+from lsr.index.search.feedback import expanded
+from lsr.index.search.query_file import read_queries
+from lsr.index.storage.manifest import MANIFEST
+from lsr.io.convert import convert
+from lsr.io.vectors import read_vectors
 
 WORDS = ["wing", "flow", "heat", "plate", "shock", "the", "before", "C++", "get_openapi", "依赖", "注入", "?", "भाषा"]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)

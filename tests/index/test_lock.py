@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsr.encode.hub import load_encoder
+from lsr.encode.load import load_encoder
 from lsr.errors import IndexFormatError, IndexLocked, OutputError
-from lsr.index import writer as writing
-from lsr.index.dense import DenseVectors
+from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.sharded_index import ShardedIndex
+from lsr.index.hybrid.dense import DenseVectors
 from lsr.index.index import Index
-from lsr.index.reshard import reshard
-from lsr.index.sharded import ShardedIndex
-from lsr.index.storage import MANIFEST
+from lsr.index.storage.manifest import MANIFEST
+from lsr.index.write import writer as writing
 
 DOCUMENTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}", "n": i} for i in range(20)]
 ENCODER = load_encoder("bm25")
@@ -124,10 +124,12 @@ def test_a_merge_in_the_background_of_an_index_that_is_moved_says_so(path, tmp_p
     index = Index.open(path)
     index.delete("d1")
     index.commit(merge=False)
-    from lsr.index import merger
+    from lsr.index.write import background_merger
 
-    merge_aside = merger.merge_aside
-    monkeypatch.setattr(merger, "merge_aside", lambda *args: path.rename(tmp_path / "moved") and merge_aside(*args))
+    merge_aside = background_merger.merge_aside
+    monkeypatch.setattr(
+        background_merger, "merge_aside", lambda *args: path.rename(tmp_path / "moved") and merge_aside(*args)
+    )
     index.merge(background=True)
     with pytest.raises(OutputError, match="moved away"):
         index.close()
@@ -315,7 +317,7 @@ def test_an_interrupted_change_is_made_whole_or_rolled_back(path, monkeypatch, w
 def test_a_lock_whose_taker_was_interrupted_is_given_up(path, monkeypatch):
     index = Index.open(path)
     with monkeypatch.context() as patch:
-        patch.setattr("lsr.index.transaction._note_holder", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("lsr.index.storage.transaction._note_holder", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             index.delete("d1")
     other = Index.open(path)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lsr.index.distributed.reshard import reshard
 from lsr.index.index import Index
-from lsr.index.quantize import LEVELS, shifts_of, typical, weights_of
-from lsr.index.reshard import reshard
+from lsr.index.segment.quantize import LEVELS, shifts_of, typical, weights_of
 from lsr.sparse import SparseMatrix
 
 N_TERMS = 60

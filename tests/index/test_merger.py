@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from lsr.errors import IndexLocked, OutputError
-from lsr.index import merge as merging
-from lsr.index import merger as module
-from lsr.index import writer as writing
 from lsr.index.index import Index
-from lsr.index.transaction import Aside, Transaction
+from lsr.index.storage.transaction import Aside, Transaction
+from lsr.index.write import background_merger as module
+from lsr.index.write import merge as merging
+from lsr.index.write import writer as writing
 from lsr.sparse import SparseMatrix
 
 N_TERMS = 12

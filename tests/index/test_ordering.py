@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.index.ordering import Reduced, document_order, reduce_documents
+from lsr.index.segment.reorder import Reduced, document_order, reduce_documents
 
 
 def reduced(rows, n_terms):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsr.index.quantize import LEVELS, Quantizer, query_integers, query_numbers
+from lsr.index.segment.quantize import LEVELS, Quantizer, query_integers, query_numbers
 
 FINITE = np.finfo(np.float32)
 WEIGHTS = st.lists(st.floats(float(FINITE.smallest_subnormal), float(FINITE.max), width=32), min_size=1, max_size=50)

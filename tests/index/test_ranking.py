@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsr.index.kernels.exhaustive import collect, seed
-from lsr.index.kernels.lists import ORDER_AT, WINDOW, WINDOW_COLUMNS, Space
-from lsr.index.kernels.ranking import select, sort
+from lsr.index.kernels.layout import ORDER_AT, WINDOW, WINDOW_COLUMNS, Space
+from lsr.index.kernels.topk import select, sort
 
 
 def space_of(accumulator, size):

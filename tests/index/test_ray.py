@@ -13,16 +13,15 @@ from contextlib import contextmanager, suppress
 import numpy as np
 import pytest
 
-from lsr import cluster
-from lsr.cluster import connect, require
+from lsr.distributed.ray_cluster import connect, require
 from lsr.errors import ClusterError, DataError, IndexFormatError
+from lsr.index.distributed.hedging import Patience
+from lsr.index.distributed.ray_actors import place
+from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.sharded_index import ShardedIndex
 from lsr.index.index import Index
-from lsr.index.ray_replicas import place
-from lsr.index.replicas import Patience
-from lsr.index.reshard import reshard
-from lsr.index.sharded import ShardedIndex
+from lsr.io.vectors import save_matrix
 from lsr.sparse import SparseMatrix
-from lsr.vectors import save_matrix
 
 N_TERMS, N_DOCS = 40, 600
 TEXTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}", "n": i} for i in range(20)]
@@ -217,7 +216,7 @@ def test_a_machine_that_is_killed_in_flight_costs_no_result(ray_cluster, cluster
 
 
 def test_a_cluster_that_is_too_small_is_told_so(ray_cluster, ties, twice, monkeypatch):
-    monkeypatch.setattr(cluster, "_FREE", 0.5)
+    monkeypatch.setattr(ray_cluster, "_FREE", 0.5)
     with pytest.raises(ClusterError, match="don't fit") as caught:
         ShardedIndex.open(ties[1], ray=ray_cluster.address, replicas=2, cpus=16)
     told = str(caught.value)

@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from lsr.errors import CorruptIndex, IndexFormatError, OutputError, OutputExists, StorageError
-from lsr.index import remote
 from lsr.index.index import Index
-from lsr.index.remote import downloaded, uploaded
-from lsr.index.storage import MANIFEST, read_manifest
-from lsr.places import Place
+from lsr.index.sharding import remote
+from lsr.index.sharding.remote import downloaded, uploaded
+from lsr.index.storage.manifest import MANIFEST, read_manifest
+from lsr.io.object_store import Place
 
 DOCUMENTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}"} for i in range(20)]
 
@@ -194,7 +194,7 @@ def test_a_kill_leaves_a_copy_that_goes_on(tmp_path, own_cache):
     code = """
 import os, signal, sys
 from lsr.index import remote
-from lsr.places import Place
+from lsr.io.object_store import Place
 remote._THREADS = 1
 real, left = os.replace, [int(sys.argv[2])]
 def replace(*args):

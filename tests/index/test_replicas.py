@@ -8,7 +8,7 @@ from concurrent.futures import Future
 import pytest
 
 from lsr.errors import CorruptIndex, DataError
-from lsr.index.replicas import Patience, ReplicaSet, ask
+from lsr.index.distributed.hedging import Patience, ReplicaSet, ask
 
 SOON = Patience(hedge_after=0.02, time_limit=0.3)
 NEVER = Patience(hedge_after=60, time_limit=120)

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.encode.stream import Passages
+from lsr.encode.corpus import Passages
 from lsr.index.index import Index
-from lsr.index.plan import Algorithm, SearchSettings
-from lsr.index.quantize import Quantizer, query_numbers
-from lsr.index.searcher import Searcher, Segment
-from lsr.index.segment_writer import DEFAULT_MEMORY, SegmentWriter
+from lsr.index.search.searcher import Searcher, Segment
+from lsr.index.search.settings import Algorithm, SearchSettings
+from lsr.index.segment.postings_writer import DEFAULT_MEMORY, SegmentWriter
+from lsr.index.segment.quantize import Quantizer, query_numbers
 from lsr.sparse import SparseMatrix
 
 TIED = [1.0, 2.0, 3.0, 255.0]

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.index.clusters import write_clusters
-from lsr.index.plan import SearchSettings
-from lsr.index.quantize import LEVELS, Quantizer, query_integers
-from lsr.index.searcher import Searcher
-from lsr.index.segment import Segment
-from lsr.index.segment_writer import SegmentWriter
+from lsr.index.search.searcher import Searcher
+from lsr.index.search.settings import SearchSettings
+from lsr.index.segment.clusters import write_clusters
+from lsr.index.segment.postings import Segment
+from lsr.index.segment.postings_writer import SegmentWriter
+from lsr.index.segment.quantize import LEVELS, Quantizer, query_integers
 from lsr.sparse import SparseMatrix
 
 ALGORITHMS = ("exhaustive", "blocks", "maxscore", "daat", "auto", "clusters")

@@ -7,8 +7,8 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from lsr.index.searcher import Searcher, Segment
-from lsr.index.segment_writer import DEFAULT_MEMORY, SegmentWriter
+from lsr.index.search.searcher import Searcher, Segment
+from lsr.index.segment.postings_writer import DEFAULT_MEMORY, SegmentWriter
 from lsr.sparse import SparseMatrix
 
 

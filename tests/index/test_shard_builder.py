@@ -5,21 +5,22 @@ import random
 
 import pytest
 
-from lsr.corpus import open_corpus
-from lsr.encode import parts, stream
+from lsr.distributed.pool import Workers
+from lsr.encode import corpus as encoding
+from lsr.encode import distributed
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.stream import Passages
+from lsr.encode.corpus import Passages
 from lsr.errors import DataError, OutputExists
-from lsr.index import shard_builder
-from lsr.index.builder import BuildSettings
+from lsr.index.distributed import build as module
+from lsr.index.distributed.build import build_shards
 from lsr.index.index import Index
-from lsr.index.shard_builder import build_shards
-from lsr.index.shards import SHARDS, folder_of
-from lsr.index.storage import read_manifest
-from lsr.places import Place, beside
+from lsr.index.sharding.manifest import SHARDS, folder_of
+from lsr.index.storage.manifest import read_manifest
+from lsr.index.write.builder import BuildSettings
+from lsr.io.corpus import open_corpus
+from lsr.io.object_store import Place, beside
+from lsr.io.vectors import save_matrix
 from lsr.sparse import SparseMatrix
-from lsr.vectors import save_matrix
-from lsr.workers import Workers
 
 WORDS = ["wing", "flow", "plate", "shock", "heat", "boundary", "layer", "speed"]
 QUERIES = ["wing flow", "heat", "layer speed shock plate"]
@@ -38,8 +39,8 @@ def credentials():
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Three documents are encoded together, and each six make a part."""
-    monkeypatch.setattr(stream, "CHUNK", 3)
-    monkeypatch.setattr(parts, "PART", 6)
+    monkeypatch.setattr(encoding, "CHUNK", 3)
+    monkeypatch.setattr(distributed, "PART", 6)
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ class Stopped(Exception):
 
 def stop_at(monkeypatch, number):
     """Building stops at a shard, as a kill does; gives the numbers of those that are built from then on."""
-    built, real = [], shard_builder.build_shard
+    built, real = [], module.build_shard
 
     def build_shard(task, job):
         built.append(int(job[0].split("-")[1]))
@@ -174,7 +175,7 @@ def stop_at(monkeypatch, number):
             raise Stopped
         return real(task, job)
 
-    monkeypatch.setattr(shard_builder, "build_shard", build_shard)
+    monkeypatch.setattr(module, "build_shard", build_shard)
     return built
 
 
@@ -193,7 +194,7 @@ def test_a_second_run_builds_what_is_missing(tmp_path, corpus, monkeypatch, out)
     assert SHARDS not in Place(out).sizes()
     built = stop_at(monkeypatch, None)
     encoded = []
-    monkeypatch.setattr(parts, "_encode_part", lambda *args: encoded.append(args))
+    monkeypatch.setattr(distributed, "_encode_part", lambda *args: encoded.append(args))
     build(out, corpus)
     assert (built, encoded) == ([1, 2], [])
     assert answers(Index.open(str(out))) == answers(one_index(tmp_path / "one", corpus))
@@ -260,7 +261,7 @@ def digests(made):
 def test_a_machine_is_lost_while_shards_are_built(tmp_path, corpus, ray_cluster, monkeypatch):
     alone, _ = build(tmp_path / "alone", corpus, 6)
     doomed = ray_cluster.add_node(num_cpus=1, memory=4 << 30, object_store_memory=80 << 20)
-    real, built = shard_builder.do_jobs, []
+    real, built = module.do_jobs, []
 
     def do(*args):
         for number, name in enumerate(real(*args)):
@@ -269,7 +270,7 @@ def test_a_machine_is_lost_while_shards_are_built(tmp_path, corpus, ray_cluster,
             built.append(name)
             yield name
 
-    monkeypatch.setattr(shard_builder, "do_jobs", do)
+    monkeypatch.setattr(module, "do_jobs", do)
     made, _ = build(tmp_path / "many", corpus, 6, workers=Workers(ray_cluster.address))
     assert sorted(built) == [entry.path for entry in made.entries]
     assert digests(made) == digests(alone)

@@ -7,14 +7,14 @@ import shutil
 import numpy as np
 import pytest
 
-from lsr.encode.hub import load_encoder
+from lsr.encode.load import load_encoder
 from lsr.errors import ClusterError, DataError, EncoderMismatch, IndexFormatError
-from lsr.index import sharded as sharding
+from lsr.index.distributed import sharded_index as sharding
+from lsr.index.distributed.hedging import Patience, ReplicaSet
+from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.sharded_index import ShardedIndex, ThreadReplica
 from lsr.index.index import Index
-from lsr.index.replicas import Patience, ReplicaSet
-from lsr.index.reshard import reshard
-from lsr.index.sharded import ShardedIndex, ThreadReplica
-from lsr.index.shards import Shards, shard_name
+from lsr.index.sharding.manifest import Shards, shard_name
 from lsr.sparse import SparseMatrix
 
 N_TERMS, N_DOCS = 40, 700

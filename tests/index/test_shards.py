@@ -16,18 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.encode.hub import load_encoder
-from lsr.encode.stream import Passages
+from lsr.encode.corpus import Passages
+from lsr.encode.load import load_encoder
 from lsr.errors import CorruptIndex, DataError, EncoderMismatch, IndexFormatError, OutputError, OutputExists
-from lsr.index import merger
+from lsr.index.distributed.reshard import reshard
 from lsr.index.index import Index
-from lsr.index.joined import JoinedIndex
-from lsr.index.remote import uploaded
-from lsr.index.reshard import reshard
-from lsr.index.shards import SHARDS, ShardEntry, Shards, folder_of, save_shards, shard_name, write_shards
-from lsr.index.storage import read_manifest, sealed
+from lsr.index.sharding.local import JoinedIndex
+from lsr.index.sharding.manifest import SHARDS, ShardEntry, Shards, folder_of, save_shards, shard_name, write_shards
+from lsr.index.sharding.remote import uploaded
+from lsr.index.storage.manifest import read_manifest, sealed
+from lsr.index.write import background_merger
+from lsr.io.vectors import read_vectors
 from lsr.sparse import SparseMatrix
-from lsr.vectors import read_vectors
 
 N_TERMS = 30
 DOCUMENTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}", "n": i} for i in range(20)]
@@ -182,13 +182,13 @@ def test_shards_are_merged_in_the_background(folder, whole):
 
 
 def test_what_is_changed_while_shards_are_merged_is_kept(folder, whole, monkeypatch):
-    opened, merging = threading.Event(), merger.merge_aside
+    opened, merging = threading.Event(), background_merger.merge_aside
 
     def slow(*args):
         assert opened.wait(60)
         return merging(*args)
 
-    monkeypatch.setattr(merger, "merge_aside", slow)
+    monkeypatch.setattr(background_merger, "merge_aside", slow)
     index = Index.open(folder)
     for each in (index, whole):
         for i in range(3):
@@ -207,7 +207,7 @@ def test_what_is_changed_while_shards_are_merged_is_kept(folder, whole, monkeypa
 
 def test_one_shard_is_merged_at_a_time(folder, monkeypatch):
     """Each merge takes the memory of a build."""
-    merging, at_once, most = merger.merge_aside, [], []
+    merging, at_once, most = background_merger.merge_aside, [], []
 
     def watched(*args):
         at_once.append(None)
@@ -217,7 +217,7 @@ def test_one_shard_is_merged_at_a_time(folder, monkeypatch):
         at_once.pop()
         return merged
 
-    monkeypatch.setattr(merger, "merge_aside", watched)
+    monkeypatch.setattr(background_merger, "merge_aside", watched)
     index = Index.open(folder)
     index.delete(["d0", "d8", "d19"])
     index.commit(merge=False)
@@ -232,9 +232,9 @@ def test_who_waits_to_merge_can_be_given_up(folder, monkeypatch):
     def endless(aside, parts, settings, stop):
         began.set()
         assert stop.wait(60)
-        raise merger.Abandoned
+        raise background_merger.Abandoned
 
-    monkeypatch.setattr(merger, "merge_aside", endless)
+    monkeypatch.setattr(background_merger, "merge_aside", endless)
     index = Index.open(folder)
     index.delete(["d0", "d8", "d19"])
     index.commit(merge=False)
@@ -453,7 +453,7 @@ def test_a_list_of_shards_does_not_choose_whom_credentials_are_sent_to(folder, p
     values["shards"][1]["path"] = place
     values.pop("sha256")
     (folder / SHARDS).write_bytes(sealed(values))
-    monkeypatch.setattr("lsr.places._open", lambda where: pytest.fail(f"asked {where}"))
+    monkeypatch.setattr("lsr.io.object_store._open", lambda where: pytest.fail(f"asked {where}"))
     with pytest.raises(IndexFormatError, match=r"which server to ask.*AWS_ENDPOINT_URL"):
         Index.open(folder)
 

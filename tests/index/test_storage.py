@@ -15,9 +15,9 @@ import pyarrow as pa
 import pytest
 
 from lsr.errors import CorruptIndex, DataError, IndexFormatError, LsrError, OutputError, OutputExists
-from lsr.index.arrow_files import write_arrow
 from lsr.index.index import Index
-from lsr.index.storage import FORMAT, MANIFEST, read_manifest
+from lsr.index.storage.arrow_file import write_arrow
+from lsr.index.storage.manifest import FORMAT, MANIFEST, read_manifest
 
 DOCUMENTS = [{"_id": f"d{i}", "text": f"wing flow number{i % 5} word{i}"} for i in range(20)]
 
@@ -291,10 +291,10 @@ def test_forged_files_cannot_crash_the_process(path, file, column, python):
 FLIPPED = """
     import random, sys
     from pathlib import Path
-    import lsr.index.storage
+    import lsr.index.storage.manifest
     from lsr.errors import CorruptIndex
     from lsr.index.index import Index
-    lsr.index.storage.CHECKED_AT_OPEN = 0  # all files are too large to be looked at whole
+    lsr.index.storage.manifest.CHECKED_AT_OPEN = 0  # all files are too large to be looked at whole
     path, name = Path(sys.argv[1]), sys.argv[2]
     (file,) = path.glob(f"segment-*/{name}.arrow")
     whole, rng, refused = file.read_bytes(), random.Random(0), 0
@@ -390,7 +390,7 @@ def test_a_second_writer_is_refused_while_one_writes(path):
     code = """
         import sys
         from pathlib import Path
-        from lsr.index.transaction import Transaction
+        from lsr.index.storage.transaction import Transaction
         with Transaction(Path(sys.argv[1])):
             print("held", flush=True)
             sys.stdin.read()

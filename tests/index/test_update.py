@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.corpus import Document, document_batch, open_corpus
-from lsr.encode.hub import load_encoder
-from lsr.encode.stream import Passages
+from lsr.encode.corpus import Passages
+from lsr.encode.load import load_encoder
 from lsr.errors import DoubledId
-from lsr.index import writer as writing
 from lsr.index.index import Index
-from lsr.index.serve.facts import columns_of
+from lsr.index.serve.index_info import columns_of
+from lsr.index.write import writer as writing
+from lsr.io.corpus import Document, document_batch, open_corpus
+from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import SparseMatrix
-from lsr.vectors import VectorBatch, Vectors
 
 ENCODER = load_encoder("bm25")
 ENCODER.fit(["wing flow", "flow plate", "shock wing"])
@@ -56,7 +56,7 @@ SOURCES = {
 @pytest.mark.parametrize("skip_bad", [False, True])
 @pytest.mark.parametrize("chunk", [1, 2, 512])
 def test_the_last_of_an_id_counts(index, tmp_path, monkeypatch, source, skip_bad, chunk):
-    monkeypatch.setattr("lsr.encode.stream.CHUNK", chunk)
+    monkeypatch.setattr("lsr.encode.corpus.CHUNK", chunk)
     given_ = SOURCES[source](TWICE, tmp_path / "docs.jsonl")
     change = index.update(given_, skip_bad=skip_bad)
     assert (change.added, change.updated, change.bad) == (1, 1, [])
@@ -106,7 +106,7 @@ def test_one_call_is_as_many(given_ids, passages, chunk, buffer):
         together, apart = (Index.build(Path(folder) / name, old, **how) for name in ("together", "apart"))
         for document in documents:
             apart.update([document])
-        patch.setattr("lsr.encode.stream.CHUNK", chunk)
+        patch.setattr("lsr.encode.corpus.CHUNK", chunk)
         patch.setattr(writing, "_BUFFER", buffer)
         change = together.update(documents)
         ids = {doc_id for doc_id, _ in given_ids}

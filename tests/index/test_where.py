@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from lsr.corpus import Document, document_batch
 from lsr.errors import DataError
 from lsr.index.index import Index
+from lsr.io.corpus import Document, document_batch
+from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import SparseMatrix
-from lsr.vectors import VectorBatch, Vectors
 
 N, TERMS = 600, 30
 

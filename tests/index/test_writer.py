@@ -20,18 +20,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.encode.hub import load_encoder
-from lsr.encode.stream import Passages
+from lsr.encode.corpus import Passages
+from lsr.encode.load import load_encoder
 from lsr.errors import CorruptIndex, DataError, EncoderError, EncoderMismatch, IndexLocked, OutputError
-from lsr.index import merge as merging
-from lsr.index import snapshot as snapshots
-from lsr.index import writer as writing
 from lsr.index.index import Index
-from lsr.index.merge import plan_merges
-from lsr.index.storage import MANIFEST
-from lsr.index.transaction import Transaction
+from lsr.index.search import snapshot as snapshots
+from lsr.index.storage.manifest import MANIFEST
+from lsr.index.storage.transaction import Transaction
+from lsr.index.write import merge as merging
+from lsr.index.write import writer as writing
+from lsr.index.write.merge import plan_merges
+from lsr.io.vectors import read_vectors, save_matrix
 from lsr.sparse import SparseMatrix
-from lsr.vectors import read_vectors, save_matrix
 
 N_TERMS = 30
 STEPS = ["add", "update", "delete", "commit", "rollback", "merge", "merge behind"]
@@ -231,7 +231,7 @@ def clock(monkeypatch):
         def now(cls, tz=None):
             return cls.fromtimestamp(next(times), tz)
 
-    monkeypatch.setattr("lsr.index.transaction.datetime", Backwards)
+    monkeypatch.setattr("lsr.index.storage.transaction.datetime", Backwards)
     monkeypatch.setattr(time, "time", lambda: float(next(times)))
     monkeypatch.setattr(time, "time_ns", lambda: next(times) * 10**9)
     return lambda: next(times)
@@ -283,7 +283,7 @@ def test_nothing_changed_leaves_no_lock(path):
 @pytest.mark.parametrize("buffer", [1, 1 << 28])
 def test_a_bad_document_in_the_middle_refuses_the_whole_call(path, monkeypatch, buffer):
     monkeypatch.setattr(writing, "_BUFFER", buffer)
-    monkeypatch.setattr("lsr.encode.stream.CHUNK", 2)
+    monkeypatch.setattr("lsr.encode.corpus.CHUNK", 2)
     index = Index.open(path)
     index.add([{"_id": "good", "text": "wing"}])
     index.update([{"_id": "d2", "text": "number2"}])
@@ -725,7 +725,7 @@ def test_a_changed_byte_of_a_large_file_is_found_where_damage_is_to_be_left_out(
     index = Index.open(path)
     index.add([{"_id": "new", "text": "wing new"}])
     index.commit()
-    monkeypatch.setattr("lsr.index.storage.CHECKED_AT_OPEN", 0)  # all files are large
+    monkeypatch.setattr("lsr.index.storage.manifest.CHECKED_AT_OPEN", 0)  # all files are large
     file = path / index.snapshot.parts[0].entry["name"] / "ids.arrow"
     file.write_bytes(file.read_bytes().replace(b"d7", b"d6"))
     assert Index.open(path).damaged == []
@@ -763,7 +763,7 @@ def test_a_file_that_goes_while_an_index_is_opened_is_missed(path, monkeypatch, 
         file.unlink()
         return {}
 
-    monkeypatch.setattr("lsr.index.snapshot.check_files", removed)
+    monkeypatch.setattr("lsr.index.search.snapshot.check_files", removed)
     with pytest.raises(CorruptIndex, match=file.name):
         Index.open(path)
 
@@ -772,8 +772,8 @@ def test_forged_alive_bits_are_refused(path):
     index = Index.open(path)
     index.delete(["d7"])
     index.commit()
-    from lsr.index.arrow_files import write_arrow
-    from lsr.index.snapshot import read_alive
+    from lsr.index.search.snapshot import read_alive
+    from lsr.index.storage.arrow_file import write_arrow
 
     (file,) = path.glob("alive-*")
     assert read_alive(file, 20).tolist() == [i != 7 for i in range(20)]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from lsr.encode.base import read_config
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.hub import load_encoder, load_encoder_files
 from lsr.encode.lexicon import Lexicon
+from lsr.encode.load import load_encoder, load_encoder_files
 from lsr.errors import EncoderError
 
 WORDS = ["wing", "flow", "layer", "plate", "shock", "heat"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsr.encode.bm25_fixed import FixedBM25Encoder
-from lsr.encode.hub import load_encoder, load_encoder_files
+from lsr.encode.load import load_encoder, load_encoder_files
 from lsr.errors import EncoderError
 
 WORDS = ["wing", "flow", "layer", "plate", "shock", "heat"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lsr.encode.hub import load_encoder
+from lsr.encode.load import load_encoder
 from lsr.encode.splade import SpladeEncoder
 from lsr.errors import EncoderError
 

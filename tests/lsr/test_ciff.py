@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lsr import regroup
-from lsr.ciff import write_ciff
-from lsr.corpus import Document, document_batch
 from lsr.errors import DataError
+from lsr.io import external_sort
+from lsr.io.ciff import write_ciff
+from lsr.io.corpus import Document, document_batch
+from lsr.io.protobuf import field, varint
+from lsr.io.vectors import VectorBatch, read_vectors
 from lsr.sparse import SparseMatrix
-from lsr.vectors import VectorBatch, read_vectors
-from lsr.wire import field, varint
 
 TOKENS = ["wing", "", "größe", "翼.x", "Flow", "unused"]
 ROWS = [{0: 3, 2: 255, 3: 1}, {}, {0: 200, 4: 7}, {3: 128}]
@@ -68,7 +68,7 @@ def test_round_trip(tmp_path, name):
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whole_weights_of_any_matrix_are_kept(tmp_path_factory, monkeypatch, rows, memory):
-    monkeypatch.setattr(regroup, "_MEMORY", memory)
+    monkeypatch.setattr(external_sort, "_MEMORY", memory)
     tokens = [chr(0x1F600 - 977 * i) for i in range(41)]
     path = put(tmp_path_factory.mktemp("c") / "v.ciff", rows, tokens=tokens, levels=70000)
     ids, read, vectors = read_all(path)
@@ -108,8 +108,8 @@ def test_nothing_to_list(tmp_path, rows):
 def test_long_lists_come_in_windows(tmp_path, monkeypatch):
     rows = [{0: i % 300 + 1, **({2: 5} if i % 997 == 3 else {})} for i in range(4000)]
     path = put(tmp_path / "v.ciff", rows)
-    monkeypatch.setattr("lsr.ciff._WINDOW", 500)
-    monkeypatch.setattr("lsr.ciff._LARGEST_FIELD", 100)
+    monkeypatch.setattr("lsr.io.ciff._WINDOW", 500)
+    monkeypatch.setattr("lsr.io.ciff._LARGEST_FIELD", 100)
     assert read_all(path)[1] == by_token(rows)
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lsr.cluster import connect, require
+from lsr.distributed.ray_cluster import connect, require
 from lsr.errors import ClusterError, MissingExtra
 
 
@@ -112,7 +112,7 @@ def test_what_is_needed_and_what_there_is_are_told(monkeypatch):
     ) as caught:
         require(ray, 6, cpus=1, memory=10**9, what="shards")
     assert "The cluster's machines have: 4 CPU, 8.00 GB; 2 CPU, 1 GPU, 1.00 GB. Add machines" in str(caught.value)
-    monkeypatch.setattr("lsr.cluster._FREE", 0.0)
+    monkeypatch.setattr("lsr.distributed.ray_cluster._FREE", 0.0)
     busy = Ray(nodes, {"CPU": 1.5, "memory": 9e9})
     require(busy, 1, cpus=1)
     with pytest.raises(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lsr.sparse import SparseMatrix
-from lsr.train.collapse import examine
+from lsr.train.collapse_check import examine
 
 VOCABULARY = ["[CLS]", "the", "of", *(f"word{i}" for i in range(397))]
 N_DOCS = 50

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lsr.corpus import Document, document_batch, documents_corpus, open_corpus
 from lsr.errors import DataError, MissingExtra
+from lsr.io.corpus import Document, document_batch, documents_corpus, open_corpus
 
 ROWS = [
     {"_id": "a", "text": "first text", "title": "One"},
@@ -334,7 +334,7 @@ def test_a_parquet_file_that_ends_early(tmp_path, keep):
     assert refusal(path).startswith(f"{path}: not a whole Parquet file")
 
 
-@pytest.mark.parametrize("name", ["d.xyz", "d.gz", "d.jsonl.bz2"])
+@pytest.mark.parametrize("name", ["d.txt", "d", "d.gz", "d.jsonl.bz2"])
 def test_unknown_ending(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
     assert "the name must end in .jsonl, .json, .tsv, .csv (all also .gz) or .parquet" in refusal(tmp_path / name)

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsr.convert import FORMATS, Form, check_out, convert
-from lsr.corpus import new_bytes, open_corpus
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.stream import encode_to
+from lsr.encode.corpus import encode_to
 from lsr.errors import OutputExists
-from lsr.places import Place
+from lsr.io.convert import FORMATS, Form, check_out, convert
+from lsr.io.corpus import new_bytes, open_corpus
+from lsr.io.object_store import Place
+from lsr.io.vectors import Vectors, matrix_batches, read_vectors
 from lsr.sparse import SparseMatrix
-from lsr.vectors import Vectors, matrix_batches, read_vectors
 
 
 class Disk:

@@ -14,10 +14,10 @@ from operator import methodcaller
 import numpy as np
 import pytest
 
-from lsr.corpus import documents_corpus
-from lsr.encode.hub import load_encoder
+from lsr.encode.load import load_encoder
 from lsr.errors import EncoderError
 from lsr.forks import cached_property, here_only
+from lsr.io.corpus import documents_corpus
 
 TEXTS = ["the cat sat on the mat .", "dogs", "cat cat cat"]
 

@@ -13,8 +13,8 @@ import pytest
 
 import lsr.encode
 from lsr.encode import BM25Encoder, InferenceFreeEncoder, SpladeEncoder, load_encoder
-from lsr.encode.checkpoint import read_tensor
-from lsr.encode.hub import load_encoder_files
+from lsr.encode.load import load_encoder_files
+from lsr.encode.model_files import read_tensor
 from lsr.errors import EncoderError
 
 torch = pytest.importorskip("torch")
@@ -189,7 +189,7 @@ def test_unknown_names(tmp_path, monkeypatch):
 def test_hub(checkpoint, texts, monkeypatch, tmp_path):
     import huggingface_hub
 
-    from lsr.encode import checkpoint as files
+    from lsr.encode import model_files as files
 
     def snapshot(name, **options):
         assert not any(pattern.endswith((".bin", ".py")) for pattern in options["allow_patterns"])

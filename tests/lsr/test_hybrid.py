@@ -10,7 +10,7 @@ import pytest
 from lsr import Index
 from lsr.encode import BM25Encoder, HybridEncoder, InferenceFreeEncoder, SpladeEncoder, load_encoder
 from lsr.encode.base import CONFIG_FILE
-from lsr.encode.hub import load_encoder_files
+from lsr.encode.load import load_encoder_files
 from lsr.encode.passages import split_passages
 from lsr.errors import EncoderError
 
@@ -56,7 +56,7 @@ def test_spans_of_both(encoder, parts):
 
 
 def test_passages_are_counted_in_the_models_tokens(encoder, parts):
-    from lsr.corpus import Document
+    from lsr.io.corpus import Document
 
     document = Document(id="d", text="the cat sat on the mat " * 4)
     found, expected = ([passage.text for passage in split_passages([document], one, 6)] for one in (encoder, parts[0]))

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lsr.corpus import Document
 from lsr.encode import BM25Encoder, HybridEncoder, InferenceFreeEncoder, SpladeEncoder
 from lsr.encode.base import as_texts
 from lsr.errors import DataError
+from lsr.io.corpus import Document
 
 TEXTS = ["the cat sat", "dogs on the mat", ""]
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lsr.encode import checkpoint as files
+from lsr.encode import model_files as files
 from lsr.encode.processor import sums_of_bytes
 from lsr.errors import EncoderError
 
@@ -231,9 +231,9 @@ def test_layers_of_other_models_can_not_be_kept(make_checkpoint, tmp_path):
 def graph():
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    from lsr.encode import onnx
+    from lsr.encode import onnx_export
 
-    return onnx
+    return onnx_export
 
 
 @pytest.mark.parametrize("saturation", ["log1p", "log1p_log1p"])
@@ -297,7 +297,7 @@ def test_models_that_have_no_graph(start, graph, make_checkpoint, tmp_path):
 
 
 def test_one_model_with_two_lengths_is_compressed(graph, checkpoint, tmp_path):
-    from lsr.encode.hub import load_encoder
+    from lsr.encode.load import load_encoder
     from lsr.encode.splade import SpladeEncoder, Tower
 
     encoder = SpladeEncoder(Tower.open(checkpoint, max_length=20), Tower.open(checkpoint, max_length=5))
@@ -349,10 +349,10 @@ def test_an_encoder_is_compressed_and_opens_without_torch(start, graph, checkpoi
     import subprocess
     import sys
 
-    from lsr.encode.checkpoint import TextTokenizer
-    from lsr.encode.hub import load_encoder
+    from lsr.encode.inference_free import InferenceFreeEncoder
+    from lsr.encode.load import load_encoder
+    from lsr.encode.model_files import TextTokenizer
     from lsr.encode.splade import SpladeEncoder, Tower
-    from lsr.encode.static import InferenceFreeEncoder
 
     sparse = start("expansion")
     with torch.no_grad():
@@ -371,11 +371,56 @@ def test_an_encoder_is_compressed_and_opens_without_torch(start, graph, checkpoi
     assert small.encode_query("the cat") == encoder.encode_query("the cat")
     assert str(small.fingerprint) == "small"
     check = (
-        "import sys; sys.modules['torch'] = None; from lsr.encode.hub import load_encoder; "
+        "import sys; sys.modules['torch'] = None; from lsr.encode.load import load_encoder; "
         f"print(load_encoder({str(tmp_path / 'small')!r}).encode_document('the cat').nnz)"
     )
     out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert int(out.stdout) == small.encode_document("the cat").nnz > 0
+
+
+def test_an_exported_encoder_gives_the_dense_vectors_of_a_model_that_begins_alike(graph, checkpoint, tmp_path):
+    from lsr.encode.bm25 import BM25Encoder
+    from lsr.encode.hub import load_encoder
+    from lsr.encode.hybrid import HybridEncoder
+    from lsr.encode.splade import SpladeEncoder, Tower
+    from lsr.encode.static import InferenceFreeEncoder
+
+    config = transformers.AutoConfig.from_pretrained(checkpoint, num_hidden_layers=2)
+    torch.manual_seed(3)
+    whole = transformers.AutoModelForMaskedLM.from_config(config).eval()
+    dense = transformers.AutoModel.from_config(config).eval()
+    shared = {k: v for k, v in whole.bert.state_dict().items() if k.startswith(("embeddings.", "encoder.layer.0."))}
+    dense.load_state_dict(dense.state_dict() | shared)
+    for name, part in (("sparse", whole), ("dense", dense)):
+        part.save_pretrained(tmp_path / name)
+        for path in checkpoint.glob("*token*"):
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+    documents = SpladeEncoder(Tower.open(tmp_path / "sparse"))
+    encoder = InferenceFreeEncoder(documents, np.ones(N_TERMS))
+    graph.compress(encoder, tmp_path / "plain")
+    graph.compress(encoder, tmp_path / "small", tmp_path / "dense", "the ")
+    plain, small = load_encoder(tmp_path / "plain"), load_encoder(tmp_path / "small")
+    texts = ["the cat sat on the mat .", "", "dogs", "the dog"]
+    assert (plain.dense_width, small.dense_width) == (0, 16)
+    with pytest.raises(EncoderError, match="plain gives no dense vectors"):
+        plain.encode_both(texts)
+    sparse, found = small.encode_both(texts)
+    assert sparse == small.encode_document(texts) == plain.encode_document(texts)
+    ids = documents._tokenizer(documents.document).ids(texts, 24, special=True)
+    with torch.no_grad():
+        expected = torch.cat([dense(input_ids=torch.tensor([row])).last_hidden_state[:, 0] for row in ids])
+    cosines = (torch.nn.functional.normalize(expected).numpy() * found).sum(1)
+    assert cosines.min() > 0.99  # 8 bits
+    assert found.dtype == np.float32
+    assert np.array_equal(small.encode_dense(texts), found)
+    assert np.array_equal(small.encode_dense("dog", queries=True), small.encode_dense("the dog"))
+    both = HybridEncoder(small, BM25Encoder(), 1.0)
+    both.fit(texts)
+    assert both.dense_width == 16
+    assert np.array_equal(both.encode_both(texts)[1], found)
+    assert both.encode_both(texts)[0] == both.encode_document(texts)
+    with pytest.raises(EncoderError, match="doesn't begin with the layers of the sparse ones' model"):
+        graph.compress(encoder, tmp_path / "other", checkpoint)
 
 
 def test_a_damaged_graph_is_named(graph, tmp_path):

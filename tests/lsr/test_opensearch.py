@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.corpus import Document, document_batch
 from lsr.errors import DataError
-from lsr.opensearch import mapping_path, write_bulk
+from lsr.io.corpus import Document, document_batch
+from lsr.io.opensearch import mapping_path, write_bulk
+from lsr.io.vectors import VectorBatch, holds_vectors, read_vectors
 from lsr.sparse import SparseMatrix
-from lsr.vectors import VectorBatch, holds_vectors, read_vectors
 
 TOKENS = ["wing", "u.s.", "größe", "."]
 DOCUMENTS = [

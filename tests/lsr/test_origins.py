@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from lsr import Index, load_encoder
 from lsr.encode import HybridEncoder, SpladeEncoder
-from lsr.encode import checkpoint as files
+from lsr.encode import model_files as files
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.hub import load_encoder_files
-from lsr.encode.onnx import OnnxRunner
+from lsr.encode.load import load_encoder_files
+from lsr.encode.onnx_export import OnnxRunner
 from lsr.encode.splade import Tower
 from lsr.errors import EncoderError
 

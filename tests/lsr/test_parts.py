@@ -4,15 +4,16 @@ import json
 
 import pytest
 
-from lsr.corpus import open_corpus
-from lsr.encode import parts, stream
+from lsr.distributed.pool import Workers
+from lsr.encode import corpus as encoding
+from lsr.encode import distributed
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.parts import PLAN, Task, encode_parts_to
-from lsr.encode.stream import Passages, encode_to
+from lsr.encode.corpus import Passages, encode_to
+from lsr.encode.distributed import PLAN, Task, encode_parts_to
 from lsr.errors import DataError, EncoderMismatch, OutputExists, StorageError
-from lsr.places import Place, beside
-from lsr.vectors import read_vectors
-from lsr.workers import Workers
+from lsr.io.corpus import open_corpus
+from lsr.io.object_store import Place, beside
+from lsr.io.vectors import read_vectors
 
 WORDS = ["wing", "flow", "plate", "shock", "heat", "boundary", "layer", "speed"]
 
@@ -20,8 +21,8 @@ WORDS = ["wing", "flow", "plate", "shock", "heat", "boundary", "layer", "speed"]
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Three documents are encoded together, and each six make a part."""
-    monkeypatch.setattr(stream, "CHUNK", 3)
-    monkeypatch.setattr(parts, "PART", 6)
+    monkeypatch.setattr(encoding, "CHUNK", 3)
+    monkeypatch.setattr(distributed, "PART", 6)
 
 
 @pytest.fixture
@@ -84,15 +85,15 @@ def test_vectors_are_those_of_one_run(tmp_path, n, task):
 def test_of_long_documents_there_are_fewer_in_a_part_and_together(tmp_path, corpus, monkeypatch):
     """As in one run, so that memory is bounded; texts have 0 to 37 characters."""
     plain = encode_to(open_corpus(corpus), BM25Encoder, tmp_path / "plain", settings="")
-    monkeypatch.setattr(stream, "CHUNK_CHARACTERS", 20)
-    monkeypatch.setattr(parts, "PART_CHARACTERS", 40)
-    real, sizes = parts.encode_chunk, []
+    monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 20)
+    monkeypatch.setattr(distributed, "PART_CHARACTERS", 40)
+    real, sizes = distributed.encode_chunk, []
 
     def encode_chunk(documents, *args, **how):
         sizes.append([len(document.text) for document in documents])
         return real(documents, *args, **how)
 
-    monkeypatch.setattr(parts, "encode_chunk", encode_chunk)
+    monkeypatch.setattr(distributed, "encode_chunk", encode_chunk)
     assert encode(corpus, tmp_path / "v") == plain
     assert content(tmp_path / "v") == content(tmp_path / "plain")
     assert {len(lengths) for lengths in sizes} == {1, 2, 3}
@@ -128,7 +129,7 @@ class Stopped(Exception):
 
 def stop_at(monkeypatch, number):
     """Encoding stops at a part, as a kill does; gives the numbers of those that are encoded from then on."""
-    encoded, real = [], parts._encode_part
+    encoded, real = [], distributed._encode_part
 
     def encode_part(*args):
         encoded.append(args[-1][0])
@@ -136,7 +137,7 @@ def stop_at(monkeypatch, number):
             raise Stopped
         return real(*args)
 
-    monkeypatch.setattr(parts, "_encode_part", encode_part)
+    monkeypatch.setattr(distributed, "_encode_part", encode_part)
     return encoded
 
 
@@ -179,12 +180,12 @@ def test_a_part_that_is_not_whole_is_made_again(tmp_path, corpus, monkeypatch):
 
 def test_what_is_skipped_is_known_after_a_kill_too(tmp_path, corpus, monkeypatch):
     corpus.write_text(corpus.read_text() + "no JSON\n")
-    monkeypatch.setattr(parts, "finish", lambda *_: (_ for _ in ()).throw(Stopped))
+    monkeypatch.setattr(distributed, "finish", lambda *_: (_ for _ in ()).throw(Stopped))
     with pytest.raises(Stopped):
         encode(corpus, tmp_path / "v", skip_bad=True)
     monkeypatch.undo()
-    monkeypatch.setattr(stream, "CHUNK", 3)
-    monkeypatch.setattr(parts, "PART", 6)
+    monkeypatch.setattr(encoding, "CHUNK", 3)
+    monkeypatch.setattr(distributed, "PART", 6)
     encoded = stop_at(monkeypatch, None)
     report = encode(corpus, tmp_path / "v", skip_bad=True)
     assert encoded == []
@@ -218,7 +219,7 @@ def test_a_bad_line_is_named_and_what_is_done_is_kept(tmp_path, corpus, monkeypa
     corpus.write_text("\n".join(lines))
     with pytest.raises(DataError, match=r"docs\.jsonl:15: not JSON"):
         encode(corpus, tmp_path / "v", BM25Encoder())
-    monkeypatch.setattr("lsr.corpus._CHECKED_TOGETHER", 1)
+    monkeypatch.setattr("lsr.io.corpus._CHECKED_TOGETHER", 1)
     encoder = BM25Encoder()
     encoder.fit(["wing flow"])
     with pytest.raises(DataError, match=r"docs\.jsonl:15: not JSON"):
@@ -258,9 +259,9 @@ def test_places_that_are_refused(tmp_path, corpus):
 
 def test_a_folder_that_other_machines_do_not_share(tmp_path):
     with pytest.raises(StorageError, match="isn't shared by all machines"):
-        parts.open_shared(str(tmp_path))
+        distributed.open_shared(str(tmp_path))
     (tmp_path / PLAN).write_text("{}")
-    assert parts.open_shared(str(tmp_path)).name == str(tmp_path)
+    assert distributed.open_shared(str(tmp_path)).name == str(tmp_path)
 
 
 def test_the_command(tmp_path, corpus, lsr_command):

@@ -10,13 +10,13 @@ import threading
 
 import pytest
 
-from lsr import fetched, places
-from lsr.corpus import open_corpus
 from lsr.errors import DataError, StorageError
 from lsr.fingerprint import Fingerprint
-from lsr.places import Place, beside, cache_folder, is_remote
+from lsr.io import object_store, remote_files
+from lsr.io.corpus import open_corpus
+from lsr.io.object_store import Place, beside, cache_folder, is_remote
+from lsr.io.vectors import holds_vectors, read_vectors, save_matrix
 from lsr.sparse import SparseMatrix
-from lsr.vectors import holds_vectors, read_vectors, save_matrix
 
 KINDS = ["path", "file", "s3"]
 
@@ -68,7 +68,7 @@ def test_files_come_back_as_they_went(where, tmp_path):
     assert place.sizes() == {}
     assert place.read("a.json") is None
     assert place.stat("a.json") is None
-    content = os.urandom(places._PIECE + 17)  # more than one piece
+    content = os.urandom(object_store._PIECE + 17)  # more than one piece
     wanted = place.put(write(tmp_path / "big", content), "inner/big.gz")
     assert wanted["bytes"] == len(content)
     place.write("a.json", b"{}")
@@ -106,10 +106,10 @@ def test_a_kill_leaves_no_half_file(tmp_path):
 import os, signal, sys
 from pathlib import Path
 from lsr import places
-places._PIECE = 10
+object_store._PIECE = 10
 read, calls = os.fsync, []
 os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
-place = places.Place(sys.argv[1])
+place = object_store.Place(sys.argv[1])
 if sys.argv[2] == "put":
     place.put(Path(sys.argv[3]), "x")
 else:
@@ -144,9 +144,9 @@ def test_access_that_is_denied(bucket, monkeypatch):
 
 @pytest.fixture
 def short_waits(monkeypatch):
-    monkeypatch.setattr(places, "_CONNECT", 0.5)
-    monkeypatch.setattr(places, "_ANSWER", 0.5)
-    monkeypatch.setattr(places, "_ATTEMPTS", 2)
+    monkeypatch.setattr(object_store, "_CONNECT", 0.5)
+    monkeypatch.setattr(object_store, "_ANSWER", 0.5)
+    monkeypatch.setattr(object_store, "_ATTEMPTS", 2)
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_vectors_are_read_from_anywhere(where, tmp_path):
     if is_remote(where):
         with pytest.raises(DataError, match="nor a whole folder of vectors"):
             read_vectors(where)
-    place.write(fetched.PARTS_FILE, json.dumps({"parts": {"part-00000.parquet": wanted}}).encode())
+    place.write(remote_files.PARTS_FILE, json.dumps({"parts": {"part-00000.parquet": wanted}}).encode())
     assert holds_vectors(where)
     assert [batch.ids for batch in read_vectors(where)] == [["a", "b"]]
 
@@ -237,7 +237,7 @@ def test_a_folder_of_vectors_that_was_changed(tmp_path):
     save_matrix(tmp_path / "v.parquet", SparseMatrix.from_dicts([{1: 2.0}], 3))
     wanted = place.put(tmp_path / "v.parquet", "part-00000.parquet")
     place.write("part-00000.parquet", b"cut")
-    place.write(fetched.PARTS_FILE, json.dumps({"parts": {"part-00000.parquet": wanted}}).encode())
+    place.write(remote_files.PARTS_FILE, json.dumps({"parts": {"part-00000.parquet": wanted}}).encode())
     with pytest.raises(StorageError, match=f"3 bytes, {wanted['bytes']} were written"):
         read_vectors(where)
 
@@ -245,7 +245,7 @@ def test_a_folder_of_vectors_that_was_changed(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"parts": {}}', b'{"parts": {"../x": {"bytes": 1, "sha256": ""}}}'])
 def test_a_list_of_parts_that_is_damaged(tmp_path, content):
     where = (tmp_path / "v").as_uri()
-    Place(where).write(fetched.PARTS_FILE, content)
+    Place(where).write(remote_files.PARTS_FILE, content)
     with pytest.raises(DataError, match=r"vectors\.json is damaged"):
         read_vectors(where)
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.checkpoint import TextTokenizer
-from lsr.encode.hub import load_encoder
 from lsr.encode.hybrid import HybridEncoder
+from lsr.encode.inference_free import InferenceFreeEncoder
+from lsr.encode.load import load_encoder
+from lsr.encode.model_files import TextTokenizer
 from lsr.encode.splade import SpladeEncoder, Tower
-from lsr.encode.static import InferenceFreeEncoder
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")

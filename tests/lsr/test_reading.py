@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsr.encode.checkpoint import TextTokenizer
-from lsr.encode.hub import load_encoder, load_encoder_files
+from lsr.encode.load import load_encoder, load_encoder_files
+from lsr.encode.model_files import TextTokenizer
 from lsr.encode.splade import SpladeEncoder
 from lsr.errors import CheckpointWarning, EncoderError
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from lsr import regroup
-from lsr.regroup import Regrouping
+from lsr.io import external_sort
+from lsr.io.external_sort import Regrouping
 
 
 @pytest.mark.parametrize("memory", [1, 7, 1000, 1 << 21])
 def test_groups(monkeypatch, memory):
-    monkeypatch.setattr(regroup, "_MEMORY", memory)
+    monkeypatch.setattr(external_sort, "_MEMORY", memory)
     rng = np.random.default_rng(1)
     keys, others = rng.integers(0, 40, 2000) ** 2 % 41, np.arange(2000)
     order = rng.permutation(41)

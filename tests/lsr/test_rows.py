@@ -20,12 +20,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsr import rows as module
-from lsr.corpus import Document, documents_corpus, open_corpus
 from lsr.errors import DataError
-from lsr.jsonl import given_documents
-from lsr.metadata import parse_time, plain_metadata
-from lsr.vectors import Vectors, holds_vectors, read_vectors
+from lsr.io import rows as module
+from lsr.io.corpus import Document, documents_corpus, open_corpus
+from lsr.io.jsonl import given_documents
+from lsr.io.metadata import parse_time, plain_metadata
+from lsr.io.vectors import Vectors, holds_vectors, read_vectors
 
 DOCS = [{"_id": "a", "text": "cats, purr", "year": 2020}, {"_id": "b", "text": 'dogs "bark"\nloud', "year": 2021}]
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsr.errors import DataError, DataErrors
-from lsr.runs import as_run, qrels_file, read_qrels, read_run, run_lines
+from lsr.io.runs import as_run, qrels_file, read_qrels, read_run, run_lines
 
 
 def write(path, text):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsr.encode.hub import load_encoder, load_encoder_files
+from lsr.encode.load import load_encoder, load_encoder_files
 from lsr.encode.splade import SpladeEncoder, Tower
 from lsr.errors import EncoderError, EncoderMismatch, MissingExtra
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from lsr.encode import load_encoder
-from lsr.encode.hub import load_encoder_files
+from lsr.encode.inference_free import TABLE_FILE, InferenceFreeEncoder
+from lsr.encode.load import load_encoder_files
 from lsr.encode.splade import SpladeEncoder
-from lsr.encode.static import TABLE_FILE, InferenceFreeEncoder
 from lsr.errors import EncoderError
 
 pytest.importorskip("torch")
@@ -84,7 +84,7 @@ def test_query_side_without_torch(encoder, tmp_path):
 import sys
 sys.modules["torch"] = sys.modules["transformers"] = sys.modules["safetensors"] = None
 from pathlib import Path
-from lsr.encode.hub import load_encoder_files
+from lsr.encode.load import load_encoder_files
 encoder = load_encoder_files({{p.name: p.read_bytes() for p in Path({str(tmp_path)!r}).iterdir()}})
 print(encoder.encode_query("cat mat").indices.tolist(), encoder.fingerprint.weights)
 """

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from lsr.convert import convert
-from lsr.corpus import documents_corpus, open_corpus
-from lsr.encode import stream
+from lsr.encode import corpus as encoding
 from lsr.encode.base import Encoder
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.stream import Passages, Report, encode_corpus, encode_to
+from lsr.encode.corpus import Passages, Report, encode_corpus, encode_to
 from lsr.errors import DataError, EncoderMismatch, OutputExists
 from lsr.fingerprint import Fingerprint
+from lsr.io.convert import convert
+from lsr.io.corpus import documents_corpus, open_corpus
+from lsr.io.vectors import read_vectors
 from lsr.sparse import SparseMatrix
-from lsr.vectors import read_vectors
 
 OUTPUTS = ["v.parquet", "v", "v.jsonl", "v.jsonl.gz"]
 SETTINGS = "letters"
@@ -68,8 +68,8 @@ class Letters(Encoder):
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Four documents are encoded together, and each four make a part."""
-    monkeypatch.setattr(stream, "CHUNK", 4)
-    monkeypatch.setattr(stream, "_PART_SECONDS", 0.0)
+    monkeypatch.setattr(encoding, "CHUNK", 4)
+    monkeypatch.setattr(encoding, "_PART_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -131,9 +131,9 @@ def test_every_kind_of_output(tmp_path, corpus, out):
 @pytest.mark.parametrize("chunk", [1, 3, 512])
 def test_chunks_and_parts_do_not_show(tmp_path, corpus, monkeypatch, out, chunk):
     encode(corpus, tmp_path / out)
-    monkeypatch.setattr(stream, "CHUNK", chunk)
-    monkeypatch.setattr(stream, "_PART_SECONDS", 30.0)
-    monkeypatch.setattr(stream, "_PART_DOCS", 7)
+    monkeypatch.setattr(encoding, "CHUNK", chunk)
+    monkeypatch.setattr(encoding, "_PART_SECONDS", 30.0)
+    monkeypatch.setattr(encoding, "_PART_DOCS", 7)
     again = tmp_path / ("again-" + out)
     encode(corpus, again)
     assert content(again) == content(tmp_path / out)
@@ -196,7 +196,7 @@ def test_a_corpus_is_read_as_it_is_encoded():
 
 
 def test_long_documents_go_few_at_a_time(monkeypatch):
-    monkeypatch.setattr(stream, "CHUNK_CHARACTERS", 10)
+    monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 10)
     documents = [{"_id": str(i), "text": "x" * n} for i, n in enumerate([4, 4, 4, 30, 1, 1])]
     batches = encode_corpus(documents_corpus(documents), Letters(), Report())
     assert [len(batch.vectors) for batch in batches] == [3, 1, 2]
@@ -376,7 +376,7 @@ def test_the_old_folder_goes_when_the_new_one_is_in_place(tmp_path, corpus, monk
         if folder.exists():
             removed.append((folder.name, len(content(tmp_path / "v"))))
 
-    monkeypatch.setattr(stream.shutil, "rmtree", rmtree)
+    monkeypatch.setattr(encoding.shutil, "rmtree", rmtree)
     encode(corpus, tmp_path / "v", overwrite=True)
     assert removed == [("v.old", 22)]
 
@@ -398,7 +398,7 @@ def test_skipped_documents_are_all_told_after_going_on(tmp_path, corpus):
 @pytest.mark.parametrize("out", ["v.parquet", "v"])
 def test_a_disk_that_fills_up_in_mid_part(tmp_path, corpus, monkeypatch, out):
     encode(write_corpus(tmp_path / "other.jsonl", 3), tmp_path / out)
-    write, written = stream.ParquetWriter.write, []
+    write, written = encoding.ParquetWriter.write, []
 
     def write_until_full(self, batch):
         written.append(batch)
@@ -406,10 +406,10 @@ def test_a_disk_that_fills_up_in_mid_part(tmp_path, corpus, monkeypatch, out):
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, batch)
 
-    monkeypatch.setattr(stream.ParquetWriter, "write", write_until_full)
+    monkeypatch.setattr(encoding.ParquetWriter, "write", write_until_full)
     with pytest.raises(OSError, match="No space left"):
         encode(corpus, tmp_path / out, overwrite=True)
-    monkeypatch.setattr(stream.ParquetWriter, "write", write)
+    monkeypatch.setattr(encoding.ParquetWriter, "write", write)
     assert content(tmp_path / out) == expected(3)
     assert names(tmp_path / f"{out}.partial") == ["part-00000.parquet", "part-00001.parquet"]
     encode(corpus, tmp_path / out, Letters(tmp_path / "log"), overwrite=True)
@@ -422,7 +422,7 @@ def test_a_disk_that_fills_up_at_the_very_end(tmp_path, corpus, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stream, "convert", full)
+        patch.setattr(encoding, "convert", full)
         with pytest.raises(OSError, match="No space left"):
             encode(corpus, tmp_path / "v.parquet")
     assert names(tmp_path) == ["docs.jsonl", "v.parquet.partial"]
@@ -483,5 +483,5 @@ def test_what_cannot_be_converted(tmp_path):
 
 if __name__ == "__main__":  # the process that `killed` starts
     source, target, log, at, overwrite = sys.argv[1:]
-    stream.CHUNK, stream._PART_SECONDS = 4, 0.0
+    encoding.CHUNK, encoding._PART_SECONDS = 4, 0.0
     encode(Path(source), Path(target), Letters(log, at), overwrite=bool(overwrite))

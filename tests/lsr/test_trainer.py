@@ -25,15 +25,15 @@ pytest.importorskip("transformers")
 from safetensors import SafetensorError  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from lsr.encode.hub import load_encoder  # noqa: E402
 from lsr.encode.hybrid import HybridEncoder  # noqa: E402
+from lsr.encode.load import load_encoder  # noqa: E402
 from lsr.errors import EncoderError, OutputError, TrainingError  # noqa: E402
 from lsr.train import checkpoints as checkpoints_module  # noqa: E402
 from lsr.train import losses  # noqa: E402
 from lsr.train.batches import Batch, draw_batch  # noqa: E402
 from lsr.train.data import open_training  # noqa: E402
 from lsr.train.objective import Penalty, ranking_loss  # noqa: E402
-from lsr.train.queries import QueryTable  # noqa: E402
+from lsr.train.query_table import QueryTable  # noqa: E402
 from lsr.train.settings import (  # noqa: E402
     DataSettings,
     LossSettings,
@@ -309,6 +309,19 @@ def test_what_bm25_knows_is_part_of_the_score(settings, tmp_path, monkeypatch, k
     assert encoder.needs_fit
     assert (encoder.weight == 0.5) == (kind == "encoded")  # with a table it is learned, too
     assert encoder.weight == known.table.lexical.item()
+
+
+def test_losses_of_the_model_alone_beside_those_with_bm25(settings, tmp_path):
+    settings = replace(settings, lexical=0.5, losses=LossSettings(info_nce=0.7), teachers=())
+    settings = replace(settings, optimizer=replace(settings.optimizer, steps=1))
+    both = replace(settings, losses=replace(settings.losses, alone=2.0))
+    found = {}
+    for name, each in (("both", both), ("whole", settings), ("alone", replace(settings, lexical=0.0))):
+        trainer(each, tmp_path / name, lexical=Lengths()).run()
+        found[name] = {key: log(tmp_path / name, key)[0] for key in ("info_nce", "loss")}
+    (alone,) = log(tmp_path / "both", "alone_info_nce")
+    assert alone == found["alone"]["info_nce"] != found["both"]["info_nce"] == found["whole"]["info_nce"]
+    assert found["both"]["loss"] == pytest.approx(found["whole"]["loss"] + 2 * 0.7 * alone, rel=1e-5)
 
 
 # --- the same result another way --------------------------------------------------------------------------------------

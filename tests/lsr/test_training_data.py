@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.corpus import documents_corpus
 from lsr.errors import DataError
-from lsr.train import texts as texts_module
+from lsr.io.corpus import documents_corpus
+from lsr.train import text_store as texts_module
 from lsr.train.data import open_training
 from lsr.train.sources import TrainingSource
-from lsr.train.texts import Looked, TextStore, open_texts, write_texts
+from lsr.train.text_store import Looked, TextStore, open_texts, write_texts
 
 DOCUMENTS = [{"_id": f"d{i}", "text": f"text {i}"} for i in range(6)] + [{"_id": "t", "title": "One", "text": "two"}]
 QUERIES = [{"_id": f"q{i}", "text": f"query {i}"} for i in range(4)]
@@ -585,7 +585,7 @@ def test_nothing_is_read_before_it_is_asked_for(load, put, documents, monkeypatc
 
 
 def test_no_torch_is_needed():
-    code = "import sys, lsr.train.data, lsr.train.mining, lsr.train.commands; print('torch' in sys.modules)"
+    code = "import sys, lsr.train.data, lsr.train.mining, lsr.train.cli; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

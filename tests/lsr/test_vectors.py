@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsr import vectors as module
-from lsr.corpus import Document, document_batch
 from lsr.errors import DataError, EncoderMismatch, OutputError
 from lsr.fingerprint import Fingerprint
-from lsr.jsonl import write_jsonl
+from lsr.io import vectors as module
+from lsr.io.corpus import Document, document_batch
+from lsr.io.jsonl import write_jsonl
+from lsr.io.vectors import ParquetWriter, VectorBatch, holds_vectors, pack_metadata, read_vectors
 from lsr.sparse import SparseMatrix
-from lsr.vectors import ParquetWriter, VectorBatch, holds_vectors, pack_metadata, read_vectors
 
 TOKENS = ["wing", "flow", "größe"]
 PRINT = Fingerprint("m", weights="w1", vocabulary_size=3)

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from lsr import workers
-from lsr.cluster import connect
-from lsr.corpus import open_corpus
-from lsr.encode import parts, stream
-from lsr.encode.parts import Task, encode_parts_to
+from lsr.distributed import pool
+from lsr.distributed.pool import Workers, do_jobs
+from lsr.distributed.ray_cluster import connect
+from lsr.encode import corpus as encoding
+from lsr.encode import distributed
+from lsr.encode.distributed import Task, encode_parts_to
 from lsr.errors import ClusterError, DataError, MissingExtra
-from lsr.vectors import read_vectors
-from lsr.workers import Workers, do_jobs
+from lsr.io.corpus import open_corpus
+from lsr.io.vectors import read_vectors
 
 WORDS = ["wing", "flow", "plate", "shock", "heat", "boundary", "layer", "speed"]
 
@@ -198,7 +199,7 @@ def test_a_cluster_whose_workers_are_taken(cluster, monkeypatch):
     # Of each machine's 4 GB they leave 1: together there is enough, but nowhere for one of 2.
     taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 3, memory=3 << 30), "others")
     next(taking)
-    monkeypatch.setattr(workers, "_PATIENCE", 1.0)
+    monkeypatch.setattr(pool, "_PATIENCE", 1.0)
     try:
         with pytest.raises(ClusterError, match=r"could start within 1 s: others use the cluster"):
             run(lambda: len, ["a"], cluster.address, count=1, memory=2 << 30)
@@ -208,7 +209,7 @@ def test_a_cluster_whose_workers_are_taken(cluster, monkeypatch):
 
 def test_who_names_no_number_takes_what_others_leave(cluster, monkeypatch):
     """Or what machines leave that are lost, but that Ray still counts."""
-    monkeypatch.setattr("lsr.cluster._FREE", 0.5)
+    monkeypatch.setattr("lsr.distributed.ray_cluster._FREE", 0.5)
     taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 5), "others")
     next(taking)
     try:
@@ -225,8 +226,8 @@ def test_who_names_no_number_takes_what_others_leave(cluster, monkeypatch):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Three documents are encoded together, and each six make a part."""
-    monkeypatch.setattr(stream, "CHUNK", 3)
-    monkeypatch.setattr(parts, "PART", 6)
+    monkeypatch.setattr(encoding, "CHUNK", 3)
+    monkeypatch.setattr(distributed, "PART", 6)
 
 
 def write_corpus(path, n):
@@ -236,7 +237,7 @@ def write_corpus(path, n):
 
 
 def encode(source, out, address=None, name="lsr-mini", **how):
-    from lsr.encode.hub import load_encoder
+    from lsr.encode.load import load_encoder
 
     corpus, worked = open_corpus(source), Workers(address, **how)
     return encode_parts_to(corpus, lambda: load_encoder(name), out, Task(), settings=name, workers=worked)
@@ -258,7 +259,7 @@ def test_the_bytes_are_those_of_one_process(cluster, small_parts, tmp_path):
 def test_a_machine_is_lost(cluster, small_parts, tmp_path, monkeypatch):
     source = write_corpus(tmp_path / "docs.jsonl", 200)
     encode(source, tmp_path / "alone", name="bm25")
-    real, doomed, seen = parts.do_jobs, cluster.add_node(num_cpus=1, object_store_memory=80 << 20), []
+    real, doomed, seen = distributed.do_jobs, cluster.add_node(num_cpus=1, object_store_memory=80 << 20), []
 
     def do(*args):
         for number, part in enumerate(real(*args)):
@@ -267,7 +268,7 @@ def test_a_machine_is_lost(cluster, small_parts, tmp_path, monkeypatch):
             seen.append(part.number)
             yield part
 
-    monkeypatch.setattr(parts, "do_jobs", do)
+    monkeypatch.setattr(distributed, "do_jobs", do)
     encode(source, tmp_path / "many", cluster.address, "bm25")
     assert sorted(seen) == list(range(34))
     assert files(tmp_path / "many") == files(tmp_path / "alone")
@@ -276,7 +277,7 @@ def test_a_machine_is_lost(cluster, small_parts, tmp_path, monkeypatch):
 def test_a_driver_is_killed_and_goes_on(cluster, small_parts, tmp_path, monkeypatch):
     source = write_corpus(tmp_path / "docs.jsonl", 40)
     encode(source, tmp_path / "alone", name="bm25")
-    real = parts.do_jobs
+    real = distributed.do_jobs
 
     def do(*args):
         for number, part in enumerate(real(*args)):
@@ -285,7 +286,7 @@ def test_a_driver_is_killed_and_goes_on(cluster, small_parts, tmp_path, monkeypa
             yield part
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "do_jobs", do)
+        patch.setattr(distributed, "do_jobs", do)
         with pytest.raises(KeyboardInterrupt):
             encode(source, tmp_path / "v", cluster.address, "bm25", count=2)
     done, asked = files(tmp_path / "v.partial"), []
@@ -293,7 +294,7 @@ def test_a_driver_is_killed_and_goes_on(cluster, small_parts, tmp_path, monkeypa
     def watch(open_worker, jobs, *rest):
         return real(open_worker, (asked.append(job[0]) or job for job in jobs), *rest)
 
-    monkeypatch.setattr(parts, "do_jobs", watch)
+    monkeypatch.setattr(distributed, "do_jobs", watch)
     encode(source, tmp_path / "v", cluster.address, "bm25", count=2)
     assert len(done) >= 3
     assert len(asked) == 7 - len(done)

@@ -1,4 +1,4 @@
-// A document's text and which parts of it count, by the rules of index/explain.py.
+// A document's text and which parts of it count, by the rules of index/search/explain.py.
 // Places are counted in code points, as Python counts them, not in JavaScript's UTF-16 units.
 
 import { el } from "./dom.js";

@@ -10,7 +10,7 @@ import pytest
 
 from lsr.errors import DataError, IndexFormatError
 from lsr.index.index import Index
-from lsr.index.plan import SearchSettings
+from lsr.index.search.settings import SearchSettings
 
 pytest.importorskip("langchain_core", reason='pip install "lsr-search[langchain]"')
 

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from lsr.encode.hub import load_encoder
+from lsr.encode.load import load_encoder
 from lsr.errors import EncoderError, EncoderMismatch
 from lsr.index.index import Index
 from lsr.sparse import SparseMatrix

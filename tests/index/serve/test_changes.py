@@ -12,9 +12,9 @@ import time
 import pytest
 
 from lsr.errors import OutputError
+from lsr.index.distributed.reshard import reshard
 from lsr.index.index import Index
-from lsr.index.reshard import reshard
-from lsr.index.serve import models, served
+from lsr.index.serve import schemas, service
 from lsr.index.serve.server import Server
 from lsr.index.serve.settings import ServeSettings
 
@@ -38,7 +38,7 @@ def until(true, seconds=10.0):
 
 def test_documents_are_added_replaced_and_deleted(asking):
     added = asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing", "metadata": {"year": 2000}}]}).json
-    models.Changed.model_validate(added)
+    schemas.Changed.model_validate(added)
     assert (added["added"], added["committed"], added["documents"]) == (1, True, 5)
     assert "x" in found(asking, "wing", where={"year": 2000})
     updated = asking.post("/v1/documents", {"documents": [{"id": "x", "text": "lift"}], "update": True}).json
@@ -57,7 +57,7 @@ def test_changes_wait_for_a_commit_if_asked_to(asking, living):
     assert asking.get("/v1/stats").json["pending"]
     assert "x" not in found(asking, "wing")
     done = asking.post("/v1/commit", {}).json
-    models.Done.model_validate(done)
+    schemas.Done.model_validate(done)
     assert (done["done"], done["documents"]) == (True, 5)
     assert "x" in found(asking, "wing")
     asking.delete("/v1/documents", {"ids": ["x"], "commit": False})
@@ -89,7 +89,7 @@ def test_what_can_not_be_committed_is_forgotten(asking, living, monkeypatch):
         raise OutputError(f"{living.path}: can't be written: the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lsr.index.writer.Writer.commit", full)
+        patch.setattr("lsr.index.write.writer.Writer.commit", full)
         refused = asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing"}]})
         assert refused.status == 507
         assert refused.json["detail"] == "idx: can't be written: the disk is full"
@@ -178,7 +178,7 @@ def test_segments_are_merged_in_the_background(asking):
 def test_a_stop_forgets_what_was_never_committed_and_says_so(living, caplog):
     caplog.set_level(logging.WARNING)
     with Server({"idx": living}, ServeSettings(port=0, writable=True)) as server:
-        server.app.indexes["idx"].add(models.Add(documents=[{"id": "x", "text": "wing"}], commit=False))
+        server.app.indexes["idx"].add(schemas.Add(documents=[{"id": "x", "text": "wing"}], commit=False))
     assert "never committed" in caplog.text
     assert not living.pending
     Index.open(living.path).delete(["a"])  # nobody holds the lock
@@ -208,7 +208,7 @@ def test_a_sharded_folder_is_searched_changed_and_refreshed(serving, living, tmp
 
 def test_an_index_in_object_storage_is_looked_at_now_and_then(serving, tmp_path, monkeypatch):
     monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(served, "_ASK_STORAGE", 0.05)
+    monkeypatch.setattr(service, "_ASK_STORAGE", 0.05)
     uri, documents = (tmp_path / "there").as_uri(), [{"_id": i, "text": f"wing {i}"} for i in "ab"]
     asking = serving(Index.build(uri, documents, encoder="bm25"), writable=True, refresh=0.05)
     assert set(found(asking, "wing")) == {"a", "b"}

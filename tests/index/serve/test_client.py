@@ -10,13 +10,13 @@ import sys
 import numpy as np
 import pytest
 
-from lsr.corpus import Document, document_batch
-from lsr.encode.hub import load_encoder
+from lsr.encode.load import load_encoder
 from lsr.errors import DataError, EncoderError, EncoderMismatch, IndexLocked, ServerError
 from lsr.index.index import Index
 from lsr.index.serve.client import Client
 from lsr.index.serve.keys import Keys
-from lsr.vectors import VectorBatch, Vectors, read_vectors
+from lsr.io.corpus import Document, document_batch
+from lsr.io.vectors import VectorBatch, Vectors, read_vectors
 
 
 @pytest.fixture

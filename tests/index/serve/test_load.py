@@ -23,7 +23,7 @@ from lsr.index.serve.keys import Keys
 from lsr.index.serve.problems import Problem
 from lsr.index.serve.server import Server, network_of
 from lsr.index.serve.settings import ServeSettings
-from lsr.index.serve.work import Deadline, Workers
+from lsr.index.serve.thread_pool import Deadline, Workers
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 

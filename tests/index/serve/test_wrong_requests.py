@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lsr.index.index import Index
-from lsr.index.serve import models, problems
+from lsr.index.serve import problems, schemas
 
 
 def problem(reply, status):
     """A reply's problem document, if it is one."""
     assert reply.status == status, reply.body
     assert reply.headers["content-type"] == "application/problem+json"
-    models.ProblemDocument.model_validate(reply.json)
+    schemas.ProblemDocument.model_validate(reply.json)
     return reply.json
 
 

@@ -9,11 +9,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from lsr import Index
-from lsr.corpus import Document, document_batch
 from lsr.index.serve.server import Server
 from lsr.index.serve.settings import ServeSettings
+from lsr.io.corpus import Document, document_batch
+from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import SparseMatrix
-from lsr.vectors import VectorBatch, Vectors
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DOCUMENTS = [

@@ -9,8 +9,8 @@ import re
 import pytest
 
 from lsr import Index
-from lsr.encode.stream import Passages
-from lsr.index.explain import Contribution, highlight
+from lsr.encode.corpus import Passages
+from lsr.index.search.explain import Contribution, highlight
 
 QUERY = "aircraft turbulence in the wind"
 

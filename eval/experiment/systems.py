@@ -1,0 +1,350 @@
+"""The systems of an experiment on one dataset: encoded, indexed, searched, timed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import lsr
+from lsr.console import note
+from lsr.encode.corpus import Passages, encode_to
+from lsr.errors import DataError, DataErrors, EncoderError
+from lsr.eval.checks import check_run
+from lsr.eval.datasets import Dataset, drop_own
+from lsr.eval.experiment.artifact_cache import Artifacts, Facts, content_digest, remove
+from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings
+from lsr.eval.latency import PeakMemory, encode_latency, machine, throughput, time_together
+from lsr.index.hybrid.fusion import interpolate, reciprocal_rank_fusion
+from lsr.index.index import Index
+from lsr.index.search.query_file import read_queries
+from lsr.index.storage.manifest import FORMAT
+from lsr.io.corpus import beir_file, new_text
+from lsr.io.runs import Run, read_run, run_lines
+from lsr.io.vectors import Vectors, read_vectors
+from lsr.sparse import SparseMatrix
+
+_BINS = 40  # of the histogram of documents' lengths
+_BATCH = 1024  # queries that are searched together
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What it takes to search an index again, to time it."""
+
+    key: str
+    index: Index
+    ids: list[str]
+    vectors: SparseMatrix
+
+
+@dataclass(frozen=True)
+class System:
+    """A system on a dataset: its run, what was measured while it was made, and, if it is an index, that.
+
+    Attributes:
+        settings: What it is.
+        run: Its results.
+        facts: What was measured.
+        searched: The index and the queries.
+        shallow: Of approximate search, results by how many documents were searched for. A search for fewer skips more:
+            the first ten of a thousand are better than those of a search for ten.
+    """
+
+    settings: SystemSettings
+    run: Run
+    facts: Facts
+    searched: Searched | None = None
+    shallow: Mapping[int, Run] = field(default_factory=dict)
+
+
+def check_inputs(
+    settings: ExperimentSettings,
+    datasets: Mapping[str, Dataset],
+    depth: int | None,
+    notes: list[str],
+    problems: DataErrors,
+    told: dict[str, frozenset[str]],
+) -> None:
+    """Look at what the systems name before any work is done: encoders, vectors, runs.
+
+    Args:
+        settings: The systems.
+        datasets: By the names that tables call them.
+        depth: How many hits the measures look at.
+        notes: What a reader should know of given runs is appended.
+        problems: Takes what is not there, can't be read or doesn't fit.
+        told: Of each dataset the queries without judgments that the notes tell of already; those of runs are added.
+    """
+    from lsr.encode.cli import open_encoder
+
+    for system in settings.systems:
+        if system.encoder:
+            try:
+                open_encoder(system.encoder, system.encoder_settings)
+            except EncoderError as error:
+                problems.add(DataError(f"the system {system.name!r}: {error}"))
+        for name, dataset in datasets.items():
+            with problems:
+                if system.documents:
+                    _their_vectors(system, name)
+            if system.run:
+                path = Path(_filled(system.run, name))
+                findings = check_run(path, dataset, depth, alone=True, told=told.get(name, ()))
+                findings.hand_on(notes, problems)
+                told[name] = findings.unjudged
+
+
+def run_systems(
+    settings: ExperimentSettings,
+    name: str,
+    dataset: Dataset,
+    artifacts: Artifacts,
+    depth: int,
+    cutoffs: Collection[int],
+) -> list[System]:
+    """The runs of all systems on a dataset.
+
+    Args:
+        settings: The systems.
+        name: What tables call the dataset.
+        dataset: What is searched.
+        artifacts: What was made before.
+        depth: Documents of a run.
+        cutoffs: How many documents the measures look at, which is what approximate systems are searched for besides.
+
+    Raises:
+        DataError: Vectors, runs or queries that are not there or don't fit.
+    """
+    identity = _identity(dataset)
+    done: dict[str, System] = {}
+    for system in settings.systems:
+        note(f"{name}: {system.name}")
+        if system.fuse:
+            done[system.name] = System(system, _fused(system, [done[fused].run for fused in system.fuse], depth), {})
+        elif system.run:
+            run = _own_dropped(read_run(Path(_filled(system.run, name))), dataset)
+            done[system.name] = System(system, run, {})
+        else:
+            k = settings.latency.k
+            done[system.name] = _search_system(system, name, dataset, identity, artifacts, depth, cutoffs, k)
+    return list(done.values())
+
+
+def _their_vectors(system: SystemSettings, name: str) -> tuple[Path, Path]:
+    """Where vectors that some engine made lie: documents', queries'."""
+    assert system.documents is not None
+    assert system.queries is not None
+    paths = Path(_filled(system.documents, name)), Path(_filled(system.queries, name))
+    if absent := [str(path) for path in paths if not path.exists()]:
+        raise DataError(f"no such vectors, for the system {system.name!r}", " and ".join(absent))
+    read_vectors(paths[0])
+    return paths
+
+
+def _identity(dataset: Dataset) -> dict[str, str]:
+    """What the texts of a dataset are: the content of their files, or their name where a package brings them."""
+    found = {}
+    for part, kind, source in (("documents", "corpus", dataset.source), ("queries", "queries", dataset.query_source)):
+        path = Path(source)
+        if path.is_dir():
+            path = beir_file(path, kind)
+        found[part] = content_digest(path) if path.is_file() else source.removeprefix("irds:")
+    return found
+
+
+def _own_dropped(run: Run, dataset: Dataset) -> Run:
+    return drop_own(run) if dataset.drop_own else run
+
+
+def _filled(path: str, dataset: str) -> str:
+    return path.replace("{dataset}", dataset)
+
+
+def _fused(system: SystemSettings, runs: list[Run], depth: int) -> Run:
+    if system.method == "rrf":
+        fused = reciprocal_rank_fusion(runs, k=system.rrf_k, weights=system.weights)
+    else:
+        fused = interpolate(runs, weights=system.weights, normalization=system.normalization)
+    return {query: dict(list(hits.items())[:depth]) for query, hits in fused.items()}
+
+
+def _search_system(
+    system: SystemSettings,
+    name: str,
+    dataset: Dataset,
+    identity: Mapping[str, str],
+    artifacts: Artifacts,
+    depth: int,
+    cutoffs: Collection[int],
+    k: int,
+) -> System:
+    vectors, encoded, vectors_key = _vectors(system, name, dataset, identity, artifacts)
+    key: dict[str, Any] = {"format": FORMAT, "vectors": vectors_key, "index": asdict(system.index)}
+    path, built, index_key = artifacts.get("index", key, lambda path: _build(path, vectors, system))
+    index = Index.open(path)
+    source = _filled(system.queries, name) if system.queries else ""
+    key = {"index": index_key, "queries": content_digest(Path(source)) if source else identity["queries"]}
+    queries = read_queries(source or dataset.query_source, index).only(dataset.qrels)
+    if not queries.ids:
+        raise DataError("none of the queries is judged; are these the right ones?", source or dataset.name)
+    key["judged"] = queries.ids
+
+    def encode(path: Path) -> Facts:
+        remove(path)
+        queries.encoded(index).save(path, queries.ids)
+        latency = encode_latency(index, queries.texts) if queries.texts is not None else None
+        return {"encode_ms": latency.to_json() if latency else None}
+
+    path, facts, queries_key = artifacts.get("queries", key, encode, ".parquet")
+    matrix = SparseMatrix.load(path)
+    search = asdict(system.search)
+
+    def find(deep: int) -> tuple[Run, Facts, str]:
+        wanted = deep + dataset.drop_own
+        key = {"lsr": lsr.__version__, "index": index_key, "queries": queries_key, "search": search, "k": [wanted, k]}
+
+        def write(path: Path) -> Facts:
+            remove(path)
+            with new_text(path) as file:
+                for start in range(0, len(queries.ids), _BATCH):
+                    found = index.search_batch(matrix[start : start + _BATCH], wanted, **search)
+                    for query, hits in zip(queries.ids[start : start + _BATCH], found, strict=True):
+                        scored = ((hit.id, hit.score) for hit in hits)
+                        file.writelines(f"{line}\n" for line in run_lines(query, scored, "lsr", keep_ties=True))
+            return {"recall": None if system.search.exact else index.recall(matrix, k, **search)}
+
+        path, facts, digest = artifacts.get("run", key, write, ".trec.gz")
+        run = _own_dropped(read_run(path), dataset)
+        return {query: dict(list(hits.items())[:deep]) for query, hits in run.items()}, facts, digest
+
+    run, searched, run_key = find(depth)
+    shallow = {} if system.search.exact else {cutoff: find(cutoff)[0] for cutoff in cutoffs if cutoff < depth}
+    facts = encoded | built | facts | searched | _term_facts(index, matrix)
+    return System(system, run, facts, Searched(run_key, index, queries.ids, matrix), shallow)
+
+
+def _vectors(
+    system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
+) -> tuple[Vectors, Facts, str]:
+    """Of a system's documents: those of a file, or encoded here."""
+    from lsr.encode.cli import open_encoder
+
+    if system.documents:
+        path, _ = _their_vectors(system, name)
+        return read_vectors(path), {}, content_digest(path)
+    encoder = open_encoder(system.encoder, system.encoder_settings)
+    passages = Passages(system.index.passages, system.index.overlap) if system.index.passages else None
+    key = {
+        "documents": identity["documents"],
+        "encoder": encoder.fingerprint.to_json(),  # of one that is still to be fitted: what it is before
+        "settings": system.encoder_settings,
+        "passages": asdict(passages) if passages else None,
+    }
+
+    def encode(path: Path) -> Facts:
+        started, fresh = time.perf_counter(), not path.with_name(path.name + ".partial").exists()
+        encode_to(
+            dataset.corpus(),
+            lambda: encoder,
+            path,
+            settings=json.dumps(key),
+            passages=passages,
+            with_text=False,
+            overwrite=True,
+        )
+        # Of work that went on after a kill nobody knows how long the whole takes.
+        return {"encode_seconds": time.perf_counter() - started if fresh else None}
+
+    path, facts, digest = artifacts.get("vectors", key, encode)
+    return read_vectors(path), facts, digest
+
+
+def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
+    remove(path)
+    how = system.index
+    started = time.perf_counter()
+    with PeakMemory() as memory:
+        index = Index.build(
+            path,
+            vectors,
+            impacts=how.impacts,
+            order=how.order,
+            clusters=how.clusters,
+            summary_mass=how.summary_mass,
+            store_text=False,
+        )
+    seconds = time.perf_counter() - started
+    parts = [batch.vectors.lengths() for batch in vectors]
+    lengths = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    counts, edges = np.histogram(lengths, bins=_edges(lengths))
+    return {
+        "build_seconds": seconds,
+        "peak_bytes": memory.peak,
+        "index_bytes": sum(index.file_sizes().values()),
+        "index_parts": index.file_sizes(),
+        "document_terms": float(lengths.mean()) if len(lengths) else 0.0,
+        "lengths": {"edges": edges.tolist(), "counts": counts.tolist()},
+    }
+
+
+def _edges(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) edges of a histogram, even up to where 99 % end, so that few very long documents don't hide the others."""
+    longest, most = int(lengths.max(initial=0)), int(np.quantile(lengths, 0.99, method="higher")) if len(lengths) else 0
+    even = np.linspace(0, most + 1, min(_BINS, most + 1) + 1).round().astype(np.int64)
+    return np.unique(np.append(even, longest + 1))
+
+
+def _term_facts(index: Index, queries: SparseMatrix) -> Facts:
+    """Mean length of a query, and the FLOPS of papers: how many terms a query and a document share on average."""
+    shared = index.document_frequencies(queries.indices).sum(dtype=np.float64)
+    pairs = len(queries) * len(index)
+    return {"query_terms": float(queries.lengths().mean()), "flops": float(shared / pairs) if pairs else 0.0}
+
+
+# --- latency ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Of a system: (n,) milliseconds of so many queries, and queries per second with all cores."""
+
+    queries: list[str]
+    times: NDArray[np.float64]
+    per_second: float
+
+
+def time_systems(settings: ExperimentSettings, systems: Sequence[System], artifacts: Artifacts) -> dict[str, Timed]:
+    """Time all indexes of a dataset together: whatever else the machine does then befalls all of them."""
+    how = settings.latency
+    found = {s.settings.name: (s.searched, asdict(s.settings.search)) for s in systems if s.searched is not None}
+    if not found or not how.queries:
+        return {}
+    ids = [searched.ids for searched, _ in found.values()]
+    shared = [query for query in ids[0] if all(query in set(others) for others in ids)]
+    some = [shared[i] for i in np.unique(np.linspace(0, len(shared) - 1, how.queries).round().astype(int))]
+
+    def call(searched: Searched, search: dict[str, Any]) -> Callable[[int], Any]:
+        at = {query: i for i, query in enumerate(searched.ids)}
+        rows = [searched.vectors[at[query]] for query in some]
+        return lambda i: searched.index.search(rows[i], how.k, **search)
+
+    def measure(path: Path) -> Facts:
+        times = time_together([call(*one) for one in found.values()], len(some), how.rounds)
+        per_second = [throughput(one.index, one.vectors, how.k, **search) for one, search in found.values()]
+        remove(path)
+        with path.open("wb") as file:
+            np.savez(file, times=times, per_second=np.array(per_second))
+        return {}
+
+    key = {"runs": [searched.key for searched, _ in found.values()], "how": asdict(how), "machine": machine()}
+    path, _, _ = artifacts.get("latency", key, measure, ".npz")
+    with np.load(path) as kept:
+        times, per_second = kept["times"], kept["per_second"]
+    return {name: Timed(some, times[i], float(per_second[i])) for i, name in enumerate(found)}

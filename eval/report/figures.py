@@ -1,0 +1,175 @@
+"""The pictures of a report: what of the results is drawn; `plots` draws it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from lsr.eval.latency import Latency
+from lsr.eval.report import plots
+from lsr.eval.report.formatting import milliseconds
+from lsr.eval.report.plots import Bar, Look, Outline, Point, Spread
+from lsr.eval.report.results import Lengths, Results
+from lsr.eval.report.tables import SIGNIFICANT
+
+_PERCENTILES = (5, 25, 50, 75, 95, 99)
+_GRID = 50  # values of queries are rounded to that part of 1, so that a picture does not grow with them
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture as SVG with what stands above it."""
+
+    heading: str
+    svg: str
+    swatch: str = ""
+
+
+def _look(results: Results, system: str) -> Look:
+    return Look.of(results.systems.index(system))
+
+
+def key(results: Results, names: list[str]) -> tuple[tuple[str, str], ...]:
+    """Systems with their marks: a picture has room for some of the names only."""
+    return tuple((name, _look(results, name).swatch()) for name in names)
+
+
+def against_latency(results: Results) -> Figure | None:
+    """Quality against the median search time, with the frontier."""
+    measure = results.experiment.measures[0]
+    some = _points(results, {name: results.mean_p50(name) for name in results.systems})
+    labels = (f"median search time, ms, k = {results.experiment.k}", measure)
+    title = f"{measure} against search time"
+    return Figure(title, plots.points(title, some, labels)) if some else None
+
+
+def against_size(results: Results) -> Figure | None:
+    """Quality against the size of the index, with the frontier."""
+    measure = results.experiment.measures[0]
+    sizes = {name: results.mean_bytes(name) for name in results.systems}
+    some = _points(results, {name: size / 1e6 if size else None for name, size in sizes.items()})
+    title = f"{measure} against index size"
+    return Figure(title, plots.points(title, some, ("index size, MB", measure))) if some else None
+
+
+def _points(results: Results, across: dict[str, float | None]) -> list[Point]:
+    measure = results.experiment.measures[0]
+    return [
+        Point(name, x, y, _look(results, name))
+        for name, x in across.items()
+        if x and (y := results.mean(name, measure)) is not None
+    ]
+
+
+def recall(results: Results) -> Figure | None:
+    """Recall of approximate systems against their search time; lines come from their exact counterparts."""
+    some = []
+    for system in results.experiment.systems:
+        pairs = [
+            (found.recall, found.search_ms.p50, exact.search_ms.p50)
+            for found, exact in results.beside_exact(system)
+            if found.search_ms and exact.search_ms and min(found.search_ms.p50, exact.search_ms.p50) > 0
+        ]
+        if pairs:
+            reached, fast, slow = (float(np.mean(values)) for values in zip(*pairs, strict=True))
+            some.append(Point(system.name, fast, reached, _look(results, system.name), (slow, 1.0)))
+    k = results.experiment.k
+    title = f"Recall at {k} against search time"
+    labels = (f"median search time, ms, k = {k}", f"recall of the exact {k}")
+    return Figure(title, plots.points(title, some, labels, top=1.0, front=False)) if some else None
+
+
+def latency(results: Results) -> Figure | None:
+    """The distribution of search times by system."""
+    some = []
+    for system in results.systems:
+        times = results.times(system)
+        found = (
+            dict(zip(_PERCENTILES, map(float, np.percentile(times, _PERCENTILES)), strict=True)) if len(times) else None
+        )
+        known = [r.search_ms for r in results.of_system(system) if r.search_ms]
+        if found is None and known:
+            found = {50: _mean(known, "p50"), 95: _mean(known, "p95"), 99: _mean(known, "p99")}
+        if found and min(found.values()) > 0:
+            n = len(known)
+            partly = f" ({n} of {len(results.datasets)} datasets)" if n < len(results.datasets) else ""
+            median = f"median {milliseconds(found[50]).text}"
+            some.append(Spread(system + partly, median, found, _look(results, system)))
+    title = "Search time by system"
+    return Figure(title, plots.spreads(title, some, "search time, ms, one query at a time")) if some else None
+
+
+def _mean(times: list[Latency], name: str) -> float:
+    return float(np.mean([getattr(one, name) for one in times]))
+
+
+def differences(results: Results) -> list[Figure]:
+    """For each system its differences to the baseline by dataset."""
+    measure, baseline = results.experiment.measures[0], results.experiment.baseline
+    found = {
+        system: [
+            Bar(dataset, test.difference, test.low, test.high, test.p_corrected < SIGNIFICANT)
+            for dataset in results.datasets
+            if (test := results.comparison(dataset, system, measure))
+        ]
+        for system in results.systems
+    }
+    ends = [end for some in found.values() for bar in some for end in (bar.low, bar.high, bar.value, 0.0)]
+    room = 0.06 * (max(ends, default=0) - min(ends, default=0)) or 0.01
+    return [
+        Figure(
+            system,
+            plots.bars(
+                f"{measure}, {system} less {baseline}",
+                some,
+                (min(ends) - room, max(ends) + room),
+                _look(results, system),
+            ),
+            _look(results, system).swatch(),
+        )
+        for system, some in found.items()
+        if some
+    ]
+
+
+def per_query(results: Results, other: str) -> Figure | None:
+    """A system's values against the baseline's, query by query."""
+    measure, baseline = results.experiment.measures[0], results.experiment.baseline
+    before, after = results.query_values(baseline, measure), results.query_values(other, measure)
+    counts = Counter(
+        (round(before[key] * _GRID) / _GRID, round(after[key] * _GRID) / _GRID) for key in before.keys() & after.keys()
+    )
+    title = f"{measure} of {other} against {baseline}, query by query"
+    heading = f"{measure} by query"
+    return (
+        Figure(heading, plots.bubbles(title, counts, (f"{measure}, {baseline}", f"{measure}, {other}")))
+        if counts
+        else None
+    )
+
+
+def lengths(results: Results) -> tuple[list[Figure], dict[str, Look]]:
+    """For each dataset the documents' numbers of terms by encoder, and how the encoders look."""
+    encoders: dict[str, Look] = {}
+    figures = []
+    for dataset in results.datasets:
+        some: dict[str, Outline] = {}
+        for system in results.experiment.systems:
+            result = results.result(dataset, system.name)
+            if result is not None and result.lengths and sum(result.lengths.counts) and system.encoder not in some:
+                encoder = system.encoder or system.name
+                look = encoders.setdefault(encoder, Look.of(len(encoders)))
+                some.setdefault(encoder, _outline(result.lengths, look))
+        if some:
+            title = f"Terms of a document, {dataset}"
+            figures.append(Figure(dataset, plots.outlines(title, list(some.values()), "terms of a document")))
+    return figures, encoders
+
+
+def _outline(lengths: Lengths, look: Look) -> Outline:
+    """Densities, so that bins of different widths can be compared."""
+    counts = np.asarray(lengths.counts, np.float64)
+    densities = counts / counts.sum() / np.diff(lengths.edges)
+    return Outline(lengths.edges, tuple(map(float, densities)), look)

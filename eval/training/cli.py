@@ -1,0 +1,305 @@
+"""lsr train: the trainer of `lsr.train`, with validation by search and the pictures that only this wing can bring."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lsr.encode.base import Encoder
+from lsr.eval.datasets import Dataset, open_dataset
+from lsr.io.corpus import Document
+from lsr.train.data import TrainingData
+from lsr.train.settings import DataSettings, TrainSettings, ValidationSettings
+
+if TYPE_CHECKING:
+    from lsr.train.mining import MiningReport
+    from lsr.train.teachers import Teacher
+
+_CHUNK = 512  # documents that are encoded at a time
+_MINED_DEPTH = 200  # documents of a query that become negatives, if nothing speaks against it (arXiv 2007.00808)
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; goes on if it has one.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In place of what the file says.")
+def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
+    """Train an encoder as a YAML file says; after a kill the same command goes on where it was.
+
+    The folder gets `log.jsonl`, checkpoints, the encoder that did best in validation (`best`) and the last one
+    (`last`), both ready for --encoder. Presets are in configs/train/. Started by torchrun, it uses several GPUs.
+
+    \b
+    Examples:
+      lsr train configs/train/splade-v2.yaml --out runs/splade-v2
+      lsr train configs/train/splade-v2.yaml --out runs/short --set optimizer.steps=1000
+    """
+    from lsr.config import read_config
+    from lsr.console import note
+    from lsr.errors import MissingExtra
+
+    settings = read_config(config, TrainSettings, overrides)
+    encoder = run_training(settings, out)
+    if int(os.environ.get("RANK", "0")):
+        return
+    try:
+        if (picture := plot_run(out)) is not None:
+            note(f"how it went: {picture}")
+    except MissingExtra as error:  # the encoder is there all the same
+        note(str(error))
+    note(f"{encoder}: try it with lsr encode or lsr index, --encoder {encoder}")
+
+
+def run_training(settings: TrainSettings, out: Path) -> Path:
+    """Train; gives the folder of the best encoder.
+
+    Args:
+        settings: What to do.
+        out: The run's folder.
+    """
+    from lsr.errors import MissingExtra
+
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtra("torch", "train", "training") from None
+    from lsr.train.data import open_training
+    from lsr.train.trainer import Helpers, Trainer
+
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if together:
+        # The others wait while the first process validates.
+        torch.distributed.init_process_group(timeout=timedelta(hours=12))
+    data = open_training(settings.data.sources)
+    bm25 = _bm25(settings, data)
+    helpers = Helpers(
+        _teachers(settings, data, out / "cache", bm25),
+        bm25 if settings.lexical else None,
+        None if settings.validation is None else validator(settings.validation),
+        miner(settings.data) if settings.data.refresh_every else None,
+    )
+    found = Trainer(settings, out, data, helpers).run()
+    if together:
+        torch.distributed.destroy_process_group()
+    return found
+
+
+def _bm25(settings: TrainSettings, data: TrainingData) -> Teacher | None:
+    """BM25 of the training documents, where anything needs it."""
+    from lsr.encode.bm25 import BM25Encoder
+    from lsr.train.teachers import SparseTeacher
+
+    if not settings.lexical and not any(teacher.encoder == BM25Encoder.type for teacher in settings.teachers):
+        return None
+    return SparseTeacher(BM25Encoder(), data.documents())
+
+
+def _teachers(settings: TrainSettings, data: TrainingData, cache: Path, bm25: Teacher | None) -> list[Teacher]:
+    from lsr.encode.cli import open_encoder
+    from lsr.train.teachers import DenseTeacher, SparseTeacher, device_of
+
+    rank = int(os.environ.get("RANK", "0"))
+    teachers: list[Teacher] = []
+    for teacher in settings.teachers:
+        if teacher.examples:  # no model, and nothing to open
+            continue
+        where = cache / f"process-{rank}" if rank else cache
+        if teacher.dense is not None:
+            device = device_of(settings.device)
+            teachers.append(
+                DenseTeacher(
+                    teacher.dense,
+                    max_length=settings.model.max_length,
+                    cache=where,
+                    device=device,
+                    half=settings.precision == "bfloat16",
+                )
+            )
+        elif teacher.encoder == "bm25" and bm25 is not None:
+            teachers.append(bm25)
+        else:
+            encoder = open_encoder(teacher.encoder, {})
+            teachers.append(SparseTeacher(encoder, data.documents() if encoder.needs_fit else (), where))
+    return teachers
+
+
+def validator(settings: ValidationSettings) -> Callable[[Path], Mapping[str, float]]:
+    """A function that searches the held-out sets with an encoder and gives its measures.
+
+    The wanted measure is the mean over the sets; "terms" is the mean number of terms of a document. With several sets
+    each has its own values, too, as "nDCG@10 SET": by the folder's name, or as it was given where two are alike.
+
+    Raises:
+        DataError: No such set, or an unknown measure.
+    """
+    from lsr.eval.measures import parse_measures
+
+    parse_measures(settings.measure)
+    sets = []
+    for name in settings.sets:
+        path, colon, split = name.rpartition(":")
+        sets.append(open_dataset(path, split) if colon and not name.startswith("irds:") else open_dataset(name))
+    documents = [_documents(dataset, settings.documents) for dataset in sets]
+    short = [Path(dataset.name).name for dataset in sets]
+    names = short if len(set(short)) == len(short) else list(settings.sets)
+
+    def validate(folder: Path) -> Mapping[str, float]:
+        from lsr.encode.load import load_encoder
+
+        encoder = load_encoder(folder)
+        values, lengths, found = [], [], {}
+        for name, dataset, some in zip(names, sets, documents, strict=True):
+            value, length = _search(encoder, dataset, some, settings.measure)
+            values.append(value)
+            lengths.append(length)
+            if len(sets) > 1:
+                found[f"{settings.measure} {name}"] = value
+        n = len(sets)
+        return {settings.measure: sum(values) / n, "terms": sum(lengths) / n, **found}
+
+    return validate
+
+
+def _documents(dataset: Dataset, at_most: int) -> list[Document]:
+    """Those that are judged, and others up to a number, evenly from the whole set."""
+    judged = {doc for row in dataset.qrels.values() for doc in row}
+    everything = list(dataset.corpus())
+    if not at_most or len(everything) <= at_most:
+        return everything
+    others = [i for i, document in enumerate(everything) if document.id not in judged]
+    n_others = max(0, at_most - (len(everything) - len(others)))
+    step = len(others) / n_others if n_others else 0
+    kept = {others[int(i * step)] for i in range(n_others)}
+    return [document for i, document in enumerate(everything) if i in kept or document.id in judged]
+
+
+def _search(encoder: Encoder, dataset: Dataset, documents: list[Document], measure: str) -> tuple[float, float]:
+    """The measure, and the mean number of terms of a document."""
+    from lsr import Index, SparseMatrix
+    from lsr.eval.evaluate import evaluate_run, search_run
+    from lsr.eval.measures import depth_of, parse_measures
+    from lsr.index.search.query_file import read_queries
+
+    parsed = parse_measures(measure)
+    if encoder.needs_fit:
+        encoder.fit(document.content for document in documents)
+    chunks = range(0, len(documents), _CHUNK)
+    parts = [encoder.encode_document([d.content for d in documents[i : i + _CHUNK]]) for i in chunks]
+    vectors = SparseMatrix.vstack(parts)
+    with tempfile.TemporaryDirectory() as folder:
+        ids = [document.id for document in documents]
+        index = Index.build(Path(folder) / "index", vectors, ids=ids, encoder=encoder, order="given")
+        queries = read_queries(dataset.query_source, index).only(dataset.qrels)
+        run = search_run(index, dataset, queries.ids, queries.encoded(index), depth_of(parsed))
+    quality = evaluate_run(run, dataset, measure)
+    return quality.measures[str(parsed[0])], float(vectors.lengths().mean())
+
+
+def miner(settings: DataSettings) -> Callable[[Path, TrainingData, Path], None]:
+    """A function that searches the training collections for negatives, as `lsr.train.trainer.Helpers` describes it.
+
+    Args:
+        settings: How many are kept, and what is left out.
+    """
+
+    def mine(folder: Path, data: TrainingData, out: Path) -> None:
+        from lsr.console import note
+        from lsr.encode.load import load_encoder
+
+        encoder = load_encoder(folder)
+        for number in range(data.n_sources):
+            report = _mine_source(encoder, data, number, settings, out / f"{number}.jsonl")
+            source = settings.sources[number].path
+            note(f"mined {report.negatives:,} negatives for {report.queries:,} queries of {source}")
+
+    return mine
+
+
+def _mine_source(encoder: Encoder, data: TrainingData, number: int, settings: DataSettings, path: Path) -> MiningReport:
+    """Search with the queries of a source in its documents, and write what is found, if anything is."""
+    from lsr import Index
+    from lsr.train.mining import MiningReport, MiningSettings, mine_negatives, mined_line
+
+    queries: dict[str, str] = {}
+    relevant: dict[str, dict[str, int]] = {}
+    for example in data.examples(number):
+        queries[example.query_id] = example.query
+        relevant.setdefault(example.query_id, {}).update(dict.fromkeys(example.doc_ids[: example.n_positives], 1))
+    report = MiningReport()
+    wanted = MiningSettings(count=settings.refresh_count, share=settings.refresh_share)
+    documents = ({"_id": name, "text": text} for name, text in data.collection(number))
+    if (first := next(documents, None)) is None:
+        return report
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index.build(Path(folder) / "index", chain([first], documents), encoder=encoder, store_text=False)
+        ids = list(queries)
+        with path.open("w", encoding="utf-8") as file:
+            for some in (ids[i : i + _CHUNK] for i in range(0, len(ids), _CHUNK)):
+                vectors = index.query_vectors([queries[name] for name in some])
+                found = index.search_batch(vectors, _MINED_DEPTH + 1)
+                run = {name: {hit.id: hit.score for hit in hits} for name, hits in zip(some, found, strict=True)}
+                for mined in mine_negatives([run], {name: relevant[name] for name in some}, wanted, report):
+                    file.write(mined_line(mined, queries[mined.query_id]))
+    if not report.queries:
+        path.unlink()
+    return report
+
+
+def plot_run(out: Path) -> Path | None:
+    """Draw quality against the length of documents over a run's validations, and its losses over the steps.
+
+    Args:
+        out: The run's folder, with `log.jsonl`.
+
+    Returns:
+        The picture, `training.svg`; None where there is nothing to draw.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    from lsr.errors import MissingExtra
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("matplotlib", "eval", "a picture of how it went") from None
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    checks = [line for line in lines if "validation" in line]
+    if not steps:
+        return None
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in ("masked_lm", "info_nce", "kl", "margin_mse"):
+        if some := [line for line in steps if name in line]:
+            left.plot(*_smooth([line["step"] for line in some], [line[name] for line in some]), label=name)
+    left.set(xlabel="step", ylabel="loss, not weighted", yscale="log")
+    left.legend(frameon=False)
+    if checks:
+        measure = next(iter(checks[0]["validation"]))
+        x = [line["validation"]["terms"] for line in checks]
+        y = [line["validation"][measure] for line in checks]
+        right.plot(x, y, color="0.7", zorder=1)
+        dots = right.scatter(x, y, c=[line["step"] for line in checks], cmap="viridis", zorder=2)
+        figure.colorbar(dots, ax=right, label="step")
+        right.set(xlabel="terms of a document, mean", ylabel=measure)
+    else:
+        right.plot([line["step"] for line in steps], [line["documents_terms"] for line in steps])
+        right.set(xlabel="step", ylabel="terms of a document, mean")
+    path = out / "training.svg"
+    figure.savefig(path)
+    return path
+
+
+def _smooth(x: list[Any], y: list[float]) -> tuple[list[Any], list[float]]:
+    """Means of runs of values, a hundred at most."""
+    size = max(1, len(y) // 100)
+    return x[::size], [sum(y[i : i + size]) / len(y[i : i + size]) for i in range(0, len(y), size)]

@@ -1,0 +1,208 @@
+"""lsr add, delete, merge, reshard, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from lsr.encode.cli import PathOrURI, encoder_options, url_option
+from lsr.index.cli.search import open_index, where_option
+
+
+@contextmanager
+def committed(index: Any) -> Iterator[None]:
+    """Commit what was changed within, or leave nothing of it behind."""
+    try:
+        yield
+        index.commit(merge=False)
+        index.merge(everything=False)  # within the command, which is over when all is done
+    finally:
+        index.rollback()
+
+
+def _size(index: Any) -> str:
+    from lsr.console import counted
+
+    return f"{counted(len(index), 'document')} in {counted(index.n_segments, 'segment')}"
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
+@click.argument("source")
+@click.option("--update", is_flag=True, help="Replace documents of the same ids instead of refusing them.")
+@click.option("--skip-bad", is_flag=True, help="Leave bad documents out, list them, and go on.")
+@encoder_options
+def add(index_path: Path | str, source: str, update: bool, skip_bad: bool, encoder: str | None, **options: Any) -> None:
+    """Add documents to an index: all of them, or none if one is bad.
+
+    SOURCE is what `lsr index` takes. Texts are encoded, cut and stored as those that the index was built of, by the
+    encoder that it carries. Who has the index open goes on with what it was.
+
+    \b
+    Examples:
+      lsr add idx new.jsonl
+      lsr add idx changed.jsonl --update
+    """
+    from lsr.console import note
+
+    index = open_index(index_path, encoder, options)
+    with committed(index):
+        change = index.update(source, skip_bad=skip_bad) if update else index.add(source, skip_bad=skip_bad)
+    change.report.bad = []  # told here, together with those whose ids are there already
+    change.report.tell()
+    for message in change.bad[:10]:
+        note(f"left out: {message}")
+    if len(change.bad) > 10:
+        note(f"left out: {len(change.bad) - 10} more")
+    note(f"{index_path}: {change}; {_size(index)}")
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@url_option
+@click.option("--watch", is_flag=True, help="Go on whenever a file changes, until it is interrupted.")
+@encoder_options
+def sync(source: Path, index_path: Path, url: str, watch: bool, encoder: str | None, **options: Any) -> None:
+    """Bring an index up to date with a folder of documents, by what its files hold; where there is none, make it.
+
+    Files that are new or have changed are read and encoded, those that are gone are deleted. Documents that were added
+    in another way stay. Should it be killed, the next one goes on from its latest commit.
+
+    \b
+    Examples:
+      lsr sync docs/ idx
+      lsr sync docs/ idx --watch
+    """
+    from lsr.console import note
+    from lsr.encode.cli import document_encoder, given_settings
+    from lsr.files.documents import read_documents
+    from lsr.index.index import Index
+    from lsr.index.write.sync import watch as keep_up
+
+    corpus = read_documents(source, url=url)
+    if index_path.exists():
+        index = open_index(index_path, encoder, options)
+    else:
+        index = Index.build(index_path, [], encoder=document_encoder(encoder, given_settings(options)))
+
+    def tell(synced: Any) -> None:
+        synced.report.tell()
+        note(f"{index_path}: {synced}; {_size(index)}")
+
+    with index:
+        tell(index.sync(corpus))
+        if watch:
+            note(f"watching {source}")
+            keep_up(index, corpus, tell)
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
+@click.argument("doc_ids", metavar="ID...", nargs=-1)
+@click.option(
+    "--ids", metavar="FILE", type=click.File(encoding="utf-8"), help='Ids, one a line; "-" for standard input.'
+)
+@where_option
+def delete(index_path: Path | str, doc_ids: tuple[str, ...], ids: IO[str] | None, where: tuple[str, ...]) -> None:
+    """Delete documents from an index, with their passages, by their ids or their metadata. Ids that aren't there are
+    counted.
+
+    \b
+    Examples:
+      lsr delete idx 184 185
+      lsr delete idx --ids gone.txt
+      lsr delete idx --where "year<2000"
+    """
+    from lsr.console import note
+    from lsr.index.segment.filters import parse_where_text
+
+    wanted = [*doc_ids, *(line.rstrip("\n") for line in ids or ())]
+    wanted = [doc_id for doc_id in wanted if doc_id]
+    parsed = parse_where_text(where)
+    if not wanted and parsed is None:
+        raise click.UsageError("name documents to delete: ID..., --ids FILE, or --where CONDITION")
+    index = open_index(index_path, None, {})
+    with committed(index):
+        change = index.delete(wanted, where=parsed)
+    note(f"{index_path}: {change}; {_size(index)}")
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
+def merge(index_path: Path | str) -> None:
+    """Merge all segments of an index into one: frees the room of deleted documents, makes search a little faster.
+
+    Adding and deleting merge by themselves what they must, so that there are never many segments.
+
+    \b
+    Example:
+      lsr merge idx
+    """
+    from lsr.console import note
+
+    index = open_index(index_path, None, {})
+    merged = index.merge()
+    size = sum(index.file_sizes().values())
+    done = "merged" if merged else "nothing to merge"
+    note(f"{index_path}: {done}; {_size(index)}, {size / 1e6:.1f} MB")
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new sharded folder.")
+@click.option("--shards", "n_shards", required=True, type=click.IntRange(min=1), help="How many shards.")
+def reshard(index_path: Path, out: Path, n_shards: int) -> None:
+    """Write the documents of an index as shards of one size: to part it, to even shards out, to have more or fewer.
+
+    INDEX is an index or a sharded folder; it stays as it is. Results are the same, from one process
+    (lsr search) or many (lsr search --ray ADDRESS).
+
+    \b
+    Examples:
+      lsr reshard idx --shards 8 --out shards
+      lsr reshard shards --shards 16 --out more-shards
+    """
+    from lsr.console import note
+    from lsr.index.distributed.reshard import reshard as write
+
+    made = write(index_path, out, n_shards)
+    sizes = [entry.documents for entry in made.entries]
+    note(f"{out}: {made.documents} documents in {len(sizes)} shards of {min(sizes)} to {max(sizes)}")
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
+def verify(index_path: Path | str) -> None:
+    """Check every byte of an index, or of a folder of dense vectors, against its checksums; names each file that is
+    damaged.
+
+    \b
+    Example:
+      lsr verify idx
+      lsr verify vectors
+    """
+    from lsr.errors import CorruptIndex
+    from lsr.index.hybrid.dense_files import RECORD, damaged_files, read_record
+    from lsr.index.sharding.manifest import Shards, folder_of, is_sharded
+    from lsr.index.sharding.remote import downloaded
+    from lsr.index.storage.manifest import check_files, read_manifest
+
+    path = downloaded(index_path) if isinstance(index_path, str) else index_path
+    if (path / RECORD).is_file():
+        record = read_record(path)
+        if damaged := damaged_files(path, record, every_byte=True):
+            raise CorruptIndex("\n".join(damaged))
+        click.echo(f"{path}: {len(record['files'])} files, all as they were written")
+        return
+    manifests = Shards.read(path).manifests() if is_sharded(path) else {str(path): read_manifest(path)}
+    wrong = [check_files(folder_of(where), manifest, every_byte=True).values() for where, manifest in manifests.items()]
+    if messages := list(chain.from_iterable(wrong)):
+        raise CorruptIndex("\n".join(messages))
+    n_files = sum(len(manifest["files"]) for manifest in manifests.values())
+    click.echo(f"{index_path}: {n_files} files, all as they were written")

@@ -1,0 +1,1 @@
+"""lsr.index.distributed: shards built and searched by many processes or machines."""

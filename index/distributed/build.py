@@ -1,0 +1,152 @@
+"""Building a sharded index: a collection encoded part by part, then an index for each range of its vectors.
+
+Ranges are cut by the number of vectors alone, and impacts have the scale of the largest weight of all, so a shard is
+what it is whoever builds it, and all together find what one index finds. Shards are built where they stay, each under
+a name that follows from what it is made of, and shards.json names them last: what isn't finished goes on after a kill,
+and what was there before stays until then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lsr.console import note, progress
+from lsr.distributed.pool import Workers, do_jobs, ready
+from lsr.encode.base import Encoder
+from lsr.encode.corpus import Report, work_folder
+from lsr.encode.distributed import Task, encode_parts
+from lsr.errors import DataError, OutputExists
+from lsr.index.distributed.build_worker import ShardTask, build_shard
+from lsr.index.distributed.vector_ranges import Scanned, Stretch, scan
+from lsr.index.segment.postings_writer import DEFAULT_MEMORY
+from lsr.index.segment.quantize import Quantizer
+from lsr.index.sharding.manifest import SHARD_NAME, SHARDS, Shards, shard_name
+from lsr.index.storage.manifest import MANIFEST, is_ours, parse_manifest
+from lsr.index.write.builder import BuildSettings, quantizer_of
+from lsr.io.corpus import Corpus
+from lsr.io.object_store import Place, beside, is_remote
+
+_WHAT = "building workers"
+
+
+def build_shards(
+    out: str | Path,
+    source: Corpus | str | Path,
+    *,
+    shards: int,
+    encoder: Encoder | None = None,
+    settings: BuildSettings | None = None,
+    identity: str = "",
+    device: str | None = None,
+    workers: Workers | None = None,
+    memory: int = DEFAULT_MEMORY,
+    overwrite: bool = False,
+) -> tuple[Shards, Report]:
+    """Build a sharded index, on many machines if there are.
+
+    Args:
+        out: The folder, on a disk that all workers share, or a URI. Vectors are kept in OUT.partial meanwhile.
+        source: Documents; or vectors, a Parquet file or a folder of them that all workers reach, or a URI.
+        shards: How many indexes.
+        encoder: For documents.
+        settings: How indexes are written.
+        identity: What decides the vectors besides the documents, as text: work that was cut off goes on only under
+            the same.
+        device: Where the workers' models run.
+        workers: Who works; by default this process.
+        memory: Bytes that building a shard holds, roughly.
+        overwrite: Replace the index that is there, once the new one is whole; drop unfinished work of other settings.
+
+    Returns:
+        The shards, and what was met on the way.
+
+    Raises:
+        OutputExists: There is something at `out`, or unfinished work of another kind.
+        DataError: A bad document or vector, a doubled id, fewer vectors than shards.
+        ClusterError: As of `lsr.distributed.pool.do_jobs`.
+        StorageError: A place can't be read or written.
+    """
+    settings, workers = settings or BuildSettings(), workers or Workers()
+    out = str(out) if is_remote(out) else str(Path(out).absolute())  # workers are at home elsewhere
+    place, work = Place(out), beside(out, ".partial")
+    _refuse_others(place, overwrite=overwrite)
+    builders = replace(workers, gpus=0, memory=memory)
+    with ExitStack() as stack:
+        stack.enter_context(ready(builders, _WHAT))  # before everything is encoded
+        if isinstance(source, Corpus):
+            assert encoder is not None
+            if not is_remote(out):
+                stack.enter_context(work_folder(Path(out)))
+            task = Task(passages=settings.passages, with_text=settings.store_text, device=device)
+            how: dict[str, Any] = {"identity": identity, "workers": workers, "overwrite": overwrite}
+            parts, report = encode_parts(source, encoder, Place(work), task, **how)
+            found = Scanned(
+                [Stretch(beside(work, f"/{part.name}"), part.rows, part.file) for part in parts],
+                max(part.largest for part in parts),
+                all(part.whole for part in parts),
+                f"{source.identity} | {identity}",
+                encoder.fingerprint,
+            )
+        else:
+            found, report = scan(source)
+        made = _build(place, found, shards, settings, builders)
+    if isinstance(source, Corpus):
+        Place(work).clear()
+    return made, report
+
+
+def _build(place: Place, found: Scanned, shards: int, settings: BuildSettings, workers: Workers) -> Shards:
+    n = sum(stretch.rows for stretch in found.stretches)
+    if n < shards:
+        raise DataError(f"{n} vectors are too few for {shards} shards: make fewer", place.name)
+    quantizer = (quantizer_of(found.fingerprint) or Quantizer.of)(found.largest, found.whole)
+    # Shards of an index that is to be replaced aren't taken for those of the new one, however alike they are.
+    before = place.read(SHARDS)
+    made_of = f"{found.identity} | {n} {quantizer} | {settings} | {shards} | {before!r}"
+    tag = hashlib.sha256(made_of.encode()).hexdigest()[:8]
+    names = [f"{shard_name(number)}-{tag}" for number in range(shards)]
+    bounds = [number * n // shards for number in range(shards + 1)]
+    there = place.sizes()
+    jobs = [
+        (name, first, end)
+        for name, first, end in zip(names, bounds[:-1], bounds[1:], strict=True)
+        if f"{name}/{MANIFEST}" not in there
+    ]
+    done = shards - len(jobs)
+    if done:
+        note(f"{place.name}: going on, {done} of {shards} shards are built already")
+    task = ShardTask(place.name, found.stretches, settings, workers.memory, quantizer)
+    with progress(shards, "building", "shards") as bar:
+        bar.update(done)
+        for _ in do_jobs(partial(partial, build_shard, task), jobs, workers, _WHAT):
+            bar.update(1)
+    return _finish(place, names)
+
+
+def _refuse_others(place: Place, *, overwrite: bool) -> None:
+    there = place.sizes()
+    if SHARDS in there and not overwrite:
+        raise OutputExists(f"{place.name}: a sharded index exists already (--overwrite replaces it)")
+    tops = {PurePosixPath(name).parts[0] for name in there}
+    if strange := sorted(top for top in tops if top != SHARDS and not SHARD_NAME.fullmatch(top) and not is_ours(top)):
+        raise OutputExists(f"{place.name}: something else than shards is here ({strange[0]}); name a new folder")
+
+
+def _finish(place: Place, names: Sequence[str]) -> Shards:
+    """Let shards.json name the shards, then remove what it doesn't name."""
+    manifests = {}
+    for name in names:
+        content = place.read(f"{name}/{MANIFEST}")
+        manifests[name] = parse_manifest(content or b"", beside(place.name, f"/{name}"))
+    made = Shards.of(manifests, place.name)
+    place.write(SHARDS, made.content())
+    tops = {PurePosixPath(name).parts[0] for name in place.sizes()}
+    for name in sorted(top for top in tops if SHARD_NAME.fullmatch(top) and top not in names):
+        Place(beside(place.name, f"/{name}")).clear()
+    return made

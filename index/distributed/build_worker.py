@@ -1,0 +1,73 @@
+"""Building one shard: the index of a range of vectors, with the scale of all."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lsr.encode.corpus import Report
+from lsr.index.distributed.vector_ranges import Stretch, rows_between
+from lsr.index.segment.quantize import Quantizer
+from lsr.index.sharding.remote import folder_for
+from lsr.index.write.builder import BuildSettings, build_index
+from lsr.io.object_store import beside
+from lsr.io.vectors import Vectors, read_vectors
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """How shards are built.
+
+    Attributes:
+        out: The sharded folder, a path or a URI.
+        stretches: All vectors, in order; the first file has the tokens.
+        settings: How indexes are written.
+        memory: Bytes to hold, roughly.
+        quantizer: What makes impacts of all weights.
+    """
+
+    out: str
+    stretches: Sequence[Stretch]
+    settings: BuildSettings
+    memory: int
+    quantizer: Quantizer
+
+
+def build_shard(task: ShardTask, job: tuple[str, int, int]) -> str:
+    """Build a shard.
+
+    Args:
+        task: How.
+        job: Its name, the number of its first vector, and the one behind its last.
+
+    Returns:
+        Its name.
+    """
+    name, first, end = job
+    with tempfile.TemporaryDirectory(prefix="lsr-") as scratch:
+        head = read_vectors(task.stretches[0].local(Path(scratch)))
+        vectors = Vectors(
+            name,
+            lambda vectors: rows_between(task.stretches, first, end, vectors, Path(scratch)),
+            fingerprint=head.fingerprint,
+            vocabulary=head.vocabulary,
+            n_terms=head.n_terms,
+            encoder_files=head.encoder_files,
+            count=end - first,
+        )
+        # What a killed worker left has no manifest, so nothing that counts is replaced.
+        with folder_for(beside(task.out, f"/{name}"), overwrite=True) as folder:
+            build_index(
+                folder,
+                vectors,
+                encoder=None,
+                ids=None,
+                settings=task.settings,
+                overwrite=True,
+                memory=task.memory,
+                report=Report(),
+                quantizer=lambda *_: task.quantizer,
+            )
+    return name

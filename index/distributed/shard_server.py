@@ -1,0 +1,211 @@
+"""A shard in the process that searches it: plain values in and out, so that any transport between processes will do.
+
+Nothing is opened before it is asked for, so that what can't be opened is told to who asks, and a process that was
+started again needs nobody to tell it anything.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.errors import IndexFormatError
+from lsr.fingerprint import digest
+from lsr.forks import in_child
+from lsr.index.search.explain import Explanation, explain_document
+from lsr.index.search.settings import SearchSettings
+from lsr.index.search.snapshot import Snapshot
+from lsr.index.segment.filters import Filter
+from lsr.index.sharding.manifest import folder_of
+from lsr.index.storage.manifest import sealed
+from lsr.io.object_store import is_remote
+from lsr.sparse import SparseMatrix
+
+_KEPT = 4  # snapshots that hits of earlier searches may still ask for
+
+
+@dataclass(frozen=True)
+class ColumnKinds:
+    """The metadata that documents have, as `Filter.require_known` asks for it."""
+
+    kinds: Mapping[str, str]
+    mixed: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ShardState:
+    """What a shard holds.
+
+    Attributes:
+        version: Of its documents.
+        manifest: Of its index.
+        documents: How many, without the deleted ones.
+        n_docs: With them.
+        has_passages: Whether they were cut into passages.
+        columns: Of its segments.
+    """
+
+    version: str
+    manifest: Mapping[str, Any]
+    documents: int
+    n_docs: int
+    has_passages: bool
+    columns: tuple[ColumnKinds, ...]
+
+
+@dataclass(frozen=True)
+class ShardHits:
+    """The best documents of a shard for one query.
+
+    Attributes:
+        docs: (n,) int64, their numbers within the shard.
+        scores: (n,) float64, descending, equal ones by number.
+        ids: Their ids, of passages the passages'.
+        parents: The ids of the documents that passages were cut from, else None.
+    """
+
+    docs: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    ids: tuple[str, ...]
+    parents: tuple[str | None, ...]
+
+
+class Shard:
+    """Answers for one shard; safe to call from several threads.
+
+    Args:
+        location: Its index, a path or a URI.
+        threads: Cores that a batch of queries may use; 0 for all.
+    """
+
+    def __init__(self, location: str, threads: int = 0) -> None:
+        self._location, self._threads = location, threads or os.cpu_count()
+        self._opening = threading.Lock()
+        self._kept: dict[str, Snapshot] = {}
+        in_child(self)
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`."""
+        self._opening = threading.Lock()
+
+    def _latest(self, *, refresh: bool = False) -> tuple[str, Snapshot]:
+        """The snapshot opened last and its version; opened now if there is none, or anew with `refresh`."""
+        with self._opening:
+            if refresh or not self._kept:
+                before = next(reversed(self._kept.values()), None)
+                snapshot = Snapshot.latest(folder_of(self._location), before, same=not is_remote(self._location))
+                if snapshot is not before:
+                    while len(self._kept) >= _KEPT:
+                        self._kept.pop(next(iter(self._kept)))
+                    self._kept[digest([sealed(snapshot.manifest)])] = snapshot
+            version = next(reversed(self._kept))
+            return version, self._kept[version]
+
+    def state(self) -> ShardState:
+        """What was committed last; it is opened, and kernels are made ready.
+
+        Raises:
+            IndexFormatError: Not an index, or one of another format.
+            CorruptIndex: A file is missing, cut short or, if small, changed.
+        """
+        first = not self._kept
+        version, snapshot = self._latest(refresh=True)
+        if first:
+            toy = SparseMatrix.from_dicts([{0: 1.0}], 1)
+            for algorithm in ("exhaustive", "blocks"):
+                snapshot.top(toy, 1, SearchSettings(algorithm=algorithm))
+        columns = tuple(ColumnKinds(c.kinds, c.mixed) for c in snapshot.documents.columns)
+        n_docs = snapshot.searcher.n_docs
+        return ShardState(version, snapshot.manifest, len(snapshot), n_docs, snapshot.has_passages, columns)
+
+    def encoder_files(self) -> dict[str, bytes]:
+        """What encodes queries."""
+        return self._latest()[1].shared.encoder_files
+
+    def vocabulary(self) -> list[str] | None:
+        """Token of each term, or None where the tokens aren't known."""
+        return self._latest()[1].shared.vocabulary
+
+    def frequencies(self, version: str, terms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) int64, how many documents have each of (n,) terms, as of `Snapshot.frequencies`.
+
+        Args:
+            version: What is searched; where that isn't to be had any more, what was committed last.
+            terms: Terms.
+        """
+        snapshot = self._kept.get(version) or self._latest(refresh=True)[1]
+        return snapshot.frequencies(terms)
+
+    def search(
+        self,
+        version: str,
+        queries: SparseMatrix,
+        k: int,
+        settings: SearchSettings,
+        where: Filter | None,
+        threads: int = 0,
+    ) -> tuple[str, list[ShardHits]]:
+        """The k best documents of each query.
+
+        Args:
+            version: What is to be searched; where that isn't to be had any more, what was committed last.
+            queries: A row for each.
+            k: How many.
+            settings: How to search.
+            where: Which documents may be found; its columns have been looked for in all shards.
+            threads: How many are used for several queries; 0 for as many as the shard has cores.
+
+        Returns:
+            The version that was searched, and the hits of each query.
+        """
+        searched, snapshot = version, self._kept.get(version)
+        if snapshot is None:
+            searched, snapshot = self._latest(refresh=True)
+        mask = snapshot.mask(where, known=True)
+        # Arrays that came from another process can't be written to, and kernels are compiled for those that can.
+        mine = SparseMatrix(
+            queries.indptr.copy(), queries.indices.copy(), queries.data.copy(), queries.shape, check=False
+        )
+
+        def top(i: int) -> ShardHits:
+            docs, scores = snapshot.top(mine[i], k, settings, mask)
+            numbers, documents = docs.tolist(), snapshot.documents
+            return ShardHits(docs, scores, tuple(map(documents.id, numbers)), tuple(map(documents.parent, numbers)))
+
+        if len(mine) == 1:
+            return searched, [top(0)]
+        with ThreadPoolExecutor(threads or self._threads) as pool:
+            return searched, list(pool.map(top, range(len(mine))))
+
+    def fields(self, version: str, docs: Sequence[int]) -> list[tuple[str, str, dict[str, Any]]]:
+        """Title, text and metadata of some documents.
+
+        Raises:
+            IndexFormatError: The version isn't to be had any more.
+        """
+        documents = self._version(version).documents
+        return [documents.fields(doc) for doc in docs]
+
+    def find(self, version: str, doc_id: str) -> int | None:
+        """The number of the document with this id."""
+        return self._version(version).documents.find(doc_id)
+
+    def explain(self, version: str, query: SparseMatrix, doc: int, origins: bool) -> Explanation:
+        """Why a document has its score, as `Index.explain`."""
+        snapshot = self._version(version)
+        encoder = snapshot.encoder() if snapshot.shared.encoder_files else None
+        return explain_document(snapshot, encoder, query, doc, origins=origins)
+
+    def _version(self, version: str) -> Snapshot:
+        if version not in self._kept and self._latest(refresh=True)[0] != version:
+            raise IndexFormatError(
+                f"{self._location}: its documents have changed since they were searched; search again"
+            )
+        return self._kept[version]

@@ -1,0 +1,475 @@
+"""ShardedIndex: a sharded folder searched by several processes, with the calls and the results of one index.
+
+    index = ShardedIndex.open("shards", ray="auto", replicas=2)
+    for hit in index.search("a question", k=10):
+        print(hit.id, hit.score, hit.text)
+
+A query is made a vector once, here, BM25's terms weighed by the counts of all shards, which are asked for them once;
+each shard gives its k best documents, and the k best of these are the result:
+with one encoder and one scale of impacts scores compare exactly, and equal ones are ordered by shard and number, as in
+one index. lsr.index.distributed.hedging decides which replica answers for a shard. A shard that no replica answers for
+is an error, or, where that is allowed, named in the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from os import PathLike
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.encode.base import Encoder
+from lsr.encode.lexicon import Lexicon
+from lsr.encode.load import load_encoder
+from lsr.errors import ClusterError, DataError, IndexFormatError
+from lsr.forks import in_child
+from lsr.index.distributed.hedging import Outcome, Patience, ReplicaSet, ask
+from lsr.index.distributed.results import Found, FoundDocuments, merge
+from lsr.index.distributed.shard_server import Shard, ShardHits, ShardState
+from lsr.index.index import Index
+from lsr.index.search.explain import Explanation
+from lsr.index.search.hits import Hit
+from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
+from lsr.index.search.snapshot import Shared
+from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
+from lsr.index.write.builder import Source
+from lsr.index.write.update_batch import Change
+from lsr.io.corpus import require_id
+from lsr.sparse import SparseMatrix
+
+_BATCH = 256  # queries that are sent at a time
+_START = 120.0  # seconds that opening may take, kernels compiled for the first time and all
+_THREADS = 4  # requests that a replica of this process answers at a time
+_TRIES = 3  # so often documents may change while they are searched
+
+
+class ShardedIndex(QuerySide):
+    """Shards, each searched by processes of its own; safe to call from several threads.
+
+    Attributes:
+        shards: What shards.json says.
+
+    Args:
+        shards: The shards.
+        sets: The replicas of each.
+        encoder: Encodes queries, instead of the one that the shards carry.
+        patience: How long to wait for a query.
+        allow_missing: Whether a result may lack shards.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        sets: Sequence[ReplicaSet],
+        encoder: Encoder | None = None,
+        patience: Patience | None = None,
+        *,
+        allow_missing: bool = False,
+    ) -> None:
+        super().__init__(shards.folder, encoder)
+        self.shards, self._patience, self._allow_missing = shards, patience or Patience(), allow_missing
+        self._sets = dict(enumerate(sets))
+        self._states: dict[int, ShardState] = {}
+        self._shared: Shared | None = None
+        self._counted: dict[int, int] = {}  # how many documents have a term
+        self._bound: tuple[Encoder, Encoder] | None = None
+        self._changes: Index | None = None
+        for replicas in sets:
+            for replica in replicas.replicas:
+                replica.ask("state")  # so that none opens its index when a query waits for it
+        self.refresh()
+        if encoder is not None:
+            self.fingerprint.require_same(encoder.fingerprint, f"the index {self.path}", "the query encoder")
+
+    @classmethod
+    def open(
+        cls,
+        path: str | PathLike[str],
+        *,
+        ray: str | None = None,
+        replicas: int = 1,
+        cpus: float = 1.0,
+        encoder: Encoder | str | None = None,
+        hedge_after: float = 0.1,
+        time_limit: float = 10.0,
+        allow_missing: bool = False,
+    ) -> Self:
+        """Open a sharded folder; `close` ends what that starts, as does leaving a `with` block.
+
+        Args:
+            path: The folder. Every machine opens its shards by their paths, so it has to be there for all of them.
+            ray: Address of a Ray cluster ("auto", "local", "host:port", "ray://host:port") whose actors search, one
+                for each replica; None for threads of this process.
+            replicas: Who answers for a shard, each on a machine of its own as far as there are enough.
+            cpus: Cores of an actor.
+            encoder: For queries, instead of the one that the shards carry; has to be the one that made them.
+            hedge_after: Seconds after which another replica is asked too. A batch has as many times of both as it
+                has queries.
+            time_limit: Seconds after which a shard counts as lost.
+            allow_missing: Whether a result may lack shards that are lost; `Found.missing` names them.
+                Otherwise a lost shard is an error.
+
+        Raises:
+            IndexFormatError: No sharded folder; shards are missing, or of another format; all of them are named.
+            EncoderMismatch: Shards of another encoder.
+            ClusterError: Ray doesn't answer, has too little, or a shard is lost.
+            MissingExtra: ray isn't installed.
+        """
+        if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
+            raise ValueError(f"replicas must be a whole number of at least 1, got {replicas!r}")
+        patience, shards = Patience(hedge_after, time_limit), Shards.read(path)
+        if isinstance(encoder, str):
+            encoder = load_encoder(encoder)
+        if ray is None:
+            sets = [
+                ReplicaSet([ThreadReplica(location) for _ in range(replicas)])
+                for location in map(shards.location, shards.entries)
+            ]
+        else:
+            from lsr.index.distributed.ray_actors import start
+
+            sets = start(ray, shards, replicas, cpus)
+        try:
+            return cls(shards, sets, encoder, patience, allow_missing=allow_missing)
+        except BaseException:
+            _close(sets)
+            raise
+
+    def close(self) -> None:
+        """End those who answer, and forget changes that weren't committed; merging ends as with `Index.close`.
+
+        Raises:
+            OutputError: As of `Index.close`.
+            CorruptIndex: As of `Index.close`.
+        """
+        try:
+            if self._changes is not None:
+                self._changes.close()
+        finally:
+            _close(self._sets.values())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{self.path}: replicas belong to the process that started them: pass the path, and call "
+            "ShardedIndex.open(path, ...) in the other process"
+        )
+
+    def __len__(self) -> int:
+        return sum(state.documents for state in self._states.values())
+
+    def __repr__(self) -> str:
+        return f"ShardedIndex({self.path!r}, {len(self._sets)} shards, {len(self)} documents, {self.fingerprint})"
+
+    # --- what the shards are ----------------------------------------------------------------------------------------
+
+    def refresh(self) -> bool:
+        """Move on to what was committed last, by whichever process.
+
+        Returns:
+            Whether there was anything new.
+
+        Raises:
+            IndexFormatError: Shards are missing, damaged, or of another format; all of them are named.
+            EncoderMismatch: Shards of another encoder.
+            ClusterError: A shard is lost.
+        """
+        outcome = ask(self._sets, "state", dict.fromkeys(self._sets, ()), Patience(_START, _START))
+        if outcome.refused:
+            messages = [str(error) for _, error in sorted(outcome.refused.items())]
+            raise IndexFormatError("\n".join([f"{len(messages)} shards can't be opened:", *messages]))
+        if outcome.lost and not (self._allow_missing and outcome.answers):
+            raise self._lost_error(outcome.lost)
+        states: dict[int, ShardState] = dict(sorted(outcome.answers.items()))
+        self.shards.require_fit({self.shards.entries[n].path: state.manifest for n, state in states.items()})
+        before = {n: state.version for n, state in self._states.items()}
+        if before != {n: state.version for n, state in states.items()}:
+            self._counted, self._bound = {}, None
+            grown = {n: n_grown(state.manifest) for n, state in states.items()}
+            if self._shared is not None and grown != {n: n_grown(s.manifest) for n, s in self._states.items()}:
+                self._shared = self._grown(self._shared.base, states)
+        self._states = states  # a shard that is lost now is asked for what it has when it is back
+        return before != {n: state.version for n, state in states.items()}
+
+    @property
+    def shared(self) -> Shared:
+        """What encodes queries, as the shards carry it."""
+        if self._shared is None:
+            files = self._any("encoder_files")
+            base = Shared(self.path, self.shards.fingerprint, files, lambda: self._any("vocabulary"))
+            self._shared = self._grown(base, self._states)
+        return self._shared
+
+    def _grown(self, base: Shared, states: Mapping[int, ShardState]) -> Shared:
+        """The same with the tokens that were appended, which the shard with the most of them has all."""
+        grown = {n: count for n, state in states.items() if (count := n_grown(state.manifest))}
+        if not grown:
+            return base
+
+        def tokens() -> list[str]:
+            asked = self._ask("vocabulary", dict.fromkeys(grown, ()))
+            if lost := self._lost(asked):
+                raise self._lost_error(lost)
+            longest: list[str] = max(asked.answers.values(), key=len)
+            require_one_line(str(self.path), longest, asked.answers.values())
+            return longest
+
+        return Shared(self.path, base.fingerprint, base.encoder_files, tokens, base=base)
+
+    def _over(self, encoder: Encoder | None) -> Encoder:
+        encoder = encoder or self.shared.encoder
+        if not encoder.living:
+            return encoder
+        if self._bound is None or self._bound[0] is not encoder:
+            shared = self.shared
+            counts = partial(self._frequencies, self._counted)
+            lexicon = Lexicon(shared.vocabulary or [], shared.term_of, n_docs=len(self), counts=counts)
+            self._bound = encoder, encoder.over(lexicon)
+        return self._bound[1]
+
+    def _frequencies(self, counted: dict[int, int], terms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) int64, how many documents of all shards have each of (n,) terms; those of lost shards don't count."""
+        new = np.array([term for term in terms.tolist() if term not in counted], np.int64)
+        known = dict(counted)
+        if len(new):
+            outcome = self._ask("frequencies", {n: (self._version(n), new) for n in self._sets})
+            lost = self._lost(outcome)
+            if lost and not (self._allow_missing and outcome.answers):
+                raise self._lost_error(lost)
+            counts = sum(outcome.answers.values(), np.zeros(len(new), np.int64))
+            known |= zip(new.tolist(), counts.tolist(), strict=True)
+            if not lost:
+                counted.update(known)
+        return np.array([known[term] for term in terms.tolist()], np.int64)
+
+    def _any(self, method: str) -> Any:
+        """What any shard knows, as all know the same."""
+        lost: dict[int, str] = {}
+        for n in sorted(self._states):
+            outcome = ask(self._sets, method, {n: ()}, self._patience)
+            if n in outcome.answers:
+                return outcome.answers[n]
+            lost |= self._lost(outcome)
+        raise self._lost_error(lost)
+
+    def _version(self, n: int) -> str:
+        """What is searched of a shard; a shard that didn't answer yet takes what it has."""
+        return self._states[n].version if n in self._states else ""
+
+    # --- searching --------------------------------------------------------------------------------------------------
+
+    def search(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Found:
+        """The k best documents; arguments, order and errors are those of `Index.search`.
+
+        Raises:
+            ClusterError: A shard is lost, and none may be missing.
+        """
+        return self._search(lambda: self.query_vector(query, "search"), k, where, settings)[0]
+
+    def search_batch(
+        self,
+        queries: Iterable[str | Mapping[str, Any]] | SparseMatrix,
+        k: int = 10,
+        *,
+        threads: int = 0,
+        where: Where | Filter | None = None,
+        **settings: Any,
+    ) -> list[Found]:
+        """The k best documents of many queries; arguments, order and errors are those of `Index.search_batch`. Of each
+        replica as many threads are used, by default as many as it has cores.
+        """
+        if not isinstance(queries, SparseMatrix | str | Mapping):
+            queries = as_queries(queries)
+        states, vectors, found = self._states, self.query_vectors(queries), list[Found]()
+
+        def part() -> SparseMatrix:
+            nonlocal states, vectors
+            if states is not self._states:
+                states, vectors = self._states, self.query_vectors(queries)
+            return vectors[np.arange(len(found), min(len(found) + _BATCH, len(vectors)))]
+
+        while len(found) < len(vectors):
+            found += self._search(part, k, where, settings, threads)
+        return found
+
+    def _search(
+        self,
+        encoded: Callable[[], SparseMatrix],
+        k: int,
+        where: Where | Filter | None,
+        given: Mapping[str, Any],
+        threads: int = 0,
+    ) -> list[Found]:
+        """The results of queries, which are encoded anew where documents changed: weights may follow from counts."""
+        checked_k(k)
+        settings, parsed = search_settings(given), None if where is None else as_filter(where)
+        if settings.mode != "sparse":
+            raise DataError(f"{self.path}: shards on many machines are searched by their sparse vectors alone", "mode")
+        for _ in range(_TRIES):
+            states, vectors = self._states, encoded()
+            patience = self._patience.times(len(vectors))
+            if parsed is not None and len(self._states) == len(self._sets):  # who is lost may have a column alone
+                parsed.require_known([columns for state in self._states.values() for columns in state.columns])
+            requests = {n: (self._version(n), vectors, k, settings, parsed, threads) for n in self._sets}
+            outcome = ask(self._sets, "search", requests, patience)
+            lost = self._lost(outcome)
+            if lost and not (self._allow_missing and outcome.answers):
+                raise self._lost_error(lost)
+            if all(n in states and states[n].version == version for n, (version, _) in outcome.answers.items()):
+                break
+            self.refresh()  # somebody has committed something, and what was searched before isn't to be had any more
+        else:
+            raise ClusterError(f"{self.path}: its documents change faster than they are searched")
+        missing = {self.shards.entries[n].path: why for n, why in sorted(lost.items())}
+        answers = {n: hits for n, (_, hits) in sorted(outcome.answers.items())}
+        return [
+            self._merged(vectors[i], {n: hits[i] for n, hits in answers.items()}, k, states, missing)
+            for i in range(len(vectors))
+        ]
+
+    def _merged(
+        self,
+        vector: SparseMatrix,
+        answers: Mapping[int, ShardHits],
+        k: int,
+        states: Mapping[int, ShardState],
+        missing: Mapping[str, str],
+    ) -> Found:
+        """The result of a query from what shards found."""
+        sizes = [states[n].n_docs if n in states else entry.documents for n, entry in enumerate(self.shards.entries)]
+        bases = np.cumsum([0, *sizes]).tolist()
+        best = merge(answers, k)
+        places = {bases[place.shard] + place.doc: place for place, _ in best}
+        versions = {n: states[n].version for n in answers}
+        documents = FoundDocuments(versions, places, partial(self._ask, "fields"), self._lost_error)
+        explain = partial(self._explain, documents, vector)
+        hits = [Hit(documents, doc, score, explain) for doc, (_, score) in zip(places, best, strict=True)]
+        return Found(hits, missing)
+
+    def _ask(self, method: str, args: Mapping[int, Sequence[Any]]) -> Outcome:
+        return ask(self._sets, method, args, self._patience)
+
+    def _lost(self, outcome: Outcome) -> dict[int, str]:
+        """{shard: why nobody answered}.
+
+        Raises:
+            LsrError: The request was wrong.
+        """
+        for error in outcome.refused.values():
+            raise error
+        return outcome.lost
+
+    def _lost_error(self, lost: Mapping[int, str]) -> ClusterError:
+        """What to raise for {shard: why nobody answered}."""
+        entries = self.shards.entries
+        said = [f"{entries[n].path} ({entries[n].documents:,} documents): {why}" for n, why in sorted(lost.items())]
+        return ClusterError(
+            "\n".join(
+                [
+                    f"{self.path}: {len(lost)} of {len(entries)} shards can't be asked:",
+                    *said,
+                    "see to their machines; replicas=2 has others ready, allow_missing=True takes what the rest has",
+                ]
+            )
+        )
+
+    # --- explaining -------------------------------------------------------------------------------------------------
+
+    def explain(self, query: Query, doc_id: str | int, *, origins: bool = True) -> Explanation:
+        """Why a document has its score for a query; arguments and errors are those of `Index.explain`."""
+        vector, doc_id = self.query_vector(query, "explain"), require_id(doc_id)
+        outcome = self._ask("find", {n: (self._version(n), doc_id) for n in self._sets})
+        lost = self._lost(outcome)
+        for n, doc in outcome.answers.items():
+            if doc is not None:
+                return self._explain_in(n, self._version(n), vector, doc, origins=origins)
+        if lost:
+            raise self._lost_error(lost)
+        if "#" not in doc_id and any(state.has_passages for state in self._states.values()):
+            raise DataError(f"{self.path}: documents are cut into passages here; explain {doc_id + '#0'!r} or the like")
+        raise DataError(f"{self.path}: no document has the id {doc_id!r}")
+
+    def _explain(
+        self, documents: FoundDocuments, vector: SparseMatrix, doc: int, *, origins: bool = True
+    ) -> Explanation:
+        place = documents.places[doc]
+        return self._explain_in(place.shard, documents.versions[place.shard], vector, place.doc, origins=origins)
+
+    def _explain_in(self, n: int, version: str, vector: SparseMatrix, doc: int, *, origins: bool) -> Explanation:
+        outcome = self._ask("explain", {n: (version, vector, doc, origins)})
+        if lost := self._lost(outcome):
+            raise self._lost_error(lost)
+        explanation: Explanation = outcome.answers[n]
+        return explanation
+
+    # --- changing ---------------------------------------------------------------------------------------------------
+
+    @property
+    def changes(self) -> Index:
+        """The folder as this process has it: add, update, delete, commit and roll back there, then `refresh`."""
+        if self._changes is None:
+            self._changes = Index.open(self.path)
+        return self._changes
+
+    def add(self, source: Source, **settings: Any) -> Change:
+        """Add documents at the end, which is the last shard; as `Index.add`."""
+        return self.changes.add(source, **settings)
+
+    def update(self, source: Source, **settings: Any) -> Change:
+        """Put documents in the place of those of the same ids, in whichever shard; as `Index.update`."""
+        return self.changes.update(source, **settings)
+
+    def delete(self, ids: str | Sequence[str] = (), *, where: Where | Filter | None = None) -> Change:
+        """Delete documents, in whichever shard; as `Index.delete`."""
+        return self.changes.delete(ids, where=where)
+
+    def commit(self, *, merge: bool = True) -> None:
+        """Make changes durable, and visible here; elsewhere to who opens the folder or refreshes. As `Index.commit`."""
+        self.changes.commit(merge=merge)
+        self.refresh()
+
+    def rollback(self) -> None:
+        """Forget the changes since the last commit."""
+        if self._changes is not None:
+            self._changes.rollback()
+
+
+class ThreadReplica:
+    """A shard searched by threads of this process.
+
+    Args:
+        location: Its index, a path or a URI.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._shard = Shard(location)
+        self.after_fork()
+        in_child(self)
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`: new threads."""
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lsr-shard")
+
+    def ask(self, method: str, *args: Any) -> Future[Any]:
+        """Call a method of the shard; returns at once."""
+        return self._pool.submit(getattr(self._shard, method), *args)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _close(sets: Iterable[ReplicaSet]) -> None:
+    for replicas in sets:
+        for replica in replicas.replicas:
+            replica.close()

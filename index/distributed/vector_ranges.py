@@ -1,0 +1,187 @@
+"""Vectors in many files, numbered through: what is in all of them, and those of a range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from lsr.console import progress
+from lsr.encode.corpus import Report
+from lsr.errors import DataError
+from lsr.fingerprint import Fingerprint
+from lsr.index.segment.doc_store import hashes_of
+from lsr.index.segment.quantize import typical
+from lsr.index.storage.manifest import digest_file
+from lsr.io.corpus import file_identity
+from lsr.io.object_store import Place, beside, is_remote
+from lsr.io.remote_files import fetched_vectors
+from lsr.io.vectors import VectorBatch, Vectors, parquet_files, read_parquets, read_vectors
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A Parquet file of vectors.
+
+    Attributes:
+        path: A path that all workers reach, or a URI.
+        rows: Vectors in it.
+        wanted: {"bytes", "sha256"} of the file at a URI.
+    """
+
+    path: str
+    rows: int
+    wanted: Mapping[str, Any] | None = None
+
+    def local(self, scratch: Path) -> Path:
+        """The file on this machine; one at a URI is copied into `scratch`.
+
+        Raises:
+            DataError: There is none.
+            StorageError: It can't be read.
+        """
+        if not is_remote(self.path):
+            if not Path(self.path).is_file():
+                raise DataError(
+                    "no such file on this machine: all machines of a cluster have to share it, or it has to be in "
+                    "object storage (s3://bucket/folder)",
+                    self.path,
+                )
+            return Path(self.path)
+        folder, mark, options = self.path.partition("?")
+        folder, _, name = folder.rpartition("/")
+        if not (scratch / name).is_file():
+            Place(folder + mark + options).fetch(name, scratch / name, self.wanted)
+        return scratch / name
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """All vectors, and what is known of them.
+
+    Attributes:
+        stretches: The files, in order; the first has the tokens.
+        largest: The weight that impacts are to have room for, as of `lsr.index.segment.quantize.typical`.
+        whole: Whether all weights are whole numbers.
+        identity: A text that changes when they do.
+        fingerprint: Of the encoder that made them.
+    """
+
+    stretches: Sequence[Stretch]
+    largest: float
+    whole: bool
+    identity: str
+    fingerprint: Fingerprint
+
+
+def scan(source: str | Path) -> tuple[Scanned, Report]:
+    """Read vectors once: a Parquet file or a folder of them, or a URI of either.
+
+    Raises:
+        DataError: Other files, a bad vector, an id that occurs twice.
+        StorageError: A URI that can't be read.
+    """
+    copy = fetched_vectors(str(source)) if is_remote(source) else Path(source).absolute()
+    if copy is None:
+        raise DataError("no such file, nor a whole folder of vectors", str(source))
+    files, vectors = parquet_files(copy), read_vectors(copy)
+    stretches, hashes = [], [np.empty(0, np.uint64)]
+    report, largest, whole = Report(), [np.empty(0, np.float32)], True
+    with progress(vectors.count, "reading") as bar:
+        for path in files:
+            rows = 0
+            for batch in read_parquets([path], vectors):
+                weights = batch.vectors.data
+                rows += len(batch.vectors)
+                largest.append(batch.vectors.largest())
+                whole = whole and bool((weights == weights.round()).all())
+                report.no_terms += int((batch.vectors.lengths() == 0).sum())
+                hashes.append(hashes_of(batch.documents.column("id")))
+                bar.update(len(batch.vectors))
+            if is_remote(source):
+                at = beside(source, f"/{path.name}") if copy.is_dir() else str(source)
+                wanted = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+                stretches.append(Stretch(at, rows, wanted))
+            else:
+                stretches.append(Stretch(str(path), rows))
+            report.documents = report.vectors = report.vectors + rows
+    ordered = np.sort(np.concatenate(hashes))
+    if len(again := ordered[1:][ordered[1:] == ordered[:-1]]):
+        _refuse_doubled(files, vectors, again)
+    # Of a copy the path is new each time, of a file here its time of change tells.
+    states = [str(s.wanted) if s.wanted else file_identity(Path(s.path)) for s in stretches]
+    return Scanned(
+        stretches, typical(np.concatenate(largest)), whole, f"{source} {states}", vectors.fingerprint
+    ), report
+
+
+def _refuse_doubled(files: Sequence[Path], vectors: Vectors, hashes: NDArray[np.uint64]) -> None:
+    """Refuse vectors of the same id among those of some hashes."""
+    first: dict[str, str] = {}
+    for path in files:
+        row = 0
+        for batch in read_parquets([path], vectors):
+            ids = batch.documents.column("id")
+            for i in np.flatnonzero(np.isin(hashes_of(ids), hashes)).tolist():
+                where = f"{path}: row {row + i + 1}"
+                if (doc_id := ids[i].as_py()) in first:
+                    raise DataError(f"the id {doc_id!r} occurs twice, first in {first[doc_id]}", where)
+                first[doc_id] = where
+            row += len(ids)
+
+
+def rows_between(
+    stretches: Sequence[Stretch], first: int, end: int, vectors: Vectors, scratch: Path
+) -> Iterator[VectorBatch]:
+    """The vectors of documents that begin from a number on and before another: passages of one are never parted.
+
+    Args:
+        stretches: All files, in order.
+        first: Number of a vector,
+        end: and of another.
+        vectors: Tells what the files have in common.
+        scratch: For copies of files that lie elsewhere, one at a time.
+    """
+    at, begin, parent = 0, 0, None
+    for stretch in stretches:
+        # The vector before the first tells whether that is the beginning of a document.
+        if at + stretch.rows < first or not stretch.rows:
+            at = begin = at + stretch.rows
+            continue
+        path = stretch.local(scratch)
+        for batch in read_parquets([path], vectors):
+            begins, parent = _begins(batch.documents.column("parent"), at, begin, parent)
+            at, begin = at + len(begins), int(begins[-1])
+            kept = np.flatnonzero((begins >= first) & (begins < end))
+            if len(kept):  # they follow each other
+                low, high = int(kept[0]), int(kept[-1]) + 1
+                yield VectorBatch(batch.documents.slice(low, high - low), batch.vectors[low:high])
+            if begin >= end:
+                return
+        if path.parent == scratch:
+            path.unlink()
+
+
+def _begins(parents: Any, at: int, begin: int, before: str | None) -> tuple[NDArray[np.int64], str | None]:
+    """Where documents begin.
+
+    Args:
+        parents: (n,) Arrow array, of each row the id of the document that it was cut from.
+        at: Number of the first row.
+        begin: Where the document of the row before begins.
+        before: The parent of that row.
+
+    Returns:
+        (n,) the number of the first row of each row's document; and the parent of the last row.
+    """
+    own = np.ones(len(parents), bool)
+    if parents.null_count < len(parents):
+        own[1:] = ~pc.fill_null(pc.equal(parents[1:], parents[:-1]), False).to_numpy(zero_copy_only=False)
+        own[0] = before is None or parents[0].as_py() != before
+    begins = np.where(own, at + np.arange(len(parents)), begin)
+    return np.maximum.accumulate(begins), parents[-1].as_py()

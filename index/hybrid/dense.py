@@ -1,0 +1,302 @@
+"""Vectors of a dense model beside an index: any function that turns texts into arrays, searched exactly or by usearch.
+
+`DenseVectors.build` embeds what an index holds, and only what changed since the last time. The files are
+lsr.index.hybrid.dense_files' business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Any, get_args
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+
+from lsr.console import progress
+from lsr.errors import CorruptIndex, DataError
+from lsr.forks import cached_property
+from lsr.index.hybrid.dense_files import (
+    RECORD,
+    Similarity,
+    damaged_files,
+    open_graph,
+    open_vectors,
+    read_record,
+    write_dense,
+)
+from lsr.index.segment.doc_store import Documents, hashes_of
+
+Embed = Callable[[list[str]], ArrayLike]
+# Gives the rows of the k nearest vectors, and their similarities.
+Nearest = Callable[[int], tuple[NDArray[np.int64], NDArray[np.float32]]]
+_AT_ONCE = 256  # texts that are embedded together
+_ROWS = 1 << 16  # vectors that are compared with a query at a time
+
+
+@dataclass(frozen=True)
+class DenseHit:
+    """A document found.
+
+    Attributes:
+        id: Its id.
+        score: Cosine or dot product.
+    """
+
+    id: str
+    score: float
+
+
+class DenseVectors:
+    """Dense vectors of documents. Safe to search from many threads.
+
+    Attributes:
+        path: The folder.
+        embed: Embeds queries, and documents in `build`.
+        segments: Names of an index' segments that hold the documents with the very texts that were embedded.
+
+    Args:
+        path: The folder.
+        embed: Texts to (n, dimensions) numbers.
+
+    Raises:
+        IndexFormatError: There are no vectors.
+        CorruptIndex: A file is missing, cut short or changed.
+    """
+
+    def __init__(self, path: str | PathLike[str], embed: Embed) -> None:
+        self.path, self.embed = Path(path).absolute(), embed
+        record = read_record(self.path)
+        self.similarity: Similarity = record["similarity"]
+        self.segments = frozenset(record.get("segments", ()))
+        self._rows: WeakKeyDictionary[Documents, NDArray[np.int64]] = WeakKeyDictionary()
+        batch = open_vectors(self.path / f"{record['name']}.arrow", record)
+        self._ids, self._digests, vectors = batch.columns
+        self._vectors = vectors.flatten().to_numpy().reshape(len(batch), record["dimensions"])
+        self._graph = open_graph(self.path / f"{record['name']}.usearch", record) if record["graph"] else None
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DenseVectors, (self.path.absolute(), self.embed)
+
+    @classmethod
+    def build(
+        cls,
+        path: str | PathLike[str],
+        documents: Iterable[tuple[str, str]],
+        embed: Embed,
+        *,
+        similarity: Similarity = "cosine",
+        graph: bool = False,
+        segments: Collection[str] = (),
+    ) -> DenseVectors:
+        """Embed documents; vectors that are there already of a document of the same id and text are kept.
+
+        Args:
+            path: The folder; made if it isn't there.
+            documents: (id, text) of all documents: those that it lacks are dropped.
+            embed: Texts to (n, dimensions) numbers.
+            similarity: "cosine", or "dot" for vectors whose lengths mean something.
+            graph: Write a graph of usearch too, for approximate search of large collections.
+            segments: Names of the index' segments that the documents are in, all of them.
+
+        Raises:
+            DataError: An id twice, or vectors that aren't one row of finite numbers for each text.
+            MissingExtra: A graph is wanted, and usearch isn't installed.
+        """
+        if similarity not in get_args(Similarity):
+            raise ValueError(f"similarity must be one of {', '.join(get_args(Similarity))}, got {similarity!r}")
+        folder = Path(path).absolute()
+        known: dict[tuple[str, bytes], NDArray[np.float32]] = {}
+        if (folder / RECORD).exists():
+            old = cls(folder, embed)
+            if old.similarity == similarity:
+                keys = zip(old._ids.to_pylist(), old._digests.to_pylist(), strict=True)
+                known = {key: old._vectors[i] for i, key in enumerate(keys)}
+        ids, digests, rows = [], [], []
+        with progress(None, "embedding") as bar:
+            for doc_id, digest, vector in _embedded(documents, embed, similarity, known):
+                ids.append(doc_id)
+                digests.append(digest)
+                rows.append(vector)
+                bar.update(1)
+        if len(set(ids)) != len(ids):
+            doubled = next(doc_id for doc_id, times in Counter(ids).items() if times > 1)
+            raise DataError(f"the id {doubled!r} occurs twice")
+        if len({len(row) for row in rows}) > 1:
+            raise DataError(f"vectors of {sorted({len(row) for row in rows})} numbers; embed all with one model")
+        matrix = np.stack(rows) if rows else np.empty((0, 1), np.float32)
+        write_dense(folder, ids, digests, matrix, similarity, graph, segments)
+        return cls(folder, embed)
+
+    def search(self, query: str | ArrayLike, k: int = 10, *, exact: bool = False) -> list[DenseHit]:
+        """The k nearest documents.
+
+        Args:
+            query: A text, or its vector.
+            k: How many at most.
+            exact: Compare with every vector, also where there is a graph.
+
+        Returns:
+            Hits by descending similarity; of an exact search equal ones by the order of the documents.
+        """
+        return self.search_batch([query], k, exact=exact)[0]
+
+    def search_batch(
+        self, queries: Sequence[str | ArrayLike], k: int = 10, *, exact: bool = False
+    ) -> list[list[DenseHit]]:
+        """The k nearest documents of each query.
+
+        Args:
+            queries: Texts, or vectors.
+            k: How many at most for each.
+            exact: Compare with every vector, also where there is a graph.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        found = []
+        for nearest in self.rankings(queries, exact=exact):
+            rows, scores = nearest(k)
+            hits = zip(self.ids(rows), scores.tolist(), strict=True)
+            found.append([DenseHit(doc_id, score) for doc_id, score in hits])
+        return found
+
+    def rankings(
+        self, queries: Sequence[str | ArrayLike], *, rows: NDArray[np.int64] | None = None, exact: bool = False
+    ) -> Iterator[Nearest]:
+        """For each query what gives its k nearest vectors, for any k: their rows, and their similarities, descending.
+
+        Args:
+            queries: Texts, or vectors.
+            rows: (n,) ascending, the vectors that may be found; None for all. With some left out, search is exact.
+            exact: Compare with every vector, also where there is a graph.
+        """
+        if not len(queries):
+            return
+        texts = [query for query in queries if isinstance(query, str)]
+        embedded = iter(_checked(self.embed(texts), len(texts)) if texts else ())
+        given = [next(embedded) if isinstance(query, str) else np.asarray(query, np.float32) for query in queries]
+        if not len(self):
+            given = [np.zeros(self._vectors.shape[1], np.float32) for _ in given]
+        for vector in given:
+            if vector.shape != self._vectors.shape[1:]:
+                numbers = "x".join(map(str, vector.shape))
+                raise DataError(f"a query of {numbers} numbers, documents have {self._vectors.shape[1]}")
+        vectors = _scaled(_checked(given, len(given)), self.similarity)
+        rows = None if rows is not None and len(rows) == len(self) else rows
+        for vector in vectors:
+            if self._graph is not None and not exact and rows is None and len(self):
+                yield partial(self._near, self._graph, vector)
+            else:
+                yield self._exact(vector, rows)
+
+    def ids(self, rows: NDArray[np.int64]) -> list[str]:
+        """The ids of the documents that some vectors are of."""
+        ids: list[str] = self._ids.take(pa.array(rows)).to_pylist()
+        return ids
+
+    def rows_of(self, documents: Documents) -> NDArray[np.int64]:
+        """(n_docs,) int64, the vector of each document of a segment, found by its id; -1 where there is none."""
+        if documents in self._rows:
+            return self._rows[documents]
+        found = np.full(len(documents), -1, np.int64)
+        mine, order = self._hashes
+        hashes, docs = documents.keys()
+        at = np.searchsorted(mine, hashes)
+        known = np.flatnonzero(at < len(mine))
+        known = known[mine[at[known]] == hashes[known]]
+        docs, rows = docs[known].astype(np.int64), order[at[known]]
+        if len(docs) and docs.max() >= len(documents):
+            raise CorruptIndex(f"{self.path}: keys.arrow of the index is damaged; lsr verify tells more")
+        same = pc.equal(documents.ids().take(pa.array(docs)), self._ids.take(pa.array(rows)))
+        same = same.to_numpy(zero_copy_only=False).astype(bool) if len(docs) else np.zeros(0, bool)
+        found[docs[same]] = rows[same]
+        for row in order[1:][mine[1:] == mine[:-1]].tolist():  # ids of one hash: all but the first are looked up
+            if (doc := documents.find(self._ids[row].as_py())) is not None:
+                found[doc] = row
+        self._rows[documents] = found
+        return found
+
+    def is_of(self, row: int, text: str) -> bool:
+        """Whether a vector was made of this text."""
+        return bool(self._digests[row].as_py() == _digest(text))
+
+    @cached_property
+    def _hashes(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """The hashes of the ids, ascending, and their rows."""
+        hashes = hashes_of(self._ids)
+        order = np.argsort(hashes, kind="stable")
+        return hashes[order], order
+
+    def verify(self) -> list[str]:
+        """Check every byte; a message for each file that is damaged, none if all is well."""
+        return damaged_files(self.path, read_record(self.path), every_byte=True)
+
+    def _exact(self, vector: NDArray[np.float32], rows: NDArray[np.int64] | None) -> Nearest:
+        n = len(self) if rows is None else len(rows)
+        scores = np.empty(n, np.float32)
+        for i in range(0, n, _ROWS):
+            some = self._vectors[i : i + _ROWS] if rows is None else self._vectors[rows[i : i + _ROWS]]
+            scores[i : i + _ROWS] = some @ vector
+
+        def nearest(k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            best = np.arange(n)
+            if k < n:
+                least = np.partition(scores, -k)[-k]
+                best = np.flatnonzero(scores >= least)
+            best = best[np.argsort(-scores[best], kind="stable")][:k]
+            return best if rows is None else rows[best], scores[best]
+
+        return nearest
+
+    def _near(self, graph: Any, vector: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        found = graph.search(vector, min(k, len(self)))
+        return np.asarray(found.keys, np.int64), 1 - np.asarray(found.distances, np.float32)
+
+
+def _embedded(
+    documents: Iterable[tuple[str, str]],
+    embed: Embed,
+    similarity: Similarity,
+    known: dict[tuple[str, bytes], NDArray[np.float32]],
+) -> Iterator[tuple[str, bytes, NDArray[np.float32]]]:
+    """(id, digest of the text, vector) of each document."""
+    iterator = iter(documents)
+    while some := list(islice(iterator, _AT_ONCE)):
+        digests = [_digest(text) for _, text in some]
+        new = [i for i, (doc_id, _) in enumerate(some) if (doc_id, digests[i]) not in known]
+        fresh = iter(_scaled(_checked(embed([some[i][1] for i in new]), len(new)), similarity) if new else ())
+        for (doc_id, _), digest in zip(some, digests, strict=True):
+            vector = known.get((doc_id, digest))
+            yield doc_id, digest, next(fresh) if vector is None else vector
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def _checked(vectors: ArrayLike, n: int) -> NDArray[np.float32]:
+    array = np.asarray(vectors, np.float32)
+    if array.ndim != 2 or len(array) != n:
+        raise DataError(f"embedding {n} texts gave an array of shape {array.shape}; one row for each is needed")
+    if not np.isfinite(array).all():
+        raise DataError("embedding gave numbers that are not finite")
+    return array
+
+
+def _scaled(vectors: NDArray[np.float32], similarity: Similarity) -> NDArray[np.float32]:
+    if similarity == "dot":
+        return vectors
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)

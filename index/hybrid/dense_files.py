@@ -1,0 +1,198 @@
+"""The files of dense vectors: written whole before dense.json names them, checked before anything is read of them.
+
+FOLDER/
+  dense.json        number and length of the vectors, how they are compared, size and SHA-256 of the files
+  dense-….arrow     id, digest of the text, vector; one record batch, mapped
+  dense-….usearch   the graph, if there is one
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lsr.durable import sync
+from lsr.errors import CorruptIndex, IndexFormatError, MissingExtra, OutputError
+from lsr.index.storage.arrow_file import ArrowFile, write_arrow
+from lsr.index.storage.manifest import CHECKED_AT_OPEN, digest_file, output_errors
+
+Similarity = Literal["cosine", "dot"]
+RECORD, _FORMAT = "dense.json", 1
+_NAME = re.compile(r"dense-[0-9a-f]{16}")
+_DIGEST = pa.binary(16)
+_EMBED = "embed the documents again"
+
+
+def write_dense(
+    folder: Path,
+    ids: Sequence[str],
+    digests: Sequence[bytes],
+    matrix: NDArray[np.float32],
+    similarity: Similarity,
+    graph: bool,
+    segments: Collection[str],
+) -> None:
+    """Write vectors, in the place of those that are there.
+
+    Args:
+        folder: Made if it isn't there.
+        ids: Of the documents.
+        digests: (n,) 16 bytes each, of their texts.
+        matrix: (n, dimensions).
+        similarity: How vectors are compared.
+        graph: Whether to write a graph too.
+        segments: Names of the index' segments that hold the documents.
+
+    Raises:
+        OutputError: The folder can't be written; what was there stays.
+    """
+    name = f"dense-{secrets.token_hex(8)}"
+    with output_errors(folder, every=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+            columns = {"id": pa.array(ids, pa.string()), "digest": pa.array(digests, _DIGEST), "vector": vectors}
+            write_arrow(folder / f"{name}.arrow", columns)
+            if graph:
+                _write_graph(folder / f"{name}.usearch", matrix)
+            files = {}
+            for path in sorted(folder.glob(f"{name}.*")):
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+                sync(path)
+            record = {
+                "format": _FORMAT,
+                "name": name,
+                "vectors": len(ids),
+                "dimensions": matrix.shape[1],
+                "similarity": similarity,
+                "graph": graph,
+                "segments": sorted(segments),
+                "files": files,
+            }
+            partial = folder / f"{RECORD}.tmp"
+            partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
+            sync(partial)
+            sync(folder)
+            partial.replace(folder / RECORD)
+        except BaseException:
+            for path in (*folder.glob(f"{name}.*"), folder / f"{RECORD}.tmp"):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+            raise
+        sync(folder)
+    for path in folder.iterdir():
+        if _NAME.fullmatch(path.stem) and path.stem != name:
+            with suppress(OSError):  # somebody may have it open, on systems where that matters
+                path.unlink()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What dense.json says.
+
+    Raises:
+        IndexFormatError: There is none, or one of another format.
+        CorruptIndex: It makes no sense, or a file is missing, cut short or changed.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_bytes())
+        if record["format"] != _FORMAT:
+            raise IndexFormatError(f"{path}: format {record['format']}, this version reads {_FORMAT}: embed again")
+        sound = (
+            _NAME.fullmatch(record["name"])
+            and record["similarity"] in get_args(Similarity)
+            and isinstance(record["dimensions"], int)
+            and 0 < record["dimensions"] < 1 << 31
+            and isinstance(record["vectors"], int)
+            and type(record["graph"]) is bool
+            and {f"{record['name']}.{kind}" for kind in ("arrow", "usearch")[: 1 + record["graph"]]}
+            <= set(record["files"])
+            and all(type(file["bytes"]) is int for file in record["files"].values())
+            and all(_NAME.fullmatch(Path(name).stem) and Path(name).name == name for name in record["files"])
+            and all(isinstance(name, str) for name in record.get("segments", ()))
+        )
+    except FileNotFoundError:
+        raise IndexFormatError(f"{folder}: no dense vectors here: it has no {RECORD}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise CorruptIndex(f"{path}: damaged: values are missing or make no sense; {_EMBED}")
+    if wrong := damaged_files(folder, record, every_byte=False):
+        raise CorruptIndex("\n".join(wrong))
+    return dict(record)
+
+
+def damaged_files(folder: Path, record: dict[str, Any], *, every_byte: bool) -> list[str]:
+    """A message for each file that isn't as it was written; of large ones only the size is looked at, unless told."""
+    wrong = []
+    for name, entry in record["files"].items():
+        path = folder / name
+        if not path.is_file():
+            wrong.append(f"{path}: missing; {_EMBED}")
+        elif path.stat().st_size != entry["bytes"] or (
+            (every_byte or entry["bytes"] <= CHECKED_AT_OPEN) and digest_file(path) != entry["sha256"]
+        ):
+            wrong.append(f"{path}: damaged: not as it was written; {_EMBED}")
+    return wrong
+
+
+def _usearch() -> Any:
+    try:
+        import usearch.index
+    except ImportError:
+        raise MissingExtra("usearch", "ann", "a graph of dense vectors") from None
+    return usearch.index
+
+
+def _write_graph(path: Path, matrix: NDArray[np.float32]) -> None:
+    graph = _usearch().Index(ndim=matrix.shape[1], metric="ip")
+    graph.add(np.arange(len(matrix)), matrix)
+    try:
+        graph.save(str(path))
+    except RuntimeError as error:  # all that it tells of a full disk
+        raise OutputError(f"{path}: can't be written: {error}; is there room on the disk?") from None
+
+
+def open_vectors(path: Path, record: dict[str, Any]) -> pa.RecordBatch:
+    """The ids, the digests and the vectors, mapped.
+
+    Args:
+        path: The file.
+        record: What dense.json says.
+
+    Raises:
+        CorruptIndex: They make no sense; the numbers of the vectors may be any.
+    """
+    vector = pa.list_(pa.float32(), record["dimensions"])
+    schema = pa.schema([("id", pa.string()), ("digest", _DIGEST), ("vector", vector)])
+    batch = ArrowFile(path, schema, _EMBED).batch(0)
+    nulls = sum(column.null_count for column in (*batch.columns, batch.column(2).flatten()))
+    if len(batch) != record["vectors"] or nulls:
+        raise CorruptIndex(f"{path}: damaged: {len(batch)} vectors, {nulls} of them missing; {_EMBED}")
+    return batch
+
+
+def open_graph(path: Path, record: dict[str, Any]) -> Any:
+    """The graph, mapped. All of it is hashed first: what follows its links doesn't look where they lead.
+
+    Args:
+        path: The file.
+        record: What dense.json says.
+
+    Raises:
+        CorruptIndex: It isn't as it was written, or of other vectors.
+    """
+    whole = digest_file(path) == record["files"][path.name]["sha256"]
+    graph = _usearch().Index.restore(str(path), view=True) if whole else None
+    if graph is None or (len(graph), graph.ndim) != (record["vectors"], record["dimensions"]):
+        raise CorruptIndex(f"{path}: damaged: not as it was written; {_EMBED}")
+    return graph

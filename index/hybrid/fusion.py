@@ -1,0 +1,87 @@
+"""Hybrid results: several runs over the same documents made into one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from lsr.io.runs import Run
+
+Normalization = Literal["min-max", "none"]
+RRF_K = 60  # as the paper has it
+_Hits = Mapping[str, float]
+
+
+def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = RRF_K, weights: Sequence[float] = ()) -> Run:
+    """Score by ranks alone: sum over the runs of weight / (k + rank), ranks from 1 (Cormack et al., SIGIR 2009).
+
+    Args:
+        runs: Each {query: {document: score}}; equal scores are ranked in the order in which they stand.
+        k: How little the first places count more than those after them.
+        weights: One for each run; all 1 if none are given.
+
+    Returns:
+        A run over all queries of all runs, documents by descending score; equal ones by the best rank that any run gave
+        them, then by the order of the runs.
+
+    Raises:
+        ValueError: No runs, k below 0, or other than one weight for each.
+    """
+    if k < 0:
+        raise ValueError(f"k must be at least 0, got {k}")
+
+    def scores(hits: _Hits) -> dict[str, float]:
+        return {doc: 1 / (k + rank) for rank, doc in enumerate(_ranked(hits), start=1)}
+
+    return _summed(runs, weights, scores)
+
+
+def interpolate(runs: Sequence[Run], *, weights: Sequence[float] = (), normalization: Normalization = "min-max") -> Run:
+    """Add scores up, weighted.
+
+    Args:
+        runs: Each {query: {document: score}}. A document that a run lacks counts there as its last one does.
+        weights: One for each run; all 1 if none are given.
+        normalization: "min-max" brings the scores of each query to 0 to 1, run by run; "none" takes them as they are
+            (a missing document still counts as the last one of the run).
+
+    Returns:
+        As `reciprocal_rank_fusion`.
+
+    Raises:
+        ValueError: No runs, an unknown normalization, or other than one weight for each.
+    """
+    if normalization not in ("min-max", "none"):
+        raise ValueError(f"normalization must be min-max or none, got {normalization!r}")
+
+    def scores(hits: _Hits) -> dict[str, float]:
+        # A document outside of the list scored at most as the last one in it, so that is where the scale begins.
+        low, high = min(hits.values(), default=0.0), max(hits.values(), default=0.0)
+        scale = (high - low) if normalization == "min-max" else 1.0
+        return {doc: (score - low) / scale if scale else 1.0 for doc, score in hits.items()}
+
+    return _summed(runs, weights, scores)
+
+
+def _summed(runs: Sequence[Run], weights: Sequence[float], scores: Callable[[_Hits], dict[str, float]]) -> Run:
+    runs, weights = list(runs), list(weights)
+    if not runs:
+        raise ValueError("there is no run to fuse")
+    if weights and len(weights) != len(runs):
+        raise ValueError(f"{len(weights)} weights for {len(runs)} runs; give one for each")
+    fused: Run = {}
+    for query in dict.fromkeys(query for run in runs for query in run):
+        total: dict[str, float] = {}
+        best: dict[str, int] = {}
+        for run, weight in zip(runs, weights or [1.0] * len(runs), strict=True):
+            hits = run.get(query, {})
+            for rank, doc in enumerate(_ranked(hits)):
+                best[doc] = min(best.get(doc, rank), rank)
+            for doc, score in scores(hits).items():
+                total[doc] = total.get(doc, 0.0) + weight * score
+        fused[query] = {doc: total[doc] for doc in sorted(best, key=lambda doc: (-total[doc], best[doc]))}
+    return fused
+
+
+def _ranked(hits: _Hits) -> list[str]:
+    return sorted(hits, key=hits.__getitem__, reverse=True)

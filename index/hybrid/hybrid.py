@@ -1,0 +1,249 @@
+"""Hybrid search: several rankings of the same documents made into one.
+
+    hybrid = Hybrid(index)                               # of a hybrid encoder: its learned terms, and BM25's
+    hybrid = Hybrid(index, dense=dense_of(index, "vectors", embed), method="interpolation", weights={"dense": 0.5})
+    hits = hybrid.search("a question", k=10, where={"lang": "en"})
+
+Of an index whose encoder is a `HybridEncoder` the two halves of the vectors are searched one by one. Their sum, with
+the weight that the index was built with, is what `Index.search` itself gives, exactly and in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from os import PathLike
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lsr.encode.hybrid import HybridEncoder
+from lsr.errors import EncoderError
+from lsr.index.hybrid.dense import DenseVectors, Embed, Nearest
+from lsr.index.hybrid.fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
+from lsr.index.search.hits import Hit
+from lsr.index.search.query_encoder import Query, as_queries, checked_k
+from lsr.index.search.reader import Reader
+from lsr.index.search.snapshot import Snapshot
+from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.io.runs import Run
+from lsr.sparse import SparseMatrix
+
+Method = Literal["rrf", "interpolation"]
+Queries = Iterable[str | Mapping[str, Any]] | SparseMatrix
+
+
+def dense_of(index: Reader, path: str | PathLike[str], embed: Embed, **settings: Any) -> DenseVectors:
+    """Dense vectors of all documents of an index, of passages each; call it again when documents have changed.
+
+    Args:
+        index: What holds the texts.
+        path: The folder of the vectors.
+        embed: Texts to (n, dimensions) numbers.
+        settings: Of `DenseVectors.build`: similarity, graph.
+    """
+    index = index.pinned()
+    names = [part.entry["name"] for part in index.snapshot.parts]
+    return DenseVectors.build(path, index.contents(), embed, segments=names, **settings)
+
+
+class Hybrid:
+    """Rankings of one index' documents, fused.
+
+    Attributes:
+        parts: Names of the rankings: "learned" and "lexical", or "sparse"; and "dense".
+        weights: One for each part.
+
+    Args:
+        index: What holds the documents.
+        dense: Dense vectors of the same documents.
+        method: "rrf" fuses ranks, "interpolation" scores.
+        weights: By part; 1 for those that aren't named.
+        depth: Documents of each ranking that are fused, at least as many as are wanted.
+        normalization: Of scores that are interpolated.
+        rrf_k: The constant of "rrf".
+
+    Raises:
+        ValueError: Weights of other parts, or negative ones; an unknown method; only one ranking.
+    """
+
+    def __init__(
+        self,
+        index: Reader,
+        dense: DenseVectors | None = None,
+        *,
+        method: Method = "rrf",
+        weights: Mapping[str, float] | None = None,
+        depth: int = 100,
+        normalization: Normalization = "min-max",
+        rrf_k: int = RRF_K,
+    ) -> None:
+        self._index, self._dense, self._method, self._depth = index, dense, method, depth
+        self._normalization, self._rrf_k = normalization, rrf_k
+        halves = ("learned", "lexical") if _hybrid_encoder(index) else ("sparse",)
+        self.parts: tuple[str, ...] = halves + (("dense",) if dense is not None else ())
+        given = dict(weights or {})
+        if any(name not in self.parts or not weight >= 0 for name, weight in given.items()):
+            raise ValueError(f"weights are numbers of at least 0 for {', '.join(self.parts)}, got {given}")
+        if len(self.parts) < 2:
+            raise ValueError("there is only one ranking: give dense vectors, or an index of a hybrid encoder")
+        if method not in get_args(Method):
+            raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
+        self.weights = {name: float(given.get(name, 1.0)) for name in self.parts}
+
+    def with_weights(self, weights: Mapping[str, float]) -> Hybrid:
+        """The same with other weights."""
+        return Hybrid(
+            self._index,
+            self._dense,
+            method=self._method,
+            weights=weights,
+            depth=self._depth,
+            normalization=self._normalization,
+            rrf_k=self._rrf_k,
+        )
+
+    def search(self, query: Query, k: int = 10, *, dense: ArrayLike | None = None, **settings: Any) -> list[Hit]:
+        """The k best documents; their scores are the fused ones, their explanations those of the sparse vectors.
+
+        Args:
+            query: As of `Index.search`. Beside dense vectors one that is no text needs `dense`.
+            k: How many at most.
+            dense: (dimensions,) the query's dense vector; by default its text is embedded.
+            settings: Of `Index.search`, for the sparse rankings; its `where` for all.
+        """
+        if isinstance(query, SparseMatrix) and len(query) != 1:
+            raise ValueError(f"search takes one query, got {len(query)}; search_batch takes many")
+        queries = [query] if isinstance(query, str | Mapping) else query
+        return self.search_batch(queries, k, dense=None if dense is None else [dense], **settings)[0]
+
+    def search_batch(
+        self, queries: Queries, k: int = 10, *, dense: Sequence[ArrayLike] | None = None, **settings: Any
+    ) -> list[list[Hit]]:
+        """The k best documents of each query; arguments are those of `search`, `dense` one vector for each."""
+        checked_k(k)
+        index = self._index.pinned()
+        queries = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
+        vectors, near = index.query_vectors(queries), self._dense_queries(queries, dense)
+        names = [str(number) for number in range(len(vectors))]
+        runs = self._rankings(index, names, vectors, near, max(k, self._depth), settings)
+        fused = self.fuse(runs)
+        return [index.hits(vectors[i], dict(islice(fused[name].items(), k))) for i, name in enumerate(names)]
+
+    def rankings(self, queries: Mapping[str, str], depth: int | None = None, **settings: Any) -> dict[str, Run]:
+        """The run of each part.
+
+        Args:
+            queries: {query id: text}.
+            depth: Documents of each ranking; by default that of the constructor.
+            settings: As of `search`.
+        """
+        index, texts = self._index.pinned(), list(queries.values())
+        vectors, near = index.query_vectors(texts), self._dense_queries(texts, None)
+        return self._rankings(index, list(queries), vectors, near, depth or self._depth, settings)
+
+    def _dense_queries(
+        self, queries: list[Any] | SparseMatrix, dense: Sequence[ArrayLike] | None
+    ) -> Sequence[str | ArrayLike]:
+        """What the dense vectors are searched with: texts, or their vectors."""
+        if self._dense is None:
+            if dense is not None:
+                raise ValueError("this hybrid has no dense vectors that `dense` could be compared with")
+            return ()
+        if dense is not None:
+            if len(dense) != len(queries):
+                raise ValueError(f"{len(dense)} dense vectors for {len(queries)} queries; give one for each")
+            return list(dense)
+        texts = [] if isinstance(queries, SparseMatrix) else [query for query in queries if isinstance(query, str)]
+        if len(texts) != len(queries):
+            raise TypeError("a query that is no text needs its dense vector, too: dense=...")
+        return texts
+
+    def _rankings(
+        self,
+        index: Reader,
+        ids: list[str],
+        vectors: SparseMatrix,
+        near: Sequence[str | ArrayLike],
+        depth: int,
+        settings: Mapping[str, Any],
+    ) -> dict[str, Run]:
+        found: dict[str, Run] = {}
+        for name, part in _sparse(index, vectors):
+            rows = index.search_batch(part, depth, **settings)
+            found[name] = {q: {hit.id: hit.score for hit in hits} for q, hits in zip(ids, rows, strict=True)}
+        if self._dense is not None:
+            snapshot = index.snapshot
+            among = _among(self._dense, snapshot, settings.get("where"))
+            nearest = self._dense.rankings(near, rows=among)
+            found["dense"] = {
+                query: _near(self._dense, snapshot, best, depth) for query, best in zip(ids, nearest, strict=True)
+            }
+        return found
+
+    def fuse(self, rankings: Mapping[str, Run]) -> Run:
+        """One run of those of the parts, as the weights say."""
+        named = [name for name in self.parts if self.weights[name]] or list(self.parts)
+        runs, weights = [rankings[name] for name in named], [self.weights[name] for name in named]
+        if self._method == "rrf":
+            return reciprocal_rank_fusion(runs, k=self._rrf_k, weights=weights)
+        return interpolate(runs, weights=weights, normalization=self._normalization)
+
+
+def _among(dense: DenseVectors, snapshot: Snapshot, where: Where | Filter | None) -> NDArray[np.int64] | None:
+    """(n,) ascending, the vectors of the documents that a filter lets be found; None for all."""
+    if where is None:
+        return None
+    allowed, first = snapshot.documents.allowed(as_filter(where)), 0
+    rows = [np.empty(0, np.int64)]
+    for part in snapshot.parts:
+        here = allowed[first : first + len(part.documents)]
+        first += len(here)
+        mine = dense.rows_of(part.documents)[here if part.alive is None else here & part.alive]
+        rows.append(mine[mine >= 0])
+    return np.sort(np.concatenate(rows))
+
+
+def _near(dense: DenseVectors, snapshot: Snapshot, nearest: Nearest, depth: int) -> dict[str, float]:
+    """The documents of the `depth` nearest vectors that are there still, with the very texts that were embedded."""
+    documents, wanted = snapshot.documents, depth
+    while True:
+        rows, scores = nearest(wanted)
+        docs = documents.find_all(dense.ids(rows))
+        kept: list[tuple[int, float]] = []
+        for row, doc, score in zip(rows.tolist(), docs.tolist(), scores.tolist(), strict=True):
+            if doc >= 0 and len(kept) < depth and _is_current(dense, snapshot, row, doc):
+                kept.append((doc, score))
+        if len(kept) == depth or len(rows) < wanted:
+            break
+        wanted *= 4
+    best: dict[str, float] = {}
+    for doc, score in kept:
+        best.setdefault(documents.parent(doc) or documents.id(doc), score)
+    return best
+
+
+def _is_current(dense: DenseVectors, snapshot: Snapshot, row: int, doc: int) -> bool:
+    """Whether a vector was made of the text that a document has now."""
+    number, _ = snapshot.searcher.locate(doc)
+    if snapshot.parts[number].entry["name"] in dense.segments:  # segments never change
+        return True
+    return dense.is_of(row, snapshot.documents.content(doc))
+
+
+def _hybrid_encoder(index: Reader) -> HybridEncoder | None:
+    """The encoder, if it is one of two halves; an index of vectors may have none."""
+    with suppress(EncoderError):
+        if isinstance(encoder := index.encoder, HybridEncoder):
+            return encoder
+    return None
+
+
+def _sparse(index: Reader, vectors: SparseMatrix) -> Iterator[tuple[str, SparseMatrix]]:
+    """The vectors of each sparse part."""
+    if encoder := _hybrid_encoder(index):
+        yield from zip(("learned", "lexical"), encoder.halves(vectors), strict=True)
+    else:
+        yield "sparse", vectors

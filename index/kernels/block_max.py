@@ -1,0 +1,624 @@
+"""Exact search that skips: upper bounds of all blocks first, then only the blocks that can reach the top.
+
+Longer lists keep the largest impact of each block of 128 documents beside their postings, so that the bounds of all
+blocks are sums of rows of bytes; of shorter lists the postings themselves are read, which are fewer. Then:
+
+1. the blocks of the highest bounds are scored, which gives a score to reach that is near the final one;
+2. every other block whose bound reaches it is a candidate. Window by window the cheapest of three ways is taken:
+   - few candidates are scored term by term, the weightiest first, from the lists. After each term a block is dropped
+     whose best document so far, with all that its other terms can still add, falls short;
+   - many of them are scored as MaxScore does: the terms that together can't reach the score (long lists of little
+     weight) are left aside, the others' lists are scanned, and the first are looked up only in blocks where a
+     document, with the block's bound for these terms, can still reach it;
+   - else the window is scanned as by the exhaustive kernel.
+
+Bounds and scores are sums of the same int32 products, so a bound never rounds below a score, and a block is dropped
+only if its bound is strictly below the k-th best score: ties are resolved as by the exhaustive kernel.
+
+What this costs is cache misses (a fifth of a microsecond each, here): so lists are looked up for many blocks at a
+time, and asked for well before they are read.
+
+Sources: Block-Max Pruning (Mallia, Suel, Tonellotto 2024, arXiv 2405.01117) for bounds of blocks over the impacts of
+learned sparse vectors and for alpha; superblock pruning (arXiv 2504.17045, 2602.02883) for blocks that are scored
+whatever alpha says; MaxScore (Turtle, Flood 1995), and its windowed form in Lucene, for the split of the terms.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lsr.index.kernels.exhaustive import collect, finish, scatter, thin_out
+from lsr.index.kernels.jit import inlined, kernel, prefetch
+from lsr.index.kernels.layout import (
+    BEGIN,
+    BLOCK,
+    BLOCKS_SCORED,
+    DENSE,
+    DENSE_AT,
+    DOCS_AT,
+    END,
+    FIRST_BLOCK,
+    FIRST_DOC,
+    IMPACTS_AT,
+    MAXIMA_AT,
+    N_DOCS,
+    POSTINGS,
+    POSTINGS_SCORED,
+    ROW,
+    ROW_UNIT,
+    SKIP,
+    SKIP_UNIT,
+    SKIPS_AT,
+    WINDOWS_SCANNED,
+    cost,
+    count_blocks,
+    disallow,
+)
+from lsr.index.kernels.topk import select, sort
+
+FOLD = 128  # the number of blocks is rounded up to a multiple of it, so that bounds can be gone through in vectors
+_CHUNK = 64  # blocks that are scored together: their accumulators just fit the first-level cache
+_AHEAD = 4  # rows of maxima between the one that is asked for and the one that is read
+_GROUP = 16  # windows whose bounds are summed up together: what they touch fits the second-level cache
+# Costs in postings: looking up a term in a block; passing over a window's accumulator. And how many of the candidates
+# are left, one in so many, once lists were scanned.
+_LOOKUP, _SCAN, _LEFT_OVER = 40, 8192, 4
+# Rows of the scratch space: each block's bound; then of the chosen blocks the number within the window, the window,
+# what other terms can add and the best score so far; and which of those under way are alive.
+_BOUND, _BLOCK, _WINDOW, _REST, _BEST, _ALIVE = range(6)
+
+
+@kernel
+def search_blocks(files, query, space, k, alpha, seeds, least):
+    """The k best documents of one query; exact if alpha is 1.
+
+    Args:
+        files: `Files` with 8-bit impacts.
+        query: `Query`, the weightiest term first.
+        space: `Space`; of it docs and scores hold the result, by descending score, equal ones by ascending number.
+        k: How many.
+        alpha: Blocks are dropped whose bound times alpha falls short; below 1 the search is approximate.
+        seeds: How many blocks of the highest bounds are scored whatever alpha says, at least 1.
+        least: The score to reach from the start, int32, at least 1.
+
+    Returns:
+        How many were found.
+    """
+    windows, scratch, bounds = files.windows, space.blocks, space.blocks[_BOUND]
+    n_windows, n_terms = len(windows), len(query.weights)
+    every = np.arange(n_terms)
+    space.counts[:] = 0
+    bounds[:] = 0
+    for first in range(0, n_windows, _GROUP):
+        add_bounds(files, query, first, min(first + _GROUP, n_windows), bounds)
+    for b in range(len(query.live)):  # blocks without a document that may be found are never candidates
+        bounds[b] *= query.live[b]
+
+    found = 0
+    waiting = choose_highest(windows, seeds, scratch)
+    for at in range(0, waiting, _CHUNK):
+        n = min(_CHUNK, waiting - at)
+        found, least = score_blocks(files, query, space, every, at, n, k, 1.0, found, least)
+    if found >= k:
+        found, least = thin_out(space, k, found, least)
+
+    cheap_first = by_cost(files, query, space)
+    scanned, looked_up = np.empty(n_terms, np.int64), np.empty(n_terms, np.int64)
+    waiting = 0
+    for w in range(n_windows):
+        need = np.int32(min(math.ceil(min(least / alpha, 2.0**31)), 2**31 - 1))
+        before = waiting
+        waiting = choose(windows, w, need, waiting, len(bounds), scratch)
+        n = waiting - before
+        if n:
+            whole, part, n_scanned = split(files, query, w, need, cheap_first, scanned, looked_up)
+            n_others = n_terms - n_scanned
+            as_blocks = n * n_terms * _LOOKUP
+            as_split = part + _SCAN + n * n_others * _LOOKUP // _LEFT_OVER
+            as_whole = whole + _SCAN
+            if as_split < min(as_blocks, as_whole):
+                found, least = score_split(
+                    files, query, space, scanned[:n_scanned], looked_up[:n_others], before, n, w, k, alpha, found, least
+                )
+                waiting = before
+            elif as_whole < as_blocks:
+                found, least = score_window(files, query, space, every, w, k, found, least)
+                waiting = before
+        # The candidates of several windows are scored together, and those left over looked at once more.
+        done = 0
+        while waiting - done >= _CHUNK or (w == n_windows - 1 and done < waiting):
+            n = min(_CHUNK, waiting - done)
+            found, least = score_blocks(files, query, space, every, done, n, k, alpha, found, least)
+            done += n
+        if done:
+            kept = 0
+            for c in range(done, waiting):
+                if scratch[_REST, c] * alpha >= least:
+                    scratch[_BLOCK, kept], scratch[_WINDOW, kept] = scratch[_BLOCK, c], scratch[_WINDOW, c]
+                    scratch[_REST, kept] = scratch[_REST, c]
+                    kept += 1
+            waiting = kept
+    return finish(space, k, found)
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def add_bounds(files, query, first, last, bounds):
+    """Add the query's upper bounds for the blocks of some windows.
+
+    Args:
+        files: `Files`.
+        query: `Query`.
+        first: The first window.
+        last: The window behind the last.
+        bounds: (n_blocks,) int32, changed.
+    """
+    windows, lists = files.windows, query.lists
+    for i in range(len(query.weights)):
+        for w in range(first, last):
+            if lists[i, w, ROW] < 0:
+                for p in range(lists[i, w, BEGIN], lists[i, w, END], 32):
+                    prefetch(files.docs, windows[w, DOCS_AT] + p)
+                for p in range(lists[i, w, BEGIN], lists[i, w, END], 64):
+                    prefetch(files.impacts, windows[w, IMPACTS_AT] + p)
+    for i in range(len(query.weights)):
+        for w in range(first, last):
+            ahead = w - first + _AHEAD
+            later, v = i + ahead // (last - first), first + ahead % (last - first)
+            if later < len(query.weights) and lists[later, v, ROW] >= 0:
+                n = count_blocks(windows, v)
+                for x in range(0, n, 64):
+                    prefetch(files.maxima, windows[v, MAXIMA_AT] + np.int64(lists[later, v, ROW]) * ROW_UNIT + x)
+            if lists[i, w, ROW] >= 0:
+                begin = windows[w, FIRST_BLOCK]
+                add_row(files, query, i, w, bounds[begin : begin + count_blocks(windows, w)])
+    for i in range(len(query.weights)):
+        for w in range(first, last):
+            if lists[i, w, ROW] < 0 and lists[i, w, BEGIN] < lists[i, w, END]:
+                begin = windows[w, FIRST_BLOCK]
+                add_list(files, query, i, w, bounds[begin : begin + count_blocks(windows, w)])
+
+
+@kernel
+def add_row(files, query, i, w, bounds):
+    """Add what a term can add to the blocks of a window, from its row of maxima; bounds: (n_blocks,) int32."""
+    at = files.windows[w, MAXIMA_AT] + np.int64(query.lists[i, w, ROW]) * ROW_UNIT
+    weight, row = query.weights[i], files.maxima[at : at + len(bounds)]
+    for x in range(len(bounds)):
+        bounds[x] += weight * np.int32(row[x])
+
+
+@kernel
+def add_list(files, query, i, w, bounds):
+    """Add what a term can add to the blocks of a window, from its postings; bounds: (n_blocks,) int32."""
+    weight, docs, impacts = query.weights[i], files.docs, files.impacts
+    docs_at, impacts_at = files.windows[w, DOCS_AT], files.windows[w, IMPACTS_AT]
+    block, largest, last = -1, np.int32(0), len(bounds) - 1
+    for p in range(query.lists[i, w, BEGIN], query.lists[i, w, END]):  # without a branch
+        at = min(np.int64(docs[docs_at + p]) // BLOCK, last)
+        before = largest if at == block else np.int32(0)
+        largest = max(before, np.int32(impacts[impacts_at + p]))
+        bounds[at] += weight * (largest - before)
+        block = at
+
+
+@kernel
+def highest(bounds, m, scratch):
+    """A bound that at least m blocks reach, or that is 1: the m-th of the maxima of groups of 8.
+
+    Args:
+        bounds: (n_blocks,) int32, a multiple of FOLD of them.
+        m: How many, at least 1.
+        scratch: Of it two rows are overwritten.
+    """
+    place, largest = scratch[_ALIVE], scratch[_BEST]
+    n = len(bounds) // FOLD * 16
+    if m > n:
+        return np.int32(1)
+    for fold in range(len(bounds) // FOLD):
+        b = bounds[fold * FOLD : (fold + 1) * FOLD]
+        for i in range(16):
+            x = max(max(b[i], b[i + 16]), max(b[i + 32], b[i + 48]))
+            y = max(max(b[i + 64], b[i + 80]), max(b[i + 96], b[i + 112]))
+            largest[fold * 16 + i] = max(x, y)
+    for i in range(n):
+        place[i] = i
+    select(place, largest, n, m)
+    return max(largest[m - 1], np.int32(1))
+
+
+@kernel
+def choose_highest(windows, m, scratch):
+    """Choose the m blocks of the highest bounds, and perhaps up to _CHUNK more; returns how many there are.
+
+    Blocks without a bound above zero aren't chosen. The bounds of those that are become -1: they are done with.
+    """
+    bounds, chosen = scratch[_BOUND], 0
+    need, most = highest(bounds, m, scratch), min(m + _CHUNK, len(bounds))
+    for w in range(len(windows)):
+        chosen = choose(windows, w, need, chosen, len(bounds), scratch)
+    if chosen > most:  # so take those above the m-th of them, and of its equals as many as there is room for
+        for c in range(chosen):
+            scratch[_ALIVE, c], scratch[_BEST, c] = c, scratch[_REST, c]
+        select(scratch[_ALIVE], scratch[_BEST], chosen, m)
+        need, chosen = scratch[_BEST, m - 1], 0
+        for w in range(len(windows)):
+            chosen = choose(windows, w, np.int32(need + 1), chosen, most, scratch)
+        done_with(windows, chosen, scratch)
+        for w in range(len(windows)):
+            chosen = choose(windows, w, need, chosen, most, scratch)
+    done_with(windows, chosen, scratch)
+    return chosen
+
+
+@kernel
+def done_with(windows, chosen, scratch):
+    """Set the bounds of the chosen blocks to -1."""
+    for c in range(chosen):
+        scratch[_BOUND, windows[scratch[_WINDOW, c], FIRST_BLOCK] + scratch[_BLOCK, c]] = -1
+
+
+@kernel
+def choose(windows, w, need, chosen, most, scratch):
+    """Append those of a window's blocks whose bounds reach `need`, up to `most` in all; returns how many there are."""
+    bounds = scratch[_BOUND]
+    begin = windows[w, FIRST_BLOCK]
+    end = begin + count_blocks(windows, w)
+    for run in range(begin, end, 16):
+        reached = np.int32(0)
+        if run + 16 <= len(bounds):
+            b = bounds[run : run + 16]
+            for i in range(16):
+                reached |= np.int32(b[i] >= need)
+        if reached or run + 16 > len(bounds):
+            for i in range(run, min(run + 16, end)):
+                if bounds[i] >= need and chosen < most:
+                    scratch[_BLOCK, chosen], scratch[_WINDOW, chosen] = i - begin, w
+                    scratch[_REST, chosen] = bounds[i]
+                    chosen += 1
+    return chosen
+
+
+# --- three ways to score ----------------------------------------------------------------------------------------------
+
+
+@kernel
+def by_cost(files, query, space):
+    """(n,) int64, a query's terms by what they can add for each posting that is to be scanned, the least first."""
+    values = np.empty(len(query.peaks))
+    for i in range(len(query.peaks)):
+        total = 1
+        for w in range(len(files.windows)):
+            total += cost(query, files.windows, i, w)
+        values[i] = -query.peaks[i] / total
+        space.counts[POSTINGS] += total
+    places = np.arange(len(query.peaks))
+    sort(places, values, len(places))
+    return places
+
+
+@kernel
+def split(files, query, w, need, cheap_first, scanned, looked_up):
+    """Split a query's terms as MaxScore does: those that together can't reach `need` don't have to be scanned.
+
+    Args:
+        files: `Files`.
+        query: `Query`.
+        w: The window.
+        need: The score to reach.
+        cheap_first: (n,) int64, from `by_cost`.
+        scanned: (n,) int64, written: the terms whose lists are to be scanned.
+        looked_up: (n,) int64, written: the others, in the order of the query.
+
+    Returns:
+        What scanning all lists costs, what scanning those costs, and how many they are.
+    """
+    whole, part, n_scanned, n_others = 0, 0, 0, 0
+    total = np.int64(0)
+    aside = np.zeros(len(cheap_first), np.bool_)
+    for i in cheap_first:
+        size = cost(query, files.windows, i, w)
+        whole += size
+        if query.lists[i, w, ROW] >= 0 and total + query.peaks[i] < need:
+            total += query.peaks[i]
+            aside[i] = True
+        else:
+            part += size
+    for i in range(len(aside)):
+        if aside[i]:
+            looked_up[n_others] = i
+            n_others += 1
+        else:
+            scanned[n_scanned] = i
+            n_scanned += 1
+    return whole, part, n_scanned
+
+
+@kernel
+def score_blocks(files, query, space, terms, at, n, k, alpha, found, least):
+    """Score the chosen blocks at..at + n, at most _CHUNK, from the lists; append the documents that reach `least`.
+
+    Args:
+        files: `Files`.
+        query: `Query`.
+        space: `Space`.
+        terms: (n_terms,) int64, all places in the query.
+        at: The first of the blocks.
+        n: How many.
+        k: How many documents are wanted.
+        alpha: As in `search_blocks`.
+        found: How many there are so far.
+        least: The score to reach.
+
+    Returns:
+        How many there are now, and the score to reach.
+    """
+    space.blocks[_BEST, at : at + n] = 0
+    found, least = look_up(files, query, space, terms, np.arange(n), at, n, k, alpha, found, least)
+    space.accumulator[: n * BLOCK] = 0
+    return found, least
+
+
+@kernel
+def score_split(files, query, space, scanned, looked_up, at, n, w, k, alpha, found, least):
+    """Score the chosen blocks at..at + n, all of window w: some lists are scanned, the others looked up.
+
+    Args:
+        files: `Files`.
+        query: `Query`.
+        space: `Space`.
+        scanned: (n_scanned,) int64, the terms whose lists are scanned.
+        looked_up: (n_others,) int64, the terms that are looked up in the blocks that can still reach `least`.
+        at: The first of the blocks.
+        n: How many.
+        w: The window.
+        k: How many documents are wanted.
+        alpha: As in `search_blocks`.
+        found: How many there are so far.
+        least: The score to reach.
+
+    Returns:
+        As `score_blocks`.
+    """
+    scratch, accumulator = space.blocks, space.accumulator
+    space.counts[POSTINGS_SCORED] += scatter(files, query, scanned, w, accumulator)
+    rest = np.zeros(count_blocks(files.windows, w), np.int32)
+    for i in looked_up:
+        add_row(files, query, i, w, rest)
+    kept = at
+    for c in range(at, at + n):
+        block = scratch[_BLOCK, c]
+        scores = accumulator[block * BLOCK : (block + 1) * BLOCK]
+        best = np.int32(0)
+        for x in range(BLOCK):
+            best = max(best, scores[x])
+        if best + alpha * rest[block] >= least:
+            scratch[_BLOCK, kept], scratch[_WINDOW, kept] = block, w
+            scratch[_REST, kept], scratch[_BEST, kept] = rest[block], best
+            kept += 1
+    for first in range(at, kept, _CHUNK):
+        size = min(_CHUNK, kept - first)
+        slots = scratch[_BLOCK, first : first + size].astype(np.int64)
+        found, least = look_up(files, query, space, looked_up, slots, first, size, k, alpha, found, least)
+    accumulator[: len(rest) * BLOCK] = 0
+    return found, least
+
+
+@kernel
+def score_window(files, query, space, terms, w, k, found, least):
+    """Scan window w, but for the blocks that are scored already; arguments and result as `score_blocks`."""
+    windows, bounds = files.windows, space.blocks[_BOUND]
+    space.counts[POSTINGS_SCORED] += scatter(files, query, terms, w, space.accumulator)
+    space.counts[WINDOWS_SCANNED] += 1
+    for b in range(count_blocks(windows, w)):
+        if bounds[windows[w, FIRST_BLOCK] + b] < 0:
+            space.accumulator[b * BLOCK : (b + 1) * BLOCK] = 0
+    n = windows[w, N_DOCS]
+    disallow(query, windows[w, FIRST_DOC], n, space.accumulator)
+    return collect(space, space.accumulator, files.order, windows, w, 0, n, k, found, least)
+
+
+@kernel
+def look_up(files, query, space, terms, slots, at, n, k, alpha, found, least):
+    """Add some terms to the scores of some blocks, drop those that fall short, and append what reaches `least`.
+
+    Args:
+        files: `Files`.
+        query: `Query`.
+        space: `Space`; of its blocks those at..at + n, what the terms can add to each, and its best score so far.
+        terms: (n_terms,) int64, places in the query.
+        slots: (n,) int64, where in the accumulator the scores of each block are, in blocks.
+        at: The first of the blocks.
+        n: How many, at most _CHUNK.
+        k: How many documents are wanted.
+        alpha: As in `search_blocks`.
+        found: How many there are so far.
+        least: The score to reach.
+
+    Returns:
+        As `score_blocks`.
+    """
+    # Taken out of their tuples once: doing so counts references, which would cost more than the loops.
+    docs, impacts, dense, maxima, skips, windows = (
+        files.docs, files.impacts, files.dense, files.maxima, files.skips, files.windows,
+    )  # fmt: skip
+    lists, weights, accumulator, counts = query.lists, query.weights, space.accumulator, space.counts
+    order = files.order
+    blocks, owners = space.blocks[_BLOCK, at : at + n], space.blocks[_WINDOW, at : at + n]
+    rest, bests, alive = space.blocks[_REST, at : at + n], space.blocks[_BEST, at : at + n], space.blocks[_ALIVE, :n]
+    begins, ends = np.empty((2, _CHUNK), np.int64), np.empty((2, _CHUNK), np.int64)
+    for c in range(n):
+        alive[c] = c
+    counts[BLOCKS_SCORED] += n
+    # Three terms are under way at once: of one the postings are added up, of the next they are found and asked for,
+    # of the one after it the skips are asked for that tell where they are.
+    for i in range(-2, len(terms)):
+        kept = 0
+        for j in range(n):
+            c = alive[j]
+            w, base = owners[c], slots[c] * BLOCK
+            if i + 2 < len(terms):
+                ask(dense, skips, windows, lists, terms[i + 2], w, blocks[c])
+            if 0 <= i + 1 < len(terms):
+                begin, end = find(maxima, skips, windows, lists, terms[i + 1], w, blocks[c])
+                begins[(i + 1) & 1, c], ends[(i + 1) & 1, c] = begin, end
+                if begin < end:
+                    prefetch(docs, windows[w, DOCS_AT] + begin)
+                    prefetch(docs, windows[w, DOCS_AT] + (begin + end) // 2)
+                    prefetch(docs, windows[w, DOCS_AT] + end - 1)
+                    prefetch(impacts, windows[w, IMPACTS_AT] + begin)
+                    prefetch(impacts, windows[w, IMPACTS_AT] + end - 1)
+            if i < 0:
+                alive[kept] = c
+                kept += 1
+                continue
+            weight = weights[terms[i]]
+            if lists[terms[i], w, DENSE] >= 0:
+                row = windows[w, DENSE_AT] + lists[terms[i], w, DENSE] * windows[w, N_DOCS] + blocks[c] * BLOCK
+                size = min(BLOCK, windows[w, N_DOCS] - blocks[c] * BLOCK)
+                best = add_dense(dense, row, size, weight, accumulator, base)
+                row = windows[w, MAXIMA_AT] + np.int64(lists[terms[i], w, ROW]) * ROW_UNIT
+                largest, touched = np.int32(maxima[row + blocks[c]]), BLOCK // 8
+            else:
+                best, largest, touched = add_postings(
+                    docs, windows[w, DOCS_AT], impacts, windows[w, IMPACTS_AT], begins[i & 1, c], ends[i & 1, c],
+                    np.int64(blocks[c]) * BLOCK, weight, accumulator, base,
+                )  # fmt: skip
+            bests[c] = max(bests[c], best)
+            rest[c] -= weight * largest
+            counts[POSTINGS_SCORED] += touched
+            alive[kept] = c
+            kept += np.int64(bests[c] + alpha * rest[c] >= least)
+        n = kept
+    for j in range(n):
+        c = alive[j]
+        first = np.int64(blocks[c]) * BLOCK
+        n_docs = min(BLOCK, windows[owners[c], N_DOCS] - first)
+        scores = accumulator[slots[c] * BLOCK : (slots[c] + 1) * BLOCK]
+        disallow(query, windows[owners[c], FIRST_DOC] + first, n_docs, scores)
+        found, least = collect(space, scores, order, windows, owners[c], first, n_docs, k, found, least)
+    if found >= k + k // 4:
+        found, least = thin_out(space, k, found, least)
+    return found, least
+
+
+# --- a term in a block ------------------------------------------------------------------------------------------------
+
+
+@inlined
+def ask(dense, skips, windows, lists, i, w, block):
+    """Prefetch what tells of term i in a block of window w: its dense row, or its skips."""
+    if lists[i, w, DENSE] >= 0:
+        row = windows[w, DENSE_AT] + lists[i, w, DENSE] * windows[w, N_DOCS] + np.int64(block) * BLOCK
+        prefetch(dense, row)
+        prefetch(dense, row + BLOCK // 2)
+        prefetch(dense, row + BLOCK - 1)
+    elif lists[i, w, ROW] >= 0:
+        at = windows[w, SKIPS_AT] + np.int64(lists[i, w, ROW]) * SKIP_UNIT
+        prefetch(skips, at + np.int64(block) * BLOCK // SKIP)
+
+
+@inlined
+def find(maxima, skips, windows, lists, i, w, block):
+    """Postings of term i among which those of a block of window w are; none if it has none or is dense.
+
+    Returns:
+        Begin and end, within the window's postings whatever the files say.
+    """
+    begin, end, row = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]), np.int64(lists[i, w, ROW])
+    if row < 0 or begin == end:
+        return begin, end
+    if maxima[windows[w, MAXIMA_AT] + row * ROW_UNIT + block] == 0:
+        return np.int64(0), np.int64(0)
+    n_skips = (windows[w, N_DOCS] + SKIP - 1) // SKIP
+    skip = np.int64(block) * BLOCK // SKIP
+    at = windows[w, SKIPS_AT] + row * SKIP_UNIT + skip
+    if skip + 1 < n_skips:
+        end = min(begin + skips[at + 1], end)
+    return begin + skips[at], end
+
+
+@inlined
+def add_postings(docs, docs_at, impacts, impacts_at, begin, end, first, weight, scores, base):
+    """Add those of some postings that are a block's to its scores.
+
+    Args:
+        docs: (file,) uint16.
+        docs_at: Where the window's begin.
+        impacts: (file,) uint8.
+        impacts_at: Where the window's begin.
+        begin: The first posting, within the window's.
+        end: The one behind the last.
+        first: The block's first document.
+        weight: Of the term.
+        scores: int32, changed.
+        base: Where the block's are.
+
+    Returns:
+        The best of the scores changed, the largest impact, and how many postings there were.
+    """
+    best, largest = np.int32(0), np.int32(0)
+    if begin >= end:
+        return best, largest, 0
+    size = end - begin
+    while size > 1:  # without a branch that the processor could mispredict
+        half = size >> 1
+        begin += half * np.int64(docs[docs_at + begin + half - 1] < first)
+        size -= half
+    begin += np.int64(docs[docs_at + begin] < first)
+    start = begin
+    while begin < end:
+        doc = np.int64(docs[docs_at + begin]) - first
+        if doc >= BLOCK:
+            break
+        impact = np.int32(impacts[impacts_at + begin])
+        at = base + (doc & (BLOCK - 1))
+        score = scores[at] + weight * impact
+        scores[at] = score
+        best, largest = max(best, score), max(largest, impact)
+        begin += 1
+    return best, largest, begin - start
+
+
+@inlined
+def add_dense(dense, row, size, weight, scores, base):
+    """Add `size` impacts of a dense row to a block's scores; returns the best of them."""
+    best = np.int32(0)
+    for x in range(size):
+        score = scores[base + x] + weight * np.int32(dense[row + x])
+        scores[base + x] = score
+        best = max(best, score)
+    return best
+
+
+# --- building ---------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def summarize(docs, impacts, begins, ends, n_docs, maxima, skips):
+    """Block maxima and skips of a window's longer lists.
+
+    Args:
+        docs: (n,) uint16, the window's postings.
+        impacts: (n,) uint8.
+        begins: (n_rows,) int64, where each list begins.
+        ends: (n_rows,) int64, where it ends.
+        n_docs: Documents of the window.
+        maxima: (n_rows, number of blocks, or more) uint8, all zero, written.
+        skips: (n_rows, number of skips, or more) uint16, written.
+    """
+    for r in range(len(begins)):
+        skip = 0
+        for p in range(begins[r], ends[r]):
+            doc = np.int64(docs[p])
+            maxima[r, doc // BLOCK] = max(maxima[r, doc // BLOCK], impacts[p])
+            while skip <= doc // SKIP:
+                skips[r, skip] = p - begins[r]
+                skip += 1
+        while skip < skips.shape[1]:
+            skips[r, skip] = ends[r] - begins[r]
+            skip += 1

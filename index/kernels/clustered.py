@@ -1,0 +1,339 @@
+"""Approximate search by clusters: runs of similar documents, a summary of each, and a forward index cluster by cluster.
+
+A summary holds the largest impact of each term in a cluster, as far as the larger ones make up a given share of the
+sum of all; it tells what the cluster's documents may score, without being a bound. Summaries are kept as lists by term:
+for the heaviest terms of a query they are added up over all clusters. The clusters of the highest sums are scored
+first, which gives a score to reach; then all those whose sums reach `heap_factor` times that score.
+
+A cluster is scored exactly, with the whole query, in the integers of all other algorithms: its terms are searched for
+those of the query, and their postings are added up over its documents. What this costs is cache misses: so terms are
+kept in groups that fill a cache line, and several clusters are scored together, step by step, what the next step reads
+being asked for in the one before.
+
+Sources: Seismic (Bruch, Nardini, Rulli, Venturini 2024, arXiv 2404.18812) for summaries, their pruning, `cut` and
+`heap_factor`; Block-Max Pruning (arXiv 2405.01117) for the forward index by runs of documents. Seismic clusters each
+list on its own: where similar documents are stored side by side, the same few summaries serve all lists.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lsr.index.kernels.block_max import FOLD, highest
+from lsr.index.kernels.exhaustive import thin_out
+from lsr.index.kernels.jit import kernel, prefetch
+from lsr.index.kernels.layout import BEGIN, BLOCKS_SCORED, DENSE, END, POSTINGS_SCORED, run_of
+
+CLUSTER = 64  # documents of a cluster; at most 256, since a document within its cluster is a byte
+GROUP = 16  # entries of a group, a cache line: where its postings begin, and 15 terms
+_FURTHEST = (1 << 16) - 2  # how far a term may be from the first of its group; one more marks an unused place
+_BATCH = 8  # clusters that are scored together
+_SUM, _CHOSEN, _REACHED = range(3)  # rows of the scratch space; `highest` uses others
+
+
+class Clusters(NamedTuple):
+    """The files of clusters as arrays. That what they say lies within them is checked where it is used.
+
+    Attributes:
+        doc_ends: (n_clusters,) uint64, where the documents of each cluster end, in the order of storage.
+        group_ends: (n_clusters,) uint64, where its groups of terms end.
+        posting_ends: (n_clusters,) uint64, where its postings end.
+        firsts: (n_groups,) uint32, the first term of each group, as a place among the terms of the index. Ascending
+            within a cluster.
+        groups: (n_groups * GROUP,) uint32, of each group where its postings begin among those of the cluster; then its
+            terms, ascending: how far a term is from the first, times 65536, plus where its postings end among those of
+            the group.
+        postings: (n_postings,) uint16, by cluster, term and document: impact times 256 plus document within the
+            cluster.
+        summary_ends: (n_used,) uint64, where the summaries' entries of each term end.
+        summary_clusters: (n_entries,) uint32, the cluster of each.
+        summary_maxima: (n_entries,) uint8, the largest impact there.
+    """
+
+    doc_ends: Any
+    group_ends: Any
+    posting_ends: Any
+    firsts: Any
+    groups: Any
+    postings: Any
+    summary_ends: Any
+    summary_clusters: Any
+    summary_maxima: Any
+
+
+# --- building ---------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def group(ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, firsts, groups, maxima, postings):
+    """Group the postings of a window by cluster and, within a cluster, by term and document.
+
+    Called twice: with empty outputs it only counts.
+
+    Args:
+        ranks: (n,) int64, the window's terms, ascending.
+        lists: (n, 4) int64, their lists.
+        docs: (n_postings,) uint16, the window's.
+        impacts: (n_postings,) uint8.
+        dense: (n_dense * n_docs,) uint8.
+        n_docs: The window's documents.
+        group_ends: (n_clusters,) int64: where each cluster's groups begin, changed to where they end. When counting,
+            zeros that become numbers.
+        posting_ends: (n_clusters,) int64: the same of its postings.
+        firsts: (n_groups,) uint32, written, as are the following.
+        groups: (n_groups * GROUP,) uint32.
+        maxima: (n_groups * GROUP,) uint8, the largest impact of each term in its cluster, 0 at unused places.
+        postings: (n_postings,) uint16.
+    """
+    counting = len(firsts) == 0
+    latest, first = np.full(len(group_ends), -1, np.int64), np.zeros(len(group_ends), np.int64)
+    used, before = np.full(len(group_ends), GROUP, np.int64), posting_ends.copy()
+    for i in range(len(ranks)):
+        row = lists[i, DENSE]
+        for p in range(0 if row >= 0 else lists[i, BEGIN], n_docs if row >= 0 else lists[i, END]):
+            doc = p if row >= 0 else np.int64(docs[p])
+            impact = np.int64(dense[row * n_docs + p] if row >= 0 else impacts[p])
+            if impact == 0:
+                continue
+            c = doc // CLUSTER
+            if latest[c] != i:
+                latest[c] = i
+                if used[c] == GROUP or ranks[i] - first[c] > _FURTHEST:
+                    first[c], used[c] = ranks[i], 1
+                    if not counting:
+                        g = group_ends[c]
+                        firsts[g] = ranks[i]
+                        groups[g * GROUP : (g + 1) * GROUP] = (_FURTHEST + 1) << 16
+                        groups[g * GROUP] = posting_ends[c] - before[c]
+                    group_ends[c] += 1
+                used[c] += 1
+            if not counting:
+                line = (group_ends[c] - 1) * GROUP
+                at = line + used[c] - 1
+                postings[posting_ends[c]] = impact << 8 | doc % CLUSTER
+                maxima[at] = max(maxima[at], impact)
+                end = posting_ends[c] + 1 - before[c] - groups[line]
+                groups[at] = (ranks[i] - first[c]) << 16 | end
+            posting_ends[c] += 1
+
+
+@kernel
+def summarize(group_ends, maxima, mass, kept):
+    """Choose the largest maxima of each cluster, as many as make up a share of their sum, and those that equal them.
+
+    Args:
+        group_ends: (n_clusters,) int64.
+        maxima: (n_groups * GROUP,) uint8, 0 at unused places.
+        mass: The share, above 0 and at most 1.
+        kept: (n_groups * GROUP,) bool, written.
+    """
+    begin = 0
+    for end in group_ends * GROUP:
+        counts, total = np.zeros(256, np.int64), 0
+        for i in range(begin, end):
+            counts[maxima[i]] += 1
+            total += maxima[i]
+        least, reached = 256, 0
+        while least > 1 and reached < mass * total:
+            least -= 1
+            reached += least * counts[least]
+        for i in range(begin, end):
+            kept[i] = maxima[i] >= least
+        begin = end
+
+
+# --- searching --------------------------------------------------------------------------------------------------------
+
+
+class Docs(NamedTuple):
+    """The documents of a segment with clusters.
+
+    Attributes:
+        order: (n_docs,) uint32, their numbers within the segment by place, or empty if these are the same.
+        n_docs: How many there are.
+        base: The number of the first.
+        allowed: (n_docs,) uint8 by place, 0 for documents that may not be found; empty if all may.
+    """
+
+    order: Any
+    n_docs: Any
+    base: Any
+    allowed: Any
+
+
+@kernel
+def search_clusters(clusters, query, heaviest, docs, scratch, space, k, heap_factor, seeds, found, least):
+    """Append the best documents of those in the clusters that are looked into; their scores are exact.
+
+    Args:
+        clusters: `Clusters`.
+        query: (ranks, weights): (n,) int64, the query's terms, ascending, and (n,) int32.
+        heaviest: (at most cut,) int64, the places in the query of the terms whose summaries are added up.
+        docs: `Docs`.
+        scratch: (6, n_clusters rounded up to a multiple of FOLD, or more) int32, the first row zero, and again
+            afterwards.
+        space: `Space`; docs and scores are those found.
+        k: How many are wanted.
+        heap_factor: Clusters are left out whose sums fall short of so many times the k-th best score.
+        seeds: How many clusters of the highest sums are scored first, at least 1.
+        found: How many there are so far, of segments before this one.
+        least: The score to reach.
+
+    Returns:
+        How many there are now, and the score to reach.
+    """
+    sums, chosen = scratch[_SUM], scratch[_CHOSEN]
+    positions = np.empty((_BATCH, len(query[0])), np.int64)
+    scores = np.zeros((_BATCH, 256), np.int32)
+    add_summaries(clusters, query, heaviest, sums)
+    if len(docs.allowed):
+        disallow_clusters(clusters, docs, sums)
+    waiting = choose(sums, highest(sums, seeds, scratch), scratch)
+    for at in range(0, waiting, _BATCH):
+        part = chosen[at : min(at + _BATCH, waiting)]
+        found, least = score_clusters(clusters, query, part, docs, positions, scores, space, k, found, least)
+    if found >= k:
+        found, least = thin_out(space, k, found, least)
+    waiting = choose(sums, max(heap_factor * least, 1.0), scratch)
+    at = 0
+    while at < waiting:
+        n = 0
+        while at < waiting and n < _BATCH:
+            if scratch[_REACHED, at] >= heap_factor * least:
+                chosen[n] = chosen[at]
+                n += 1
+            at += 1
+        part = chosen[:n]
+        found, least = score_clusters(clusters, query, part, docs, positions, scores, space, k, found, least)
+    sums[:] = 0
+    return found, least
+
+
+@kernel
+def disallow_clusters(clusters, docs, sums):
+    """Set the sums of clusters without a document that may be found to 0; sums: (n,) int32, changed."""
+    for c in range(len(clusters.doc_ends)):
+        if sums[c]:
+            begin, end = run_of(clusters.doc_ends, 0, c, docs.n_docs)
+            if not np.any(docs.allowed[begin:end]):
+                sums[c] = 0
+
+
+@kernel
+def add_summaries(clusters, query, heaviest, sums):
+    """Add up over all clusters what the summaries hold of some terms of a query; sums: (n,) int32, changed."""
+    ranks, weights = query
+    n_clusters, n_entries = len(clusters.doc_ends), len(clusters.summary_maxima)
+    for i in heaviest:
+        begin, end = run_of(clusters.summary_ends, 0, ranks[i], n_entries)
+        for e in range(begin, end, 16):
+            prefetch(clusters.summary_clusters, e)
+        for e in range(begin, end, 64):
+            prefetch(clusters.summary_maxima, e)
+    for i in heaviest:
+        begin, end = run_of(clusters.summary_ends, 0, ranks[i], n_entries)
+        weight, owners, maxima = weights[i], clusters.summary_clusters[begin:end], clusters.summary_maxima[begin:end]
+        for e in range(len(maxima)):
+            if owners[e] < n_clusters:
+                sums[owners[e]] += weight * np.int32(maxima[e])
+
+
+@kernel
+def choose(sums, need, scratch):
+    """List the clusters whose sums reach `need`, and set these sums to zero; returns how many there are."""
+    chosen, least = 0, np.int32(min(np.ceil(need), 2.0**31 - 1))
+    for run in range(0, len(sums), FOLD):
+        s, reached = sums[run : run + FOLD], np.int32(0)
+        for i in range(16):
+            a = max(max(s[i], s[i + 16]), max(s[i + 32], s[i + 48]))
+            b = max(max(s[i + 64], s[i + 80]), max(s[i + 96], s[i + 112]))
+            reached |= np.int32(max(a, b) >= least)
+        if reached:
+            for i in range(FOLD):
+                if s[i] >= least:
+                    scratch[_CHOSEN, chosen], scratch[_REACHED, chosen] = run + i, s[i]
+                    s[i] = 0
+                    chosen += 1
+    return chosen
+
+
+@kernel
+def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, found, least):
+    """Score all documents of some clusters, at most _BATCH; append those that reach `least`.
+
+    Args:
+        clusters: `Clusters`.
+        query: As of `search_clusters`.
+        chosen: (at most _BATCH,) int32, the clusters.
+        docs: `Docs`.
+        positions: (_BATCH, n) int64, scratch.
+        scores: (_BATCH, 256) int32, zero; zero again afterwards.
+        space: `Space`; docs and scores are those found.
+        k: How many documents are wanted.
+        found: How many there are so far.
+        least: The score to reach, above zero.
+
+    Returns:
+        How many there are now, and the score to reach.
+    """
+    ranks, weights = query
+    firsts, groups, postings = clusters.firsts, clusters.groups, clusters.postings
+    n_groups, n_postings, scored = min(len(firsts), len(groups) // GROUP), len(postings), 0
+    order, allowed, n_docs, base = docs.order, docs.allowed, docs.n_docs, docs.base
+    for c in chosen:
+        prefetch(clusters.group_ends, c)
+        prefetch(clusters.posting_ends, c)
+        prefetch(clusters.doc_ends, c)
+    for c in chosen:
+        begin, end = run_of(clusters.group_ends, 0, c, n_groups)
+        for g in range(begin, end, 16):
+            prefetch(firsts, g)
+    for x in range(len(chosen)):  # the group that may hold a term: the last that doesn't begin behind it
+        begin, end = run_of(clusters.group_ends, 0, chosen[x], n_groups)
+        for i in range(len(ranks)):
+            g, n = begin, end - begin
+            while n > 1:  # by halves, without a branch
+                half = n >> 1
+                g = g + half if firsts[g + half] <= ranks[i] else g
+                n -= half
+            there = n == 1 and firsts[g] <= ranks[i] and ranks[i] - firsts[g] <= _FURTHEST
+            positions[x, i] = g * GROUP if there else -1
+            prefetch(groups, g * GROUP)
+    for x in range(len(chosen)):
+        first, last = run_of(clusters.posting_ends, 0, chosen[x], n_postings)
+        for i in range(len(ranks)):
+            at = positions[x, i]
+            if at >= 0:
+                start, distance = first + groups[at], ranks[i] - firsts[at // GROUP]
+                for half in (8, 4, 2, 1):
+                    at = at + half if groups[at + half] >> 16 <= distance else at
+                positions[x, i] = at if groups[at] >> 16 == distance else -1
+                prefetch(postings, start + (groups[at - 1] & 0xFFFF if at % GROUP > 1 else 0))
+    for x in range(len(chosen)):
+        sums = scores[x]
+        first, last = run_of(clusters.posting_ends, 0, chosen[x], n_postings)
+        for i in range(len(ranks)):
+            at, weight = positions[x, i], weights[i]
+            if at >= 0:
+                start = first + groups[at - at % GROUP]
+                begin = start + (groups[at - 1] & 0xFFFF if at % GROUP > 1 else 0)
+                end = min(start + (groups[at] & 0xFFFF), last)
+                for p in range(begin, end):
+                    sums[postings[p] & 0xFF] += weight * np.int32(postings[p] >> 8)
+                scored += max(end - begin, 0)
+        begin, end = run_of(clusters.doc_ends, 0, chosen[x], n_docs)
+        for place in range(begin, min(end, begin + CLUSTER)):
+            if sums[place - begin] >= least and (len(allowed) == 0 or allowed[place]):
+                space.docs[found] = base + (np.int64(order[place]) if len(order) else place)
+                space.scores[found] = sums[place - begin]
+                found += 1
+                if found == len(space.docs):
+                    found, least = thin_out(space, k, found, least)
+        sums[:] = 0
+    space.counts[BLOCKS_SCORED] += len(chosen)
+    space.counts[POSTINGS_SCORED] += scored
+    if found > k + k // 4:
+        found, least = thin_out(space, k, found, least)
+    return found, least

@@ -1,0 +1,23 @@
+"""Inner products of 8-bit vectors with a query's 16-bit numbers, in whole numbers: the same on every machine."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lsr.index.kernels.jit import kernel
+
+
+@kernel
+def inner_products(rows, query, found):
+    """The sum of products of each row with the query.
+
+    Args:
+        rows: (n, width) int8.
+        query: (width,) int16, so small that a sum stays within 32 bits.
+        found: (n,) int32, written.
+    """
+    for i in range(rows.shape[0]):
+        total = np.int32(0)
+        for j in range(rows.shape[1]):
+            total += np.int32(rows[i, j]) * np.int32(query[j])
+        found[i] = total

@@ -1,0 +1,1 @@
+"""lsr.index.search: one snapshot of an index, searched and explained."""

@@ -1,0 +1,314 @@
+"""A hit as a sum: what each term of the query adds to the score, where it stands in the text, or what brought it.
+
+explanation = hit.explain()
+print(explanation)                         a table, a term a line
+explanation.highlight(200)                 "… **wing** at **supersonic** _speeds_ …"
+explanation.highlight(html=True)           the whole text, escaped, with <mark>
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from html import escape as escaped
+from itertools import groupby
+from operator import itemgetter
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from lsr.console import table
+from lsr.encode.base import Encoder
+from lsr.errors import EncoderError, EncoderMismatch
+from lsr.index.search.snapshot import Snapshot
+from lsr.io.corpus import Document
+from lsr.sparse import SparseMatrix
+
+_EXPANSION, _MATCH = 1, 2  # what a character is part of; the larger one counts
+_PLAIN = ("**", "**"), ("_", "_")
+_TAGS = ("<mark>", "</mark>"), ('<mark class="expansion">', "</mark>")
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one term adds to a score.
+
+    Attributes:
+        term: Its id.
+        token: Its token, or "term 123" where tokens aren't known.
+        query_weight: Its weight in the query.
+        impact: Its stored weight in the document; 0 if the document lacks it.
+        score: query_weight * impact, up to what a search rounds weights by (1 in 10 million).
+        share: Part of the whole score, 0 to 1.
+        kind: "match" if the term stands in the document's text, "expansion" if the encoder added it, "missing" if
+            the document lacks it, "unweighted" if it stands in the text and has no weight there (the encoder gave it
+            none, pruned it, or didn't read as far), "" where that can't be told (no text, or no encoder).
+        spans: Where it stands, (start, end) in characters of the document's content (title, a space, text).
+        origin: Of an expansion, the word that it comes from, as `Encoder.origins` has it: (start, end) likewise. None
+            where that isn't known.
+    """
+
+    term: int
+    token: str
+    query_weight: float
+    impact: float
+    score: float
+    share: float
+    kind: str
+    spans: tuple[tuple[int, int], ...]
+    origin: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a document has its score.
+
+    Attributes:
+        id: The document.
+        score: Its score, that of an exact search; the sum of the contributions.
+        contributions: Heaviest first; terms of the query that the document lacks come last.
+        content: The text that the spans refer to; empty where it isn't stored.
+        title_length: Characters at its beginning that are the title; a space follows.
+    """
+
+    id: str
+    score: float
+    contributions: tuple[Contribution, ...]
+    content: str
+    title_length: int = 0
+
+    def __iter__(self) -> Iterator[Contribution]:
+        return iter(self.contributions)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"_id": self.id, "score": self.score, "terms": [asdict(c) for c in self.contributions]}
+
+    def words(self, limit: int = 5) -> str:
+        """The heaviest terms in one line, as "wing 42%, flutter*(wing) 30%".
+
+        A star marks an expansion, with the word that it comes from, where that is known.
+        """
+        parts = []
+        for c in self.contributions[:limit]:
+            star = "*" if c.kind == "expansion" else ""
+            origin = f"({self.content[slice(*c.origin)]})" if c.origin else ""
+            if c.score:
+                parts.append(f"{c.token}{star}{origin} {c.share:.0%}")
+        return ", ".join(parts)
+
+    def highlight(
+        self,
+        length: int | None = None,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        expansion: tuple[str, str] | None = None,
+        between: str = "\n",
+        html: bool = False,
+    ) -> str:
+        """The document's content with the words marked that count, or the part of it that counts most.
+
+        Marks that the text itself has around such words, as Markdown has, give way to these.
+
+        Args:
+            length: Characters of the content at most, without marks and ellipses; None for all of it.
+            before: Put in front of words that match; by default "**", for HTML "<mark>".
+            after: Put behind them; by default "**", for HTML "</mark>".
+            expansion: Put around words that expansions come from; by default "_", for HTML '<mark class="expansion">'.
+            between: Put between title and text.
+            html: Escape the content.
+
+        Raises:
+            ValueError: A length below 1.
+        """
+        matched, expanded = _TAGS if html else _PLAIN
+        matched = matched[0] if before is None else before, matched[1] if after is None else after
+        expanded = expanded if expansion is None else expansion
+        instead = {self.title_length: between} if self.title_length else {}
+        return highlight(self.content, self, matched, expanded, length, html, instead)
+
+    def __str__(self) -> str:
+        rows = []
+        for c in self.contributions:
+            places = ", ".join(self._place(span) for span in c.spans[:3])
+            more = f" and {len(c.spans) - 3} more" if len(c.spans) > 3 else ""
+            origin = f"← {self._place(c.origin)}" if c.origin else ""
+            numbers = (f"{c.query_weight:.3f}", f"{c.impact:.3f}", f"{c.score:.3f}", f"{c.share:.1%}")
+            rows.append((c.token, *numbers, c.kind, places + more + origin))
+        header = ("term", "query", "impact", "score", "share", "kind", "in the text")
+        return f"{self.id}: score {self.score:.4f}\n" + table(rows, header, "<>>>><<")
+
+    def _place(self, span: tuple[int, int]) -> str:
+        return f'{span[0]}:{span[1]} "{self.content[slice(*span)]}"'
+
+
+def explain_document(
+    snapshot: Snapshot, encoder: Encoder | None, query: SparseMatrix, doc: int, *, origins: bool = True
+) -> Explanation:
+    """Why a document has its score.
+
+    Args:
+        snapshot: Where it is.
+        encoder: Tells where terms stand in its text; None where there is none.
+        query: One row.
+        doc: Its number.
+        origins: Whether to look for the words that expansions come from.
+    """
+    terms, weights = query.row(0)
+    impacts, scores, total = snapshot.searcher.score_of(doc, terms, weights)
+    title, text, _ = snapshot.documents.fields(doc)
+    content = Document("", text, title).content
+    spans: dict[int, list[tuple[int, int]]] | None = None
+    if content and encoder is not None:
+        spans = {}
+        for term, start, end in encoder.spans(content):
+            spans.setdefault(term, []).append((start, end))
+    expansions = [] if spans is None else [term for term in terms[impacts > 0].tolist() if term not in spans]
+    sources = _origins(encoder, content, expansions) if origins else {}
+    tokens = snapshot.shared.vocabulary
+    contributions = []
+    for i in np.lexsort((terms, -scores)).tolist():
+        term, score = int(terms[i]), float(scores[i])
+        found = tuple(spans.get(term, ())) if spans is not None else ()
+        if impacts[i]:
+            kind = "" if spans is None else "match" if found else "expansion"
+        else:
+            kind = "unweighted" if found else "missing"
+        contributions.append(
+            Contribution(
+                term=term,
+                token=tokens[term] if tokens is not None and term < len(tokens) else f"term {term}",
+                query_weight=float(weights[i]),
+                impact=float(impacts[i]),
+                score=score,
+                share=score / total if total else 0.0,
+                kind=kind,
+                spans=found,
+                origin=sources.get(term),
+            )
+        )
+    return Explanation(snapshot.documents.id(doc), total, tuple(contributions), content, len(title))
+
+
+def _origins(encoder: Encoder | None, content: str, terms: list[int]) -> dict[int, tuple[int, int]]:
+    """Which word each expansion comes from; nothing where the documents' model is elsewhere or can't be run."""
+    try:
+        return encoder.origins(content, terms) if encoder is not None and terms else {}
+    except (EncoderError, EncoderMismatch):
+        return {}
+
+
+# --- marking ----------------------------------------------------------------------------------------------------------
+
+
+def highlight(
+    content: str,
+    contributions: Iterable[Contribution],
+    matched: tuple[str, str] = _PLAIN[0],
+    expanded: tuple[str, str] = _PLAIN[1],
+    length: int | None = None,
+    escape: bool = False,
+    instead: Mapping[int, str] = MappingProxyType({}),
+) -> str:
+    """A text with the places of terms marked.
+
+    Marks never nest: places that overlap or touch are marked as one, and an origin that overlaps a match is a match.
+
+    Args:
+        content: The text.
+        contributions: Terms, their places in the text and their shares.
+        matched: Put around places of terms.
+        expanded: Put around origins of expansions.
+        length: Characters of the text at most, without marks and ellipses: of all runs of whole words, the one whose
+            terms have the largest share; None for all of it.
+        escape: Escape the text for HTML.
+        instead: What to put instead of spaces at some places.
+
+    Raises:
+        ValueError: A length below 1.
+    """
+    if length is not None and length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    contributions = tuple(contributions)
+    kinds = _kinds(content, contributions)
+    start, end = 0, len(content)
+    if length is not None and length < len(content):
+        start, end = _best_part(content, contributions, length)
+    own = set() if escape else _own_marks(content, kinds, (_MATCH, *matched), (_EXPANSION, *expanded))
+    parts = ["… "] if content[:start].strip() else []
+    for kind, run in groupby((place for place in range(start, end) if place not in own), key=kinds.__getitem__):
+        part = "".join(instead.get(place, " ") if content[place] == " " else content[place] for place in run)
+        before, after = {_MATCH: matched, _EXPANSION: expanded}.get(kind, ("", ""))
+        parts.append(before + (escaped(part) if escape else part) + after)
+    return "".join(parts) + (" …" if content[end:].strip() else "")
+
+
+def _own_marks(content: str, kinds: bytearray, *marks: tuple[int, str, str]) -> set[int]:
+    """The characters of marks that the text itself has around what is marked now, given as (kind, before, after)."""
+    own: set[int] = set()
+    for kind, before, after in marks:
+        if not (before and after):
+            continue
+        # Of a mark that could be part of a word, "_" say, only those at its ends.
+        left, right = (r"(?<!\w)" if before[0] == "_" else ""), (r"(?!\w)" if after[-1] == "_" else "")
+        pair = rf"{left}({re.escape(before)})(?=\S)([^\n]+?)(?<=\S)({re.escape(after)}){right}"
+        for found in re.finditer(pair, content):
+            if kind in kinds[found.start(2) : found.end(2)]:
+                own.update(range(*found.span(1)), range(*found.span(3)))
+    return own
+
+
+def _kinds(content: str, contributions: Iterable[Contribution]) -> bytearray:
+    """What each character is part of: _MATCH, _EXPANSION or 0."""
+    matches = [_with_marks(content, *span) for c in contributions if c.kind != "unweighted" for span in c.spans]
+    origins = [_with_marks(content, *c.origin) for c in contributions if c.origin]
+    kinds = bytearray(len(content))
+    for kind, spans in ((_EXPANSION, origins), (_MATCH, matches)):
+        for start, end in spans:
+            kinds[start:end] = bytes([kind]) * (end - start)
+    of_matches = bytes(kinds)
+    for start, end in origins:
+        if _MATCH in of_matches[start:end]:
+            kinds[start:end] = bytes([_MATCH]) * (end - start)
+    return kinds
+
+
+def _with_marks(content: str, start: int, end: int) -> tuple[int, int]:
+    """A place, with the accents and the like that combine with its last letter."""
+    while end < len(content) and unicodedata.category(content[end]).startswith("M"):
+        end += 1
+    return start, end
+
+
+def _best_part(content: str, contributions: Iterable[Contribution], length: int) -> tuple[int, int]:
+    """The run of whole words, of so many characters at most, whose terms have the largest share; (start, end)."""
+    words = [m.span() for m in re.finditer(rf"\S{{1,{length}}}", content)]  # a longer one is cut
+    if not words:
+        return 0, length
+    starts = [start for start, _ in words]
+    places = sorted((*span, c.term, c.share) for c in contributions for span in (*c.spans, *filter(None, [c.origin])))
+
+    def last_of(first: int) -> int:
+        """The last word of a part that begins with this one."""
+        return max(first, bisect_right(words, starts[first] + length, key=itemgetter(1)) - 1)
+
+    first = inner = 0
+    most = 0.0
+    for i, (start, *_) in enumerate(places):
+        word = min(bisect_right(words, start, key=itemgetter(1)), len(words) - 1)
+        end = words[last_of(word)][1]
+        within = [place for place in places[i:] if place[0] < end]
+        share = round(sum({term: share for *_, term, share in within}.values()), 9)  # a term counts once
+        if share > most:
+            first, most, inner = word, share, max(place[1] for place in within)
+    # What room is left goes to either side.
+    spare = length - (min(inner, words[last_of(first)][1]) - starts[first])
+    beyond = length - (words[-1][1] - starts[first])
+    least = starts[first] - max(spare // 2, beyond)
+    first = min(first, bisect_left(starts, least))
+    return starts[first], words[last_of(first)][1]

@@ -1,0 +1,53 @@
+"""Pseudo-relevance feedback: a query with what the best documents of a first search have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lsr.index.search.query_encoder import Query
+from lsr.index.search.reader import Reader
+from lsr.sparse import SparseMatrix
+
+
+def expanded(
+    index: Reader, query: Query, *, documents: int = 5, terms: int = 30, weight: float = 0.3, **settings: Any
+) -> SparseMatrix:
+    """A query expanded by Rocchio's method on sparse vectors: q + weight * |q| / |m| * m.
+
+    m is the mean of the vectors of the best documents, cut to its heaviest terms; lengths are Euclidean (Rocchio, 1971,
+    without the part about documents that aren't relevant). It helps where many documents are relevant, and hurts where
+    the first ones are not.
+
+    Args:
+        index: What is searched.
+        query: As of `Index.search`.
+        documents: So many documents of the first search.
+        terms: Heaviest terms of their mean that are kept.
+        weight: How much they count beside the query; 0 leaves the query as it is.
+        settings: Of the first search, as of `Index.search`; `where` too.
+
+    Returns:
+        (1, n_terms), what any search takes as a query.
+
+    Raises:
+        ValueError: Documents or terms below 1, or a negative weight.
+    """
+    if documents < 1 or terms < 1 or not weight >= 0:
+        raise ValueError(f"documents and terms are at least 1 and weight at least 0: {documents}, {terms}, {weight}")
+    vector = index.query_vectors([query] if isinstance(query, str | Mapping) else query)
+    index = index.pinned()  # numbers of documents are those of a snapshot
+    found = index.document_vectors([hit.doc for hit in index.search(vector, documents, **settings)])
+    if not found.nnz or not vector.nnz or not weight:
+        return vector
+    used, places = np.unique(found.indices, return_inverse=True)
+    mean = np.bincount(places, weights=found.data.astype(np.float64)) / len(found) * index.query_factors(used)
+    kept = np.sort(np.argsort(-mean, kind="stable")[:terms])
+    used, mean = used[kept], mean[kept]
+    own_terms, own = vector.row(0)
+    mean *= weight * np.linalg.norm(own) / np.linalg.norm(mean)
+    both, where = np.unique(np.concatenate((own_terms, used)), return_inverse=True)
+    weights = np.bincount(where, weights=np.concatenate((own, mean)))
+    return SparseMatrix.from_rows([(both, weights)], max(vector.shape[1], int(both[-1]) + 1))

@@ -1,0 +1,122 @@
+"""Search by sparse vectors and by the dense ones that an index keeps beside them, in one ranking.
+
+The documents that either search finds first are candidates, and each of them gets both of its exact scores, whichever
+search found it. Both are brought to 0..1 over the candidates of the query, and added up:
+
+    score = (s - min s) / (max s - min s) + dense_weight * (d - min d) / (max d - min d)
+
+where d is the cosine. A document that is cut into passages counts by the best of them in either search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.errors import DataError
+from lsr.index.search.searcher import Mask
+from lsr.index.search.settings import SearchSettings
+from lsr.index.search.snapshot import Snapshot
+from lsr.sparse import SparseMatrix
+
+_CANDIDATES = 100  # of each search, at least
+
+
+def require_dense(snapshot: Snapshot, path: object) -> None:
+    """Refuse to compare with dense vectors where there are none.
+
+    Raises:
+        DataError: A segment lacks them.
+    """
+    if any(part.embeddings is None for part in snapshot.parts):
+        raise DataError(
+            f"{path}: this index keeps no dense vectors: build it with hybrid=True (lsr index --hybrid) and an encoder "
+            "that gives them, as lsr-mini"
+        )
+
+
+def hybrid_top(
+    snapshot: Snapshot,
+    vector: SparseMatrix,
+    dense: NDArray[np.float32],
+    k: int,
+    settings: SearchSettings,
+    mask: Mask | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The k best documents of a query, by both vectors or by the dense one alone.
+
+    Args:
+        snapshot: What is searched.
+        vector: The query, one row.
+        dense: (width,) float32, its dense vector.
+        k: How many at most.
+        settings: How; its mode is "hybrid" or "dense".
+        mask: Which documents may be found.
+
+    Returns:
+        (n,) int64 numbers of documents, of passages the best ones, and (n,) float64 scores, descending; equal ones by
+        the order in which documents were added.
+    """
+    depth = max(k, _CANDIDATES)
+    similarities = np.concatenate(
+        [np.empty(0, np.float32), *(p.embeddings.similarities(dense) for p in snapshot.parts if p.embeddings)]
+    )
+    near = _nearest(snapshot, similarities, k if settings.mode == "dense" else depth, mask)
+    if settings.mode == "dense":
+        return near, similarities[near].astype(np.float64)
+    docs, scores = snapshot.top(vector, depth, settings, mask)
+    sparse = dict(zip(docs.tolist(), scores.tolist(), strict=True))
+    candidates = np.array(sorted(_one_of_each(snapshot, [*docs.tolist(), *near.tolist()])), np.int64)
+    terms, weights = vector.row(0)
+    rows = np.empty((2, len(candidates)))
+    for i, doc in enumerate(candidates.tolist()):
+        passages = _passages(snapshot, doc)
+        known = sparse.get(doc)
+        if known is None:
+            each = [snapshot.searcher.score_of(p, terms, weights)[2] for p in passages]
+            known = float(np.mean(sorted(each)[-settings.best_passages :]))
+        rows[:, i] = known, similarities[passages].max()
+    total = _scaled(rows[0]) + settings.dense_weight * _scaled(rows[1])
+    order = np.argsort(-total, kind="stable")[:k]
+    return candidates[order], total[order]
+
+
+def _nearest(snapshot: Snapshot, similarities: NDArray[np.float32], k: int, mask: Mask | None) -> NDArray[np.int64]:
+    """The k nearest documents that may be found, the nearest first; of passages the best of each document."""
+    allowed = snapshot.searcher.by_number(mask)
+    found = np.arange(len(similarities)) if allowed is None else np.flatnonzero(allowed)
+    wanted = snapshot.depth(k)
+    while True:
+        best = found
+        if wanted < len(found):
+            least = np.partition(similarities[found], -wanted)[-wanted]
+            best = found[similarities[found] >= least]
+        best = best[np.argsort(-similarities[best], kind="stable")]
+        documents = _one_of_each(snapshot, best.tolist())
+        if len(documents) >= k or len(best) == len(found):
+            return np.array(documents[:k], np.int64)
+        wanted *= 4
+
+
+def _one_of_each(snapshot: Snapshot, docs: Iterable[int]) -> list[int]:
+    """The first number of each document: passages are of one document by its id."""
+    if not snapshot.has_passages:
+        return list(dict.fromkeys(docs))
+    firsts: dict[str, int] = {}
+    for doc in docs:
+        firsts.setdefault(snapshot.documents.parent(doc) or snapshot.documents.id(doc), doc)
+    return list(firsts.values())
+
+
+def _passages(snapshot: Snapshot, doc: int) -> list[int]:
+    """The passages of the document that a passage is of; of a document that isn't cut itself."""
+    parent = snapshot.documents.parent(doc) if snapshot.has_passages else None
+    return [doc] if parent is None else snapshot.documents.passages(parent)
+
+
+def _scaled(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores brought to 0..1; all 0 where they are alike, as of a query without a known word."""
+    low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
+    return (scores - low) / (high - low) if high > low else np.zeros(len(scores))

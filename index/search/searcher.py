@@ -1,0 +1,349 @@
+"""Searcher: some segments searched as if they were one, but for the documents that are deleted or left out.
+
+Windows of one scale go through the kernels together, in one call, so that ten segments cost little more than one and
+share the score that is to be reached. A query's weights become integers once, from all of its terms and whatever the
+segments know of them; a window's scale is that of the index times a power of two; so scores of different segments
+compare exactly, and results over many segments equal those over one.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.errors import CorruptIndex, IndexFormatError
+from lsr.forks import cached_property
+from lsr.index.kernels.block_max import FOLD
+from lsr.index.kernels.layout import POSTINGS, POSTINGS_SCORED, WINDOW, Space, find_live
+from lsr.index.search.segment_group import Group
+from lsr.index.search.settings import Experience, Plan, SearchSettings, choose
+from lsr.index.segment.clusters import document_of
+from lsr.index.segment.postings import Run, Segment
+from lsr.index.segment.quantize import query_numbers
+from lsr.sparse import SparseMatrix
+
+_SPARE = 64  # room for the best documents beyond twice k, so that a small k is thinned out rarely, too
+_PAYS = 0.6  # skipping pays where less than this share of the postings is scored
+EXACT = SearchSettings()
+_EVERY = np.frombuffer(b"", np.uint8)  # a mask that leaves nothing out; read-only, as all that kernels search
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which documents may be found; made by `Searcher.mask`, good for any number of queries.
+
+    Attributes:
+        allowed: (n_docs,) uint8 by place; empty if all may.
+        live: Of each group of segments (n_blocks,) uint8, whether any document of a block may.
+        share: Of the documents, those that may.
+    """
+
+    allowed: NDArray[np.uint8]
+    live: tuple[NDArray[np.uint8], ...]
+    share: float = 1.0
+
+
+class Searcher:
+    """Searches segments.
+
+    Attributes:
+        segments: The segments, in document order.
+        bases: (n_segments + 1,) int64, the number of the first document of each, and how many there are.
+        n_docs: Number of documents, the deleted ones too.
+        n_windows: Number of windows.
+        n_blocks: Number of blocks.
+
+    Args:
+        segments: The segments.
+        alive: For each segment None or (n_docs,) bool, by document: False for the deleted ones.
+    """
+
+    def __init__(self, segments: Sequence[Segment], alive: Sequence[NDArray[np.bool_] | None] = ()) -> None:
+        self.segments = tuple(segments)
+        self._alive = tuple(alive) or (None,) * len(self.segments)
+        self.bases = np.cumsum([0, *(segment.n_docs for segment in self.segments)], dtype=np.int64)
+        self.n_docs = int(self.bases[-1])
+        by_scale: dict[float, list[tuple[Run, int]]] = {}
+        for segment, base in zip(self.segments, self.bases.tolist(), strict=False):
+            for run in segment.runs():
+                by_scale.setdefault(run.scale, []).append((run, base))
+        self._groups = [Group(members) for members in by_scale.values()]
+        self.n_windows = sum(segment.n_windows for segment in self.segments)
+        self.n_blocks = sum(segment.n_blocks for segment in self.segments)
+        self._experience = Experience()
+        self._local = threading.local()
+
+    def search(
+        self,
+        terms: NDArray[np.uint32],
+        weights: NDArray[np.float32],
+        k: int,
+        settings: SearchSettings = EXACT,
+        mask: Mask | None = None,
+        floor: float = 0.0,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The k best documents for a query vector.
+
+        Args:
+            terms: (n,) ascending term ids.
+            weights: (n,) weights above zero.
+            k: How many.
+            settings: How to search.
+            mask: Which documents may be found; by default all that aren't deleted.
+            floor: Documents that score less may be left out: what elsewhere k documents have reached.
+
+        Returns:
+            (found,) document numbers and (found,) scores, descending, equal ones by document.
+        """
+        return self._search(terms, weights, k, settings, mask, floor)[:2]
+
+    def plan(
+        self,
+        terms: NDArray[np.uint32],
+        weights: NDArray[np.float32],
+        k: int,
+        settings: SearchSettings = EXACT,
+        mask: Mask | None = None,
+        floor: float = 0.0,
+    ) -> Plan:
+        """Search as `search` does, and tell what that took."""
+        return self._search(terms, weights, k, settings, mask, floor)[2]()
+
+    def _search(
+        self,
+        terms: NDArray[np.uint32],
+        weights: NDArray[np.float32],
+        k: int,
+        settings: SearchSettings,
+        mask: Mask | None,
+        floor: float,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], Callable[[], Plan]]:
+        k = max(1, min(k, self.n_docs))
+        mask = mask or self._all_alive
+        quantized = all(segment.impacts == "uint8" for segment in self.segments)
+        if settings.algorithm == "clusters":
+            self._require_clusters()
+        if settings.beta < 1 and len(terms):
+            kept = np.sort(np.argsort(-weights, kind="stable")[: math.ceil(settings.beta * len(terms))])
+            terms, weights = terms[kept], weights[kept]
+        wide, factor = query_numbers(weights) if quantized else (weights.astype(np.float64), 1.0)
+        far = quantized and wide.dtype != np.int32
+        n_live = sum(int(live.sum()) for live in mask.live) if mask.live else self.n_blocks
+        algorithm, reason = choose(
+            settings,
+            k,
+            self.n_blocks,
+            self._experience,
+            has_bounds=quantized and not far,
+            ordered=self._ordered,
+            n_live=n_live,
+            share=mask.share,
+        )
+        if far:
+            reason = "the query's weights lie too far apart for integers of 32 bits"
+        results, counts, n_known = [], np.zeros(4, np.int64), 0
+        for g, group in enumerate(self._groups):
+            live = mask.live[g] if mask.live else _EVERY
+            space = self._space(k, wide.dtype)
+            scratch = self._scratch() if algorithm == "clusters" else None
+            unit = group.scale / factor
+            least = _least(floor / unit, wide.dtype)
+            docs, scores, known = group.search(
+                algorithm, terms, wide, space, k, settings, mask.allowed, live, scratch, least
+            )
+            counts += space.counts
+            n_known = max(n_known, known)
+            results.append((docs, scores * unit))
+        if algorithm == "blocks" and not len(mask.allowed):
+            self._experience.learn(k, paid=bool(counts[POSTINGS_SCORED] < _PAYS * counts[POSTINGS]))
+        docs, scores = results[0] if len(results) == 1 else _best(results, k)
+        if len(docs) and docs.max() >= self.n_docs:
+            raise CorruptIndex(f"{self.segments[0].folder.parent}: places.arrow is damaged; lsr verify tells more")
+
+        def plan() -> Plan:
+            blocks_scored, windows_scanned, postings_scored, _ = counts.tolist()
+            clusters = [len(s.clusters.doc_ends) for s in self.segments if s.clusters is not None]
+            return Plan(
+                algorithm=algorithm,
+                reason=reason,
+                terms=n_known,
+                documents=self.n_docs,
+                postings=sum(int(s.df[np.isin(s.terms, terms)].sum()) for s in self.segments),
+                postings_scored=postings_scored,
+                blocks=sum(clusters) if algorithm == "clusters" else self.n_blocks,
+                blocks_scored=blocks_scored,
+                windows=self.n_windows,
+                windows_scanned=windows_scanned,
+            )
+
+        return docs, scores, plan
+
+    # --- masks ------------------------------------------------------------------------------------------------------
+
+    def mask(self, allowed: NDArray[np.bool_]) -> Mask:
+        """A mask of documents that may be found, without those that are deleted.
+
+        Args:
+            allowed: (n_docs,) bool, by document number.
+        """
+        if allowed.shape != (self.n_docs,):
+            raise ValueError(f"a mask over {self.n_docs} documents, got shape {allowed.shape}")
+        return self._masked([allowed[first:end] for first, end in zip(self.bases[:-1], self.bases[1:], strict=True)])
+
+    @cached_property
+    def _all_alive(self) -> Mask:
+        if all(alive is None for alive in self._alive):
+            return Mask(_EVERY, ())
+        return self._masked([np.ones(segment.n_docs, bool) for segment in self.segments])
+
+    def _masked(self, parts: Sequence[NDArray[np.bool_]]) -> Mask:
+        places = np.empty(self.n_docs, np.uint8)
+        for segment, part, alive, base in zip(self.segments, parts, self._alive, self.bases, strict=False):
+            both = part if alive is None else part & alive
+            try:
+                places[base : base + segment.n_docs] = both[segment.order] if len(segment.order) else both
+            except IndexError:
+                raise CorruptIndex(f"{segment.folder / 'places.arrow'}: damaged; lsr verify tells more") from None
+        live = []
+        for group in self._groups:
+            blocks = np.zeros(group.n_blocks, np.uint8)
+            find_live(group.files.windows, places, blocks)
+            live.append(blocks)
+        for array in (places, *live):
+            array.flags.writeable = False  # kernels are compiled for one kind of array
+        return Mask(places, tuple(live), float(places.mean()) if len(places) else 1.0)
+
+    def by_number(self, mask: Mask | None) -> NDArray[np.bool_] | None:
+        """(n_docs,) bool by document number, which documents a mask, or None for none, lets be found; None for all."""
+        mask = mask or self._all_alive
+        if not len(mask.allowed):
+            return None
+        allowed = np.empty(self.n_docs, bool)
+        for segment, base in zip(self.segments, self.bases, strict=False):
+            here = mask.allowed[base : base + segment.n_docs].view(bool)
+            if len(segment.order):
+                allowed[base + segment.order.astype(np.int64)] = here
+            else:
+                allowed[base : base + segment.n_docs] = here
+        return allowed
+
+    # --- single documents -------------------------------------------------------------------------------------------
+
+    def locate(self, doc: int) -> tuple[int, int]:
+        """The segment that a document is in, and its number there."""
+        number = int(np.searchsorted(self.bases, doc, side="right")) - 1
+        return number, doc - int(self.bases[number])
+
+    def impacts_of(self, doc: int, terms: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """(n,) float64, the stored weight of each term in a document, 0 where it doesn't occur."""
+        number, within = self.locate(doc)
+        try:
+            return self.segments[number].impacts_of(within, terms)
+        except IndexError:
+            folder = self.segments[number].folder
+            raise CorruptIndex(f"{folder}: postings or places.arrow are damaged; lsr verify tells more") from None
+
+    def score_of(
+        self, doc: int, terms: NDArray[np.uint32], weights: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+        """A document's score as a search has it, whose weights are rounded to integers.
+
+        Returns:
+            (n,) the stored weight of each term, (n,) what it adds, and the sum.
+        """
+        number, _ = self.locate(doc)
+        impacts, scale = self.impacts_of(doc, terms), self.segments[number].scale
+        wide = weights.astype(np.float64)
+        if any(segment.impacts != "uint8" for segment in self.segments):
+            return impacts, wide * impacts, float(wide @ impacts)
+        numbers, factor = query_numbers(weights)
+        sums: NDArray[np.float64] = numbers * np.rint(impacts / scale)
+        return impacts, sums * (scale / factor), float(sums.sum() * (scale / factor))
+
+    def sample(self, n: int, length: int) -> SparseMatrix:
+        """At most n documents, drawn at random but always the same, cut to their heaviest terms.
+
+        Args:
+            n: How many documents.
+            length: How many terms to keep of each at most.
+
+        Raises:
+            IndexFormatError: The index has no clusters.
+        """
+        self._require_clusters()
+        rows = []
+        try:
+            for drawn in np.random.default_rng(0).permutation(self.n_docs)[:n].tolist():
+                number, place = self.locate(drawn)
+                segment = self.segments[number]
+                assert segment.clusters is not None
+                ranks, impacts = document_of(segment.clusters, place)
+                heaviest = np.sort(np.argsort(impacts, kind="stable")[-length:])
+                rows.append((segment.terms[ranks[heaviest]], impacts[heaviest]))
+            largest = max((int(s.terms.max(initial=0)) for s in self.segments), default=0)
+            return SparseMatrix.from_rows(rows, largest + 1)
+        except (IndexError, ValueError):
+            where = self.segments[number].folder
+            raise CorruptIndex(f"{where}: the clusters are damaged; lsr verify tells more") from None
+
+    def _require_clusters(self) -> None:
+        for segment in self.segments:
+            if segment.clusters is None:
+                how = "build it again with --clusters, Index.build(..., clusters=True)"
+                if segment.impacts == "float32":
+                    how = f"weights stored as float32 can't have them; {how} and 8-bit impacts"
+                raise IndexFormatError(f"{segment.folder.parent}: this index has no clusters: {how}")
+
+    # --- what a search writes to ------------------------------------------------------------------------------------
+
+    @cached_property
+    def _ordered(self) -> bool:
+        """Whether most documents are stored beside similar ones."""
+        return 2 * sum(len(segment.order) for segment in self.segments) > self.n_docs
+
+    def _space(self, k: int, dtype: Any) -> Space:
+        """What a search of this thread writes to: kept from search to search, but for the result."""
+        if getattr(self._local, "space", None) is None:
+            n_blocks = _folded(max(group.n_blocks for group in self._groups))
+            self._local.space = np.empty((6, n_blocks), np.int32), np.zeros(4, np.int64)
+            self._local.accumulators = {}
+        blocks, counts = self._local.space
+        accumulators = self._local.accumulators
+        if dtype not in accumulators:
+            accumulators[dtype] = np.zeros(WINDOW, dtype)
+        size = 2 * k + _SPARE
+        return Space(accumulators[dtype], blocks, np.empty(size, np.int64), np.empty(size, dtype), counts)
+
+    def _scratch(self) -> NDArray[np.int32]:
+        """What a search by clusters of this thread writes to besides."""
+        if getattr(self._local, "sums", None) is None:
+            n_clusters = max(len(s.clusters.doc_ends) for s in self.segments if s.clusters is not None)
+            self._local.sums = np.zeros((6, _folded(n_clusters)), np.int32)
+        sums: NDArray[np.int32] = self._local.sums
+        return sums
+
+
+def _best(results: list[tuple[NDArray[np.int64], NDArray[np.float64]]], k: int) -> Any:
+    """The k best of several results: documents and scores."""
+    docs = np.concatenate([np.empty(0, np.int64), *(docs for docs, _ in results)])
+    scores = np.concatenate([np.empty(0), *(scores for _, scores in results)])
+    best = np.lexsort((docs, -scores))[:k]
+    return docs[best], scores[best]
+
+
+def _least(score: float, dtype: Any) -> Any:
+    """The score to reach from the start, of the type of a kernel's scores; rounded down, so that no tie is lost."""
+    below = score * (1 - 2.0**-40)
+    if dtype == np.int32:
+        return np.int32(max(1, min(math.ceil(below), 2**31 - 1)))
+    return np.float64(max(below, np.finfo(np.float64).tiny))
+
+
+def _folded(n: int) -> int:
+    return max(FOLD, -(-n // FOLD) * FOLD)

@@ -1,0 +1,205 @@
+"""A group: windows of one scale, whose files kernels see as one array each, searched in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lsr.errors import CorruptIndex
+from lsr.index.kernels.block_max import search_blocks
+from lsr.index.kernels.clustered import Docs, search_clusters
+from lsr.index.kernels.exhaustive import finish, search_windows
+from lsr.index.kernels.layout import (
+    BASE,
+    BLOCK,
+    DENSE_AT,
+    DOCS_AT,
+    FIRST_BLOCK,
+    FIRST_DOC,
+    IMPACTS_AT,
+    MAXIMA_AT,
+    N_DOCS,
+    ORDER_AT,
+    SKIPS_AT,
+    WINDOW_COLUMNS,
+    Files,
+    Lexicon,
+    Query,
+    Space,
+    find_lists,
+    find_terms,
+)
+from lsr.index.kernels.maxscore import search_daat, search_maxscore
+from lsr.index.search.settings import SearchSettings
+from lsr.index.segment.postings import Run
+
+_SEEDS = 2  # blocks of the highest bounds that are scored first, apart from a quarter of k
+
+
+class Group:
+    """Windows of one scale, of one segment or of many, searched in one call of a kernel.
+
+    Args:
+        members: Runs of windows, and the number of the first document of the segment of each.
+    """
+
+    def __init__(self, members: list[tuple[Run, int]]) -> None:
+        self._members = members
+        segments = [run.segment for run, _ in members]
+        self.scale = members[0][0].scale
+        *arrays, offsets = _side_by_side([segment.files for segment in segments])
+        docs, impacts, dense, maxima, skips = arrays
+        order, order_at = _span([segment.order for segment in segments])
+        tables, n_blocks = [], 0
+        for i, (run, base) in enumerate(members):
+            segment = run.segment
+            windows = segment.windows[run.first : run.end].copy()
+            run_blocks = int((-(-windows[:, N_DOCS] // BLOCK)).sum())
+            windows[:, FIRST_BLOCK] -= windows[:1, FIRST_BLOCK]
+            windows[:, ORDER_AT] = order_at[i] + windows[:, FIRST_DOC] if len(segment.order) else -1
+            windows[:, [DOCS_AT, IMPACTS_AT, DENSE_AT, MAXIMA_AT, SKIPS_AT]] += offsets[:, i]
+            windows[:, FIRST_DOC] += base
+            windows[:, BASE] = base
+            windows[:, FIRST_BLOCK] += n_blocks
+            n_blocks += run_blocks
+            tables.append(windows)
+        self.n_blocks = n_blocks
+        windows = np.concatenate([np.empty((0, WINDOW_COLUMNS), np.int64), *tables])
+        self.files = Files(docs, impacts, dense, maxima, skips, windows, order)
+        (terms, terms_at), (table, table_at) = _span([s.terms for s in segments]), _span([s.table for s in segments])
+        (peaks, peaks_at), (ends, ends_at) = _span([s.peaks for s in segments]), _span([s.ends for s in segments])
+        *entries, entries_at = _side_by_side([_entries(run) for run, _ in members])
+        n_windows = np.array([run.end - run.first for run, _ in members])
+        columns = [
+            terms_at, [len(s.terms) for s in segments], table_at, [len(s.table) for s in segments], peaks_at, ends_at,
+            *entries_at, [len(s.entries[0]) for s in segments], np.cumsum(n_windows) - n_windows, n_windows,
+            [s.n_rows for s in segments],
+        ]  # fmt: skip
+        self._lexicon = Lexicon(np.array(columns, np.int64).T.copy(), terms, table, peaks, ends, tuple(entries))
+
+    def search(
+        self,
+        algorithm: str,
+        terms: NDArray[np.uint32],
+        weights: NDArray[Any],
+        space: Space,
+        k: int,
+        settings: SearchSettings,
+        allowed: NDArray[np.uint8],
+        live: NDArray[np.uint8],
+        scratch: NDArray[np.int32] | None,
+        least: Any,
+    ) -> tuple[NDArray[np.int64], NDArray[Any], int]:
+        """The k best documents of these segments, their scores in integers, and how many terms occur.
+
+        Documents whose scores fall short of `least`, of the type of the weights and above zero, may be left out.
+        """
+        ranks, peaks = np.empty((len(self._members), len(terms)), np.int64), np.empty(len(terms))
+        known = find_terms(self._lexicon, terms, ranks, peaks)
+        if scratch is not None:
+            found = self._search_clusters(ranks, known, weights, space, k, settings, allowed, scratch)
+            return space.docs[:found], space.scores[:found], len(known)
+        if algorithm == "blocks":
+            known = known[np.argsort(-weights[known], kind="stable")]
+        files, chosen = self.files, weights[known]
+        lists = np.empty((len(known), len(files.windows), 4), np.int32)
+        find_lists(self._lexicon, files.windows, ranks, known, lists)
+        most = (chosen * peaks[known]).astype(weights.dtype) if algorithm != "exhaustive" else chosen
+        query = Query(lists, chosen, most, allowed, live)
+        if algorithm == "blocks":
+            seeds = min(max(_SEEDS + k // 4, settings.guaranteed), max(self.n_blocks, 1))
+            found = search_blocks(files, query, space, k, settings.alpha, seeds, least)
+        elif algorithm == "maxscore":
+            found = search_maxscore(files, query, space, k)
+        elif algorithm == "daat":
+            found = search_daat(files, query, space, k)
+        else:
+            found = search_windows(files, query, space, k, least)
+        return space.docs[:found], space.scores[:found], len(known)
+
+    def _search_clusters(
+        self,
+        ranks: NDArray[np.int64],
+        known: NDArray[np.int64],
+        weights: NDArray[Any],
+        space: Space,
+        k: int,
+        settings: SearchSettings,
+        allowed: NDArray[np.uint8],
+        scratch: NDArray[np.int32],
+    ) -> int:
+        space.counts[:] = 0
+        found, least = 0, 1
+        # Terms that no segment has don't count.
+        anywhere = known[np.argsort(-weights[known], kind="stable")[: settings.cut]]
+        for i, (run, base) in enumerate(self._members):
+            segment = run.segment
+            assert segment.clusters is not None
+            heaviest, there, wide = anywhere, ranks[i], weights
+            if len(known) < len(weights) or len(self._members) > 1:
+                here = ranks[i] >= 0
+                heaviest = (np.cumsum(here) - 1)[anywhere[here[anywhere]]]
+                there, wide = ranks[i][here], weights[here]
+            seeds = min(max(_SEEDS + k // 5, settings.guaranteed), max(len(segment.clusters.doc_ends), 1))
+            docs = Docs(segment.order, segment.n_docs, base, _within(run, allowed[base : base + segment.n_docs]))
+            found, least = search_clusters(
+                segment.clusters, (there, wide), heaviest, docs, scratch, space, k,
+                float(settings.heap_factor), seeds, found, np.int32(least),
+            )  # fmt: skip
+        return int(finish(space, k, found))
+
+
+def _entries(run: Run) -> tuple[NDArray[Any], ...]:
+    """The entries of a segment's lists, of the windows of a run, which count from 0: others have numbers beyond it."""
+    window, *rest = run.segment.entries
+    if run.first:
+        window = window - np.uint32(run.first)  # what is below zero becomes very large
+        window.flags.writeable = False
+    return window, *rest
+
+
+def _within(run: Run, allowed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Which documents of a segment may be found, by place, of the windows of a run; empty if all may."""
+    segment = run.segment
+    if (run.first, run.end) == (0, segment.n_windows):
+        return allowed
+    mask = np.zeros(segment.n_docs, np.uint8)
+    begin, last = segment.windows[run.first, FIRST_DOC], segment.windows[run.end - 1]
+    here = slice(begin, last[FIRST_DOC] + last[N_DOCS])
+    mask[here] = allowed[here] if len(allowed) else 1
+    mask.flags.writeable = False
+    return mask
+
+
+def _side_by_side(columns: Sequence[tuple[NDArray[Any], ...]]) -> Any:
+    """For some arrays of each segment, what `_span` gives for the first of each, the second, and so on; and last the
+    offsets, (n_arrays, n_segments).
+    """
+    spans = [_span(list(arrays)) for arrays in zip(*columns, strict=True)]
+    return *(whole for whole, _ in spans), np.stack([offsets for _, offsets in spans])
+
+
+def _span(arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """One array from where the first of some arrays of one type lies to the end of the last, read-only.
+
+    Only what lies within the given arrays may be read of it. It keeps them alive.
+
+    Returns:
+        The array, and where in it each begins; 0 for empty ones.
+    """
+    dtype, offsets = arrays[0].dtype, np.zeros(len(arrays), np.int64)
+    places = [array.__array_interface__["data"][0] for array in arrays]
+    filled = [i for i, array in enumerate(arrays) if array.size]
+    if not filled:
+        return np.frombuffer(b"", dtype), offsets
+    low = min(places[i] for i in filled)
+    size = max(places[i] + arrays[i].nbytes for i in filled) - low
+    if any((places[i] - low) % dtype.itemsize for i in filled):
+        raise CorruptIndex("a file's values aren't aligned; build the index again")
+    for i in filled:
+        offsets[i] = (places[i] - low) // dtype.itemsize
+    return np.frombuffer(pa.foreign_buffer(low, size, base=list(arrays)), dtype), offsets

@@ -1,0 +1,188 @@
+"""How a search is to be made, and how it was: settings, the choice of an algorithm, and a record of what it touched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "daat", "clusters"]
+Mode = Literal["sparse", "hybrid", "dense"]
+# With fewer blocks for each wanted document than this, too many of them have to be looked into: a scan is faster. The
+# first where similar documents are stored side by side, the second where they lie as they came.
+_BLOCKS_PER_HIT = 75, 600
+_FEW_LIVE = 32  # where at most one block in so many has a document that may be found, looking into these is faster
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How to search. The defaults are exact; every algorithm then gives the same documents, scores and order.
+
+    Attributes:
+        algorithm: "exhaustive" scans every posting of the query's terms; "blocks" leaves out blocks of documents
+            whose upper bounds fall short; "maxscore" looks light terms up only in documents that heavier ones may lift
+            to the top, window by window, and "daat" does so document by document, as the textbooks have it, to be
+            measured against; "clusters" looks into the clusters of an index that was built with them, which is
+            approximate; "auto" takes for each query what should be faster of the first two. Weights stored as
+            float32 have no bounds: they are scanned whatever exact algorithm is named here.
+        alpha: A block is left out when alpha times its upper bound falls short of the k-th best score so far. 1 is
+            exact; lower is faster and may miss documents. What is found has its exact score. Of "blocks".
+        beta: The share of the query's terms that is used, the heaviest first; at least one. 1 uses all. Harmless for
+            long queries of a SPLADE encoder, ruinous for the few terms of inference-free ones.
+        guaranteed: So many blocks of the highest bounds are scored whatever alpha says, or so many clusters of the
+            highest sums. Of "blocks" and "clusters".
+        cut: Of so many of the query's terms, the heaviest, the summaries of clusters are added up. Documents that are
+            looked into are scored with all terms. Of "clusters".
+        heap_factor: A cluster is left out when the sum of its summaries falls short of so many times the k-th best
+            score so far. Lower finds more and is slower; 0 leaves out only clusters without a term. Of "clusters".
+        mode: "sparse" searches the sparse vectors; "dense" the dense ones that an index keeps that was built with
+            hybrid=True; "hybrid" both (`lsr.index.search.hybrid_search`), where the other settings are the sparse
+            search's. Dense vectors are all compared: that is exact.
+        dense_weight: What the dense score counts beside the sparse one, both between 0 and 1. Of "hybrid".
+        best_passages: Where documents are cut into passages, a document's score is the mean of so many of its best
+            ones, or of all if it has fewer.
+
+    Raises:
+        ValueError: An unknown algorithm or a value out of range; all of them are named.
+    """
+
+    algorithm: Algorithm = "auto"
+    alpha: float = 1.0
+    beta: float = 1.0
+    guaranteed: int = 0
+    cut: int = 8
+    heap_factor: float = 1.0
+    best_passages: int = 1
+    mode: Mode = "sparse"
+    dense_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.algorithm not in get_args(Algorithm):
+            wrong.append(f"algorithm must be one of {', '.join(get_args(Algorithm))}, got {self.algorithm!r}")
+        if self.mode not in get_args(Mode):
+            wrong.append(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
+        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
+            if not (isinstance(value, int | float) and math.isfinite(value) and 0 < value <= 1):
+                wrong.append(f"{name} must be above 0 and at most 1, got {value!r}")
+        for name, whole, least in (
+            ("guaranteed", self.guaranteed, 0),
+            ("cut", self.cut, 1),
+            ("best_passages", self.best_passages, 1),
+        ):
+            if isinstance(whole, bool) or not isinstance(whole, int) or whole < least:
+                wrong.append(f"{name} must be a whole number of at least {least}, got {whole!r}")
+        for name, value in (("heap_factor", self.heap_factor), ("dense_weight", self.dense_weight)):
+            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+                wrong.append(f"{name} must be at least 0, got {value!r}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing can be missed."""
+        return self.alpha == 1 and self.beta == 1 and self.algorithm != "clusters"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search did.
+
+    Attributes:
+        algorithm: What ran, any but "auto".
+        reason: Why.
+        terms: Terms of the query that documents have, and that were used.
+        documents: Documents of the index.
+        postings: Postings of these terms.
+        postings_scored: How many of them were added to scores or looked up; of dense rows that were added whole, an
+            eighth of the row's length.
+        blocks: Blocks of documents, or clusters.
+        blocks_scored: How many were looked into one by one.
+        windows: Windows of documents.
+        windows_scanned: How many were scanned whole.
+    """
+
+    algorithm: str
+    reason: str
+    terms: int
+    documents: int
+    postings: int
+    postings_scored: int
+    blocks: int
+    blocks_scored: int
+    windows: int
+    windows_scanned: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.algorithm} ({self.reason}): {self.postings_scored:,} of {self.postings:,} postings of "
+            f"{self.terms} terms scored, {self.blocks_scored:,} of {self.blocks:,} "
+            f"{'clusters' if self.algorithm == 'clusters' else 'blocks'} looked into, "
+            f"{self.windows_scanned} of {self.windows} windows scanned"
+        )
+
+
+class Experience:
+    """Whether skipping blocks has paid lately, for each size of k: some collections leave nothing to skip.
+
+    Searching threads share it without a lock; a lost update costs one more look.
+    """
+
+    _TRIES, _AGAIN = 8, 64  # so many futile searches in a row end it, and one in so many tries again
+
+    def __init__(self) -> None:
+        self._futile: dict[int, int] = {}
+
+    def pays(self, k: int) -> bool:
+        """Whether to try."""
+        times = self._futile.get(k.bit_length(), 0)
+        if times < self._TRIES:
+            return True
+        self._futile[k.bit_length()] = times + 1
+        return times % self._AGAIN == 0
+
+    def learn(self, k: int, *, paid: bool) -> None:
+        """Note how a search by blocks went."""
+        times = self._futile.get(k.bit_length(), 0)
+        self._futile[k.bit_length()] = 0 if paid else times + 1
+
+
+def choose(
+    settings: SearchSettings,
+    k: int,
+    n_blocks: int,
+    experience: Experience,
+    *,
+    has_bounds: bool,
+    ordered: bool,
+    n_live: int,
+    share: float,
+) -> tuple[str, str]:
+    """The algorithm for a query, and why.
+
+    Args:
+        settings: What was asked for.
+        k: How many documents are wanted.
+        n_blocks: Blocks of the index.
+        experience: Of this index.
+        has_bounds: Whether their bounds are known.
+        ordered: Whether similar documents are stored side by side.
+        n_live: Blocks that have a document that may be found.
+        share: Of the documents, those that may be found: the fewer, the lower the score that is to be reached.
+    """
+    if not has_bounds:
+        return "exhaustive", "weights stored as float32 have no bounds"
+    if settings.algorithm != "auto":
+        return settings.algorithm, "asked for"
+    if n_live * _FEW_LIVE <= n_blocks:
+        return "blocks", f"{n_live:,} of {n_blocks:,} blocks have a document that may be found"
+    if n_blocks * share < _BLOCKS_PER_HIT[0 if ordered else 1] * k:
+        some = f" and {share:.2%} of the documents" if share < 1 else ""
+        return "exhaustive", f"only {n_blocks:,} blocks for k = {k}{some}"
+    if not experience.pays(k):
+        return "exhaustive", "lately nothing could be skipped"
+    return "blocks", f"{n_blocks:,} blocks for k = {k}"

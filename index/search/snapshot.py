@@ -1,0 +1,514 @@
+"""Snapshot: what one manifest names, mapped and ready to be searched; it never changes.
+
+Files that a later commit removes stay usable as long as they are mapped, so a snapshot answers alike for as long as it
+is held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lsr.encode.base import Encoder
+from lsr.encode.lexicon import Counts, Lexicon
+from lsr.encode.load import load_encoder_files
+from lsr.errors import CorruptIndex
+from lsr.fingerprint import Fingerprint
+from lsr.forks import cached_property, in_child
+from lsr.index.search.searcher import Mask, Searcher
+from lsr.index.search.settings import SearchSettings
+from lsr.index.segment.clusters import CLUSTERS
+from lsr.index.segment.columns import COLUMNS_FILE
+from lsr.index.segment.doc_store import AllDocuments, Documents
+from lsr.index.segment.embeddings import Embeddings
+from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.segment.postings import Segment
+from lsr.index.storage.arrow_file import RESTORE, ArrowFile, write_arrow
+from lsr.index.storage.manifest import CHANGED, check_files, read_encoder_files, read_manifest, require_same_index
+from lsr.io.vectors import VectorBatch
+from lsr.sparse import SparseMatrix
+
+_VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
+_ALIVE_SCHEMA = pa.schema([("bits", pa.uint8())])
+_ROWS = 4096  # documents that are read back at a time
+_MASKS = 16  # of so many filters, a byte a document each
+_PASSAGES = 4  # so many times the wanted documents are looked for where documents are cut into passages
+_REST = " (--skip-damaged, Index.open(..., skip_damaged=True) searches what is left)"
+
+
+class Part(NamedTuple):
+    """A segment of a snapshot.
+
+    Attributes:
+        entry: What the manifest says of it.
+        segment: Its postings.
+        documents: Its documents.
+        alive: (n_docs,) bool, False for the deleted ones; None if there are none.
+        files: What the manifest says of the index' files.
+        embeddings: Their dense vectors, if there are any.
+    """
+
+    entry: Mapping[str, Any]
+    segment: Segment
+    documents: Documents
+    alive: NDArray[np.bool_] | None
+    files: Mapping[str, Any]
+    embeddings: Embeddings | None = None
+
+    @property
+    def n_terms(self) -> int:
+        """One more than the largest term that occurs."""
+        return 1 + int(self.segment.terms.max(initial=0))
+
+    def batches(self, scratch: Path, n_terms: int) -> Iterator[VectorBatch]:
+        """The documents that aren't deleted, in their order, with their impacts, not yet multiplied with the scale.
+
+        Args:
+            scratch: Where a temporary file goes, 8 bytes a weight.
+            n_terms: Size of the vocabulary.
+
+        Raises:
+            CorruptIndex: A file isn't as it was written. All are hashed first: what is written of damage has checksums
+                that are right.
+        """
+        self.require_whole()
+        n_docs = len(self.documents)
+        kept = np.ones(n_docs, bool) if self.alive is None else self.alive
+        with self.segment.rows(scratch, kept, n_terms) as rows:
+            for first in range(0, n_docs, _ROWS):
+                end = min(first + _ROWS, n_docs)
+                here = kept[first:end]
+                if here.any():
+                    dense = None if self.embeddings is None else self.embeddings.rows(first, end)[here]
+                    yield VectorBatch(self.documents.rows(first, end).filter(here), rows(first, end)[here], dense)
+
+    def require_whole(self) -> None:
+        """Hash what others are made of, as it is mapped.
+
+        Raises:
+            CorruptIndex: It isn't as it was written; all such files are named.
+        """
+        wrong = []
+        dense = () if self.embeddings is None else (self.embeddings.source,)
+        for file in (*self.segment.sources, *self.documents.sources, *dense):
+            if file.digest() != self.files[f"{self.entry['name']}/{file.path.name}"]["sha256"]:
+                wrong.append(f"{file.path}: {CHANGED}")
+        if wrong:
+            raise CorruptIndex("\n".join(wrong))
+
+
+class Shared:
+    """What the segments of an index share.
+
+    Attributes:
+        fingerprint: Of the encoder that made the vectors.
+        encoder_files: What it takes to encode; empty where the index doesn't hold it.
+        damaged: Whether its files were left out as they are damaged.
+
+    Args:
+        path: The index, for messages.
+        fingerprint: As above.
+        encoder_files: As above.
+        tokens: Reads the tokens; None where they aren't known.
+        damaged: As above.
+        base: What this has grown from, whose encoder it uses.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        fingerprint: Fingerprint,
+        encoder_files: dict[str, bytes],
+        tokens: Callable[[], list[str]] | None,
+        *,
+        damaged: bool = False,
+        base: Shared | None = None,
+    ) -> None:
+        self._path, self.fingerprint, self.encoder_files, self._tokens = path, fingerprint, encoder_files, tokens
+        self.damaged = damaged
+        self.base = base or self
+        self._vocabulary: list[str] | None = None
+        self._before: tuple[list[str], dict[str, int]] | None = None  # of the same tokens, but for the last
+
+    @classmethod
+    def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool, tokens_whole: bool) -> Shared:
+        """What the segments of a manifest share; if it isn't whole, without the encoder, nor tokens that aren't."""
+        folder = path / str(manifest["shared"])
+        # Everything is mapped or read by now: an index that is open stays whole when another one replaces it.
+        has_vocabulary, has_encoder = tokens_whole and manifest["has_vocabulary"], whole and manifest["has_encoder"]
+        tokens = None
+        if has_vocabulary:
+            file = ArrowFile(folder / "vocabulary.arrow", _VOCABULARY_SCHEMA)
+            tokens = partial(_tokens_of, file, manifest["files"][f"{folder.name}/{file.path.name}"]["sha256"])
+        files = read_encoder_files(path, manifest) if has_encoder else {}
+        fingerprint = Fingerprint.from_json(manifest["fingerprint"], str(path))
+        return cls(str(path), fingerprint, files, tokens, damaged=not whole)
+
+    def grown(self, path: Path, manifest: Mapping[str, Any], before: Shared | None = None) -> Shared:
+        """The same with the tokens that commits have appended.
+
+        Args:
+            path: The index.
+            manifest: Says where they lie.
+            before: What an earlier commit shared, so that what is known of it isn't read again.
+        """
+        if not (folders := [piece["name"] for piece in manifest.get("grown", ())]):
+            return self
+        files = [
+            (
+                ArrowFile(path / name / "vocabulary.arrow", _VOCABULARY_SCHEMA),
+                manifest["files"][f"{name}/vocabulary.arrow"]["sha256"],
+            )
+            for name in folders
+        ]
+        made = Shared(self._path, self.fingerprint, self.encoder_files, None, damaged=self.damaged, base=self)
+        known = before.__dict__.get("term_of") if before is not None else None
+        if before is not None and before._vocabulary is not None and known is not None:
+            made._before = before._vocabulary, known
+        made._tokens = partial(_more_tokens, self, files, made._before[0] if made._before else None)
+        return made
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """What encodes queries and documents, of the files that the index carries."""
+        if self.base is not self:
+            return self.base.encoder
+        encoder = load_encoder_files(self.encoder_files)
+        self.fingerprint.require_same(encoder.fingerprint, f"the index {self._path}", "the encoder it carries")
+        return encoder
+
+    @property
+    def vocabulary(self) -> list[str] | None:
+        """Token of each term, or None where the tokens aren't known."""
+        # No cached_property: one lock for all instances, and reading may wait for another one of this process.
+        if self._vocabulary is None and self._tokens is not None:
+            self._vocabulary = self._tokens()
+        return self._vocabulary
+
+    @cached_property
+    def term_of(self) -> dict[str, int]:
+        """The term of each token."""
+        vocabulary = self.vocabulary or []
+        before, self._before = self._before, None
+        if before is None:
+            return {token: term for term, token in enumerate(vocabulary)}
+        first = len(before[0])
+        return before[1] | {token: term for term, token in enumerate(vocabulary[first:], first)}
+
+
+class Snapshot:
+    """The documents of an index as they were at one commit.
+
+    Attributes:
+        manifest: What names them.
+        parts: The segments, in document order.
+        documents: Ids and texts.
+        searcher: Postings.
+        frequencies: Gives, of (n,) terms, (n,) int64: how many documents that aren't deleted have each.
+        shared: Encoder and vocabulary.
+        damaged: Messages about files that are damaged; what they belong to is left out.
+
+    Args:
+        path: The index' folder.
+        manifest: What is to be opened.
+        before: A snapshot of the same index: what it has open isn't opened again.
+        skip_damaged: Leave damaged segments out; every byte is read.
+
+    Raises:
+        CorruptIndex: A file is missing, cut short or, if small, changed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: Mapping[str, Any],
+        before: Snapshot | None = None,
+        *,
+        skip_damaged: bool = False,
+    ) -> None:
+        self.manifest = manifest
+        # Who wants what is left wants it whole: of large files, too, every byte is looked at.
+        known = before.manifest["files"] if before else None
+        wrong = check_files(path, manifest, every_byte=skip_damaged, known=known)
+        if wrong and not skip_damaged:
+            raise CorruptIndex("\n".join(wrong.values()) + _REST)
+        self.damaged = list(wrong.values())
+        left_out = {name.split("/")[0] for name in wrong}
+        opened: dict[str, Part] = {part.entry["name"]: part for part in before.parts} if before else {}
+        parts = []
+        for entry in manifest["segments"]:
+            if entry["name"] in left_out or entry["alive"] in left_out:
+                continue
+            try:
+                parts.append(_open(path, manifest, entry, opened.get(entry["name"])))
+            except CorruptIndex as error:
+                if not skip_damaged:
+                    raise
+                self.damaged.append(str(error))
+        self._assemble(parts)
+        folders = [piece["name"] for piece in manifest.get("grown", ())]
+        known = before if before and before.manifest["shared"] == manifest["shared"] and not before.damaged else None
+        if known and known.manifest.get("grown") == manifest.get("grown"):
+            self.shared: Shared = known.shared
+        else:
+            lost = [name for name in wrong if name.split("/")[0] in (manifest["shared"], *folders)]
+            tokens_whole = all("/encoder/" in name for name in lost)
+            base = known.shared.base if known else Shared.of(path, manifest, whole=not lost, tokens_whole=tokens_whole)
+            self.shared = base.grown(path, manifest, known.shared if known else None) if tokens_whole else base
+
+    def _assemble(self, parts: Sequence[Part]) -> None:
+        self.parts: tuple[Part, ...] = tuple(parts)
+        alive = [part.alive for part in self.parts]
+        self.documents = AllDocuments([part.documents for part in self.parts], alive)
+        self._masks: dict[str, Mask] = {}
+        self._masking = threading.Lock()
+        in_child(self)
+        self.searcher = Searcher([part.segment for part in self.parts], alive)
+        self.frequencies: Counts = partial(_frequencies, self.parts, {})
+        self._bound: tuple[Encoder, Encoder] | None = None
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`."""
+        self._masking = threading.Lock()
+
+    @classmethod
+    def latest(
+        cls, path: Path, before: Snapshot | None = None, *, skip_damaged: bool = False, same: bool = True
+    ) -> Snapshot:
+        """Open what was committed last.
+
+        Args:
+            path: The index' folder.
+            before: A snapshot that is open.
+            skip_damaged: As above.
+            same: Whether it has to be of the very index that `before` is of; an index in object storage, of which
+                `path` is a copy, is replaced by others.
+
+        Raises:
+            IndexFormatError: Not an index, one of another format, or another one.
+            CorruptIndex: As above.
+        """
+        manifest = read_manifest(path)
+        while True:
+            if before is not None and manifest == before.manifest:
+                return before
+            if before is not None and same:
+                require_same_index(path, before.manifest, manifest)
+            try:
+                snapshot = cls(path, manifest, before, skip_damaged=skip_damaged)
+                now = read_manifest(path) if snapshot.damaged else manifest
+                if now == manifest:
+                    return snapshot
+            except CorruptIndex:
+                now = read_manifest(path)
+                if now == manifest:
+                    raise
+            manifest = now  # it was replaced while we looked at it
+
+    @property
+    def manifests(self) -> Sequence[Mapping[str, Any]]:
+        """What names its files: of an index one manifest."""
+        return (self.manifest,)
+
+    @cached_property
+    def id(self) -> str:
+        """Tells this commit from others: 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        """How many documents there are, without the deleted ones."""
+        return sum(int(part.entry["n_alive"]) for part in self.parts)
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """The tokens, and the counts of the documents that are there."""
+        shared = self.shared
+        return Lexicon(shared.vocabulary or [], shared.term_of, n_docs=len(self), counts=self.frequencies)
+
+    def encoder(self, given: Encoder | None = None) -> Encoder:
+        """What encodes queries and documents, over these documents' terms and counts.
+
+        Args:
+            given: An encoder instead of the one that the index carries.
+        """
+        encoder = given or self.shared.encoder
+        if not encoder.living or self.shared.vocabulary is None:
+            return encoder
+        bound = self._bound
+        if bound is None or bound[0] is not encoder:
+            self._bound = bound = encoder, encoder.over(self.lexicon)
+        return bound[1]
+
+    @cached_property
+    def has_passages(self) -> bool:
+        """Whether documents were cut into passages."""
+        return any(part.entry["has_parents"] for part in self.parts)
+
+    def depth(self, k: int) -> int:
+        """How many vectors are looked for first, to find k documents."""
+        return _PASSAGES * k if self.has_passages else k
+
+    def mask(self, where: Where | Filter | None, *, known: bool = False) -> Mask | None:
+        """Which documents a filter lets be found; None for all. The latest ones are kept.
+
+        Args:
+            where: The filter.
+            known: Its columns were looked for already, in a whole of which this is a part.
+
+        Raises:
+            DataError: Something that is no filter, or that these documents can't be asked.
+        """
+        if where is None:
+            return None
+        parsed = as_filter(where)
+        key = repr(parsed)  # 1 and True are equal, but not as a filter's values
+        with self._masking:
+            kept = self._masks.get(key)
+        if kept is None:  # made without the lock, which searches with other filters would wait for
+            kept = self.searcher.mask(self.documents.allowed(parsed, known=known))
+            with self._masking:
+                while len(self._masks) >= _MASKS:
+                    self._masks.pop(next(iter(self._masks)))
+                self._masks[key] = kept
+        return kept
+
+    def top(
+        self, vector: SparseMatrix, k: int, settings: SearchSettings, mask: Mask | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Documents and scores of one query; passages rolled up to their documents."""
+        terms, weights = vector.row(0)
+        if not self.has_passages:
+            return self.searcher.search(terms, weights, k, settings, mask)
+        depth = self.depth(k)
+        while True:
+            # A document's best passage is the first of it in the ranking, so the first k documents are exact.
+            docs, scores = self.searcher.search(terms, weights, depth, settings, mask)
+            best: dict[str, int] = {}
+            for place, doc in enumerate(docs.tolist()):
+                best.setdefault(self.documents.parent(doc) or self.documents.id(doc), place)
+                if len(best) == k and settings.best_passages == 1:
+                    break
+            places, last = list(best.values()), len(docs) < depth
+            if settings.best_passages == 1:
+                if len(best) == k or last:
+                    return docs[places], scores[places]
+            elif (found := self._means(vector, list(best), docs[places], scores, k, settings, last=last)) is not None:
+                return found
+            depth *= _PASSAGES
+
+    def _means(
+        self,
+        vector: SparseMatrix,
+        ids: list[str],
+        docs: NDArray[np.int64],
+        scores: NDArray[np.float64],
+        k: int,
+        settings: SearchSettings,
+        *,
+        last: bool,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """The k documents with the highest means of their best passages; None if others may have higher ones.
+
+        Args:
+            vector: The query.
+            ids: Documents, by their best passages.
+            docs: (n,) the best passage of each.
+            scores: Of all passages that were found, descending.
+            k: How many documents.
+            settings: How many passages count.
+            last: Whether no other passage has a term of the query.
+        """
+        terms, weights = vector.row(0)
+        means = np.empty(len(ids))
+        for i, doc_id in enumerate(ids):
+            mine = [float(self.searcher.impacts_of(p, terms) @ weights) for p in self.documents.passages(doc_id)]
+            means[i] = np.mean(sorted(mine, reverse=True)[: settings.best_passages])
+        order = np.lexsort((docs, -means))[:k]
+        # No mean is above its best passage: what wasn't found stays below the worst passage that was.
+        if last or (len(order) == k and means[order[-1]] > scores[-1]):
+            return docs[order], means[order]
+        return None
+
+
+def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], opened: Part | None) -> Part:
+    """A segment; what is open already isn't opened again."""
+    folder, n_docs = path / entry["name"], entry["n_docs"]
+    if opened is None:
+        has_clusters = f"{entry['name']}/{CLUSTERS}" in manifest["files"]
+        segment = Segment(folder, manifest["impacts"], entry["scale"], clusters=has_clusters)
+        has_columns = f"{entry['name']}/{COLUMNS_FILE}" in manifest["files"]
+        documents = Documents(folder, n_docs, entry["has_text"], has_columns)
+        embeddings = Embeddings(folder, n_docs, entry["dense"]) if entry.get("dense") else None
+        if segment.n_docs != n_docs:
+            raise CorruptIndex(f"{folder}: {segment.n_docs} documents, the manifest says {n_docs}; {RESTORE}")
+    else:
+        segment, documents, embeddings = opened.segment, opened.documents, opened.embeddings
+        if opened.entry["alive"] == entry["alive"]:
+            return Part(entry, segment, documents, opened.alive, manifest["files"], embeddings)
+    alive = None
+    if entry["alive"]:
+        alive = read_alive(path / entry["alive"], n_docs, manifest["files"][entry["alive"]]["sha256"])
+    return Part(entry, segment, documents, alive, manifest["files"], embeddings)
+
+
+def _frequencies(parts: Sequence[Part], counted: dict[int, int], terms: NDArray[Any]) -> NDArray[np.int64]:
+    """How many documents that aren't deleted have each term; what is counted once is kept."""
+    if all(part.alive is None for part in parts):
+        return sum((part.segment.count(terms) for part in parts), np.zeros(len(terms), np.int64))
+    new = np.array([term for term in terms.tolist() if term not in counted], np.int64)
+    if len(new):
+        counts = sum((part.segment.count(new, part.alive) for part in parts), np.zeros(len(new), np.int64))
+        counted.update(zip(new.tolist(), counts.tolist(), strict=True))
+    return np.array([counted[term] for term in terms.tolist()], np.int64)
+
+
+def _tokens_of(file: ArrowFile, wanted: str) -> list[str]:
+    if file.digest() != wanted:
+        raise CorruptIndex(f"{file.path}: {CHANGED}")
+    return list(file.batch(0).column(0).to_pylist())
+
+
+def _more_tokens(base: Shared, files: Sequence[tuple[ArrowFile, str]], known: list[str] | None) -> list[str]:
+    """The tokens of the base and of files, each with its checksum, of which the first may be known."""
+    tokens = list(known if known is not None else base.vocabulary or ())
+    at = len(base.vocabulary or ())
+    for file, wanted in files:
+        size = file.batch(0).num_rows
+        if at + size > len(tokens):
+            tokens += _tokens_of(file, wanted)[max(len(tokens) - at, 0) :]
+        at += size
+    return tokens
+
+
+def read_alive(path: Path, n_docs: int, wanted: str | None = None) -> NDArray[np.bool_]:
+    """(n_docs,) bool, which documents of a segment are alive.
+
+    Args:
+        path: The file.
+        n_docs: Documents of the segment.
+        wanted: SHA-256 that the file must have.
+
+    Raises:
+        CorruptIndex: The file doesn't fit the segment, or isn't as it was written.
+    """
+    file = ArrowFile(path, _ALIVE_SCHEMA)
+    if wanted is not None and file.digest() != wanted:
+        raise CorruptIndex(f"{path}: {CHANGED}")
+    bits = file.column("bits")
+    if len(bits) != -(-n_docs // 8):
+        raise CorruptIndex(f"{path}: doesn't fit the documents; {RESTORE}")
+    return np.unpackbits(bits, count=n_docs, bitorder="little").view(np.bool_)
+
+
+def write_alive(path: Path, alive: NDArray[np.bool_]) -> None:
+    """Write which documents of a segment are alive."""
+    write_arrow(path, {"bits": np.packbits(alive, bitorder="little")})

@@ -1,0 +1,361 @@
+"""A segment: the postings of some documents, in windows; written once, then memory-mapped, never changed.
+
+    postings.arrow   one record batch per window: doc uint16 (within the window), impact uint8 | float32, both by
+                     term and, within a term, by document
+    dense.arrow      one record batch per window: of the lists that most documents are on, row by row, an impact for
+                     each document, uint8, 0 where it isn't on it; these aren't in postings.arrow
+    maxima.arrow     of the longer lists, by term and window, the largest impact in each block of documents, uint8; each
+                     row begins at a multiple of 64
+    skips.arrow      of the same lists, how many postings come before each 1024th document, uint16; each row begins at
+                     an eighth of the place of its maxima
+    places.arrow     where documents are stored in another order than they came: the document at each place and the
+                     place of each document, uint32; else no rows. Everything else here goes by places.
+    windows.arrow    first_doc int64, n_docs int64 of each window; and where there are documents whose weights are too
+                     large for the segment's scale, shift uint8, ascending: a window's scale is that times 2^shift
+    terms.arrow      the terms that occur, ascending, uint32; in how many documents, df uint32; and where the entries
+                     of each in lists.arrow end, uint64
+    lists.arrow      the lists, by term and window: window, begin and size among its postings uint32, where its
+                     maxima begin in units of 64, and its row of dense.arrow, int32, -1 if it has none
+
+A window holds at most 65,536 documents, fewer where they are so long that the writer's memory would run over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lsr.errors import CorruptIndex
+from lsr.index.kernels.invert import count_rows, find_row, gather, transpose
+from lsr.index.kernels.layout import (
+    BLOCK,
+    DENSE_AT,
+    DOCS_AT,
+    FIRST_BLOCK,
+    FIRST_DOC,
+    IMPACTS_AT,
+    N_DENSE,
+    N_DOCS,
+    ROW_UNIT,
+    SIZE,
+    SKIP_UNIT,
+    WINDOW,
+    WINDOW_COLUMNS,
+)
+from lsr.index.segment.clusters import open_clusters
+from lsr.index.segment.quantize import weights_of
+from lsr.index.storage.arrow_file import ArrowFile
+from lsr.sparse import SparseMatrix
+
+ImpactType = Literal["uint8", "float32"]
+# Terms up to here have their places in a table, if one in so many of them occurs.
+_TABLED, _TABLED_SHARE = 1 << 20, 8
+
+DENSE_SCHEMA = pa.schema([("impact", pa.uint8())])
+MAXIMA_SCHEMA = pa.schema([("maximum", pa.uint8())])
+SKIPS_SCHEMA = pa.schema([("skip", pa.uint16())])
+ENTRY_SCHEMA = pa.schema(
+    [("window", pa.uint32()), ("begin", pa.uint32()), ("size", pa.uint32()), ("row", pa.int32()), ("dense", pa.int32())]
+)
+PLACE_SCHEMA = pa.schema([("doc", pa.uint32()), ("place", pa.uint32())])
+_WINDOW_SCHEMA = pa.schema([("first_doc", pa.int64()), ("n_docs", pa.int64())])
+_SHIFTED_SCHEMA = _WINDOW_SCHEMA.append(pa.field("shift", pa.uint8()))
+_TERM_SCHEMA = pa.schema([("term", pa.uint32()), ("df", pa.uint32()), ("peak", pa.float32()), ("end", pa.uint64())])
+
+
+def posting_schema(impacts: ImpactType) -> pa.Schema:
+    """Of the file of postings."""
+    return pa.schema([("doc", pa.uint16()), ("impact", pa.uint8() if impacts == "uint8" else pa.float32())])
+
+
+class Run(NamedTuple):
+    """Windows of a segment that have one scale.
+
+    Attributes:
+        segment: The segment.
+        first: The first window.
+        end: The one behind the last.
+        scale: Weight of one impact.
+    """
+
+    segment: Segment
+    first: int
+    end: int
+    scale: float
+
+
+class Segment:
+    """What SegmentWriter wrote. Opening maps the files and reads none of the postings; `Searcher` searches them.
+
+    Attributes:
+        folder: Where the files lie.
+        impacts: How weights are stored.
+        scale: Weight of one impact in a window without a shift; 1.0 for float weights.
+        scales: (n_windows,) float64, weight of one impact in each window.
+        terms: (n_used,) uint32, the terms that occur, ascending.
+        df: (n_used,) uint32, in how many documents each occurs.
+        peaks: (n_used,) float32, the largest impact of each.
+        ends: (n_used,) uint64, where the entries of each end.
+        entries: The columns of lists.arrow.
+        table: (n,) int32, of each term its place in `terms`, -1 for those that don't occur; or empty.
+        windows: (n_windows, WINDOW_COLUMNS) int64, the table of windows, as if there were no other segment.
+        files: The files that windows point into, as arrays: docs, impacts, dense, maxima, skips.
+        order: (n_docs,) uint32, the number of the document at each place; or empty, if these are the same.
+        places: (n_docs,) uint32, the place of each document; or empty.
+        n_docs: Number of documents.
+        n_blocks: Number of blocks.
+        n_rows: Rows of maxima, in units of ROW_UNIT.
+        clusters: The mapped files of clusters, None if there are none.
+        sources: Those of the files that hold what others are made of, as `rows` reads them.
+
+    Args:
+        folder: Where the files lie.
+        impacts: How weights are stored.
+        scale: Weight of one impact; 1.0 for float weights.
+        clusters: Whether there are files of clusters.
+
+    Raises:
+        CorruptIndex: A file is damaged so that searching it would read outside of it.
+    """
+
+    def __init__(self, folder: Path, impacts: ImpactType, scale: float, *, clusters: bool = False) -> None:
+        self.folder = folder
+        self.impacts: ImpactType = impacts
+        self.scale = scale
+        postings = ArrowFile(folder / "postings.arrow", posting_schema(impacts))
+        dense = ArrowFile(folder / "dense.arrow", DENSE_SCHEMA)
+        maxima = ArrowFile(folder / "maxima.arrow", MAXIMA_SCHEMA)
+        skips = ArrowFile(folder / "skips.arrow", SKIPS_SCHEMA)
+        places = ArrowFile(folder / "places.arrow", PLACE_SCHEMA)
+        windows = ArrowFile(folder / "windows.arrow", _WINDOW_SCHEMA, others=(_SHIFTED_SCHEMA,))
+        terms = ArrowFile(folder / "terms.arrow", _TERM_SCHEMA)
+        lists = ArrowFile(folder / "lists.arrow", ENTRY_SCHEMA)
+        self.sources = postings, dense, places, windows, terms, lists
+        self.terms: NDArray[np.uint32] = terms.column("term")
+        self.df: NDArray[np.uint32] = terms.column("df")
+        # Of each term its rank, where that is a small table: one cache miss instead of a search.
+        size = int(self.terms.max(initial=0)) + 1
+        tabled = len(self.terms) > 0 and size <= min(_TABLED, _TABLED_SHARE * len(self.terms))
+        self.table = np.full(size if tabled else 0, -1, np.int32)
+        if tabled:
+            self.table[self.terms] = np.arange(len(self.terms), dtype=np.int32)
+        self.peaks: NDArray[np.float32] = terms.column("peak")
+        self.ends: NDArray[np.uint64] = terms.column("end")
+        self.entries: tuple[NDArray[Any], ...] = tuple(lists.column(name) for name in ENTRY_SCHEMA.names)
+        first_doc, n_docs = windows.column("first_doc"), windows.column("n_docs")
+        self.n_windows = len(first_doc)
+        if not self.n_windows == postings.n_batches == dense.n_batches:
+            raise CorruptIndex(f"{folder}: the files of the postings don't fit together; build the index again")
+        if self.n_windows and (
+            n_docs.min() < 1 or n_docs.max() > WINDOW or (np.cumsum(n_docs) - n_docs != first_doc).any()
+        ):
+            raise CorruptIndex(f"{folder / 'windows.arrow'}: a window of an impossible size; build the index again")
+        shifts = windows.column("shift") if "shift" in windows.names else np.zeros(self.n_windows, np.uint8)
+        self.scales = scale * 2.0 ** shifts.astype(np.float64)
+        if (np.diff(self.scales) < 0).any() or not np.isfinite(self.scales).all():
+            raise CorruptIndex(f"{windows.path}: shifts that make no sense; build the index again")
+        self.n_docs = int(n_docs.sum())
+        self.order: NDArray[np.uint32] = places.column("doc")
+        self.places: NDArray[np.uint32] = places.column("place")
+        if len(self.places) not in (0, self.n_docs):
+            raise CorruptIndex(f"{places.path}: doesn't fit the documents; build the index again")
+        impact_type = np.dtype(np.uint8 if impacts == "uint8" else np.float32)
+        self.windows = np.zeros((self.n_windows, WINDOW_COLUMNS), np.int64)
+        n_blocks = -(-n_docs // BLOCK)
+        for w in range(self.n_windows):
+            batch, rows = postings.batch(w), dense.batch(w)
+            self.windows[w, DOCS_AT] = postings.offset(batch.column(0)) // 2
+            self.windows[w, IMPACTS_AT] = postings.offset(batch.column(1)) // impact_type.itemsize
+            self.windows[w, SIZE] = batch.num_rows
+            self.windows[w, DENSE_AT] = dense.offset(rows.column(0))
+            self.windows[w, N_DENSE] = rows.num_rows // n_docs[w]
+        self.windows[:, FIRST_DOC], self.windows[:, N_DOCS] = first_doc, n_docs
+        self.windows[:, FIRST_BLOCK] = np.cumsum(n_blocks) - n_blocks
+        self.n_blocks = int(n_blocks.sum())
+        self.files: tuple[NDArray[Any], ...] = (
+            _view(postings.bytes, np.uint16),
+            _view(postings.bytes, impact_type),
+            dense.bytes,
+            maxima.column("maximum"),
+            skips.column("skip"),
+        )
+        self.n_rows = min(len(self.files[3]) // ROW_UNIT, len(self.files[4]) // SKIP_UNIT)
+        self.clusters = open_clusters(folder, len(self.terms)) if clusters else None
+
+    def runs(self) -> list[Run]:
+        """The windows by their scales, ascending."""
+        if not self.n_windows:
+            return [Run(self, 0, 0, self.scale)]
+        scales, firsts = np.unique(self.scales, return_index=True)
+        return [
+            Run(self, int(first), int(end), float(scale))
+            for scale, first, end in zip(scales, firsts, [*firsts[1:], self.n_windows], strict=True)
+        ]
+
+    def postings_of(self, w: int) -> tuple[Any, ...]:
+        """The postings of a window.
+
+        Returns:
+            (n,) int64, its terms as places in `terms`, ascending; (n, 4) int64, their lists; its documents, impacts
+            and dense rows; and how many documents it has.
+        """
+        window, (docs, impacts, dense, _, _) = self.windows[w], self.files
+        number, begin, size, row, dense_row = self.entries
+        at = np.flatnonzero(number == w)
+        ranks = np.searchsorted(self.ends, at.astype(np.uint64), side="right")
+        at, ranks = at[ranks < len(self.terms)], ranks[ranks < len(self.terms)]  # all, unless the file is damaged
+        lists = np.stack((begin[at], begin[at].astype(np.int64) + size[at], row[at], dense_row[at]), axis=1)
+        return (
+            ranks,
+            lists,
+            docs[window[DOCS_AT] :][: window[SIZE]],
+            impacts[window[IMPACTS_AT] :][: window[SIZE]],
+            dense[window[DENSE_AT] :][: window[N_DENSE] * window[N_DOCS]],
+            int(window[N_DOCS]),
+        )
+
+    def impacts_of(self, doc: int, terms: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """(n,) float64, the stored weight of each term in a document, 0 where it doesn't occur."""
+        found = np.zeros(len(terms))
+        ranks = np.searchsorted(self.terms, terms)
+        place = int(self.places[doc]) if len(self.places) else doc
+        w = int(np.searchsorted(self.windows[:, FIRST_DOC], place, side="right")) - 1
+        window, local = self.windows[w], place - int(self.windows[w, FIRST_DOC])
+        docs, impacts, dense, _, _ = self.files
+        for i, rank in enumerate(ranks.tolist()):
+            if rank == len(self.terms) or self.terms[rank] != terms[i]:
+                continue
+            entries = slice(int(self.ends[rank - 1]) if rank else 0, int(self.ends[rank]))
+            for number, begin, size, _, row in zip(*(column[entries] for column in self.entries), strict=True):
+                if number != w:
+                    continue
+                if row >= 0:
+                    found[i] = dense[window[DENSE_AT] + row * window[N_DOCS] + local]
+                    continue
+                here = docs[int(window[DOCS_AT]) + int(begin) :][: int(size)]
+                at = int(np.searchsorted(here, local))
+                if at < len(here) and here[at] == local:
+                    found[i] = impacts[int(window[IMPACTS_AT]) + int(begin) + at]
+        return np.asarray(found * self.scales[w], np.float64)
+
+    def count(self, terms: NDArray[Any], alive: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """(n,) int64, how many documents have each of (n,) terms; of those that are alive, (n_docs,) by document.
+
+        Where some aren't, whole lists are read.
+
+        Raises:
+            CorruptIndex: Then, if these lead outside of their windows.
+        """
+        counts = np.zeros(len(terms), np.int64)
+        ranks = np.searchsorted(self.terms, terms)
+        known = np.flatnonzero(ranks < len(self.terms))
+        known = known[self.terms[ranks[known]] == terms[known]]
+        if alive is None:
+            counts[known] = self.df[ranks[known]]
+            return counts
+        try:
+            here = alive[self.order] if len(self.order) else alive
+            for i, rank in zip(known.tolist(), ranks[known].tolist(), strict=True):
+                entries = slice(int(self.ends[rank - 1]) if rank else 0, int(self.ends[rank]))
+                for entry in zip(*(column[entries].tolist() for column in self.entries), strict=True):
+                    counts[i] += self._count(entry, here)
+        except IndexError:
+            raise CorruptIndex(
+                f"{self.folder}: lists, postings or places.arrow are damaged; lsr verify tells more"
+            ) from None
+        return counts
+
+    def _count(self, entry: tuple[int, ...], alive: NDArray[np.bool_]) -> int:
+        """How many documents of a list are alive, (n_docs,) by place; an IndexError if it leads out of its window."""
+        (number, begin, size, _, row), (docs, _, dense, _, _) = entry, self.files
+        window = self.windows[number].tolist()
+        left = alive[window[FIRST_DOC] :][: window[N_DOCS]]
+        if row < 0:
+            if begin + size > window[SIZE]:
+                raise IndexError
+            return int(left[docs[window[DOCS_AT] + begin :][:size]].sum())
+        if row >= window[N_DENSE]:
+            raise IndexError
+        return int((dense[window[DENSE_AT] + row * window[N_DOCS] :][: window[N_DOCS]][left] > 0).sum())
+
+    def vector(self, doc: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+        """A document's terms, ascending, and their stored weights."""
+        place = int(self.places[doc]) if len(self.places) else doc
+        w = int(np.searchsorted(self.windows[:, FIRST_DOC], place, side="right")) - 1
+        postings = self.postings_of(w)
+        impacts = np.empty(len(postings[0]), np.float32)
+        find_row(*postings, place - int(self.windows[w, FIRST_DOC]), impacts)
+        there = np.flatnonzero(impacts)
+        return self.terms[postings[0][there]], weights_of(impacts[there], self.scales[w])
+
+    @contextmanager
+    def rows(
+        self, scratch: Path, kept: NDArray[np.bool_], n_terms: int
+    ) -> Iterator[Callable[[int, int], SparseMatrix]]:
+        """The documents' vectors in the order of their numbers, turned round again into a temporary file.
+
+        Args:
+            scratch: Where that file goes: 8 bytes a weight; removed at the end.
+            kept: (n_docs,) whose rows are wanted; the others' are empty.
+            n_terms: Size of the vocabulary.
+
+        Returns:
+            What gives the rows first..end as a SparseMatrix of impacts, not yet multiplied with the segment's scale;
+            those of a window with a shift are multiples of a power of two, and may be above 255.
+
+        Raises:
+            CorruptIndex: The order of storage is no order of the documents.
+        """
+        number = self.order if len(self.order) else np.arange(self.n_docs, dtype=np.uint32)
+        if (np.sort(number) != np.arange(self.n_docs)).any():
+            raise CorruptIndex(f"{self.folder / 'places.arrow'}: damaged; lsr verify tells more")
+        place_of = np.empty(self.n_docs, np.int64)
+        place_of[number] = np.arange(self.n_docs)
+        path = scratch / f"{self.folder.name}.rows"
+        indptr = np.zeros(self.n_docs + 1, np.int64)  # by place
+        try:
+            # Window by window, by place: so they are written front to back, and a full disk is an error.
+            with path.open("wb") as terms_file, path.with_suffix(".weights").open("wb") as weights_file:
+                for w in range(self.n_windows):
+                    first, n = self.windows[w, [FIRST_DOC, N_DOCS]].tolist()
+                    postings, here = self.postings_of(w), kept[number[first : first + n]]
+                    counts = np.zeros(n, np.int64)
+                    count_rows(*postings, counts)
+                    ends = np.cumsum(np.where(here, counts, 0))
+                    indptr[first + 1 : first + n + 1] = indptr[first] + ends
+                    cursor = np.where(here, ends - counts, -1)
+                    terms, weights = np.empty(int(ends[-1]), np.uint32), np.empty(int(ends[-1]), np.float32)
+                    transpose(*postings, self.terms, cursor, terms, weights)
+                    weights *= np.float32(self.scales[w] / self.scale)
+                    terms_file.write(terms.data)
+                    weights_file.write(weights.data)
+            terms, weights = mapped(path, np.uint32), mapped(path.with_suffix(".weights"), np.float32)
+
+            def part(first: int, end: int) -> SparseMatrix:
+                places = place_of[first:end]
+                rows = np.zeros(len(places) + 1, np.int64)
+                np.cumsum(indptr[places + 1] - indptr[places], out=rows[1:])
+                out = np.empty(int(rows[-1]), np.uint32), np.empty(int(rows[-1]), np.float32)
+                gather(places, indptr, terms, weights, *out)
+                return SparseMatrix(rows, *out, (end - first, n_terms), check=False)
+
+            yield part
+        finally:
+            for file in (path, path.with_suffix(".weights")):
+                file.unlink(missing_ok=True)
+
+
+def mapped(path: Path, dtype: Any) -> NDArray[Any]:
+    """A file that was written whole, mapped for reading; nothing of an empty one."""
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def _view(whole: NDArray[np.uint8], dtype: Any) -> NDArray[Any]:
+    """A mapped file as an array of another type; a rest that doesn't fill an entry is left out."""
+    return whole[: len(whole) // np.dtype(dtype).itemsize * np.dtype(dtype).itemsize].view(dtype)

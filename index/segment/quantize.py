@@ -1,0 +1,154 @@
+"""Weights to 8-bit impacts and back, and queries to the integers that make their scores exact.
+
+Document weights become impacts 1..255 with a scale for a segment: weight ~ impact * scale. Segments of an index have
+the scale of the first, or that times a power of two, so that their scores compare exactly. Rounding is to the
+nearest, but no weight becomes 0, since a term must not vanish from its document; so an impact is off by at most half
+a scale, and by less than one scale for the weights below half a scale. Whole weights up to 255 are kept as they are.
+
+A document with a weight that the scale has no room for has a scale of its own, the segment's times a power of two, its
+shift: so it loses precision, and no other document does. Merging changes no document's impacts times its scale.
+
+A query's weights become integers so large that scores keep the precision of float32, and so small that no sum
+overflows int32, whatever the document: sum of weights * 255 < 2^31. Where they lie so far apart that the lightest would
+count far too much then, they become whole float64 with sums below 2^53, which are as exact: whatever the order in which
+they are added up, scores are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.index.kernels.quantize import to_integers
+
+LEVELS = 255
+# One document in so many may have a shift to spare the others, if their scale is finer then by more than this factor.
+_LOUD, _WORTH = 64, 4.0
+MOST_SHIFT = 60
+_LARGEST_SUM = (2**31 - 1) // LEVELS
+_LARGEST_WIDE = (2**53 - 1) // LEVELS
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """How weights become impacts.
+
+    Attributes:
+        scale: Weight of one impact step.
+        exact: Whether impacts are the weights themselves, divided by the scale without rest.
+    """
+
+    scale: float
+    exact: bool
+
+    @classmethod
+    def of(cls, largest: float, whole: bool, step: float | None = None) -> Quantizer:
+        """For weights up to `largest`; `whole` tells that all of them are whole numbers, `step` that they are whole
+        multiples of it.
+        """
+        if whole and largest <= LEVELS:
+            return cls(1.0, True)
+        if step and largest <= (LEVELS + 0.5) * step:  # weights are float32
+            return cls(step, False)
+        return cls(largest / LEVELS if largest > 0 else 1.0, False)
+
+    @classmethod
+    def beside(cls, scale: float, largest: float, whole: bool) -> Quantizer:
+        """For weights up to `largest` of documents that are added to others.
+
+        Args:
+            scale: The scale of the others.
+            largest: The largest of the weights.
+            whole: Whether all of them are whole numbers.
+
+        Returns:
+            The scale of the others where the weights fit it, else the nearest power of two times it at which they do.
+        """
+        own = cls.of(largest, whole)
+        if own.scale == scale or (scale != 1.0 and largest <= LEVELS * scale):
+            return cls(scale, own.exact and own.scale == scale)
+        return cls(scale * 2.0 ** math.ceil(math.log2(largest / LEVELS / scale)), False)
+
+    @property
+    def max_error(self) -> float:
+        """The largest difference between a weight and its impact times the scale."""
+        return 0.0 if self.exact else self.scale
+
+    def impacts(self, weights: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """(n,) uint8 impacts of (n,) float32 weights above zero."""
+        scaled = np.rint(weights.astype(np.float64) / self.scale)
+        return np.clip(scaled, 1, LEVELS).astype(np.uint8)
+
+
+def typical(largest: NDArray[np.float32]) -> float:
+    """The weight that the scale of some documents is to have room for: the largest, unless few are far louder.
+
+    Args:
+        largest: (n_docs,) the largest weight of each, 0 for those without terms.
+    """
+    filled = largest[largest > 0]
+    if not len(filled):
+        return 0.0
+    top, rank = float(filled.max()), len(filled) - 1 - len(filled) // _LOUD
+    usual = float(np.partition(filled, rank)[rank])
+    return max(usual, top / 2.0**MOST_SHIFT) if top > _WORTH * usual else top
+
+
+def shifts_of(largest: NDArray[np.float32], scale: float) -> NDArray[np.uint8]:
+    """(n_docs,) uint8, the smallest shift with which each document's largest weight is an impact."""
+    mantissa, exponent = np.frexp(largest.astype(np.float64) / (scale * (LEVELS + 0.5)))
+    shifts: NDArray[np.uint8] = np.maximum(exponent - (mantissa == 0.5), 0).astype(np.uint8)
+    return shifts
+
+
+def weights_of(impacts: NDArray[Any], scale: float) -> NDArray[np.float32]:
+    """(n,) float32 weights of (n,) impacts above zero; none becomes 0, however small the scale."""
+    weights = (impacts.astype(np.float64) * scale).astype(np.float32)
+    return np.maximum(weights, np.finfo(np.float32).smallest_subnormal)
+
+
+def query_integers(weights: NDArray[Any]) -> tuple[NDArray[np.int32], float]:
+    """Integer weights of a query and how many of them make 1.0.
+
+    Args:
+        weights: (n,) finite weights above zero.
+
+    Returns:
+        (n,) int32 of at least 1 whose sum times 255 is below 2^31, and the factor they were multiplied with, a
+        power of two.
+
+    Raises:
+        ValueError: More terms than that leaves room for (over 8 million).
+    """
+    integers = np.empty(len(weights), np.int32)
+    if not len(weights):
+        return integers, 1.0
+    if len(weights) >= _LARGEST_SUM:
+        raise ValueError(f"a query of {len(weights)} terms; at most {_LARGEST_SUM - 1} can be scored exactly")
+    return integers, float(to_integers(weights.astype(np.float64), _LARGEST_SUM, integers))
+
+
+def query_numbers(weights: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    """What a query's weights are when impacts are 8-bit: `query_integers`, or whole float64 if they lie too far apart.
+
+    Args:
+        weights: (n,) finite weights above zero.
+
+    Returns:
+        (n,) int32, or (n,) float64 of at least 1 without fractions whose sum times 255 is below 2^53; and the factor
+        they were multiplied with, a power of two.
+
+    Raises:
+        ValueError: As of `query_integers`.
+    """
+    integers, factor = query_integers(weights)
+    if not len(weights) or float(weights.min()) * factor >= 0.5:
+        return integers, factor
+    wide = weights.astype(np.float64)
+    _, exponent = math.frexp((_LARGEST_WIDE - len(wide)) / float(wide.sum()))
+    factor = 2.0 ** (exponent - 1)
+    return np.maximum(np.rint(wide * factor), 1.0), factor

@@ -1,0 +1,203 @@
+"""The order in which a segment stores its documents: similar ones side by side, so that few blocks can reach the top.
+
+Recursive graph bisection alone is at its best on runs of some thousands of documents; above that, on a million, it
+spreads clusters of documents over both halves (a document weighs all its terms alike). So documents are clustered
+first, the clusters are laid out by bisection, and so are the documents within runs of neighbouring clusters.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.console import progress
+from lsr.index.kernels.bisection import average, halve, nearest, order_run, reduce_rows
+from lsr.index.kernels.layout import BLOCK
+
+# Of a document so many of its heaviest terms are looked at, of a cluster so many. Terms of more than one document in
+# _COMMON tell nothing of where a document belongs, nor do those of fewer than _RARE documents.
+_KEEP, _KEEP_OF_CLUSTER = 32, 48
+_COMMON, _RARE = 50, 4
+_PER_CLUSTER, _MOST_CLUSTERS = 64, 1 << 15  # documents of a cluster on average; and what bounds the time
+_SAMPLED = 16  # documents for each cluster that the centres are learned from
+_DEPTHS = (16, 24, 24)  # terms of a document that are looked at in each round; the last assigns all documents
+_RUN = 32  # blocks that are refined by bisection together
+_ITERATIONS = 10
+_PART = 1 << 14  # documents that a thread takes at a time
+_DENSE_VOCABULARY = 1 << 22  # up to here there is an array over the vocabulary
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """Documents reduced to what their order depends on.
+
+    Attributes:
+        indptr: (n_docs + 1,) int64.
+        terms: (nnz,) uint16 or uint32, of each document its heaviest terms, the heaviest first.
+        n_terms: Terms are below this.
+    """
+
+    indptr: NDArray[np.int64]
+    terms: NDArray[Any]
+    n_terms: int
+
+
+def reduce_documents(
+    indptr: NDArray[np.int64],
+    terms: NDArray[np.uint32],
+    weights: NDArray[np.float32],
+    used: NDArray[np.int64],
+    df: NDArray[np.int64],
+    *,
+    threads: int = 0,
+) -> Reduced:
+    """Reduce documents to their heaviest terms; what is held are these, 2 to 4 bytes each.
+
+    Args:
+        indptr: (n_docs + 1,).
+        terms: (nnz,), may be mapped from a file.
+        weights: (nnz,), may be mapped from a file.
+        used: (n_used,), the terms that occur, ascending.
+        df: (n_used,), in how many documents each occurs.
+        threads: Cores to use; 0 for all.
+    """
+    n_docs = len(indptr) - 1
+    telling = (df >= _RARE) & (df * _COMMON <= n_docs)
+    n_terms = int(telling.sum())
+    # The number of each term; of a large vocabulary, of each term that occurs.
+    sparse = len(used) > 0 and int(used[-1]) >= _DENSE_VOCABULARY
+    number = np.full(len(used) if sparse else int(used.max(initial=-1)) + 1, -1, np.int32)
+    number[telling if sparse else used[telling]] = np.arange(n_terms, dtype=np.int32)
+    dtype = np.uint16 if n_terms <= 1 << 16 else np.uint32
+
+    def part(begin: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        rows = indptr[begin : begin + _PART + 1]
+        out_indptr = np.zeros(len(rows), np.int64)
+        out = np.empty(int(np.minimum(np.diff(rows), _KEEP).sum()), dtype)
+        at = slice(rows[0], rows[-1])
+        here = np.searchsorted(used, terms[at]).astype(np.uint32) if sparse else terms[at]
+        reduce_rows(rows - rows[0], here, weights[at], number, _KEEP, out_indptr, out)
+        return np.diff(out_indptr), out[: out_indptr[-1]]
+
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        parts = list(pool.map(part, range(0, n_docs, _PART)))
+    lengths = [np.zeros(1, np.int64), *(lengths for lengths, _ in parts)]
+    return Reduced(
+        np.cumsum(np.concatenate(lengths)), np.concatenate([np.empty(0, dtype), *(rows for _, rows in parts)]), n_terms
+    )
+
+
+def document_order(documents: Reduced, *, align: int = BLOCK, threads: int = 0) -> NDArray[np.int64]:
+    """An order in which documents that share terms are near each other; the same whatever the number of threads.
+
+    Args:
+        documents: The documents.
+        align: The smallest runs of documents that matter.
+        threads: Cores to use; 0 for all.
+
+    Returns:
+        (n_docs,) documents in their new order; those without terms at the end, as they were.
+    """
+    filled = np.diff(documents.indptr) > 0
+    docs, empty = np.flatnonzero(filled), np.flatnonzero(~filled)
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool, progress(4, "ordering", "steps") as bar:
+        n_clusters = min(len(docs) // _PER_CLUSTER, _MOST_CLUSTERS)
+        if n_clusters > 1:
+            docs = _by_cluster(documents, docs, n_clusters, pool, bar.update)
+        _bisect(documents, docs, align, _RUN * align if n_clusters > 1 else len(docs), pool)
+        bar.update(1)
+    return np.concatenate((docs, empty))
+
+
+def _by_cluster(
+    documents: Reduced, docs: NDArray[np.int64], n_clusters: int, pool: ThreadPoolExecutor, done: Callable[[int], Any]
+) -> NDArray[np.int64]:
+    """The documents by cluster, clusters that share terms near each other."""
+    rng = np.random.default_rng(0)
+    centres = np.sort(rng.choice(docs, n_clusters, replace=False))
+    sample = np.sort(rng.choice(docs, min(_SAMPLED * n_clusters, len(docs)), replace=False))
+    clusters = _averages(documents, centres, np.arange(n_clusters, dtype=np.int32), n_clusters)
+    for depth in _DEPTHS[:-1]:
+        clusters = _averages(documents, sample, _nearest(documents, sample, clusters, depth, pool), n_clusters)
+        done(1)
+    nearest_of = _nearest(documents, docs, clusters, _DEPTHS[-1], pool)
+    layout = np.arange(n_clusters)
+    _bisect(clusters[0], layout, 1, n_clusters, pool)
+    place = np.empty(n_clusters, np.int64)
+    place[layout] = np.arange(n_clusters)
+    done(1)
+    return docs[np.argsort(place[nearest_of], kind="stable")]
+
+
+def _nearest(
+    documents: Reduced,
+    docs: NDArray[np.int64],
+    clusters: tuple[Reduced, NDArray[np.float32]],
+    depth: int,
+    pool: ThreadPoolExecutor,
+) -> NDArray[np.int32]:
+    """(n,) the cluster nearest to each document."""
+    centres, values = clusters
+    size = len(centres.indptr) - 1
+    by_term = np.argsort(centres.terms, kind="stable")
+    ends = np.cumsum(np.bincount(centres.terms, minlength=documents.n_terms))
+    owners = np.repeat(np.arange(size, dtype=np.int32), np.diff(centres.indptr))[by_term]
+    sorted_values = values[by_term]
+    out = np.empty(len(docs), np.int32)
+
+    def part(begin: int) -> None:
+        at = slice(begin, begin + _PART)
+        nearest(documents.indptr, documents.terms, docs[at], ends, owners, sorted_values, size, depth, out[at])
+
+    list(pool.map(part, range(0, len(docs), _PART)))
+    return out
+
+
+def _averages(
+    documents: Reduced, docs: NDArray[np.int64], cluster: NDArray[np.int32], n_clusters: int
+) -> tuple[Reduced, NDArray[np.float32]]:
+    """The mean document of each cluster, and the weights of its terms."""
+    by_cluster = docs[np.argsort(cluster, kind="stable")]
+    ends = np.cumsum(np.bincount(cluster, minlength=n_clusters))
+    indptr = np.zeros(n_clusters + 1, np.int64)
+    terms = np.empty(n_clusters * _KEEP_OF_CLUSTER, np.int32)
+    values = np.empty(n_clusters * _KEEP_OF_CLUSTER, np.float32)
+    average(
+        documents.indptr, documents.terms, by_cluster, ends, documents.n_terms, _KEEP_OF_CLUSTER, indptr, terms, values
+    )
+    return Reduced(indptr, terms[: indptr[-1]], documents.n_terms), values[: indptr[-1]]
+
+
+def _bisect(documents: Reduced, places: NDArray[np.int64], align: int, run: int, pool: ThreadPoolExecutor) -> None:
+    """Order each run of so many of the documents by bisection, in place."""
+    n = len(documents.indptr) - 1
+    logs = np.log2(np.maximum(np.arange(n + 3), 1)).astype(np.float32)
+    sides, keys = np.empty(n, np.uint8), np.empty(n, np.float32)
+    local = threading.local()
+    # Runs up to here are ordered by one thread; longer ones are halved until they are no longer than that.
+    small = max(len(places) // 16, align)
+
+    def order(begin: int, end: int) -> list[tuple[int, int]]:
+        if not hasattr(local, "scratch"):
+            size = documents.n_terms
+            local.scratch = np.zeros((2, size), np.int32), np.empty((2, size), np.float32), np.empty(size, np.int32)
+        arguments = (documents.indptr, documents.terms, places, begin, end, align, _ITERATIONS, sides)
+        if end - begin <= small:
+            order_run(*arguments, *local.scratch, keys, logs)
+            return []
+        middle = int(halve(*arguments, *local.scratch, keys, logs))
+        return [(begin, middle), (middle, end)]
+
+    running: list[Future[list[tuple[int, int]]]] = []
+    for begin in range(0, len(places), max(run, 1)):
+        running.append(pool.submit(order, begin, min(begin + run, len(places))))
+    while running:
+        for half in running.pop().result():
+            running.append(pool.submit(order, *half))

@@ -1,0 +1,130 @@
+"""What is read of a request, and the answers that are given."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import pydantic
+import pydantic_core
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from lsr.index.serve.problems import Problem, invalid, wrong_values
+from lsr.index.serve.settings import ServeSettings
+
+M = TypeVar("M", bound=pydantic.BaseModel)
+
+LARGE = 1 << 16  # bytes of a body that is read beside the loop, which goes on meanwhile
+_ERRORS = 20_000  # wrong values of a body that are looked at
+_DRAINED = 2.0  # seconds that are spent on the rest of a body that is too long, so that its sender reads the answer
+
+
+class Answer(Response):
+    """Something as JSON that every parser reads: metadata of files may hold NaN, which becomes null, and halves of
+    surrogates.
+    """
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of it."""
+        try:
+            return pydantic_core.to_json(content, inf_nan_mode="null")
+        except ValueError:  # half of a surrogate pair, which UTF-8 doesn't know
+            return json.dumps(_finite(content)).encode()
+
+
+def problem(what: Problem) -> Response:
+    """A problem document."""
+    return Answer(what.to_json(), what.status, what.headers, "application/problem+json")
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def parameter(request: Request, name: str) -> str | None:
+    """The one thing that may stand behind the question mark; None if it doesn't.
+
+    Raises:
+        Problem: Something else stands there.
+    """
+    wrong = [(given[:80], f"unknown parameter; known are {name}") for given in request.query_params if given != name]
+    if wrong:
+        raise wrong_values(wrong)
+    return request.query_params.get(name)
+
+
+def length(request: Request, most: int) -> int:
+    """Bytes of the body as its sender tells; `most` where it doesn't."""
+    return most if "transfer-encoding" in request.headers else int(request.headers.get("content-length", "0"))
+
+
+async def read(request: Request, model: type[M], settings: ServeSettings) -> M:
+    """The body.
+
+    Args:
+        request: Whose.
+        model: What it has to be.
+        settings: How large it may be, how long sending it may take, and what it may ask for.
+
+    Raises:
+        Problem: It is something else, too long, or doesn't arrive.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        got = kind[:80] or "none"
+        raise Problem(415, f"the body has to be JSON, with the content type application/json, got {got}")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Problem(415, "compressed bodies aren't taken; send it as it is")
+    body = await _body(request, settings.max_body, settings.patience)
+    if len(body) > LARGE:
+        return await asyncio.to_thread(_parsed, model, body, settings)
+    return _parsed(model, body, settings)
+
+
+async def _body(request: Request, most: int, patience: float) -> bytes:
+    declared = length(request, 0)
+    too_long = Problem(413, f"the body is larger than {most:,} bytes: send less at once", close=True)
+    if declared > most and "expect" in request.headers:  # nothing is sent before we ask for it
+        raise too_long
+    chunks: list[bytes] = []
+    size, over = 0, False
+    try:
+        async with asyncio.timeout(patience) as until:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if max(size, declared) <= most:
+                    chunks.append(chunk)
+                elif not over:
+                    over = True
+                    chunks.clear()
+                    until.reschedule(asyncio.get_running_loop().time() + _DRAINED)
+                if size > 2 * most:
+                    break
+    except TimeoutError:
+        if not over:
+            raise Problem(408, f"the body didn't arrive within {patience:g} s", close=True) from None
+    except ClientDisconnect:
+        raise Problem(400, "the client is gone", close=True) from None
+    if over:
+        raise too_long
+    return b"".join(chunks)
+
+
+def _parsed(model: type[M], body: bytes, settings: ServeSettings) -> M:
+    try:
+        found: M = model.model_validate_json(body or b"{}", context=settings)
+        return found
+    except pydantic.ValidationError as error:
+        if (count := error.error_count()) > _ERRORS:  # to list them would take longer than to find them
+            raise wrong_values([("", f"{count:,} values are wrong: send fewer at once to see which")]) from None
+        raise invalid(error.errors(include_url=False, include_context=False), model) from None

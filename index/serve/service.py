@@ -1,0 +1,290 @@
+"""Served: an index that answers requests, each from one snapshot, and is changed by one of them at a time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from lsr.errors import LsrError
+from lsr.fingerprint import Fingerprint
+from lsr.index.hybrid.hybrid import Hybrid
+from lsr.index.index import Index
+from lsr.index.search.hits import Hit
+from lsr.index.search.reader import Reader
+from lsr.index.serve import schemas
+from lsr.index.serve.index_info import facts_of
+from lsr.index.serve.problems import Problem, wrong_values
+from lsr.index.serve.settings import ServeSettings
+from lsr.index.serve.thread_pool import Deadline
+from lsr.index.write.update_batch import Change
+from lsr.io.corpus import Document, document_batch
+from lsr.io.vectors import VectorBatch, Vectors
+from lsr.sparse import SparseMatrix
+
+_ASK_STORAGE = 60.0  # seconds between two looks at an index in object storage
+
+
+class Served:
+    """An index that is served.
+
+    Attributes:
+        name: What requests call it.
+        index: The index.
+        trouble: Why a commit of another process can't be opened; empty if all is well.
+    """
+
+    def __init__(self, name: str, index: Index, settings: ServeSettings) -> None:
+        self.name, self.index, self.trouble = name, index, ""
+        self._settings = settings
+        self._looked = time.monotonic()  # into object storage
+        self._facts: tuple[str, dict[str, Any]] = ("", {})
+
+    # --- searching --------------------------------------------------------------------------------------------------
+
+    def search(self, asked: schemas.Search, deadline: Deadline) -> dict[str, Any]:
+        """What a query finds."""
+        deadline.check()
+        reader, started = self.index.pinned(), time.perf_counter()
+        query = asked.query if asked.query is not None else asked.vector or {}
+        vector, unknown = _vector(reader, query)
+        encoded = time.perf_counter()
+        hits = _hits(reader, query, vector, asked)
+        ended = time.perf_counter()
+        answer: dict[str, Any] = {
+            "index": self.name,
+            "snapshot": reader.snapshot.id,
+            "query": {"vector": _readable(reader, vector), "unknown": unknown},
+            "took": {
+                "encode_ms": round((encoded - started) * 1e3, 3),
+                "search_ms": round((ended - encoded) * 1e3, 3),
+            },
+        }
+        if asked.plan:
+            plan = reader.explain_plan(vector, asked.k, where=asked.where, **vars(asked.settings))
+            answer["plan"] = plan.to_json()
+        answer["hits"] = self._described(reader, [hits], asked, deadline)[0]
+        if asked.explain:
+            for described, hit in zip(answer["hits"], hits, strict=True):
+                deadline.check()
+                described["explanation"] = hit.explain().to_json()
+        return answer
+
+    def search_batch(self, asked: schemas.SearchBatch, deadline: Deadline) -> dict[str, Any]:
+        """What each of many queries finds."""
+        reader, found = self.index.pinned(), []
+        for query in asked.queries:
+            deadline.check()
+            found.append(_hits(reader, query, _vector(reader, query)[0], asked))
+        results = self._described(reader, found, asked, deadline)
+        return {"index": self.name, "snapshot": reader.snapshot.id, "results": results}
+
+    def explain(self, asked: schemas.Explain, deadline: Deadline) -> dict[str, Any]:
+        """Why a document has its score."""
+        deadline.check()
+        query = asked.query if asked.query is not None else asked.vector or {}
+        why = self.index.pinned().explain(query, asked.id, origins=asked.origins)
+        return {"index": self.name, **why.to_json(), "content": why.content, "title_length": why.title_length}
+
+    def encode(self, asked: schemas.Encode, deadline: Deadline) -> dict[str, Any]:
+        """A query's vector."""
+        deadline.check()
+        reader = self.index.pinned()
+        return {"index": self.name, "vector": _readable(reader, reader.query_vectors([asked.text]))}
+
+    def document(self, doc_id: str) -> dict[str, Any]:
+        """A document as it is stored.
+
+        Raises:
+            Problem: There is none of this id.
+        """
+        documents = self.index.pinned().documents
+        doc, passages = documents.find(doc_id), documents.passages(doc_id)
+        if doc is None and not passages:
+            raise Problem(404, f"the index {self.name} has no document {doc_id[:200]!r}")
+        title, text, metadata = documents.fields(passages[0] if doc is None else doc)
+        found = {"index": self.name, "id": doc_id, "title": title, "text": text, "metadata": metadata}
+        if doc is None:
+            found |= {"text": "", "passages": [documents.id(passage) for passage in passages]}
+        elif parent := documents.parent(doc):
+            found["parent"] = parent
+        return found
+
+    def _described(
+        self, reader: Reader, found: list[list[Hit]], asked: schemas.HowToSearch, deadline: Deadline
+    ) -> list[list[dict[str, Any]]]:
+        """Hits as JSON has them."""
+        documents, room = reader.documents, self._settings.max_answer
+        rows: list[list[dict[str, Any]]] = []
+        for hits in found:
+            deadline.check()
+            row: list[dict[str, Any]] = []
+            for rank, hit in enumerate(hits, start=1):
+                described: dict[str, Any] = {"id": hit.id, "rank": rank, "score": hit.score}
+                if (passage := hit.passage) != described["id"]:
+                    described["passage"] = passage
+                if asked.fields:
+                    title, text, metadata = documents.fields(hit.doc)
+                    described |= {"title": title, "text": text, "metadata": metadata}
+                    room -= len(title) + len(text)
+                    if room < 0:
+                        most = f"an answer has at most {self._settings.max_answer >> 20} MB of text"
+                        raise wrong_values([("fields", f'{most}: ask for fewer documents, or with "fields": false')])
+                row.append(described)
+            rows.append(row)
+        return rows
+
+    # --- changing, one call at a time -------------------------------------------------------------------------------
+
+    def add(self, asked: schemas.Add) -> dict[str, Any]:
+        """Add or update documents, all or none."""
+        had = self.index.pending
+        with_vectors = [document.vector is not None for document in asked.documents]
+        wrong = [
+            (f"documents.{i}", "needs a text or a vector")
+            for i, document in enumerate(asked.documents)
+            if document.text is None and document.vector is None
+        ]
+        if any(with_vectors) and not all(with_vectors):
+            wrong.append(("documents", "either all have vectors, or none; send two requests"))
+        for i, document in enumerate(asked.documents):
+            try:
+                json.dumps(document.metadata, allow_nan=False)
+            except ValueError:
+                wrong.append((f"documents.{i}.metadata", "numbers are finite: JSON has no NaN and no infinity"))
+        if wrong:
+            raise wrong_values(wrong)
+        documents = [Document(one.id, one.text or "", one.title, one.metadata, one.parent) for one in asked.documents]
+        source: Any = self._with_vectors(documents, asked) if all(with_vectors) else documents
+        change = (self.index.update if asked.update else self.index.add)(source, skip_bad=asked.skip_bad)
+        return self._settled(change, asked.commit, had)
+
+    def _with_vectors(self, documents: list[Document], asked: schemas.Add) -> Vectors:
+        tokens: dict[str, int] = {}
+        given = [one.vector or {} for one in asked.documents]
+        rows = [{tokens.setdefault(token, len(tokens)): weight for token, weight in v.items()} for v in given]
+
+        def read(_: Vectors) -> Iterator[VectorBatch]:
+            yield VectorBatch(document_batch(documents), SparseMatrix.from_dicts(rows, max(len(tokens), 1)))
+
+        # Who sends tokens and doesn't say whose they are says that they are those of the index: as of JSONL.
+        fingerprint = asked.fingerprint or Fingerprint()
+        return Vectors("documents", read, fingerprint=fingerprint, vocabulary=list(tokens))
+
+    def delete(self, asked: schemas.Delete) -> dict[str, Any]:
+        """Delete documents."""
+        if not asked.ids and not asked.where:
+            raise wrong_values([("ids", "name documents, or give a filter that isn't empty")])
+        had = self.index.pending
+        return self._settled(self.index.delete(asked.ids, where=asked.where), asked.commit, had)
+
+    def _settled(self, change: Change, commit: bool, had: bool) -> dict[str, Any]:
+        """Commit, if that was asked for; what can't be committed is forgotten, but not what was there before."""
+        if commit:
+            try:
+                self.index.commit()
+            except BaseException:
+                if not had:
+                    self.index.rollback()
+                raise
+        told = asdict(change)
+        del told["report"]
+        return {"index": self.name, **told, "committed": commit, "documents": len(self.index)}
+
+    def commit(self, merge: bool) -> dict[str, Any]:
+        """Make changes visible."""
+        had = self.index.pending
+        self.index.commit(merge=merge)
+        return self._done(had)
+
+    def rollback(self) -> dict[str, Any]:
+        """Forget the changes since the last commit."""
+        had = self.index.pending
+        self.index.rollback()
+        return self._done(had)
+
+    def merge(self, everything: bool) -> dict[str, Any]:
+        """Commit, then merge segments."""
+        return self._done(self.index.merge(everything=everything))
+
+    def _done(self, done: bool) -> dict[str, Any]:
+        return {"index": self.name, "done": done, "documents": len(self.index), "segments": self.index.n_segments}
+
+    # --- what others commit -----------------------------------------------------------------------------------------
+
+    @property
+    def stale(self) -> bool:
+        """Whether somebody has committed since the last refresh, by one look at a file's date, or that one failed; of
+        an index in object storage, whether it is time to ask.
+        """
+        if self.index.uri:
+            return time.monotonic() - self._looked >= _ASK_STORAGE
+        return bool(self.trouble) or self.index.stale
+
+    def refresh(self) -> bool:
+        """Move on to what was committed last; tells whether there was anything new."""
+        self._looked = time.monotonic()
+        return self.index.refresh()
+
+    # --- what there is ----------------------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        """As of /v1/indexes; kept for each commit."""
+        reader = self.index.pinned()
+        if self._facts[0] != reader.snapshot.id:
+            writable = self._settings.writable
+            self._facts = reader.snapshot.id, facts_of(self.name, reader, writable=writable)
+        return self._facts[1]
+
+    def stats(self) -> dict[str, Any]:
+        """As of /v1/stats."""
+        reader = self.index.pinned()
+        return {
+            "index": self.name,
+            "snapshot": reader.snapshot.id,
+            "documents": len(reader),
+            "segments": reader.n_segments,
+            "postings": reader.n_postings,
+            "bytes": reader.file_sizes(),
+            "max_error": reader.max_error,
+            "pending": self.index.pending,
+            "refreshed": self.trouble,
+        }
+
+    def warm_up(self) -> None:
+        """Load what a first search would have to wait for."""
+        if self.facts()["takes_text"]:
+            self.index.search("a", 1)
+
+    def load_origins(self) -> None:
+        """Load the model that tells which words expansions come from, if there is one and it is here."""
+        with suppress(LsrError):  # explanations do without
+            self.index.pinned().encoder.origins("a", [0])
+
+
+def _vector(reader: Reader, query: str | dict[str, float]) -> tuple[SparseMatrix, list[str]]:
+    """A query's vector, and the tokens that the vocabulary lacks."""
+    vector = reader.query_vectors([query])
+    term_of = reader.snapshot.shared.term_of
+    return vector, [] if isinstance(query, str) else [token for token in query if token not in term_of]
+
+
+def _hits(reader: Reader, query: str | dict[str, float], vector: SparseMatrix, asked: schemas.HowToSearch) -> list[Hit]:
+    settings = vars(asked.settings)
+    if asked.settings.mode != "sparse" and asked.hybrid is None:
+        return reader.search(query, asked.k, where=asked.where, **settings)
+    if asked.hybrid is None:
+        return reader.search(vector, asked.k, where=asked.where, **settings)
+    hybrid = Hybrid(reader, **vars(asked.hybrid))
+    return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)
+
+
+def _readable(reader: Reader, vector: SparseMatrix) -> dict[str, float]:
+    """{token: weight}, the heaviest first."""
+    terms, weights = vector.row(0)
+    tokens = reader.vocabulary
+    pairs = sorted(zip(weights.tolist(), terms.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
+    return {tokens[t] if tokens is not None and t < len(tokens) else f"term {t}": weight for weight, t in pairs}

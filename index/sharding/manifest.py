@@ -1,0 +1,322 @@
+"""A sharded folder: ordinary indexes side by side, and shards.json, which says what they are together.
+
+    FOLDER/
+      shards.json        format, encoder, scale of impacts, shards in document order, and its own SHA-256
+      shard-00000/       an index, readable by itself
+      shard-00001/
+
+Documents are numbered by shard, in the order of the list, and within a shard as its index has them: shards are ranges
+of one collection. With one encoder and one scale of impacts a query has the same integers in all of them, so that
+scores compare exactly and the results are those of one index, ties included.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import lsr
+from lsr.durable import sync
+from lsr.errors import CorruptIndex, EncoderMismatch, IndexFormatError, OutputExists, StorageError
+from lsr.fingerprint import Fingerprint
+from lsr.index.storage.arrow_file import RESTORE
+from lsr.index.storage.manifest import output_errors, read_manifest, replace_file, require_name, sealed
+from lsr.io.object_store import Place, is_remote
+
+SHARDS = "shards.json"
+FORMAT = 1
+SHARD_NAME = re.compile(r"shard-[0-9]{1,7}(-[0-9a-f]{8})?")
+_REGION = re.compile(r"region=[a-z0-9-]{1,40}")
+_URI = re.compile(r"(s3|gs|gcs|file)://[^\s?#]+(\?[^\s#]*)?")
+
+
+def shard_name(number: int) -> str:
+    """The folder of a shard."""
+    return f"shard-{number:05d}"
+
+
+def is_sharded(folder: str | PathLike[str]) -> bool:
+    """Whether a folder is a sharded one."""
+    require_name(Path(folder))
+    return Path(folder, SHARDS).is_file()
+
+
+def folder_of(location: str) -> Path:
+    """The folder of a shard on this machine; for a URI that of its copy, which is downloaded as far as it must be."""
+    if not is_remote(location):
+        return Path(location)
+    from lsr.index.sharding.remote import downloaded  # built on this module
+
+    return downloaded(location)
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard, as shards.json has it.
+
+    Attributes:
+        path: Its folder's name within the sharded folder, or a URI.
+        documents: How many it had when this was written; for plans and messages.
+        bytes: Of its files, likewise.
+    """
+
+    path: str
+    documents: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What shards.json says.
+
+    Attributes:
+        folder: The sharded folder, a path or a URI.
+        fingerprint: Of the encoder that made all vectors.
+        impacts: How weights are stored.
+        scale: Of the impacts: each segment of each shard has it, or that times a power of two. 0 for float32.
+        shared: {file: SHA-256} of what encodes queries; each shard carries the same.
+        entries: The shards, in document order.
+    """
+
+    folder: str
+    fingerprint: Fingerprint
+    impacts: str
+    scale: float
+    shared: Mapping[str, str]
+    entries: tuple[ShardEntry, ...]
+
+    def location(self, entry: ShardEntry) -> str:
+        """Where a shard lies: a path or a URI."""
+        if "://" in entry.path:
+            return entry.path
+        base, question, rest = self.folder.partition("?") if "://" in self.folder else (self.folder, "", "")
+        return f"{base.rstrip('/')}/{entry.path}{question}{rest}"
+
+    @property
+    def documents(self) -> int:
+        """How many documents there were when this was written."""
+        return sum(entry.documents for entry in self.entries)
+
+    @classmethod
+    def of(cls, manifests: Mapping[str, Mapping[str, Any]], folder: str = "") -> Shards:
+        """Describe shards, in document order.
+
+        Args:
+            manifests: {path or URI of a shard: its manifest}.
+            folder: The sharded folder.
+
+        Raises:
+            IndexFormatError: There is no shard, one has no document, or impacts of another kind or scale.
+            EncoderMismatch: Another encoder than the first's.
+        """
+        if not manifests:
+            raise IndexFormatError(f"{folder}: a sharded folder has at least one shard")
+        first = next(iter(manifests.values()))
+        scales = [segment["scale"] for manifest in manifests.values() for segment in manifest["segments"]]
+        made = cls(
+            folder,
+            Fingerprint.from_json(first["fingerprint"], folder),
+            first["impacts"],
+            float(min(scales, default=0.0)) if first["impacts"] == "uint8" else 0.0,
+            _shared(first),
+            tuple(
+                ShardEntry(
+                    path,
+                    sum(segment["n_alive"] for segment in manifest["segments"]),
+                    sum(file["bytes"] for file in manifest["files"].values()),
+                )
+                for path, manifest in manifests.items()
+            ),
+        )
+        if empty := [path for path, manifest in manifests.items() if not manifest["segments"]]:
+            raise IndexFormatError(f"{folder}: shards without a document: {', '.join(empty)}; make fewer shards")
+        made.require_fit(manifests)
+        return made
+
+    def require_fit(self, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse shards that aren't parts of one whole; all of them are named.
+
+        Args:
+            manifests: {how to name a shard: its manifest}.
+
+        Raises:
+            IndexFormatError: Impacts of another kind or scale.
+            EncoderMismatch: Another encoder.
+        """
+        strangers, misfits = [], []
+        for name, manifest in manifests.items():
+            theirs = Fingerprint.from_json(manifest["fingerprint"], name)
+            if theirs != self.fingerprint or _shared(manifest) != self.shared:
+                what = ", ".join(self.fingerprint.differences(theirs)) or "the files that encode queries, or the tokens"
+                strangers.append(f"{name}: {theirs}, where {self.fingerprint} made the others; they differ in {what}")
+            if manifest["impacts"] != self.impacts:
+                misfits.append(f"{name}: impacts are {manifest['impacts']}, those of the others {self.impacts}")
+            elif self.impacts == "uint8":
+                scales = {segment["scale"] for segment in manifest["segments"]}
+                wrong = [scale for scale in scales if math.frexp(scale / self.scale)[0] != 0.5]
+                misfits += [f"{name}: a scale of {s!r}, no power of two times {self.scale!r}" for s in sorted(wrong)]
+        if strangers:
+            raise EncoderMismatch("\n".join([*strangers, "encode and build all shards with one encoder"]))
+        if misfits:
+            raise IndexFormatError("\n".join([*misfits, "build all shards together: their scores can't be compared"]))
+
+    # --- on disk ----------------------------------------------------------------------------------------------------
+
+    def content(self) -> bytes:
+        """What shards.json is to hold."""
+        return sealed(
+            {
+                "format": FORMAT,
+                "lsr": lsr.__version__,
+                "fingerprint": self.fingerprint.to_json(),
+                "impacts": self.impacts,
+                "scale": self.scale,
+                "shared": dict(self.shared),
+                "shards": [{"path": e.path, "documents": e.documents, "bytes": e.bytes} for e in self.entries],
+            }
+        )
+
+    @classmethod
+    def parse(cls, content: bytes, folder: str) -> Shards:
+        """Read and check what shards.json holds.
+
+        Raises:
+            IndexFormatError: Another format version.
+            CorruptIndex: It was changed or cut short, or makes no sense.
+        """
+        where = f"{folder}: {SHARDS}"
+        try:
+            values = json.loads(content)
+            version = values["format"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise CorruptIndex(f"{where} is damaged: not a list of shards; {RESTORE}") from None
+        if version != FORMAT:
+            raise IndexFormatError(
+                f"{where} has format {version!r}, written by lsr {str(values.get('lsr', '?'))[:40]}; this version "
+                f"reads format {FORMAT}: build it again, or upgrade with pip install -U lsr-search"
+            )
+        values.pop("sha256", None)
+        if sealed(values) != content:
+            raise CorruptIndex(f"{where} is damaged: the content doesn't match its checksum; {RESTORE}")
+        try:
+            entries = tuple(ShardEntry(s["path"], s["documents"], s["bytes"]) for s in values["shards"])
+            scale, impacts, shared = values["scale"], values["impacts"], values["shared"]
+            sound = (
+                len({entry.path for entry in entries}) == len(entries) > 0
+                and all(SHARD_NAME.fullmatch(e.path) or _URI.fullmatch(e.path) for e in entries)
+                and all(type(n) is int and n >= 0 for e in entries for n in (e.documents, e.bytes))
+                and impacts in ("uint8", "float32")
+                and type(scale) is float
+                and math.isfinite(scale)
+                and (scale > 0) == (impacts == "uint8")
+                and all(type(text) is str for pair in shared.items() for text in pair)
+            )
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
+            sound = False
+        if not sound:
+            raise CorruptIndex(f"{where} is damaged: values are missing or make no sense; {RESTORE}")
+        # Requests are signed with the user's credentials: whoever wrote this file doesn't choose where they go.
+        if strange := [e.path for e in entries if "?" in e.path and not _REGION.fullmatch(e.path.partition("?")[2])]:
+            raise IndexFormatError(
+                f"{where}: the shard {strange[0][:200]} has options that say which server to ask; a file may name a "
+                "region and no more. Take them out, and name the server yourself: AWS_ENDPOINT_URL"
+            )
+        return cls(folder, Fingerprint.from_json(values["fingerprint"], where), impacts, scale, shared, entries)
+
+    @classmethod
+    def read(cls, folder: str | PathLike[str]) -> Shards:
+        """Read the shards.json of a folder, or at a URI.
+
+        Raises:
+            IndexFormatError: There is none, or one of another format version.
+            CorruptIndex: As for `parse`.
+            StorageError: A URI that can't be read.
+        """
+        if is_remote(folder):
+            there = Place(str(folder)).read(SHARDS)
+            if there is None:
+                raise IndexFormatError(f"{folder}: not a sharded index: it has no {SHARDS}")
+            return cls.parse(there, str(folder))
+        folder = Path(folder).absolute()  # its shards are opened later, wherever the process is then, and by others
+        if not folder.is_dir():
+            raise IndexFormatError(f"{folder}: no such folder")
+        try:
+            content = (folder / SHARDS).read_bytes()
+        except FileNotFoundError:
+            raise IndexFormatError(f"{folder}: not a sharded index: it has no {SHARDS}") from None
+        return cls.parse(content, str(folder))
+
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """{path or URI: manifest} of all shards; what is wrong with any of them is told at once.
+
+        Raises:
+            IndexFormatError: Shards are missing, damaged, can't be reached, or are of another format or scale.
+            EncoderMismatch: Shards of another encoder.
+        """
+        found, wrong = {}, []
+        for entry in self.entries:
+            try:
+                found[self.location(entry)] = read_manifest(folder_of(self.location(entry)))
+            except (IndexFormatError, StorageError) as error:
+                wrong.append(str(error))
+        if wrong:
+            raise IndexFormatError("\n".join([f"{len(wrong)} of {len(self.entries)} shards can't be opened:", *wrong]))
+        self.require_fit(found)
+        return found
+
+
+def n_grown(manifest: Mapping[str, Any]) -> int:
+    """How many tokens commits have appended to those that an index was built with."""
+    return sum(piece["n_terms"] for piece in manifest.get("grown", ()))
+
+
+def require_one_line(folder: str, longest: Sequence[str], others: Iterable[Sequence[str]]) -> None:
+    """Refuse shards whose tokens went different ways.
+
+    Raises:
+        EncoderMismatch: A term is one token in one shard, and another in another.
+    """
+    if any(list(longest[: len(tokens)]) != list(tokens) for tokens in others):
+        raise EncoderMismatch(
+            f"{folder}: shards have learned different words, each by itself: add documents to the whole folder, not to "
+            "one of its shards; build them together again"
+        )
+
+
+def write_shards(folder: Path, names: Sequence[str]) -> Shards:
+    """Write the shards.json of shards that are there.
+
+    Args:
+        folder: The sharded folder.
+        names: The shards' folders within, in document order.
+
+    Raises:
+        OutputExists: The folder has a shards.json already.
+        IndexFormatError: As of `Shards.of`, or a shard can't be read.
+        EncoderMismatch: As of `Shards.of`.
+    """
+    if is_sharded(folder):
+        raise OutputExists(f"{folder}: a sharded index exists already; name a new folder")
+    made = Shards.of({name: read_manifest(folder / name) for name in names}, str(folder))
+    save_shards(folder, made)
+    return made
+
+
+def save_shards(folder: Path, shards: Shards) -> None:
+    """Write shards.json, whole, in the place of what is there."""
+    with output_errors(folder):
+        replace_file(folder / SHARDS, shards.content())
+        sync(folder)
+
+
+def _shared(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """{file: SHA-256} of what segments share."""
+    prefix = f"{manifest['shared']}/"
+    files = manifest["files"].items()
+    return {name.removeprefix(prefix): entry["sha256"] for name, entry in files if name.startswith(prefix)}

@@ -1,0 +1,221 @@
+"""Indexes in object storage: opened as copies in a cache on this machine, and written there manifest last.
+
+An index there is what it is in a folder (lsr.index.storage.manifest): files that never change, and a manifest that
+names them with their checksums. So a copy needs only the files that it hasn't got, and whoever opens an index while
+another one is written has the old one or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from lsr.console import progress
+from lsr.errors import IndexFormatError, OutputExists, StorageError
+from lsr.index.sharding.manifest import SHARD_NAME, SHARDS, Shards
+from lsr.index.storage.manifest import (
+    FILE_NAME,
+    MANIFEST,
+    digest_file,
+    output_errors,
+    parse_manifest,
+    read_manifest,
+    replace_file,
+)
+from lsr.index.storage.transaction import sweep
+from lsr.io.object_store import Place, cache_folder, is_remote
+
+_THREADS = 8  # files that are copied at a time
+_CHECKED = ".checked.json"  # {file: size and times of change, when its content was last compared with its checksum}
+_TRIES = 3
+
+
+def downloaded(uri: str) -> Path:
+    """The copy of an index, or of a sharded folder, in the cache (`lsr.io.object_store.cache_folder`), as it is now.
+
+    Files that the copy lacks are downloaded, and those that have been changed since they were; nothing is kept that
+    hasn't the checksum of the manifest. What isn't named any longer is removed.
+
+    Raises:
+        IndexFormatError: There is no index, or one of another format version.
+        CorruptIndex: Its manifest is damaged.
+        StorageError: It can't be read, or a file was changed or cut short.
+        OutputError: The cache can't be written.
+    """
+    place, folder = Place(uri), _copy_of(uri)
+    with output_errors(folder, every=True):
+        folder.mkdir(parents=True, exist_ok=True)
+    with output_errors(folder), filelock.FileLock(folder / ".lock"):
+        for _ in range(_TRIES):
+            name, content = _head(place)
+            try:
+                if name == SHARDS:
+                    _complete_shards(folder, Shards.parse(content, uri))
+                else:
+                    manifest = parse_manifest(content, uri)
+                    _complete(folder, place, manifest)
+            except (StorageError, IndexFormatError):
+                if place.read(name) == content:
+                    raise
+                continue  # it was replaced while we read it, and its files have gone
+            replace_file(folder / name, content)
+            if name == MANIFEST:
+                sweep(folder, manifest)
+            return folder
+    raise StorageError(f"{uri}: replaced again and again while it was read; try again when nobody writes it")
+
+
+def _copy_of(uri: str) -> Path:
+    """Where the copy of an index lies; those of shards lie within that of their folder."""
+    base, mark, options = uri.partition("?")
+    parent, _, name = base.rstrip("/").rpartition("/")
+    is_shard = SHARD_NAME.fullmatch(name) is not None
+    whole = parent + mark + options if is_shard else base.rstrip("/") + mark + options
+    folder = cache_folder() / "indexes" / hashlib.sha256(whole.encode()).hexdigest()[:32]
+    return folder / name if is_shard else folder
+
+
+def _head(place: Place) -> tuple[str, bytes]:
+    """The file that makes an index or a sharded folder whole: its name and content."""
+    for name in (MANIFEST, SHARDS):
+        if (content := place.read(name)) is not None:
+            return name, content
+    raise IndexFormatError(f"{place.name}: not an index: it has no {MANIFEST}, which is written last")
+
+
+def _complete_shards(folder: Path, shards: Shards) -> None:
+    """Make a copy have all shards, and no others."""
+    for entry in shards.entries:
+        downloaded(shards.location(entry))
+    named = {entry.path for entry in shards.entries}
+    for path in folder.glob("shard-*"):
+        if path.name not in named and SHARD_NAME.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _complete(folder: Path, place: Place, manifest: Mapping[str, Any]) -> None:
+    """Make a copy have all files of a manifest."""
+    for left in folder.rglob(".fetched-*"):  # of a process that was killed
+        left.unlink(missing_ok=True)
+    known = _checked(folder)
+    files = manifest["files"]
+    missing = [name for name in files if not _is_same(folder / name, files[name], known.get(name))]
+    sizes = [files[name]["bytes"] for name in missing]
+    with progress(sum(sizes), "downloading", "B") as bar:
+
+        def fetch(name: str) -> None:
+            place.fetch(name, folder / name, files[name])
+            bar.update(files[name]["bytes"])
+
+        _all(fetch, missing)
+    states = {name: _state(folder / name) for name in files}
+    replace_file(folder / _CHECKED, json.dumps(states).encode())
+
+
+def _is_same(path: Path, wanted: Mapping[str, Any], known: Any) -> bool:
+    """Whether a file has the content that it should have; one that wasn't touched since it was compared is trusted."""
+    try:
+        state = _state(path)
+        return bool(state[0] == wanted["bytes"] and (state == known or digest_file(path) == wanted["sha256"]))
+    except OSError:
+        return False
+
+
+def _state(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _checked(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / _CHECKED).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def uploaded(folder: Path, uri: str, *, overwrite: bool = False) -> None:
+    """Write an index of this machine to object storage: what is missing there, then the manifest.
+
+    What the manifest doesn't name any longer is removed there at last. Nobody else may write either of them meanwhile.
+
+    Args:
+        folder: The index' folder.
+        uri: Where to.
+        overwrite: Replace an index that is there.
+
+    Raises:
+        OutputExists: An index, or anything else, is there already.
+        StorageError: It can't be written.
+    """
+    place = Place(uri)
+    refuse_remote(place, overwrite=overwrite)
+    files = read_manifest(folder)["files"]
+    there = place.sizes()
+    content = place.read(MANIFEST)
+    old = _files_of(content)
+    missing = [name for name in files if old.get(name) != files[name] or there.get(name) != files[name]["bytes"]]
+    with progress(sum(files[name]["bytes"] for name in missing), "uploading", "B") as bar:
+
+        def put(name: str) -> None:
+            if place.put(folder / name, name) != files[name]:
+                raise StorageError(f"{folder / name}: damaged: it isn't what the manifest says; lsr verify {folder}")
+            bar.update(files[name]["bytes"])
+
+        _all(put, missing)
+    place.put(folder / MANIFEST, MANIFEST)
+    place.delete(*(name for name in there if name not in files and FILE_NAME.fullmatch(name)))
+
+
+def refuse_remote(place: Place, *, overwrite: bool) -> None:
+    """As `lsr.index.storage.manifest.refuse_others`, of object storage."""
+    there = place.sizes()
+    if MANIFEST in there and not overwrite:
+        raise OutputExists(f"{place.name}: an index exists already (--overwrite, overwrite=True replaces it)")
+    if strange := sorted(name for name in there if name != MANIFEST and not FILE_NAME.fullmatch(name)):
+        raise OutputExists(f"{place.name}: something other than an index is here ({strange[0]}); name a new folder")
+
+
+@contextmanager
+def folder_for(path: str | PathLike[str], *, overwrite: bool) -> Iterator[Path]:
+    """The folder of this machine in which an index is to be built; one for a URI is uploaded when it has been.
+
+    Raises:
+        OutputExists: An index, or anything else, is at that URI already.
+        StorageError: It can't be written.
+    """
+    if not is_remote(path):
+        yield Path(path).absolute()
+        return
+    refuse_remote(Place(path), overwrite=overwrite)
+    with tempfile.TemporaryDirectory(prefix="lsr-") as scratch:
+        folder = Path(scratch) / "index"
+        yield folder
+        uploaded(folder, str(path), overwrite=overwrite)
+
+
+def _files_of(content: bytes | None) -> Mapping[str, Any]:
+    try:
+        return dict(parse_manifest(content or b"", "")["files"])
+    except IndexFormatError:
+        return {}
+
+
+def _all(copy: Callable[[str], None], names: Iterable[str]) -> None:
+    """Copy files, several at a time; the first failure ends it."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        running = [pool.submit(copy, name) for name in names]
+        try:
+            for one in running:
+                one.result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,334 @@
+"""What changes an index folder: its lock, new files that no manifest names yet, and the commit that lets one name them.
+
+Only who holds the lock commits, and removes what a dead process left. Merging works aside, in a folder of its own under
+a lock of its own (`Aside`), while others commit; what it has made is then received by a transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+import filelock
+
+from lsr.durable import sync
+from lsr.errors import IndexFormatError, IndexLocked, OutputError
+from lsr.index.storage.manifest import (
+    ASIDE,
+    FORMAT,
+    HOLDER,
+    LOCK,
+    MANIFEST,
+    MERGING,
+    MOVED,
+    OURS,
+    digest_file,
+    output_errors,
+    read_manifest,
+    replace_file,
+    sealed,
+)
+
+_PATIENCE = 1.0  # seconds to wait for the lock: a commit, or a merge that is put in its place, is done by then
+
+
+class NewFiles:
+    """Files of an index that no manifest names yet.
+
+    Attributes:
+        root: The folder that they are made in.
+        scratch: Where temporary files go.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.scratch = root / f"segment-{secrets.token_hex(8)}.tmp"
+        self._new: list[Path] = []
+        self._owner = os.getpid()
+
+    def folder(self, kind: str) -> Path:
+        """A new folder, "segment" or "shared"."""
+        folder = self.root / f"{kind}-{secrets.token_hex(8)}"
+        self._new.append(folder)
+        folder.mkdir()
+        return folder
+
+    def drop(self, path: Path) -> None:
+        """Remove something new that isn't wanted after all."""
+        if path in self._new:
+            self._new.remove(path)
+            _remove(path)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made them: what is there at a fork stays the parent's, files and lock."""
+        return os.getpid() == self._owner
+
+    def close(self) -> None:
+        """Remove what became no part of the index, and give the lock up; nothing in a forked child."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Transaction(NewFiles):
+    """The lock of an index, and files that become part of it with `commit`; `close` removes what hasn't.
+
+    Attributes:
+        manifest: What is committed; None where there is nothing yet, or nothing that can be read.
+
+    Args:
+        index: The folder.
+
+    Raises:
+        IndexLocked: Somebody else is writing, and isn't done within a second.
+        OutputError: The folder can't be written.
+    """
+
+    def __init__(self, index: Path) -> None:
+        super().__init__(index)
+        self._made = not index.exists()
+        self._received: dict[str, Mapping[str, Any]] = {}
+        self._tried: dict[str, Any] | None = None  # a manifest of which it isn't known whether it was committed
+        self._lock_file: tuple[int, int] | None = None
+        with output_errors(index, every=True):
+            index.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(index / LOCK, patience=_PATIENCE)
+            try:
+                self._lock.acquire()
+                self._lock_file = _file_at(index / LOCK)
+                self.manifest = _committed(index)
+                _note_holder(index)
+                if self.manifest is not None or not (index / MANIFEST).exists():
+                    sweep(index, self.manifest)
+                self.scratch.mkdir()
+            except filelock.Timeout:
+                raise IndexLocked(f"{index}: {_holder(index)}") from None
+            except BaseException:
+                self.close()
+                raise
+
+    def folder(self, kind: str) -> Path:
+        """As of `NewFiles`.
+
+        Raises:
+            OutputError: The index isn't here any longer.
+        """
+        self._require_here()
+        return super().folder(kind)
+
+    def alive_file(self) -> Path:
+        """The path of a new file that tells which documents of a segment are alive."""
+        self._require_here()
+        path = self.root / f"alive-{secrets.token_hex(8)}.arrow"
+        self._new.append(path)
+        return path
+
+    def receive(self, folder: Path, files: Mapping[str, Any]) -> Path:
+        """Take a folder that was written aside.
+
+        Args:
+            folder: Where it lies.
+            files: What `describe` told of it.
+
+        Returns:
+            Where it lies now.
+        """
+        here = self.root / folder.name
+        self._new.append(here)
+        folder.rename(here)
+        self._received[here.name] = files
+        return here
+
+    def commit(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Write everything through to the disk, then let the manifest name it, then remove what it no longer names.
+
+        Args:
+            manifest: What it is to say, but for the files.
+
+        Returns:
+            The whole manifest.
+
+        Raises:
+            OutputError: It can't be written, the index isn't here any longer, or this is a forked child, which can't
+                commit what its parent has begun.
+        """
+        if not self.is_ours:
+            raise OutputError(f"{self.root}: process {self._owner} is writing this; a forked child can't commit it")
+        self._require_here()
+        self._settle()
+        segments = manifest["segments"]
+        named = {manifest["shared"], *(s["name"] for s in segments), *(s["alive"] for s in segments)}
+        named |= {piece["name"] for piece in manifest.get("grown", ())}
+        old = self.manifest["files"] if self.manifest else {}
+        files = {name: entry for name, entry in old.items() if name.split("/")[0] in named}
+        for new in (path for path in self._new if path.name in named):
+            files |= self._received.get(new.name) or describe(new)
+        index_id = (self.manifest or {}).get("index_id") or secrets.token_hex(16)
+        whole = {"format": FORMAT, "index_id": index_id, **manifest, "files": dict(sorted(files.items()))}
+        self._tried = whole
+        replace_file(self.root / MANIFEST, sealed(whole))
+        self._take(whole)
+        sync(self.root)
+        sweep(self.root, whole, also={self.scratch, *self._new})
+        return whole
+
+    def close(self) -> None:
+        """Remove what was not committed, and give the lock up; what was interrupted on the way is ended so, too.
+
+        Nothing in a forked child.
+        """
+        if not self.is_ours or not self._lock.is_locked:
+            return
+        try:
+            if self._is_here:
+                self._settle()
+                for path in [*self._new, self.scratch]:
+                    _remove(path)
+                _remove(self.root / HOLDER)
+                if self._made and not (self.root / MANIFEST).exists():
+                    with suppress(OSError):  # while the lock is still held, so that nobody's own is taken away
+                        (self.root / LOCK).unlink(missing_ok=True)
+                        self.root.rmdir()
+        finally:
+            self._lock.release(force=True)
+
+    def _take(self, whole: dict[str, Any]) -> None:
+        """Note that a manifest is committed: what it names isn't new any longer."""
+        named = {name.split("/")[0] for name in whole["files"]}
+        self.manifest, self._new = whole, [path for path in self._new if path.name not in named]
+        self._tried = None
+
+    def _settle(self) -> None:
+        """Find out whether a commit that was interrupted, or failed, was made."""
+        if self._tried is not None and _committed(self.root) == self._tried:
+            self._take(self._tried)
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether the folder is still the one that is locked: it may have been moved, and another put in its place."""
+        return self._lock_file is not None and _file_at(self.root / LOCK) == self._lock_file
+
+    def _require_here(self) -> None:
+        if not self._is_here:
+            raise OutputError(f"{self.root}: {MOVED}")
+
+
+class Aside(NewFiles):
+    """A folder within an index' in which segments are merged while others commit; `close` removes it.
+
+    Raises:
+        IndexLocked: Somebody else is merging aside.
+        OutputError: The folder can't be written.
+    """
+
+    def __init__(self, index: Path) -> None:
+        super().__init__(index / f"merging-{secrets.token_hex(8)}")
+        with output_errors(index, every=True):
+            self._lock = _lock(index / MERGING)
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                raise IndexLocked(f"{index}: somebody else is merging its segments") from None
+            try:
+                self.root.mkdir()
+                self.scratch.mkdir()
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Remove the folder, and give the lock up; nothing in a forked child."""
+        if not self.is_ours:
+            return
+        _remove(self.root)
+        self._lock.release()
+
+
+def describe(new: Path) -> dict[str, Any]:
+    """Write a new file or folder through to the disk; gives what a manifest says of its files."""
+    files = {}
+    inside = sorted(new.rglob("*")) if new.is_dir() else [new]
+    for path in (path for path in inside if path.is_file()):
+        entry = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+        files[path.relative_to(new.parent).as_posix()] = entry
+    for path in [*inside, new]:
+        sync(path)
+    return files
+
+
+def _lock(path: Path, patience: float = 0.0) -> filelock.BaseFileLock:
+    # One thread may take it and another give it up: calls of asyncio come from any thread.
+    return filelock.FileLock(path, timeout=patience, poll_interval=0.01, thread_local=False)
+
+
+def _committed(index: Path) -> dict[str, Any] | None:
+    try:
+        return read_manifest(index)
+    except IndexFormatError:
+        return None
+
+
+def _note_holder(index: Path) -> None:
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    (index / HOLDER).write_bytes(json.dumps(holder).encode())
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file lies there, however it is called; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _holder(index: Path) -> str:
+    """Who holds the lock, and what to do, for a message."""
+    try:
+        holder = json.loads((index / HOLDER).read_bytes())
+        pid, host, since = int(holder["pid"]), str(holder["host"])[:100], str(holder["since"])[:40]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process is writing this index; wait until it is done"
+    if (pid, host) == (os.getpid(), socket.gethostname()):
+        mend = "commit its changes or roll them back, or make all changes with one object"
+        return f"another Index object of this process ({pid}) is writing this index since {since}; {mend}"
+    who = f"process {pid} on {host!r} since {since}"
+    return f"another process is writing this index ({who}); wait until it is done"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Path] = ()) -> None:
+    """Remove folders and temporary files of ours that no manifest names; only for who holds the lock."""
+    named = {name.split("/")[0] for name in manifest["files"]} if manifest else set()
+    aside = []
+    for path in index.iterdir():
+        left = path.name not in named and (OURS.fullmatch(path.name) or path.name == MANIFEST + ".tmp")
+        if left and path not in also:
+            _remove(path)
+        if ASIDE.fullmatch(path.name):
+            aside.append(path)
+    if aside:  # if their lock is free, who was merging there is dead
+        with suppress(filelock.Timeout), _lock(index / MERGING):
+            for path in aside:
+                _remove(path)

@@ -1,0 +1,1 @@
+"""lsr.index.write: documents gathered, written as segments, merged, committed."""

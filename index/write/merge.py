@@ -1,0 +1,152 @@
+"""Merging: adjacent segments become one, without their deleted documents, in a new order of storage.
+
+Only neighbours are merged, since documents keep their order. When is the policy of Lucene's LogMergePolicy: segments
+are of a level by their size, each a multiple of the one below, and when a level has gathered enough of them they
+become one of the next. So a document is written again once a level, and the number of segments grows with the logarithm
+of the number of documents. A segment that has lost more than a third of its documents is written again by itself.
+
+A writer merges within its transaction, or a `Merger` does it in a thread, aside, while others commit: what they delete
+meanwhile is deleted in the merged segment too when it takes the place of what it was made of. Should segments gather
+faster than it merges (a large merge takes minutes), commits merge the newest ones themselves.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.index.search.snapshot import Part
+from lsr.index.segment.quantize import MOST_SHIFT, Quantizer
+from lsr.index.storage.transaction import Aside, NewFiles, describe
+from lsr.index.write.builder import BuildSettings, write_segment
+from lsr.io.vectors import VectorBatch
+
+MOST = 64  # segments that may wait for a merger; with more, commits merge the newest themselves
+_FACTOR = 8  # segments of a level that become one of the next, and how much larger those are
+_FLOOR = 128  # all segments up to _FACTOR times so many documents are of the lowest level
+_DEAD = 1 / 3
+
+
+class Abandoned(Exception):
+    """A merge was given up because it was asked to be."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A segment that was made aside, of others.
+
+    Attributes:
+        parts: The others, as they were when it was made.
+        entry: What a manifest will say of it; None if none of their documents was alive.
+        folder: Where it lies.
+        files: As of `describe`.
+    """
+
+    parts: tuple[Part, ...]
+    entry: Mapping[str, Any] | None
+    folder: Path
+    files: Mapping[str, Any]
+
+    def alive(self, now: Sequence[Part]) -> NDArray[np.bool_]:
+        """(n_docs,) bool, which of its documents haven't been deleted since.
+
+        Args:
+            now: The same parts as they are now.
+        """
+        left = [np.empty(0, bool)]
+        for before, after in zip(self.parts, now, strict=True):
+            alive = np.ones(len(after.documents), bool) if after.alive is None else after.alive
+            left.append(alive if before.alive is None else alive[before.alive])
+        return np.concatenate(left)
+
+
+def plan_merges(
+    entries: Sequence[Mapping[str, Any]], *, everything: bool = False, newest: bool = False
+) -> tuple[int, int] | None:
+    """Which segments to merge next, by size.
+
+    Args:
+        entries: What the manifest says of the segments.
+        everything: All of them, until there is one without deleted documents.
+        newest: Of the lowest level's runs the last, not the first; and no segment by itself.
+
+    Returns:
+        The first and the one behind the last; None if all is well. Ask again after merging.
+    """
+    if everything:
+        whole = len(entries) == 1 and entries[0]["n_alive"] == entries[0]["n_docs"]
+        return None if whole or not entries else (0, len(entries))
+    for i, entry in enumerate(entries):
+        if entry["n_docs"] - entry["n_alive"] > _DEAD * entry["n_docs"] and not newest:
+            return i, i + 1
+    levels = [int(math.log(max(entry["n_alive"] / _FLOOR, 1), _FACTOR)) for entry in entries]
+    for level in sorted(set(levels)):
+        mine: list[int] = []  # those of the level, without a larger one between them
+        runs: list[tuple[int, int]] = []
+        for i, other in enumerate(levels):
+            mine = [] if other > level else [*mine, i] if other == level else mine
+            if len(mine) == _FACTOR:
+                runs.append((mine[0], mine[-1] + 1))
+                mine = []
+        if runs:
+            return runs[-1 if newest else 0]
+    return None
+
+
+def merge_parts(
+    files: NewFiles, parts: Sequence[Part], settings: BuildSettings, stop: threading.Event | None = None
+) -> dict[str, Any] | None:
+    """Write the documents of some segments that are alive as one segment.
+
+    What a document weighs stays what it is: the finest scale of the segments counts, and what has no room there gets a
+    shift (lsr.index.segment.quantize).
+
+    Args:
+        files: Where to.
+        parts: The segments, neighbours.
+        settings: How the index is written.
+        stop: Looked at between batches of documents.
+
+    Returns:
+        What the manifest says of it; None if no document is alive.
+
+    Raises:
+        Abandoned: `stop` was set.
+    """
+    scale, coarsest = min(part.entry["scale"] for part in parts), max(float(part.segment.scales[-1]) for part in parts)
+    while coarsest > scale * 2.0**MOST_SHIFT:  # no number of ours reaches further, and then a rest is rounded
+        scale *= 2
+    n_terms = max(part.n_terms for part in parts)
+
+    def batches() -> Iterator[VectorBatch]:
+        for part in parts:
+            factor = np.float32(part.entry["scale"] / scale)
+            for batch in part.batches(files.scratch, n_terms):
+                if stop is not None and stop.is_set():
+                    raise Abandoned
+                batch.vectors.data *= factor
+                yield batch
+
+    # What is written are weights in units of the new scale.
+    entry = write_segment(files, batches(), settings, quantizer=lambda *_: Quantizer(1.0, True))
+    if entry is not None:
+        rounded = [part.entry["scale"] < scale for part in parts]
+        errors = [part.entry["max_error"] + (scale if off else 0) for part, off in zip(parts, rounded, strict=True)]
+        entry |= {"scale": scale, "max_error": float(max(errors))}
+    return entry
+
+
+def merge_aside(aside: Aside, parts: Sequence[Part], settings: BuildSettings, stop: threading.Event) -> Merged:
+    """As `merge_parts`, aside, and written through to the disk: then taking it over is quick."""
+    entry = merge_parts(aside, parts, settings, stop)
+    if entry is None:
+        return Merged(tuple(parts), None, aside.root, {})
+    folder = aside.root / str(entry["name"])
+    return Merged(tuple(parts), entry, folder, describe(folder))

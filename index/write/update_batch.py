@@ -1,0 +1,190 @@
+"""One call that changes an index: what it brings, what it changed, and how to undo it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.encode.corpus import Report
+from lsr.errors import DoubledId
+from lsr.index.write.buffer import Buffer, Stored, Unit, rows_of
+from lsr.io.vectors import VectorBatch
+
+
+@dataclass
+class Change:
+    """What a call changed, from the next commit on.
+
+    Attributes:
+        added: Documents that weren't there before.
+        updated: Documents that replaced one of the same id.
+        deleted: Documents that were deleted.
+        missing: Ids that were to be deleted but aren't there.
+        bad: Messages about documents that were left out.
+        report: What encoding met on its way.
+    """
+
+    added: int = 0
+    updated: int = 0
+    deleted: int = 0
+    missing: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    report: Report = field(default_factory=Report)
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.updated or self.deleted)
+
+    def __str__(self) -> str:
+        said = [f"{n} {what}" for n, what in ((self.added, "added"), (self.updated, "updated")) if n]
+        said += [f"{self.deleted} deleted"] if self.deleted else []
+        said += [f"{len(self.missing)} not there ({', '.join(self.missing[:3])})"] if self.missing else []
+        return ", ".join(said) or "nothing changed"
+
+
+class Call:
+    """One call of `Writer.add`: what it brings, and how to undo what it did to earlier documents.
+
+    Attributes:
+        fresh: The documents that it brought and that aren't spilled yet.
+        before: Which documents of the buffer were alive when it began.
+        early: The segment that this buffer became meanwhile, if it did.
+    """
+
+    def __init__(self, buffer: Buffer, replace: bool, skip_bad: bool, change: Change) -> None:
+        self._buffer, self._replace, self._skip_bad, self._change = buffer, replace, skip_bad, change
+        self.fresh, self.before = Buffer(), list(buffer.alive)
+        self.early: Stored | None = None
+        self._marked: list[tuple[Unit, int]] = []
+        self._parents: set[str] = set()  # documents of which this call brought passages
+        self._number = 0
+
+    def take(self, batch: VectorBatch, before: Sequence[Unit], own: Sequence[Unit]) -> None:
+        """Take some documents, and mark those that they replace.
+
+        Args:
+            batch: The documents.
+            before: What is there already.
+            own: What this call has brought so far.
+
+        Raises:
+            DoubledId: An id that is there already, or occurs twice.
+        """
+        ids, parents = batch.ids, list(batch.documents.column("parent").to_pylist())
+        owners = [parent or doc_id for doc_id, parent in zip(ids, parents, strict=True)]
+        take = self._replacing if self._replace else self._adding
+        kept = take(ids, parents, owners, before, own)
+        self._number += len(ids)
+        here = np.flatnonzero(kept).tolist()
+        self._parents -= {owners[i] for i in here if parents[i] is None}
+        self._parents |= {owners[i] for i in here if parents[i] is not None}
+        if here:
+            self.fresh.append(rows_of(batch, kept), [parents[i] for i in here])
+
+    def _adding(
+        self,
+        ids: list[str],
+        parents: list[str | None],
+        owners: list[str],
+        before: Sequence[Unit],
+        own: Sequence[Unit],
+    ) -> NDArray[np.bool_]:
+        """(n,) bool, which of some documents are added: of an id that occurs twice the first."""
+        first_of = {doc_id: i for i, doc_id in reversed(list(enumerate(ids)))}
+        firsts = {parent for parent in parents if parent is not None and parent not in self._parents}
+        keys = list(dict.fromkeys(chain(ids, firsts)))
+        owner_of = dict(zip(ids, owners, strict=True)) | {parent: parent for parent in firsts}
+        there: dict[str, str] = {}  # documents that can't be taken, and why
+        for unit in before:
+            for i, _, _ in unit.matches(keys):
+                owner = owner_of[keys[i]]
+                how = "update, lsr add --update replaces it"
+                there.setdefault(owner, f"the id {owner!r} is in the index already; {how}")
+        for unit in own:
+            for i, _, _ in unit.matches(keys):
+                there.setdefault(owner_of[keys[i]], f"the id {keys[i]!r} occurs twice")
+        kept = np.ones(len(ids), bool)
+        for i, (doc_id, owner) in enumerate(zip(ids, owners, strict=True)):
+            kept[i] = first_of[doc_id] == i and owner not in there
+            if not kept[i]:
+                self._refuse(there.get(owner, f"the id {doc_id!r} occurs twice"), self._number + i + 1)
+        self._change.added += len({owners[i] for i in np.flatnonzero(kept)} - self._parents)
+        return kept
+
+    def _replacing(
+        self,
+        ids: list[str],
+        parents: list[str | None],
+        owners: list[str],
+        before: Sequence[Unit],
+        own: Sequence[Unit],
+    ) -> NDArray[np.bool_]:
+        """(n,) bool, which of some documents are put in the place of others: of an id that occurs twice the last."""
+        kept, anew = _last_versions(ids, parents, owners)
+        here = np.flatnonzero(kept).tolist()
+        # A passage of a document that this call has brought passages of is one more, or the first of a later version.
+        more = [i for i in here if owners[i] in self._parents and owners[i] not in anew]
+        more_ids = [ids[i] for i in more]
+        again = sorted({more[i] for unit in own for i, _, _ in unit.matches(more_ids)}, reverse=True)
+        begins = {owners[i]: i for i in [*(i for i in more if parents[i] is None), *again]}
+        for i in more:
+            kept[i] = i >= begins.get(owners[i], 0)
+        anew |= begins.keys()
+        here = np.flatnonzero(kept).tolist()
+        owner_of = {ids[i]: owners[i] for i in here}
+        owner_of |= {owners[i]: owners[i] for i in here if owners[i] in anew or owners[i] not in self._parents}
+        keys, replaced, counted = list(owner_of), set[str](), set(self._parents)
+        for units, owners_met in ((before, replaced), (own, counted)):
+            for unit in units:
+                for i, row, _ in list(unit.matches(keys)):
+                    unit.mark(row, False)
+                    self._marked.append((unit, row))
+                    owners_met.add(owner_of[keys[i]])
+        taken = {owners[i] for i in here} - counted
+        self._change.updated += len(taken & replaced)
+        self._change.added += len(taken - replaced)
+        return kept
+
+    def _refuse(self, problem: str, number: int) -> None:
+        if not self._skip_bad:
+            raise DoubledId(problem, f"document {number}")
+        self._change.bad.append(f"document {number}: {problem}")
+
+    def moved(self, buffer: Buffer, stored: Stored | None) -> None:
+        """Note that earlier documents are in a segment now."""
+        if stored is None:
+            return
+        self.early = stored
+        for row, (before, now) in enumerate((b, n) for b, n in zip(self.before, buffer.alive, strict=True) if b):
+            if before and not now:
+                stored.mark(row, False)
+        self.before = []
+
+    def undo(self) -> None:
+        """Make all documents alive again that this call marked."""
+        for unit, row in self._marked:
+            unit.mark(row, True)
+        if self.early is not None:
+            for row in range(len(self.early.documents)):
+                self.early.mark(row, True)
+
+
+def _last_versions(ids: list[str], parents: list[str | None], owners: list[str]) -> tuple[NDArray[np.bool_], set[str]]:
+    """(n,) bool, which of some documents are of the last version of theirs, and which documents have several.
+
+    A version ends where an id of its passages comes again, or where what was cut comes whole, or the reverse.
+    """
+    kept, anew = np.ones(len(ids), bool), set[str]()
+    versions: dict[str, dict[str, int]] = {}
+    for i, (doc_id, parent, owner) in enumerate(zip(ids, parents, owners, strict=True)):
+        version = versions.setdefault(owner, {})
+        first = next(iter(version.values()), i)
+        if doc_id in version or (parent is None) != (parents[first] is None):
+            kept[list(version.values())] = False
+            version.clear()
+            anew.add(owner)
+        version[doc_id] = i
+    return kept, anew

@@ -1,0 +1,168 @@
+"""Import paths of earlier releases, which still work in this one: each warns, and names its new path.
+
+A finder at the end of `sys.meta_path` answers for modules that are gone. Where a package now has the name of such a
+module, it gets the module's names from `names_of`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+# Old path: new path, or several of them where a module was split.
+MOVED = {
+    "lsr.ciff": "lsr.io.ciff",
+    "lsr.cluster": "lsr.distributed.ray_cluster",
+    "lsr.convert": "lsr.io.convert",
+    "lsr.corpus": "lsr.io.corpus",
+    "lsr.encode.checkpoint": "lsr.encode.model_files",
+    "lsr.encode.commands": "lsr.encode.cli",
+    "lsr.encode.hub": "lsr.encode.load",
+    "lsr.encode.onnx": "lsr.encode.onnx_export",
+    "lsr.encode.parts": "lsr.encode.distributed",
+    "lsr.encode.static": "lsr.encode.inference_free",
+    "lsr.encode.stream": "lsr.encode.corpus",
+    "lsr.eval.artifacts": "lsr.eval.experiment.artifact_cache",
+    "lsr.eval.cells": "lsr.eval.report.formatting",
+    "lsr.eval.commands": "lsr.eval.cli",
+    "lsr.eval.experiment": "lsr.eval.experiment.experiment",
+    "lsr.eval.figures": "lsr.eval.report.figures",
+    "lsr.eval.plots": "lsr.eval.report.plots",
+    "lsr.eval.reference": "lsr.eval.published_scores",
+    "lsr.eval.report": "lsr.eval.report.report",
+    "lsr.eval.result_folder": "lsr.eval.report.load_results",
+    "lsr.eval.results": "lsr.eval.report.results",
+    "lsr.eval.settings": "lsr.eval.experiment.settings",
+    "lsr.eval.systems": "lsr.eval.experiment.systems",
+    "lsr.eval.tables": "lsr.eval.report.tables",
+    "lsr.eval.training": "lsr.eval.training.cli",
+    "lsr.fetched": "lsr.io.remote_files",
+    "lsr.index.arrow_files": "lsr.index.storage.arrow_file",
+    "lsr.index.asynchronous": "lsr.index.async_index",
+    "lsr.index.build_commands": "lsr.index.cli.build",
+    "lsr.index.builder": "lsr.index.write.builder",
+    "lsr.index.change_commands": "lsr.index.cli.modify",
+    "lsr.index.changes": "lsr.index.write.update_batch",
+    "lsr.index.clusters": "lsr.index.segment.clusters",
+    "lsr.index.columns": "lsr.index.segment.columns",
+    "lsr.index.commands": "lsr.index.cli.search",
+    "lsr.index.dense": "lsr.index.hybrid.dense",
+    "lsr.index.dense_files": "lsr.index.hybrid.dense_files",
+    "lsr.index.documents": "lsr.index.segment.doc_store",
+    "lsr.index.exchange": "lsr.index.cli.export",
+    "lsr.index.explain": "lsr.index.search.explain",
+    "lsr.index.feedback": "lsr.index.search.feedback",
+    "lsr.index.filters": "lsr.index.segment.filters",
+    "lsr.index.found": "lsr.index.distributed.results",
+    "lsr.index.fusion": "lsr.index.hybrid.fusion",
+    "lsr.index.group": "lsr.index.search.segment_group",
+    "lsr.index.hits": "lsr.index.search.hits",
+    "lsr.index.hybrid": "lsr.index.hybrid.hybrid",
+    "lsr.index.joined": "lsr.index.sharding.local",
+    "lsr.index.kernels.blocks": "lsr.index.kernels.block_max",
+    "lsr.index.kernels.clusters": "lsr.index.kernels.clustered",
+    "lsr.index.kernels.lists": "lsr.index.kernels.layout",
+    "lsr.index.kernels.ordering": "lsr.index.kernels.bisection",
+    "lsr.index.kernels.query": "lsr.index.kernels.quantize",
+    "lsr.index.kernels.ranking": "lsr.index.kernels.topk",
+    "lsr.index.merge": "lsr.index.write.merge",
+    "lsr.index.merger": "lsr.index.write.background_merger",
+    "lsr.index.ordering": "lsr.index.segment.reorder",
+    "lsr.index.pending": "lsr.index.write.buffer",
+    "lsr.index.plan": "lsr.index.search.settings",
+    "lsr.index.quantize": "lsr.index.segment.quantize",
+    "lsr.index.queries": "lsr.index.search.query_file",
+    "lsr.index.query_side": "lsr.index.search.query_encoder",
+    "lsr.index.ray_replicas": "lsr.index.distributed.ray_actors",
+    "lsr.index.reader": "lsr.index.search.reader",
+    "lsr.index.remote": "lsr.index.sharding.remote",
+    "lsr.index.replicas": "lsr.index.distributed.hedging",
+    "lsr.index.reshard": "lsr.index.distributed.reshard",
+    "lsr.index.searcher": "lsr.index.search.searcher",
+    "lsr.index.segment": "lsr.index.segment.postings",
+    "lsr.index.segment_writer": "lsr.index.segment.postings_writer",
+    "lsr.index.serve.commands": "lsr.index.serve.cli",
+    "lsr.index.serve.facts": "lsr.index.serve.index_info",
+    "lsr.index.serve.http": "lsr.index.serve.responses",
+    "lsr.index.serve.models": "lsr.index.serve.schemas",
+    "lsr.index.serve.served": "lsr.index.serve.service",
+    "lsr.index.serve.work": "lsr.index.serve.thread_pool",
+    "lsr.index.shard": "lsr.index.distributed.shard_server",
+    "lsr.index.shard_builder": "lsr.index.distributed.build",
+    "lsr.index.shard_worker": "lsr.index.distributed.build_worker",
+    "lsr.index.sharded": "lsr.index.distributed.sharded_index",
+    "lsr.index.shards": "lsr.index.sharding.manifest",
+    "lsr.index.snapshot": "lsr.index.search.snapshot",
+    "lsr.index.storage": "lsr.index.storage.manifest",
+    "lsr.index.stretches": "lsr.index.distributed.vector_ranges",
+    "lsr.index.transaction": "lsr.index.storage.transaction",
+    "lsr.index.writer": "lsr.index.write.writer",
+    "lsr.jsonl": "lsr.io.jsonl",
+    "lsr.metadata": "lsr.io.metadata",
+    "lsr.opensearch": "lsr.io.opensearch",
+    "lsr.places": "lsr.io.object_store",
+    "lsr.regroup": "lsr.io.external_sort",
+    "lsr.rows": "lsr.io.rows",
+    "lsr.runs": "lsr.io.runs",
+    "lsr.train.cache": "lsr.train.dataset_cache",
+    "lsr.train.collapse": "lsr.train.collapse_check",
+    "lsr.train.commands": "lsr.train.cli",
+    "lsr.train.folder": "lsr.train.run_folder",
+    "lsr.train.queries": "lsr.train.query_table",
+    "lsr.train.rows": "lsr.train.state_cache",
+    "lsr.train.texts": "lsr.train.text_store",
+    "lsr.vectors": "lsr.io.vectors",
+    "lsr.wire": "lsr.io.protobuf",
+    "lsr.workers": "lsr.distributed.pool",
+}
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds a module under its old path: the module itself, or one that fetches its names from several."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        homes = MOVED[module.__name__].split()
+        if len(homes) > 1:
+            module.__dict__["__getattr__"] = names_of(module.__name__)
+            return
+        _warn(module.__name__, homes[0])
+        sys.modules[module.__name__] = importlib.import_module(homes[0])
+
+
+def names_of(old: str) -> Callable[[str], Any]:
+    """A `__getattr__` that finds what the module `old` had where it is now."""
+
+    def __getattr__(name: str) -> Any:
+        here = hasattr(sys.modules[old], "__path__") and find_spec(f"{old}.{name}")  # a module that isn't imported yet
+        if not name.startswith("__") and not here:
+            for home in MOVED[old].split():
+                value = getattr(importlib.import_module(home), name, None)
+                if value is not None and not isinstance(value, ModuleType):
+                    _warn(f"{old}.{name}", f"{home}.{name}")
+                    return value
+        raise AttributeError(f"module {old!r} has no attribute {name!r}")
+
+    return __getattr__
+
+
+def _warn(old: str, new: str) -> None:
+    message = f"{old} has moved: import {new}. The old path goes with the next release."
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
+
+
+def install() -> None:
+    """Answer for old paths from now on."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

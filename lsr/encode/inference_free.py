@@ -1,0 +1,264 @@
+"""Inference-free retrieval: documents through SPLADE, queries by looking their tokens up in a table.
+
+    q_j = 1[j in tokens(q)] * table_j
+
+with repeated tokens counted once, special tokens and negative entries zero (SPLADE-doc; IDF tables of arXiv
+2411.04403). The queries' side needs the tokenizer and the table, neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from lsr.encode import model_files as files
+from lsr.encode import portable
+from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
+from lsr.encode.model_files import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.splade import SpladeEncoder
+from lsr.errors import EncoderError
+from lsr.fingerprint import Fingerprint, digest
+from lsr.sparse import SparseMatrix
+
+TABLE_FILE = "query_weights.arrow"
+_BEGINNING = 3  # letters
+
+
+class InferenceFreeEncoder(Encoder):
+    """Documents by a SpladeEncoder, queries by a table of weights.
+
+    Args:
+        document: The documents' encoder; its model isn't touched until a document is encoded.
+        table: (n,) float, weight of each token; n at most the size of the vocabulary.
+        tokenizer: The queries' tokenizer; None for the documents'.
+        max_length: Tokens of a query that are read; None for all.
+        prompt: Put in front of every query.
+
+    Raises:
+        EncoderError: The table doesn't fit the vocabulary, or holds something that is no number.
+    """
+
+    type = "inference-free"
+
+    def __init__(
+        self,
+        document: SpladeEncoder,
+        table: ArrayLike,
+        tokenizer: TextTokenizer | None = None,
+        *,
+        max_length: int | None = None,
+        prompt: str = "",
+    ) -> None:
+        self.document, self.prompt = document, prompt
+        self.max_length = None if max_length is None else files.checked_length(max_length, "the queries' max_length")
+        self.tokenizer = tokenizer or document._tokenizer(document.document)
+        self.table = _checked_table(table, self.tokenizer, document.n_terms)
+        self._vocabulary = self.tokenizer.vocabulary(len(self.table))
+        self._fingerprint: Fingerprint | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reduced(device=self.document.device, batch_tokens=self.document.batch_tokens)
+
+    def encode_query(self, texts: Texts) -> SparseMatrix:
+        """Queries by the table; no model runs."""
+        rows = self.tokenizer.ids([self.prompt + text for text in as_texts(texts)], self.max_length, special=False)
+        terms = [np.unique(np.array(row, dtype=np.int64)) for row in rows]
+        return SparseMatrix.from_rows([(row, self.table[row]) for row in terms], self.n_terms)
+
+    def encode_known(self, texts: Sequence[str], known: Callable[[str], list[tuple[int, int, int]]]) -> SparseMatrix:
+        """Queries beside an encoder that has words as a whole.
+
+        Where a word isn't in the vocabulary, its pieces stand in other words too, which they would find. So what
+        continues a word counts half; of a word that the other encoder doesn't know either, only the beginning counts,
+        if it has three letters, and beside words that are known.
+
+        Args:
+            texts: The queries.
+            known: Where the other encoder's words stand in a text, as `Encoder.spans`.
+        """
+        rows = []
+        for text in texts:
+            ids, places = self.tokenizer.words(text, self.max_length, self.prompt, special=False)
+            theirs = known(text)
+            sure: dict[int, float] = {}  # term -> part of its weight
+            unsure: list[int] = []
+            for place, pieces in groupby(zip(ids, places, strict=True), key=itemgetter(1)):
+                first, *others = (term for term, _ in pieces)
+                if not others or place is None or any(a < place[1] and z > place[0] for _, a, z in theirs):
+                    sure |= {first: 1.0} | {term: 1.0 if place is None else 0.5 for term in others if term not in sure}
+                elif len(self._vocabulary[first].lstrip("\u0120\u2581")) >= _BEGINNING:  # how some begin a word
+                    unsure.append(first)
+            if any(map(str.isalnum, "".join(self._vocabulary[term] for term in sure))):
+                sure |= dict.fromkeys(unsure, 1.0)
+            terms = np.array(sorted(sure), np.int64)
+            rows.append((terms, self.table[terms] * np.array([sure[term] for term in terms.tolist()], np.float32)))
+        return SparseMatrix.from_rows(rows, self.n_terms)
+
+    def encode_document(self, texts: Texts) -> SparseMatrix:
+        """Documents through their model."""
+        return self.document.encode_document(texts)
+
+    @property
+    def dense_width(self) -> int:
+        """The documents' model's."""
+        return self.document.dense_width
+
+    def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
+        """By the documents' model, also for queries."""
+        return self.document.encode_dense(texts, queries=queries)
+
+    def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
+        """By the documents' model."""
+        return self.document.encode_both(texts)
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """The tokenizer's tokens, filled up to what the model puts out."""
+        return self._vocabulary
+
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Where the tokens stand in a text."""
+        return [span for span in self.tokenizer.spans(text) if span[0] < self.n_terms]
+
+    def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Which word of a document each of its terms comes from, as the documents' model has it."""
+        return self.document.origins(text, terms)
+
+    def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
+        """How many tokens still fit behind each text."""
+        if not queries:
+            return self.document.room(texts)
+        if self.max_length is None:
+            return None
+        ids = self.tokenizer.ids([self.prompt + text for text in texts], None, special=False)
+        return [self.max_length - len(row) for row in ids]
+
+    def check(self) -> None:
+        """Look at all files without running a model.
+
+        Raises:
+            EncoderError: Something is missing, or queries and documents have different vocabularies.
+        """
+        self.document.check()
+        if list(self.document.vocabulary) != self._vocabulary:
+            raise EncoderError("the queries' tokenizer has another vocabulary than the documents' model")
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The documents' encoder and the table together."""
+        if self._fingerprint is None:
+            document = self.document.fingerprint
+            parts = [str(document.weights), self.prompt, str(self.max_length)]
+            state = ["\n".join(parts).encode(), self.table.astype("<f4").tobytes()]
+            self._fingerprint = Fingerprint(
+                model=document.model,
+                weights=digest(state),
+                tokenizer=self.tokenizer.digest,
+                vocabulary_size=self.n_terms,
+                pooling=document.pooling,
+                saturation=document.saturation,
+                max_length=document.max_length,
+            )
+        return self._fingerprint
+
+    # --- on disk --------------------------------------------------------------------------------------------
+
+    def query_files(self) -> dict[str, bytes]:
+        """All that queries need, and a reference to where the documents' checkpoint lies."""
+        return self._files(self.document.config())
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Copy the documents' checkpoint, and write tokenizer, table and `encoder.json`.
+
+        A model that other libraries know lies where they look for it, in the folder itself; others in "document".
+        """
+        folder, tower = Path(folder), self.document.document
+        known = portable.is_portable(tower)
+        same = self.document._tokenizer(tower).digest == self.tokenizer.digest
+        at = "" if known and same else "document"
+        places = self.document.copy_towers(folder, at)
+        for name, content in self._files(self.document.config(places)).items():
+            (folder / name).write_bytes(content)
+        if known:
+            portable.describe_inference_free(
+                folder, tower, at, self.table, self.tokenizer, self.max_length, self.prompt
+            )
+        else:
+            portable.refuse(folder)
+        read = "all their tokens" if self.max_length is None else f"{self.max_length} tokens"
+        about = [*self.document.about(), f"queries are looked up in a table, no model runs; {read} are read"]
+        portable.write_card(folder, about, portable=known, base=tower.hub_name)
+
+    def _files(self, document: dict[str, Any]) -> dict[str, bytes]:
+        settings = {"document": document, "max_length": self.max_length, "prompt": self.prompt}
+        return {
+            CONFIG_FILE: config_bytes(self.type, **settings),
+            TOKENIZER_FILE: self.tokenizer.content,
+            TABLE_FILE: _table_bytes(self.table),
+        }
+
+    @classmethod
+    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Any) -> InferenceFreeEncoder:
+        """Open what `save` or `query_files` wrote.
+
+        Args:
+            folder: Where the files lie; read now, not needed later unless the model lies there too.
+            config: Content of `encoder.json`.
+            settings: Settings of the documents' encoder in place of the stored ones.
+
+        Raises:
+            EncoderError: A file is missing or damaged.
+        """
+        try:
+            document = SpladeEncoder.from_config(config["document"], folder, None, **settings)
+            tokenizer = TextTokenizer.open(folder, settings={})
+            table = _read_table(folder / TABLE_FILE)
+            return cls(document, table, tokenizer, max_length=config["max_length"], prompt=config["prompt"])
+        except (OSError, KeyError, TypeError) as error:
+            raise EncoderError(f"{folder}: not a whole inference-free encoder: {error!r}") from None
+
+
+def _checked_table(table: ArrayLike, tokenizer: TextTokenizer, n_terms: int) -> NDArray[np.float32]:
+    """A copy that has an entry for each term, none of them negative, and zeros for special tokens."""
+    given = np.asarray(table, dtype=np.float32)
+    if given.ndim != 1 or not tokenizer.size <= len(given) <= max(n_terms, tokenizer.size):
+        raise EncoderError(
+            f"the table of query weights has shape {given.shape}; the tokenizer has {tokenizer.size} "
+            f"tokens and the model {n_terms} terms"
+        )
+    if tokenizer.size > n_terms:
+        raise EncoderError(f"the queries' tokenizer has {tokenizer.size} tokens, the documents' model {n_terms} terms")
+    if not np.isfinite(given).all():
+        at = int(np.argmin(np.isfinite(given)))
+        raise EncoderError(f"the table of query weights has {given[at]} for token {at}; weights are finite")
+    full = np.zeros(n_terms, np.float32)
+    full[: len(given)] = np.maximum(given, 0)
+    full[sorted(tokenizer.special)] = 0
+    return full
+
+
+def _table_bytes(table: NDArray[np.float32]) -> bytes:
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch({"weight": pa.array(table)})
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def _read_table(path: Path) -> NDArray[np.float32]:
+    try:
+        table = pa.ipc.open_file(path.read_bytes()).read_all()
+        table.validate(full=True)  # a damaged file must not be read out of bounds
+        if table.schema != pa.schema({"weight": pa.float32()}) or table["weight"].null_count:
+            raise EncoderError(f"{path}: not one column of float32 weights: {table.schema}")
+        return np.asarray(table["weight"].to_numpy())
+    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise EncoderError(f"{path}: can't be read: {error}") from None

@@ -1,0 +1,349 @@
+"""load_encoder: one name in, an encoder out, whatever layout its files have.
+
+    "bm25", "lsr-mini"          the built-in encoders
+    a folder with encoder.json  what an encoder's `save` wrote
+    ... with modules.json       sentence-transformers: Transformer + SpladePooling, or a Router with a tower
+                                or a SparseStaticEmbedding for queries
+    ... with idf.json           OpenSearch: a masked-LM checkpoint and a table of query weights by token
+    ... with config.json        a plain masked-LM checkpoint
+
+A name "organisation/name" that is no folder is looked up on the Hugging Face hub. Other libraries' files are
+read here; their code isn't used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.console import warn
+from lsr.encode import model_files as files
+from lsr.encode.base import CONFIG_FILE, Encoder, read_config
+from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.hybrid import HybridEncoder, open_parts
+from lsr.encode.inference_free import InferenceFreeEncoder
+from lsr.encode.model_files import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.reading import POOLING, TransformerSettings, require_known, transformer_settings
+from lsr.encode.splade import SpladeEncoder, Tower
+from lsr.errors import CheckpointWarning, EncoderError
+
+_BM25_SETTINGS = ("k1", "b", "language", "stop_words", "pivot")
+_TOWER_SETTINGS = ("pooling", "saturation", "max_length")
+_MODEL_SETTINGS = (*_TOWER_SETTINGS, "top_k", "max_ratio", "device", "batch_tokens", "query_model", "lexical")
+_ACTIVATIONS = {"relu": "log1p", "log1p_relu": "log1p_log1p"}
+_TRANSFORMER_CONFIGS = [
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+]
+
+
+def load_encoder(name: str | PathLike[str], **settings: Any) -> Encoder:
+    """Open an encoder.
+
+    Args:
+        name: "bm25", "lsr-mini", a folder, or a model of the Hugging Face hub.
+        settings: For "bm25": k1, b, language, stop_words and pivot, as BM25Encoder has them. For models, in place of
+            what the checkpoint says: pooling, saturation and max_length of the documents' tower (and of the queries',
+            where it is the same);
+            top_k and max_ratio to prune documents; query_model, another checkpoint for queries; lexical, the weight
+            of BM25's score beside the model's (`HybridEncoder`), 0 for none; device and batch_tokens, as
+            SpladeEncoder has them.
+
+    Raises:
+        EncoderError: No such encoder, an unknown setting, or files that are missing or damaged.
+    """
+    if name == BM25Encoder.type:
+        _refuse_unknown(settings, _BM25_SETTINGS, "bm25")
+        return BM25Encoder(**settings)
+    folder = files.locate(name)
+    if (folder / CONFIG_FILE).is_file():
+        return _open_saved(folder, settings)
+    _refuse_unknown(settings, _MODEL_SETTINGS, str(name))
+    reference = str(folder) if Path(name).is_dir() else str(name)
+    lexical = settings.pop("lexical", None)
+    encoder = _read_layout(reference, folder).encoder(settings)
+    encoder.check()
+    return HybridEncoder(encoder, BM25Encoder(), lexical) if lexical else encoder
+
+
+def load_encoder_files(content: Mapping[str, bytes], **settings: Any) -> Encoder:
+    """Open an encoder from what `Encoder.query_files` gave; documents need the model where it was.
+
+    Args:
+        content: Content of each file by its name.
+        settings: As for `load_encoder`.
+
+    Raises:
+        EncoderError: The files are damaged, or a setting is unknown.
+    """
+    with tempfile.TemporaryDirectory() as temporary:  # everything is read into memory before it goes
+        folder = Path(temporary)
+        for name, data in content.items():
+            files.inside(folder, name).write_bytes(data)
+        return _open_saved(folder, settings, whole=False)
+
+
+def _refuse_unknown(settings: Mapping[str, Any], known: tuple[str, ...], name: str) -> None:
+    for setting in settings:
+        if setting not in known:
+            near = difflib.get_close_matches(setting, known, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise EncoderError(f"{name}: no setting {setting!r}{hint} There are: {', '.join(known)}")
+
+
+def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> Encoder:
+    """Open our own layout; `whole` where the model's files should be there, too."""
+    config = read_config(folder)
+    kind = config["type"]
+    if kind == BM25Encoder.type:
+        _refuse_unknown(settings, (), "a saved bm25 encoder")
+        return BM25Encoder.load(folder, config)
+    _refuse_unknown(settings, _MODEL_SETTINGS, f"an encoder of type {kind}")
+    settings = dict(settings)
+    weight, bm25 = settings.pop("lexical", None), None
+    if kind == HybridEncoder.type:
+        config, bm25, its_weight = open_parts(folder, config)
+        kind = config["type"]
+        weight = its_weight if weight is None else weight
+    query_model = settings.pop("query_model", None)
+    encoder: SpladeEncoder | InferenceFreeEncoder
+    if kind == SpladeEncoder.type:
+        tokenizer = TextTokenizer.open(folder, settings={})
+        encoder = SpladeEncoder.from_config(config, folder, tokenizer, **settings)
+        if query_model is not None:
+            query = _query_tower(query_model)
+            encoder = SpladeEncoder(
+                encoder.document,
+                query,
+                top_k=encoder.top_k,
+                max_ratio=encoder.max_ratio,
+                device=encoder.device,
+                batch_tokens=encoder.batch_tokens,
+            )
+    elif kind == InferenceFreeEncoder.type:
+        _refuse_query_model(query_model)
+        encoder = InferenceFreeEncoder.load(folder, config, **settings)
+    else:
+        known = ", ".join((BM25Encoder.type, SpladeEncoder.type, InferenceFreeEncoder.type, HybridEncoder.type))
+        raise EncoderError(f"{folder / CONFIG_FILE}: type {kind!r}; this version of lsr knows {known}")
+    if whole:
+        encoder.check()
+    return HybridEncoder(encoder, bm25 or BM25Encoder(), weight) if weight else encoder
+
+
+def _refuse_query_model(query_model: Any) -> None:
+    if query_model is not None:
+        raise EncoderError(
+            f"this encoder has a table for queries, so query_model={str(query_model)!r} has no place in it"
+        )
+
+
+def _query_tower(name: str | PathLike[str]) -> Tower:
+    """The tower for queries of another model."""
+    folder = files.locate(name)
+    if (folder / CONFIG_FILE).is_file():
+        config = read_config(folder)
+        if config["type"] != SpladeEncoder.type:
+            raise EncoderError(f"query_model {name}: a {config['type']} encoder; a masked-LM checkpoint is needed")
+        return SpladeEncoder.from_config(config, folder, None).query
+    layout = _read_layout(str(folder) if Path(name).is_dir() else str(name), folder)
+    return layout.query or layout.document
+
+
+# --- other libraries' layouts -------------------------------------------------------------------------------
+
+
+@dataclass
+class _Layout:
+    """What a checkpoint of another library holds.
+
+    Attributes:
+        document: The documents' tower.
+        query: The queries' tower where it isn't the documents'.
+        table: (n,) float32, query weights, for inference-free models.
+        tokenizer: The queries' tokenizer, if they have one of their own.
+        query_length: Tokens of a query that are read, where it isn't the documents' number.
+        query_prompt: Put in front of every query.
+    """
+
+    document: Tower
+    query: Tower | None = None
+    table: NDArray[np.float32] | None = None
+    tokenizer: TextTokenizer | None = None
+    query_length: int | None = None
+    query_prompt: str = ""
+
+    def encoder(self, settings: dict[str, Any]) -> SpladeEncoder | InferenceFreeEncoder:
+        """The encoder, with settings in place of what the checkpoint says."""
+        settings = dict(settings)
+        how = {name: settings.pop(name) for name in _TOWER_SETTINGS if settings.get(name) is not None}
+        query_model = settings.pop("query_model", None)
+        document = replace(self.document, **how)
+        if self.table is not None:
+            _refuse_query_model(query_model)
+            encoder = SpladeEncoder(document, **settings)
+            return InferenceFreeEncoder(
+                encoder, self.table, self.tokenizer, max_length=self.query_length, prompt=self.query_prompt
+            )
+        length = self.query_length or document.max_length
+        query = self.query or replace(document, prompt=self.query_prompt, max_length=length)
+        if query_model is not None:
+            query = _query_tower(query_model)
+        return SpladeEncoder(document, query, **settings)
+
+
+def _read_layout(reference: str, folder: Path) -> _Layout:
+    """Find out which library's layout a folder has, and read it."""
+    if (folder / "modules.json").is_file():
+        return _read_sentence_transformers(reference, folder)
+    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+        files.model_config(folder)
+        if not (folder / "idf.json").is_file():
+            return _Layout(Tower.open(reference))
+        tower = Tower.open(reference, max_length=_text_limit(folder))
+        tokenizer = TextTokenizer.open(folder)
+        table = token_table(folder / "idf.json", tokenizer)
+        return _Layout(tower, table=table, tokenizer=tokenizer, query_length=files.tokenizer_limit(folder))
+    raise EncoderError(
+        f"{folder}: no encoder: none of {CONFIG_FILE} (lsr), modules.json (sentence-transformers) and "
+        "config.json (a checkpoint of transformers) is in it"
+    )
+
+
+_Module = tuple[str, str]  # kind of module, path in the checkpoint
+
+
+def _read_sentence_transformers(reference: str, folder: Path) -> _Layout:
+    listed = files.read_json(folder / "modules.json")
+    try:
+        modules = [(_kind(module["type"]), str(module["path"])) for module in listed]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise EncoderError(f"{folder / 'modules.json'}: can't be read: {error!r}") from None
+    whole = files.read_object(folder / "config_sentence_transformers.json")
+    prompts = whole.get("prompts") or {}
+    query_prompt, document_prompt = (str(prompts.get(name) or "") for name in ("query", "document"))
+    kept = whole.get("max_active_dims")
+    if (similarity := whole.get("similarity_fn_name")) not in (None, "dot"):
+        warn(
+            f"{folder}: this model compares its vectors by {similarity}; an index of lsr does by their dot product",
+            CheckpointWarning,
+        )
+
+    if [kind for kind, _ in modules] in (["Router"], ["Asym"]):
+        routes = _routes(folder, modules[0][1])
+        document = _read_tower(reference, folder, routes["document"], document_prompt, kept, "document")
+        if [kind for kind, _ in routes["query"]] != ["SparseStaticEmbedding"]:
+            query = _read_tower(reference, folder, routes["query"], query_prompt, kept, "query")
+            return _Layout(document, query)
+        if kept is not None:
+            raise EncoderError(f"{folder}: max_active_dims together with a SparseStaticEmbedding is not supported")
+        at = files.inside(folder, routes["query"][0][1])
+        tokenizer = TextTokenizer.open(at)
+        table = _static_table(folder, at, tokenizer)
+        return _Layout(document, None, table, tokenizer, files.tokenizer_limit(at), query_prompt)
+    document, query = (
+        _read_tower(reference, folder, modules, prompt, kept, side)
+        for prompt, side in ((document_prompt, "document"), (query_prompt, "query"))
+    )
+    length = query.max_length if query.max_length != document.max_length else None
+    return _Layout(document, query_length=length, query_prompt=query_prompt)
+
+
+def _kind(qualified: str) -> str:
+    return qualified.rsplit(".", 1)[-1]
+
+
+def _routes(folder: Path, path: str) -> dict[str, list[_Module]]:
+    """The modules of a Router for queries and documents."""
+    at = files.inside(folder, path)
+    config = files.read_object(at / "router_config.json") or files.read_object(at / "config.json")
+    try:
+        kinds = {key: _kind(value) for key, value in config["types"].items()}
+        structure = {route: [(kinds[key], key) for key in keys] for route, keys in config["structure"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise EncoderError(f"{at}: the Router's configuration can't be read: {error!r}") from None
+    if not {"query", "document"} <= structure.keys():
+        raise EncoderError(f"{at}: a Router with the routes {', '.join(structure)}; needed are query and document")
+    prefix = f"{path}/" if path else ""
+    return {route: [(kind, prefix + key) for kind, key in listed] for route, listed in structure.items()}
+
+
+def _read_tower(
+    reference: str, folder: Path, modules: list[_Module], prompt: str, kept: int | None, side: str
+) -> Tower:
+    """A tower of the modules Transformer and SpladePooling, for the side "query" or "document"."""
+    kinds = [kind for kind, _ in modules]
+    if kinds not in (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"]):
+        raise EncoderError(
+            f"{folder}: made of the modules {', '.join(kinds) or 'none'}; only Transformer and "
+            "SpladePooling, alone or in a Router, make a SPLADE encoder, or a SparseStaticEmbedding for queries"
+        )
+    at, pooling = files.inside(folder, modules[0][1]), files.inside(folder, modules[1][1])
+    paths = [at / name for name in _TRANSFORMER_CONFIGS]
+    where, text = next(((path, c) for path in paths if (c := files.read_object(path))), (paths[0], {}))
+    how = files.read_object(pooling / "config.json")
+    require_known(pooling / "config.json", how, POOLING)
+    activation = how.get("activation_function", "relu")
+    if activation not in _ACTIVATIONS:
+        raise EncoderError(f"{pooling}: activation_function {activation!r}; known are {', '.join(_ACTIVATIONS)}")
+    settings = transformer_settings(where, text, side)
+    return Tower.open(
+        reference,
+        modules[0][1],
+        pooling=how.get("pooling_strategy", "max"),
+        saturation=_ACTIVATIONS[activation],
+        max_length=_text_limit(at, settings),
+        prompt=prompt,
+        lower_case=settings.lower_case,
+        top_k=kept,
+        tokenizer=settings.tokenizer,
+    )
+
+
+def _text_limit(folder: Path, settings: TransformerSettings | None = None) -> int | None:
+    """Tokens that are read, as sentence-transformers finds it; None where nothing says."""
+    settings = settings or TransformerSettings()
+    limits = [files.position_limit(folder)]
+    if settings.truncation:
+        limits.append(settings.max_length or files.tokenizer_limit(folder))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _static_table(folder: Path, at: Path, tokenizer: TextTokenizer) -> NDArray[np.float32]:
+    """The weights of a SparseStaticEmbedding."""
+    path = files.read_object(at / "config.json").get("path")
+    if isinstance(path, str) and path.endswith(".json"):
+        places = [files.inside(at, path), files.inside(folder, path)]
+        return token_table(next((place for place in places if place.is_file()), places[0]), tokenizer)
+    if (at / "model.safetensors").is_file():
+        return files.read_tensor(at / "model.safetensors", "weight")
+    raise EncoderError(
+        f"{at}: no model.safetensors with the table of query weights. A pickled one (pytorch_model.bin) "
+        "can run code when read and is not opened; convert it where you trust it: "
+        "SparseEncoder(FOLDER).save_pretrained(FOLDER)"
+    )
+
+
+def token_table(path: Path, tokenizer: TextTokenizer) -> NDArray[np.float32]:
+    """Query weights given by token."""
+    weights = files.read_object(path)
+    table = np.zeros(tokenizer.size, np.float32)
+    known = 0
+    for token, weight in weights.items():
+        if not isinstance(weight, int | float):
+            raise EncoderError(f"{path}: the weight of {token!r} is {weight!r}, not a number")
+        term = tokenizer.term(token)
+        if term is not None:
+            table[term] = weight
+            known += 1
+    if not known:
+        raise EncoderError(f"{path}: none of its {len(weights)} tokens is one of the tokenizer's ({TOKENIZER_FILE})")
+    return table

@@ -1,0 +1,434 @@
+"""A checkpoint on disk: the folder it lies in, its configuration, weight files and tokenizer. Needs no torch.
+
+Only JSON, text and safetensors are ever read: a checkpoint can't bring code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from lsr.encode.reading import applied, tokenizer_settings
+from lsr.errors import EncoderError, MissingExtra
+from lsr.fingerprint import digest
+
+BUILT_IN = ("bm25", "lsr-mini", "lsr-tiny")
+_SHIPPED = Path(__file__).parents[1] / "data"  # where the built-in ones lie that are files
+TOKENIZER_FILE = "tokenizer.json"
+HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "onnx")  # the last is a whole model
+OWN_HEADS = HEADS[3:]  # these bring their own way from states to weights
+ONNX_FILE = "model.onnx"
+OUTPUT_FILE = "output.arrow"  # beside it: the vocabulary's embeddings
+DENSE = "dense"  # key of config.json, of an exported model that gives dense vectors, too: {"width", "query_prompt"}
+_ADAPTER = "adapter_config.json"  # of peft
+HEAD_FILE = "head.safetensors"  # of a head that transformers doesn't know
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
+# Position ids of these count from pad_token_id + 1 on, which costs as many positions.
+_OFFSET_POSITIONS = {
+    "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
+
+
+# --- where it lies ------------------------------------------------------------------------------------------
+
+
+def locate(name: str | PathLike[str]) -> Path:
+    """The folder of a checkpoint: `name` itself, or where the hub's library keeps the model of that name.
+
+    Raises:
+        EncoderError: No such folder, and the hub has no such model or can't be reached.
+    """
+    folder = Path(name)
+    if name in BUILT_IN and (_SHIPPED / name).is_dir():
+        return _SHIPPED / name
+    if folder.is_dir():
+        return folder.resolve()
+    if folder.exists():
+        raise EncoderError(f"{folder} is a file; an encoder is a folder")
+    if not is_hub_name(name):
+        raise EncoderError(
+            f'no encoder "{name}": no folder has this name, and a model of the Hugging Face hub is written '
+            f'"organisation/name". Built in: {", ".join(BUILT_IN)}'
+        )
+    return _download(str(name))
+
+
+def is_here(name: str, subfolder: str = "") -> bool:
+    """Whether the weights of a checkpoint lie on this machine: `locate` needn't download them."""
+    if name in BUILT_IN or Path(name).exists() or not is_hub_name(name):
+        return name in BUILT_IN or Path(name).is_dir()
+    try:
+        from huggingface_hub import snapshot_download
+
+        weight_files(inside(Path(snapshot_download(name, local_files_only=True)), subfolder))
+    except Exception:  # the hub's library has many ways to say that it isn't
+        return False
+    return True
+
+
+def reference(folder: Path) -> str:
+    """What `locate` finds a folder by, on another machine too if the folder is built in."""
+    folder = folder.resolve()
+    return folder.name if folder.parent == _SHIPPED.resolve() and folder.name in BUILT_IN else str(folder)
+
+
+def is_hub_name(name: str | PathLike[str]) -> bool:
+    """Whether a name looks like "organisation/name"."""
+    return isinstance(name, str) and _HUB_NAME.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=16)
+def _download(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MissingExtra("huggingface_hub", "torch", f'opening "{name}" from the Hugging Face hub') from None
+    try:
+        found = snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=["onnx/*", "openvino/*"])
+    except Exception as error:  # each version of the hub's library has errors of its own for "no network"
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise EncoderError(
+            f'no encoder "{name}": no folder has this name, and the Hugging Face hub has no such model or '
+            f"can't be reached ({reason}). Check the name at https://huggingface.co/models, or download the "
+            f"model elsewhere and give its folder. Built in: {', '.join(BUILT_IN)}"
+        ) from None
+    return Path(found)
+
+
+def inside(folder: Path, path: str) -> Path:
+    """A path within a folder, as a configuration file names it.
+
+    Raises:
+        EncoderError: It leads out of the folder.
+    """
+    parts = PureWindowsPath(path)  # knows both kinds of slash
+    if parts.anchor or ".." in parts.parts or "\0" in path:
+        raise EncoderError(f'{folder}: its configuration names the path "{path}", which leads out of the folder')
+    return folder.joinpath(*parts.parts)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, None where there is no such file.
+
+    Raises:
+        EncoderError: It can't be read.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"{path}: can't be read: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that holds one object, {} where there is no such file."""
+    content = read_json(path)
+    if content is not None and not isinstance(content, dict):
+        raise EncoderError(f"{path}: holds {type(content).__name__}, not a JSON object")
+    return content or {}
+
+
+# --- its model ----------------------------------------------------------------------------------------------
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a checkpoint.
+
+    Raises:
+        EncoderError: There is none, or it doesn't say how large the vocabulary is.
+    """
+    config = read_object(folder / "config.json")
+    if not config and (folder / _ADAPTER).is_file():
+        raise EncoderError(_adapter_alone(folder))
+    if not config:
+        raise EncoderError(f"{folder}: no config.json, so this is no checkpoint of a model")
+    if not isinstance(config.get("vocab_size"), int):
+        raise EncoderError(f"{folder / 'config.json'}: no vocab_size, so this is no masked language model of text")
+    return config
+
+
+def position_limit(folder: Path) -> int | None:
+    """How many tokens the model can read at most, None where its configuration doesn't say."""
+    config = model_config(folder)
+    limit = config.get("max_position_embeddings", config.get("n_positions"))  # GPT-2 has its own word
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    if config.get("model_type") in _OFFSET_POSITIONS:
+        pad = config.get("pad_token_id")
+        limit -= (1 if pad is None else int(pad)) + 1  # 1 is what all of them have where nothing is said
+    return limit
+
+
+def tokenizer_limit(folder: Path) -> int | None:
+    """`model_max_length` of the tokenizer's configuration, None where it sets no limit."""
+    limit = read_object(folder / "tokenizer_config.json").get("model_max_length")
+    # "No limit" is written as 1e30.
+    return int(limit) if isinstance(limit, int | float) and 0 < limit < 1e9 else None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files that transformers reads, in a fixed order, and after them that of a head of ours.
+
+    Raises:
+        EncoderError: None there, or none that can be read; the message says what there is instead.
+    """
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if (folder / _ADAPTER).is_file():
+        raise EncoderError(_adapter_alone(folder))
+    if (folder / ONNX_FILE).is_file() and not (whole.is_file() or index.is_file()):
+        return [folder / name for name in (ONNX_FILE, OUTPUT_FILE) if (folder / name).is_file()]
+    head = [folder / HEAD_FILE] if (folder / HEAD_FILE).is_file() else []
+    if whole.is_file():
+        return [whole, *head]
+    if index.is_file():
+        shards = read_object(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise EncoderError(f"{index}: no weight_map")
+        paths = [inside(folder, name) for name in sorted(set(shards.values()))]
+        if missing := [path.name for path in paths if not path.is_file()]:
+            raise EncoderError(f"{folder}: weight files are missing: {', '.join(missing)}")
+        return [*paths, *head]
+    raise no_weights(folder)
+
+
+def no_weights(folder: Path) -> EncoderError:
+    """What to raise where there is no model.safetensors."""
+    return EncoderError(f"{folder}: no model.safetensors. {_instead(folder)}")
+
+
+def _instead(folder: Path) -> str:
+    """What lies there instead of weights that can be read, and what to do about it."""
+    names = sorted(path.relative_to(folder).as_posix() for path in [*folder.glob("*.*"), *folder.glob("onnx/*.onnx")])
+
+    def first(*endings: str) -> str | None:
+        return next((name for name in names if name.endswith(endings)), None)
+
+    if part := next((name for name in names if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name)), None):
+        return f"Its parts ({part} and so on) are of no use without model.safetensors.index.json: fetch that, too"
+    if pickled := first(".bin", ".pt", ".pth", ".ckpt"):
+        return (
+            f"Pickled weights ({pickled}) can run code when read and are not opened; convert them where you trust "
+            "them: AutoModelForMaskedLM.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    if graph := first(".onnx"):
+        return f"Of ONNX graphs ({graph}) only those that lsr wrote can be run: fetch model.safetensors of this model"
+    if other := first(".safetensors"):
+        return f"Is it {other}? Give it that name"
+    return "Fetch it: without weights there is no model"
+
+
+def _adapter_alone(folder: Path) -> str:
+    base = read_object(folder / _ADAPTER).get("base_model_name_or_path") or "ITS MODEL"
+    return (
+        f"{folder}: a LoRA adapter ({_ADAPTER}), which isn't opened: merge it into its model first: "
+        f"PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained({str(base)!r}), FOLDER)"
+        ".merge_and_unload().save_pretrained(OTHER_FOLDER), and save the tokenizer there"
+    )
+
+
+def read_tensor(path: Path, name: str) -> NDArray[np.float32]:
+    """One tensor of a safetensors file, for those who have no torch.
+
+    Args:
+        path: The file.
+        name: The tensor's name.
+
+    Returns:
+        The tensor in its shape, float32.
+
+    Raises:
+        EncoderError: The file is damaged, has no such tensor, or the tensor holds no floats.
+    """
+    kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            entry = json.loads(file.read(size))[name]
+            start, end = entry["data_offsets"]
+            file.seek(8 + size + start)
+            values = np.frombuffer(file.read(end - start), dtype=kinds[entry["dtype"]])
+        if entry["dtype"] == "BF16":  # the upper half of a float32
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32).reshape(entry["shape"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderError(f'{path}: its tensor "{name}" can\'t be read: {error!r}') from None
+
+
+# --- its tokenizer ------------------------------------------------------------------------------------------
+
+
+class TextTokenizer:
+    """A tokenizer as `tokenizer.json` describes it.
+
+    Args:
+        content: What the file holds; of truncation and padding in it only the side of truncation has an effect.
+        where: The file, for messages.
+
+    Attributes:
+        content: The same without the length of truncation, and padding, as bytes.
+        digest: Digest of the content, whatever its layout.
+        special: Ids of the special tokens.
+
+    Raises:
+        EncoderError: Not the description of a tokenizer.
+    """
+
+    def __init__(self, content: str | bytes, where: str = TOKENIZER_FILE) -> None:
+        try:
+            settings = json.loads(content)
+            # The side where texts are cut is the tokenizer's, the length isn't.
+            self._left = str((settings.get("truncation") or {}).get("direction")).lower() == "left"
+            cut = {"direction": "Left", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+            settings.update(truncation=cut if self._left else None, padding=None)
+            self.content = json.dumps(settings, ensure_ascii=False).encode()
+            self._whole = Tokenizer.from_str(self.content.decode())
+            self._whole.no_truncation()
+            self.special = {t["id"] for t in settings.get("added_tokens") or () if t.get("special")}
+        except Exception as error:  # tokenizers raises bare Exceptions
+            raise EncoderError(f"{where}: not a tokenizer: {error}") from None
+        settings.pop("version", None)
+        self.digest = digest([json.dumps(settings, sort_keys=True).encode()])
+        self._cut: dict[int, Tokenizer] = {}
+
+    @classmethod
+    def open(cls, folder: Path, lower_case: bool = False, settings: Mapping[str, Any] | None = None) -> TextTokenizer:
+        """The tokenizer of a checkpoint; where there is no tokenizer.json, transformers makes one.
+
+        Args:
+            folder: The checkpoint.
+            lower_case: Lower-case all text first, if the tokenizer doesn't.
+            settings: What `lsr.encode.reading` found to change; none ({}) of a tokenizer that lsr saved. None looks.
+
+        Raises:
+            EncoderError: There is none, or it can't be read as its settings say.
+        """
+        path = folder / TOKENIZER_FILE
+        content = path.read_bytes() if path.is_file() else _convert_tokenizer(folder)
+        content = applied(content, tokenizer_settings(folder, content) if settings is None else settings)
+        return cls(_lower_cased(content) if lower_case else content, str(path))
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(self._whole.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def vocabulary(self, n_terms: int) -> list[str]:
+        """Token of each id below `n_terms`; ids that no token has are named after their number."""
+        tokens = [f"[unused:{term}]" for term in range(n_terms)]
+        for token, term in self._whole.get_vocab(with_added_tokens=True).items():
+            if term < n_terms:
+                tokens[term] = token
+        return tokens
+
+    def term(self, token: str) -> int | None:
+        """Id of a token."""
+        found = self._whole.token_to_id(token)
+        return None if found is None else int(found)
+
+    def ids(self, texts: Sequence[str], max_length: int | None, special: bool) -> list[list[int]]:
+        """Token ids of texts.
+
+        Args:
+            texts: The texts.
+            max_length: Tokens that are kept, special ones included; None for all.
+            special: Whether to add the special tokens around a text.
+        """
+        encodings = self._reading(max_length).encode_batch_fast(list(texts), add_special_tokens=special)
+        return [encoding.ids for encoding in encodings]
+
+    def _reading(self, max_length: int | None) -> Tokenizer:
+        """The tokenizer that reads so many tokens; None for all."""
+        if max_length is None:
+            return self._whole
+        if max_length not in self._cut:
+            cut = Tokenizer.from_str(self.content.decode())
+            cut.enable_truncation(max_length, direction="left" if self._left else "right")
+            self._cut[max_length] = cut
+        return self._cut[max_length]
+
+    def words(
+        self, text: str, max_length: int | None, prompt: str = "", *, special: bool = True
+    ) -> tuple[list[int], list[tuple[int, int] | None]]:
+        """What a model reads of a text, and the word that each token is a part of.
+
+        Args:
+            text: The text.
+            max_length: Tokens that are read, special ones included; None for all.
+            prompt: What the model reads in front of it.
+            special: Whether to add the special tokens.
+
+        Returns:
+            Token ids, and for each the (start, end) of its word in characters of the text: None for special tokens, and
+            for those of the prompt.
+        """
+        encoding = self._reading(max_length).encode(prompt + text, add_special_tokens=special)
+        found: list[tuple[int, int] | None] = []
+        for term, word in zip(encoding.ids, encoding.word_ids, strict=True):
+            place = None if word is None or term in self.special else encoding.word_to_chars(word) or (0, 0)
+            start, end = place or (0, 0)
+            start, end = max(0, start - len(prompt)), end - len(prompt)
+            inside = text[start : max(start, end)]
+            start += len(inside) - len(inside.lstrip())  # some tokenizers count the space before a word
+            found.append((start, start + len(inside.strip())) if inside.strip() else None)
+        return encoding.ids, found
+
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """(id, start, end) of a text's tokens, special ones left out, in characters."""
+        encoding = self._whole.encode(text, add_special_tokens=False)
+        pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        return [(term, start, end) for term, (start, end) in pairs if term not in self.special and start < end]
+
+
+def _lower_cased(content: bytes) -> bytes:
+    settings = json.loads(content)
+    normalizer = settings.get("normalizer")
+    steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
+    if not any(step["type"] == "Lowercase" or step.get("lowercase") for step in steps):
+        settings["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
+    return json.dumps(settings).encode()
+
+
+def _convert_tokenizer(folder: Path) -> bytes:
+    """Have transformers make a tokenizer.json of an older tokenizer's files (vocab.txt and the like)."""
+    if not any(folder.glob("*.txt")) and not any(folder.glob("*.model")) and not any(folder.glob("vocab.json")):
+        raise EncoderError(f"{folder}: no {TOKENIZER_FILE}")
+    pieces = next((path.name for path in folder.glob("*.model") if path.name != "tiktoken.model"), None)
+    if pieces and importlib.util.find_spec("sentencepiece") is None:
+        raise EncoderError(
+            f"{folder}: no {TOKENIZER_FILE}, only the SentencePiece model {pieces}, and one can be made of that only "
+            "with the package sentencepiece: pip install sentencepiece; or take the file from where it is installed: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise MissingExtra("transformers", "torch", f"{folder}: it has no {TOKENIZER_FILE}; making one") from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
+        return str(tokenizer.backend_tokenizer.to_str()).encode()
+    except Exception as error:  # every kind of tokenizer fails in its own way
+        raise EncoderError(f"{folder}: no {TOKENIZER_FILE}, and none can be made of what is there: {error}") from None
+
+
+def checked_length(max_length: Any, what: str = "max_length") -> int:
+    """A maximum length as an int, at least 3: two special tokens and one of the text."""
+    if not isinstance(max_length, int):
+        raise EncoderError(f"{what} must be a whole number, got {max_length!r}")
+    if max_length < 3:
+        raise EncoderError(f"{what} must be at least 3, got {max_length}")
+    return max_length

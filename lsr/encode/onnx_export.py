@@ -1,0 +1,653 @@
+"""An encoder's document model as an ONNX graph: run without torch, in 8-bit integers.
+
+The graph takes the word embeddings of one text, so there is no padding, and gives the states that the output layer is
+applied to. Weights are 8-bit with a scale for each row, activations are quantized as they come, so that the
+multiplications run on integers. What a layer makes of a few tokens is much larger than of all others, and so are a few
+of its columns; where that would leave the others too few integers, tokens have a scale each and columns a factor. The
+vocabulary's embeddings, which are its output layer as well, lie beside the graph in `output.arrow`: `lsr.encode.output`
+makes the weights of them. Heads with a layer of another kind, "gated" and "lexical", are part of the graph: it takes
+token ids then and gives weights, as all graphs of lsr 0.1 did.
+
+`export` needs torch and onnx. Of the models that `lsr.encode.model` knows: BERT with the heads "expansion", "masked-lm"
+and "gated" with max pooling, and "lexical". Not decoders, which read a text twice, and no other backbones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.encode import model_files as files
+from lsr.encode.output import OutputLayer, OutputSettings, quantized, row_factors
+from lsr.encode.processor import adds_bytes_exactly
+from lsr.errors import EncoderError, MissingExtra
+from lsr.forks import cached_property, in_child
+from lsr.sparse import SparseMatrix
+
+_LEXICAL = "lexical document encoder"  # the name of such a graph
+_TERMS = 2048  # terms of an output layer within the graph at a time
+_HEADS = ("ExpansionHead", "MaskedLMHead", "GatedHead", "LexicalHead")
+# GELU gives no less than -0.17. With this zero and at least this largest value, that is among the integers.
+_GELU_ZERO, _GELU_LARGEST = 16, 2.55
+_WORDS = "embeddings.word_embeddings.weight"
+_Result = TypeVar("_Result")
+_abandoned: list[Any] = []  # sessions that a parent's threads were in at the fork: never to be touched, nor destroyed
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+class OnnxRunner:
+    """A loaded graph that makes sparse weights of token ids.
+
+    Args:
+        folder: Where the graph lies, and the output layer beside it.
+        n_terms: Terms that it has to put out.
+        threads: Texts at a time; 0 for OMP_NUM_THREADS (to which Ray sets a worker's share), else for all cores.
+
+    Raises:
+        EncoderError: A file can't be opened, or is the graph of something else.
+    """
+
+    def __init__(self, folder: Path, n_terms: int, threads: int = 0) -> None:
+        self._path, self._n_terms = folder / files.ONNX_FILE, n_terms
+        self._session = self._open(str(self._path))
+        self._running: set[int] = set()  # threads that are in a session
+        output = folder / files.OUTPUT_FILE
+        self._output = OutputLayer.open(output) if output.is_file() else None
+        given = [(out.name, out.shape) for out in self._session.get_outputs()]
+        if self._output is None and given != [("weights", [n_terms])]:
+            raise EncoderError(f"{self._path}: puts out {given}, not the weights of {n_terms} terms")
+        if self._output is not None:
+            if self._output.n_terms != n_terms:
+                raise EncoderError(f"{output}: {self._output.n_terms} terms; the encoder has {n_terms}")
+            states, beside = ("states", ["tokens", self._output.width]), ("dense", [1, self._output.width])
+            if given not in ([states], [states, beside]):
+                raise EncoderError(f"{self._path}: puts out {given}, not states for the layer in {output.name}")
+        self.has_dense = len(given) > 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        share = os.environ.get("OMP_NUM_THREADS", "")
+        self._threads = threads or (int(share) if share.isdecimal() else 0) or cores
+        self._pool = self._new_pool()
+        in_child(self)
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="lsr-encode")
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`: the threads stayed with the parent, and a session that was in use may stay locked."""
+        self._pool = self._new_pool()
+        if self._running:
+            _abandoned.append((self._session, self.__dict__.pop("_opened_up", None)))
+            self._session, self._running = None, set()
+
+    def _open(self, model: str | bytes) -> Any:
+        """A session of a file or its content."""
+        import onnxruntime  # here, because it takes a while
+
+        options = onnxruntime.SessionOptions()
+        # One text each on all cores beats one text on all of them.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        if not adds_bytes_exactly():  # a slower multiplication then; on others than x86 this changes nothing
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a dozen kinds of its own
+            raise EncoderError(f"{self._path}: can't be opened: {str(error).splitlines()[0]}") from None
+
+    def weights(self, ids: Sequence[list[int]]) -> SparseMatrix:
+        """Weights of texts given as token ids, none of them empty.
+
+        Raises:
+            EncoderError: A token that the model doesn't know, or weights that are no numbers.
+        """
+        return self._matrix(self._run(self._one, ids))
+
+    def weights_and_dense(self, ids: Sequence[list[int]]) -> tuple[SparseMatrix, NDArray[np.float32]]:
+        """Weights of texts, and their dense vectors, (n_texts, width) float32 of length 1; both of one pass.
+
+        Raises:
+            EncoderError: As `weights`; or the graph gives no dense vectors.
+        """
+        found = self._run(self._both, ids)
+        return self._matrix([row for row, _ in found]), self._unit([vector for _, vector in found])
+
+    def dense(self, ids: Sequence[list[int]]) -> NDArray[np.float32]:
+        """Dense vectors alone, (n_texts, width) float32 of length 1.
+
+        Raises:
+            EncoderError: As `weights_and_dense`.
+        """
+        return self._unit(self._run(self._dense_one, ids))
+
+    def _run(self, one: Callable[[list[int]], _Result], ids: Sequence[list[int]]) -> list[_Result]:
+        self._check(max(map(max, ids)))
+        with self._in_use():
+            return list(self._pool.map(one, ids))
+
+    def _matrix(self, rows: list[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> SparseMatrix:
+        try:
+            return SparseMatrix.from_rows(rows, self._n_terms)
+        except ValueError as error:
+            raise EncoderError(f"{self._path}: the model gives weights that are no numbers: {error}") from None
+
+    def _unit(self, vectors: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        found = np.concatenate(vectors)
+        if not np.isfinite(found).all():
+            raise EncoderError(f"{self._path}: the model gives dense vectors that are no numbers")
+        length = np.linalg.norm(found, axis=1, keepdims=True)
+        return np.asarray(found / np.maximum(length, 1e-12), np.float32)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        if self._session is None:
+            self._session = self._open(str(self._path))
+        self._running.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            self._running.discard(threading.get_ident())
+
+    def _one(self, ids: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        if self._output is not None:
+            return self._output.weights(self._states(self._output, ids), ids)
+        dense = self._session.run(["weights"], {"ids": np.array(ids, np.int64)})[0]
+        terms = dense.nonzero()[0]
+        return terms, dense[terms]
+
+    def _both(self, ids: list[int]) -> tuple[tuple[NDArray[np.int64], NDArray[np.float32]], NDArray[np.float32]]:
+        output = self._dense_output()
+        states, dense = self._session.run(["states", "dense"], {"words": output.embeddings(ids)})
+        return output.weights(states, ids), dense
+
+    def _dense_one(self, ids: list[int]) -> NDArray[np.float32]:
+        return np.asarray(self._session.run(["dense"], {"words": self._dense_output().embeddings(ids)})[0])
+
+    def _dense_output(self) -> OutputLayer:
+        if self._output is None or not self.has_dense:
+            raise EncoderError(f"{self._path}: this model gives no dense vectors")
+        return self._output
+
+    def _states(self, output: OutputLayer, ids: list[int]) -> NDArray[np.float32]:
+        return np.asarray(self._session.run(["states"], {"words": output.embeddings(ids)})[0])
+
+    def origins(self, ids: list[int], terms: list[int]) -> list[int]:
+        """Which token of a text has the largest logit of each term: its number, -1 for a term without weight.
+
+        These are the integers that the graph itself takes the maximum of, so it is that very token. What the text as a
+        whole and a term's own frequency add isn't counted. Leaving out each word in turn, which takes a run for every
+        word, tells much the same: for 83 expansions of Cranfield's abstracts with lsr-mini it is the same word for 50
+        and one of the first three for 66, and without this word the weights lose 0.92 of what they lose at most.
+
+        Raises:
+            EncoderError: A token that the model doesn't know, or a graph that lsr didn't make.
+        """
+        self._check(max(ids))
+        if self._output is not None:
+            with self._in_use():
+                states, wanted = self._states(self._output, ids), np.array(terms, np.int64)
+            there = np.isin(wanted, self._output.weights(states, ids)[0])
+            return [int(p) for p in np.where(there, self._output.logits(states, wanted).argmax(0), -1)]
+        if self._is_lexical:  # a term's weight is of its own token, wherever that stands
+            with self._in_use():
+                dense = self._session.run(["weights"], {"ids": np.array(ids, np.int64)})[0]
+            return [ids.index(term) if dense[term] > 0 else -1 for term in terms]
+        session, names = self._opened_up
+        with self._in_use():
+            weights, states, zero, words = session.run(["weights", *names], {"ids": np.array(ids, np.int64)})
+        logits = (states - np.float64(zero)) @ words[terms].T.astype(np.float64)  # whole numbers: exact
+        return [int(place) for place in np.where(weights[terms] > 0, logits.argmax(0), -1)]
+
+    @cached_property
+    def _is_lexical(self) -> bool:
+        """Whether the graph weighs a text's own tokens alone; its name says so."""
+        try:
+            return _LEXICAL.encode() in self._path.read_bytes()
+        except OSError as error:
+            raise EncoderError(f"{self._path}: can't be read: {error}") from None
+
+    @cached_property
+    def _opened_up(self) -> tuple[Any, list[str]]:
+        """The graph in a session of its own that puts out, too, what it multiplies in its output layer.
+
+        Only who asks for origins needs it. Names are the only thing that is looked for in the file: a node's stand
+        before any weights. Two serialized messages behind each other are one message with the fields of both, so that
+        outputs are added without knowing how long anything is.
+        """
+        try:
+            content = self._path.read_bytes()
+        except OSError as error:
+            raise EncoderError(f"{self._path}: can't be read: {error}") from None
+        found = re.search(rb"DynamicQuantizeLinear_\d{1,9}", content)
+        if found is None:
+            raise EncoderError(f"{self._path}: its output layer isn't one that lsr wrote")
+        names = [found[0] + b"_0", found[0] + b"_2", b"words"]
+        return self._open(content + b"".join(map(_as_output, names))), [name.decode() for name in names]
+
+    def _check(self, largest: int) -> None:
+        if largest >= self._n_terms:
+            raise EncoderError(f"{self._path}: the tokenizer gives token {largest}, the model knows {self._n_terms}")
+
+
+def _as_output(name: bytes) -> bytes:
+    """A serialized ModelProto: its graph (field 7), an output of that (12), its name (1); lengths take a byte each."""
+    for key in (b"\x0a", b"\x62", b"\x3a"):  # number << 3 | 2
+        name = key + bytes([len(name)]) + name
+    return name
+
+
+# --- making -----------------------------------------------------------------------------------------------------------
+
+
+def export(model: Any, folder: Path, dense: Any = None) -> None:
+    """Write a model as a graph of 8-bit integers and its output layer.
+
+    Weights take all 8 bits, so whoever runs the graph has to take care that sums are exact, as `OnnxRunner` does.
+
+    Args:
+        model: A `lsr.encode.model.SparseModel` of a BERT backbone and the head "expansion" or "masked-lm".
+        folder: Where to.
+        dense: A BERT that begins with the same layers, whose first token's last state becomes the output "dense".
+
+    Raises:
+        EncoderError: A model of another kind.
+        MissingExtra: onnx is not installed.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise MissingExtra("onnx", "train", "exporting a model") from None
+    config, kind = model.backbone.config, type(model.head).__name__
+    if config.model_type != "bert" or kind not in _HEADS or model.twice or config.hidden_act != "gelu":
+        raise EncoderError(
+            f"a {config.model_type} model with {kind} can't be exported; BERT with one of the heads expansion, "
+            "masked-lm, gated and lexical can"
+        )
+    if kind in ("MaskedLMHead", "GatedHead") and (model.head.pooling != "max" or not model.head.apart):
+        raise EncoderError("of masked language models only those with max pooling can be exported")
+    weights = {name.removeprefix("bert."): value.float().numpy() for name, value in model.backbone.state_dict().items()}
+    head = {name: value.float().numpy() for name, value in model.head.tensors().items()}
+    graph = _Graph(onnx)
+    if dense is not None and kind not in ("ExpansionHead", "MaskedLMHead"):
+        raise EncoderError(f"a model with {kind} has no place for a dense vector")
+    if kind in ("GatedHead", "LexicalHead"):
+        states = _add_backbone(graph, weights, config, _add_embeddings(graph, weights[_WORDS]))
+        if kind == "LexicalHead":
+            _add_lexical_head(graph, head, states, model.n_terms)
+        else:
+            x = _add_transform(graph, weights, config, states)
+            _add_gated_head(graph, weights[_WORDS], head, _output_of(model.head), x, model.head.saturation)
+        name = _LEXICAL if kind == "LexicalHead" else "document encoder"
+        (folder / files.ONNX_FILE).write_bytes(graph.content(name, ("ids",), ("weights", model.n_terms)))
+        return
+    hidden = int(config.hidden_size)
+    beside = None if dense is None else {name: value.float().numpy() for name, value in dense.state_dict().items()}
+    states = _add_backbone(graph, weights, config, "words", beside)
+    if kind == "ExpansionHead":
+        _add_expansion(graph, head, states)
+        output = {name: head[name] for name in ("projection", "bias", "frequency")}
+        k1, b = float(np.exp(head["saturation"][0])), float(1 / (1 + np.exp(-head["saturation"][1])))
+        settings = OutputSettings(model.head.saturation, k1, b, model.head.typical_length)
+    else:
+        _add_transform(graph, weights, config, states, name="states")
+        projection, bias = _output_of(model.head)
+        output = {"projection": projection, "bias": bias, "frequency": np.zeros(len(bias), np.float32)}
+        settings = OutputSettings(model.head.saturation)
+    found = [("states", "tokens", hidden), *([("dense", 1, hidden)] if dense is not None else [])]
+    content = graph.content("document encoder", ("words", hidden), *found)
+    (folder / files.ONNX_FILE).write_bytes(content)
+    OutputLayer.of(weights[_WORDS], **output, settings=settings).save(folder / files.OUTPUT_FILE)
+
+
+def _output_of(head: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The output layer of a masked language model and its bias."""
+    projection = head.output.weight.detach().float().numpy()
+    bias = head.output.bias
+    return projection, np.zeros(len(projection), np.float32) if bias is None else bias.detach().float().numpy()
+
+
+def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt: str = "") -> None:
+    """Write an encoder again, its documents' model as a graph of 8-bit integers.
+
+    Args:
+        encoder: A `SpladeEncoder` of one tower, an `InferenceFreeEncoder`, or a `HybridEncoder` of either.
+        folder: Where to; replaced if it is an encoder.
+        dense: A checkpoint that begins with the same layers, and whose first token's last state is the vector of a
+            text: the encoder gives this vector, too. Its other layers add to the file, those in common don't.
+        query_prompt: What that model wants in front of queries.
+
+    Raises:
+        EncoderError: Its model can't be exported, or has nothing in common with the dense one.
+    """
+    from lsr.encode.hybrid import HybridEncoder
+    from lsr.encode.inference_free import InferenceFreeEncoder
+    from lsr.encode.splade import SpladeEncoder
+
+    learned = encoder.learned if isinstance(encoder, HybridEncoder) else encoder
+    documents = learned.document if isinstance(learned, InferenceFreeEncoder) else learned
+    how_not = ("max_length", "prompt")  # in which both sides may differ: it is the same model
+    one = isinstance(documents, SpladeEncoder) and documents.document == replace(
+        documents.query, **{name: getattr(documents.document, name) for name in how_not}
+    )
+    if not one:
+        raise EncoderError("only an encoder with one model can be compressed, for documents or for both sides")
+    tower = documents.document
+    source = tower.folder()
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        work = Path(temporary) / folder.name  # an encoder is called after its folder
+        work.mkdir()
+        config = files.model_config(source)
+        kept = {key: config[key] for key in ("model_type", "vocab_size", "max_position_embeddings") if key in config}
+        beside = None
+        if dense is not None:
+            from lsr.encode.model import load_backbone  # takes torch, as exporting does
+
+            beside, _ = load_backbone(dense, "AutoModel")
+            kept[files.DENSE] = {"width": int(beside.config.hidden_size), "query_prompt": query_prompt}
+        export(documents.network(), work, beside)
+        (work / "config.json").write_text(json.dumps(kept))
+        (work / files.TOKENIZER_FILE).write_bytes((source / files.TOKENIZER_FILE).read_bytes())
+        small = SpladeEncoder(
+            *(replace(t, checkpoint=str(work), subfolder="", head="onnx") for t in (tower, documents.query)),
+            top_k=documents.top_k,
+            max_ratio=documents.max_ratio,
+        )
+        compressed: Any = small
+        if isinstance(learned, InferenceFreeEncoder):
+            how: dict[str, Any] = {"max_length": learned.max_length, "prompt": learned.prompt}
+            compressed = InferenceFreeEncoder(small, learned.table, learned.tokenizer, **how)
+        if isinstance(encoder, HybridEncoder):
+            compressed = HybridEncoder(compressed, encoder.lexical, encoder.weight)
+        compressed.save(folder)
+
+
+class _Graph:
+    """Collects nodes and constants; every method that adds a node gives the name of its result."""
+
+    def __init__(self, onnx: Any) -> None:
+        self._onnx = onnx
+        self._nodes: list[Any] = []
+        self._constants: dict[str, Any] = {}
+
+    def add(self, kind: str, *inputs: str, name: str = "", n_outputs: int = 1, **attributes: Any) -> Any:
+        """A node; gives the name of its output, or of each of several."""
+        base = name or f"{kind}_{len(self._nodes)}"
+        outputs = [base] if n_outputs == 1 else [f"{base}_{i}" for i in range(n_outputs)]
+        self._nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, **attributes))
+        return outputs[0] if n_outputs == 1 else outputs
+
+    def constant(self, name: str, value: Any) -> str:
+        """A tensor that is part of the file, once for each name."""
+        if name not in self._constants:
+            self._constants[name] = self._onnx.numpy_helper.from_array(np.array(value, order="C"), name)
+        return name
+
+    def linear(self, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
+        """x W' + b for a (out, in) weight, in integers."""
+        values, scale = quantized(weight)
+        return str(
+            self.add(
+                "DynamicQuantizeMatMul",
+                x,
+                self.constant(f"{name}.weight", values.T),
+                self.constant(f"{name}.scale", scale),
+                "",
+                self.constant(f"{name}.bias", bias),
+                domain="com.microsoft",
+            )
+        )
+
+    def gelu_linear(self, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
+        """gelu(x) W' + b, with a scale for each token: of a few, x is far larger than of all others."""
+        values, scale = quantized(weight)
+        x = self.add("Gelu", x, domain="com.microsoft")
+        largest = self.add("ReduceMax", x, self.constant("one axis", np.array([1])), keepdims=0)
+        largest = self.add("Max", largest, self.constant("gelu.largest", np.array(_GELU_LARGEST, np.float32)))
+        steps = self.constant("gelu.steps", np.array(255 - _GELU_ZERO, np.float32))
+        size = self.add("Div", largest, steps)
+        zero = self.constant("gelu.zero", np.array(_GELU_ZERO, np.uint8))
+        zeros = self.add("Expand", zero, self.add("Shape", x, start=0, end=1))
+        integers = self.add("QuantizeLinear", x, size, zeros, axis=0)
+        product = self.add(
+            "MatMulIntegerToFloat",
+            integers,
+            self.constant(f"{name}.weight", values.T),
+            self.constant("one", np.array(1, np.float32)),
+            self.constant(f"{name}.scale", scale),
+            zero,
+            domain="com.microsoft",
+        )
+        size = self.add("Unsqueeze", size, self.constant("one axis", np.array([1])))
+        return str(self.add("Add", self.add("Mul", product, size), self.constant(f"{name}.bias", bias)))
+
+    def norm(
+        self, x: str, name: str, weights: dict[str, NDArray[np.float32]], epsilon: float, prefix: str = ""
+    ) -> tuple[str, Any, str]:
+        """Layer normalisation: divided by a factor of each column, the factors, and as it is.
+
+        The factors bring the columns closer to each other in size; the weights that come after are multiplied by them.
+        """
+        scale, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        factors = np.sqrt(np.abs(bias) + 4 * np.abs(scale) + 1e-6)
+        parts = [(f"{prefix}{name}.{part}", weights[f"{name}.{part}"] / factors) for part in ("weight", "bias")]
+        parts = [self.constant(*part) for part in parts]
+        even = self.add("LayerNormalization", x, *parts, axis=-1, epsilon=epsilon)
+        return even, factors, self.add("Mul", even, self.constant(f"{prefix}{name}.factors", factors))
+
+    def content(self, name: str, given: tuple[Any, ...], *found: tuple[Any, ...]) -> bytes:
+        """The file.
+
+        Args:
+            name: The graph's.
+            given: Name of the input, whose first dimension are tokens, and its other dimensions.
+            found: Name of each output and its dimensions.
+        """
+        helper, kinds = self._onnx.helper, self._onnx.TensorProto
+        kind = kinds.INT64 if given[0] == "ids" else kinds.FLOAT
+        graph = helper.make_graph(
+            self._nodes,
+            name,
+            [helper.make_tensor_value_info(given[0], kind, ["tokens", *given[1:]])],
+            [helper.make_tensor_value_info(out[0], kinds.FLOAT, list(out[1:])) for out in found],
+            list(self._constants.values()),
+        )
+        versions = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=versions, ir_version=9, producer_name="lsr")
+        self._onnx.checker.check_model(model)
+        return bytes(model.SerializeToString())
+
+
+def _add_embeddings(graph: _Graph, embeddings: NDArray[np.float32]) -> str:
+    """Word embeddings of the input "ids", (tokens, hidden)."""
+    words, scale = quantized(embeddings)
+    x = graph.add("Cast", graph.add("Gather", graph.constant("words", words), "ids"), to=1)
+    return str(graph.add("Mul", x, graph.add("Gather", graph.constant("words.scale", scale[:, None]), "ids")))
+
+
+def _add_backbone(
+    graph: _Graph,
+    weights: dict[str, NDArray[np.float32]],
+    config: Any,
+    words: str,
+    dense: dict[str, NDArray[np.float32]] | None = None,
+) -> str:
+    """All of a BERT behind its word embeddings; gives the last states, (tokens, hidden).
+
+    Of another BERT that begins with the same layers, `dense`, what follows them is added: the output "dense", (1,
+    hidden), is its last state of the first token.
+    """
+    hidden, epsilon, n_layers = config.hidden_size, config.layer_norm_eps, config.num_hidden_layers
+    places = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
+    zero = graph.constant("zero", np.array([0]))
+    length = graph.add("Shape", words, start=0, end=1, name="length")
+    x = graph.add("Add", words, graph.add("Slice", graph.constant("places", places), zero, length, zero))
+    states = graph.norm(x, "embeddings.LayerNorm", weights, epsilon)
+    graph.constant("split", np.array([0, 3, config.num_attention_heads, hidden // config.num_attention_heads]))
+    graph.constant("whole", np.array([0, hidden]))
+    graph.constant("shrink", np.array((hidden // config.num_attention_heads) ** -0.5, np.float32))
+    fork = n_layers if dense is None else _n_shared(weights, dense, n_layers)
+    for i in range(fork):
+        states = _add_layer(graph, weights, i, epsilon, states)
+    if dense is not None:
+        apart = states
+        for i in range(fork, n_layers):
+            apart = _add_layer(graph, dense, i, epsilon, apart, name="dense.", first=i + 1 == n_layers)
+        graph.add("Identity", apart[2], name="dense")
+    for i in range(fork, n_layers):
+        states = _add_layer(graph, weights, i, epsilon, states)
+    return states[2]
+
+
+def _n_shared(weights: dict[str, NDArray[np.float32]], dense: dict[str, NDArray[np.float32]], n_layers: int) -> int:
+    """How many layers, from the embeddings on, two BERTs have in common.
+
+    Raises:
+        EncoderError: Their embeddings differ, or they have nothing apart for the first token to come from.
+    """
+
+    def same(prefix: str) -> bool:
+        names = [name for name in weights if name.startswith(prefix)]
+        return all(name in dense and np.array_equal(weights[name], dense[name]) for name in names)
+
+    if not same("embeddings.") or f"encoder.layer.{n_layers}.output.dense.weight" in dense:
+        raise EncoderError("the model of the dense vectors doesn't begin with the layers of the sparse ones' model")
+    shared = next((i for i in range(n_layers) if not same(f"encoder.layer.{i}.")), n_layers)
+    return min(shared, n_layers - 1)
+
+
+def _add_layer(
+    graph: _Graph,
+    weights: dict[str, NDArray[np.float32]],
+    number: int,
+    epsilon: float,
+    states: tuple[str, Any, str],
+    *,
+    name: str = "",
+    first: bool = False,
+) -> tuple[str, Any, str]:
+    """A BERT's layer; takes and gives states as of `_Graph.norm`.
+
+    Args:
+        graph: Where to.
+        weights: The model's.
+        number: Of the layer.
+        epsilon: Of the normalisations.
+        states: What goes in.
+        name: In front of the constants' names.
+        first: Give the state of the first token alone.
+    """
+    even, factors, x = states
+    at = f"encoder.layer.{number}"
+    parts = [f"{at}.attention.self.{part}" for part in ("query", "key", "value")]
+    weight, bias = (np.concatenate([weights[f"{part}.{kind}"] for part in parts]) for kind in ("weight", "bias"))
+    apart = graph.add("Reshape", graph.linear(even, f"{name}{at}.qkv", weight * factors, bias), "split")
+    turned = graph.add("Transpose", apart, perm=[1, 2, 0, 3])  # (3, heads, tokens, hidden of a head)
+    one = [graph.constant(f"part{j}", np.array(j)) for j in range(3)]
+    query, key, value = (graph.add("Gather", turned, j, axis=0) for j in one)
+    if first:
+        bounds = [graph.constant(f"{key} first", np.array([n])) for key, n in (("from", 0), ("to", 1), ("axis", 1))]
+        query = graph.add("Slice", query, *bounds)
+        x = graph.add("Slice", x, bounds[0], bounds[1], graph.constant("zero", np.array([0])))
+    key = graph.add("Transpose", key, perm=[0, 2, 1])
+    scores = graph.add("MatMul", graph.add("Mul", query, "shrink"), key)
+    mixed = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), value)
+    mixed = graph.add("Reshape", graph.add("Transpose", mixed, perm=[1, 0, 2]), "whole")
+    out = f"{at}.attention.output"
+    mixed = graph.linear(mixed, f"{name}{out}.dense", weights[f"{out}.dense.weight"], weights[f"{out}.dense.bias"])
+    even, factors, x = graph.norm(graph.add("Add", x, mixed), f"{out}.LayerNorm", weights, epsilon, name)
+    wide, narrow = f"{at}.intermediate.dense", f"{at}.output.dense"
+    y = graph.linear(even, f"{name}{wide}", weights[f"{wide}.weight"] * factors, weights[f"{wide}.bias"])
+    y = graph.gelu_linear(y, f"{name}{narrow}", weights[f"{narrow}.weight"], weights[f"{narrow}.bias"])
+    return graph.norm(graph.add("Add", x, y), f"{at}.output.LayerNorm", weights, epsilon, name)
+
+
+def _add_expansion(graph: _Graph, head: dict[str, NDArray[np.float32]], states: str) -> None:
+    """`lsr.encode.model.ExpansionHead.transform`, as the output "states"."""
+    up = graph.linear(states, "up", head["up.weight"], head["up.bias"])
+    down = graph.gelu_linear(up, "down", head["down.weight"], head["down.bias"])
+    same = graph.linear(states, "identity", head["identity.weight"], head["identity.bias"])
+    graph.add("Add", same, down, name="states")
+
+
+def _add_transform(
+    graph: _Graph, weights: dict[str, NDArray[np.float32]], config: Any, states: str, name: str = ""
+) -> str:
+    """What a BERT does before its output layer as a masked language model."""
+    at = "cls.predictions.transform"
+    x = graph.linear(states, f"{at}.dense", weights[f"{at}.dense.weight"], weights[f"{at}.dense.bias"])
+    x = graph.add("Gelu", x, domain="com.microsoft")
+    parts = [graph.constant(f"{at}.{part}", weights[f"{at}.LayerNorm.{part}"]) for part in ("weight", "bias")]
+    return str(graph.add("LayerNormalization", x, *parts, axis=-1, epsilon=config.layer_norm_eps, name=name))
+
+
+def _add_gated_head(
+    graph: _Graph,
+    embeddings: NDArray[np.float32],
+    gate: dict[str, NDArray[np.float32]],
+    output: tuple[NDArray[np.float32], NDArray[np.float32]],
+    x: str,
+    saturation: str,
+) -> None:
+    """`lsr.encode.model.GatedHead`, as the output "weights"."""
+    tokens = graph.add("DynamicQuantizeLinear", x, n_outputs=3)
+    row_scale = row_factors(output[0], embeddings) * quantized(embeddings)[1]
+    logits = _largest(graph, tokens, "words", "projection", row_scale)
+    found = _saturated(graph, graph.add("Add", logits, graph.constant("projection.bias", output[1])), saturation, "")
+    values, scale = quantized(gate["gate.weight"])
+    opened = _largest(graph, tokens, graph.constant("gate.weight", values), "gate", scale)
+    opened = graph.add("Add", opened, graph.constant("gate.bias", gate["gate.bias"]))
+    opened = graph.add("Greater", opened, graph.constant("nothing", np.array(0, np.float32)))
+    graph.add("Mul", found, graph.add("Cast", opened, to=1), name="weights")
+
+
+def _add_lexical_head(graph: _Graph, head: dict[str, NDArray[np.float32]], states: str, n_terms: int) -> None:
+    """`lsr.encode.model.LexicalHead`, as the output "weights"; small enough to be left in floats."""
+    x = graph.add("MatMul", states, graph.constant("weigh.weight", head["weigh.weight"][0]))
+    x = graph.add("Relu", graph.add("Add", x, graph.constant("weigh.bias", head["weigh.bias"])))
+    x = graph.add("Mul", x, graph.add("Gather", graph.constant("counts", head["counts"]), "ids"))
+    none = graph.add("ConstantOfShape", graph.constant("n_terms", np.array([n_terms])))
+    graph.add("ScatterElements", none, "ids", x, axis=0, reduction="max", name="weights")
+
+
+def _largest(graph: _Graph, tokens: Sequence[str], words: str, name: str, row_scale: NDArray[np.float32]) -> str:
+    """Each term's largest logit over the tokens, (n_terms,).
+
+    Args:
+        graph: It.
+        tokens: Integers of (tokens, hidden), their scale and their zero.
+        words: The output layer's integers, (n_terms, hidden).
+        name: What the layer is called.
+        row_scale: (n_terms,), the scale of each of its rows.
+    """
+    integers, scale, zero = tokens
+    n_terms, axis = len(row_scale), graph.constant("zero", np.array([0]))
+    parts = []
+    for first in range(0, n_terms, _TERMS):
+        start, end = (graph.constant(f"term{i}", np.array([i])) for i in (first, min(first + _TERMS, n_terms)))
+        weight = graph.add("Transpose", graph.add("Slice", words, start, end, axis), perm=[1, 0])
+        # All tokens share one scale, so the largest integer is that of the largest logit.
+        logits = graph.add("MatMulInteger", integers, weight, zero)
+        parts.append(graph.add("ReduceMax", logits, axis, keepdims=0))
+    logits = graph.add("Cast", graph.add("Concat", *parts, axis=0), to=1)
+    return str(graph.add("Mul", graph.add("Mul", logits, scale), graph.constant(f"{name}.scale", row_scale)))
+
+
+def _saturated(graph: _Graph, logits: str, saturation: str, name: str) -> str:
+    """log1p(relu(logits)), once more log1p for "log1p_log1p"."""
+    x, one = graph.add("Relu", logits), graph.constant("one", np.array(1, np.float32))
+    if saturation == "log1p_log1p":
+        x = graph.add("Log", graph.add("Add", x, one))
+    return str(graph.add("Log", graph.add("Add", x, one), name=name))
