@@ -30,6 +30,7 @@ _HOME = {
     "LsrError": "lsr.errors",
     "SparseMatrix": "lsr.sparse",
     "load_encoder": "lsr.encode.load",
+    "read_documents": "lsr.files.documents",
     "read_vectors": "lsr.io.vectors",
 }
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from lsr.encode.base import Encoder as Encoder
     from lsr.encode.load import load_encoder as load_encoder
     from lsr.errors import LsrError as LsrError
+    from lsr.files.documents import read_documents as read_documents
     from lsr.index.index import Hit as Hit
     from lsr.index.index import Index as Index
     from lsr.io.corpus import Document as Document

@@ -259,8 +259,8 @@ def _pieces(document: Document) -> Iterator[tuple[Block, int]]:
     for block, end in zip(document.blocks, [*(b.start for b in document.blocks[1:]), len(text)], strict=True):
         start, exact = block.start, _is_exact(text, block, end)
         while end - start > _LONGEST:
-            cut = 1 + max(text.rfind(mark, start + _LONGEST // 2, start + _LONGEST) for mark in "\n ")
-            cut = cut or start + _LONGEST
+            middle, cut = start + _LONGEST // 2, start + _LONGEST
+            cut = 1 + next((at for mark in "\n " if (at := text.rfind(mark, middle, cut)) >= 0), cut - 1)
             lines = text.count("\n", start, cut - 1) if exact else 0
             yield block._replace(start=start, end_line=block.line + lines if exact else block.end_line), cut
             if exact:
@@ -275,12 +275,11 @@ def _is_exact(text: str, block: Block, end: int) -> bool:
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """A range without white space at its ends, but for the indent of its first line."""
-    part = text[start:end]
-    end -= len(part) - len(part.rstrip())
+    """A range without white space at its ends, but with the indent of its first line."""
+    end = start + len(text[start:end].rstrip())
     first = end - len(text[start:end].lstrip())
-    indent = text.rfind("\n", start, first) + 1
-    return max(indent, start), end
+    line = text.rfind("\n", 0, first) + 1
+    return (first if text[line:first].strip() else line), end
 
 
 def _place(document: Document, blocks: list[Block], section_end: int, start: int, end: int) -> dict[str, Any]:

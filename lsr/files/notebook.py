@@ -24,6 +24,8 @@ def read_notebook(text: str) -> Parsed:
         cells = notebook.get("cells") or [cell for sheet in notebook["worksheets"] for cell in sheet["cells"]]
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"not a notebook: {error!r}") from None
+    if not isinstance(cells, list):
+        raise DataError("not a notebook: its cells are no list")
     about = notebook.get("metadata")
     about = about if isinstance(about, dict) else {}
     out = Extracted()

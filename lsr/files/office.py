@@ -118,7 +118,7 @@ def read_docx(path: Path) -> Parsed:
                 continue
             style = _HEADING.search(part.style.name or "") if part.style is not None else None
             if style:
-                out.heading(int(style[1] or 1), part.text)
+                out.heading(int(style[1] or 0), part.text)
             else:
                 out.add(part.text)
         about = document.core_properties

@@ -48,14 +48,15 @@ def read_python(text: str) -> Parsed:
     begins = {end: (outer, anchor) for _, end, _, outer, anchor in reversed(definitions)}
     begins |= {first: (path, f"L{first + 1}") for first, _, path, _, _ in definitions}
     found = Lines(text)
-    before = ""
+    starts = True
     for number, line in enumerate(found.lines):
         if number in begins:
             path, found.anchor = begins[number]
             found.headings.reset(path)
-        if number in begins or (line.strip() and not before.strip()):
+            starts = True
+        if starts and line.strip():
             found.begin(number)
-        before = line
+        starts = not line.strip()
     return found.parsed(_first_line(ast.get_docstring(tree)))
 
 

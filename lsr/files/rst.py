@@ -10,7 +10,7 @@ import re
 
 from lsr.files.parsed import Lines, Parsed, identifier
 
-_LINE = re.compile(r"([!-/:-@[-`{-~])\1+\s*$")
+_LINE = re.compile(r"([!-/:-@[-`{-~])\1*\s*$")
 _TARGET = re.compile(r"\.\. _`?([^`:]+)`?:\s*$")
 _FIELD = re.compile(r":([^:\s][^:]*):\s+(\S.*)$")
 _ITEM = re.compile(r"\s*(?:[-*+•]|\(?(?:\d+|[a-zA-Z#])[.)])\s+\S")
