@@ -192,7 +192,7 @@ def _add_some(
 
     def documents() -> Iterator[Document]:
         until = time.monotonic() + _SECONDS
-        while pending and time.monotonic() < until:
+        while pending:
             file, digest = pending.popleft()
             ids: set[str] = set()
             for document in left_out.tried(corpus, file, digest):
@@ -203,6 +203,8 @@ def _add_some(
                 yield document
             if ids or not left_out.failed:  # else it stays as it was: it may be half written
                 made[file.name] = ids
+            if time.monotonic() >= until:
+                break
 
     change = index.update(documents(), skip_bad=True)
     synced.bad += change.bad
