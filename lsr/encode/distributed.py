@@ -24,12 +24,12 @@ from lsr.console import note, progress
 from lsr.distributed.pool import Workers, do_jobs, ready
 from lsr.encode import corpus as encoding
 from lsr.encode.base import Encoder
-from lsr.encode.corpus import Passages, Report, chunks, encode_chunk, finish, finish_killed, fit, work_folder
+from lsr.encode.corpus import Passages, Report, encode_chunk, finish, finish_killed, fit, work_folder
 from lsr.encode.load import load_encoder_files
 from lsr.errors import DataError, EncoderError, OutputExists, StorageError
 from lsr.fingerprint import Fingerprint
 from lsr.io.convert import Form, check_out
-from lsr.io.corpus import Block, Corpus, Document, document_batch
+from lsr.io.corpus import Block, Corpus, Document, chunks, document_batch
 from lsr.io.object_store import Place, is_remote
 from lsr.io.remote_files import PARTS_FILE
 from lsr.io.vectors import FIRST_PART, ParquetWriter, VectorBatch, pack_metadata, part_name, read_vectors

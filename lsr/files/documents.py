@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lsr.console import counted, warn
-from lsr.errors import DataError, LeftOut, MissingExtra
+from lsr.errors import DataError, LeftOut, LsrError, MissingExtra
 from lsr.files.decode import decoded
 from lsr.files.html import read_html
 from lsr.files.markdown import read_markdown
@@ -42,10 +42,10 @@ _JUST_NOW = 2_000_000_000  # nanoseconds within which a file may be changed twic
 _MOST_BAD_ROWS = 3  # of a file that are told one by one
 
 _CODE = """
-    .bash .c .cc .cfg .clj .cmake .conf .cpp .cs .css .cxx .dart .el .erl .ex .exs .f90 .fs .go .gradle .graphql .groovy
+    .bash .c .cc .cfg .clj .cmake .conf .cpp .cs .cxx .dart .el .erl .ex .exs .f90 .fs .go .gradle .graphql .groovy
     .h .hh .hpp .hs .hxx .ini .java .jl .js .json .jsx .kt .kts .lisp .lua .m .mjs .ml .mm .nim .pas .php .pl .pm .proto
-    .ps1 .pxd .pyx .r .rb .rkt .rs .sass .scala .scm .scss .sh .sol .sql .swift .tcl .tf .toml .ts .tsx .vb .vim .vue
-    .xml .yaml .yml .zig .zsh
+    .ps1 .pxd .pyx .r .rb .rkt .rs .scala .scm .sh .sol .sql .swift .tcl .tf .toml .ts .tsx .vb .vim .vue
+    .yaml .yml .zig .zsh
 """
 _TEXT: dict[str, Callable[[str], Parsed]] = {
     **dict.fromkeys(_CODE.split(), read_code),
@@ -133,12 +133,12 @@ class FileCorpus(Corpus):
             raise DataError("this is an index, or a virtual environment, not a folder of documents", str(root))
         self.root, self.url = root, url
         self._digests: dict[str, tuple[tuple[int, int], str]] = {}  # of files of a size and date
-        state, self._n_files = hashlib.sha256(f"{root.absolute()} {url}".encode()), 0
+        state, n_files, rows = hashlib.sha256(f"{root.absolute()} {url}".encode()), 0, False
         for found in self.files():
             state.update(f"{found.name} {found.size} {found.changed}\n".encode())
-            rows = found.path.suffix.lower() in ROWS
-            self._n_files = None if rows or self._n_files is None else self._n_files + 1
-        super().__init__(str(root), self._all, skip_bad=True, identity=state.hexdigest(), count=lambda: self._n_files)
+            n_files, rows = n_files + 1, rows or found.path.suffix.lower() in ROWS
+        count = None if rows else n_files  # nobody knows how many rows there are
+        super().__init__(str(root), self._all, skip_bad=True, identity=state.hexdigest(), count=lambda: count)
         self._hint, self.tells_bad = "", True
 
     def __iter__(self) -> Iterator[Document]:
@@ -292,8 +292,13 @@ def _parsed(found: Found, ending: str) -> Parsed:
         return _PACKED[ending](found.path)
     if found.size > _LARGEST_TEXT:
         raise DataError(f"{found.size >> 20:,} MB of text are too much for one document: split it", found.name)
-    text = decoded(found.path.read_bytes(), markup=ending in (".html", ".htm", ".xhtml", ".xml"))
-    return _TEXT[ending](text)
+    text = decoded(found.path.read_bytes(), markup=ending in (".html", ".htm", ".xhtml"))
+    try:
+        return _TEXT[ending](text)
+    except LsrError:
+        raise
+    except Exception as error:  # hostile ones are nested a thousand deep, or worse
+        raise DataError(f"can't be read: {type(error).__name__}: {error}", found.name) from None
 
 
 def _is_array(path: Path) -> bool:

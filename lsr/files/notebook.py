@@ -44,16 +44,15 @@ def read_notebook(text: str) -> Parsed:
                 out.add(_printed(output))
     language = about.get("kernelspec", {}).get("language") if isinstance(about.get("kernelspec"), dict) else None
     metadata = {"language": language} if isinstance(language, str) else {}
-    return out.parsed(about.get("title") if isinstance(about.get("title"), str) else "", metadata)
+    title = about.get("title")
+    return out.parsed(title if isinstance(title, str) else "", metadata)
 
 
 def _add_markdown(source: str, out: Extracted) -> None:
     """Add a cell's Markdown; a heading is one of the whole notebook, with the anchor that Jupyter gives it."""
     cell = read_markdown("\n" + source)  # no front matter
-    ends = [*(block.start for block in cell.blocks[1:]), len(cell.text)]
     before: tuple[str, ...] = ()
-    for block, end in zip(cell.blocks, ends, strict=True):
-        text = cell.text[block.start : end]
+    for block, text in cell.pieces():
         if block.headings and block.headings != before:
             level = len(text) - len(text.lstrip("#"))
             heading = block.headings[-1]

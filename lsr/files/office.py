@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+from lsr.console import counted
 from lsr.errors import DataError, MissingExtra
 from lsr.files.decode import decoded
 from lsr.files.html import add_html
@@ -54,7 +55,7 @@ def read_pdf(path: Path) -> Parsed:
         title = str(about.get("/Title") or "")
     parsed = out.parsed(title, {key: value for key, value in metadata.items() if value})
     if not parsed.text:
-        raise DataError(f"no text on its {n_pages:,} pages: scanned ones need OCR first")
+        raise DataError(f"no text on {counted(n_pages, 'page')}: what was scanned needs OCR first")
     return parsed
 
 

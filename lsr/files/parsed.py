@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,12 @@ class Parsed:
     text: str = ""
     blocks: list[Block] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def pieces(self) -> Iterator[tuple[Block, str]]:
+        """The blocks and their texts."""
+        for number, block in enumerate(self.blocks, start=1):
+            end = self.blocks[number].start if number < len(self.blocks) else len(self.text)
+            yield block, self.text[block.start : end]
 
 
 class Headings:

@@ -109,7 +109,7 @@ def test_bad_files_are_told_and_the_rest_is_read(tmp_path, monkeypatch):
     ids, told = left_out(read_documents(tmp_path))
     assert ids == ["a.md", "f.csv:1"]
     begins = [
-        "b.pdf: no text on its 1 pages: scanned ones need OCR first",
+        "b.pdf: no text on 1 page: what was scanned needs OCR first",
         "c.docx: not a whole DOCX: ",
         "d.txt: it is no text: it has bytes that stand for nothing",
         "e.md: the front matter isn't YAML: ",
@@ -301,6 +301,18 @@ def test_a_large_table_is_read_row_by_row(tmp_path):
     assert sum(1 for _ in documents) == 7_999
     assert tracemalloc.get_traced_memory()[1] < 4 << 20
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("ending", [".md", ".rst", ".html", ".py", ".txt", ".ipynb", ".c", ".json"])
+@pytest.mark.parametrize(
+    "part", ["> ", "- ", "[", "<div>", "(", "<!--", "<![", "*a ", "`", "&#", "\\", "{", "| ", "a\n=\n"]
+)
+def test_hostile_files_are_read_or_refused(tmp_path, ending, part):
+    put(tmp_path / "ok.txt", "text")
+    put(tmp_path / f"hostile{ending}", part * 3000)
+    ids, told = left_out(read_documents(tmp_path))
+    assert "ok.txt" in ids
+    assert len(ids) + len(told) == 2
 
 
 def test_one_file(tmp_path, read):

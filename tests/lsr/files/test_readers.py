@@ -23,11 +23,7 @@ from .conftest import epub, pdf, put
 
 def blocks(parsed):
     """Text, headings, anchor and lines of each block."""
-    ends = [*(block.start for block in parsed.blocks[1:]), len(parsed.text)][: len(parsed.blocks)]
-    return [
-        (parsed.text[b.start : end].strip(), " > ".join(b.headings), b.anchor, (b.line, b.end_line))
-        for b, end in zip(parsed.blocks, ends, strict=True)
-    ]
+    return [(text.strip(), " > ".join(b.headings), b.anchor, (b.line, b.end_line)) for b, text in parsed.pieces()]
 
 
 # --- text ---------------------------------------------------------------------------------------------------------
@@ -289,6 +285,7 @@ def test_html_that_ends_early(text):
 def test_notebook():
     cells = [
         {"cell_type": "markdown", "source": ["# The title\n", "\n", "Some text."]},
+        {"cell_type": "markdown", "source": []},
         {"cell_type": "code", "source": "x = 1", "outputs": [{"output_type": "stream", "text": ["printed\n"]}]},
         {"cell_type": "markdown", "source": "## More of it\nand on"},
         {"cell_type": "code", "source": "y", "outputs": [{"data": {"image/png": "iVBOR", "text/plain": "<Figure>"}}]},
@@ -335,7 +332,7 @@ def test_the_outline_of_a_pdf_is_its_headings(tmp_path):
 
 
 def test_pdf_that_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"^no text on its 2 pages: scanned ones need OCR first$"):
+    with pytest.raises(DataError, match=r"^no text on 2 pages: what was scanned needs OCR first$"):
         read_pdf(put(tmp_path / "scan.pdf", pdf("", "")))
     for content in (b"", b"%PDF-1.4\nbroken", pdf("text")[:200], b"no pdf at all"):
         with pytest.raises(DataError, match=r"^not a whole PDF: |^no text"):
