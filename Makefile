@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Not compiled: Python compiles what it imports, which is a small part of what comes with PyTorch.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
-.PHONY: demo serve test lint types wheel clean
+.PHONY: demo serve test coverage lint types wheel docs clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/lsr demo
@@ -20,6 +20,12 @@ test: $(VENV)/installed-dev
 	$(BIN)/lsr warmup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# The same with what of the code they ran.
+coverage: $(VENV)/installed-dev
+	$(BIN)/lsr warmup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		--cov lsr --cov index --cov eval --cov-report term:skip-covered
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,6 +35,13 @@ types: $(VENV)/installed-dev
 	rm -rf build
 	$(INSTALL) --no-deps --target build/types .
 	$(BIN)/mypy
+
+# Into site/. The reference is made of the package as it is built; a warning, a dead link say, is an error.
+docs: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/tables.py --check
+	rm -rf build
+	$(INSTALL) --no-deps --target build/types .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # A wheel built and installed into an environment of its own must work from an empty folder.
 wheel: $(VENV)/installed-dev
@@ -51,4 +64,4 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt
 	touch $@ $(VENV)/installed-demo $(VENV)/installed-serve
 
 clean:
-	rm -rf $(VENV) build dist lsr-demo cranfield.idx *.egg-info
+	rm -rf $(VENV) build dist site lsr-demo cranfield.idx *.egg-info

@@ -1,6 +1,6 @@
 """What the regularizers buy: FLOPS, IDF-aware FLOPS, and the l0 mask with the double logarithm.
 
-    python benchmarks/shipped_model.py --data FOLDER --work WORK --sparse TINY --dense ARCTIC  # makes the data
+    python examples/shipped_models.py --data FOLDER --work WORK --sparse TINY --dense ARCTIC  # makes the data
     python benchmarks/ablations.py --data FOLDER --work WORK --sparse TINY --dense ARCTIC [--steps 400]
 
 Each is a short run of the recipe of lsr-tiny at several weights; data, order of
@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 from machine import conditions, keep
-from shipped_model import PRESETS
 
 from lsr.config import read_config
 from lsr.console import note, table
@@ -32,6 +31,7 @@ from lsr.eval.datasets import open_dataset
 from lsr.eval.training.cli import run_training, validator
 from lsr.train.settings import TrainSettings, ValidationSettings
 
+PRESETS = Path(__file__).parents[1] / "configs" / "train"
 SETS = ("cacm", "cranfield", "climate-fever-evidence")
 LENGTHS = (85, 120, 160)
 _SLOPE = -0.4  # of the logarithm of the length over that of the weight, before two runs have shown it
@@ -112,8 +112,8 @@ def main() -> None:
     """Train what isn't there yet, and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="that of shipped_model.py")
-    parser.add_argument("--sparse", type=Path, required=True, help="as of shipped_model.py")
+    parser.add_argument("--work", type=Path, required=True, help="that of examples/shipped_models.py")
+    parser.add_argument("--sparse", type=Path, required=True, help="as of examples/shipped_models.py")
     parser.add_argument("--dense", type=Path, required=True, help="likewise")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--sets", nargs="+", default=list(SETS))

@@ -34,7 +34,7 @@ from scale import documents, generate, query_sets
 
 from lsr import Index, SparseMatrix
 from lsr.console import table
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.results import merge
 from lsr.index.distributed.shard_server import Shard, ShardHits
 from lsr.index.search.settings import SearchSettings
@@ -188,7 +188,7 @@ def prepare(args: argparse.Namespace) -> tuple[list[tuple[str, list[Index]]], di
         build["documents_per_second"] = round(facts["documents"] / facts["build_seconds"])
     whole = Index.open(index)
     if not folder.exists():
-        reshard(index, folder, args.shards)
+        reshard_index(index, folder, args.shards)
     parts = [Index.open(folder / entry.path) for entry in Shards.read(folder).entries]
     return [("one index", [whole]), (f"{args.shards} shards", parts)], build
 

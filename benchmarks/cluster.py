@@ -44,6 +44,7 @@ from lsr.console import table
 from lsr.errors import ClusterError
 from lsr.index.distributed.sharded_index import ShardedIndex
 from lsr.index.sharding.manifest import SHARDS, Shards
+from lsr.index.sharding.remote import read_manifests
 from lsr.index.storage.manifest import digest_file
 from lsr.index.warmup import compile_kernels
 
@@ -114,7 +115,7 @@ def contents(folder: Path) -> list[tuple[str, str]]:
     """(name, SHA-256) of the parts of a folder of vectors, or of the files of all shards, without what is random."""
     if not (folder / SHARDS).exists():
         return [(path.name, digest_file(path)) for path in sorted(folder.glob("part-*"))]
-    manifests = Shards.read(folder).manifests().values()
+    manifests = read_manifests(Shards.read(folder)).values()
     return [
         (name.partition("/")[2], entry["sha256"])
         for manifest in manifests

@@ -58,9 +58,10 @@ def build(work: Path) -> tuple[int, int]:
     from transformers.utils import logging
 
     from lsr.encode.model import start_model
-    from lsr.encode.model_files import TextTokenizer
     from lsr.encode.onnx_export import compress
-    from lsr.encode.splade import SpladeEncoder, Tower
+    from lsr.encode.splade import SpladeEncoder
+    from lsr.encode.tokenizer import TextTokenizer
+    from lsr.encode.tower import Tower
 
     logging.set_verbosity_error()  # that the head is new is no news
     source, texts = Path(get_model_path()), _texts(work)
@@ -160,7 +161,8 @@ def largest_difference(work: Path) -> float:
 
 def closeness(work: Path) -> dict[str, float]:
     """How close the 8-bit vectors are to those of the same model in float32, on some texts."""
-    from lsr.encode.splade import SpladeEncoder, Tower
+    from lsr.encode.splade import SpladeEncoder
+    from lsr.encode.tower import Tower
 
     texts = _texts(work)
     rows = np.arange(len(texts))[:: max(1, len(texts) // _COMPARED)]

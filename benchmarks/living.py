@@ -26,10 +26,10 @@ import numpy as np
 from machine import conditions, keep, peak_memory
 from numpy.typing import NDArray
 
-from lsr import Index, SparseMatrix
+from lsr import Index, SparseMatrix, load_matrix, save_matrix
 from lsr.console import table
 from lsr.eval.latency import Latency, time_each, time_together
-from lsr.io.corpus import Document, document_batch
+from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch, Vectors
 
 K = 10
@@ -201,7 +201,7 @@ def resident(path: Path, queries: Path) -> dict[str, Any]:
 
 def measure_resident(path: Path, queries: Path) -> None:
     """The part of `resident` that runs in that process."""
-    rows = SparseMatrix.load(queries)
+    rows = load_matrix(queries)
     toy = Path(str(path) + "-toy")
     Index.build(toy, rows[:50], overwrite=True).search(rows[0])  # what Python, Numba and compiled kernels hold
     before = held()
@@ -252,7 +252,7 @@ def main() -> None:
     asked = SparseMatrix(at, load(args.data, "queries.indices"), load(args.data, "queries.u8"), (len(at) - 1, N_TERMS))
     queries = [asked[i] for i in range(min(args.queries, len(asked)))]
     numbers = np.random.default_rng(0).permutation(n)
-    asked[: len(queries)].save(args.work / "queries.parquet")
+    save_matrix(args.work / "queries.parquet", asked[: len(queries)])
     facts: dict[str, Any] = {"documents": n, "k": K}
 
     facts["segments"], facts["merge_seconds"] = segments(args.work, matrix, numbers, queries)

@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
-import lsr
+from lsr._version import __version__
 from lsr.eval.latency import machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -23,7 +23,7 @@ def conditions() -> dict[str, str]:
     return {
         "machine": machine(),
         "date": date.today().isoformat(),
-        "versions": f"lsr {lsr.__version__}, numba {numba.__version__}, numpy {np.__version__}",
+        "versions": f"lsr {__version__}, numba {numba.__version__}, numpy {np.__version__}",
     }
 
 

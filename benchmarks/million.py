@@ -27,8 +27,9 @@ from lsr import Index, SparseMatrix, read_vectors
 from lsr.console import table
 from lsr.eval.latency import time_each
 from lsr.fingerprint import Fingerprint
-from lsr.io.corpus import Document, document_batch
-from lsr.io.vectors import ParquetWriter, VectorBatch, pack_metadata
+from lsr.io.document import Document, document_batch
+from lsr.io.vectors import VectorBatch
+from lsr.io.vectors_parquet import ParquetWriter, pack_metadata
 
 N_TERMS = 30_522
 QUERY_TERMS = 24

@@ -2,7 +2,7 @@
 
     pip install bm25s                     # the rival
     NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER [--sets scifact cranfield]
-        [--encoder PATH] [--encoder "lsr-mini, learned half"]
+        [--encoder PATH] [--encoder "lsr-mini, hybrid"] [--encoder "lsr-mini, learned half"]
 
 FOLDER holds collections in BEIR layout (scifact/, cranfield/) and nfcorpus-splade-v3/ (vectors as JSONL). Each row is
 made in this one process, one query at a time, on one thread: the rival's figures stand on the same data and machine.
@@ -23,22 +23,34 @@ from machine import conditions, keep
 from lsr import Index, SparseMatrix, load_encoder, read_vectors
 from lsr.console import table
 from lsr.eval.datasets import Dataset, open_dataset
-from lsr.eval.evaluate import LATENCY_K, Evaluation, evaluate
+from lsr.eval.evaluate import LATENCY_K, Evaluation, evaluate_index
 from lsr.eval.latency import Latency, time_each
 from lsr.eval.measures import DEFAULT_MEASURES, parse_measures, score_run
 from lsr.index.search.query_file import read_queries
 from lsr.io.runs import read_qrels
 
 SETS = ("scifact", "cranfield", "cacm", "climate-fever-evidence", "mtrag-clapnq-pool", "msmarco-dl19-pool")
+SYSTEMS = ("lsr-mini, hybrid", "lsr-mini", "lsr-tiny", "bm25")
+PARTS = ("lsr-mini, dense", "lsr-mini, learned half", "lsr-tiny, learned half")
 Row = tuple[str, str, dict[str, float], Latency]
 
 
 def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
-    """An encoder through encode, index, search, evaluate; of "NAME, learned half" without BM25's part."""
-    name, _, half = encoder.partition(", ")
-    place = work / f"{Path(dataset.name).name}-{len(list(work.iterdir()))}"
-    index = Index.build(place, dataset.corpus(), encoder=load_encoder(name, **({"lexical": 0} if half else {})))
-    return evaluate(index, dataset, DEFAULT_MEASURES)
+    """An encoder through encode, index, search, evaluate.
+
+    Args:
+        dataset: The collection.
+        work: Folder for indexes, which are kept: what differs in how it is searched shares one.
+        encoder: Its name or path; with ", hybrid" or ", dense" searched so, with ", learned half" without BM25's part.
+    """
+    name, _, how = encoder.partition(", ")
+    mode: Any = how if how in ("hybrid", "dense") else "sparse"
+    half = how == "learned half"
+    made = load_encoder(name, **({"lexical": 0} if half else {}))
+    place = work / f"{Path(dataset.name).name}-{Path(name).name}{'-half' * half}"
+    if not place.exists():
+        Index.build(place, dataset.corpus(), encoder=made, hybrid=made.dense_width > 0)
+    return evaluate_index(Index.open(place, encoder=made), dataset, DEFAULT_MEASURES, mode=mode)
 
 
 def theirs(dataset: Dataset) -> tuple[dict[str, float], Latency] | None:
@@ -85,7 +97,7 @@ def splade(folder: Path, work: Path) -> list[Row]:
     for impacts in ("uint8", "float32"):
         index = Index.build(work / impacts, read_vectors(source), impacts=impacts)  # type: ignore[arg-type]
         queries = read_queries(folder / "queries.splade-v3.jsonl.gz", index)
-        result = evaluate(index, dataset, DEFAULT_MEASURES, queries)
+        result = evaluate_index(index, dataset, DEFAULT_MEASURES, queries)
         rows.append(("nfcorpus, SPLADE-v3", f"lsr, {impacts}", result.measures, result.search))
     vectors = read_vectors(source)
     matrix = SparseMatrix.vstack([batch.vectors for batch in vectors])
@@ -123,7 +135,7 @@ def main() -> None:
             if not (args.data / name).is_dir():
                 continue
             dataset = open_dataset(str(args.data / name))
-            for encoder in args.encoder or ("lsr-mini", "lsr-tiny", "bm25"):
+            for encoder in args.encoder or (*SYSTEMS, *PARTS):
                 mine = ours(dataset, Path(work), encoder)
                 rows.append((name, f"lsr {encoder}", mine.measures, mine.search))
             if rival := theirs(dataset):

@@ -29,7 +29,7 @@ from lsr import Index, SparseMatrix
 from lsr.console import progress, table
 from lsr.eval.latency import Latency, time_each
 from lsr.index.search.settings import SearchSettings
-from lsr.io.corpus import Document, document_batch
+from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch, Vectors
 
 TERMS, CHUNK = 120, 50_000

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
+from lsr._moved import names_of
 from lsr.errors import DataError
 from lsr.eval.latency import ROUNDS, Latency, throughput, time_together
 from lsr.index.index import Index
@@ -14,6 +15,10 @@ from lsr.index.search.settings import SearchSettings
 from lsr.sparse import SparseMatrix
 
 # What is tried unless told otherwise: exact search, then what each way of approximating gives from fast to thorough.
+
+__getattr__ = names_of(__name__)
+
+
 ALPHAS = (0.6, 0.7, 0.8, 0.9)
 CUTS, HEAP_FACTORS = (3, 5, 8, 12), (1.0, 0.9, 0.8)
 
@@ -92,7 +97,7 @@ def _combined(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(values, some, strict=True)) for some in product(*values.values())] if values else []
 
 
-def bench(
+def bench_index(
     index: Index,
     queries: SparseMatrix,
     ks: Sequence[int],

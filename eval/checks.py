@@ -26,8 +26,8 @@ from lsr.errors import DataError, DataErrors
 from lsr.eval.datasets import Dataset
 from lsr.eval.measures import depth_of, parse_measures, tied_queries
 from lsr.io.corpus import open_corpus
+from lsr.io.open_vectors import holds_vectors, read_vectors
 from lsr.io.runs import Run, qrels_rows, read_run, run_rows
-from lsr.io.vectors import holds_vectors, read_vectors
 
 _SHOWN = 5
 

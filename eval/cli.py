@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lsr.encode.base import DEFAULT_ENCODER
-from lsr.encode.cli import PathOrURI, encoder_options
+from lsr.index.cli.encode import PathOrURI, encoder_options
 from lsr.index.cli.search import open_index
+from lsr.presets import ConfigFile, list_option
 
 if TYPE_CHECKING:
     from lsr.eval.checks import Findings
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 @click.option("--measures", default="nDCG@10 RR@10 R@100", show_default=True, help="As ir-measures names them.")
 @click.option("--queries", metavar="FILE", help="Texts or encoded vectors instead of the dataset's queries.")
 @click.option("--per-query", metavar="FILE", type=click.Path(path_type=Path), help="Values of each query, as JSONL.")
+@click.option(
+    "--mode",
+    type=click.Choice(["sparse", "hybrid", "dense"]),
+    default="sparse",
+    show_default=True,
+    help="How to search; hybrid and dense need an index built with --hybrid.",
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal.")
 @encoder_options
 def evaluate(
@@ -36,6 +44,7 @@ def evaluate(
     measures: str,
     queries: str | None,
     per_query: Path | None,
+    mode: Any,
     as_json: bool,
     encoder: str | None,
     **options: Any,
@@ -58,12 +67,12 @@ def evaluate(
     if per_query and not per_query.parent.is_dir():
         raise click.UsageError(f"--per-query {per_query}: there is no folder {per_query.parent}")
     if run_path:
-        if queries or encoder or any(value is not None for value in options.values()):
+        if queries or encoder or mode != "sparse" or any(value is not None for value in options.values()):
             raise click.UsageError("a run is measured as it is: --run goes with no option of queries or encoders")
         result, what = _of_run(run_path, dataset, split, measures), {"run": str(run_path)}
     else:
         assert index_path is not None
-        result = _of_index(index_path, dataset, split, measures, queries, encoder, options)
+        result = _of_index(index_path, dataset, split, measures, queries, encoder, mode, options)
         what = {"index": str(index_path)}
     if per_query:
         result.write_per_query(per_query)
@@ -102,12 +111,13 @@ def _of_index(
     measures: str,
     queries: str | None,
     encoder: str | None,
+    mode: Any,
     options: dict[str, Any],
 ) -> Quality:
     from lsr.errors import DataErrors
     from lsr.eval.checks import check_dataset
     from lsr.eval.datasets import open_dataset
-    from lsr.eval.evaluate import evaluate
+    from lsr.eval.evaluate import evaluate_index
     from lsr.eval.measures import parse_measures
     from lsr.index.search.query_file import read_queries
 
@@ -123,7 +133,7 @@ def _of_index(
     asked = read_queries(queries or judged.query_source, index)
     ids = index.documents.all_ids(parents=True)
     _tell(check_dataset(judged, document_ids=ids, query_ids=asked.ids))
-    return evaluate(index, judged, measures, asked)
+    return evaluate_index(index, judged, measures, asked, mode=mode)
 
 
 def _tell(findings: Findings) -> None:
@@ -139,7 +149,7 @@ def _tell(findings: Findings) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html", help="Not in the folder.")
 def report(folder: Path, out: Path | None) -> None:
-    """An experiment's results as one HTML page, which needs nothing but itself, and as Markdown beside it.
+    """An experiment's results as one self-contained HTML page, and as Markdown beside it.
 
     Quality with significance, quality against time and size, distributions of search times, recall of approximate
     search, values query by query, costs and conditions. An earlier report is replaced.
@@ -171,13 +181,16 @@ def demo(encoder: str, out: Path) -> None:
 
 
 @click.command()
-@click.argument("config", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Result folder; goes on if it has one.")
+@click.argument("config", required=False, type=ConfigFile("eval"))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Result folder; results that are there are reused."
+)
 @click.option("--dataset", "names", multiple=True, metavar="FOLDER|NAME", help="One more collection.")
 @click.option("--split", default="test", show_default=True, help="Which judgments, of --dataset.")
 @click.option("--suite", metavar="NAME|FILE", help="A list of collections: beir, beir-small, or a YAML file.")
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME|PATH", help="Without CONFIG: beside BM25.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In place of what the file says.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Overrides a key of the file.")
+@list_option("eval")
 def experiment(
     config: Path | None,
     out: Path,
@@ -189,14 +202,14 @@ def experiment(
 ) -> None:
     """Compare systems on collections: encode, index, search, measure, time, report.
 
-    CONFIG is a YAML file of systems and, if --dataset and --suite don't name them, collections; presets are in
-    configs/eval/. Without it BM25 is compared with the encoder that ships, or with --encoder. What was made is kept
-    in OUT/cache: after a kill, or with other settings, the same command does only what isn't there yet.
+    CONFIG is a YAML file, or the name of a preset (--list), of systems and, if --dataset and --suite don't name them,
+    collections. Without it BM25 is compared with the encoder that ships, or with --encoder. Results are cached in
+    OUT/cache: after a kill, or with other settings, the same command does only what is missing.
 
     \b
     Examples:
       lsr experiment --dataset beir/scifact --out results
-      lsr experiment configs/eval/hybrid.yaml --suite beir-small --out results
+      lsr experiment hybrid --suite beir-small --out results
     """  # fmt: skip
     from lsr.config import read_config
     from lsr.console import note
@@ -363,10 +376,10 @@ def bench(
     encoder: str | None,
     **options: Any,
 ) -> None:
-    """Latency and recall of an index over settings, and the fastest one that reaches a wanted recall.
+    """Latency and recall of an index over settings, and the fastest that reaches the recall you want.
 
-    Every combination of the values given is tried; without any, a choice that goes from fast to thorough. Times are in
-    ms, one query at a time on one thread, in turns; a star marks what nothing else beats in both.
+    All combinations of the given values are tried; by default a selection from fast to thorough. Times are in ms, one
+    query at a time on one thread, in turns; a star marks settings that no other beats in both.
 
     \b
     Examples:
@@ -374,7 +387,7 @@ def bench(
       lsr bench idx --queries beir/scifact -k 10,100 --cut 3,5,8 --heap-factor 1,0.9 --recall 0.99
     """  # fmt: skip
     from lsr.console import emit_json, is_terminal, table
-    from lsr.eval.bench import bench as run_bench
+    from lsr.eval.bench import bench_index as run_bench
     from lsr.eval.bench import recommended, settings_grid
     from lsr.index.search.query_file import read_queries
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from lsr.config import read_config
 from lsr.errors import DataError, DataErrors
-from lsr.io.corpus import Corpus, load_ir_dataset, open_corpus
+from lsr.io.corpus import Corpus, open_corpus
+from lsr.io.ir_datasets import load_ir_dataset
 from lsr.io.runs import Qrels, Run, open_qrels, qrels_file, read_qrels
 
 # In these the queries are documents, too: BEIR's own evaluation leaves out each query's own document.

@@ -15,7 +15,7 @@ from lsr.encode.hybrid import HybridEncoder
 from lsr.encode.load import load_encoder
 from lsr.errors import OutputExists
 from lsr.eval.datasets import Dataset, open_dataset
-from lsr.eval.evaluate import LATENCY_K, Evaluation, evaluate
+from lsr.eval.evaluate import LATENCY_K, Evaluation, evaluate_index
 from lsr.eval.latency import machine
 from lsr.eval.measures import DEFAULT_MEASURES, parse_measures
 from lsr.index.index import Index
@@ -52,9 +52,12 @@ def run_demo(out: Path, encoder: str = DEFAULT_ENCODER) -> None:
         results = {}
         for name, (folder_name, made) in wanted.items():
             started = time.perf_counter()
-            index = Index.build(out / folder_name, dataset.corpus(), encoder=made)
+            hybrid = name == encoder and made.dense_width > 0
+            index = Index.build(out / folder_name, dataset.corpus(), encoder=made, hybrid=hybrid)
             note(f"{name}: {len(index)} documents encoded and indexed in {time.perf_counter() - started:.1f} s")
-            results[name] = evaluate(index, dataset, DEFAULT_MEASURES)
+            results[name] = evaluate_index(index, dataset, DEFAULT_MEASURES)
+            if hybrid:
+                results[f"{name}, hybrid"] = evaluate_index(index, dataset, DEFAULT_MEASURES, mode="hybrid")
         click.echo(_quality_table(results))
         click.echo(f"\nLatency in ms per query, k = {LATENCY_K}, one thread, on {machine()}.\n")
         first = Index.open(out / Path(encoder).name)

@@ -6,17 +6,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr._moved import names_of
 from lsr.errors import DataError
 from lsr.eval.datasets import Dataset, drop_own
 from lsr.eval.latency import Latency, encode_latency, search_latency, throughput
 from lsr.eval.measures import depth_of, parse_measures, score_run
 from lsr.index.index import Index
 from lsr.index.search.query_file import QuerySet, read_queries
-from lsr.io.corpus import new_text
+from lsr.index.search.settings import BatchOptions, Mode
 from lsr.io.runs import Run, as_run
+from lsr.io.text_files import new_text
 from lsr.sparse import SparseMatrix
+
+__getattr__ = names_of(__name__)
+
 
 LATENCY_K = 10
 
@@ -67,7 +75,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Evaluation(Quality):
-    """What `evaluate` found: how good the results are, and how fast.
+    """What `evaluate_index` found: how good the results are, and how fast.
 
     Attributes:
         search: Latency of searching, k = 10, one thread.
@@ -123,7 +131,16 @@ def evaluate_run(run: Run, dataset: Dataset, measures: str) -> Quality:
     )
 
 
-def search_run(index: Index, dataset: Dataset, ids: Sequence[str], vectors: SparseMatrix, k: int) -> Run:
+def search_run(
+    index: Index,
+    dataset: Dataset,
+    ids: Sequence[str],
+    vectors: SparseMatrix,
+    k: int,
+    *,
+    dense: NDArray[np.float32] | None = None,
+    **settings: Unpack[BatchOptions],
+) -> Run:
     """The k best documents of each query; one more where the query's own will be left out.
 
     Args:
@@ -132,8 +149,10 @@ def search_run(index: Index, dataset: Dataset, ids: Sequence[str], vectors: Spar
         ids: Query ids.
         vectors: A row each.
         k: How many documents.
+        dense: (n_queries, width) their dense vectors, for the modes that take them.
+        settings: Of `Index.search_batch`.
     """
-    found = index.search_batch(vectors, k + dataset.drop_own)
+    found = index.search_batch(vectors, k + dataset.drop_own, dense=dense, **settings)
     results = {}
     for query, hits in zip(ids, found, strict=True):
         own = dataset.drop_own and any(hit.id == query for hit in hits)
@@ -141,7 +160,9 @@ def search_run(index: Index, dataset: Dataset, ids: Sequence[str], vectors: Spar
     return as_run(results)
 
 
-def evaluate(index: Index, dataset: Dataset, measures: str, queries: QuerySet | None = None) -> Evaluation:
+def evaluate_index(
+    index: Index, dataset: Dataset, measures: str, queries: QuerySet | None = None, *, mode: Mode = "sparse"
+) -> Evaluation:
     """Search all judged queries, score the results, time the searches.
 
     Args:
@@ -149,19 +170,25 @@ def evaluate(index: Index, dataset: Dataset, measures: str, queries: QuerySet | 
         dataset: Where queries and judgments come from.
         measures: Names, as "nDCG@10 RR@10".
         queries: Queries instead of the dataset's, encoded ones say.
+        mode: As of `Index.search`; other than "sparse" it takes texts.
 
     Raises:
-        DataError: Unknown measures, or no judged query among the queries.
+        DataError: Unknown measures, or no judged query among the queries; or an index without dense vectors that is to
+            be searched by them.
     """
     depth = depth_of(parse_measures(measures))
     judged = (queries or read_queries(dataset.query_source, index)).only(dataset.qrels)
     if not judged.ids:
         raise DataError("none of the queries is judged; are these the right judgments?", dataset.name)
-    vectors = judged.encoded(index)
-    quality = evaluate_run(search_run(index, dataset, judged.ids, vectors, depth), dataset, measures)
+    vectors, how = judged.encoded(index), dict[str, Any]()
+    if mode != "sparse":
+        if judged.texts is None:
+            raise DataError(f'mode "{mode}" takes texts of queries, not vectors', dataset.name)
+        how = {"mode": mode, "dense": index.encoder.encode_dense(judged.texts, queries=True)}
+    quality = evaluate_run(search_run(index, dataset, judged.ids, vectors, depth, **how), dataset, measures)
     return Evaluation(
         **vars(quality),
-        search=search_latency(index, vectors, LATENCY_K),
-        encode=encode_latency(index, judged.texts) if judged.texts is not None else None,
-        queries_per_second=throughput(index, vectors, LATENCY_K),
+        search=search_latency(index, vectors, LATENCY_K, **how),
+        encode=encode_latency(index, judged.texts, mode) if judged.texts is not None else None,
+        queries_per_second=throughput(index, vectors, LATENCY_K, **how),
     )

@@ -8,15 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.index.search.settings import FilteredOptions
 from lsr.sparse import SparseMatrix
 
 if TYPE_CHECKING:
     from lsr.index.index import Index  # heavy, and a report needs none
+    from lsr.index.search.settings import Mode
 
 ROUNDS = 3  # a query's latency is the median of so many runs
 _WHILE = 0.3  # seconds that throughput is measured for at least
@@ -114,27 +116,50 @@ class PeakMemory:
                 return
 
 
-def search_latency(index: Index, vectors: SparseMatrix, k: int) -> Latency:
-    """Latency of exact search by vector, hits included."""
+def search_latency(
+    index: Index,
+    vectors: SparseMatrix,
+    k: int,
+    *,
+    dense: NDArray[np.float32] | None = None,
+    **settings: Unpack[FilteredOptions],
+) -> Latency:
+    """Latency of search by vector, hits included; `dense` and settings are those of `Index.search_batch`."""
     rows = [vectors[i] for i in range(len(vectors))]
-    return time_each(lambda i: index.search(rows[i], k), len(rows))
+    near = [None] * len(rows) if dense is None else list(dense)
+    return time_each(lambda i: index.search(rows[i], k, dense=near[i], **settings), len(rows))
 
 
-def encode_latency(index: Index, texts: Sequence[str]) -> Latency:
-    """Latency of encoding a query."""
-    return time_each(lambda i: index.query_vectors([texts[i]]), len(texts), rounds=1)
+def encode_latency(index: Index, texts: Sequence[str], mode: Mode = "sparse") -> Latency:
+    """Latency of encoding a query, of both vectors where the mode takes both."""
+
+    def encode(i: int) -> None:
+        index.query_vectors([texts[i]])
+        if mode != "sparse":
+            index.encoder.encode_dense([texts[i]], queries=True)
+
+    return time_each(encode, len(texts), rounds=1)
 
 
-def throughput(index: Index, vectors: SparseMatrix, k: int, threads: int = 0, **settings: Any) -> float:
+def throughput(
+    index: Index,
+    vectors: SparseMatrix,
+    k: int,
+    threads: int = 0,
+    *,
+    dense: NDArray[np.float32] | None = None,
+    **settings: Unpack[FilteredOptions],
+) -> float:
     """Queries per second of batch search on all cores (or so many threads); settings are those of `Index.search`.
 
     All queries are searched for again and again until a while has gone by; the median counts.
     """
-    index.search_batch(vectors[:8], k, threads=threads, **settings)
+    first = None if dense is None else dense[:8]
+    index.search_batch(vectors[:8], k, threads=threads, dense=first, **settings)
     took: list[float] = []
     while not took or sum(took) < _WHILE:
         start = time.perf_counter()
-        index.search_batch(vectors, k, threads=threads, **settings)
+        index.search_batch(vectors, k, threads=threads, dense=dense, **settings)
         took.append(max(time.perf_counter() - start, 1e-9))
     return len(vectors) / float(np.median(took))
 

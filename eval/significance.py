@@ -96,6 +96,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Returns:
         The adjusted ones in the same order; at most 0.05 means significant at 5 % among them all.
+
+    Examples:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
     """
     if not all(0 <= p <= 1 for p in p_values):
         raise ValueError(f"p-values lie between 0 and 1, got {list(p_values)}")

@@ -7,12 +7,24 @@ hits = await index.search("a question", k=10)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar, Unpack
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from lsr.index.index import Index
-from lsr.index.search.hits import Hit
+from lsr.index.search.duplicates import Duplicate
+from lsr.index.search.hits import Hits
+from lsr.index.search.query_encoder import Query
+from lsr.index.search.settings import SearchOptions
+from lsr.index.search.words import Suggestion
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.write.builder import Source
 from lsr.index.write.update_batch import Change
+from lsr.io.document import Document
+from lsr.sparse import SparseMatrix
 
 T = TypeVar("T")
 
@@ -30,42 +42,104 @@ class AsyncIndex:
         self.index = index
         self._changing = asyncio.Lock()
 
-    async def search(self, *args: Any, **settings: Any) -> list[Hit]:
+    async def search(
+        self,
+        query: Query,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
         """See `Index.search`."""
-        return await asyncio.to_thread(self.index.search, *args, **settings)
+        return await asyncio.to_thread(self.index.search, query, k, where=where, dense=dense, **settings)
 
-    async def search_batch(self, *args: Any, **settings: Any) -> list[list[Hit]]:
+    async def search_batch(
+        self,
+        queries: Iterable[str | Mapping[str, Any]] | SparseMatrix,
+        k: int = 10,
+        *,
+        threads: int = 0,
+        where: Where | Filter | None = None,
+        dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> list[Hits]:
         """See `Index.search_batch`."""
-        return await asyncio.to_thread(self.index.search_batch, *args, **settings)
+        return await asyncio.to_thread(
+            self.index.search_batch, queries, k, threads=threads, where=where, dense=dense, **settings
+        )
 
-    async def add(self, *args: Any, **settings: Any) -> Change:
+    async def similar(
+        self,
+        doc_id: str | int,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
+        """See `Index.similar`."""
+        return await asyncio.to_thread(self.index.similar, doc_id, k, where=where, **settings)
+
+    async def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
+        """See `Index.suggest`."""
+        return await asyncio.to_thread(self.index.suggest, text, limit)
+
+    async def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
+        """See `Index.corrections`."""
+        return await asyncio.to_thread(self.index.corrections, text, limit)
+
+    async def did_you_mean(self, text: str) -> str | None:
+        """See `Index.did_you_mean`."""
+        return await asyncio.to_thread(self.index.did_you_mean, text)
+
+    async def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:
+        """See `Index.duplicates`."""
+        return await asyncio.to_thread(partial(self.index.duplicates, threshold, where=where))
+
+    async def get(self, doc_id: str | int) -> Document | None:
+        """See `Index.get`."""
+        return await asyncio.to_thread(self.index.get, doc_id)
+
+    async def get_many(self, doc_ids: Iterable[str | int]) -> list[Document | None]:
+        """See `Index.get_many`."""
+        return await asyncio.to_thread(self.index.get_many, doc_ids)
+
+    async def count(self, where: Where | Filter | None = None) -> int:
+        """See `Index.count`."""
+        return await asyncio.to_thread(self.index.count, where)
+
+    async def add(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """See `Index.add`."""
-        return await self._change(self.index.add, *args, **settings)
+        return await self._change(partial(self.index.add, source, ids=ids, skip_bad=skip_bad))
 
-    async def update(self, *args: Any, **settings: Any) -> Change:
+    async def upsert(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
+        """See `Index.upsert`."""
+        return await self._change(partial(self.index.upsert, source, ids=ids, skip_bad=skip_bad))
+
+    async def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """See `Index.update`."""
-        return await self._change(self.index.update, *args, **settings)
+        return await self._change(partial(self.index.update, source, ids=ids, skip_bad=skip_bad))
 
-    async def delete(self, *args: Any, **settings: Any) -> Change:
+    async def delete(self, ids: str | Iterable[str] = (), *, where: Where | Filter | None = None) -> Change:
         """See `Index.delete`."""
-        return await self._change(self.index.delete, *args, **settings)
+        return await self._change(partial(self.index.delete, ids, where=where))
 
-    async def commit(self, **settings: Any) -> None:
+    async def commit(self, *, merge: bool = True) -> None:
         """See `Index.commit`."""
-        await self._change(self.index.commit, **settings)
+        await self._change(partial(self.index.commit, merge=merge))
 
-    async def merge(self, **settings: Any) -> bool:
+    async def merge(self, *, everything: bool = True, background: bool = False) -> bool:
         """See `Index.merge`."""
-        return await self._change(self.index.merge, **settings)
+        return await self._change(partial(self.index.merge, everything=everything, background=background))
 
-    async def close(self, **settings: Any) -> None:
+    async def close(self, *, wait: bool = True) -> None:
         """See `Index.close`."""
-        await self._change(self.index.close, **settings)
+        await self._change(partial(self.index.close, wait=wait))
 
     async def refresh(self) -> bool:
         """See `Index.refresh`."""
         return await asyncio.to_thread(self.index.refresh)
 
-    async def _change(self, call: Callable[..., T], *args: Any, **settings: Any) -> T:
+    async def _change(self, call: Callable[[], T]) -> T:
         async with self._changing:
-            return await asyncio.to_thread(call, *args, **settings)
+            return await asyncio.to_thread(call)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -22,11 +24,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from lsr.console import Progress, progress_to
+from lsr.console import Progress, progress_to, warn
 from lsr.encode.base import Encoder
-from lsr.encode.corpus import AS_NEEDED, Passages, Report
-from lsr.encode.load import load_encoder
-from lsr.errors import IndexLocked, OutputError, StorageError
+from lsr.encode.corpus import Report
+from lsr.encode.load import as_encoder
+from lsr.encode.passages import AS_NEEDED, Passages
+from lsr.errors import IndexLocked, OutputError, StorageError, UncommittedChanges
 from lsr.forks import in_child
 from lsr.index.search.hits import Hit as Hit
 from lsr.index.search.reader import Reader
@@ -35,49 +38,62 @@ from lsr.index.segment.clusters import SUMMARY_MASS
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.segment.postings import ImpactType
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, Order
+from lsr.index.sharding.local import ShardedWriter, latest_snapshot, new_writer
 from lsr.index.sharding.manifest import SHARDS, is_sharded
-from lsr.index.sharding.remote import downloaded, folder_for
+from lsr.index.sharding.remote import download_index, folder_for
 from lsr.index.storage.manifest import MANIFEST
 from lsr.index.write.background_merger import Merger
 from lsr.index.write.builder import BuildSettings, Source, build_index, require_same_terms
 from lsr.index.write.merge import Abandoned, Merged, plan_merges
 from lsr.index.write.update_batch import Change
 from lsr.index.write.writer import Writer
+from lsr.io.document import as_ids
 from lsr.io.object_store import is_remote
 
 _RETRY = 0.1  # seconds until a merger that finds somebody else writing looks again
 
 if TYPE_CHECKING:
     from lsr.files.documents import FileCorpus
-    from lsr.index.sharding.local import JoinedWriter
     from lsr.index.write.sync import Synced
 
 
 class Index(Reader):
     """An index on disk, memory-mapped. Safe to search from many threads; searching releases the GIL.
 
-    Threads may change it, too: one call at a time, all of them changes of one transaction, which any thread commits.
-    A forked child searches what is open, and leaves changes and merges that are under way to its parent. Pickled, it
-    is opened anew where it arrives, at what was committed last.
+    Threads may change it, too, one call at a time; their changes are one transaction, which any thread commits. A
+    forked child can search; changes and merges in progress stay with its parent. A pickled index is opened again where
+    it arrives, at the last commit.
 
-    What is open is a snapshot: it stays what it is, whatever others commit, until `refresh`, or until this object
-    changes the index itself. How it is searched is told by `Reader`.
+    An open index is a snapshot: it doesn't change, whatever others commit, until `refresh` or until this object changes
+    the index. `Reader` has the calls that search.
 
     Attributes:
         path: The folder.
         uri: Where it lies in object storage, of which `path` is a copy; else None.
+
+    Examples:
+        >>> docs = [{"_id": "a", "text": "Ice on the wing costs lift."}, {"_id": "b", "text": "Water cools a tube."}]
+        >>> index = Index.build("idx", docs, encoder="bm25")
+        >>> [hit.id for hit in index.search("wings", k=3)]
+        ['a']
+        >>> index.delete(["a"]).deleted
+        1
+        >>> index.commit()
+        >>> index.search("wings")
+        []
     """
 
     def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None, uri: str | None = None) -> None:
         """Use `Index.open` or `Index.build`."""
         super().__init__(path, snapshot, encoder)
         self.uri = uri
-        self._writer: Writer | JoinedWriter | None = None
+        self._writer: Writer | ShardedWriter | None = None
         self._changing = threading.Condition(threading.RLock())
         self._adopting = threading.Lock()
         self._seen = (-1, 0, 0)  # no file's: the first look finds out what was committed since it was opened
         self._mergers: dict[Path, Merger] = {}
         self._merges_waiting = 0  # for their turn to write
+        self._unsaved: weakref.finalize[Any, Index] | None = None  # tells of changes that are left behind
         self._left_with: int | None = None  # the process that made this one by a fork, with changes pending
         in_child(self)
 
@@ -91,6 +107,7 @@ class Index(Reader):
         """See `lsr.forks`: what is pending, and what merges, is the parent's."""
         self._changing = threading.Condition(threading.RLock())
         self._left_with = os.getppid() if self._writer is not None else None
+        self._committed()
         self._writer, self._mergers, self._merges_waiting = None, {}, 0
 
     # --- building --------------------------------------------------------------------------------------------------
@@ -101,7 +118,7 @@ class Index(Reader):
         path: str | PathLike[str],
         source: Source,
         *,
-        encoder: Encoder | str | None = None,
+        encoder: Encoder | str | PathLike[str] | None = None,
         ids: Sequence[str] | None = None,
         impacts: ImpactType = "uint8",
         passages: Passages | None = AS_NEEDED,
@@ -154,8 +171,7 @@ class Index(Reader):
         """
         if not is_remote(path):
             path = Path(path).absolute()
-        if isinstance(encoder, str):
-            encoder = load_encoder(encoder)
+        encoder = as_encoder(encoder)
         settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages, hybrid)
         # Fitted or default, whatever encoded the documents encodes the queries.
         with folder_for(path, overwrite=overwrite) as folder, progress_to(progress):
@@ -173,7 +189,11 @@ class Index(Reader):
 
     @classmethod
     def open(
-        cls, path: str | PathLike[str], *, encoder: Encoder | str | None = None, skip_damaged: bool = False
+        cls,
+        path: str | PathLike[str],
+        *,
+        encoder: Encoder | str | PathLike[str] | None = None,
+        skip_damaged: bool = False,
     ) -> Index:
         """Open an index; nothing is read but what is small.
 
@@ -196,15 +216,9 @@ class Index(Reader):
                 f"{uri}: skip_damaged is for a folder: nothing damaged is ever downloaded; copy what is left to a "
                 "folder, and open that"
             )
-        path = (downloaded(uri) if uri else Path(path)).absolute()  # whatever folder the process moves to
-        if isinstance(encoder, str):
-            encoder = load_encoder(encoder)
-        if is_sharded(path):
-            from lsr.index.sharding.local import JoinedIndex, JoinedSnapshot  # built on this module
-
-            index: Index = JoinedIndex(path, JoinedSnapshot.of(path, skip_damaged=skip_damaged), encoder, uri)
-        else:
-            index = cls(path, Snapshot.latest(path, skip_damaged=skip_damaged), encoder, uri)
+        path = (download_index(uri) if uri else Path(path)).absolute()  # whatever folder the process moves to
+        encoder = as_encoder(encoder)
+        index = cls(path, latest_snapshot(path, skip_damaged=skip_damaged), encoder, uri)
         if encoder is not None:
             index.fingerprint.require_same(encoder.fingerprint, f"the index {path}", "the query encoder")
             # Nobody knows what made it, but its tokens may tell.
@@ -224,8 +238,9 @@ class Index(Reader):
         """
         before, stamp = self._snapshot, self._stamp()
         if self.uri:
-            self.path = downloaded(self.uri).absolute()
-        self._adopt(self._latest(before, skip_damaged=bool(before.damaged)), before)
+            self.path = download_index(self.uri).absolute()
+        found = latest_snapshot(self.path, before, skip_damaged=bool(before.damaged), same=not self.uri)
+        self._adopt(found, before)
         self._seen = stamp  # what came after that is seen the next time
         return self._snapshot is not before
 
@@ -241,12 +256,6 @@ class Index(Reader):
             return (0, 0, 0)
         return (found.st_ino, found.st_mtime_ns, found.st_size)
 
-    def _latest(self, before: Snapshot, *, skip_damaged: bool = False) -> Snapshot:
-        return Snapshot.latest(self.path, before, skip_damaged=skip_damaged, same=not self.uri)
-
-    def _new_writer(self) -> Writer | JoinedWriter:
-        return Writer(self.path, self._snapshot)
-
     def _adopt(self, snapshot: Snapshot, before: Snapshot | None = None) -> None:
         """Move on to a snapshot; if that was `before`'s follower, only from there: a commit may have been faster."""
         with self._adopting:
@@ -259,15 +268,15 @@ class Index(Reader):
     # --- changing --------------------------------------------------------------------------------------------------
 
     def add(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
-        """Add documents; nobody finds them before `commit`.
+        """Add documents; they are found after `commit`.
 
-        The first change locks the index against other writers, until `commit` or `rollback`. Documents are encoded,
-        cut and stored as those that the index was built of. Each call is taken as a whole or not at all.
+        The first change locks the index against other writers, until `commit` or `rollback`. Documents are encoded, cut
+        and stored like those that the index was built from. Each call adds all of its documents or none.
 
         Args:
             source: As of `build`: documents, a corpus, vectors of the index' encoder, or a matrix.
             ids: For a matrix, the ids of its rows; by default their numbers.
-            skip_bad: Leave bad documents out, and those whose ids are there already; the result lists them.
+            skip_bad: Leave out bad documents and those whose ids exist already; the result lists them.
 
         Returns:
             What it changed.
@@ -276,14 +285,14 @@ class Index(Reader):
             DataError: A bad document, an id that is in the index already or occurs twice.
             EncoderMismatch: Vectors of another encoder.
             EncoderError: Texts, but the index has no encoder.
-            IndexLocked: Somebody else is writing; the message says who.
+            IndexLocked: Another process is writing; the message names it.
             IndexFormatError: Another index lies in the folder now.
             OutputError: The folder can't be written.
         """
         with self._writing() as writer:
             return writer.add(source, lambda: self.encoder, ids, replace=False, skip_bad=skip_bad)
 
-    def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
+    def upsert(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """Put documents in the place of those of the same ids; where there are none, add them.
 
         A document that is replaced goes to the end, as if it had been deleted and added. Of several of one id the last
@@ -291,6 +300,10 @@ class Index(Reader):
         """
         with self._writing() as writer:
             return writer.add(source, lambda: self.encoder, ids, replace=True, skip_bad=skip_bad)
+
+    def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
+        """The same as `upsert`."""
+        return self.upsert(source, ids=ids, skip_bad=skip_bad)
 
     def delete(self, ids: str | Iterable[str] = (), *, where: Where | Filter | None = None) -> Change:
         """Delete documents, with their passages.
@@ -305,7 +318,7 @@ class Index(Reader):
         """
         parsed = None if where is None else as_filter(where)
         with self._writing() as writer:
-            return writer.delete([ids] if isinstance(ids, str) else ids, parsed)
+            return writer.delete(as_ids(ids), parsed)
 
     def sync(self, source: str | PathLike[str] | FileCorpus, *, progress: Progress | None = None) -> Synced:
         """Bring the index up to date with a folder of files, by what they hold, and commit.
@@ -334,14 +347,14 @@ class Index(Reader):
             return sync(self, source if isinstance(source, FileCorpus) else read_documents(source))
 
     def commit(self, *, merge: bool = True) -> None:
-        """Make changes durable and visible: here at once, elsewhere to who opens the index or refreshes it.
+        """Make changes durable and visible: here at once, elsewhere when the index is opened or refreshed.
 
-        Should it fail (a full disk, say), the index is what it was and the changes are still pending. Should it be
-        interrupted, it has been made or not, as `refresh` tells: `commit` makes it if it hasn't, `rollback` doesn't.
+        If it fails (a full disk, say), the index is unchanged and the changes are still pending. If it is interrupted,
+        it has happened or not, as `refresh` tells; `commit` again makes it happen, `rollback` doesn't.
 
         Args:
-            merge: Then have segments merged in the background by the policy of lsr.index.write.merge, so that there
-                are never many of them; where more than 64 wait for that, the newest are merged before this returns.
+            merge: Merge segments in the background afterwards, by the policy of lsr.index.write.merge, to keep them
+                few. If more than 64 wait for that, the newest are merged before this returns.
         """
         with self._changing:
             if self._writer is None and self._left_with is not None:
@@ -375,15 +388,22 @@ class Index(Reader):
             if self._writer is not None:  # stays known until it is closed: what is interrupted here is ended later
                 self._writer.close()
                 self._writer = None
+                self._committed()
+
+    def _committed(self) -> None:
+        """Nothing is left to be told of."""
+        if self._unsaved is not None:
+            self._unsaved.detach()
+        self._unsaved = None
 
     def merge(self, *, everything: bool = True, background: bool = False) -> bool:
-        """Commit, then merge segments: the room of deleted documents is freed, and similar ones are stored side by
-        side again. Results don't change.
+        """Commit, then merge segments. This frees the space of deleted documents and stores similar ones side by side
+        again. Results don't change.
 
         Args:
-            everything: All segments into one; False for what the policy says.
-            background: Have it done by a thread: meanwhile the index can be changed, by others too. `close` waits for
-                it; should it fail, a warning is logged. By default it is done on return, and others can't write
+            everything: Merge all segments into one; False merges what the policy says.
+            background: Merge in a thread; meanwhile the index can be changed, by others too. `close` waits for it; a
+                failure is logged as a warning. By default the merge is done on return, and others can't write
                 meanwhile.
 
         Returns:
@@ -406,26 +426,35 @@ class Index(Reader):
                     self._adopt(writer.snapshot)
 
     def close(self, *, wait: bool = True) -> None:
-        """Forget the changes since the last commit, and end merging in the background. What is open stays usable.
+        """End merging in the background. The index stays usable. Changes that weren't committed are lost, and a warning
+        says so: `commit` or `rollback` first, or change the index in a `with` block.
 
-        A process that ends waits as this does; `with Index.open(...) as index:` calls it.
+        A process that ends waits in the same way.
 
         Args:
-            wait: Until what is to be merged is merged; else it is given up as soon as possible, until a next commit.
+            wait: Wait until merging is done; False gives it up as soon as possible, until the next commit.
 
         Raises:
             OutputError: Merging in the background has failed; what is committed is as it was.
             CorruptIndex: The same, as files are damaged.
         """
+        if self.pending:
+            warn(_unsaved(self.path), UncommittedChanges)
         self.rollback()
         if error := self._end_merger(wait=wait):
             raise error
 
     def __enter__(self) -> Self:
+        """A block that commits its changes at the end; after an exception it rolls them back. Then it closes."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self.pending:
+                self.commit()
+        finally:
+            self.rollback()
+            self.close()
 
     # --- merging in the background ---------------------------------------------------------------------------------
 
@@ -435,17 +464,13 @@ class Index(Reader):
         found = False
         with self._changing:
             turn = next((merger.turn for merger in self._mergers.values() if merger.is_alive), threading.Lock())
-            for path, snapshot in self._apart():
+            for path, snapshot in self._snapshot.by_folder(self.path):
                 if plan_merges([part.entry for part in snapshot.parts], everything=everything) is None:
                     continue
                 found, merger = True, self._mergers.get(path)
                 if merger is None or not merger.ask(everything=everything):
                     self._mergers[path] = Merger(path, snapshot, self._put, turn, everything=everything)
         return found
-
-    def _apart(self) -> list[tuple[Path, Snapshot]]:
-        """Folders whose segments are merged with each other, and what is committed in them."""
-        return [(self.path, self._snapshot)]
 
     def _put(self, merged: Merged, merger: Merger) -> None:
         """Put what a merger has made in its place, when nobody else writes.
@@ -482,20 +507,31 @@ class Index(Reader):
         if self.uri:
             raise OutputError(
                 f"{self.uri}: an index in object storage isn't changed in place: change one in a folder and write it "
-                "there with lsr.index.sharding.remote.uploaded(folder, uri, overwrite=True)"
+                "there with lsr.index.upload_index(folder, uri, overwrite=True)"
             )
+        self._snapshot.require_changeable(self.path)
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer | JoinedWriter]:
+    def _writing(self) -> Iterator[Writer | ShardedWriter]:
         """The writer, which holds the lock as long as there are changes."""
         self._require_changeable()
         with self._changing:
             if not self.pending:
                 self.rollback()
-                self._writer = self._new_writer()
+                self._writer = new_writer(self.path, self._snapshot)
+                self._unsaved = weakref.finalize(self, _tell_unsaved, self.path)
             assert self._writer is not None
             try:
                 yield self._writer
             finally:
                 if not self._writer.changed:
                     self.rollback()
+
+
+def _unsaved(path: Path) -> str:
+    return f"{path}: changes weren't committed and are lost: call commit(), or use `with Index.open(...) as index:`"
+
+
+def _tell_unsaved(path: Path) -> None:
+    """Called when an index goes, or at the end of the process, with changes pending."""
+    warnings.warn(_unsaved(path), UncommittedChanges, stacklevel=2)

@@ -7,13 +7,12 @@ The names below are filled in on first use, so that `import lsr` is quick and br
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsr import _moved
-
-__version__ = "0.1.0"
+from lsr._lazy import lazy_names
+from lsr._version import __version__
 
 # In a source checkout index/ and eval/ stand beside lsr/; an installed lsr contains them.
 _checkout = Path(__file__).resolve().parent.parent
@@ -22,39 +21,88 @@ if (_checkout / "index" / "kernels").is_dir() and (_checkout / "pyproject.toml")
 
 _moved.install()
 
-_HOME = {
-    "Document": "lsr.io.corpus",
+_HOMES = {
+    "CheckpointWarning": "lsr.errors",
+    "Client": "lsr.index.serve.client",
+    "ClusterError": "lsr.errors",
+    "Corpus": "lsr.io.corpus",
+    "CorruptIndex": "lsr.errors",
+    "CutTexts": "lsr.errors",
+    "DataError": "lsr.errors",
+    "Document": "lsr.io.document",
+    "DoubledId": "lsr.errors",
     "Encoder": "lsr.encode.base",
-    "Hit": "lsr.index.index",
+    "EncoderError": "lsr.errors",
+    "EncoderMismatch": "lsr.errors",
+    "Hit": "lsr.index.search.hits",
+    "Hybrid": "lsr.index.hybrid.hybrid",
     "Index": "lsr.index.index",
+    "IndexFormatError": "lsr.errors",
+    "IndexLocked": "lsr.errors",
+    "LeftOut": "lsr.errors",
     "LsrError": "lsr.errors",
+    "LsrWarning": "lsr.errors",
+    "MissingExtra": "lsr.errors",
+    "NoTerms": "lsr.errors",
+    "OutputError": "lsr.errors",
+    "OutputExists": "lsr.errors",
+    "Passages": "lsr.encode.passages",
+    "SearchSettings": "lsr.index.search.settings",
+    "ServerError": "lsr.errors",
     "SparseMatrix": "lsr.sparse",
+    "StorageError": "lsr.errors",
+    "TrainingError": "lsr.errors",
+    "UncommittedChanges": "lsr.errors",
+    "VectorBatch": "lsr.io.vectors",
+    "Vectors": "lsr.io.vectors",
     "load_encoder": "lsr.encode.load",
+    "load_matrix": "lsr.io.open_vectors",
+    "open_corpus": "lsr.io.corpus",
     "read_documents": "lsr.files.documents",
-    "read_vectors": "lsr.io.vectors",
+    "read_vectors": "lsr.io.open_vectors",
+    "save_matrix": "lsr.io.vectors_parquet",
 }
 
 if TYPE_CHECKING:
     from lsr.encode.base import Encoder as Encoder
     from lsr.encode.load import load_encoder as load_encoder
+    from lsr.encode.passages import Passages as Passages
+    from lsr.errors import CheckpointWarning as CheckpointWarning
+    from lsr.errors import ClusterError as ClusterError
+    from lsr.errors import CorruptIndex as CorruptIndex
+    from lsr.errors import CutTexts as CutTexts
+    from lsr.errors import DataError as DataError
+    from lsr.errors import DoubledId as DoubledId
+    from lsr.errors import EncoderError as EncoderError
+    from lsr.errors import EncoderMismatch as EncoderMismatch
+    from lsr.errors import IndexFormatError as IndexFormatError
+    from lsr.errors import IndexLocked as IndexLocked
+    from lsr.errors import LeftOut as LeftOut
     from lsr.errors import LsrError as LsrError
+    from lsr.errors import LsrWarning as LsrWarning
+    from lsr.errors import MissingExtra as MissingExtra
+    from lsr.errors import NoTerms as NoTerms
+    from lsr.errors import OutputError as OutputError
+    from lsr.errors import OutputExists as OutputExists
+    from lsr.errors import ServerError as ServerError
+    from lsr.errors import StorageError as StorageError
+    from lsr.errors import TrainingError as TrainingError
+    from lsr.errors import UncommittedChanges as UncommittedChanges
     from lsr.files.documents import read_documents as read_documents
-    from lsr.index.index import Hit as Hit
+    from lsr.index.hybrid.hybrid import Hybrid as Hybrid
     from lsr.index.index import Index as Index
-    from lsr.io.corpus import Document as Document
-    from lsr.io.vectors import read_vectors as read_vectors
+    from lsr.index.search.hits import Hit as Hit
+    from lsr.index.search.settings import SearchSettings as SearchSettings
+    from lsr.index.serve.client import Client as Client
+    from lsr.io.corpus import Corpus as Corpus
+    from lsr.io.corpus import open_corpus as open_corpus
+    from lsr.io.document import Document as Document
+    from lsr.io.open_vectors import load_matrix as load_matrix
+    from lsr.io.open_vectors import read_vectors as read_vectors
+    from lsr.io.vectors import VectorBatch as VectorBatch
+    from lsr.io.vectors import Vectors as Vectors
+    from lsr.io.vectors_parquet import save_matrix as save_matrix
     from lsr.sparse import SparseMatrix as SparseMatrix
 
-__all__ = ["__version__", *sorted(_HOME)]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'lsr' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__all__ = ["__version__", *_HOMES]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

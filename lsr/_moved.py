@@ -1,7 +1,7 @@
 """Import paths of earlier releases, which still work in this one: each warns, and names its new path.
 
-A finder at the end of `sys.meta_path` answers for modules that are gone. Where a package now has the name of such a
-module, it gets the module's names from `names_of`.
+A finder at the end of `sys.meta_path` answers for modules that are gone. A package that now has the name of such a
+module, or a module whose functions have other names now, finds the old names by `names_of`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ MOVED = {
     "lsr.ciff": "lsr.io.ciff",
     "lsr.cluster": "lsr.distributed.ray_cluster",
     "lsr.convert": "lsr.io.convert",
-    "lsr.corpus": "lsr.io.corpus",
-    "lsr.encode.checkpoint": "lsr.encode.model_files",
-    "lsr.encode.commands": "lsr.encode.cli",
+    "lsr.corpus": "lsr.io.corpus lsr.io.document lsr.io.text_files lsr.io.streams lsr.io.rows lsr.io.ir_datasets",
+    "lsr.encode.checkpoint": "lsr.encode.model_files lsr.encode.tokenizer",
+    "lsr.encode.commands": "lsr.index.cli.encode",
     "lsr.encode.hub": "lsr.encode.load",
-    "lsr.encode.onnx": "lsr.encode.onnx_export",
+    "lsr.encode.onnx": "lsr.encode.onnx_export lsr.encode.onnx_runner",
     "lsr.encode.parts": "lsr.encode.distributed",
     "lsr.encode.static": "lsr.encode.inference_free",
     "lsr.encode.stream": "lsr.encode.corpus",
@@ -50,7 +50,7 @@ MOVED = {
     "lsr.index.builder": "lsr.index.write.builder",
     "lsr.index.change_commands": "lsr.index.cli.modify",
     "lsr.index.changes": "lsr.index.write.update_batch",
-    "lsr.index.clusters": "lsr.index.segment.clusters",
+    "lsr.index.clusters": "lsr.index.segment.clusters lsr.index.segment.cluster_writer",
     "lsr.index.columns": "lsr.index.segment.columns",
     "lsr.index.commands": "lsr.index.cli.search",
     "lsr.index.dense": "lsr.index.hybrid.dense",
@@ -88,7 +88,7 @@ MOVED = {
     "lsr.index.searcher": "lsr.index.search.searcher",
     "lsr.index.segment": "lsr.index.segment.postings",
     "lsr.index.segment_writer": "lsr.index.segment.postings_writer",
-    "lsr.index.serve.commands": "lsr.index.serve.cli",
+    "lsr.index.serve.commands": "lsr.index.cli.serve",
     "lsr.index.serve.facts": "lsr.index.serve.index_info",
     "lsr.index.serve.http": "lsr.index.serve.responses",
     "lsr.index.serve.models": "lsr.index.serve.schemas",
@@ -98,7 +98,7 @@ MOVED = {
     "lsr.index.shard_builder": "lsr.index.distributed.build",
     "lsr.index.shard_worker": "lsr.index.distributed.build_worker",
     "lsr.index.sharded": "lsr.index.distributed.sharded_index",
-    "lsr.index.shards": "lsr.index.sharding.manifest",
+    "lsr.index.shards": "lsr.index.sharding.manifest lsr.index.sharding.remote",
     "lsr.index.snapshot": "lsr.index.search.snapshot",
     "lsr.index.storage": "lsr.index.storage.manifest",
     "lsr.index.stretches": "lsr.index.distributed.vector_ranges",
@@ -118,14 +118,26 @@ MOVED = {
     "lsr.train.queries": "lsr.train.query_table",
     "lsr.train.rows": "lsr.train.state_cache",
     "lsr.train.texts": "lsr.train.text_store",
-    "lsr.vectors": "lsr.io.vectors",
+    "lsr.vectors": "lsr.io.open_vectors lsr.io.vectors lsr.io.vectors_parquet",
     "lsr.wire": "lsr.io.protobuf",
     "lsr.workers": "lsr.distributed.pool",
 }
 
 
+# Old path of a function or class: its new name.
+RENAMED = {
+    "lsr.eval.bench.bench": "bench_index",
+    "lsr.eval.evaluate.evaluate": "evaluate_index",
+    "lsr.index.feedback.expanded": "expand_query",
+    "lsr.index.hybrid.dense_of": "build_dense",
+    "lsr.index.remote.downloaded": "download_index",
+    "lsr.index.remote.uploaded": "upload_index",
+    "lsr.index.reshard.reshard": "reshard_index",
+}
+
+
 class _Finder(MetaPathFinder, Loader):
-    """Finds a module under its old path: the module itself, or one that fetches its names from several."""
+    """Finds a module under its old path, as one that fetches its names from where they are now."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -133,28 +145,40 @@ class _Finder(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if fullname in MOVED else None
 
     def exec_module(self, module: ModuleType) -> None:
-        homes = MOVED[module.__name__].split()
-        if len(homes) > 1:
-            module.__dict__["__getattr__"] = names_of(module.__name__)
-            return
-        _warn(module.__name__, homes[0])
-        sys.modules[module.__name__] = importlib.import_module(homes[0])
+        module.__dict__["__getattr__"] = names_of(module.__name__)
 
 
 def names_of(old: str) -> Callable[[str], Any]:
-    """A `__getattr__` that finds what the module `old` had where it is now."""
+    """A `__getattr__` that finds the names that the module `old` had where they are now."""
 
     def __getattr__(name: str) -> Any:
-        here = hasattr(sys.modules[old], "__path__") and find_spec(f"{old}.{name}")  # a module that isn't imported yet
-        if not name.startswith("__") and not here:
-            for home in MOVED[old].split():
-                value = getattr(importlib.import_module(home), name, None)
+        # A package's own module may not be imported yet.
+        inner = "__path__" in vars(sys.modules[old]) and find_spec(f"{old}.{name}")
+        if not name.startswith("__") and not inner:
+            new = RENAMED.get(f"{old}.{name}", name)
+            for home in MOVED.get(old, old).split():
+                value = getattr(importlib.import_module(home), new, None) if (home, new) != (old, name) else None
                 if value is not None and not isinstance(value, ModuleType):
-                    _warn(f"{old}.{name}", f"{home}.{name}")
+                    home = getattr(value, "__module__", home)
+                    _warn(f"{old}.{name}", f"{_face_of(new, home)}.{new}")
                     return value
         raise AttributeError(f"module {old!r} has no attribute {name!r}")
 
     return __getattr__
+
+
+def _face_of(name: str, home: str) -> str:
+    """The package that exports a name, if one does; else its module."""
+    for face in ("lsr", "lsr.encode", "lsr.index", "lsr.train", "lsr.eval"):
+        if importlib.import_module(face)._HOMES.get(name) == home:
+            return face
+    return home
+
+
+def moved_function(old: str, module: str, name: str) -> Callable[..., Any]:
+    """What takes the place of a method that is gone; it warns."""
+    _warn(old, f"{_face_of(name, module)}.{name}")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
 def _warn(old: str, new: str) -> None:

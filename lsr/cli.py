@@ -1,6 +1,6 @@
 """The `lsr` command: a table of commands, each imported only when it is called, and one place for errors.
 
-Each wing owns its commands (`lsr/encode/cli.py`, `index/cli/search.py`, `eval/cli.py`); here only their names
+Each wing owns its commands (`index/cli/encode.py`, `index/cli/search.py`, `eval/cli.py`); here only their names
 and help lines stand, so that `lsr --help` imports nothing else.
 """
 
@@ -14,14 +14,14 @@ from typing import Any
 
 import click
 
-import lsr
+from lsr._version import __version__
 
 COMMANDS = {
     "demo": (
         "lsr.eval.cli",
         "See it work: a small real collection encoded, indexed, searched, evaluated.",
     ),
-    "encode": ("lsr.encode.cli", "Turn texts or queries into sparse vectors."),
+    "encode": ("lsr.index.cli.encode", "Turn texts or queries into sparse vectors."),
     "index": ("lsr.index.cli.build", "Build an index from vectors, or from texts and an encoder."),
     "add": ("lsr.index.cli.modify", "Add documents to an index, or replace them."),
     "sync": ("lsr.index.cli.modify", "Bring an index up to date with a folder of documents."),
@@ -29,6 +29,9 @@ COMMANDS = {
     "merge": ("lsr.index.cli.modify", "Merge the segments of an index into one."),
     "reshard": ("lsr.index.cli.modify", "Write an index as shards of one size."),
     "search": ("lsr.index.cli.search", "Search an index with a text or a file of queries."),
+    "similar": ("lsr.index.cli.documents", "Find documents that are like one of an index."),
+    "duplicates": ("lsr.index.cli.documents", "Pairs of documents that are nearly the same."),
+    "get": ("lsr.index.cli.documents", "Print documents of an index as they are stored."),
     "explain": ("lsr.index.cli.search", "Show why a document scores as it does for a query."),
     "evaluate": ("lsr.eval.cli", "Quality and latency of an index on a judged dataset."),
     "experiment": ("lsr.eval.cli", "Compare systems on collections, with a report."),
@@ -38,8 +41,8 @@ COMMANDS = {
     "export": ("lsr.index.cli.export", "Write an index or vectors for another engine: CIFF, OpenSearch, Anserini."),
     "mine": ("lsr.train.cli", "Mine hard negatives from runs for training."),
     "train": ("lsr.eval.training.cli", "Train an encoder as a YAML file says."),
-    "publish": ("lsr.encode.cli", "Write an encoder for other libraries, or push it to the Hugging Face hub."),
-    "serve": ("lsr.index.serve.cli", "Serve indexes over HTTP: a page, and a JSON API."),
+    "publish": ("lsr.index.cli.encode", "Write an encoder for other libraries, or push it to the Hugging Face hub."),
+    "serve": ("lsr.index.cli.serve", "Serve indexes over HTTP: a page, and a JSON API."),
     "verify": ("lsr.index.cli.modify", "Check every byte of an index."),
     "warmup": ("lsr.index.cli.search", "Compile the search kernels now."),
 }
@@ -83,7 +86,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(lsr.__version__, prog_name="lsr")
+@click.version_option(__version__, prog_name="lsr")
 def cli() -> None:
     """Learned sparse retrieval: text in, sparse vectors, an index on disk, ranked and explained results.
 

@@ -12,6 +12,7 @@
     ├── StorageError         a place in object storage that can't be reached, read or written, or a damaged file there
     ├── TrainingError        training can't start or go on
     ├── ClusterError         a cluster that does not answer, has too little, or has lost a part
+    ├── RerankerError        a re-ranker that fails, or whose scores can't be used
     ├── ServerError          a server of indexes can't be reached, or refuses: a key, a limit, too much to do
     └── IndexFormatError     a folder that is no index, or one of another format version
         └── CorruptIndex     a file of the index is missing, cut short or changed
@@ -23,6 +24,7 @@ What changes results and is no error is told by a warning, on the command line b
     LsrWarning               base, a UserWarning
     ├── CutTexts             texts are longer than the encoder reads, and are cut
     ├── LeftOut              files of a folder can't be read, and are left out
+    ├── NoTerms              texts have no term, and so match nothing
     └── CheckpointWarning    a checkpoint whose vectors depend on something else than the text
 """
 
@@ -48,11 +50,11 @@ class DataError(LsrError, ValueError):
 
 
 class DoubledId(DataError):
-    """The id of a document occurs twice, or is in the index already."""
+    """A document's id occurs twice, or is in the index already."""
 
 
 class DataErrors:
-    """DataErrors that are gathered and raised as one: the first 20 in full, the others counted.
+    """Gathers DataErrors and raises them as one: the first 20 in full, the others counted.
 
         problems = DataErrors()
         with problems:
@@ -109,13 +111,16 @@ class EncoderError(LsrError):
     """An encoder that can't be found, opened or used as asked."""
 
 
+def install_hint(extra: str) -> str:
+    """The command that installs an extra: from the package index, or from a checkout."""
+    return f'pip install "lsr-search[{extra}]", or in a checkout pip install -e ".[{extra}]"'
+
+
 class MissingExtra(EncoderError, ImportError):
     """A package is missing that one of the extras brings."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f'{purpose} needs the package {package}, which is not installed: pip install "lsr-search[{extra}]"'
-        )
+        super().__init__(f"{purpose} needs the package {package}, which is not installed: {install_hint(extra)}")
 
 
 class EncoderMismatch(LsrError, ValueError):
@@ -123,7 +128,7 @@ class EncoderMismatch(LsrError, ValueError):
 
 
 class OutputExists(LsrError, FileExistsError):
-    """The output is there already."""
+    """The output exists already."""
 
 
 class OutputError(LsrError):
@@ -131,27 +136,31 @@ class OutputError(LsrError):
 
 
 class IndexLocked(OutputError):
-    """Somebody else is writing this index."""
+    """Another process is writing this index."""
 
 
 class StorageError(LsrError):
-    """A place in object storage that can't be reached, read or written, or a file there that is damaged."""
+    """Object storage can't be reached, read or written, or a file there is damaged."""
 
 
 class TrainingError(LsrError):
-    """Training can't start or go on."""
+    """Training can't start or continue."""
 
 
 class ClusterError(LsrError):
-    """A cluster of machines that does not answer, has too little, or has lost a part."""
+    """A cluster doesn't answer, lacks resources, or has lost a part of an index."""
+
+
+class RerankerError(LsrError):
+    """A re-ranker fails, or gives scores that can't be used."""
 
 
 class ServerError(LsrError):
-    """A server of indexes can't be reached, or refuses what was asked."""
+    """A server can't be reached, or refuses a request."""
 
 
 class IndexFormatError(LsrError):
-    """A folder that is no index, or an index of another format version."""
+    """A folder isn't an index, or is one of a format that this version doesn't read."""
 
 
 class CorruptIndex(IndexFormatError):
@@ -163,12 +172,20 @@ class LsrWarning(UserWarning):
 
 
 class CutTexts(LsrWarning):
-    """Texts are longer than the encoder reads, and are cut."""
+    """Texts are longer than the encoder reads, and their ends are lost."""
 
 
 class LeftOut(LsrWarning):
     """Files of a folder can't be read, and are left out."""
 
 
+class NoTerms(LsrWarning):
+    """Texts have no term, and so match nothing."""
+
+
+class UncommittedChanges(LsrWarning):
+    """An index is left with changes that nobody committed; they are lost."""
+
+
 class CheckpointWarning(LsrWarning):
-    """A checkpoint whose vectors depend on something else than the text."""
+    """A checkpoint's vectors depend on something other than the text."""

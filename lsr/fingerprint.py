@@ -59,9 +59,14 @@ class Fingerprint:
             EncoderMismatch: They differ; the message names both and in what they differ.
         """
         if found := self.differences(other):
+            differ = f"they differ in {', '.join(found)}"
+            if self.model and self.model.partition(" + ")[0] == (other.model or "").partition(" + ")[0]:
+                raise EncoderMismatch(
+                    f"{mine} was made with another version, or other settings, of {self.model} than {theirs}; "
+                    f"{differ}. Encode both with the same: build an index again from its documents"
+                )
             raise EncoderMismatch(
-                f"{mine} was made with {self}, {theirs} with {other}; "
-                f"they differ in {', '.join(found)}. Encode both with the same encoder."
+                f"{mine} was made with {self}, {theirs} with {other}; {differ}. Encode both with the same encoder."
             )
 
     def __str__(self) -> str:

@@ -2,7 +2,7 @@
 
 CSR with fixed types. Every matrix is canonical: the terms of a row ascend, none occurs twice, and every weight is
 finite and above zero. That is checked once, when a matrix is made, so nothing downstream has to look again.
-Files are `lsr.io.vectors`' business; `save` and `load` here only call it.
+Files of them are written and read by lsr.io.
 """
 
 from __future__ import annotations
@@ -14,10 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lsr._moved import moved_function
+from lsr.notebook import html_table
+
 if TYPE_CHECKING:
     from typing import Self
 
 MAX_TERMS = 2**31
+_SHOWN_ROWS, _SHOWN_TERMS = 5, 8  # in a notebook
+MOST_SHIFT = 60  # binary digits that weights may lie apart
+# One document in so many may be too loud for the scale of the others, if theirs is finer then by more than this factor.
+_LOUD, _WORTH = 64, 4.0
 _DENSE_TERMS = 1 << 22  # up to here a row is spread out over the vocabulary to multiply; above it is looked up
 
 
@@ -65,7 +72,13 @@ class SparseMatrix:
 
     @classmethod
     def from_dicts(cls, rows: Iterable[Mapping[int, float]], n_terms: int) -> Self:
-        """Build from one {term: weight} mapping per row."""
+        """Build from one {term: weight} mapping per row.
+
+        Examples:
+            >>> matrix = SparseMatrix.from_dicts([{2: 0.5, 0: 1.5}, {}], n_terms=4)
+            >>> matrix.shape, matrix.indptr.tolist(), matrix.indices.tolist(), matrix.data.tolist()
+            ((2, 4), [0, 2, 2], [0, 2], [1.5, 0.5])
+        """
         indptr: list[int] = [0]
         indices: list[int] = []
         data: list[float] = []
@@ -207,6 +220,28 @@ class SparseMatrix:
     def __repr__(self) -> str:
         return f"SparseMatrix({self.shape[0]} x {self.shape[1]}, {self.nnz} weights)"
 
+    def to_dicts(self, vocabulary: Sequence[str] | None = None) -> list[dict[Any, float]]:
+        """Each row as {term: weight}, or {token: weight} with the vocabulary's tokens."""
+        names = range(self.shape[1]) if vocabulary is None else vocabulary
+        return [
+            {names[term]: weight for term, weight in zip(terms.tolist(), weights.tolist(), strict=True)}
+            for terms, weights in self.rows()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Shape and arrays as lists, as JSON can hold them: the arguments of `SparseMatrix`."""
+        arrays = {name: getattr(self, name).tolist() for name in ("indptr", "indices", "data")}
+        return arrays | {"shape": list(self.shape)}
+
+    def _repr_html_(self) -> str:
+        """The first rows, with their heaviest terms."""
+        rows = [("row", "weights", "heaviest terms")]
+        for number, (terms, weights) in enumerate(self[:_SHOWN_ROWS].rows()):
+            best = np.argsort(-weights, kind="stable")[:_SHOWN_TERMS]
+            shown = ", ".join(f"{terms[i]}: {weights[i]:.3f}" for i in best)
+            rows.append((str(number), str(len(terms)), shown + (", …" if len(terms) > _SHOWN_TERMS else "")))
+        return html_table(rows, repr(self))
+
     # --- compute ---------------------------------------------------------------------------------------------------
 
     def top_k(self, k: int) -> SparseMatrix:
@@ -286,19 +321,31 @@ class SparseMatrix:
     # --- files -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str], ids: Sequence[str] | None = None) -> None:
-        """Write as Parquet (columns `id`, `terms`, `weights`); ids are the row numbers unless given."""
-        from lsr.io.vectors import save_matrix
-
-        save_matrix(path, self, ids)
+        """Deprecated: `lsr.save_matrix(path, matrix, ids)`."""
+        moved_function("SparseMatrix.save", "lsr.io.vectors_parquet", "save_matrix")(path, self, ids)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SparseMatrix:
-        """Read any vectors that `lsr.io.vectors.read_vectors` reads, without their ids."""
-        from lsr.io.vectors import read_vectors
+        """Deprecated: `lsr.load_matrix(path)`."""
+        matrix = moved_function("SparseMatrix.load", "lsr.io.open_vectors", "load_matrix")(path)
+        assert isinstance(matrix, SparseMatrix)
+        return matrix
 
-        batches = read_vectors(path)
-        matrices = [batch.vectors for batch in batches]
-        return cls.vstack(matrices) if matrices else cls.empty(batches.n_terms)
+
+def usual_largest(largest: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> float:
+    """The weight that a scale of many documents is to have room for: the largest, unless few are far louder.
+
+    Args:
+        largest: (n,) the largest weight of each, 0 for those without terms.
+        rows: (n,) how many documents each stands for; one, if not given.
+    """
+    order = np.argsort(largest)[::-1]
+    order = order[largest[order] > 0]
+    if not len(order):
+        return 0.0
+    above = np.arange(1, len(order) + 1) if rows is None else np.cumsum(rows[order])
+    top, usual = float(largest[order[0]]), float(largest[order[np.searchsorted(above, above[-1] // _LOUD, "right")]])
+    return max(usual, top / 2.0**MOST_SHIFT) if top > _WORTH * usual else top
 
 
 def _canonical(

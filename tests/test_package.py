@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from lsr._version import __version__
+
 ROOT = Path(__file__).resolve().parent.parent
 CHECKOUT = (ROOT / "pyproject.toml").is_file() and (ROOT / "index").is_dir()
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="needs the source checkout")
 
 WINGS = {"lsr": ("lsr",), "index": ("lsr", "lsr.index"), "eval": ("lsr", "lsr.index", "lsr.eval")}
-FACES = ("lsr/__init__.py", "lsr/cli.py")  # they know the other wings by name, as strings
+FACES = ("lsr/__init__.py", "lsr/train/__init__.py", "lsr/cli.py")  # they know the other wings by name, as strings
 
 
 def setuptools_table():
@@ -48,8 +50,10 @@ def python(code, cwd=ROOT):
 
 def test_all_packages_on_disk_are_in_the_wheel():
     table = setuptools_table()
-    assert sorted(table["packages"]) == sorted(map(package_name, package_folders()))
-    assert table["package-dir"] == {"lsr": "lsr", "lsr.index": "index", "lsr.eval": "eval"}
+    assert sorted(table["packages"]) == sorted(["lsr.configs", *map(package_name, package_folders())])
+    assert table["package-dir"] == {
+        name: name.removeprefix("lsr.") for name in ("lsr", "lsr.index", "lsr.eval", "lsr.configs")
+    }
 
 
 def test_a_checkout_called_lsr_is_no_obstacle_beside_it(tmp_path):
@@ -65,7 +69,7 @@ def test_a_checkout_called_lsr_is_no_obstacle_beside_it(tmp_path):
 
 def test_all_data_files_are_in_the_wheel():
     data, where = setuptools_table()["package-data"], {package_name(folder): folder for folder in package_folders()}
-    shipped = {p for package, globs in data.items() for g in globs for p in where[package].glob(g)}
+    shipped = {p for package, globs in data.items() if package in where for g in globs for p in where[package].glob(g)}
     on_disk = {
         p
         for wing in WINGS
@@ -73,6 +77,7 @@ def test_all_data_files_are_in_the_wheel():
         if p.is_file() and p.suffix not in (".py", ".pyc") and "__pycache__" not in p.parts
     }
     assert on_disk - {p for p in on_disk if p.name == "py.typed"} <= shipped
+    assert {p for g in data["lsr.configs"] for p in (ROOT / "configs").glob(g)} == {*(ROOT / "configs").rglob("*.yaml")}
 
 
 def test_no_module_is_known_by_two_names():
@@ -190,6 +195,7 @@ def test_the_wheel_works_from_an_empty_folder(tmp_path):
         ROOT / "constraints.txt",
         wheel,
     )
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert version in run(scripts / "lsr", "--version")
+    assert __version__ in run(scripts / "lsr", "--version")
     assert run(scripts / "python", "-c", SEARCH).split()[:2] == ["2", "0"]
+    assert "splade-v2" in run(scripts / "lsr", "train", "--list")
+    assert "hybrid" in run(scripts / "lsr", "experiment", "--list")

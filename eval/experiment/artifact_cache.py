@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lsr.durable import sync_tree, take_name
+
 Facts = dict[str, Any]
 
 
@@ -54,11 +56,12 @@ class Artifacts:
             pass  # not made yet, or cut off, then or since: it is made now
         sidecar.unlink(missing_ok=True)
         facts = make(path)
+        sync_tree(path)
         partial = sidecar.with_name(sidecar.name + ".tmp")
         partial.write_text(
             json.dumps({"key": key, "bytes": _size(path), "facts": facts}, indent=1) + "\n", encoding="utf-8"
         )
-        partial.replace(sidecar)
+        take_name(partial, sidecar)
         return path, facts, name
 
 

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,22 +24,22 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import lsr
+from lsr._version import __version__
 from lsr.console import note
 from lsr.durable import take_name
 from lsr.errors import DataError, DataErrors, OutputExists
 from lsr.eval.checks import check_dataset
 from lsr.eval.datasets import Dataset
 from lsr.eval.experiment.artifact_cache import Artifacts
-from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings
+from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings, file_name
 from lsr.eval.experiment.systems import System, Timed, check_inputs, run_systems, time_systems
 from lsr.eval.latency import Latency, machine
 from lsr.eval.measures import cutoff_of, depth_of, is_mean, ordered_by_id, parse_measures, score_run, tied_queries
 from lsr.eval.published_scores import reference, references
 from lsr.eval.significance import bootstrap_interval, compare, holm
-from lsr.io.corpus import new_text
+from lsr.io.open_vectors import holds_vectors
 from lsr.io.runs import run_lines
-from lsr.io.vectors import holds_vectors
+from lsr.io.text_files import new_text
 
 RECORD, PER_QUERY, LATENCIES = "experiment.json", "per-query.parquet", "latencies.parquet"
 _PACKAGES = ("numpy", "numba", "pyarrow", "onnxruntime", "tokenizers", "torch", "ir-measures", "ir-datasets")
@@ -158,11 +157,15 @@ def named(datasets: Sequence[Dataset]) -> dict[str, Dataset]:
         DataError: Two of the same name, or none at all.
     """
     found: dict[str, Dataset] = {}
+    of_file: dict[str, Dataset] = {}
     for dataset in datasets:
         name = short_name(dataset)
         if name in found:
             raise DataError(f"{found[name].name} and {dataset.name} would both be called {name!r} in the tables")
-        found[name] = dataset
+        found[name], file = dataset, file_name(name)
+        if file.lower() in of_file:
+            raise DataError(f"the runs of {of_file[file.lower()].name} and {dataset.name} would both lie in {file!r}")
+        of_file[file.lower()] = dataset
     if not found:
         raise DataError("no dataset is named: --dataset, --suite, or datasets in the YAML file")
     return found
@@ -177,12 +180,7 @@ def conditions() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     date = datetime.now().isoformat(timespec="seconds")
-    return {"lsr": lsr.__version__, "date": date, "machine": machine(), "versions": versions}
-
-
-def file_name(name: str) -> str:
-    """A name of a dataset or system as one of a file."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
+    return {"lsr": __version__, "date": date, "machine": machine(), "versions": versions}
 
 
 def _check_datasets(

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import lsr
+from lsr._version import __version__
 from lsr.console import note
-from lsr.encode.corpus import Passages, encode_to
+from lsr.encode.corpus import encode_to
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, DataErrors, EncoderError
 from lsr.eval.checks import check_run
 from lsr.eval.datasets import Dataset, drop_own
@@ -25,9 +26,12 @@ from lsr.index.hybrid.fusion import interpolate, reciprocal_rank_fusion
 from lsr.index.index import Index
 from lsr.index.search.query_file import read_queries
 from lsr.index.storage.manifest import FORMAT
-from lsr.io.corpus import beir_file, new_text
+from lsr.io.corpus import beir_file
+from lsr.io.open_vectors import load_matrix, read_vectors
 from lsr.io.runs import Run, read_run, run_lines
-from lsr.io.vectors import Vectors, read_vectors
+from lsr.io.text_files import new_text
+from lsr.io.vectors import Vectors
+from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
 _BINS = 40  # of the histogram of documents' lengths
@@ -82,7 +86,7 @@ def check_inputs(
         problems: Takes what is not there, can't be read or doesn't fit.
         told: Of each dataset the queries without judgments that the notes tell of already; those of runs are added.
     """
-    from lsr.encode.cli import open_encoder
+    from lsr.index.cli.encode import open_encoder
 
     for system in settings.systems:
         if system.encoder:
@@ -198,17 +202,17 @@ def _search_system(
 
     def encode(path: Path) -> Facts:
         remove(path)
-        queries.encoded(index).save(path, queries.ids)
+        save_matrix(path, queries.encoded(index), queries.ids)
         latency = encode_latency(index, queries.texts) if queries.texts is not None else None
         return {"encode_ms": latency.to_json() if latency else None}
 
     path, facts, queries_key = artifacts.get("queries", key, encode, ".parquet")
-    matrix = SparseMatrix.load(path)
+    matrix = load_matrix(path)
     search = asdict(system.search)
 
     def find(deep: int) -> tuple[Run, Facts, str]:
         wanted = deep + dataset.drop_own
-        key = {"lsr": lsr.__version__, "index": index_key, "queries": queries_key, "search": search, "k": [wanted, k]}
+        key = {"lsr": __version__, "index": index_key, "queries": queries_key, "search": search, "k": [wanted, k]}
 
         def write(path: Path) -> Facts:
             remove(path)
@@ -234,7 +238,7 @@ def _vectors(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
 ) -> tuple[Vectors, Facts, str]:
     """Of a system's documents: those of a file, or encoded here."""
-    from lsr.encode.cli import open_encoder
+    from lsr.index.cli.encode import open_encoder
 
     if system.documents:
         path, _ = _their_vectors(system, name)

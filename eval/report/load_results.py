@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from lsr.errors import DataError
 from lsr.eval.latency import Latency
 from lsr.eval.report.results import Experiment, Results
-from lsr.io.corpus import open_parquet
+from lsr.io.text_files import open_parquet
 
 FORMAT = 1
 _SHOWN_PROBLEMS = 20

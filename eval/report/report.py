@@ -17,7 +17,7 @@ from lsr.eval.report.formatting import Table, escape_markdown, to_markdown
 from lsr.eval.report.load_results import read_results
 from lsr.eval.report.results import Results
 from lsr.eval.report.tables import SIGNIFICANT
-from lsr.io.corpus import new_text
+from lsr.io.text_files import new_text
 
 _UPRIGHT_COLUMNS = 9  # of a table that fits on paper
 

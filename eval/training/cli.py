@@ -15,7 +15,8 @@ import click
 
 from lsr.encode.base import Encoder
 from lsr.eval.datasets import Dataset, open_dataset
-from lsr.io.corpus import Document
+from lsr.io.document import Document
+from lsr.presets import ConfigFile, list_option
 from lsr.train.data import TrainingData
 from lsr.train.settings import DataSettings, TrainSettings, ValidationSettings
 
@@ -28,19 +29,25 @@ _MINED_DEPTH = 200  # documents of a query that become negatives, if nothing spe
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; goes on if it has one.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In place of what the file says.")
+@click.argument("config", type=ConfigFile("train"))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; a run that is there is resumed."
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Overrides a key of the file.")
+@list_option("train")
 def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
-    """Train an encoder as a YAML file says; after a kill the same command goes on where it was.
+    """Train an encoder as a YAML file says; after a kill the same command resumes.
 
-    The folder gets `log.jsonl`, checkpoints, the encoder that did best in validation (`best`) and the last one
-    (`last`), both ready for --encoder. Presets are in configs/train/. Started by torchrun, it uses several GPUs.
+    CONFIG is a YAML file or the name of a preset (--list). The folder gets `log.jsonl`, checkpoints, the encoder that
+    did best in validation (`best`) and the last one (`last`), both ready for --encoder. Started by torchrun, it uses
+    several GPUs.
 
     \b
     Examples:
-      lsr train configs/train/splade-v2.yaml --out runs/splade-v2
-      lsr train configs/train/splade-v2.yaml --out runs/short --set optimizer.steps=1000
+      lsr train --list
+      lsr train splade-v2 --out runs/splade-v2
+      lsr train splade-v2 --out runs/short --set optimizer.steps=1000
+      lsr train my-run.yaml --out runs/mine
     """
     from lsr.config import read_config
     from lsr.console import note
@@ -103,7 +110,7 @@ def _bm25(settings: TrainSettings, data: TrainingData) -> Teacher | None:
 
 
 def _teachers(settings: TrainSettings, data: TrainingData, cache: Path, bm25: Teacher | None) -> list[Teacher]:
-    from lsr.encode.cli import open_encoder
+    from lsr.index.cli.encode import open_encoder
     from lsr.train.teachers import DenseTeacher, SparseTeacher, device_of
 
     rank = int(os.environ.get("RANK", "0"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lsr.encode.cli import (
+from lsr.index.cli.encode import (
     PathOrURI,
     document_encoder,
     encoder_options,
@@ -84,7 +84,7 @@ def index(
     SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder
     of documents (Markdown, HTML, PDF and more) or one of them, a folder of vectors, "-" for JSONL on standard input, or
     an ir-datasets name; files and folders may be URIs. With --ray the machines of a cluster encode, and build the
-    shards; OUT is on a disk that all of them share, or a URI. After a kill the same command goes on.
+    shards; OUT is on a disk that all of them share, or a URI. After a kill the same command resumes.
 
     \b
     Examples:

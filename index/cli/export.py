@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
-from lsr.encode.cli import PathOrURI
+from lsr.index.cli.encode import PathOrURI
 from lsr.index.cli.search import damaged_option, open_index
 from lsr.index.index import Index
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.quantize import weights_of
 from lsr.io.convert import FORMATS, Form, check_out, convert
-from lsr.io.vectors import VectorBatch, Vectors, holds_vectors, read_vectors
+from lsr.io.open_vectors import holds_vectors, read_vectors
+from lsr.io.vectors import VectorBatch, Vectors
 
 
 def index_vectors(index: Index) -> Vectors:

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from lsr.encode.cli import PathOrURI, encoder_options, url_option
+from lsr.index.cli.encode import PathOrURI, encoder_options, url_option
 from lsr.index.cli.search import open_index, where_option
 
 
@@ -40,8 +40,8 @@ def _size(index: Any) -> str:
 def add(index_path: Path | str, source: str, update: bool, skip_bad: bool, encoder: str | None, **options: Any) -> None:
     """Add documents to an index: all of them, or none if one is bad.
 
-    SOURCE is what `lsr index` takes. Texts are encoded, cut and stored as those that the index was built of, by the
-    encoder that it carries. Who has the index open goes on with what it was.
+    SOURCE is what `lsr index` takes. Texts are encoded by the encoder that the index carries, and cut and stored as its
+    documents are. Open readers keep their snapshot.
 
     \b
     Examples:
@@ -80,8 +80,8 @@ def sync(source: Path, index_path: Path, url: str, watch: bool, encoder: str | N
       lsr sync docs/ idx --watch
     """
     from lsr.console import note
-    from lsr.encode.cli import document_encoder, given_settings
     from lsr.files.documents import read_documents
+    from lsr.index.cli.encode import document_encoder, given_settings
     from lsr.index.index import Index
     from lsr.index.write.sync import watch as keep_up
 
@@ -110,8 +110,7 @@ def sync(source: Path, index_path: Path, url: str, watch: bool, encoder: str | N
 )
 @where_option
 def delete(index_path: Path | str, doc_ids: tuple[str, ...], ids: IO[str] | None, where: tuple[str, ...]) -> None:
-    """Delete documents from an index, with their passages, by their ids or their metadata. Ids that aren't there are
-    counted.
+    """Delete documents from an index, with their passages, by their ids or their metadata. Unknown ids are counted.
 
     \b
     Examples:
@@ -136,9 +135,10 @@ def delete(index_path: Path | str, doc_ids: tuple[str, ...], ids: IO[str] | None
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
 def merge(index_path: Path | str) -> None:
-    """Merge all segments of an index into one: frees the room of deleted documents, makes search a little faster.
+    """Merge all segments of an index into one: this frees the space of deleted documents and makes search a little
+    faster.
 
-    Adding and deleting merge by themselves what they must, so that there are never many segments.
+    `lsr add` and `lsr delete` merge enough by themselves to keep segments few.
 
     \b
     Example:
@@ -158,10 +158,11 @@ def merge(index_path: Path | str) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The new sharded folder.")
 @click.option("--shards", "n_shards", required=True, type=click.IntRange(min=1), help="How many shards.")
 def reshard(index_path: Path, out: Path, n_shards: int) -> None:
-    """Write the documents of an index as shards of one size: to part it, to even shards out, to have more or fewer.
+    """Write the documents of an index as shards of equal size: to split it, to even out shards, or to change their
+    number.
 
-    INDEX is an index or a sharded folder; it stays as it is. Results are the same, from one process
-    (lsr search) or many (lsr search --ray ADDRESS).
+    INDEX is an index or a sharded folder; it isn't changed. Results are the same, from one process (lsr search) or many
+    (lsr search --ray ADDRESS).
 
     \b
     Examples:
@@ -169,7 +170,7 @@ def reshard(index_path: Path, out: Path, n_shards: int) -> None:
       lsr reshard shards --shards 16 --out more-shards
     """
     from lsr.console import note
-    from lsr.index.distributed.reshard import reshard as write
+    from lsr.index.distributed.reshard import reshard_index as write
 
     made = write(index_path, out, n_shards)
     sizes = [entry.documents for entry in made.entries]
@@ -189,18 +190,18 @@ def verify(index_path: Path | str) -> None:
     """
     from lsr.errors import CorruptIndex
     from lsr.index.hybrid.dense_files import RECORD, damaged_files, read_record
-    from lsr.index.sharding.manifest import Shards, folder_of, is_sharded
-    from lsr.index.sharding.remote import downloaded
+    from lsr.index.sharding.manifest import Shards, is_sharded
+    from lsr.index.sharding.remote import download_index, folder_of, read_manifests
     from lsr.index.storage.manifest import check_files, read_manifest
 
-    path = downloaded(index_path) if isinstance(index_path, str) else index_path
+    path = download_index(index_path) if isinstance(index_path, str) else index_path
     if (path / RECORD).is_file():
         record = read_record(path)
         if damaged := damaged_files(path, record, every_byte=True):
             raise CorruptIndex("\n".join(damaged))
         click.echo(f"{path}: {len(record['files'])} files, all as they were written")
         return
-    manifests = Shards.read(path).manifests() if is_sharded(path) else {str(path): read_manifest(path)}
+    manifests = read_manifests(Shards.read(path)) if is_sharded(path) else {str(path): read_manifest(path)}
     wrong = [check_files(folder_of(where), manifest, every_byte=True).values() for where, manifest in manifests.items()]
     if messages := list(chain.from_iterable(wrong)):
         raise CorruptIndex("\n".join(messages))

@@ -10,7 +10,8 @@ from typing import IO, Any
 
 import click
 
-from lsr.encode.cli import PathOrURI, encoder_options, given_settings, open_encoder
+from lsr.index.cli.encode import PathOrURI, encoder_options, given_settings, open_encoder
+from lsr.index.cli.result_options import given_options, result_options, tell_facets
 
 _PREVIEW = 90  # characters of a text in a table
 
@@ -19,8 +20,8 @@ where_option = click.option(
     "--where",
     multiple=True,
     metavar="CONDITION",
-    help='Documents with such metadata: "year>=2020", "lang=en,de", "day<2024-05-17", \'author="Smith, John"\', or a '
-    "filter in JSON. Several: all of them.",
+    help='Documents with such metadata: "year>=2020", "lang=en,de", "day<2024-05-17", \'author="Smith, John"\', '
+    '"path^=docs/" (begins with), "path*=api" (contains), or a filter in JSON. Several: all of them.',
 )
 
 
@@ -32,9 +33,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--mode", metavar="NAME", help="sparse, or of an index built with --hybrid: hybrid or dense. [sparse]"
             ),
             click.option("--dense-weight", type=float, help="Of the dense score in a hybrid one. [default: 1]"),
-            click.option(
-                "--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore, daat or clusters. [auto]"
-            ),
+            click.option("--algorithm", metavar="NAME", help="auto, exhaustive, blocks, maxscore or clusters. [auto]"),
             click.option("--alpha", type=float, help="Below 1: skip more, perhaps miss some. [default: 1, exact]"),
             click.option("--beta", type=float, help="Share of the query's terms to use. [default: 1]"),
             click.option("--guaranteed", type=int, help="Best blocks to score whatever alpha says. [default: 0]"),
@@ -63,7 +62,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
 damaged_option = click.option(
     "--skip-damaged",
     is_flag=True,
-    help="Read every byte, leave damaged segments out, tell which, and go on with the rest.",
+    help="Verify every byte, leave damaged segments out, name them, and go on with the rest.",
 )
 
 
@@ -144,7 +143,9 @@ def _one_word(_context: click.Context, _option: click.Parameter, tag: str) -> st
     help="Cores that each shard gets of a Ray cluster; below 1 several share one. [default: 1]",
 )
 @where_option
+@click.option("--operators", is_flag=True, help='Take "exact phrase", +must and -not out of the query.')
 @damaged_option
+@result_options
 @search_options
 @encoder_options
 def search(
@@ -162,6 +163,7 @@ def search(
     ray: str | None,
     cpus: float | None,
     where: tuple[str, ...],
+    operators: bool,
     skip_damaged: bool,
     encoder: str | None,
     **options: Any,
@@ -176,11 +178,13 @@ def search(
       lsr search idx "boundary layer transition" --where "year>=1960" --where "lang=en,de"
       lsr search idx --queries queries.jsonl -k 1000 --run out.trec
       lsr search idx "boundary layer transition" --json --highlight 200
+      lsr search idx '"boundary layer" -turbulent' --operators --group-by source --facet lang
+      lsr search idx "boundary layer transition" --boost "day=0.5,30" --offset 10
       lsr search idx "boundary layer transition" --alpha 0.8 --plan
       lsr search idx --queries queries.jsonl --run out.trec --algorithm clusters --cut 12
       lsr search shards --queries queries.jsonl --run out.trec --ray auto
     """  # fmt: skip
-    from lsr.console import emit_json, is_terminal
+    from lsr.console import emit_json, is_terminal, note
     from lsr.index.segment.filters import parse_where_text
 
     if (text is None) == (queries is None):
@@ -189,7 +193,13 @@ def search(
         raise click.UsageError("--plan takes a text, and no --ray")
     if cpus and not ray:
         raise click.UsageError("--cpus needs --ray")
+    given = given_options(options) | ({"syntax": "operators"} if operators else {})
     settings = _search_settings(options) | {"where": parse_where_text(where)}
+    if given and plan:
+        raise click.UsageError(f"--plan is of a search without --{next(iter(given)).replace('_', '-')}")
+    if "facets" in given and (queries is not None or run_path):
+        raise click.UsageError("--facet takes a text, and no --run")
+    settings |= given
     if ray and skip_damaged:
         raise click.UsageError("--skip-damaged is for a search in this process: leave --ray out")
     index = open_index(index_path, encoder, options, ray=ray, cpus=cpus or 1.0, skip_damaged=skip_damaged)
@@ -206,16 +216,38 @@ def search(
         return
     hits = index.search(text, k, **settings)
     told = not hits and _tell_filter(index, settings["where"])
+    as_json, first = as_json or not is_terminal(), given.get("offset", 0) + 1
     if run_path:
         _write_run(run_path, [("1", hits)], tag)
-    elif as_json or not is_terminal():
-        _print_json(None, hits, highlight)
-    elif not hits:
-        if not told:
-            some = "no document that meets --where" if settings["where"] else "no document"
-            click.echo(f"{some} shares a term with this query")
-    else:
-        _print_table(hits, highlight or _PREVIEW)
+    elif hits or as_json:
+        print_hits(hits, as_json=as_json, first=first, highlight=highlight)
+        tell_facets(hits, as_json=as_json)
+    elif not told:
+        click.echo(_nothing_found(settings, given))
+    if not ray and (instead := index.did_you_mean(text)) is not None:
+        note(f"did you mean: {instead}")
+
+
+def _nothing_found(settings: dict[str, Any], given: dict[str, Any]) -> str:
+    if {"offset", "min_score", "syntax"} & given.keys():
+        return "no document meets all that is asked for"
+    some = "no document that meets --where" if settings["where"] else "no document"
+    return f"{some} shares a term with this query"
+
+
+def print_hits(hits: Any, *, as_json: bool, first: int = 1, highlight: int | None = None) -> None:
+    """Print hits as a table, or as JSON lines.
+
+    Args:
+        hits: As a search gives them.
+        as_json: Which of both.
+        first: Rank of the first.
+        highlight: Characters of a text that are shown.
+    """
+    if as_json:
+        _print_json(None, hits, highlight, first)
+    elif hits:
+        _print_table(hits, highlight or _PREVIEW, first)
 
 
 def _search_file(
@@ -231,26 +263,30 @@ def _search_file(
 ) -> None:
     from lsr.console import counted, note, progress
     from lsr.index.search.query_file import read_queries
-    from lsr.io.corpus import new_text
+    from lsr.io.text_files import new_text
 
     read = read_queries(queries, index, skip_bad=skip_bad)
     if read.bad:
         note(f"skipped {counted(len(read.bad), 'bad query')}, the first: {read.bad[0]}")
     if read.unknown:
         note(f"{read.unknown} weights of the queries are for tokens that no document has")
-    vectors, nothing = read.encoded(index), True
+    texts = read.texts if {"syntax", "rerank"} & settings.keys() else None
+    if texts is None and {"syntax", "rerank"} & settings.keys():
+        raise click.UsageError("--operators and --rerank take queries that are texts")
+    asked: Any = read.encoded(index) if texts is None else texts
+    nothing = True
     with ExitStack() as stack:
         out = stack.enter_context(new_text(run_path)) if run_path else None
         bar = stack.enter_context(progress(len(read.ids), "searching", "queries"))
         for start in range(0, len(read.ids), 256):
             ids = read.ids[start : start + 256]
-            found = index.search_batch(vectors[start : start + 256], k, threads=threads, **settings)
+            found = index.search_batch(asked[start : start + 256], k, threads=threads, **settings)
             nothing = nothing and not any(found)
             for query_id, hits in zip(ids, found, strict=True):
                 if out:
                     _write_lines(out, query_id, hits, tag)
                 else:
-                    _print_json(query_id, hits, highlight)
+                    _print_json(query_id, hits, highlight, settings.get("offset", 0) + 1)
             bar.update(len(ids))
 
     if nothing:
@@ -266,11 +302,13 @@ def _tell_filter(index: Any, where: Any) -> bool:
     if mask is None or mask.share:
         return False
     note(f"the filter left nothing: none of the {len(index)} documents meets --where")
+    for hint in where.hints(index.documents.columns):
+        note(hint)
     return True
 
 
 def _write_run(path: Path, results: list[tuple[str, Any]], tag: str) -> None:
-    from lsr.io.corpus import new_text
+    from lsr.io.text_files import new_text
 
     with new_text(path) as file:
         for query_id, hits in results:
@@ -283,10 +321,10 @@ def _write_lines(file: IO[str], query_id: str, hits: Any, tag: str) -> None:
     file.writelines(line + "\n" for line in run_lines(query_id, ((hit.id, hit.score) for hit in hits), tag))
 
 
-def _print_json(query_id: str | None, hits: Any, highlight: int | None) -> None:
+def _print_json(query_id: str | None, hits: Any, highlight: int | None, first: int) -> None:
     from lsr.console import emit_json
 
-    for rank, hit in enumerate(hits, start=1):
+    for rank, hit in enumerate(hits, start=first):
         values: dict[str, Any] = {"query": query_id} if query_id is not None else {}
         values |= {"rank": rank, "_id": hit.id, "score": hit.score}
         if hit.passage != hit.id:
@@ -297,12 +335,12 @@ def _print_json(query_id: str | None, hits: Any, highlight: int | None) -> None:
         emit_json(values)
 
 
-def _print_table(hits: Any, highlight: int) -> None:
+def _print_table(hits: Any, highlight: int, first: int) -> None:
     from lsr.console import table
 
     before, after = click.style("", bold=True, reset=False), click.style("")
     rows = []
-    for rank, hit in enumerate(hits, start=1):
+    for rank, hit in enumerate(hits, start=first):
         why = hit.explain(origins=False)  # without waiting for the documents' model
         text = " ".join(why.highlight(highlight, before=before, after=after, between=" — ").split())
         rows.append((str(rank), f"{hit.score:.3f}", hit.passage, text, why.words(3)))

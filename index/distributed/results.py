@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,19 +13,10 @@ from lsr.errors import ClusterError
 from lsr.forks import in_child
 from lsr.index.distributed.hedging import Outcome
 from lsr.index.distributed.shard_server import ShardHits
-from lsr.index.search.hits import Hit
-
-
-class Found(list[Hit]):
-    """Hits, and what is missing among them.
-
-    Attributes:
-        missing: {shard: why it is missing}; empty where all answered.
-    """
-
-    def __init__(self, hits: Sequence[Hit] = (), missing: Mapping[str, str] | None = None) -> None:
-        super().__init__(hits)
-        self.missing = dict(missing or {})
+from lsr.index.search.column_values import sorted_order
+from lsr.index.search.options import Sort
+from lsr.io.document import Document
+from lsr.sparse import SparseMatrix
 
 
 @dataclass(frozen=True)
@@ -69,6 +60,10 @@ class FoundDocuments:
         """See `lsr.forks`."""
         self._fetching = threading.Lock()
 
+    def only(self, docs: Sequence[int]) -> FoundDocuments:
+        """Some of them: texts of others aren't fetched."""
+        return FoundDocuments(self.versions, {doc: self.places[doc] for doc in docs}, self._ask, self._error)
+
     def id(self, doc: int) -> str:
         """Its id."""
         return self.places[doc].id
@@ -105,12 +100,13 @@ class FoundDocuments:
             raise self._error({wanted: outcome.lost[wanted]})
 
 
-def merge(answers: Mapping[int, ShardHits], k: int) -> list[tuple[FoundDocument, float]]:
+def merge(answers: Mapping[int, ShardHits], k: int, sorts: Sequence[Sort] = ()) -> list[tuple[FoundDocument, float]]:
     """The k best of what shards found, and their scores; equal ones by shard and number.
 
     Args:
         answers: {shard: its k best}; at least one.
         k: How many.
+        sorts: What they are sorted by; by default their scores.
     """
     numbers = np.repeat(list(answers), [len(hits.docs) for hits in answers.values()])
     docs = np.concatenate([hits.docs for hits in answers.values()])
@@ -118,10 +114,91 @@ def merge(answers: Mapping[int, ShardHits], k: int) -> list[tuple[FoundDocument,
     firsts = dict(zip(answers, np.cumsum([0, *(len(hits.docs) for hits in answers.values())]).tolist(), strict=False))
     least = np.partition(scores, -k)[-k] if len(scores) > k else -np.inf
     high = np.flatnonzero(scores >= least)  # of a thousand shards a thousandth
+    order = high[np.lexsort((docs[high], numbers[high], -scores[high]))]
+    if sorts:
+        keys = [[key for hits in answers.values() for key in hits.keys[i]] for i in range(len(sorts))]
+        in_order = np.lexsort((docs, numbers))
+        keys = [[column[i] for i in in_order.tolist()] if column else column for column in keys]
+        order = in_order[sorted_order(keys, sorts, scores[in_order])]
     best = []
-    for i in high[np.lexsort((docs[high], numbers[high], -scores[high]))][:k].tolist():
+    for i in order[:k].tolist():
         n = int(numbers[i])
         at = i - firsts[n]
         found = FoundDocument(n, int(docs[i]), answers[n].ids[at], answers[n].parents[at])
         best.append((found, float(scores[i])))
     return best
+
+
+class Ranked(NamedTuple):
+    """What shards found for one query.
+
+    Attributes:
+        documents: Knows them.
+        docs: Their numbers in the whole, best first.
+        scores: Of each.
+        vector: The query.
+        missing: {shard: why it is missing}.
+    """
+
+    documents: FoundDocuments
+    docs: list[int]
+    scores: list[float]
+    vector: SparseMatrix
+    missing: Mapping[str, str]
+
+
+class ShardRanking:
+    """The documents of all shards that match, as `lsr.index.search.selection` asks for them.
+
+    Attributes:
+        ranked: What was found last.
+
+    Args:
+        search: Gives the n best documents.
+        answers: Asks shards: a method, and {shard: arguments}.
+        compared: Weighs vectors of documents.
+    """
+
+    ranked: Ranked
+
+    def __init__(
+        self,
+        search: Callable[[int], Ranked],
+        answers: Callable[[str, Mapping[int, Sequence[Any]]], dict[int, Any]],
+        compared: Callable[[SparseMatrix], SparseMatrix],
+    ) -> None:
+        self._search, self._answers, self._compared = search, answers, compared
+
+    def top(self, n: int) -> tuple[list[int], list[float]]:
+        """The n best documents and their scores."""
+        self.ranked = self._search(n)
+        return self.ranked.docs, self.ranked.scores
+
+    def values(self, column: str, docs: Sequence[int]) -> list[Any]:
+        """Their values of a column."""
+        return self._of_each("values", docs, column)
+
+    def contents(self, docs: Sequence[int]) -> list[str]:
+        """Their titles and texts."""
+        documents = self.ranked.documents.only(docs)
+        fields = [documents.fields(doc) for doc in docs]
+        return [Document("", text, title).content for title, text, _ in fields]
+
+    def vectors(self, docs: Sequence[int]) -> SparseMatrix:
+        """Their vectors, weighed to be compared with each other."""
+        nothing = SparseMatrix.from_rows([([], [])], 1)  # of a shard that was lost meanwhile
+        rows = [nothing if row is None else row for row in self._of_each("vectors", docs)]
+        n_terms = max((row.shape[1] for row in rows), default=1)
+        return self._compared(SparseMatrix.from_rows([row.row(0) for row in rows], n_terms))
+
+    def _of_each(self, method: str, docs: Sequence[int], *args: Any) -> list[Any]:
+        """What shards know of each of some documents, in their order."""
+        places, versions = self.ranked.documents.places, self.ranked.documents.versions
+        of_shard: dict[int, list[int]] = {}
+        for doc in docs:
+            of_shard.setdefault(places[doc].shard, []).append(doc)
+        asked = {n: (versions[n], *args, [places[doc].doc for doc in mine]) for n, mine in of_shard.items()}
+        known: dict[int, Any] = {}
+        for n, answer in (self._answers(method, asked) if asked else {}).items():
+            known |= {doc: answer[i] for i, doc in enumerate(of_shard[n])}
+        return [known.get(doc) for doc in docs]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,16 @@ from numpy.typing import NDArray
 from lsr.errors import IndexFormatError
 from lsr.fingerprint import digest
 from lsr.forks import in_child
+from lsr.index.search.column_values import values_of
 from lsr.index.search.explain import Explanation, explain_document
+from lsr.index.search.matches import Matcher
+from lsr.index.search.options import Conditions
 from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.filters import Filter
-from lsr.index.sharding.manifest import folder_of
-from lsr.index.storage.manifest import sealed
+from lsr.index.sharding.remote import folder_of
+from lsr.index.storage.manifest import with_checksum
+from lsr.io.document import Document
 from lsr.io.object_store import is_remote
 from lsr.sparse import SparseMatrix
 
@@ -69,12 +75,14 @@ class ShardHits:
         scores: (n,) float64, descending, equal ones by number.
         ids: Their ids, of passages the passages'.
         parents: The ids of the documents that passages were cut from, else None.
+        keys: For each column to sort by the values of all of them.
     """
 
     docs: NDArray[np.int64]
     scores: NDArray[np.float64]
     ids: tuple[str, ...]
     parents: tuple[str | None, ...]
+    keys: tuple[Sequence[Any], ...] = ()
 
 
 class Shard:
@@ -104,7 +112,7 @@ class Shard:
                 if snapshot is not before:
                     while len(self._kept) >= _KEPT:
                         self._kept.pop(next(iter(self._kept)))
-                    self._kept[digest([sealed(snapshot.manifest)])] = snapshot
+                    self._kept[digest([with_checksum(snapshot.manifest)])] = snapshot
             version = next(reversed(self._kept))
             return version, self._kept[version]
 
@@ -151,6 +159,7 @@ class Shard:
         settings: SearchSettings,
         where: Filter | None,
         threads: int = 0,
+        conditions: Sequence[Conditions] = (),
     ) -> tuple[str, list[ShardHits]]:
         """The k best documents of each query.
 
@@ -161,6 +170,7 @@ class Shard:
             settings: How to search.
             where: Which documents may be found; its columns have been looked for in all shards.
             threads: How many are used for several queries; 0 for as many as the shard has cores.
+            conditions: What documents have to meet, for each query; empty for nothing.
 
         Returns:
             The version that was searched, and the hits of each query.
@@ -168,16 +178,18 @@ class Shard:
         searched, snapshot = version, self._kept.get(version)
         if snapshot is None:
             searched, snapshot = self._latest(refresh=True)
-        mask = snapshot.mask(where, known=True)
-        # Arrays that came from another process can't be written to, and kernels are compiled for those that can.
-        mine = SparseMatrix(
-            queries.indptr.copy(), queries.indices.copy(), queries.data.copy(), queries.shape, check=False
-        )
+        mask = None if conditions else snapshot.mask(where, known=True)
+        mine = _writable(queries)
 
         def top(i: int) -> ShardHits:
-            docs, scores = snapshot.top(mine[i], k, settings, mask)
+            if conditions:
+                found = Matcher(snapshot, mine[i], settings, conditions[i], where, known=True).top(k)
+                docs, scores, keys = found.docs, found.scores, found.keys
+            else:
+                (docs, scores), keys = snapshot.top(mine[i], k, settings, mask), ()
             numbers, documents = docs.tolist(), snapshot.documents
-            return ShardHits(docs, scores, tuple(map(documents.id, numbers)), tuple(map(documents.parent, numbers)))
+            ids, parents = tuple(map(documents.id, numbers)), tuple(map(documents.parent, numbers))
+            return ShardHits(docs, scores, ids, parents, keys)
 
         if len(mine) == 1:
             return searched, [top(0)]
@@ -192,6 +204,62 @@ class Shard:
         """
         documents = self._version(version).documents
         return [documents.fields(doc) for doc in docs]
+
+    def facets(
+        self,
+        version: str,
+        query: SparseMatrix,
+        settings: SearchSettings,
+        where: Filter | None,
+        conditions: Conditions,
+        names: Sequence[str],
+    ) -> tuple[int, dict[str, Counter[Any]]]:
+        """How many documents match, and how many of them have each value of some columns.
+
+        Raises:
+            IndexFormatError: The version isn't to be had any more.
+        """
+        snapshot = self._version(version)
+        return Matcher(snapshot, _writable(query), settings, conditions, where, known=True).facets(names)
+
+    def values(self, version: str, column: str, docs: Sequence[int]) -> list[Any]:
+        """The values of a column in some documents.
+
+        Raises:
+            IndexFormatError: The version isn't to be had any more.
+        """
+        return values_of(self._version(version), column, np.array(docs, np.int64))
+
+    def vectors(self, version: str, docs: Sequence[int]) -> SparseMatrix:
+        """The stored vectors of some documents.
+
+        Raises:
+            IndexFormatError: The version isn't to be had any more.
+        """
+        return self._version(version).vectors(docs)
+
+    def like(self, version: str, doc_id: str) -> tuple[SparseMatrix, str, str] | None:
+        """The vectors of a document, or of all of its passages, the document's id, and its content; None if it isn't
+        here.
+        """
+        return self._version(version).like(doc_id)
+
+    def get_many(self, version: str, ids: Sequence[str]) -> list[Document | None]:
+        """The documents of some ids, as `Index.get_many`; None for those that other shards may have."""
+        snapshot = self._version(version)
+        return snapshot.documents.get_many(ids, passages=snapshot.has_passages)
+
+    def count(self, version: str, where: Filter | None) -> int:
+        """How many documents meet a filter; its columns have been looked for in all shards."""
+        return self._version(version).count(where, known=True)
+
+    def stored(self, version: str, first: int, most: int) -> tuple[list[Document], int | None]:
+        """Documents from a number on that aren't deleted, at most so many, and where the next ones begin; None where
+        there are none left.
+        """
+        documents = self._version(version).documents
+        numbers = list(islice(documents.numbers(first), most + 1))
+        return [documents.stored(doc) for doc in numbers[:most]], numbers[most] if len(numbers) > most else None
 
     def find(self, version: str, doc_id: str) -> int | None:
         """The number of the document with this id."""
@@ -209,3 +277,8 @@ class Shard:
                 f"{self._location}: its documents have changed since they were searched; search again"
             )
         return self._kept[version]
+
+
+def _writable(queries: SparseMatrix) -> SparseMatrix:
+    """Arrays that came from another process can't be written to, and kernels are compiled for those that can."""
+    return SparseMatrix(queries.indptr.copy(), queries.indices.copy(), queries.data.copy(), queries.shape, check=False)

@@ -13,36 +13,43 @@ is an error, or, where that is allowed, named in the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode.base import Encoder
 from lsr.encode.lexicon import Lexicon
-from lsr.encode.load import load_encoder
+from lsr.encode.load import as_encoder
 from lsr.errors import ClusterError, DataError, IndexFormatError
 from lsr.forks import in_child
 from lsr.index.distributed.hedging import Outcome, Patience, ReplicaSet, ask
-from lsr.index.distributed.results import Found, FoundDocuments, merge
+from lsr.index.distributed.results import FoundDocuments, Ranked, ShardRanking, merge
 from lsr.index.distributed.shard_server import Shard, ShardHits, ShardState
 from lsr.index.index import Index
+from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.explain import Explanation
-from lsr.index.search.hits import Hit
-from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
-from lsr.index.search.snapshot import Shared
+from lsr.index.search.hits import Hit, Hits
+from lsr.index.search.matches import require_texts
+from lsr.index.search.options import Conditions, Options, Sort, split_options
+from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k
+from lsr.index.search.selection import Selected, explained, select
+from lsr.index.search.settings import SearchOptions, SearchSettings
+from lsr.index.search.snapshot import IndexEncoder
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
 from lsr.index.write.builder import Source
 from lsr.index.write.update_batch import Change
-from lsr.io.corpus import require_id
+from lsr.io.document import Document, require_id
 from lsr.sparse import SparseMatrix
 
 _BATCH = 256  # queries that are sent at a time
+_STORED = 256  # documents that are fetched at a time
 _START = 120.0  # seconds that opening may take, kernels compiled for the first time and all
 _THREADS = 4  # requests that a replica of this process answers at a time
 _TRIES = 3  # so often documents may change while they are searched
@@ -75,7 +82,7 @@ class ShardedIndex(QuerySide):
         self.shards, self._patience, self._allow_missing = shards, patience or Patience(), allow_missing
         self._sets = dict(enumerate(sets))
         self._states: dict[int, ShardState] = {}
-        self._shared: Shared | None = None
+        self._shared: IndexEncoder | None = None
         self._counted: dict[int, int] = {}  # how many documents have a term
         self._bound: tuple[Encoder, Encoder] | None = None
         self._changes: Index | None = None
@@ -94,7 +101,7 @@ class ShardedIndex(QuerySide):
         ray: str | None = None,
         replicas: int = 1,
         cpus: float = 1.0,
-        encoder: Encoder | str | None = None,
+        encoder: Encoder | str | PathLike[str] | None = None,
         hedge_after: float = 0.1,
         time_limit: float = 10.0,
         allow_missing: bool = False,
@@ -111,7 +118,7 @@ class ShardedIndex(QuerySide):
             hedge_after: Seconds after which another replica is asked too. A batch has as many times of both as it
                 has queries.
             time_limit: Seconds after which a shard counts as lost.
-            allow_missing: Whether a result may lack shards that are lost; `Found.missing` names them.
+            allow_missing: Whether a result may lack shards that are lost; `Hits.missing` names them.
                 Otherwise a lost shard is an error.
 
         Raises:
@@ -123,8 +130,7 @@ class ShardedIndex(QuerySide):
         if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
             raise ValueError(f"replicas must be a whole number of at least 1, got {replicas!r}")
         patience, shards = Patience(hedge_after, time_limit), Shards.read(path)
-        if isinstance(encoder, str):
-            encoder = load_encoder(encoder)
+        encoder = as_encoder(encoder)
         if ray is None:
             sets = [
                 ReplicaSet([ThreadReplica(location) for _ in range(replicas)])
@@ -202,15 +208,15 @@ class ShardedIndex(QuerySide):
         return before != {n: state.version for n, state in states.items()}
 
     @property
-    def shared(self) -> Shared:
+    def shared(self) -> IndexEncoder:
         """What encodes queries, as the shards carry it."""
         if self._shared is None:
             files = self._any("encoder_files")
-            base = Shared(self.path, self.shards.fingerprint, files, lambda: self._any("vocabulary"))
+            base = IndexEncoder(self.path, self.shards.fingerprint, files, lambda: self._any("vocabulary"))
             self._shared = self._grown(base, self._states)
         return self._shared
 
-    def _grown(self, base: Shared, states: Mapping[int, ShardState]) -> Shared:
+    def _grown(self, base: IndexEncoder, states: Mapping[int, ShardState]) -> IndexEncoder:
         """The same with the tokens that were appended, which the shard with the most of them has all."""
         grown = {n: count for n, state in states.items() if (count := n_grown(state.manifest))}
         if not grown:
@@ -224,7 +230,7 @@ class ShardedIndex(QuerySide):
             require_one_line(str(self.path), longest, asked.answers.values())
             return longest
 
-        return Shared(self.path, base.fingerprint, base.encoder_files, tokens, base=base)
+        return IndexEncoder(self.path, base.fingerprint, base.encoder_files, tokens, base=base)
 
     def _over(self, encoder: Encoder | None) -> Encoder:
         encoder = encoder or self.shared.encoder
@@ -268,13 +274,20 @@ class ShardedIndex(QuerySide):
 
     # --- searching --------------------------------------------------------------------------------------------------
 
-    def search(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Found:
+    def search(
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[SearchOptions]
+    ) -> Hits:
         """The k best documents; arguments, order and errors are those of `Index.search`.
 
         Raises:
             ClusterError: A shard is lost, and none may be missing.
         """
-        return self._search(lambda: self.query_vector(query, "search"), k, where, settings)[0]
+        options, chosen = split_options(settings)
+        query, text = options.split(query)
+        if options.plain:
+            return self._hits(self._search(lambda: self.query_vector(query, "search"), k, where, chosen)[0])
+        conditions = options.conditions(text)
+        return self._selected(lambda: self.query_vector(query, "search"), query, k, options, chosen, where, conditions)
 
     def search_batch(
         self,
@@ -283,14 +296,18 @@ class ShardedIndex(QuerySide):
         *,
         threads: int = 0,
         where: Where | Filter | None = None,
-        **settings: Any,
-    ) -> list[Found]:
+        **settings: Unpack[SearchOptions],
+    ) -> list[Hits]:
         """The k best documents of many queries; arguments, order and errors are those of `Index.search_batch`. Of each
         replica as many threads are used, by default as many as it has cores.
         """
-        if not isinstance(queries, SparseMatrix | str | Mapping):
+        options, chosen = split_options(settings)
+        if not isinstance(queries, SparseMatrix):
             queries = as_queries(queries)
-        states, vectors, found = self._states, self.query_vectors(queries), list[Found]()
+        if not options.plain:
+            each = [queries[i] for i in range(len(queries))] if isinstance(queries, SparseMatrix) else queries
+            return [self.search(query, k, where=where, **settings) for query in each]
+        states, vectors, found = self._states, self.query_vectors(queries), list[Hits]()
 
         def part() -> SparseMatrix:
             nonlocal states, vectors
@@ -299,28 +316,79 @@ class ShardedIndex(QuerySide):
             return vectors[np.arange(len(found), min(len(found) + _BATCH, len(vectors)))]
 
         while len(found) < len(vectors):
-            found += self._search(part, k, where, settings, threads)
+            found += map(self._hits, self._search(part, k, where, chosen, threads))
         return found
+
+    def similar(
+        self,
+        doc_id: str | int,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
+        """The k documents that are most like one of them; arguments and errors are those of `Index.similar`."""
+        options, chosen = split_options(settings)
+        doc_id = require_id(doc_id)
+        found = self._every("like", doc_id)
+        like = next((one for one in found.values() if one is not None), None)
+        if like is None:
+            raise DataError(f"{self.path}: no document has the id {doc_id!r}")
+        vectors, own, content = like
+        conditions = options.conditions(without=(own,))
+        return self._selected(lambda: self.as_query(vectors), content, k, options, chosen, where, conditions)
+
+    def _selected(
+        self,
+        encoded: Callable[[], SparseMatrix],
+        query: Any,
+        k: int,
+        options: Options,
+        settings: SearchSettings,
+        where: Where | Filter | None,
+        conditions: Conditions,
+    ) -> Hits:
+        """The hits of a search with options."""
+        checked_k(k)
+        if len(self._states) == len(self._sets):
+            require_columns(options, [columns for state in self._states.values() for columns in state.columns])
+            if conditions.text is not None:
+                require_texts([entry for state in self._states.values() for entry in state.manifest["segments"]])
+
+        def search(n: int) -> Ranked:
+            return self._search(encoded, n, where, settings, conditions=[conditions])[0]
+
+        ranking = ShardRanking(search, self._answers, self.compared)
+        found = select(ranking, query, k, options)
+        ranked, total, facets = ranking.ranked, None, None
+        if options.facets:
+            parsed = None if where is None else as_filter(where)
+            asked = (ranked.vector, settings, parsed, conditions, options.faceted)
+            counts = self._answers("facets", {n: (v, *asked) for n, v in ranked.documents.versions.items()})
+            total = sum(count for count, _ in counts.values())
+            of_each = {name: [part[name] for _, part in counts.values()] for name in options.faceted}
+            facets = {name: facet_order(sum(parts, Counter())) for name, parts in of_each.items()}
+        return self._hits(ranked, found, boosted=bool(options.boost), facets=facets, total=total)
 
     def _search(
         self,
         encoded: Callable[[], SparseMatrix],
         k: int,
         where: Where | Filter | None,
-        given: Mapping[str, Any],
+        settings: SearchSettings,
         threads: int = 0,
-    ) -> list[Found]:
+        conditions: Sequence[Conditions] = (),
+    ) -> list[Ranked]:
         """The results of queries, which are encoded anew where documents changed: weights may follow from counts."""
         checked_k(k)
-        settings, parsed = search_settings(given), None if where is None else as_filter(where)
+        parsed = None if where is None else as_filter(where)
         if settings.mode != "sparse":
             raise DataError(f"{self.path}: shards on many machines are searched by their sparse vectors alone", "mode")
         for _ in range(_TRIES):
             states, vectors = self._states, encoded()
             patience = self._patience.times(len(vectors))
-            if parsed is not None and len(self._states) == len(self._sets):  # who is lost may have a column alone
-                parsed.require_known([columns for state in self._states.values() for columns in state.columns])
-            requests = {n: (self._version(n), vectors, k, settings, parsed, threads) for n in self._sets}
+            self._require_known(parsed)
+            requests = {n: (self._version(n), vectors, k, settings, parsed, threads, conditions) for n in self._sets}
             outcome = ask(self._sets, "search", requests, patience)
             lost = self._lost(outcome)
             if lost and not (self._allow_missing and outcome.answers):
@@ -332,10 +400,15 @@ class ShardedIndex(QuerySide):
             raise ClusterError(f"{self.path}: its documents change faster than they are searched")
         missing = {self.shards.entries[n].path: why for n, why in sorted(lost.items())}
         answers = {n: hits for n, (_, hits) in sorted(outcome.answers.items())}
+        sorts = conditions[0].sort if conditions else ()
         return [
-            self._merged(vectors[i], {n: hits[i] for n, hits in answers.items()}, k, states, missing)
+            self._merged(vectors[i], {n: hits[i] for n, hits in answers.items()}, k, states, missing, sorts)
             for i in range(len(vectors))
         ]
+
+    def _require_known(self, where: Filter | None) -> None:
+        if where is not None and len(self._states) == len(self._sets):  # who is lost may have a column alone
+            where.require_known([columns for state in self._states.values() for columns in state.columns])
 
     def _merged(
         self,
@@ -344,17 +417,72 @@ class ShardedIndex(QuerySide):
         k: int,
         states: Mapping[int, ShardState],
         missing: Mapping[str, str],
-    ) -> Found:
-        """The result of a query from what shards found."""
+        sorts: Sequence[Sort],
+    ) -> Ranked:
+        """The ranking of a query from what shards found."""
         sizes = [states[n].n_docs if n in states else entry.documents for n, entry in enumerate(self.shards.entries)]
         bases = np.cumsum([0, *sizes]).tolist()
-        best = merge(answers, k)
+        best = merge(answers, k, sorts)
         places = {bases[place.shard] + place.doc: place for place, _ in best}
         versions = {n: states[n].version for n in answers}
         documents = FoundDocuments(versions, places, partial(self._ask, "fields"), self._lost_error)
-        explain = partial(self._explain, documents, vector)
-        hits = [Hit(documents, doc, score, explain) for doc, (_, score) in zip(places, best, strict=True)]
-        return Found(hits, missing)
+        return Ranked(documents, list(places), [score for _, score in best], vector, missing)
+
+    def _hits(self, ranked: Ranked, selected: Selected | None = None, *, boosted: bool = False, **also: Any) -> Hits:
+        """A ranking, or what is selected of it, as hits."""
+        selected = selected or Selected(ranked.docs, ranked.scores)
+        documents = ranked.documents.only(selected.docs)
+        explain = explained(partial(self._explain, documents, ranked.vector), selected, boosted=boosted)
+        pairs = zip(selected.docs, selected.scores, strict=True)
+        return Hits((Hit(documents, *pair, explain) for pair in pairs), missing=ranked.missing, **also)
+
+    # --- documents --------------------------------------------------------------------------------------------------
+
+    def get(self, doc_id: str | int) -> Document | None:
+        """A document as it is stored; see `Index.get`."""
+        return self.get_many([doc_id])[0]
+
+    def get_many(self, doc_ids: Iterable[str | int]) -> list[Document | None]:
+        """Documents as they are stored; see `Index.get_many`."""
+        if isinstance(doc_ids, str):
+            raise TypeError(f"get_many takes several ids, got {doc_ids!r}; get takes one")
+        ids = [require_id(doc_id) for doc_id in doc_ids]
+        found = self._every("get_many", ids).values()
+        return [next((one for one in each if one is not None), None) for each in zip(*found, strict=True)]
+
+    def __contains__(self, doc_id: object) -> bool:
+        if isinstance(doc_id, bool) or not isinstance(doc_id, str | int):
+            return False
+        return self.get(doc_id) is not None
+
+    def __iter__(self) -> Iterator[Document]:
+        """All documents, of passages each, in the order of addition."""
+        for n in sorted(self._states):
+            version, first = self._version(n), 0
+            while first is not None:
+                documents, first = self._answers("stored", {n: (version, first, _STORED)})[n]
+                yield from documents
+
+    def count(self, where: Where | Filter | None = None) -> int:
+        """How many documents there are, or meet a filter; see `Index.count`."""
+        parsed = None if where is None else as_filter(where)
+        self._require_known(parsed)
+        return sum(self._every("count", parsed).values())
+
+    def _every(self, method: str, *args: Any) -> dict[int, Any]:
+        """What all shards answer, each of what was searched last."""
+        return self._answers(method, {n: (self._version(n), *args) for n in self._sets})
+
+    def _answers(self, method: str, args: Mapping[int, Sequence[Any]]) -> dict[int, Any]:
+        """What shards answer.
+
+        Raises:
+            ClusterError: One is lost, and none may be missing.
+        """
+        outcome = self._ask(method, args)
+        if (lost := self._lost(outcome)) and not (self._allow_missing and outcome.answers):
+            raise self._lost_error(lost)
+        return dict(sorted(outcome.answers.items()))
 
     def _ask(self, method: str, args: Mapping[int, Sequence[Any]]) -> Outcome:
         return ask(self._sets, method, args, self._patience)
@@ -421,13 +549,17 @@ class ShardedIndex(QuerySide):
             self._changes = Index.open(self.path)
         return self._changes
 
-    def add(self, source: Source, **settings: Any) -> Change:
+    def add(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
         """Add documents at the end, which is the last shard; as `Index.add`."""
-        return self.changes.add(source, **settings)
+        return self.changes.add(source, ids=ids, skip_bad=skip_bad)
 
-    def update(self, source: Source, **settings: Any) -> Change:
-        """Put documents in the place of those of the same ids, in whichever shard; as `Index.update`."""
-        return self.changes.update(source, **settings)
+    def upsert(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
+        """Put documents in the place of those of the same ids, in whichever shard; as `Index.upsert`."""
+        return self.changes.upsert(source, ids=ids, skip_bad=skip_bad)
+
+    def update(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
+        """The same as `upsert`."""
+        return self.upsert(source, ids=ids, skip_bad=skip_bad)
 
     def delete(self, ids: str | Sequence[str] = (), *, where: Where | Filter | None = None) -> Change:
         """Delete documents, in whichever shard; as `Index.delete`."""

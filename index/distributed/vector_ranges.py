@@ -16,12 +16,14 @@ from lsr.encode.corpus import Report
 from lsr.errors import DataError
 from lsr.fingerprint import Fingerprint
 from lsr.index.segment.doc_store import hashes_of
-from lsr.index.segment.quantize import typical
 from lsr.index.storage.manifest import digest_file
-from lsr.io.corpus import file_identity
-from lsr.io.object_store import Place, beside, is_remote
+from lsr.io.object_store import Place, is_remote, with_suffix
+from lsr.io.open_vectors import read_vectors
 from lsr.io.remote_files import fetched_vectors
-from lsr.io.vectors import VectorBatch, Vectors, parquet_files, read_parquets, read_vectors
+from lsr.io.text_files import file_identity
+from lsr.io.vectors import VectorBatch, Vectors
+from lsr.io.vectors_parquet import parquet_files, read_parquets
+from lsr.sparse import usual_largest
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Scanned:
 
     Attributes:
         stretches: The files, in order; the first has the tokens.
-        largest: The weight that impacts are to have room for, as of `lsr.index.segment.quantize.typical`.
+        largest: The weight that impacts are to have room for, as of `lsr.sparse.usual_largest`.
         whole: Whether all weights are whole numbers.
         identity: A text that changes when they do.
         fingerprint: Of the encoder that made them.
@@ -104,7 +106,7 @@ def scan(source: str | Path) -> tuple[Scanned, Report]:
                 hashes.append(hashes_of(batch.documents.column("id")))
                 bar.update(len(batch.vectors))
             if is_remote(source):
-                at = beside(source, f"/{path.name}") if copy.is_dir() else str(source)
+                at = with_suffix(source, f"/{path.name}") if copy.is_dir() else str(source)
                 wanted = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
                 stretches.append(Stretch(at, rows, wanted))
             else:
@@ -116,7 +118,7 @@ def scan(source: str | Path) -> tuple[Scanned, Report]:
     # Of a copy the path is new each time, of a file here its time of change tells.
     states = [str(s.wanted) if s.wanted else file_identity(Path(s.path)) for s in stretches]
     return Scanned(
-        stretches, typical(np.concatenate(largest)), whole, f"{source} {states}", vectors.fingerprint
+        stretches, usual_largest(np.concatenate(largest)), whole, f"{source} {states}", vectors.fingerprint
     ), report
 
 

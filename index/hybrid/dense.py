@@ -34,6 +34,7 @@ from lsr.index.hybrid.dense_files import (
     read_record,
     write_dense,
 )
+from lsr.index.search.query_encoder import as_queries, checked_k
 from lsr.index.segment.doc_store import Documents, hashes_of
 
 Embed = Callable[[list[str]], ArrayLike]
@@ -163,8 +164,7 @@ class DenseVectors:
             k: How many at most for each.
             exact: Compare with every vector, also where there is a graph.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+        checked_k(k)
         found = []
         for nearest in self.rankings(queries, exact=exact):
             rows, scores = nearest(k)
@@ -182,11 +182,12 @@ class DenseVectors:
             rows: (n,) ascending, the vectors that may be found; None for all. With some left out, search is exact.
             exact: Compare with every vector, also where there is a graph.
         """
-        if not len(queries):
+        queries = as_queries(queries)
+        if not queries:
             return
         texts = [query for query in queries if isinstance(query, str)]
         embedded = iter(_checked(self.embed(texts), len(texts)) if texts else ())
-        given = [next(embedded) if isinstance(query, str) else np.asarray(query, np.float32) for query in queries]
+        given = [next(embedded) if isinstance(query, str) else _vector(query) for query in queries]
         if not len(self):
             given = [np.zeros(self._vectors.shape[1], np.float32) for _ in given]
         for vector in given:
@@ -287,12 +288,22 @@ def _digest(text: str) -> bytes:
 
 
 def _checked(vectors: ArrayLike, n: int) -> NDArray[np.float32]:
-    array = np.asarray(vectors, np.float32)
+    try:
+        array = np.asarray(vectors, np.float32)
+    except (TypeError, ValueError):
+        raise DataError(f"embedding {n} texts gave no array of numbers: one row of the same length for each") from None
     if array.ndim != 2 or len(array) != n:
         raise DataError(f"embedding {n} texts gave an array of shape {array.shape}; one row for each is needed")
     if not np.isfinite(array).all():
         raise DataError("embedding gave numbers that are not finite")
     return array
+
+
+def _vector(query: Any) -> NDArray[np.float32]:
+    try:
+        return np.asarray(query, np.float32)
+    except (TypeError, ValueError):
+        raise TypeError(f"a query is a text or a vector of numbers, got {type(query).__name__}") from None
 
 
 def _scaled(vectors: NDArray[np.float32], similarity: Similarity) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -25,7 +26,13 @@ def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = RRF_K, weights: Sequ
         them, then by the order of the runs.
 
     Raises:
-        ValueError: No runs, k below 0, or other than one weight for each.
+        ValueError: No runs, k below 0, other than one weight for each, or scores and weights that aren't finite.
+
+    Examples:
+        >>> learned = {"q": {"a": 9.1, "b": 3.0}}
+        >>> lexical = {"q": {"b": 7.5, "c": 7.0}}
+        >>> list(reciprocal_rank_fusion([learned, lexical])["q"])
+        ['b', 'a', 'c']
     """
     if k < 0:
         raise ValueError(f"k must be at least 0, got {k}")
@@ -49,7 +56,7 @@ def interpolate(runs: Sequence[Run], *, weights: Sequence[float] = (), normaliza
         As `reciprocal_rank_fusion`.
 
     Raises:
-        ValueError: No runs, an unknown normalization, or other than one weight for each.
+        ValueError: As `reciprocal_rank_fusion`; an unknown normalization.
     """
     if normalization not in ("min-max", "none"):
         raise ValueError(f"normalization must be min-max or none, got {normalization!r}")
@@ -69,12 +76,16 @@ def _summed(runs: Sequence[Run], weights: Sequence[float], scores: Callable[[_Hi
         raise ValueError("there is no run to fuse")
     if weights and len(weights) != len(runs):
         raise ValueError(f"{len(weights)} weights for {len(runs)} runs; give one for each")
+    if not all(map(math.isfinite, weights)):
+        raise ValueError(f"weights must be finite numbers, got {weights}")
     fused: Run = {}
     for query in dict.fromkeys(query for run in runs for query in run):
         total: dict[str, float] = {}
         best: dict[str, int] = {}
         for run, weight in zip(runs, weights or [1.0] * len(runs), strict=True):
             hits = run.get(query, {})
+            if not all(map(math.isfinite, hits.values())):
+                raise ValueError(f"query {query!r} has a score that is no finite number: it has no place in an order")
             for rank, doc in enumerate(_ranked(hits)):
                 best[doc] = min(best.get(doc, rank), rank)
             for doc, score in scores(hits).items():

@@ -1,7 +1,7 @@
 """Hybrid search: several rankings of the same documents made into one.
 
     hybrid = Hybrid(index)                               # of a hybrid encoder: its learned terms, and BM25's
-    hybrid = Hybrid(index, dense=dense_of(index, "vectors", embed), method="interpolation", weights={"dense": 0.5})
+    hybrid = Hybrid(index, dense=build_dense(index, "vectors", embed), method="interpolation", weights={"dense": 0.5})
     hits = hybrid.search("a question", k=10, where={"lang": "en"})
 
 Of an index whose encoder is a `HybridEncoder` the two halves of the vectors are searched one by one. Their sum, with
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from os import PathLike
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,10 +22,12 @@ from numpy.typing import ArrayLike, NDArray
 from lsr.encode.hybrid import HybridEncoder
 from lsr.errors import EncoderError
 from lsr.index.hybrid.dense import DenseVectors, Embed, Nearest
+from lsr.index.hybrid.dense_files import Similarity
 from lsr.index.hybrid.fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
 from lsr.index.search.hits import Hit
 from lsr.index.search.query_encoder import Query, as_queries, checked_k
 from lsr.index.search.reader import Reader
+from lsr.index.search.settings import BatchOptions
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.io.runs import Run
@@ -35,18 +37,21 @@ Method = Literal["rrf", "interpolation"]
 Queries = Iterable[str | Mapping[str, Any]] | SparseMatrix
 
 
-def dense_of(index: Reader, path: str | PathLike[str], embed: Embed, **settings: Any) -> DenseVectors:
+def build_dense(
+    index: Reader, path: str | PathLike[str], embed: Embed, *, similarity: Similarity = "cosine", graph: bool = False
+) -> DenseVectors:
     """Dense vectors of all documents of an index, of passages each; call it again when documents have changed.
 
     Args:
         index: What holds the texts.
         path: The folder of the vectors.
         embed: Texts to (n, dimensions) numbers.
-        settings: Of `DenseVectors.build`: similarity, graph.
+        similarity: "cosine", or "dot" for vectors whose lengths mean something.
+        graph: Write a graph of usearch too, for approximate search of large collections.
     """
     index = index.pinned()
     names = [part.entry["name"] for part in index.snapshot.parts]
-    return DenseVectors.build(path, index.contents(), embed, segments=names, **settings)
+    return DenseVectors.build(path, index.contents(), embed, segments=names, similarity=similarity, graph=graph)
 
 
 class Hybrid:
@@ -105,7 +110,9 @@ class Hybrid:
             rrf_k=self._rrf_k,
         )
 
-    def search(self, query: Query, k: int = 10, *, dense: ArrayLike | None = None, **settings: Any) -> list[Hit]:
+    def search(
+        self, query: Query, k: int = 10, *, dense: ArrayLike | None = None, **settings: Unpack[BatchOptions]
+    ) -> list[Hit]:
         """The k best documents; their scores are the fused ones, their explanations those of the sparse vectors.
 
         Args:
@@ -120,7 +127,12 @@ class Hybrid:
         return self.search_batch(queries, k, dense=None if dense is None else [dense], **settings)[0]
 
     def search_batch(
-        self, queries: Queries, k: int = 10, *, dense: Sequence[ArrayLike] | None = None, **settings: Any
+        self,
+        queries: Queries,
+        k: int = 10,
+        *,
+        dense: Sequence[ArrayLike] | None = None,
+        **settings: Unpack[BatchOptions],
     ) -> list[list[Hit]]:
         """The k best documents of each query; arguments are those of `search`, `dense` one vector for each."""
         checked_k(k)
@@ -132,7 +144,9 @@ class Hybrid:
         fused = self.fuse(runs)
         return [index.hits(vectors[i], dict(islice(fused[name].items(), k))) for i, name in enumerate(names)]
 
-    def rankings(self, queries: Mapping[str, str], depth: int | None = None, **settings: Any) -> dict[str, Run]:
+    def rankings(
+        self, queries: Mapping[str, str], depth: int | None = None, **settings: Unpack[BatchOptions]
+    ) -> dict[str, Run]:
         """The run of each part.
 
         Args:
@@ -168,7 +182,7 @@ class Hybrid:
         vectors: SparseMatrix,
         near: Sequence[str | ArrayLike],
         depth: int,
-        settings: Mapping[str, Any],
+        settings: BatchOptions,
     ) -> dict[str, Run]:
         found: dict[str, Run] = {}
         for name, part in _sparse(index, vectors):

@@ -10,12 +10,13 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 from lsr.errors import MissingExtra
 from lsr.index.index import Hit, Index
 from lsr.index.integrations.store import checked, current, opened, put, remove
 from lsr.index.search.settings import Algorithm, Mode, SearchSettings
+from lsr.index.write.builder import BuildOptions
 
 try:
     from langchain_core.documents import Document
@@ -32,7 +33,7 @@ class LsrRetriever(BaseRetriever):
     A document's metadata are its own and the hit's: `score`, and, unless its own have that name, `id`, `title` and
     `passage`. Each search sees what was committed last, as of `current`.
 
-    Args:
+    Attributes:
         index: An index or its folder.
         k: How many documents at most.
         where: Which documents may be found, by their metadata, as of `Index.search`.
@@ -70,7 +71,7 @@ class LsrRetriever(BaseRetriever):
 
     @classmethod
     def from_documents(
-        cls, documents: Iterable[Document], path: str | PathLike[str], *, k: int = 10, **build: Any
+        cls, documents: Iterable[Document], path: str | PathLike[str], *, k: int = 10, **build: Unpack[BuildOptions]
     ) -> LsrRetriever:
         """Build an index of LangChain's documents.
 
@@ -91,7 +92,7 @@ class LsrRetriever(BaseRetriever):
         metadatas: Iterable[Mapping[str, Any]] | None = None,
         ids: Iterable[str] | None = None,
         k: int = 10,
-        **build: Any,
+        **build: Unpack[BuildOptions],
     ) -> LsrRetriever:
         """Build an index of texts; otherwise as `from_documents`."""
         return cls.from_documents(_documents(texts, metadatas, ids), path, k=k, **build)
@@ -136,5 +137,10 @@ def _document(document: Document) -> dict[str, Any]:
 
 def _documents(texts: Iterable[str], metadatas: Iterable[Any] | None, ids: Iterable[str] | None) -> list[Document]:
     texts = list(texts)
-    columns: tuple[Iterable[Any], ...] = (texts, metadatas or [{}] * len(texts), ids or [None] * len(texts))
+    none: list[Any] = [None] * len(texts)
+    columns = [texts, list(metadatas or [{}] * len(texts)), list(ids or none)]
+    if len({len(column) for column in columns}) > 1:
+        raise ValueError(
+            f"{len(texts)} texts, {len(columns[1])} metadatas, {len(columns[2])} ids: give one for each text"
+        )
     return [Document(page_content=text, metadata=about, id=i) for text, about, i in zip(*columns, strict=True)]

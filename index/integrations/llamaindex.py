@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 from lsr.errors import MissingExtra
 from lsr.index.index import Hit, Index
 from lsr.index.integrations.store import checked, current, opened, put, remove
+from lsr.index.search.settings import FilteredOptions
+from lsr.index.write.builder import BuildOptions
 
 try:
     from llama_index.core.callbacks import CallbackManager
@@ -42,7 +44,7 @@ class LsrRetriever(BaseRetriever):
         k: int = 10,
         *,
         callback_manager: CallbackManager | None = None,
-        **settings: Any,
+        **settings: Unpack[FilteredOptions],
     ) -> None:
         super().__init__(callback_manager)
         self.index = opened(index)
@@ -51,7 +53,7 @@ class LsrRetriever(BaseRetriever):
 
     @classmethod
     def from_nodes(
-        cls, nodes: Iterable[BaseNode], path: str | PathLike[str], *, k: int = 10, **build: Any
+        cls, nodes: Iterable[BaseNode], path: str | PathLike[str], *, k: int = 10, **build: Unpack[BuildOptions]
     ) -> LsrRetriever:
         """Build an index of nodes: their text is encoded, without metadata; relationships and all else are kept.
 

@@ -10,13 +10,15 @@ import os
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from lsr.errors import MissingExtra
 from lsr.index.index import Index
 from lsr.index.integrations.store import checked, current, opened
+from lsr.index.search.settings import BatchOptions
+from lsr.index.write.builder import BuildOptions
 from lsr.io.object_store import is_remote
 
 try:
@@ -40,7 +42,7 @@ class LsrRetriever(pt.Transformer):
     """
 
     def __init__(
-        self, index: Index | str | PathLike[str], k: int = 1000, *, text: bool = True, **settings: Any
+        self, index: Index | str | PathLike[str], k: int = 1000, *, text: bool = True, **settings: Unpack[BatchOptions]
     ) -> None:
         self.index = opened(index)
         self.k = k
@@ -76,14 +78,15 @@ class LsrIndexer(pt.Indexer):
         build: For `Index.build`: encoder, passages, overwrite and so on.
     """
 
-    def __init__(self, path: str | PathLike[str], **build: Any) -> None:
+    def __init__(self, path: str | PathLike[str], **build: Unpack[BuildOptions]) -> None:
         self.path = str(path) if is_remote(path) else os.path.abspath(path)
         self.build = build
 
-    def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Any) -> Index:  # noqa: A002 - PyTerrier's name
+    def index(self, iter: Iterable[Mapping[str, Any]], **kwargs: Unpack[BuildOptions]) -> Index:  # noqa: A002 - PyTerrier's name
         """Build the index and open it; keyword arguments come before those of the indexer."""
         documents = ({"_id": document["docno"], **_without_docno(document)} for document in iter)
-        return Index.build(self.path, documents, **{**self.build, **kwargs})
+        options: BuildOptions = {**self.build, **kwargs}
+        return Index.build(self.path, documents, **options)
 
 
 def _without_docno(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lsr.encode.base import Encoder, Texts, as_texts
-from lsr.encode.model_files import TextTokenizer
+from lsr.encode.tokenizer import TextTokenizer
 from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import Fingerprint, digest
 from lsr.forks import cached_property, in_child

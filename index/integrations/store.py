@@ -19,7 +19,7 @@ from lsr.index.segment.filters import as_filter
 from lsr.index.sharding.manifest import is_sharded
 from lsr.index.storage.manifest import MANIFEST
 from lsr.index.write.update_batch import Change
-from lsr.io.corpus import Document
+from lsr.io.document import Document
 from lsr.io.object_store import is_remote
 
 Existing = Literal["replace", "refuse", "skip"]

@@ -71,7 +71,7 @@ _BOUND, _BLOCK, _WINDOW, _REST, _BEST, _ALIVE = range(6)
 
 
 @kernel
-def search_blocks(files, query, space, k, alpha, seeds, least):
+def search_blocks(files, query, space, k, alpha, seeds, threshold):
     """The k best documents of one query; exact if alpha is 1.
 
     Args:
@@ -81,7 +81,7 @@ def search_blocks(files, query, space, k, alpha, seeds, least):
         k: How many.
         alpha: Blocks are dropped whose bound times alpha falls short; below 1 the search is approximate.
         seeds: How many blocks of the highest bounds are scored whatever alpha says, at least 1.
-        least: The score to reach from the start, int32, at least 1.
+        threshold: The score to reach from the start, int32, at least 1.
 
     Returns:
         How many were found.
@@ -100,42 +100,53 @@ def search_blocks(files, query, space, k, alpha, seeds, least):
     waiting = choose_highest(windows, seeds, scratch)
     for at in range(0, waiting, _CHUNK):
         n = min(_CHUNK, waiting - at)
-        found, least = score_blocks(files, query, space, every, at, n, k, 1.0, found, least)
+        found, threshold = score_blocks(files, query, space, every, at, n, k, 1.0, found, threshold)
     if found >= k:
-        found, least = thin_out(space, k, found, least)
+        found, threshold = thin_out(space, k, found, threshold)
 
     cheap_first = by_cost(files, query, space)
     scanned, looked_up = np.empty(n_terms, np.int64), np.empty(n_terms, np.int64)
     waiting = 0
     for w in range(n_windows):
-        need = np.int32(min(math.ceil(min(least / alpha, 2.0**31)), 2**31 - 1))
+        required = np.int32(min(math.ceil(min(threshold / alpha, 2.0**31)), 2**31 - 1))
         before = waiting
-        waiting = choose(windows, w, need, waiting, len(bounds), scratch)
+        waiting = choose(windows, w, required, waiting, len(bounds), scratch)
         n = waiting - before
         if n:
-            whole, part, n_scanned = split(files, query, w, need, cheap_first, scanned, looked_up)
+            whole, part, n_scanned = split(files, query, w, required, cheap_first, scanned, looked_up)
             n_others = n_terms - n_scanned
             as_blocks = n * n_terms * _LOOKUP
             as_split = part + _SCAN + n * n_others * _LOOKUP // _LEFT_OVER
             as_whole = whole + _SCAN
             if as_split < min(as_blocks, as_whole):
-                found, least = score_split(
-                    files, query, space, scanned[:n_scanned], looked_up[:n_others], before, n, w, k, alpha, found, least
+                found, threshold = score_split(
+                    files,
+                    query,
+                    space,
+                    scanned[:n_scanned],
+                    looked_up[:n_others],
+                    before,
+                    n,
+                    w,
+                    k,
+                    alpha,
+                    found,
+                    threshold,
                 )
                 waiting = before
             elif as_whole < as_blocks:
-                found, least = score_window(files, query, space, every, w, k, found, least)
+                found, threshold = score_window(files, query, space, every, w, k, found, threshold)
                 waiting = before
         # The candidates of several windows are scored together, and those left over looked at once more.
         done = 0
         while waiting - done >= _CHUNK or (w == n_windows - 1 and done < waiting):
             n = min(_CHUNK, waiting - done)
-            found, least = score_blocks(files, query, space, every, done, n, k, alpha, found, least)
+            found, threshold = score_blocks(files, query, space, every, done, n, k, alpha, found, threshold)
             done += n
         if done:
             kept = 0
             for c in range(done, waiting):
-                if scratch[_REST, c] * alpha >= least:
+                if scratch[_REST, c] * alpha >= threshold:
                     scratch[_BLOCK, kept], scratch[_WINDOW, kept] = scratch[_BLOCK, c], scratch[_WINDOW, c]
                     scratch[_REST, kept] = scratch[_REST, c]
                     kept += 1
@@ -238,19 +249,19 @@ def choose_highest(windows, m, scratch):
     Blocks without a bound above zero aren't chosen. The bounds of those that are become -1: they are done with.
     """
     bounds, chosen = scratch[_BOUND], 0
-    need, most = highest(bounds, m, scratch), min(m + _CHUNK, len(bounds))
+    required, most = highest(bounds, m, scratch), min(m + _CHUNK, len(bounds))
     for w in range(len(windows)):
-        chosen = choose(windows, w, need, chosen, len(bounds), scratch)
+        chosen = choose(windows, w, required, chosen, len(bounds), scratch)
     if chosen > most:  # so take those above the m-th of them, and of its equals as many as there is room for
         for c in range(chosen):
             scratch[_ALIVE, c], scratch[_BEST, c] = c, scratch[_REST, c]
         select(scratch[_ALIVE], scratch[_BEST], chosen, m)
-        need, chosen = scratch[_BEST, m - 1], 0
+        required, chosen = scratch[_BEST, m - 1], 0
         for w in range(len(windows)):
-            chosen = choose(windows, w, np.int32(need + 1), chosen, most, scratch)
+            chosen = choose(windows, w, np.int32(required + 1), chosen, most, scratch)
         done_with(windows, chosen, scratch)
         for w in range(len(windows)):
-            chosen = choose(windows, w, need, chosen, most, scratch)
+            chosen = choose(windows, w, required, chosen, most, scratch)
     done_with(windows, chosen, scratch)
     return chosen
 
@@ -263,8 +274,8 @@ def done_with(windows, chosen, scratch):
 
 
 @kernel
-def choose(windows, w, need, chosen, most, scratch):
-    """Append those of a window's blocks whose bounds reach `need`, up to `most` in all; returns how many there are."""
+def choose(windows, w, required, chosen, most, scratch):
+    """Append those of a window's blocks whose bounds reach `required`, at most `most`; returns how many there are."""
     bounds = scratch[_BOUND]
     begin = windows[w, FIRST_BLOCK]
     end = begin + count_blocks(windows, w)
@@ -273,10 +284,10 @@ def choose(windows, w, need, chosen, most, scratch):
         if run + 16 <= len(bounds):
             b = bounds[run : run + 16]
             for i in range(16):
-                reached |= np.int32(b[i] >= need)
+                reached |= np.int32(b[i] >= required)
         if reached or run + 16 > len(bounds):
             for i in range(run, min(run + 16, end)):
-                if bounds[i] >= need and chosen < most:
+                if bounds[i] >= required and chosen < most:
                     scratch[_BLOCK, chosen], scratch[_WINDOW, chosen] = i - begin, w
                     scratch[_REST, chosen] = bounds[i]
                     chosen += 1
@@ -302,14 +313,14 @@ def by_cost(files, query, space):
 
 
 @kernel
-def split(files, query, w, need, cheap_first, scanned, looked_up):
-    """Split a query's terms as MaxScore does: those that together can't reach `need` don't have to be scanned.
+def split(files, query, w, required, cheap_first, scanned, looked_up):
+    """Split a query's terms as MaxScore does: those that together can't reach `required` don't have to be scanned.
 
     Args:
         files: `Files`.
         query: `Query`.
         w: The window.
-        need: The score to reach.
+        required: The score to reach.
         cheap_first: (n,) int64, from `by_cost`.
         scanned: (n,) int64, written: the terms whose lists are to be scanned.
         looked_up: (n,) int64, written: the others, in the order of the query.
@@ -323,7 +334,7 @@ def split(files, query, w, need, cheap_first, scanned, looked_up):
     for i in cheap_first:
         size = cost(query, files.windows, i, w)
         whole += size
-        if query.lists[i, w, ROW] >= 0 and total + query.peaks[i] < need:
+        if query.lists[i, w, ROW] >= 0 and total + query.peaks[i] < required:
             total += query.peaks[i]
             aside[i] = True
         else:
@@ -339,8 +350,8 @@ def split(files, query, w, need, cheap_first, scanned, looked_up):
 
 
 @kernel
-def score_blocks(files, query, space, terms, at, n, k, alpha, found, least):
-    """Score the chosen blocks at..at + n, at most _CHUNK, from the lists; append the documents that reach `least`.
+def score_blocks(files, query, space, terms, at, n, k, alpha, found, threshold):
+    """Score the chosen blocks at..at + n, at most _CHUNK, from the lists; append the documents that reach `threshold`.
 
     Args:
         files: `Files`.
@@ -352,19 +363,19 @@ def score_blocks(files, query, space, terms, at, n, k, alpha, found, least):
         k: How many documents are wanted.
         alpha: As in `search_blocks`.
         found: How many there are so far.
-        least: The score to reach.
+        threshold: The score to reach.
 
     Returns:
         How many there are now, and the score to reach.
     """
     space.blocks[_BEST, at : at + n] = 0
-    found, least = look_up(files, query, space, terms, np.arange(n), at, n, k, alpha, found, least)
+    found, threshold = look_up(files, query, space, terms, np.arange(n), at, n, k, alpha, found, threshold)
     space.accumulator[: n * BLOCK] = 0
-    return found, least
+    return found, threshold
 
 
 @kernel
-def score_split(files, query, space, scanned, looked_up, at, n, w, k, alpha, found, least):
+def score_split(files, query, space, scanned, looked_up, at, n, w, k, alpha, found, threshold):
     """Score the chosen blocks at..at + n, all of window w: some lists are scanned, the others looked up.
 
     Args:
@@ -372,14 +383,14 @@ def score_split(files, query, space, scanned, looked_up, at, n, w, k, alpha, fou
         query: `Query`.
         space: `Space`.
         scanned: (n_scanned,) int64, the terms whose lists are scanned.
-        looked_up: (n_others,) int64, the terms that are looked up in the blocks that can still reach `least`.
+        looked_up: (n_others,) int64, the terms that are looked up in the blocks that can still reach `threshold`.
         at: The first of the blocks.
         n: How many.
         w: The window.
         k: How many documents are wanted.
         alpha: As in `search_blocks`.
         found: How many there are so far.
-        least: The score to reach.
+        threshold: The score to reach.
 
     Returns:
         As `score_blocks`.
@@ -396,20 +407,20 @@ def score_split(files, query, space, scanned, looked_up, at, n, w, k, alpha, fou
         best = np.int32(0)
         for x in range(BLOCK):
             best = max(best, scores[x])
-        if best + alpha * rest[block] >= least:
+        if best + alpha * rest[block] >= threshold:
             scratch[_BLOCK, kept], scratch[_WINDOW, kept] = block, w
             scratch[_REST, kept], scratch[_BEST, kept] = rest[block], best
             kept += 1
     for first in range(at, kept, _CHUNK):
         size = min(_CHUNK, kept - first)
         slots = scratch[_BLOCK, first : first + size].astype(np.int64)
-        found, least = look_up(files, query, space, looked_up, slots, first, size, k, alpha, found, least)
+        found, threshold = look_up(files, query, space, looked_up, slots, first, size, k, alpha, found, threshold)
     accumulator[: len(rest) * BLOCK] = 0
-    return found, least
+    return found, threshold
 
 
 @kernel
-def score_window(files, query, space, terms, w, k, found, least):
+def score_window(files, query, space, terms, w, k, found, threshold):
     """Scan window w, but for the blocks that are scored already; arguments and result as `score_blocks`."""
     windows, bounds = files.windows, space.blocks[_BOUND]
     space.counts[POSTINGS_SCORED] += scatter(files, query, terms, w, space.accumulator)
@@ -419,12 +430,12 @@ def score_window(files, query, space, terms, w, k, found, least):
             space.accumulator[b * BLOCK : (b + 1) * BLOCK] = 0
     n = windows[w, N_DOCS]
     disallow(query, windows[w, FIRST_DOC], n, space.accumulator)
-    return collect(space, space.accumulator, files.order, windows, w, 0, n, k, found, least)
+    return collect(space, space.accumulator, files.order, windows, w, 0, n, k, found, threshold)
 
 
 @kernel
-def look_up(files, query, space, terms, slots, at, n, k, alpha, found, least):
-    """Add some terms to the scores of some blocks, drop those that fall short, and append what reaches `least`.
+def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold):
+    """Add some terms to the scores of some blocks, drop those that fall short, and append what reaches `threshold`.
 
     Args:
         files: `Files`.
@@ -437,7 +448,7 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, least):
         k: How many documents are wanted.
         alpha: As in `search_blocks`.
         found: How many there are so far.
-        least: The score to reach.
+        threshold: The score to reach.
 
     Returns:
         As `score_blocks`.
@@ -492,7 +503,7 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, least):
             rest[c] -= weight * largest
             counts[POSTINGS_SCORED] += touched
             alive[kept] = c
-            kept += np.int64(bests[c] + alpha * rest[c] >= least)
+            kept += np.int64(bests[c] + alpha * rest[c] >= threshold)
         n = kept
     for j in range(n):
         c = alive[j]
@@ -500,10 +511,10 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, least):
         n_docs = min(BLOCK, windows[owners[c], N_DOCS] - first)
         scores = accumulator[slots[c] * BLOCK : (slots[c] + 1) * BLOCK]
         disallow(query, windows[owners[c], FIRST_DOC] + first, n_docs, scores)
-        found, least = collect(space, scores, order, windows, owners[c], first, n_docs, k, found, least)
+        found, threshold = collect(space, scores, order, windows, owners[c], first, n_docs, k, found, threshold)
     if found >= k + k // 4:
-        found, least = thin_out(space, k, found, least)
-    return found, least
+        found, threshold = thin_out(space, k, found, threshold)
+    return found, threshold
 
 
 # --- a term in a block ------------------------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ class Docs(NamedTuple):
 
 
 @kernel
-def search_clusters(clusters, query, heaviest, docs, scratch, space, k, heap_factor, seeds, found, least):
+def search_clusters(clusters, query, heaviest, docs, scratch, space, k, heap_factor, seeds, found, threshold):
     """Append the best documents of those in the clusters that are looked into; their scores are exact.
 
     Args:
@@ -179,7 +179,7 @@ def search_clusters(clusters, query, heaviest, docs, scratch, space, k, heap_fac
         heap_factor: Clusters are left out whose sums fall short of so many times the k-th best score.
         seeds: How many clusters of the highest sums are scored first, at least 1.
         found: How many there are so far, of segments before this one.
-        least: The score to reach.
+        threshold: The score to reach.
 
     Returns:
         How many there are now, and the score to reach.
@@ -193,22 +193,22 @@ def search_clusters(clusters, query, heaviest, docs, scratch, space, k, heap_fac
     waiting = choose(sums, highest(sums, seeds, scratch), scratch)
     for at in range(0, waiting, _BATCH):
         part = chosen[at : min(at + _BATCH, waiting)]
-        found, least = score_clusters(clusters, query, part, docs, positions, scores, space, k, found, least)
+        found, threshold = score_clusters(clusters, query, part, docs, positions, scores, space, k, found, threshold)
     if found >= k:
-        found, least = thin_out(space, k, found, least)
-    waiting = choose(sums, max(heap_factor * least, 1.0), scratch)
+        found, threshold = thin_out(space, k, found, threshold)
+    waiting = choose(sums, max(heap_factor * threshold, 1.0), scratch)
     at = 0
     while at < waiting:
         n = 0
         while at < waiting and n < _BATCH:
-            if scratch[_REACHED, at] >= heap_factor * least:
+            if scratch[_REACHED, at] >= heap_factor * threshold:
                 chosen[n] = chosen[at]
                 n += 1
             at += 1
         part = chosen[:n]
-        found, least = score_clusters(clusters, query, part, docs, positions, scores, space, k, found, least)
+        found, threshold = score_clusters(clusters, query, part, docs, positions, scores, space, k, found, threshold)
     sums[:] = 0
-    return found, least
+    return found, threshold
 
 
 @kernel
@@ -241,18 +241,18 @@ def add_summaries(clusters, query, heaviest, sums):
 
 
 @kernel
-def choose(sums, need, scratch):
-    """List the clusters whose sums reach `need`, and set these sums to zero; returns how many there are."""
-    chosen, least = 0, np.int32(min(np.ceil(need), 2.0**31 - 1))
+def choose(sums, required, scratch):
+    """List the clusters whose sums reach `required`, and set these sums to zero; returns how many there are."""
+    chosen, threshold = 0, np.int32(min(np.ceil(required), 2.0**31 - 1))
     for run in range(0, len(sums), FOLD):
         s, reached = sums[run : run + FOLD], np.int32(0)
         for i in range(16):
             a = max(max(s[i], s[i + 16]), max(s[i + 32], s[i + 48]))
             b = max(max(s[i + 64], s[i + 80]), max(s[i + 96], s[i + 112]))
-            reached |= np.int32(max(a, b) >= least)
+            reached |= np.int32(max(a, b) >= threshold)
         if reached:
             for i in range(FOLD):
-                if s[i] >= least:
+                if s[i] >= threshold:
                     scratch[_CHOSEN, chosen], scratch[_REACHED, chosen] = run + i, s[i]
                     s[i] = 0
                     chosen += 1
@@ -260,8 +260,8 @@ def choose(sums, need, scratch):
 
 
 @kernel
-def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, found, least):
-    """Score all documents of some clusters, at most _BATCH; append those that reach `least`.
+def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, found, threshold):
+    """Score all documents of some clusters, at most _BATCH; append those that reach `threshold`.
 
     Args:
         clusters: `Clusters`.
@@ -273,7 +273,7 @@ def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, f
         space: `Space`; docs and scores are those found.
         k: How many documents are wanted.
         found: How many there are so far.
-        least: The score to reach, above zero.
+        threshold: The score to reach, above zero.
 
     Returns:
         How many there are now, and the score to reach.
@@ -325,15 +325,15 @@ def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, f
                 scored += max(end - begin, 0)
         begin, end = run_of(clusters.doc_ends, 0, chosen[x], n_docs)
         for place in range(begin, min(end, begin + CLUSTER)):
-            if sums[place - begin] >= least and (len(allowed) == 0 or allowed[place]):
+            if sums[place - begin] >= threshold and (len(allowed) == 0 or allowed[place]):
                 space.docs[found] = base + (np.int64(order[place]) if len(order) else place)
                 space.scores[found] = sums[place - begin]
                 found += 1
                 if found == len(space.docs):
-                    found, least = thin_out(space, k, found, least)
+                    found, threshold = thin_out(space, k, found, threshold)
         sums[:] = 0
     space.counts[BLOCKS_SCORED] += len(chosen)
     space.counts[POSTINGS_SCORED] += scored
     if found > k + k // 4:
-        found, least = thin_out(space, k, found, least)
-    return found, least
+        found, threshold = thin_out(space, k, found, threshold)
+    return found, threshold

@@ -38,7 +38,7 @@ _SEEDED_K, _SEEDED_SHARE = _SAMPLE // 2, 8  # for k from here on, where a window
 
 
 @kernel
-def search_windows(files, query, space, k, least):
+def search_windows(files, query, space, k, threshold):
     """The k best documents of one query.
 
     Args:
@@ -46,7 +46,7 @@ def search_windows(files, query, space, k, least):
         query: `Query`.
         space: `Space`; of it docs and scores hold the result, by descending score, equal ones by ascending number.
         k: How many.
-        least: The score to reach from the start, above zero, of the type of scores.
+        threshold: The score to reach from the start, above zero, of the type of scores.
 
     Returns:
         How many were found; only documents that share a term with the query count.
@@ -65,8 +65,8 @@ def search_windows(files, query, space, k, least):
             n = windows[w, N_DOCS]
             disallow(query, windows[w, FIRST_DOC], n, space.accumulator)
             if found == 0:
-                least = seed(space, n, k, least)
-            found, least = collect(space, space.accumulator, files.order, windows, w, 0, n, k, found, least)
+                threshold = seed(space, n, k, threshold)
+            found, threshold = collect(space, space.accumulator, files.order, windows, w, 0, n, k, found, threshold)
     return finish(space, k, found)
 
 
@@ -108,8 +108,8 @@ def scatter(files, query, terms, w, accumulator):
 
 
 @kernel
-def seed(space, n, k, least):
-    """A score to begin with that at least k documents of the window reach, or `least`.
+def seed(space, n, k, threshold):
+    """A score to begin with that at least k documents of the window reach, or `threshold`.
 
     Guessed from a sample, then checked by counting. Without it most of a large k's time goes into documents that
     are soon thrown out again.
@@ -118,10 +118,10 @@ def seed(space, n, k, least):
         space: `Space`; docs and scores are overwritten.
         n: The window's documents.
         k: How many are wanted.
-        least: The smallest score above zero.
+        threshold: The smallest score above zero.
     """
     if k < _SEEDED_K or n < _SEEDED_SHARE * k:
-        return least
+        return threshold
     step = n // _SAMPLE + 1
     size = 0
     for i in range(0, n, step):
@@ -135,18 +135,18 @@ def seed(space, n, k, least):
         for i in range(n):
             reached += space.accumulator[i] >= guess
         if reached >= k:
-            return max(guess, least)
+            return max(guess, threshold)
         rank *= 2
-    return least
+    return threshold
 
 
 @kernel
-def collect(space, accumulator, order, windows, w, first, n, k, found, least):
-    """Append the documents whose scores reach `least` to the best so far, and clear the accumulator.
+def collect(space, accumulator, order, windows, w, first, n, k, found, threshold):
+    """Append the documents whose scores reach `threshold` to the best so far, and clear the accumulator.
 
     Written so that the compiler makes vector instructions of it: of 128 scores, 8 runs of 16 are folded into one run
     of maxima, which is compared at once. When there is no room left, only the k best are kept, and the k-th's score
-    becomes the least: a document that equals it may still win the tie by its number.
+    becomes the threshold: a document that equals it may still win the tie by its number.
 
     Args:
         space: `Space`; docs and scores are those found.
@@ -158,7 +158,7 @@ def collect(space, accumulator, order, windows, w, first, n, k, found, least):
         n: How many documents there are.
         k: How many are wanted.
         found: How many there are so far.
-        least: The score to reach, above zero.
+        threshold: The score to reach, above zero.
 
     Returns:
         How many there are now, and the score to reach.
@@ -169,30 +169,30 @@ def collect(space, accumulator, order, windows, w, first, n, k, found, least):
         for i in range(16):
             a = max(max(scores[i], scores[i + 16]), max(scores[i + 32], scores[i + 48]))
             b = max(max(scores[i + 64], scores[i + 80]), max(scores[i + 96], scores[i + 112]))
-            reached |= np.int32(max(a, b) >= least)
+            reached |= np.int32(max(a, b) >= threshold)
         if reached:
             for run in range(0, _SCANNED, 16):
                 reached = np.int32(0)
                 for i in range(16):
-                    reached |= np.int32(scores[run + i] >= least)
+                    reached |= np.int32(scores[run + i] >= threshold)
                 if reached:
                     for i in range(run, run + 16):
                         doc = block * _SCANNED + i
-                        if scores[i] >= least and doc < n:
+                        if scores[i] >= threshold and doc < n:
                             space.docs[found] = number_of(order, windows, w, first + doc)
                             space.scores[found] = scores[i]
                             found += 1
                             if found == len(space.docs):
-                                found, least = thin_out(space, k, found, least)
+                                found, threshold = thin_out(space, k, found, threshold)
         scores[:] = 0
-    return found, least
+    return found, threshold
 
 
 @kernel
-def thin_out(space, k, found, least):
+def thin_out(space, k, found, threshold):
     """Keep the k best of at least k documents; returns k and the score to reach."""
     select(space.docs, space.scores, found, k)
-    return k, max(least, space.scores[k - 1])
+    return k, max(threshold, space.scores[k - 1])
 
 
 @kernel

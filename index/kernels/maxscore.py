@@ -1,13 +1,11 @@
-"""MaxScore in two forms, window by window and document by document. Exact, ties included, for 8-bit impacts.
+"""MaxScore, window by window. Exact, ties included, for 8-bit impacts.
 
-Both split a query's terms by their peaks, the most that each can add to a score. Terms whose peaks together fall short
+It splits a query's terms by their peaks, the most that each can add to a score. Terms whose peaks together fall short
 of the k-th best score so far can't bring a document to the top by themselves. So only the lists of the others, the
 essential ones, are gone through; the rest are looked up in the documents found there, while these can still get so far.
 
-- `search_maxscore` is the form of Lucene's bulk scorer: in each window the essential lists are added up in the
-  accumulator, one after the other; then the rest are looked up, term by term, in the documents that are left.
-- `search_daat` is the form of the textbooks: a cursor for each list, all of them moved from document to document. It is
-  here to be measured against.
+This is the form of Lucene's bulk scorer: in each window the essential lists are added up in the accumulator, one after
+the other; then the rest are looked up, term by term, in the documents that are left.
 
 Sums of integers are the same in any order and a bound is never below a score, so a document is dropped only if it falls
 short of the k-th best: one that equals it may still win the tie by its number. Float sums have neither property.
@@ -46,9 +44,6 @@ from lsr.index.kernels.layout import (
 _ASIDE = 4
 
 
-# --- window by window -------------------------------------------------------------------------------------------------
-
-
 @kernel
 def search_maxscore(files, query, space, k):
     """The k best documents of one query.
@@ -69,13 +64,13 @@ def search_maxscore(files, query, space, k):
     is_aside = np.empty(n_terms, np.bool_)
     essential, aside = np.empty(n_terms, np.int64), np.empty(n_terms, np.int64)
     docs, scores = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.int32)
-    found, least = 0, np.int32(1)
+    found, threshold = 0, np.int32(1)
     for w in range(len(windows)):
         if not is_live(query, windows, w):
             continue
         rest = np.int64(0)
         for i in cheap_first:
-            is_aside[i] = _ASIDE * (rest + peaks[i]) < least
+            is_aside[i] = _ASIDE * (rest + peaks[i]) < threshold
             if is_aside[i]:
                 rest += peaks[i]
         n_essential, n_aside = 0, 0
@@ -93,26 +88,26 @@ def search_maxscore(files, query, space, k):
         if touched:
             disallow(query, windows[w, FIRST_DOC], n, space.accumulator)
         if touched and n_aside:
-            n = reaching(space.accumulator, n, least - rest, docs, scores)
-            n = complete(files, query, aside[:n_aside], rest, w, least, docs, scores, n, counts)
-            found, least = append(space, files.order, windows, w, docs, scores, n, k, found, least)
+            n = reaching(space.accumulator, n, threshold - rest, docs, scores)
+            n = complete(files, query, aside[:n_aside], rest, w, threshold, docs, scores, n, counts)
+            found, threshold = append(space, files.order, windows, w, docs, scores, n, k, found, threshold)
         elif touched:
             if found == 0:
-                least = seed(space, n, k, least)
-            found, least = collect(space, space.accumulator, files.order, windows, w, 0, n, k, found, least)
+                threshold = seed(space, n, k, threshold)
+            found, threshold = collect(space, space.accumulator, files.order, windows, w, 0, n, k, found, threshold)
         if found > k + k // 4:
-            found, least = thin_out(space, k, found, least)
+            found, threshold = thin_out(space, k, found, threshold)
     return finish(space, k, found)
 
 
 @kernel
-def reaching(accumulator, n_docs, need, docs, scores):
-    """Take the documents whose scores reach `need` out of the accumulator, and clear it.
+def reaching(accumulator, n_docs, required, docs, scores):
+    """Take the documents whose scores reach `required` out of the accumulator, and clear it.
 
     Args:
         accumulator: (WINDOW,) int32, the window's scores.
         n_docs: Documents of the window.
-        need: The score to reach, above zero.
+        required: The score to reach, above zero.
         docs: (WINDOW,) int64, written: the documents, within the window, ascending.
         scores: (WINDOW,) int32, written.
 
@@ -126,22 +121,22 @@ def reaching(accumulator, n_docs, need, docs, scores):
         for i in range(16):
             a = max(max(sums[i], sums[i + 16]), max(sums[i + 32], sums[i + 48]))
             b = max(max(sums[i + 64], sums[i + 80]), max(sums[i + 96], sums[i + 112]))
-            reached |= np.int32(max(a, b) >= need)
+            reached |= np.int32(max(a, b) >= required)
         if reached:
             for run in range(0, BLOCK, 16):
                 reached = np.int32(0)
                 for i in range(16):
-                    reached |= np.int32(sums[run + i] >= need)
+                    reached |= np.int32(sums[run + i] >= required)
                 if reached:
                     for i in range(run, run + 16):
                         docs[n], scores[n] = first + i, sums[i]
-                        n += np.int64((sums[i] >= need) & (first + i < n_docs))
+                        n += np.int64((sums[i] >= required) & (first + i < n_docs))
         sums[:] = 0
     return n
 
 
 @kernel
-def complete(files, query, terms, rest, w, least, docs, scores, n, counts):
+def complete(files, query, terms, rest, w, threshold, docs, scores, n, counts):
     """Look some terms up in some documents, ascending; drop those that fall short.
 
     Args:
@@ -150,7 +145,7 @@ def complete(files, query, terms, rest, w, least, docs, scores, n, counts):
         terms: (n_terms,) int64, places in the query, that of the highest peak first.
         rest: The sum of their peaks.
         w: The window.
-        least: The score to reach.
+        threshold: The score to reach.
         docs: (WINDOW,) int64, documents within the window; changed to those left.
         scores: (WINDOW,) int32, their scores without these terms; changed.
         n: How many documents there are.
@@ -168,29 +163,29 @@ def complete(files, query, terms, rest, w, least, docs, scores, n, counts):
         if lists[i, w, DENSE] >= 0:
             row = windows[w, DENSE_AT] + lists[i, w, DENSE] * windows[w, N_DOCS]
             impacts = files.dense[row : row + windows[w, N_DOCS]]
-            n = add_from_dense(impacts, weights[i], least - rest, docs, scores, n)
+            n = add_from_dense(impacts, weights[i], threshold - rest, docs, scores, n)
         else:
             begin, end = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END])
             list_docs = files.docs[windows[w, DOCS_AT] + begin : windows[w, DOCS_AT] + end]
             impacts = files.impacts[windows[w, IMPACTS_AT] + begin : windows[w, IMPACTS_AT] + end]
-            n = add_from_list(list_docs, impacts, weights[i], least - rest, docs, scores, n)
+            n = add_from_list(list_docs, impacts, weights[i], threshold - rest, docs, scores, n)
     return n
 
 
 @kernel
-def add_from_dense(impacts, weight, need, docs, scores, n):
-    """Add a dense row, (n_docs,) uint8, to the scores of n documents; keep those that reach `need`, tell how many."""
+def add_from_dense(impacts, weight, required, docs, scores, n):
+    """Add a dense row, (n_docs,) uint8, to the scores of n documents; keep and count those that reach `required`."""
     kept = 0
     for c in range(n):
         doc = docs[c]
         score = scores[c] + weight * np.int32(impacts[doc])
         docs[kept], scores[kept] = doc, score
-        kept += np.int64(score >= need)
+        kept += np.int64(score >= required)
     return kept
 
 
 @kernel
-def add_from_list(list_docs, impacts, weight, need, docs, scores, n):
+def add_from_list(list_docs, impacts, weight, required, docs, scores, n):
     """Add a list, (size,) uint16 and uint8, to the scores of n documents; keep and tell as `add_from_dense`."""
     kept, at = 0, 0
     for c in range(n):
@@ -199,21 +194,21 @@ def add_from_list(list_docs, impacts, weight, need, docs, scores, n):
         if at < len(list_docs) and list_docs[at] == doc:
             score += weight * np.int32(impacts[at])
         docs[kept], scores[kept] = doc, score
-        kept += np.int64(score >= need)
+        kept += np.int64(score >= required)
     return kept
 
 
 @kernel
-def append(space, order, windows, w, docs, scores, n, k, found, least):
+def append(space, order, windows, w, docs, scores, n, k, found, threshold):
     """Append n documents of window w; other arguments and result as `collect`."""
     for c in range(n):
-        if scores[c] >= least:
+        if scores[c] >= threshold:
             space.docs[found] = number_of(order, windows, w, docs[c])
             space.scores[found] = scores[c]
             found += 1
             if found == len(space.docs):
-                found, least = thin_out(space, k, found, least)
-    return found, least
+                found, threshold = thin_out(space, k, found, threshold)
+    return found, threshold
 
 
 @inlined
@@ -232,73 +227,3 @@ def seek(docs, at, end, doc):
         else:
             size = half
     return at
-
-
-# --- document by document ---------------------------------------------------------------------------------------------
-
-
-@kernel
-def search_daat(files, query, space, k):
-    """The k best documents of one query; arguments and result as `search_maxscore`."""
-    windows, lists, list_docs, impacts, dense = files.windows, query.lists, files.docs, files.impacts, files.dense
-    by_peak = np.argsort(query.peaks)
-    weights, bounds = query.weights[by_peak], np.cumsum(query.peaks[by_peak])
-    n_terms, n_allowed = len(weights), len(query.allowed)
-    # Of each term's list in the window: the cursor and the end, or the dense row; and the document it has come to.
-    at, ends = np.empty(n_terms, np.int64), np.empty(n_terms, np.int64)
-    rows, ahead = np.empty(n_terms, np.int64), np.empty(n_terms, np.int64)
-    found, least, scored = 0, np.int32(1), 0
-    first = 0  # the first of the essential terms
-    for w in range(len(windows)):
-        if not is_live(query, windows, w):
-            continue
-        n, docs_at, impacts_at = windows[w, N_DOCS], windows[w, DOCS_AT], windows[w, IMPACTS_AT]
-        doc = n
-        for j in range(n_terms):
-            i = by_peak[j]
-            at[j], ends[j] = lists[i, w, BEGIN], lists[i, w, END]
-            rows[j] = -1 if lists[i, w, DENSE] < 0 else windows[w, DENSE_AT] + lists[i, w, DENSE] * n
-            ahead[j] = list_docs[docs_at + at[j]] if at[j] < ends[j] else n
-            if rows[j] >= 0:
-                ahead[j] = 0
-                while ahead[j] < n and dense[rows[j] + ahead[j]] == 0:
-                    ahead[j] += 1
-            if j >= first:
-                doc = min(doc, ahead[j])
-        while doc < n:
-            score, following = np.int32(0), n
-            for j in range(first, n_terms):
-                if ahead[j] == doc:
-                    scored += 1
-                    if rows[j] >= 0:
-                        score += weights[j] * np.int32(dense[rows[j] + doc])
-                        ahead[j] += 1
-                        while ahead[j] < n and dense[rows[j] + ahead[j]] == 0:
-                            ahead[j] += 1
-                    else:
-                        score += weights[j] * np.int32(impacts[impacts_at + at[j]])
-                        at[j] += 1
-                        ahead[j] = list_docs[docs_at + at[j]] if at[j] < ends[j] else n
-                following = min(following, ahead[j])
-            j = first - 1
-            while j >= 0 and score + bounds[j] >= least:
-                scored += 1
-                if rows[j] >= 0:
-                    score += weights[j] * np.int32(dense[rows[j] + doc])
-                else:
-                    at[j] = seek(list_docs, docs_at + at[j], docs_at + ends[j], doc) - docs_at
-                    if at[j] < ends[j] and list_docs[docs_at + at[j]] == doc:
-                        score += weights[j] * np.int32(impacts[impacts_at + at[j]])
-                j -= 1
-            if j < 0 and score >= least and (n_allowed == 0 or query.allowed[windows[w, FIRST_DOC] + doc]):
-                space.docs[found] = number_of(files.order, windows, w, doc)
-                space.scores[found] = score
-                found += 1
-                if found > k + k // 4:
-                    found, least = thin_out(space, k, found, least)
-                    while first < n_terms and bounds[first] < least:
-                        first += 1
-            doc = following
-    space.counts[:] = 0
-    space.counts[POSTINGS_SCORED] = scored
-    return finish(space, k, found)

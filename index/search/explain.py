@@ -24,10 +24,13 @@ import numpy as np
 from lsr.console import table
 from lsr.encode.base import Encoder
 from lsr.errors import EncoderError, EncoderMismatch
+from lsr.index.search.rerank import Moved
 from lsr.index.search.snapshot import Snapshot
-from lsr.io.corpus import Document
+from lsr.io.document import Document
+from lsr.notebook import html_table
 from lsr.sparse import SparseMatrix
 
+_LITTLE = 20  # a term that weighs so many times less than the query's heaviest isn't marked
 _EXPANSION, _MATCH = 1, 2  # what a character is part of; the larger one counts
 _PLAIN = ("**", "**"), ("_", "_")
 _TAGS = ("<mark>", "</mark>"), ('<mark class="expansion">', "</mark>")
@@ -50,6 +53,8 @@ class Contribution:
         spans: Where it stands, (start, end) in characters of the document's content (title, a space, text).
         origin: Of an expansion, the word that it comes from, as `Encoder.origins` has it: (start, end) likewise. None
             where that isn't known.
+        marked: Whether highlights mark it. Stop words and terms of little weight in the query aren't marked beside
+            others.
     """
 
     term: int
@@ -61,9 +66,10 @@ class Contribution:
     kind: str
     spans: tuple[tuple[int, int], ...]
     origin: tuple[int, int] | None = None
+    marked: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """Why a document has its score.
 
@@ -73,6 +79,8 @@ class Explanation:
         contributions: Heaviest first; terms of the query that the document lacks come last.
         content: The text that the spans refer to; empty where it isn't stored.
         title_length: Characters at its beginning that are the title; a space follows.
+        boost: What the search's boosts multiplied the score with; 1 without any.
+        moved: What a re-ranker did to the document; None if there was none.
     """
 
     id: str
@@ -80,13 +88,31 @@ class Explanation:
     contributions: tuple[Contribution, ...]
     content: str
     title_length: int = 0
+    boost: float = 1.0
+    moved: Moved | None = None
 
     def __iter__(self) -> Iterator[Contribution]:
         return iter(self.contributions)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Id, score, terms, and what else changed the score or the rank, as JSON can hold them."""
+        found = self.to_json()
+        return {"id": found.pop("_id"), **found}
+
+    def __repr__(self) -> str:
+        return f"Explanation(id={self.id!r}, score={self.score:.4f}, {self.words(3)})"
+
+    def _repr_html_(self) -> str:
+        """The text with the words marked that count, and a table of the terms."""
+        header, *rows = self._rows()
+        text = f"<p>{self.highlight(html=True)}</p>" if self.content else ""
+        return text + html_table([header, *rows], self._headline())
+
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return {"_id": self.id, "score": self.score, "terms": [asdict(c) for c in self.contributions]}
+        found: dict[str, Any] = {"_id": self.id, "score": self.score, "terms": [asdict(c) for c in self.contributions]}
+        found |= {"boost": self.boost} if self.boost != 1 else {}
+        return found | ({"moved": asdict(self.moved)} if self.moved else {})
 
     def words(self, limit: int = 5) -> str:
         """The heaviest terms in one line, as "wing 42%, flutter*(wing) 30%".
@@ -133,15 +159,24 @@ class Explanation:
         return highlight(self.content, self, matched, expanded, length, html, instead)
 
     def __str__(self) -> str:
-        rows = []
+        header, *rows = self._rows()
+        return f"{self._headline()}\n" + table(rows, header, "<>>>><<")
+
+    def _headline(self) -> str:
+        moved = f", boosted {self.boost:.4g} times" if self.boost != 1 else ""
+        moved += f"; {self.moved}" if self.moved else ""
+        return f"{self.id}: score {self.score:.4f}{moved}"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """A table, its header first."""
+        rows: list[tuple[str, ...]] = [("term", "query", "impact", "score", "share", "kind", "in the text")]
         for c in self.contributions:
             places = ", ".join(self._place(span) for span in c.spans[:3])
             more = f" and {len(c.spans) - 3} more" if len(c.spans) > 3 else ""
             origin = f"← {self._place(c.origin)}" if c.origin else ""
             numbers = (f"{c.query_weight:.3f}", f"{c.impact:.3f}", f"{c.score:.3f}", f"{c.share:.1%}")
             rows.append((c.token, *numbers, c.kind, places + more + origin))
-        header = ("term", "query", "impact", "score", "share", "kind", "in the text")
-        return f"{self.id}: score {self.score:.4f}\n" + table(rows, header, "<>>>><<")
+        return rows
 
     def _place(self, span: tuple[int, int]) -> str:
         return f'{span[0]}:{span[1]} "{self.content[slice(*span)]}"'
@@ -170,6 +205,12 @@ def explain_document(
             spans.setdefault(term, []).append((start, end))
     expansions = [] if spans is None else [term for term in terms[impacts > 0].tolist() if term not in spans]
     sources = _origins(encoder, content, expansions) if origins else {}
+    fillers = set(encoder.fillers(content)) if spans and encoder is not None else set()
+    there = np.flatnonzero(impacts).tolist()
+    places = {i: {*(spans or {}).get(int(terms[i]), ()), sources.get(int(terms[i]))} - {None} for i in there}
+    telling = [i for i in there if not places[i] or places[i] - fillers]
+    least = max((float(weights[i]) for i in telling), default=0.0) / _LITTLE
+    marked = {i for i in telling or there if weights[i] >= least}
     tokens = snapshot.shared.vocabulary
     contributions = []
     for i in np.lexsort((terms, -scores)).tolist():
@@ -190,6 +231,7 @@ def explain_document(
                 kind=kind,
                 spans=found,
                 origin=sources.get(term),
+                marked=i in marked,
             )
         )
     return Explanation(snapshot.documents.id(doc), total, tuple(contributions), content, len(title))
@@ -265,8 +307,8 @@ def _own_marks(content: str, kinds: bytearray, *marks: tuple[int, str, str]) -> 
 
 def _kinds(content: str, contributions: Iterable[Contribution]) -> bytearray:
     """What each character is part of: _MATCH, _EXPANSION or 0."""
-    matches = [_with_marks(content, *span) for c in contributions if c.kind != "unweighted" for span in c.spans]
-    origins = [_with_marks(content, *c.origin) for c in contributions if c.origin]
+    matches = [_with_marks(content, *span) for c in contributions if c.marked for span in c.spans]
+    origins = [_with_marks(content, *c.origin) for c in contributions if c.marked and c.origin]
     kinds = bytearray(len(content))
     for kind, spans in ((_EXPANSION, origins), (_MATCH, matches)):
         for start, end in spans:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
 from lsr.index.search.query_encoder import Query
 from lsr.index.search.reader import Reader
+from lsr.index.search.settings import FilteredOptions
 from lsr.sparse import SparseMatrix
 
 
-def expanded(
-    index: Reader, query: Query, *, documents: int = 5, terms: int = 30, weight: float = 0.3, **settings: Any
+def expand_query(
+    index: Reader,
+    query: Query,
+    *,
+    documents: int = 5,
+    terms: int = 30,
+    weight: float = 0.3,
+    **settings: Unpack[FilteredOptions],
 ) -> SparseMatrix:
     """A query expanded by Rocchio's method on sparse vectors: q + weight * |q| / |m| * m.
 

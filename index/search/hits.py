@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from html import escape
 from typing import Any, Protocol
 
+from lsr.errors import LsrError, MissingExtra
 from lsr.index.search.explain import Explanation
+
+_SHOWN = 300  # characters of a text in a notebook
 
 
 class Described(Protocol):
@@ -63,15 +69,127 @@ class Hit:
         """Why it has its score, term by term; as `Index.explain`."""
         return self._explain(self.doc, origins=origins)
 
-    def highlight(self, length: int | None = None, **marks: Any) -> str:
+    def highlight(
+        self,
+        length: int | None = None,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        expansion: tuple[str, str] | None = None,
+        between: str = "\n",
+        html: bool = False,
+    ) -> str:
         """Title and text with the words marked that count, or the best part of them; as `Explanation.highlight`."""
-        return self.explain().highlight(length, **marks)
+        return self.explain().highlight(
+            length, before=before, after=after, expansion=expansion, between=between, html=html
+        )
 
     def __reduce__(self) -> Any:
         raise TypeError(
             "a Hit reads its text and explanation from an index that is open here: send what you need of it to the "
-            "other process, such as (hit.id, hit.score, hit.text)"
+            "other process, such as hit.to_dict()"
         )
+
+    def __eq__(self, other: object) -> bool:
+        """The same document, or passage, with the same score; whichever index found it."""
+        if not isinstance(other, Hit):
+            return NotImplemented
+        return (self.id, self.passage, self.score) == (other.id, other.passage, other.score)
+
+    def __hash__(self) -> int:
+        return hash((self.passage, self.score))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Id, passage, score, title, text and metadata, as JSON can hold them; it can go to another process."""
+        title, text, metadata = self._documents.fields(self.doc)
+        return {
+            "id": self.id,
+            "passage": self.passage,
+            "score": self.score,
+            "title": title,
+            "text": text,
+            "metadata": metadata,
+        }
 
     def __repr__(self) -> str:
         return f"Hit(id={self.id!r}, score={self.score:.4f})"
+
+    def _repr_html_(self) -> str:
+        """The title, and the best part of the text with the words marked that count."""
+        title, text, _ = self._documents.fields(self.doc)
+        shown = escape(text[:_SHOWN]) + ("…" if len(text) > _SHOWN else "")
+        with suppress(LsrError):  # without an encoder the text is shown as it begins
+            shown = self.explain(origins=False).highlight(_SHOWN, html=True) or shown
+        return f"<p><b>{escape(title or self.passage)}</b> {self.score:.4f}<br>{shown}</p>"
+
+
+class Hits(list[Hit]):
+    """The hits of a search, best first, and what else it was asked for.
+
+    Attributes:
+        facets: Of each column {value: how many of all documents that match have it}, the most frequent first; empty
+            unless the search was asked for them.
+        total: How many documents match; None unless the search was asked for facets.
+        missing: Of a search over shards {shard: why it is missing}; empty where all answered.
+    """
+
+    def __init__(
+        self,
+        hits: Iterable[Hit] = (),
+        *,
+        facets: Mapping[str, Mapping[Any, int]] | None = None,
+        total: int | None = None,
+        missing: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(hits)
+        self.facets = {name: dict(counts) for name, counts in (facets or {}).items()}
+        self.total, self.missing = total, dict(missing or {})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Of each hit rank, id, passage, score, title, text and metadata."""
+        return [{"rank": rank, **hit.to_dict()} for rank, hit in enumerate(self, start=1)]
+
+    def _repr_html_(self) -> str:
+        return "<ol>" + "".join(f"<li>{hit._repr_html_()}</li>" for hit in self) + "</ol>"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it: "hits", and "facets" and "total" where the search was asked for them."""
+        found: dict[str, Any] = {"hits": self.rows()}
+        if self.total is not None:
+            found |= {"total": self.total, "facets": facet_rows(self.facets)}
+        return found
+
+    def to_arrow(self) -> Any:
+        """A pyarrow.Table with a row for each hit: rank (int64), id, passage (string), score (float64), title, text
+        (string), and metadata, as JSON (string).
+        """
+        import pyarrow as pa
+
+        names = ("rank", "id", "passage", "score", "title", "text", "metadata")
+        types = (pa.int64(), pa.string(), pa.string(), pa.float64(), pa.string(), pa.string(), pa.string())
+        rows = [row | {"metadata": json.dumps(row["metadata"], ensure_ascii=False)} for row in self.rows()]
+        return pa.Table.from_pylist(rows, pa.schema(list(zip(names, types, strict=True))))
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame with a row for each hit: rank, id, passage, score, title, text, and a column for each key
+        of the metadata; one that has the name of another column begins with "metadata.".
+
+        Raises:
+            MissingExtra: pandas isn't installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise MissingExtra("pandas", "pandas", "Hits.to_pandas") from None
+        rows = []
+        for row in self.rows():
+            metadata = row.pop("metadata")
+            rows.append(row | {f"metadata.{key}" if key in row else key: value for key, value in metadata.items()})
+        return pd.DataFrame(rows, columns=None if rows else ["rank", "id", "passage", "score", "title", "text"])
+
+
+def facet_rows(facets: Mapping[str, Mapping[Any, int]]) -> dict[str, list[dict[str, Any]]]:
+    """Facets as JSON can hold them: of each column a list of {"value": ..., "count": ...}."""
+    return {
+        name: [{"value": value, "count": count} for value, count in counts.items()] for name, counts in facets.items()
+    }

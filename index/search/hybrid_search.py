@@ -24,17 +24,19 @@ from lsr.sparse import SparseMatrix
 _CANDIDATES = 100  # of each search, at least
 
 
-def require_dense(snapshot: Snapshot, path: object) -> None:
-    """Refuse to compare with dense vectors where there are none.
+def dense_width(snapshot: Snapshot, path: object) -> int:
+    """How many numbers the dense vectors of an index have.
 
     Raises:
-        DataError: A segment lacks them.
+        DataError: It keeps none.
     """
-    if any(part.embeddings is None for part in snapshot.parts):
+    widths = {0 if part.embeddings is None else part.embeddings.width for part in snapshot.parts}
+    if 0 in widths or not snapshot.manifest["settings"].get("hybrid"):
         raise DataError(
             f"{path}: this index keeps no dense vectors: build it with hybrid=True (lsr index --hybrid) and an encoder "
             "that gives them, as lsr-mini"
         )
+    return widths.pop() if widths else snapshot.encoder().dense_width
 
 
 def hybrid_top(

@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lsr.console import warn
 from lsr.encode.base import Encoder, as_rows, as_texts
@@ -17,7 +18,7 @@ from lsr.errors import CutTexts, DataError, EncoderError
 from lsr.fingerprint import Fingerprint
 from lsr.index.search.searcher import EXACT
 from lsr.index.search.settings import SearchSettings
-from lsr.index.search.snapshot import Shared
+from lsr.index.search.snapshot import IndexEncoder
 from lsr.sparse import SparseMatrix
 
 Query = str | Mapping[str, Any] | SparseMatrix  # {token: weight}, or a mapping that has a "text"
@@ -35,7 +36,7 @@ class QuerySide:
         self._given_encoder = encoder
 
     @property
-    def shared(self) -> Shared:
+    def shared(self) -> IndexEncoder:
         """What encodes queries, as the index carries it."""
         raise NotImplementedError
 
@@ -88,8 +89,6 @@ class QuerySide:
         Raises:
             DataError: A weight that is negative, infinite or not a number.
         """
-        if isinstance(queries, str | Mapping):
-            raise TypeError(f"queries are a list or a matrix, got a single one: [{str(queries)[:50]!r}]")
         if isinstance(queries, SparseMatrix):
             size = self.fingerprint.vocabulary_size
             if size is None and self.vocabulary is not None and self.shared.encoder_files:
@@ -143,13 +142,38 @@ class QuerySide:
             raise ValueError(f"{call} takes one query, got {len(vector)}; search_batch takes many")
         return vector
 
+    def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
+        """(n,) float64, what a document's weights of (n,) terms are multiplied with to stand for a query: IDF, of an
+        encoder that has it in its queries.
+        """
+        if self._given_encoder is None and not self.shared.encoder_files:
+            return np.ones(len(terms))
+        return self.encoder.query_factors(terms)
+
+    def as_query(self, documents: SparseMatrix) -> SparseMatrix:
+        """The vectors of documents as one query, which finds what is like them."""
+        terms, places = np.unique(documents.indices, return_inverse=True)
+        weights = np.bincount(places, weights=documents.data, minlength=len(terms)) * self.query_factors(terms)
+        kept = weights > 0
+        return SparseMatrix.from_rows([(terms[kept], weights[kept])], documents.shape[1])
+
+    def compared(self, documents: SparseMatrix) -> SparseMatrix:
+        """The vectors of documents, weighed so that products compare them with each other: where queries carry IDF,
+        each side carries its square root.
+        """
+        terms, places = np.unique(documents.indices, return_inverse=True)
+        weights = documents.data * np.sqrt(self.query_factors(terms)).astype(np.float32)[places]
+        return SparseMatrix(documents.indptr, documents.indices, weights, documents.shape, check=False)
+
 
 def as_queries(queries: Any) -> list[Any]:
     """Queries as a list; of a mapping that has a text, as files of queries do, the text.
 
     Raises:
-        TypeError: No iterable of queries in an order.
+        TypeError: No iterable of queries in an order; a text is a query itself, not its letters.
     """
+    if isinstance(queries, str | Mapping):
+        raise TypeError(f"queries are a list or a matrix, got a single one: [{str(queries)[:50]!r}]")
     if not isinstance(queries, Iterable) and not hasattr(queries, "columns"):
         raise TypeError(f"a query is a text, a mapping of token to weight or a matrix, got {type(queries).__name__}")
     rows = as_rows(queries, "queries")

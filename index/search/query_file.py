@@ -13,7 +13,7 @@ import numpy as np
 from lsr.errors import DataError
 from lsr.index.search.query_encoder import QuerySide
 from lsr.io.corpus import open_corpus
-from lsr.io.vectors import holds_vectors, read_vectors
+from lsr.io.open_vectors import holds_vectors, read_vectors
 from lsr.sparse import SparseMatrix
 
 

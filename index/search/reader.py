@@ -7,26 +7,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lsr.encode.base import Encoder
 from lsr.errors import DataError
+from lsr.index.search.column_values import facet_order, require_columns
+from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document
-from lsr.index.search.hits import Hit
-from lsr.index.search.hybrid_search import hybrid_top, require_dense
+from lsr.index.search.hits import Hit, Hits
+from lsr.index.search.hybrid_search import dense_width, hybrid_top
+from lsr.index.search.matches import Matcher, SnapshotRanking
+from lsr.index.search.operators import TextQuery
+from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
 from lsr.index.search.searcher import Mask, Searcher
-from lsr.index.search.settings import Plan, SearchSettings
-from lsr.index.search.snapshot import Shared, Snapshot
+from lsr.index.search.selection import explained, select
+from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
+from lsr.index.search.snapshot import IndexEncoder, Snapshot
+from lsr.index.search.words import Suggestion, Words
 from lsr.index.segment.doc_store import AllDocuments
-from lsr.index.segment.filters import Filter, Where
-from lsr.index.storage.arrow_file import damage
+from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.storage.manifest import check_files
-from lsr.io.corpus import require_id
-from lsr.sparse import MAX_TERMS, SparseMatrix
+from lsr.io.document import Document, require_id
+from lsr.notebook import html_table
+from lsr.sparse import SparseMatrix
 
 _SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
 
@@ -56,6 +63,22 @@ class Reader(QuerySide):
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self)} documents, {self.fingerprint})"
 
+    def to_dict(self) -> dict[str, Any]:
+        """What it is, as JSON can hold it."""
+        return {
+            "path": str(self.path),
+            "documents": len(self),
+            "segments": self.n_segments,
+            "postings": self.n_postings,
+            "bytes": sum(self.file_sizes().values()),
+            "passages": self.has_passages,
+            "clusters": self.has_clusters,
+            "encoder": str(self.fingerprint),
+        }
+
+    def _repr_html_(self) -> str:
+        return html_table([("", ""), *((key, str(value)) for key, value in self.to_dict().items())])
+
     @property
     def documents(self) -> AllDocuments:
         """Ids and texts."""
@@ -76,7 +99,7 @@ class Reader(QuerySide):
         return self._snapshot.searcher
 
     @property
-    def shared(self) -> Shared:
+    def shared(self) -> IndexEncoder:
         """What encodes queries, as the index carries it."""
         return self._snapshot.shared
 
@@ -126,43 +149,131 @@ class Reader(QuerySide):
                 sizes[kind] = sizes.get(kind, 0) + int(entry["bytes"])
         return sizes
 
+    # --- documents -------------------------------------------------------------------------------------------------
+
+    def get(self, doc_id: str | int) -> Document | None:
+        """A document as it is stored; None if there is none of this id.
+
+        A document that is cut into passages comes with the first one's title and metadata, and with all their texts, a
+        blank line between them; what passages repeat of each other stands there as often.
+
+        Args:
+            doc_id: Of a document or of a passage; a whole number is its text, as where documents are added.
+        """
+        return self.get_many([doc_id])[0]
+
+    def get_many(self, doc_ids: Iterable[str | int]) -> list[Document | None]:
+        """Documents as they are stored, one for each id in their order; see `get`."""
+        if isinstance(doc_ids, str):
+            raise TypeError(f"get_many takes several ids, got {doc_ids!r}; get takes one")
+        documents, ids = self._snapshot.documents, [require_id(doc_id) for doc_id in doc_ids]
+        return documents.get_many(ids, passages=self.has_passages)
+
+    def __contains__(self, doc_id: object) -> bool:
+        """Whether there is a document, or a passage, of this id."""
+        if isinstance(doc_id, bool) or not isinstance(doc_id, str | int):
+            return False
+        documents, wanted = self._snapshot.documents, str(doc_id)
+        return documents.find(wanted) is not None or (self.has_passages and bool(documents.passages(wanted)))
+
+    def __iter__(self) -> Iterator[Document]:
+        """All documents, of passages each, in the order of addition; of the commit that is open when it begins."""
+        return self.stored()
+
+    def stored(self, where: Where | Filter | None = None) -> Iterator[Document]:
+        """The documents that meet a filter, of passages each, in the order of addition; as iteration gives all.
+
+        Raises:
+            DataError: As of `count`.
+        """
+        documents = self._snapshot.documents
+        allowed = None if where is None else documents.allowed(as_filter(where))
+        return (documents.stored(doc) for doc in documents.numbers() if allowed is None or allowed[doc])
+
+    def count(self, where: Where | Filter | None = None) -> int:
+        """How many documents there are, of passages each; with a filter, how many meet it.
+
+        Raises:
+            DataError: A filter on a column that no document has, or of another kind.
+        """
+        return self._snapshot.count(where)
+
+    def filter_hints(self, where: Where | Filter) -> list[str]:
+        """Why a filter may find nothing: texts that it asks for and no document has, with the nearest that there are.
+
+        Raises:
+            DataError: As of `count`.
+        """
+        parsed = as_filter(where)
+        parsed.require_known(self.documents.columns)
+        return parsed.hints(self.documents.columns)
+
     # --- searching -------------------------------------------------------------------------------------------------
 
-    def search(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> list[Hit]:
+    def search(
+        self,
+        query: Query,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
         """The k best documents.
 
         Args:
             query: A text, a {token: weight} mapping, a mapping with a "text", or a matrix of one row.
             k: How many at most. Documents that share no term with the query are never among them.
             where: Which documents may be found, by their metadata: `lsr.index.segment.filters` tells how.
+            dense: (width,) the query's dense vector, for the modes hybrid and dense; by default its text is encoded.
             settings: Of `SearchSettings`: mode, algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages,
-                dense_weight. Without any the search is one of the sparse vectors, and exact.
+                dense_weight. Without any the search is one of the sparse vectors, and exact. And of
+                `lsr.index.search.options.Options`: offset, min_score, group_by, per_group, sort, boost, facets,
+                diversity, syntax, rerank, depth.
 
         Returns:
-            Hits by descending score; equal scores by the order in which the documents were added.
+            Hits by descending score, if no option has another order; equal scores by the order in which the documents
+            were added.
 
         Raises:
             EncoderError: A text, but the index has no encoder.
-            DataError: A filter on a column that no document has, or of another kind.
+            DataError: A filter, or an option, on a column that no document has, or of another kind.
+            RerankerError: A re-ranker fails.
         """
-        chosen = search_settings(settings)
+        options, chosen = split_options(settings)
+        query, text = options.split(query)
         vector = self.query_vector(query, "search")
         checked_k(k)
         snapshot = self._snapshot
-        dense = self._dense_queries(snapshot, [query], chosen)
-        return self._hits(snapshot, vector, *_top(snapshot, vector, dense[0], k, chosen, snapshot.mask(where)))
+        one = query if isinstance(query, SparseMatrix) else [query]
+        (near,) = self._dense_queries(snapshot, one, None if dense is None else [dense], chosen)
+        if not options.plain:
+            conditions = options.conditions(text)
+            return self._selected(snapshot, query, vector, near, k, options, chosen, where, conditions)
+        return self._hits(snapshot, vector, *_top(snapshot, vector, near, k, chosen, snapshot.mask(where)))
 
     def _dense_queries(
-        self, snapshot: Snapshot, queries: Sequence[Any] | SparseMatrix, settings: SearchSettings
+        self,
+        snapshot: Snapshot,
+        queries: Sequence[Any] | SparseMatrix,
+        given: Sequence[ArrayLike] | None,
+        settings: SearchSettings,
     ) -> Sequence[NDArray[np.float32] | None]:
         """The dense vectors of queries, where they are wanted."""
         if settings.mode == "sparse":
+            if given is not None:
+                raise ValueError('dense vectors of queries go with the modes "hybrid" and "dense"')
             return [None] * len(queries)
-        require_dense(snapshot, self.path)
-        texts = [query for query in as_queries(queries) if isinstance(query, str)]
-        if len(texts) != len(queries):
-            raise DataError(f'mode "{settings.mode}" is for texts: only those have a dense vector', "query")
-        return list(self.encoder.encode_dense(texts, queries=True)) if texts else []
+        width = dense_width(snapshot, self.path)
+        if given is None:
+            texts = [] if isinstance(queries, SparseMatrix) else [q for q in as_queries(queries) if isinstance(q, str)]
+            if len(texts) != len(queries):
+                raise DataError(f'mode "{settings.mode}" takes texts, or a dense vector for each query', "query")
+            given = list(self.encoder.encode_dense(texts, queries=True)) if texts else []
+        vectors = [np.asarray(vector, np.float32) for vector in given]
+        if len(vectors) != len(queries) or any(v.shape != (width,) or not np.isfinite(v).all() for v in vectors):
+            raise DataError(f"a dense vector for each query is needed, of {width} finite numbers", "query")
+        return vectors
 
     def search_batch(
         self,
@@ -171,8 +282,9 @@ class Reader(QuerySide):
         *,
         threads: int = 0,
         where: Where | Filter | None = None,
-        **settings: Any,
-    ) -> list[list[Hit]]:
+        dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> list[Hits]:
         """The k best documents of many queries, on all cores.
 
         Args:
@@ -180,21 +292,139 @@ class Reader(QuerySide):
             k: How many at most for each.
             threads: Cores to use; 0 for all.
             where: As for `search`.
+            dense: As for `search`, one vector for each query.
             settings: As for `search`.
         """
-        chosen = search_settings(settings)
-        queries = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
-        vectors = self.query_vectors(queries)
+        options, chosen = split_options(settings)
+        asked: Any = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
+        texts: list[TextQuery | None] = [None] * len(asked)
+        if options.syntax != "plain":
+            parts = [options.split(query) for query in asked]
+            asked, texts = [query for query, _ in parts], [text for _, text in parts]
+        vectors = self.query_vectors(asked)
         rows = [vectors[i] for i in range(len(vectors))]
         checked_k(k)
         snapshot = self._snapshot
         mask = snapshot.mask(where)
-        dense = self._dense_queries(snapshot, queries, chosen)
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            found = list(pool.map(lambda row, near: _top(snapshot, row, near, k, chosen, mask), rows, dense))
-        return [self._hits(snapshot, row, docs, scores) for row, (docs, scores) in zip(rows, found, strict=True)]
+        near = self._dense_queries(snapshot, asked, None if dense is None else list(dense), chosen)
 
-    def explain_plan(self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Any) -> Plan:
+        def find(i: int) -> Hits:
+            if options.plain:
+                return self._hits(snapshot, rows[i], *_top(snapshot, rows[i], near[i], k, chosen, mask))
+            query, conditions = None if isinstance(asked, SparseMatrix) else asked[i], options.conditions(texts[i])
+            return self._selected(snapshot, query, rows[i], near[i], k, options, chosen, where, conditions)
+
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            return list(pool.map(find, range(len(rows))))
+
+    def similar(
+        self,
+        doc_id: str | int,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
+        """The k documents that are most like one of them, by their stored vectors; it isn't among them.
+
+        Args:
+            doc_id: The document's id, or that of a passage. Of a document that is cut into passages all count.
+            k: How many at most.
+            where: As for `search`.
+            settings: As for `search`.
+
+        Raises:
+            DataError: No document has this id.
+        """
+        options, chosen = split_options(settings)
+        checked_k(k)
+        snapshot, doc_id = self._snapshot, require_id(doc_id)
+        if (like := snapshot.like(doc_id)) is None:
+            raise DataError(f"{self.path}: no document has the id {doc_id!r}")
+        vectors, own, content = like
+        conditions = options.conditions(without=(own,))
+        return self._selected(snapshot, content, self.as_query(vectors), None, k, options, chosen, where, conditions)
+
+    def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:
+        """All pairs of documents whose vectors have a cosine of at least a threshold; of passages, those of different
+        documents.
+
+        Args:
+            threshold: Above 0 and at most 1. The lower, the longer it takes.
+            where: Compare only documents that meet a filter.
+
+        Returns:
+            The most alike first.
+
+        Raises:
+            ValueError: A threshold out of range.
+            DataError: A filter on a column that no document has, or of another kind.
+        """
+        snapshot = self._snapshot
+        allowed = None if where is None else snapshot.documents.allowed(as_filter(where))
+        reader = Reader(self.path, snapshot, self._given_encoder)
+        return duplicates(snapshot, threshold, reader.compared, allowed)
+
+    def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
+        """Words of a query that no document has, each with the nearest words that documents have.
+
+        Args:
+            text: The query.
+            limit: How many for each word at most. Where there are none, the list is empty.
+
+        Raises:
+            EncoderError: The index has no encoder.
+        """
+        return Words(self._snapshot, self.encoder).corrections(text, limit)
+
+    def did_you_mean(self, text: str) -> str | None:
+        """A query with its words that no document has replaced by the nearest; None if there is nothing to replace."""
+        return Words(self._snapshot, self.encoder).corrected(text)
+
+    def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
+        """What somebody who types may go on to: the last word completed, and titles.
+
+        Args:
+            text: What stands there so far.
+            limit: How many words, and how many titles, at most.
+
+        Raises:
+            EncoderError: The index has no encoder.
+        """
+        return Words(self._snapshot, self.encoder).suggestions(text, limit)
+
+    def compared_vectors(self, docs: Sequence[int]) -> SparseMatrix:
+        """The vectors of some documents, by their numbers, as `compared` weighs them."""
+        return self.compared(self.document_vectors(docs))
+
+    def _selected(
+        self,
+        snapshot: Snapshot,
+        query: Any,
+        vector: SparseMatrix,
+        dense: NDArray[np.float32] | None,
+        k: int,
+        options: Options,
+        settings: SearchSettings,
+        where: Where | Filter | None,
+        conditions: Conditions,
+    ) -> Hits:
+        """The hits of a search with options."""
+        require_columns(options, snapshot.documents.columns)
+        matcher = Matcher(snapshot, vector, settings, conditions, where, dense=dense)
+        reader = Reader(self.path, snapshot, self._given_encoder)
+        found = select(SnapshotRanking(matcher, reader.compared_vectors), query, k, options)
+        facets, total = None, None
+        if options.facets:
+            total, counts = matcher.facets(options.faceted)
+            facets = {name: facet_order(counted) for name, counted in counts.items()}
+        explain = explained(partial(self._explain, snapshot, vector), found, boosted=bool(options.boost))
+        pairs = zip(found.docs, found.scores, strict=True)
+        return Hits((Hit(snapshot.documents, *pair, explain) for pair in pairs), facets=facets, total=total)
+
+    def explain_plan(
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[SearchOptions]
+    ) -> Plan:
         """Search, and tell what ran and how many blocks, windows and postings it touched.
 
         Args:
@@ -211,7 +441,10 @@ class Reader(QuerySide):
         return snapshot.searcher.plan(terms, weights, snapshot.depth(k), search_settings(settings), mask)
 
     def recall(
-        self, queries: Iterable[str | Mapping[str, Any]] | SparseMatrix | None = None, k: int = 10, **settings: Any
+        self,
+        queries: Iterable[str | Mapping[str, Any]] | SparseMatrix | None = None,
+        k: int = 10,
+        **settings: Unpack[SearchOptions],
     ) -> float:
         """How much of the exact result a search finds: to choose alpha, or cut and heap_factor.
 
@@ -260,28 +493,11 @@ class Reader(QuerySide):
         for doc in documents.numbers():
             yield documents.id(doc), documents.content(doc)
 
-    def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
-        """(n,) float64, what a document's weights of (n,) terms are multiplied with to stand for a query: IDF, of an
-        encoder that has it in its queries.
-        """
-        if self._given_encoder is None and not self.shared.encoder_files:
-            return np.ones(len(terms))
-        return self.encoder.query_factors(terms)
-
     def document_vectors(self, docs: Sequence[int]) -> SparseMatrix:
         """The stored vectors of some documents, by their numbers (`Hit.doc`); a few milliseconds each."""
-        searcher, rows = self._snapshot.searcher, []
-        for doc in docs:
-            number, within = searcher.locate(doc)
-            segment = searcher.segments[number]
-            with damage(segment.folder, "the postings are damaged"):
-                terms, weights = segment.vector(within)
-                SparseMatrix.from_rows([(terms, weights)], MAX_TERMS)
-                rows.append((terms, weights))
-        n_terms = max((int(terms[-1]) for terms, _ in rows if len(terms)), default=0) + 1
-        return SparseMatrix.from_rows(rows, max(n_terms, self.fingerprint.vocabulary_size or 0))
+        return self._snapshot.vectors(docs)
 
-    def hits(self, query: SparseMatrix, scores: Mapping[str, float]) -> list[Hit]:
+    def hits(self, query: SparseMatrix, scores: Mapping[str, float]) -> Hits:
         """Documents found otherwise as hits of a query; those that aren't there are left out.
 
         Args:
@@ -300,10 +516,10 @@ class Reader(QuerySide):
 
     def _hits(
         self, snapshot: Snapshot, query: SparseMatrix, docs: NDArray[np.int64], scores: NDArray[np.float64]
-    ) -> list[Hit]:
+    ) -> Hits:
         explain = partial(self._explain, snapshot, query)
         found = zip(docs.tolist(), scores.tolist(), strict=True)
-        return [Hit(snapshot.documents, doc, score, explain) for doc, score in found]
+        return Hits(Hit(snapshot.documents, doc, score, explain) for doc, score in found)
 
     # --- explaining and checking -----------------------------------------------------------------------------------
 
@@ -335,7 +551,12 @@ class Reader(QuerySide):
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""
-        return list(check_files(self.path, self._snapshot.manifest, every_byte=True).values())
+        folders = self._snapshot.by_folder(self.path)
+        return [
+            wrong
+            for folder, snapshot in folders
+            for wrong in check_files(folder, snapshot.manifest, every_byte=True).values()
+        ]
 
 
 def _top(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
-Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "daat", "clusters"]
+from lsr.index.segment.filters import Filter, Where
+
+Algorithm = Literal["auto", "exhaustive", "blocks", "maxscore", "clusters"]
 Mode = Literal["sparse", "hybrid", "dense"]
 # With fewer blocks for each wanted document than this, too many of them have to be looked into: a scan is faster. The
 # first where similar documents are stored side by side, the second where they lie as they came.
@@ -21,9 +24,8 @@ class SearchSettings:
     Attributes:
         algorithm: "exhaustive" scans every posting of the query's terms; "blocks" leaves out blocks of documents
             whose upper bounds fall short; "maxscore" looks light terms up only in documents that heavier ones may lift
-            to the top, window by window, and "daat" does so document by document, as the textbooks have it, to be
-            measured against; "clusters" looks into the clusters of an index that was built with them, which is
-            approximate; "auto" takes for each query what should be faster of the first two. Weights stored as
+            to the top, window by window; "clusters" looks into the clusters of an index that was built with them,
+            which is approximate; "auto" takes for each query what should be faster of the first two. Weights stored as
             float32 have no bounds: they are scanned whatever exact algorithm is named here.
         alpha: A block is left out when alpha times its upper bound falls short of the k-th best score so far. 1 is
             exact; lower is faster and may miss documents. What is found has its exact score. Of "blocks".
@@ -82,6 +84,48 @@ class SearchSettings:
     def exact(self) -> bool:
         """Whether nothing can be missed."""
         return self.alpha == 1 and self.beta == 1 and self.algorithm != "clusters"
+
+
+class RankingOptions(TypedDict, total=False):
+    """The settings of a search as keyword arguments; `SearchSettings` tells what they mean."""
+
+    algorithm: Algorithm
+    alpha: float
+    beta: float
+    guaranteed: int
+    cut: int
+    heap_factor: float
+    best_passages: int
+    mode: Mode
+    dense_weight: float
+
+
+class SearchOptions(RankingOptions, total=False):
+    """Those, and what `lsr.index.search.options.Options` tells of."""
+
+    offset: int
+    min_score: float
+    group_by: str | None
+    per_group: int
+    sort: str | Sequence[str]
+    boost: Mapping[str, Any]
+    facets: str | Sequence[str]
+    diversity: float
+    syntax: str
+    rerank: Any
+    depth: int
+
+
+class FilteredOptions(RankingOptions, total=False):
+    """Settings and a filter."""
+
+    where: Where | Filter | None
+
+
+class BatchOptions(FilteredOptions, total=False):
+    """Those, and the number of threads."""
+
+    threads: int
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -32,10 +32,12 @@ from lsr.index.segment.doc_store import AllDocuments, Documents
 from lsr.index.segment.embeddings import Embeddings
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.segment.postings import Segment
-from lsr.index.storage.arrow_file import RESTORE, ArrowFile, write_arrow
+from lsr.index.storage.arrow_file import RESTORE, ArrowFile, damage, write_arrow
 from lsr.index.storage.manifest import CHANGED, check_files, read_encoder_files, read_manifest, require_same_index
 from lsr.io.vectors import VectorBatch
-from lsr.sparse import SparseMatrix
+from lsr.sparse import MAX_TERMS, SparseMatrix
+
+T = TypeVar("T")
 
 _VOCABULARY_SCHEMA = pa.schema([("token", pa.string())])
 _ALIVE_SCHEMA = pa.schema([("bits", pa.uint8())])
@@ -45,7 +47,7 @@ _PASSAGES = 4  # so many times the wanted documents are looked for where documen
 _REST = " (--skip-damaged, Index.open(..., skip_damaged=True) searches what is left)"
 
 
-class Part(NamedTuple):
+class OpenSegment(NamedTuple):
     """A segment of a snapshot.
 
     Attributes:
@@ -106,7 +108,7 @@ class Part(NamedTuple):
             raise CorruptIndex("\n".join(wrong))
 
 
-class Shared:
+class IndexEncoder:
     """What the segments of an index share.
 
     Attributes:
@@ -131,7 +133,7 @@ class Shared:
         tokens: Callable[[], list[str]] | None,
         *,
         damaged: bool = False,
-        base: Shared | None = None,
+        base: IndexEncoder | None = None,
     ) -> None:
         self._path, self.fingerprint, self.encoder_files, self._tokens = path, fingerprint, encoder_files, tokens
         self.damaged = damaged
@@ -140,7 +142,7 @@ class Shared:
         self._before: tuple[list[str], dict[str, int]] | None = None  # of the same tokens, but for the last
 
     @classmethod
-    def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool, tokens_whole: bool) -> Shared:
+    def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool, tokens_whole: bool) -> IndexEncoder:
         """What the segments of a manifest share; if it isn't whole, without the encoder, nor tokens that aren't."""
         folder = path / str(manifest["shared"])
         # Everything is mapped or read by now: an index that is open stays whole when another one replaces it.
@@ -153,7 +155,7 @@ class Shared:
         fingerprint = Fingerprint.from_json(manifest["fingerprint"], str(path))
         return cls(str(path), fingerprint, files, tokens, damaged=not whole)
 
-    def grown(self, path: Path, manifest: Mapping[str, Any], before: Shared | None = None) -> Shared:
+    def grown(self, path: Path, manifest: Mapping[str, Any], before: IndexEncoder | None = None) -> IndexEncoder:
         """The same with the tokens that commits have appended.
 
         Args:
@@ -170,7 +172,7 @@ class Shared:
             )
             for name in folders
         ]
-        made = Shared(self._path, self.fingerprint, self.encoder_files, None, damaged=self.damaged, base=self)
+        made = IndexEncoder(self._path, self.fingerprint, self.encoder_files, None, damaged=self.damaged, base=self)
         known = before.__dict__.get("term_of") if before is not None else None
         if before is not None and before._vocabulary is not None and known is not None:
             made._before = before._vocabulary, known
@@ -243,7 +245,7 @@ class Snapshot:
             raise CorruptIndex("\n".join(wrong.values()) + _REST)
         self.damaged = list(wrong.values())
         left_out = {name.split("/")[0] for name in wrong}
-        opened: dict[str, Part] = {part.entry["name"]: part for part in before.parts} if before else {}
+        opened: dict[str, OpenSegment] = {part.entry["name"]: part for part in before.parts} if before else {}
         parts = []
         for entry in manifest["segments"]:
             if entry["name"] in left_out or entry["alive"] in left_out:
@@ -258,18 +260,23 @@ class Snapshot:
         folders = [piece["name"] for piece in manifest.get("grown", ())]
         known = before if before and before.manifest["shared"] == manifest["shared"] and not before.damaged else None
         if known and known.manifest.get("grown") == manifest.get("grown"):
-            self.shared: Shared = known.shared
+            self.shared: IndexEncoder = known.shared
         else:
             lost = [name for name in wrong if name.split("/")[0] in (manifest["shared"], *folders)]
             tokens_whole = all("/encoder/" in name for name in lost)
-            base = known.shared.base if known else Shared.of(path, manifest, whole=not lost, tokens_whole=tokens_whole)
+            base = (
+                known.shared.base
+                if known
+                else IndexEncoder.of(path, manifest, whole=not lost, tokens_whole=tokens_whole)
+            )
             self.shared = base.grown(path, manifest, known.shared if known else None) if tokens_whole else base
 
-    def _assemble(self, parts: Sequence[Part]) -> None:
-        self.parts: tuple[Part, ...] = tuple(parts)
+    def _assemble(self, parts: Sequence[OpenSegment]) -> None:
+        self.parts: tuple[OpenSegment, ...] = tuple(parts)
         alive = [part.alive for part in self.parts]
         self.documents = AllDocuments([part.documents for part in self.parts], alive)
         self._masks: dict[str, Mask] = {}
+        self._kept: dict[str, Any] = {}
         self._masking = threading.Lock()
         in_child(self)
         self.searcher = Searcher([part.segment for part in self.parts], alive)
@@ -319,6 +326,13 @@ class Snapshot:
         """What names its files: of an index one manifest."""
         return (self.manifest,)
 
+    def by_folder(self, path: Path) -> list[tuple[Path, Snapshot]]:
+        """The folders whose segments are merged with each other, here the index' own, and what is committed in each."""
+        return [(path, self)]
+
+    def require_changeable(self, path: Path) -> None:
+        """Refuse to change what can only be read; here nothing."""
+
     @cached_property
     def id(self) -> str:
         """Tells this commit from others: 16 hexadecimal digits."""
@@ -327,6 +341,12 @@ class Snapshot:
     def __len__(self) -> int:
         """How many documents there are, without the deleted ones."""
         return sum(int(part.entry["n_alive"]) for part in self.parts)
+
+    def kept(self, name: str, make: Callable[[], T]) -> T:
+        """What is made once for this snapshot; threads that come at once may each make it."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return cast(T, self._kept[name])
 
     @cached_property
     def lexicon(self) -> Lexicon:
@@ -357,6 +377,39 @@ class Snapshot:
         """How many vectors are looked for first, to find k documents."""
         return _PASSAGES * k if self.has_passages else k
 
+    def vectors(self, docs: Sequence[int]) -> SparseMatrix:
+        """The stored vectors of some documents, by their numbers; a few milliseconds each."""
+        rows = []
+        for doc in docs:
+            number, within = self.searcher.locate(doc)
+            segment = self.searcher.segments[number]
+            with damage(segment.folder, "the postings are damaged"):
+                terms, weights = segment.vector(within)
+                SparseMatrix.from_rows([(terms, weights)], MAX_TERMS)
+                rows.append((terms, weights))
+        n_terms = max((int(terms[-1]) for terms, _ in rows if len(terms)), default=0) + 1
+        return SparseMatrix.from_rows(rows, max(n_terms, self.shared.fingerprint.vocabulary_size or 0))
+
+    def like(self, doc_id: str) -> tuple[SparseMatrix, str, str] | None:
+        """What stands for a document in a search for what is like it; None if there is none of this id.
+
+        Returns:
+            Its vector, or those of all of its passages; the id of the document, if this is a passage's; its title and
+            text, of the first passage.
+        """
+        doc = self.documents.find(doc_id)
+        docs = self.documents.passages(doc_id) if doc is None else [doc]
+        if not docs:
+            return None
+        return self.vectors(docs), self.documents.parent(docs[0]) or doc_id, self.documents.content(docs[0])
+
+    def count(self, where: Where | Filter | None, *, known: bool = False) -> int:
+        """How many documents that aren't deleted meet a filter; arguments and errors are those of `mask`."""
+        if where is None:
+            return len(self)
+        mask = self.mask(where, known=known)
+        return int(mask.allowed.sum()) if mask is not None else len(self)
+
     def mask(self, where: Where | Filter | None, *, known: bool = False) -> Mask | None:
         """Which documents a filter lets be found; None for all. The latest ones are kept.
 
@@ -382,26 +435,51 @@ class Snapshot:
         return kept
 
     def top(
-        self, vector: SparseMatrix, k: int, settings: SearchSettings, mask: Mask | None = None
+        self,
+        vector: SparseMatrix,
+        k: int,
+        settings: SearchSettings,
+        mask: Mask | None = None,
+        *,
+        threshold: float = 0.0,
+        accept: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Documents and scores of one query; passages rolled up to their documents."""
+        """Documents and scores of one query; passages rolled up to their documents.
+
+        Args:
+            vector: The query, one row.
+            k: How many documents.
+            settings: How to search.
+            mask: Which may be found.
+            threshold: Documents that score less may be left out.
+            accept: Tells of (n,) documents, of passages each, which of them may be found: for what is too slow to be
+                asked of all. As many are looked at as it takes to find k.
+        """
         terms, weights = vector.row(0)
-        if not self.has_passages:
-            return self.searcher.search(terms, weights, k, settings, mask)
         depth = self.depth(k)
         while True:
             # A document's best passage is the first of it in the ranking, so the first k documents are exact.
-            docs, scores = self.searcher.search(terms, weights, depth, settings, mask)
+            docs, scores = self.searcher.search(terms, weights, depth, settings, mask, threshold)
+            last = len(docs) < depth or depth >= self.searcher.n_docs
+            least = float(scores[-1]) if len(scores) else 0.0
+            if accept is not None:
+                accepted = accept(docs)
+                docs, scores = docs[accepted], scores[accepted]
+            if not self.has_passages:
+                if len(docs) >= k or last:
+                    return docs[:k], scores[:k]
+                depth *= _PASSAGES
+                continue
             best: dict[str, int] = {}
             for place, doc in enumerate(docs.tolist()):
                 best.setdefault(self.documents.parent(doc) or self.documents.id(doc), place)
                 if len(best) == k and settings.best_passages == 1:
                     break
-            places, last = list(best.values()), len(docs) < depth
+            places = list(best.values())
             if settings.best_passages == 1:
                 if len(best) == k or last:
                     return docs[places], scores[places]
-            elif (found := self._means(vector, list(best), docs[places], scores, k, settings, last=last)) is not None:
+            elif (found := self._means(vector, list(best), docs[places], least, k, settings, last=last)) is not None:
                 return found
             depth *= _PASSAGES
 
@@ -410,7 +488,7 @@ class Snapshot:
         vector: SparseMatrix,
         ids: list[str],
         docs: NDArray[np.int64],
-        scores: NDArray[np.float64],
+        least: float,
         k: int,
         settings: SearchSettings,
         *,
@@ -422,7 +500,7 @@ class Snapshot:
             vector: The query.
             ids: Documents, by their best passages.
             docs: (n,) the best passage of each.
-            scores: Of all passages that were found, descending.
+            least: The score of the worst passage that was found.
             k: How many documents.
             settings: How many passages count.
             last: Whether no other passage has a term of the query.
@@ -434,12 +512,12 @@ class Snapshot:
             means[i] = np.mean(sorted(mine, reverse=True)[: settings.best_passages])
         order = np.lexsort((docs, -means))[:k]
         # No mean is above its best passage: what wasn't found stays below the worst passage that was.
-        if last or (len(order) == k and means[order[-1]] > scores[-1]):
+        if last or (len(order) == k and means[order[-1]] > least):
             return docs[order], means[order]
         return None
 
 
-def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], opened: Part | None) -> Part:
+def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], opened: OpenSegment | None) -> OpenSegment:
     """A segment; what is open already isn't opened again."""
     folder, n_docs = path / entry["name"], entry["n_docs"]
     if opened is None:
@@ -453,14 +531,14 @@ def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], ope
     else:
         segment, documents, embeddings = opened.segment, opened.documents, opened.embeddings
         if opened.entry["alive"] == entry["alive"]:
-            return Part(entry, segment, documents, opened.alive, manifest["files"], embeddings)
+            return OpenSegment(entry, segment, documents, opened.alive, manifest["files"], embeddings)
     alive = None
     if entry["alive"]:
         alive = read_alive(path / entry["alive"], n_docs, manifest["files"][entry["alive"]]["sha256"])
-    return Part(entry, segment, documents, alive, manifest["files"], embeddings)
+    return OpenSegment(entry, segment, documents, alive, manifest["files"], embeddings)
 
 
-def _frequencies(parts: Sequence[Part], counted: dict[int, int], terms: NDArray[Any]) -> NDArray[np.int64]:
+def _frequencies(parts: Sequence[OpenSegment], counted: dict[int, int], terms: NDArray[Any]) -> NDArray[np.int64]:
     """How many documents that aren't deleted have each term; what is counted once is kept."""
     if all(part.alive is None for part in parts):
         return sum((part.segment.count(terms) for part in parts), np.zeros(len(terms), np.int64))
@@ -477,7 +555,7 @@ def _tokens_of(file: ArrowFile, wanted: str) -> list[str]:
     return list(file.batch(0).column(0).to_pylist())
 
 
-def _more_tokens(base: Shared, files: Sequence[tuple[ArrowFile, str]], known: list[str] | None) -> list[str]:
+def _more_tokens(base: IndexEncoder, files: Sequence[tuple[ArrowFile, str]], known: list[str] | None) -> list[str]:
     """The tokens of the base and of files, each with its checksum, of which the first may be known."""
     tokens = list(known if known is not None else base.vocabulary or ())
     at = len(base.vocabulary or ())

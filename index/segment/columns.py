@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from lsr.errors import CorruptIndex
 from lsr.index.storage.arrow_file import RESTORE, damage
+from lsr.io.metadata import parse_time
 
 COLUMNS_FILE = "columns.arrow"
 MOST_COLUMNS = 1000  # what has more keys than that uses values as keys
@@ -57,8 +58,13 @@ class ColumnsWriter:
         found: dict[str, list[Any]] = {}
         n_columns = len(self._parts)
         for number, row in enumerate(rows):
-            for key, value in _flat(row):
+            for key, value in flat_items(row):
                 if key in self._mixed:
+                    continue
+                if key in found and found[key][number] is not None:
+                    self._mixed[key] = 'a document has it twice, as {"a.b": ...} and {"a": {"b": ...}}'
+                    del found[key]
+                    self._parts.pop(key, None)
                     continue
                 if key not in found:  # looked at before there is room for the values
                     new, full = key not in self._parts, len(self._mixed) >= _MOST_MIXED
@@ -132,6 +138,7 @@ class Columns:
         self.kinds: dict[str, str] = {field.name: kind_of(field) for field in reader.schema}
         self.mixed: dict[str, str] = mixed
         self._sound: dict[str, pa.Array] = {}
+        self._times: dict[str, tuple[NDArray[np.bool_], NDArray[np.int64]]] = {}
 
     def column(self, name: str) -> pa.Array:
         """The values of a column, null where a document lacks it.
@@ -147,6 +154,29 @@ class Columns:
                 raise CorruptIndex(f"{self._path}: damaged: {error}; {RESTORE}") from None
             self._sound[name] = column
         return self._sound[name]
+
+    def times(self, name: str) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Which texts of a column are times, and the times as of `parse_time`; of lists their items, and of a
+        dictionary its texts.
+        """
+        if name not in self._times:  # once, as it costs more than all else that a filter does
+            texts = self.column(name)
+            texts = texts.values if pa.types.is_list(texts.type) else texts
+            texts = texts.dictionary if pa.types.is_dictionary(texts.type) else texts
+            there, found = np.zeros(len(texts), bool), np.zeros(len(texts), np.int64)
+            dated = pc.match_substring_regex(texts, r"^\d{4}-\d\d-\d\d").fill_null(False)
+            for place in np.flatnonzero(dated.to_numpy(zero_copy_only=False)):
+                if (time := parse_time(texts[int(place)].as_py())) is not None:
+                    there[place], found[place] = True, time
+            self._times[name] = there, found
+        return self._times[name]
+
+    def texts(self, name: str) -> list[str]:
+        """The different values of a column of texts, or of lists of them."""
+        column = self.column(name)
+        values = column.values if pa.types.is_list(column.type) else column
+        found = values.dictionary if pa.types.is_dictionary(values.type) else values.unique()
+        return [text for text in found.to_pylist() if text is not None]
 
 
 def joined(kinds: Iterable[str]) -> tuple[str, str]:
@@ -188,10 +218,10 @@ def kind_of(field: pa.Field) -> str:
     return f"{listed}text"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "", depth: int = _DEEPEST) -> Iterator[tuple[str, Any]]:
+def flat_items(values: Mapping[str, Any], prefix: str = "", depth: int = _DEEPEST) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict) and depth:
-            yield from _flat(value, f"{prefix}{key}.", depth - 1)
+            yield from flat_items(value, f"{prefix}{key}.", depth - 1)
         elif value is not None:
             yield prefix + key, value
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -26,7 +27,7 @@ from lsr.index.kernels.hashing import hash_strings
 from lsr.index.segment.columns import COLUMNS_FILE, Columns, ColumnsWriter
 from lsr.index.segment.filters import Filter
 from lsr.index.storage.arrow_file import RESTORE, ArrowFile, damage, write_arrow
-from lsr.io.corpus import DOCUMENT_SCHEMA, Document
+from lsr.io.document import DOCUMENT_SCHEMA, Document
 
 _ID_SCHEMA = pa.schema([DOCUMENT_SCHEMA.field("id"), DOCUMENT_SCHEMA.field("parent")])
 _TEXT_SCHEMA = pa.schema([DOCUMENT_SCHEMA.field(name) for name in ("title", "text", "metadata")])
@@ -56,7 +57,7 @@ class DocumentsWriter:
         self._columns = ColumnsWriter()
 
     def write(self, documents: pa.RecordBatch) -> None:
-        """Append a batch of lsr.io.corpus.DOCUMENT_SCHEMA."""
+        """Append a batch of lsr.io.document.DOCUMENT_SCHEMA."""
         self._hashes.append(hashes_of(documents.column("id")))
         if documents.column("parent").null_count < documents.num_rows:
             has_one = documents.column("parent").is_valid().to_numpy(zero_copy_only=False)
@@ -229,7 +230,7 @@ class Documents:
             yield from (pc.coalesce(of, ids) if parents else ids).to_pylist()
 
     def rows(self, first: int, end: int) -> pa.RecordBatch:
-        """Documents first..end as a batch of lsr.io.corpus.DOCUMENT_SCHEMA."""
+        """Documents first..end as a batch of lsr.io.document.DOCUMENT_SCHEMA."""
         columns = _rows_of(self._ids, _ID_BATCH, first, end).columns
         if self._texts is None:
             columns += [pa.nulls(end - first, field.type) for field in _TEXT_SCHEMA]
@@ -279,6 +280,28 @@ class AllDocuments:
         part, within = self._at(doc)
         return part.fields(within)
 
+    def stored(self, doc: int) -> Document:
+        """A document, or a passage, as it is stored."""
+        title, text, metadata = self.fields(doc)
+        return Document(self.id(doc), text, title, metadata or None, self.parent(doc))
+
+    def get_many(self, ids: Sequence[str], *, passages: bool) -> list[Document | None]:
+        """The documents of some ids; None where there is none.
+
+        Args:
+            ids: Of documents or passages.
+            passages: Whether to piece documents together of their passages, too.
+        """
+        found: list[Document | None] = []
+        for doc_id, doc in zip(ids, self.find_all(ids).tolist(), strict=True):
+            if doc >= 0:
+                found.append(self.stored(doc))
+                continue
+            parts = [self.stored(passage) for passage in self.passages(doc_id)] if passages else []
+            text = "\n\n".join(part.text for part in parts)
+            found.append(replace(parts[0], id=doc_id, text=text, parent=None) if parts else None)
+        return found
+
     def content(self, doc: int) -> str:
         """What encoders read of a document: its title and text."""
         title, text, _ = self.fields(doc)
@@ -327,10 +350,11 @@ class AllDocuments:
             where.require_known(self.columns)
         return np.concatenate([np.empty(0, bool), *(where.mask(part.columns, len(part)) for part in self._parts)])
 
-    def numbers(self) -> Iterator[int]:
-        """The numbers of all documents that aren't deleted, in document order."""
+    def numbers(self, first: int = 0) -> Iterator[int]:
+        """The numbers of all documents that aren't deleted, in document order, from one on."""
         for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
-            here = range(len(part)) if alive is None else np.flatnonzero(alive).tolist()
+            begin = max(0, min(first - base, len(part)))
+            here = range(begin, len(part)) if alive is None else (begin + np.flatnonzero(alive[begin:])).tolist()
             yield from (base + doc for doc in here)
 
     def all_ids(self, *, parents: bool = False) -> Iterable[str]:

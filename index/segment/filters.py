@@ -3,9 +3,10 @@
     {"year": {">=": 2020, "<": 2024}, "lang": ["en", "de"], "draft": False}
 
 Keys are columns, and all conditions have to hold. A plain value is "==", a list "in"; operators are == != < <= > >=,
-in, not in, and exists (true or false). "and" and "or" take lists of filters, "not" takes one. Of a column of lists a
-condition holds if it does for any item; != and not in, if == and in hold for none. A document that lacks the column
-meets no condition but {"exists": false}; within "not" it does. Numbers compare exactly, whole ones of any size too.
+in, not in, prefix and contains (of texts; case counts), and exists (true or false). "and" and "or" take lists of
+filters, "not" takes one. Of a column of lists a condition holds if it does for any item; != and not in, if == and in
+hold for none. A document that lacks the column meets no condition but {"exists": false}; within "not" it does. Numbers
+compare exactly, whole ones of any size too.
 
 Dates and times are texts in ISO 8601 ("2024-05-17", "2024-05-17T09:30:00+02:00"). A condition with such a text, a
 `datetime` or a `date` compares them as times, to the microsecond, whatever their time zones: without one they are UTC,
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any
 from uuid import UUID
 
@@ -44,11 +46,16 @@ _ORDER: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 _ORDER_OF_TEXTS = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
+_COMPARED = 20_000  # texts, to find the nearest
 _LISTED, _TOLD = 50, 20  # columns, and wrong conditions, that a message has
 _DEEPEST = 100  # filters within filters
 _MOST_BITS = 14_280  # of a whole number: it has 4,300 digits then, and Python reads and writes no more
-_OPERATORS = ("==", "!=", *_ORDER, "in", "not in", "exists")
-_TEXT_CONDITION = re.compile(r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
+_PARTS_OF_TEXTS = {"prefix": pc.starts_with, "contains": pc.match_substring}
+_OPERATORS = ("==", "!=", *_ORDER, "in", "not in", *_PARTS_OF_TEXTS, "exists")
+_WRITTEN_OPERATORS = {"=": "in", "==": "in", "!=": "not in", "^=": "prefix", "*=": "contains"}
+_TEXT_CONDITION = re.compile(
+    r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|\^=|\*=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL
+)
 _WRITTEN_VALUE = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>[^,]*))(?P<comma>,|\Z)', re.DOTALL)
 
 
@@ -74,6 +81,8 @@ class _Condition:
             return None
         if kind == "truth" and self.operator in _ORDER:
             return f"{self.column} is true or false, which {self.operator} can't compare"
+        if kind != "text" and self.operator in _PARTS_OF_TEXTS:
+            return f"{self.column} is a {kind}, {self.operator} is for texts"
         for value in self.values:
             if _matching(value, kind) is None:
                 shown = str.__repr__(value) if isinstance(value, _Written) else repr(value)
@@ -88,25 +97,25 @@ class _Condition:
             return there if self.values[0] else ~there
         kind = columns.kinds[self.column].removeprefix("list of ")
         if pa.types.is_list(column.type):
-            items, offsets = np.flatnonzero(self._of(column.values, kind)), offsets_of(column)
+            items, offsets = np.flatnonzero(self._of(column.values, kind, columns)), offsets_of(column)
             items = items[(items >= offsets[0]) & (items < offsets[-1])]
             met = np.zeros(len(column), bool)
             met[np.searchsorted(offsets, items, side="right") - 1] = True
         else:
-            met = self._of(column, kind)
+            met = self._of(column, kind, columns)
         return there & (~met if self.operator in ("!=", "not in") else met)
 
-    def _of(self, array: pa.Array, kind: str) -> Mask:
+    def _of(self, array: pa.Array, kind: str, columns: Columns) -> Mask:
         """Which of some plain values meet it, != and not in taken for their opposites."""
         if not len(array):
             return np.zeros(0, bool)
         if pa.types.is_dictionary(array.type):  # each text is compared once, however often it occurs
-            of_each = self._of(array.dictionary, kind)
+            of_each = self._of(array.dictionary, kind, columns)
             indices = array.indices.fill_null(0).to_numpy()
             return of_each[indices] if len(of_each) else np.zeros(len(indices), bool)  # all of them missing
         values = [_matching(value, kind) for value in self.values]
         if kind == "text":
-            return self._of_texts(array, values)
+            return self._of_texts(array, values, columns)
         if kind == "truth":
             return np.isin(array.fill_null(False).to_numpy(zero_copy_only=False), values)
         numbers = numbers_of(array)
@@ -115,19 +124,23 @@ class _Condition:
             met |= _compared(numbers, self.operator if self.operator in _ORDER else "==", value)
         return met
 
-    def _of_texts(self, array: pa.Array, values: list[Any]) -> Mask:
+    def _of_texts(self, array: pa.Array, values: list[Any], columns: Columns) -> Mask:
         """Which texts meet it: compared by Arrow, whose UTF-8 has the order of code points as Python's texts have;
         a time with those texts that are times.
         """
+        if part_of := _PARTS_OF_TEXTS.get(self.operator):
+            if not is_unicode(values[0]):
+                return np.zeros(len(array), bool)
+            return _as_mask(part_of(array, str(values[0])).fill_null(False))
         times = {time for value in values if (time := parse_time(value)) is not None}
         if self.operator in _ORDER and times:
-            there, found = _times(array)
+            there, found = columns.times(self.column)
             return np.asarray(there & _ORDER[self.operator](found, next(iter(times))), bool)
         texts = pa.array([value for value in values if isinstance(value, str) and is_unicode(value)], array.type)
         if self.operator not in _ORDER:
             met = _as_mask(pc.is_in(array, texts))
             if times:
-                there, found = _times(array)
+                there, found = columns.times(self.column)
                 met |= there & np.isin(found, list(times))
             return met
         if not len(texts):
@@ -164,7 +177,10 @@ class Filter:
             if name in mixed:
                 problem = f"{_short(name)} can't be filtered by: {mixed[name]}"
             elif name not in known:
-                problem = f"there is no column {_short(name)!r}; {there_are}"
+                near = get_close_matches(name, names, 1)
+                problem = f"there is no column {_short(name)!r}; {there_are}" + (
+                    f"; did you mean {_short(near[0])!r}?" if near else ""
+                )
             else:
                 problem = condition.problem(known[name])
             if problem:
@@ -174,6 +190,28 @@ class Filter:
         if wrong:
             told = list(wrong)
             raise DataError("; ".join([*told[:_TOLD], *(["and more"] if len(told) > _TOLD else [])]), "where")
+
+    def hints(self, segments: Sequence[Columns]) -> list[str]:
+        """Texts that == or in asks for and that no document has, each with the nearest that there are.
+
+        Args:
+            segments: The columns of all documents, with deleted ones.
+        """
+        said: dict[str, None] = {}
+        for condition in self.conditions():
+            if condition.operator not in ("==", "in"):
+                continue
+            known: dict[str, None] = {}
+            for columns in segments:
+                if columns.kinds.get(condition.column, "").endswith("text"):
+                    known |= dict.fromkeys(columns.texts(condition.column))
+            for value in condition.values if known else ():
+                if str(value) in known or parse_time(value) is not None:
+                    continue
+                near = _nearest(str(value), list(known))
+                more = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+                said[f"{condition.column} has no value {_short(str(value))!r}{more}"] = None
+        return list(said)[:_TOLD]
 
     def conditions(self) -> Iterable[_Condition]:
         """All leaves."""
@@ -294,13 +332,14 @@ def parse_where_text(texts: Sequence[str]) -> Filter | None:
             except (ValueError, RecursionError) as error:
                 wrong.append(f"{text[:80]}: not JSON: {error}")
         elif match := _TEXT_CONDITION.fullmatch(text):
-            name, values = match["operator"].replace("==", "="), _written(match["value"])
+            name, values = match["operator"], _written(match["value"])
+            name = _WRITTEN_OPERATORS.get(name, name)
             if values is None:
                 wrong.append(f"{text!r}: a value in double quotes is not closed")
                 continue
-            if name not in ("=", "!="):
+            if name not in ("in", "not in"):
                 values = (_Written(match["value"]),) if len(values) > 1 else values
-            parts.append(_Condition(match["name"], {"=": "in", "!=": "not in"}.get(name, name), values))
+            parts.append(_Condition(match["name"], name, values))
         else:
             wrong.append(f"{text!r} is no condition such as year>=2020 or lang=en,de, and no JSON object")
     if wrong:
@@ -358,18 +397,19 @@ def _neighbours(value: int | float, dtype: np.dtype[Any]) -> tuple[Any, Any]:
     return below, dtype.type(max(ceiling, least)) if ceiling <= most else None
 
 
-def _times(array: pa.Array) -> tuple[Mask, NDArray[np.int64]]:
-    """Which texts are times, and the times as of `parse_time`."""
-    there, found = np.zeros(len(array), bool), np.zeros(len(array), np.int64)
-    for place in np.flatnonzero(_as_mask(pc.match_substring_regex(array, r"^\d{4}-\d\d-\d\d").fill_null(False))):
-        if (time := parse_time(array[int(place)].as_py())) is not None:
-            there[place], found[place] = True, time
-    return there, found
-
-
 def _as_mask(met: pa.Array) -> Mask:
     found: Mask = met.to_numpy(zero_copy_only=False).astype(bool, copy=False)
     return found
+
+
+def _nearest(text: str, known: list[str]) -> list[str]:
+    """At most three texts that are nearest to one, whatever their case; of many only those that begin alike."""
+    if len(known) > _COMPARED:
+        known = [one for one in known if one[:1].casefold() == text[:1].casefold()][:_COMPARED]
+    folded: dict[str, str] = {}
+    for one in known:
+        folded.setdefault(one.casefold(), one)
+    return [folded[one] for one in get_close_matches(text.casefold(), folded, 3)]
 
 
 def _short(text: str) -> str:

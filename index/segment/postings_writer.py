@@ -27,10 +27,10 @@ from lsr.index.segment.postings import (
     mapped,
     posting_schema,
 )
-from lsr.index.segment.quantize import Quantizer, shifts_of, typical
+from lsr.index.segment.quantize import Quantizer, shifts_of
 from lsr.index.segment.reorder import document_order, reduce_documents
 from lsr.index.storage.arrow_file import write_arrow
-from lsr.sparse import SparseMatrix
+from lsr.sparse import SparseMatrix, usual_largest
 
 Order = Literal["auto", "given", "bisection"]
 DEFAULT_MEMORY = 1 << 30  # bytes that the writer may hold, roughly
@@ -171,7 +171,7 @@ class SegmentWriter:
         largest = np.concatenate([np.empty(0, np.float32), *self._largest])
         if self._impacts != "uint8":
             return None, np.zeros(self.n_docs, np.uint8)
-        quantizer = self._quantizer(typical(largest), self._whole)
+        quantizer = self._quantizer(usual_largest(largest), self._whole)
         shifts = shifts_of(largest, quantizer.scale)
         self.max_error = quantizer.scale * 2.0 ** int(shifts.max(initial=0)) if shifts.any() else quantizer.max_error
         return quantizer, shifts

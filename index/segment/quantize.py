@@ -26,9 +26,6 @@ from numpy.typing import NDArray
 from lsr.index.kernels.quantize import to_integers
 
 LEVELS = 255
-# One document in so many may have a shift to spare the others, if their scale is finer then by more than this factor.
-_LOUD, _WORTH = 64, 4.0
-MOST_SHIFT = 60
 _LARGEST_SUM = (2**31 - 1) // LEVELS
 _LARGEST_WIDE = (2**53 - 1) // LEVELS
 
@@ -82,20 +79,6 @@ class Quantizer:
         """(n,) uint8 impacts of (n,) float32 weights above zero."""
         scaled = np.rint(weights.astype(np.float64) / self.scale)
         return np.clip(scaled, 1, LEVELS).astype(np.uint8)
-
-
-def typical(largest: NDArray[np.float32]) -> float:
-    """The weight that the scale of some documents is to have room for: the largest, unless few are far louder.
-
-    Args:
-        largest: (n_docs,) the largest weight of each, 0 for those without terms.
-    """
-    filled = largest[largest > 0]
-    if not len(filled):
-        return 0.0
-    top, rank = float(filled.max()), len(filled) - 1 - len(filled) // _LOUD
-    usual = float(np.partition(filled, rank)[rank])
-    return max(usual, top / 2.0**MOST_SHIFT) if top > _WORTH * usual else top
 
 
 def shifts_of(largest: NDArray[np.float32], scale: float) -> NDArray[np.uint8]:

@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from importlib.resources import files
 
 from starlette import routing
 from starlette.applications import Starlette
@@ -26,19 +25,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lsr.errors import LsrError
 from lsr.index.index import Index
 from lsr.index.serve.keys import digest
-from lsr.index.serve.metrics import Metrics
 from lsr.index.serve.problems import Problem, problem_of, without_paths
 from lsr.index.serve.responses import LARGE, length, problem, read
-from lsr.index.serve.routes import ROUTES, Route
-from lsr.index.serve.service import Served
+from lsr.index.serve.route import Route
+from lsr.index.serve.routes import ROUTES
 from lsr.index.serve.settings import ServeSettings, is_loopback
-from lsr.index.serve.thread_pool import Workers
+from lsr.index.serve.state import Serving
 
 logger = logging.getLogger("lsr.serve")
 
-_WRITES_WAITING = 64
 _BODIES = 16  # of the largest size, whose memory may be held at once
-_KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 SECURITY_HEADERS = [
     (
         "content-security-policy",
@@ -68,14 +64,7 @@ class App(Starlette):
     """Indexes over HTTP.
 
     Attributes:
-        settings: What is allowed.
-        indexes: By name; the first is the default.
-        searches: Threads that search.
-        writes: Of each index, the one thread that changes it.
-        metrics: What was counted.
-        page: {file name: (content, content type)} of the page.
-        ready: Whether requests are answered as they should be: a search has nothing to wait for.
-        started: When, as of time.monotonic().
+        serving: What the handlers work with.
 
     Args:
         indexes: By name, at least one.
@@ -93,15 +82,11 @@ class App(Starlette):
             lifespan=App._live,
         )
         self.router.redirect_slashes = False
-        self.settings, self.metrics, self.page = settings, Metrics(), _page_files()
-        self.indexes = {name: Served(name, index, settings) for name, index in indexes.items()}
-        self.searches = Workers(settings.workers, settings.waiting, "search")
-        self.writes = {name: Workers(1, _WRITES_WAITING, "write") for name in indexes}
-        self.ready, self.started = False, time.monotonic()
+        self.serving = Serving(indexes, settings)
         self._held = 0  # bytes of bodies
         # Longest first: paths are the names of index' folders within messages, and one may begin like another.
-        paths = {str(s.index.path): name for name, s in self.indexes.items() if s.index.path.is_absolute()}
-        paths |= {s.index.uri: name for name, s in self.indexes.items() if s.index.uri}
+        paths = {str(s.index.path): name for name, s in self.serving.indexes.items() if s.index.path.is_absolute()}
+        paths |= {s.index.uri: name for name, s in self.serving.indexes.items() if s.index.uri}
         self._names = {path: paths[path] for path in sorted(paths, key=len, reverse=True)}
 
     # --- a request --------------------------------------------------------------------------------------------------
@@ -115,7 +100,7 @@ class App(Starlette):
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 path = scope["route"].path_format if "route" in scope else "unknown"
-                self.metrics.count(path, message["status"], time.perf_counter() - began)
+                self.serving.metrics.count(path, message["status"], time.perf_counter() - began)
             await send(message)
 
         try:
@@ -127,19 +112,19 @@ class App(Starlette):
         route = methods["GET" if request.method == "HEAD" else request.method]
         self._require_own_page(request)
         request.state.caller = self._require_key(request, route)
-        if route.role == "writer" and not self.settings.writable:
+        if route.role == "writer" and not self.serving.settings.writable:
             raise Problem(403, "this server is read-only; lsr serve --writable lets documents be changed")
         if route.asked is None:
-            return await route.handler(self, request, None)
-        most = self.settings.max_body
+            return await route.handler(self.serving, request, None)
+        most = self.serving.settings.max_body
         with self._room_for(min(length(request, most), most)):
-            asked = await read(request, route.asked, self.settings)
-            return await route.handler(self, request, asked)
+            asked = await read(request, route.asked, self.serving.settings)
+            return await route.handler(self.serving, request, asked)
 
     @contextmanager
     def _room_for(self, size: int) -> Iterator[None]:
         """Memory for a body until it is answered: what all connections together could send is too much."""
-        if size > LARGE and self._held + size > _BODIES * self.settings.max_body:
+        if size > LARGE and self._held + size > _BODIES * self.serving.settings.max_body:
             raise Problem(503, "too many large requests at once; come again", retry_after=1, close=True)
         self._held += size
         try:
@@ -149,10 +134,10 @@ class App(Starlette):
 
     def _require_own_page(self, request: Request) -> None:
         """Refuse pages of other sites, whose scripts a browser on this machine would let knock here."""
-        if self.settings.keys is not None:
+        if self.serving.settings.keys is not None:
             return  # which such a script doesn't have
         host = request.headers.get("host", "")
-        if self.settings.on_loopback and host:  # a name of somebody else's that leads here is no name of ours
+        if self.serving.settings.on_loopback and host:  # a name of somebody else's that leads here is no name of ours
             name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
             if not is_loopback(name):
                 raise Problem(421, f"this server is for its own machine, not for {host[:100]!r}")
@@ -166,7 +151,7 @@ class App(Starlette):
 
     def _require_key(self, request: Request, route: Route) -> Hashable:
         """Who asks: a key, or an address where there are none."""
-        keys = self.settings.keys
+        keys = self.serving.settings.keys
         if keys is None or route.role is None:
             return request.client and request.client.host
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -185,6 +170,8 @@ class App(Starlette):
             number = secrets.token_hex(4)
             logger.error("error %s", number, exc_info=error)
             found = Problem(500, f"an error of the server's own, number {number} in its log")
+        elif isinstance(error, OSError) and found.status == 503:
+            logger.error("%s", error)
         return found
 
     # --- the server's life ------------------------------------------------------------------------------------------
@@ -192,24 +179,25 @@ class App(Starlette):
     @asynccontextmanager
     async def _live(self) -> AsyncIterator[None]:
         def load() -> None:  # what a first explanation would have to wait for; searches need none of it
-            for served in self.indexes.values():
+            for served in self.serving.indexes.values():
                 served.load_origins()
 
         beside = asyncio.gather(self._refresh(), asyncio.to_thread(load), return_exceptions=True)
-        self.ready = True
+        self.serving.ready = True
         yield
-        self.ready = False
+        self.serving.ready = False
         beside.cancel()
         with suppress(asyncio.CancelledError):
             await beside
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
-        self.searches.stop()
-        for name, served in self.indexes.items():
-            self.writes[name].stop()
+        self.serving.searches.stop()
+        for name, served in self.serving.indexes.items():
+            self.serving.writes[name].stop()
             if served.index.pending:
                 logger.warning("%s: changes that were never committed are forgotten", name)
+                served.index.rollback()
             try:
                 served.index.close(wait=False)
             except LsrError as error:
@@ -218,13 +206,13 @@ class App(Starlette):
     async def _refresh(self) -> None:
         """Look for commits of other processes, for ever."""
         while True:
-            await asyncio.sleep(self.settings.refresh)
-            for name, served in self.indexes.items():
+            await asyncio.sleep(self.serving.settings.refresh)
+            for name, served in self.serving.indexes.items():
                 if not served.stale:
                     continue
                 try:
                     # In the thread that changes it: a commit of ours never loses to an older one.
-                    if await self.writes[name].run(served.refresh):
+                    if await self.serving.writes[name].run(served.refresh):
                         logger.info("%s: %s documents now", name, len(served.index))
                     served.trouble = ""
                 except (LsrError, OSError) as error:
@@ -245,12 +233,3 @@ def _nothing_there(request: Request, error: Exception) -> Response:
         return problem(Problem(405, f"{path} takes {allowed}", headers={"allow": allowed}))
     known = ", ".join(sorted(ROUTES))
     return problem(Problem(404, f"there is nothing at {request.scope['path'][:200]!r}; there are {known}"))
-
-
-def _page_files() -> dict[str, tuple[bytes, str]]:
-    """The files of the page; what isn't in this list can't be asked for."""
-    return {
-        file.name: (file.read_bytes(), _KINDS[kind])
-        for file in (files(__package__) / "page").iterdir()
-        if (kind := file.name.rpartition(".")[2]) in _KINDS and file.is_file()
-    }

@@ -14,31 +14,39 @@ import json
 import ssl
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from datetime import timedelta
 from functools import partial
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, Unpack
 from urllib.parse import quote, urlencode, urlsplit
 
 from lsr.errors import DataError, ServerError
 from lsr.forks import in_child
 from lsr.index.search.explain import Contribution, Explanation
-from lsr.index.search.hits import Hit
+from lsr.index.search.hits import Hit, Hits
+from lsr.index.search.options import Options, split_options
 from lsr.index.search.query_encoder import as_queries
-from lsr.index.search.settings import Plan, SearchSettings
+from lsr.index.search.selection import Selected, explained, select
+from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
+from lsr.index.search.words import Suggestion
+from lsr.index.segment.columns import flat_items
 from lsr.index.segment.filters import Where
 from lsr.index.serve.problems import client_error
 from lsr.index.write.update_batch import Change
-from lsr.io.corpus import Corpus, Document
+from lsr.io.corpus import Corpus
+from lsr.io.document import Document, as_ids, require_id
 from lsr.io.jsonl import given_documents
 from lsr.io.metadata import plain_value
 from lsr.io.vectors import Vectors
+from lsr.sparse import SparseMatrix
 
 Query = str | Mapping[str, float]
 Source = Iterable[Mapping[str, Any] | Document] | Vectors | str | PathLike[str]
 _CHANGES = ("/v1/documents", "/v1/commit", "/v1/rollback", "/v1/merge")
+_AT_ONCE = 1000  # documents of a request
 _IDLE = 4.0  # seconds after which a connection isn't used again: the server closes it after five
 
 
@@ -104,8 +112,8 @@ class Client:
         *,
         where: Where | None = None,
         hybrid: Mapping[str, Any] | None = None,
-        **settings: Any,
-    ) -> list[Hit]:
+        **settings: Unpack[SearchOptions],
+    ) -> Hits:
         """The k best documents; see `Index.search`.
 
         Args:
@@ -113,13 +121,16 @@ class Client:
             k: How many at most.
             where: Which documents may be found, by their metadata.
             hybrid: Of `Hybrid`, for an index of a hybrid encoder: method, weights, depth, normalization, rrf_k.
-            settings: Of `SearchSettings`.
+            settings: As of `Index.search`. A re-ranker runs here, on texts that the server gives.
 
         Returns:
             Hits; their `doc` is the place in this list, and `explain` asks the server.
         """
-        found = self._post("/v1/search", _query(query) | _how(k, where, hybrid, settings))
-        return self._hits(query, found["hits"])
+        options, chosen = split_options(settings)
+        if options.rerank is not None:
+            return self._reranked(query, k, options, _how(where, hybrid, options, chosen))
+        found = self._post("/v1/search", _query(query) | {"k": k} | _how(where, hybrid, options, chosen))
+        return self._hits(query, found, options)
 
     def search_batch(
         self,
@@ -128,13 +139,55 @@ class Client:
         *,
         where: Where | None = None,
         hybrid: Mapping[str, Any] | None = None,
-        **settings: Any,
-    ) -> list[list[Hit]]:
+        **settings: Unpack[SearchOptions],
+    ) -> list[Hits]:
         """The k best documents of many queries, all of the same commit; see `Index.search_batch`."""
+        options, chosen = split_options(settings)
         queries = as_queries(queries)
-        asked = {"queries": [next(iter(_query(query).values())) for query in queries]}
-        found = self._post("/v1/search/batch", asked | _how(k, where, hybrid, settings))
-        return [self._hits(query, rows) for query, rows in zip(queries, found["results"], strict=True)]
+        if options.rerank is not None:
+            return [self.search(query, k, where=where, hybrid=hybrid, **settings) for query in queries]
+        asked = {"queries": [next(iter(_query(query).values())) for query in queries], "k": k}
+        found = self._post("/v1/search/batch", asked | _how(where, hybrid, options, chosen))
+        totals, facets = found.get("totals") or [None] * len(queries), found.get("facets") or [None] * len(queries)
+        answers = [
+            {"hits": hits, "total": total, "facets": counts}
+            for hits, total, counts in zip(found["results"], totals, facets, strict=True)
+        ]
+        return [self._hits(query, answer, options) for query, answer in zip(queries, answers, strict=True)]
+
+    def similar(
+        self, doc_id: str | int, k: int = 10, *, where: Where | None = None, **settings: Unpack[SearchOptions]
+    ) -> Hits:
+        """The k documents that are most like one of them; see `Index.similar`. Their hits can't be explained here."""
+        options, chosen = split_options(settings)
+        if options.rerank is not None:
+            raise ValueError("rerank: a client has no query for what is like a document; re-rank with search")
+        asked = {"id": str(doc_id), "k": k} | _how(where, None, options, chosen)
+        return self._hits(None, self._post("/v1/similar", asked), options)
+
+    def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
+        """What somebody who types may go on to; see `Index.suggest`."""
+        return [Suggestion(**one) for one in self._post("/v1/suggest", {"text": text, "limit": limit})["suggestions"]]
+
+    def corrections(self, text: str) -> dict[str, list[str]]:
+        """Words of a query that no document has, each with the nearest; see `Index.corrections`."""
+        return dict(self._post("/v1/suggest", {"text": text, "limit": 1})["corrections"])
+
+    def did_you_mean(self, text: str) -> str | None:
+        """A query with its words that no document has replaced by the nearest; see `Index.did_you_mean`."""
+        found: str | None = self._post("/v1/suggest", {"text": text, "limit": 1})["did_you_mean"]
+        return found
+
+    def _reranked(self, query: Query, k: int, options: Options, how: dict[str, Any]) -> Hits:
+        """A page of what a re-ranker makes of the best documents."""
+        if options.diversity:
+            raise ValueError("diversity: a client that re-ranks has no vectors of documents; leave one of them out")
+        asked = _query(query) | how | {"offset": 0}
+        for name in ("group_by", "per_group", "depth"):
+            asked.pop(name, None)
+        ranking = _Ranking(lambda n: self._post("/v1/search", asked | {"k": n, "fields": True}))
+        found = select(ranking, query, k, options)
+        return self._hits(query, ranking.answer, options, found)
 
     def explain(self, query: Query, doc_id: str, *, origins: bool = True) -> Explanation:
         """Why a document has its score for a query; see `Index.explain`."""
@@ -147,14 +200,18 @@ class Client:
         title_length = found.get("title_length", 0)  # older servers don't tell
         return Explanation(found["_id"], found["score"], tuple(terms), found["content"], title_length)
 
-    def explain_plan(self, query: Query, k: int = 10, *, where: Where | None = None, **settings: Any) -> Plan:
+    def explain_plan(
+        self, query: Query, k: int = 10, *, where: Where | None = None, **settings: Unpack[SearchOptions]
+    ) -> Plan:
         """Search, and tell what that touched; see `Index.explain_plan`."""
-        asked = _query(query) | _how(k, where, None, settings) | {"plan": True, "fields": False}
+        asked = _query(query) | {"k": k, "plan": True, "fields": False} | _how(where, None, *split_options(settings))
         return Plan(**self._post("/v1/search", asked)["plan"])
 
     def encode(self, text: str) -> dict[str, float]:
         """A text as a query's vector, heaviest terms first."""
         return dict(self._post("/v1/encode", {"text": text})["vector"])
+
+    # --- documents --------------------------------------------------------------------------------------------------
 
     def document(self, doc_id: str) -> Document:
         """A document as it is stored.
@@ -165,13 +222,63 @@ class Client:
         found = self._get(f"/v1/documents/{quote(doc_id, safe='')}")
         return Document(found["id"], found["text"], found["title"], found["metadata"] or None, found.get("parent"))
 
-    def _hits(self, query: Query, rows: list[dict[str, Any]]) -> list[Hit]:
+    def get(self, doc_id: str | int) -> Document | None:
+        """A document as it is stored; see `Index.get`."""
+        return self.get_many([doc_id])[0]
+
+    def get_many(self, doc_ids: Iterable[str | int]) -> list[Document | None]:
+        """Documents as they are stored; see `Index.get_many`."""
+        if isinstance(doc_ids, str):
+            raise TypeError(f"get_many takes several ids, got {doc_ids!r}; get takes one")
+        ids, found = [require_id(doc_id) for doc_id in doc_ids], list[Document | None]()
+        for first in range(0, len(ids), _AT_ONCE):
+            rows = self._post("/v1/get", {"ids": ids[first : first + _AT_ONCE]})["documents"]
+            found += [None if row is None else _document(row) for row in rows]
+        return found
+
+    def __contains__(self, doc_id: object) -> bool:
+        if isinstance(doc_id, bool) or not isinstance(doc_id, str | int):
+            return False
+        return self.get(doc_id) is not None
+
+    def __iter__(self) -> Iterator[Document]:
+        """All documents, of passages each, in the order of addition.
+
+        Raises:
+            ServerError: Documents were deleted or replaced meanwhile, and it can't be told where to go on.
+        """
+        after: str | None = None
+        while True:
+            found = self._post("/v1/list", {"after": after, "most": _AT_ONCE})
+            yield from map(_document, found["documents"])
+            if not found["more"]:
+                return
+            after = found["documents"][-1]["id"]
+
+    def count(self, where: Where | None = None) -> int:
+        """How many documents there are, or meet a filter; see `Index.count`."""
+        return int(self._post("/v1/count", {"where": where})["count"])
+
+    def _hits(
+        self, query: Query | None, answer: Mapping[str, Any], options: Options, selected: Selected | None = None
+    ) -> Hits:
+        rows = answer["hits"]
         found = _Found(rows)
+        said = None if query is None else options.split(query)[0]
+        selected = selected or Selected(list(range(len(rows))), [row["score"] for row in rows])
 
         def explain(doc: int, *, origins: bool = True) -> Explanation:
-            return self.explain(query, found.id(doc), origins=origins)
+            if said is None:
+                raise DataError("a client can't explain what is like a document: call Index.similar")
+            return self.explain(said, found.id(doc), origins=origins)
 
-        return [Hit(found, doc, row["score"], explain) for doc, row in enumerate(rows)]
+        told = explained(explain, selected, boosted=bool(options.boost))
+        facets = {
+            name: {row["value"]: row["count"] for row in counts}
+            for name, counts in (answer.get("facets") or {}).items()
+        }
+        pairs = zip(selected.docs, selected.scores, strict=True)
+        return Hits((Hit(found, *pair, told) for pair in pairs), facets=facets, total=answer.get("total"))
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
@@ -185,9 +292,13 @@ class Client:
         """
         return self._add(source, skip_bad=skip_bad, commit=commit, update=False)
 
-    def update(self, source: Source, *, skip_bad: bool = False, commit: bool = False) -> Change:
-        """Put documents in the place of those of the same ids, in one request; see `Index.update`."""
+    def upsert(self, source: Source, *, skip_bad: bool = False, commit: bool = False) -> Change:
+        """Put documents in the place of those of the same ids, in one request; see `Index.upsert`."""
         return self._add(source, skip_bad=skip_bad, commit=commit, update=True)
+
+    def update(self, source: Source, *, skip_bad: bool = False, commit: bool = False) -> Change:
+        """The same as `upsert`."""
+        return self.upsert(source, skip_bad=skip_bad, commit=commit)
 
     def _add(self, source: Source, *, skip_bad: bool, **how: bool) -> Change:
         opened: Any = source
@@ -211,7 +322,7 @@ class Client:
 
     def delete(self, ids: str | Iterable[str] = (), *, where: Where | None = None, commit: bool = False) -> Change:
         """Delete documents; see `Index.delete`."""
-        asked = {"ids": [ids] if isinstance(ids, str) else list(ids), "where": where, "commit": commit}
+        asked = {"ids": as_ids(ids), "where": where, "commit": commit}
         return _change(self._call("DELETE", "/v1/documents", self._of_index(asked)))
 
     def commit(self, *, merge: bool = True) -> None:
@@ -316,9 +427,54 @@ def _query(query: Query) -> dict[str, Any]:
     return {"vector": {token: float(weight) for token, weight in query.items()}}
 
 
-def _how(k: int, where: Where | None, hybrid: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    asked = {"k": k, "where": where, "settings": vars(SearchSettings(**settings))}
-    return asked | ({} if hybrid is None else {"hybrid": dict(hybrid)})
+def _how(
+    where: Where | None, hybrid: Mapping[str, Any] | None, options: Options, settings: SearchSettings
+) -> dict[str, Any]:
+    asked: dict[str, Any] = {"where": where, "settings": vars(settings)} | (
+        {} if hybrid is None else {"hybrid": dict(hybrid)}
+    )
+    for one in fields(Options):
+        value = getattr(options, one.name)
+        if one.name != "rerank" and value not in (one.default, (), {}):
+            asked[one.name] = list(value) if isinstance(value, tuple) else value
+    if options.boost:
+        boosts = {column: dict(how) if isinstance(how, Mapping) else how for column, how in options.boost.items()}
+        for how in boosts.values():
+            if isinstance(how, dict) and isinstance(how.get("half_life"), timedelta):
+                how["half_life"] = how["half_life"] / timedelta(days=1)
+        asked["boost"] = boosts
+    return asked
+
+
+class _Ranking:
+    """What a server finds, as `lsr.index.search.selection` asks for it.
+
+    Attributes:
+        answer: What it answered last.
+    """
+
+    def __init__(self, search: Callable[[int], dict[str, Any]]) -> None:
+        self._search, self.answer = search, dict[str, Any]()
+
+    def top(self, n: int) -> tuple[list[int], list[float]]:
+        self.answer = self._search(n)
+        rows = self.answer["hits"]
+        return list(range(len(rows))), [row["score"] for row in rows]
+
+    def values(self, column: str, docs: Sequence[int]) -> list[Any]:
+        metadata = [self.answer["hits"][doc]["metadata"] for doc in docs]
+        return [dict(flat_items(one)).get(column) for one in metadata]
+
+    def contents(self, docs: Sequence[int]) -> list[str]:
+        rows = [self.answer["hits"][doc] for doc in docs]
+        return [Document("", row["text"], row["title"]).content for row in rows]
+
+    def vectors(self, docs: Sequence[int]) -> SparseMatrix:
+        raise NotImplementedError
+
+
+def _document(row: Mapping[str, Any]) -> Document:
+    return Document(row["id"], row["text"], row["title"], row["metadata"] or None, row.get("parent"))
 
 
 def _plain(value: Any) -> Any:

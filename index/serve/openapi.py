@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-import lsr
+from lsr._version import __version__
+from lsr.index.serve.route import Route
 from lsr.index.serve.schemas import Given, ProblemDocument
-
-if TYPE_CHECKING:
-    from lsr.index.serve.routes import Route
 
 _AT = "#/components/schemas/"
 _REST = {"id": "A document's id, slashes and all.", "file": "The name of a file."}
@@ -39,7 +37,7 @@ def describe(routes: Mapping[str, Mapping[str, Route]]) -> dict[str, Any]:
             at[method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "lsr serve", "version": lsr.__version__},
+        "info": {"title": "lsr serve", "version": __version__},
         "paths": paths,
         "components": {
             "schemas": schemas["$defs"],

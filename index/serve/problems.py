@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
+import os
 import reprlib
 import typing
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,7 @@ from lsr import errors
 _LISTED = 20  # wrong values that are told
 _repr = reprlib.Repr()  # of a large value, only what is shown
 _NAMESPACE = "urn:lsr:"
+_NO_FILES = {number: os.strerror(number) for number in (errno.EMFILE, errno.ENFILE)}
 # What Python raises, and what HTTP calls it: the first that fits.
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.IndexLocked, 409),
@@ -90,6 +93,13 @@ def problem_of(error: Exception, names: Mapping[str, str]) -> Problem | None:
     """
     if isinstance(error, Problem):
         return error
+    if _too_many_files(error):
+        return Problem(
+            503,
+            "the server has too many files open; come again. Whoever runs it raises the limit (ulimit -n), or merges "
+            "the index' segments",
+            retry_after=1,
+        )
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), None)
     if status is None:
         return None
@@ -102,6 +112,15 @@ def problem_of(error: Exception, names: Mapping[str, str]) -> Problem | None:
         where = [(without_paths(error.where, names), without_paths(error.problem, names))]
     kind = next((c.__name__ for c in type(error).__mro__ if c.__name__ in _RAISED), "")
     return Problem(status, detail, kind=kind, errors=where, retry_after=1 if status in (409, 503) else None)
+
+
+def _too_many_files(error: BaseException | None) -> bool:
+    """Whether an exception, or what it came of, is a want of file descriptors; pyarrow tells that in words alone."""
+    while error is not None:
+        if isinstance(error, OSError) and (error.errno in _NO_FILES or any(map(str(error).count, _NO_FILES.values()))):
+            return True
+        error = error.__cause__
+    return False
 
 
 def without_paths(text: str, names: Mapping[str, str]) -> str:

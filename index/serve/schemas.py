@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 
 from lsr.fingerprint import Fingerprint
 from lsr.index.hybrid.fusion import RRF_K, Normalization
 from lsr.index.hybrid.hybrid import Method
+from lsr.index.search.options import Options
 from lsr.index.search.settings import SearchSettings
 from lsr.index.serve.limits import K, Query, QueryVector, Text, Vector, Weight, Where, either, k_explained, k_of_all
+
+Columns = str | Annotated[list[str], Field(max_length=20)]
+# Options that a request may give; a re-ranker runs where the client is.
+OPTIONS = (
+    "offset", "min_score", "group_by", "per_group", "sort", "boost", "facets", "diversity", "depth", "syntax",
+)  # fmt: skip
 
 
 class Asked(BaseModel):
@@ -46,6 +62,74 @@ class HowToSearch(OfIndex):
     settings: SearchSettings = Field(SearchSettings(), description="Exact unless told otherwise.")
     hybrid: Fusion | None = None
     fields: bool = Field(True, description="Give titles, texts and metadata.")
+    offset: int = Field(0, ge=0, le=100_000, description="So many of the best documents, or groups, are passed over.")
+    min_score: float = Field(0.0, ge=0, description="Documents that score less aren't found.")
+    group_by: str | None = Field(None, description="A column: k groups of documents with the same value are found.")
+    per_group: int = Field(1, ge=1, description="How many documents of each group.")
+    sort: Columns = Field([], description='Columns to sort by, "-year" for descending, "_score" for the score.')
+    boost: dict[str, Any] = Field(
+        {},
+        max_length=20,
+        description="{column: weight} multiplies scores by 1 + weight * value, {column: {weight, half_life, origin}} "
+        "by 1 + weight * 0.5 ** (distance / half_life); half-lives of dates and times are days.",
+    )
+    facets: Columns = Field([], description="Columns whose values are counted in all documents that match.")
+    diversity: float = Field(0.0, ge=0, le=1, description="Above 0: prefer documents unlike those before them.")
+    depth: int = Field(100, ge=1, description="How many are made diverse.")
+    syntax: Literal["plain", "operators"] = Field(
+        "plain", description='"operators" takes "exact phrase", +must and -not out of a text.'
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What differs from a plain search, as `Index.search` takes it."""
+        return {
+            name: value for name in OPTIONS if (value := getattr(self, name)) != type(self).model_fields[name].default
+        }
+
+    @model_validator(mode="after")
+    def _fit(self, info: ValidationInfo) -> Self:
+        options = self.options
+        Options(**options)
+        if options and self.hybrid is not None:
+            raise ValueError(f'{next(iter(options))} doesn\'t go with hybrid; it does with the setting "mode"')
+        if self.diversity and self.depth > info.context.max_k:
+            raise ValueError(f"depth: at most {info.context.max_k:,} documents are made diverse, got {self.depth:,}")
+        if (most := self.k * self.per_group) > info.context.max_k:
+            raise ValueError(f"at most {info.context.max_k:,} documents are given, got {most:,} in {self.k:,} groups")
+        return self
+
+
+class Similar(HowToSearch):
+    """Documents that are like one of them."""
+
+    id: str
+
+
+class Suggest(OfIndex):
+    """What somebody types."""
+
+    text: Text
+    limit: int = Field(10, ge=1, le=100, description="How many words, and how many titles, at most.")
+
+
+class GetMany(OfIndex):
+    """Documents by their ids."""
+
+    ids: Annotated[list[str], FailFast()] = Field(max_length=1000)
+
+
+class ListDocuments(OfIndex):
+    """Documents in the order of addition."""
+
+    after: str | None = Field(None, description="The id that the last answer ended with; by default the first follow.")
+    most: int = Field(100, ge=1, le=1000, description="How many at most.")
+
+
+class Count(OfIndex):
+    """How many documents meet a filter."""
+
+    where: Where | None = None
 
 
 class OneQuery(OfIndex):
@@ -149,6 +233,7 @@ class Term(Given):
         description="Where it stands in title, a space, text (in the text alone if there is no title), in code points."
     )
     origin: tuple[int, int] | None = Field(description="Of an expansion, the word that it comes from.")
+    marked: bool = Field(description="Whether highlights mark it; not stop words and small weights beside others.")
 
 
 class Explanation(Given):
@@ -157,6 +242,7 @@ class Explanation(Given):
     id: str = Field(alias="_id", description="Of the document, or of the passage.")
     score: float
     terms: list[Term]
+    boost: float | None = Field(None, description="What boosts multiplied the score with, where there are any.")
 
 
 class Explained(Explanation):
@@ -178,6 +264,13 @@ class Hit(Given):
     text: str | None = None
     metadata: dict[str, Any] | None = None
     explanation: Explanation | None = None
+
+
+class Facet(Given):
+    """A value of a column, and how many documents that match have it."""
+
+    value: Any
+    count: int
 
 
 class AskedFor(Given):
@@ -203,6 +296,18 @@ class Found(Given):
     took: Took
     plan: dict[str, Any] | None = None
     hits: list[Hit]
+    total: int | None = Field(None, description="How many documents match, of a search with facets.")
+    facets: dict[str, list[Facet]] | None = Field(None, description="By column, the most frequent values first.")
+
+
+class FoundSimilar(Given):
+    """What is like a document."""
+
+    index: str
+    snapshot: str
+    hits: list[Hit]
+    total: int | None = None
+    facets: dict[str, list[Facet]] | None = None
 
 
 class FoundBatch(Given):
@@ -211,6 +316,8 @@ class FoundBatch(Given):
     index: str
     snapshot: str
     results: list[list[Hit]]
+    totals: list[int] | None = Field(None, description="How many documents match each query, of searches with facets.")
+    facets: list[dict[str, list[Facet]]] | None = Field(None, description="Of each query.")
 
 
 class Encoded(Given):
@@ -230,6 +337,51 @@ class Stored(Given):
     text: str
     metadata: dict[str, Any]
     passages: list[str] | None = Field(None, description="Of a document that is cut into passages, their ids.")
+
+
+class Suggested(Given):
+    """What may be meant."""
+
+    text: str
+    kind: Literal["word", "title"]
+    count: int = Field(description="Of a word, how many documents have its term.")
+    id: str | None = Field(description="Of a title, the document's id.")
+
+
+class Suggestions(Given):
+    """What somebody who types may mean."""
+
+    index: str
+    suggestions: list[Suggested]
+    corrections: dict[str, list[str]] = Field(description="Words that no document has, and the nearest that there are.")
+    did_you_mean: str | None = Field(
+        description="The text with such words replaced; null if there is nothing to replace."
+    )
+
+
+class StoredDocument(Given):
+    """A document of many."""
+
+    id: str
+    parent: str | None = None
+    title: str
+    text: str
+    metadata: dict[str, Any] | None
+
+
+class StoredDocuments(Given):
+    """Documents as they are stored."""
+
+    index: str
+    documents: list[StoredDocument | None] = Field(description="In the order asked for; null where there is none.")
+    more: bool = Field(False, description="Whether others follow, of a list.")
+
+
+class Counted(Given):
+    """How many documents there are."""
+
+    index: str
+    count: int
 
 
 class Changed(Given):

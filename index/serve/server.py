@@ -82,7 +82,7 @@ class Server:
         self._thread: threading.Thread | None = None
         try:
             compile_kernels()  # a first search that compiles them would hold up all others
-            for served in self.app.indexes.values():
+            for served in self.app.serving.indexes.values():
                 served.warm_up()
         except BaseException:
             self._socket.close()
@@ -172,94 +172,95 @@ def network_of(host: str) -> str:
     return host
 
 
-def _patient(settings: ServeSettings) -> type[asyncio.Protocol]:
+class _Patient(HttpToolsProtocol):
     """A connection that ends when its client doesn't send a head in time, sends one without end, or reads nothing."""
 
-    share = math.ceil(SHARE * settings.connections)
+    settings: ServeSettings
 
-    class Patient(HttpToolsProtocol):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self._head_due: asyncio.TimerHandle | None = None
-            self._head_size = 0
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_due: asyncio.TimerHandle | None = None
+        self._head_size = 0
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            if len(self.connections) > settings.connections:
-                self._refuse(Problem(503, "too many connections at once; come again", retry_after=1, close=True))
-                return
-            mine = _network(self.client)
-            theirs = sum(_network(getattr(other, "client", None)) == mine for other in self.connections)
-            if theirs > share:
-                told = f"too many connections of yours at once ({share}); come again"
-                self._refuse(Problem(429, told, retry_after=1, close=True))
-                return
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self.settings.connections:
+            self._refuse(Problem(503, "too many connections at once; come again", retry_after=1, close=True))
+            return
+        mine = _network(self.client)
+        theirs = sum(_network(getattr(other, "client", None)) == mine for other in self.connections)
+        share = math.ceil(SHARE * self.settings.connections)
+        if theirs > share:
+            told = f"too many connections of yours at once ({share}); come again"
+            self._refuse(Problem(429, told, retry_after=1, close=True))
+            return
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_here()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_due is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()
+        super().data_received(data)
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._head_is_here()
-            super().connection_lost(exc)
+    def on_message_begin(self) -> None:
+        self._head_size = 0
+        super().on_message_begin()
 
-        def data_received(self, data: bytes) -> None:
-            if self._head_due is None and (self.cycle is None or self.cycle.response_complete):
-                self._expect_head()
-            super().data_received(data)
+    def on_url(self, url: bytes) -> None:
+        self._grow(len(url))
+        super().on_url(url)
 
-        def on_message_begin(self) -> None:
-            self._head_size = 0
-            super().on_message_begin()
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._grow(len(name) + len(value))
+        super().on_header(name, value)
 
-        def on_url(self, url: bytes) -> None:
-            self._grow(len(url))
-            super().on_url(url)
+    def on_headers_complete(self) -> None:
+        self._head_is_here()
+        super().on_headers_complete()
 
-        def on_header(self, name: bytes, value: bytes) -> None:
-            self._grow(len(name) + len(value))
-            super().on_header(name, value)
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if unread := self.transport.get_write_buffer_size():
+            self.loop.call_later(self.settings.patience, self._require_reading, unread)
 
-        def on_headers_complete(self) -> None:
-            self._head_is_here()
-            super().on_headers_complete()
+    def send_400_response(self, msg: str) -> None:
+        if self._head_size > _MOST_HEAD:
+            self._refuse(Problem(431, f"a request's line and headers have at most {_MOST_HEAD:,} bytes", close=True))
+        else:
+            self._refuse(Problem(400, "this is no request of HTTP/1.1", close=True))
 
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            if unread := self.transport.get_write_buffer_size():
-                self.loop.call_later(settings.patience, self._require_reading, unread)
+    def _refuse(self, what: Problem) -> None:
+        """Answer what never became a request, and close the connection."""
+        answer = problem(what)
+        lines = [b"HTTP/1.1 %d %s" % (what.status, HTTPStatus(what.status).phrase.encode())]
+        lines += [b"%s: %s" % header for header in (*self.server_state.default_headers, *answer.raw_headers)]
+        self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
+        self.transport.close()
 
-        def send_400_response(self, msg: str) -> None:
-            if self._head_size > _MOST_HEAD:
-                self._refuse(
-                    Problem(431, f"a request's line and headers have at most {_MOST_HEAD:,} bytes", close=True)
-                )
-            else:
-                self._refuse(Problem(400, "this is no request of HTTP/1.1", close=True))
+    def _grow(self, size: int) -> None:
+        self._head_size += size
+        if self._head_size > _MOST_HEAD:
+            raise ValueError("too many headers")  # which is answered, and the connection closed
 
-        def _refuse(self, what: Problem) -> None:
-            """Answer what never became a request, and close the connection."""
-            answer = problem(what)
-            lines = [b"HTTP/1.1 %d %s" % (what.status, HTTPStatus(what.status).phrase.encode())]
-            lines += [b"%s: %s" % header for header in (*self.server_state.default_headers, *answer.raw_headers)]
-            self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
-            self.transport.close()
+    def _expect_head(self) -> None:
+        self._head_due = self.loop.call_later(self.settings.patience, self.transport.close)
 
-        def _grow(self, size: int) -> None:
-            self._head_size += size
-            if self._head_size > _MOST_HEAD:
-                raise ValueError("too many headers")  # which is answered, and the connection closed
+    def _head_is_here(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
 
-        def _expect_head(self) -> None:
-            self._head_due = self.loop.call_later(settings.patience, self.transport.close)
+    def _require_reading(self, before: int) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread >= before:
+            self.transport.abort()
+        elif unread:
+            self.loop.call_later(self.settings.patience, self._require_reading, unread)
 
-        def _head_is_here(self) -> None:
-            if self._head_due is not None:
-                self._head_due.cancel()
-                self._head_due = None
 
-        def _require_reading(self, before: int) -> None:
-            unread = self.transport.get_write_buffer_size()
-            if unread >= before:
-                self.transport.abort()
-            elif unread:
-                self.loop.call_later(settings.patience, self._require_reading, unread)
-
-    return Patient
+def _patient(settings: ServeSettings) -> type[asyncio.Protocol]:
+    """The class of a server's connections, which uvicorn makes itself."""
+    return type("Patient", (_Patient,), {"settings": settings})

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from lsr.errors import LsrError
 from lsr.fingerprint import Fingerprint
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
-from lsr.index.search.hits import Hit
+from lsr.index.search.hits import Hit, Hits, facet_rows
+from lsr.index.search.options import Options
 from lsr.index.search.reader import Reader
 from lsr.index.serve import schemas
 from lsr.index.serve.index_info import facts_of
@@ -21,7 +23,7 @@ from lsr.index.serve.problems import Problem, wrong_values
 from lsr.index.serve.settings import ServeSettings
 from lsr.index.serve.thread_pool import Deadline
 from lsr.index.write.update_batch import Change
-from lsr.io.corpus import Document, document_batch
+from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import SparseMatrix
 
@@ -50,7 +52,7 @@ class Served:
         deadline.check()
         reader, started = self.index.pinned(), time.perf_counter()
         query = asked.query if asked.query is not None else asked.vector or {}
-        vector, unknown = _vector(reader, query)
+        vector, unknown = _vector(reader, _without_operators(query, asked))
         encoded = time.perf_counter()
         hits = _hits(reader, query, vector, asked)
         ended = time.perf_counter()
@@ -67,6 +69,7 @@ class Served:
             plan = reader.explain_plan(vector, asked.k, where=asked.where, **vars(asked.settings))
             answer["plan"] = plan.to_json()
         answer["hits"] = self._described(reader, [hits], asked, deadline)[0]
+        answer |= _counted(hits)
         if asked.explain:
             for described, hit in zip(answer["hits"], hits, strict=True):
                 deadline.check()
@@ -78,9 +81,22 @@ class Served:
         reader, found = self.index.pinned(), []
         for query in asked.queries:
             deadline.check()
-            found.append(_hits(reader, query, _vector(reader, query)[0], asked))
+            vector, _ = _vector(reader, _without_operators(query, asked))
+            found.append(_hits(reader, query, vector, asked))
         results = self._described(reader, found, asked, deadline)
-        return {"index": self.name, "snapshot": reader.snapshot.id, "results": results}
+        answer: dict[str, Any] = {"index": self.name, "snapshot": reader.snapshot.id, "results": results}
+        counted = [_counted(hits) for hits in found]
+        if asked.facets:
+            answer |= {"totals": [one["total"] for one in counted], "facets": [one["facets"] for one in counted]}
+        return answer
+
+    def similar(self, asked: schemas.Similar, deadline: Deadline) -> dict[str, Any]:
+        """What is like a document."""
+        deadline.check()
+        reader = self.index.pinned()
+        hits = reader.similar(asked.id, asked.k, where=asked.where, **vars(asked.settings), **asked.options)
+        rows = self._described(reader, [hits], asked, deadline)[0]
+        return {"index": self.name, "snapshot": reader.snapshot.id, "hits": rows, **_counted(hits)}
 
     def explain(self, asked: schemas.Explain, deadline: Deadline) -> dict[str, Any]:
         """Why a document has its score."""
@@ -113,8 +129,56 @@ class Served:
             found["parent"] = parent
         return found
 
+    def suggest(self, asked: schemas.Suggest, deadline: Deadline) -> dict[str, Any]:
+        """What somebody who types may mean."""
+        deadline.check()
+        reader = self.index.pinned()
+        return {
+            "index": self.name,
+            "suggestions": [asdict(one) for one in reader.suggest(asked.text, asked.limit)],
+            "corrections": reader.corrections(asked.text),
+            "did_you_mean": reader.did_you_mean(asked.text),
+        }
+
+    def get_many(self, asked: schemas.GetMany) -> dict[str, Any]:
+        """Documents by their ids."""
+        return self._documents(self.index.pinned().get_many(asked.ids))
+
+    def list_documents(self, asked: schemas.ListDocuments) -> dict[str, Any]:
+        """Documents in the order of addition.
+
+        Raises:
+            Problem: The one that the last answer ended with has been deleted or replaced.
+        """
+        documents, first = self.index.pinned().documents, 0
+        if asked.after is not None:
+            if (last := documents.find(asked.after)) is None:
+                raise Problem(409, f"the document {asked.after[:200]!r} isn't there any more: begin again")
+            first = last + 1
+        numbers = list(islice(documents.numbers(first), asked.most + 1))
+        answer = self._documents([documents.stored(doc) for doc in numbers[: asked.most]])
+        return answer | {"more": len(numbers) > asked.most}
+
+    def _documents(self, found: Sequence[Document | None]) -> dict[str, Any]:
+        room, rows = self._settings.max_answer, list[dict[str, Any] | None]()
+        for one in found:
+            if one is None:
+                rows.append(None)
+                continue
+            room -= len(one.title) + len(one.text)
+            if room < 0:
+                most = f"an answer has at most {self._settings.max_answer >> 20} MB of text"
+                raise wrong_values([("", f"{most}: ask for fewer documents")])
+            row = {"id": one.id, "title": one.title, "text": one.text, "metadata": one.metadata}
+            rows.append(row | ({"parent": one.parent} if one.parent is not None else {}))
+        return {"index": self.name, "documents": rows}
+
+    def count(self, asked: schemas.Count) -> dict[str, Any]:
+        """How many documents meet a filter."""
+        return {"index": self.name, "count": self.index.pinned().count(asked.where)}
+
     def _described(
-        self, reader: Reader, found: list[list[Hit]], asked: schemas.HowToSearch, deadline: Deadline
+        self, reader: Reader, found: Sequence[Sequence[Hit]], asked: schemas.HowToSearch, deadline: Deadline
     ) -> list[list[dict[str, Any]]]:
         """Hits as JSON has them."""
         documents, room = reader.documents, self._settings.max_answer
@@ -122,7 +186,7 @@ class Served:
         for hits in found:
             deadline.check()
             row: list[dict[str, Any]] = []
-            for rank, hit in enumerate(hits, start=1):
+            for rank, hit in enumerate(hits, start=asked.offset + 1):
                 described: dict[str, Any] = {"id": hit.id, "rank": rank, "score": hit.score}
                 if (passage := hit.passage) != described["id"]:
                     described["passage"] = passage
@@ -272,12 +336,25 @@ def _vector(reader: Reader, query: str | dict[str, float]) -> tuple[SparseMatrix
     return vector, [] if isinstance(query, str) else [token for token in query if token not in term_of]
 
 
-def _hits(reader: Reader, query: str | dict[str, float], vector: SparseMatrix, asked: schemas.HowToSearch) -> list[Hit]:
+def _without_operators(query: str | dict[str, float], asked: schemas.HowToSearch) -> Any:
+    """What is encoded of a query."""
+    return Options(syntax=asked.syntax).split(query)[0]
+
+
+def _counted(hits: Sequence[Hit]) -> dict[str, Any]:
+    """What else a search was asked for, as JSON has it."""
+    if not isinstance(hits, Hits) or hits.total is None:
+        return {}
+    return {"total": hits.total, "facets": facet_rows(hits.facets)}
+
+
+def _hits(
+    reader: Reader, query: str | dict[str, float], vector: SparseMatrix, asked: schemas.HowToSearch
+) -> Sequence[Hit]:
     settings = vars(asked.settings)
-    if asked.settings.mode != "sparse" and asked.hybrid is None:
-        return reader.search(query, asked.k, where=asked.where, **settings)
     if asked.hybrid is None:
-        return reader.search(vector, asked.k, where=asked.where, **settings)
+        takes_text = asked.settings.mode != "sparse" or asked.syntax != "plain"
+        return reader.search(query if takes_text else vector, asked.k, where=asked.where, **settings, **asked.options)
     hybrid = Hybrid(reader, **vars(asked.hybrid))
     return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)
 

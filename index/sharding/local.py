@@ -9,7 +9,7 @@ documents that were to be deleted: the same change once more mends it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
@@ -18,11 +18,10 @@ from typing import Any
 
 from lsr.encode.base import Encoder
 from lsr.errors import OutputError
-from lsr.index.index import Index
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.filters import Filter
-from lsr.index.sharding.manifest import ShardEntry, Shards, folder_of, n_grown, require_one_line, save_shards
-from lsr.index.storage.manifest import check_files
+from lsr.index.sharding.manifest import ShardEntry, Shards, is_sharded, n_grown, require_one_line, save_shards
+from lsr.index.sharding.remote import folder_of, read_manifests
 from lsr.index.write.builder import Source
 from lsr.index.write.merge import Merged
 from lsr.index.write.update_batch import Change
@@ -30,7 +29,7 @@ from lsr.index.write.writer import Writer
 from lsr.io.object_store import is_remote
 
 
-class JoinedSnapshot(Snapshot):
+class ShardedSnapshot(Snapshot):
     """The documents of all shards, as each of them was committed last.
 
     Attributes:
@@ -59,10 +58,23 @@ class JoinedSnapshot(Snapshot):
         """One for each shard."""
         return [snapshot.manifest for snapshot in self.snapshots]
 
+    def by_folder(self, path: Path) -> list[tuple[Path, Snapshot]]:
+        """The folder of each shard, and what is committed in it."""
+        return list(zip(self.folders, self.snapshots, strict=True))
+
+    def require_changeable(self, path: Path) -> None:
+        """Refuse to change shards in object storage.
+
+        Raises:
+            OutputError: There are some; the message names them.
+        """
+        if remote := [entry.path for entry in self.shards.entries if "://" in entry.path]:
+            raise OutputError(f"{path}: shards in object storage can't be changed: {', '.join(remote)}")
+
     @classmethod
     def of(
         cls, folder: Path, before: Snapshot | None = None, *, skip_damaged: bool = False, same: bool = True
-    ) -> JoinedSnapshot:
+    ) -> ShardedSnapshot:
         """Open what was committed last in each shard; arguments are those of `Snapshot.latest`.
 
         Raises:
@@ -72,9 +84,9 @@ class JoinedSnapshot(Snapshot):
         """
         shards = Shards.read(folder)
         known = {}
-        if isinstance(before, JoinedSnapshot):
+        if isinstance(before, ShardedSnapshot):
             known = dict(zip((entry.path for entry in before.shards.entries), before.snapshots, strict=True))
-        shards.manifests()  # all that is wrong at once
+        read_manifests(shards)  # all that is wrong at once
         folders = [folder_of(shards.location(entry)) for entry in shards.entries]
         snapshots = [
             Snapshot.latest(
@@ -82,40 +94,26 @@ class JoinedSnapshot(Snapshot):
             )
             for path, entry in zip(folders, shards.entries, strict=True)
         ]
-        if isinstance(before, JoinedSnapshot) and list(before.snapshots) == snapshots:
+        if isinstance(before, ShardedSnapshot) and list(before.snapshots) == snapshots:
             return before
         return cls(shards, snapshots, folders)
 
 
-class JoinedIndex(Index):
-    """A sharded folder as one index."""
-
-    def _latest(self, before: Snapshot, *, skip_damaged: bool = False) -> Snapshot:
-        return JoinedSnapshot.of(self.path, before, skip_damaged=skip_damaged, same=not self.uri)
-
-    @property
-    def _joined(self) -> JoinedSnapshot:
-        assert isinstance(self._snapshot, JoinedSnapshot)
-        return self._snapshot
-
-    def _new_writer(self) -> JoinedWriter:
-        return JoinedWriter(self.path, self._joined)
-
-    def _require_changeable(self) -> None:
-        super()._require_changeable()
-        if remote := [entry.path for entry in self._joined.shards.entries if "://" in entry.path]:
-            raise OutputError(f"{self.path}: shards in object storage can't be changed: {', '.join(remote)}")
-
-    def verify(self) -> list[str]:
-        """As `Index.verify`, of all shards."""
-        shards = zip(self._joined.folders, self._joined.manifests, strict=True)
-        return [wrong for shard in shards for wrong in check_files(*shard, every_byte=True).values()]
-
-    def _apart(self) -> list[tuple[Path, Snapshot]]:
-        return list(zip(self._joined.folders, self._joined.snapshots, strict=True))
+def latest_snapshot(
+    path: Path, before: Snapshot | None = None, *, skip_damaged: bool = False, same: bool = True
+) -> Snapshot:
+    """What was committed last in a folder, an index or a sharded one; arguments and errors as of `Snapshot.latest`."""
+    sharded = is_sharded(path) if before is None else isinstance(before, ShardedSnapshot)
+    kind = ShardedSnapshot.of if sharded else Snapshot.latest
+    return kind(path, before, skip_damaged=skip_damaged, same=same)
 
 
-class JoinedWriter:
+def new_writer(path: Path, snapshot: Snapshot) -> Writer | ShardedWriter:
+    """The writer of a folder whose latest open snapshot this is."""
+    return ShardedWriter(path, snapshot) if isinstance(snapshot, ShardedSnapshot) else Writer(path, snapshot)
+
+
+class ShardedWriter:
     """Changes the shards of a folder, whose locks it holds.
 
     Attributes:
@@ -131,8 +129,8 @@ class JoinedWriter:
         CorruptIndex: Files are damaged.
     """
 
-    def __init__(self, folder: Path, before: JoinedSnapshot) -> None:
-        self._folder, self.snapshot = folder, JoinedSnapshot.of(folder, before)
+    def __init__(self, folder: Path, before: ShardedSnapshot) -> None:
+        self._folder, self.snapshot = folder, ShardedSnapshot.of(folder, before)
         shards, opened = self.snapshot.shards, self.snapshot.snapshots
         self._writers: list[Writer] = []
         with ExitStack() as stack:
@@ -165,9 +163,9 @@ class JoinedWriter:
         """Add documents at the end of the last shard; with `replace` those of the same ids vanish from any."""
         return self._writers[-1].add(source, encoder, ids, replace=replace, skip_bad=skip_bad)
 
-    def delete(self, ids: Iterable[str], where: Filter | None = None) -> Change:
+    def delete(self, ids: Sequence[str], where: Filter | None = None) -> Change:
         """Delete documents, wherever they are."""
-        ids, change = list(ids), Change()
+        change = Change()
         if where is not None:
             where.require_known(list(chain.from_iterable(writer.columns() for writer in self._writers)))
         changes = [writer.delete(ids, where, known=True) for writer in self._writers]
@@ -210,7 +208,7 @@ class JoinedWriter:
             for entry, snapshot in zip(self.snapshot.shards.entries, snapshots, strict=True)
         )
         shards = replace(self.snapshot.shards, entries=entries)
-        self.snapshot = JoinedSnapshot(shards, snapshots, self.snapshot.folders)
+        self.snapshot = ShardedSnapshot(shards, snapshots, self.snapshot.folders)
         save_shards(self._folder, shards)
 
     def close(self) -> None:

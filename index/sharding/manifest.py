@@ -21,12 +21,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import lsr
+from lsr._version import __version__
 from lsr.durable import sync
-from lsr.errors import CorruptIndex, EncoderMismatch, IndexFormatError, OutputExists, StorageError
+from lsr.errors import CorruptIndex, EncoderMismatch, IndexFormatError, OutputExists
 from lsr.fingerprint import Fingerprint
 from lsr.index.storage.arrow_file import RESTORE
-from lsr.index.storage.manifest import output_errors, read_manifest, replace_file, require_name, sealed
+from lsr.index.storage.manifest import output_errors, read_manifest, replace_file, require_name, with_checksum
 from lsr.io.object_store import Place, is_remote
 
 SHARDS = "shards.json"
@@ -45,15 +45,6 @@ def is_sharded(folder: str | PathLike[str]) -> bool:
     """Whether a folder is a sharded one."""
     require_name(Path(folder))
     return Path(folder, SHARDS).is_file()
-
-
-def folder_of(location: str) -> Path:
-    """The folder of a shard on this machine; for a URI that of its copy, which is downloaded as far as it must be."""
-    if not is_remote(location):
-        return Path(location)
-    from lsr.index.sharding.remote import downloaded  # built on this module
-
-    return downloaded(location)
 
 
 @dataclass(frozen=True)
@@ -170,10 +161,10 @@ class Shards:
 
     def content(self) -> bytes:
         """What shards.json is to hold."""
-        return sealed(
+        return with_checksum(
             {
                 "format": FORMAT,
-                "lsr": lsr.__version__,
+                "lsr": __version__,
                 "fingerprint": self.fingerprint.to_json(),
                 "impacts": self.impacts,
                 "scale": self.scale,
@@ -202,7 +193,7 @@ class Shards:
                 f"reads format {FORMAT}: build it again, or upgrade with pip install -U lsr-search"
             )
         values.pop("sha256", None)
-        if sealed(values) != content:
+        if with_checksum(values) != content:
             raise CorruptIndex(f"{where} is damaged: the content doesn't match its checksum; {RESTORE}")
         try:
             entries = tuple(ShardEntry(s["path"], s["documents"], s["bytes"]) for s in values["shards"])
@@ -251,24 +242,6 @@ class Shards:
         except FileNotFoundError:
             raise IndexFormatError(f"{folder}: not a sharded index: it has no {SHARDS}") from None
         return cls.parse(content, str(folder))
-
-    def manifests(self) -> dict[str, dict[str, Any]]:
-        """{path or URI: manifest} of all shards; what is wrong with any of them is told at once.
-
-        Raises:
-            IndexFormatError: Shards are missing, damaged, can't be reached, or are of another format or scale.
-            EncoderMismatch: Shards of another encoder.
-        """
-        found, wrong = {}, []
-        for entry in self.entries:
-            try:
-                found[self.location(entry)] = read_manifest(folder_of(self.location(entry)))
-            except (IndexFormatError, StorageError) as error:
-                wrong.append(str(error))
-        if wrong:
-            raise IndexFormatError("\n".join([f"{len(wrong)} of {len(self.entries)} shards can't be opened:", *wrong]))
-        self.require_fit(found)
-        return found
 
 
 def n_grown(manifest: Mapping[str, Any]) -> int:

@@ -40,7 +40,7 @@ _CHECKED = ".checked.json"  # {file: size and times of change, when its content 
 _TRIES = 3
 
 
-def downloaded(uri: str) -> Path:
+def download_index(uri: str) -> Path:
     """The copy of an index, or of a sharded folder, in the cache (`lsr.io.object_store.cache_folder`), as it is now.
 
     Files that the copy lacks are downloaded, and those that have been changed since they were; nothing is kept that
@@ -75,6 +75,30 @@ def downloaded(uri: str) -> Path:
     raise StorageError(f"{uri}: replaced again and again while it was read; try again when nobody writes it")
 
 
+def folder_of(location: str) -> Path:
+    """The folder of a shard on this machine; for a URI that of its copy, which is downloaded as far as it must be."""
+    return download_index(location) if is_remote(location) else Path(location)
+
+
+def read_manifests(shards: Shards) -> dict[str, dict[str, Any]]:
+    """{path or URI: manifest} of all shards; the error names everything that is wrong with any of them.
+
+    Raises:
+        IndexFormatError: Shards are missing, damaged, can't be reached, or are of another format or scale.
+        EncoderMismatch: Shards of another encoder.
+    """
+    found, wrong = {}, []
+    for location in map(shards.location, shards.entries):
+        try:
+            found[location] = read_manifest(folder_of(location))
+        except (IndexFormatError, StorageError) as error:
+            wrong.append(str(error))
+    if wrong:
+        raise IndexFormatError("\n".join([f"{len(wrong)} of {len(shards.entries)} shards can't be opened:", *wrong]))
+    shards.require_fit(found)
+    return found
+
+
 def _copy_of(uri: str) -> Path:
     """Where the copy of an index lies; those of shards lie within that of their folder."""
     base, mark, options = uri.partition("?")
@@ -96,7 +120,7 @@ def _head(place: Place) -> tuple[str, bytes]:
 def _complete_shards(folder: Path, shards: Shards) -> None:
     """Make a copy have all shards, and no others."""
     for entry in shards.entries:
-        downloaded(shards.location(entry))
+        download_index(shards.location(entry))
     named = {entry.path for entry in shards.entries}
     for path in folder.glob("shard-*"):
         if path.name not in named and SHARD_NAME.fullmatch(path.name):
@@ -143,7 +167,7 @@ def _checked(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def uploaded(folder: Path, uri: str, *, overwrite: bool = False) -> None:
+def upload_index(folder: str | PathLike[str], uri: str, *, overwrite: bool = False) -> None:
     """Write an index of this machine to object storage: what is missing there, then the manifest.
 
     What the manifest doesn't name any longer is removed there at last. Nobody else may write either of them meanwhile.
@@ -157,7 +181,7 @@ def uploaded(folder: Path, uri: str, *, overwrite: bool = False) -> None:
         OutputExists: An index, or anything else, is there already.
         StorageError: It can't be written.
     """
-    place = Place(uri)
+    folder, place = Path(folder), Place(uri)
     refuse_remote(place, overwrite=overwrite)
     files = read_manifest(folder)["files"]
     there = place.sizes()
@@ -177,7 +201,7 @@ def uploaded(folder: Path, uri: str, *, overwrite: bool = False) -> None:
 
 
 def refuse_remote(place: Place, *, overwrite: bool) -> None:
-    """As `lsr.index.storage.manifest.refuse_others`, of object storage."""
+    """As `lsr.index.storage.manifest.check_output_empty`, of object storage."""
     there = place.sizes()
     if MANIFEST in there and not overwrite:
         raise OutputExists(f"{place.name}: an index exists already (--overwrite, overwrite=True replaces it)")
@@ -200,7 +224,7 @@ def folder_for(path: str | PathLike[str], *, overwrite: bool) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="lsr-") as scratch:
         folder = Path(scratch) / "index"
         yield folder
-        uploaded(folder, str(path), overwrite=overwrite)
+        upload_index(folder, str(path), overwrite=overwrite)
 
 
 def _files_of(content: bytes | None) -> Mapping[str, Any]:

@@ -8,35 +8,54 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
-import lsr
+from lsr._version import __version__
 from lsr.console import progress
 from lsr.encode.base import DEFAULT_ENCODER, Encoder
-from lsr.encode.corpus import Passages, Report, encode_corpus, fit
+from lsr.encode.corpus import Report, encode_corpus, fit
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.load import load_encoder
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, EncoderError, EncoderMismatch
 from lsr.files.documents import open_texts
 from lsr.fingerprint import Fingerprint
-from lsr.index.segment.clusters import write_clusters
+from lsr.index.segment.cluster_writer import write_clusters
 from lsr.index.segment.doc_store import DocumentsWriter
 from lsr.index.segment.embeddings import EmbeddingsWriter
 from lsr.index.segment.postings import ImpactType, Segment
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, Order, SegmentWriter
 from lsr.index.segment.quantize import LEVELS, Quantizer
 from lsr.index.storage.arrow_file import write_arrow
-from lsr.index.storage.manifest import output_errors, refuse_others
-from lsr.index.storage.transaction import NewFiles, Transaction
-from lsr.io.corpus import Corpus, Document, documents_corpus
+from lsr.index.storage.manifest import check_output_empty, output_errors
+from lsr.index.storage.transaction import StagedFiles, Transaction
+from lsr.io.corpus import Corpus, documents_corpus
+from lsr.io.document import Document
 from lsr.io.jsonl import given_documents
-from lsr.io.vectors import VectorBatch, Vectors, matrix_batches, read_vectors
+from lsr.io.open_vectors import read_vectors
+from lsr.io.vectors import VectorBatch, Vectors, matrix_batches
 from lsr.sparse import SparseMatrix
 
 Opened = Iterable[Mapping[str, Any] | Document] | Corpus | Vectors | SparseMatrix
 Source = Opened | str | PathLike[str]
+
+
+class BuildOptions(TypedDict, total=False):
+    """The keyword arguments of `Index.build` for documents; it tells what they mean."""
+
+    encoder: Encoder | str | None
+    impacts: ImpactType
+    passages: Passages | None
+    store_text: bool
+    overwrite: bool
+    memory: int
+    order: Order
+    clusters: bool
+    summary_mass: float
+    hybrid: bool
+    report: Report | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +106,7 @@ class BuildSettings:
         return cls(manifest["impacts"], passages=None if passages is None else Passages(*passages), **kept)
 
 
-class Known:
+class EncoderMetadata:
     """What an index knows of the encoder: fingerprint, tokens, and the files that encode."""
 
     def __init__(self) -> None:
@@ -205,11 +224,11 @@ def build_index(
     Returns:
         What encoded the documents, None if they came as vectors.
     """
-    refuse_others(path, overwrite=overwrite)
+    check_output_empty(path, overwrite=overwrite)
     opened = open_source(source, encoder)
     with Transaction(path) as transaction, output_errors(path):
-        refuse_others(path, overwrite=overwrite)  # once more: until the lock was ours somebody else may have built
-        known = Known()
+        check_output_empty(path, overwrite=overwrite)  # once more: until the lock was ours somebody else may have built
+        known = EncoderMetadata()
         if isinstance(opened, SparseMatrix):
             known.fingerprint = Fingerprint(vocabulary_size=opened.shape[1])
         elif isinstance(opened, Vectors):
@@ -236,13 +255,13 @@ def manifest_of(
     """A manifest, but for the files.
 
     Args:
-        shared: What `Known.write` gave.
+        shared: What `EncoderMetadata.write` gave.
         settings: How the index is written.
         scale: That of its largest segment, 0 as long as there was none.
         segments: What `write_segment` gave for each, in document order.
     """
     return {
-        "lsr": lsr.__version__,
+        "lsr": __version__,
         **shared,
         "impacts": settings.impacts,
         "scale": scale,
@@ -304,7 +323,7 @@ def read_batches(
 
 
 def write_segment(
-    files: NewFiles,
+    files: StagedFiles,
     batches: Iterable[VectorBatch],
     settings: BuildSettings,
     memory: int = DEFAULT_MEMORY,

@@ -22,7 +22,7 @@ from lsr.errors import DataError, MissingExtra
 from lsr.files.documents import DIGEST, SOURCE, FileCorpus, LeftOutFiles
 from lsr.files.walk import Found, PassedOver
 from lsr.index.search.snapshot import Snapshot
-from lsr.io.corpus import Document
+from lsr.io.document import Document
 
 if TYPE_CHECKING:
     from lsr.index.index import Index

@@ -8,7 +8,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from lsr.errors import ClusterError, MissingExtra
+from lsr.errors import ClusterError, MissingExtra, install_hint
 
 ADDRESSES = "auto, local, HOST:PORT or ray://HOST:PORT"
 _KNOCK = 10.0  # seconds until a machine counts as out of reach
@@ -55,7 +55,7 @@ def connect(address: str, timeout: float = 40.0) -> Any:
         if waiting.is_alive():
             raise ClusterError(f"{address}: no answer within {timeout:g} s, though somebody listens there; {_CHECK}")
     if failed and isinstance(failed[0], ImportError):
-        raise ClusterError(f'{address}: such an address takes Ray\'s client: pip install "lsr-search[ray]"')
+        raise ClusterError(f"{address}: such an address needs Ray's client: {install_hint('ray')}")
     if failed:
         raise ClusterError(f"{address}: {' '.join(str(failed[0]).split())[:300]}; {_CHECK}")
     return ray

@@ -1,37 +1,41 @@
 """Encoders: text in, sparse vectors out. Names are filled in on first use; none of them brings in torch."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from lsr._lazy import lazy_names
 
-_HOME = {
+_HOMES = {
     "BM25Encoder": "lsr.encode.bm25",
     "Encoder": "lsr.encode.base",
+    "EncoderOptions": "lsr.encode.load",
     "HybridEncoder": "lsr.encode.hybrid",
     "InferenceFreeEncoder": "lsr.encode.inference_free",
+    "Passages": "lsr.encode.passages",
+    "Report": "lsr.encode.corpus",
     "SpladeEncoder": "lsr.encode.splade",
+    "Tower": "lsr.encode.tower",
+    "encode_corpus": "lsr.encode.corpus",
+    "encode_parts_to": "lsr.encode.distributed",
+    "encode_to": "lsr.encode.corpus",
     "load_encoder": "lsr.encode.load",
+    "load_encoder_files": "lsr.encode.load",
 }
 
 if TYPE_CHECKING:
     from lsr.encode.base import Encoder as Encoder
     from lsr.encode.bm25 import BM25Encoder as BM25Encoder
+    from lsr.encode.corpus import Report as Report
+    from lsr.encode.corpus import encode_corpus as encode_corpus
+    from lsr.encode.corpus import encode_to as encode_to
+    from lsr.encode.distributed import encode_parts_to as encode_parts_to
     from lsr.encode.hybrid import HybridEncoder as HybridEncoder
     from lsr.encode.inference_free import InferenceFreeEncoder as InferenceFreeEncoder
+    from lsr.encode.load import EncoderOptions as EncoderOptions
     from lsr.encode.load import load_encoder as load_encoder
+    from lsr.encode.load import load_encoder_files as load_encoder_files
+    from lsr.encode.passages import Passages as Passages
     from lsr.encode.splade import SpladeEncoder as SpladeEncoder
+    from lsr.encode.tower import Tower as Tower
 
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'lsr.encode' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__all__ = [*_HOMES]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

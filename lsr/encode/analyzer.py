@@ -162,14 +162,21 @@ class Analyzer:
             text: The document.
             counted: Leave out what doesn't make it longer; then no two of them overlap.
         """
+        return [(term.term, start, end) for term, start, end in self._placed(text) if term.counts or not counted]
+
+    def fillers(self, text: str) -> list[tuple[int, int]]:
+        """Where the stop words of a document stand that its terms have, (start, end)."""
+        return [(start, end) for term, start, end in self._placed(text) if term.light]
+
+    def _placed(self, text: str) -> list[tuple[Term, int, int]]:
+        """The terms of a text with their places, by start."""
         clean, places = aligned(text)
-        found = []
-        for match in _pattern().finditer(clean):
-            for term in self._word(match.group()).terms:
-                if not counted or term.counts:
-                    start, end = places(match.start() + term.start, match.start() + term.end)
-                    found.append((term.term, start, end))
-        return sorted(found, key=lambda span: (span[1], span[2]))
+        found = [
+            (term, *places(match.start() + term.start, match.start() + term.end))
+            for match in _pattern().finditer(clean)
+            for term in self._word(match.group()).terms
+        ]
+        return sorted(found, key=lambda placed: placed[1:])
 
     def _words(self, text: str) -> Iterator[Word]:
         known = self._cache

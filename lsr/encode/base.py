@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import json
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from lsr.encode.lexicon import Lexicon
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint
-from lsr.io.corpus import Document, require_encodable
+from lsr.io.document import Document, require_encodable
 from lsr.sparse import SparseMatrix
 
 CONFIG_FILE = "encoder.json"
@@ -95,6 +96,10 @@ class Encoder(abc.ABC):
         the whole text.
         """
 
+    def fillers(self, text: str) -> list[tuple[int, int]]:
+        """Where words stand that say little by themselves, (start, end) in characters; none where nothing tells."""
+        return []
+
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
         """Those spans that passages are counted in."""
         return self.spans(text)
@@ -130,8 +135,8 @@ class Encoder(abc.ABC):
         return {}
 
     def _reduced(self, **settings: Any) -> tuple[Any, ...]:
-        """For `__reduce__`: another process makes it of its files, and finds models where they lie."""
-        return _reopened, (self.query_files(), settings)
+        """For `__reduce__`: another process calls `load` with the files, and finds models where they lie."""
+        return _reopened, (type(self), self.query_files(), settings)
 
     def fit(self, texts: Iterable[str]) -> None:  # noqa: B027 - a default, not a gap
         """Learn what has to be learned from the corpus; most encoders have nothing to learn here."""
@@ -168,10 +173,12 @@ class Encoder(abc.ABC):
         return len(self.vocabulary)
 
 
-def _reopened(content: dict[str, bytes], settings: dict[str, Any]) -> Encoder:
-    from lsr.encode.load import load_encoder_files  # built on this module
-
-    return load_encoder_files(content, **settings)
+def _reopened(kind: Any, content: dict[str, bytes], settings: dict[str, Any]) -> Encoder:
+    with tempfile.TemporaryDirectory() as temporary:  # everything is read into memory before it goes
+        folder = Path(temporary)
+        write_files(folder, content)
+        encoder: Encoder = kind.load(folder, read_config(folder), **settings)
+        return encoder
 
 
 def as_texts(texts: Texts) -> list[str]:

@@ -161,6 +161,10 @@ class BM25Encoder(Encoder):
         found = ((lexicon.number(term), start, end) for term, start, end in self.analyzer.spans(text))
         return [span for span in found if span[0] >= 0]
 
+    def fillers(self, text: str) -> list[tuple[int, int]]:
+        """Where stop words stand, in characters."""
+        return self.analyzer.fillers(text)
+
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
         """The words that make a document long, known or not (-1)."""
         return [(-1, start, end) for _, start, end in self.analyzer.spans(text, counted=True)]

@@ -26,11 +26,15 @@ from lsr.console import counted, note, progress, warn
 from lsr.dense import DenseRows
 from lsr.durable import take_name
 from lsr.encode.base import Encoder
-from lsr.encode.passages import require_sizes, split_passages
-from lsr.errors import CutTexts, OutputExists
+from lsr.encode.passages import Passages, split_passages
+from lsr.errors import CutTexts, NoTerms, OutputExists
 from lsr.io.convert import Form, check_out, convert
-from lsr.io.corpus import Corpus, Document, chunks, document_batch, new_text
-from lsr.io.vectors import ParquetWriter, VectorBatch, pack_metadata, read_vectors
+from lsr.io.corpus import Corpus, chunks
+from lsr.io.document import Document, document_batch
+from lsr.io.open_vectors import read_vectors
+from lsr.io.text_files import new_text
+from lsr.io.vectors import VectorBatch
+from lsr.io.vectors_parquet import ParquetWriter, pack_metadata
 from lsr.sparse import SparseMatrix
 
 _LOCK = ".lock"
@@ -39,28 +43,6 @@ CHUNK = 512  # documents encoded together: enough to sort by length, little enou
 CHUNK_CHARACTERS = 4 << 20  # long ones fewer: what a tokenizer makes of a text takes many times the text's room
 _PART_SECONDS = 30.0  # a kill loses at most this much work
 _PART_DOCS = 200_000
-
-
-@dataclass(frozen=True)
-class Passages:
-    """How documents are cut: tokens of a passage at most, and how many of them the next one repeats.
-
-    An encoder that reads fewer, beside title, prompt and special tokens, gets shorter passages: none loses its end.
-    `Passages()` cuts documents of files along their headings and paragraphs, into passages of 256 tokens that repeat
-    32, and others only if the encoder doesn't read them to their ends.
-
-    Raises:
-        ValueError: Sizes that make no sense.
-    """
-
-    size: int = 0
-    overlap: int = 0
-
-    def __post_init__(self) -> None:
-        require_sizes(self.size, self.overlap)
-
-
-AS_NEEDED = Passages()
 
 
 @dataclass
@@ -78,6 +60,7 @@ class Report:
         queries: Whether these are queries.
         told: Vectors that there were when a warning told of texts that are cut; 0 for none yet.
         bad_told: Whether a warning told what was skipped.
+        told_empty: Whether a warning told of texts without terms.
     """
 
     documents: int = 0
@@ -90,6 +73,7 @@ class Report:
     queries: bool = False
     told: int = 0
     bad_told: bool = False
+    told_empty: bool = False
 
     def warn(self) -> None:
         """Warn, once, of texts that are cut: while the rest is still to come."""
@@ -97,14 +81,27 @@ class Report:
             self.told = self.vectors
             warn(cut_texts(self.truncated, self.vectors, self.max_length, queries=self.queries), CutTexts)
 
+    def warn_empty(self) -> None:
+        """Warn of texts that have no terms, when all have come."""
+        if said := self._without_terms():
+            self.told_empty = True
+            warn("; ".join(said), NoTerms)
+
+    def _without_terms(self) -> list[str]:
+        said = []
+        if self.empty:
+            have = "has" if self.empty == 1 else "have"
+            said.append(f"{self.empty} of {counted(self.documents, 'document')} {have} no text to be found by")
+        if more := max(self.no_terms - self.empty, 0):
+            said.append(f"texts in which the encoder finds no term, so that they match nothing: {more}")
+        return said
+
     def tell(self) -> None:
         """Say on stderr, once, what a user should know."""
         if self.bad and not self.bad_told:
             note(f"skipped {counted(len(self.bad), 'bad document')}, the first: {self.bad[0]}")
-        if self.empty:
-            note(f"{self.empty} of {self.documents} documents have no text to be found by")
-        if self.no_terms > self.empty:
-            note(f"texts in which the encoder finds no term, so that they match nothing: {self.no_terms - self.empty}")
+        for said in [] if self.told_empty else self._without_terms():
+            note(said)
         if self.truncated and self.vectors > self.told:
             note(cut_texts(self.truncated, self.vectors, self.max_length, queries=self.queries))
 
@@ -151,11 +148,12 @@ def encode_corpus(
         bar.total = corpus.count() if not bar.disable else None
         bar.update(skip)
         for chunk in chunks(islice(corpus, skip, None), CHUNK, CHUNK_CHARACTERS):
-            how = {"queries": queries, "passages": passages, "with_text": with_text, "dense": dense}
+            how: dict[str, Any] = {"queries": queries, "passages": passages, "with_text": with_text, "dense": dense}
             batch = encode_chunk(chunk, encoder, report, **how)
             report.warn()
             yield batch
             bar.update(len(chunk))
+    report.warn_empty()
     report.bad, report.bad_told = corpus.bad, corpus.tells_bad
 
 

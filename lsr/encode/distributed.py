@@ -18,22 +18,27 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pyarrow as pa
 
 from lsr.console import note, progress
 from lsr.distributed.pool import Workers, do_jobs, ready
 from lsr.encode import corpus as encoding
 from lsr.encode.base import Encoder
-from lsr.encode.corpus import Passages, Report, encode_chunk, finish, finish_killed, fit, work_folder
-from lsr.encode.load import load_encoder_files
+from lsr.encode.corpus import Report, encode_chunk, finish, finish_killed, fit, work_folder
+from lsr.encode.load import EncoderOptions, load_encoder_files
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, EncoderError, OutputExists, StorageError
 from lsr.fingerprint import Fingerprint
 from lsr.io.convert import Form, check_out
-from lsr.io.corpus import Block, Corpus, Document, chunks, document_batch
+from lsr.io.corpus import Corpus, chunks
+from lsr.io.document import Block, Document, document_batch
 from lsr.io.object_store import Place, is_remote
+from lsr.io.open_vectors import read_vectors
 from lsr.io.remote_files import PARTS_FILE
-from lsr.io.vectors import FIRST_PART, ParquetWriter, VectorBatch, pack_metadata, part_name, read_vectors
-from lsr.sparse import SparseMatrix
+from lsr.io.vectors import VectorBatch
+from lsr.io.vectors_parquet import FIRST_PART, ParquetWriter, pack_metadata, part_name
+from lsr.sparse import SparseMatrix, usual_largest
 
 PART = 16 * encoding.CHUNK  # minutes of work for a processor: what a lost worker costs
 PART_CHARACTERS = 16 * encoding.CHUNK_CHARACTERS
@@ -49,7 +54,7 @@ class Part:
     Attributes:
         number: Its place among the parts.
         rows: Vectors in it.
-        largest: The largest weight.
+        largest: The weight that impacts are to have room for, as of `lsr.sparse.usual_largest`.
         whole: Whether all weights are whole numbers.
         file: {"bytes", "sha256"} of the file.
         report: What encoding met on its way, as of `Report`.
@@ -109,7 +114,8 @@ def _open_worker(
     """What encodes parts, given as their numbers and documents; encoders travel as their files."""
     place = open_shared(where)
     if isinstance(encoder, Mapping):
-        encoder = load_encoder_files(encoder, **({"device": task.device} if task.device else {}))
+        options: EncoderOptions = {"device": task.device} if task.device else {}
+        encoder = load_encoder_files(encoder, **options)
     metadata = pack_metadata(encoder.fingerprint, encoder.vocabulary, encoder.query_files())
     return partial(_encode_part, place, task, together, encoder, metadata)
 
@@ -124,7 +130,7 @@ def _encode_part(
 ) -> Part:
     number, documents = job[0], _documents(job[1])
     report = Report(max_length=encoder.fingerprint.max_length, queries=task.queries)
-    rows, largest, whole = 0, 0.0, True
+    rows, largest, whole = 0, [np.empty(0, np.float32)], True
     if number:  # the tokens of a large corpus take more room than a part's vectors
         metadata = {"lsr.fingerprint": metadata["lsr.fingerprint"], FIRST_PART: part_name(0)}
     with tempfile.TemporaryDirectory(prefix="lsr-") as scratch:
@@ -139,10 +145,10 @@ def _encode_part(
                 writer.write(batch)
                 weights = batch.vectors.data
                 rows += len(batch.vectors)
-                largest = max(largest, float(weights.max(initial=0)))
+                largest.append(batch.vectors.largest())
                 whole = whole and bool((weights == weights.round()).all())
         file = place.put(path, part_name(number))
-    part = Part(number, rows, largest, whole, file, asdict(report))
+    part = Part(number, rows, usual_largest(np.concatenate(largest)), whole, file, asdict(report))
     place.write(_note_name(number), json.dumps(asdict(part)).encode())
     return part
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,12 @@ from lsr.encode.bm25_fixed import FixedBM25Encoder
 from lsr.encode.inference_free import InferenceFreeEncoder
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tower import ModelOptions
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
 
-_PREFIX = "bm25:"
+PREFIX = "bm25:"
 # BM25's document weights are divided by it and its query weights multiplied: both encoders' are of a size then, and so
 # lose as little when an index stores them in 8 bits with one scale. The second with IDF in the documents' weights.
 _SIZE, _SIZE_FIXED = 0.5, 4.0
@@ -70,7 +71,7 @@ class HybridEncoder(Encoder):
         """The same with the terms and counts of an index, or None for none."""
         if not isinstance(self.lexical, BM25Encoder):
             return self
-        mine = None if lexicon is None else lexicon.part(self.learned.n_terms, _PREFIX)
+        mine = None if lexicon is None else lexicon.part(self.learned.n_terms, PREFIX)
         return HybridEncoder(self.learned, self.lexical.over(mine), self.weight)
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
@@ -79,6 +80,22 @@ class HybridEncoder(Encoder):
         factors = np.ones(len(terms))
         factors[terms >= first] = self.lexical.query_factors(terms[terms >= first] - first)
         return factors
+
+    @classmethod
+    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Unpack[ModelOptions]) -> HybridEncoder:
+        """Open what `save` or `query_files` wrote.
+
+        Args:
+            folder: Where the files lie.
+            config: Content of `encoder.json`.
+            settings: Settings of the learned encoder in place of the stored ones.
+
+        Raises:
+            EncoderError: Something is missing or damaged.
+        """
+        learned, lexical, weight = open_parts(folder, config)
+        kind = InferenceFreeEncoder if learned["type"] == InferenceFreeEncoder.type else SpladeEncoder
+        return cls(kind.load(folder, learned, **settings), lexical, weight)
 
     def __reduce__(self) -> tuple[Any, ...]:
         learned = self.learned.document if isinstance(self.learned, InferenceFreeEncoder) else self.learned
@@ -94,13 +111,11 @@ class HybridEncoder(Encoder):
         self.lexical.fit(texts)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Both encoders' queries side by side. Pieces of words that only BM25 knows don't find other words by a table
-        (`InferenceFreeEncoder.encode_known`).
-        """
+        """Both encoders' queries side by side; those of a table as of `InferenceFreeEncoder.encode_known`."""
         texts = as_texts(texts)
         lexical = self.lexical.encode_query(texts)
         if isinstance(self.learned, InferenceFreeEncoder):
-            learned = self.learned.encode_known(texts, self.lexical.spans)
+            learned = self.learned.encode_known(texts, self.lexical)
         else:
             learned = self.learned.encode_query(texts)
         return _beside(learned, lexical, self.weight * self._size)
@@ -135,7 +150,7 @@ class HybridEncoder(Encoder):
     @property
     def vocabulary(self) -> Sequence[str]:
         """The learned encoder's tokens, then BM25's stems."""
-        return [*self.learned.vocabulary, *(_PREFIX + stem for stem in self.lexical.vocabulary)]
+        return [*self.learned.vocabulary, *(PREFIX + stem for stem in self.lexical.vocabulary)]
 
     @property
     def n_terms(self) -> int:
@@ -151,6 +166,10 @@ class HybridEncoder(Encoder):
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
         """The learned encoder's; BM25's terms stand in the text themselves."""
         return self.learned.origins(text, [term for term in terms if term < self.learned.n_terms])
+
+    def fillers(self, text: str) -> list[tuple[int, int]]:
+        """BM25's stop words."""
+        return self.lexical.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
         """The learned encoder's."""

@@ -8,12 +8,12 @@ with repeated tokens counted once, special tokens and negative entries zero (SPL
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from lsr.encode import model_files as files
 from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
-from lsr.encode.model_files import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.tower import ModelOptions
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
@@ -73,33 +74,38 @@ class InferenceFreeEncoder(Encoder):
         terms = [np.unique(np.array(row, dtype=np.int64)) for row in rows]
         return SparseMatrix.from_rows([(row, self.table[row]) for row in terms], self.n_terms)
 
-    def encode_known(self, texts: Sequence[str], known: Callable[[str], list[tuple[int, int, int]]]) -> SparseMatrix:
+    def encode_known(self, texts: Sequence[str], other: Encoder) -> SparseMatrix:
         """Queries beside an encoder that has words as a whole.
 
-        Where a word isn't in the vocabulary, its pieces stand in other words too, which they would find. So what
-        continues a word counts half; of a word that the other encoder doesn't know either, only the beginning counts,
-        if it has three letters, and beside words that are known.
+        Where a word isn't in the vocabulary, its pieces stand in other words too, which they would find. So they count
+        only beside a whole word that the other encoder knows, stop words aside: the beginning in full, what continues
+        it half; of a word that the other encoder doesn't know, only a beginning of three letters.
 
         Args:
             texts: The queries.
-            known: Where the other encoder's words stand in a text, as `Encoder.spans`.
+            other: Tells which words of a text it knows, and which of them are stop words.
         """
         rows = []
         for text in texts:
             ids, places = self.tokenizer.words(text, self.max_length, self.prompt, special=False)
-            theirs = known(text)
-            sure: dict[int, float] = {}  # term -> part of its weight
-            unsure: list[int] = []
-            for place, pieces in groupby(zip(ids, places, strict=True), key=itemgetter(1)):
-                first, *others = (term for term, _ in pieces)
-                if not others or place is None or any(a < place[1] and z > place[0] for _, a, z in theirs):
-                    sure |= {first: 1.0} | {term: 1.0 if place is None else 0.5 for term in others if term not in sure}
+            known, fillers = [span[1:] for span in other.spans(text)], other.fillers(text)
+            weights: dict[int, float] = {}  # of terms, relative to the table's
+            pieces: dict[int, float] = {}
+            alone = True
+            for place, tokens in groupby(zip(ids, places, strict=True), key=itemgetter(1)):
+                first, *others = (term for term, _ in tokens)
+                theirs = _meets(place, known)
+                if place is None or not others:
+                    weights |= dict.fromkeys([first, *others], 1.0)
+                    alone = alone and (not theirs or _meets(place, fillers))
+                elif theirs:
+                    pieces |= {first: 1.0} | {term: 0.5 for term in others if term not in pieces}
                 elif len(self._vocabulary[first].lstrip("\u0120\u2581")) >= _BEGINNING:  # how some begin a word
-                    unsure.append(first)
-            if any(map(str.isalnum, "".join(self._vocabulary[term] for term in sure))):
-                sure |= dict.fromkeys(unsure, 1.0)
-            terms = np.array(sorted(sure), np.int64)
-            rows.append((terms, self.table[terms] * np.array([sure[term] for term in terms.tolist()], np.float32)))
+                    pieces[first] = 1.0
+            if not alone:
+                weights = pieces | weights
+            terms = np.array(sorted(weights), np.int64)
+            rows.append((terms, self.table[terms] * np.array([weights[term] for term in terms.tolist()], np.float32)))
         return SparseMatrix.from_rows(rows, self.n_terms)
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
@@ -206,7 +212,7 @@ class InferenceFreeEncoder(Encoder):
         }
 
     @classmethod
-    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Any) -> InferenceFreeEncoder:
+    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Unpack[ModelOptions]) -> InferenceFreeEncoder:
         """Open what `save` or `query_files` wrote.
 
         Args:
@@ -224,6 +230,11 @@ class InferenceFreeEncoder(Encoder):
             return cls(document, table, tokenizer, max_length=config["max_length"], prompt=config["prompt"])
         except (OSError, KeyError, TypeError) as error:
             raise EncoderError(f"{folder}: not a whole inference-free encoder: {error!r}") from None
+
+
+def _meets(place: tuple[int, int] | None, spans: Iterable[Sequence[int]]) -> bool:
+    """Whether a part of a text has something in common with any of others, (start, end)."""
+    return place is not None and any(start < place[1] and end > place[0] for start, end in spans)
 
 
 def _checked_table(table: ArrayLike, tokenizer: TextTokenizer, n_terms: int) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +30,10 @@ from lsr.encode.base import CONFIG_FILE, Encoder, read_config
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.hybrid import HybridEncoder, open_parts
 from lsr.encode.inference_free import InferenceFreeEncoder
-from lsr.encode.model_files import TOKENIZER_FILE, TextTokenizer
 from lsr.encode.reading import POOLING, TransformerSettings, require_known, transformer_settings
-from lsr.encode.splade import SpladeEncoder, Tower
+from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.tower import ModelOptions, Tower
 from lsr.errors import CheckpointWarning, EncoderError
 
 _BM25_SETTINGS = ("k1", "b", "language", "stop_words", "pivot")
@@ -45,7 +46,19 @@ _TRANSFORMER_CONFIGS = [
 ]
 
 
-def load_encoder(name: str | PathLike[str], **settings: Any) -> Encoder:
+class EncoderOptions(ModelOptions, total=False):
+    """What `load_encoder` takes; it tells what they mean."""
+
+    query_model: str | PathLike[str] | None
+    lexical: float | None
+    k1: float
+    b: float
+    language: str
+    stop_words: str
+    pivot: float
+
+
+def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) -> Encoder:
     """Open an encoder.
 
     Args:
@@ -59,22 +72,40 @@ def load_encoder(name: str | PathLike[str], **settings: Any) -> Encoder:
 
     Raises:
         EncoderError: No such encoder, an unknown setting, or files that are missing or damaged.
+
+    Examples:
+        >>> load_encoder("bm25", language="german", k1=1.2)  # doctest: +ELLIPSIS
+        <lsr.encode.bm25.BM25Encoder object at ...>
     """
+    given: dict[str, Any] = {**settings}
     if name == BM25Encoder.type:
-        _refuse_unknown(settings, _BM25_SETTINGS, "bm25")
-        return BM25Encoder(**settings)
+        _refuse_unknown(given, _BM25_SETTINGS, "bm25")
+        return BM25Encoder(**given)
     folder = files.locate(name)
     if (folder / CONFIG_FILE).is_file():
-        return _open_saved(folder, settings)
-    _refuse_unknown(settings, _MODEL_SETTINGS, str(name))
+        return _open_saved(folder, given)
+    _refuse_unknown(given, _MODEL_SETTINGS, str(name))
     reference = str(folder) if Path(name).is_dir() else str(name)
-    lexical = settings.pop("lexical", None)
-    encoder = _read_layout(reference, folder).encoder(settings)
+    lexical = given.pop("lexical", None)
+    encoder = _read_layout(reference, folder).encoder(given)
     encoder.check()
     return HybridEncoder(encoder, BM25Encoder(), lexical) if lexical else encoder
 
 
-def load_encoder_files(content: Mapping[str, bytes], **settings: Any) -> Encoder:
+def as_encoder(encoder: Encoder | str | PathLike[str] | None) -> Encoder | None:
+    """An encoder, opened by `load_encoder` if it is a name; None stays None.
+
+    Raises:
+        TypeError: Something else.
+    """
+    if isinstance(encoder, str | PathLike):
+        return load_encoder(encoder)
+    if encoder is not None and not isinstance(encoder, Encoder):
+        raise TypeError(f"an encoder is wanted, its name or its folder, got {type(encoder).__name__}")
+    return encoder
+
+
+def load_encoder_files(content: Mapping[str, bytes], **settings: Unpack[EncoderOptions]) -> Encoder:
     """Open an encoder from what `Encoder.query_files` gave; documents need the model where it was.
 
     Args:
@@ -88,7 +119,7 @@ def load_encoder_files(content: Mapping[str, bytes], **settings: Any) -> Encoder
         folder = Path(temporary)
         for name, data in content.items():
             files.inside(folder, name).write_bytes(data)
-        return _open_saved(folder, settings, whole=False)
+        return _open_saved(folder, {**settings}, whole=False)
 
 
 def _refuse_unknown(settings: Mapping[str, Any], known: tuple[str, ...], name: str) -> None:
@@ -116,8 +147,7 @@ def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> E
     query_model = settings.pop("query_model", None)
     encoder: SpladeEncoder | InferenceFreeEncoder
     if kind == SpladeEncoder.type:
-        tokenizer = TextTokenizer.open(folder, settings={})
-        encoder = SpladeEncoder.from_config(config, folder, tokenizer, **settings)
+        encoder = SpladeEncoder.load(folder, config, **settings)
         if query_model is not None:
             query = _query_tower(query_model)
             encoder = SpladeEncoder(

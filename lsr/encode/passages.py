@@ -13,12 +13,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice, takewhile
 from typing import Any
 
 from lsr.encode.base import Encoder
-from lsr.io.corpus import Block, Document
+from lsr.io.document import Block, Document
 
 # Of passages whose size isn't given: enough to answer a question, little enough to be read.
 SIZE, OVERLAP = 256, 32
@@ -140,6 +140,28 @@ def require_sizes(size: int, overlap: int) -> None:
     """
     if (size, overlap) != (0, 0) and (size < 1 or not 0 <= overlap < size):
         raise ValueError(f"passages need size >= 1 and 0 <= overlap < size, got size {size}, overlap {overlap}")
+
+
+@dataclass(frozen=True)
+class Passages:
+    """How documents are cut: tokens of a passage at most, and how many of them the next one repeats.
+
+    An encoder that reads fewer, beside title, prompt and special tokens, gets shorter passages: none loses its end.
+    `Passages()` cuts documents of files along their headings and paragraphs, into passages of 256 tokens that repeat
+    32, and others only if the encoder doesn't read them to their ends.
+
+    Raises:
+        ValueError: Sizes that make no sense.
+    """
+
+    size: int = 0
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        require_sizes(self.size, self.overlap)
+
+
+AS_NEEDED = Passages()
 
 
 def _cuts(

@@ -16,17 +16,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsr.encode import model_files as files
-from lsr.encode.model_files import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.tower import Tower
 from lsr.errors import EncoderError, MissingExtra
-
-if TYPE_CHECKING:
-    from lsr.encode.splade import Tower
 
 CARD = "README.md"
 _TABLE = "query_0_SparseStaticEmbedding"

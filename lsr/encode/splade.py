@@ -13,11 +13,11 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from itertools import groupby
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,129 +26,18 @@ from lsr.console import warn
 from lsr.encode import model_files as files
 from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
-from lsr.encode.model_files import TOKENIZER_FILE, TextTokenizer
-from lsr.encode.onnx_export import OnnxRunner
-from lsr.encode.reading import tokenizer_settings
-from lsr.errors import CheckpointWarning, EncoderError, MissingExtra
+from lsr.encode.onnx_runner import OnnxRunner
+from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.tower import ModelOptions, Tower
+from lsr.errors import CheckpointWarning, EncoderError, EncoderMismatch, MissingExtra
 from lsr.fingerprint import Fingerprint, digest, digest_files
 from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
 
-POOLINGS = ("max", "sum")
-SATURATIONS = ("log1p", "log1p_log1p")
-MAX_LENGTH = 256  # where neither the caller nor the checkpoint says
 _COPIED = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "model.safetensors.index.json")
 # On a CPU, little enough for its caches, and for the texts of a batch to be of nearly one length; on anything else.
 _BATCH_TOKENS, _DEVICE_BATCH_TOKENS = 1024, 65536
 _BATCH_BYTES = 64 << 20  # dense weights (texts, vocabulary) of a batch, and all logits where they can't be avoided
-
-
-@dataclass(frozen=True)
-class Tower:
-    """A masked-LM checkpoint, and how its logits become weights.
-
-    Attributes:
-        checkpoint: A folder, or a name on the Hugging Face hub.
-        subfolder: Where in the checkpoint the model lies.
-        pooling: "max" or "sum" over the positions of the text.
-        saturation: "log1p", or "log1p_log1p" for log1p twice.
-        max_length: Tokens that are read, special ones included.
-        prompt: Put in front of every text.
-        lower_case: Lower-case all text first, if the tokenizer doesn't.
-        top_k: Weights that the checkpoint's own configuration keeps of a text, None for all.
-        head: What makes weights of the states, as `model` describes them.
-        tokenizer: What has to be changed in tokenizer.json, as `lsr.encode.reading` found it.
-    """
-
-    checkpoint: str
-    subfolder: str = ""
-    pooling: str = "max"
-    saturation: str = "log1p"
-    max_length: int = MAX_LENGTH
-    prompt: str = ""
-    lower_case: bool = False
-    top_k: int | None = None
-    head: str = "masked-lm"
-    tokenizer: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        if self.head not in files.HEADS:
-            raise EncoderError(f"head must be one of {', '.join(files.HEADS)}, got {self.head!r}")
-        if self.pooling not in POOLINGS:
-            raise EncoderError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
-        if self.saturation not in SATURATIONS:
-            raise EncoderError(f"saturation must be one of {', '.join(SATURATIONS)}, got {self.saturation!r}")
-        if not isinstance(self.tokenizer, Mapping):
-            raise EncoderError(f"tokenizer must be a mapping of settings, got {self.tokenizer!r}")
-        object.__setattr__(self, "max_length", files.checked_length(self.max_length))
-
-    @classmethod
-    def open(cls, name: str | PathLike[str], subfolder: str = "", **settings: Any) -> Tower:
-        """A tower of a checkpoint that is there, read as far as it can be unless `max_length` says otherwise.
-
-        Args:
-            name: The checkpoint.
-            subfolder: Where in it the model lies.
-            settings: As the attributes; in `tokenizer`, settings over those of tokenizer_config.json.
-
-        Raises:
-            EncoderError: No such checkpoint, or one without configuration.
-        """
-        folder = files.inside(files.locate(name), subfolder)
-        limit = files.position_limit(folder)
-        if settings.get("max_length") is None:
-            settings["max_length"] = min(MAX_LENGTH, limit or MAX_LENGTH)
-        path = folder / TOKENIZER_FILE
-        content = path.read_bytes() if path.is_file() else None
-        settings["tokenizer"] = tokenizer_settings(folder, content, settings.get("tokenizer"))
-        here = str(name) if not Path(name).is_dir() else str(Path(name).resolve())
-        return cls(here, subfolder, **settings)
-
-    @classmethod
-    def from_config(cls, config: Any, folder: Path) -> Tower:
-        """A tower as `encoder.json` describes it; one without checkpoint lies in `folder` itself."""
-        try:
-            known = {f.name: config[f.name] for f in fields(cls) if f.name in config}
-            known["checkpoint"] = known.get("checkpoint") or files.reference(folder)
-            return cls(**known)
-        except (TypeError, KeyError) as error:
-            raise EncoderError(f"{folder / CONFIG_FILE}: a tower can't be read: {error!r}") from None
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """Which weights it uses."""
-        return self.checkpoint, self.subfolder
-
-    @property
-    def name(self) -> str:
-        """The checkpoint's name, for people."""
-        return self.checkpoint if files.is_hub_name(self.checkpoint) else Path(self.checkpoint).name
-
-    @property
-    def hub_name(self) -> str:
-        """Its name on the Hugging Face hub; "" for a folder."""
-        return self.checkpoint if files.is_hub_name(self.checkpoint) and not Path(self.checkpoint).exists() else ""
-
-    def folder(self) -> Path:
-        """Where it lies, downloaded if it must be.
-
-        Raises:
-            EncoderError: It isn't there.
-        """
-        return files.inside(files.locate(self.checkpoint), self.subfolder)
-
-    def check(self) -> None:
-        """Look at its files without reading the weights.
-
-        Raises:
-            EncoderError: Something is missing, or `max_length` is beyond what the model can read.
-        """
-        folder = self.folder()
-        limit = files.position_limit(folder)
-        if limit is not None and self.max_length > limit:
-            raise EncoderError(f"max_length {self.max_length}: the model in {folder} reads {limit} tokens at most")
-        if files.weight_files(folder) == [folder / files.ONNX_FILE] and self.head != "onnx":
-            raise files.no_weights(folder)
 
 
 class SpladeEncoder(Encoder):
@@ -295,8 +184,13 @@ class SpladeEncoder(Encoder):
         with self._loading:
             if how not in self._models:
                 if self._stored is not None:
-                    now = f"the checkpoint {tower.checkpoint} as it is now"
-                    self._stored.require_same(self._compute_fingerprint(), "The stored encoder", now)
+                    if changed := self._stored.differences(self._compute_fingerprint()):
+                        raise EncoderMismatch(
+                            f"{tower.checkpoint} is another model now than the one that made these vectors "
+                            f"({', '.join(changed)}): what it encodes can't be compared with them. Build the index "
+                            "again from its documents, or put the former model back (for one that lsr brings, the "
+                            "former version of lsr)"
+                        )
                     self._stored = None
                 tower.check()
                 self._models[how] = self._open_model(tower)
@@ -440,8 +334,13 @@ class SpladeEncoder(Encoder):
         }
 
     @classmethod
+    def load(cls, folder: Path, config: Mapping[str, Any], **settings: Unpack[ModelOptions]) -> SpladeEncoder:
+        """Open what `save` or `query_files` wrote; arguments and errors as of `from_config`."""
+        return cls.from_config(config, folder, TextTokenizer.open(folder, settings={}), **settings)
+
+    @classmethod
     def from_config(
-        cls, config: Mapping[str, Any], folder: Path, tokenizer: TextTokenizer | None, **settings: Any
+        cls, config: Mapping[str, Any], folder: Path, tokenizer: TextTokenizer | None, **settings: Unpack[ModelOptions]
     ) -> SpladeEncoder:
         """Open what `config` described.
 
@@ -463,8 +362,9 @@ class SpladeEncoder(Encoder):
             kept = {name: config[name] for name in ("top_k", "max_ratio")}
         except (KeyError, TypeError) as error:
             raise EncoderError(f"{where}: not a whole encoder: {error!r}") from None
-        given = {name: settings.pop(name, None) for name in ("pooling", "saturation", "max_length")}
-        how = {name: value for name, value in given.items() if value is not None}
+        given: dict[str, Any] = {**settings}
+        reading = {name: given.pop(name, None) for name in ("pooling", "saturation", "max_length")}
+        how = {name: value for name, value in reading.items() if value is not None}
         if how:
             fixed = {"pooling", "saturation"} & how.keys()
             if fixed and document.head in files.OWN_HEADS:
@@ -478,7 +378,7 @@ class SpladeEncoder(Encoder):
                 saturation=document.saturation,
                 max_length=document.max_length,
             )
-        return cls(document, query, tokenizer=tokenizer, fingerprint=fingerprint, **kept | settings)
+        return cls(document, query, tokenizer=tokenizer, fingerprint=fingerprint, **kept | given)
 
     def query_files(self) -> dict[str, bytes]:
         """The tokenizer, and a reference to where the checkpoint lies."""

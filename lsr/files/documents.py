@@ -29,10 +29,12 @@ from lsr.files.plain import read_code, read_python, read_text
 from lsr.files.rows import ROWS, row_documents
 from lsr.files.rst import read_rst
 from lsr.files.walk import Found, PassedOver, is_made, some, walk
-from lsr.io.corpus import Corpus, Document, beir_names, is_stream, open_corpus
+from lsr.io.corpus import Corpus, beir_names, open_corpus
+from lsr.io.document import Document
 from lsr.io.metadata import plain_metadata
 from lsr.io.object_store import is_remote
-from lsr.io.vectors import holds_vectors
+from lsr.io.open_vectors import holds_vectors
+from lsr.io.streams import is_stream
 
 SOURCE, DIGEST = "source", "digest"  # metadata of every document: its file, and what it held
 _READERS = 1  # counts up when readers make something else of the same file: `sync` reads all again

@@ -67,25 +67,31 @@ class _Page(HTMLParser):
         if tag in _DROPPED or (hidden and tag in _CLOSED):
             self._dropping.append(tag)
             return
-        if tag == "html" and found.get("lang"):
-            self.metadata.setdefault("lang", found["lang"])
-        elif tag == "meta":
-            self._meta(found)
-        elif tag == "link" and found.get("rel") == "canonical" and found.get("href"):
-            self.metadata.setdefault("url", found["href"])
-        elif tag == "title":
-            self._in_title = True
-        elif tag in ("br", "wbr"):
-            self._text.append("\n" if tag == "br" else "")
+        self._about(tag, found)
+        if tag == "br":
+            self._text.append("\n")
         elif tag in _CELLS:
             self._text.append("\t")
         elif tag in _BLOCKS:
             self.end_block()
-        if tag == "pre":
-            self._pre += 1
+        self._pre += tag == "pre"
         if tag == "img" and found.get("alt"):
             self.handle_data(f" {found['alt']} ")
-        anchor = found.get("id") or (found.get("name") if tag == "a" else None) or ""
+        self._open(tag, found.get("id") or (found.get("name") if tag == "a" else None) or "")
+
+    def _about(self, tag: str, found: dict[str, str | None]) -> None:
+        """Note what a page says of itself."""
+        if tag == "html" and found.get("lang"):
+            self.metadata.setdefault("lang", found["lang"])
+        elif tag == "link" and found.get("rel") == "canonical" and found.get("href"):
+            self.metadata.setdefault("url", found["href"])
+        elif tag == "meta" and (name := (found.get("name") or "").lower()) in _META and found.get("content"):
+            self.metadata.setdefault(name, one_line(found["content"] or ""))
+        elif tag == "title":
+            self._in_title = True
+
+    def _open(self, tag: str, anchor: str) -> None:
+        """Note an element with its id."""
         if tag not in _VOID:
             self._ids.append((tag, anchor))
             if len(self._ids) > 10_000:  # never closed
@@ -155,8 +161,3 @@ class _Page(HTMLParser):
         if not self._pre:
             text = "\n".join(re.sub(r" +", " ", line).strip() for line in text.split("\n"))
         return text, lines
-
-    def _meta(self, found: dict[str, str | None]) -> None:
-        name, content = (found.get("name") or "").lower(), found.get("content")
-        if name in _META and content:
-            self.metadata.setdefault(name, one_line(content))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from lsr.io.corpus import Block
+from lsr.io.document import Block
 
 
 @dataclass

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lsr.errors import DataError
-from lsr.io.corpus import Document, id_text, read_rows
+from lsr.io.document import Document, id_text
 from lsr.io.metadata import is_absent
+from lsr.io.text_files import read_rows
 
 ROWS = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"}
 _IDS = ("_id", "id", "doc_id", "docid", "docno")

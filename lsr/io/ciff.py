@@ -22,11 +22,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-import lsr
+from lsr._version import __version__
 from lsr.errors import DataError
-from lsr.io.corpus import DOCUMENT_SCHEMA, Document, document_batch, is_packed, new_bytes, open_bytes
+from lsr.io.document import DOCUMENT_SCHEMA, Document, document_batch
 from lsr.io.external_sort import Regrouping
 from lsr.io.protobuf import field, put_varints, read_field, read_fields, read_varint, read_varints, varint, varint_sizes
+from lsr.io.text_files import is_packed, new_bytes, open_bytes
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import SparseMatrix
 
@@ -115,7 +116,7 @@ def _header(n_lists: int, lengths: NDArray[np.int64], scale: float) -> bytes:
     n_docs, total = len(lengths), int(lengths.sum())
     numbers = (1, n_lists, n_docs, n_lists, n_docs, total)
     average = b"\x39" + struct.pack("<d", total / n_docs) if total else b""
-    description = f"Written by lsr {lsr.__version__}; weight = tf * {scale!r}"
+    description = f"Written by lsr {__version__}; weight = tf * {scale!r}"
     return b"".join(field(i, n) for i, n in enumerate(numbers, start=1)) + average + field(8, description)
 
 

@@ -10,7 +10,9 @@ import numpy as np
 
 from lsr.console import progress
 from lsr.errors import DataError, OutputExists
-from lsr.io.vectors import ParquetWriter, VectorBatch, Vectors, pack_metadata
+from lsr.io.text_files import unfinished
+from lsr.io.vectors import VectorBatch, Vectors
+from lsr.io.vectors_parquet import ParquetWriter, pack_metadata
 
 # Of each form the endings that it may have; the first form with an ending is the one that it means.
 FORMATS = {
@@ -72,11 +74,11 @@ def check_out(out: Path, overwrite: bool, form: Form | None = None) -> None:
         DataError: A name with an unknown ending.
         OutputExists: `out` is there and won't be replaced.
     """
-    path = (
-        (form or Form()).files(out)[0] if out.suffix else out
-    )  # what lies beside it alone is of a run that was killed
-    if path.exists() and not overwrite:
-        raise OutputExists(f"{path}: exists already (--overwrite replaces it)")
+    # Unless a run was killed while its files took their names: then what is beside OUT is its own.
+    killed = bool(out.suffix) and unfinished(out).exists() and not out.exists()
+    for path in (form or Form()).files(out) if out.suffix else [out]:
+        if path.exists() and not (overwrite or killed):
+            raise OutputExists(f"{path}: exists already (--overwrite replaces it)")
     if out.is_dir() if out.suffix else out.exists() and not any(out.glob("part-*.parquet")):
         raise OutputExists(f"{out}: is there and holds something else than vectors; write elsewhere")
 

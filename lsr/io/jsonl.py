@@ -15,13 +15,12 @@ import numpy as np
 from lsr.console import counted
 from lsr.errors import DataError
 from lsr.io import opensearch
-from lsr.io.corpus import Document, document_batch, given_rows, new_text, read_json, read_lines, require_encodable
-from lsr.io.rows import TableRows
-from lsr.io.vectors import VectorBatch, Vectors, decimals
+from lsr.io.document import Document, document_batch, require_encodable, short
+from lsr.io.rows import TableRows, given_rows
+from lsr.io.text_files import new_text, read_json, read_lines
+from lsr.io.vectors import BATCH, BEYOND_FLOAT32, VectorBatch, Vectors, decimals
 from lsr.sparse import SparseMatrix
 
-_BATCH = 4096  # rows handed out together
-_BEYOND_FLOAT32 = float(np.finfo(np.float32).max) * (1 + 2**-25)  # what is below rounds to a finite float32
 _ANSERINI = 100  # what Anserini's own encoders multiply weights with
 
 # A document with its weights, or what is wrong with it.
@@ -58,7 +57,7 @@ def given_documents(
 
     Args:
         documents: Any iterable, an Arrow table, or a data frame.
-        vocabulary: As of `lsr.io.vectors.read_vectors`.
+        vocabulary: As of `lsr.io.open_vectors.read_vectors`.
         skip_bad: Note bad documents and go on.
     """
     documents = given_rows(documents)
@@ -116,7 +115,7 @@ def _batches(rows_read: Iterable[Row], vectors: Vectors, skip_bad: bool, hint: s
         documents.append(document)
         rows.append(row)
         n_rows += 1
-        if len(rows) == _BATCH:
+        if len(rows) == BATCH:
             yield batch()
     if vectors.bad and not n_rows and hint:
         raise DataError(f"none of {counted(len(vectors.bad), 'document')} can be read; the first: {vectors.bad[0]}")
@@ -155,9 +154,9 @@ def _row(values: dict[str, Any], weights: dict[str, Any], where: str) -> Row:
             raise DataError(f"{document.id!r}: a token is a text, got {token!r}", where)
         if not token.isascii():
             require_encodable(token, f"{document.id!r}: a token", where)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < _BEYOND_FLOAT32:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < BEYOND_FLOAT32:
             raise DataError(
-                f"{document.id!r}: weight {weight!r} of {token!r}; weights are finite and not negative", where
+                f"{document.id!r}: weight {short(weight)} of {short(token)}; weights are finite and not negative", where
             )
     return document, weights
 

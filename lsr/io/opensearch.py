@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from lsr.errors import DataError
-from lsr.io.corpus import is_packed, new_text, parse_json_line
+from lsr.io.text_files import is_packed, new_text, parse_json_line
 from lsr.io.vectors import VectorBatch, decimals
 
 _ACTIONS = ("index", "create")

@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import IO, Any, AnyStr, cast
 
 import pyarrow as pa
 
@@ -18,7 +19,7 @@ Row = tuple[Mapping[str, Any] | DataError, str]
 _PIECE = 1 << 20  # characters read at a time
 _CUT = 16  # what may be missing where a piece ends within a word such as "-Infinity"
 _NOT_SPACE = re.compile(r"[^ \t\r\n]")
-_LONGEST_CELL = 1 << 30
+MOST_LINE = 64 << 20  # bytes, or characters, of a line, of an object of an array, of a cell
 _ROWS = 1024  # made into Python's values together
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d+)?(?:[eE][+-]?\d{1,3})?")
 
@@ -109,8 +110,25 @@ class _ArrayReader:
 
     def _more(self) -> None:
         left = self._buffer[self._at :]
+        if len(left) > MOST_LINE:
+            raise ValueError(f"an object of more than {MOST_LINE >> 20} MB")
         piece = self._text.read(max(_PIECE, len(left)))  # as much again: a long value is not parsed too often
         self._buffer, self._at, self._ended = left + piece, 0, not piece
+
+
+def bounded_lines(file: IO[AnyStr], name: str) -> Iterator[AnyStr]:
+    """The lines of a file, none of which takes more memory than a document may.
+
+    Raises:
+        DataError: One is longer.
+    """
+    number = 1
+    while line := file.readline(MOST_LINE + 1):
+        if len(line) > MOST_LINE:
+            problem = f"a line of more than {MOST_LINE >> 20} MB: is this a file with one record a line?"
+            raise DataError(problem, f"{name}:{number}")
+        yield line
+        number += 1
 
 
 def csv_rows(open_file: Callable[[], IO[bytes]], name: str, texts: tuple[str, ...]) -> Iterator[Row]:
@@ -124,7 +142,7 @@ def csv_rows(open_file: Callable[[], IO[bytes]], name: str, texts: tuple[str, ..
         name: What messages call it.
         texts: Columns that stay texts whatever they hold.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+    csv.field_size_limit(max(csv.field_size_limit(), MOST_LINE))
     numeric: set[str] | None = None
     for _, row in _cells(open_file, name):
         if isinstance(row, DataError):
@@ -143,12 +161,13 @@ def csv_rows(open_file: Callable[[], IO[bytes]], name: str, texts: tuple[str, ..
 
 def _cells(open_file: Callable[[], IO[bytes]], name: str) -> Iterator[tuple[str, dict[str, str] | DataError]]:
     with open_file() as file, io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as text:
-        first = text.readline()
+        lines = bounded_lines(text, name)
+        first = next(lines, "")
         delimiter = next((mark for mark in ",;\t" if mark in first), ",")
         columns = next(csv.reader([first], delimiter=delimiter), [])
         if len(set(columns)) < len(columns):
             raise DataError(f"two columns have the same name: {', '.join(columns)}", f"{name}:1")
-        reader = csv.reader(text, delimiter=delimiter)
+        reader = csv.reader(lines, delimiter=delimiter)
         number = 2
         try:
             for cells in reader:
@@ -172,12 +191,19 @@ def _is_bytes(cell: str) -> bool:
 
 
 def is_table(source: Any) -> bool:
-    """Whether something is an Arrow table or a data frame (pandas, polars, ...)."""
-    return hasattr(source, "__arrow_c_stream__") or hasattr(source, "__arrow_c_array__") or _is_pandas(source)
+    """Whether something is an Arrow table or a data frame (pandas, polars, ...); a single column is none."""
+    arrow = hasattr(source, "__arrow_c_stream__") or hasattr(source, "__arrow_c_array__")
+    column = hasattr(source, "dtype") or hasattr(source, "type")
+    return (arrow and not column) or _is_pandas(source) or _is_lazy(source)
 
 
 def _is_pandas(source: Any) -> bool:
     return hasattr(source, "iloc") and hasattr(source, "to_dict") and hasattr(source, "columns")
+
+
+def _is_lazy(source: Any) -> bool:
+    """Whether it is a frame of polars that isn't computed yet."""
+    return hasattr(source, "lazy") and hasattr(source, "collect")
 
 
 class TableRows:
@@ -191,8 +217,11 @@ class TableRows:
         self._table = table
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        table = self._table
+        table = self._table.collect() if _is_lazy(self._table) else self._table
         if _is_pandas(table):  # not by Arrow, which wants one type for all values of a column
+            index = getattr(table, "index", None)
+            if any(name is not None and name not in table.columns for name in getattr(index, "names", ())):
+                table = table.reset_index()  # ids often are its index
             for start in range(0, len(table), _ROWS):
                 yield from table.iloc[start : start + _ROWS].to_dict("records")
             return
@@ -227,3 +256,19 @@ def batch_rows(batch: pa.RecordBatch, where: str) -> list[dict[str, Any]]:
         except (ValueError, OverflowError, pa.ArrowException) as error:
             raise DataError(f"can't be read: the column {name!r} ({column.type}): {error}", where) from None
     return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+
+
+def given_rows(documents: Any) -> Iterable[Any]:
+    """What a program gives as documents, as an iterable of them: the rows of a table or a data frame.
+
+    Raises:
+        DataError: A mapping, whose keys are no documents.
+    """
+    if isinstance(documents, Mapping):
+        names = ", ".join(map(str, islice(documents, 5)))
+        raise DataError(f"a list of documents is wanted, not a mapping of {names}; of splits, give one")
+    if isinstance(documents, pa.RecordBatchReader):  # which can be read once
+        return iter(TableRows(documents))
+    if hasattr(documents, "with_format") and hasattr(documents, "features"):  # of datasets; arrays are no metadata
+        return cast("Iterable[Any]", documents.with_format(None))
+    return TableRows(documents) if is_table(documents) else documents

@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from lsr.errors import DataError, DataErrors
-from lsr.io.corpus import file_kind, ir_items, load_ir_dataset, open_bytes, read_json, read_lines, read_rows, short
+from lsr.io.document import short
+from lsr.io.ir_datasets import ir_items, load_ir_dataset
+from lsr.io.text_files import file_kind, open_bytes, read_json, read_lines, read_rows
 
 Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
@@ -150,7 +152,9 @@ def _nested(path: Path) -> dict[str, dict[str, Any]] | None:
     """What is in a file of {query: {document: number}}, which is one JSON value over any number of lines; else None."""
     if file_kind(path) != "jsonl":
         return None
-    first, _ = next(iter(read_json(path)), ({}, ""))
+    first: Any = None
+    with suppress(DataError):  # a line longer than those of documents may be
+        first, _ = next(iter(read_json(path)), ({}, ""))
     if isinstance(first, Mapping) and not _is_nested(first):
         return None
     with suppress(DataError, ValueError, RecursionError), open_bytes(path) as file:

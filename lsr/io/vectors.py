@@ -1,78 +1,24 @@
-"""Vectors on disk: Parquet with the encoder's fingerprint.
+"""Vectors: documents and their weights in batches, with what is known about the encoder that made them.
 
-The Parquet file has the columns `id string`, `parent`, `title`, `text`, `metadata string` (all but the id may be
-null), `terms list<uint32>`, `weights list<float32>`. Its key-value metadata holds
-
-    lsr.fingerprint    JSON of lsr.fingerprint.Fingerprint
-    lsr.step           what all weights are whole multiples of, where that is known
-    lsr.vocabulary     JSON list of the tokens in term order, where they are known
-    lsr.encoder        JSON object {file name: base64 of the zlib-packed file}: what encoding a query takes
-
-so a file of vectors can be indexed and searched with text without anything beside it. A folder of such files
-(`part-*.parquet`) reads as one; a part that has `lsr.first` instead of the latter two has them in the part of that
-name, the first.
-
-`read_vectors` opens other forms too: lines of JSON (lsr.io.jsonl, lsr.io.opensearch) and CIFF (lsr.io.ciff).
+Files of them: lsr.io.vectors_parquet, lsr.io.jsonl, lsr.io.opensearch, lsr.io.ciff; lsr.io.open_vectors opens any.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import os
-import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from os import PathLike
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lsr.dense import DenseRows
-from lsr.durable import take_name
-from lsr.errors import DataError
 from lsr.fingerprint import Fingerprint
-from lsr.io.corpus import (
-    DOCUMENT_SCHEMA,
-    Document,
-    document_batch,
-    file_kind,
-    id_text,
-    is_stream,
-    open_parquet,
-    peek_stream,
-    require_metadata,
-    stream_name,
-    take_stream,
-    unfinished,
-)
-from lsr.io.object_store import is_remote
-from lsr.sparse import MAX_TERMS, SparseMatrix
+from lsr.io.document import Document, document_batch, id_text
+from lsr.sparse import SparseMatrix
 
-if TYPE_CHECKING:
-    from typing import Self
-
-VECTOR_SCHEMA = pa.schema(
-    [
-        *DOCUMENT_SCHEMA,
-        pa.field("terms", pa.list_(pa.uint32()), nullable=False),
-        pa.field("weights", pa.list_(pa.float32()), nullable=False),
-    ]
-)
-FIRST_PART = "lsr.first"
-PART_NAME = re.compile(r"part-[0-9]{5,9}\.parquet")
-_BATCH = 4096  # rows handed out together
-_LARGEST_ROW = 1 << 22  # terms of a row, and about so many are held together
-_LARGEST_GROUP, _PACKED = 1 << 24, 1000  # from so many values on, a group holds at most so many a byte
-_ENCODER_LIMIT = 1 << 28  # bytes of all files; what unpacks to more is no query encoder
-_BEYOND_FLOAT32 = float(np.finfo(np.float32).max) * (1 + 2**-25)  # what is below rounds to a finite float32
+BATCH = 4096  # rows handed out together
+BEYOND_FLOAT32 = float(np.finfo(np.float32).max) * (1 + 2**-25)  # what is below rounds to a finite float32
 
 
 @dataclass(frozen=True)
@@ -80,7 +26,7 @@ class VectorBatch:
     """Some documents and their vectors, row for row.
 
     Attributes:
-        documents: Record batch of lsr.io.corpus.DOCUMENT_SCHEMA.
+        documents: Record batch of lsr.io.document.DOCUMENT_SCHEMA.
         vectors: One row per document.
         dense: Dense vectors of them, if there are any.
     """
@@ -146,363 +92,9 @@ class Vectors:
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def holds_vectors(source: str | PathLike[str]) -> bool:
-    """Whether a path holds vectors rather than texts: by its columns, or by the keys of its first line."""
-    if is_remote(source):
-        from lsr.io.remote_files import fetched_vectors
-
-        copy = fetched_vectors(str(source))
-        return copy is not None and holds_vectors(copy)
-    if is_stream(source):
-        return holds_vectors(peek_stream(source)[0])
-    path = Path(source)
-    if path.is_dir():
-        return bool(_parts(path))
-    if not path.is_file():
-        return False
-    kind = _kind(path)
-    if kind == "parquet":
-        with open_parquet(path) as file:
-            return {"terms", "weights"} <= set(file.schema_arrow.names)
-    if kind == "jsonl":
-        from lsr.io import jsonl
-
-        return jsonl.holds_vectors(path)
-    return kind == "ciff"
-
-
-def read_vectors(
-    path: str | PathLike[str], *, vocabulary: Sequence[str] | None = None, skip_bad: bool = False
-) -> Vectors:
-    """Open vectors.
-
-    Args:
-        path: A .parquet file, a folder of them, a .jsonl(.gz) or .ndjson(.gz) file, or a .ciff(.gz) file; a URI of
-            one, which is copied to this machine; or "-" or a pipe for JSONL.
-        vocabulary: For JSONL and CIFF, tokens whose term ids are fixed (those of an index, say); others are appended.
-        skip_bad: Count bad lines of JSONL and go on.
-
-    Raises:
-        DataError: No such file, or one of another form.
-    """
-    if is_remote(path):
-        from lsr.io.remote_files import fetched_vectors
-
-        copy = fetched_vectors(str(path))
-        if copy is None:
-            raise DataError("no such file, nor a whole folder of vectors", str(path))
-        vectors = read_vectors(copy, vocabulary=vocabulary, skip_bad=skip_bad)
-        vectors.name = str(path)
-        return vectors
-    if is_stream(path):
-        from lsr.io.jsonl import read_jsonl
-
-        (file, _), name = peek_stream(path), stream_name(path)
-        vectors = Vectors(
-            name, partial(read_jsonl, file, skip_bad=skip_bad, name=name), vocabulary=[*(vocabulary or ())]
-        )
-        take_stream(path, vectors)
-        return vectors
-    path = Path(path)
-    if path.is_dir():
-        parts = _parts(path)
-        if not parts:
-            raise DataError("this folder holds no part-*.parquet", str(path))
-        return _parquet_vectors(str(path), parts)
-    if not path.is_file():
-        raise DataError("no such file", str(path))
-    kind = _kind(path)
-    known = list(vocabulary or ())
-    if kind == "parquet":
-        return _parquet_vectors(str(path), [path])
-    if kind == "jsonl":
-        from lsr.io.jsonl import read_jsonl
-
-        return Vectors(str(path), lambda v: read_jsonl(path, v, skip_bad=skip_bad), vocabulary=known)
-    if kind == "ciff":
-        from lsr.io.ciff import open_ciff
-
-        return open_ciff(path, known)
-    raise DataError("vectors are read from .parquet, .jsonl(.gz), .ndjson(.gz) and .ciff(.gz)", str(path))
-
-
-def part_name(number: int) -> str:
-    """The file of a part, in a folder of them."""
-    return f"part-{number:05d}.parquet"
-
-
-def _kind(path: Path) -> str:
-    return "ciff" if path.name.lower().endswith((".ciff", ".ciff.gz")) else file_kind(path)
-
-
-def parquet_files(path: Path) -> list[Path]:
-    """The files of vectors that are Parquet, a file or a folder of parts, in order.
-
-    Raises:
-        DataError: It is neither.
-    """
-    files = _parts(path) if path.is_dir() else [path]
-    if not files or not files[0].is_file() or _kind(files[0]) != "parquet":
-        raise DataError("not vectors as Parquet: lsr encode writes them so into a folder", str(path))
-    return files
-
-
-def _parts(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("part-*.parquet"), key=lambda path: (len(path.name), path.name))
-    names, wanted = [path.name for path in files], [part_name(number) for number in range(len(files))]
-    if names != wanted and all(map(PART_NAME.fullmatch, names)):  # others than ours have names of their own
-        missing = next(name for name in wanted if name not in names)
-        raise DataError(f"{missing} isn't here, though later parts are: read the whole folder", str(folder))
-    return files
-
-
-def _parquet_vectors(name: str, paths: list[Path]) -> Vectors:
-    metadata: Mapping[bytes, bytes] | None = None
-    rows = 0
-    for path in paths:
-        with open_parquet(path) as file:
-            if missing := [c for c in ("id", "terms", "weights") if c not in file.schema_arrow.names]:
-                raise DataError(f"not vectors: the column {missing[0]!r} is missing", str(path))
-            rows += file.metadata.num_rows
-            mine = file.metadata.metadata or {}
-        first = mine.get(FIRST_PART.encode())
-        if first is not None and (metadata is None or paths[0].name.encode() != first):
-            raise DataError(
-                f"its tokens are in {first.decode(errors='replace')!r}, which isn't here: read the whole folder",
-                str(path),
-            )
-        its_fingerprint = Fingerprint.from_json(mine.get(b"lsr.fingerprint", b"{}"), str(path))
-        if metadata is None:
-            metadata, fingerprint = mine, its_fingerprint
-        fingerprint.require_same(its_fingerprint, str(paths[0]), str(path))
-        if first is None and mine.get(b"lsr.vocabulary") != metadata.get(b"lsr.vocabulary"):
-            raise DataError(f"its terms stand for other tokens than those of {paths[0]}", str(path))
-    assert metadata is not None  # there is at least one path
-    where = str(paths[0])
-    vocabulary = _json_metadata(metadata, b"lsr.vocabulary", list, where)
-    if not all(isinstance(token, str) for token in vocabulary or ()):
-        raise DataError("lsr.vocabulary holds something else than tokens", where)
-    packed = _json_metadata(metadata, b"lsr.encoder", dict, where) or {}
-    step = _json_metadata(metadata, b"lsr.step", float, where)
-    if step is not None and not 0 < step < _BEYOND_FLOAT32:
-        raise DataError(f"lsr.step is {step}, no weight", where)
-    return Vectors(
-        name,
-        lambda vectors: read_parquets(paths, vectors),
-        fingerprint=fingerprint,
-        vocabulary=vocabulary,
-        n_terms=fingerprint.vocabulary_size or 0,
-        encoder_files=_unpack(packed, where),
-        count=rows,
-        step=step if len(paths) == 1 else None,
-    )
-
-
-def _json_metadata(metadata: Mapping[bytes, bytes], key: bytes, kind: type, where: str) -> Any:
-    if key not in metadata:
-        return None
-    try:
-        value = json.loads(metadata[key])
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{key.decode()} can't be read: {error}", where) from None
-    if not isinstance(value, kind):
-        raise DataError(f"{key.decode()} is no {kind.__name__}", where)
-    return value
-
-
-def _unpack(packed: Mapping[str, str], where: str) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    room = _ENCODER_LIMIT
-    for name, content in packed.items():
-        if not name.isprintable() or name != os.path.basename(name) or name.startswith(".") or not name:
-            raise DataError(f"the encoder in this file has a file called {name!r}", where)
-        try:
-            unpacker = zlib.decompressobj()
-            files[name] = unpacker.decompress(base64.b64decode(content, validate=True), room)
-            room -= len(files[name])
-            if room <= 0:
-                raise ValueError("it is too large")
-            if not unpacker.eof:
-                raise ValueError("it is cut short")
-        except (ValueError, TypeError, zlib.error) as error:
-            raise DataError(f"{name} of the encoder in this file can't be unpacked: {error}", where) from None
-    return files
-
-
-def read_parquets(paths: list[Path], vectors: Vectors) -> Iterator[VectorBatch]:
-    """The rows of Parquet files, in batches; what they have in common is known from `vectors`.
-
-    Raises:
-        DataError: A file can't be read, or a row has a bad value.
-    """
-    known = vectors.vocabulary is not None or vectors.fingerprint.vocabulary_size is not None
-    n_terms = vectors.n_terms if known else MAX_TERMS
-    for path in paths:
-        start = 0
-        try:
-            with open_parquet(path) as file:
-                columns = [name for name in VECTOR_SCHEMA.names if name in file.schema_arrow.names]
-                for batch in file.iter_batches(batch_size=_rows_at_once(file.metadata, str(path)), columns=columns):
-                    yield _checked_batch(batch, n_terms, f"{path}: after {start} rows" if start else str(path))
-                    start += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"can't be read: {error}", f"{path}: after {start} rows") from None
-
-
-def _rows_at_once(metadata: Any, where: str) -> int:
-    """How many rows of a Parquet file to read together: as many as the memory holds.
-
-    Raises:
-        DataError: Rows of more terms than documents have, or values packed so densely that a small file would fill
-            the memory: neither is seen from outside, and a row can't be read in parts.
-    """
-    most = 1
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for i in range(group.num_columns):
-            column = group.column(i)
-            if column.path_in_schema.partition(".")[0] not in ("terms", "weights"):
-                continue
-            mean = column.num_values // max(group.num_rows, 1)
-            dense = column.num_values > _LARGEST_GROUP and column.num_values > _PACKED * column.total_compressed_size
-            if mean > _LARGEST_ROW or dense:
-                raise DataError(
-                    f"{column.num_values:,} terms in {group.num_rows:,} rows and {column.total_compressed_size:,} "
-                    f"bytes: rows have up to {_LARGEST_ROW:,} terms here; if these are vectors, write them in smaller "
-                    "row groups",
-                    where,
-                )
-            most = max(most, mean)
-    return max(1, min(_BATCH, _LARGEST_ROW // most))
-
-
-def _checked_batch(batch: pa.RecordBatch, n_terms: int, where: str) -> VectorBatch:
-    lists = {}
-    for name in ("terms", "weights"):
-        column = batch.column(name)
-        if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
-            raise DataError(f"the column {name!r} must hold lists, it holds {column.type}", where)
-        kind = column.type.value_type
-        if not pa.types.is_integer(kind) and not pa.types.is_floating(kind):
-            raise DataError(f"the column {name!r} must hold lists of numbers, it holds {column.type}", where)
-        if column.null_count or column.flatten().null_count:
-            raise DataError(f"the column {name!r} holds nulls", where)
-        lists[name] = column
-    ptr = lists["terms"].offsets.to_numpy().astype(np.int64)
-    if len(ptr) > 1 and (longest := int(np.diff(ptr).max())) > _LARGEST_ROW:
-        raise DataError(f"a row of {longest:,} terms; rows have up to {_LARGEST_ROW:,}", where)
-    if not np.array_equal(np.diff(ptr), np.diff(lists["weights"].offsets.to_numpy())):
-        raise DataError("a row has more terms than weights, or fewer", where)
-    try:
-        matrix = SparseMatrix(
-            ptr - ptr[0],
-            lists["terms"].flatten().to_numpy(),
-            lists["weights"].flatten().to_numpy(),
-            (batch.num_rows, n_terms),
-        )
-    except ValueError as error:
-        raise DataError(str(error), where) from None
-    columns = []
-    for field in DOCUMENT_SCHEMA:
-        if field.name in batch.schema.names:
-            column = batch.column(field.name).cast(field.type)
-        else:
-            column = pa.nulls(batch.num_rows, field.type)
-        columns.append(column)
-    documents = pa.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA)
-    documents.validate(full=True)  # strings that are not UTF-8
-    if not all(columns[0].to_pylist()):
-        raise DataError("a row has no id", where)
-    metadata = documents.column("metadata")
-    if metadata.null_count < len(metadata):
-        for doc_id, text in zip(columns[0].to_pylist(), metadata.to_pylist(), strict=True):
-            if text is not None:
-                require_metadata(text, doc_id, where)
-    return VectorBatch(documents, matrix)
-
-
-# --- writing ------------------------------------------------------------------------------------------------------
-
-
-def pack_metadata(
-    fingerprint: Fingerprint,
-    vocabulary: Sequence[str] | None = None,
-    encoder_files: Mapping[str, bytes] | None = None,
-    step: float | None = None,
-) -> dict[str, str]:
-    """The key-value metadata of a vectors file; see the head of this module."""
-    metadata = {"lsr.fingerprint": fingerprint.to_json()}
-    if vocabulary is not None:
-        metadata["lsr.vocabulary"] = json.dumps(list(vocabulary))
-    if encoder_files:
-        packed = {n: base64.b64encode(zlib.compress(c)).decode() for n, c in encoder_files.items()}
-        metadata["lsr.encoder"] = json.dumps(packed)
-    if step is not None:
-        metadata["lsr.step"] = json.dumps(step)
-    return metadata
-
-
 def decimals(weights: NDArray[np.float32]) -> list[float]:
     """(n,) weights as the shortest decimals that read back as the same float32."""
     return [float(str(weight)) for weight in weights]
-
-
-class ParquetWriter:
-    """Writes batches into one Parquet file, under a temporary name until it is whole.
-
-    Args:
-        path: The file; replaced if it exists.
-        metadata: As `pack_metadata` makes it.
-    """
-
-    def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
-        self._path = path
-        self._partial = unfinished(path)
-        self._writer = pq.ParquetWriter(self._partial, VECTOR_SCHEMA, compression="zstd", use_dictionary=False)
-        self._metadata = dict(metadata)
-
-    def write(self, batch: VectorBatch) -> None:
-        """Append a batch."""
-        vectors = batch.vectors
-        if vectors.nnz >= 2**31:
-            raise ValueError("a batch holds at most 2^31 weights")
-        offsets = pa.array(vectors.indptr.astype(np.int32))
-        terms = pa.ListArray.from_arrays(offsets, pa.array(vectors.indices))
-        weights = pa.ListArray.from_arrays(offsets, pa.array(vectors.data))
-        columns = [*batch.documents.columns, terms, weights]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=VECTOR_SCHEMA))
-
-    def add_metadata(self, metadata: Mapping[str, str]) -> None:
-        """Add metadata that was not known at the start; it is written when the file is finished."""
-        self._metadata.update(metadata)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._writer.add_key_value_metadata(self._metadata)
-            self._writer.close()
-            if kind is None:
-                take_name(self._partial, self._path)
-        except (OSError, pa.ArrowException):
-            if kind is None:  # else the error that brought us here is the one to tell
-                raise
-        finally:
-            self._partial.unlink(missing_ok=True)
-
-
-def save_matrix(path: str | PathLike[str], matrix: SparseMatrix, ids: Sequence[str] | None = None) -> None:
-    """Write a matrix as Parquet; ids are the row numbers unless given.
-
-    Raises:
-        ValueError: Not as many ids as rows.
-    """
-    with ParquetWriter(Path(path), pack_metadata(Fingerprint(vocabulary_size=matrix.shape[1]))) as writer:
-        for batch in matrix_batches(matrix, ids):
-            writer.write(batch)
 
 
 def matrix_batches(matrix: SparseMatrix, ids: Sequence[str] | None = None) -> Iterator[VectorBatch]:
@@ -517,8 +109,8 @@ def matrix_batches(matrix: SparseMatrix, ids: Sequence[str] | None = None) -> It
     for doc_id in () if ids is None else ids:
         if not id_text(doc_id):
             raise ValueError(f"an id must be a string that is not empty, got {doc_id!r}")
-    for start in range(0, len(matrix), _BATCH):
-        part = matrix[start : start + _BATCH]
+    for start in range(0, len(matrix), BATCH):
+        part = matrix[start : start + BATCH]
         numbers = range(start, start + len(part))
         documents = [Document(str(i if ids is None else ids[i]), "") for i in numbers]
         yield VectorBatch(document_batch(documents, with_text=False), part)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lsr.durable import replace_folder
 from lsr.errors import OutputError, TrainingError
 
 _KEPT = 2
@@ -65,13 +66,11 @@ class Checkpoints:
         try:
             work.mkdir()
             for part, tensors in content.tensors.items():
-                path = work / f"{part}.safetensors"
-                save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-                _sync(path)
+                whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+                save_file(whole, work / f"{part}.safetensors")
             (work / _STATE).write_text(json.dumps(content.state))
-            _sync(work / _STATE)
             replace_folder(work, target)
-        except (OSError, SafetensorError) as error:
+        except (OSError, OutputError, SafetensorError) as error:
             kept = self.paths()
             shutil.rmtree(work, ignore_errors=True)  # a full disk has room again
             older = f"{kept[-1]} is whole, the same command goes on from there" if kept else "there is no older one"
@@ -102,26 +101,3 @@ class Checkpoints:
         return TrainingError(
             f"{self.paths()[-1]}: this checkpoint can't be read ({error!r}); delete it to go on before it"
         )
-
-
-def replace_folder(new: Path, old: Path) -> None:
-    """Put a folder into another's place; a kill in between is undone by `restore_folder`."""
-    aside = old.with_name(old.name + ".old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if old.exists():
-        os.replace(old, aside)
-    os.replace(new, old)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def restore_folder(folder: Path) -> None:
-    """Undo what a kill in the middle of `replace_folder` left."""
-    aside = folder.with_name(folder.name + ".old")
-    if aside.is_dir() and not folder.exists():
-        os.replace(aside, folder)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

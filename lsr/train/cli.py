@@ -49,8 +49,9 @@ def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
     """
     from lsr.console import note
     from lsr.errors import DataError, OutputExists
-    from lsr.io.corpus import new_text, open_corpus
+    from lsr.io.corpus import open_corpus
     from lsr.io.runs import open_qrels, read_qrels, read_run
+    from lsr.io.text_files import new_text
     from lsr.train.mining import MiningReport, mine_negatives, mined_line
 
     settings = _settings(options)

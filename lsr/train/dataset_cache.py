@@ -13,8 +13,9 @@ from pathlib import Path
 
 import filelock
 
-from lsr.io.corpus import unfinished
+from lsr.durable import take_name
 from lsr.io.object_store import cache_folder
+from lsr.io.text_files import unfinished
 
 
 def default_cache() -> Path:
@@ -42,7 +43,7 @@ def made_once(cache: Path, kind: str, key: str, make: Callable[[Path], None]) ->
             partial.mkdir()
             try:
                 make(partial)
-                partial.replace(folder)
+                take_name(partial, folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return folder

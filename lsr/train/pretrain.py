@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsr.encode.model import MaskedLMHead
-from lsr.encode.model_files import TextTokenizer
+from lsr.encode.heads import MaskedLMHead
+from lsr.encode.tokenizer import TextTokenizer
 from lsr.errors import EncoderError
 from lsr.train import regularizers
 from lsr.train.network import Ids, Network

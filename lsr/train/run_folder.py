@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lsr.console import note
+from lsr.durable import take_name
 from lsr.errors import TrainingError
 from lsr.train.checkpoints import Checkpoints
 from lsr.train.settings import TrainSettings
@@ -119,7 +119,7 @@ def _replace(path: Path, content: str) -> None:
     """Write a file anew, as a whole: other processes may read it."""
     work = path.with_name(path.name + ".partial")
     work.write_text(content, encoding="utf-8")
-    os.replace(work, path)
+    take_name(work, path)
 
 
 def write_line(log: Any, values: Mapping[str, Any]) -> None:

@@ -18,7 +18,8 @@ class ModelSettings(Settings):
     Attributes:
         checkpoint: A folder or hub name to start from.
         head: What makes weights of its states, see `lsr.encode.model`.
-        pooling, saturation: From logits to weights.
+        pooling: How the logits of a text's tokens become one: the largest, or the sum.
+        saturation: From logits to weights.
         max_length: Tokens of a document that are read.
         freeze: So many layers stay as they are, from the embeddings on; their states are kept in the run's cache, so
             that they are computed once for each text. Of the heads "expansion" and "lexical".
@@ -259,11 +260,16 @@ class TrainSettings(Settings):
     """A training run.
 
     Attributes:
-        model, queries, data, losses, optimizer: As their classes say.
+        model: The documents' model.
+        data: Examples and batches.
+        losses: Weights of the losses.
+        optimizer: Steps and rates.
+        queries: The queries' side.
         teachers: For kl and margin_mse; without any, the scores that the examples bring.
         lexical: Weight of BM25's score, fitted to the training documents, that is added to the model's, which then
             learns what BM25 lacks; the encoder is a `lsr.encode.hybrid` of both. Learned if the queries' weights are.
-        documents_regularizer, queries_regularizer: For the two sides.
+        documents_regularizer: What keeps documents sparse.
+        queries_regularizer: What keeps queries sparse.
         sample_terms: Weights are made for the terms of the batch's queries and so many others, drawn at random, which
             stand for all in the regularizer; 0 for all terms. For queries without a model.
         pretrain: A stage before the training itself; None for none. Of the heads "masked-lm" and "gated".

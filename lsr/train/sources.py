@@ -31,8 +31,10 @@ from numpy.typing import NDArray
 
 from lsr.config import Settings, within
 from lsr.errors import DataError
-from lsr.io.corpus import file_identity, file_kind, load_ir_dataset, read_lines, read_rows, require_encodable
+from lsr.io.document import require_encodable
+from lsr.io.ir_datasets import load_ir_dataset
 from lsr.io.runs import open_qrels, parse_run_line, qrels_file
+from lsr.io.text_files import file_identity, file_kind, read_lines, read_rows
 from lsr.train.dataset_cache import made_once
 from lsr.train.problems import Missing, Problems
 from lsr.train.text_store import TextStore, open_texts

@@ -17,7 +17,7 @@ from torch import Tensor
 from lsr.encode import model_files as files
 from lsr.encode.base import Encoder
 from lsr.encode.model import load_backbone
-from lsr.encode.model_files import TextTokenizer
+from lsr.encode.tokenizer import TextTokenizer
 from lsr.errors import EncoderError, TrainingError
 from lsr.fingerprint import digest, digest_files
 from lsr.sparse import SparseMatrix

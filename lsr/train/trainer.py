@@ -8,7 +8,6 @@ the search for new negatives are functions that the caller brings.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lsr.console import note, progress
+from lsr.durable import replace_folder, restore_folder, take_name
 from lsr.encode import model_files as files
 from lsr.encode import portable
 from lsr.encode.bm25 import BM25Encoder
@@ -31,13 +31,14 @@ from lsr.encode.hybrid import HybridEncoder
 from lsr.encode.inference_free import InferenceFreeEncoder
 from lsr.encode.load import token_table
 from lsr.encode.model import start_model
-from lsr.encode.model_files import TextTokenizer
-from lsr.encode.splade import SpladeEncoder, Tower
+from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tokenizer import TextTokenizer
+from lsr.encode.tower import Tower
 from lsr.errors import EncoderError, OutputError, TrainingError
 from lsr.sparse import SparseMatrix
 from lsr.train import collapse_check
 from lsr.train.batches import draw_batch
-from lsr.train.checkpoints import Checkpoint, Checkpoints, replace_folder, restore_folder
+from lsr.train.checkpoints import Checkpoint, Checkpoints
 from lsr.train.data import Example, TrainingData, open_training
 from lsr.train.idle import idle_settings
 from lsr.train.network import Ids, Network, merged_weights
@@ -549,7 +550,7 @@ class Trainer:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             self.helpers.mine(current, self.data, work)
-            os.replace(work, target)
+            take_name(work, target)
         self.processes.agree(True)
         self._take(target)
 

@@ -7,7 +7,7 @@ import pytest
 
 from lsr.errors import DataError
 from lsr.eval import bench as module
-from lsr.eval.bench import bench, recommended, settings_grid
+from lsr.eval.bench import bench_index, recommended, settings_grid
 from lsr.index.index import Index
 from lsr.sparse import SparseMatrix
 
@@ -48,7 +48,7 @@ def test_values_that_make_no_sense_are_named_together():
 
 def test_exact_search_misses_nothing(index, matrix):
     grid = settings_grid({"cut": [1], "alpha": [0.1]}, clusters=True)
-    found = bench(index, matrix[:5], [2, 10], grid, rounds=1, threads=[1, 0])
+    found = bench_index(index, matrix[:5], [2, 10], grid, rounds=1, threads=[1, 0])
     assert [(one.k, one.label) for one in found[::3]] == [(2, "exact"), (10, "exact")]
     assert found[0].recall == found[3].recall == 1
     for one in found:
@@ -66,7 +66,7 @@ def test_the_frontier_is_what_nothing_beats(index, matrix, monkeypatch):
     monkeypatch.setattr(module, "throughput", lambda *_, **__: 1.0)
     monkeypatch.setattr(index, "recall", lambda queries, k, cut, algorithm: recalls[cut])
     grid = [{}, *({"algorithm": "clusters", "cut": cut} for cut in recalls)]
-    found = bench(index, matrix[:1], [10], grid)
+    found = bench_index(index, matrix[:1], [10], grid)
     assert [one.on_frontier for one in found] == [True, True, True, False]
     assert recommended(found, 10, 0.95).settings["cut"] == 2
     assert recommended(found, 10, 0.96).settings == {}
@@ -74,7 +74,7 @@ def test_the_frontier_is_what_nothing_beats(index, matrix, monkeypatch):
 
 def test_no_queries(index, matrix):
     with pytest.raises(DataError, match="no queries"):
-        bench(index, matrix[:0], [10], [{}])
+        bench_index(index, matrix[:0], [10], [{}])
 
 
 def test_the_command(index, lsr_command, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from lsr.errors import DataError
 from lsr.eval.datasets import SUITES, drop_own, open_dataset, open_datasets, suite_entries
-from lsr.eval.evaluate import evaluate
+from lsr.eval.evaluate import evaluate_index
 from lsr.index.index import Index
 
 
@@ -133,7 +133,7 @@ def test_a_dataset_by_its_parts(parts, tmp_path):
     assert (dataset.name, dataset.split, dataset.qrels) == ("ours", "dev", {"1": {"10": 1}, "2": {"20": 1}})
     assert [d.id for d in dataset.corpus()] == ["10", "20"]
     index = Index.build(tmp_path / "idx", dataset.corpus(), encoder="bm25")
-    assert evaluate(index, dataset, "RR@10").measures == {"RR@10": 1.0}
+    assert evaluate_index(index, dataset, "RR@10").measures == {"RR@10": 1.0}
 
 
 def test_parts_of_a_folder_can_be_others(folder, parts):
@@ -169,7 +169,7 @@ def test_a_folder_of_parquet(tmp_path, columns):
     dataset = open_dataset(str(tmp_path))
     assert dataset.qrels == {"q1": {"d1": 2}, "q2": {"d2": 1}}
     index = Index.build(tmp_path / "idx", dataset.corpus(), encoder="bm25")
-    assert evaluate(index, dataset, "RR@10").measures == {"RR@10": 1.0}
+    assert evaluate_index(index, dataset, "RR@10").measures == {"RR@10": 1.0}
 
 
 def test_parquet_judgments_that_are_none(tmp_path):
@@ -196,11 +196,11 @@ def test_own_documents_leave_room_for_others(tmp_path, parts):
     (tmp_path / "qrels.dev.txt").write_text("1 0 10 1\n2 0 1 1\n")
     kept, dropped = (open_dataset("ours", **parts, drop_own=drop) for drop in (False, True))
     index = Index.build(tmp_path / "idx", kept.corpus(), encoder="bm25")
-    assert list(evaluate(index, kept, "R@2").run["1"]) == ["1", "2"]
-    result = evaluate(index, dropped, "R@2")
+    assert list(evaluate_index(index, kept, "R@2").run["1"]) == ["1", "2"]
+    result = evaluate_index(index, dropped, "R@2")
     assert list(result.run["1"]) == ["2", "10"]
     assert (result.dropped, result.per_query["R@2"]["1"]) == (1, 1.0)
-    assert len(evaluate(index, dropped, "R@1").run["1"]) == 1
+    assert len(evaluate_index(index, dropped, "R@1").run["1"]) == 1
     assert drop_own({"1": {"1": 2.0, "2": 1.0}, "2": {}}) == {"1": {"2": 1.0}, "2": {}}
 
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.errors import DataError
 from lsr.eval.datasets import open_dataset
-from lsr.eval.evaluate import evaluate
+from lsr.eval.evaluate import evaluate_index
 from lsr.index.index import Index
 
 pytest.importorskip("ir_measures")
@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 def test_queries_without_text_or_results_count_as_zero(folder):
     dataset = open_dataset(str(folder))
-    result = evaluate(Index.build(folder / "idx", dataset.corpus(), encoder="bm25"), dataset, "RR@10")
+    result = evaluate_index(Index.build(folder / "idx", dataset.corpus(), encoder="bm25"), dataset, "RR@10")
     assert result.measures == {"RR@10": pytest.approx(1 / 3)}
     assert (result.n_queries, result.missing) == (3, ("absent",))
     assert set(result.run) == {"q1", "q2"}
@@ -42,7 +42,7 @@ def test_queries_of_another_dataset_are_refused(folder):
     index = Index.build(folder / "idx", dataset.corpus(), encoder="bm25")
     (folder / "queries.jsonl").write_text('{"_id": "other", "text": "wing"}\n')
     with pytest.raises(DataError, match="none of the queries is judged"):
-        evaluate(index, dataset, "RR@10")
+        evaluate_index(index, dataset, "RR@10")
 
 
 @pytest.mark.parametrize("args", [["--measures", "nDGC@10"], ["--split", "train"], ["--dataset", "no/such/thing"]])

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsr.errors import DataError, OutputExists
-from lsr.eval.datasets import open_dataset
-from lsr.eval.evaluate import evaluate, evaluate_run
+from lsr.eval.datasets import Dataset, open_dataset
+from lsr.eval.evaluate import evaluate_index, evaluate_run
 from lsr.eval.experiment import systems as module
 from lsr.eval.experiment.experiment import file_name, named, run_experiment
 from lsr.eval.experiment.settings import ExperimentSettings, IndexSettings, LatencySettings, SystemSettings
@@ -59,7 +59,7 @@ def vectors(datasets, tmp_path_factory, module_command):
         queries = root / f"{name}-queries.jsonl"
         assert module_command("encode", dataset.source, "--queries", "--encoder", docs, "--out", queries) == 0
         index = Index.build(root / f"{name}-index", dataset.corpus(), encoder="bm25")
-        evaluated = evaluate(index, dataset, MEASURES)
+        evaluated = evaluate_index(index, dataset, MEASURES)
         with (root / f"{name}.trec").open("w") as file:
             for query, hits in evaluated.run.items():
                 file.writelines(f"{query} Q0 {d} {i + 1} {s} other\n" for i, (d, s) in enumerate(hits.items()))
@@ -111,7 +111,7 @@ def result(record, dataset, system):
 def test_values_are_those_of_direct_calls(done, datasets, tmp_path):
     _, record = done
     for name, dataset in datasets.items():
-        direct = evaluate(Index.build(tmp_path / name, dataset.corpus(), encoder="bm25"), dataset, MEASURES)
+        direct = evaluate_index(Index.build(tmp_path / name, dataset.corpus(), encoder="bm25"), dataset, MEASURES)
         for system in ("BM25", "exact", "theirs", "their run"):
             assert result(record, name, system)["measures"] == pytest.approx(direct.measures)
 
@@ -339,6 +339,15 @@ def test_datasets_need_names_of_their_own(datasets):
         named([datasets["one"], datasets["one"]])
     with pytest.raises(DataError, match="no dataset"):
         named([])
+    one, other = (Dataset(name, "test", "", {}) for name in ("SPLADE (a)", "splade-A"))
+    with pytest.raises(DataError, match=r"the runs of SPLADE \(a\) and splade-A would both lie in 'splade-A'"):
+        named([one, other])
+
+
+def test_runs_of_two_systems_have_two_files():
+    """Of two that had one, the second run would replace the first, and be measured in its place."""
+    with pytest.raises(ValueError, match=r"of 'SPLADE' and 'SPLADE\+' would have the same file name"):
+        ExperimentSettings(tuple(SystemSettings(name, encoder="bm25") for name in ("SPLADE", "SPLADE+")))
 
 
 def test_references_that_nobody_published(datasets, settings, tmp_path):
@@ -410,7 +419,7 @@ def test_written_runs_reproduce_the_report_whatever_ties_there_are(done, dataset
             assert by_trec_eval == pytest.approx(found["measures"])
             changes.append(found["ties"]["by_id"] != found["measures"])
             assert 0 <= found["ties"]["queries"] <= 1
-        as_found = evaluate(
+        as_found = evaluate_index(
             Index.build(out / f"direct-{name}", dataset.corpus(), encoder="bm25"), dataset, MEASURES
         ).run
         expected = {str(m): v for m, v in ir_measures.calc_aggregate(measures, dataset.qrels, as_found).items()}

@@ -22,14 +22,14 @@ import json, sys
 from pathlib import Path
 from lsr.errors import LsrError
 from lsr.eval.datasets import open_dataset, open_datasets, suite_entries
-from lsr.eval.evaluate import evaluate
+from lsr.eval.evaluate import evaluate_index
 from lsr.index.index import Index
 
 for number, name in enumerate(sys.argv[2:]):
     try:
         dataset = open_datasets(suite_entries(name))[0] if name.endswith(".yaml") else open_dataset(name)
         index = Index.build(Path(sys.argv[1]) / str(number), dataset.corpus(), encoder="bm25")
-        result = evaluate(index, dataset, "RR@10 R@10")
+        result = evaluate_index(index, dataset, "RR@10 R@10")
         documents = [(d.id, d.title, d.text) for d in dataset.corpus()]
         print(json.dumps([name, dataset.qrels, dataset.drop_own, documents, result.to_json(), result.run]))
     except LsrError as error:

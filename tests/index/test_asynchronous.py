@@ -35,7 +35,7 @@ def test_results_and_errors_are_the_same(index):
 
 def test_the_loop_goes_on_while_a_search_runs(index, monkeypatch):
     free = threading.Event()
-    monkeypatch.setattr(index, "search", lambda *_: free.wait(10) and ["found"])
+    monkeypatch.setattr(index, "search", lambda *_, **__: free.wait(10) and ["found"])
 
     async def both():
         search = asyncio.create_task(AsyncIndex(index).search("wing"))

@@ -8,9 +8,10 @@ import warnings
 import pytest
 
 from lsr.cli import run_command
-from lsr.encode.corpus import Passages, Report
+from lsr.encode.corpus import Report
 from lsr.encode.load import load_encoder
-from lsr.errors import CutTexts, DataError
+from lsr.encode.passages import Passages
+from lsr.errors import CutTexts, DataError, NoTerms
 from lsr.index.index import Index
 
 LONG = "a wing in a slipstream " * 120  # 600 words; 512 tokens are read of a document, 64 of a query
@@ -48,6 +49,22 @@ def test_building_adding_and_updating_tell_once(tmp_path, encoder, monkeypatch):
     index.rollback()
 
 
+@pytest.mark.filterwarnings("always::lsr.errors.NoTerms")
+def test_texts_without_terms_are_told(tmp_path):
+    documents = [{"_id": "a", "text": "cats"}, {"_id": "b", "text": "?!"}, {"_id": "c", "text": " "}]
+    with pytest.warns(NoTerms) as found:
+        index = Index.build(tmp_path / "idx", documents, encoder="bm25")
+    message = "1 of 3 documents has no text to be found by; texts in which the encoder finds no term, so that they "
+    assert [str(warning.message) for warning in found] == [message + "match nothing: 1"]
+    assert found[0].filename == __file__
+    with pytest.warns(NoTerms, match="^texts in which the encoder finds no term, so that they match nothing: 1$"):
+        index.add([{"_id": "d", "text": "\U0001f600"}, {"_id": "e", "text": "dogs"}])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        index.update([{"_id": "d", "text": "dogs"}])
+    index.rollback()
+
+
 def test_passages_have_nothing_to_tell(tmp_path, encoder):
     index, messages = told(lambda: Index.build(tmp_path / "idx", DOCS, encoder=encoder, passages=Passages(512)))
     assert messages == told(lambda: index.add([{"_id": "d", "text": LONG}]))[1] == []
@@ -71,7 +88,7 @@ def test_queries_tell_once(tmp_path, encoder):
     assert hits[0].id == "b"
     assert message.startswith("1 of 1 query (100.0%) is longer than the 64 tokens that the encoder reads")
     assert "passages" not in message
-    with pytest.raises(DataError, match="text 0 holds an unpaired surrogate at character 3"):
+    with pytest.raises(DataError, match="text 0 holds a byte that isn't UTF-8, 0xe9, at character 3"):
         index.search("caf\udce9")  # a byte of another encoding, as a shell hands it over
     _, (message,) = told(lambda: index.search_batch(["wing", LONG, LONG]))
     assert message.startswith("2 of 3 queries (66.7%) are longer")

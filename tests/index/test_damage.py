@@ -17,7 +17,7 @@ import pytest
 
 from lsr.errors import CorruptIndex, IndexFormatError, IndexLocked, LsrError
 from lsr.index.cli.export import index_vectors
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.hybrid.dense import DenseVectors
 from lsr.index.hybrid.dense_files import RECORD
 from lsr.index.index import Index
@@ -89,7 +89,7 @@ FUZZ = """
 
     def search(index):
         docs = []
-        for algorithm in ("exhaustive", "blocks", "maxscore", "daat", "clusters"):
+        for algorithm in ("exhaustive", "blocks", "maxscore", "clusters"):
             if algorithm != "clusters" or clustered:
                 for k in (5, 200):
                     found = index.search("wing number3 word7", k, algorithm=algorithm)
@@ -182,7 +182,7 @@ def rewrite(path, out, how):
             index.merge(background=True)
         return path
     if how == "reshard":
-        reshard(path, out, 2)
+        reshard_index(path, out, 2)
         return out
     convert(index_vectors(Index.open(path)), out.with_suffix(".parquet"))
     return Index.build(out, out.with_suffix(".parquet")).path
@@ -266,7 +266,7 @@ def test_any_value_in_a_manifest_ends_in_an_answer_or_in_an_error_of_ours(tmp_pa
     if name == MANIFEST:
         file, use = index.path / name, lambda: Index.open(index.path).search("wing")
     elif name == SHARDS:
-        reshard(index.path, tmp_path / "shards", 2)
+        reshard_index(index.path, tmp_path / "shards", 2)
         file, use = tmp_path / "shards" / name, lambda: Index.open(tmp_path / "shards").search("wing")
     else:
         DenseVectors.build(tmp_path / "dense", index.contents(), lambda texts: np.ones((len(texts), 3)))
@@ -378,7 +378,7 @@ def test_names_that_no_file_can_be_opened_by_are_refused(tmp_path, name):
     with pytest.raises(LsrError, match="name of the folder"):
         Index.open(path)
     with pytest.raises(LsrError, match="name of the folder"):
-        reshard(Index.build(tmp_path / "idx", documents(3), encoder="bm25").path, path, 2)
+        reshard_index(Index.build(tmp_path / "idx", documents(3), encoder="bm25").path, path, 2)
 
 
 @pytest.mark.parametrize("change", ["commit", "delete", "add", "rollback", "merge"])

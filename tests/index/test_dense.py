@@ -97,6 +97,12 @@ def test_nothing_to_find(tmp_path, embed):
         ([("a", "x"), ("a", "y")], Embed(), "'a' occurs twice"),
         ([("a", "x")], lambda texts: [[1.0], [2.0]], "shape \\(2, 1\\); one row for each"),
         ([("a", "x")], lambda texts: [[np.nan]], "not finite"),
+        (
+            [("a", "x"), ("b", "y")],
+            lambda texts: [[1.0], [1.0, 2.0]],
+            "no array of numbers: one row of the same length",
+        ),
+        ([("a", "x")], lambda texts: [["x"]], "no array of numbers"),
     ],
 )
 def test_bad_vectors_are_refused(tmp_path, docs, function, message):
@@ -108,8 +114,15 @@ def test_bad_queries_are_refused(tmp_path, embed):
     dense = DenseVectors.build(tmp_path / "dense", documents(3), embed)
     with pytest.raises(DataError, match="a query of 2 numbers, documents have 8"):
         dense.search([1.0, 2.0])
-    with pytest.raises(ValueError, match="k must be"):
-        dense.search("abc", 0)
+    for k in (0, True, 2.5):
+        with pytest.raises(ValueError, match="k must be"):
+            dense.search("abc", k)
+    with pytest.raises(TypeError, match="queries are a list or a matrix, got a single one"):
+        dense.search_batch("abc")
+    with pytest.raises(TypeError, match="a query is a text or a vector of numbers, got dict"):
+        dense.search({"abc": [1]})
+    assert dense.search_batch(text for text in ["abc", "def"]) == dense.search_batch(["abc", "def"])
+    assert dense.search({"_id": "q", "text": "abc"}) == dense.search("abc")
     with pytest.raises(ValueError, match="'l2'"):
         DenseVectors.build(tmp_path / "other", [], embed, similarity="l2")
 

@@ -7,7 +7,7 @@ import pytest
 from lsr.errors import DataError
 from lsr.index.segment import doc_store as module
 from lsr.index.segment.doc_store import Documents, DocumentsWriter
-from lsr.io.corpus import Document, document_batch
+from lsr.io.document import Document, document_batch
 
 STRANGE = ["", "naïve Ω", "日本語のテキスト", "🙂👩‍👩‍👧", "a\x00b", "line\nbreak\r\n\t", '"quotes" \\', "x" * 3_000_000]
 

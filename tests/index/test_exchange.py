@@ -12,8 +12,9 @@ from lsr.errors import CorruptIndex, EncoderMismatch
 from lsr.index.cli.export import index_vectors
 from lsr.io import external_sort
 from lsr.io.convert import Form, convert
-from lsr.io.corpus import Document, document_batch
-from lsr.io.vectors import VectorBatch, Vectors, matrix_batches, read_vectors
+from lsr.io.document import Document, document_batch
+from lsr.io.open_vectors import read_vectors
+from lsr.io.vectors import VectorBatch, Vectors, matrix_batches
 
 TOKENS = [f"t{i}.ö" for i in range(60)]
 FILES = {

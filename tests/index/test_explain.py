@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lsr import Index, load_encoder
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.errors import EncoderError
 from lsr.index.search.explain import Contribution, Explanation, highlight
 from lsr.sparse import SparseMatrix
@@ -344,3 +344,46 @@ def test_an_explanation_has_the_score_that_the_search_gave(tmp_path, impacts, pa
             assert why.score == pytest.approx(hit.score, rel=1e-6)
             assert sum(c.score for c in why) == pytest.approx(why.score, rel=1e-12)
             assert all(c.score == pytest.approx(c.query_weight * c.impact, rel=1e-4) for c in why)
+
+
+# --- what is worth a mark ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    documents = [
+        {"_id": "a", "title": "The wing", "text": "How the wing of an aeroplane flutters in the wind."},
+        {"_id": "b", "text": "The Who, and vitamin A"},
+        {"_id": "c", "text": "Cats sleep."},
+    ]
+    return Index.build(tmp_path_factory.mktemp("known") / "idx", documents, encoder="bm25")
+
+
+@pytest.mark.parametrize(
+    ("query", "doc", "marked"),
+    [
+        (
+            "how do the wings flutter in a storm",
+            "a",
+            "The **wing**\nHow the **wing** of an aeroplane **flutters** in the wind.",
+        ),
+        ("the who", "b", "**The** **Who**, and vitamin A"),  # nothing else matches
+        ("vitamin a", "b", "The Who, and **vitamin** A"),
+        ("who takes the vitamin", "b", "The Who, and **vitamin** A"),
+        ("the storm", "a", "**The** wing\nHow **the** wing of an aeroplane flutters in **the** wind."),
+        ("the storm", "c", "Cats sleep."),
+    ],
+)
+def test_stop_words_are_marked_only_where_nothing_else_matches(known, query, doc, marked):
+    why = known.explain(query, doc)
+    assert why.highlight() == marked
+    assert sum(c.score for c in why) == pytest.approx(why.score)  # they count all the same
+    assert why.highlight(5).count("**") in (0, 2)
+
+
+def test_terms_of_little_weight_are_not_marked(tmp_path):
+    index = Index.build(tmp_path / "idx", [{"_id": "x", "vector": {"a": 1, "b": 1, "c": 1, "d": 1}}])
+    why = index.explain({"a": 2.0, "b": 0.2, "c": 0.09, "d": 0.1}, "x")
+    assert {c.token: c.marked for c in why} == {"a": True, "b": True, "c": False, "d": True}
+    assert {c.token: c.marked for c in index.explain({"b": 0.2, "c": 0.011}, "x")} == {"b": True, "c": True}
+    assert [c["marked"] for c in why.to_json()["terms"]] == [True, True, True, False]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lsr.index.index import Index
-from lsr.index.search.feedback import expanded
+from lsr.index.search.feedback import expand_query
 from lsr.sparse import SparseMatrix
 
 N, TERMS = 400, 60
@@ -45,27 +45,27 @@ def test_by_hand(index, matrix):
     kept[heaviest] = mean[heaviest]
     own = query.to_dense()[0]
     expected = own + 0.5 * np.linalg.norm(own) / np.linalg.norm(kept) * kept
-    found = expanded(index, query, documents=4, terms=10, weight=0.5)
+    found = expand_query(index, query, documents=4, terms=10, weight=0.5)
     assert found.to_dense()[0][:TERMS] == pytest.approx(expected, rel=1e-5)
     assert len(index.search(found, 10)) == 10
 
 
 def test_without_weight_or_documents_the_query_stays(index, matrix):
-    assert expanded(index, matrix[3], weight=0) == matrix[3]
+    assert expand_query(index, matrix[3], weight=0) == matrix[3]
     nothing = SparseMatrix.empty(TERMS)
     nothing = SparseMatrix.from_dicts([{}], TERMS)
-    assert expanded(index, nothing).nnz == 0
+    assert expand_query(index, nothing).nnz == 0
 
 
 def test_texts_and_filters(tmp_path):
     docs = [{"_id": str(i), "text": text, "n": i} for i, text in enumerate(["wing flutter", "wing lift", "plate heat"])]
     index = Index.build(tmp_path / "idx", docs, encoder="bm25")
     assert {hit.id for hit in index.search("flutter")} == {"0"}
-    assert [hit.id for hit in index.search(expanded(index, "flutter"))] == ["0", "1"]
-    assert {hit.id for hit in index.search(expanded(index, "wing", documents=1, where={"n": 1}))} == {"0", "1"}
+    assert [hit.id for hit in index.search(expand_query(index, "flutter"))] == ["0", "1"]
+    assert {hit.id for hit in index.search(expand_query(index, "wing", documents=1, where={"n": 1}))} == {"0", "1"}
 
 
 @pytest.mark.parametrize("wrong", [{"documents": 0}, {"terms": 0}, {"weight": -1}, {"weight": float("nan")}])
 def test_settings_that_make_no_sense(index, matrix, wrong):
     with pytest.raises(ValueError, match="documents and terms are at least 1"):
-        expanded(index, matrix[3], **wrong)
+        expand_query(index, matrix[3], **wrong)

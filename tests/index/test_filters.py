@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsr.errors import CorruptIndex, DataError
+from lsr.index.segment import columns as columns_module
 from lsr.index.segment.columns import COLUMNS_FILE, MOST_COLUMNS, Columns, ColumnsWriter
 from lsr.index.segment.filters import parse_where, parse_where_text
+from lsr.io.metadata import parse_time
 
 DOCS = [
     {"year": 2019, "lang": "en", "tags": ["a", "b"], "draft": True, "author": {"name": "Ada"}},
@@ -74,6 +76,13 @@ def found(columns, where):
         ({"or": []}, []),
         ({"and": [{"lang": "en"}, {"draft": True}]}, [0]),
         ({"lang": "en", "year": {"<": 2020}}, [0]),
+        ({"lang": {"prefix": "e"}}, [0, 2]),
+        ({"lang": {"prefix": ""}}, [0, 1, 2, 4]),
+        ({"author.name": {"contains": "d"}}, [0]),
+        ({"author.name": {"contains": "D"}}, []),
+        ({"tags": {"prefix": "a"}}, [0]),
+        ({"tags": {"contains": "b"}}, [0, 1]),
+        ({"not": {"lang": {"contains": "r"}}}, [0, 1, 2, 3]),
     ],
 )
 def test_filters_by_hand(columns, where, expected):
@@ -389,6 +398,16 @@ def test_a_damaged_file_is_named(tmp_path):
         Columns(tmp_path / COLUMNS_FILE, 5)
 
 
+def test_a_key_that_a_document_has_twice_is_no_column(tmp_path):
+    docs = [{"a.b": 1}, {"a.b": 2, "a": {"b": 3}}, {"a.b": 4}, {"a": {"c": 1}}]
+    for per_batch in (1, 2, 4):
+        columns = write(tmp_path, docs, per_batch)
+        assert columns.kinds == {"a.c": "number"}
+        with pytest.raises(DataError, match=r"a\.b can't be filtered by: a document has it twice"):
+            found(columns, {"a.b": 3})
+        assert parse_where({"a.c": 1}).mask(columns, len(docs)).tolist() == [False, False, False, True]
+
+
 # --- dates and times -------------------------------------------------------------------------------------------------
 
 TIMES = [
@@ -431,6 +450,19 @@ def test_other_values_of_a_program(columns):
         found(columns, {"year": dt.date(2020, 1, 1)})
     with pytest.raises(DataError, match="values are texts, numbers, times, true or false"):
         found(columns, {"year": b"2020"})
+
+
+def test_times_are_read_once_however_many_conditions_there_are(tmp_path, monkeypatch):
+    rows = [{"at": f"2020-05-{day:02}", "dates": ["2021-01-01", f"2021-02-{day:02}"]} for day in range(1, 29)] * 3
+    columns, read = write(tmp_path, rows), []
+    monkeypatch.setattr(columns_module, "parse_time", lambda text: read.append(text) or parse_time(text))
+    conditions = [{name: {op: NOON}} for name in ("at", "dates") for op in ("<", "<=", ">", ">=", "==", "!=")] * 20
+    masks = [parse_where({"or": conditions}).mask(columns, len(rows)) for _ in range(2)]
+    assert len(read) == 28 + 29
+    assert masks[0].all()
+    assert (masks[1] == masks[0]).all()
+    assert parse_where({"dates": {">": "2021-02-27"}}).mask(columns, len(rows)).sum() == 3
+    assert len(read) == 28 + 29
 
 
 @settings(max_examples=40)
@@ -552,3 +584,54 @@ def test_a_number_of_more_digits_than_python_reads_is_refused(columns):
         found(columns, {"year": {"<": 10**5000}})
     assert found(columns, {"year": {"<": 10**400}}) == [0, 1, 2]
     assert found(columns, {"year": {">": -(10**400)}}) == [0, 1, 2]
+
+
+# --- parts of texts ---------------------------------------------------------------------------------------------------
+
+PIECES = st.text(st.sampled_from("aB\u00e9%_.*\u4e2d\U0001f642"), max_size=4)
+
+
+@given(texts=st.lists(st.none() | PIECES | st.lists(PIECES, max_size=2), min_size=1, max_size=9), value=PIECES)
+@settings(max_examples=60)
+def test_parts_of_texts_are_as_python_has_them(tmp_path_factory, texts, value):
+    if len({type(text) for text in texts if text is not None}) != 1 or not any(texts):
+        return
+    docs = [None if text is None else {"t": text} for text in texts]
+    columns = write(tmp_path_factory.mktemp("parts"), docs)
+    if columns.kinds["t"] == "empty list":
+        return
+    for name, met in (("prefix", str.startswith), ("contains", str.__contains__)):
+        expected = [
+            i
+            for i, text in enumerate(texts)
+            if text is not None and any(met(one, value) for one in (text if isinstance(text, list) else [text]))
+        ]
+        parsed = parse_where({"t": {name: value}})
+        assert np.flatnonzero(parsed.mask(columns, len(docs))).tolist() == expected
+
+
+def test_parts_of_numbers_make_no_sense(columns):
+    for where in ({"year": {"prefix": "20"}}, {"draft": {"contains": "t"}}, {"lang": {"prefix": 3}}):
+        with pytest.raises(DataError, match=r"is for texts|can't be compared with 3"):
+            found(columns, where)
+    with pytest.raises(DataError, match="prefix takes one value"):
+        found(columns, {"lang": {"prefix": ["a", "b"]}})
+
+
+def test_parts_of_texts_on_a_command_line(columns):
+    for text, expected in (("lang^=e", [0, 2]), ("author.name*=o", [4]), ('lang^="e,n"', []), ("lang == en", [0, 2])):
+        parsed = parse_where_text([text])
+        parsed.require_known([columns])
+        assert np.flatnonzero(parsed.mask(columns, len(DOCS))).tolist() == expected
+
+
+def test_the_nearest_are_named(columns):
+    with pytest.raises(DataError, match=r"no column 'lnag'; there are .*; did you mean 'lang'\?"):
+        found(columns, {"lnag": "en"})
+    hints = parse_where({"or": [{"lang": ["EN", "en"]}, {"author.name": "Adda"}, {"tags": "zzz"}]}).hints([columns])
+    assert hints == [
+        "lang has no value 'EN'; did you mean 'en'?",
+        "author.name has no value 'Adda'; did you mean 'Ada'?",
+        "tags has no value 'zzz'",
+    ]
+    assert parse_where({"lang": "en", "year": 3, "draft": True, "no": "x"}).hints([columns]) == []

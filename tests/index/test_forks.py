@@ -16,12 +16,12 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from lsr.errors import IndexLocked, OutputError
 from lsr.index.async_index import AsyncIndex
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.sharded_index import ShardedIndex
 from lsr.index.hybrid.dense import DenseVectors
-from lsr.index.hybrid.hybrid import Hybrid, dense_of
+from lsr.index.hybrid.hybrid import Hybrid, build_dense
 from lsr.index.index import Index
-from lsr.index.storage.transaction import Aside, Transaction
+from lsr.index.storage.transaction import MergeWorkspace, Transaction
 from lsr.index.write import background_merger as merger_module
 from lsr.index.write import merge as merging
 
@@ -61,7 +61,7 @@ def index(tmp_path):
 
 @pytest.fixture
 def shards(index, tmp_path):
-    reshard(index.path, tmp_path / "shards", 2)
+    reshard_index(index.path, tmp_path / "shards", 2)
     return tmp_path / "shards"
 
 
@@ -140,7 +140,7 @@ def test_what_is_pending_is_the_parents(index, forked):
 
 
 def test_a_child_that_leaves_a_transaction_leaves_it_to_its_parent(index, forked):
-    with Transaction(index.path) as transaction, Aside(index.path) as aside:
+    with Transaction(index.path) as transaction, MergeWorkspace(index.path) as aside:
         folder = transaction.folder("segment")
 
         def leave():
@@ -219,7 +219,7 @@ def test_a_pickled_index_is_opened_where_it_arrives(index, shards, tmp_path, mon
 
 
 def test_a_pickled_hybrid_search_finds_alike(index, tmp_path):
-    hybrid = Hybrid(index, dense_of(index, tmp_path / "vectors", embed))
+    hybrid = Hybrid(index, build_dense(index, tmp_path / "vectors", embed))
     other = pickle.loads(pickle.dumps(hybrid))
     assert ids(other.search("wing 11", 3)) == ids(hybrid.search("wing 11", 3))
     assert isinstance(pickle.loads(pickle.dumps(hybrid._dense)), DenseVectors)

@@ -18,9 +18,11 @@ from unittest import mock
 
 import pytest
 
+import lsr.data
+from lsr.encode import model_files
 from lsr.encode.bm25_fixed import FixedBM25Encoder
-from lsr.encode.corpus import Passages
-from lsr.errors import IndexFormatError
+from lsr.encode.passages import Passages
+from lsr.errors import EncoderMismatch, IndexFormatError
 from lsr.index.index import Index
 from lsr.index.storage.manifest import FORMAT, MANIFEST
 
@@ -129,6 +131,40 @@ def test_earlier_formats_are_refused_with_what_to_do_and_can_be_built_over(tmp_p
     Index.build(path, DOCUMENTS, encoder="bm25", overwrite=True)
     assert len(Index.open(path)) == 6
     assert not (path / "data-0123456789abcdef").exists()
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """What lsr brings, as lsr-tiny, which can be replaced."""
+    monkeypatch.setattr(model_files, "_SHIPPED", tmp_path / "shipped")
+    (tmp_path / "shipped").mkdir()
+
+    def bring(name):
+        shutil.rmtree(tmp_path / "shipped" / "lsr-tiny", ignore_errors=True)
+        folder = shutil.copytree(Path(lsr.data.__file__).parent / name, tmp_path / "shipped" / "lsr-tiny")
+        config = (folder / "encoder.json").read_text()
+        (folder / "encoder.json").write_text(config.replace(f'"model": "{name}"', '"model": "lsr-tiny"'))
+
+    return bring
+
+
+def test_of_an_encoder_that_a_later_version_replaced(tmp_path, shipped, lsr_command):
+    shipped("lsr-tiny")
+    Index.build(tmp_path / "idx", DOCUMENTS, encoder="lsr-tiny")
+    before = answers(Index.open(tmp_path / "idx"))
+    shipped("lsr-mini")
+    index = Index.open(tmp_path / "idx")
+    assert answers(index) == before  # queries need no model
+    mend = r"lsr-tiny is another model now than .*\(weights .*Build the index again"
+    with pytest.raises(EncoderMismatch, match=mend):
+        index.add([{"_id": "new", "text": "a flat plate"}])
+    assert index.search("flat plate", k=1)[0].highlight()
+    assert not index.pending
+    with pytest.raises(EncoderMismatch, match=r"another version, or other settings, of .*build an index again"):
+        Index.open(tmp_path / "idx", encoder="lsr-tiny")
+    (tmp_path / "new.jsonl").write_text('{"_id": "new", "text": "a flat plate"}')
+    ran = lsr_command("add", tmp_path / "idx", tmp_path / "new.jsonl")
+    assert (ran.code, ran.err.count("\n"), "Build the index again" in ran.err) == (1, 1, True)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ FULL = """
     from pathlib import Path
     from lsr.errors import OutputError
     from lsr.index.index import Index
-    from lsr.index.distributed.reshard import reshard
+    from lsr.index.distributed.reshard import reshard_index
 
     disk, action = Path(sys.argv[1]), sys.argv[2]
     path = disk / "idx"
@@ -64,7 +64,7 @@ FULL = """
 
     def act():
         if action == "reshard":
-            reshard(path, disk / "shards", 2)
+            reshard_index(path, disk / "shards", 2)
             return
         with Index.open(path) as index:
             if action == "add":

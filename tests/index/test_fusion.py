@@ -66,3 +66,12 @@ def test_unknown_ways_are_refused():
         reciprocal_rank_fusion([BM25], k=-1)
     with pytest.raises(ValueError, match="'z-score'"):
         interpolate([BM25], normalization="z-score")
+
+
+@pytest.mark.parametrize("fuse", [reciprocal_rank_fusion, interpolate])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_and_weights_that_have_no_order_are_refused(fuse, bad):
+    with pytest.raises(ValueError, match="query 'q' has a score that is no finite number"):
+        fuse([BM25, {"q": {"a": bad, "b": 1.0}}])
+    with pytest.raises(ValueError, match="weights must be finite"):
+        fuse([BM25, SPLADE], weights=[1, bad])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from lsr import Index, SparseMatrix
 from lsr.dense import DenseRows
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderError
+from lsr.eval.datasets import Dataset
+from lsr.eval.evaluate import evaluate_index
 from lsr.index.segment import embeddings
 from lsr.index.segment.embeddings import Embeddings, EmbeddingsWriter
 
@@ -147,13 +150,44 @@ def test_passages_count_by_the_best_of_them(tmp_path):
     assert both[0].score == pytest.approx(2.0)
 
 
+def test_a_query_may_bring_its_dense_vector(tmp_path):
+    index = Index.build(tmp_path / "idx", documents(30), encoder=DenseBM25(), hybrid=True)
+    texts = ["wing jet", "heat"]
+    dense = DenseBM25().encode_dense(texts, queries=True)
+    expected = index.search_batch(texts, 5, mode="hybrid")
+    found = index.search_batch(index.query_vectors(texts), 5, mode="hybrid", dense=dense)
+    assert [[(hit.id, hit.score) for hit in hits] for hits in found] == [
+        [(hit.id, hit.score) for hit in hits] for hits in expected
+    ]
+    near = index.search({"heat": 1.0}, 5, mode="dense", dense=dense[1])
+    assert [hit.id for hit in near] == [hit.id for hit in index.search("heat", 5, mode="dense")]
+    quality = evaluate_index(
+        index,
+        Dataset("d", "test", str(_queries(tmp_path, texts)), {"0": {expected[0][0].id: 1}}),
+        "RR@10",
+        mode="hybrid",
+    )
+    assert quality.measures == {"RR@10": 1.0}
+    assert quality.encode.p50 > 0
+
+
+def _queries(folder, texts):
+    path = folder / "queries.jsonl"
+    path.write_text("".join(json.dumps({"_id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
+    return path
+
+
 def test_what_cannot_be_searched_so_is_refused(tmp_path):
     plain = Index.build(tmp_path / "plain", documents(5), encoder=DenseBM25())
     with pytest.raises(DataError, match=r"keeps no dense vectors: build it with hybrid=True"):
         plain.search("jet", mode="hybrid")
     index = Index.build(tmp_path / "idx", documents(5), encoder=DenseBM25(), hybrid=True)
-    with pytest.raises(DataError, match="is for texts"):
+    with pytest.raises(DataError, match="takes texts, or a dense vector for each query"):
         index.search({"jet": 1.0}, mode="dense")
+    with pytest.raises(DataError, match="of 12 finite numbers"):
+        index.search({"jet": 1.0}, mode="dense", dense=np.ones(3))
+    with pytest.raises(ValueError, match='go with the modes "hybrid" and "dense"'):
+        index.search("jet", dense=np.ones(WIDTH))
     with pytest.raises(ValueError, match="mode must be one of sparse, hybrid, dense"):
         index.search("jet", mode="both")
     with pytest.raises(DataError, match="a hybrid index makes dense vectors of texts"):
@@ -206,3 +240,25 @@ def test_sums_of_the_widest_vectors_stay_within_32_bits(tmp_path):
     writer.close()
     found = Embeddings(tmp_path, 1, width).similarities(-np.ones(width, np.float32))
     assert found == pytest.approx([-width], rel=1e-3)
+
+
+def test_a_server_searches_by_both(tmp_path):
+    from lsr.index.serve import schemas
+    from lsr.index.serve.service import Served
+    from lsr.index.serve.settings import ServeSettings
+    from lsr.index.serve.thread_pool import Deadline
+
+    index = Index.build(tmp_path / "idx", documents(30), encoder=DenseBM25(), hybrid=True)
+    limits, asked = ServeSettings(), {"k": 4, "settings": {"mode": "hybrid", "dense_weight": 0.5}}
+    served = Served("idx", index, limits)
+
+    def request(kind, **rest):
+        return kind.model_validate_json(json.dumps(asked | rest), context=limits)
+
+    expected = [hit.id for hit in index.search("wing jet", 4, mode="hybrid", dense_weight=0.5)]
+    found = served.search(request(schemas.Search, query="wing jet"), Deadline(60))
+    assert [hit["id"] for hit in found["hits"]] == expected
+    batch = served.search_batch(request(schemas.SearchBatch, queries=["wing jet", "heat"]), Deadline(60))
+    assert [hit["id"] for hit in batch["results"][0]] == expected
+    with pytest.raises(DataError, match="takes texts, or a dense vector"):
+        served.search(request(schemas.Search, vector={"jet": 1.0}), Deadline(60))

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 import lsr
-from lsr.encode.corpus import Passages
 from lsr.encode.load import load_encoder
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, EncoderError, EncoderMismatch
 from lsr.eval.datasets import open_dataset
 from lsr.eval.measures import parse_measures, score_run
 from lsr.index.index import Index
 from lsr.index.search.query_file import read_queries
 from lsr.index.storage.arrow_file import ArrowFile
-from lsr.io.corpus import Document, open_corpus
-from lsr.io.vectors import read_vectors
+from lsr.io.corpus import open_corpus
+from lsr.io.document import Document
+from lsr.io.open_vectors import read_vectors
 from lsr.sparse import SparseMatrix
 
 TEXTS = {

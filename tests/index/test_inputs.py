@@ -5,6 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from lsr.encode.bm25 import BM25Encoder
+from lsr.encode.load import load_encoder
 from lsr.errors import DataError
 from lsr.index.hybrid.fusion import reciprocal_rank_fusion
 from lsr.index.index import Index
@@ -102,7 +104,7 @@ def test_a_query_as_files_have_it(index):
         (pa.table({"text": ["cats"]}), TypeError, "queries are a table"),
         ({"cats", "dogs"}, TypeError, "in an order, not set"),
         (7, TypeError, "a query is a text, a mapping of token to weight or a matrix, got int"),
-        ("caf\udce9", DataError, "unpaired surrogate at character 3"),
+        ("caf\udce9", DataError, "isn't UTF-8, 0xe9, at character 3"),
     ],
 )
 def test_what_is_no_query_is_refused_by_name(index, query, error, message):
@@ -110,3 +112,20 @@ def test_what_is_no_query_is_refused_by_name(index, query, error, message):
         index.search(query)
     with pytest.raises(error, match=message):
         index.search_batch([query] if isinstance(query, dict | str) else query)
+
+
+def test_a_text_is_no_list_of_queries(tmp_path):
+    index = Index.build(tmp_path / "idx", DOCS, encoder="bm25")
+    for call in (index.search_batch, index.query_vectors):
+        for one in ("cats", {"_id": "q", "text": "cats"}):
+            with pytest.raises(TypeError, match="queries are a list or a matrix, got a single one"):
+                call(one)
+
+
+def test_encoders_are_given_by_folder_too(tmp_path):
+    load_encoder("bm25").save(tmp_path / "encoder")
+    index = Index.build(tmp_path / "idx", DOCS, encoder=tmp_path / "encoder")
+    assert ids(Index.open(tmp_path / "idx", encoder=tmp_path / "encoder").search("cats")) == ids(index.search("cats"))
+    for wrong in (5, BM25Encoder, {"a": 1}):
+        with pytest.raises(TypeError, match="an encoder is wanted, its name or its folder, got"):
+            Index.build(tmp_path / "other", DOCS, encoder=wrong)

@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.bm25_fixed import FixedBM25Encoder
-from lsr.encode.cli import open_encoder
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderError, EncoderMismatch
+from lsr.index.cli.encode import open_encoder
 from lsr.index.cli.export import index_vectors
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.sharded_index import ShardedIndex
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
-from lsr.index.search.feedback import expanded
+from lsr.index.search.feedback import expand_query
 from lsr.index.search.query_file import read_queries
 from lsr.index.storage.manifest import MANIFEST
 from lsr.io.convert import convert
-from lsr.io.vectors import read_vectors
+from lsr.io.open_vectors import read_vectors
 
 WORDS = ["wing", "flow", "heat", "plate", "shock", "the", "before", "C++", "get_openapi", "依赖", "注入", "?", "भाषा"]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)
@@ -114,7 +114,7 @@ def test_any_history_of_shards_too(history):
         path = Path(folder) / "idx"
         first = {"x": "wing flow", "y": "heat plate", "z": "flow wing flow"}
         anew(first, path)
-        reshard(path, Path(folder) / "shards", 2)
+        reshard_index(path, Path(folder) / "shards", 2)
         index, now = live(Index.open(Path(folder) / "shards"), history, Path(folder) / "shards")
         expected = found(anew(first | now, Path(folder) / "whole"))
         assert found(index) == expected
@@ -280,7 +280,7 @@ def test_any_encoder_of_the_same_settings_serves(lived):
 def test_feedback_weighs_terms_by_their_rarity(tmp_path):
     common = {str(i): "the wing of a plane" for i in range(8)}
     index = anew(common | {"a": "flutter wing zebra", "b": "zebra stripes"}, tmp_path / "idx")
-    query = expanded(index, "flutter", documents=1)
+    query = expand_query(index, "flutter", documents=1)
     weights = dict(zip((index.vocabulary[t] for t in query.row(0)[0].tolist()), query.row(0)[1].tolist(), strict=True))
     assert weights["zebra"] > 2 * weights["wing"]
     assert [hit.id for hit in index.search(query, 2)] == ["a", "b"]

@@ -12,7 +12,7 @@ import pytest
 from lsr.errors import DataError
 from lsr.index.segment import reorder
 from lsr.index.segment.reorder import document_order, reduce_documents
-from lsr.io.vectors import read_vectors
+from lsr.io.open_vectors import read_vectors
 
 # Far less than the vocabulary, or the values, would take.
 LIMITED = """
@@ -87,8 +87,8 @@ def test_a_tiny_file_of_millions_of_equal_terms_is_refused_before_it_is_unpacked
 def test_values_that_are_packed_too_densely_are_refused(tmp_path, monkeypatch):
     write(tmp_path / "rows.parquet", [[1, 2, 3]] * 20_000)
     assert sum(len(batch.vectors) for batch in read_vectors(tmp_path / "rows.parquet")) == 20_000
-    monkeypatch.setattr("lsr.io.vectors._LARGEST_GROUP", 50_000)
-    monkeypatch.setattr("lsr.io.vectors._PACKED", 10)
+    monkeypatch.setattr("lsr.io.vectors_parquet._LARGEST_GROUP", 50_000)
+    monkeypatch.setattr("lsr.io.vectors_parquet._PACKED", 10)
     with pytest.raises(DataError, match=r"60,000 terms in 20,000 rows and [0-9,]+ bytes: .*smaller row groups"):
         list(read_vectors(tmp_path / "rows.parquet"))
 
@@ -96,9 +96,9 @@ def test_values_that_are_packed_too_densely_are_refused(tmp_path, monkeypatch):
 def test_long_rows_are_read_a_few_at_a_time(tmp_path, monkeypatch):
     write(tmp_path / "rows.parquet", [list(range(i % 50 + 1)) for i in range(100)])
     whole = [len(batch.vectors) for batch in read_vectors(tmp_path / "rows.parquet")]
-    monkeypatch.setattr("lsr.io.vectors._LARGEST_ROW", 100)
+    monkeypatch.setattr("lsr.io.vectors_parquet._LARGEST_ROW", 100)
     few = [len(batch.vectors) for batch in read_vectors(tmp_path / "rows.parquet")]
     assert (whole, sum(few), max(few)) == ([100], 100, 4)
-    monkeypatch.setattr("lsr.io.vectors._LARGEST_ROW", 49)
+    monkeypatch.setattr("lsr.io.vectors_parquet._LARGEST_ROW", 49)
     with pytest.raises(DataError, match="a row of 50 terms; rows have up to 49"):
         list(read_vectors(tmp_path / "rows.parquet"))

@@ -17,10 +17,10 @@ from lsr.distributed.ray_cluster import connect, require
 from lsr.errors import ClusterError, DataError, IndexFormatError
 from lsr.index.distributed.hedging import Patience
 from lsr.index.distributed.ray_actors import place
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.sharded_index import ShardedIndex
 from lsr.index.index import Index
-from lsr.io.vectors import save_matrix
+from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
 N_TERMS, N_DOCS = 40, 600
@@ -34,7 +34,7 @@ def ties(tmp_path_factory):
     dense = rng.integers(1, 3, (N_DOCS, N_TERMS)) * (rng.random((N_DOCS, N_TERMS)) < 0.1)
     folder = tmp_path_factory.mktemp("ties")
     one = Index.build(folder / "one", SparseMatrix.from_dense(dense))
-    reshard(one.path, folder / "shards", 2)
+    reshard_index(one.path, folder / "shards", 2)
     return one, folder / "shards"
 
 
@@ -74,7 +74,7 @@ def stopped(pid):
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore", "daat"])
+@pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore"])
 def test_results_are_those_of_one_index(twice, algorithm):
     one, index = twice
     for k in (1, 10, 700):
@@ -101,7 +101,7 @@ def test_places_are_even_and_apart():
 
 def test_texts_reasons_filters_and_changes(ray_cluster, tmp_path):
     one = Index.build(tmp_path / "one", TEXTS, encoder="bm25")
-    reshard(one.path, tmp_path / "shards", 2)
+    reshard_index(one.path, tmp_path / "shards", 2)
     with ShardedIndex.open(tmp_path / "shards", ray=ray_cluster.address, cpus=0.1) as index:
         where = {"n": {">=": 4, "<": 17}}
         for mine, theirs in zip(
@@ -179,7 +179,7 @@ def test_what_the_benchmark_of_clusters_takes_for_right(cluster_benchmark, ties,
 
 def test_the_command_searches_on_a_cluster(ray_cluster, lsr_command, tmp_path):
     one = Index.build(tmp_path / "one", TEXTS, encoder="bm25")
-    reshard(one.path, tmp_path / "shards", 2)
+    reshard_index(one.path, tmp_path / "shards", 2)
     ran = lsr_command("search", tmp_path / "shards", "wing number3", "-k", 3, "--ray", ray_cluster.address)
     assert (ran.code, [line["_id"] for line in ran.lines()]) == (0, [hit.id for hit in one.search("wing number3", 3)])
     plain = lsr_command("search", tmp_path / "one", "wing", "--ray", ray_cluster.address)

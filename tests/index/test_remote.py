@@ -11,7 +11,7 @@ import pytest
 from lsr.errors import CorruptIndex, IndexFormatError, OutputError, OutputExists, StorageError
 from lsr.index.index import Index
 from lsr.index.sharding import remote
-from lsr.index.sharding.remote import downloaded, uploaded
+from lsr.index.sharding.remote import download_index, upload_index
 from lsr.index.storage.manifest import MANIFEST, read_manifest
 from lsr.io.object_store import Place
 
@@ -81,7 +81,7 @@ def test_a_new_one_replaces_the_old(uri, tmp_path, fetched):
     with pytest.raises(OutputExists, match="an index exists already"):
         build(uri)
     build(tmp_path / "other", 7)
-    uploaded(tmp_path / "other", uri, overwrite=True)
+    upload_index(tmp_path / "other", uri, overwrite=True)
     assert answers(first) == before
     assert first.refresh()
     assert not first.refresh()
@@ -93,14 +93,14 @@ def test_a_new_one_replaces_the_old(uri, tmp_path, fetched):
 
 def test_changes_of_a_folder_are_sent_alone(uri, tmp_path, fetched, monkeypatch):
     index = build(tmp_path / "idx")
-    uploaded(tmp_path / "idx", uri)
+    upload_index(tmp_path / "idx", uri)
     there = Index.open(uri)
     index.add([{"_id": "new", "text": "wing number3"}])
     index.commit()
     sent, real = [], Place.put
     monkeypatch.setattr(Place, "put", lambda self, path, name: (sent.append(name), real(self, path, name))[1])
     fetched.clear()
-    uploaded(tmp_path / "idx", uri, overwrite=True)
+    upload_index(tmp_path / "idx", uri, overwrite=True)
     segment = read_manifest(tmp_path / "idx")["segments"][-1]["name"]
     assert {name.split("/")[0] for name in sent} == {segment, MANIFEST}
     assert sent[-1] == MANIFEST
@@ -158,7 +158,7 @@ def test_a_damaged_manifest(uri):
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
 def test_a_damaged_file_is_not_served(uri, own_cache, damage, tmp_path):
     build(tmp_path / "idx")
-    uploaded(tmp_path / "idx", uri)
+    upload_index(tmp_path / "idx", uri)
     name = next(name for name in read_manifest(tmp_path / "idx")["files"] if name.endswith("postings.arrow"))
     content = (tmp_path / "idx" / name).read_bytes()
     if damage == "gone":
@@ -171,7 +171,7 @@ def test_a_damaged_file_is_not_served(uri, own_cache, damage, tmp_path):
             Index.open(uri)
     assert not list(own_cache.rglob("postings.arrow"))
     assert not list(own_cache.rglob(".fetched-*"))
-    uploaded(tmp_path / "idx", uri, overwrite=True)
+    upload_index(tmp_path / "idx", uri, overwrite=True)
     if damage == "changed":  # of its size, so nobody saw it; it is put there by hand
         Place(uri).write(name, content)
     assert answers(Index.open(uri)) != []
@@ -183,14 +183,14 @@ def test_a_damaged_index_is_not_sent(tmp_path, own_cache):
     (index.path / name).write_bytes(b"x")
     uri = (tmp_path / "there").as_uri()
     with pytest.raises(StorageError, match="isn't what the manifest says"):
-        uploaded(index.path, uri)
+        upload_index(index.path, uri)
     assert Place(uri).read(MANIFEST) is None
 
 
 def test_a_kill_leaves_a_copy_that_goes_on(tmp_path, own_cache):
     uri = (tmp_path / "there").as_uri()
     here = build(tmp_path / "idx")
-    uploaded(tmp_path / "idx", uri)
+    upload_index(tmp_path / "idx", uri)
     code = """
 import os, signal, sys
 from lsr.index import remote
@@ -203,7 +203,7 @@ def replace(*args):
     left[0] -= 1
     real(*args)
 os.replace = replace
-remote.downloaded(sys.argv[1])
+remote.download_index(sys.argv[1])
 """
     for at in (0, 1, 3):
         done = subprocess.run([sys.executable, "-c", code, uri, str(at)], check=False, env=os.environ)
@@ -222,7 +222,7 @@ def test_an_index_that_is_replaced_while_it_is_read(tmp_path, own_cache, monkeyp
 
     def complete(*args):
         if first.pop() if first else False:
-            uploaded(tmp_path / "new", uri, overwrite=True)
+            upload_index(tmp_path / "new", uri, overwrite=True)
             for path in own_cache.rglob("*.arrow"):
                 path.unlink()
         real(*args)
@@ -234,10 +234,10 @@ def test_an_index_that_is_replaced_while_it_is_read(tmp_path, own_cache, monkeyp
 def test_a_full_cache(tmp_path, own_cache, monkeypatch):
     uri = (tmp_path / "there").as_uri()
     build(tmp_path / "idx")
-    uploaded(tmp_path / "idx", uri)
+    upload_index(tmp_path / "idx", uri)
     own_cache.write_text("a file where the folder should be")
     with pytest.raises(OutputError, match="can't be written"):
-        downloaded(uri)
+        download_index(uri)
 
 
 def test_the_commands(uri, tmp_path, lsr_command):

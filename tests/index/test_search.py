@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.index.index import Index
 from lsr.index.search.searcher import Searcher, Segment
 from lsr.index.search.settings import Algorithm, SearchSettings

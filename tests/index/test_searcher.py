@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from lsr.index.search.searcher import Searcher
 from lsr.index.search.settings import SearchSettings
-from lsr.index.segment.clusters import write_clusters
+from lsr.index.segment.cluster_writer import write_clusters
 from lsr.index.segment.postings import Segment
 from lsr.index.segment.postings_writer import SegmentWriter
 from lsr.index.segment.quantize import LEVELS, Quantizer, query_integers
 from lsr.sparse import SparseMatrix
 
-ALGORITHMS = ("exhaustive", "blocks", "maxscore", "daat", "auto", "clusters")
+ALGORITHMS = ("exhaustive", "blocks", "maxscore", "auto", "clusters")
 EVERYTHING = {"cut": 10_000, "heap_factor": 0}
 PALETTES = {"whole": [1.0, 2.0, 255.0], "uneven": [0.1, 1 / 3, 1.7, 2.9]}
 

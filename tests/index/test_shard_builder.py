@@ -3,23 +3,26 @@
 import json
 import random
 
+import numpy as np
 import pytest
 
 from lsr.distributed.pool import Workers
 from lsr.encode import corpus as encoding
 from lsr.encode import distributed
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.corpus import Passages
+from lsr.encode.bm25_fixed import FixedBM25Encoder
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, OutputExists
 from lsr.index.distributed import build as module
 from lsr.index.distributed.build import build_shards
 from lsr.index.index import Index
-from lsr.index.sharding.manifest import SHARDS, folder_of
+from lsr.index.sharding.manifest import SHARDS
+from lsr.index.sharding.remote import folder_of
 from lsr.index.storage.manifest import read_manifest
 from lsr.index.write.builder import BuildSettings
 from lsr.io.corpus import open_corpus
-from lsr.io.object_store import Place, beside
-from lsr.io.vectors import save_matrix
+from lsr.io.object_store import Place, with_suffix
+from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
 WORDS = ["wing", "flow", "plate", "shock", "heat", "boundary", "layer", "speed"]
@@ -105,6 +108,33 @@ def test_passages_of_a_document_are_not_parted(tmp_path, corpus):
     made, _ = build(tmp_path / "shards", corpus, 7, PASSAGES)
     parents = [set(Index.open(made.location(entry)).documents.all_ids(parents=True)) for entry in made.entries]
     assert sum(map(len, parents)) == len(set.union(*parents)) == 40
+
+
+class Shouting(FixedBM25Encoder):
+    """Weights that are a thousand times as large where a text shouts."""
+
+    def encode_document(self, texts):
+        made = super().encode_document(texts)
+        factors = np.array([1000 if "SHOCK" in text else 1 for text in texts], np.float32)
+        return SparseMatrix(made.indptr, made.indices, made.data * factors[made.row_numbers()], made.shape)
+
+
+@pytest.mark.parametrize("at", [0, 256])
+def test_a_loud_document_does_not_ruin_its_neighbours(tmp_path, monkeypatch, at):
+    """In the first of the parts, and in the last, of which it is the only one."""
+    monkeypatch.setattr(distributed, "PART", 128)
+    rng = random.Random(3)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(2, 9))) for _ in range(256)]
+    texts.insert(at, "SHOCK flow")
+    encoder, path = Shouting(), tmp_path / "docs.jsonl"
+    path.write_text("".join(json.dumps({"_id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
+    build_shards(tmp_path / "shards", open_corpus(path), shards=2, encoder=encoder)
+    index = Index.open(tmp_path / "shards")
+    exact = encoder.encode_document(texts)
+    for doc in set(range(257)) - {at}:
+        assert index.document_vectors([doc]).row(0)[1] == pytest.approx(exact.row(doc)[1], abs=0.05)
+    (found,) = index.search("shock", 1)
+    assert found.id == str(at)
 
 
 def test_whole_weights_have_one_scale(tmp_path):
@@ -198,7 +228,7 @@ def test_a_second_run_builds_what_is_missing(tmp_path, corpus, monkeypatch, out)
     build(out, corpus)
     assert (built, encoded) == ([1, 2], [])
     assert answers(Index.open(str(out))) == answers(one_index(tmp_path / "one", corpus))
-    assert Place(beside(out, ".partial")).sizes() == {}
+    assert Place(with_suffix(out, ".partial")).sizes() == {}
 
 
 def test_the_old_index_stays_until_the_new_one_is_whole(tmp_path, corpus, monkeypatch, out):

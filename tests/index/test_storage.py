@@ -261,7 +261,7 @@ FORGERIES = {
     "falling": lambda values: values[::-1],
     "negative": lambda values: np.full(len(values), -(2**31)),
     "random": lambda values: np.random.default_rng(0).integers(-(2**31), 2**31, len(values)),
-    "beyond": lambda values: np.where(np.arange(len(values)) % 2, 2**63 - 1, -(2**63)),
+    "beyond": lambda values: np.where(np.arange(len(values)) % 2, 2**61, -(2**63)),
     "wild": lambda values: np.where(np.arange(len(values)) % 2, 2**31 - 1, 0),
 }
 

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsr.encode.corpus import Passages
 from lsr.encode.load import load_encoder
+from lsr.encode.passages import Passages
 from lsr.errors import DoubledId
 from lsr.index.index import Index
 from lsr.index.serve.index_info import columns_of
 from lsr.index.write import writer as writing
-from lsr.io.corpus import Document, document_batch, open_corpus
+from lsr.io.corpus import open_corpus
+from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import SparseMatrix
 

@@ -9,7 +9,7 @@ import pytest
 
 from lsr.errors import DataError
 from lsr.index.index import Index
-from lsr.io.corpus import Document, document_batch
+from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import SparseMatrix
 
@@ -74,7 +74,7 @@ def meets(where, i):
 
 
 @pytest.mark.parametrize("where", WHERE, ids=str)
-@pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore", "daat"])
+@pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore"])
 @pytest.mark.parametrize("k", [1, 10, N])
 def test_search_is_brute_force_among_the_allowed(index, matrix, where, algorithm, k):
     query = matrix[7]

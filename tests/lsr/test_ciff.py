@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from lsr.errors import DataError
 from lsr.io import external_sort
 from lsr.io.ciff import write_ciff
-from lsr.io.corpus import Document, document_batch
+from lsr.io.document import Document, document_batch
+from lsr.io.open_vectors import read_vectors
 from lsr.io.protobuf import field, varint
-from lsr.io.vectors import VectorBatch, read_vectors
+from lsr.io.vectors import VectorBatch
 from lsr.sparse import SparseMatrix
 
 TOKENS = ["wing", "", "größe", "翼.x", "Flow", "unused"]

@@ -12,7 +12,7 @@ import pytest
 
 import lsr
 from lsr.cli import COMMANDS, cli, main, os_error_text, run_command
-from lsr.io.vectors import read_vectors
+from lsr.io.open_vectors import read_vectors
 
 DOCS = [{"_id": "a", "text": "wing flow"}, {"_id": "b", "text": "heat of the plate"}]
 

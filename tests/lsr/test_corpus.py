@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsr.errors import DataError, MissingExtra
-from lsr.io.corpus import Document, document_batch, documents_corpus, open_corpus
+from lsr.io.corpus import documents_corpus, open_corpus
+from lsr.io.document import Document, document_batch
 
 ROWS = [
     {"_id": "a", "text": "first text", "title": "One"},

@@ -12,10 +12,13 @@ import pytest
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.corpus import encode_to
 from lsr.errors import OutputExists
+from lsr.eval.experiment.artifact_cache import Artifacts
 from lsr.io.convert import FORMATS, Form, check_out, convert
-from lsr.io.corpus import new_bytes, open_corpus
+from lsr.io.corpus import open_corpus
 from lsr.io.object_store import Place
-from lsr.io.vectors import Vectors, matrix_batches, read_vectors
+from lsr.io.open_vectors import read_vectors
+from lsr.io.text_files import new_bytes
+from lsr.io.vectors import Vectors, matrix_batches
 from lsr.sparse import SparseMatrix
 
 
@@ -25,23 +28,25 @@ class Disk:
     Attributes:
         renamed: Names that were taken.
         wrong: What a power cut would have lost.
+        synced: Of each inode that was synced, its size and time of change then.
     """
 
     def __init__(self, patch):
         self.renamed, self.wrong = [], []
-        self._synced, self._open = {}, {}
+        self.synced, self._open = {}, {}
         fsync, replace = os.fsync, os.replace
 
         def watched_fsync(descriptor):
             fsync(descriptor)
             status = os.fstat(descriptor)
-            self._synced[status.st_ino] = (status.st_size, status.st_mtime_ns)
+            self.synced[status.st_ino] = (status.st_size, status.st_mtime_ns)
             self._open.pop(status.st_ino, None)
 
         def watched_replace(source, target):
-            status = os.stat(source)
-            if os.path.isfile(source) and self._synced.get(status.st_ino) != (status.st_size, status.st_mtime_ns):
-                self.wrong.append(f"{target} may be empty")
+            for path in [Path(source), *Path(source).rglob("*")]:
+                status = path.stat()
+                if path.is_file() and self.synced.get(status.st_ino) != (status.st_size, status.st_mtime_ns):
+                    self.wrong.append(f"{path}, named {target}, may be empty")
             replace(source, target)
             self.renamed.append(Path(target).name)
             self._open[os.stat(os.path.dirname(target) or ".").st_ino] = f"{target} may be gone"
@@ -93,6 +98,40 @@ def test_vectors_are_on_the_disk_before_they_have_their_names(tmp_path, disk, ls
         assert ran.code == 0
     assert out in disk.renamed
     assert disk.settle() == []
+
+
+def test_checkpoints_are_on_the_disk_before_they_have_their_names(tmp_path, disk):
+    torch, checkpoints = pytest.importorskip("torch"), pytest.importorskip("lsr.train.checkpoints")
+    kept = checkpoints.Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        kept.save(step, checkpoints.Checkpoint({"model": {"weight": torch.ones(3)}}, {"step": step}))
+    assert "checkpoint-00000003" in disk.renamed
+    assert [told for told in disk.settle() if ".old" not in told] == []  # an old one may come back
+    assert kept.load().state == {"step": 3}
+
+
+def test_caches_and_artifacts_are_on_the_disk_before_they_count(tmp_path, disk):
+    cache = pytest.importorskip("lsr.train.dataset_cache")
+    made_once = cache.made_once(tmp_path / "cache", "texts", "key", lambda folder: (folder / "a").write_bytes(b"text"))
+
+    def make(path):
+        (path / "inside").mkdir(parents=True)
+        (path / "inside" / "file").write_bytes(b"content")
+        return {}
+
+    path, _, _ = Artifacts(tmp_path / "made").get("index", {"a": 1}, make)
+    assert {made_once.name, f"{path.name}.json"} <= set(disk.renamed)
+    assert (path / "inside" / "file").stat().st_ino in disk.synced
+    assert disk.settle() == []
+
+
+def test_what_is_published_is_on_the_disk_before_it_has_its_name(tmp_path, disk, lsr_command):
+    for _ in range(2):
+        ran = lsr_command("publish", "lsr-tiny", "--out", tmp_path / "mine", "--overwrite")
+        assert ran.code == 0, ran.err
+    assert disk.renamed == ["mine", "mine.old", "mine"]
+    assert disk.settle() == []
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["mine"]
 
 
 def test_a_file_that_is_given_up_leaves_nothing(tmp_path, disk):
@@ -150,7 +189,8 @@ def test_a_killed_export_does_not_refuse_what_it_left(tmp_path, dying):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mapping.json", "out.ndjson"]
         with pytest.raises(OutputExists):
             check_out(out, overwrite=False)
-        out.unlink()
+        for path in tmp_path.iterdir():
+            path.unlink()
         n += 1
     assert n > 2
     assert (tmp_path / "out.mapping.json").exists()  # wherever the bulk file is, its mapping is
@@ -171,7 +211,8 @@ def test_an_encoding_killed_at_its_end_does_not_refuse_what_it_left(tmp_path, dy
         assert not (tmp_path / f"{name}.partial").exists()
         with pytest.raises(OutputExists):
             encode_to(corpus, lambda: encoder, out, settings="")
-        out.unlink()
+        for path in tmp_path.glob("out.*"):
+            path.unlink()
         n += 1
     assert named  # it also died when the file had its name already
 

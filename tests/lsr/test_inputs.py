@@ -11,7 +11,7 @@ import pytest
 from lsr.encode import BM25Encoder, HybridEncoder, InferenceFreeEncoder, SpladeEncoder
 from lsr.encode.base import as_texts
 from lsr.errors import DataError
-from lsr.io.corpus import Document
+from lsr.io.document import Document
 
 TEXTS = ["the cat sat", "dogs on the mat", ""]
 
@@ -85,8 +85,8 @@ class Frame:
         (3, TypeError, "not int"),
         (["a", 1], TypeError, "text 1 is int, not str"),
         (pa.array(TEXTS), TypeError, "text 0 is StringScalar, not str"),
-        ("caf\udce9", DataError, "the text holds an unpaired surrogate at character 3"),
-        (["cat", "caf\udce9"], DataError, "text 1 holds an unpaired surrogate at character 3"),
+        ("caf\udce9", DataError, "the text holds a byte that isn't UTF-8, 0xe9, at character 3"),
+        (["cat", "caf\udce9"], DataError, "text 1 holds a byte that isn't UTF-8, 0xe9, at character 3"),
     ],
 )
 def test_what_is_no_text_is_refused_by_name(encoder, wrong, error, message):

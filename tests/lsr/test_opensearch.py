@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsr.errors import DataError
-from lsr.io.corpus import Document, document_batch
+from lsr.io.document import Document, document_batch
+from lsr.io.open_vectors import holds_vectors, read_vectors
 from lsr.io.opensearch import mapping_path, write_bulk
-from lsr.io.vectors import VectorBatch, holds_vectors, read_vectors
+from lsr.io.vectors import VectorBatch
 from lsr.sparse import SparseMatrix
 
 TOKENS = ["wing", "u.s.", "größe", "."]

@@ -13,8 +13,8 @@ from lsr.encode import HybridEncoder, SpladeEncoder
 from lsr.encode import model_files as files
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.load import load_encoder_files
-from lsr.encode.onnx_export import OnnxRunner
-from lsr.encode.splade import Tower
+from lsr.encode.onnx_runner import OnnxRunner
+from lsr.encode.tower import Tower
 from lsr.errors import EncoderError
 
 FLUTTER = "The aeroplane's flutter at mach numbers above one was examined in a wind tunnel with swept wings."

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.load import load_encoder
 from lsr.encode.passages import split_passages
-from lsr.encode.splade import SpladeEncoder, Tower
-from lsr.io.corpus import Document
+from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tower import Tower
+from lsr.io.document import Document
 
 STOP_WORDS = ["the", "of", "a", "-"]  # no tokens, but words of the text all the same
 SEVERAL = st.lists(st.sampled_from([*STOP_WORDS, "word"]), max_size=30)

@@ -13,8 +13,9 @@ from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.hybrid import HybridEncoder
 from lsr.encode.inference_free import InferenceFreeEncoder
 from lsr.encode.load import load_encoder
-from lsr.encode.model_files import TextTokenizer
-from lsr.encode.splade import SpladeEncoder, Tower
+from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tokenizer import TextTokenizer
+from lsr.encode.tower import Tower
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")

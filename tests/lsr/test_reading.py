@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lsr.encode.load import load_encoder, load_encoder_files
-from lsr.encode.model_files import TextTokenizer
 from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tokenizer import TextTokenizer
 from lsr.errors import CheckpointWarning, EncoderError
 
 torch = pytest.importorskip("torch")

@@ -8,7 +8,9 @@ import io
 import json
 import math
 import os
+import re
 import threading
+import tracemalloc
 import uuid
 from decimal import Decimal
 from types import SimpleNamespace
@@ -22,10 +24,13 @@ from hypothesis import strategies as st
 
 from lsr.errors import DataError
 from lsr.io import rows as module
-from lsr.io.corpus import Document, documents_corpus, open_corpus
+from lsr.io.corpus import documents_corpus, open_corpus
+from lsr.io.document import Document
 from lsr.io.jsonl import given_documents
 from lsr.io.metadata import parse_time, plain_metadata
-from lsr.io.vectors import Vectors, holds_vectors, read_vectors
+from lsr.io.open_vectors import holds_vectors, read_vectors
+from lsr.io.text_files import new_bytes
+from lsr.io.vectors import Vectors
 
 DOCS = [{"_id": "a", "text": "cats, purr", "year": 2020}, {"_id": "b", "text": 'dogs "bark"\nloud', "year": 2021}]
 
@@ -400,3 +405,110 @@ def test_pipes_of_vectors(piped):
     assert holds_vectors(path)
     with pytest.raises(DataError, match="pipe:1: 'a': weight -1"):
         list(read_vectors(path))
+
+
+# --- what is longer than any document ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("docs.jsonl", '{"_id": "a", "text": "x"}\n{"_id": "b", "text": "%s"}\n', 2),
+        ("docs.jsonl.gz", '{"_id": "a", "text": "x"}\n{"_id": "b", "text": "%s"}\n', 2),
+        ("vectors.jsonl", '{"_id": "a", "vector": {"x": 1}}\n{"_id": "%s", "vector": {"x": 1}}\n', 2),
+        ("docs.json", '[{"_id": "a", "text": "x"},\n{"_id": "b", "text": "%s"}]', 2),
+        ("docs.tsv", "a\tx\nb\t%s\n", 2),
+        ("docs.csv", "_id,text\na,x\nb,%s\n", 3),
+        ("wide.csv", "_id,text,%s\na,x,1\n", 1),
+        ("quoted.csv", '_id,text\na,"%s"\n', 2),
+    ],
+)
+def test_a_line_that_is_longer_than_any_document_is_refused_where_it_is(tmp_path, monkeypatch, name, content, line):
+    monkeypatch.setattr(module, "MOST_LINE", 3 << 20)
+    monkeypatch.setattr(module, "_PIECE", 1 << 16)
+    path = tmp_path / name
+    with new_bytes(path) as file:
+        file.write((content % ("word " * (1 << 20))).encode())
+    how = read_vectors if name.startswith("vectors") else open_corpus
+    with pytest.raises(DataError, match=rf"{re.escape(name)}:{line}: .*(line|object) of more than 3 MB"):
+        list(how(path))
+    fitting = tmp_path / f"fits-{name}"
+    with new_bytes(fitting) as file:
+        file.write((content % ("word " * 1000)).encode())
+    assert len(list(how(fitting))) > 0
+
+
+def test_a_long_line_takes_no_more_memory_than_the_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MOST_LINE", 1 << 20)
+    path = tmp_path / "docs.jsonl"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)  # without a byte on the disk
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"docs.jsonl:1: a line of more than 1 MB"):
+        list(open_corpus(path))
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
+
+
+# --- frames and data sets, as their libraries have them ---------------------------------------------------------------
+
+FRAMED = [
+    {"_id": "a", "title": "Cats", "text": "purr", "year": 2020, "when": dt.datetime(2020, 1, 1, tzinfo=dt.UTC)},
+    {"_id": "b", "title": None, "text": "dogs", "year": None, "when": None},
+]
+READ = [("a", "Cats", "purr", {"year": 2020, "when": "2020-01-01T00:00:00+00:00"}), ("b", "", "dogs", {})]
+
+
+def read_twice(source):
+    """What a corpus of it has; it can be read again."""
+    corpus = documents_corpus(source)
+    first, second = ([(d.id, d.title, d.text, d.metadata or {}) for d in corpus] for _ in range(2))
+    assert first == second
+    return [
+        (*texts, {key: value for key, value in metadata.items() if value is not None}) for *texts, metadata in first
+    ]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda frame: frame,
+        lambda frame: frame.set_index("_id"),
+        lambda frame: frame.convert_dtypes(),
+        lambda frame: frame.convert_dtypes(dtype_backend="pyarrow"),
+        lambda frame: frame.astype({"text": "category"}),
+        lambda frame: frame.set_index(["_id", "text"]),
+        lambda frame: frame.iloc[::-1].iloc[::-1],
+    ],
+)
+def test_frames_of_pandas(form):
+    pandas = pytest.importorskip("pandas")
+    assert read_twice(form(pandas.DataFrame(FRAMED))) == READ
+
+
+@pytest.mark.parametrize("form", ["eager", "lazy", "categorical"])
+def test_frames_of_polars(form):
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(FRAMED)
+    if form == "categorical":
+        frame = frame.with_columns(polars.col("text").cast(polars.Categorical))
+    assert read_twice(frame.lazy() if form == "lazy" else frame) == READ
+
+
+@pytest.mark.parametrize("form", [None, "numpy", "torch", "arrow", "pandas", "iterable"])
+def test_data_sets_in_any_format(form):
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_list(FRAMED)
+    data = data.to_iterable_dataset() if form == "iterable" else data.with_format(form)
+    assert read_twice(data) == READ
+    with pytest.raises(DataError, match="not a mapping of train; of splits, give one"):
+        documents_corpus(datasets.DatasetDict({"train": data}))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_column_alone_is_no_table(library):
+    column = pytest.importorskip(library).DataFrame(FRAMED)["text"]
+    with pytest.raises(DataError, match="document 1: expected an object with an id and a text"):
+        list(documents_corpus(column))
+    with pytest.raises(DataError, match="document 1: expected an object with an id and a text"):
+        list(documents_corpus(pa.chunked_array([["purr"]])))

@@ -15,12 +15,14 @@ import pytest
 from lsr.encode import corpus as encoding
 from lsr.encode.base import Encoder
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.corpus import Passages, Report, encode_corpus, encode_to
+from lsr.encode.corpus import Report, encode_corpus, encode_to
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, EncoderMismatch, OutputExists
 from lsr.fingerprint import Fingerprint
 from lsr.io.convert import convert
 from lsr.io.corpus import documents_corpus, open_corpus
-from lsr.io.vectors import read_vectors
+from lsr.io.open_vectors import read_vectors
+from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
 OUTPUTS = ["v.parquet", "v", "v.jsonl", "v.jsonl.gz"]
@@ -471,7 +473,7 @@ def test_anserini(tmp_path, corpus):
 
 
 def test_what_cannot_be_converted(tmp_path):
-    SparseMatrix.from_dicts([{1: 0.5}], 3).save(tmp_path / "bare.parquet")
+    save_matrix(tmp_path / "bare.parquet", SparseMatrix.from_dicts([{1: 0.5}], 3))
     bare = read_vectors(tmp_path / "bare.parquet")
     with pytest.raises(DataError, match="JSONL needs the tokens of the terms"):
         convert(bare, tmp_path / "v.jsonl")

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from lsr.errors import DataError, EncoderMismatch, OutputError
 from lsr.fingerprint import Fingerprint
-from lsr.io import vectors as module
-from lsr.io.corpus import Document, document_batch
+from lsr.io import vectors_parquet as module
+from lsr.io.document import Document, document_batch
 from lsr.io.jsonl import write_jsonl
-from lsr.io.vectors import ParquetWriter, VectorBatch, holds_vectors, pack_metadata, read_vectors
+from lsr.io.open_vectors import holds_vectors, read_vectors
+from lsr.io.vectors import VectorBatch
+from lsr.io.vectors_parquet import ParquetWriter, pack_metadata
 from lsr.sparse import SparseMatrix
 
 TOKENS = ["wing", "flow", "größe"]
@@ -92,7 +94,7 @@ def test_parquet_keeps_every_float32(tmp_path_factory, rows):
 
 
 def test_more_rows_than_a_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH", 2)
+    monkeypatch.setattr(module, "BATCH", 2)
     path = put(tmp_path / "v.parquet", batch(), batch(documents=[Document(i, "") for i in "def"]))
     ids, matrix, _ = read_all(path)
     assert ids == list("abcdef")
@@ -180,7 +182,7 @@ def test_bad_column(tmp_path, columns, problem):
 
 
 def test_the_place_counts_from_the_start_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH", 1)
+    monkeypatch.setattr(module, "BATCH", 1)
     path = put_columns(tmp_path / "v.parquet", weights=[[1.0], [-1.0]])
     with pytest.raises(DataError, match=r"v.parquet: after 1 rows: row 0: weight -1.0"):
         list(read_vectors(path))

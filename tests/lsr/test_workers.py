@@ -21,7 +21,7 @@ from lsr.encode import distributed
 from lsr.encode.distributed import Task, encode_parts_to
 from lsr.errors import ClusterError, DataError, MissingExtra
 from lsr.io.corpus import open_corpus
-from lsr.io.vectors import read_vectors
+from lsr.io.open_vectors import read_vectors
 
 WORDS = ["wing", "flow", "plate", "shock", "heat", "boundary", "layer", "speed"]
 

@@ -12,7 +12,7 @@ export class Content {
     this.characters = Array.from(title ? `${title} ${text}` : text);
     this.body = title ? Array.from(title).length + 1 : 0; // where the text begins
     this.kinds = new Uint8Array(this.characters.length);
-    this.places = terms.filter(({ kind }) => kind !== "unweighted").flatMap(({ term, share, spans, origin }) => [
+    this.places = terms.filter(({ marked }) => marked).flatMap(({ term, share, spans, origin }) => [
       ...spans.map((span) => this.#place(span, term, share, MATCH)),
       ...(origin ? [this.#place(origin, term, share, EXPANSION)] : []),
     ]);

@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def passages(tmp_path):
     """An index whose document is cut into passages."""
-    from lsr.encode.corpus import Passages
+    from lsr.encode.passages import Passages
 
     text = "Heat flows along a plate. " * 3 + "Flutter of a panel."
     return Index.build(tmp_path / "cut", [{"_id": "d", "text": text}], encoder="bm25", passages=Passages(5))

@@ -142,7 +142,7 @@ def test_from_texts(tmp_path):
     retriever = LsrRetriever.from_texts(texts, tmp_path / "idx", metadatas=about, ids=["x", "y"], encoder="bm25")
     (found,) = retriever.invoke("dogs")
     assert (found.id, found.page_content, found.metadata["n"]) == ("y", "Dogs bark.", 2)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="give one for each text"):
         LsrRetriever.from_texts(texts, tmp_path / "other", ids=["x"], encoder="bm25")
 
 
@@ -162,6 +162,8 @@ def test_the_passage_that_matched(passages):
 def test_add_replace_and_delete(tmp_path):
     retriever = LsrRetriever.from_texts(["Cats sleep."], tmp_path / "idx", ids=["x"], encoder="bm25")
     assert retriever.add_texts(["Cats and cats.", "Cats bark."], [{"n": 1}, {"n": 2}], ["x", "y"]) == ["x", "y"]
+    with pytest.raises(ValueError, match="2 texts, 1 metadatas, 2 ids: give one for each text"):
+        retriever.add_texts(["Cats", "Cows"], [{"n": 1}])
     assert [(d.id, d.metadata.get("n")) for d in retriever.invoke("cats")] == [("x", 1), ("y", 2)]
     (given,) = retriever.add_documents([Document(page_content="Cats purr.")])
     assert given in {d.id for d in LsrRetriever(index=tmp_path / "idx").invoke("cats")}

@@ -57,11 +57,11 @@ def test_a_server_is_read_only_unless_told(asking):
 
 def test_keys_are_never_logged_or_shown(guarded, caplog, monkeypatch):
     caplog.set_level(0)
-    monkeypatch.setattr(guarded.app.indexes["idx"], "search", lambda *_: 1 / 0)
+    monkeypatch.setattr(guarded.app.serving.indexes["idx"], "search", lambda *_: 1 / 0)
     assert guarded.post("/v1/search", {"query": "wing"}, **bearer(READER)).status == 500
     guarded.post("/v1/search", {"query": "wing"}, **bearer("not-a-key-of-this-server"))
     assert "ZeroDivisionError" in caplog.text
-    for shown in (caplog.text, repr(KEYS), repr(vars(KEYS)), repr(guarded.app.settings)):
+    for shown in (caplog.text, repr(KEYS), repr(vars(KEYS)), repr(guarded.app.serving.settings)):
         assert READER not in shown
         assert "not-a-key" not in shown
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from lsr.encode.corpus import Passages
+from lsr.encode.passages import Passages
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
 from lsr.index.search.settings import SearchSettings
@@ -272,7 +272,7 @@ def test_only_files_of_the_page_are_given(asking, path):
 
 
 def test_the_page(asking):
-    asking.app.page["index.html"] = (b"<!doctype html>", "text/html; charset=utf-8")
+    asking.app.serving.page["index.html"] = (b"<!doctype html>", "text/html; charset=utf-8")
     reply = asking.get("/")
     assert (reply.status, reply.body) == (200, b"<!doctype html>")
     assert reply.headers["content-type"] == "text/html; charset=utf-8"

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from lsr.errors import OutputError
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.index import Index
 from lsr.index.serve import schemas, service
 from lsr.index.serve.server import Server
@@ -178,7 +178,7 @@ def test_segments_are_merged_in_the_background(asking):
 def test_a_stop_forgets_what_was_never_committed_and_says_so(living, caplog):
     caplog.set_level(logging.WARNING)
     with Server({"idx": living}, ServeSettings(port=0, writable=True)) as server:
-        server.app.indexes["idx"].add(schemas.Add(documents=[{"id": "x", "text": "wing"}], commit=False))
+        server.app.serving.indexes["idx"].add(schemas.Add(documents=[{"id": "x", "text": "wing"}], commit=False))
     assert "never committed" in caplog.text
     assert not living.pending
     Index.open(living.path).delete(["a"])  # nobody holds the lock
@@ -187,7 +187,7 @@ def test_a_stop_forgets_what_was_never_committed_and_says_so(living, caplog):
 
 def test_a_sharded_folder_is_searched_changed_and_refreshed(serving, living, tmp_path):
     folder = tmp_path / "shards"
-    reshard(living.path, folder, 2)
+    reshard_index(living.path, folder, 2)
     asking = serving(Index.open(folder), writable=True, refresh=0.05)
     assert found(asking, "wing flutter") == [hit.id for hit in living.search("wing flutter", 10)]
     explained = asking.post("/v1/explain", {"query": "wing", "id": "b"}).json

@@ -15,8 +15,9 @@ from lsr.errors import DataError, EncoderError, EncoderMismatch, IndexLocked, Se
 from lsr.index.index import Index
 from lsr.index.serve.client import Client
 from lsr.index.serve.keys import Keys
-from lsr.io.corpus import Document, document_batch
-from lsr.io.vectors import VectorBatch, Vectors, read_vectors
+from lsr.io.document import Document, document_batch
+from lsr.io.open_vectors import read_vectors
+from lsr.io.vectors import VectorBatch, Vectors
 
 
 @pytest.fixture

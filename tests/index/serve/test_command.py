@@ -110,4 +110,4 @@ def test_a_missing_package_is_told(lsr_command, small, monkeypatch):
     monkeypatch.delitem(sys.modules, "lsr.index.serve.server", raising=False)
     ran = lsr_command("serve", small.path)
     assert ran.code == 1
-    assert 'pip install "lsr-search[serve]"' in ran.err
+    assert 'pip install "lsr-search[serve]", or in a checkout pip install -e ".[serve]"' in ran.err

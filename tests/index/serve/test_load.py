@@ -23,7 +23,7 @@ from lsr.index.serve.keys import Keys
 from lsr.index.serve.problems import Problem
 from lsr.index.serve.server import Server, network_of
 from lsr.index.serve.settings import ServeSettings
-from lsr.index.serve.thread_pool import Deadline, Workers
+from lsr.index.serve.thread_pool import Deadline, ThreadPool
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 
@@ -35,7 +35,7 @@ def connected(asking):
 
 def test_a_full_waiting_room_tells_to_come_again():
     async def come():
-        workers, free = Workers(1, 1, "search"), threading.Event()
+        workers, free = ThreadPool(1, 1, "search"), threading.Event()
         try:
             first, second = (asyncio.create_task(workers.run(free.wait, 10)) for _ in range(2))
             await asyncio.sleep(0)
@@ -57,7 +57,7 @@ def test_a_full_waiting_room_tells_to_come_again():
 
 def test_one_caller_leaves_places_to_others():
     async def come():
-        workers, free = Workers(1, 3, "search"), threading.Event()
+        workers, free = ThreadPool(1, 3, "search"), threading.Event()
         try:
             running = [asyncio.create_task(workers.run(free.wait, 10, caller="a")) for _ in range(3)]
             await asyncio.sleep(0)
@@ -88,17 +88,17 @@ def test_a_key_that_floods_leaves_room_for_another(serving, small, monkeypatch):
     def ask(key, scheme="Bearer"):
         return asking.post("/v1/search", {"query": "wing"}, Authorization=f"{scheme} {key}")
 
-    monkeypatch.setattr(asking.app.indexes["idx"], "search", lambda *_: free.wait(10) and {})
+    monkeypatch.setattr(asking.app.serving.indexes["idx"], "search", lambda *_: free.wait(10) and {})
     with ThreadPoolExecutor(4) as pool:
         try:
             running = [pool.submit(ask, one) for _ in range(3)]
             end = time.monotonic() + 10
-            while asking.app.searches.busy < 3:
+            while asking.app.serving.searches.busy < 3:
                 assert time.monotonic() < end
                 time.sleep(0.01)
             refused = ask(one, "bearer  ")
             running.append(pool.submit(ask, other))
-            while asking.app.searches.busy < 4:
+            while asking.app.serving.searches.busy < 4:
                 assert time.monotonic() < end
                 time.sleep(0.01)
         finally:
@@ -129,7 +129,7 @@ def test_what_explanations_need_is_loaded_beside(serving, small, monkeypatch):
 
 def test_what_takes_too_long_is_answered_and_keeps_its_place():
     async def come():
-        workers, free = Workers(1, 1, "search"), threading.Event()
+        workers, free = ThreadPool(1, 1, "search"), threading.Event()
         try:
             with pytest.raises(Problem, match=r"longer than 0\.05 s"):
                 await workers.run(free.wait, 10, seconds=0.05)
@@ -154,7 +154,7 @@ def test_work_that_looks_at_its_deadline_ends():
 def test_a_search_that_is_too_slow(serving, small, monkeypatch):
     asking, free = serving(small, seconds=0.1, threads=1, waiting=0), threading.Event()
     with monkeypatch.context() as patch:
-        patch.setattr(asking.app.indexes["idx"], "search", lambda *_: free.wait(10) and {})
+        patch.setattr(asking.app.serving.indexes["idx"], "search", lambda *_: free.wait(10) and {})
         slow = asking.post("/v1/search", {"query": "wing"})
         busy = asking.post("/v1/search", {"query": "wing"})
         assert asking.get("/health").status == 200  # the server itself isn't held up
@@ -266,7 +266,7 @@ def test_large_bodies_together_have_a_limit(serving, small):
 @pytest.mark.parametrize("size", [10, 5_000_000])
 def test_a_connection_that_ends_with_its_answer_is_no_error(serving, small, caplog, size):
     asking = serving(small)
-    asking.app.page["big.js"] = (b"x" * size, "text/javascript")
+    asking.app.serving.page["big.js"] = (b"x" * size, "text/javascript")
     for head in (b"HTTP/1.1\r\nConnection: close", b"HTTP/1.0"):
         with connected(asking) as sock:
             sock.sendall(b"GET /page/big.js " + head + b"\r\nHost: localhost\r\n\r\n")
@@ -279,7 +279,7 @@ def test_a_connection_that_ends_with_its_answer_is_no_error(serving, small, capl
 
 def test_a_client_that_reads_nothing_is_shown_out(serving, small):
     asking = serving(small, patience=0.2)
-    asking.app.page["big.js"] = (b"x" * 20_000_000, "text/javascript")
+    asking.app.serving.page["big.js"] = (b"x" * 20_000_000, "text/javascript")
     with connected(asking) as sock:
         sock.sendall(b"GET /page/big.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
         connections = asking.server._uvicorn.server_state.connections
@@ -363,7 +363,7 @@ def test_a_stop_finishes_what_runs(small, monkeypatch):
             free.wait(10)
             return {"done": True}
 
-        monkeypatch.setattr(server.app.indexes["idx"], "search", slow)
+        monkeypatch.setattr(server.app.serving.indexes["idx"], "search", slow)
 
         def search():
             with socket.create_connection((at.hostname, at.port), timeout=20) as sock:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -10,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lsr.errors import OutputError
 from lsr.index.index import Index
 from lsr.index.serve import problems, schemas
 
@@ -214,10 +218,38 @@ def test_nothing_is_deleted_by_an_empty_filter(serving, living):
 def test_an_error_of_our_own_says_nothing_of_the_machine(serving, tmp_path, monkeypatch, caplog):
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "wing"}], encoder="bm25")
     asking = serving(index)
-    monkeypatch.setattr(asking.app.indexes["idx"], "search", lambda *_: {}[str(tmp_path)])
+    monkeypatch.setattr(asking.app.serving.indexes["idx"], "search", lambda *_: {}[str(tmp_path)])
     told = problem(asking.post("/v1/search", {"query": "wing"}), 500)
     assert str(tmp_path) not in json.dumps(told)
     assert told["detail"].split()[-4] in caplog.text  # its number
+
+
+def too_many_files(path, how):
+    try:
+        if how == "pyarrow":  # which tells it in words alone
+            raise OSError(f"Failed to open local file '{path}'. Detail: [errno 24] Too many open files")
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+    except OSError as error:
+        if how == "while writing":
+            raise OutputError(f"{path}: can't be written") from error
+        raise
+
+
+@pytest.mark.parametrize("how", ["python", "pyarrow", "while writing"])
+def test_too_many_open_files_are_told_with_the_mend_and_a_time_to_come_again(
+    serving, tmp_path, monkeypatch, caplog, how
+):
+    index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "wing"}], encoder="bm25")
+    asking = serving(index)
+    monkeypatch.setattr(asking.app.indexes["idx"], "search", lambda *_: too_many_files(tmp_path, how))
+    answer = asking.post("/v1/search", {"query": "wing"})
+    told = problem(answer, 503)
+    assert answer.headers["retry-after"] == "1"
+    assert re.search("too many files open.*ulimit -n", told["detail"])
+    assert str(tmp_path) not in json.dumps(told)
+    assert how == "while writing" or str(tmp_path) in caplog.text  # for whoever runs it
+    monkeypatch.undo()
+    assert asking.post("/v1/search", {"query": "wing"}).status == 200
 
 
 values = st.recursive(

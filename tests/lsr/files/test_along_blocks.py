@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lsr.encode.passages import OVERLAP, SIZE
 from lsr.encode.splade import SpladeEncoder, Tower
 from lsr.files.documents import _TEXT, read_documents
-from lsr.io.corpus import Block, Document
+from lsr.io.document import Block, Document
 
 from .conftest import passages_of, put
 

@@ -11,7 +11,7 @@ import pytest
 from lsr import Index
 from lsr.index.serve.server import Server
 from lsr.index.serve.settings import ServeSettings
-from lsr.io.corpus import Document, document_batch
+from lsr.io.document import Document, document_batch
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.sparse import SparseMatrix
 

@@ -1,0 +1,278 @@
+"""Write the tables of README.md and docs/ from benchmarks/results/, each with its command, machine and date.
+
+    python benchmarks/tables.py [--check]
+
+A page says where a table goes: everything between `<!-- table: NAME -->` and `<!-- end of table -->` is written by this
+script. Run it after a benchmark has written new results. --check changes nothing and fails if a page is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+_PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_SYSTEMS = {
+    "lsr lsr-mini, hybrid": "lsr-mini, hybrid",
+    "lsr lsr-mini": "lsr-mini",
+    "lsr lsr-tiny": "lsr-tiny",
+    "lsr bm25": "BM25",
+    "bm25s": "bm25s 0.3.16",
+}
+_PARTS = {
+    "lsr lsr-mini, dense": "lsr-mini, its dense vector alone",
+    "lsr lsr-mini, learned half": "lsr-mini, without BM25",
+    "lsr lsr-tiny, learned half": "lsr-tiny, without BM25",
+}
+_SPLADE = {"lsr, uint8": "8-bit impacts", "lsr, float32": "float32 impacts", "scipy CSC": "scipy CSC product"}
+QUALITY = "NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER"
+
+
+def result(name: str) -> dict[str, Any]:
+    """A benchmark's results."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def caption(command: str, found: dict[str, Any]) -> str:
+    """How the figures were made."""
+    return f"\n`{command}` · {found['machine']} · {found['date']}\n"
+
+
+def quality() -> str:
+    """Every collection and system."""
+    found = result("quality")
+    rows = [
+        (
+            row["collection"],
+            (_SYSTEMS | _PARTS | _SPLADE)[row["system"]],
+            *(f"{row[measure]:.3f}" for measure in ("nDCG@10", "RR@10", "R@100")),
+            *(f"{row['search_ms'][p]:.3f}" for p in ("p50", "p99")),
+        )
+        for row in found["rows"]
+    ]
+    header = ("collection", "system", "nDCG@10", "RR@10", "R@100", "p50, ms", "p99, ms")
+    return table(header, rows) + caption(QUALITY, found)
+
+
+def quality_means(systems: Mapping[str, str] = _SYSTEMS) -> str:
+    """nDCG@10 of each collection, and the mean: a line a system."""
+    found = result("quality")
+    values: dict[str, dict[str, float]] = {}
+    for row in found["rows"]:
+        if row["system"] in systems:
+            values.setdefault(systems[row["system"]], {})[row["collection"]] = row["nDCG@10"]
+    sets = list(next(iter(values.values())))
+    rows = [
+        (name, *(f"{own[one]:.3f}" for one in sets), f"**{sum(own.values()) / len(own):.3f}**")
+        for name, own in values.items()
+    ]
+    short = [one.removesuffix("-evidence").removesuffix("-pool").removesuffix("-clapnq") for one in sets]
+    return table(("nDCG@10", *short, "mean"), rows) + caption(QUALITY, found)
+
+
+def encoders() -> str:
+    """Texts a second."""
+    found = result("encoders")
+    rows = [(row["encoder"], f"{row['texts_per_second']:,.0f}") for row in found["rows"]]
+    return table(("encoder", "texts/s"), rows) + caption("python benchmarks/encoders.py", found)
+
+
+def encoding() -> str:
+    """Beside sentence-transformers on the same weights."""
+    found = result("encoding-cranfield")
+    rows = [
+        (
+            row["system"].replace("8 bit", "8 bit, ONNX Runtime, the graph of lsr-mini"),
+            f"{row['documents_s']:.1f}",
+            f"{row['tokens_s']:,.0f}",
+            f"{row['times']:.2f}",
+            f"{row['peak_mb']:,.0f} MB",
+        )
+        for row in found["rows"]
+    ]
+    header = ("system", "documents/s", "tokens/s", "times", "peak memory")
+    return table(header, rows) + caption("python benchmarks/encoding.py", found)
+
+
+LIVING = "NUMBA_NUM_THREADS=1 python benchmarks/living.py --data FOLDER --work WORK"
+
+
+def segments() -> str:
+    """Latency over segments."""
+    found = result("living")
+    rows = [(row["index"], f"{row['p50']:.3f}", f"{row['mean']:.3f}", f"{row['p99']:.2f}") for row in found["segments"]]
+    return table(("index", "p50, ms", "mean", "p99"), rows) + caption(LIVING, found)
+
+
+def additions() -> str:
+    """How fast additions are seen."""
+    found = result("living")
+    rows = [
+        (f"{row['documents']:,}", f"{row['visible_ms']:.0f}", f"{row['documents_per_second']:,.0f}")
+        for row in found["adds"]
+    ]
+    header = ("documents added and committed", "ms until another reader has them", "documents/s")
+    return table(header, rows) + caption(LIVING, found)
+
+
+def filters() -> str:
+    """Latency with filters."""
+    found = result("living")
+    rows = [
+        (
+            f"{row['share']:.2%}",
+            f"{row['lsr_ms']['p50']:.2f}",
+            f"{row['lsr_ms']['p99']:.2f}",
+            f"{row['scan_ms']['p50']:.1f}",
+            f"{row['times']:.0f}x",
+        )
+        for row in found["filters"]
+    ]
+    header = ("a filter leaves", "p50, ms", "p99", "scipy's product over all, then the filter", "times")
+    return table(header, rows) + caption(LIVING, found)
+
+
+def _engine_rows(found: dict[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
+    """{engine: {k: search}} of those that are exact, or as exact as they get."""
+    rows: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in found["searches"]:
+        if row["exact"]:
+            rows.setdefault(f"{row['engine']} {row['variant']}".strip(), {})[row["k"]] = row
+    return rows
+
+
+_EXACT = {
+    "lsr": "lsr, exact",
+    "lsr exhaustive": "lsr, every posting",
+    "splade_index": "splade-index 0.2.0",
+    "bmp safe": "BMP 0.2.8, safe, recall .97",
+    "pisa_maxscore": "PISA 0.4.9, MaxScore",
+}
+
+
+def engines() -> str:
+    """Exact search of engines side by side."""
+    small, large = result("engines-100000-random"), result("engines-1000000-topic")
+    both = [_engine_rows(small), _engine_rows(large)]
+    builds = {row["engine"]: row for row in large["builds"]}
+    rows = []
+    for key, name in _EXACT.items():
+        cells = []
+        for engine in both:
+            for k in (10, 100, 1000):
+                ms = engine[key][k]["latency_ms"]
+                cells.append(f"{_digits(ms['median'])} ({_digits(ms['mean'])})")
+        build = builds.get(key.split()[0]) if key != "lsr exhaustive" else None
+        last = (f"{build['build_seconds']:.0f} s", f"{build['index_bytes'] / 1e9:.2f} GB") if build else ("", "")
+        rows.append((name, *cells, *last))
+    header = ("median (mean), ms", *(f"{n}, k = {k}" for n in ("100,000", "1 million") for k in (10, 100, 1000)))
+    return table((*header, "build, 1 million", "size"), rows) + caption(
+        "python benchmarks/engines.py --data FOLDER", large
+    )
+
+
+def engines_short() -> str:
+    """The same at a million, for the README."""
+    large = result("engines-1000000-topic")
+    rows = []
+    for key, name in _EXACT.items():
+        if key != "lsr exhaustive":
+            found = _engine_rows(large)[key]
+            build = next(row for row in large["builds"] if row["engine"] == key.split()[0])
+            ms = [_digits(found[k]["latency_ms"]["median"]) for k in (10, 100, 1000)]
+            rows.append((name, *ms, f"{build['build_seconds']:.0f} s", f"{build['index_bytes'] / 1e9:.2f} GB"))
+    header = ("ms per query, median", "k = 10", "k = 100", "k = 1000", "build", "size")
+    return table(header, rows) + caption("python benchmarks/engines.py --data FOLDER", large)
+
+
+def _digits(ms: float) -> str:
+    return f"{ms:.3f}" if ms < 1 - 5e-4 else f"{ms:.2f}"
+
+
+def scale() -> str:
+    """8.8 million documents."""
+    found = result("scale-8841823")
+    rows = []
+    for queries in ("SPLADE", "inference-free"):
+        for k in (10, 100, 1000):
+            ways = found[f"{queries}, k={k}"]
+            scan, exact, alpha = ways["exhaustive"], ways["auto"], ways["alpha 0.8"]
+            rows.append(
+                (
+                    queries,
+                    str(k),
+                    f"{scan['p50']:.2f}",
+                    *(f"{exact[p]:.2f}" for p in ("p50", "mean", "p99")),
+                    f"{scan['p50'] / exact['p50']:.1f}x",
+                    f"{alpha['p50']:.2f}",
+                    f"{alpha['recall']:.3f}",
+                )
+            )
+    header = ("queries", "k", "every posting, p50, ms", "lsr exact, p50", "mean", "p99", "times")
+    return table((*header, "alpha 0.8, p50", "recall"), rows) + caption(
+        "python benchmarks/scale.py --peers FOLDER", found
+    )
+
+
+def capacity() -> str:
+    """What large collections take, k = 10."""
+    found = result("capacity-8841823")
+    columns = [name for name in found["capacity"][0] if name != "k"]
+    rows = [[str(row[name]) for name in columns] for row in found["capacity"] if int(row["k"]) == 10]
+    command = "NUMBA_NUM_THREADS=1 python benchmarks/capacity.py --peers FOLDER"
+    return table(columns, rows) + caption(command, found)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "quality": quality,
+    "quality-means": quality_means,
+    "quality-parts": lambda: quality_means(_PARTS),
+    "encoders": encoders,
+    "encoding": encoding,
+    "segments": segments,
+    "additions": additions,
+    "filters": filters,
+    "engines": engines,
+    "engines-short": engines_short,
+    "scale": scale,
+    "capacity": capacity,
+}
+
+
+def filled(text: str) -> str:
+    """A page with its tables as the results have them."""
+    return _PLACE.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
+
+
+def main() -> None:
+    """Fill in all pages, or say which are out of date."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    old = []
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = path.read_text(encoding="utf-8")
+        if filled(text) != text:
+            old.append(path.relative_to(ROOT).as_posix())
+            if not check:
+                path.write_text(filled(text), encoding="utf-8")
+                print(f"written: {old[-1]}")
+    if check and old:
+        raise SystemExit(f"{', '.join(old)}: not what benchmarks/results/ has; run python benchmarks/tables.py")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""MkDocs hook: the reference of the command line is made of the commands' own help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lsr.cli import COMMANDS, cli
+
+_PLACE = "<!-- commands -->"
+_WIDTH = 80
+
+
+def commands() -> str:
+    """A section for each command, with what `lsr COMMAND --help` prints."""
+    parent = click.Context(cli, info_name="lsr", **cli.context_settings)
+    sections = []
+    for name, (_, line) in COMMANDS.items():
+        command = cli.get_command(parent, name)
+        assert command is not None
+        with click.Context(command, info_name=name, parent=parent, terminal_width=_WIDTH) as context:
+            sections.append(f"## lsr {name}\n\n{line}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(sections)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the commands in their place."""
+    return markdown.replace(_PLACE, commands()) if _PLACE in markdown else markdown

@@ -1,0 +1,318 @@
+"""lsr encode, and the options that all commands share which encode texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from lsr.encode.analyzer import STOP_WORDS
+from lsr.encode.base import DEFAULT_ENCODER
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
+_SETTINGS = (
+    *("pooling", "saturation", "max_length", "top_k", "max_ratio", "device", "query_model", "lexical"),
+    *("k1", "b", "language", "stop_words"),
+)
+
+
+def encoder_options(command: F) -> F:
+    """--encoder and its settings. The command gets `encoder` and `settings`, without those that were not given."""
+    options = [
+        click.option(
+            "--encoder",
+            metavar="NAME|PATH",
+            help=f"lsr-mini, bm25, a checkpoint's folder or hub name, or an index or vectors whose encoder to use. "
+            f"[default: {DEFAULT_ENCODER}; of an index that is there, the one that it carries]",
+        ),
+        click.option("--pooling", type=click.Choice(["max", "sum"]), help="Of a masked-LM checkpoint."),
+        click.option("--saturation", type=click.Choice(["log1p", "log1p_log1p"]), help="Of a masked-LM checkpoint."),
+        click.option("--max-length", type=click.IntRange(min=2), help="Tokens of a text that are read."),
+        click.option("--top-k", type=click.IntRange(min=1), help="Keep the k heaviest terms of a document."),
+        click.option("--max-ratio", type=click.FloatRange(0, 1), help="Drop weights below this share of the largest."),
+        click.option(
+            "--lexical", type=click.FloatRange(min=0), metavar="W", help="Add W times BM25's score to a model's."
+        ),
+        click.option("--k1", type=click.FloatRange(min=0), help="Of bm25: saturation of frequencies. [default: 0.9]"),
+        click.option("--b", type=click.FloatRange(0, 1), help="Of bm25: normalisation of lengths. [default: 0.4]"),
+        click.option("--language", metavar="NAME", help="Of bm25: a Snowball language, or none. [default: english]"),
+        click.option(
+            "--stop-words",
+            type=click.Choice(STOP_WORDS),
+            help="Of bm25: count little in queries, are dropped, Lucene's dropped, or are words. [default: light]",
+        ),
+        click.option("--query-model", metavar="NAME|PATH", help="Another checkpoint for the queries."),
+        click.option("--device", help="Where the model runs: cpu, cuda, cuda:1. [default: cuda if there]"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def text_options(command: F) -> F:
+    """Options of commands that read texts."""
+    options = [
+        click.option(
+            "--passages",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Cut documents into N-token passages. [default: only long ones, and those of files]",
+        ),
+        click.option("--overlap", type=click.IntRange(min=0), default=0, help="Tokens that passages share."),
+        click.option("--whole", is_flag=True, help="Cut no document: what the encoder doesn't read of it is lost."),
+        click.option("--no-text", is_flag=True, help="Don't store texts, titles and metadata."),
+        click.option("--skip-bad", is_flag=True, help="Count bad documents and go on."),
+        click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+url_option = click.option(
+    "--url",
+    default="",
+    metavar="URL",
+    help="Of a folder of documents, where it is on the web: what stands before their paths, or with {path} or {stem}.",
+)
+
+
+class PathOrURI(click.ParamType[Any]):
+    """A path of this machine, as a Path, or a URI, as it is."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Paths would lose one of a URI's slashes."""
+        from lsr.io.object_store import is_remote
+
+        return value if is_remote(value) else Path(value)
+
+
+def worker_options(command: F) -> F:
+    """--ray and --workers; `workers_of` makes one thing of them."""
+    options = [
+        click.option(
+            "--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT."
+        ),
+        click.option(
+            "--workers", type=click.IntRange(min=1), help="Of a Ray cluster. [default: as many as it has room for]"
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def workers_of(ray: str | None, workers: int | None, device: str | None) -> Any:
+    """--ray, --workers and --device as what `lsr.distributed.pool` takes."""
+    from lsr.distributed.pool import Workers
+
+    if ray is None and workers is not None:
+        raise click.UsageError("--workers needs --ray")
+    return Workers(ray, workers, gpus=int(device is not None and device.startswith("cuda") and ray is not None))
+
+
+def given_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The encoder settings among a command's options that were given."""
+    return {name: options[name] for name in _SETTINGS if options.get(name) is not None}
+
+
+def open_encoder(name: str | None, settings: dict[str, Any]) -> Any:
+    """An encoder by name or path; also the one that an index or a file of vectors carries."""
+    from lsr.encode.load import load_encoder, load_encoder_files
+
+    if name is None:
+        return load_encoder(DEFAULT_ENCODER, **settings)
+    path = Path(name)
+    if path.is_file() or (path.is_dir() and any(path.glob("part-*.parquet"))):
+        from lsr.errors import EncoderError
+        from lsr.io.open_vectors import read_vectors
+
+        files = read_vectors(path).encoder_files
+        if not files:
+            raise EncoderError(f"{path}: these vectors carry no encoder; name the one that made them")
+        return load_encoder_files(files)
+    from lsr.index.sharding.manifest import is_sharded
+    from lsr.index.storage.manifest import MANIFEST
+
+    if (path / MANIFEST).is_file() or is_sharded(path):
+        from lsr.index.index import Index
+
+        return Index.open(path).encoder
+    return load_encoder(name, **settings)
+
+
+def document_encoder(name: str | None, settings: dict[str, Any]) -> Any:
+    """An encoder as of `open_encoder`, for new documents: it learns their words, not those of what carries it."""
+    encoder = open_encoder(name, settings)
+    return encoder.over(None)
+
+
+def passages_of(size: int | None, overlap: int, whole: bool) -> Any:
+    """--passages, --overlap and --whole as what the stream takes."""
+    from lsr.encode.passages import AS_NEEDED, Passages
+
+    if whole and size is not None:
+        raise click.UsageError("--whole cuts nothing: leave --passages out")
+    if size is None:
+        if overlap:
+            raise click.UsageError("--overlap needs --passages")
+        return None if whole else AS_NEEDED
+    if overlap >= size:
+        raise click.UsageError(f"--overlap {overlap} must be below --passages {size}")
+    return Passages(size, overlap)
+
+
+@click.command()
+@click.argument("source")
+@click.option(
+    "--out",
+    required=True,
+    type=PathOrURI(),
+    help="A folder, .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz); a folder may be a URI.",
+)
+@click.option("--queries", is_flag=True, help="Encode queries; of a folder or dataset, read its queries.")
+@click.option("--anserini", is_flag=True, help="Write JSONL in Anserini's shape.")
+@worker_options
+@encoder_options
+@text_options
+def encode(
+    source: str,
+    out: Path | str,
+    queries: bool,
+    anserini: bool,
+    ray: str | None,
+    workers: int | None,
+    encoder: str | None,
+    **options: Any,
+) -> None:
+    """Turn texts into sparse vectors; a SOURCE of vectors is converted.
+
+    SOURCE is a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder of documents or one of them,
+    "-" for JSONL on standard input, or an ir-datasets name. After a kill the same command resumes. Files and folders
+    may be URIs (s3://bucket/docs.jsonl). With --ray the machines of a cluster encode part by part; the result doesn't
+    depend on their number. It goes to a folder that all of them share, or to object storage.
+
+    \b
+    Examples:
+      lsr encode docs.jsonl.gz --out vectors.parquet --encoder naver/splade-v3
+      lsr encode beir/scifact/test --queries --encoder vectors.parquet --out queries.jsonl
+      lsr encode docs.jsonl.gz --ray auto --device cuda --out s3://bucket/vectors --encoder naver/splade-v3
+    """
+    from lsr.console import note
+    from lsr.encode.corpus import encode_to
+    from lsr.files.documents import open_texts
+    from lsr.io.convert import Form, check_out, convert
+    from lsr.io.open_vectors import read_vectors
+
+    working = workers_of(ray, workers, options["device"])
+    if queries and options["passages"]:
+        raise click.UsageError("--passages cuts documents, not queries")
+    passages = passages_of(options["passages"], options["overlap"], options["whole"] or queries)
+    corpus = open_texts(source, queries=queries, skip_bad=options["skip_bad"])
+    if corpus is None:
+        given = options | {"encoder": encoder}
+        if unused := [name for name in ("encoder", "passages", "whole", "no_text", *_SETTINGS) if given[name]]:
+            raise click.UsageError(f"--{unused[0].replace('_', '-')}: {source} holds vectors, which are only converted")
+        if ray or isinstance(out, str):
+            raise click.UsageError(f"{source} holds vectors, which are only converted, here and into a file")
+        form = Form("anserini" if anserini else None)
+        check_out(out, options["overwrite"], form)
+        vectors = read_vectors(source, skip_bad=options["skip_bad"])
+        convert(vectors, out, form)
+        note(f"converted {source} to {out}" + (f", skipped {len(vectors.bad)} bad lines" if vectors.bad else ""))
+        return
+    settings = given_settings(options)
+    decided_by = {"encoder": encoder, **settings, "passages": str(passages), "queries": queries}
+    opened = partial(_query_encoder if queries else document_encoder, encoder, settings)
+    how: dict[str, Any] = {
+        "settings": json.dumps(decided_by | {"text": not options["no_text"], "skip_bad": options["skip_bad"]}),
+        "overwrite": options["overwrite"],
+        "anserini": anserini,
+    }
+    if ray or isinstance(out, str):
+        from lsr.encode.distributed import Task, encode_parts_to
+
+        task = Task(queries, passages, not options["no_text"], options["device"])
+        report = encode_parts_to(corpus, opened, out, task, workers=working, **how)
+    else:
+        how |= {"queries": queries, "passages": passages, "with_text": not options["no_text"]}
+        report = encode_to(corpus, opened, out, **how)
+    report.tell()
+    note(f"{report.vectors} vectors in {out}")
+
+
+def _query_encoder(name: str | None, settings: dict[str, Any]) -> Any:
+    encoder = open_encoder(name, settings)
+    if encoder.needs_fit:
+        raise click.UsageError(
+            f"{encoder.type} learns from the documents: name the index or the vectors whose queries these are "
+            "(--encoder INDEX or --encoder VECTORS)"
+        )
+    return encoder
+
+
+@click.command()
+@click.argument("encoder")
+@click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Where to write it.")
+@click.option("--push", metavar="ORG/NAME", help="Where to put it on the Hugging Face hub.")
+@click.option("--private", is_flag=True, help="A hub repository that nobody else sees, if --push makes one.")
+@click.option("--onnx", is_flag=True, help="The documents' model as an 8-bit graph for CPUs, which lsr alone opens.")
+@click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
+def publish(encoder: str, out: Path | None, push: str | None, private: bool, onnx: bool, overwrite: bool) -> None:
+    """Write an encoder so that others can use it, with a model card.
+
+    Masked language models open in sentence-transformers as they do here; inference-free ones have OpenSearch's idf.json
+    beside the model, too. What `lsr train` writes is of this form already. Log in to the hub with `hf auth login`
+    first.
+
+    \b
+    Examples:
+      lsr publish runs/splade/best --out splade
+      lsr publish runs/splade/best --push my-team/splade --private
+      lsr publish runs/small/best --onnx --out small-8-bit
+    """
+    import shutil
+    import tempfile
+
+    from lsr.console import note
+    from lsr.durable import replace_folder
+    from lsr.encode import portable
+    from lsr.encode.load import load_encoder
+    from lsr.errors import OutputExists
+
+    if out is None and push is None:
+        raise click.UsageError("give --out FOLDER, or --push ORG/NAME")
+    if private and push is None:
+        raise click.UsageError("--private needs --push")
+    if out is not None and out.exists() and not overwrite:
+        raise OutputExists(f"{out} exists; --overwrite replaces it")
+    opened = load_encoder(encoder)
+    if out is not None:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out and out.absolute().parent) as temporary:
+        folder = Path(temporary) / "encoder"
+        if onnx:
+            from lsr.encode.onnx_export import compress
+
+            compress(opened, folder)
+        else:
+            opened.save(folder)
+            own = Path(encoder) / portable.CARD
+            if own.is_file():  # what its author, or the training, says of it
+                shutil.copyfile(own, folder / portable.CARD)
+        if push is not None:
+            note(f"pushed: {portable.push(folder, push, private)}")
+        if out is not None:
+            replace_folder(folder, out)
+            known = (
+                "lsr and sentence-transformers open it" if (out / _SENTENCE_TRANSFORMERS).is_file() else "lsr opens it"
+            )
+            note(f"{out}: {known}")

@@ -1,0 +1,107 @@
+"""Options of `lsr search` and `lsr similar` that shape results, as `lsr.index.search.options` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+_NAMES = ("offset", "min_score", "group_by", "per_group", "sort", "boost", "facets", "diversity", "rerank", "depth")
+
+
+def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options, by their names; those not given are None or empty."""
+    for option in reversed(
+        [
+            click.option("--offset", type=click.IntRange(min=0), help="Pass over so many of the best. [default: 0]"),
+            click.option("--min-score", type=click.FloatRange(min=0), help="Leave out documents that score less."),
+            click.option("--group-by", metavar="COLUMN", help="Find K groups of documents with the same value."),
+            click.option("--per-group", type=click.IntRange(min=1), help="Documents of each group. [default: 1]"),
+            click.option(
+                "--sort", multiple=True, metavar="COLUMN", help='Sort by a column; "-year" descends. Several: then by.'
+            ),
+            click.option(
+                "--boost",
+                multiple=True,
+                metavar="COLUMN=WEIGHT[,HALF_LIFE[,ORIGIN]]",
+                help="Multiply scores by 1 + WEIGHT * value; with a half-life by 1 + WEIGHT * 0.5 ** (distance / "
+                "HALF_LIFE). Of dates and times in days, from now unless told.",
+            ),
+            click.option(
+                "--facet", "facets", multiple=True, metavar="COLUMN", help="Count values in all documents that match."
+            ),
+            click.option(
+                "--diversity", type=click.FloatRange(0, 1), help="Prefer documents unlike those before. [default: 0]"
+            ),
+            click.option("--rerank", metavar="MODEL", help="A CrossEncoder of sentence-transformers scores anew."),
+            click.option(
+                "--depth", type=click.IntRange(min=1), help="How many are re-ranked or made diverse. [default: 100]"
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def given_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those that were given, taken out of a command's options, as `Index.search` takes them.
+
+    Raises:
+        UsageError: Values that make no sense.
+    """
+    from lsr.index.search.options import Options
+    from lsr.index.search.rerank import CrossEncoderReranker
+
+    given = {name: value for name in _NAMES if (value := options.pop(name)) not in (None, ())}
+    if "boost" in given:
+        given["boost"] = dict(map(_boost, given["boost"]))
+    try:
+        if "rerank" in given:
+            given["rerank"] = CrossEncoderReranker(given["rerank"])
+        Options(**given)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return given
+
+
+def _boost(text: str) -> tuple[str, Any]:
+    column, equals, values = text.partition("=")
+    parts = values.split(",")
+    try:
+        weight = float(parts[0])
+        how: Any = weight if len(parts) == 1 else {"weight": weight, "half_life": float(parts[1])}
+        if len(parts) == 3:
+            how["origin"] = _number_or_text(parts[2])
+    except ValueError:
+        equals = ""
+    if not equals or not column or len(parts) > 3:
+        raise click.UsageError(f"--boost takes COLUMN=WEIGHT[,HALF_LIFE[,ORIGIN]], as in stars=0.1, got {text!r}")
+    return column, how
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def tell_facets(hits: Any, *, as_json: bool) -> None:
+    """Print the facets of hits, if there are any: a line a column, or one of JSON."""
+    from lsr.console import emit_json
+    from lsr.index.search.hits import facet_rows
+
+    if hits.total is None:
+        return
+    if as_json:
+        emit_json({"total": hits.total, "facets": facet_rows(hits.facets)})
+        return
+    click.echo(f"\n{hits.total:,} documents match")
+    for name, counts in hits.facets.items():
+        click.echo(f"{name}: {_listed(counts)}")
+
+
+def _listed(counts: Mapping[Any, int], most: int = 20) -> str:
+    shown = ", ".join(f"{value} {count:,}" for value, count in list(counts.items())[:most])
+    return shown + (f" and {len(counts) - most:,} more" if len(counts) > most else "")

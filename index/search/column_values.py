@@ -1,0 +1,177 @@
+"""The values of columns by document: what groups, sort keys, boosts and facets are made of."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lsr.errors import DataError
+from lsr.index.search.options import DAY, SCORE, Boost, Options, Sort
+from lsr.index.search.snapshot import Snapshot
+from lsr.index.segment.columns import Columns, Kinds, kinds_of, numbers_of
+from lsr.io.metadata import parse_time
+
+_LISTED = 50  # columns that a message has
+
+
+def require_columns(options: Options, segments: Sequence[Kinds]) -> None:
+    """Refuse columns that no document has, or that can't be used as asked.
+
+    Raises:
+        DataError: All that is wrong.
+    """
+    if not options.columns:
+        return
+    kinds, mixed = kinds_of(segments)
+    wrong = dict.fromkeys(problem for name in options.columns if (problem := unknown_column(name, kinds, mixed)))
+    for sort in options.sorts:
+        if kinds.get(sort.column, "").startswith("list of "):
+            wrong[f"{sort.column} is a {kinds[sort.column]}, which can't be sorted by"] = None
+    if options.group_by and kinds.get(options.group_by, "").startswith("list of "):
+        wrong[f"{options.group_by} is a {kinds[options.group_by]}, which can't be grouped by"] = None
+    for boost in options.conditions().boosts:
+        kind = kinds.get(boost.column, "number")
+        if kind != "number" and not (kind == "text" and boost.of_times):
+            more = ': dates and times need {"half_life": days}' if kind == "text" else ""
+            wrong[f"{boost.column} is a {kind}, which can't boost{more}"] = None
+        elif kind == "number" and boost.of_times:
+            wrong[f"{boost.column} is a number: a boost with half_life needs a number as its origin"] = None
+    if wrong:
+        raise DataError("; ".join(wrong), "search")
+
+
+def unknown_column(name: str, kinds: Mapping[str, str], mixed: Mapping[str, str]) -> str | None:
+    """Why there is no such column, with the nearest names; None if there is one."""
+    if name in kinds:
+        return None
+    if name in mixed:
+        return f"{name[:80]} is no column: {mixed[name]}"
+    near = get_close_matches(name, kinds, 3)
+    if near:
+        return f"there is no column {name[:80]!r}; did you mean {' or '.join(map(repr, near))}?"
+    names = sorted(kinds)
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return f"there is no column {name[:80]!r}; there are {', '.join(names[:_LISTED]) or 'none at all'}{more}"
+
+
+def values_of(snapshot: Snapshot, name: str, docs: NDArray[np.int64]) -> list[Any]:
+    """The values of a column in some documents: numbers, texts, truths, lists of them, None where one is missing.
+
+    Args:
+        snapshot: What holds the documents.
+        name: The column; where a segment lacks it, all values are missing.
+        docs: (n,) their numbers, in any order.
+    """
+    found: list[Any] = [None] * len(docs)
+    bases = snapshot.searcher.bases
+    numbers = np.searchsorted(bases, docs, side="right") - 1
+    for number in np.unique(numbers).tolist():
+        columns = snapshot.parts[number].documents.columns
+        if columns is None or name not in columns.kinds:
+            continue
+        at = np.flatnonzero(numbers == number)
+        taken = columns.column(name).take(pa.array(docs[at] - bases[number])).to_pylist()
+        for place, value in zip(at.tolist(), _plain(taken, columns, name), strict=True):
+            found[place] = value
+    return found
+
+
+def _plain(values: list[Any], columns: Columns, name: str) -> list[Any]:
+    """Numbers that are stored as their JSON texts become numbers again."""
+    column, kind = columns.column(name), columns.kinds[name]
+    item = column.type.value_type if pa.types.is_list(column.type) else column.type
+    if not kind.endswith("number") or not (pa.types.is_dictionary(item) or pa.types.is_string(item)):
+        return values
+    return [
+        value if value is None else [json.loads(one) for one in value] if isinstance(value, list) else json.loads(value)
+        for value in values
+    ]
+
+
+def boost_factors(snapshot: Snapshot, boosts: Iterable[Boost]) -> NDArray[np.float64]:
+    """(n_docs,) float64, what each document's score is multiplied with, at least 1."""
+    factors = np.ones(snapshot.searcher.n_docs)
+    for boost in boosts:
+        parts = [_numbers(part.documents.columns, len(part.documents), boost) for part in snapshot.parts]
+        values = np.concatenate([np.empty(0), *parts])
+        if boost.half_life is None:
+            added = np.maximum(values, 0.0)
+        else:
+            distance = np.abs(values - boost.origin) / (boost.half_life * (DAY if boost.of_times else 1))
+            added = 0.5**distance
+        factors *= 1 + boost.weight * np.where(np.isnan(added), 0.0, added)
+    return factors
+
+
+def _numbers(columns: Columns | None, n_docs: int, boost: Boost) -> NDArray[np.float64]:
+    """(n_docs,) float64, the numbers or times of a column, NaN where one is missing."""
+    found = np.full(n_docs, np.nan)
+    if columns is None or boost.column not in columns.kinds:
+        return found
+    column = columns.column(boost.column)
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    plain, indices = column, None
+    if pa.types.is_dictionary(column.type):
+        plain, indices = column.dictionary, column.indices.fill_null(0).to_numpy()
+    if columns.kinds[boost.column] == "text":
+        times = [parse_time(text) for text in plain.to_pylist()]
+        numbers = np.array([np.nan if time is None else time for time in times], np.float64)
+    elif columns.kinds[boost.column] == "number":
+        numbers = numbers_of(plain).astype(np.float64)
+    else:
+        return found
+    if len(numbers):
+        found[there] = (numbers if indices is None else numbers[indices])[there]
+    return found
+
+
+def count_values(snapshot: Snapshot, names: Iterable[str], docs: NDArray[np.int64]) -> dict[str, Counter[Any]]:
+    """How many of some documents have each value of some columns; of a list each different item counts once."""
+    counts = {}
+    for name in names:
+        counts[name] = Counter[Any]()
+        for value in values_of(snapshot, name, docs):
+            if value is not None:
+                counts[name].update(set(value) if isinstance(value, list) else (value,))
+    return counts
+
+
+def facet_order(counts: Mapping[Any, int]) -> dict[Any, int]:
+    """Values by their counts, the largest first; equal ones in their own order."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def sorted_order(
+    keys: Sequence[Sequence[Any]], sorts: Sequence[Sort], scores: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """(n,) int64, the places of documents in the order of their values; equal ones by score, then as they come.
+
+    Args:
+        keys: For each of `sorts` the values of all documents; of the score's nothing is looked at.
+        sorts: What to sort by. Documents without a value come last, also where the order descends.
+        scores: (n,) of all documents.
+    """
+    columns = [-scores]
+    for values, sort in zip(reversed(keys), reversed(sorts), strict=True):
+        if sort.column == SCORE:
+            columns.append(-scores if sort.descending else scores)
+            continue
+        places = {key: place for place, key in enumerate(sorted({_sort_key(v) for v in values if v is not None}))}
+        ranks = np.array([-1 if v is None else places[_sort_key(v)] for v in values], np.int64)
+        columns.append(np.where(ranks < 0, len(places), len(places) - 1 - ranks if sort.descending else ranks))
+    return np.lexsort(columns)
+
+
+def _sort_key(value: Any) -> tuple[int, Any]:
+    """Times before other texts, by when they are."""
+    if not isinstance(value, str):
+        return (0, value)
+    time = parse_time(value)
+    return (1, value) if time is None else (0, time)

@@ -1,0 +1,206 @@
+"""The documents of one snapshot that meet the conditions of a search, best first: exact at any depth."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.errors import DataError
+from lsr.index.search.column_values import boost_factors, count_values, sorted_order, values_of
+from lsr.index.search.hybrid_search import hybrid_top
+from lsr.index.search.operators import TextCheck
+from lsr.index.search.options import SCORE, Conditions
+from lsr.index.search.searcher import Mask
+from lsr.index.search.settings import SearchSettings
+from lsr.index.search.snapshot import Snapshot
+from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.sparse import SparseMatrix
+
+_ALL = '{0} is of all documents that match, and every document is near a dense vector: leave it out, or mode="sparse"'
+_BOOSTED = 4
+_DEEPER = 4  # so many times the depth is looked into where a first look leaves it open what is best
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Documents that meet the conditions, best first.
+
+    Attributes:
+        docs: (n,) int64, their numbers.
+        scores: (n,) float64, boosted if there are boosts.
+        keys: For each column to sort by the values of all of them.
+    """
+
+    docs: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    keys: tuple[Sequence[Any], ...] = ()
+
+
+class Matcher:
+    """Finds the documents of one query.
+
+    Args:
+        snapshot: What is searched.
+        vector: The query, one row.
+        settings: How to search.
+        conditions: What documents have to meet.
+        where: Which may be found.
+        known: The filter's columns, and whether there are texts, have been looked for already.
+        dense: (width,) float32, the query's dense vector, of a search that wants one.
+
+    Raises:
+        DataError: Conditions on texts, but none are stored; an order or counts of all that match, in a search by dense
+            vectors, which all documents match.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        vector: SparseMatrix,
+        settings: SearchSettings,
+        conditions: Conditions,
+        where: Where | Filter | None = None,
+        *,
+        known: bool = False,
+        dense: NDArray[np.float32] | None = None,
+    ) -> None:
+        self._dense = dense
+        if dense is not None and conditions.sort:
+            raise DataError(_ALL.format("sort"), "search")
+        self.snapshot, self._vector, self._settings, self._conditions = snapshot, vector, settings, conditions
+        self._mask = _mask(snapshot, where, conditions.without, known=known)
+        self._accept: TextCheck | None = None
+        if conditions.text is not None:
+            if not known:
+                require_texts([part.entry for part in snapshot.parts])
+            self._accept = TextCheck(snapshot.documents, conditions.text)
+        self._factors: NDArray[np.float64] | None = None
+        if conditions.boosts:
+            self._factors = boost_factors(snapshot, conditions.boosts)
+
+    def top(self, k: int) -> Matches:
+        """The k best documents, or all that match if they are fewer."""
+        if self._dense is not None:
+            return self._by_both(k, self._dense)
+        if self._conditions.sort:
+            return self._sorted(k)
+        if self._factors is None:
+            return self._least(*self._found(k, self._conditions.min_score))
+        return self._boosted(k, self._factors)
+
+    def _found(self, k: int, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        return self.snapshot.top(self._vector, k, self._settings, self._mask, threshold=threshold, accept=self._accept)
+
+    def _least(self, docs: NDArray[np.int64], scores: NDArray[np.float64]) -> Matches:
+        n = int(np.searchsorted(-scores, -self._conditions.min_score, side="right"))
+        return Matches(docs[:n], scores[:n])
+
+    def _by_both(self, k: int, dense: NDArray[np.float32]) -> Matches:
+        """Of a search by dense vectors: boosts are for the best `_BOOSTED * k` of the ranking, at least 100."""
+        depth, n_docs = k if self._factors is None else max(_BOOSTED * k, 100), self.snapshot.searcher.n_docs
+        while True:
+            docs, scores = hybrid_top(self.snapshot, self._vector, dense, depth, self._settings, self._mask)
+            last = len(docs) < depth or depth >= n_docs
+            if self._accept is not None:
+                accepted = self._accept(docs)
+                docs, scores = docs[accepted], scores[accepted]
+            if len(docs) >= k or last:
+                break
+            depth *= _DEEPER
+        if self._factors is not None:
+            scores = np.where(scores > 0, scores * self._factors[docs], scores)
+            order = np.lexsort((docs, -scores))
+            docs, scores = docs[order], scores[order]
+        return self._least(docs[:k], scores[:k]) if self._conditions.min_score else Matches(docs[:k], scores[:k])
+
+    def _boosted(self, k: int, factors: NDArray[np.float64]) -> Matches:
+        """No document that isn't found can be boosted above the last one found times the largest factor."""
+        most = float(factors.max(initial=1.0))
+        threshold, depth, n_docs = self._conditions.min_score / most, k, max(1, self.snapshot.searcher.n_docs)
+        while True:
+            docs, scores = self._found(min(depth, n_docs), threshold)
+            boosted = scores * factors[docs]
+            best = np.lexsort((docs, -boosted))[:k]
+            least = float(boosted[best[-1]]) if len(best) == k else 0.0
+            if len(docs) < depth or depth >= n_docs or (least and least > float(scores[-1]) * most):
+                return self._least(docs[best], boosted[best])
+            # What scores less than this is never among the k best, whatever its factor.
+            threshold, depth = max(threshold, least / most), depth * _DEEPER
+
+    def _sorted(self, k: int) -> Matches:
+        docs, scores = self.every()
+        sorts = self._conditions.sort
+        keys = [[] if s.column == SCORE else values_of(self.snapshot, s.column, docs) for s in sorts]
+        order = sorted_order(keys, sorts, scores)[:k]
+        return Matches(
+            docs[order], scores[order], tuple([key[i] for i in order.tolist()] if key else [] for key in keys)
+        )
+
+    def every(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """All documents that match, in the order of addition, and their scores."""
+        threshold = 0.0 if self._factors is not None else self._conditions.min_score
+        docs, scores = self._found(max(1, self.snapshot.searcher.n_docs), threshold)
+        if self._factors is not None:
+            scores = scores * self._factors[docs]
+        kept = np.flatnonzero(scores >= self._conditions.min_score)
+        kept = kept[np.argsort(docs[kept])]
+        return docs[kept], scores[kept]
+
+    def facets(self, names: Sequence[str]) -> tuple[int, dict[str, Counter[Any]]]:
+        """How many documents match, and how many of them have each value of some columns."""
+        if self._dense is not None:
+            raise DataError(_ALL.format("facets"), "search")
+        docs, _ = self.every()
+        return len(docs), count_values(self.snapshot, names, docs)
+
+
+def require_texts(segments: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse conditions on texts where none are stored.
+
+    Raises:
+        DataError: No segment of some, as manifests tell of them, has any.
+    """
+    if segments and not any(entry["has_text"] for entry in segments):
+        raise DataError("phrases, +must and -not are looked for in stored texts, and this index stores none", "query")
+
+
+class SnapshotRanking:
+    """The documents that a matcher finds, as `lsr.index.search.selection` asks for them.
+
+    Args:
+        matcher: Finds them.
+        vectors: Gives the vectors of documents.
+    """
+
+    def __init__(self, matcher: Matcher, vectors: Callable[[Sequence[int]], SparseMatrix]) -> None:
+        self._matcher, self.vectors = matcher, vectors
+
+    def top(self, n: int) -> tuple[list[int], list[float]]:
+        """The n best documents and their scores."""
+        found = self._matcher.top(n)
+        return found.docs.tolist(), found.scores.tolist()
+
+    def values(self, column: str, docs: Sequence[int]) -> list[Any]:
+        """Their values of a column."""
+        return values_of(self._matcher.snapshot, column, np.array(docs, np.int64))
+
+    def contents(self, docs: Sequence[int]) -> list[str]:
+        """Their titles and texts."""
+        return [self._matcher.snapshot.documents.content(doc) for doc in docs]
+
+
+def _mask(snapshot: Snapshot, where: Where | Filter | None, without: Sequence[str], *, known: bool) -> Mask | None:
+    if not without:
+        return snapshot.mask(where, known=known)
+    allowed = np.ones(snapshot.searcher.n_docs, bool)
+    if where is not None:
+        allowed = snapshot.documents.allowed(as_filter(where), known=known)
+    for doc_id in without:
+        found = snapshot.documents.find(doc_id)
+        allowed[[*snapshot.documents.passages(doc_id), *([] if found is None else [found])]] = False
+    return snapshot.searcher.mask(allowed)

@@ -1,0 +1,166 @@
+"""What needs several documents at once: pages, groups, re-ranking, diversity; over one index or many shards alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.index.search.explain import Explanation
+from lsr.index.search.options import Options
+from lsr.index.search.rerank import Moved, rerank_scores
+from lsr.sparse import SparseMatrix
+
+_DEEPER = 4
+
+
+class Ranking(Protocol):
+    """Documents that match a query, best first, and what there is to know of them."""
+
+    def top(self, n: int) -> tuple[list[int], list[float]]:
+        """The n best documents and their scores; fewer if no others match."""
+        ...
+
+    def values(self, column: str, docs: Sequence[int]) -> list[Any]:
+        """Their values of a column."""
+        ...
+
+    def contents(self, docs: Sequence[int]) -> list[str]:
+        """Their titles and texts."""
+        ...
+
+    def vectors(self, docs: Sequence[int]) -> SparseMatrix:
+        """Their vectors, weighed so that products compare documents."""
+        ...
+
+
+@dataclass
+class Selected:
+    """What is shown of a ranking.
+
+    Attributes:
+        docs: The documents.
+        scores: Of each its score, or the re-ranker's.
+        moved: What a re-ranker did to each, by document.
+    """
+
+    docs: list[int]
+    scores: list[float]
+    moved: dict[int, Moved] = field(default_factory=dict)
+
+
+def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
+    """The documents of one page of a ranking.
+
+    Args:
+        ranking: What matches.
+        query: What was asked, for a re-ranker.
+        k: How many documents, or groups of them.
+        options: As they were given.
+
+    Raises:
+        RerankerError: A re-ranker fails, or its scores can't be used.
+    """
+    end = options.offset + k
+    moved: dict[int, Moved] = {}
+    if options.rerank is None and not options.diversity:
+        if options.group_by is None:
+            docs, scores = ranking.top(end)
+        else:
+            docs, scores = _grouped(ranking, ranking.top, end, options)
+            return Selected(docs, scores)
+    else:
+        docs, scores = ranking.top(max(end * (options.per_group if options.group_by else 1), options.depth))
+        if options.rerank is not None and docs:
+            found = rerank_scores(options.rerank, query, ranking.contents(docs))
+            order = sorted(range(len(docs)), key=lambda i: (-found[i], i))
+            moved = {docs[i]: Moved(i + 1, scores[i], rank, found[i]) for rank, i in enumerate(order, start=1)}
+            docs, scores = [docs[i] for i in order], [found[i] for i in order]
+        if options.diversity and docs:
+            wanted = len(docs) if options.group_by else min(end, len(docs))
+            order = diverse(ranking.vectors(docs), np.array(scores), options.diversity, wanted)
+            docs, scores = [docs[i] for i in order], [scores[i] for i in order]
+        if options.group_by is not None:
+            whole = docs, scores
+            docs, scores = _grouped(ranking, lambda n: (whole[0][:n], whole[1][:n]), end, options)
+            return Selected(docs, scores, moved)
+    return Selected(docs[options.offset : end], scores[options.offset : end], moved)
+
+
+def explained(explain: Callable[..., Explanation], found: Selected, *, boosted: bool) -> Callable[..., Explanation]:
+    """Explanations that tell of boosts and of a re-ranker, too.
+
+    Args:
+        explain: Explains a document, by its number.
+        found: What is shown.
+        boosted: Whether scores are boosted.
+    """
+    if not boosted and not found.moved:
+        return explain
+    scores = dict(zip(found.docs, found.scores, strict=True))
+
+    def told(doc: int, *, origins: bool = True) -> Explanation:
+        explanation, moved = explain(doc, origins=origins), found.moved.get(doc)
+        score = moved.first_score if moved else scores[doc]
+        boost = score / explanation.score if boosted and explanation.score else 1.0
+        return replace(explanation, boost=boost, moved=moved)
+
+    return told
+
+
+def _grouped(
+    ranking: Ranking, top: Callable[[int], tuple[list[int], list[float]]], end: int, options: Options
+) -> tuple[list[int], list[float]]:
+    """The groups from `options.offset` to `end`, by their best documents, of each the best documents."""
+    column, per_group = options.group_by or "", options.per_group
+    depth = end * per_group
+    while True:
+        docs, scores = top(depth)
+        own = count()
+        groups: dict[Any, list[int]] = {}
+        for place, value in enumerate(ranking.values(column, docs)):
+            key = ("", next(own)) if value is None else (type(value).__name__ == "bool", value)
+            if key in groups or len(groups) < end:
+                groups.setdefault(key, []).append(place)
+        full = len(groups) == end and all(len(places) >= per_group or key[0] == "" for key, places in groups.items())
+        if full or len(docs) < depth:
+            chosen = [place for places in list(groups.values())[options.offset :] for place in places[:per_group]]
+            return [docs[i] for i in chosen], [scores[i] for i in chosen]
+        depth *= _DEEPER
+
+
+def diverse(vectors: SparseMatrix, scores: NDArray[np.float64], diversity: float, k: int) -> list[int]:
+    """The places of k documents by maximal marginal relevance (Carbonell, Goldstein 1998).
+
+    Each time the document is taken whose (1 - diversity) * relevance - diversity * similarity is largest, where
+    relevance is its score between the least and the largest, and similarity the largest cosine with those taken.
+
+    Args:
+        vectors: A row for each document.
+        scores: (n,) of each.
+        diversity: 0 to 1.
+        k: How many, at most n.
+    """
+    spread = float(scores.max() - scores.min())
+    relevance = (scores - scores.min()) / spread if spread else np.ones(len(scores))
+    norms = np.array([float(np.linalg.norm(weights.astype(np.float64))) for _, weights in vectors.rows()])
+    norms[norms == 0] = 1.0
+    nearest, taken = np.zeros(len(scores)), list[int]()
+    left = np.ones(len(scores), bool)
+    dense = np.zeros(vectors.shape[1])
+    while len(taken) < k:
+        value = np.where(left, (1 - diversity) * relevance - diversity * nearest, -np.inf)
+        best = int(np.argmax(value))
+        taken.append(best)
+        left[best] = False
+        terms, weights = vectors.row(best)
+        dense[terms] = weights
+        for i in np.flatnonzero(left).tolist():
+            mine, theirs = vectors.row(i)
+            nearest[i] = max(nearest[i], float(dense[mine] @ theirs) / (norms[i] * norms[best]))
+        dense[terms] = 0
+    return taken

@@ -1,0 +1,170 @@
+"""TextTokenizer: a checkpoint's tokenizer, with what is read of a text."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from lsr.encode.reading import applied, tokenizer_settings
+from lsr.errors import EncoderError, MissingExtra
+from lsr.fingerprint import digest
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+class TextTokenizer:
+    """A tokenizer as `tokenizer.json` describes it.
+
+    Args:
+        content: What the file holds; of truncation and padding in it only the side of truncation has an effect.
+        where: The file, for messages.
+
+    Attributes:
+        content: The same without the length of truncation, and padding, as bytes.
+        digest: Digest of the content, whatever its layout.
+        special: Ids of the special tokens.
+
+    Raises:
+        EncoderError: Not the description of a tokenizer.
+    """
+
+    def __init__(self, content: str | bytes, where: str = TOKENIZER_FILE) -> None:
+        try:
+            settings = json.loads(content)
+            # The side where texts are cut is the tokenizer's, the length isn't.
+            self._left = str((settings.get("truncation") or {}).get("direction")).lower() == "left"
+            cut = {"direction": "Left", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+            settings.update(truncation=cut if self._left else None, padding=None)
+            self.content = json.dumps(settings, ensure_ascii=False).encode()
+            self._whole = Tokenizer.from_str(self.content.decode())
+            self._whole.no_truncation()
+            self.special = {t["id"] for t in settings.get("added_tokens") or () if t.get("special")}
+        except Exception as error:  # tokenizers raises bare Exceptions
+            raise EncoderError(f"{where}: not a tokenizer: {error}") from None
+        settings.pop("version", None)
+        self.digest = digest([json.dumps(settings, sort_keys=True).encode()])
+        self._cut: dict[int, Tokenizer] = {}
+
+    @classmethod
+    def open(cls, folder: Path, lower_case: bool = False, settings: Mapping[str, Any] | None = None) -> TextTokenizer:
+        """The tokenizer of a checkpoint; where there is no tokenizer.json, transformers makes one.
+
+        Args:
+            folder: The checkpoint.
+            lower_case: Lower-case all text first, if the tokenizer doesn't.
+            settings: What `lsr.encode.reading` found to change; none ({}) of a tokenizer that lsr saved. None looks.
+
+        Raises:
+            EncoderError: There is none, or it can't be read as its settings say.
+        """
+        path = folder / TOKENIZER_FILE
+        content = path.read_bytes() if path.is_file() else _convert_tokenizer(folder)
+        content = applied(content, tokenizer_settings(folder, content) if settings is None else settings)
+        return cls(_lower_cased(content) if lower_case else content, str(path))
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(self._whole.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def vocabulary(self, n_terms: int) -> list[str]:
+        """Token of each id below `n_terms`; ids that no token has are named after their number."""
+        tokens = [f"[unused:{term}]" for term in range(n_terms)]
+        for token, term in self._whole.get_vocab(with_added_tokens=True).items():
+            if term < n_terms:
+                tokens[term] = token
+        return tokens
+
+    def term(self, token: str) -> int | None:
+        """Id of a token."""
+        found = self._whole.token_to_id(token)
+        return None if found is None else int(found)
+
+    def ids(self, texts: Sequence[str], max_length: int | None, special: bool) -> list[list[int]]:
+        """Token ids of texts.
+
+        Args:
+            texts: The texts.
+            max_length: Tokens that are kept, special ones included; None for all.
+            special: Whether to add the special tokens around a text.
+        """
+        encodings = self._reading(max_length).encode_batch_fast(list(texts), add_special_tokens=special)
+        return [encoding.ids for encoding in encodings]
+
+    def _reading(self, max_length: int | None) -> Tokenizer:
+        """The tokenizer that reads so many tokens; None for all."""
+        if max_length is None:
+            return self._whole
+        if max_length not in self._cut:
+            cut = Tokenizer.from_str(self.content.decode())
+            cut.enable_truncation(max_length, direction="left" if self._left else "right")
+            self._cut[max_length] = cut
+        return self._cut[max_length]
+
+    def words(
+        self, text: str, max_length: int | None, prompt: str = "", *, special: bool = True
+    ) -> tuple[list[int], list[tuple[int, int] | None]]:
+        """What a model reads of a text, and the word that each token is a part of.
+
+        Args:
+            text: The text.
+            max_length: Tokens that are read, special ones included; None for all.
+            prompt: What the model reads in front of it.
+            special: Whether to add the special tokens.
+
+        Returns:
+            Token ids, and for each the (start, end) of its word in characters of the text: None for special tokens, and
+            for those of the prompt.
+        """
+        encoding = self._reading(max_length).encode(prompt + text, add_special_tokens=special)
+        found: list[tuple[int, int] | None] = []
+        for term, word in zip(encoding.ids, encoding.word_ids, strict=True):
+            place = None if word is None or term in self.special else encoding.word_to_chars(word) or (0, 0)
+            start, end = place or (0, 0)
+            start, end = max(0, start - len(prompt)), end - len(prompt)
+            inside = text[start : max(start, end)]
+            start += len(inside) - len(inside.lstrip())  # some tokenizers count the space before a word
+            found.append((start, start + len(inside.strip())) if inside.strip() else None)
+        return encoding.ids, found
+
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """(id, start, end) of a text's tokens, special ones left out, in characters."""
+        encoding = self._whole.encode(text, add_special_tokens=False)
+        pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        return [(term, start, end) for term, (start, end) in pairs if term not in self.special and start < end]
+
+
+def _lower_cased(content: bytes) -> bytes:
+    settings = json.loads(content)
+    normalizer = settings.get("normalizer")
+    steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
+    if not any(step["type"] == "Lowercase" or step.get("lowercase") for step in steps):
+        settings["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
+    return json.dumps(settings).encode()
+
+
+def _convert_tokenizer(folder: Path) -> bytes:
+    """Have transformers make a tokenizer.json of an older tokenizer's files (vocab.txt and the like)."""
+    if not any(folder.glob("*.txt")) and not any(folder.glob("*.model")) and not any(folder.glob("vocab.json")):
+        raise EncoderError(f"{folder}: no {TOKENIZER_FILE}")
+    pieces = next((path.name for path in folder.glob("*.model") if path.name != "tiktoken.model"), None)
+    if pieces and importlib.util.find_spec("sentencepiece") is None:
+        raise EncoderError(
+            f"{folder}: no {TOKENIZER_FILE}, only the SentencePiece model {pieces}, and one can be made of that only "
+            "with the package sentencepiece: pip install sentencepiece; or take the file from where it is installed: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise MissingExtra("transformers", "torch", f"{folder}: it has no {TOKENIZER_FILE}; making one") from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
+        return str(tokenizer.backend_tokenizer.to_str()).encode()
+    except Exception as error:  # every kind of tokenizer fails in its own way
+        raise EncoderError(f"{folder}: no {TOKENIZER_FILE}, and none can be made of what is there: {error}") from None

@@ -1,0 +1,80 @@
+"""Streams, which can be read only once: kept in a temporary file as long as someone reads it."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import sys
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any
+
+from lsr.forks import here_only
+from lsr.io.object_store import is_remote
+from lsr.io.text_files import open_bytes
+
+
+def spool(chunks: Iterable[bytes]) -> Any:
+    """A temporary file of some bytes: encoders that are fitted read their corpus twice."""
+    file = tempfile.NamedTemporaryFile(prefix="lsr-", suffix=".jsonl", delete=False)  # noqa: SIM115 - as the corpus
+    try:
+        for chunk in chunks:
+            file.write(chunk)
+        file.flush()
+    except BaseException:
+        end_spool(file)
+        raise
+    return file
+
+
+def end_spool(file: Any) -> None:
+    file.close()
+    Path(file.name).unlink(missing_ok=True)
+
+
+# Streams that were read, by name: whether they hold vectors is asked before they are opened.
+_streams: dict[str, tuple[Any, str]] = {}
+
+
+def is_stream(source: str | PathLike[str]) -> bool:
+    """Whether a source can be read once only: "-", which is standard input, or a pipe such as /dev/stdin."""
+    name = str(source)
+    if name in ("-", "/dev/stdin") or name.startswith("/dev/fd/"):
+        return True
+    return not is_remote(name) and (Path(name).is_fifo() or Path(name).is_char_device())
+
+
+def stream_name(source: str | PathLike[str]) -> str:
+    """What messages call a stream."""
+    return "<stdin>" if str(source) == "-" else str(source)
+
+
+def peek_stream(source: str | PathLike[str]) -> tuple[Path, str]:
+    """What a stream holds, in a temporary file, and a digest of it; `take_stream` gives the same file."""
+    name = str(source)
+    if name not in _streams:
+        state = hashlib.sha256()
+
+        def chunks(stream: IO[bytes]) -> Iterator[bytes]:
+            while chunk := stream.read(1 << 20):
+                state.update(chunk)
+                yield chunk
+
+        if name in ("-", "/dev/stdin"):
+            file = spool(chunks(sys.stdin.buffer))
+        else:
+            with open_bytes(Path(name)) as stream:
+                file = spool(chunks(stream))
+        atexit.register(here_only(end_spool), file)  # should nobody take it
+        _streams[name] = file, state.hexdigest()
+    file, digest = _streams[name]
+    return Path(file.name), digest
+
+
+def take_stream(source: str | PathLike[str], owner: object) -> None:
+    """Have the file of `peek_stream` removed when its reader is gone; the stream's next part is another file."""
+    file, _ = _streams.pop(str(source))
+    weakref.finalize(owner, here_only(end_spool), file)

@@ -1,0 +1,287 @@
+"""Files of texts: lines, JSON, TSV, CSV and Parquet, plain or packed; every bad line named with its file and number."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lsr.durable import take_name
+from lsr.errors import DataError, OutputError
+from lsr.io.document import ID_KEYS, TEXT_KEYS, short
+from lsr.io.rows import batch_rows, bounded_lines, csv_rows, json_array
+
+_KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv", ".csv": "csv", ".parquet": "parquet"}
+
+
+def read_rows(path: Path, name: str = "") -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+    """Rows of a file that `file_kind` knows, with their "file:number"; a bad one comes as an error.
+
+    Columns of a Parquet file that are null in a row are left out of it, the text apart.
+
+    Raises:
+        DataError: The name has another ending, or the file can't be read.
+    """
+    kind = file_kind(path)
+    if kind == "parquet":
+        yield from _read_parquet(path)
+    elif kind == "jsonl":
+        yield from read_json(path, name)
+    elif kind == "csv":
+        shown = name or str(path)
+        with _read_errors(shown):
+            for row, where in csv_rows(lambda: open_bytes(path), shown, (*ID_KEYS, *TEXT_KEYS, "title", "parent")):
+                yield row if isinstance(row, DataError) else _without_nulls(row), where
+    else:
+        yield from _read_tsv(path, name)
+
+
+def read_json(
+    path: Path, name: str = "", *, unique_keys: bool = False
+) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+    """The objects of JSON, one a line or all in one array, with their "file:line"; a bad one comes as an error.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+        unique_keys: Refuse objects that have a key twice.
+
+    Raises:
+        DataError: The file can't be read, or its array is broken.
+    """
+    shown = name or str(path)
+    with _read_errors(shown):
+        if _begins_with(path, b"["):
+            with open_bytes(path) as file:
+                yield from json_array(file, shown, _UNIQUE_KEYS if unique_keys else json.JSONDecoder())
+            return
+    for line, where in read_lines(path, name):
+        try:
+            yield (line if isinstance(line, DataError) else _parse_json(line, where, unique_keys)), where
+        except DataError as error:
+            yield error, where
+
+
+def _begins_with(path: Path, what: bytes) -> bool:
+    """Whether that is the first of a file but for white space."""
+    with open_bytes(path) as file:
+        first = file.read(3)
+        first = b"" if first == b"\xef\xbb\xbf" else first
+        while not first.strip() and (more := file.read(4096)):
+            first = more
+    return first.strip().startswith(what)
+
+
+def _without_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if value is not None or key in TEXT_KEYS}
+
+
+@contextmanager
+def _read_errors(shown: str) -> Iterator[None]:
+    """A file that can't be read, or a .gz that ends early, as a DataError."""
+    try:
+        yield
+    except EOFError:
+        raise DataError("the compressed file ends early; it is cut off", shown) from None
+    except (OSError, zlib.error) as error:
+        raise DataError(f"can't be read: {error}", shown) from None
+
+
+def file_identity(path: Path) -> str:
+    """A text that changes when a file does: where it lies, how large it is, when it was changed."""
+    status = path.stat()
+    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+
+
+def file_kind(path: Path) -> str:
+    """ "jsonl" (also for an array), "tsv", "csv" or "parquet", by the file's name.
+
+    Raises:
+        DataError: Any other ending.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    kind = _KINDS.get(suffixes[-1] if suffixes else "")
+    if kind is None:
+        raise DataError("the name must end in .jsonl, .json, .tsv, .csv (all also .gz) or .parquet", str(path))
+    return kind
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file's name says that it is packed by gzip."""
+    return path.suffix.lower() == ".gz"
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file for reading, unpacking .gz."""
+    try:
+        return cast("IO[bytes]", gzip.open(path, "rb")) if is_packed(path) else path.open("rb")
+    except OSError as error:
+        raise DataError(f"can't be read: {error.strerror}", str(path)) from None
+
+
+def unfinished(path: Path) -> Path:
+    """The name under which a file is written until it is whole."""
+    # Not ".partial": `lsr.encode.corpus` has its parts in a folder of that name when it writes `path`.
+    return path.with_name(path.name + ".unfinished")
+
+
+@contextmanager
+def new_text(path: Path) -> Iterator[IO[str]]:
+    """A text file to write, packed if its name ends in .gz; it takes its name only when it is whole, on the disk."""
+    with new_bytes(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="\n") as text:
+        yield text
+
+
+@contextmanager
+def new_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """As `new_text`, for bytes.
+
+    Raises:
+        OutputError: There is no such folder.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}")
+    partial = unfinished(path)
+    try:
+        with gzip.open(partial, "wb") if is_packed(path) else partial.open("wb") as file:
+            yield cast("IO[bytes]", file)
+        take_name(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_lines(path: Path, name: str = "") -> Iterator[tuple[str | DataError, str]]:
+    """Lines of a text file with their "file:number"; a line that is not UTF-8 comes as an error in its place.
+
+    Raises:
+        DataError: The file can't be read or a .gz ends early.
+    """
+    shown = name or str(path)
+    number = 0
+    try:
+        with open_bytes(path) as file:
+            for number, raw in enumerate(bounded_lines(file, shown), start=1):
+                where = f"{shown}:{number}"
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    yield (
+                        DataError(
+                            f"not UTF-8: byte 0x{error.object[error.start]:02x} at column {error.start + 1}", where
+                        ),
+                        where,
+                    )
+                    continue
+                if line.strip():
+                    yield line, where
+    except EOFError:
+        raise DataError("the compressed file ends early; it is cut off", f"{shown}:{number + 1}") from None
+    except (OSError, zlib.error) as error:
+        raise DataError(f"can't be read: {error}", f"{shown}:{number + 1}") from None
+
+
+def parse_json_line(line: str, where: str, *, unique_keys: bool = False) -> Any:
+    """Decode one line of JSON.
+
+    Raises:
+        DataError: It is not JSON, or with `unique_keys` an object has a key twice.
+    """
+    try:
+        line = line.rstrip("\r\n")  # else an early end is told as column 1 of the next line
+        return _UNIQUE_KEYS.decode(line) if unique_keys else json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"not JSON: {error.msg} at column {error.colno}", where) from None
+    except ValueError as error:  # a number of thousands of digits, or a key that occurs twice
+        raise DataError(f"not JSON that can be read: {error}", where) from None
+    except RecursionError:
+        raise DataError("not JSON that can be read: nested too deeply", where) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {twice!r} occurs twice")
+    return values
+
+
+_UNIQUE_KEYS = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def _parse_json(line: str, where: str, unique_keys: bool) -> Mapping[str, Any]:
+    values = parse_json_line(line, where, unique_keys=unique_keys)
+    if not isinstance(values, dict):
+        raise DataError(f"expected a JSON object, got {short(values)}", where)
+    return values
+
+
+def _read_tsv(path: Path, name: str) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+    """Lines of a TSV file: by the names of its first line, if these are some, else id and text, or id, title, text."""
+    names: list[str] | None = None
+    for number, (line, where) in enumerate(read_lines(path, name)):
+        if isinstance(line, DataError):
+            yield line, where
+            continue
+        fields = line.rstrip("\r\n").split("\t")
+        if number == 0 and _is_header(fields):
+            names = fields
+            continue
+        columns = names or {2: ["_id", "text"], 3: ["_id", "title", "text"]}.get(len(fields), [])
+        if len(columns) == len(fields):
+            yield dict(zip(columns, fields, strict=True)), where
+        else:
+            wanted = f"{len(names)} columns" if names else "id<TAB>text or id<TAB>title<TAB>text"
+            yield DataError(f"expected {wanted}, got {len(fields)} columns", where), where
+
+
+def _is_header(fields: list[str]) -> bool:
+    """Whether these are the names of columns: one of an id, one of a text."""
+    there = set(fields)
+    return len(there) == len(fields) and bool(there & set(ID_KEYS)) and bool(there & {*TEXT_KEYS, "title"})
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file.
+
+    Raises:
+        DataError: It is cut short, or no Parquet at all.
+    """
+    try:
+        # Read in small pieces and not ahead: reading ahead keeps the whole file in memory until its end.
+        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"not a whole Parquet file: {error}", str(path)) from None
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+    number = 0
+    try:
+        with open_parquet(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch_rows(batch, f"{path}:{number + 1}"):
+                    number += 1
+                    yield _without_nulls(row), f"{path}:{number}"
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"can't be read: {error}", f"{path}:{number + 1}") from None
+
+
+def count_rows(path: Path) -> int | None:
+    try:
+        if file_kind(path) == "parquet":
+            with open_parquet(path) as file:
+                return int(file.metadata.num_rows)
+        with open_bytes(path) as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    except (EOFError, OSError, zlib.error, DataError):
+        return None  # reading it for real says what is wrong

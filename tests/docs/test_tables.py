@@ -1,0 +1,35 @@
+"""The tables of README.md and docs/ say what benchmarks/results/ has."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tables(root, *args):
+    return subprocess.run(
+        [sys.executable, root / "benchmarks" / "tables.py", *args], capture_output=True, text=True, check=False
+    )
+
+
+def test_they_are_up_to_date():
+    ran = tables(ROOT, "--check")
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_figure_that_was_typed_is_seen_and_mended(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    shutil.copy(ROOT / "benchmarks" / "tables.py", tmp_path / "benchmarks")
+    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
+    (tmp_path / "docs").mkdir()
+    right = (ROOT / "README.md").read_text()
+    row = next(line for line in right.splitlines() if line.startswith("| lsr-tiny | "))
+    (tmp_path / "README.md").write_text(right.replace(row, row.replace(" 0.", " 0.9")))
+    ran = tables(tmp_path, "--check")
+    assert (ran.returncode, "README.md" in ran.stderr) == (1, True)
+    assert tables(tmp_path).returncode == 0
+    assert (tmp_path / "README.md").read_text() == right

@@ -1,0 +1,389 @@
+"""Options of a search give what the whole ranking, worked on in plain Python, gives; over any segments and shards."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter, defaultdict
+from datetime import date
+
+import pytest
+
+from lsr.errors import DataError, RerankerError
+from lsr.index.distributed.reshard import reshard_index
+from lsr.index.distributed.sharded_index import ShardedIndex
+from lsr.index.index import Index
+
+N = 300
+WORDS = ["wing", "flutter", "lift", "drag", "panel", "shock", "layer", "flow", "heat", "jet"]
+
+
+def corpus():
+    drawn = random.Random(5)
+    documents = []
+    for i in range(N):
+        text = " ".join(drawn.choices(WORDS, weights=range(1, 11), k=drawn.randint(3, 14)))
+        document = {"_id": f"d{i}", "text": text, "title": drawn.choice(["", "Wing lift", "heat"])}
+        document |= {"source": f"s{drawn.randint(0, 20)}", "n": i, "tags": drawn.sample(["x", "y", "z"], i % 3)}
+        if i % 4:
+            document |= {
+                "stars": drawn.randint(-2, 30),
+                "day": f"2024-{i % 12 + 1:02d}-{i % 28 + 1:02d}",
+                "even": i % 2 == 0,
+            }
+        if i % 5 == 0:
+            del document["source"]
+        documents.append(document)
+    return documents
+
+
+DOCS = {document["_id"]: document for document in corpus()}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("options")
+    documents = list(DOCS.values())
+    one = Index.build(folder / "one", documents[:120], encoder="bm25", order="bisection")
+    one.add(documents[120:200])
+    one.commit(merge=False)
+    one.add([*documents[200:], {"_id": "gone", "text": "wing flutter lift", "source": "s1", "n": -1}])
+    one.commit(merge=False)
+    one.delete("gone")
+    one.commit(merge=False)
+    assert one.n_segments == 3
+    reshard_index(one.path, folder / "shards", 3)
+    with ShardedIndex.open(folder / "shards") as sharded:
+        yield {"segments": one, "joined": Index.open(folder / "shards"), "sharded": sharded}
+
+
+@pytest.fixture(params=["segments", "joined", "sharded"])
+def index(request, built):
+    return built[request.param]
+
+
+def pairs(hits):
+    return [(hit.id, hit.score) for hit in hits]
+
+
+def ranking(index, query, **settings):
+    """All documents that match."""
+    return pairs(index.search(query, N, **settings))
+
+
+QUERIES = ["wing", "shock layer", "jet heat flow drag"]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("offset", [0, 1, 7, 100, 10_000])
+def test_offset(index, query, offset):
+    whole = ranking(index, query)
+    assert pairs(index.search(query, 5, offset=offset)) == whole[offset : offset + 5]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("algorithm", ["auto", "exhaustive", "blocks", "maxscore"])
+def test_min_score(index, query, algorithm):
+    whole = ranking(index, query)
+    for place in (0, 3, len(whole) // 2, len(whole) - 1):
+        least = whole[place][1]
+        expected = [pair for pair in whole if pair[1] >= least]
+        assert pairs(index.search(query, N, min_score=least, algorithm=algorithm)) == expected
+    assert pairs(index.search(query, 3, min_score=whole[0][1] + 1)) == []
+
+
+def grouped(whole, value, k, per_group, offset):
+    groups = defaultdict(list)
+    for number, (doc_id, score) in enumerate(whole):
+        found = value(DOCS[doc_id])
+        groups[("alone", number) if found is None else found].append((doc_id, score))
+    return [pair for group in list(groups.values())[offset : offset + k] for pair in group[:per_group]]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize(("k", "per_group", "offset"), [(1, 1, 0), (5, 1, 0), (5, 3, 2), (100, 2, 0), (3, 1, 90)])
+@pytest.mark.parametrize("column", ["source", "even"])
+def test_groups(index, query, k, per_group, offset, column):
+    expected = grouped(ranking(index, query), lambda document: document.get(column), k, per_group, offset)
+    found = index.search(query, k, group_by=column, per_group=per_group, offset=offset)
+    assert pairs(found) == expected
+
+
+@pytest.mark.parametrize(
+    "sort", ["n", "-n", "stars", "-stars", "day", "-day", ["even", "-stars"], ["-even", "_score", "n"]]
+)
+def test_sort(index, sort):
+    whole = ranking(index, "wing jet")
+    keys = [sort] if isinstance(sort, str) else sort
+    expected = whole
+    for key in reversed(keys):
+        name, down = key.removeprefix("-"), key.startswith("-")
+        if name == "_score":
+            expected = sorted(expected, key=lambda pair: pair[1], reverse=down)
+            continue
+        there = [pair for pair in expected if name in DOCS[pair[0]]]
+        # Python keeps equal ones in their order when it reverses, too.
+        there.sort(key=lambda pair, name=name: DOCS[pair[0]][name], reverse=down)
+        expected = there + [pair for pair in expected if name not in DOCS[pair[0]]]
+    assert pairs(index.search("wing jet", 20, sort=sort)) == expected[:20]
+    assert pairs(index.search("wing jet", 20, sort=sort, offset=150)) == expected[150:170]
+
+
+def boosted(whole, factor):
+    order = [(doc_id, score * factor(DOCS[doc_id])) for doc_id, score in whole]
+    return sorted(order, key=lambda pair: (-pair[1], DOCS[pair[0]]["n"]))
+
+
+@pytest.mark.parametrize("k", [1, 10, N])
+@pytest.mark.parametrize("weight", [0, 0.01, 5])
+def test_boosts_by_a_number(index, k, weight):
+    expected = boosted(ranking(index, "shock layer"), lambda d: 1 + weight * max(d.get("stars", 0), 0))
+    found = pairs(index.search("shock layer", k, boost={"stars": weight}))
+    assert [doc_id for doc_id, _ in found] == [doc_id for doc_id, _ in expected[:k]]
+    assert [score for _, score in found] == pytest.approx([score for _, score in expected[:k]], rel=1e-12)
+
+
+def test_boosts_by_recency_and_distance(index):
+    def recent(document):
+        if "day" not in document:
+            return 1
+        days = abs((date(2024, 6, 15) - date.fromisoformat(document["day"])).days)
+        return (1 + 2 * 0.5 ** (days / 30)) * (1 + 0.5 * 0.5 ** (abs(document["n"] - 100) / 10))
+
+    def near(document):
+        return recent(document) if "day" in document else 1 + 0.5 * 0.5 ** (abs(document["n"] - 100) / 10)
+
+    how = {
+        "day": {"weight": 2, "half_life": 30, "origin": "2024-06-15"},
+        "n": {"weight": 0.5, "half_life": 10, "origin": 100},
+    }
+    expected = boosted(ranking(index, "jet"), near)
+    found = pairs(index.search("jet", 12, boost=how))
+    assert [doc_id for doc_id, _ in found] == [doc_id for doc_id, _ in expected[:12]]
+    least = expected[4][1]
+    kept = index.search("jet", N, boost=how, min_score=least * (1 - 1e-12))
+    assert [hit.id for hit in kept] == [doc_id for doc_id, _ in expected[:5]]
+    assert kept[0].explain().boost == pytest.approx(near(DOCS[kept[0].id]))
+    assert "boosted" in str(kept[0].explain())
+
+
+def test_facets_count_all_that_match(index):
+    whole = ranking(index, "flow")
+    found = index.search("flow", 2, facets=["source", "tags", "even"])
+    assert len(found) == 2
+    assert found.total == len(whole)
+    for column in ("source", "tags", "even"):
+        counts = Counter()
+        for doc_id, _ in whole:
+            value = DOCS[doc_id].get(column)
+            counts.update(value if isinstance(value, list) else [] if value is None else [value])
+        assert found.facets[column] == dict(counts)
+        assert list(found.facets[column].values()) == sorted(counts.values(), reverse=True)
+
+
+def test_facets_follow_filters_and_conditions(index):
+    found = index.search("flow", facets="even", where={"stars": {">": 10}}, min_score=0.1)
+    whole = ranking(index, "flow", where={"stars": {">": 10}}, min_score=0.1)
+    assert found.total == len(whole) > 0
+    assert found.facets["even"] == dict(Counter(DOCS[doc_id]["even"] for doc_id, _ in whole))
+
+
+def has(document, phrase):
+    wanted = re.escape(phrase)
+    return any(re.search(rf"\b{wanted}\b", document[key], re.IGNORECASE) for key in ("title", "text"))
+
+
+@pytest.mark.parametrize(
+    ("query", "plain", "must", "never"),
+    [
+        ('"shock layer" jet', "shock layer jet", ["shock layer"], []),
+        ("+heat flow -jet", "heat flow", ["heat"], ["jet"]),
+        ('flow -"jet heat" -wing', "flow", [], ["jet heat", "wing"]),
+        ('+"WING Lift" drag', "WING Lift drag", ["wing lift"], []),
+        ('"heat heat heat heat heat" jet', "heat heat heat heat heat jet", ["heat heat heat heat heat"], []),
+        ("jet-flow", "jet-flow", [], []),
+    ],
+)
+@pytest.mark.parametrize("k", [1, 10, N])
+def test_operators(index, query, plain, must, never, k):
+    def meets(document):
+        return all(has(document, one) for one in must) and not any(has(document, one) for one in never)
+
+    expected = [pair for pair in ranking(index, plain) if meets(DOCS[pair[0]])]
+    assert pairs(index.search(query, k, syntax="operators")) == expected[:k]
+
+
+def test_operators_are_text_unless_asked_for(index):
+    assert pairs(index.search('"shock layer" -jet')) == pairs(index.search("shock layer jet"))
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [('"shock layer', "isn't closed"), ("wing -", "nothing to look for"), ("-wing", "only what must not occur")],
+)
+def test_operators_that_make_no_sense(index, query, message):
+    with pytest.raises(DataError, match=message):
+        index.search(query, syntax="operators")
+
+
+def test_everything_at_once(index):
+    how = {
+        "where": {"n": {"<": 250}}, "boost": {"stars": 0.1}, "syntax": "operators", "group_by": "source", "offset": 2,
+        "facets": "even",
+    }  # fmt: skip
+    whole = [pair for pair in ranking(index, "flow jet", where=how["where"]) if not has(DOCS[pair[0]], "wing")]
+    whole = boosted(whole, lambda d: 1 + 0.1 * max(d.get("stars", 0), 0))
+    expected = grouped(whole, lambda document: document.get("source"), 4, 1, 2)
+    found = index.search("flow jet -wing", 4, **how)
+    assert [hit.id for hit in found] == [doc_id for doc_id, _ in expected]
+    assert found.total == len(whole)
+
+
+def test_batches_take_the_same_options(index):
+    queries = ["flow -jet", '"shock layer"']
+    how = {"syntax": "operators", "offset": 1, "boost": {"stars": 1}, "facets": "even"}
+    batch = index.search_batch(queries, 5, **how)
+    for query, hits in zip(queries, batch, strict=True):
+        alone = index.search(query, 5, **how)
+        assert pairs(hits) == pairs(alone)
+        assert (hits.facets, hits.total) == (alone.facets, alone.total)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"group_by": "sauce"}, "did you mean 'source'"),
+        ({"facets": ["evn"]}, "did you mean 'even'"),
+        ({"sort": "tags"}, "list of text, which can't be sorted by"),
+        ({"group_by": "tags"}, "list of text, which can't be grouped by"),
+        ({"boost": {"source": 1}}, "source is a text, which can't boost"),
+        ({"boost": {"day": 1}}, "dates and times need"),
+        ({"boost": {"stars": {"half_life": 2}}}, "needs a number as its origin"),
+    ],
+)
+def test_columns_that_cannot_be_used(index, given, message):
+    with pytest.raises(DataError, match=message):
+        index.search("wing", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"offset": -1}, "offset must be a whole number of at least 0, got -1"),
+        ({"min_score": float("nan")}, "min_score must be a number of at least 0"),
+        ({"per_group": 2}, "per_group needs group_by"),
+        ({"diversity": 2}, "diversity must be a number from 0 to 1"),
+        ({"syntax": "lucene"}, "syntax must be one of plain, operators"),
+        ({"boost": {"stars": {"factor": 1}}}, "unknown key 'factor'"),
+        ({"boost": ["stars"]}, "boost is a mapping"),
+        ({"sort": 3}, "sort takes columns"),
+        ({"sort": "n", "rerank": len}, "sort goes with neither rerank nor diversity"),
+    ],
+)
+def test_values_out_of_range(index, given, message):
+    with pytest.raises(ValueError, match=message):
+        index.search("wing", **given)
+
+
+def test_names_that_there_are_not(index):
+    with pytest.raises(TypeError, match=r"ofset.*options are offset, min_score"):
+        index.search("wing", ofset=3)
+
+
+# --- re-ranking and diversity -----------------------------------------------------------------------------------------
+
+
+def shortest(query, texts):
+    return [-len(text) for text in texts]
+
+
+def test_a_reranker_orders_the_best(index):
+    whole = ranking(index, "jet flow")
+    length = {doc_id: len(f"{d['title']} {d['text']}".strip()) for doc_id, d in DOCS.items()}
+    best = sorted(enumerate(whole[:30]), key=lambda item: (length[item[1][0]], item[0]))
+    found = index.search("jet flow", 5, rerank=shortest, depth=30, offset=1)
+    assert [hit.id for hit in found] == [doc_id for _, (doc_id, _) in best[1:6]]
+    assert [hit.score for hit in found] == [-length[hit.id] for hit in found]
+    place, (_, score) = best[1]
+    moved = found[0].explain().moved
+    assert (moved.first_rank, moved.first_score, moved.rank, moved.score) == (place + 1, score, 2, found[0].score)
+    assert f"re-ranked from {place + 1} " in str(found[0].explain())
+    assert found[0].explain().to_json()["moved"]["rank"] == 2
+
+
+class CrossEncoder:
+    """What sentence-transformers' model looks like from here."""
+
+    def predict(self, pairs, batch_size, show_progress_bar):
+        assert not show_progress_bar
+        return [float(len(text)) for _, text in pairs]
+
+
+class Pointwise:
+    def scores(self, query, texts):
+        assert query == "jet flow"
+        return [float(len(text)) for text in texts]
+
+
+@pytest.mark.parametrize("reranker", [CrossEncoder(), Pointwise(), lambda query, texts: map(len, texts)])
+def test_any_reranker_will_do(index, reranker):
+    by_length = index.search("jet flow", 8, rerank=lambda query, texts: [len(text) for text in texts])
+    assert pairs(index.search("jet flow", 8, rerank=reranker)) == pairs(by_length)
+
+
+def broken(query, texts):
+    raise KeyError("no such model")
+
+
+@pytest.mark.parametrize(
+    ("reranker", "message"),
+    [
+        (broken, "broken failed on 100 texts: KeyError: 'no such model'"),
+        (lambda query, texts: [1.0] * (len(texts) - 1), "gave 99 scores for 100 texts"),
+        (lambda query, texts: [float("nan")] * len(texts), "gave nan for the text"),
+        (lambda query, texts: ["high"] * len(texts), "ValueError"),
+        (lambda query, texts: None, "TypeError"),
+    ],
+)
+def test_a_reranker_that_fails_says_how(index, reranker, message):
+    with pytest.raises(RerankerError, match=message):
+        index.search("jet flow", rerank=reranker)
+
+
+def test_what_is_no_reranker(index):
+    with pytest.raises(TypeError, match="rerank takes a Reranker"):
+        index.search("jet", rerank=3)
+    with pytest.raises(RerankerError, match="needs a query that is a text"):
+        index.search({"jet": 1.0}, rerank=shortest)
+
+
+def test_groups_after_reranking(index):
+    order = [hit.id for hit in index.search("jet flow", 40, rerank=shortest, depth=40)]
+    groups = {}
+    for number, doc_id in enumerate(order):
+        groups.setdefault(DOCS[doc_id].get("source", number), doc_id)
+    found = index.search("jet flow", 5, rerank=shortest, depth=40, group_by="source")
+    assert [hit.id for hit in found] == list(groups.values())[:5]
+
+
+def test_diversity_is_maximal_marginal_relevance(index, built):
+    whole = index.search("jet flow", 25)
+    one = built["segments"]
+    numbers = {one.documents.id(doc): doc for doc in one.documents.numbers()}
+    vectors = one.compared_vectors([numbers[hit.id] for hit in whole]).to_dense().astype(float)
+    vectors /= (vectors**2).sum(axis=1, keepdims=True) ** 0.5
+    scores = [hit.score for hit in whole]
+    relevance = [(score - min(scores)) / (max(scores) - min(scores)) for score in scores]
+    for diversity in (0.3, 1):
+        taken = []
+        while len(taken) < 6:
+            values = {
+                i: (1 - diversity) * relevance[i]
+                - diversity * max((float(vectors[i] @ vectors[j]) for j in taken), default=0.0)
+                for i in range(25)
+                if i not in taken
+            }
+            best = max(values.values())
+            taken.append(next(i for i, value in values.items() if value >= best - 1e-6))
+        found = index.search("jet flow", 6, diversity=diversity, depth=25)
+        assert [hit.id for hit in found] == [whole[i].id for i in taken]

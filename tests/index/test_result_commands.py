@@ -1,0 +1,120 @@
+"""lsr search with options of results, lsr similar and lsr get."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lsr.index.index import Index
+
+DOCS = [
+    {
+        "_id": f"d{i}",
+        "text": f"wing {'flutter ' * (i % 3)}drag",
+        "source": f"s{i % 4}",
+        "n": i,
+        "day": f"2024-01-{i + 1:02d}",
+    }
+    for i in range(20)
+]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return Index.build(tmp_path_factory.mktemp("commands") / "idx", DOCS, encoder="bm25").path
+
+
+@pytest.mark.parametrize(
+    ("given", "how"),
+    [
+        (["--offset", "3"], {"offset": 3}),
+        (["--min-score", "0.1"], {"min_score": 0.1}),
+        (["--group-by", "source", "--per-group", "2"], {"group_by": "source", "per_group": 2}),
+        (["--sort", "source", "--sort", "-n"], {"sort": ["source", "-n"]}),
+        (["--boost", "n=0.5", "--boost", "day=2,5,2024-01-10"],
+         {"boost": {"n": 0.5, "day": {"weight": 2, "half_life": 5, "origin": "2024-01-10"}}}),
+        (["--diversity", "0.5", "--depth", "9"], {"diversity": 0.5, "depth": 9}),
+        (["--operators"], {"syntax": "operators"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_search(path, lsr_command, given, how):
+    query = '"flutter flutter" wing' if "syntax" in how else "wing flutter"
+    lines = lsr_command("search", path, query, "-k", "4", "--json", *given).lines()
+    hits = Index.open(path).search(query, 4, **how)
+    assert [(line["_id"], line["score"]) for line in lines] == [(hit.id, hit.score) for hit in hits]
+    assert lines[0]["rank"] == how.get("offset", 0) + 1
+
+
+def test_facets(path, lsr_command):
+    *hits, last = lsr_command("search", path, "flutter", "-k", "2", "--json", "--facet", "source").lines()
+    assert len(hits) == 2
+    found = Index.open(path).search("flutter", facets="source")
+    assert last["total"] == found.total == 13
+    assert {one["value"]: one["count"] for one in last["facets"]["source"]} == found.facets["source"]
+
+
+def test_queries_of_a_file(path, tmp_path, lsr_command):
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text('{"_id": "1", "text": "wing -flutter"}\n{"_id": "2", "text": "+flutter"}\n')
+    lines = lsr_command("search", path, "--queries", queries, "-k", "30", "--operators").lines()
+    assert len([line for line in lines if line["query"] == "1"]) == 7
+    assert len([line for line in lines if line["query"] == "2"]) == 13
+    lines = lsr_command("search", path, "--queries", queries, "-k", "2", "--offset", "1").lines()
+    assert [line["rank"] for line in lines] == [2, 3, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--boost", "n"], "--boost takes COLUMN=WEIGHT"),
+        (["--boost", "n=x"], "--boost takes COLUMN=WEIGHT"),
+        (["--per-group", "2"], "per_group needs group_by"),
+        (["--plan", "--offset", "2"], "--plan is of a search without --offset"),
+        (["--group-by", "sauce"], "did you mean 'source'"),
+    ],
+)
+def test_wrong_options(path, lsr_command, given, told):
+    ran = lsr_command("search", path, "wing", *given)
+    assert ran.code in (1, 2)
+    assert told in ran.err
+
+
+def test_similar(path, lsr_command):
+    lines = lsr_command("similar", path, "d3", "-k", "3", "--where", "n<9", "--json").lines()
+    hits = Index.open(path).similar("d3", 3, where={"n": {"<": 9}})
+    assert [line["_id"] for line in lines] == [hit.id for hit in hits]
+    assert "no document has the id" in lsr_command("similar", path, "x").err
+
+
+def test_get(path, lsr_command):
+    assert lsr_command("get", path, "d2", "d0").lines() == [DOCS[2], DOCS[0]]
+    assert lsr_command("get", path).lines() == DOCS
+    assert [line["n"] for line in lsr_command("get", path, "--where", "n>17").lines()] == [18, 19]
+    ran = lsr_command("get", path, "d1", "x")
+    assert (ran.code, json.loads(ran.out)["_id"]) == (1, "d1")
+    assert "1 id not there: x" in ran.err
+    assert lsr_command("get", path, "d1", "--where", "n=1").code == 2
+
+
+def test_duplicates(path, lsr_command):
+    ran = lsr_command("duplicates", path, "--threshold", "0.99", "--where", "n<6")
+    found = Index.open(path).duplicates(0.99, where={"n": {"<": 6}})
+    assert [(line["id"], line["of"]) for line in ran.lines()] == [(one.id, one.of) for one in found]
+    assert ran.lines()[0] == {"id": "d3", "of": "d0", "similarity": 1.0}
+    assert "7 pairs" in ran.err
+
+
+def test_words_that_no_document_has_are_corrected(path, lsr_command):
+    ran = lsr_command("search", path, "fluter winf")
+    assert (ran.code, ran.out) == (0, "")
+    assert "did you mean: flutter wing" in ran.err
+    assert "did you mean" not in lsr_command("search", path, "flutter wing").err
+
+
+def test_values_that_no_document_has_are_named(path, lsr_command):
+    assert (
+        "source has no value 'S1'; did you mean 's1'?"
+        in lsr_command("search", path, "wing", "--where", "source=S1").err
+    )

@@ -1,0 +1,161 @@
+"""The floors of the house: who may import whom. Imports within functions and for type checkers count too."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CHECKOUT = (ROOT / "pyproject.toml").is_file() and (ROOT / "index").is_dir()
+pytestmark = pytest.mark.skipif(not CHECKOUT, reason="needs the source checkout")
+
+# From the lowest to the highest; a file or folder imports its own floor and those before it.
+FLOORS = (
+    "lsr",
+    "lsr/io",
+    "lsr/distributed",
+    "lsr/encode",
+    "lsr/train",
+    "index/kernels",
+    "index/storage",
+    "index/segment",
+    "index/search",
+    "index/write",
+    "index/sharding",
+    "index",
+    "index/hybrid",
+    "index/distributed",
+    "index/serve",
+    "index/integrations",
+    "index/cli",
+    "eval",
+    "eval/experiment",
+    "eval/report",
+    "eval/training",
+    "eval/compare.py",
+    "eval/cli.py",
+)
+# They fetch names of higher floors when somebody asks for one.
+FACES = ("lsr/__init__.py", "index/__init__.py", "eval/__init__.py", "lsr/encode/__init__.py", "lsr/train/__init__.py")
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    return ".".join(parts if parts[0] == "lsr" else ("lsr", *parts))
+
+
+def sources():
+    """{module: its path below the root}"""
+    paths = [path for wing in ("lsr", "index", "eval") for path in (ROOT / wing).rglob("*.py")]
+    return {module_name(path): path.relative_to(ROOT).as_posix() for path in sorted(paths)}
+
+
+def imports(modules, name):
+    """(line, module, names) of each import of the project, wherever it stands."""
+    for node in ast.walk(ast.parse((ROOT / modules[name]).read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name, []) for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [alias.name for alias in node.names]
+            inner = [one for one in names if f"{node.module}.{one}" in modules]
+            yield from ((node.lineno, f"{node.module}.{one}", []) for one in inner)
+            if node.module in modules and (rest := [one for one in names if one not in inner]):
+                yield node.lineno, node.module, rest
+
+
+def graph(modules):
+    """{module: {module that it imports: line}}, without the faces."""
+    return {
+        name: {other: line for line, other, _ in imports(modules, name)}
+        for name, path in modules.items()
+        if path not in FACES
+    }
+
+
+def floor(path):
+    """The number of a file's floor: that of the longest entry that is the file or a folder above it."""
+    fits = [entry for entry in FLOORS if path == entry or path.startswith(f"{entry}/")]
+    return FLOORS.index(max(fits, key=len))
+
+
+def circle(edges):
+    """A circle, as a list of modules; empty if there is none."""
+    done, path = set(), []
+
+    def visit(name):
+        if name in path:
+            return path[path.index(name) :]
+        if name in done or name not in edges:
+            return []
+        path.append(name)
+        found = next((found for other in edges[name] if (found := visit(other))), [])
+        path.pop()
+        done.add(name)
+        return found
+
+    return next((found for name in edges if (found := visit(name))), [])
+
+
+def upward(modules, edges):
+    return [
+        f"{modules[name]}:{line} imports {other}"
+        for name, others in edges.items()
+        for other, line in others.items()
+        if modules[other] not in FACES and floor(modules[other]) > floor(modules[name])
+    ]
+
+
+def test_imports_run_in_no_circle():
+    assert circle(graph(sources())) == []
+
+
+def test_no_import_leads_to_a_higher_floor():
+    modules = sources()
+    assert upward(modules, graph(modules)) == []
+
+
+def test_every_folder_is_a_floor():
+    folders = {Path(path).parent.as_posix() for path in sources().values()}
+    assert folders - {"lsr/data"} <= set(FLOORS)
+
+
+def test_wrong_imports_would_be_seen():
+    modules = sources()
+    edges = graph(modules)
+    edges["lsr.sparse"] = {"lsr.io.vectors": 1}
+    assert {"lsr.sparse", "lsr.io.vectors"} <= set(circle(edges))
+    assert upward(modules, edges) == ["lsr/sparse.py:1 imports lsr.io.vectors"]
+    assert upward(modules, {"lsr.encode.base": {"lsr.index.index": 7}}) == [
+        "lsr/encode/base.py:7 imports lsr.index.index"
+    ]
+
+
+def test_private_names_stay_in_their_folder():
+    modules = sources()
+    wrong = [
+        f"{path}:{line} imports {other}.{one}"
+        for name, path in modules.items()
+        for line, other, names in imports(modules, name)
+        for one in (*names, other.rpartition(".")[2])
+        if one.startswith("_")
+        and not one.startswith("__")
+        and Path(modules[other]).parent != Path(path).parent
+        and not other.startswith("lsr._")  # of the whole project
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "shards.json", "lsr.index."])
+def test_the_ground_knows_nothing_of_the_index(file):
+    above = ("lsr/__init__.py", "lsr/_moved.py", "lsr/cli.py")
+    told = [
+        f"{path}:{node.lineno}"
+        for path in sources().values()
+        if path.startswith("lsr/") and path not in above
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and file in node.value
+    ]
+    assert told == []
