@@ -184,17 +184,25 @@ def _cuts(
         """Whether a passage from a token on has a whole word more than one that ended at `last`."""
         return token + size >= len(spans) or any(map(starts_word, range(last + 1, token + size + 1)))
 
+    def word_start(token: int) -> int:
+        """Where the word of a token begins: what stands before its first token, a bracket say, belongs to it."""
+        start, before = spans[token][1], spans[token - 1][2]
+        if starts_word(token):
+            while start > before and not text[start - 1].isspace():
+                start -= 1
+        return start
+
     first = 0
     while True:
         last = first + size
-        start = spans[first][1] if first else 0
+        start = word_start(first) if first else 0
         if last >= len(spans):
             yield start, len(text)
             return
         best = next((there[-1] for kind in breaks if (there := _among(kind, first + size // 2 + 1, last + 1))), None)
         words = (token for token in range(last, first, -1) if starts_word(token))
         last = next(words, last) if best is None else best
-        yield start, spans[last][1]
+        yield start, word_start(last)
         repeated = last if starts_word(last) else last - overlap
         begin = max(last - overlap, first + 1)
         words = (token for token in range(begin, last) if starts_word(token))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lsr.cli import run_command
 from lsr.errors import DataError, LeftOut, LsrError, OutputError
 from lsr.files.documents import read_documents
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.index import Index
 from lsr.index.write import sync as syncing
 
@@ -162,7 +162,7 @@ def test_another_url_is_a_change(docs, index):
 
 
 def test_shards_keep_up_too(docs, index, tmp_path):
-    reshard(index.path, tmp_path / "shards", 2)
+    reshard_index(index.path, tmp_path / "shards", 2)
     shards = Index.open(tmp_path / "shards")
     put(docs / "a.md", "# Wings\n\ndelta wings")
     (docs / "sub" / "b.txt").unlink()
