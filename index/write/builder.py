@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import pyarrow as pa
 
 from lsr._version import __version__
-from lsr.console import progress
+from lsr.console import Progress, progress
 from lsr.encode.base import DEFAULT_ENCODER, Encoder
 from lsr.encode.corpus import Report, encode_corpus, fit
 from lsr.encode.lexicon import Lexicon
@@ -56,6 +56,7 @@ class BuildOptions(TypedDict, total=False):
     summary_mass: float
     hybrid: bool
     report: Report | None
+    progress: Progress | None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,13 +22,32 @@ from lsr.errors import DataError, MissingExtra
 from lsr.files.documents import DIGEST, SOURCE, FileCorpus, LeftOutFiles
 from lsr.files.walk import Found, PassedOver
 from lsr.index.search.snapshot import Snapshot
+from lsr.index.write.update_batch import Change
 from lsr.io.document import Document
-
-if TYPE_CHECKING:
-    from lsr.index.index import Index
 
 _SECONDS = 30.0  # of reading and encoding, that a kill loses at most, but for the file that is being read
 _FEW = 10  # files; more of them aren't all replaced by others at once
+
+
+class Changeable(Protocol):
+    """What is asked of an index."""
+
+    path: Path
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+
+    def __len__(self) -> int: ...
+
+    def refresh(self) -> bool: ...
+
+    def upsert(self, source: Any, *, skip_bad: bool = ...) -> Change: ...
+
+    def delete(self, ids: Any) -> Change: ...
+
+    def commit(self) -> None: ...
+
+    def rollback(self) -> None: ...
 
 
 @dataclass
@@ -61,7 +80,7 @@ class Synced:
         return ", ".join(f"{n:,} {name}" for n, name in counts if n) or "no files"
 
 
-def sync(index: Index, corpus: FileCorpus) -> Synced:
+def sync(index: Changeable, corpus: FileCorpus) -> Synced:
     """Bring an index up to date; see `Index.sync`."""
     index.refresh()
     known, synced, passed_over = known_files(index.snapshot), Synced(), PassedOver()
@@ -147,7 +166,11 @@ def _look(
 
 
 def _require_same_folder(
-    index: Index, corpus: FileCorpus, known: Mapping[str, str], found: list[tuple[Found, str]], gone: Collection[str]
+    index: Changeable,
+    corpus: FileCorpus,
+    known: Mapping[str, str],
+    found: list[tuple[Found, str]],
+    gone: Collection[str],
 ) -> None:
     """Refuse to empty an index, as would a folder that isn't mounted, or another one.
 
@@ -179,7 +202,7 @@ def _moved(known: Mapping[str, str], gone: Collection[str], pending: Collection[
 
 
 def _add_some(
-    index: Index,
+    index: Changeable,
     corpus: FileCorpus,
     pending: deque[tuple[Found, str]],
     known: Mapping[str, str],
@@ -206,7 +229,7 @@ def _add_some(
             if time.monotonic() >= until:
                 break
 
-    change = index.update(documents(), skip_bad=True)
+    change = index.upsert(documents(), skip_bad=True)
     synced.bad += change.bad
     _sum_up(synced.report, change.report)
     before = _documents_of(index.snapshot, [name for name in made if name in known])
@@ -224,7 +247,7 @@ def _sum_up(report: Report, more: Report) -> None:
     report.max_length, report.told = more.max_length, max(report.told, more.told)
 
 
-def watch(index: Index, corpus: FileCorpus, tell: Callable[[Synced], None]) -> None:
+def watch(index: Changeable, corpus: FileCorpus, tell: Callable[[Synced], None]) -> None:
     """Bring an index up to date whenever a file changes, until it is interrupted.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from lsr.files.ignore import Ignored
 
+_OF_AN_INDEX = re.compile(r"(segment|shared)-[0-9a-f]{16}|shard-[0-9]{5}")
 _TOOLS = {"node_modules", "__pycache__", "site-packages", "venv"}  # folders that hold what others wrote
 
 
@@ -106,6 +108,5 @@ def walk(root: Path, passed_over: PassedOver) -> Iterator[Found]:
 
 
 def is_made(names: set[str]) -> bool:
-    """Whether a folder that holds such names is an index, or a virtual environment."""
-    parts = any(name.startswith(("segment-", "shared-")) for name in names)
-    return ("manifest.json" in names and parts) or "shards.json" in names or "pyvenv.cfg" in names
+    """Whether a folder that holds such names is an index, shards of one, or a virtual environment."""
+    return "pyvenv.cfg" in names or any(map(_OF_AN_INDEX.fullmatch, names))

@@ -76,7 +76,7 @@ def test_what_is_passed_over(tmp_path):
     put(root / "env" / "pyvenv.cfg", "")
     put(root / "env" / "x.md", "text")
     put(root / "idx" / "manifest.json", "{}")
-    put(root / "idx" / "shared-1" / "x.md", "text")
+    put(root / "idx" / f"shared-{0:016x}" / "x.md", "text")
     put(root / "a.png", b"\x89PNG\0")
     put(root / "b.png", b"\x89PNG\0")
     put(root / "c.zip", b"PK")
@@ -153,7 +153,7 @@ def test_a_folder_without_documents(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         read_documents(tmp_path / "nowhere")
     put(tmp_path / "idx" / "manifest.json", "{}")
-    put(tmp_path / "idx" / "segment-1" / "x", "")
+    put(tmp_path / "idx" / f"segment-{1:016x}" / "x", "")
     with pytest.raises(DataError, match="this is an index"):
         read_documents(tmp_path / "idx")
 
