@@ -3,9 +3,9 @@
     python benchmarks/encoders.py [--data FOLDER] [--encoder lsr-mini --encoder "lsr-mini, both vectors"] [--rounds 3]
 
 FOLDER is a collection in BEIR layout; Cranfield as the package brings it where none is given. "NAME, both vectors"
-gives the dense ones, too. Each encoder has read a few texts before; rounds are interleaved, the median counts. Documents
-go to all cores that the process may run on, queries come one by one. BM25's part of an encoder is left out: it takes as
-long beside any model.
+gives the dense ones, too. Each encoder has read a few texts before; rounds are interleaved, the median counts.
+Documents go to all cores that the process may run on, queries come one by one. BM25's part of an encoder is left out:
+it takes as long beside any model.
 """
 
 from __future__ import annotations

@@ -247,6 +247,7 @@ def encode_parts(
     place.write(PLAN, json.dumps({**plan, "parts": len(done), "bad": corpus.bad}).encode())
     parts, report = _in_order(done, corpus.bad)
     report.told, report.bad_told = told, corpus.tells_bad
+    report.warn_empty()
     return parts, report
 
 
