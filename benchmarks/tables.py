@@ -83,6 +83,13 @@ def quality_means(systems: Mapping[str, str] = _SYSTEMS) -> str:
     return table(("nDCG@10", *short, "mean"), rows) + caption(QUALITY, found)
 
 
+def bm25_held_out() -> str:
+    """BM25 with other choices, over collections that none was made on."""
+    found = result("bm25")
+    rows = [[f"{v:.3f}" if isinstance(v, float) else f"`{v}`" for v in row.values()] for row in found["held_out"]]
+    return table([*found["held_out"][0]], rows) + caption("python benchmarks/bm25.py --data FOLDER", found)
+
+
 def encoders() -> str:
     """Texts a second."""
     found = result("encoders")
@@ -241,6 +248,7 @@ def capacity() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
+    "bm25-held-out": bm25_held_out,
     "quality-means": quality_means,
     "quality-parts": lambda: quality_means(_PARTS),
     "encoders": encoders,
