@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lsr.index.index import Index
+from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.hits import Hits
 from lsr.index.search.query_encoder import Query
 from lsr.index.search.settings import SearchOptions
+from lsr.index.search.words import Suggestion
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.write.builder import Source
 from lsr.index.write.update_batch import Change
@@ -77,6 +79,22 @@ class AsyncIndex:
     ) -> Hits:
         """See `Index.similar`."""
         return await asyncio.to_thread(self.index.similar, doc_id, k, where=where, **settings)
+
+    async def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
+        """See `Index.suggest`."""
+        return await asyncio.to_thread(self.index.suggest, text, limit)
+
+    async def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
+        """See `Index.corrections`."""
+        return await asyncio.to_thread(self.index.corrections, text, limit)
+
+    async def did_you_mean(self, text: str) -> str | None:
+        """See `Index.did_you_mean`."""
+        return await asyncio.to_thread(self.index.did_you_mean, text)
+
+    async def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:
+        """See `Index.duplicates`."""
+        return await asyncio.to_thread(partial(self.index.duplicates, threshold, where=where))
 
     async def get(self, doc_id: str | int) -> Document | None:
         """See `Index.get`."""

@@ -9,6 +9,7 @@ from typing import get_args
 import numpy as np
 
 from lsr.index.index import Index
+from lsr.index.kernels.edit_distance import edit_distances
 from lsr.index.kernels.inner_product import inner_products
 from lsr.index.search.settings import Algorithm
 from lsr.sparse import SparseMatrix
@@ -17,6 +18,7 @@ from lsr.sparse import SparseMatrix
 @cache
 def compile_kernels() -> None:
     """Compile what builds, searches, deletes and merges, or load it where it is compiled already; once a process."""
+    edit_distances(np.zeros(1, np.int32), np.array([0, 1]), np.zeros(1, np.int32), 1, np.zeros(1, np.uint8))
     inner_products(np.ones((1, 8), np.int8), np.ones(8, np.int16), np.zeros(1, np.int32))
     toy = SparseMatrix.from_dicts([{i % 100: 1.0, i % 99 + 100: 0.5} for i in range(400)], 200)
     with tempfile.TemporaryDirectory() as folder:
@@ -26,5 +28,6 @@ def compile_kernels() -> None:
             for algorithm in get_args(Algorithm):
                 if quantized or algorithm != "clusters":
                     index.search(toy[0], algorithm=algorithm)
+            index.duplicates(0.9)
             index.delete("0")
             index.merge()

@@ -29,6 +29,7 @@ COMMANDS = {
     "reshard": ("lsr.index.cli.modify", "Write an index as shards of one size."),
     "search": ("lsr.index.cli.search", "Search an index with a text or a file of queries."),
     "similar": ("lsr.index.cli.documents", "Find documents that are like one of an index."),
+    "duplicates": ("lsr.index.cli.documents", "Pairs of documents that are nearly the same."),
     "get": ("lsr.index.cli.documents", "Print documents of an index as they are stored."),
     "explain": ("lsr.index.cli.search", "Show why a document scores as it does for a query."),
     "evaluate": ("lsr.eval.cli", "Quality and latency of an index on a judged dataset."),

@@ -1,4 +1,4 @@
-"""lsr get, similar."""
+"""lsr get, similar, duplicates."""
 
 from __future__ import annotations
 
@@ -69,3 +69,32 @@ def similar(index_path: Path | str, doc_id: str, k: int, as_json: bool, where: t
     hits = Index.open(index_path).similar(doc_id, k, where=parse_where_text(where), **given)
     print_hits(hits, as_json=as_json, first=given.get("offset", 0) + 1)
     tell_facets(hits, as_json=as_json)
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.9,
+    show_default=True,
+    help="The least cosine of two vectors.",
+)
+@where_option
+def duplicates(index_path: Path | str, threshold: float, where: tuple[str, ...]) -> None:
+    """Print all pairs of documents that are nearly the same, as JSON lines, the most alike first.
+
+    \b
+    Example:
+      lsr duplicates idx --threshold 0.95
+    """
+    from dataclasses import asdict
+
+    from lsr.console import counted, emit_json, note
+    from lsr.index.index import Index
+    from lsr.index.segment.filters import parse_where_text
+
+    found = Index.open(index_path).duplicates(threshold, where=parse_where_text(where))
+    for pair in found:
+        emit_json(asdict(pair))
+    note(f"{index_path}: {counted(len(found), 'pair')} with a cosine of at least {threshold:g}")

@@ -184,7 +184,7 @@ def search(
       lsr search idx --queries queries.jsonl --run out.trec --algorithm clusters --cut 12
       lsr search shards --queries queries.jsonl --run out.trec --ray auto
     """  # fmt: skip
-    from lsr.console import emit_json, is_terminal
+    from lsr.console import emit_json, is_terminal, note
     from lsr.index.segment.filters import parse_where_text
 
     if (text is None) == (queries is None):
@@ -224,6 +224,8 @@ def search(
         tell_facets(hits, as_json=as_json)
     elif not told:
         click.echo(_nothing_found(settings, given))
+    if not ray and (instead := index.did_you_mean(text)) is not None:
+        note(f"did you mean: {instead}")
 
 
 def _nothing_found(settings: dict[str, Any], given: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from lsr.errors import CutTexts, DataError, EncoderError
 from lsr.fingerprint import Fingerprint
 from lsr.index.search.searcher import EXACT
 from lsr.index.search.settings import SearchSettings
-from lsr.index.search.snapshot import Shared
+from lsr.index.search.snapshot import IndexEncoder
 from lsr.sparse import SparseMatrix
 
 Query = str | Mapping[str, Any] | SparseMatrix  # {token: weight}, or a mapping that has a "text"
@@ -36,7 +36,7 @@ class QuerySide:
         self._given_encoder = encoder
 
     @property
-    def shared(self) -> Shared:
+    def shared(self) -> IndexEncoder:
         """What encodes queries, as the index carries it."""
         raise NotImplementedError
 
@@ -161,7 +161,8 @@ class QuerySide:
         """The vectors of documents, weighed so that products compare them with each other: where queries carry IDF,
         each side carries its square root.
         """
-        weights = documents.data * np.sqrt(self.query_factors(documents.indices)).astype(np.float32)
+        terms, places = np.unique(documents.indices, return_inverse=True)
+        weights = documents.data * np.sqrt(self.query_factors(terms)).astype(np.float32)[places]
         return SparseMatrix(documents.indptr, documents.indices, weights, documents.shape, check=False)
 
 

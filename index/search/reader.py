@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from lsr.encode.base import Encoder
 from lsr.errors import DataError
 from lsr.index.search.column_values import facet_order, require_columns
+from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document
 from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.hybrid_search import dense_width, hybrid_top
@@ -25,7 +26,8 @@ from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked
 from lsr.index.search.searcher import Mask, Searcher
 from lsr.index.search.selection import explained, select
 from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
-from lsr.index.search.snapshot import Shared, Snapshot
+from lsr.index.search.snapshot import IndexEncoder, Snapshot
+from lsr.index.search.words import Suggestion, Words
 from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.storage.manifest import check_files
@@ -97,7 +99,7 @@ class Reader(QuerySide):
         return self._snapshot.searcher
 
     @property
-    def shared(self) -> Shared:
+    def shared(self) -> IndexEncoder:
         """What encodes queries, as the index carries it."""
         return self._snapshot.shared
 
@@ -342,6 +344,54 @@ class Reader(QuerySide):
         vectors, own, content = like
         conditions = options.conditions(without=(own,))
         return self._selected(snapshot, content, self.as_query(vectors), None, k, options, chosen, where, conditions)
+
+    def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:
+        """All pairs of documents whose vectors have a cosine of at least a threshold; of passages, those of different
+        documents.
+
+        Args:
+            threshold: Above 0 and at most 1. The lower, the longer it takes.
+            where: Compare only documents that meet a filter.
+
+        Returns:
+            The most alike first.
+
+        Raises:
+            ValueError: A threshold out of range.
+            DataError: A filter on a column that no document has, or of another kind.
+        """
+        snapshot = self._snapshot
+        allowed = None if where is None else snapshot.documents.allowed(as_filter(where))
+        reader = Reader(self.path, snapshot, self._given_encoder)
+        return duplicates(snapshot, threshold, reader.compared, allowed)
+
+    def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
+        """Words of a query that no document has, each with the nearest words that documents have.
+
+        Args:
+            text: The query.
+            limit: How many for each word at most. Where there are none, the list is empty.
+
+        Raises:
+            EncoderError: The index has no encoder.
+        """
+        return Words(self._snapshot, self.encoder).corrections(text, limit)
+
+    def did_you_mean(self, text: str) -> str | None:
+        """A query with its words that no document has replaced by the nearest; None if there is nothing to replace."""
+        return Words(self._snapshot, self.encoder).corrected(text)
+
+    def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
+        """What somebody who types may go on to: the last word completed, and titles.
+
+        Args:
+            text: What stands there so far.
+            limit: How many words, and how many titles, at most.
+
+        Raises:
+            EncoderError: The index has no encoder.
+        """
+        return Words(self._snapshot, self.encoder).suggestions(text, limit)
 
     def compared_vectors(self, docs: Sequence[int]) -> SparseMatrix:
         """The vectors of some documents, by their numbers, as `compared` weighs them."""

@@ -31,6 +31,7 @@ from lsr.index.search.options import Options, split_options
 from lsr.index.search.query_encoder import as_queries
 from lsr.index.search.selection import Selected, explained, select
 from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
+from lsr.index.search.words import Suggestion
 from lsr.index.segment.columns import flat_items
 from lsr.index.segment.filters import Where
 from lsr.index.serve.problems import client_error
@@ -163,6 +164,19 @@ class Client:
             raise ValueError("rerank: a client has no query for what is like a document; re-rank with search")
         asked = {"id": str(doc_id), "k": k} | _how(where, None, options, chosen)
         return self._hits(None, self._post("/v1/similar", asked), options)
+
+    def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
+        """What somebody who types may go on to; see `Index.suggest`."""
+        return [Suggestion(**one) for one in self._post("/v1/suggest", {"text": text, "limit": limit})["suggestions"]]
+
+    def corrections(self, text: str) -> dict[str, list[str]]:
+        """Words of a query that no document has, each with the nearest; see `Index.corrections`."""
+        return dict(self._post("/v1/suggest", {"text": text, "limit": 1})["corrections"])
+
+    def did_you_mean(self, text: str) -> str | None:
+        """A query with its words that no document has replaced by the nearest; see `Index.did_you_mean`."""
+        found: str | None = self._post("/v1/suggest", {"text": text, "limit": 1})["did_you_mean"]
+        return found
 
     def _reranked(self, query: Query, k: int, options: Options, how: dict[str, Any]) -> Hits:
         """A page of what a re-ranker makes of the best documents."""

@@ -42,6 +42,10 @@ async def similar(serving: Serving, request: Request, asked: schemas.Similar) ->
     return await _read(serving, request, asked.index, lambda served, deadline: served.similar(asked, deadline))
 
 
+async def suggest(serving: Serving, request: Request, asked: schemas.Suggest) -> Response:
+    return await _read(serving, request, asked.index, lambda served, deadline: served.suggest(asked, deadline))
+
+
 async def _read(
     serving: Serving, request: Request, index: str | None, call: Callable[[Served, Deadline], dict[str, Any]]
 ) -> Response:
@@ -155,6 +159,9 @@ ROUTES: dict[str, dict[str, Route]] = {
     },
     "/v1/similar": {
         "POST": Route(similar, "reader", schemas.Similar, schemas.FoundSimilar, "Documents that are like one of them.")
+    },
+    "/v1/suggest": {
+        "POST": Route(suggest, "reader", schemas.Suggest, schemas.Suggestions, "What somebody who types may mean.")
     },
     "/v1/explain": {
         "POST": Route(

@@ -106,6 +106,13 @@ class Similar(HowToSearch):
     id: str
 
 
+class Suggest(OfIndex):
+    """What somebody types."""
+
+    text: Text
+    limit: int = Field(10, ge=1, le=100, description="How many words, and how many titles, at most.")
+
+
 class GetMany(OfIndex):
     """Documents by their ids."""
 
@@ -330,6 +337,26 @@ class Stored(Given):
     text: str
     metadata: dict[str, Any]
     passages: list[str] | None = Field(None, description="Of a document that is cut into passages, their ids.")
+
+
+class Suggested(Given):
+    """What may be meant."""
+
+    text: str
+    kind: Literal["word", "title"]
+    count: int = Field(description="Of a word, how many documents have its term.")
+    id: str | None = Field(description="Of a title, the document's id.")
+
+
+class Suggestions(Given):
+    """What somebody who types may mean."""
+
+    index: str
+    suggestions: list[Suggested]
+    corrections: dict[str, list[str]] = Field(description="Words that no document has, and the nearest that there are.")
+    did_you_mean: str | None = Field(
+        description="The text with such words replaced; null if there is nothing to replace."
+    )
 
 
 class StoredDocument(Given):

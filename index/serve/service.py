@@ -129,6 +129,17 @@ class Served:
             found["parent"] = parent
         return found
 
+    def suggest(self, asked: schemas.Suggest, deadline: Deadline) -> dict[str, Any]:
+        """What somebody who types may mean."""
+        deadline.check()
+        reader = self.index.pinned()
+        return {
+            "index": self.name,
+            "suggestions": [asdict(one) for one in reader.suggest(asked.text, asked.limit)],
+            "corrections": reader.corrections(asked.text),
+            "did_you_mean": reader.did_you_mean(asked.text),
+        }
+
     def get_many(self, asked: schemas.GetMany) -> dict[str, Any]:
         """Documents by their ids."""
         return self._documents(self.index.pinned().get_many(asked.ids))

@@ -31,7 +31,7 @@ from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
 
-_PREFIX = "bm25:"
+PREFIX = "bm25:"
 # BM25's document weights are divided by it and its query weights multiplied: both encoders' are of a size then, and so
 # lose as little when an index stores them in 8 bits with one scale. The second with IDF in the documents' weights.
 _SIZE, _SIZE_FIXED = 0.5, 4.0
@@ -71,7 +71,7 @@ class HybridEncoder(Encoder):
         """The same with the terms and counts of an index, or None for none."""
         if not isinstance(self.lexical, BM25Encoder):
             return self
-        mine = None if lexicon is None else lexicon.part(self.learned.n_terms, _PREFIX)
+        mine = None if lexicon is None else lexicon.part(self.learned.n_terms, PREFIX)
         return HybridEncoder(self.learned, self.lexical.over(mine), self.weight)
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
@@ -150,7 +150,7 @@ class HybridEncoder(Encoder):
     @property
     def vocabulary(self) -> Sequence[str]:
         """The learned encoder's tokens, then BM25's stems."""
-        return [*self.learned.vocabulary, *(_PREFIX + stem for stem in self.lexical.vocabulary)]
+        return [*self.learned.vocabulary, *(PREFIX + stem for stem in self.lexical.vocabulary)]
 
     @property
     def n_terms(self) -> int:

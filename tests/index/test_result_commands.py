@@ -96,3 +96,25 @@ def test_get(path, lsr_command):
     assert (ran.code, json.loads(ran.out)["_id"]) == (1, "d1")
     assert "1 id not there: x" in ran.err
     assert lsr_command("get", path, "d1", "--where", "n=1").code == 2
+
+
+def test_duplicates(path, lsr_command):
+    ran = lsr_command("duplicates", path, "--threshold", "0.99", "--where", "n<6")
+    found = Index.open(path).duplicates(0.99, where={"n": {"<": 6}})
+    assert [(line["id"], line["of"]) for line in ran.lines()] == [(one.id, one.of) for one in found]
+    assert ran.lines()[0] == {"id": "d3", "of": "d0", "similarity": 1.0}
+    assert "7 pairs" in ran.err
+
+
+def test_words_that_no_document_has_are_corrected(path, lsr_command):
+    ran = lsr_command("search", path, "fluter winf")
+    assert (ran.code, ran.out) == (0, "")
+    assert "did you mean: flutter wing" in ran.err
+    assert "did you mean" not in lsr_command("search", path, "flutter wing").err
+
+
+def test_values_that_no_document_has_are_named(path, lsr_command):
+    assert (
+        "source has no value 'S1'; did you mean 's1'?"
+        in lsr_command("search", path, "wing", "--where", "source=S1").err
+    )

@@ -138,3 +138,11 @@ def test_wrong_options(serving, one, given, told):
 def test_ranks_count_from_the_offset(serving, one):
     hits = serving(one).post("/v1/search", {"query": "wing", "k": 2, "offset": 4}).json["hits"]
     assert [hit["rank"] for hit in hits] == [5, 6]
+
+
+def test_suggestions_and_corrections(client, one):
+    assert client.suggest("pan") == one.suggest("pan")
+    assert client.suggest("fl", 1) == one.suggest("fl", 1) != []
+    assert client.corrections("wing fluter") == {"fluter": ["flutter"]}
+    assert client.did_you_mean("wing fluter") == "wing flutter"
+    assert client.did_you_mean("wing flutter") is None

@@ -1,0 +1,76 @@
+"""All pairs of rows of a matrix whose products reach a threshold.
+
+Rows are compared with those before them by an inverted index that is built on the way, which leaves out the beginning
+of each row: the most frequent terms, as long as these together can't reach the threshold with any row. A pair that has
+no term in what is left can't reach it either.
+
+Source: All-Pairs (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search").
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lsr.index.kernels.jit import kernel
+
+_SLACK = 1e-9  # what rounding may take from a sum
+
+
+@kernel
+def similar_pairs(indptr, terms, weights, counts, threshold):
+    """The pairs.
+
+    Args:
+        indptr: (n + 1,) int64, where each row begins.
+        terms: (nnz,) int64, of each row ascending; the smaller, the more rows have it.
+        weights: (nnz,) float64 above zero; rows of length 1.
+        counts: (n_terms,) int64, how many rows have each term.
+        threshold: Above 0.
+
+    Returns:
+        (pairs, 2) int64 rows, the larger first, and (pairs,) float64 products, at least the threshold less a billionth.
+    """
+    n, n_terms = len(indptr) - 1, len(counts)
+    largest = np.zeros(n_terms)
+    for p in range(len(terms)):
+        largest[terms[p]] = max(largest[terms[p]], weights[p])
+    ends = np.cumsum(counts) - counts  # of each term's list, which grows
+    starts = ends.copy()
+    rows, stored = np.empty(len(terms), np.int32), np.empty(len(terms))
+    left_out = np.zeros(n, np.int64)  # of each row, where its indexed part begins
+    sums, row = np.zeros(n), np.zeros(n_terms)
+    touched = np.empty(n, np.int64)
+    pairs, products, found = np.empty((64, 2), np.int64), np.empty(64), 0
+    for x in range(n):
+        n_touched = 0
+        for p in range(indptr[x], indptr[x + 1]):
+            row[terms[p]] = weights[p]
+            for q in range(starts[terms[p]], ends[terms[p]]):
+                y = rows[q]
+                if sums[y] == 0:
+                    touched[n_touched] = y
+                    n_touched += 1
+                sums[y] += weights[p] * stored[q]
+        for i in range(n_touched):
+            y = touched[i]
+            total = sums[y]
+            sums[y] = 0
+            for p in range(indptr[y], left_out[y]):
+                total += row[terms[p]] * weights[p]
+            if total >= threshold - _SLACK:
+                if found == len(products):
+                    more, longer = np.empty((2 * found, 2), np.int64), np.empty(2 * found)
+                    more[:found], longer[:found] = pairs, products
+                    pairs, products = more, longer
+                pairs[found, 0], pairs[found, 1], products[found] = x, y, total
+                found += 1
+        bound = 0.0
+        left_out[x] = indptr[x + 1]
+        for p in range(indptr[x], indptr[x + 1]):
+            row[terms[p]] = 0
+            bound += weights[p] * largest[terms[p]]
+            if bound >= threshold - _SLACK:
+                left_out[x] = min(left_out[x], p)
+                rows[ends[terms[p]]], stored[ends[terms[p]]] = x, weights[p]
+                ends[terms[p]] += 1
+    return pairs[:found], products[:found]
