@@ -73,7 +73,7 @@ async def put(request: Request, documents: list[NewDocument]) -> int:
     index = request.app.state.index
     rows = [{"_id": d.id, **d.model_dump(exclude={"id"}, exclude_none=True)} for d in documents]
     try:
-        await index.update(rows)
+        await index.upsert(rows)
         await index.commit()
     except LsrError as error:
         raise HTTPException(422, str(error)) from None

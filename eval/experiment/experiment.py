@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -32,7 +31,7 @@ from lsr.errors import DataError, DataErrors, OutputExists
 from lsr.eval.checks import check_dataset
 from lsr.eval.datasets import Dataset
 from lsr.eval.experiment.artifact_cache import Artifacts
-from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings
+from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings, file_name
 from lsr.eval.experiment.systems import System, Timed, check_inputs, run_systems, time_systems
 from lsr.eval.latency import Latency, machine
 from lsr.eval.measures import cutoff_of, depth_of, is_mean, ordered_by_id, parse_measures, score_run, tied_queries
@@ -158,11 +157,15 @@ def named(datasets: Sequence[Dataset]) -> dict[str, Dataset]:
         DataError: Two of the same name, or none at all.
     """
     found: dict[str, Dataset] = {}
+    of_file: dict[str, Dataset] = {}
     for dataset in datasets:
         name = short_name(dataset)
         if name in found:
             raise DataError(f"{found[name].name} and {dataset.name} would both be called {name!r} in the tables")
-        found[name] = dataset
+        found[name], file = dataset, file_name(name)
+        if file.lower() in of_file:
+            raise DataError(f"the runs of {of_file[file.lower()].name} and {dataset.name} would both lie in {file!r}")
+        of_file[file.lower()] = dataset
     if not found:
         raise DataError("no dataset is named: --dataset, --suite, or datasets in the YAML file")
     return found
@@ -178,11 +181,6 @@ def conditions() -> dict[str, Any]:
             continue
     date = datetime.now().isoformat(timespec="seconds")
     return {"lsr": __version__, "date": date, "machine": machine(), "versions": versions}
-
-
-def file_name(name: str) -> str:
-    """A name of a dataset or system as one of a file."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
 
 
 def _check_datasets(

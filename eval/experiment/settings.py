@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,11 @@ from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.clusters import SUMMARY_MASS
 from lsr.index.segment.postings import ImpactType
 from lsr.index.segment.postings_writer import Order
+
+
+def file_name(name: str) -> str:
+    """A name of a dataset or system as one of a file."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,11 @@ class ExperimentSettings:
     def __post_init__(self) -> None:
         names = [system.name for system in self.systems]
         wrong = [f"two systems are called {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1]
+        of_file: dict[str, str] = {}
+        for name in dict.fromkeys(names):
+            other = of_file.setdefault(file_name(name).lower(), name)  # some file systems know no capitals
+            if other != name:
+                wrong.append(f"the runs of {other!r} and {name!r} would have the same file name, {file_name(name)!r}")
         if not names:
             wrong.append("there is no system")
         if self.baseline is not None and self.baseline not in names:

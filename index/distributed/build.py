@@ -32,7 +32,7 @@ from lsr.index.sharding.manifest import SHARD_NAME, SHARDS, Shards, shard_name
 from lsr.index.storage.manifest import MANIFEST, is_ours, parse_manifest
 from lsr.index.write.builder import BuildSettings, quantizer_of
 from lsr.io.corpus import Corpus
-from lsr.io.object_store import Place, beside, is_remote
+from lsr.io.object_store import Place, is_remote, with_suffix
 from lsr.sparse import usual_largest
 
 _WHAT = "building workers"
@@ -77,7 +77,7 @@ def build_shards(
     """
     settings, workers = settings or BuildSettings(), workers or Workers()
     out = str(out) if is_remote(out) else str(Path(out).absolute())  # workers are at home elsewhere
-    place, work = Place(out), beside(out, ".partial")
+    place, work = Place(out), with_suffix(out, ".partial")
     _refuse_others(place, overwrite=overwrite)
     builders = replace(workers, gpus=0, memory=memory)
     with ExitStack() as stack:
@@ -90,7 +90,7 @@ def build_shards(
             how: dict[str, Any] = {"identity": identity, "workers": workers, "overwrite": overwrite}
             parts, report = encode_parts(source, encoder, Place(work), task, **how)
             found = Scanned(
-                [Stretch(beside(work, f"/{part.name}"), part.rows, part.file) for part in parts],
+                [Stretch(with_suffix(work, f"/{part.name}"), part.rows, part.file) for part in parts],
                 usual_largest(np.array([part.largest for part in parts]), np.array([part.rows for part in parts])),
                 all(part.whole for part in parts),
                 f"{source.identity} | {identity}",
@@ -146,10 +146,10 @@ def _finish(place: Place, names: Sequence[str]) -> Shards:
     manifests = {}
     for name in names:
         content = place.read(f"{name}/{MANIFEST}")
-        manifests[name] = parse_manifest(content or b"", beside(place.name, f"/{name}"))
+        manifests[name] = parse_manifest(content or b"", with_suffix(place.name, f"/{name}"))
     made = Shards.of(manifests, place.name)
     place.write(SHARDS, made.content())
     tops = {PurePosixPath(name).parts[0] for name in place.sizes()}
     for name in sorted(top for top in tops if SHARD_NAME.fullmatch(top) and top not in names):
-        Place(beside(place.name, f"/{name}")).clear()
+        Place(with_suffix(place.name, f"/{name}")).clear()
     return made

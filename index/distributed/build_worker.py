@@ -12,7 +12,7 @@ from lsr.index.distributed.vector_ranges import Stretch, rows_between
 from lsr.index.segment.quantize import Quantizer
 from lsr.index.sharding.remote import folder_for
 from lsr.index.write.builder import BuildSettings, build_index
-from lsr.io.object_store import beside
+from lsr.io.object_store import with_suffix
 from lsr.io.open_vectors import read_vectors
 from lsr.io.vectors import Vectors
 
@@ -59,7 +59,7 @@ def build_shard(task: ShardTask, job: tuple[str, int, int]) -> str:
             count=end - first,
         )
         # What a killed worker left has no manifest, so nothing that counts is replaced.
-        with folder_for(beside(task.out, f"/{name}"), overwrite=True) as folder:
+        with folder_for(with_suffix(task.out, f"/{name}"), overwrite=True) as folder:
             build_index(
                 folder,
                 vectors,

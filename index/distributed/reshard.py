@@ -22,7 +22,7 @@ from lsr.index.sharding.manifest import SHARDS, Shards, is_sharded, shard_name, 
 from lsr.index.storage.manifest import output_errors, require_name
 from lsr.index.storage.transaction import Transaction
 from lsr.index.write.buffer import rows_of
-from lsr.index.write.builder import BuildSettings, Known, manifest_of, write_segment
+from lsr.index.write.builder import BuildSettings, EncoderMetadata, manifest_of, write_segment
 from lsr.io.vectors import VectorBatch
 
 
@@ -68,7 +68,7 @@ def reshard_index(source: str | Path, out: str | Path, n_shards: int, *, memory:
 
 
 def _write_shard(folder: Path, snapshot: Snapshot, rows: _Rows, end: int, settings: BuildSettings, memory: int) -> None:
-    known = Known()
+    known = EncoderMetadata()
     known.fingerprint, known.encoder_files = snapshot.shared.fingerprint, snapshot.shared.encoder_files
     known.vocabulary = snapshot.shared.vocabulary
     with Transaction(folder) as transaction:

@@ -29,7 +29,7 @@ from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.filters import Filter
 from lsr.index.sharding.remote import folder_of
-from lsr.index.storage.manifest import sealed
+from lsr.index.storage.manifest import with_checksum
 from lsr.io.document import Document
 from lsr.io.object_store import is_remote
 from lsr.sparse import SparseMatrix
@@ -112,7 +112,7 @@ class Shard:
                 if snapshot is not before:
                     while len(self._kept) >= _KEPT:
                         self._kept.pop(next(iter(self._kept)))
-                    self._kept[digest([sealed(snapshot.manifest)])] = snapshot
+                    self._kept[digest([with_checksum(snapshot.manifest)])] = snapshot
             version = next(reversed(self._kept))
             return version, self._kept[version]
 

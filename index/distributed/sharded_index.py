@@ -40,7 +40,7 @@ from lsr.index.search.options import Conditions, Options, Sort, split_options
 from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k
 from lsr.index.search.selection import Selected, explained, select
 from lsr.index.search.settings import SearchOptions, SearchSettings
-from lsr.index.search.snapshot import Shared
+from lsr.index.search.snapshot import IndexEncoder
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
 from lsr.index.write.builder import Source
@@ -82,7 +82,7 @@ class ShardedIndex(QuerySide):
         self.shards, self._patience, self._allow_missing = shards, patience or Patience(), allow_missing
         self._sets = dict(enumerate(sets))
         self._states: dict[int, ShardState] = {}
-        self._shared: Shared | None = None
+        self._shared: IndexEncoder | None = None
         self._counted: dict[int, int] = {}  # how many documents have a term
         self._bound: tuple[Encoder, Encoder] | None = None
         self._changes: Index | None = None
@@ -208,15 +208,15 @@ class ShardedIndex(QuerySide):
         return before != {n: state.version for n, state in states.items()}
 
     @property
-    def shared(self) -> Shared:
+    def shared(self) -> IndexEncoder:
         """What encodes queries, as the shards carry it."""
         if self._shared is None:
             files = self._any("encoder_files")
-            base = Shared(self.path, self.shards.fingerprint, files, lambda: self._any("vocabulary"))
+            base = IndexEncoder(self.path, self.shards.fingerprint, files, lambda: self._any("vocabulary"))
             self._shared = self._grown(base, self._states)
         return self._shared
 
-    def _grown(self, base: Shared, states: Mapping[int, ShardState]) -> Shared:
+    def _grown(self, base: IndexEncoder, states: Mapping[int, ShardState]) -> IndexEncoder:
         """The same with the tokens that were appended, which the shard with the most of them has all."""
         grown = {n: count for n, state in states.items() if (count := n_grown(state.manifest))}
         if not grown:
@@ -230,7 +230,7 @@ class ShardedIndex(QuerySide):
             require_one_line(str(self.path), longest, asked.answers.values())
             return longest
 
-        return Shared(self.path, base.fingerprint, base.encoder_files, tokens, base=base)
+        return IndexEncoder(self.path, base.fingerprint, base.encoder_files, tokens, base=base)
 
     def _over(self, encoder: Encoder | None) -> Encoder:
         encoder = encoder or self.shared.encoder

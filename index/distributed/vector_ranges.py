@@ -17,7 +17,7 @@ from lsr.errors import DataError
 from lsr.fingerprint import Fingerprint
 from lsr.index.segment.doc_store import hashes_of
 from lsr.index.storage.manifest import digest_file
-from lsr.io.object_store import Place, beside, is_remote
+from lsr.io.object_store import Place, is_remote, with_suffix
 from lsr.io.open_vectors import read_vectors
 from lsr.io.remote_files import fetched_vectors
 from lsr.io.text_files import file_identity
@@ -106,7 +106,7 @@ def scan(source: str | Path) -> tuple[Scanned, Report]:
                 hashes.append(hashes_of(batch.documents.column("id")))
                 bar.update(len(batch.vectors))
             if is_remote(source):
-                at = beside(source, f"/{path.name}") if copy.is_dir() else str(source)
+                at = with_suffix(source, f"/{path.name}") if copy.is_dir() else str(source)
                 wanted = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
                 stretches.append(Stretch(at, rows, wanted))
             else:

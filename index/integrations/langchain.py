@@ -137,7 +137,8 @@ def _document(document: Document) -> dict[str, Any]:
 
 def _documents(texts: Iterable[str], metadatas: Iterable[Any] | None, ids: Iterable[str] | None) -> list[Document]:
     texts = list(texts)
-    columns = [texts, list(metadatas or [{}] * len(texts)), list(ids or [None] * len(texts))]
+    none: list[Any] = [None] * len(texts)
+    columns = [texts, list(metadatas or [{}] * len(texts)), list(ids or none)]
     if len({len(column) for column in columns}) > 1:
         raise ValueError(
             f"{len(texts)} texts, {len(columns[1])} metadatas, {len(columns[2])} ids: give one for each text"

@@ -93,8 +93,8 @@ class Matcher:
             return self._least(*self._found(k, self._conditions.min_score))
         return self._boosted(k, self._factors)
 
-    def _found(self, k: int, floor: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        return self.snapshot.top(self._vector, k, self._settings, self._mask, floor=floor, accept=self._accept)
+    def _found(self, k: int, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        return self.snapshot.top(self._vector, k, self._settings, self._mask, threshold=threshold, accept=self._accept)
 
     def _least(self, docs: NDArray[np.int64], scores: NDArray[np.float64]) -> Matches:
         n = int(np.searchsorted(-scores, -self._conditions.min_score, side="right"))
@@ -121,16 +121,16 @@ class Matcher:
     def _boosted(self, k: int, factors: NDArray[np.float64]) -> Matches:
         """No document that isn't found can be boosted above the last one found times the largest factor."""
         most = float(factors.max(initial=1.0))
-        floor, depth, n_docs = self._conditions.min_score / most, k, max(1, self.snapshot.searcher.n_docs)
+        threshold, depth, n_docs = self._conditions.min_score / most, k, max(1, self.snapshot.searcher.n_docs)
         while True:
-            docs, scores = self._found(min(depth, n_docs), floor)
+            docs, scores = self._found(min(depth, n_docs), threshold)
             boosted = scores * factors[docs]
             best = np.lexsort((docs, -boosted))[:k]
             least = float(boosted[best[-1]]) if len(best) == k else 0.0
             if len(docs) < depth or depth >= n_docs or (least and least > float(scores[-1]) * most):
                 return self._least(docs[best], boosted[best])
             # What scores less than this is never among the k best, whatever its factor.
-            floor, depth = max(floor, least / most), depth * _DEEPER
+            threshold, depth = max(threshold, least / most), depth * _DEEPER
 
     def _sorted(self, k: int) -> Matches:
         docs, scores = self.every()
@@ -143,8 +143,8 @@ class Matcher:
 
     def every(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """All documents that match, in the order of addition, and their scores."""
-        floor = 0.0 if self._factors is not None else self._conditions.min_score
-        docs, scores = self._found(max(1, self.snapshot.searcher.n_docs), floor)
+        threshold = 0.0 if self._factors is not None else self._conditions.min_score
+        docs, scores = self._found(max(1, self.snapshot.searcher.n_docs), threshold)
         if self._factors is not None:
             scores = scores * self._factors[docs]
         kept = np.flatnonzero(scores >= self._conditions.min_score)

@@ -18,7 +18,7 @@ from lsr.errors import CutTexts, DataError, EncoderError
 from lsr.fingerprint import Fingerprint
 from lsr.index.search.searcher import EXACT
 from lsr.index.search.settings import SearchSettings
-from lsr.index.search.snapshot import Shared
+from lsr.index.search.snapshot import IndexEncoder
 from lsr.sparse import SparseMatrix
 
 Query = str | Mapping[str, Any] | SparseMatrix  # {token: weight}, or a mapping that has a "text"
@@ -36,7 +36,7 @@ class QuerySide:
         self._given_encoder = encoder
 
     @property
-    def shared(self) -> Shared:
+    def shared(self) -> IndexEncoder:
         """What encodes queries, as the index carries it."""
         raise NotImplementedError
 

@@ -21,7 +21,7 @@ from lsr.errors import CorruptIndex, IndexFormatError
 from lsr.forks import cached_property
 from lsr.index.kernels.block_max import FOLD
 from lsr.index.kernels.layout import POSTINGS, POSTINGS_SCORED, WINDOW, Space, find_live
-from lsr.index.search.segment_group import Group
+from lsr.index.search.segment_group import Group, GroupQuery
 from lsr.index.search.settings import Experience, Plan, SearchSettings, choose
 from lsr.index.segment.clusters import document_of
 from lsr.index.segment.postings import Run, Segment
@@ -86,7 +86,7 @@ class Searcher:
         k: int,
         settings: SearchSettings = EXACT,
         mask: Mask | None = None,
-        floor: float = 0.0,
+        threshold: float = 0.0,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The k best documents for a query vector.
 
@@ -96,12 +96,12 @@ class Searcher:
             k: How many.
             settings: How to search.
             mask: Which documents may be found; by default all that aren't deleted.
-            floor: Documents that score less may be left out: what elsewhere k documents have reached.
+            threshold: Documents that score less may be left out; the k-th best score from another shard, say.
 
         Returns:
             (found,) document numbers and (found,) scores, descending, equal ones by document.
         """
-        return self._search(terms, weights, k, settings, mask, floor)[:2]
+        return self._search(terms, weights, k, settings, mask, threshold)[:2]
 
     def plan(
         self,
@@ -110,10 +110,10 @@ class Searcher:
         k: int,
         settings: SearchSettings = EXACT,
         mask: Mask | None = None,
-        floor: float = 0.0,
+        threshold: float = 0.0,
     ) -> Plan:
         """Search as `search` does, and tell what that took."""
-        return self._search(terms, weights, k, settings, mask, floor)[2]()
+        return self._search(terms, weights, k, settings, mask, threshold)[2]()
 
     def _search(
         self,
@@ -122,7 +122,7 @@ class Searcher:
         k: int,
         settings: SearchSettings,
         mask: Mask | None,
-        floor: float,
+        threshold: float,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], Callable[[], Plan]]:
         k = max(1, min(k, self.n_docs))
         mask = mask or self._all_alive
@@ -149,14 +149,20 @@ class Searcher:
             reason = "the query's weights lie too far apart for integers of 32 bits"
         results, counts, n_known = [], np.zeros(4, np.int64), 0
         for g, group in enumerate(self._groups):
-            live = mask.live[g] if mask.live else _EVERY
-            space = self._space(k, wide.dtype)
-            scratch = self._scratch() if algorithm == "clusters" else None
-            unit = group.scale / factor
-            threshold = _threshold(floor / unit, wide.dtype)
-            docs, scores, known = group.search(
-                algorithm, terms, wide, space, k, settings, mask.allowed, live, scratch, threshold
+            space, unit = self._space(k, wide.dtype), group.scale / factor
+            wanted = GroupQuery(
+                algorithm=algorithm,
+                settings=settings,
+                terms=terms,
+                weights=wide,
+                k=k,
+                threshold=_threshold(threshold / unit, wide.dtype),
+                allowed=mask.allowed,
+                live=mask.live[g] if mask.live else _EVERY,
+                space=space,
+                scratch=self._scratch() if algorithm == "clusters" else None,
             )
+            docs, scores, known = group.search(wanted)
             counts += space.counts
             n_known = max(n_known, known)
             results.append((docs, scores * unit))

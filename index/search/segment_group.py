@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,35 @@ from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.postings import Run
 
 _SEEDS = 2  # blocks of the highest bounds that are scored first, apart from a quarter of k
+
+
+@dataclass(frozen=True, slots=True)
+class GroupQuery:
+    """What is searched for in a group, and the arrays that the search writes to.
+
+    Attributes:
+        algorithm: What runs, any but "auto".
+        settings: How.
+        terms: (n,) uint32, ascending term ids.
+        weights: (n,) int32, int64 or float64, the query's weights as kernels take them.
+        k: How many documents.
+        threshold: Documents whose scores fall short of it, of the type of the weights and above zero, may be left out.
+        allowed: (n_docs,) uint8, which documents may be found, by place; empty if all may.
+        live: (n_blocks,) uint8, which blocks have one that may be found; empty if all have.
+        space: Holds the result.
+        scratch: What a search by clusters needs besides; None for the others.
+    """
+
+    algorithm: str
+    settings: SearchSettings
+    terms: NDArray[np.uint32]
+    weights: NDArray[Any]
+    k: int
+    threshold: Any
+    allowed: NDArray[np.uint8]
+    live: NDArray[np.uint8]
+    space: Space
+    scratch: NDArray[np.int32] | None
 
 
 class Group:
@@ -81,55 +111,45 @@ class Group:
         ]  # fmt: skip
         self._lexicon = Lexicon(np.array(columns, np.int64).T.copy(), terms, table, peaks, ends, tuple(entries))
 
-    def search(
-        self,
-        algorithm: str,
-        terms: NDArray[np.uint32],
-        weights: NDArray[Any],
-        space: Space,
-        k: int,
-        settings: SearchSettings,
-        allowed: NDArray[np.uint8],
-        live: NDArray[np.uint8],
-        scratch: NDArray[np.int32] | None,
-        threshold: Any,
-    ) -> tuple[NDArray[np.int64], NDArray[Any], int]:
-        """The k best documents of these segments, their scores in integers, and how many terms occur.
-
-        Documents whose scores fall short of `threshold`, of the type of the weights and above zero, may be left out.
-        """
+    def search(self, wanted: GroupQuery) -> tuple[NDArray[np.int64], NDArray[Any], int]:
+        """The k best documents of these segments, their scores in integers, and how many terms occur."""
+        terms, weights, k, space = wanted.terms, wanted.weights, wanted.k, wanted.space
         ranks, peaks = np.empty((len(self._members), len(terms)), np.int64), np.empty(len(terms))
         known = find_terms(self._lexicon, terms, ranks, peaks)
-        if scratch is not None:
-            found = self._search_clusters(ranks, known, weights, space, k, settings, allowed, scratch)
+        if wanted.scratch is not None:
+            found = self._search_clusters(wanted, wanted.scratch, ranks, known)
             return space.docs[:found], space.scores[:found], len(known)
-        if algorithm == "blocks":
+        if wanted.algorithm == "blocks":
             known = known[np.argsort(-weights[known], kind="stable")]
         files, chosen = self.files, weights[known]
         lists = np.empty((len(known), len(files.windows), 4), np.int32)
         find_lists(self._lexicon, files.windows, ranks, known, lists)
-        most = (chosen * peaks[known]).astype(weights.dtype) if algorithm != "exhaustive" else chosen
-        query = Query(lists, chosen, most, allowed, live)
-        if algorithm == "blocks":
-            seeds = min(max(_SEEDS + k // 4, settings.guaranteed), max(self.n_blocks, 1))
-            found = search_blocks(files, query, space, k, settings.alpha, seeds, threshold)
-        elif algorithm == "maxscore":
+        most = (chosen * peaks[known]).astype(weights.dtype) if wanted.algorithm != "exhaustive" else chosen
+        query = Query(lists, chosen, most, wanted.allowed, wanted.live)
+        if wanted.algorithm == "blocks":
+            seeds = min(max(_SEEDS + k // 4, wanted.settings.guaranteed), max(self.n_blocks, 1))
+            found = search_blocks(files, query, space, k, wanted.settings.alpha, seeds, wanted.threshold)
+        elif wanted.algorithm == "maxscore":
             found = search_maxscore(files, query, space, k)
         else:
-            found = search_windows(files, query, space, k, threshold)
+            found = search_windows(files, query, space, k, wanted.threshold)
         return space.docs[:found], space.scores[:found], len(known)
 
     def _search_clusters(
-        self,
-        ranks: NDArray[np.int64],
-        known: NDArray[np.int64],
-        weights: NDArray[Any],
-        space: Space,
-        k: int,
-        settings: SearchSettings,
-        allowed: NDArray[np.uint8],
-        scratch: NDArray[np.int32],
+        self, wanted: GroupQuery, scratch: NDArray[np.int32], ranks: NDArray[np.int64], known: NDArray[np.int64]
     ) -> int:
+        """Search the clusters of one segment after the other, which share the score to be reached.
+
+        Args:
+            wanted: The query.
+            scratch: Its scratch.
+            ranks: (n_segments, n_terms) int64, where each term stands among the terms of each segment; -1: nowhere.
+            known: The terms that any segment has, by their numbers in the query.
+
+        Returns:
+            How many documents were found.
+        """
+        weights, k, space, settings = wanted.weights, wanted.k, wanted.space, wanted.settings
         space.counts[:] = 0
         found, threshold = 0, 1
         # Terms that no segment has don't count.
@@ -143,7 +163,8 @@ class Group:
                 heaviest = (np.cumsum(here) - 1)[anywhere[here[anywhere]]]
                 there, wide = ranks[i][here], weights[here]
             seeds = min(max(_SEEDS + k // 5, settings.guaranteed), max(len(segment.clusters.doc_ends), 1))
-            docs = Docs(segment.order, segment.n_docs, base, _within(run, allowed[base : base + segment.n_docs]))
+            allowed = _within(run, wanted.allowed[base : base + segment.n_docs])
+            docs = Docs(segment.order, segment.n_docs, base, allowed)
             found, threshold = search_clusters(
                 segment.clusters, (there, wide), heaviest, docs, scratch, space, k,
                 float(settings.heap_factor), seeds, found, np.int32(threshold),

@@ -47,7 +47,7 @@ _PASSAGES = 4  # so many times the wanted documents are looked for where documen
 _REST = " (--skip-damaged, Index.open(..., skip_damaged=True) searches what is left)"
 
 
-class Part(NamedTuple):
+class OpenSegment(NamedTuple):
     """A segment of a snapshot.
 
     Attributes:
@@ -108,7 +108,7 @@ class Part(NamedTuple):
             raise CorruptIndex("\n".join(wrong))
 
 
-class Shared:
+class IndexEncoder:
     """What the segments of an index share.
 
     Attributes:
@@ -133,7 +133,7 @@ class Shared:
         tokens: Callable[[], list[str]] | None,
         *,
         damaged: bool = False,
-        base: Shared | None = None,
+        base: IndexEncoder | None = None,
     ) -> None:
         self._path, self.fingerprint, self.encoder_files, self._tokens = path, fingerprint, encoder_files, tokens
         self.damaged = damaged
@@ -142,7 +142,7 @@ class Shared:
         self._before: tuple[list[str], dict[str, int]] | None = None  # of the same tokens, but for the last
 
     @classmethod
-    def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool, tokens_whole: bool) -> Shared:
+    def of(cls, path: Path, manifest: Mapping[str, Any], *, whole: bool, tokens_whole: bool) -> IndexEncoder:
         """What the segments of a manifest share; if it isn't whole, without the encoder, nor tokens that aren't."""
         folder = path / str(manifest["shared"])
         # Everything is mapped or read by now: an index that is open stays whole when another one replaces it.
@@ -155,7 +155,7 @@ class Shared:
         fingerprint = Fingerprint.from_json(manifest["fingerprint"], str(path))
         return cls(str(path), fingerprint, files, tokens, damaged=not whole)
 
-    def grown(self, path: Path, manifest: Mapping[str, Any], before: Shared | None = None) -> Shared:
+    def grown(self, path: Path, manifest: Mapping[str, Any], before: IndexEncoder | None = None) -> IndexEncoder:
         """The same with the tokens that commits have appended.
 
         Args:
@@ -172,7 +172,7 @@ class Shared:
             )
             for name in folders
         ]
-        made = Shared(self._path, self.fingerprint, self.encoder_files, None, damaged=self.damaged, base=self)
+        made = IndexEncoder(self._path, self.fingerprint, self.encoder_files, None, damaged=self.damaged, base=self)
         known = before.__dict__.get("term_of") if before is not None else None
         if before is not None and before._vocabulary is not None and known is not None:
             made._before = before._vocabulary, known
@@ -245,7 +245,7 @@ class Snapshot:
             raise CorruptIndex("\n".join(wrong.values()) + _REST)
         self.damaged = list(wrong.values())
         left_out = {name.split("/")[0] for name in wrong}
-        opened: dict[str, Part] = {part.entry["name"]: part for part in before.parts} if before else {}
+        opened: dict[str, OpenSegment] = {part.entry["name"]: part for part in before.parts} if before else {}
         parts = []
         for entry in manifest["segments"]:
             if entry["name"] in left_out or entry["alive"] in left_out:
@@ -260,15 +260,19 @@ class Snapshot:
         folders = [piece["name"] for piece in manifest.get("grown", ())]
         known = before if before and before.manifest["shared"] == manifest["shared"] and not before.damaged else None
         if known and known.manifest.get("grown") == manifest.get("grown"):
-            self.shared: Shared = known.shared
+            self.shared: IndexEncoder = known.shared
         else:
             lost = [name for name in wrong if name.split("/")[0] in (manifest["shared"], *folders)]
             tokens_whole = all("/encoder/" in name for name in lost)
-            base = known.shared.base if known else Shared.of(path, manifest, whole=not lost, tokens_whole=tokens_whole)
+            base = (
+                known.shared.base
+                if known
+                else IndexEncoder.of(path, manifest, whole=not lost, tokens_whole=tokens_whole)
+            )
             self.shared = base.grown(path, manifest, known.shared if known else None) if tokens_whole else base
 
-    def _assemble(self, parts: Sequence[Part]) -> None:
-        self.parts: tuple[Part, ...] = tuple(parts)
+    def _assemble(self, parts: Sequence[OpenSegment]) -> None:
+        self.parts: tuple[OpenSegment, ...] = tuple(parts)
         alive = [part.alive for part in self.parts]
         self.documents = AllDocuments([part.documents for part in self.parts], alive)
         self._masks: dict[str, Mask] = {}
@@ -437,7 +441,7 @@ class Snapshot:
         settings: SearchSettings,
         mask: Mask | None = None,
         *,
-        floor: float = 0.0,
+        threshold: float = 0.0,
         accept: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Documents and scores of one query; passages rolled up to their documents.
@@ -447,7 +451,7 @@ class Snapshot:
             k: How many documents.
             settings: How to search.
             mask: Which may be found.
-            floor: Documents that score less may be left out.
+            threshold: Documents that score less may be left out.
             accept: Tells of (n,) documents, of passages each, which of them may be found: for what is too slow to be
                 asked of all. As many are looked at as it takes to find k.
         """
@@ -455,7 +459,7 @@ class Snapshot:
         depth = self.depth(k)
         while True:
             # A document's best passage is the first of it in the ranking, so the first k documents are exact.
-            docs, scores = self.searcher.search(terms, weights, depth, settings, mask, floor)
+            docs, scores = self.searcher.search(terms, weights, depth, settings, mask, threshold)
             last = len(docs) < depth or depth >= self.searcher.n_docs
             least = float(scores[-1]) if len(scores) else 0.0
             if accept is not None:
@@ -513,7 +517,7 @@ class Snapshot:
         return None
 
 
-def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], opened: Part | None) -> Part:
+def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], opened: OpenSegment | None) -> OpenSegment:
     """A segment; what is open already isn't opened again."""
     folder, n_docs = path / entry["name"], entry["n_docs"]
     if opened is None:
@@ -527,14 +531,14 @@ def _open(path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], ope
     else:
         segment, documents, embeddings = opened.segment, opened.documents, opened.embeddings
         if opened.entry["alive"] == entry["alive"]:
-            return Part(entry, segment, documents, opened.alive, manifest["files"], embeddings)
+            return OpenSegment(entry, segment, documents, opened.alive, manifest["files"], embeddings)
     alive = None
     if entry["alive"]:
         alive = read_alive(path / entry["alive"], n_docs, manifest["files"][entry["alive"]]["sha256"])
-    return Part(entry, segment, documents, alive, manifest["files"], embeddings)
+    return OpenSegment(entry, segment, documents, alive, manifest["files"], embeddings)
 
 
-def _frequencies(parts: Sequence[Part], counted: dict[int, int], terms: NDArray[Any]) -> NDArray[np.int64]:
+def _frequencies(parts: Sequence[OpenSegment], counted: dict[int, int], terms: NDArray[Any]) -> NDArray[np.int64]:
     """How many documents that aren't deleted have each term; what is counted once is kept."""
     if all(part.alive is None for part in parts):
         return sum((part.segment.count(terms) for part in parts), np.zeros(len(terms), np.int64))
@@ -551,7 +555,7 @@ def _tokens_of(file: ArrowFile, wanted: str) -> list[str]:
     return list(file.batch(0).column(0).to_pylist())
 
 
-def _more_tokens(base: Shared, files: Sequence[tuple[ArrowFile, str]], known: list[str] | None) -> list[str]:
+def _more_tokens(base: IndexEncoder, files: Sequence[tuple[ArrowFile, str]], known: list[str] | None) -> list[str]:
     """The tokens of the base and of files, each with its checksum, of which the first may be known."""
     tokens = list(known if known is not None else base.vocabulary or ())
     at = len(base.vocabulary or ())

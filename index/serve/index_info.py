@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from lsr.encode.hybrid import HybridEncoder
 from lsr.errors import LsrError
 from lsr.index.search.reader import Reader
-from lsr.index.search.snapshot import Part, Snapshot
+from lsr.index.search.snapshot import OpenSegment, Snapshot
 from lsr.index.segment.columns import kinds_of, numbers_of
 
 _VALUES = 50  # of a column, the most frequent
@@ -48,7 +48,7 @@ def columns_of(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     return {name: _column(snapshot.parts, name, kind) for name, kind in sorted(kinds.items())[:_COLUMNS]}
 
 
-def _column(parts: tuple[Part, ...], name: str, kind: str) -> dict[str, Any]:
+def _column(parts: tuple[OpenSegment, ...], name: str, kind: str) -> dict[str, Any]:
     known: dict[str, Any] = {"kind": kind}
     arrays = [array for part in parts if (array := _alive_values(part, name)) is not None and len(array)]
     if kind.removeprefix("list of ") == "number":
@@ -65,7 +65,7 @@ def _column(parts: tuple[Part, ...], name: str, kind: str) -> dict[str, Any]:
     return known
 
 
-def _alive_values(part: Part, name: str) -> pa.Array | None:
+def _alive_values(part: OpenSegment, name: str) -> pa.Array | None:
     """The values of a column, lists taken apart, without nulls."""
     columns = part.documents.columns
     if columns is None or name not in columns.kinds:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from lsr.index.serve.service import Served
-from lsr.index.serve.thread_pool import Workers
+from lsr.index.serve.thread_pool import ThreadPool
 
 KIND = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -50,7 +50,7 @@ class Metrics:
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
-    def text(self, indexes: Mapping[str, Served], workers: Iterable[Workers]) -> bytes:
+    def text(self, indexes: Mapping[str, Served], workers: Iterable[ThreadPool]) -> bytes:
         """Everything, with what the indexes are now."""
         self._searching.set(sum(one.busy for one in workers))
         for name, served in indexes.items():

@@ -10,7 +10,7 @@ from lsr.index.index import Index
 from lsr.index.serve.metrics import Metrics
 from lsr.index.serve.service import Served
 from lsr.index.serve.settings import ServeSettings
-from lsr.index.serve.thread_pool import Workers
+from lsr.index.serve.thread_pool import ThreadPool
 
 _WRITES_WAITING = 64
 _KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
@@ -33,8 +33,8 @@ class Serving:
     def __init__(self, indexes: Mapping[str, Index], settings: ServeSettings) -> None:
         self.settings, self.metrics, self.page = settings, Metrics(), _page_files()
         self.indexes = {name: Served(name, index, settings) for name, index in indexes.items()}
-        self.searches = Workers(settings.workers, settings.waiting, "search")
-        self.writes = {name: Workers(1, _WRITES_WAITING, "write") for name in indexes}
+        self.searches = ThreadPool(settings.workers, settings.waiting, "search")
+        self.writes = {name: ThreadPool(1, _WRITES_WAITING, "write") for name in indexes}
         self.ready, self.started = False, time.monotonic()
 
 

@@ -45,7 +45,7 @@ class Deadline:
         )
 
 
-class Workers:
+class ThreadPool:
     """Threads with a waiting room.
 
     Args:

@@ -26,7 +26,7 @@ from lsr.durable import sync
 from lsr.errors import CorruptIndex, EncoderMismatch, IndexFormatError, OutputExists
 from lsr.fingerprint import Fingerprint
 from lsr.index.storage.arrow_file import RESTORE
-from lsr.index.storage.manifest import output_errors, read_manifest, replace_file, require_name, sealed
+from lsr.index.storage.manifest import output_errors, read_manifest, replace_file, require_name, with_checksum
 from lsr.io.object_store import Place, is_remote
 
 SHARDS = "shards.json"
@@ -161,7 +161,7 @@ class Shards:
 
     def content(self) -> bytes:
         """What shards.json is to hold."""
-        return sealed(
+        return with_checksum(
             {
                 "format": FORMAT,
                 "lsr": __version__,
@@ -193,7 +193,7 @@ class Shards:
                 f"reads format {FORMAT}: build it again, or upgrade with pip install -U lsr-search"
             )
         values.pop("sha256", None)
-        if sealed(values) != content:
+        if with_checksum(values) != content:
             raise CorruptIndex(f"{where} is damaged: the content doesn't match its checksum; {RESTORE}")
         try:
             entries = tuple(ShardEntry(s["path"], s["documents"], s["bytes"]) for s in values["shards"])

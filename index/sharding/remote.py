@@ -201,7 +201,7 @@ def upload_index(folder: str | PathLike[str], uri: str, *, overwrite: bool = Fal
 
 
 def refuse_remote(place: Place, *, overwrite: bool) -> None:
-    """As `lsr.index.storage.manifest.refuse_others`, of object storage."""
+    """As `lsr.index.storage.manifest.check_output_empty`, of object storage."""
     there = place.sizes()
     if MANIFEST in there and not overwrite:
         raise OutputExists(f"{place.name}: an index exists already (--overwrite, overwrite=True replaces it)")

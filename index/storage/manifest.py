@@ -63,7 +63,7 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sealed(manifest: Mapping[str, Any]) -> bytes:
+def with_checksum(manifest: Mapping[str, Any]) -> bytes:
     """A JSON object as a file that tells whether it was changed: its own SHA-256 is the last of its values."""
     body = json.dumps(manifest, indent=1).encode()
     return json.dumps({**manifest, "sha256": hashlib.sha256(body).hexdigest()}, indent=1).encode() + b"\n"
@@ -122,7 +122,7 @@ def parse_manifest(content: bytes, index: Path | str) -> dict[str, Any]:
             f"format {FORMAT}: {mend}"
         )
     manifest.pop("sha256", None)
-    if sealed(manifest) != content:
+    if with_checksum(manifest) != content:
         raise CorruptIndex(f"{path}: {CHANGED}")
     _require_sound(manifest, path)
     return dict(manifest)
@@ -254,7 +254,7 @@ def output_errors(index: Path, *, every: bool = False) -> Iterator[None]:
         raise OutputError(f"{index}: can't be written: {error.strerror or error}") from error
 
 
-def refuse_others(index: Path, *, overwrite: bool) -> None:
+def check_output_empty(index: Path, *, overwrite: bool) -> None:
     """Refuse a folder in which no index can be built.
 
     Args:

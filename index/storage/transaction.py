@@ -1,7 +1,7 @@
 """What changes an index folder: its lock, new files that no manifest names yet, and the commit that lets one name them.
 
 Only who holds the lock commits, and removes what a dead process left. Merging works aside, in a folder of its own under
-a lock of its own (`Aside`), while others commit; what it has made is then received by a transaction.
+a lock of its own (`MergeWorkspace`), while others commit; what it has made is then received by a transaction.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from lsr.index.storage.manifest import (
     output_errors,
     read_manifest,
     replace_file,
-    sealed,
+    with_checksum,
 )
 
 _PATIENCE = 1.0  # seconds to wait for the lock: a commit, or a merge that is put in its place, is done by then
 
 
-class NewFiles:
+class StagedFiles:
     """Files of an index that no manifest names yet.
 
     Attributes:
@@ -83,7 +83,7 @@ class NewFiles:
         self.close()
 
 
-class Transaction(NewFiles):
+class Transaction(StagedFiles):
     """The lock of an index, and files that become part of it with `commit`; `close` removes what hasn't.
 
     Attributes:
@@ -121,7 +121,7 @@ class Transaction(NewFiles):
                 raise
 
     def folder(self, kind: str) -> Path:
-        """As of `NewFiles`.
+        """As of `StagedFiles`.
 
         Raises:
             OutputError: The index isn't here any longer.
@@ -179,7 +179,7 @@ class Transaction(NewFiles):
         index_id = (self.manifest or {}).get("index_id") or secrets.token_hex(16)
         whole = {"format": FORMAT, "index_id": index_id, **manifest, "files": dict(sorted(files.items()))}
         self._tried = whole
-        replace_file(self.root / MANIFEST, sealed(whole))
+        replace_file(self.root / MANIFEST, with_checksum(whole))
         self._take(whole)
         sync(self.root)
         sweep(self.root, whole, also={self.scratch, *self._new})
@@ -226,7 +226,7 @@ class Transaction(NewFiles):
             raise OutputError(f"{self.root}: {MOVED}")
 
 
-class Aside(NewFiles):
+class MergeWorkspace(StagedFiles):
     """A folder within an index' in which segments are merged while others commit; `close` removes it.
 
     Raises:

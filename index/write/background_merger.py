@@ -13,7 +13,7 @@ from lsr.errors import IndexLocked
 from lsr.forks import in_child
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.storage.manifest import output_errors
-from lsr.index.storage.transaction import Aside
+from lsr.index.storage.transaction import MergeWorkspace
 from lsr.index.write.builder import BuildSettings
 from lsr.index.write.merge import Abandoned, Merged, merge_aside, plan_merges
 
@@ -87,7 +87,7 @@ class Merger:
     def _run(self) -> None:
         try:
             while self._is_wanted():
-                with output_errors(self._path), suppress(IndexLocked), Aside(self._path) as aside:
+                with output_errors(self._path), suppress(IndexLocked), MergeWorkspace(self._path) as aside:
                     while self._merge(aside):  # one who merges is enough
                         pass
         except Abandoned:
@@ -105,7 +105,7 @@ class Merger:
             self._ended = not wanted
             return wanted
 
-    def _merge(self, aside: Aside) -> bool:
+    def _merge(self, aside: MergeWorkspace) -> bool:
         """Merge what is to be merged next; False if there was nothing."""
         self._snapshot = Snapshot.latest(self._path, self._snapshot)
         parts, everything = self._snapshot.parts, self._everything

@@ -15,7 +15,7 @@ from lsr.index.storage.transaction import Transaction
 from lsr.io.vectors import VectorBatch
 
 
-class Stored:
+class PendingSegment:
     """A segment on disk, committed or not, and what becomes of its documents."""
 
     def __init__(self, entry: dict[str, Any], documents: Documents, alive: NDArray[np.bool_] | None) -> None:
@@ -59,14 +59,14 @@ class Buffer:
         self.n_bytes = 0
 
     def matches(self, keys: Sequence[str]) -> Iterator[tuple[int, int, str | None]]:
-        """As of `Stored`."""
+        """As of `PendingSegment`."""
         for i, key in enumerate(keys):
             for row in self._rows.get(key, ()):
                 if self.alive[row]:
                     yield i, row, self._parents[row]
 
     def mark(self, row: int, alive: bool) -> None:
-        """As of `Stored`."""
+        """As of `PendingSegment`."""
         self.alive[row] = alive
 
     def append(self, batch: VectorBatch, parents: Sequence[str | None]) -> None:
@@ -99,7 +99,7 @@ class Buffer:
             yield batch if here.all() else rows_of(batch, here)
 
 
-Unit = Stored | Buffer
+Unit = PendingSegment | Buffer
 
 
 def rows_of(batch: VectorBatch, kept: NDArray[np.bool_]) -> VectorBatch:

@@ -28,8 +28,8 @@ from lsr.index.segment.postings import ImpactType, Segment
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, Order, SegmentWriter
 from lsr.index.segment.quantize import LEVELS, Quantizer
 from lsr.index.storage.arrow_file import write_arrow
-from lsr.index.storage.manifest import output_errors, refuse_others
-from lsr.index.storage.transaction import NewFiles, Transaction
+from lsr.index.storage.manifest import check_output_empty, output_errors
+from lsr.index.storage.transaction import StagedFiles, Transaction
 from lsr.io.corpus import Corpus, documents_corpus, open_corpus
 from lsr.io.document import Document
 from lsr.io.jsonl import given_documents
@@ -105,7 +105,7 @@ class BuildSettings:
         return cls(manifest["impacts"], passages=None if passages is None else Passages(*passages), **kept)
 
 
-class Known:
+class EncoderMetadata:
     """What an index knows of the encoder: fingerprint, tokens, and the files that encode."""
 
     def __init__(self) -> None:
@@ -223,11 +223,11 @@ def build_index(
     Returns:
         What encoded the documents, None if they came as vectors.
     """
-    refuse_others(path, overwrite=overwrite)
+    check_output_empty(path, overwrite=overwrite)
     opened = open_source(source, encoder)
     with Transaction(path) as transaction, output_errors(path):
-        refuse_others(path, overwrite=overwrite)  # once more: until the lock was ours somebody else may have built
-        known = Known()
+        check_output_empty(path, overwrite=overwrite)  # once more: until the lock was ours somebody else may have built
+        known = EncoderMetadata()
         if isinstance(opened, SparseMatrix):
             known.fingerprint = Fingerprint(vocabulary_size=opened.shape[1])
         elif isinstance(opened, Vectors):
@@ -254,7 +254,7 @@ def manifest_of(
     """A manifest, but for the files.
 
     Args:
-        shared: What `Known.write` gave.
+        shared: What `EncoderMetadata.write` gave.
         settings: How the index is written.
         scale: That of its largest segment, 0 as long as there was none.
         segments: What `write_segment` gave for each, in document order.
@@ -322,7 +322,7 @@ def read_batches(
 
 
 def write_segment(
-    files: NewFiles,
+    files: StagedFiles,
     batches: Iterable[VectorBatch],
     settings: BuildSettings,
     memory: int = DEFAULT_MEMORY,

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.index.search.snapshot import Part
+from lsr.index.search.snapshot import OpenSegment
 from lsr.index.segment.quantize import Quantizer
-from lsr.index.storage.transaction import Aside, NewFiles, describe
+from lsr.index.storage.transaction import MergeWorkspace, StagedFiles, describe
 from lsr.index.write.builder import BuildSettings, write_segment
 from lsr.io.vectors import VectorBatch
 from lsr.sparse import MOST_SHIFT
@@ -50,12 +50,12 @@ class Merged:
         files: As of `describe`.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[OpenSegment, ...]
     entry: Mapping[str, Any] | None
     folder: Path
     files: Mapping[str, Any]
 
-    def alive(self, now: Sequence[Part]) -> NDArray[np.bool_]:
+    def alive(self, now: Sequence[OpenSegment]) -> NDArray[np.bool_]:
         """(n_docs,) bool, which of its documents haven't been deleted since.
 
         Args:
@@ -102,7 +102,7 @@ def plan_merges(
 
 
 def merge_parts(
-    files: NewFiles, parts: Sequence[Part], settings: BuildSettings, stop: threading.Event | None = None
+    files: StagedFiles, parts: Sequence[OpenSegment], settings: BuildSettings, stop: threading.Event | None = None
 ) -> dict[str, Any] | None:
     """Write the documents of some segments that are alive as one segment.
 
@@ -144,7 +144,9 @@ def merge_parts(
     return entry
 
 
-def merge_aside(aside: Aside, parts: Sequence[Part], settings: BuildSettings, stop: threading.Event) -> Merged:
+def merge_aside(
+    aside: MergeWorkspace, parts: Sequence[OpenSegment], settings: BuildSettings, stop: threading.Event
+) -> Merged:
     """As `merge_parts`, aside, and written through to the disk: then taking it over is quick."""
     entry = merge_parts(aside, parts, settings, stop)
     if entry is None:

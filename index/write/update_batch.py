@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lsr.encode.corpus import Report
 from lsr.errors import DoubledId
-from lsr.index.write.buffer import Buffer, Stored, Unit, rows_of
+from lsr.index.write.buffer import Buffer, PendingSegment, Unit, rows_of
 from lsr.io.vectors import VectorBatch
 
 
@@ -62,7 +62,7 @@ class Call:
     def __init__(self, buffer: Buffer, replace: bool, skip_bad: bool, change: Change) -> None:
         self._buffer, self._replace, self._skip_bad, self._change = buffer, replace, skip_bad, change
         self.fresh, self.before = Buffer(), list(buffer.alive)
-        self.early: Stored | None = None
+        self.early: PendingSegment | None = None
         self._marked: list[tuple[Unit, int]] = []
         self._parents: set[str] = set()  # documents of which this call brought passages
         self._number = 0
@@ -158,7 +158,7 @@ class Call:
             raise DoubledId(problem, f"document {number}")
         self._change.bad.append(f"document {number}: {problem}")
 
-    def moved(self, buffer: Buffer, stored: Stored | None) -> None:
+    def moved(self, buffer: Buffer, stored: PendingSegment | None) -> None:
         """Note that earlier documents are in a segment now."""
         if stored is None:
             return

@@ -29,10 +29,10 @@ from lsr.index.segment.filters import Filter
 from lsr.index.segment.quantize import Quantizer
 from lsr.index.storage.manifest import output_errors, read_manifest
 from lsr.index.storage.transaction import Transaction
-from lsr.index.write.buffer import Buffer, Stored, Unit
+from lsr.index.write.buffer import Buffer, PendingSegment, Unit
 from lsr.index.write.builder import (
     BuildSettings,
-    Known,
+    EncoderMetadata,
     Opened,
     Source,
     manifest_of,
@@ -101,7 +101,7 @@ class Writer:
         manifest, shared = self.snapshot.manifest, self.snapshot.shared
         self._settings = BuildSettings.of(manifest)
         self._scale = float(manifest["scale"]) or self._beside
-        self._known = Known()
+        self._known = EncoderMetadata()
         self._known.fingerprint, self._known.encoder_files = shared.fingerprint, shared.encoder_files
         self._known.vocabulary = shared.vocabulary
         if self._tokens is not None and len(self._tokens) > len(shared.vocabulary or ()):
@@ -110,7 +110,7 @@ class Writer:
         self._n_tokens = len(shared.vocabulary or ())  # that are committed
         self._growing: Lexicon | None = None
         self._n_before = len(self._known.vocabulary or ())
-        self._stored = [Stored(dict(p.entry), p.documents, p.alive) for p in self.snapshot.parts]
+        self._stored = [PendingSegment(dict(p.entry), p.documents, p.alive) for p in self.snapshot.parts]
         self._buffer = Buffer()
         self.changed = False
 
@@ -255,7 +255,7 @@ class Writer:
         )
         if isinstance(source, SparseMatrix | Vectors):
             if empty and not (known.encoder_files or known.vocabulary or known.fingerprint.vocabulary_size):
-                known = Known()  # nothing is known yet, so what comes first decides
+                known = EncoderMetadata()  # nothing is known yet, so what comes first decides
             yield from self._in_our_terms(read(None), source, known)
             return
         if not known.encoder_files:
@@ -281,11 +281,11 @@ class Writer:
         if model.fingerprint != known.fingerprint:
             if not unlearned:
                 known.fingerprint.require_same(model.fingerprint, f"the index {self._path}", "the encoder given")
-            self._known, self._learned = Known(), True  # it was fitted just now
+            self._known, self._learned = EncoderMetadata(), True  # it was fitted just now
             self._known.take(model)
 
     def _in_our_terms(
-        self, batches: Iterator[VectorBatch], source: SparseMatrix | Vectors, known: Known
+        self, batches: Iterator[VectorBatch], source: SparseMatrix | Vectors, known: EncoderMetadata
     ) -> Iterator[VectorBatch]:
         """Vectors checked, and brought into the terms of the index."""
         where, tokens = "the matrix", None
@@ -330,7 +330,7 @@ class Writer:
                 )
             yield VectorBatch(batch.documents, vectors, batch.dense)
         if ours is not None and len(ours) > len(known.vocabulary or ()):
-            grown = Known()
+            grown = EncoderMetadata()
             grown.fingerprint, grown.encoder_files = known.fingerprint, known.encoder_files
             grown.vocabulary, self._growing = ours, None
             self._known = grown
@@ -341,14 +341,14 @@ class Writer:
         # In one step: an interrupt finds the documents in one place or the other.
         self._stored, self._buffer = [*self._stored, *([stored] if stored else [])], Buffer()
 
-    def _spill(self, buffer: Buffer, kept: Sequence[bool]) -> Stored | None:
+    def _spill(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
         """As `_written`, and take the segment."""
         stored = self._written(buffer, kept)
         if stored is not None:
             self._stored.append(stored)
         return stored
 
-    def _written(self, buffer: Buffer, kept: Sequence[bool]) -> Stored | None:
+    def _written(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
         """Write what a buffer holds as a segment; None if that is nothing."""
         scale = self._scale
         quantizer = quantizer_of(self._known.fingerprint, scale) or Quantizer.of
@@ -358,7 +358,7 @@ class Writer:
         assert entry is not None
         self._scale = scale or entry["scale"]
         documents = Documents(self._path / entry["name"], entry["n_docs"], entry["has_text"])
-        return Stored(entry, documents, None)
+        return PendingSegment(entry, documents, None)
 
     # --- the end of a transaction -----------------------------------------------------------------------------------
 

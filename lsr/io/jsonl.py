@@ -15,7 +15,7 @@ import numpy as np
 from lsr.console import counted
 from lsr.errors import DataError
 from lsr.io import opensearch
-from lsr.io.document import Document, document_batch, require_encodable
+from lsr.io.document import Document, document_batch, require_encodable, short
 from lsr.io.rows import TableRows, given_rows
 from lsr.io.text_files import new_text, read_json, read_lines
 from lsr.io.vectors import BATCH, BEYOND_FLOAT32, VectorBatch, Vectors, decimals
@@ -156,7 +156,7 @@ def _row(values: dict[str, Any], weights: dict[str, Any], where: str) -> Row:
             require_encodable(token, f"{document.id!r}: a token", where)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < BEYOND_FLOAT32:
             raise DataError(
-                f"{document.id!r}: weight {weight!r} of {token!r}; weights are finite and not negative", where
+                f"{document.id!r}: weight {short(weight)} of {short(token)}; weights are finite and not negative", where
             )
     return document, weights
 

@@ -54,7 +54,7 @@ def is_remote(where: str | PathLike[str]) -> bool:
     return isinstance(where, str) and where.partition("://")[0] in _SCHEMES and "://" in where
 
 
-def beside(where: str | Path, ending: str) -> str:
+def with_suffix(where: str | Path, ending: str) -> str:
     """The place of a name that is longer by `ending`."""
     base, mark, options = str(where).partition("?") if is_remote(str(where)) else (str(where), "", "")
     return base.rstrip("/") + ending + mark + options
@@ -248,7 +248,7 @@ class Place:
         return f"{self._root}/{name}" if name else self._root
 
     def _say(self, name: str) -> str:
-        return beside(self.name, f"/{name}") if name else self.name
+        return with_suffix(self.name, f"/{name}") if name else self.name
 
     @contextmanager
     def _told(self, name: str = "") -> Iterator[None]:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from lsr.errors import DataError
 from lsr.forks import here_only
-from lsr.io.object_store import Place, beside
+from lsr.io.object_store import Place, with_suffix
 from lsr.io.vectors_parquet import PART_NAME
 
 # What a folder of vectors in object storage consists of: {"parts": {file: {"bytes", "sha256"}}}. Folders can't be
@@ -41,7 +41,7 @@ def file_in(uri: str, names: list[str]) -> str:
         return uri
     for name in names:
         if place.stat(name) is not None:
-            return beside(uri, f"/{name}")
+            return with_suffix(uri, f"/{name}")
     raise DataError(f"no such file, nor a folder with {names[0]}, {names[1]} or the like", uri)
 
 

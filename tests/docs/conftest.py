@@ -40,6 +40,7 @@ def documents():
             "year": year,
             "lang": lang,
             "tags": [tag],
+            "path": f"docs/{tag}/{doc_id}.md",
             "draft": year > 2023,
             "author": {"name": "Smith, John" if year < 2010 else "Wong"},
         }

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsr.errors import DataError, OutputExists
-from lsr.eval.datasets import open_dataset
+from lsr.eval.datasets import Dataset, open_dataset
 from lsr.eval.evaluate import evaluate_index, evaluate_run
 from lsr.eval.experiment import systems as module
 from lsr.eval.experiment.experiment import file_name, named, run_experiment
@@ -339,6 +339,15 @@ def test_datasets_need_names_of_their_own(datasets):
         named([datasets["one"], datasets["one"]])
     with pytest.raises(DataError, match="no dataset"):
         named([])
+    one, other = (Dataset(name, "test", "", {}) for name in ("SPLADE (a)", "splade-A"))
+    with pytest.raises(DataError, match=r"the runs of SPLADE \(a\) and splade-A would both lie in 'splade-A'"):
+        named([one, other])
+
+
+def test_runs_of_two_systems_have_two_files():
+    """Of two that had one, the second run would replace the first, and be measured in its place."""
+    with pytest.raises(ValueError, match=r"of 'SPLADE' and 'SPLADE\+' would have the same file name"):
+        ExperimentSettings(tuple(SystemSettings(name, encoder="bm25") for name in ("SPLADE", "SPLADE+")))
 
 
 def test_references_that_nobody_published(datasets, settings, tmp_path):

@@ -279,7 +279,7 @@ def forge(copy, name, **columns):
     """Replace a file by one whose checksum is right."""
     import hashlib
 
-    from lsr.index.storage.manifest import read_manifest, sealed
+    from lsr.index.storage.manifest import read_manifest, with_checksum
 
     manifest = read_manifest(copy)
     file = data_folder(copy) / name
@@ -289,7 +289,7 @@ def forge(copy, name, **columns):
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    (copy / "manifest.json").write_bytes(sealed(manifest))
+    (copy / "manifest.json").write_bytes(with_checksum(manifest))
 
 
 def columns_of(copy, name):

@@ -21,7 +21,7 @@ from lsr.index.distributed.sharded_index import ShardedIndex
 from lsr.index.hybrid.dense import DenseVectors
 from lsr.index.hybrid.hybrid import Hybrid, build_dense
 from lsr.index.index import Index
-from lsr.index.storage.transaction import Aside, Transaction
+from lsr.index.storage.transaction import MergeWorkspace, Transaction
 from lsr.index.write import background_merger as merger_module
 from lsr.index.write import merge as merging
 
@@ -140,7 +140,7 @@ def test_what_is_pending_is_the_parents(index, forked):
 
 
 def test_a_child_that_leaves_a_transaction_leaves_it_to_its_parent(index, forked):
-    with Transaction(index.path) as transaction, Aside(index.path) as aside:
+    with Transaction(index.path) as transaction, MergeWorkspace(index.path) as aside:
         folder = transaction.folder("segment")
 
         def leave():

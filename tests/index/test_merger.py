@@ -12,7 +12,7 @@ import pytest
 
 from lsr.errors import IndexLocked, OutputError
 from lsr.index.index import Index
-from lsr.index.storage.transaction import Aside, Transaction
+from lsr.index.storage.transaction import MergeWorkspace, Transaction
 from lsr.index.write import background_merger as module
 from lsr.index.write import merge as merging
 from lsr.index.write import writer as writing
@@ -319,12 +319,12 @@ def test_the_end_of_a_process_waits_but_not_for_changes_that_nobody_commits(inde
 def test_left_overs_of_the_dead_are_swept_but_not_what_somebody_works_at(index):
     dead = index.path / "merging-0123456789abcdef"
     (dead / "segment-0123456789abcdef").mkdir(parents=True)
-    with Aside(index.path) as aside:
+    with MergeWorkspace(index.path) as aside:
         index.delete(["1"])
         index.commit(merge=False)
         assert aside.root.is_dir()
         with pytest.raises(IndexLocked, match="somebody else is merging"):
-            Aside(index.path)
+            MergeWorkspace(index.path)
     index.delete(["2"])
     index.commit(merge=False)
     require_whole(index, 3)

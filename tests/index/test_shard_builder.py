@@ -21,7 +21,7 @@ from lsr.index.sharding.remote import folder_of
 from lsr.index.storage.manifest import read_manifest
 from lsr.index.write.builder import BuildSettings
 from lsr.io.corpus import open_corpus
-from lsr.io.object_store import Place, beside
+from lsr.io.object_store import Place, with_suffix
 from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
@@ -228,7 +228,7 @@ def test_a_second_run_builds_what_is_missing(tmp_path, corpus, monkeypatch, out)
     build(out, corpus)
     assert (built, encoded) == ([1, 2], [])
     assert answers(Index.open(str(out))) == answers(one_index(tmp_path / "one", corpus))
-    assert Place(beside(out, ".partial")).sizes() == {}
+    assert Place(with_suffix(out, ".partial")).sizes() == {}
 
 
 def test_the_old_index_stays_until_the_new_one_is_whole(tmp_path, corpus, monkeypatch, out):

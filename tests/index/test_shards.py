@@ -24,7 +24,7 @@ from lsr.index.index import Index
 from lsr.index.sharding.local import ShardedSnapshot
 from lsr.index.sharding.manifest import SHARDS, ShardEntry, Shards, save_shards, shard_name, write_shards
 from lsr.index.sharding.remote import folder_of, read_manifests, upload_index
-from lsr.index.storage.manifest import read_manifest, sealed
+from lsr.index.storage.manifest import read_manifest, with_checksum
 from lsr.index.write import background_merger
 from lsr.io.open_vectors import read_vectors
 from lsr.sparse import SparseMatrix
@@ -431,7 +431,7 @@ def test_a_shard_without_documents_is_refused(tmp_path):
 def test_a_list_of_shards_that_somebody_else_wrote_is_refused(folder, change, message):
     values = json.loads((folder / SHARDS).read_bytes()) | change
     values.pop("sha256")
-    (folder / SHARDS).write_bytes(sealed(values))
+    (folder / SHARDS).write_bytes(with_checksum(values))
     with pytest.raises((IndexFormatError, DataError), match=message):
         Index.open(folder)
 
@@ -452,7 +452,7 @@ def test_a_list_of_shards_does_not_choose_whom_credentials_are_sent_to(folder, p
     values = json.loads((folder / SHARDS).read_bytes())
     values["shards"][1]["path"] = place
     values.pop("sha256")
-    (folder / SHARDS).write_bytes(sealed(values))
+    (folder / SHARDS).write_bytes(with_checksum(values))
     monkeypatch.setattr("lsr.io.object_store._open", lambda where: pytest.fail(f"asked {where}"))
     with pytest.raises(IndexFormatError, match=r"which server to ask.*AWS_ENDPOINT_URL"):
         Index.open(folder)

@@ -13,7 +13,7 @@ from lsr.encode.distributed import PLAN, Task, encode_parts_to
 from lsr.encode.passages import Passages
 from lsr.errors import DataError, EncoderMismatch, OutputExists, StorageError
 from lsr.io.corpus import open_corpus
-from lsr.io.object_store import Place, beside
+from lsr.io.object_store import Place, with_suffix
 from lsr.io.open_vectors import read_vectors
 
 WORDS = ["wing", "flow", "plate", "shock", "heat", "boundary", "layer", "speed"]
@@ -255,7 +255,7 @@ def test_places_that_are_refused(tmp_path, corpus):
     with pytest.raises(OutputExists, match=r"something else than vectors \(mine\.txt\)"):
         encode(corpus, where, overwrite=True)
     with pytest.raises(DataError, match=r"as a folder of parts: leave \.parquet out"):
-        encode(corpus, beside(where, ".parquet"))
+        encode(corpus, with_suffix(where, ".parquet"))
 
 
 def test_a_folder_that_other_machines_do_not_share(tmp_path):

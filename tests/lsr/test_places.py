@@ -14,7 +14,7 @@ from lsr.errors import DataError, StorageError
 from lsr.fingerprint import Fingerprint
 from lsr.io import object_store, remote_files
 from lsr.io.corpus import open_corpus
-from lsr.io.object_store import Place, beside, cache_folder, is_remote
+from lsr.io.object_store import Place, cache_folder, is_remote, with_suffix
 from lsr.io.open_vectors import holds_vectors, read_vectors
 from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
@@ -48,9 +48,9 @@ def test_what_is_a_uri(name, remote):
 
 
 def test_names_beside():
-    assert beside("idx/", ".partial") == "idx.partial"
-    assert beside("s3://b/idx/?region=x", ".partial") == "s3://b/idx.partial?region=x"
-    assert beside("s3://b/idx", "/part") == "s3://b/idx/part"
+    assert with_suffix("idx/", ".partial") == "idx.partial"
+    assert with_suffix("s3://b/idx/?region=x", ".partial") == "s3://b/idx.partial?region=x"
+    assert with_suffix("s3://b/idx", "/part") == "s3://b/idx/part"
 
 
 def test_the_cache_is_the_users_or_the_one_that_is_named(monkeypatch, tmp_path):
@@ -92,7 +92,7 @@ def test_another_content_than_is_wanted_is_refused(where, tmp_path, there, said)
     place.write("x", there)
     with pytest.raises(StorageError, match=said) as refused:
         place.fetch("x", tmp_path / "copies" / "x", wanted)
-    assert beside(where, "/x") in str(refused.value)
+    assert with_suffix(where, "/x") in str(refused.value)
     assert os.listdir(tmp_path / "copies") == []
 
 
@@ -200,7 +200,7 @@ def test_a_corpus_is_read_from_anywhere(where, tmp_path):
     corpus = open_corpus(where)
     assert [d.id for d in corpus] == [d.id for d in corpus] == [f"d{i}" for i in range(5)]
     assert [d.text for d in open_corpus(where, queries=True)] == ["a query"]
-    assert [d.id for d in open_corpus(beside(where, "/corpus.jsonl"))] == [f"d{i}" for i in range(5)]
+    assert [d.id for d in open_corpus(with_suffix(where, "/corpus.jsonl"))] == [f"d{i}" for i in range(5)]
     assert not holds_vectors(where)
     before = corpus.identity
     place.write("corpus.jsonl", lines + b"no JSON\n")
@@ -219,7 +219,7 @@ def test_vectors_are_read_from_anywhere(where, tmp_path):
     save_matrix(tmp_path / "v.parquet", SparseMatrix.from_dicts([{1: 2.0}, {0: 1.0, 2: 3.0}], 3), ["a", "b"])
     place = Place(where)
     wanted = place.put(tmp_path / "v.parquet", "part-00000.parquet")
-    file = beside(where, "/part-00000.parquet")
+    file = with_suffix(where, "/part-00000.parquet")
     assert holds_vectors(file)
     vectors = read_vectors(file)
     assert [batch.ids for batch in vectors] == [["a", "b"]]

@@ -86,7 +86,7 @@ def test_two_make_the_index_at_once(tmp_path, monkeypatch):
     """Who comes second, after it has looked and seen nothing, finds what the first has made; nothing is replaced."""
     put(opened_or_created(tmp_path / "idx", "bm25"), [{"_id": "a", "text": "Cats sleep."}])
     monkeypatch.setattr("lsr.index.integrations.store.MANIFEST", "not yet")
-    monkeypatch.setattr("lsr.index.write.builder.refuse_others", _blind_at_first(builder.refuse_others))
+    monkeypatch.setattr("lsr.index.write.builder.check_output_empty", _blind_at_first(builder.check_output_empty))
     assert len(opened_or_created(tmp_path / "idx", "bm25")) == 1
     with pytest.raises(OutputExists, match="exists already"):
         Index.build(tmp_path / "idx", [], encoder="bm25")

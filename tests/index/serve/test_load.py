@@ -23,7 +23,7 @@ from lsr.index.serve.keys import Keys
 from lsr.index.serve.problems import Problem
 from lsr.index.serve.server import Server, network_of
 from lsr.index.serve.settings import ServeSettings
-from lsr.index.serve.thread_pool import Deadline, Workers
+from lsr.index.serve.thread_pool import Deadline, ThreadPool
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 
@@ -35,7 +35,7 @@ def connected(asking):
 
 def test_a_full_waiting_room_tells_to_come_again():
     async def come():
-        workers, free = Workers(1, 1, "search"), threading.Event()
+        workers, free = ThreadPool(1, 1, "search"), threading.Event()
         try:
             first, second = (asyncio.create_task(workers.run(free.wait, 10)) for _ in range(2))
             await asyncio.sleep(0)
@@ -57,7 +57,7 @@ def test_a_full_waiting_room_tells_to_come_again():
 
 def test_one_caller_leaves_places_to_others():
     async def come():
-        workers, free = Workers(1, 3, "search"), threading.Event()
+        workers, free = ThreadPool(1, 3, "search"), threading.Event()
         try:
             running = [asyncio.create_task(workers.run(free.wait, 10, caller="a")) for _ in range(3)]
             await asyncio.sleep(0)
@@ -129,7 +129,7 @@ def test_what_explanations_need_is_loaded_beside(serving, small, monkeypatch):
 
 def test_what_takes_too_long_is_answered_and_keeps_its_place():
     async def come():
-        workers, free = Workers(1, 1, "search"), threading.Event()
+        workers, free = ThreadPool(1, 1, "search"), threading.Event()
         try:
             with pytest.raises(Problem, match=r"longer than 0\.05 s"):
                 await workers.run(free.wait, 10, seconds=0.05)
