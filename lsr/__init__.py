@@ -47,6 +47,7 @@ _HOMES = {
     "OutputError": "lsr.errors",
     "OutputExists": "lsr.errors",
     "Passages": "lsr.encode.passages",
+    "RerankerError": "lsr.errors",
     "SearchSettings": "lsr.index.search.settings",
     "ServerError": "lsr.errors",
     "SparseMatrix": "lsr.sparse",
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from lsr.errors import NoTerms as NoTerms
     from lsr.errors import OutputError as OutputError
     from lsr.errors import OutputExists as OutputExists
+    from lsr.errors import RerankerError as RerankerError
     from lsr.errors import ServerError as ServerError
     from lsr.errors import StorageError as StorageError
     from lsr.errors import TrainingError as TrainingError
