@@ -11,22 +11,28 @@ _HOMES = {
     "Change": "lsr.index.write.update_batch",
     "Client": "lsr.index.serve.client",
     "Contribution": "lsr.index.search.explain",
+    "CrossEncoderReranker": "lsr.index.search.rerank",
     "DenseVectors": "lsr.index.hybrid.dense",
+    "Duplicate": "lsr.index.search.duplicates",
     "Explanation": "lsr.index.search.explain",
     "Filter": "lsr.index.segment.filters",
     "Hit": "lsr.index.search.hits",
     "Hits": "lsr.index.search.hits",
     "Hybrid": "lsr.index.hybrid.hybrid",
     "Index": "lsr.index.index",
+    "Moved": "lsr.index.search.rerank",
+    "Options": "lsr.index.search.options",
     "Plan": "lsr.index.search.settings",
     "QuerySet": "lsr.index.search.query_file",
     "Reader": "lsr.index.search.reader",
+    "Reranker": "lsr.index.search.rerank",
     "SearchOptions": "lsr.index.search.settings",
     "SearchSettings": "lsr.index.search.settings",
     "ServeSettings": "lsr.index.serve.settings",
     "Server": "lsr.index.serve.server",
     "ShardedIndex": "lsr.index.distributed.sharded_index",
     "Workers": "lsr.distributed.pool",
+    "Suggestion": "lsr.index.search.words",
     "build_dense": "lsr.index.hybrid.hybrid",
     "build_shards": "lsr.index.distributed.build",
     "compile_kernels": "lsr.index.warmup",
@@ -52,17 +58,23 @@ if TYPE_CHECKING:
     from lsr.index.hybrid.hybrid import Hybrid as Hybrid
     from lsr.index.hybrid.hybrid import build_dense as build_dense
     from lsr.index.index import Index as Index
+    from lsr.index.search.duplicates import Duplicate as Duplicate
     from lsr.index.search.explain import Contribution as Contribution
     from lsr.index.search.explain import Explanation as Explanation
     from lsr.index.search.feedback import expand_query as expand_query
     from lsr.index.search.hits import Hit as Hit
     from lsr.index.search.hits import Hits as Hits
+    from lsr.index.search.options import Options as Options
     from lsr.index.search.query_file import QuerySet as QuerySet
     from lsr.index.search.query_file import read_queries as read_queries
     from lsr.index.search.reader import Reader as Reader
+    from lsr.index.search.rerank import CrossEncoderReranker as CrossEncoderReranker
+    from lsr.index.search.rerank import Moved as Moved
+    from lsr.index.search.rerank import Reranker as Reranker
     from lsr.index.search.settings import Plan as Plan
     from lsr.index.search.settings import SearchOptions as SearchOptions
     from lsr.index.search.settings import SearchSettings as SearchSettings
+    from lsr.index.search.words import Suggestion as Suggestion
     from lsr.index.segment.filters import Filter as Filter
     from lsr.index.segment.filters import parse_where as parse_where
     from lsr.index.serve.client import Client as Client

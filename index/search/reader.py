@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,34 +12,30 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lsr.encode.base import Encoder
 from lsr.errors import DataError
 from lsr.index.search.column_values import facet_order, require_columns
-from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document
 from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.hybrid_search import dense_width, hybrid_top
-from lsr.index.search.index_encoder import IndexEncoder
+from lsr.index.search.lookup import Lookup
 from lsr.index.search.matches import Matcher, SnapshotRanking
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.options import Conditions, Options, split_options
-from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
+from lsr.index.search.query_encoder import Query, as_queries, checked_k, search_settings
 from lsr.index.search.searcher import Mask, Searcher
 from lsr.index.search.selection import explained, select
 from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
 from lsr.index.search.snapshot import Snapshot
-from lsr.index.search.words import Suggestion, Words
-from lsr.index.segment.doc_store import AllDocuments
-from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.segment.filters import Filter, Where
 from lsr.index.storage.manifest import check_files
-from lsr.io.document import Document, require_id
+from lsr.io.document import require_id
 from lsr.notebook import html_table
 from lsr.sparse import SparseMatrix
 
 _SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
 
 
-class Reader(QuerySide):
+class Reader(Lookup):
     """Searches a snapshot of an index.
 
     Attributes:
@@ -47,10 +43,6 @@ class Reader(QuerySide):
     """
 
     path: Path
-
-    def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None) -> None:
-        super().__init__(path, encoder)
-        self._snapshot = snapshot
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -80,16 +72,6 @@ class Reader(QuerySide):
     def _repr_html_(self) -> str:
         return html_table([("", ""), *((key, str(value)) for key, value in self.to_dict().items())])
 
-    @property
-    def documents(self) -> AllDocuments:
-        """Ids and texts."""
-        return self._snapshot.documents
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """What is searched now, as it was committed."""
-        return self._snapshot
-
     def pinned(self) -> Reader:
         """The same documents, with the same numbers (`Hit.doc`), whatever is committed or merged meanwhile."""
         return Reader(self.path, self._snapshot, self._given_encoder)
@@ -98,19 +80,6 @@ class Reader(QuerySide):
     def searcher(self) -> Searcher:
         """Postings."""
         return self._snapshot.searcher
-
-    @property
-    def shared(self) -> IndexEncoder:
-        """What encodes queries, as the index carries it."""
-        return self._snapshot.shared
-
-    def _over(self, encoder: Encoder | None) -> Encoder:
-        return self._snapshot.encoder(encoder)
-
-    @property
-    def has_passages(self) -> bool:
-        """Whether documents were cut into passages."""
-        return self._snapshot.has_passages
 
     @property
     def has_clusters(self) -> bool:
@@ -149,65 +118,6 @@ class Reader(QuerySide):
                 kind = name.partition("/")[2] or "alive.arrow"
                 sizes[kind] = sizes.get(kind, 0) + int(entry["bytes"])
         return sizes
-
-    # --- documents -------------------------------------------------------------------------------------------------
-
-    def get(self, doc_id: str | int) -> Document | None:
-        """A document as it is stored; None if there is none of this id.
-
-        A document that is cut into passages comes with the first one's title and metadata, and with all their texts, a
-        blank line between them; what passages repeat of each other stands there as often.
-
-        Args:
-            doc_id: Of a document or of a passage; a whole number is its text, as where documents are added.
-        """
-        return self.get_many([doc_id])[0]
-
-    def get_many(self, doc_ids: Iterable[str | int]) -> list[Document | None]:
-        """Documents as they are stored, one for each id in their order; see `get`."""
-        if isinstance(doc_ids, str):
-            raise TypeError(f"get_many takes several ids, got {doc_ids!r}; get takes one")
-        documents, ids = self._snapshot.documents, [require_id(doc_id) for doc_id in doc_ids]
-        return documents.get_many(ids, passages=self.has_passages)
-
-    def __contains__(self, doc_id: object) -> bool:
-        """Whether there is a document, or a passage, of this id."""
-        if isinstance(doc_id, bool) or not isinstance(doc_id, str | int):
-            return False
-        documents, wanted = self._snapshot.documents, str(doc_id)
-        return documents.find(wanted) is not None or (self.has_passages and bool(documents.passages(wanted)))
-
-    def __iter__(self) -> Iterator[Document]:
-        """All documents, of passages each, in the order of addition; of the commit that is open when it begins."""
-        return self.stored()
-
-    def stored(self, where: Where | Filter | None = None) -> Iterator[Document]:
-        """The documents that meet a filter, of passages each, in the order of addition; as iteration gives all.
-
-        Raises:
-            DataError: As of `count`.
-        """
-        documents = self._snapshot.documents
-        allowed = None if where is None else documents.allowed(as_filter(where))
-        return (documents.stored(doc) for doc in documents.numbers() if allowed is None or allowed[doc])
-
-    def count(self, where: Where | Filter | None = None) -> int:
-        """How many documents there are, of passages each; with a filter, how many meet it.
-
-        Raises:
-            DataError: A filter on a column that no document has, or of another kind.
-        """
-        return self._snapshot.count(where)
-
-    def filter_hints(self, where: Where | Filter) -> list[str]:
-        """Why a filter may find nothing: texts that it asks for and no document has, with the nearest that there are.
-
-        Raises:
-            DataError: As of `count`.
-        """
-        parsed = as_filter(where)
-        parsed.require_known(self.documents.columns)
-        return parsed.hints(self.documents.columns)
 
     # --- searching -------------------------------------------------------------------------------------------------
 
@@ -346,58 +256,6 @@ class Reader(QuerySide):
         conditions = options.conditions(without=(own,))
         return self._selected(snapshot, content, self.as_query(vectors), None, k, options, chosen, where, conditions)
 
-    def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:
-        """All pairs of documents whose vectors have a cosine of at least a threshold; of passages, those of different
-        documents.
-
-        Args:
-            threshold: Above 0 and at most 1. The lower, the longer it takes.
-            where: Compare only documents that meet a filter.
-
-        Returns:
-            The most alike first.
-
-        Raises:
-            ValueError: A threshold out of range.
-            DataError: A filter on a column that no document has, or of another kind.
-        """
-        snapshot = self._snapshot
-        allowed = None if where is None else snapshot.documents.allowed(as_filter(where))
-        reader = Reader(self.path, snapshot, self._given_encoder)
-        return duplicates(snapshot, threshold, reader.compared, allowed)
-
-    def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
-        """Words of a query that no document has, each with the nearest words that documents have.
-
-        Args:
-            text: The query.
-            limit: How many for each word at most. Where there are none, the list is empty.
-
-        Raises:
-            EncoderError: The index has no encoder.
-        """
-        return Words(self._snapshot, self.encoder).corrections(text, limit)
-
-    def did_you_mean(self, text: str) -> str | None:
-        """A query with its words that no document has replaced by the nearest; None if there is nothing to replace."""
-        return Words(self._snapshot, self.encoder).corrected(text)
-
-    def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
-        """What somebody who types may go on to: the last word completed, and titles.
-
-        Args:
-            text: What stands there so far.
-            limit: How many words, and how many titles, at most.
-
-        Raises:
-            EncoderError: The index has no encoder.
-        """
-        return Words(self._snapshot, self.encoder).suggestions(text, limit)
-
-    def compared_vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """The vectors of some documents, by their numbers, as `compared` weighs them."""
-        return self.compared(self.document_vectors(docs))
-
     def _selected(
         self,
         snapshot: Snapshot,
@@ -487,16 +345,6 @@ class Reader(QuerySide):
         factors = self.query_factors(np.arange(drawn.shape[1]))
         rows = [(terms[factors[terms] > 0], weights[factors[terms] > 0]) for terms, weights in drawn.rows()]
         return SparseMatrix.from_rows([(terms, weights * factors[terms]) for terms, weights in rows], drawn.shape[1])
-
-    def contents(self) -> Iterator[tuple[str, str]]:
-        """(id, title and text) of all documents, of passages each, in the order of addition."""
-        documents = self._snapshot.documents
-        for doc in documents.numbers():
-            yield documents.id(doc), documents.content(doc)
-
-    def document_vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """The stored vectors of some documents, by their numbers (`Hit.doc`); a few milliseconds each."""
-        return self._snapshot.vectors(docs)
 
     def hits(self, query: SparseMatrix, scores: Mapping[str, float]) -> Hits:
         """Documents found otherwise as hits of a query; those that aren't there are left out.

@@ -262,3 +262,33 @@ def test_a_server_searches_by_both(tmp_path):
     assert [hit["id"] for hit in batch["results"][0]] == expected
     with pytest.raises(DataError, match="takes texts, or a dense vector"):
         served.search(request(schemas.Search, vector={"jet": 1.0}), Deadline(60))
+
+
+# --- with options of results ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense"])
+def test_options_work_on_the_ranking(tmp_path, mode):
+    given = documents(60)
+    index = Index.build(tmp_path / "idx", given, encoder=DenseBM25(), hybrid=True)
+    texts = {d["_id"]: d["text"].split() for d in given}
+    whole = [(hit.id, hit.score) for hit in index.search("wing lift", 60, mode=mode)]
+
+    def found(query="wing lift", k=5, **how):
+        return [(hit.id, hit.score) for hit in index.search(query, k, mode=mode, **how)]
+
+    assert found(offset=7) == whole[7:12]
+    assert found(k=60, min_score=whole[9][1]) == whole[:10]
+    without = [pair for pair in whole if "jet" not in texts[pair[0]]]
+    assert found("wing lift -jet", syntax="operators") == without[:5]
+    even = {True: [], False: []}
+    for doc_id, score in whole:
+        even[int(doc_id) % 2 == 0].append((doc_id, score))
+    first, second = sorted(even.values(), key=lambda pairs: -pairs[0][1])
+    assert found(k=2, group_by="even", per_group=2) == [*first[:2], *second[:2]]
+    longest = sorted(whole[:20], key=lambda pair: (-len(" ".join(texts[pair[0]])), whole.index(pair)))
+    reranked = found(k=3, rerank=lambda query, these: [len(text) for text in these], depth=20)
+    assert [doc_id for doc_id, _ in reranked] == [doc_id for doc_id, _ in longest[:3]]
+    for option in ({"sort": "even"}, {"facets": "even"}):
+        with pytest.raises(DataError, match="every document is near a dense vector"):
+            found(**option)

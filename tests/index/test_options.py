@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
 import re
 from collections import Counter, defaultdict
@@ -9,6 +11,7 @@ from datetime import date
 
 import pytest
 
+from lsr.encode.passages import Passages
 from lsr.errors import DataError, RerankerError
 from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.sharded_index import ShardedIndex
@@ -141,6 +144,15 @@ def test_boosts_by_a_number(index, k, weight):
     found = pairs(index.search("shock layer", k, boost={"stars": weight}))
     assert [doc_id for doc_id, _ in found] == [doc_id for doc_id, _ in expected[:k]]
     assert [score for _, score in found] == pytest.approx([score for _, score in expected[:k]], rel=1e-12)
+
+
+def test_boosts_beyond_all_numbers_leave_scores_that_are_some(tmp_path):
+    documents = [{"_id": name, "text": "wing", "f": f} for name, f in (("a", 1.0), ("b", 1e308), ("c", -1e308))]
+    index = Index.build(tmp_path / "idx", documents, encoder="bm25")
+    hits = index.search("wing", boost={"f": 1e308})
+    assert [hit.id for hit in hits] == ["a", "b", "c"]
+    assert all(math.isfinite(hit.score) for hit in hits)
+    assert hits[1].score > hits[2].score
 
 
 def test_boosts_by_recency_and_distance(index):
@@ -387,3 +399,90 @@ def test_diversity_is_maximal_marginal_relevance(index, built):
             taken.append(next(i for i, value in values.items() if value >= best - 1e-6))
         found = index.search("jet flow", 6, diversity=diversity, depth=25)
         assert [hit.id for hit in found] == [whole[i].id for i in taken]
+
+
+# --- passages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def passages(tmp_path_factory):
+    drawn = random.Random(9)
+    documents = [
+        {"_id": f"d{i}", "text": " ".join(drawn.choices(WORDS, k=drawn.randint(1, 24))), "n": i % 7, "even": i % 2 == 0}
+        for i in range(80)
+    ]
+    path = tmp_path_factory.mktemp("passages") / "idx"
+    return Index.build(path, documents, encoder="bm25", passages=Passages(3, 0))
+
+
+def of_passages(index, query, meets=lambda text: True, factor=lambda metadata: 1.0):
+    """Documents by the best of their passages that meet something; boosts are those of the best passage."""
+    terms, weights = index.query_vectors([query]).row(0)
+    best = {}
+    for doc, score in zip(*index.searcher.search(terms, weights, 10_000), strict=True):
+        _, text, metadata = index.documents.fields(int(doc))
+        if meets(text):
+            best.setdefault(index.documents.parent(int(doc)), (int(doc), float(score) * factor(metadata), metadata))
+    return sorted(((k, *found) for k, found in best.items()), key=lambda one: (-one[2], one[1]))
+
+
+@pytest.mark.parametrize("k", [1, 7, 80])
+def test_a_passage_has_to_meet_everything(passages, k):
+    expected = of_passages(passages, "wing jet", lambda text: "wing" in text and "heat" not in text.split())
+    found = passages.search("+wing jet -heat", k, syntax="operators")
+    assert [(hit.id, hit.score) for hit in found] == [(doc_id, score) for doc_id, _, score, _ in expected[:k]]
+
+
+@pytest.mark.parametrize("k", [1, 7, 80])
+def test_documents_of_passages_are_boosted_counted_grouped_and_sorted(passages, k):
+    expected = of_passages(passages, "wing jet", factor=lambda metadata: 1 + metadata["n"])
+    found = passages.search("wing jet", k, boost={"n": 1}, facets="n")
+    assert [hit.id for hit in found] == [doc_id for doc_id, *_ in expected[:k]]
+    assert found.total == len(expected)
+    assert found.facets["n"] == dict(Counter(metadata["n"] for *_, metadata in expected))
+    plain = of_passages(passages, "wing jet")
+    groups = {}
+    for doc_id, _, _, metadata in plain:
+        groups.setdefault(metadata["n"], doc_id)
+    assert [hit.id for hit in passages.search("wing jet", k, group_by="n")] == list(groups.values())[:k]
+    by_column = sorted(plain, key=lambda one: (-one[3]["n"], -one[2], one[1]))
+    assert [hit.id for hit in passages.search("wing jet", k, sort="-n")] == [one[0] for one in by_column[:k]]
+    least = plain[len(plain) // 2][2]
+    kept = passages.search("wing jet", 80, min_score=least)
+    assert [hit.id for hit in kept] == [doc_id for doc_id, _, score, _ in plain if score >= least]
+
+
+# --- other formats ----------------------------------------------------------------------------------------------------
+
+
+def test_hits_as_tables_and_plain_values(index):
+    found = index.search("wing jet", 3, where={"n": {"<": 50}}, facets="even")
+    rows = found.to_arrow().to_pylist()
+    assert [(row["rank"], row["id"], row["score"], row["text"]) for row in rows] == [
+        (rank, hit.id, hit.score, hit.text) for rank, hit in enumerate(found, start=1)
+    ]
+    assert [json.loads(row["metadata"]) for row in rows] == [hit.metadata for hit in found]
+    told = json.loads(json.dumps(found.to_json()))
+    assert [hit["id"] for hit in told["hits"]] == [hit.id for hit in found]
+    assert told["total"] == found.total
+    assert {one["value"]: one["count"] for one in told["facets"]["even"]} == found.facets["even"]
+    assert index.search("nothing").to_arrow().num_rows == 0
+    assert "facets" not in index.search("wing").to_json()
+
+
+def test_hits_as_a_data_frame(tmp_path):
+    pytest.importorskip("pandas")
+    documents = [{"_id": "a", "text": "wing", "n": 1, "metadata": {"title": "x"}}, {"_id": "b", "text": "wing wing"}]
+    index = Index.build(tmp_path / "idx", documents, encoder="bm25")
+    frame = index.search("wing").to_pandas()
+    assert frame["id"].tolist() == [hit.id for hit in index.search("wing")]
+    assert {"n", "metadata.title"} <= set(frame.columns)
+    assert list(index.search("never").to_pandas().columns) == ["rank", "id", "passage", "score", "title", "text"]
+
+
+def test_conditions_on_texts_need_texts(tmp_path):
+    index = Index.build(tmp_path / "idx", list(DOCS.values())[:20], encoder="bm25", store_text=False)
+    with pytest.raises(DataError, match="this index stores none"):
+        index.search("+wing", syntax="operators")
+    with pytest.raises(RerankerError, match="the index stores none"):
+        index.search("wing", rerank=shortest)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lsr.encode.load import load_encoder
-from lsr.errors import EncoderError, EncoderMismatch
+from lsr.errors import EncoderError, EncoderMismatch, RerankerError
 from lsr.index.index import Index
+from lsr.index.search.rerank import CrossEncoderReranker
 from lsr.sparse import SparseMatrix
 
 pytest.importorskip("sentence_transformers", reason='pip install "lsr-search[sentence-transformers]"')
@@ -210,3 +211,42 @@ def test_semantic_search_needs_something_to_search(adapter):
 
     with pytest.raises(ValueError, match="corpus_embeddings or corpus_index"):
         semantic_search_lsr(adapter("static").model.encode_query(["cats"]))
+
+
+# --- re-ranking -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tmp_path_factory):
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("cross")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = BertConfig(vocab_size=len(TOKENS), max_position_embeddings=8, initializer_range=0.5, num_labels=1, **sizes)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_cross_encoder_reranks(cross_encoder, tmp_path):
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(str(cross_encoder), device="cpu")
+    documents = [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS)]
+    index = Index.build(tmp_path / "idx", documents, encoder="bm25")
+    query = "cats dogs sleep"
+    first = [hit.id for hit in index.search(query)]
+    scores = dict(zip(first, model.predict([(query, TEXTS[int(i)]) for i in first]).tolist(), strict=True))
+    expected = sorted(first, key=lambda i: -scores[i])
+    for reranker in (model, CrossEncoderReranker(str(cross_encoder))):
+        hits = index.search(query, 3, rerank=reranker)
+        assert [hit.id for hit in hits] == expected[:3]
+        assert [hit.score for hit in hits] == pytest.approx([scores[i] for i in expected[:3]], abs=1e-5)
+
+
+def test_a_cross_encoder_that_is_none_is_told(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(RerankerError, match="can't be loaded"):
+        CrossEncoderReranker(str(tmp_path))
