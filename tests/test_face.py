@@ -66,9 +66,10 @@ def signatures(face):
     for name in homes(face):
         value = getattr(importlib.import_module(face), name)
         if inspect.isclass(value):
+            made = not getattr(value, "_is_protocol", False)  # nobody makes a protocol
             for method, function in vars(value).items():
                 function = getattr(function, "__func__", function)
-                if inspect.isfunction(function) and (not method.startswith("_") or method == "__init__"):
+                if inspect.isfunction(function) and (not method.startswith("_") or (made and method == "__init__")):
                     yield f"{name}.{method}", inspect.signature(function)
         elif callable(value):
             yield name, inspect.signature(value)
