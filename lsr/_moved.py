@@ -97,7 +97,7 @@ MOVED = {
     "lsr.index.shard": "lsr.index.distributed.shard_server",
     "lsr.index.shard_builder": "lsr.index.distributed.build",
     "lsr.index.shard_worker": "lsr.index.distributed.build_worker",
-    "lsr.index.sharded": "lsr.index.distributed.sharded_index",
+    "lsr.index.sharded": "lsr.index.distributed.sharded_index lsr.index.distributed.thread_replicas",
     "lsr.index.shards": "lsr.index.sharding.manifest lsr.index.sharding.remote",
     "lsr.index.snapshot": "lsr.index.search.snapshot lsr.index.search.index_encoder",
     "lsr.index.storage": "lsr.index.storage.manifest",

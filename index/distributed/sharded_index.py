@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from os import PathLike
 from typing import Any, Self, Unpack
@@ -27,10 +26,10 @@ from lsr.encode.base import Encoder
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.load import as_encoder
 from lsr.errors import ClusterError, DataError, IndexFormatError
-from lsr.forks import in_child
 from lsr.index.distributed.hedging import Outcome, Patience, ReplicaSet, ask
 from lsr.index.distributed.results import FoundDocuments, Ranked, ShardRanking, merge
-from lsr.index.distributed.shard_server import Shard, ShardHits, ShardState
+from lsr.index.distributed.shard_server import ShardHits, ShardState
+from lsr.index.distributed.thread_replicas import ThreadReplica
 from lsr.index.index import Index
 from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.explain import Explanation
@@ -51,7 +50,6 @@ from lsr.sparse import SparseMatrix
 _BATCH = 256  # queries that are sent at a time
 _STORED = 256  # documents that are fetched at a time
 _START = 120.0  # seconds that opening may take, kernels compiled for the first time and all
-_THREADS = 4  # requests that a replica of this process answers at a time
 _TRIES = 3  # so often documents may change while they are searched
 
 
@@ -574,31 +572,6 @@ class ShardedIndex(QuerySide):
         """Forget the changes since the last commit."""
         if self._changes is not None:
             self._changes.rollback()
-
-
-class ThreadReplica:
-    """A shard searched by threads of this process.
-
-    Args:
-        location: Its index, a path or a URI.
-    """
-
-    def __init__(self, location: str) -> None:
-        self._shard = Shard(location)
-        self.after_fork()
-        in_child(self)
-
-    def after_fork(self) -> None:
-        """See `lsr.forks`: new threads."""
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lsr-shard")
-
-    def ask(self, method: str, *args: Any) -> Future[Any]:
-        """Call a method of the shard; returns at once."""
-        return self._pool.submit(getattr(self._shard, method), *args)
-
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _close(sets: Iterable[ReplicaSet]) -> None:

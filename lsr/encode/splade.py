@@ -8,13 +8,11 @@ without. Pooling is in `pooling`, files are in `model_files`, and the layouts of
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import groupby
 from os import PathLike
 from pathlib import Path
 from typing import Any, Unpack
@@ -22,14 +20,14 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.console import warn
 from lsr.encode import model_files as files
 from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.onnx_runner import OnnxRunner
 from lsr.encode.tokenizer import TOKENIZER_FILE, TextTokenizer
+from lsr.encode.torch_runner import BATCH_BYTES, TorchRunner, usable_device
 from lsr.encode.tower import ModelOptions, Tower
-from lsr.errors import CheckpointWarning, EncoderError, EncoderMismatch, MissingExtra
+from lsr.errors import EncoderError, EncoderMismatch
 from lsr.fingerprint import Fingerprint, digest, digest_files
 from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
@@ -37,7 +35,6 @@ from lsr.sparse import SparseMatrix
 _COPIED = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "model.safetensors.index.json")
 # On a CPU, little enough for its caches, and for the texts of a batch to be of nearly one length; on anything else.
 _BATCH_TOKENS, _DEVICE_BATCH_TOKENS = 1024, 65536
-_BATCH_BYTES = 64 << 20  # dense weights (texts, vocabulary) of a batch, and all logits where they can't be avoided
 
 
 class SpladeEncoder(Encoder):
@@ -87,7 +84,7 @@ class SpladeEncoder(Encoder):
         self._vocabulary: list[str] | None = None
         self._n_terms: int | None = None
         self._tokenizers = {} if tokenizer is None else {self.document.place: tokenizer}
-        self._models: dict[tuple[Any, ...], _Runner | OnnxRunner] = {}
+        self._models: dict[tuple[Any, ...], TorchRunner | OnnxRunner] = {}
         self._loading = threading.Lock()  # a server's first queries come together, and one copy is enough
         in_child(self)
 
@@ -170,16 +167,16 @@ class SpladeEncoder(Encoder):
 
     def _batches(self, ids: list[list[int]], order: list[int], on_cpu: bool) -> Iterator[slice]:
         """Cut texts in an order, longest first, into batches by tokens and by the size of their dense weights."""
-        small = on_cpu or _device(self.device) == "cpu"
+        small = on_cpu or usable_device(self.device) == "cpu"
         budget = self.batch_tokens or (_BATCH_TOKENS if small else _DEVICE_BATCH_TOKENS)
-        most = max(1, _BATCH_BYTES // (4 * self.n_terms))
+        most = max(1, BATCH_BYTES // (4 * self.n_terms))
         start = 0
         while start < len(order):
             size = max(1, min(budget // len(ids[order[start]]), most))
             yield slice(start, start + size)
             start += size
 
-    def _model(self, tower: Tower) -> _Runner | OnnxRunner:
+    def _model(self, tower: Tower) -> TorchRunner | OnnxRunner:
         how = (tower.place, tower.head, tower.pooling, tower.saturation)
         with self._loading:
             if how not in self._models:
@@ -207,9 +204,9 @@ class SpladeEncoder(Encoder):
             raise EncoderError(f"{self.document.name} is an ONNX graph already")
         return model.model
 
-    def _open_model(self, tower: Tower) -> _Runner | OnnxRunner:
+    def _open_model(self, tower: Tower) -> TorchRunner | OnnxRunner:
         if tower.head != "onnx":
-            return _Runner(tower, self.n_terms, _device(self.device))
+            return TorchRunner(tower, self.n_terms, usable_device(self.device))
         self._check_device(tower)
         return OnnxRunner(tower.folder(), self.n_terms)
 
@@ -443,125 +440,3 @@ def _copy(source: Path, target: Path, tokenizer: TextTokenizer) -> None:
 
 
 # --- the model, in torch ------------------------------------------------------------------------------------
-
-
-def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise MissingExtra(name, "torch", "encoding with a masked language model") from None
-
-
-def _device(device: str | None) -> str:
-    if device is not None:
-        return device
-    return "cuda" if _import("torch").cuda.is_available() else "cpu"
-
-
-def _require_usable(device: str) -> None:
-    """Refuse a device that isn't there.
-
-    Raises:
-        EncoderError: As it says.
-    """
-    torch = _import("torch")
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each device has its own way
-        there = torch.cuda.device_count()
-        gpus = ", ".join(f"cuda:{number}" for number in range(there))
-        raise EncoderError(
-            f"the device {device!r} can't be used: {str(error).splitlines()[0]}. PyTorch sees "
-            f"{gpus or 'no GPU'} here; without a device (--device) it takes what there is"
-        ) from None
-
-
-class _Runner:
-    """A loaded model that makes sparse weights of token ids.
-
-    Args:
-        tower: Which checkpoint, and how its logits are pooled.
-        n_terms: Terms that it has to put out.
-        device: Where it runs.
-
-    Raises:
-        EncoderError: The checkpoint can't be loaded, or weights are missing.
-        MissingExtra: torch or transformers is not installed.
-    """
-
-    def __init__(self, tower: Tower, n_terms: int, device: str) -> None:
-        self._torch, _ = _import("torch"), _import("transformers")
-        from lsr.encode.model import depends_on_padding, load_model
-
-        self._folder, self._device = tower.folder(), device
-        _require_usable(device)
-        model = load_model(self._folder, tower.head, tower.pooling, tower.saturation, n_terms)
-        self.model = model.to(device).eval()
-        self._pad = model.backbone.config.pad_token_id or 0
-        self._unpadded = depends_on_padding(self.model, self._pad)
-        if self._unpadded:
-            warn(
-                f"{self._folder}: what this model makes of a text depends on the padding behind it, masked or not; "
-                "texts are encoded without any, one length at a time, which is slower",
-                CheckpointWarning,
-            )
-        self._forked = False
-        in_child(self)
-
-    def after_fork(self) -> None:
-        """See `lsr.forks`: OpenMP waits for ever for threads that stayed with the parent, unless one is enough."""
-        self._forked = True
-        self._torch.set_num_threads(1)
-
-    def weights(self, ids: list[list[int]]) -> SparseMatrix:
-        """Weights of texts given as token ids, none of them empty.
-
-        Raises:
-            EncoderError: A token that the model doesn't know, or weights that are no numbers.
-        """
-        if self._unpadded and len({len(row) for row in ids}) > 1:
-            return SparseMatrix.vstack([self.weights(list(rows)) for _, rows in groupby(ids, len)])
-        torch, n_terms, width = self._torch, self.model.n_terms, max(map(len, ids))
-        self._check(max(map(max, ids)))
-        tokens = torch.tensor([row + [self._pad] * (width - len(row)) for row in ids], device=self._device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self._device)
-        # Where all logits exist at once, there are fewer texts at a time.
-        size = len(ids) if getattr(self.model.head, "apart", True) else max(1, _BATCH_BYTES // (4 * width * n_terms))
-        with torch.inference_mode():
-            parts = zip(tokens.split(size), mask.split(size), strict=True)
-            dense = torch.cat([self.model(some, kept) for some, kept in parts])
-            rows, terms = dense.nonzero(as_tuple=True)
-            indptr = np.concatenate(([0], np.cumsum(np.bincount(rows.cpu().numpy(), minlength=len(ids)))))
-            values = dense[rows, terms].float().cpu().numpy()
-        try:
-            return SparseMatrix(indptr, terms.cpu().numpy(), values, (len(ids), n_terms))
-        except ValueError as error:
-            raise EncoderError(f"{self._folder}: the model gives weights that are no numbers: {error}") from None
-
-    def origins(self, ids: list[int], terms: list[int]) -> list[int]:
-        """Which token of a text has the largest logit of each term: its number, -1 for a term without weight.
-
-        Raises:
-            EncoderError: A token that the model doesn't know.
-        """
-        torch = self._torch
-        self._check(max(ids))
-        tokens, wanted = torch.tensor([ids], device=self._device), torch.tensor(terms, device=self._device)
-        mask = torch.ones_like(tokens)
-        with torch.inference_mode():
-            states = self.model.states(tokens, mask)
-            places = self.model.head.token_logits(states, tokens, wanted)[0].argmax(0)
-            places[self.model.head(states, tokens, mask, wanted)[0] <= 0] = -1
-        return list(places.tolist())
-
-    def _check(self, largest: int) -> None:
-        if self._forked and self._device != "cpu":
-            raise EncoderError(
-                f"{self._folder}: a model on {self._device!r} doesn't survive a fork: start processes by spawn "
-                '(multiprocessing.get_context("spawn")), or open the encoder after the fork'
-            )
-        if largest >= self.model.n_terms:
-            raise EncoderError(
-                f"{self._folder}: the tokenizer gives token {largest}, the model knows {self.model.n_terms}; "
-                "they don't belong together"
-            )

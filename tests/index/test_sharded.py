@@ -12,7 +12,8 @@ from lsr.errors import ClusterError, DataError, EncoderMismatch, IndexFormatErro
 from lsr.index.distributed import sharded_index as sharding
 from lsr.index.distributed.hedging import Patience, ReplicaSet
 from lsr.index.distributed.reshard import reshard_index
-from lsr.index.distributed.sharded_index import ShardedIndex, ThreadReplica
+from lsr.index.distributed.sharded_index import ShardedIndex
+from lsr.index.distributed.thread_replicas import ThreadReplica
 from lsr.index.index import Index
 from lsr.index.sharding.manifest import Shards, shard_name
 from lsr.sparse import SparseMatrix

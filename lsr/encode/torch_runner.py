@@ -1,0 +1,145 @@
+"""A tower's model in torch: token ids in, sparse weights out. torch and transformers are imported when it is made."""
+
+from __future__ import annotations
+
+import importlib
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from lsr.console import warn
+from lsr.encode.tower import Tower
+from lsr.errors import CheckpointWarning, EncoderError, MissingExtra
+from lsr.forks import in_child
+from lsr.sparse import SparseMatrix
+
+BATCH_BYTES = 64 << 20  # dense weights (texts, vocabulary) of a batch, and all logits where they can't be avoided
+
+
+def import_torch(name: str) -> Any:
+    """torch or transformers.
+
+    Raises:
+        MissingExtra: It isn't installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise MissingExtra(name, "torch", "encoding with a masked language model") from None
+
+
+def usable_device(device: str | None) -> str:
+    """Where a model runs unless told: on a GPU if there is one."""
+    if device is not None:
+        return device
+    return "cuda" if import_torch("torch").cuda.is_available() else "cpu"
+
+
+def _require_usable(device: str) -> None:
+    """Refuse a device that isn't there.
+
+    Raises:
+        EncoderError: As it says.
+    """
+    torch = import_torch("torch")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each device has its own way
+        there = torch.cuda.device_count()
+        gpus = ", ".join(f"cuda:{number}" for number in range(there))
+        raise EncoderError(
+            f"the device {device!r} can't be used: {str(error).splitlines()[0]}. PyTorch sees "
+            f"{gpus or 'no GPU'} here; without a device (--device) it takes what there is"
+        ) from None
+
+
+class TorchRunner:
+    """A loaded model that makes sparse weights of token ids.
+
+    Args:
+        tower: Which checkpoint, and how its logits are pooled.
+        n_terms: Terms that it has to put out.
+        device: Where it runs.
+
+    Raises:
+        EncoderError: The checkpoint can't be loaded, or weights are missing.
+        MissingExtra: torch or transformers is not installed.
+    """
+
+    def __init__(self, tower: Tower, n_terms: int, device: str) -> None:
+        self._torch, _ = import_torch("torch"), import_torch("transformers")
+        from lsr.encode.model import depends_on_padding, load_model
+
+        self._folder, self._device = tower.folder(), device
+        _require_usable(device)
+        model = load_model(self._folder, tower.head, tower.pooling, tower.saturation, n_terms)
+        self.model = model.to(device).eval()
+        self._pad = model.backbone.config.pad_token_id or 0
+        self._unpadded = depends_on_padding(self.model, self._pad)
+        if self._unpadded:
+            warn(
+                f"{self._folder}: what this model makes of a text depends on the padding behind it, masked or not; "
+                "texts are encoded without any, one length at a time, which is slower",
+                CheckpointWarning,
+            )
+        self._forked = False
+        in_child(self)
+
+    def after_fork(self) -> None:
+        """See `lsr.forks`: OpenMP waits for ever for threads that stayed with the parent, unless one is enough."""
+        self._forked = True
+        self._torch.set_num_threads(1)
+
+    def weights(self, ids: list[list[int]]) -> SparseMatrix:
+        """Weights of texts given as token ids, none of them empty.
+
+        Raises:
+            EncoderError: A token that the model doesn't know, or weights that are no numbers.
+        """
+        if self._unpadded and len({len(row) for row in ids}) > 1:
+            return SparseMatrix.vstack([self.weights(list(rows)) for _, rows in groupby(ids, len)])
+        torch, n_terms, width = self._torch, self.model.n_terms, max(map(len, ids))
+        self._check(max(map(max, ids)))
+        tokens = torch.tensor([row + [self._pad] * (width - len(row)) for row in ids], device=self._device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self._device)
+        # Where all logits exist at once, there are fewer texts at a time.
+        size = len(ids) if getattr(self.model.head, "apart", True) else max(1, BATCH_BYTES // (4 * width * n_terms))
+        with torch.inference_mode():
+            parts = zip(tokens.split(size), mask.split(size), strict=True)
+            dense = torch.cat([self.model(some, kept) for some, kept in parts])
+            rows, terms = dense.nonzero(as_tuple=True)
+            indptr = np.concatenate(([0], np.cumsum(np.bincount(rows.cpu().numpy(), minlength=len(ids)))))
+            values = dense[rows, terms].float().cpu().numpy()
+        try:
+            return SparseMatrix(indptr, terms.cpu().numpy(), values, (len(ids), n_terms))
+        except ValueError as error:
+            raise EncoderError(f"{self._folder}: the model gives weights that are no numbers: {error}") from None
+
+    def origins(self, ids: list[int], terms: list[int]) -> list[int]:
+        """Which token of a text has the largest logit of each term: its number, -1 for a term without weight.
+
+        Raises:
+            EncoderError: A token that the model doesn't know.
+        """
+        torch = self._torch
+        self._check(max(ids))
+        tokens, wanted = torch.tensor([ids], device=self._device), torch.tensor(terms, device=self._device)
+        mask = torch.ones_like(tokens)
+        with torch.inference_mode():
+            states = self.model.states(tokens, mask)
+            places = self.model.head.token_logits(states, tokens, wanted)[0].argmax(0)
+            places[self.model.head(states, tokens, mask, wanted)[0] <= 0] = -1
+        return list(places.tolist())
+
+    def _check(self, largest: int) -> None:
+        if self._forked and self._device != "cpu":
+            raise EncoderError(
+                f"{self._folder}: a model on {self._device!r} doesn't survive a fork: start processes by spawn "
+                '(multiprocessing.get_context("spawn")), or open the encoder after the fork'
+            )
+        if largest >= self.model.n_terms:
+            raise EncoderError(
+                f"{self._folder}: the tokenizer gives token {largest}, the model knows {self.model.n_terms}; "
+                "they don't belong together"
+            )
