@@ -19,6 +19,7 @@ from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document
 from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.hybrid_search import dense_width, hybrid_top
+from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.matches import Matcher, SnapshotRanking
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.options import Conditions, Options, split_options
@@ -26,7 +27,7 @@ from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked
 from lsr.index.search.searcher import Mask, Searcher
 from lsr.index.search.selection import explained, select
 from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
-from lsr.index.search.snapshot import IndexEncoder, Snapshot
+from lsr.index.search.snapshot import Snapshot
 from lsr.index.search.words import Suggestion, Words
 from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where, as_filter

@@ -7,7 +7,7 @@ import pytest
 
 from lsr.encode.corpus import Passages
 from lsr.errors import DataError
-from lsr.index.distributed.reshard import reshard
+from lsr.index.distributed.reshard import reshard_index
 from lsr.index.index import Index
 from lsr.index.search.duplicates import Duplicate
 from lsr.sparse import SparseMatrix
@@ -59,7 +59,7 @@ def test_pairs(index, threshold):
 
 
 def test_pairs_of_a_sharded_folder(index, tmp_path):
-    reshard(index.path, tmp_path / "shards", 3)
+    reshard_index(index.path, tmp_path / "shards", 3)
     found = Index.open(tmp_path / "shards").duplicates(0.8)
     assert [(one.id, one.of) for one in found] == [(one.id, one.of) for one in index.duplicates(0.8)]
 
