@@ -1,10 +1,11 @@
-"""How fast encoders read documents: texts a second of any of them, on the same texts, in one run.
+"""How fast encoders read documents, in texts a second, and queries, in milliseconds, on the same texts in one run.
 
-    python benchmarks/encoders.py [--data FOLDER] [--encoder lsr-mini --encoder lsr-tiny --encoder PATH] [--rounds 3]
+    python benchmarks/encoders.py [--data FOLDER] [--encoder lsr-mini --encoder "lsr-mini, both vectors"] [--rounds 3]
 
-FOLDER is a collection in BEIR layout; Cranfield as the package brings it where none is given. Each encoder has read a
-few texts before; rounds are interleaved, the median counts. All cores that the process may run on are used. BM25's part
-of an encoder is left out: it takes as long beside any model.
+FOLDER is a collection in BEIR layout; Cranfield as the package brings it where none is given. "NAME, both vectors"
+gives the dense ones, too. Each encoder has read a few texts before; rounds are interleaved, the median counts.
+Documents go to all cores that the process may run on, queries come one by one. BM25's part of an encoder is left out:
+it takes as long beside any model.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import argparse
 import statistics
 import time
 from importlib.resources import as_file, files
+from typing import Any
 
 from machine import conditions, keep
 
-from lsr import load_encoder
+from lsr import Encoder, load_encoder
 from lsr.console import table
 from lsr.io.corpus import open_corpus
 
@@ -30,26 +32,53 @@ def main() -> None:
     args = parser.parse_args()
     with as_file(files("lsr.data") / "cranfield") as cranfield:
         texts = [document.content for document in open_corpus(args.data or cranfield)]
-    names = args.encoder or ["lsr-mini", "lsr-tiny"]
-    encoders = {name: load_encoder(name, lexical=0) for name in names}
+        queries = [query.text for query in open_corpus(args.data or cranfield, queries=True)]
+    names = args.encoder or ["lsr-mini", "lsr-mini, both vectors", "lsr-tiny"]
+    encoders = {name: load_encoder(name.partition(", ")[0], lexical=0) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for encoder in encoders.values():
-        encoder.encode_document(texts[:32])
+    queried: dict[str, list[float]] = {name: [] for name in names}
+    for name, encoder in encoders.items():
+        _documents(encoder, texts[:32], both=", " in name)
     for _ in range(args.rounds):
         for name, encoder in encoders.items():
             begin = time.perf_counter()
-            vectors = encoder.encode_document(texts)
+            terms = _documents(encoder, texts, both=", " in name)
             seconds[name].append(time.perf_counter() - begin)
-            terms = float(vectors.lengths().mean())
             print(f"{name}: {len(texts) / seconds[name][-1]:.1f} texts/s, {terms:.0f} terms", flush=True)
-    rows = [(name, len(texts) / statistics.median(times)) for name, times in seconds.items()]
+            for query in queries:
+                begin = time.perf_counter()
+                encoder.encode_query(query)
+                if ", " in name:
+                    encoder.encode_dense(query, queries=True)
+                queried[name].append((time.perf_counter() - begin) * 1e3)
+    rows: list[dict[str, Any]] = [
+        {
+            "encoder": name,
+            "texts_per_second": len(texts) / statistics.median(seconds[name]),
+            "query_ms": statistics.median(queried[name]),
+        }
+        for name in names
+    ]
     for key, value in conditions().items():
         print(f"{key}: {value}")
-    print(table([(name, f"{rate:.1f}", f"{rate / rows[0][1]:.2f}") for name, rate in rows],
-                ("encoder", "texts/s", "beside the first"), "<>>"))  # fmt: skip
-    keep(
-        "encoders", {"texts": len(texts), "rows": [{"encoder": name, "texts_per_second": rate} for name, rate in rows]}
-    )
+    first = rows[0]["texts_per_second"]
+    shown = [
+        (
+            row["encoder"],
+            f"{row['texts_per_second']:.1f}",
+            f"{row['texts_per_second'] / first:.2f}",
+            f"{row['query_ms']:.3f}",
+        )
+        for row in rows
+    ]
+    print(table(shown, ("encoder", "texts/s", "beside the first", "ms a query"), "<>>>"))
+    keep("encoders", {"texts": len(texts), "queries": len(queries), "rows": rows})
+
+
+def _documents(encoder: Encoder, texts: list[str], *, both: bool) -> float:
+    """Encode documents; gives how many terms they have on average."""
+    vectors = encoder.encode_both(texts)[0] if both else encoder.encode_document(texts)
+    return float(vectors.lengths().mean())
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ from machine import conditions, keep
 
 from lsr import Index, SparseMatrix, load_encoder, read_vectors
 from lsr.console import table
+from lsr.encode.hybrid import HybridEncoder
 from lsr.eval.datasets import Dataset, open_dataset
 from lsr.eval.evaluate import LATENCY_K, Evaluation, evaluate_index
 from lsr.eval.latency import Latency, time_each
 from lsr.eval.measures import DEFAULT_MEASURES, parse_measures, score_run
-from lsr.index.search.query_file import read_queries
+from lsr.index.search.query_file import QuerySet, read_queries
 from lsr.io.runs import read_qrels
 
 SETS = ("scifact", "cranfield", "cacm", "climate-fever-evidence", "mtrag-clapnq-pool", "msmarco-dl19-pool")
@@ -41,16 +42,22 @@ def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
     Args:
         dataset: The collection.
         work: Folder for indexes, which are kept: what differs in how it is searched shares one.
-        encoder: Its name or path; with ", hybrid" or ", dense" searched so, with ", learned half" without BM25's part.
+        encoder: Its name or path; with ", hybrid" or ", dense" searched so, with ", learned half" without the query's
+            words of BM25.
     """
     name, _, how = encoder.partition(", ")
-    mode: Any = how if how in ("hybrid", "dense") else "sparse"
-    half = how == "learned half"
-    made = load_encoder(name, **({"lexical": 0} if half else {}))
-    place = work / f"{Path(dataset.name).name}-{Path(name).name}{'-half' * half}"
+    made = load_encoder(name)
+    place = work / f"{Path(dataset.name).name}-{Path(name).name}"
     if not place.exists():
         Index.build(place, dataset.corpus(), encoder=made, hybrid=made.dense_width > 0)
-    return evaluate_index(Index.open(place, encoder=made), dataset, DEFAULT_MEASURES, mode=mode)
+    index = Index.open(place, encoder=made)
+    if how == "learned half":
+        asked = read_queries(dataset.query_source, index)
+        assert isinstance(index.encoder, HybridEncoder)
+        learned, _ = index.encoder.halves(asked.encoded(index))
+        return evaluate_index(index, dataset, DEFAULT_MEASURES, QuerySet(asked.ids, None, learned))
+    mode: Any = how or "sparse"
+    return evaluate_index(index, dataset, DEFAULT_MEASURES, mode=mode)
 
 
 def theirs(dataset: Dataset) -> tuple[dict[str, float], Latency] | None:

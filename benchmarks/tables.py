@@ -83,11 +83,21 @@ def quality_means(systems: Mapping[str, str] = _SYSTEMS) -> str:
     return table(("nDCG@10", *short, "mean"), rows) + caption(QUALITY, found)
 
 
+def bm25_held_out() -> str:
+    """BM25 with other choices, over collections that none was made on."""
+    found = result("bm25")
+    rows = [[f"{v:.3f}" if isinstance(v, float) else f"`{v}`" for v in row.values()] for row in found["held_out"]]
+    return table([*found["held_out"][0]], rows) + caption("python benchmarks/bm25.py --data FOLDER", found)
+
+
 def encoders() -> str:
     """Texts a second."""
     found = result("encoders")
-    rows = [(row["encoder"], f"{row['texts_per_second']:,.0f}") for row in found["rows"]]
-    return table(("encoder", "texts/s"), rows) + caption("python benchmarks/encoders.py", found)
+    rows = [
+        (row["encoder"], f"{row['texts_per_second']:,.0f}", f"{row['query_ms']:.2f}" if "query_ms" in row else "")
+        for row in found["rows"]
+    ]
+    return table(("encoder", "texts/s", "ms a query"), rows) + caption("python benchmarks/encoders.py", found)
 
 
 def encoding() -> str:
@@ -238,6 +248,7 @@ def capacity() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
+    "bm25-held-out": bm25_held_out,
     "quality-means": quality_means,
     "quality-parts": lambda: quality_means(_PARTS),
     "encoders": encoders,

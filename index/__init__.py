@@ -32,6 +32,7 @@ _HOMES = {
     "Server": "lsr.index.serve.server",
     "ShardedIndex": "lsr.index.distributed.sharded_index",
     "Suggestion": "lsr.index.search.words",
+    "Workers": "lsr.distributed.pool",
     "build_dense": "lsr.index.hybrid.hybrid",
     "build_shards": "lsr.index.distributed.build",
     "compile_kernels": "lsr.index.warmup",
@@ -46,6 +47,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from lsr.distributed.pool import Workers as Workers
     from lsr.index.async_index import AsyncIndex as AsyncIndex
     from lsr.index.distributed.build import build_shards as build_shards
     from lsr.index.distributed.reshard import reshard_index as reshard_index

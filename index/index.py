@@ -22,13 +22,13 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from lsr.console import warn
+from lsr.console import Progress, progress_to, warn
 from lsr.encode.base import Encoder
 from lsr.encode.corpus import Report
 from lsr.encode.load import as_encoder
-from lsr.encode.passages import Passages
+from lsr.encode.passages import AS_NEEDED, Passages
 from lsr.errors import IndexLocked, OutputError, StorageError, UncommittedChanges
 from lsr.forks import in_child
 from lsr.index.search.hits import Hit as Hit
@@ -51,6 +51,10 @@ from lsr.io.document import as_ids
 from lsr.io.object_store import is_remote
 
 _RETRY = 0.1  # seconds until a merger that finds somebody else writing looks again
+
+if TYPE_CHECKING:
+    from lsr.files.documents import FileCorpus
+    from lsr.index.write.sync import Synced
 
 
 class Index(Reader):
@@ -117,7 +121,7 @@ class Index(Reader):
         encoder: Encoder | str | PathLike[str] | None = None,
         ids: Sequence[str] | None = None,
         impacts: ImpactType = "uint8",
-        passages: Passages | None = None,
+        passages: Passages | None = AS_NEEDED,
         store_text: bool = True,
         overwrite: bool = False,
         memory: int = DEFAULT_MEMORY,
@@ -126,6 +130,7 @@ class Index(Reader):
         summary_mass: float = SUMMARY_MASS,
         hybrid: bool = False,
         report: Report | None = None,
+        progress: Progress | None = None,
     ) -> Index:
         """Build an index; the folder holds either the whole new index or what it held before.
 
@@ -140,7 +145,8 @@ class Index(Reader):
                 and weigh them by the documents that are there.
             ids: For a matrix, the ids of its rows; by default their numbers.
             impacts: "uint8", or "float32" for weights as they are at three times the size.
-            passages: Cut documents into passages; a document's score is then that of its best passage.
+            passages: How long documents are cut into passages; a document's score is then that of its best one. None
+                leaves them whole, so that what the encoder doesn't read of them is lost.
             store_text: Keep titles, texts and metadata.
             overwrite: Replace the index that is there.
             memory: Bytes to hold while building, roughly, without the encoder's.
@@ -153,6 +159,8 @@ class Index(Reader):
             hybrid: Keep the dense vectors, too, that the encoder gives of the same pass, in 8 bits: for
                 `search(mode="hybrid")`.
             report: Filled in with what was met on the way.
+            progress: Called with what is done, how many documents have been, and of how many, if that is known;
+                instead of a bar on a terminal, or of a line every ten seconds.
 
         Returns:
             The index, open.
@@ -166,7 +174,7 @@ class Index(Reader):
         encoder = as_encoder(encoder)
         settings = BuildSettings(impacts, store_text, order, summary_mass if clusters else None, passages, hybrid)
         # Fitted or default, whatever encoded the documents encodes the queries.
-        with folder_for(path, overwrite=overwrite) as folder:
+        with folder_for(path, overwrite=overwrite) as folder, progress_to(progress):
             encoder = build_index(
                 folder,
                 source,
@@ -311,6 +319,32 @@ class Index(Reader):
         parsed = None if where is None else as_filter(where)
         with self._writing() as writer:
             return writer.delete(as_ids(ids), parsed)
+
+    def sync(self, source: str | PathLike[str] | FileCorpus, *, progress: Progress | None = None) -> Synced:
+        """Bring the index up to date with a folder of files, by what they hold, and commit.
+
+        Files that are new or have changed are read and encoded, those that are gone are deleted; one that was moved is
+        both. Commits every half minute: what was interrupted goes on with the next call. Documents that were added in
+        another way stay.
+
+        Args:
+            source: A folder or file, or what `lsr.files.documents.read_documents` gives: with the same `url` as before.
+            progress: Called with what is done, how many documents have been, and of how many, if that is known.
+
+        Returns:
+            What it did, in files.
+
+        Raises:
+            DataError: There is no such folder; or nothing of what the index was made of is in it.
+            OutputError: As of `add`; also if there are changes that aren't committed.
+        """
+        from lsr.files.documents import FileCorpus, read_documents
+        from lsr.index.write.sync import sync  # built on this module
+
+        if self.pending:
+            raise OutputError(f"{self.path}: there are changes that aren't committed: commit, or roll back, first")
+        with progress_to(progress):
+            return sync(self, source if isinstance(source, FileCorpus) else read_documents(source))
 
     def commit(self, *, merge: bool = True) -> None:
         """Make changes durable and visible: here at once, elsewhere when the index is opened or refreshed.

@@ -39,6 +39,7 @@ _HOMES = {
     "Index": "lsr.index.index",
     "IndexFormatError": "lsr.errors",
     "IndexLocked": "lsr.errors",
+    "LeftOut": "lsr.errors",
     "LsrError": "lsr.errors",
     "LsrWarning": "lsr.errors",
     "MissingExtra": "lsr.errors",
@@ -58,6 +59,7 @@ _HOMES = {
     "load_encoder": "lsr.encode.load",
     "load_matrix": "lsr.io.open_vectors",
     "open_corpus": "lsr.io.corpus",
+    "read_documents": "lsr.files.documents",
     "read_vectors": "lsr.io.open_vectors",
     "save_matrix": "lsr.io.vectors_parquet",
 }
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from lsr.errors import EncoderMismatch as EncoderMismatch
     from lsr.errors import IndexFormatError as IndexFormatError
     from lsr.errors import IndexLocked as IndexLocked
+    from lsr.errors import LeftOut as LeftOut
     from lsr.errors import LsrError as LsrError
     from lsr.errors import LsrWarning as LsrWarning
     from lsr.errors import MissingExtra as MissingExtra
@@ -87,6 +90,7 @@ if TYPE_CHECKING:
     from lsr.errors import StorageError as StorageError
     from lsr.errors import TrainingError as TrainingError
     from lsr.errors import UncommittedChanges as UncommittedChanges
+    from lsr.files.documents import read_documents as read_documents
     from lsr.index.hybrid.hybrid import Hybrid as Hybrid
     from lsr.index.index import Index as Index
     from lsr.index.search.hits import Hit as Hit

@@ -99,7 +99,7 @@ MOVED = {
     "lsr.index.shard_worker": "lsr.index.distributed.build_worker",
     "lsr.index.sharded": "lsr.index.distributed.sharded_index",
     "lsr.index.shards": "lsr.index.sharding.manifest lsr.index.sharding.remote",
-    "lsr.index.snapshot": "lsr.index.search.snapshot",
+    "lsr.index.snapshot": "lsr.index.search.snapshot lsr.index.search.index_encoder",
     "lsr.index.storage": "lsr.index.storage.manifest",
     "lsr.index.stretches": "lsr.index.distributed.vector_ranges",
     "lsr.index.transaction": "lsr.index.storage.transaction",
@@ -128,11 +128,21 @@ MOVED = {
 RENAMED = {
     "lsr.eval.bench.bench": "bench_index",
     "lsr.eval.evaluate.evaluate": "evaluate_index",
+    "lsr.index.builder.Known": "EncoderMetadata",
     "lsr.index.feedback.expanded": "expand_query",
     "lsr.index.hybrid.dense_of": "build_dense",
+    "lsr.index.pending.Stored": "PendingSegment",
     "lsr.index.remote.downloaded": "download_index",
     "lsr.index.remote.uploaded": "upload_index",
     "lsr.index.reshard.reshard": "reshard_index",
+    "lsr.index.serve.work.Workers": "ThreadPool",
+    "lsr.index.snapshot.Part": "OpenSegment",
+    "lsr.index.snapshot.Shared": "IndexEncoder",
+    "lsr.index.storage.refuse_others": "check_output_empty",
+    "lsr.index.storage.sealed": "with_checksum",
+    "lsr.index.transaction.Aside": "MergeWorkspace",
+    "lsr.index.transaction.NewFiles": "StagedFiles",
+    "lsr.places.beside": "with_suffix",
 }
 
 

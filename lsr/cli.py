@@ -24,6 +24,7 @@ COMMANDS = {
     "encode": ("lsr.index.cli.encode", "Turn texts or queries into sparse vectors."),
     "index": ("lsr.index.cli.build", "Build an index from vectors, or from texts and an encoder."),
     "add": ("lsr.index.cli.modify", "Add documents to an index, or replace them."),
+    "sync": ("lsr.index.cli.modify", "Bring an index up to date with a folder of documents."),
     "delete": ("lsr.index.cli.modify", "Delete documents from an index."),
     "merge": ("lsr.index.cli.modify", "Merge the segments of an index into one."),
     "reshard": ("lsr.index.cli.modify", "Write an index as shards of one size."),

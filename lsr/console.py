@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,17 +23,34 @@ if TYPE_CHECKING:
     from typing import Self
 
 _LOG_SECONDS = 10.0  # between two lines of a log
+Progress = Callable[[str, int, int | None], None]  # what is done, how many have been, of how many if that is known
+_told: ContextVar[Progress | None] = ContextVar("lsr.progress", default=None)
 
 
 def progress(total: int | None, label: str, unit: str = "docs") -> Any:
     """Progress with rate and time left, on stderr: a bar on a terminal, else a line every ten seconds; nothing in the
     background.
     """
+    if (call := _told.get()) is not None:
+        return _Calls(total, label, call)
     if threading.current_thread() is not threading.main_thread():
         return tqdm(disable=True)
     if not sys.stderr.isatty():
         return _LogLines(total, label, unit)
     return tqdm(total=total, desc=label, unit=f" {unit}", leave=False, smoothing=0.1)
+
+
+@contextmanager
+def progress_to(call: Progress | None) -> Iterator[None]:
+    """Have a program's function called with progress, instead of showing it; None changes nothing."""
+    if call is None:
+        yield
+        return
+    token = _told.set(call)
+    try:
+        yield
+    finally:
+        _told.reset(token)
 
 
 class _LogLines:
@@ -59,6 +77,31 @@ class _LogLines:
 
     def close(self) -> None:
         """A bar goes."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Calls:
+    """Progress for a program's function, with what is used of tqdm's bar."""
+
+    disable = False
+
+    def __init__(self, total: int | None, label: str, call: Progress) -> None:
+        self.total, self.n = total, 0
+        self._label, self._call = label, call
+
+    def update(self, n: int = 1) -> None:
+        """Count so many more, and say so."""
+        self.n += n
+        if n:
+            self._call(self._label, self.n, self.total)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
 
     def __enter__(self) -> Self:
         return self

@@ -23,6 +23,7 @@ What changes results and is no error is told by a warning, on the command line b
 
     LsrWarning               base, a UserWarning
     ├── CutTexts             texts are longer than the encoder reads, and are cut
+    ├── LeftOut              files of a folder can't be read, and are left out
     ├── NoTerms              texts have no term, and so match nothing
     └── CheckpointWarning    a checkpoint whose vectors depend on something else than the text
 """
@@ -172,6 +173,10 @@ class LsrWarning(UserWarning):
 
 class CutTexts(LsrWarning):
     """Texts are longer than the encoder reads, and their ends are lost."""
+
+
+class LeftOut(LsrWarning):
+    """Files of a folder can't be read, and are left out."""
 
 
 class NoTerms(LsrWarning):

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(not CHECKOUT, reason="needs the source checkout"
 FLOORS = (
     "lsr",
     "lsr/io",
+    "lsr/files",
     "lsr/distributed",
     "lsr/encode",
     "lsr/train",

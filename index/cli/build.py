@@ -15,6 +15,7 @@ from lsr.index.cli.encode import (
     open_encoder,
     passages_of,
     text_options,
+    url_option,
     worker_options,
     workers_of,
 )
@@ -58,6 +59,7 @@ from lsr.index.cli.encode import (
     help="Keep the encoder's dense vectors, too, for search with --mode hybrid: a third more time, 8 bits a number.",
 )
 @click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Make N indexes that are searched as one.")
+@url_option
 @worker_options
 @encoder_options
 @text_options
@@ -71,6 +73,7 @@ def index(
     summary_mass: float | None,
     hybrid: bool,
     shards: int | None,
+    url: str,
     ray: str | None,
     workers: int | None,
     encoder: str | None,
@@ -79,13 +82,14 @@ def index(
     """Build an index from vectors, or from texts and an encoder.
 
     SOURCE is what `lsr encode` reads or writes: a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder
-    of vectors, "-" for JSONL on standard input, or an ir-datasets name; files and folders may be URIs. With --ray the
-    machines of a cluster encode, and build the shards; OUT is on a disk that all of them share, or a URI. After a kill
-    the same command resumes.
+    of documents (Markdown, HTML, PDF and more) or one of them, a folder of vectors, "-" for JSONL on standard input, or
+    an ir-datasets name; files and folders may be URIs. With --ray the machines of a cluster encode, and build the
+    shards; OUT is on a disk that all of them share, or a URI. After a kill the same command resumes.
 
     \b
     Examples:
       lsr index docs.jsonl --out idx
+      lsr index docs/ --out idx
       lsr index vectors.parquet --out idx --overwrite
       lsr index vectors.parquet --out idx --clusters
       lsr index docs.jsonl --out idx --hybrid
@@ -93,34 +97,35 @@ def index(
     """  # fmt: skip
     from lsr.console import counted, note
     from lsr.encode.corpus import Report
+    from lsr.files.documents import open_texts
     from lsr.index.index import Index
     from lsr.index.segment.clusters import SUMMARY_MASS
     from lsr.index.write.builder import BuildSettings, open_source
-    from lsr.io.open_vectors import holds_vectors
 
     working = workers_of(ray, workers, options["device"])
     if clusters and impacts != "uint8":
         raise click.UsageError("--clusters is for 8-bit impacts: leave --impacts float32 out")
     if summary_mass is not None and not (clusters and 0 < summary_mass <= 1):
         raise click.UsageError("--summary-mass goes with --clusters, above 0 and at most 1")
-    passages = passages_of(options["passages"], options["overlap"])
+    passages = passages_of(options["passages"], options["overlap"], options["whole"])
     settings = given_settings(options)
     if hybrid and (ray or shards):
         raise click.UsageError("--hybrid makes one index here: leave --shards and --ray out")
     if ray or shards:
         mass = (summary_mass or SUMMARY_MASS) if clusters else None
         how = BuildSettings(impacts, not options["no_text"], order, mass, passages)
-        _index_shards(source, out, shards or 1, how, working, memory << 20, encoder, settings, options)
+        _index_shards(source, out, shards or 1, how, working, memory << 20, encoder, settings, options | {"url": url})
         return
-    if holds_vectors(source):
+    texts = open_texts(source, skip_bad=options["skip_bad"], url=url)
+    read: Any = texts
+    if texts is None:
         if hybrid:
             raise click.UsageError("--hybrid makes dense vectors of texts; these are sparse vectors already")
-        if passages:
+        if options["passages"]:
             raise click.UsageError("--passages cuts texts; these are vectors already")
         model = open_encoder(encoder, settings) if encoder else None
         read = open_source(source, model, skip_bad=options["skip_bad"])
     else:
-        read = open_source(source, skip_bad=options["skip_bad"])
         model = document_encoder(encoder, settings)
     report = Report()
     built = Index.build(
@@ -161,24 +166,19 @@ def _index_shards(
     options: dict[str, Any],
 ) -> None:
     from lsr.console import counted, note
+    from lsr.files.documents import open_texts
     from lsr.index.distributed.build import build_shards
-    from lsr.io.corpus import open_corpus
-    from lsr.io.open_vectors import holds_vectors
 
-    read: Any = source
-    if holds_vectors(source):
-        if given := [
-            name for name, value in {"passages": how.passages, "encoder": encoder, **settings}.items() if value
-        ]:
-            raise click.UsageError(f"--{given[0].replace('_', '-')}: {source} holds vectors already")
-    else:
-        read = open_corpus(source, skip_bad=options["skip_bad"])
+    texts = open_texts(source, skip_bad=options["skip_bad"], url=options["url"])
+    asked = {"passages": options["passages"], "encoder": encoder, **settings}
+    if texts is None and (given := [name for name, value in asked.items() if value]):
+        raise click.UsageError(f"--{given[0].replace('_', '-')}: {source} holds vectors already")
     decided_by = {"encoder": encoder, **settings, "skip_bad": options["skip_bad"]}
     made, report = build_shards(
         out,
-        read,
+        source if texts is None else texts,
         shards=shards,
-        encoder=None if read is source else document_encoder(encoder, settings),
+        encoder=None if texts is None else document_encoder(encoder, settings),
         settings=how,
         identity=f"{decided_by} {how.passages} {how.store_text}",
         device=options["device"],

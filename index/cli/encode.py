@@ -59,9 +59,13 @@ def text_options(command: F) -> F:
     """Options of commands that read texts."""
     options = [
         click.option(
-            "--passages", type=click.IntRange(min=1), metavar="N", help="Cut documents into N-token passages."
+            "--passages",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Cut documents into N-token passages. [default: only long ones, and those of files]",
         ),
         click.option("--overlap", type=click.IntRange(min=0), default=0, help="Tokens that passages share."),
+        click.option("--whole", is_flag=True, help="Cut no document: what the encoder doesn't read of it is lost."),
         click.option("--no-text", is_flag=True, help="Don't store texts, titles and metadata."),
         click.option("--skip-bad", is_flag=True, help="Count bad documents and go on."),
         click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
@@ -69,6 +73,14 @@ def text_options(command: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+url_option = click.option(
+    "--url",
+    default="",
+    metavar="URL",
+    help="Of a folder of documents, where it is on the web: what stands before their paths, or with {path} or {stem}.",
+)
 
 
 class PathOrURI(click.ParamType[Any]):
@@ -143,14 +155,16 @@ def document_encoder(name: str | None, settings: dict[str, Any]) -> Any:
     return encoder.over(None)
 
 
-def passages_of(size: int | None, overlap: int) -> Any:
-    """--passages and --overlap as what the stream takes; None without --passages."""
-    from lsr.encode.passages import Passages
+def passages_of(size: int | None, overlap: int, whole: bool) -> Any:
+    """--passages, --overlap and --whole as what the stream takes."""
+    from lsr.encode.passages import AS_NEEDED, Passages
 
+    if whole and size is not None:
+        raise click.UsageError("--whole cuts nothing: leave --passages out")
     if size is None:
         if overlap:
             raise click.UsageError("--overlap needs --passages")
-        return None
+        return None if whole else AS_NEEDED
     if overlap >= size:
         raise click.UsageError(f"--overlap {overlap} must be below --passages {size}")
     return Passages(size, overlap)
@@ -181,10 +195,10 @@ def encode(
 ) -> None:
     """Turn texts into sparse vectors; a SOURCE of vectors is converted.
 
-    SOURCE is a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, "-" for JSONL on standard input, or an
-    ir-datasets name. After a kill the same command resumes. Files and folders may be URIs (s3://bucket/docs.jsonl).
-    With --ray the machines of a cluster encode part by part; the result doesn't depend on their number. It goes to a
-    folder that all of them share, or to object storage.
+    SOURCE is a BEIR folder, a .jsonl, .json, .tsv, .csv or .parquet file, a folder of documents or one of them,
+    "-" for JSONL on standard input, or an ir-datasets name. After a kill the same command resumes. Files and folders
+    may be URIs (s3://bucket/docs.jsonl). With --ray the machines of a cluster encode part by part; the result doesn't
+    depend on their number. It goes to a folder that all of them share, or to object storage.
 
     \b
     Examples:
@@ -194,18 +208,18 @@ def encode(
     """
     from lsr.console import note
     from lsr.encode.corpus import encode_to
+    from lsr.files.documents import open_texts
     from lsr.io.convert import Form, check_out, convert
-    from lsr.io.corpus import open_corpus
-    from lsr.io.open_vectors import holds_vectors, read_vectors
+    from lsr.io.open_vectors import read_vectors
 
     working = workers_of(ray, workers, options["device"])
-    passages = passages_of(options["passages"], options["overlap"])
-    if queries and passages:
+    if queries and options["passages"]:
         raise click.UsageError("--passages cuts documents, not queries")
-    if holds_vectors(source):
-        if unused := [
-            name for name in ("encoder", "passages", "no_text", *_SETTINGS) if (options | {"encoder": encoder})[name]
-        ]:
+    passages = passages_of(options["passages"], options["overlap"], options["whole"] or queries)
+    corpus = open_texts(source, queries=queries, skip_bad=options["skip_bad"])
+    if corpus is None:
+        given = options | {"encoder": encoder}
+        if unused := [name for name in ("encoder", "passages", "whole", "no_text", *_SETTINGS) if given[name]]:
             raise click.UsageError(f"--{unused[0].replace('_', '-')}: {source} holds vectors, which are only converted")
         if ray or isinstance(out, str):
             raise click.UsageError(f"{source} holds vectors, which are only converted, here and into a file")
@@ -216,7 +230,6 @@ def encode(
         note(f"converted {source} to {out}" + (f", skipped {len(vectors.bad)} bad lines" if vectors.bad else ""))
         return
     settings = given_settings(options)
-    corpus = open_corpus(source, queries=queries, skip_bad=options["skip_bad"])
     decided_by = {"encoder": encoder, **settings, "passages": str(passages), "queries": queries}
     opened = partial(_query_encoder if queries else document_encoder, encoder, settings)
     how: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from lsr.index.cli.encode import PathOrURI, encoder_options
+from lsr.index.cli.encode import PathOrURI, encoder_options, url_option
 from lsr.index.cli.search import open_index, where_option
 
 
@@ -60,6 +60,46 @@ def add(index_path: Path | str, source: str, update: bool, skip_bad: bool, encod
     if len(change.bad) > 10:
         note(f"left out: {len(change.bad) - 10} more")
     note(f"{index_path}: {change}; {_size(index)}")
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("index_path", metavar="INDEX", type=click.Path(path_type=Path))
+@url_option
+@click.option("--watch", is_flag=True, help="Go on whenever a file changes, until it is interrupted.")
+@encoder_options
+def sync(source: Path, index_path: Path, url: str, watch: bool, encoder: str | None, **options: Any) -> None:
+    """Bring an index up to date with a folder of documents, by what its files hold; where there is none, make it.
+
+    Files that are new or have changed are read and encoded, those that are gone are deleted. Documents that were added
+    in another way stay. Should it be killed, the next one goes on from its latest commit.
+
+    \b
+    Examples:
+      lsr sync docs/ idx
+      lsr sync docs/ idx --watch
+    """
+    from lsr.console import note
+    from lsr.files.documents import read_documents
+    from lsr.index.cli.encode import document_encoder, given_settings
+    from lsr.index.index import Index
+    from lsr.index.write.sync import watch as keep_up
+
+    corpus = read_documents(source, url=url)
+    if index_path.exists():
+        index = open_index(index_path, encoder, options)
+    else:
+        index = Index.build(index_path, [], encoder=document_encoder(encoder, given_settings(options)))
+
+    def tell(synced: Any) -> None:
+        synced.report.tell()
+        note(f"{index_path}: {synced}; {_size(index)}")
+
+    with index:
+        tell(index.sync(corpus))
+        if watch:
+            note(f"watching {source}")
+            keep_up(index, corpus, tell)
 
 
 @click.command()

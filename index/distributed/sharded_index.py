@@ -35,12 +35,12 @@ from lsr.index.index import Index
 from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.explain import Explanation
 from lsr.index.search.hits import Hit, Hits
+from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.matches import require_texts
 from lsr.index.search.options import Conditions, Options, Sort, split_options
 from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k
 from lsr.index.search.selection import Selected, explained, select
 from lsr.index.search.settings import SearchOptions, SearchSettings
-from lsr.index.search.snapshot import IndexEncoder
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
 from lsr.index.write.builder import Source

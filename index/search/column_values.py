@@ -19,6 +19,7 @@ from lsr.index.segment.columns import Columns, Kinds, kinds_of, numbers_of
 from lsr.io.metadata import parse_time
 
 _LISTED = 50  # columns that a message has
+_MOST_BOOST = 1e100  # times
 
 
 def require_columns(options: Options, segments: Sequence[Kinds]) -> None:
@@ -106,7 +107,8 @@ def boost_factors(snapshot: Snapshot, boosts: Iterable[Boost]) -> NDArray[np.flo
         else:
             distance = np.abs(values - boost.origin) / (boost.half_life * (DAY if boost.of_times else 1))
             added = 0.5**distance
-        factors *= 1 + boost.weight * np.where(np.isnan(added), 0.0, added)
+        with np.errstate(over="ignore"):  # scores stay numbers that JSON can hold
+            factors = np.minimum(factors * (1 + boost.weight * np.where(np.isnan(added), 0.0, added)), _MOST_BOOST)
     return factors
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from lsr.encode.base import Encoder
 from lsr.index.search.duplicates import Duplicate, duplicates
+from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.query_encoder import QuerySide
-from lsr.index.search.snapshot import IndexEncoder, Snapshot
+from lsr.index.search.snapshot import Snapshot
 from lsr.index.search.words import Suggestion, Words
 from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where, as_filter

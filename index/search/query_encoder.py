@@ -16,9 +16,9 @@ from lsr.encode.base import Encoder, as_rows, as_texts
 from lsr.encode.corpus import cut_texts, read_length
 from lsr.errors import CutTexts, DataError, EncoderError
 from lsr.fingerprint import Fingerprint
+from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.searcher import EXACT
 from lsr.index.search.settings import SearchSettings
-from lsr.index.search.snapshot import IndexEncoder
 from lsr.sparse import SparseMatrix
 
 Query = str | Mapping[str, Any] | SparseMatrix  # {token: weight}, or a mapping that has a "text"

@@ -13,13 +13,14 @@ from typing import Any, TypedDict
 import pyarrow as pa
 
 from lsr._version import __version__
-from lsr.console import progress
+from lsr.console import Progress, progress
 from lsr.encode.base import DEFAULT_ENCODER, Encoder
 from lsr.encode.corpus import Report, encode_corpus, fit
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.load import load_encoder
 from lsr.encode.passages import Passages
 from lsr.errors import DataError, EncoderError, EncoderMismatch
+from lsr.files.documents import open_texts
 from lsr.fingerprint import Fingerprint
 from lsr.index.segment.cluster_writer import write_clusters
 from lsr.index.segment.doc_store import DocumentsWriter
@@ -30,10 +31,10 @@ from lsr.index.segment.quantize import LEVELS, Quantizer
 from lsr.index.storage.arrow_file import write_arrow
 from lsr.index.storage.manifest import check_output_empty, output_errors
 from lsr.index.storage.transaction import StagedFiles, Transaction
-from lsr.io.corpus import Corpus, documents_corpus, open_corpus
+from lsr.io.corpus import Corpus, documents_corpus
 from lsr.io.document import Document
 from lsr.io.jsonl import given_documents
-from lsr.io.open_vectors import holds_vectors, read_vectors
+from lsr.io.open_vectors import read_vectors
 from lsr.io.vectors import VectorBatch, Vectors, matrix_batches
 from lsr.sparse import SparseMatrix
 
@@ -55,6 +56,7 @@ class BuildOptions(TypedDict, total=False):
     summary_mass: float
     hybrid: bool
     report: Report | None
+    progress: Progress | None
 
 
 @dataclass(frozen=True)
@@ -200,9 +202,9 @@ def open_source(source: Source, encoder: Encoder | None = None, *, skip_bad: boo
     if not isinstance(source, str | PathLike):
         return given_documents(source, vocabulary=encoder.vocabulary if encoder else None, skip_bad=skip_bad)
     name = str(source)
-    if holds_vectors(name):
-        return read_vectors(name, vocabulary=encoder.vocabulary if encoder else None, skip_bad=skip_bad)
-    return open_corpus(name, skip_bad=skip_bad)
+    if (texts := open_texts(name, skip_bad=skip_bad)) is not None:
+        return texts
+    return read_vectors(name, vocabulary=encoder.vocabulary if encoder else None, skip_bad=skip_bad)
 
 
 def build_index(

@@ -13,6 +13,7 @@ _HOMES = {
     "Passages": "lsr.encode.passages",
     "Report": "lsr.encode.corpus",
     "SpladeEncoder": "lsr.encode.splade",
+    "Task": "lsr.encode.distributed",
     "Tower": "lsr.encode.tower",
     "encode_corpus": "lsr.encode.corpus",
     "encode_parts_to": "lsr.encode.distributed",
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lsr.encode.corpus import Report as Report
     from lsr.encode.corpus import encode_corpus as encode_corpus
     from lsr.encode.corpus import encode_to as encode_to
+    from lsr.encode.distributed import Task as Task
     from lsr.encode.distributed import encode_parts_to as encode_parts_to
     from lsr.encode.hybrid import HybridEncoder as HybridEncoder
     from lsr.encode.inference_free import InferenceFreeEncoder as InferenceFreeEncoder

@@ -29,7 +29,7 @@ from lsr.encode.base import Encoder
 from lsr.encode.passages import Passages, split_passages
 from lsr.errors import CutTexts, NoTerms, OutputExists
 from lsr.io.convert import Form, check_out, convert
-from lsr.io.corpus import Corpus
+from lsr.io.corpus import Corpus, chunks
 from lsr.io.document import Document, document_batch
 from lsr.io.open_vectors import read_vectors
 from lsr.io.text_files import new_text
@@ -59,6 +59,7 @@ class Report:
         bad: Messages about documents that were skipped.
         queries: Whether these are queries.
         told: Vectors that there were when a warning told of texts that are cut; 0 for none yet.
+        bad_told: Whether a warning told what was skipped.
         told_empty: Whether a warning told of texts without terms.
     """
 
@@ -71,6 +72,7 @@ class Report:
     bad: list[str] = field(default_factory=list)
     queries: bool = False
     told: int = 0
+    bad_told: bool = False
     told_empty: bool = False
 
     def warn(self) -> None:
@@ -96,7 +98,7 @@ class Report:
 
     def tell(self) -> None:
         """Say on stderr, once, what a user should know."""
-        if self.bad:
+        if self.bad and not self.bad_told:
             note(f"skipped {counted(len(self.bad), 'bad document')}, the first: {self.bad[0]}")
         for said in [] if self.told_empty else self._without_terms():
             note(said)
@@ -152,21 +154,7 @@ def encode_corpus(
             yield batch
             bar.update(len(chunk))
     report.warn_empty()
-    report.bad = corpus.bad
-
-
-def chunks(documents: Iterable[Document], most: int, characters: int) -> Iterator[list[Document]]:
-    """Cut a stream of documents: `most` of them at a time, fewer as soon as their texts have so many characters."""
-    chunk: list[Document] = []
-    room = characters
-    for document in documents:
-        chunk.append(document)
-        room -= len(document.text)
-        if len(chunk) == most or room <= 0:
-            yield chunk
-            chunk, room = [], characters
-    if chunk:
-        yield chunk
+    report.bad, report.bad_told = corpus.bad, corpus.tells_bad
 
 
 def encode_chunk(
@@ -182,7 +170,7 @@ def encode_chunk(
     """Encode some documents together, cut into passages first where that is asked for."""
     report.documents += len(documents)
     report.empty += sum(not document.content.strip() for document in documents)
-    if passages:
+    if passages is not None:
         documents = list(split_passages(documents, encoder, passages.size, passages.overlap))
     texts = [document.content for document in documents]
     beside = None
@@ -193,7 +181,8 @@ def encode_chunk(
         vectors = encoder.encode_query(texts) if queries else encoder.encode_document(texts)
     report.vectors += len(documents)
     report.no_terms += int((vectors.lengths() == 0).sum())
-    report.truncated += encoder.count_truncated(texts, queries=queries)
+    if passages is None:  # which the encoder reads to their ends
+        report.truncated += encoder.count_truncated(texts, queries=queries)
     report.max_length = read_length(encoder, queries=queries)
     return VectorBatch(document_batch(documents, with_text=with_text), vectors, beside)
 

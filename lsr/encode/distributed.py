@@ -25,14 +25,14 @@ from lsr.console import note, progress
 from lsr.distributed.pool import Workers, do_jobs, ready
 from lsr.encode import corpus as encoding
 from lsr.encode.base import Encoder
-from lsr.encode.corpus import Report, chunks, encode_chunk, finish, finish_killed, fit, work_folder
+from lsr.encode.corpus import Report, encode_chunk, finish, finish_killed, fit, work_folder
 from lsr.encode.load import EncoderOptions, load_encoder_files
 from lsr.encode.passages import Passages
 from lsr.errors import DataError, EncoderError, OutputExists, StorageError
 from lsr.fingerprint import Fingerprint
 from lsr.io.convert import Form, check_out
-from lsr.io.corpus import Corpus
-from lsr.io.document import Document, document_batch
+from lsr.io.corpus import Corpus, chunks
+from lsr.io.document import Block, Document, document_batch
 from lsr.io.object_store import Place, is_remote
 from lsr.io.open_vectors import read_vectors
 from lsr.io.remote_files import PARTS_FILE
@@ -153,11 +153,24 @@ def _encode_part(
     return part
 
 
+def _batch(documents: list[Document]) -> pa.RecordBatch:
+    """Documents as they travel."""
+    blocks = pa.array([json.dumps(d.blocks) if d.blocks else None for d in documents], pa.string())
+    return document_batch(documents).append_column("blocks", blocks)
+
+
 def _documents(batch: pa.RecordBatch) -> list[Document]:
-    """What `document_batch` was made of."""
+    """What `_batch` was made of."""
     rows = batch.to_pylist()
     return [
-        Document(row["id"], row["text"] or "", row["title"] or "", json.loads(row["metadata"] or "null"), row["parent"])
+        Document(
+            row["id"],
+            row["text"] or "",
+            row["title"] or "",
+            json.loads(row["metadata"] or "null"),
+            row["parent"],
+            blocks=tuple(map(Block.of, json.loads(row["blocks"] or "[]"))),
+        )
         for row in rows
     ]
 
@@ -233,7 +246,8 @@ def encode_parts(
                     told = so_far.told
     place.write(PLAN, json.dumps({**plan, "parts": len(done), "bad": corpus.bad}).encode())
     parts, report = _in_order(done, corpus.bad)
-    report.told = told
+    report.told, report.bad_told = told, corpus.tells_bad
+    report.warn_empty()
     return parts, report
 
 
@@ -242,7 +256,7 @@ def _jobs(corpus: Corpus, size: tuple[int, int], done: frozenset[int]) -> Iterat
     parts = chunks(corpus, *size)
     for number, part in enumerate(chain([next(parts, [])], parts)):  # an empty corpus has a part too
         if number not in done:
-            yield number, document_batch(part)
+            yield number, _batch(part)
 
 
 def _found(place: Place, identity: str, overwrite: bool) -> tuple[dict[str, Any], dict[int, Part]]:

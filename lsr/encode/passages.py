@@ -2,59 +2,134 @@
 
 A passage is a run of whole words of its document; only a word of more tokens than fit is cut. Its id is the document's
 with "#" and its number; `parent` is the document's id. The title goes with every passage.
+
+Where a document's blocks are known, those of a file say, passages follow its sections and, within them, paragraphs,
+code blocks and list items. Such a passage has the headings above it in its title, and in its metadata the lines, the
+page and the link of what it holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice, takewhile
+from typing import Any
 
 from lsr.encode.base import Encoder
-from lsr.io.document import Document
+from lsr.io.document import Block, Document
+
+# Of passages whose size isn't given: enough to answer a question, little enough to be read.
+SIZE, OVERLAP = 256, 32
+_CHARACTERS = 4  # of a token, roughly
+_SMALL = 4  # sections of less than this part of a passage are joined with the next
+_LONGEST = 1 << 18  # characters that are cut together: what a tokenizer makes of a text takes many times its room
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n")
 
 
-def split_passages(documents: Iterable[Document], encoder: Encoder, size: int, overlap: int = 0) -> Iterator[Document]:
+def split_passages(
+    documents: Iterable[Document], encoder: Encoder, size: int = 0, overlap: int = 0
+) -> Iterator[Document]:
     """Cut documents into passages, each of which the encoder reads to its end.
 
     Args:
-        documents: What to cut.
+        documents: What to cut; they are held together.
         encoder: Its tokens are counted.
         size: Tokens of a passage at most, without those of the title; fewer where the encoder doesn't read as many
             beside title, prompt and special tokens. A title that takes more than half of what is read is cut with the
-            text, as its beginning.
-        overlap: Tokens that a passage repeats from the one before it; the same share of a smaller one.
+            text, as its beginning. 0 cuts only what needs it: documents whose blocks are known into passages of SIZE,
+            and of the others those that the encoder doesn't read to their ends.
+        overlap: Tokens that a passage repeats from the one before it; the same share of a smaller one. With size 0
+            it is OVERLAP.
 
     Raises:
         ValueError: Sizes that make no sense.
     """
     require_sizes(size, overlap)
+    documents = list(documents)
     whole = encoder.room([""])
-    for document in documents:
-        fitting = size
-        if whole is not None:
-            left = _room(encoder, document.title)
-            if 2 * left < whole[0]:
-                document, left = replace(document, title="", text=document.content), whole[0]
-            fitting = max(1, min(size, left))
-        passages = _passages(document, encoder, fitting, overlap * fitting // size)
+    rooms = None if size or whole is None else encoder.room([document.content for document in documents])
+    wanted = (size, overlap) if size else (SIZE, OVERLAP)
+    parts: list[list[_Part]] = []
+    for number, document in enumerate(documents):
+        if document.blocks:
+            parts.append([_Section(document, *wanted, *section) for section in _sections(document, wanted[0])])
+        elif size:
+            parts.append([_Part(document, *wanted)])
+        elif whole is not None and rooms is not None and rooms[number] < 0:
+            parts.append([_Part(document, whole[0], min(OVERLAP, whole[0] - 1))])
+        else:
+            parts.append([])
+    made = iter(_fitted(list(chain.from_iterable(parts)), encoder, whole))
+    for document, its in zip(documents, parts, strict=True):
+        passages = list(chain.from_iterable(islice(made, len(its))))
+        if document.blocks and not passages:  # nothing but white space
+            passages = [replace(document, blocks=())]
+        for number, passage in enumerate(passages):
+            yield replace(passage, id=f"{document.id}#{number}", parent=document.id)
+        if not passages:
+            yield document
+
+
+def _fitted(parts: list[_Part], encoder: Encoder, whole: list[int] | None) -> list[list[Document]]:
+    """The passages of each part; tokenizers are quickest with many texts at a time."""
+    if whole is not None:
+        for part, left in zip(parts, encoder.room([part.title for part in parts]) or (), strict=True):
+            part.fit(left, whole[0], encoder)
+    made = [part.passages(encoder) for part in parts]
+    rooms = iter(encoder.room([passage.content for passages in made for passage in passages]) or ())
+    for number, part in enumerate(parts):
         # A part of a text may have more tokens for itself than it has in the whole.
-        while (lost := -_room(encoder, *(passage.content for passage in passages))) > 0 and fitting > 1:
-            fitting = max(1, fitting - lost)
-            passages = _passages(document, encoder, fitting, overlap * fitting // size)
-        yield from passages
+        lost = -min(islice(rooms, len(made[number])), default=0)
+        while lost > 0 and part.size > 1:
+            part.shrink(lost)
+            made[number] = part.passages(encoder)
+            lost = -min(encoder.room([passage.content for passage in made[number]]) or (0,))
+    return made
 
 
-def _room(encoder: Encoder, *texts: str) -> int:
-    """The least room behind any of some texts."""
-    return min(encoder.room(texts) or (0,))
+class _Part:
+    """A text that is cut into passages: a document, or a section of one.
 
+    Attributes:
+        title: Stands before each of its passages.
+        size: Tokens of a passage at most.
+    """
 
-def _passages(document: Document, encoder: Encoder, size: int, overlap: int) -> list[Document]:
-    cuts = _cuts(encoder.tokens(document.text), document.text, size, overlap)
-    return [
-        replace(document, id=f"{document.id}#{number}", text=document.text[start:end].strip(), parent=document.id)
-        for number, (start, end) in enumerate(cuts)
-    ]
+    def __init__(self, document: Document, size: int, overlap: int) -> None:
+        self._document, self._text, self.title = document, document.text, document.title
+        self.size, self._overlap, self._wanted = size, overlap, size
+        self._spans: list[tuple[int, int, int]] | None = None
+
+    def fit(self, left: int, whole: int, encoder: Encoder) -> None:
+        """Leave room for the title, or move it into the text.
+
+        Args:
+            left: Tokens that are read behind the title.
+            whole: Tokens that are read in all.
+            encoder: Counts others.
+        """
+        if 2 * left < whole:
+            self.title, self._text, left = "", self._document.content, whole
+        self.size = max(1, min(self.size, left))
+
+    def shrink(self, lost: int) -> None:
+        """Make passages smaller by some tokens."""
+        self.size = max(1, self.size - lost)
+
+    def passages(self, encoder: Encoder) -> list[Document]:
+        """The passages, whose ids are still to come."""
+        if self._spans is None:
+            self._spans = encoder.tokens(self._text)
+        overlap = self._overlap * self.size // self._wanted
+        return self._made(_cuts(self._spans, self._text, self.size, overlap, self._breaks(self._spans)))
+
+    def _breaks(self, spans: list[tuple[int, int, int]]) -> Sequence[Sequence[int]]:
+        return ()
+
+    def _made(self, cuts: Iterable[tuple[int, int]]) -> list[Document]:
+        return [replace(self._document, title=self.title, text=self._text[start:end].strip()) for start, end in cuts]
 
 
 def require_sizes(size: int, overlap: int) -> None:
@@ -63,12 +138,44 @@ def require_sizes(size: int, overlap: int) -> None:
     Raises:
         ValueError: As it says.
     """
-    if size < 1 or not 0 <= overlap < size:
+    if (size, overlap) != (0, 0) and (size < 1 or not 0 <= overlap < size):
         raise ValueError(f"passages need size >= 1 and 0 <= overlap < size, got size {size}, overlap {overlap}")
 
 
-def _cuts(spans: list[tuple[int, int, int]], text: str, size: int, overlap: int) -> Iterator[tuple[int, int]]:
-    """Character ranges of the passages: each starts where its first token does and ends where the next one starts."""
+@dataclass(frozen=True)
+class Passages:
+    """How documents are cut: tokens of a passage at most, and how many of them the next one repeats.
+
+    An encoder that reads fewer, beside title, prompt and special tokens, gets shorter passages: none loses its end.
+    `Passages()` cuts documents of files along their headings and paragraphs, into passages of 256 tokens that repeat
+    32, and others only if the encoder doesn't read them to their ends.
+
+    Raises:
+        ValueError: Sizes that make no sense.
+    """
+
+    size: int = 0
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        require_sizes(self.size, self.overlap)
+
+
+AS_NEEDED = Passages()
+
+
+def _cuts(
+    spans: list[tuple[int, int, int]], text: str, size: int, overlap: int, breaks: Sequence[Sequence[int]] = ()
+) -> Iterator[tuple[int, int]]:
+    """Character ranges of the passages: each starts where its first token does and ends where the next one starts.
+
+    Args:
+        spans: The tokens of the text.
+        text: The text.
+        size: Tokens of a passage at most.
+        overlap: Tokens that are repeated.
+        breaks: Tokens at which it is better to cut than at any word, ascending; the best kind of them first.
+    """
 
     def starts_word(token: int) -> bool:
         return any(map(str.isspace, text[spans[token - 1][2] : spans[token][1]]))
@@ -77,32 +184,149 @@ def _cuts(spans: list[tuple[int, int, int]], text: str, size: int, overlap: int)
         """Whether a passage from a token on has a whole word more than one that ended at `last`."""
         return token + size >= len(spans) or any(map(starts_word, range(last + 1, token + size + 1)))
 
+    def word_start(token: int) -> int:
+        """Where the word of a token begins: what stands before its first token, a bracket say, belongs to it."""
+        start, before = spans[token][1], spans[token - 1][2]
+        if starts_word(token):
+            while start > before and not text[start - 1].isspace():
+                start -= 1
+        return start
+
     first = 0
     while True:
         last = first + size
-        start = spans[first][1] if first else 0
+        start = word_start(first) if first else 0
         if last >= len(spans):
             yield start, len(text)
             return
-        last = next((token for token in range(last, first, -1) if starts_word(token)), last)  # back to a word's start
-        yield start, spans[last][1]
+        best = next((there[-1] for kind in breaks if (there := _among(kind, first + size // 2 + 1, last + 1))), None)
+        words = (token for token in range(last, first, -1) if starts_word(token))
+        last = next(words, last) if best is None else best
+        yield start, word_start(last)
         repeated = last if starts_word(last) else last - overlap
-        words = (token for token in range(max(last - overlap, first + 1), last) if starts_word(token))
-        first = next((token for token in words if gets_on(token, last)), repeated)
+        begin = max(last - overlap, first + 1)
+        words = (token for token in range(begin, last) if starts_word(token))
+        again = (token for kind in breaks for token in _among(kind, begin, last))
+        first = next((token for token in chain(again, words) if gets_on(token, last)), repeated)
 
 
-@dataclass(frozen=True)
-class Passages:
-    """How documents are cut: tokens of a passage at most, and how many of them the next one repeats.
+def _among(ascending: Sequence[int], low: int, high: int) -> Sequence[int]:
+    """Those of some numbers that are at least `low` and below `high`."""
+    return ascending[bisect_left(ascending, low) : bisect_left(ascending, high)]
 
-    An encoder that reads fewer, beside title, prompt and special tokens, gets shorter passages: none loses its end.
 
-    Raises:
-        ValueError: Sizes that make no sense.
-    """
+# --- along blocks -------------------------------------------------------------------------------------------------
 
-    size: int
-    overlap: int = 0
 
-    def __post_init__(self) -> None:
-        require_sizes(self.size, self.overlap)
+class _Section(_Part):
+    """Blocks of a document: cut at their starts if possible, else where lines and sentences start."""
+
+    def __init__(self, document: Document, size: int, overlap: int, blocks: list[Block], end: int) -> None:
+        super().__init__(document, size, overlap)
+        self._blocks, self._base, self._end = blocks, blocks[0].start, end
+        self._text = document.text[self._base : end]
+        self._path = _path(document.title, blocks)
+        self.title = " > ".join(self._path)
+
+    def fit(self, left: int, whole: int, encoder: Encoder) -> None:
+        """Leave room for the title; what takes more than half of it goes: headings are in the text, too."""
+        shorter = [*self._path[-1:], ""]
+        while 2 * left < whole and shorter:
+            self.title = shorter.pop(0)
+            left = min(encoder.room([self.title]) or (whole,))
+        self.size = max(1, min(self.size, left))
+
+    def _breaks(self, spans: list[tuple[int, int, int]]) -> Sequence[Sequence[int]]:
+        starts = [start for _, start, _ in spans]
+
+        def tokens(places: Iterable[int]) -> list[int]:
+            found = {bisect_left(starts, place) for place in places}
+            return sorted(token for token in found if 0 < token < len(starts))
+
+        sentences = (found.end() for found in _SENTENCE.finditer(self._text))
+        return tokens(block.start - self._base for block in self._blocks), tokens(sentences)
+
+    def _made(self, cuts: Iterable[tuple[int, int]]) -> list[Document]:
+        made, document = [], self._document
+        for cut in cuts:
+            start, end = _trimmed(document.text, self._base + cut[0], self._base + cut[1])
+            if start < end:
+                metadata = _place(document, self._blocks, self._end, start, end)
+                made.append(Document("", document.text[start:end], self.title, metadata, where=document.where))
+        return made
+
+
+def _path(title: str, blocks: list[Block]) -> list[str]:
+    """The document's title and the headings that all of some blocks stand under."""
+    shared = blocks[0].headings
+    for block in blocks[1:]:
+        if block.headings[: len(shared)] != shared:
+            equal = takewhile(lambda pair: pair[0] == pair[1], zip(shared, block.headings, strict=False))
+            shared = tuple(heading for heading, _ in equal)
+    return [*([title] if title and title not in shared[:1] else []), *shared]
+
+
+def _sections(document: Document, size: int) -> Iterator[tuple[list[Block], int]]:
+    """The blocks under each heading, and where they end; small sections are joined with the next ones."""
+    small, most = _CHARACTERS * size // _SMALL, _CHARACTERS * size
+    section: list[Block] = []
+    for block, end in _pieces(document):
+        if section:
+            before = section[-1]
+            length = block.start - section[0].start
+            begins = block.headings != before.headings or (block.anchor != before.anchor and not block.page)
+            if end - section[0].start > _LONGEST or (begins and (length >= small or end - section[0].start > most)):
+                yield section, block.start
+                section = []
+        section.append(block)
+    if section:
+        yield section, len(document.text)
+
+
+def _pieces(document: Document) -> Iterator[tuple[Block, int]]:
+    """The blocks and where they end; the longest in pieces."""
+    text = document.text
+    for block, end in zip(document.blocks, [*(b.start for b in document.blocks[1:]), len(text)], strict=True):
+        start, exact = block.start, _is_exact(text, block, end)
+        while end - start > _LONGEST:
+            middle, cut = start + _LONGEST // 2, start + _LONGEST
+            cut = 1 + next((at for mark in "\n " if (at := text.rfind(mark, middle, cut)) >= 0), cut - 1)
+            lines = text.count("\n", start, cut - 1) if exact else 0
+            yield block._replace(start=start, end_line=block.line + lines if exact else block.end_line), cut
+            if exact:
+                block = block._replace(line=block.line + text.count("\n", start, cut))
+            start = cut
+        yield block._replace(start=start), end
+
+
+def _is_exact(text: str, block: Block, end: int) -> bool:
+    """Whether the lines of a block are those of its source, one by one."""
+    return bool(block.line) and len(text[block.start : end].rstrip().split("\n")) == block.end_line - block.line + 1
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """A range without white space at its ends, but with the indent of its first line."""
+    end = start + len(text[start:end].rstrip())
+    first = end - len(text[start:end].lstrip())
+    line = text.rfind("\n", 0, first) + 1
+    return (first if text[line:first].strip() else line), end
+
+
+def _place(document: Document, blocks: list[Block], section_end: int, start: int, end: int) -> dict[str, Any]:
+    """The metadata of a document with where a passage stands in it."""
+    text, metadata = document.text, dict(document.metadata or {})
+    starts = [block.start for block in blocks]
+    number, last_number = bisect_right(starts, start) - 1, bisect_left(starts, end) - 1
+    first, last = blocks[number], blocks[last_number]
+    ends = [*starts[1:], section_end]
+    if first.line:
+        exact = _is_exact(text, first, ends[number]), _is_exact(text, last, ends[last_number])
+        metadata["line"] = first.line + (text.count("\n", first.start, start) if exact[0] else 0)
+        metadata["end_line"] = last.line + text.count("\n", last.start, end) if exact[1] else last.end_line
+    if first.page:
+        metadata["page"] = first.page
+    if first.anchor:
+        metadata["anchor"] = f"#{first.anchor}"
+        if "url" in metadata:
+            metadata["url"] = f"{metadata['url']}#{first.anchor}"
+    return metadata

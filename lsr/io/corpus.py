@@ -12,7 +12,6 @@ import copy
 import json
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ from lsr.io.rows import TableRows, given_rows
 from lsr.io.streams import end_spool, is_stream, peek_stream, spool, stream_name, take_stream
 from lsr.io.text_files import count_rows, file_identity, file_kind, open_parquet, read_rows
 
-_CHECKED_TOGETHER = 1024  # documents whose ids are compared with all earlier ones in one go
+# Documents whose ids are compared with all earlier ones in one go; long ones fewer.
+_CHECKED_TOGETHER, _CHARACTERS_TOGETHER = 1024, 4 << 20
 
 
 class Corpus:
@@ -38,7 +38,7 @@ class Corpus:
 
     Args:
         name: What messages call it, mostly its path.
-        read: Gives a fresh iterator over (decoded line or error, where) pairs.
+        read: Gives a fresh iterator over (decoded line, document or error; where) pairs.
         skip_bad: Count bad documents in `bad` and go on, instead of stopping at the first.
         identity: A text that changes when the source does; tells whether work that was cut off can be continued.
     """
@@ -46,7 +46,7 @@ class Corpus:
     def __init__(
         self,
         name: str,
-        read: Callable[[], Iterator[tuple[Mapping[str, Any] | DataError, str]]],
+        read: Callable[[], Iterator[tuple[Mapping[str, Any] | Document | DataError, str]]],
         *,
         skip_bad: bool = False,
         identity: str = "",
@@ -56,6 +56,7 @@ class Corpus:
         self.identity = identity or name
         self.skip_bad = skip_bad
         self.bad: list[str] = []  # messages about what was skipped, of the latest pass
+        self.tells_bad = False  # whether a pass ends with a warning of it
         self._read = read
         self._count = count
         self._doubled: Corpus | None = None  # what this is a copy of, with doubled ids
@@ -84,8 +85,7 @@ class Corpus:
 
     def _unique(self) -> Iterator[Document]:
         seen = _SeenIds()
-        parsed = self._parsed()
-        while chunk := list(islice(parsed, _CHECKED_TOGETHER)):
+        for chunk in chunks(self._parsed(), _CHECKED_TOGETHER, _CHARACTERS_TOGETHER):
             doubled = seen.add([document.id for document in chunk])
             for document, again in zip(chunk, doubled, strict=True):
                 if not again:
@@ -98,7 +98,7 @@ class Corpus:
             try:
                 if isinstance(values, DataError):
                     raise values
-                yield Document.from_mapping(values, where)
+                yield values if isinstance(values, Document) else Document.from_mapping(values, where)
             except DataError as error:
                 self._refuse(error)
 
@@ -106,6 +106,20 @@ class Corpus:
         if not self.skip_bad:
             raise type(error)(error.problem + self._hint, error.where) from None
         self.bad.append(str(error))
+
+
+def chunks(documents: Iterable[Document], most: int, characters: int) -> Iterator[list[Document]]:
+    """Cut a stream of documents: `most` of them at a time, fewer as soon as their texts have so many characters."""
+    chunk: list[Document] = []
+    room = characters
+    for document in documents:
+        chunk.append(document)
+        room -= len(document.text)
+        if len(chunk) == most or room <= 0:
+            yield chunk
+            chunk, room = [], characters
+    if chunk:
+        yield chunk
 
 
 class _SeenIds:
@@ -156,7 +170,7 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
     if is_remote(name):
         from lsr.io.remote_files import fetched_file, file_in
 
-        uri = file_in(name, _beir_names(kind))
+        uri = file_in(name, beir_names(kind))
         copy, identity = fetched_file(uri)
         corpus = _file_corpus(copy, skip_bad, name=uri)
         corpus.identity = identity
@@ -193,9 +207,10 @@ def documents_corpus(
         weakref.finalize(corpus, here_only(end_spool), file)
         return corpus
 
-    def read() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+    def read() -> Iterator[tuple[Mapping[str, Any] | Document | DataError, str]]:
         for number, document in enumerate(documents, start=1):
-            yield _as_mapping(document), f"document {number}"
+            blocks = isinstance(document, Document) and document.blocks  # of a file: checked when it was read
+            yield document if blocks else _as_mapping(document), f"document {number}"
 
     return Corpus("the documents", read, skip_bad=skip_bad)
 
@@ -213,14 +228,15 @@ def beir_file(folder: Path, kind: str) -> Path:
     Raises:
         DataError: The folder has none.
     """
-    names = _beir_names(kind)
+    names = beir_names(kind)
     for name in names:
         if (folder / name).is_file():
             return folder / name
     raise DataError(f"no {names[0]}, {names[1]} or the like in this folder", str(folder))
 
 
-def _beir_names(kind: str) -> list[str]:
+def beir_names(kind: str) -> list[str]:
+    """How the file of a BEIR folder may be called that holds its "corpus" or "queries"."""
     return [kind + suffix for suffix in (".jsonl", ".jsonl.gz", ".parquet", ".tsv", ".tsv.gz", ".json", ".csv")]
 
 

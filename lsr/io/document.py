@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -28,6 +28,32 @@ ID_KEYS = ("_id", "id", "doc_id", "docid", "docno", "query_id", "qid")
 TEXT_KEYS = ("text", "contents", "content", "query")
 
 
+class Block(NamedTuple):
+    """A paragraph, list item, code block or the like of a document's text, which passages are made of.
+
+    Attributes:
+        start: Where it starts in the text, in characters; it ends where the next one starts.
+        headings: The headings that it stands under, the highest first.
+        anchor: What a link to its section has behind the "#"; empty if nothing.
+        line: The line of its source where it starts, from 1; 0 where there are no lines.
+        end_line: The line where it ends.
+        page: Its page, from 1; 0 where there are no pages.
+    """
+
+    start: int
+    headings: tuple[str, ...] = ()
+    anchor: str = ""
+    line: int = 0
+    end_line: int = 0
+    page: int = 0
+
+    @classmethod
+    def of(cls, values: Iterable[Any]) -> Block:
+        """The block that JSON holds as a list."""
+        start, headings, *rest = values
+        return cls(start, tuple(headings), *rest)
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """A text with an id.
@@ -39,6 +65,7 @@ class Document:
         metadata: Anything else that JSON can hold.
         parent: For a passage, the id of the document it was cut from.
         where: File and line it came from, for messages.
+        blocks: What the text is made of, in its order, if that is known: passages follow it.
     """
 
     id: str
@@ -47,6 +74,7 @@ class Document:
     metadata: Mapping[str, Any] | None = None
     parent: str | None = None
     where: str = ""
+    blocks: tuple[Block, ...] = ()
 
     @property
     def content(self) -> str:

@@ -83,4 +83,6 @@ def page_folder(materials, tmp_path, monkeypatch):
     """A copy of the materials, and the current folder."""
     folder = Path(shutil.copytree(materials, tmp_path / "page"))
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
+    monkeypatch.setenv("LANGSMITH_TRACING", "false")
     return folder

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import builtins
 import contextlib
 import inspect
 import io
@@ -94,7 +95,7 @@ class Page:
         self.path = path
         self.text = path.read_text(encoding="utf-8")
         self._replace = replace or {}
-        self._names: dict[str, Any] = {"__name__": "page"}
+        self._names: dict[str, Any] = {"__name__": "page", "__builtins__": builtins}
         self._server: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Page:
@@ -173,12 +174,12 @@ class Page:
         port = words[words.index("--port") + 1] if "--port" in words else self._replace.get("8000", "8000")
         words = [sys.executable, "-m", *words, *([] if "--port" in words else ["--port", port])]
         self._server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180  # it may have to compile the kernels
         while True:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=10):
                 return
             assert self._server.poll() is None, self._server.stderr.read()  # type: ignore[union-attr]
-            assert time.monotonic() < deadline, f"{words}: isn't ready after a minute"
+            assert time.monotonic() < deadline, f"{words}: isn't ready after three minutes"
             time.sleep(0.05)
 
 
@@ -292,6 +293,7 @@ def test_blocks_have_a_language_and_stand_at_the_margin(path):
     fences = re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE)
     assert len(fences) == 2 * len(found), "a fence is indented, or one is open"
     assert {block.language for block in found} <= LANGUAGES
+    assert all(_INCLUDE.match(line) for line in text.splitlines() if line.startswith("--8"))
     assert text.count("<!-- not run: ") == sum(block.why is not None for block in found)
 
 
@@ -319,6 +321,7 @@ def test_outputs_are_compared_by_words_and_numbers(wanted, printed, same):
 
 def test_a_block_that_fails_is_named_with_its_line(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    monkeypatch.delenv("LSR_UPDATE_DOCS", raising=False)
     page = tmp_path / "page.md"
     page.write_text("# Title\n\n```python\nx = 1\n```\n\n```python\nassert x == 2\n```\n")
     with pytest.raises(AssertionError, match=r"page\.md:7: AssertionError"):

@@ -36,7 +36,7 @@ def test_building_adding_and_updating_tell_once(tmp_path, encoder, monkeypatch):
     monkeypatch.setattr("lsr.encode.corpus.CHUNK", 3)
     report = Report()
     many = [document | {"_id": f"{document['_id']}{i}"} for i in range(3) for document in DOCS]
-    index, messages = told(lambda: Index.build(tmp_path / "idx", many, encoder=encoder, report=report))
+    index, messages = told(lambda: Index.build(tmp_path / "idx", many, encoder=encoder, passages=None, report=report))
     (message,) = messages
     assert message.startswith("1 of 3 documents (33.3%) is longer than the 512 tokens that the encoder reads")
     assert "passages=Passages(512), --passages 512" in message
@@ -71,6 +71,16 @@ def test_passages_have_nothing_to_tell(tmp_path, encoder):
     index.rollback()
 
 
+def test_long_documents_are_cut_into_passages_by_default(tmp_path, encoder):
+    index, messages = told(lambda: Index.build(tmp_path / "idx", DOCS, encoder=encoder))
+    assert messages == told(lambda: index.add([{"_id": "d", "text": LONG}]))[1] == []
+    index.commit(merge=False)
+    passages = [hit.passage for hit in index.search("wing in a slipstream", 4)]
+    assert sorted(passage.partition("#")[0] for passage in passages) == ["b", "d"]
+    assert [hit.passage for hit in index.search("cats")] == ["a"]  # as it is
+    assert len(index) > len(DOCS)
+
+
 def test_queries_tell_once(tmp_path, encoder):
     index, _ = told(lambda: Index.build(tmp_path / "idx", DOCS, encoder=encoder))
     assert told(lambda: index.search("wing"))[1] == []
@@ -93,7 +103,7 @@ def test_commands_tell_while_it_happens(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("lsr.encode.corpus.CHUNK", 3)
     source = tmp_path / "docs.jsonl"
     source.write_text("".join(json.dumps(d | {"_id": f"{i}{d['_id']}"}) + "\n" for i in range(2) for d in DOCS))
-    run_command("index", [str(source), "--out", str(tmp_path / "idx")])
+    run_command("index", [str(source), "--out", str(tmp_path / "idx"), "--whole"])
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("1 of 3 documents (33.3%) is longer than the 512 tokens")  # at once
     assert said[1].startswith("2 of 6 documents (33.3%) are longer than the 512 tokens")  # and in all

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections import Counter, defaultdict
@@ -143,6 +144,15 @@ def test_boosts_by_a_number(index, k, weight):
     found = pairs(index.search("shock layer", k, boost={"stars": weight}))
     assert [doc_id for doc_id, _ in found] == [doc_id for doc_id, _ in expected[:k]]
     assert [score for _, score in found] == pytest.approx([score for _, score in expected[:k]], rel=1e-12)
+
+
+def test_boosts_beyond_all_numbers_leave_scores_that_are_some(tmp_path):
+    documents = [{"_id": name, "text": "wing", "f": f} for name, f in (("a", 1.0), ("b", 1e308), ("c", -1e308))]
+    index = Index.build(tmp_path / "idx", documents, encoder="bm25")
+    hits = index.search("wing", boost={"f": 1e308})
+    assert [hit.id for hit in hits] == ["a", "b", "c"]
+    assert all(math.isfinite(hit.score) for hit in hits)
+    assert hits[1].score > hits[2].score
 
 
 def test_boosts_by_recency_and_distance(index):

@@ -238,7 +238,7 @@ def test_bad_input(capsys, docs, lines, said):
         (["docs.jsonl", "--out", "v", "--encoder", "bm25", "--top-k", "3"], "bm25: no setting 'top_k'"),
         (["docs.jsonl", "--out", "docs.jsonl/v"], "docs.jsonl"),
         (["docs.jsonl", "--out", "nowhere/v.parquet", "--encoder", "nowhere/encoder"], "nowhere/encoder"),
-        ([".", "--out", "v"], "no corpus.jsonl"),
+        ([".", "--queries", "--out", "v"], "no queries.jsonl"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

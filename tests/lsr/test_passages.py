@@ -95,7 +95,7 @@ def test_documents_stay_in_order(encoder):
     assert [p.id for p in split_passages(documents, encoder, 2)] == ["a#0", "a#1", "b#0", "c#0"]
 
 
-@pytest.mark.parametrize(("size", "overlap"), [(0, 0), (-1, 0), (3, 3), (3, -1)])
+@pytest.mark.parametrize(("size", "overlap"), [(0, 1), (-1, 0), (3, 3), (3, -1)])
 def test_impossible_sizes(encoder, size, overlap):
     with pytest.raises(ValueError, match=f"got size {size}, overlap {overlap}"):
         split("wing", encoder, size, overlap)

@@ -1,0 +1,309 @@
+"""Files and folders of files as a corpus: one document a file, or a row.
+
+    Index.build("idx", read_documents("docs/"))
+
+A file's id is its path within the folder. What can't be read is left out, and told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from lsr.console import counted, warn
+from lsr.errors import DataError, LeftOut, LsrError, MissingExtra
+from lsr.files.decode import decoded
+from lsr.files.html import read_html
+from lsr.files.markdown import read_markdown
+from lsr.files.notebook import read_notebook
+from lsr.files.office import read_docx, read_epub, read_pdf
+from lsr.files.parsed import Parsed
+from lsr.files.plain import read_code, read_python, read_text
+from lsr.files.rows import ROWS, row_documents
+from lsr.files.rst import read_rst
+from lsr.files.walk import Found, PassedOver, is_made, some, walk
+from lsr.io.corpus import Corpus, beir_names, open_corpus
+from lsr.io.document import Document
+from lsr.io.metadata import plain_metadata
+from lsr.io.object_store import is_remote
+from lsr.io.open_vectors import holds_vectors
+from lsr.io.streams import is_stream
+
+SOURCE, DIGEST = "source", "digest"  # metadata of every document: its file, and what it held
+_READERS = 1  # counts up when readers make something else of the same file: `sync` reads all again
+_LARGEST_TEXT = 1 << 28  # bytes of a file that is read whole
+_LISTED = 10  # of what is left out
+_JUST_NOW = 2_000_000_000  # nanoseconds within which a file may be changed twice at one date
+_MOST_BAD_ROWS = 3  # of a file that are told one by one
+
+_CODE = """
+    .bash .c .cc .cfg .clj .cmake .conf .cpp .cs .cxx .dart .el .erl .ex .exs .f90 .fs .go .gradle .graphql .groovy
+    .h .hh .hpp .hs .hxx .ini .java .jl .js .json .jsx .kt .kts .lisp .lua .m .mjs .ml .mm .nim .pas .php .pl .pm .proto
+    .ps1 .pxd .pyx .r .rb .rkt .rs .scala .scm .sh .sol .sql .swift .tcl .tf .toml .ts .tsx .vb .vim .vue
+    .yaml .yml .zig .zsh
+"""
+_TEXT: dict[str, Callable[[str], Parsed]] = {
+    **dict.fromkeys(_CODE.split(), read_code),
+    **dict.fromkeys((".py", ".pyi", ".pyw"), read_python),
+    **dict.fromkeys((".md", ".markdown", ".mdx", ".qmd", ".rmd"), read_markdown),
+    **dict.fromkeys((".rst", ".rest"), read_rst),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), read_html),
+    **dict.fromkeys((".txt", ".text", ".adoc", ".log", ".org", ".tex"), read_text),
+    ".ipynb": read_notebook,
+    "": read_text,  # README, LICENSE
+}
+_PACKED: dict[str, Callable[[Path], Parsed]] = {".pdf": read_pdf, ".docx": read_docx, ".epub": read_epub}
+ENDINGS = frozenset(_TEXT) | frozenset(_PACKED) | frozenset(ROWS)
+
+
+def read_documents(source: str | PathLike[str], *, url: str = "") -> FileCorpus:
+    """Files as documents to build an index of: Markdown, reStructuredText, HTML, text, PDF, DOCX, EPUB, notebooks,
+    source code; and the rows of CSV, TSV, JSON, JSONL and Parquet.
+
+    A document's id is its file's path within the folder, or that and a row's id. Metadata are "source", the file;
+    "digest", what it held, by which `Index.sync` knows it; what it says of itself, front matter say; and "url". Its
+    passages have "line" and "end_line", or "page", and an "anchor", "#install" say, which "url" has, too.
+
+    Hidden files are left out, and those that git ignores; symbolic links aren't followed. What can't be read is left
+    out, too: a `LeftOut` warning tells it, and `bad` lists all.
+
+    Args:
+        source: A folder, or a file.
+        url: Where the files are on the web: what stands before their paths, or a pattern with {path} or {stem}, the
+            path without its ending: "https://example.org/docs/{stem}.html".
+
+    Raises:
+        DataError: There is no such file or folder.
+    """
+    return FileCorpus(Path(source), url)
+
+
+def open_texts(
+    source: str | PathLike[str], *, queries: bool = False, skip_bad: bool = False, url: str = ""
+) -> Corpus | None:
+    """Open whatever holds texts: what `open_corpus` does, and what `read_documents` reads; None for vectors.
+
+    A folder of BEIR is a corpus still, and the documents of a file of rows have ids of their own.
+
+    Args:
+        source: As of `open_corpus`, or a folder of files, or one of them.
+        queries: As of `open_corpus`.
+        skip_bad: As of `open_corpus`.
+        url: As of `read_documents`.
+
+    Raises:
+        DataError: As of both; or a `url` of what isn't files.
+    """
+    if not (queries or is_remote(source) or is_stream(source)) and _is_files(Path(source)):
+        return read_documents(source, url=url)
+    if url:
+        raise DataError("a url is for a folder of files, or one of them", str(source))
+    return None if holds_vectors(source) else open_corpus(source, queries=queries, skip_bad=skip_bad)
+
+
+def _is_files(path: Path) -> bool:
+    """Whether a path is a folder or file that nothing else is made of than documents."""
+    if path.is_dir():
+        is_corpus = any((path / name).is_file() for name in (*beir_names("corpus"), *beir_names("queries")))
+        return not is_corpus and not holds_vectors(path)
+    ending = path.suffix.lower()
+    return path.is_file() and ending != ".json" and (ending in _TEXT or ending in _PACKED)
+
+
+class FileCorpus(Corpus):
+    """What `read_documents` gives; can be read any number of times, each time as the files are then.
+
+    Args:
+        root: A folder, or a file.
+        url: As of `read_documents`.
+
+    Raises:
+        DataError: There is no such file or folder.
+    """
+
+    def __init__(self, root: Path, url: str = "") -> None:
+        if not root.exists():
+            raise DataError("no such file or folder", str(root))
+        if root.is_dir() and is_made({path.name for path in root.iterdir()}):
+            raise DataError("this is an index, or a virtual environment, not a folder of documents", str(root))
+        self.root, self.url = root, url
+        self._digests: dict[str, tuple[tuple[int, int], str]] = {}  # of files of a size and date
+        state, n_files, rows = hashlib.sha256(f"{root.absolute()} {url}".encode()), 0, False
+        for found in self.files():
+            state.update(f"{found.name} {found.size} {found.changed}\n".encode())
+            n_files, rows = n_files + 1, rows or found.path.suffix.lower() in ROWS
+        count = None if rows else n_files  # nobody knows how many rows there are
+        super().__init__(str(root), self._all, skip_bad=True, identity=state.hexdigest(), count=lambda: count)
+        self._hint, self.tells_bad = "", True
+
+    def __iter__(self) -> Iterator[Document]:
+        n = 0
+        for document in super().__iter__():
+            n += 1
+            yield document
+        if not n:
+            raise DataError("\n  ".join(["there is nothing to read here", *self.bad[:_LISTED]]), self.name)
+        self.tell_left_out()
+
+    def tell_left_out(self) -> None:
+        """Warn of what was left out in the latest pass."""
+        tell_left_out(self.name, self.bad)
+
+    def files(self, passed_over: PassedOver | None = None) -> Iterator[Found]:
+        """The files that are read.
+
+        Args:
+            passed_over: Filled in with what isn't.
+        """
+        passed_over = PassedOver() if passed_over is None else passed_over
+        if self.root.is_file():
+            status = self.root.stat()
+            yield Found(self.root, self.root.name, status.st_size, status.st_mtime_ns)
+            return
+        for found in walk(self.root, passed_over):
+            ending = found.path.suffix.lower()
+            if ending in ENDINGS:
+                yield found
+            else:
+                passed_over.endings[ending] += 1
+
+    def digest(self, found: Found) -> str:
+        """What tells whether a file, and what is made of it, has changed: 16 hexadecimal digits.
+
+        Raises:
+            DataError: It can't be read.
+        """
+        looked_at = (found.size, found.changed)
+        if (known := self._digests.get(found.name)) is not None and known[0] == looked_at:
+            return known[1]
+        state, now = hashlib.sha256(f"{_READERS} {self.url}\n".encode()), time.time_ns()
+        try:
+            with found.path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    state.update(chunk)
+        except OSError as error:
+            raise DataError(f"can't be read: {error.strerror}", found.name) from None
+        digest = state.hexdigest()[:16]
+        if found.changed < now - _JUST_NOW:
+            self._digests[found.name] = looked_at, digest
+        return digest
+
+    def read(self, found: Found, digest: str) -> Iterator[Document | DataError]:
+        """The documents of a file, none if it has no text; what is bad of it as errors.
+
+        Raises:
+            DataError: It can't be read at all.
+            MissingExtra: A library is missing.
+        """
+        ending = found.path.suffix.lower()
+        metadata: dict[str, Any] = {SOURCE: found.name, DIGEST: digest}
+        if url := self._url(found.name):
+            metadata["url"] = url
+        if ending in ROWS or (ending == ".json" and _is_array(found.path)):
+            yield from row_documents(found.path, found.name, metadata)
+            return
+        parsed = _parsed(found, ending)
+        if not parsed.text.strip():
+            return
+        own = plain_metadata(parsed.metadata, found.name, found.name)
+        metadata |= {key: value for key, value in own.items() if key not in metadata and value not in ("", None)}
+        title = parsed.title or PurePosixPath(found.name).name
+        yield Document(found.name, parsed.text, title, metadata, None, found.name, tuple(parsed.blocks))
+
+    def _url(self, name: str) -> str:
+        if not self.url:
+            return ""
+        path, stem = quote(name), quote(name.removesuffix(PurePosixPath(name).suffix))
+        if "{path}" in self.url or "{stem}" in self.url:
+            return self.url.replace("{path}", path).replace("{stem}", stem)
+        return f"{self.url.rstrip('/')}/{path}"
+
+    def _all(self) -> Iterator[tuple[Mapping[str, Any] | Document | DataError, str]]:
+        passed_over = PassedOver()
+        left_out = LeftOutFiles()
+        for found in self.files(passed_over):
+            n_bad = 0
+            for document in left_out.tried(self, found):
+                if isinstance(document, DataError):
+                    n_bad += 1
+                    if n_bad > _MOST_BAD_ROWS:
+                        continue
+                yield document, found.name
+            if n_bad > _MOST_BAD_ROWS:
+                yield DataError(f"{n_bad - _MOST_BAD_ROWS:,} more rows can't be read", found.name), found.name
+        for message in [*left_out.messages(), *passed_over.messages()]:
+            yield DataError(message), self.name
+
+
+class LeftOutFiles:
+    """Reads files, and remembers those that have no text or lack a library.
+
+    Attributes:
+        failed: Whether something of the latest file couldn't be read.
+    """
+
+    def __init__(self) -> None:
+        self.failed = False
+        self._empty: list[str] = []
+        self._missing: Counter[str] = Counter()
+
+    def tried(self, corpus: FileCorpus, found: Found, digest: str = "") -> Iterator[Document | DataError]:
+        """The documents of a file; one that can't be read gives an error."""
+        n, self.failed = 0, False
+        try:
+            for document in corpus.read(found, digest or corpus.digest(found)):
+                n += 1
+                self.failed = self.failed or isinstance(document, DataError)
+                yield document
+            if not n:
+                self._empty.append(found.name)
+        except MissingExtra as error:
+            self.failed = True
+            self._missing[str(error)] += 1
+        except DataError as error:
+            self.failed = True
+            yield error if error.where else DataError(error.problem, found.name)
+        except OSError as error:
+            self.failed = True
+            yield DataError(f"can't be read: {error.strerror}", found.name)
+
+    def messages(self) -> list[str]:
+        """What there was, in a few lines."""
+        said = [f"{message} ({counted(n, 'file')})" for message, n in self._missing.items()]
+        if self._empty:
+            said.append(f"files without text: {len(self._empty):,} ({some(self._empty)})")
+        return said
+
+
+def tell_left_out(name: str, messages: list[str]) -> None:
+    """Warn of what was left out, the first in full."""
+    if messages:
+        more = [f"and {len(messages) - _LISTED:,} more"] if len(messages) > _LISTED else []
+        warn("\n  ".join([f"{name}: left out:", *messages[:_LISTED], *more]), LeftOut)
+
+
+def _parsed(found: Found, ending: str) -> Parsed:
+    if ending in _PACKED:
+        return _PACKED[ending](found.path)
+    if found.size > _LARGEST_TEXT:
+        raise DataError(f"{found.size >> 20:,} MB of text are too much for one document: split it", found.name)
+    text = decoded(found.path.read_bytes(), markup=ending in (".html", ".htm", ".xhtml"))
+    try:
+        return _TEXT[ending](text)
+    except LsrError:
+        raise
+    except Exception as error:  # hostile ones are nested a thousand deep, or worse
+        raise DataError(f"can't be read: {type(error).__name__}: {error}", found.name) from None
+
+
+def _is_array(path: Path) -> bool:
+    """Whether a file of JSON holds an array of objects."""
+    with path.open("rb") as file:
+        return re.match(rb"(\xef\xbb\xbf)?\s*\[\s*\{", file.read(4096)) is not None

@@ -1,0 +1,101 @@
+"""Markdown, and the front matter that stands above it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any
+
+from lsr.errors import DataError, MissingExtra
+from lsr.files.parsed import Lines, Parsed, Slugs
+
+_FENCES = {"---": "yaml", "+++": "toml"}
+_LONGEST = 1 << 16  # of front matter
+_WITHIN = ("list_item_open", "fence", "code_block")  # blocks, also within others
+_ID = re.compile(r"\s*\{[^}]*#([\w.:-]+)[^}]*\}\s*$")  # a heading's own anchor: ## Install {#install}
+_LINK = re.compile(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])")
+_MARKS = re.compile(r"[*_`]{1,3}(?=\S)|(?<=\S)[*_`]{1,3}")
+
+
+def read_markdown(text: str) -> Parsed:
+    """Read Markdown as CommonMark and GitHub have it; the text stays as it is, without the front matter.
+
+    Raises:
+        MissingExtra: markdown-it-py isn't installed.
+        DataError: The front matter makes no sense.
+    """
+    try:
+        from markdown_it import MarkdownIt
+    except ImportError:
+        raise MissingExtra("markdown-it-py", "files", "reading Markdown") from None
+    metadata, text, first = front_matter(text)
+    title = str(metadata.pop("title", "") or "")
+    found, slugs = Lines(text, first), Slugs()
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
+    for number, token in enumerate(tokens):
+        if token.map is None or token.type in ("inline", "list_item_close"):
+            continue
+        begin, level = token.map[0], token.level
+        if token.type == "heading_open" and level == 0:
+            heading = tokens[number + 1].content
+            own = _ID.search(heading)
+            heading = plain(_ID.sub("", heading))
+            found.headings.enter(int(token.tag[1]), heading)
+            found.anchor = own[1] if own else slugs.of(heading)
+            found.begin(begin)
+        elif (level == 0 and not token.type.endswith("list_open")) or token.type in _WITHIN:
+            found.begin(begin)
+    return found.parsed(title, metadata)
+
+
+def plain(markdown: str) -> str:
+    """The text of a heading, without the marks of links, emphasis and code."""
+    return _MARKS.sub("", _LINK.sub(r"\1", markdown)).strip()
+
+
+def front_matter(text: str) -> tuple[dict[str, Any], str, int]:
+    """The metadata above a text, the text below, and the number of its first line.
+
+    Raises:
+        MissingExtra: PyYAML isn't installed.
+        DataError: It is between marks of front matter, but isn't YAML, or TOML.
+    """
+    mark = text[:3]
+    if mark not in _FENCES or not re.match(r"[ \t]*\n", text[3:]):
+        return {}, text, 1
+    closing = re.compile(rf"^{re.escape(mark)}[ \t]*$" if mark == "+++" else r"^(---|\.\.\.)[ \t]*$", re.MULTILINE)
+    end = closing.search(text, 4, _LONGEST)
+    if end is None:
+        return {}, text, 1
+    inside = text[text.index("\n") + 1 : end.start()]
+    values = _toml(inside) if mark == "+++" else _yaml(inside)
+    if not isinstance(values, dict):  # a rule, then a text up to another one
+        return {}, text, 1
+    below = min(end.end() + 1, len(text))
+    return {str(key): value for key, value in values.items()}, text[below:], 1 + text.count("\n", 0, below)
+
+
+def _toml(text: str) -> Any:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise DataError(f"the front matter isn't TOML: {error}") from None
+
+
+def _yaml(text: str) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtra("PyYAML", "files", "reading front matter") from None
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            """Without aliases: a few lines of them stand for billions."""
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("aliases (*name) aren't read")
+            return super().compose_node(parent, index)
+
+    try:
+        return yaml.load(text, Loader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"the front matter isn't YAML: {' '.join(str(error).split())}") from None

@@ -1,0 +1,77 @@
+"""Jupyter notebooks: Markdown and code in the order of the cells; of what they print, texts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lsr.errors import DataError
+from lsr.files.markdown import read_markdown
+from lsr.files.parsed import Extracted, Parsed
+
+_MOST_OUTPUT = 2000  # characters of what a cell prints
+
+
+def read_notebook(text: str) -> Parsed:
+    """Read a notebook of format 3 or later.
+
+    Raises:
+        DataError: It is no notebook.
+        MissingExtra: markdown-it-py isn't installed.
+    """
+    try:
+        notebook = json.loads(text)
+        cells = notebook.get("cells") or [cell for sheet in notebook["worksheets"] for cell in sheet["cells"]]
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"not a notebook: {error!r}") from None
+    if not isinstance(cells, list):
+        raise DataError("not a notebook: its cells are no list")
+    about = notebook.get("metadata")
+    about = about if isinstance(about, dict) else {}
+    out = Extracted()
+    for cell in cells:
+        if not isinstance(cell, dict):
+            raise DataError("not a notebook: a cell is no object")
+        source = _text(cell.get("source", cell.get("input")))
+        kind = cell.get("cell_type")
+        if kind == "markdown":
+            _add_markdown(source, out)
+        elif kind == "heading":
+            out.heading(int(cell.get("level", 1)), source, source.replace(" ", "-"))
+        else:
+            out.add(source)
+            for output in cell.get("outputs") or ():
+                out.add(_printed(output))
+    language = about.get("kernelspec", {}).get("language") if isinstance(about.get("kernelspec"), dict) else None
+    metadata = {"language": language} if isinstance(language, str) else {}
+    title = about.get("title")
+    return out.parsed(title if isinstance(title, str) else "", metadata)
+
+
+def _add_markdown(source: str, out: Extracted) -> None:
+    """Add a cell's Markdown; a heading is one of the whole notebook, with the anchor that Jupyter gives it."""
+    cell = read_markdown("\n" + source)  # no front matter
+    before: tuple[str, ...] = ()
+    for block, text in cell.pieces():
+        if block.headings and block.headings != before:
+            level = len(text) - len(text.lstrip("#"))
+            heading = block.headings[-1]
+            out.headings.enter(level or 1, heading)
+            out.anchor = heading.replace(" ", "-")
+        before = block.headings
+        out.add(text)
+
+
+def _text(value: Any) -> str:
+    """The text of a cell: one, or a list of lines."""
+    text = "".join(map(str, value)) if isinstance(value, list) else str(value or "")
+    return text.encode("utf-8", "replace").decode()  # halves of surrogate pairs, which JSON may escape
+
+
+def _printed(output: Any) -> str:
+    """What a cell printed, as text; pictures and HTML are none."""
+    if not isinstance(output, dict):
+        return ""
+    data = output.get("data")
+    text = _text(output.get("text") or (data.get("text/plain") if isinstance(data, dict) else None))
+    return text[:_MOST_OUTPUT]

@@ -1,0 +1,79 @@
+"""Plain text and source code."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Iterator
+
+from lsr.files.parsed import Lines, Parsed
+
+
+def read_text(text: str) -> Parsed:
+    """Plain text: its paragraphs, between empty lines."""
+    found = Lines(text)
+    before = ""
+    for number, line in enumerate(found.lines):
+        if line.strip() and not before.strip():
+            found.begin(number)
+        before = line
+    return found.parsed()
+
+
+def read_code(text: str) -> Parsed:
+    """Source code: what lies between empty lines, as long as the next line isn't indented."""
+    found = Lines(text)
+    before = ""
+    for number, line in enumerate(found.lines):
+        if line.strip() and not before.strip() and not line[0].isspace() and line[0] not in "})]":
+            found.begin(number)
+        before = line
+    return found.parsed()
+
+
+def read_python(text: str) -> Parsed:
+    """Python: classes and functions, with what stands above them; what isn't valid is read as any source code.
+
+    Anchors are those of GitHub's pages, "L17".
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its strings
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return read_code(text)
+    if "\f" in text:  # whose lines Python counts otherwise
+        return read_code(text)
+    definitions = list(_definitions(tree, (), ""))
+    begins = {end: (outer, anchor) for _, end, _, outer, anchor in reversed(definitions)}
+    begins |= {first: (path, f"L{first + 1}") for first, _, path, _, _ in definitions}
+    found = Lines(text)
+    starts = True
+    for number, line in enumerate(found.lines):
+        if number in begins:
+            path, found.anchor = begins[number]
+            found.headings.reset(path)
+            starts = True
+        if starts and line.strip():
+            found.begin(number)
+        starts = not line.strip()
+    return found.parsed(_first_line(ast.get_docstring(tree)))
+
+
+def _definitions(
+    node: ast.AST, outer: tuple[str, ...], anchor: str
+) -> Iterator[tuple[int, int, tuple[str, ...], tuple[str, ...], str]]:
+    """Classes and functions: first line (from 0, with decorators), the line behind, names, and what they stand in."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = min([child.lineno, *(decorator.lineno for decorator in child.decorator_list)]) - 1
+            kind = "class" if isinstance(child, ast.ClassDef) else "def"
+            path = (*outer, f"{kind} {child.name}")
+            yield first, child.end_lineno or first + 1, path, outer, anchor
+            if isinstance(child, ast.ClassDef):
+                yield from _definitions(child, path, f"L{first + 1}")
+
+
+def _first_line(docstring: str | None) -> str:
+    line = (docstring or "").strip().split("\n")[0]
+    return line if len(line) <= 120 else ""
