@@ -49,7 +49,7 @@ def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
     made = load_encoder(name)
     place = work / f"{Path(dataset.name).name}-{Path(name).name}"
     if not place.exists():
-        Index.build(place, dataset.corpus(), encoder=made, hybrid=made.dense_width > 0)
+        Index.build(place, dataset.corpus(), encoder=made, hybrid=made.dense_width > 0, passages=None)
     index = Index.open(place, encoder=made)
     if how == "learned half":
         asked = read_queries(dataset.query_source, index)

@@ -53,7 +53,7 @@ def run_demo(out: Path, encoder: str = DEFAULT_ENCODER) -> None:
         for name, (folder_name, made) in wanted.items():
             started = time.perf_counter()
             hybrid = name == encoder and made.dense_width > 0
-            index = Index.build(out / folder_name, dataset.corpus(), encoder=made, hybrid=hybrid)
+            index = Index.build(out / folder_name, dataset.corpus(), encoder=made, hybrid=hybrid, passages=None)
             note(f"{name}: {len(index)} documents encoded and indexed in {time.perf_counter() - started:.1f} s")
             results[name] = evaluate_index(index, dataset, DEFAULT_MEASURES)
             if hybrid:

@@ -246,7 +246,9 @@ def _mine_source(encoder: Encoder, data: TrainingData, number: int, settings: Da
     if (first := next(documents, None)) is None:
         return report
     with tempfile.TemporaryDirectory() as folder:
-        index = Index.build(Path(folder) / "index", chain([first], documents), encoder=encoder, store_text=False)
+        index = Index.build(
+            Path(folder) / "index", chain([first], documents), encoder=encoder, store_text=False, passages=None
+        )
         ids = list(queries)
         with path.open("w", encoding="utf-8") as file:
             for some in (ids[i : i + _CHUNK] for i in range(0, len(ids), _CHUNK)):

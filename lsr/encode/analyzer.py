@@ -24,7 +24,7 @@ from lsr.errors import EncoderError
 VERSION = 1  # of the rules here: texts analyzed by others can't be compared
 STOP_WORDS = ("light", "drop", "lucene", "keep")
 # What a stop word counts in a query beside n other words: the n-th part of the first, at most the second.
-_LIGHT, _LIGHT_AT_MOST = 1.5, 0.5
+_LIGHT, _LIGHT_AT_MOST = 1.5, 0.3
 _BESIDE = 0.5  # what a compound counts beside its parts, and a single letter or digit: names' initials, numbered lists
 _CACHED_WORDS = 1 << 18  # remembered; beyond that the cache starts again, so memory stays bounded
 _CACHED_LENGTH = 64  # longer ones hardly come again

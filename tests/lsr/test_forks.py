@@ -54,10 +54,10 @@ def test_a_session_that_a_thread_was_in_is_opened_anew(mini, forked):
     assert forked(lambda: [same(mini.encode_document(TEXTS), documents), runner._session is before]) == [True, True]
 
 
-def test_torch_encodes_in_a_child(make_checkpoint, forked):
+def test_torch_encodes_in_a_child(checkpoint, forked):
     import torch
 
-    encoder = load_encoder(make_checkpoint("bert"))
+    encoder = load_encoder(checkpoint)
     expected = encoder.encode_document(TEXTS)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -74,8 +74,8 @@ def test_torch_encodes_in_a_child(make_checkpoint, forked):
         torch.set_num_threads(threads)
 
 
-def test_a_model_on_a_gpu_says_that_it_does_not_survive(make_checkpoint, forked):
-    encoder = load_encoder(make_checkpoint("bert"))
+def test_a_model_on_a_gpu_says_that_it_does_not_survive(checkpoint, forked):
+    encoder = load_encoder(checkpoint)
     encoder.encode_document(TEXTS)
     (runner,) = encoder._models.values()
     runner._device = "cuda"
@@ -140,13 +140,13 @@ def test_a_child_removes_no_files_of_its_parent(forked):
 
 
 @pytest.mark.parametrize("name", ["bm25", "mini", "splade", "pruned", "hybrid"])
-def test_a_pickled_encoder_encodes_alike(name, mini, make_checkpoint):
+def test_a_pickled_encoder_encodes_alike(name, mini, checkpoint):
     encoder = {
         "bm25": lambda: load_encoder("bm25", k1=1.2, language="none"),
         "mini": lambda: mini,
-        "splade": lambda: load_encoder(make_checkpoint("bert"), device="cpu", batch_tokens=100),
-        "pruned": lambda: load_encoder(make_checkpoint("bert"), top_k=3, max_length=8, saturation="log1p_log1p"),
-        "hybrid": lambda: load_encoder(make_checkpoint("bert"), lexical=0.5, batch_tokens=100),
+        "splade": lambda: load_encoder(checkpoint, device="cpu", batch_tokens=100),
+        "pruned": lambda: load_encoder(checkpoint, top_k=3, max_length=8, saturation="log1p_log1p"),
+        "hybrid": lambda: load_encoder(checkpoint, lexical=0.5, batch_tokens=100),
     }[name]()
     encoder.fit(TEXTS)
     other = pickle.loads(pickle.dumps(encoder))
