@@ -61,6 +61,10 @@ def test_type_checkers_see_the_same_names(face):
     assert seen == homes(face)
 
 
+def is_protocol(value):
+    return bool(getattr(value, "_is_protocol", False))
+
+
 def signatures(face):
     """(name, signature) of each public function, and of each public method of the public classes."""
     for name in homes(face):
@@ -68,6 +72,8 @@ def signatures(face):
         if inspect.isclass(value):
             made = not getattr(value, "_is_protocol", False)  # nobody makes a protocol
             for method, function in vars(value).items():
+                if method == "__init__" and is_protocol(value):  # which Python makes itself
+                    continue
                 function = getattr(function, "__func__", function)
                 if inspect.isfunction(function) and (not method.startswith("_") or (made and method == "__init__")):
                     yield f"{name}.{method}", inspect.signature(function)

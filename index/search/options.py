@@ -151,7 +151,7 @@ class Options:
     @property
     def plain(self) -> bool:
         """Whether the result is that of a search without options."""
-        return self == _PLAIN
+        return self is _PLAIN or self == _PLAIN
 
     @property
     def columns(self) -> list[str]:

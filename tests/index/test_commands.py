@@ -442,7 +442,8 @@ def test_filters_of_times_and_of_values_with_commas(pets, lsr_command):
 
 def test_a_filter_that_leaves_nothing_is_told_as_such(pets, lsr_command, tmp_path):
     ran = lsr_command("search", pets.path, "cats", "--where", "author=nobody")
-    assert (ran.code, ran.out, ran.err) == (0, "", "the filter left nothing: none of the 2 documents meets --where\n")
+    told = "the filter left nothing: none of the 2 documents meets --where\nauthor has no value 'nobody'\n"
+    assert (ran.code, ran.out, ran.err) == (0, "", told)
     ran = lsr_command("search", pets.path, "cats", "--where", "author=Smith")
     assert (ran.code, ran.out, ran.err) == (0, "", "")
     (tmp_path / "q.tsv").write_text("qid\tquery\n1\tcats\n")

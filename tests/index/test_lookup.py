@@ -113,6 +113,7 @@ def test_upsert_tells_what_happened(tmp_path):
     index.commit()
     assert index.get("d1").text == "new"
     assert index.update([{"_id": "d1", "text": "old name"}]).updated == 1
+    index.rollback()
 
 
 def test_awaited(built):

@@ -241,7 +241,7 @@ def test_too_many_open_files_are_told_with_the_mend_and_a_time_to_come_again(
 ):
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "wing"}], encoder="bm25")
     asking = serving(index)
-    monkeypatch.setattr(asking.app.indexes["idx"], "search", lambda *_: too_many_files(tmp_path, how))
+    monkeypatch.setattr(asking.app.serving.indexes["idx"], "search", lambda *_: too_many_files(tmp_path, how))
     answer = asking.post("/v1/search", {"query": "wing"})
     told = problem(answer, 503)
     assert answer.headers["retry-after"] == "1"
