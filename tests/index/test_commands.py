@@ -229,7 +229,7 @@ def test_empty_and_huge_texts_are_taken(tmp_path, lsr_command):
     (tmp_path / "d.jsonl").write_text(jsonl([{"_id": "e", "text": ""}, {"_id": "h", "text": huge}]))
     ran = lsr_command("index", tmp_path / "d.jsonl", "--out", tmp_path / "idx", "--whole")
     assert ran.code == 0
-    assert "1 of 2 documents have no text" in ran.err
+    assert "1 of 2 documents has no text" in ran.err
     (hit,) = lsr_command("search", tmp_path / "idx", "flutter").lines()
     assert (hit["_id"], hit["text"]) == ("h", huge.strip() if hit["text"] != huge else huge)
 
