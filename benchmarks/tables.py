@@ -26,9 +26,9 @@ _SYSTEMS = {
     "bm25s": "bm25s 0.3.16",
 }
 _PARTS = {
-    "lsr lsr-mini, dense": "lsr-mini, its dense vector alone",
-    "lsr lsr-mini, learned half": "lsr-mini, without BM25",
-    "lsr lsr-tiny, learned half": "lsr-tiny, without BM25",
+    "lsr lsr-mini, dense": "lsr-mini, dense vector alone",
+    "lsr lsr-mini, learned half": "lsr-mini, learned half alone",
+    "lsr lsr-tiny, learned half": "lsr-tiny, learned half alone",
 }
 _SPLADE = {"lsr, uint8": "8-bit impacts", "lsr, float32": "float32 impacts", "scipy CSC": "scipy CSC product"}
 QUALITY = "NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER"
