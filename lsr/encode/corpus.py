@@ -72,8 +72,8 @@ class Report:
     bad: list[str] = field(default_factory=list)
     queries: bool = False
     told: int = 0
-    bad_told: bool = False
-    told_empty: bool = False
+    bad_told: bool = field(default=False, compare=False)
+    told_empty: bool = field(default=False, compare=False)
 
     def warn(self) -> None:
         """Warn, once, of texts that are cut: while the rest is still to come."""

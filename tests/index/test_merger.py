@@ -294,7 +294,7 @@ def test_a_merge_can_be_given_up(index, monkeypatch):
 
 PROCESS = """
     import sys, time
-    from lsr.index import merger
+    from lsr.index.write import background_merger as merger
     from lsr.index.index import Index
     merge_aside = merger.merge_aside
     merger.merge_aside = lambda *args: time.sleep(0.5) or merge_aside(*args)

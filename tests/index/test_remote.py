@@ -193,7 +193,7 @@ def test_a_kill_leaves_a_copy_that_goes_on(tmp_path, own_cache):
     upload_index(tmp_path / "idx", uri)
     code = """
 import os, signal, sys
-from lsr.index import remote
+from lsr.index.sharding import remote
 from lsr.io.object_store import Place
 remote._THREADS = 1
 real, left = os.replace, [int(sys.argv[2])]

@@ -524,7 +524,7 @@ def test_single_adds_stay_few_segments_of_growing_size(tmp_path):
 # Commits changes, then merges: within a transaction, or in the background while a deletion is committed.
 KILLED_EVERYWHERE = """
     import threading
-    from lsr.index import merger, writer
+    from lsr.index.write import background_merger as merger, writer
     from lsr.index.index import Index
 
     path, kept, background = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "background"

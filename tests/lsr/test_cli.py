@@ -204,7 +204,7 @@ def test_options_of_texts(capsys, docs):
     assert call(*args) == 0
     err = capsys.readouterr().err
     assert f"skipped 1 bad document, the first: {docs}:3: not JSON" in err
-    assert "1 of 3 documents have no text" in err
+    assert "1 of 3 documents has no text" in err
     [batch] = read_vectors(out)
     assert batch.ids == ["a#0", "a#1", "b#0", "b#1", "c#0"]
     assert batch.documents.column("text").null_count == 5

@@ -101,7 +101,7 @@ def test_of_a_model_that_is_not_taken_apart(make_checkpoint, tmp_path, texts):
 @pytest.mark.parametrize("kind", ["expansion", "lexical", "gated"])
 def test_heads_take_the_maximum_of_what_tokens_say(checkpoint, kind):
     torch = pytest.importorskip("torch")
-    from lsr.encode import model
+    from lsr.encode import model, pooling
 
     torch.manual_seed(5)
     rows = [[2, 23, 24, 25, 3], [2, 8, 9, 10, 3], [2, 26, 27, 28, 29, 3]]
@@ -118,9 +118,9 @@ def test_heads_take_the_maximum_of_what_tokens_say(checkpoint, kind):
         states, mask = sparse.states(ids, torch.ones_like(ids)), torch.ones_like(ids)
         if kind == "gated":
             output = sparse.head._output[0]
-            top = model.max_logits(states, mask, output.weight[terms], output.bias[terms])[0]
+            top = pooling.max_logits(states, mask, output.weight[terms], output.bias[terms])[0]
         else:
-            top = model.max_logits(sparse.head.transform(states), mask, sparse.head._projection(terms), None)[0]
+            top = pooling.max_logits(sparse.head.transform(states), mask, sparse.head._projection(terms), None)[0]
         assert torch.allclose(said.amax(0), top, atol=1e-5)
 
 

@@ -106,7 +106,7 @@ def test_a_kill_leaves_no_half_file(tmp_path):
     code = """
 import os, signal, sys
 from pathlib import Path
-from lsr import places
+from lsr.io import object_store
 object_store._PIECE = 10
 read, calls = os.fsync, []
 os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
