@@ -15,6 +15,7 @@ from lsr.encode.passages import Passages
 from lsr.errors import CorruptIndex, DataError, EncoderError
 from lsr.eval.datasets import Dataset
 from lsr.eval.evaluate import evaluate_index
+from lsr.index import reshard_index
 from lsr.index.segment import embeddings
 from lsr.index.segment.embeddings import Embeddings, EmbeddingsWriter
 
@@ -148,6 +149,18 @@ def test_passages_count_by_the_best_of_them(tmp_path):
     assert len(both) == len({hit.id for hit in both}) == 6
     assert both[0].passage in {name for name, text in parts.items() if {"heat", "plate"} & set(text.split())}
     assert both[0].score == pytest.approx(2.0)
+
+
+def test_shards_keep_the_vectors(tmp_path):
+    index = Index.build(tmp_path / "idx", documents(40), encoder=DenseBM25(), hybrid=True)
+    reshard_index(tmp_path / "idx", tmp_path / "shards", 3)
+    shards = Index.open(tmp_path / "shards", encoder=DenseBM25())
+    for mode in ("hybrid", "dense"):
+        expected, found = (i.search("wing turned jet", 40, mode=mode) for i in (index, shards))
+        assert [(hit.id, hit.score) for hit in found] == [(hit.id, hit.score) for hit in expected]
+    shards.add(documents(5, 1, 200))
+    shards.commit()
+    assert len(shards.search("wing", 60, mode="dense")) == 45
 
 
 def test_a_query_may_bring_its_dense_vector(tmp_path):
