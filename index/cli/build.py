@@ -110,7 +110,9 @@ def index(
     passages = passages_of(options["passages"], options["overlap"], options["whole"])
     settings = given_settings(options)
     if hybrid and (ray or shards):
-        raise click.UsageError("--hybrid makes one index here: leave --shards and --ray out; lsr reshard cuts it into shards")
+        raise click.UsageError(
+            "--hybrid makes one index here: leave --shards and --ray out; lsr reshard cuts it into shards"
+        )
     if ray or shards:
         mass = (summary_mass or SUMMARY_MASS) if clusters else None
         how = BuildSettings(impacts, not options["no_text"], order, mass, passages)
