@@ -216,7 +216,7 @@ def test_a_machine_that_is_killed_in_flight_costs_no_result(ray_cluster, cluster
 
 
 def test_a_cluster_that_is_too_small_is_told_so(ray_cluster, ties, twice, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "_FREE", 0.5)
+    monkeypatch.setattr("lsr.distributed.ray_cluster._FREE", 0.5)
     with pytest.raises(ClusterError, match="don't fit") as caught:
         ShardedIndex.open(ties[1], ray=ray_cluster.address, replicas=2, cpus=16)
     told = str(caught.value)

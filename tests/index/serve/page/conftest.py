@@ -123,7 +123,9 @@ def visit(browser):
 
 @pytest.fixture(scope="session")
 def mini(tmp_path_factory):
-    return Index.build(tmp_path_factory.mktemp("page") / "mini", DOCUMENTS, encoder="lsr-mini", clusters=True)
+    return Index.build(
+        tmp_path_factory.mktemp("page") / "mini", DOCUMENTS, encoder="lsr-mini", clusters=True, passages=None
+    )
 
 
 @pytest.fixture(scope="session")
