@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.errors import DataError
-from lsr.index.search.searcher import Mask
+from lsr.index.search.searcher import EXACT, Mask
 from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.sparse import SparseMatrix
@@ -71,18 +71,30 @@ def hybrid_top(
     docs, scores = snapshot.top(vector, depth, settings, mask)
     sparse = dict(zip(docs.tolist(), scores.tolist(), strict=True))
     candidates = np.array(sorted(_one_of_each(snapshot, [*docs.tolist(), *near.tolist()])), np.int64)
-    terms, weights = vector.row(0)
     rows = np.empty((2, len(candidates)))
+    known = sparse | _scores(snapshot, vector, [doc for doc in candidates.tolist() if doc not in sparse], settings)
     for i, doc in enumerate(candidates.tolist()):
-        passages = _passages(snapshot, doc)
-        known = sparse.get(doc)
-        if known is None:
-            each = [snapshot.searcher.score_of(p, terms, weights)[2] for p in passages]
-            known = float(np.mean(sorted(each)[-settings.best_passages :]))
-        rows[:, i] = known, similarities[passages].max()
+        rows[:, i] = known[doc], similarities[_passages(snapshot, doc)].max()
     total = _scaled(rows[0]) + settings.dense_weight * _scaled(rows[1])
     order = np.argsort(-total, kind="stable")[:k]
     return candidates[order], total[order]
+
+
+def _scores(snapshot: Snapshot, vector: SparseMatrix, docs: list[int], settings: SearchSettings) -> dict[int, float]:
+    """The exact scores of some documents by the sparse vectors; of one that is cut, of all its passages."""
+    terms, weights = vector.row(0)
+    found = dict.fromkeys(docs, 0.0)
+    if not snapshot.has_passages:  # a search among them alone
+        wanted = np.zeros(snapshot.searcher.n_docs, bool)
+        wanted[docs] = True
+        best, scores = snapshot.searcher.search(
+            terms, weights, max(len(docs), 1), EXACT, snapshot.searcher.mask(wanted)
+        )
+        return found | dict(zip(best.tolist(), scores.tolist(), strict=True))
+    for doc in docs:
+        each = [snapshot.searcher.score_of(p, terms, weights)[2] for p in _passages(snapshot, doc)]
+        found[doc] = float(np.mean(sorted(each)[-settings.best_passages :]))
+    return found
 
 
 def _nearest(snapshot: Snapshot, similarities: NDArray[np.float32], k: int, mask: Mask | None) -> NDArray[np.int64]:
