@@ -11,6 +11,7 @@ where d is the cosine. A document that is cut into passages counts by the best o
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,20 +82,20 @@ def hybrid_top(
 
 
 def _scores(snapshot: Snapshot, vector: SparseMatrix, docs: list[int], settings: SearchSettings) -> dict[int, float]:
-    """The exact scores of some documents by the sparse vectors; of one that is cut, of all its passages."""
-    terms, weights = vector.row(0)
-    found = dict.fromkeys(docs, 0.0)
-    if not snapshot.has_passages:  # a search among them alone
-        wanted = np.zeros(snapshot.searcher.n_docs, bool)
-        wanted[docs] = True
-        best, scores = snapshot.searcher.search(
-            terms, weights, max(len(docs), 1), EXACT, snapshot.searcher.mask(wanted)
-        )
-        return found | dict(zip(best.tolist(), scores.tolist(), strict=True))
-    for doc in docs:
-        each = [snapshot.searcher.score_of(p, terms, weights)[2] for p in _passages(snapshot, doc)]
-        found[doc] = float(np.mean(sorted(each)[-settings.best_passages :]))
-    return found
+    """The exact scores of some documents by the sparse vectors, of one search among them alone; of one that is cut by
+    all of its passages.
+    """
+    if not docs:
+        return {}
+    passages = {doc: _passages(snapshot, doc) for doc in docs}
+    wanted = np.zeros(snapshot.searcher.n_docs, bool)
+    wanted[list(chain.from_iterable(passages.values()))] = True
+    best, scores = snapshot.searcher.search(*vector.row(0), int(wanted.sum()), EXACT, snapshot.searcher.mask(wanted))
+    found = dict(zip(best.tolist(), scores.tolist(), strict=True))
+    return {
+        doc: float(np.mean(sorted(found.get(p, 0.0) for p in own)[-settings.best_passages :]))
+        for doc, own in passages.items()
+    }
 
 
 def _nearest(snapshot: Snapshot, similarities: NDArray[np.float32], k: int, mask: Mask | None) -> NDArray[np.int64]:

@@ -16,6 +16,8 @@ from lsr.errors import CorruptIndex, DataError, EncoderError
 from lsr.eval.datasets import Dataset
 from lsr.eval.evaluate import evaluate_index
 from lsr.index import reshard_index
+from lsr.index.search import hybrid_search
+from lsr.index.search.settings import SearchSettings
 from lsr.index.segment import embeddings
 from lsr.index.segment.embeddings import Embeddings, EmbeddingsWriter
 
@@ -188,6 +190,20 @@ def _queries(folder, texts):
     path = folder / "queries.jsonl"
     path.write_text("".join(json.dumps({"_id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
     return path
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_a_document_that_only_its_dense_vector_finds_has_the_score_of_its_best_passages(tmp_path, n):
+    index = Index.build(tmp_path / "idx", documents(30), encoder=DenseBM25(), hybrid=True, passages=Passages(3))
+    snapshot, vector = index.snapshot, index.query_vectors(["jet heat wing"])
+    found = hybrid_search._scores(snapshot, vector, list(range(len(snapshot))), SearchSettings(best_passages=n))
+    for doc, score in found.items():
+        parent = snapshot.documents.parent(doc)
+        passages = snapshot.documents.passages(parent) if parent else [doc]
+        each = sorted(snapshot.searcher.score_of(p, *vector.row(0))[2] for p in passages)
+        assert score == pytest.approx(np.mean(each[-n:]), abs=1e-9)
+    assert max(found.values()) > 0
+    assert hybrid_search._scores(snapshot, vector, [], SearchSettings()) == {}
 
 
 def test_what_cannot_be_searched_so_is_refused(tmp_path):
