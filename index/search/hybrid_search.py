@@ -82,8 +82,8 @@ def hybrid_top(
 
 
 def _scores(snapshot: Snapshot, vector: SparseMatrix, docs: list[int], settings: SearchSettings) -> dict[int, float]:
-    """The exact scores of some documents by the sparse vectors, of one search among them alone; of one that is cut by
-    all of its passages.
+    """The exact sparse scores of some documents, by one search restricted to them. A document that is cut into passages
+    gets the mean of its best ones.
     """
     if not docs:
         return {}

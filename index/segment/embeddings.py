@@ -73,7 +73,7 @@ class Embeddings:
 
     Attributes:
         width: Numbers of a vector.
-        source: The file, as what others are made of.
+        source: The file; a merge hashes it before it reads it.
 
     Args:
         folder: The segment's.

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from lsr.errors import CorruptIndex
 
-# Who has a file mapped is killed when somebody writes over it; one that is moved into its place harms nobody.
+# Writing over a mapped file kills the process that has it mapped; moving another file into its place is harmless.
 RESTORE = "move a copy into place (mv; never write over a file of an index) or build the index again"
 _PRESENT = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
 
