@@ -1,7 +1,8 @@
 """An experiment: datasets x systems, encoded, indexed, searched, measured and timed; what was made is kept and reused.
 
     OUT/experiment.json     settings, conditions, a result for each dataset and system, comparisons with the baseline
-    OUT/per-query.parquet   dataset, system, query, measure, value
+    OUT/per-query.parquet   dataset, system, query, measure, value; of systems with several seeds the mean over them
+    OUT/per-seed.parquet    dataset, system, seed, query, measure, value; of systems with several seeds
     OUT/latencies.parquet   dataset, system, query, search_ms
     OUT/runs/               a TREC run for each dataset and system, whose scores decrease strictly
     OUT/cache/              vectors, indexes, queries, runs and latencies, by what decides them (`artifact_cache`)
@@ -31,17 +32,19 @@ from lsr.errors import DataError, DataErrors, OutputExists
 from lsr.eval.checks import check_dataset
 from lsr.eval.datasets import Dataset
 from lsr.eval.experiment.artifact_cache import Artifacts
+from lsr.eval.experiment.seeds import Scores, mean_facts, mean_scores, mean_times, one_of_each_seed
 from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings, file_name
 from lsr.eval.experiment.systems import System, Timed, check_inputs, run_systems, time_systems
 from lsr.eval.latency import Latency, machine
 from lsr.eval.measures import cutoff_of, depth_of, is_mean, ordered_by_id, parse_measures, score_run, tied_queries
 from lsr.eval.published_scores import reference, references
-from lsr.eval.significance import bootstrap_interval, compare, holm
+from lsr.eval.significance import Comparison, bootstrap_interval, compare, compare_seeds, holm, seeds_interval
 from lsr.io.open_vectors import holds_vectors
 from lsr.io.runs import run_lines
 from lsr.io.text_files import new_text
 
 RECORD, PER_QUERY, LATENCIES = "experiment.json", "per-query.parquet", "latencies.parquet"
+PER_SEED = "per-seed.parquet"
 _PACKAGES = ("numpy", "numba", "pyarrow", "onnxruntime", "tokenizers", "torch", "ir-measures", "ir-datasets")
 
 
@@ -63,7 +66,7 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
     problems, notes = DataErrors(), list[str]()
     parsed = check_settings(settings, problems)
     unjudged = _check_datasets(datasets, notes, problems)
-    check_inputs(settings, datasets, depth_of(parsed) if parsed else None, notes, problems, unjudged)
+    check_inputs(_of_each_seed(settings)[0], datasets, depth_of(parsed) if parsed else None, notes, problems, unjudged)
     problems.settle()
     if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in (".lock", "cache", RECORD)):
         raise OutputExists(f"{out}: this folder holds something other than an experiment; name a new one")
@@ -75,6 +78,13 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
             return _run(settings, datasets, out, parsed, notes)
     except filelock.Timeout:
         raise OutputExists(f"{out}: another process is at work here; wait until it is done") from None
+
+
+def _of_each_seed(settings: ExperimentSettings) -> tuple[ExperimentSettings, dict[str, list[str]]]:
+    try:
+        return one_of_each_seed(settings)
+    except ValueError as error:  # names that clash
+        raise DataError(f"with a system for each seed: {error}") from None
 
 
 def check_settings(settings: ExperimentSettings, problems: DataErrors) -> list[Any]:
@@ -92,28 +102,36 @@ def _run(
     settings: ExperimentSettings, datasets: Mapping[str, Dataset], out: Path, parsed: list[Any], notes: list[str]
 ) -> dict[str, Any]:
     artifacts = Artifacts(out / "cache")
+    each, members = _of_each_seed(settings)
     depth = max(settings.depth, depth_of(parsed), settings.latency.k)
     cutoffs = {cutoff for measure in parsed if (cutoff := cutoff_of(measure)) is not None}
     results: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
     values: dict[str, list[Any]] = {name: [] for name in ("dataset", "system", "query", "measure", "value")}
     times: dict[str, list[Any]] = {name: [] for name in ("dataset", "system", "query", "search_ms")}
+    by_seed: dict[str, list[Any]] = {name: [] for name in ("dataset", "system", "seed", "query", "measure", "value")}
     described = []
     for name, dataset in datasets.items():
-        systems = run_systems(settings, name, dataset, artifacts, depth, cutoffs)
-        timed = time_systems(settings, systems, artifacts)
-        per_query: dict[str, dict[str, dict[str, float]]] = {}
-        for system in systems:
-            means, per_query[system.settings.name] = _scored(system, dataset, parsed)
-            latency = timed.get(system.settings.name)
-            ties = _ties(system, dataset, parsed, means, settings.latency.k)
-            results.append(_result(name, system, means, per_query[system.settings.name], latency, ties))
-            for measure, by_query in per_query[system.settings.name].items():
+        found = {system.settings.name: system for system in run_systems(each, name, dataset, artifacts, depth, cutoffs)}
+        timed = time_systems(each, list(found.values()), artifacts)
+        per_query: dict[str, list[Scores]] = {}
+        for system, names in members.items():
+            runs = [found[one] for one in names]
+            scored = [_scored(run, dataset, parsed) for run in runs]
+            per_query[system] = [by_query for _, by_query in scored]
+            latency = mean_times([timed.get(one) for one in names])
+            results.append(_result(name, system, runs, scored, latency, dataset, settings.latency.k))
+            for measure, by_query in mean_scores(per_query[system]).items():
                 for query, value in by_query.items():
-                    _append(values, name, system.settings.name, query, measure, value)
+                    _append(values, name, system, query, measure, value)
+            for seed, of_seed in zip(settings.seeds, per_query[system], strict=False) if len(names) > 1 else ():
+                for measure, by_query in of_seed.items():
+                    for query, value in by_query.items():
+                        _append(by_seed, name, system, seed, query, measure, value)
             for query, milliseconds in zip(latency.queries, latency.times, strict=True) if latency else ():
-                _append(times, name, system.settings.name, query, float(milliseconds))
-            _write_run(out / "runs" / file_name(name) / f"{file_name(system.settings.name)}.trec.gz", system)
+                _append(times, name, system, query, float(milliseconds))
+            for run in runs:
+                _write_run(out / "runs" / file_name(name) / f"{file_name(run.settings.name)}.trec.gz", run)
         comparisons += _comparisons(settings, name, per_query)
         described.append(_describe(name, dataset))
     record = {
@@ -124,6 +142,7 @@ def _run(
         "measures": [str(measure) for measure in parsed],
         "baseline": settings.baseline or settings.systems[0].name,
         "k": settings.latency.k,
+        "seeds": list(settings.seeds),
         "test": settings.test,
         "correction": "holm",
         "settings": asdict(settings),
@@ -136,6 +155,10 @@ def _run(
     }
     _write_table(out / PER_QUERY, values)
     _write_table(out / LATENCIES, times)
+    if settings.seeds:
+        _write_table(out / PER_SEED, by_seed)
+    else:
+        (out / PER_SEED).unlink(missing_ok=True)
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     _write_whole(out / RECORD, text.encode())
     return dict(json.loads(text))
@@ -239,53 +262,81 @@ def _ties(
 
 def _result(
     name: str,
-    system: System,
-    means: Mapping[str, float],
-    per_query: Mapping[str, Mapping[str, float]],
+    system: str,
+    runs: Sequence[System],
+    scored: Sequence[tuple[dict[str, float], Scores]],
     timed: Timed | None,
-    ties: Mapping[str, Any],
+    dataset: Dataset,
+    k: int,
 ) -> dict[str, Any]:
+    """What a system reached on a dataset, of several seeds the mean."""
     names = (
         "encode_ms", "recall", "index_bytes", "index_parts", "build_seconds", "encode_seconds", "peak_bytes",
         "document_terms", "query_terms", "flops", "lengths",
     )  # fmt: skip
+    by_seed = [means for means, _ in scored]
+    per_query = [values for _, values in scored]
+    parsed = parse_measures(" ".join(by_seed[0]))
+    facts = mean_facts([run.facts for run in runs])
     return {
         "dataset": name,
-        "system": system.settings.name,
-        "measures": dict(means),
+        "system": system,
+        "measures": mean_facts(by_seed),
         "intervals": {
-            str(measure): list(bootstrap_interval(per_query[str(measure)]))
-            for measure in parse_measures(" ".join(means))
+            str(measure): list(_interval([values[str(measure)] for values in per_query]))
+            for measure in parsed
             if is_mean(measure)
         },
-        "ties": ties,
+        "seeds": {measure: [means[measure] for means in by_seed] for measure in by_seed[0]} if len(runs) > 1 else None,
+        "ties": mean_facts([_ties(run, dataset, parsed, means, k) for run, means in zip(runs, by_seed, strict=True)]),
         "search_ms": Latency.of(timed.times.tolist()).to_json() if timed else None,
         "queries_per_second": timed.per_second if timed else None,
-        **{name: system.facts.get(name) for name in names},
+        **{name: facts.get(name) for name in names},
     }
 
 
+def _interval(seeds: list[dict[str, float]]) -> tuple[float, float]:
+    return bootstrap_interval(seeds[0]) if len(seeds) == 1 else seeds_interval(_shared(*seeds))
+
+
 def _comparisons(
-    settings: ExperimentSettings, name: str, per_query: Mapping[str, Mapping[str, Mapping[str, float]]]
+    settings: ExperimentSettings, name: str, per_query: Mapping[str, Sequence[Scores]]
 ) -> list[dict[str, Any]]:
     """Every system against the baseline, corrected over the systems."""
     baseline = settings.baseline or settings.systems[0].name
     others = [system.name for system in settings.systems if system.name != baseline]
     rows = []
-    for measure, values in per_query[baseline].items():
-        # A measure may not be defined for all queries: those count that both systems have a value of.
-        pairs = [_shared(per_query[other][measure], values) for other in others]
-        found = [compare(mine, base, test=settings.test) for mine, base in pairs if base]
-        others_found = [other for other, (_, base) in zip(others, pairs, strict=True) if base]
-        for other, comparison, corrected in zip(others_found, found, holm([c.p for c in found]), strict=True):
+    for measure in per_query[baseline][0]:
+        found = {}
+        for other in others:
+            compared = _compare(
+                *([values[measure] for values in per_query[one]] for one in (other, baseline)), settings
+            )
+            if compared is not None:
+                found[other] = compared
+        for (other, comparison), corrected in zip(found.items(), holm([c.p for c in found.values()]), strict=True):
             about = {"dataset": name, "system": other, "baseline": baseline, "measure": measure}
             rows.append({**about, **asdict(comparison), "p_corrected": corrected})
     return rows
 
 
-def _shared(values: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    both = [query for query in values if query in baseline]
-    return {query: values[query] for query in both}, {query: baseline[query] for query in both}
+def _compare(
+    values: list[dict[str, float]], baseline: list[dict[str, float]], settings: ExperimentSettings
+) -> Comparison | None:
+    """A measure may not be defined for all queries: those count that all have a value of; None where none has."""
+    shared = _shared(*values, *baseline)
+    if not shared[0]:
+        return None
+    mine, base = shared[: len(values)], shared[len(values) :]
+    if len(shared) > 2:
+        return compare_seeds(mine, base)
+    return compare(mine[0], base[0], test=settings.test)
+
+
+def _shared(*values: Mapping[str, float]) -> list[dict[str, float]]:
+    """The values of those queries that all have."""
+    both = [query for query in values[0] if all(query in others for others in values)]
+    return [{query: one[query] for query in both} for one in values]
 
 
 def _describe(name: str, dataset: Dataset) -> dict[str, Any]:

@@ -125,7 +125,9 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
     for i, result in enumerate(experiment.results):
         where = f"results[{i}]"
         named += [(f"{where}.dataset", "dataset", result.dataset), (f"{where}.system", "system", result.system)]
-        named += [(f"{where}.measures", "measure", m) for m in (*result.measures, *result.intervals)]
+        named += [
+            (f"{where}.measures", "measure", m) for m in (*result.measures, *result.intervals, *(result.seeds or ()))
+        ]
         if result.recall is not None and not 0 <= result.recall <= 1:
             yield f"{where}.recall must be from 0 to 1, got {result.recall:g}"
         if (lengths := result.lengths) is not None:

@@ -144,6 +144,12 @@ def _quality(results: Results) -> Section:
             f"{_test_name(experiment.test)} over queries, corrected for the number of comparisons"
             f" ({experiment.correction.capitalize()})."
         )
+    if experiment.seeds:
+        text.append(
+            f"Systems that were trained with several seeds ({', '.join(map(str, experiment.seeds))}): mean ± standard "
+            "deviation over the seeds. They are compared by a t-test over queries and seeds, which asks whether the "
+            "difference would be seen with other queries and other seeds; their intervals are those of this test."
+        )
     if len(results.datasets) > 1 and any(results.mean(name, measure) is None for name in results.systems):
         text.append("A system that lacks a dataset has no mean.")
     published = [f"[{n}] {source}" for n, source in enumerate(tables.sources(results), 1)]

@@ -65,7 +65,10 @@ class Ties:
 
 @dataclass(frozen=True)
 class Result:
-    """A system on a dataset: sizes in bytes, times in seconds unless their names say ms."""
+    """A system on a dataset: sizes in bytes, times in seconds unless their names say ms.
+
+    With several seeds all are means over them, and `seeds` has each measure's values, seed by seed.
+    """
 
     dataset: str
     system: str
@@ -85,6 +88,7 @@ class Result:
     flops: float | None
     lengths: Lengths | None
     ties: Ties | None = None
+    seeds: dict[str, tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ class Experiment:
     comparisons: tuple[Tested, ...]
     references: tuple[Reference, ...]
     notes: tuple[str, ...]
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,14 @@ class Results:
     def mean(self, system: str, measure: str) -> float | None:
         """Mean over all datasets; None if the system lacks one: other means are not comparable."""
         return self._over_datasets(system, [r.measures.get(measure) for r in self.of_system(system)])
+
+    def spread(self, system: str, measure: str, dataset: str | None = None) -> float | None:
+        """Standard deviation over the seeds of a dataset's value, or of the mean over all; None without seeds."""
+        some = [self.result(dataset, system)] if dataset else [self.result(name, system) for name in self.datasets]
+        values = [found.seeds[measure] for found in some if found and found.seeds and measure in found.seeds]
+        if not values or len(values) < len(some):
+            return None
+        return float(np.std(np.mean(values, axis=0), ddof=1))
 
     def mean_p50(self, system: str) -> float | None:
         """Mean over all datasets of the median search time, milliseconds; None if one is missing."""

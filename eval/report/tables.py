@@ -35,11 +35,14 @@ def quality(results: Results, measure: str) -> Table:
     for name in results.systems:
         row = [system_cell(results, name)]
         if several:
-            row.append(score(results.mean(name, measure)))
+            row.append(_spread(score(results.mean(name, measure)), results.spread(name, measure)))
         for dataset in results.datasets:
             result = results.result(dataset, name)
             test = results.comparison(dataset, name, measure)
-            row.append(_marked(score(result.measures.get(measure) if result else None), test))
+            cell = _spread(
+                score(result.measures.get(measure) if result else None), results.spread(name, measure, dataset)
+            )
+            row.append(_marked(cell, test))
         rows.append(row)
     for column in range(1, len(rows[0])):
         texts = [row[column].text for row in rows if row[column].text]
@@ -62,6 +65,10 @@ def quality(results: Results, measure: str) -> Table:
         ),
         marked=True,
     )
+
+
+def _spread(cell: Cell, value: float | None) -> Cell:
+    return cell if value is None or not cell.text else replace(cell, aside=f"± {value:.3f}")
 
 
 def sources(results: Results) -> list[str]:

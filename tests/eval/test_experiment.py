@@ -16,6 +16,7 @@ from lsr.eval.experiment import systems as module
 from lsr.eval.experiment.experiment import file_name, named, run_experiment
 from lsr.eval.experiment.settings import ExperimentSettings, IndexSettings, LatencySettings, SystemSettings
 from lsr.eval.report.report import write_report
+from lsr.eval.significance import compare_seeds
 from lsr.index.hybrid.fusion import reciprocal_rank_fusion
 from lsr.index.index import Index
 from lsr.index.search.settings import SearchSettings
@@ -332,6 +333,79 @@ def test_settings_that_make_no_sense_are_named_together():
         SystemSettings("x", encoder="bm25", run="y")
     with pytest.raises(ValueError, match="clusters: true"):
         SystemSettings("x", encoder="bm25", search=SearchSettings(algorithm="clusters"))
+
+
+@pytest.fixture(scope="module")
+def seeded(datasets, vectors, tmp_path_factory):
+    """An experiment with runs of two seeds: the second lacks half of what the first found."""
+    root = tmp_path_factory.mktemp("seeded")
+    for name in datasets:
+        lines = (vectors / f"{name}.trec").read_text().splitlines(keepends=True)
+        (root / f"{name}-1.trec").write_text("".join(lines))
+        (root / f"{name}-2.trec").write_text("".join(lines[::2]))
+    systems = (
+        SystemSettings("BM25", encoder="bm25"),
+        SystemSettings("trained", run=f"{root}/{{dataset}}-{{seed}}.trec"),
+        SystemSettings("both", fuse=("BM25", "trained")),
+    )
+    settings = ExperimentSettings(systems, seeds=(1, 2), measures=MEASURES, depth=60, latency=LATENCY)
+    return root, run_experiment(settings, datasets, root / "out")
+
+
+def test_seeds_become_one_line_of_the_tables(seeded, datasets):
+    root, record = seeded
+    assert record["seeds"] == [1, 2]
+    assert [(r["dataset"], r["system"]) for r in record["results"]][:3] == [
+        ("one", "BM25"), ("one", "trained"), ("one", "both"),
+    ]  # fmt: skip
+    found = result(record, "one", "trained")
+    each = [evaluate_run(read_run(root / f"one-{seed}.trec"), datasets["one"], MEASURES).measures for seed in (1, 2)]
+    assert found["seeds"] == {m: [pytest.approx(one[m]) for one in each] for m in MEASURES.split()}
+    assert found["measures"] == {m: pytest.approx((each[0][m] + each[1][m]) / 2) for m in MEASURES.split()}
+    assert result(record, "one", "BM25")["seeds"] is None
+    assert len(result(record, "one", "both")["seeds"]["R@100"]) == 2
+    runs = {path.name for path in (root / "out" / "runs" / "one").iterdir()}
+    assert {"trained-seed-1.trec.gz", "both-seed-2.trec.gz", "BM25.trec.gz"} <= runs
+
+
+def test_seeds_are_tested_over_queries_and_seeds(seeded):
+    root, record = seeded
+    rows = pq.read_table(root / "out" / "per-seed.parquet").to_pylist()
+    values = {}
+    for row in rows:
+        if (row["dataset"], row["measure"], row["system"]) == ("two", "R@100", "trained"):
+            values.setdefault(row["seed"], {})[row["query"]] = row["value"]
+    means = pq.read_table(root / "out" / "per-query.parquet").to_pylist()
+    mine = {
+        system: {
+            row["query"]: row["value"]
+            for row in means
+            if (row["dataset"], row["measure"], row["system"]) == ("two", "R@100", system)
+        }
+        for system in ("BM25", "trained")
+    }
+    assert mine["trained"] == {q: pytest.approx((values[1][q] + v) / 2) for q, v in values[2].items()}
+    expected = compare_seeds([values[1], values[2]], [mine["BM25"]])
+    found = next(
+        c for c in record["comparisons"] if (c["dataset"], c["system"], c["measure"]) == ("two", "trained", "R@100")
+    )
+    assert (found["p"], found["low"]) == pytest.approx((expected.p, expected.low))
+
+
+def test_the_report_gives_the_spread_over_seeds(seeded):
+    root, record = seeded
+    write_report(root / "out")
+    text = (root / "out" / "report.md").read_text()
+    spread = np.std(result(record, "one", "trained")["seeds"]["nDCG@10"], ddof=1)
+    assert f"± {spread:.3f}" in text
+    assert "mean ± standard deviation over the seeds" in " ".join(text.split())
+
+
+def test_seeds_that_nothing_asks_for():
+    with pytest.raises(ValueError, match=r"\{seed\} needs seeds"):
+        ExperimentSettings((SystemSettings("x", encoder="runs/{seed}/best"),))
+    with pytest.raises(ValueError, match=r"no system has \{seed\}"):
+        ExperimentSettings((SystemSettings("x", encoder="bm25"),), seeds=(1,))
 
 
 def test_datasets_need_names_of_their_own(datasets):
