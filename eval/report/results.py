@@ -3,11 +3,12 @@
 experiment.json      conditions, datasets, systems, means, comparisons, published values
 per-query.parquet    dataset, system, query, measure, value
 latencies.parquet    dataset, system, query, search_ms; may be absent
+queries.parquet      dataset, query, text; may be absent
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +40,7 @@ class DatasetFacts:
     queries: int
     judgments: int
     notes: tuple[str, ...]
+    checksums: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Result:
     lengths: Lengths | None
     ties: Ties | None = None
     seeds: dict[str, tuple[float, ...]] | None = None
+    checksums: dict[str, str] | None = None
+    recall_at: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,17 @@ class Tested(Comparison):
     baseline: str
     measure: str
     p_corrected: float
+
+
+@dataclass(frozen=True)
+class Alike:
+    """How alike the rankings of two systems are, means over queries: rank-biased overlap, and Kendall's tau."""
+
+    dataset: str
+    system: str
+    other: str
+    rbo: float
+    tau: float | None
 
 
 @dataclass(frozen=True)
@@ -125,6 +140,9 @@ class Experiment:
     references: tuple[Reference, ...]
     notes: tuple[str, ...]
     seeds: tuple[int, ...] = ()
+    command: str = ""
+    pairs: tuple[Tested, ...] = ()
+    alike: tuple[Alike, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,11 +153,13 @@ class Results:
         experiment: What experiment.json says.
         per_query: Columns dataset, system, query, measure, value.
         latencies: Columns dataset, system, query, search_ms; None where they were not kept.
+        texts: Of queries, by dataset and id; empty where they were not kept.
     """
 
     experiment: Experiment
     per_query: pa.Table
     latencies: pa.Table | None
+    texts: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @cached_property
     def systems(self) -> list[str]:
@@ -198,6 +218,14 @@ class Results:
     def mean_bytes(self, system: str) -> float | None:
         """Mean over all datasets of the index' size; None if one is missing."""
         return self._over_datasets(system, [r.index_bytes for r in self.of_system(system)])
+
+    def recall_at(self, system: str) -> dict[int, float]:
+        """Means over all datasets of the recall at depths that the runs on all of them have."""
+        found = [r.recall_at or {} for r in self.of_system(system)]
+        if len(found) < len(self.datasets):
+            return {}
+        shared = [k for k in found[0] if all(k in one for one in found)]
+        return {int(k): sum(one[k] for one in found) / len(found) for k in shared}
 
     def _over_datasets(self, system: str, values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]

@@ -15,8 +15,11 @@ from lsr.eval.evaluate import evaluate_index, evaluate_run
 from lsr.eval.experiment import systems as module
 from lsr.eval.experiment.experiment import file_name, named, run_experiment
 from lsr.eval.experiment.settings import ExperimentSettings, IndexSettings, LatencySettings, SystemSettings
+from lsr.eval.overlap import rank_biased_overlap
+from lsr.eval.report.load_results import read_results
 from lsr.eval.report.report import write_report
-from lsr.eval.significance import compare_seeds
+from lsr.eval.report.tables import queries
+from lsr.eval.significance import compare_seeds, holm
 from lsr.index.hybrid.fusion import reciprocal_rank_fusion
 from lsr.index.index import Index
 from lsr.index.search.settings import SearchSettings
@@ -166,6 +169,46 @@ def test_comparisons_are_with_the_baseline(done):
     assert {c["system"] for c in record["comparisons"]} == {s["name"] for s in record["systems"]} - {"BM25"}
     same = next(c for c in record["comparisons"] if c["system"] == "their run")
     assert (same["difference"], same["p"], same["ties"]) == (0, 1, 8)
+
+
+def test_every_pair_is_tested_and_corrected_over_all(done):
+    _, record = done
+    pairs = record["pairs"]
+    assert len(pairs) == 2 * 7 * 6 / 2
+    assert [row["p_corrected"] for row in pairs] == holm([row["p"] for row in pairs])
+    for row in record["comparisons"]:
+        if row["measure"] == "nDCG@10":
+            same = next(
+                p for p in pairs if all(p[key] == row[key] for key in ("dataset", "system", "baseline", "measure"))
+            )
+            assert (same["p"], same["difference"]) == (row["p"], row["difference"])
+
+
+def test_how_alike_rankings_are(done, datasets):
+    out, record = done
+    found = {(a["dataset"], a["system"], a["other"]): a for a in record["alike"]}
+    assert found["one", "their run", "BM25"]["rbo"] == pytest.approx(1)
+    assert found["one", "their run", "BM25"]["tau"] == pytest.approx(1)
+    first, second = (read_run(out / "runs" / "one" / f"{name}.trec.gz") for name in ("clusters", "BM25"))
+    queries = first.keys() | second.keys()
+    expected = [rank_biased_overlap(list(first.get(q, ())), list(second.get(q, ()))) for q in queries]
+    assert found["one", "clusters", "BM25"]["rbo"] == pytest.approx(np.mean(expected)) != pytest.approx(1)
+
+
+def test_recall_by_depth_and_texts_of_queries(done, datasets):
+    out, record = done
+    found = result(record, "one", "BM25")
+    run = read_run(out / "runs" / "one" / "BM25.trec.gz")
+    for k, value in found["recall_at"].items():
+        assert value == pytest.approx(evaluate_run(run, datasets["one"], f"R@{k}").measures[f"R@{k}"])
+    assert list(found["recall_at"]) == ["1", "2", "5", "10", "20", "50"]
+    texts = pq.read_table(out / "queries.parquet").to_pylist()
+    assert len(texts) == 16
+    write_report(out)
+    page = (out / "report.html").read_text()
+    assert all(
+        caption in page for caption in ("All pairs, nDCG@10", "Rankings beside each other", "Recall against depth")
+    )
 
 
 def test_a_second_run_makes_nothing_again(done, settings, datasets, monkeypatch):
@@ -399,6 +442,11 @@ def test_the_report_gives_the_spread_over_seeds(seeded):
     spread = np.std(result(record, "one", "trained")["seeds"]["nDCG@10"], ddof=1)
     assert f"± {spread:.3f}" in text
     assert "mean ± standard deviation over the seeds" in " ".join(text.split())
+    texts = pq.read_table(root / "out" / "queries.parquet").to_pylist()
+    known = {(row["dataset"], row["query"]): row["text"] for row in texts}
+    table = queries(read_results(root / "out"), "trained")
+    assert table.columns[:3] == ("dataset", "query", "text")
+    assert all(known[dataset.text, query.text] == text.text for dataset, query, text, *_ in table.rows)
 
 
 def test_seeds_that_nothing_asks_for():
@@ -516,3 +564,47 @@ def test_counts_and_measures_that_are_not_always_defined(datasets, tmp_path):
     assert of_a["measures"]["NumRet"] > 60  # of all queries together
     assert list(of_a["intervals"]) == ["Accuracy@5"]
     assert {row["n"] for row in record["comparisons"] if row["measure"] == "Accuracy@5"} <= set(range(9))
+
+
+def test_reproducing_gives_the_same_and_tells_what_has_changed(tmp_path, lsr_command):
+    folder = make_dataset(tmp_path / "one", 1)
+    (tmp_path / "mine.trec").write_text("q0 Q0 d1 1 9 x\nq1 Q0 d2 1 8 x\n")
+    config, out = tmp_path / "config.yaml", tmp_path / "out"
+    config.write_text(
+        "systems:\n  - {name: BM25, encoder: bm25, k1: 1.2}\n"
+        f"  - {{name: mine, run: {tmp_path / 'mine.trec'}}}\nlatency: {{queries: 3, rounds: 1}}\n"
+    )
+    assert lsr_command("experiment", config, "--dataset", folder, "--out", out).code == 0
+    record = json.loads((out / "experiment.json").read_text())
+    assert set(record["datasets"][0]["checksums"]) == {"documents", "queries", "judgments"}
+    assert set(record["results"][0]["checksums"]) == {"encoder", "run"}
+    assert set(record["results"][1]["checksums"]) == {"run that was given", "run"}
+    assert record["results"][0]["checksums"]["run"] in (out / "report.md").read_text()
+    ran = lsr_command("reproduce", out)
+    assert (ran.code, ran.out) == (0, "")
+    assert "all measures are the same" in ran.err
+    assert (out / "again" / "report.html").is_file()
+    ran = lsr_command("reproduce", out)
+    assert (ran.code, "there is an experiment already" in ran.err) == (1, True)
+
+    lines = (folder / "corpus.jsonl").read_text().splitlines(keepends=True)
+    others = [json.dumps({"_id": f"d{i}", "text": "wing flow"}) + "\n" for i in range(30)]
+    (folder / "corpus.jsonl").write_text("".join([*others, *lines[30:]]))
+    record["versions"]["numpy"] = "1.0"
+    (out / "experiment.json").write_text(json.dumps(record))
+    ran = lsr_command("reproduce", out, "--out", tmp_path / "third")
+    assert ran.code == 1
+    found = {one["what"]: one for one in map(json.loads, ran.out.splitlines())}
+    assert found["version of numpy"]["then"] == "1.0"
+    assert "one, checksum of documents" in found
+    assert "one, BM25, checksum of run" in found
+    assert any(one["measured"] for one in found.values())
+    assert not any(what.startswith("one, mine") for what in found)
+
+
+def test_what_cannot_be_reproduced(tmp_path, lsr_command):
+    ran = lsr_command("reproduce", tmp_path)
+    assert (ran.code, "is this the result folder of an experiment?" in ran.err) == (1, True)
+    (tmp_path / "experiment.json").write_text('{"settings": {"systems": [{"name": "x"}]}}')
+    ran = lsr_command("reproduce", tmp_path)
+    assert (ran.code, "aren't those of this version" in ran.err) == (1, True)
