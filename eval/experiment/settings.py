@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lsr.eval.datasets import DatasetSettings
@@ -50,7 +50,8 @@ class IndexSettings:
 class SystemSettings:
     """One line of the tables. It has one of encoder, documents, run and fuse.
 
-    In paths {dataset} stands for the dataset's name.
+    In paths {dataset} stands for the dataset's name. A system with {seed} in its encoder, documents, queries or run is
+    there once for each seed of the experiment, and a fusion of such systems, too.
 
     Attributes:
         name: What tables call it.
@@ -118,6 +119,17 @@ class SystemSettings:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
+    def seeded(self) -> bool:
+        """Whether it names a seed itself."""
+        return any("{seed}" in (path or "") for path in (self.encoder, self.documents, self.queries, self.run))
+
+    def of_seed(self, seed: int) -> SystemSettings:
+        """The same with a seed in place of {seed}."""
+        paths = {name: getattr(self, name) for name in ("encoder", "documents", "queries", "run")}
+        filled = {name: path and path.replace("{seed}", str(seed)) for name, path in paths.items()}
+        return replace(self, name=f"{self.name}, seed {seed}", **filled)
+
+    @property
     def kind(self) -> str:
         """What it is: "index", "run" or "fusion"."""
         return "fusion" if self.fuse else "run" if self.run else "index"
@@ -153,8 +165,10 @@ class ExperimentSettings:
         suite: A list of collections besides: of `lsr.eval.datasets.SUITES`, or a YAML file.
         measures: As ir-measures names them; the first is the one of headlines.
         depth: Documents searched for, at least as many as the measures look at; what fused runs have to offer.
+        seeds: Those that systems were trained with, see `SystemSettings`; tables give mean and spread over them.
         baseline: The system that all others are tested against; by default the first.
-        test: "randomization" or "t", paired, two-sided; corrected by Holm over the systems of a dataset.
+        test: "randomization" or "t", paired, two-sided; corrected by Holm over the systems of a dataset. Systems of
+            several seeds are tested over queries and seeds, see `lsr.eval.significance.compare_seeds`.
         latency: How searches are timed.
         references: Published systems whose figures stand beside (`lsr.eval.published_scores`).
     """
@@ -165,6 +179,7 @@ class ExperimentSettings:
     suite: str | None = None
     measures: str = DEFAULT_MEASURES
     depth: int = 100
+    seeds: tuple[int, ...] = ()
     baseline: str | None = None
     test: Literal["randomization", "t"] = "randomization"
     latency: LatencySettings = field(default_factory=LatencySettings)
@@ -186,6 +201,13 @@ class ExperimentSettings:
             for fused in system.fuse:
                 if fused not in names[:at]:
                     wrong.append(f"the system {system.name!r} fuses {fused!r}, which doesn't stand before it")
+        unseeded = [system.name for system in self.systems if system.seeded]
+        if unseeded and not self.seeds:
+            wrong.append(f"{', '.join(unseeded)}: {{seed}} needs seeds, as in seeds: [1, 2, 3]")
+        if self.seeds and not unseeded:
+            wrong.append("seeds are named, but no system has {seed} in its encoder, documents, queries or run")
+        if len(set(self.seeds)) < len(self.seeds):
+            wrong.append("a seed is named twice")
         if self.depth < 1:
             wrong.append(f"depth must be at least 1, got {self.depth}")
         if wrong:

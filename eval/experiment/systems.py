@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -59,6 +60,7 @@ class System:
         searched: The index and the queries.
         shallow: Of approximate search, results by how many documents were searched for. A search for fewer skips more:
             the first ten of a thousand are better than those of a search for ten.
+        inputs: SHA-256 of what was given to make it, by what it is: the encoder, files of vectors, a run.
     """
 
     settings: SystemSettings
@@ -66,6 +68,7 @@ class System:
     facts: Facts
     searched: Searched | None = None
     shallow: Mapping[int, Run] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_inputs(
@@ -126,15 +129,16 @@ def run_systems(
     Raises:
         DataError: Vectors, runs or queries that are not there or don't fit.
     """
-    identity = _identity(dataset)
+    identity = identity_of(dataset)
     done: dict[str, System] = {}
     for system in settings.systems:
         note(f"{name}: {system.name}")
         if system.fuse:
             done[system.name] = System(system, _fused(system, [done[fused].run for fused in system.fuse], depth), {})
         elif system.run:
-            run = _own_dropped(read_run(Path(_filled(system.run, name))), dataset)
-            done[system.name] = System(system, run, {})
+            path = Path(_filled(system.run, name))
+            run = _own_dropped(read_run(path), dataset)
+            done[system.name] = System(system, run, {}, inputs={"run that was given": content_digest(path)})
         else:
             k = settings.latency.k
             done[system.name] = _search_system(system, name, dataset, identity, artifacts, depth, cutoffs, k)
@@ -152,7 +156,7 @@ def _their_vectors(system: SystemSettings, name: str) -> tuple[Path, Path]:
     return paths
 
 
-def _identity(dataset: Dataset) -> dict[str, str]:
+def identity_of(dataset: Dataset) -> dict[str, str]:
     """What the texts of a dataset are: the content of their files, or their name where a package brings them."""
     found = {}
     for part, kind, source in (("documents", "corpus", dataset.source), ("queries", "queries", dataset.query_source)):
@@ -189,7 +193,7 @@ def _search_system(
     cutoffs: Collection[int],
     k: int,
 ) -> System:
-    vectors, encoded, vectors_key = _vectors(system, name, dataset, identity, artifacts)
+    vectors, encoded, vectors_key, inputs = _vectors(system, name, dataset, identity, artifacts)
     key: dict[str, Any] = {"format": FORMAT, "vectors": vectors_key, "index": asdict(system.index)}
     path, built, index_key = artifacts.get("index", key, lambda path: _build(path, vectors, system))
     index = Index.open(path)
@@ -231,18 +235,21 @@ def _search_system(
     run, searched, run_key = find(depth)
     shallow = {} if system.search.exact else {cutoff: find(cutoff)[0] for cutoff in cutoffs if cutoff < depth}
     facts = encoded | built | facts | searched | _term_facts(index, matrix)
-    return System(system, run, facts, Searched(run_key, index, queries.ids, matrix), shallow)
+    if source:
+        inputs["vectors of queries"] = key["queries"]
+    return System(system, run, facts, Searched(run_key, index, queries.ids, matrix), shallow, inputs)
 
 
 def _vectors(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
-) -> tuple[Vectors, Facts, str]:
-    """Of a system's documents: those of a file, or encoded here."""
+) -> tuple[Vectors, Facts, str, dict[str, str]]:
+    """Of a system's documents: those of a file, or encoded here; their digest, and that of what they are made of."""
     from lsr.index.cli.encode import open_encoder
 
     if system.documents:
         path, _ = _their_vectors(system, name)
-        return read_vectors(path), {}, content_digest(path)
+        digest = content_digest(path)
+        return read_vectors(path), {}, digest, {"vectors of documents": digest}
     encoder = open_encoder(system.encoder, system.encoder_settings)
     passages = Passages(system.index.passages, system.index.overlap) if system.index.passages else None
     key = {
@@ -267,7 +274,8 @@ def _vectors(
         return {"encode_seconds": time.perf_counter() - started if fresh else None}
 
     path, facts, digest = artifacts.get("vectors", key, encode)
-    return read_vectors(path), facts, digest
+    made_by = hashlib.sha256(json.dumps([key["encoder"], key["settings"]]).encode()).hexdigest()
+    return read_vectors(path), facts, digest, {"encoder": made_by}
 
 
 def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
