@@ -44,6 +44,7 @@ COMMANDS = {
     "train": ("lsr.eval.training.cli", "Train an encoder as a YAML file says."),
     "publish": ("lsr.index.cli.encode", "Write an encoder for other libraries, or push it to the Hugging Face hub."),
     "serve": ("lsr.index.cli.serve", "Serve indexes over HTTP: a page, and a JSON API."),
+    "mcp": ("lsr.index.cli.serve", "Serve an index to agents, by the Model Context Protocol."),
     "verify": ("lsr.index.cli.modify", "Check every byte of an index."),
     "warmup": ("lsr.index.cli.search", "Compile the search kernels now."),
 }
