@@ -307,6 +307,23 @@ def approximate() -> str:
     )
 
 
+def reproduced() -> str:
+    """Published figures beside those of here."""
+    found = result("reproduced")
+    rows = [
+        (
+            row["what"],
+            row["measure"],
+            f"{row['published']:.4f}",
+            f"{row['here']:.4f}",
+            "yes" if row["reproduced"] else f"no: {row['why'] or 'it differs'}",
+        )
+        for row in found["rows"]
+    ]
+    header = ("figure", "measure", "published", "here", f"within {found['within']}")
+    return table(header, rows) + caption("python benchmarks/reproduced.py --data FOLDER", found)
+
+
 def million() -> str:
     """A million documents drawn at random."""
     found = result("million-1000000")
@@ -456,6 +473,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "report": report,
     "approximate": approximate,
     "million": million,
+    "reproduced": reproduced,
     "killed-writers": killed_writers,
     "served": served,
     "cluster": cluster,

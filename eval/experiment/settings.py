@@ -64,6 +64,7 @@ class SystemSettings:
         b: Of BM25.
         language: Of BM25.
         stop_words: Of BM25.
+        pivot: Of BM25: the length of a document that is neither short nor long.
         documents: Vectors that some engine made, as `lsr encode` reads or writes them; with `queries`.
         queries: Vectors of the queries.
         index: How the vectors are indexed.
@@ -87,6 +88,7 @@ class SystemSettings:
     b: float | None = None
     language: str | None = None
     stop_words: str | None = None
+    pivot: float | None = None
     documents: str | None = None
     queries: str | None = None
     index: IndexSettings = field(default_factory=IndexSettings)
@@ -119,7 +121,7 @@ class SystemSettings:
     @property
     def encoder_settings(self) -> dict[str, float | str]:
         """Those of the encoder that are given."""
-        names = ("lexical", "max_length", "top_k", "max_ratio", "k1", "b", "language", "stop_words")
+        names = ("lexical", "max_length", "top_k", "max_ratio", "k1", "b", "language", "stop_words", "pivot")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
