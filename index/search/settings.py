@@ -186,8 +186,9 @@ class Experience:
     Searching threads share it without a lock; a lost update costs one more look.
     """
 
-    # What it begins with, the weight of the latest search, and that one in so many tries again where it hasn't paid.
-    _FIRST, _WEIGHT, _AGAIN = 0.8, 1 / 8, 64
+    # What it begins with, the weight of the latest search and the most that it counts, and that one in so many tries
+    # again where it hasn't paid.
+    _FIRST, _WEIGHT, _MOST, _AGAIN = 0.8, 1 / 8, 2.0, 64
 
     def __init__(self) -> None:
         self._shares: dict[int, float] = {}
@@ -205,7 +206,7 @@ class Experience:
         """Note what a search by blocks cost, as a share of what a scan would have."""
         size = k.bit_length()
         before = self._shares.get(size, self._FIRST)
-        self._shares[size] = before + self._WEIGHT * (share - before)
+        self._shares[size] = before + self._WEIGHT * (min(share, self._MOST) - before)
 
 
 def choose(
