@@ -10,7 +10,7 @@ from lsr.eval.datasets import DatasetSettings
 from lsr.eval.latency import ROUNDS
 from lsr.eval.measures import DEFAULT_MEASURES
 from lsr.index.hybrid.fusion import RRF_K, Normalization
-from lsr.index.search.settings import SearchSettings
+from lsr.index.search.settings import Mode, SearchSettings
 from lsr.index.segment.clusters import SUMMARY_MASS
 from lsr.index.segment.postings import ImpactType
 from lsr.index.segment.postings_writer import Order
@@ -69,6 +69,7 @@ class SystemSettings:
         queries: Vectors of the queries.
         index: How the vectors are indexed.
         search: How they are searched; without any setting exactly.
+        mode: "sparse"; "hybrid" or "dense" also take the dense vectors that the encoder gives of the same pass.
         run: A TREC run that some engine made: only its quality is measured.
         fuse: Names of systems before this one, whose runs become one.
         method: "rrf", or "interpolation" of the scores.
@@ -92,6 +93,7 @@ class SystemSettings:
     queries: str | None = None
     index: IndexSettings = field(default_factory=IndexSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
+    mode: Mode = "sparse"
     run: str | None = None
     fuse: tuple[str, ...] = ()
     method: Literal["rrf", "interpolation"] = "rrf"
@@ -113,6 +115,8 @@ class SystemSettings:
             )
         if self.search.algorithm == "clusters" and not self.index.clusters:
             raise ValueError(f"the system {self.name!r} searches clusters: its index needs clusters: true")
+        if self.mode != "sparse" and not (self.encoder and self.search.exact):
+            raise ValueError(f"the system {self.name!r}: mode {self.mode} takes an encoder and exact search")
 
     @property
     def encoder_settings(self) -> dict[str, float | str]:

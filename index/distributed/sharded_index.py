@@ -34,7 +34,7 @@ from lsr.index.index import Index
 from lsr.index.protocols import SearchIndex
 from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.duplicates import Duplicate
-from lsr.index.search.explain import Explanation
+from lsr.index.search.explain import Explanation, query_words
 from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.matches import require_texts
@@ -302,7 +302,7 @@ class ShardedIndex(QuerySide):
         self._require_sparse(chosen, dense)
         query, text = options.split(query)
         if options.plain:
-            return self._hits(self._search(lambda: self.query_vector(query, "search"), k, where, chosen)[0])
+            return self._hits(query, self._search(lambda: self.query_vector(query, "search"), k, where, chosen)[0])
         conditions = options.conditions(text)
         return self._selected(lambda: self.query_vector(query, "search"), query, k, options, chosen, where, conditions)
 
@@ -335,7 +335,8 @@ class ShardedIndex(QuerySide):
             return vectors[np.arange(len(found), min(len(found) + _BATCH, len(vectors)))]
 
         while len(found) < len(vectors):
-            found += map(self._hits, self._search(part, k, where, chosen, threads))
+            asked = [None] * len(queries) if isinstance(queries, SparseMatrix) else queries
+            found += map(self._hits, asked[len(found) :], self._search(part, k, where, chosen, threads))
         return found
 
     def similar(
@@ -381,14 +382,14 @@ class ShardedIndex(QuerySide):
         ranking = ShardRanking(search, self._answers, self.compared)
         found = select(ranking, query, k, options)
         ranked, total, facets = ranking.ranked, None, None
-        if options.facets:
+        if options.counts:
             parsed = None if where is None else as_filter(where)
             asked = (ranked.vector, settings, parsed, conditions, options.faceted)
             counts = self._answers("facets", {n: (v, *asked) for n, v in ranked.documents.versions.items()})
             total = sum(count for count, _ in counts.values())
             of_each = {name: [part[name] for _, part in counts.values()] for name in options.faceted}
             facets = {name: facet_order(sum(parts, Counter())) for name, parts in of_each.items()}
-        return self._hits(ranked, found, boosted=bool(options.boost), facets=facets, total=total)
+        return self._hits(query, ranked, found, boosted=bool(options.boost), facets=facets, total=total)
 
     def _search(
         self,
@@ -454,11 +455,13 @@ class ShardedIndex(QuerySide):
         documents = FoundDocuments(versions, places, partial(self._ask, "fields"), self._lost_error)
         return Ranked(documents, list(places), [score for _, score in best], vector, missing)
 
-    def _hits(self, ranked: Ranked, selected: Selected | None = None, *, boosted: bool = False, **also: Any) -> Hits:
+    def _hits(
+        self, query: Any, ranked: Ranked, selected: Selected | None = None, *, boosted: bool = False, **also: Any
+    ) -> Hits:
         """A ranking, or what is selected of it, as hits."""
         selected = selected or Selected(ranked.docs, ranked.scores)
         documents = ranked.documents.only(selected.docs)
-        explain = explained(partial(self._explain, documents, ranked.vector), selected, boosted=boosted)
+        explain = explained(partial(self._explain, documents, query, ranked.vector), selected, boosted=boosted)
         pairs = zip(selected.docs, selected.scores, strict=True)
         return Hits((Hit(documents, *pair, explain) for pair in pairs), missing=ranked.missing, **also)
 
@@ -598,7 +601,7 @@ class ShardedIndex(QuerySide):
         lost = self._lost(outcome)
         for n, doc in outcome.answers.items():
             if doc is not None:
-                return self._explain_in(n, self._version(n), vector, doc, origins=origins)
+                return self._explain_in(n, self._version(n), query, vector, doc, origins=origins)
         if lost:
             raise self._lost_error(lost)
         if "#" not in doc_id and any(state.has_passages for state in self._states.values()):
@@ -606,17 +609,20 @@ class ShardedIndex(QuerySide):
         raise DataError(f"{self.path}: no document has the id {doc_id!r}")
 
     def _explain(
-        self, documents: FoundDocuments, vector: SparseMatrix, doc: int, *, origins: bool = True
+        self, documents: FoundDocuments, query: Any, vector: SparseMatrix, doc: int, *, origins: bool = True
     ) -> Explanation:
         place = documents.places[doc]
-        return self._explain_in(place.shard, documents.versions[place.shard], vector, place.doc, origins=origins)
+        version = documents.versions[place.shard]
+        return self._explain_in(place.shard, version, query, vector, place.doc, origins=origins)
 
-    def _explain_in(self, n: int, version: str, vector: SparseMatrix, doc: int, *, origins: bool) -> Explanation:
+    def _explain_in(
+        self, n: int, version: str, query: Any, vector: SparseMatrix, doc: int, *, origins: bool
+    ) -> Explanation:
         outcome = self._ask("explain", {n: (version, vector, doc, origins)})
         if lost := self._lost(outcome):
             raise self._lost_error(lost)
         explanation: Explanation = outcome.answers[n]
-        return explanation
+        return explanation.named(query_words(self.encoder, query)) if isinstance(query, str) else explanation
 
     def explain_plan(
         self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]

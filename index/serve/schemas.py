@@ -37,7 +37,7 @@ from lsr.index.serve.limits import (
 Columns = str | Annotated[list[str], Field(max_length=20)]
 # Options that a request may give; a re-ranker runs where the client is.
 OPTIONS = (
-    "offset", "min_score", "group_by", "per_group", "sort", "boost", "facets", "diversity", "depth", "syntax",
+    "offset", "min_score", "group_by", "per_group", "sort", "boost", "facets", "total", "diversity", "depth", "syntax",
 )  # fmt: skip
 
 
@@ -86,6 +86,7 @@ class HowToSearch(OfIndex):
         "by 1 + weight * 0.5 ** (distance / half_life); half-lives of dates and times are days.",
     )
     facets: Columns = Field([], description="Columns whose values are counted in all documents that match.")
+    total: bool = Field(False, description="Tell how many documents match; a search with facets does.")
     diversity: float = Field(0.0, ge=0, le=1, description="Above 0: prefer documents unlike those before them.")
     depth: int = Field(100, ge=1, description="How many are made diverse.")
     syntax: Literal["plain", "operators"] = Field(
@@ -168,6 +169,7 @@ class Search(OneQuery, HowToSearch):
     explain: Annotated[bool, AfterValidator(k_explained)] = Field(
         False, description="Tell of each hit why it has its score, term by term."
     )
+    origins: bool = Field(True, description="With explain: tell which words expansions come from, which takes longer.")
     plan: bool = Field(False, description="Tell what the search touched and skipped.")
 
 
@@ -248,6 +250,10 @@ class Term(Given):
 
     term: int
     token: str
+    word: str = Field(
+        description="The whole word that the term belongs to: one of the query, else one of the document, else the "
+        "token without marks."
+    )
     query_weight: float
     impact: float = Field(description="The stored weight; 0 if the document lacks the term.")
     score: float
@@ -301,6 +307,7 @@ class AskedFor(Given):
     """The query as it was searched."""
 
     vector: dict[str, float] = Field(description="Heaviest terms first.")
+    words: dict[str, float] = Field(description="By whole word the sum of the weights of its terms, heaviest first.")
     unknown: list[str] = Field(description="Tokens that the index' vocabulary lacks; no document has them.")
 
 
@@ -320,7 +327,7 @@ class Found(Given):
     took: Took
     plan: dict[str, Any] | None = None
     hits: list[Hit]
-    total: int | None = Field(None, description="How many documents match, of a search with facets.")
+    total: int | None = Field(None, description="How many documents match, of a search with total or facets.")
     facets: dict[str, list[Facet]] | None = Field(None, description="By column, the most frequent values first.")
 
 
@@ -340,7 +347,7 @@ class FoundBatch(Given):
     index: str
     snapshot: str
     results: list[list[Hit]]
-    totals: list[int] | None = Field(None, description="How many documents match each query, of searches with facets.")
+    totals: list[int] | None = Field(None, description="How many documents match each query, if asked for.")
     facets: list[dict[str, list[Facet]]] | None = Field(None, description="Of each query.")
 
 
@@ -449,6 +456,8 @@ class Column(Given):
     """Metadata to filter by."""
 
     kind: str = Field(description='number, text, truth, a "list of" these, or "empty list".')
+    documents: int = Field(description="How many have it; of passages each counts.")
+    distinct: int = Field(description="How many different values it has.")
     values: list[Any] | None = Field(None, description="Of texts and truths, the 50 most frequent.")
     min: float | None = None
     max: float | None = None
@@ -458,16 +467,18 @@ class Facts(Given):
     """An index."""
 
     name: str
-    documents: int
+    documents: int = Field(description="Of passages each counts.")
+    whole_documents: int = Field(description="Of passages the documents that they were cut from count.")
     segments: int
     bytes: int
     encoder: str
     takes_text: bool
     has_passages: bool
     has_clusters: bool
-    has_dense: bool
-    has_hybrid: bool = Field(description="Whether a search may be hybrid.")
+    has_dense: bool = Field(description="Whether it keeps dense vectors, for the modes hybrid and dense.")
+    has_hybrid: bool = Field(description="Whether learned terms and BM25's may be ranked apart and fused.")
     writable: bool
+    examples: list[str] = Field(description="Queries to begin with: titles of some documents, or how they begin.")
     columns: dict[str, Column]
 
 

@@ -120,6 +120,28 @@ def test_values_are_those_of_direct_calls(done, datasets, tmp_path):
             assert result(record, name, system)["measures"] == pytest.approx(direct.measures)
 
 
+def test_dense_vectors_of_the_same_pass_have_lines_of_their_own(datasets, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from lsr.encode.load import load_encoder
+
+    modes = ("sparse", "hybrid", "dense")
+    systems = tuple(SystemSettings(mode, encoder="lsr-mini", mode=mode) for mode in modes)
+    settings = ExperimentSettings(systems, measures=MEASURES, latency=LATENCY)
+    one = {"one": datasets["one"]}
+    record = run_experiment(settings, one, tmp_path / "out")
+    encoder = load_encoder("lsr-mini")
+    index = Index.build(tmp_path / "index", one["one"].corpus(), encoder=encoder, hybrid=True, passages=None)
+    values = []
+    for mode in modes:
+        found = result(record, "one", mode)
+        direct = evaluate_index(index, one["one"], MEASURES, mode=mode)
+        assert found["measures"] == pytest.approx(direct.measures)
+        assert found["search_ms"]["p50"] > 0
+        values.append(found["measures"]["nDCG@10"])
+    assert len(set(values)) == 3
+    assert result(record, "one", "hybrid")["encode_ms"]["p50"] > result(record, "one", "sparse")["encode_ms"]["p50"]
+
+
 def test_the_record_tells_what_was_run(done):
     out, record = done
     assert json.loads((out / "experiment.json").read_text()) == record
@@ -294,6 +316,7 @@ def test_own_documents_are_left_out(tmp_path):
             r"no/one.parquet and no: no such vectors",
         ),
         (SystemSettings("x", run="no/{dataset}.trec"), r"no/one.trec"),
+        (SystemSettings("x", encoder="bm25", mode="hybrid"), "gives no dense vectors"),
     ],
 )
 def test_what_is_missing_is_named(system, message, datasets, tmp_path):
