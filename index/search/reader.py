@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lsr.errors import DataError
 from lsr.index.search.column_values import facet_order, require_columns
+from lsr.index.search.device import DeviceSearcher
 from lsr.index.search.explain import Explanation, explain_document, query_words
 from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.hybrid_search import dense_width, hybrid_top
@@ -194,9 +195,10 @@ class Reader(Lookup):
         threads: int = 0,
         where: Where | Filter | None = None,
         dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
+        device: str | None = None,
         **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
-        """The k best documents of many queries, on all cores.
+        """The k best documents of many queries, on all cores or on a GPU.
 
         Args:
             queries: Texts, {token: weight} mappings, or a matrix with a row for each.
@@ -204,9 +206,17 @@ class Reader(Lookup):
             threads: Cores to use; 0 for all.
             where: As for `search`.
             dense: As for `search`, one vector for each query.
+            device: Where PyTorch adds up the postings, "cuda" say; None for the processor's kernels. Of exact, sparse
+                searches; the results are the same. The first such search brings the postings into its memory.
             settings: As for `search`.
+
+        Raises:
+            ValueError: As of `search`; or a device for another kind of search, or one that can't be used.
+            MissingExtra: A device without PyTorch.
         """
         options, chosen = split_options(settings)
+        if device is not None and not (options.plain and chosen.exact and chosen.mode == "sparse" and dense is None):
+            raise ValueError(f"device={device!r} is for exact, sparse searches without further options: leave it out")
         asked: Any = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
         texts: list[TextQuery | None] = [None] * len(asked)
         if options.syntax != "plain":
@@ -218,9 +228,14 @@ class Reader(Lookup):
         snapshot = self._snapshot
         mask = snapshot.mask(where)
         near = self._dense_queries(snapshot, asked, None if dense is None else list(dense), chosen)
+        if device is not None:
+            on_device = snapshot.kept(f"device {device}", partial(DeviceSearcher, snapshot.searcher, device))
+            ranked = on_device.search(rows, snapshot.depth(k), mask)
 
         def find(i: int) -> Hits:
             query = None if isinstance(asked, SparseMatrix) else asked[i]
+            if device is not None:
+                return self._hits(snapshot, query, rows[i], *snapshot.top(rows[i], k, chosen, mask, first=ranked[i]))
             if options.plain:
                 return self._hits(snapshot, query, rows[i], *_top(snapshot, rows[i], near[i], k, chosen, mask))
             conditions = options.conditions(texts[i])
