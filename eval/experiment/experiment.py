@@ -3,6 +3,7 @@
     OUT/experiment.json     settings, conditions, a result for each dataset and system, comparisons with the baseline
     OUT/per-query.parquet   dataset, system, query, measure, value
     OUT/latencies.parquet   dataset, system, query, search_ms
+    OUT/queries.parquet     dataset, query, text
     OUT/runs/               a TREC run for each dataset and system, whose scores decrease strictly
     OUT/cache/              vectors, indexes, queries, runs and latencies, by what decides them (`artifact_cache`)
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -37,11 +38,13 @@ from lsr.eval.latency import Latency, machine
 from lsr.eval.measures import cutoff_of, depth_of, is_mean, ordered_by_id, parse_measures, score_run, tied_queries
 from lsr.eval.published_scores import reference, references
 from lsr.eval.significance import bootstrap_interval, compare, holm
+from lsr.io.corpus import open_corpus
 from lsr.io.open_vectors import holds_vectors
 from lsr.io.runs import run_lines
 from lsr.io.text_files import new_text
 
 RECORD, PER_QUERY, LATENCIES = "experiment.json", "per-query.parquet", "latencies.parquet"
+QUERIES = "queries.parquet"
 _PACKAGES = ("numpy", "numba", "pyarrow", "onnxruntime", "tokenizers", "torch", "ir-measures", "ir-datasets")
 
 
@@ -98,6 +101,7 @@ def _run(
     comparisons: list[dict[str, Any]] = []
     values: dict[str, list[Any]] = {name: [] for name in ("dataset", "system", "query", "measure", "value")}
     times: dict[str, list[Any]] = {name: [] for name in ("dataset", "system", "query", "search_ms")}
+    texts: dict[str, list[Any]] = {name: [] for name in ("dataset", "query", "text")}
     described = []
     for name, dataset in datasets.items():
         systems = run_systems(settings, name, dataset, artifacts, depth, cutoffs)
@@ -115,6 +119,8 @@ def _run(
                 _append(times, name, system.settings.name, query, float(milliseconds))
             _write_run(out / "runs" / file_name(name) / f"{file_name(system.settings.name)}.trec.gz", system)
         comparisons += _comparisons(settings, name, per_query)
+        for query, text in _query_texts(dataset):
+            _append(texts, name, query, text)
         described.append(_describe(name, dataset))
     record = {
         "format": 1,
@@ -136,6 +142,7 @@ def _run(
     }
     _write_table(out / PER_QUERY, values)
     _write_table(out / LATENCIES, times)
+    _write_table(out / QUERIES, texts)
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     _write_whole(out / RECORD, text.encode())
     return dict(json.loads(text))
@@ -331,6 +338,14 @@ def _references(settings: ExperimentSettings, datasets: Mapping[str, Dataset]) -
                 if one.system in settings.references:
                     found.append({**asdict(one), "dataset": name})
     return found
+
+
+def _query_texts(dataset: Dataset) -> Iterator[tuple[str, str]]:
+    """The judged queries that are texts: (id, text)."""
+    if not holds_vectors(dataset.query_source):
+        for query in open_corpus(dataset.query_source, queries=True):
+            if query.id in dataset.qrels:
+                yield query.id, query.text
 
 
 def _append(columns: dict[str, list[Any]], *row: Any) -> None:

@@ -3,6 +3,7 @@
 experiment.json      conditions, datasets, systems, means, comparisons, published values: `results.Experiment`
 per-query.parquet    dataset, system, query, measure, value
 latencies.parquet    dataset, system, query, search_ms; may be absent
+queries.parquet      dataset, query, text; may be absent
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def read_results(folder: Path) -> Results:
     per_query = read_table(folder / "per-query.parquet", strings, "value", experiment)
     times = folder / "latencies.parquet"
     latencies = read_table(times, strings[:3], "search_ms", experiment) if times.exists() else None
-    return Results(experiment, per_query, latencies)
+    known = folder / "queries.parquet"
+    texts = read_table(known, ("dataset", "query", "text"), None, experiment) if known.exists() else None
+    return Results(experiment, per_query, latencies, texts)
 
 
 def _read_experiment(path: Path) -> Experiment:
@@ -148,34 +151,37 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
     yield from (f"{where}: no {kind} is called {name!r}" for where, kind, name in named if name not in known[kind])
 
 
-def read_table(path: Path, strings: tuple[str, ...], number: str, experiment: Experiment | None = None) -> pa.Table:
+def read_table(
+    path: Path, strings: tuple[str, ...], number: str | None, experiment: Experiment | None = None
+) -> pa.Table:
     """Columns of text and one of numbers of a Parquet file.
 
     Args:
         path: The file.
         strings: The columns of text.
-        number: The column of numbers.
+        number: The column of numbers, if there is one.
         experiment: If given, every dataset, system and measure has to be known to it.
 
     Raises:
         DataError: The file is missing or damaged, lacks a column, or holds something else.
     """
+    names = strings if number is None else (*strings, number)
     if not path.is_file():
         raise DataError("no such file: is this the result folder of an experiment?", str(path))
     try:
         with open_parquet(path) as file:
-            if absent := [name for name in (*strings, number) if name not in file.schema_arrow.names]:
+            if absent := [name for name in names if name not in file.schema_arrow.names]:
                 raise DataError(f"no column {', '.join(absent)}", str(path))
-            table = file.read(columns=[*strings, number], use_threads=False)
-        columns = {name: table[name].cast(pa.string()) for name in strings}
-        columns[number] = table[number].cast(pa.float64())
+            table = file.read(columns=list(names), use_threads=False)
+        columns = {name: table[name].cast(pa.float64() if name == number else pa.string()) for name in names}
     except DataError as error:
         raise DataError(error.problem + _AGAIN, error.where) from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a readable Parquet file: {error}{_AGAIN}", str(path)) from None
     table = pa.table(columns)
     bad = [name for name in table.column_names if table[name].null_count]
-    if bad or (not pc.all(pc.is_finite(table[number])).as_py() and len(table)):
+    infinite = number is not None and len(table) and not pc.all(pc.is_finite(table[number])).as_py()
+    if bad or infinite:
         raise DataError(f"empty or infinite values in {', '.join(bad) or number}", str(path))
     if experiment is None:
         return table

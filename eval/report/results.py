@@ -3,6 +3,7 @@
 experiment.json      conditions, datasets, systems, means, comparisons, published values
 per-query.parquet    dataset, system, query, measure, value
 latencies.parquet    dataset, system, query, search_ms; may be absent
+queries.parquet      dataset, query, text; may be absent
 """
 
 from __future__ import annotations
@@ -130,11 +131,13 @@ class Results:
         experiment: What experiment.json says.
         per_query: Columns dataset, system, query, measure, value.
         latencies: Columns dataset, system, query, search_ms; None where they were not kept.
+        texts: Columns dataset, query, text; None where they were not kept.
     """
 
     experiment: Experiment
     per_query: pa.Table
     latencies: pa.Table | None
+    texts: pa.Table | None = None
 
     @cached_property
     def systems(self) -> list[str]:
@@ -145,6 +148,12 @@ class Results:
     def datasets(self) -> list[str]:
         """Names of all datasets."""
         return [dataset.name for dataset in self.experiment.datasets]
+
+    @cached_property
+    def query_texts(self) -> dict[tuple[str, str], str]:
+        """{(dataset, id): text} of the queries whose text is known."""
+        rows = [] if self.texts is None else self.texts.to_pylist()
+        return {(row["dataset"], row["query"]): text for row in rows if (text := row["text"].strip())}
 
     @cached_property
     def _results(self) -> dict[tuple[str, str], Result]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from lsr.eval.report.results import Result, Results, SystemFacts, Tested
 
 SIGNIFICANT = 0.05
 _SHOWN_QUERIES = 10
+_QUERY = 120  # characters of a query
 
 
 def quality(results: Results, measure: str) -> Table:
@@ -157,6 +159,11 @@ def approximate(results: Results) -> Table | None:
     return table("Approximate beside exact", columns, rows, heads=2) if rows else None
 
 
+def _short(text: str) -> str:
+    """A query, of which a few words tell which one it is."""
+    return textwrap.shorten(text, _QUERY, placeholder=" …")
+
+
 def queries(results: Results, other: str) -> Table | None:
     """The queries that gain and lose most from the baseline to another system."""
     measure = results.experiment.measures[0]
@@ -165,7 +172,13 @@ def queries(results: Results, other: str) -> Table | None:
     gains = sorted((after[key] - before[key], key) for key in before.keys() & after.keys())
     shown = [g for g in gains[:_SHOWN_QUERIES] if g[0] < 0] + [g for g in gains[-_SHOWN_QUERIES:] if g[0] > 0]
     rows = [
-        [Cell(key[0]), Cell(key[1]), score(before[key]), score(after[key]), difference(gain)]
+        [
+            Cell(key[0]),
+            Cell(_short(results.query_texts.get(key, key[1]))),
+            score(before[key]),
+            score(after[key]),
+            difference(gain),
+        ]
         for gain, key in sorted(shown, key=lambda pair: (-pair[0], pair[1]))
     ]
     columns = ["dataset", "query", results.experiment.baseline, other, "difference"]
