@@ -17,7 +17,7 @@ QUERY = "aircraft turbulence in the wind"
 def test_nothing_is_too_wide(visit, served, hostile, viewport, index):
     page = visit(f"{served}#index={index}&index2={index}&skip2=alpha&details=1", viewport)
     page.search(QUERY if index == "mini" else json.dumps(dict.fromkeys(hostile.documents.all_ids(), 1)))
-    for heading in page.locator(".hit h3 button").all():
+    for heading in page.locator(".hit h2 button").all():
         heading.click()
     page.get_by_role("button", name="Filters").click()
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
@@ -52,7 +52,7 @@ CONTRAST = """all => {
 def test_text_has_enough_contrast(visit, served, scheme):
     page = visit(f'{served}#where={{"lang": ["en"]}}&details=1', color_scheme=scheme)
     page.search(QUERY)
-    page.locator(".hit h3 button").first.click()
+    page.locator(".hit h2 button").first.click()
     seen, faint = page.locator("body *").evaluate_all(CONTRAST)
     assert {"lsr", "Details", "lang", "Searched as", "What makes the score", "wind", "aeroplane"} <= set(seen)
     assert faint == []
@@ -78,7 +78,7 @@ def states(page):
     yield "hits"
     page.get_by_role("button", name="Details").click()
     page.explained()
-    for heading in page.locator(".hit h3 button").all():
+    for heading in page.locator(".hit h2 button").all():
         heading.click()
     yield "details, all opened"
     page.get_by_role("button", name="Side by side").click()
@@ -112,7 +112,7 @@ def test_axe_finds_nothing(visit, served, viewport, scheme):
 
 
 def test_five_hits_are_on_a_screen(visit, served):
-    page = visit(f"{served}#q=wind", (1280, 800))
+    page = visit(f"{served}#q=wind%20wing%20cats%20zeppelin", (1280, 800))
     page.explained()
     assert page.locator(".hit").count() == 5
     assert page.locator(".hit").last.bounding_box()["y"] + 100 < 800
