@@ -40,7 +40,8 @@ class SearchSettings:
         mode: "sparse" searches the sparse vectors; "dense" the dense ones that an index keeps that was built with
             hybrid=True; "hybrid" both (`lsr.index.search.hybrid_search`), where the other settings are the sparse
             search's. Dense vectors are all compared: that is exact.
-        dense_weight: What the dense score counts beside the sparse one, both between 0 and 1. Of "hybrid".
+        dense_weight: What the dense score counts beside the sparse one; at 1, documents that stand out as much as the
+            best usually do in collections of thousands count about as much in both. Of "hybrid".
         best_passages: Where documents are cut into passages, a document's score is the mean of so many of its best
             ones, or of all if it has fewer.
 
