@@ -300,7 +300,7 @@ def of_dense_vectors(living):
 def of_missing_shards(living):
     sharded = living["ShardedIndex"]
     with ShardedIndex.open(sharded.path, allow_missing=True) as index:
-        index._sets[1].replicas[0].ask = lambda *_: (_ for _ in ()).throw(OSError("gone"))
+        index._group.sets[1].replicas[0].ask = lambda *_: (_ for _ in ()).throw(OSError("gone"))
         assert list(index.search("wing").missing) == ["shard-00001"]
     assert sharded.search("wing").missing == {}
 
