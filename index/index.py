@@ -36,7 +36,8 @@ from lsr.index.search.hits import Hit as Hit
 from lsr.index.search.reader import Reader
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.clusters import SUMMARY_MASS
-from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.segment.parse_filters import as_filter
 from lsr.index.segment.postings import ImpactType
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, Order
 from lsr.index.sharding.local import ShardedWriter, latest_snapshot, new_writer

@@ -36,11 +36,12 @@ from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.explain import Explanation
 from lsr.index.search.hits import Hits
 from lsr.index.search.index_encoder import IndexEncoder
-from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
+from lsr.index.search.query_encoder import Query, QueryEncoding, as_queries, checked_k, search_settings
 from lsr.index.search.request import Criteria, SearchRequest
 from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
 from lsr.index.search.words import Suggestion, Words, term_queries
-from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.segment.parse_filters import as_filter
 from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
 from lsr.index.write.builder import Source
 from lsr.index.write.update_batch import Change
@@ -52,7 +53,7 @@ _BATCH = 256  # queries that are sent at a time
 _STORED = 256  # documents that are fetched at a time
 
 
-class ShardedIndex(QuerySide):
+class ShardedIndex(QueryEncoding):
     """Shards, each searched by processes of its own; safe to call from several threads.
 
     Attributes:

@@ -19,7 +19,7 @@ from lsr.index.search.find import dense_queries, find, hits_by_id
 from lsr.index.search.hits import Hits
 from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.operators import TextQuery
-from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
+from lsr.index.search.query_encoder import Query, QueryEncoding, as_queries, checked_k, search_settings
 from lsr.index.search.recall import recall, sample_queries
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
 from lsr.index.search.searcher import Searcher
@@ -27,14 +27,15 @@ from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.search.words import SnapshotWords, Suggestion, Words
 from lsr.index.segment.doc_store import AllDocuments
-from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.segment.parse_filters import as_filter
 from lsr.index.storage.manifest import check_files
 from lsr.io.document import Document, require_id
 from lsr.notebook import html_table
 from lsr.sparse import SparseMatrix
 
 
-class Reader(QuerySide):
+class Reader(QueryEncoding):
     """Searches the documents of one commit, and knows what there is to know of them.
 
     Attributes:

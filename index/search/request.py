@@ -14,7 +14,8 @@ from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import checked_k
 from lsr.index.search.searcher import EXACT
 from lsr.index.search.settings import SearchSettings
-from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.segment.parse_filters import as_filter
 from lsr.sparse import SparseMatrix
 
 

@@ -15,7 +15,7 @@ from lsr.encode.bm25 import BM25Encoder
 from lsr.errors import DataError, ServerError
 from lsr.index import AsyncIndex, Client, Index, Reader, Searchable, SearchIndex, Server, ServeSettings, ShardedIndex
 from lsr.index.distributed.reshard import reshard_index
-from lsr.index.segment.filters import parse_where
+from lsr.index.segment.parse_filters import parse_where
 from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
