@@ -17,7 +17,7 @@ from lsr.index.search.column_values import facet_order
 from lsr.index.search.explain import Explanation
 from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.options import Sort
-from lsr.index.search.request import Criteria, SearchRequest
+from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
 from lsr.index.search.selection import Selected, explained, select
 from lsr.sparse import SparseMatrix
 
@@ -33,12 +33,17 @@ class ShardSearch:
         group: The shards.
         refresh: Moves on to what was committed last.
         compared: Weighs vectors of documents to be compared with each other.
+        words: Gives the words of a query that terms stand for.
     """
 
     def __init__(
-        self, group: ShardGroup, refresh: Callable[[], object], compared: Callable[[SparseMatrix], SparseMatrix]
+        self,
+        group: ShardGroup,
+        refresh: Callable[[], object],
+        compared: Callable[[SparseMatrix], SparseMatrix],
+        words: Callable[[Any], Mapping[int, str]],
     ) -> None:
-        self._group, self._refresh, self._compared = group, refresh, compared
+        self._group, self._refresh, self._compared, self._words = group, refresh, compared, words
 
     def find(self, encode: Encode, given: Any, request: SearchRequest, criteria: Criteria) -> Hits:
         """The hits of one query.
@@ -51,18 +56,18 @@ class ShardSearch:
         """
         options, group = request.options, self._group
         if options.plain and not criteria.conditions:
-            return self.hits(self.rank(encode, request.k, criteria)[0])
+            return self.hits(given, self.rank(encode, request.k, criteria)[0])
         group.require_possible(options, criteria)
         ranking = ShardRanking(lambda n: self.rank(encode, n, criteria)[0], group.answers, self._compared)
         found = select(ranking, given, request.k, options)
         ranked, total, facets = ranking.ranked, None, None
-        if options.facets:
+        if options.counts:
             asked = (ranked.vector, criteria, options.faceted)
             counts = group.answers("facets", {n: (v, *asked) for n, v in ranked.documents.versions.items()})
             total = sum(count for count, _ in counts.values())
             of_each = {name: [part[name] for _, part in counts.values()] for name in options.faceted}
             facets = {name: facet_order(sum(parts, Counter())) for name, parts in of_each.items()}
-        return self.hits(ranked, found, boosted=bool(options.boost), facets=facets, total=total)
+        return self.hits(given, ranked, found, boosted=bool(options.boost), facets=facets, total=total)
 
     def rank(self, encode: Encode, k: int, criteria: Criteria, threads: int = 0) -> list[Ranked]:
         """The k best documents of each query.
@@ -110,21 +115,26 @@ class ShardSearch:
         documents = FoundDocuments(versions, places, partial(self._group.ask, "fields"), self._group.lost_error)
         return Ranked(documents, list(places), [score for _, score in best], vector, missing)
 
-    def hits(self, ranked: Ranked, selected: Selected | None = None, *, boosted: bool = False, **also: Any) -> Hits:
-        """A ranking, or what is selected of it, as hits."""
+    def hits(
+        self, given: Any, ranked: Ranked, selected: Selected | None = None, *, boosted: bool = False, **also: Any
+    ) -> Hits:
+        """A ranking, or what is selected of it, as hits of a query."""
         selected = selected or Selected(ranked.docs, ranked.scores)
         documents = ranked.documents.only(selected.docs)
-        explain = explained(partial(self._explain, documents, ranked.vector), selected, boosted=boosted)
+        explain = explained(
+            partial(self._explain, documents, EncodedQuery(given, ranked.vector)), selected, boosted=boosted
+        )
         pairs = zip(selected.docs, selected.scores, strict=True)
         return Hits((Hit(documents, *pair, explain) for pair in pairs), missing=ranked.missing, **also)
 
     def _explain(
-        self, documents: FoundDocuments, vector: SparseMatrix, doc: int, *, origins: bool = True
+        self, documents: FoundDocuments, query: EncodedQuery, doc: int, *, origins: bool = True
     ) -> Explanation:
         place = documents.places[doc]
-        return self.explain(place.shard, documents.versions[place.shard], vector, place.doc, origins=origins)
+        version = documents.versions[place.shard]
+        return self.explain(place.shard, version, query, place.doc, origins=origins)
 
-    def explain(self, n: int, version: str, vector: SparseMatrix, doc: int, *, origins: bool) -> Explanation:
+    def explain(self, n: int, version: str, query: EncodedQuery, doc: int, *, origins: bool) -> Explanation:
         """Why a document of a shard, by its number there, has its score."""
-        explanation: Explanation = self._group.one(n, "explain", version, vector, doc, origins)
-        return explanation
+        explanation: Explanation = self._group.one(n, "explain", version, query.vector, doc, origins)
+        return explanation.named(self._words(query.given))

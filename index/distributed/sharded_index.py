@@ -33,11 +33,11 @@ from lsr.index.distributed.thread_replicas import ThreadReplica
 from lsr.index.index import Index
 from lsr.index.protocols import SearchIndex
 from lsr.index.search.duplicates import Duplicate
-from lsr.index.search.explain import Explanation
+from lsr.index.search.explain import Explanation, query_words
 from lsr.index.search.hits import Hits
 from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.query_encoder import Query, QueryEncoding, as_queries, checked_k, search_settings
-from lsr.index.search.request import Criteria, SearchRequest
+from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
 from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
 from lsr.index.search.words import Suggestion, Words, term_queries
 from lsr.index.segment.filters import Filter, Where
@@ -289,7 +289,8 @@ class ShardedIndex(QueryEncoding):
             return vectors[np.arange(len(found), min(len(found) + _BATCH, len(vectors)))]
 
         while len(found) < len(vectors):
-            found += map(search.hits, search.rank(part, k, request.criteria(), threads))
+            asked = [None] * len(vectors) if isinstance(queries, SparseMatrix) else queries
+            found += map(search.hits, asked[len(found) :], search.rank(part, k, request.criteria(), threads))
         return found
 
     def similar(
@@ -321,7 +322,10 @@ class ShardedIndex(QueryEncoding):
 
     @property
     def _search(self) -> ShardSearch:
-        return ShardSearch(self._group, self.refresh, self.compared)
+        return ShardSearch(self._group, self.refresh, self.compared, self._query_words)
+
+    def _query_words(self, query: Any) -> Mapping[int, str]:
+        return query_words(self.encoder, query) if isinstance(query, str) else {}
 
     def _request(
         self, k: int, where: Where | Filter | None, settings: Mapping[str, Any], dense: object = None
@@ -412,7 +416,7 @@ class ShardedIndex(QueryEncoding):
         if not terms:
             return []
         search = self._search
-        found = map(search.hits, search.rank(lambda: term_queries(terms), n, Criteria()))
+        found = [search.hits(None, ranked) for ranked in search.rank(lambda: term_queries(terms), n, Criteria())]
         return [[Document("", hit.text, hit.title).content for hit in hits] for hits in found]
 
     def explain(self, query: Query, doc_id: str | int, *, origins: bool = True) -> Explanation:
@@ -423,7 +427,7 @@ class ShardedIndex(QueryEncoding):
         lost = group.lost(outcome)
         for n, doc in outcome.answers.items():
             if doc is not None:
-                return self._search.explain(n, group.version(n), vector, doc, origins=origins)
+                return self._search.explain(n, group.version(n), EncodedQuery(query, vector), doc, origins=origins)
         if lost:
             raise group.lost_error(lost)
         if "#" not in doc_id and any(state.has_passages for state in group.states.values()):

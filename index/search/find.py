@@ -24,7 +24,7 @@ from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.sparse import SparseMatrix
 
-Explain = Callable[..., Explanation]  # of a query's vector and a document's number
+Explain = Callable[..., Explanation]  # of an `EncodedQuery` and a document's number
 
 
 def find(
@@ -47,17 +47,17 @@ def find(
         explain: Explains a hit.
     """
     if request.options.plain and not criteria.conditions:
-        return hits_of(snapshot, query.vector, *_top(snapshot, query, request.k, criteria), explain)
+        return hits_of(snapshot, query, *_top(snapshot, query, request.k, criteria), explain)
     options = request.options
     require_columns(options, snapshot.documents.columns)
     matcher = Matcher(snapshot, query, criteria)
     ranking = SnapshotRanking(matcher, lambda docs: compared(snapshot.vectors(docs)))
     found = select(ranking, query.given, request.k, options)
     facets, total = None, None
-    if options.facets:
+    if options.counts:
         total, counts = matcher.facets(options.faceted)
         facets = {name: facet_order(counted) for name, counted in counts.items()}
-    told = explained(partial(explain, query.vector), found, boosted=bool(options.boost))
+    told = explained(partial(explain, query), found, boosted=bool(options.boost))
     pairs = zip(found.docs, found.scores, strict=True)
     return Hits((Hit(snapshot.documents, *pair, told) for pair in pairs), facets=facets, total=total)
 
@@ -73,14 +73,14 @@ def _top(
 
 def hits_of(
     snapshot: Snapshot,
-    vector: SparseMatrix,
+    query: EncodedQuery,
     docs: NDArray[np.int64],
     scores: NDArray[np.float64],
     explain: Explain,
 ) -> Hits:
-    """Documents and their scores as hits of a query, one row."""
+    """Documents and their scores as hits of a query."""
     found = zip(docs.tolist(), scores.tolist(), strict=True)
-    return Hits(Hit(snapshot.documents, doc, score, partial(explain, vector)) for doc, score in found)
+    return Hits(Hit(snapshot.documents, doc, score, partial(explain, query)) for doc, score in found)
 
 
 def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, float], explain: Explain) -> Hits:
@@ -93,7 +93,9 @@ def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, fl
         if doc is not None:
             found.append((doc, score))
     numbers, values = zip(*found, strict=True) if found else ((), ())
-    return hits_of(snapshot, vector, np.array(numbers, np.int64), np.array(values, np.float64), explain)
+    return hits_of(
+        snapshot, EncodedQuery(None, vector), np.array(numbers, np.int64), np.array(values, np.float64), explain
+    )
 
 
 def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int | None:

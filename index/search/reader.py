@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from lsr.encode.base import Encoder
 from lsr.errors import DataError
 from lsr.index.search.duplicates import Duplicate, duplicates
-from lsr.index.search.explain import Explanation, explain_document
+from lsr.index.search.explain import Explanation, explain_document, query_words
 from lsr.index.search.find import dense_queries, find, hits_by_id
 from lsr.index.search.hits import Hits
 from lsr.index.search.index_encoder import IndexEncoder
@@ -167,7 +167,7 @@ class Reader(QueryEncoding):
             settings: Of `SearchSettings`: mode, algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages,
                 dense_weight. Without any the search is one of the sparse vectors, and exact. And of
                 `lsr.index.search.options.Options`: offset, min_score, group_by, per_group, sort, boost, facets,
-                diversity, syntax, rerank, depth.
+                total, diversity, syntax, rerank, depth.
 
         Returns:
             Hits by descending score, if no option has another order; equal scores by the order in which the documents
@@ -457,12 +457,14 @@ class Reader(QueryEncoding):
             raise DataError(f"{self.path}: documents are cut into passages here; explain {doc_id + '#0'!r} or the like")
         if doc is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
-        return reader._explain(reader.query_vector(query, "explain"), doc, origins=origins)
+        encoded = EncodedQuery(query, reader.query_vector(query, "explain"))
+        return reader._explain(encoded, doc, origins=origins)
 
-    def _explain(self, query: SparseMatrix, doc: int, *, origins: bool = True) -> Explanation:
+    def _explain(self, query: EncodedQuery, doc: int, *, origins: bool = True) -> Explanation:
         has_encoder = self._given_encoder is not None or bool(self._snapshot.shared.encoder_files)
         encoder = self._snapshot.encoder(self._given_encoder) if has_encoder else None
-        return explain_document(self._snapshot, encoder, query, doc, origins=origins)
+        explanation = explain_document(self._snapshot, encoder, query.vector, doc, origins=origins)
+        return explanation if encoder is None else explanation.named(query_words(encoder, query.given))
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""

@@ -110,6 +110,7 @@ class SearchOptions(RankingOptions, total=False):
     sort: str | Sequence[str]
     boost: Mapping[str, Any]
     facets: str | Sequence[str]
+    total: bool
     diversity: float
     syntax: str
     rerank: Any

@@ -18,6 +18,10 @@ class Term(Given):
 
     term: int
     token: str
+    word: str = Field(
+        description="The whole word that the term belongs to: one of the query, else one of the document, else the "
+        "token without marks."
+    )
     query_weight: float
     impact: float = Field(description="The stored weight; 0 if the document lacks the term.")
     score: float
@@ -71,6 +75,7 @@ class AskedFor(Given):
     """The query as it was searched."""
 
     vector: dict[str, float] = Field(description="Heaviest terms first.")
+    words: dict[str, float] = Field(description="By whole word the sum of the weights of its terms, heaviest first.")
     unknown: list[str] = Field(description="Tokens that the index' vocabulary lacks; no document has them.")
 
 
@@ -90,7 +95,7 @@ class Found(Given):
     took: Took
     plan: dict[str, Any] | None = None
     hits: list[Hit]
-    total: int | None = Field(None, description="How many documents match, of a search with facets.")
+    total: int | None = Field(None, description="How many documents match, of a search with total or facets.")
     facets: dict[str, list[Facet]] | None = Field(None, description="By column, the most frequent values first.")
 
 
@@ -110,7 +115,7 @@ class FoundBatch(Given):
     index: str
     snapshot: str
     results: list[list[Hit]]
-    totals: list[int] | None = Field(None, description="How many documents match each query, of searches with facets.")
+    totals: list[int] | None = Field(None, description="How many documents match each query, if asked for.")
     facets: list[dict[str, list[Facet]]] | None = Field(None, description="Of each query.")
 
 
@@ -219,6 +224,8 @@ class Column(Given):
     """Metadata to filter by."""
 
     kind: str = Field(description='number, text, truth, a "list of" these, or "empty list".')
+    documents: int = Field(description="How many have it; of passages each counts.")
+    distinct: int = Field(description="How many different values it has.")
     values: list[Any] | None = Field(None, description="Of texts and truths, the 50 most frequent.")
     min: float | None = None
     max: float | None = None
@@ -228,16 +235,18 @@ class Facts(Given):
     """An index."""
 
     name: str
-    documents: int
+    documents: int = Field(description="Of passages each counts.")
+    whole_documents: int = Field(description="Of passages the documents that they were cut from count.")
     segments: int
     bytes: int
     encoder: str
     takes_text: bool
     has_passages: bool
     has_clusters: bool
-    has_dense: bool
-    has_hybrid: bool = Field(description="Whether a search may be hybrid.")
+    has_dense: bool = Field(description="Whether it keeps dense vectors, for the modes hybrid and dense.")
+    has_hybrid: bool = Field(description="Whether learned terms and BM25's may be ranked apart and fused.")
     writable: bool
+    examples: list[str] = Field(description="Queries to begin with: titles of some documents, or how they begin.")
     columns: dict[str, Column]
 
 

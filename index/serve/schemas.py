@@ -37,7 +37,7 @@ from lsr.index.serve.limits import (
 Columns = str | Annotated[list[str], Field(max_length=20)]
 # Options that a request may give; a re-ranker runs where the client is.
 OPTIONS = (
-    "offset", "min_score", "group_by", "per_group", "sort", "boost", "facets", "diversity", "depth", "syntax",
+    "offset", "min_score", "group_by", "per_group", "sort", "boost", "facets", "total", "diversity", "depth", "syntax",
 )  # fmt: skip
 
 
@@ -86,6 +86,7 @@ class HowToSearch(OfIndex):
         "by 1 + weight * 0.5 ** (distance / half_life); half-lives of dates and times are days.",
     )
     facets: Columns = Field([], description="Columns whose values are counted in all documents that match.")
+    total: bool = Field(False, description="Tell how many documents match; a search with facets does.")
     diversity: float = Field(0.0, ge=0, le=1, description="Above 0: prefer documents unlike those before them.")
     depth: int = Field(100, ge=1, description="How many are made diverse.")
     syntax: Literal["plain", "operators"] = Field(
@@ -168,6 +169,7 @@ class Search(OneQuery, HowToSearch):
     explain: Annotated[bool, AfterValidator(k_explained)] = Field(
         False, description="Tell of each hit why it has its score, term by term."
     )
+    origins: bool = Field(True, description="With explain: tell which words expansions come from, which takes longer.")
     plan: bool = Field(False, description="Tell what the search touched and skipped.")
 
 
