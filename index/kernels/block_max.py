@@ -322,13 +322,13 @@ def choose(windows, w, required, chosen, most, scratch):
 @kernel
 def by_cost(files, query, space):
     """(n,) int64, a query's terms by what they can add for each posting that is to be scanned, the least first."""
-    values = np.empty(len(query.peaks))
-    for i in range(len(query.peaks)):
+    values = np.empty(len(query.upper_bounds))
+    for i in range(len(query.upper_bounds)):
         total = 1
         for w in range(len(files.windows)):
             total += cost(query, files.windows, i, w)
-        values[i] = -query.peaks[i] / total
-    places = np.arange(len(query.peaks))
+        values[i] = -query.upper_bounds[i] / total
+    places = np.arange(len(query.upper_bounds))
     sort(places, values, len(places))
     return places
 
@@ -354,8 +354,8 @@ def split(files, query, w, required, cheap_first, scanned, looked_up):
     aside = np.zeros(len(cheap_first), np.bool_)
     for i in cheap_first:
         size = cost(query, files.windows, i, w)
-        if query.lists[i, w, ROW] >= 0 and total + query.peaks[i] < required:
-            total += query.peaks[i]
+        if query.lists[i, w, ROW] >= 0 and total + query.upper_bounds[i] < required:
+            total += query.upper_bounds[i]
             aside[i] = True
         else:
             part += size
