@@ -41,6 +41,7 @@ COMMANDS = {
     "bench": ("lsr.eval.cli", "Latency and recall of an index over search settings."),
     "export": ("lsr.index.cli.export", "Write an index or vectors for another engine: CIFF, OpenSearch, Anserini."),
     "mine": ("lsr.train.cli", "Mine hard negatives from runs for training."),
+    "score": ("lsr.train.cli", "Have teachers score mined candidates, for distillation."),
     "train": ("lsr.eval.training.cli", "Train an encoder as a YAML file says."),
     "publish": ("lsr.index.cli.encode", "Write an encoder for other libraries, or push it to the Hugging Face hub."),
     "serve": ("lsr.index.cli.serve", "Serve indexes over HTTP: a page, and a JSON API."),

@@ -36,7 +36,8 @@ SEGMENT_COLUMNS = 15
 # SKIPS_AT + ROW * SKIP_UNIT; it has neither if ROW is -1.
 BEGIN, END, ROW, DENSE = range(4)
 # Places of a search's counts.
-BLOCKS_SCORED, WINDOWS_SCANNED, POSTINGS_SCORED, POSTINGS = range(4)
+BLOCKS_SCORED, WINDOWS_SCANNED, POSTINGS_SCORED, POSTINGS, LOOKUPS = range(5)
+N_COUNTS = 5
 _DENSE_COST = 8  # adding up so many documents of a dense row costs as much as one posting
 
 
@@ -110,8 +111,8 @@ class Space(NamedTuple):
         docs: (more than k,) int64: the documents found. The longer it is, the more rarely it is thinned out; twice k
             is a good length.
         scores: (len(docs),) of the accumulator's type: their scores.
-        counts: (4,) int64: blocks scored one by one, windows scanned whole, what scoring cost in postings, and what a
-            scan would have cost.
+        counts: (5,) int64: blocks scored one by one, windows scanned whole, what scoring cost in postings, what a scan
+            would have cost, and how often a term was looked up in a block.
     """
 
     accumulator: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,9 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from lsr.encode.base import Encoder
 from lsr.errors import DataError
+from lsr.index.search.device import DeviceSearcher
 from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document, query_words
-from lsr.index.search.find import dense_queries, find, hits_by_id
+from lsr.index.search.find import dense_queries, find, hits_by_id, hits_of
 from lsr.index.search.hits import Hits
 from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.operators import TextQuery
@@ -193,9 +195,10 @@ class Reader(QueryEncoding):
         threads: int = 0,
         where: Where | Filter | None = None,
         dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
+        device: str | None = None,
         **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
-        """The k best documents of many queries, on all cores.
+        """The k best documents of many queries, on all cores or on a GPU.
 
         Args:
             queries: Texts, {token: weight} mappings, or a matrix with a row for each.
@@ -203,9 +206,17 @@ class Reader(QueryEncoding):
             threads: Cores to use; 0 for all.
             where: As for `search`.
             dense: As for `search`, one vector for each query.
+            device: Where PyTorch adds up the postings, "cuda" say; None for the processor's kernels. Of exact, sparse
+                searches; the results are the same. The first such search brings the postings into its memory.
             settings: As for `search`.
+
+        Raises:
+            ValueError: As of `search`; or a device for another kind of search, or one that can't be used.
+            MissingExtra: A device without PyTorch.
         """
         request, reader = SearchRequest.of(k, where, settings), self.pinned()
+        if device is not None and (dense is not None or not request.plainly_sparse):
+            raise ValueError(f"device={device!r} is for exact, sparse searches without further options: leave it out")
         asked: Any = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
         texts: list[TextQuery | None] = [None] * len(asked)
         if request.options.syntax != "plain":
@@ -214,13 +225,16 @@ class Reader(QueryEncoding):
         vectors = reader.query_vectors(asked)
         near = reader._dense_queries(asked, None if dense is None else list(dense), request)
         given = [None] * len(vectors) if isinstance(asked, SparseMatrix) else asked
+        encoded = [EncodedQuery(given[i], vectors[i], near[i]) for i in range(len(vectors))]
+        if device is not None:
+            return reader._find_on(device, encoded, request)
         reader._snapshot.mask(request.where)  # once, before threads look for it
 
         def one(i: int) -> Hits:
-            return reader._find(EncodedQuery(given[i], vectors[i], near[i]), request, request.criteria(texts[i]))
+            return reader._find(encoded[i], request, request.criteria(texts[i]))
 
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            return list(pool.map(one, range(len(vectors))))
+            return list(pool.map(one, range(len(encoded))))
 
     def similar(
         self,
@@ -250,6 +264,17 @@ class Reader(QueryEncoding):
 
     def _find(self, query: EncodedQuery, request: SearchRequest, criteria: Criteria) -> Hits:
         return find(self._snapshot, query, request, criteria, compared=self.compared, explain=self._explain)
+
+    def _find_on(self, device: str, queries: Sequence[EncodedQuery], request: SearchRequest) -> list[Hits]:
+        snapshot = self._snapshot
+        mask, k = snapshot.mask(request.where), request.k
+        searcher = snapshot.kept(f"device {device}", partial(DeviceSearcher, snapshot.searcher, device))
+        ranked = searcher.search([query.vector for query in queries], snapshot.depth(k), mask)
+        found = (
+            snapshot.top(query.vector, k, request.settings, mask, first=first)
+            for query, first in zip(queries, ranked, strict=True)
+        )
+        return [hits_of(snapshot, query, *top, self._explain) for query, top in zip(queries, found, strict=True)]
 
     def _dense_queries(
         self, queries: Sequence[Any] | SparseMatrix, given: Sequence[ArrayLike] | None, request: SearchRequest

@@ -78,6 +78,11 @@ class SearchRequest:
         checked_k(k)
         return cls(k, options, settings, None if where is None else as_filter(where))
 
+    @property
+    def plainly_sparse(self) -> bool:
+        """Whether it is an exact search of sparse vectors, without options."""
+        return self.options.plain and self.settings.exact and self.settings.mode == "sparse"
+
     def criteria(self, text: TextQuery | None = None, *, without: Sequence[str] = ()) -> Criteria:
         """What each document has to meet.
 

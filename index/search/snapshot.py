@@ -281,6 +281,7 @@ class Snapshot:
         *,
         threshold: float = 0.0,
         accept: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None,
+        first: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Documents and scores of one query; passages rolled up to their documents.
 
@@ -292,12 +293,14 @@ class Snapshot:
             threshold: Documents that score less may be left out.
             accept: Tells of (n,) documents, of passages each, which of them may be found: for what is too slow to be
                 asked of all. As many are looked at as it takes to find k.
+            first: What a search for `depth(k)` of them found, if there was one already.
         """
         terms, weights = vector.row(0)
         depth = self.depth(k)
         while True:
             # A document's best passage is the first of it in the ranking, so the first k documents are exact.
-            docs, scores = self.searcher.search(terms, weights, depth, settings, mask, threshold)
+            docs, scores = first or self.searcher.search(terms, weights, depth, settings, mask, threshold)
+            first = None
             last = len(docs) < depth or depth >= self.searcher.n_docs
             least = float(scores[-1]) if len(scores) else 0.0
             if accept is not None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ _CACHED_WORDS = 1 << 18  # remembered; beyond that the cache starts again, so me
 _CACHED_LENGTH = 64  # longer ones hardly come again
 
 # Scripts whose words nothing parts. Digits of theirs are here, too, which does no harm.
-_GRAMS = (
+GRAMS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9ff\uaa60-\uaa7f"  # Thai, Lao, Burmese, Khmer
     "\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Japanese, Chinese
     "\U0001b000-\U0001b16f\U00020000-\U0003ffff"
@@ -91,8 +91,8 @@ class Analyzer:
     """Takes texts apart.
 
     Args:
-        language: A Snowball language ("english"), "none" for neither stems nor stop words, or "lucene" for all that
-            Lucene's English analyzer does, its stop words among it.
+        language: A Snowball language ("german"), its code ("de"), "none" for neither stems nor stop words, or "lucene"
+            for all that Lucene's English analyzer does, its stop words among it.
         stop_words: "light" keeps the language's stop words, and lets them count little in queries; "drop" leaves them
             out; "lucene" leaves out the 33 of Lucene's English analyzer; "keep" has none.
         words: The stop words themselves, of an analyzer that was saved, whatever a later version of a library brings.
@@ -106,14 +106,12 @@ class Analyzer:
     ) -> None:
         if stop_words not in STOP_WORDS:
             raise EncoderError(f"stop_words={stop_words!r}: there are {', '.join(STOP_WORDS)}")
-        self.language, self.stop_words = language, stop_words
-        self._stem = _stemmer(language)
-        self.words = frozenset(_stop_words(language, stop_words) if words is None else words)
-        self._light = (
-            {self._stem(word) for word in self.words} if stop_words == "light" and language != "lucene" else set()
-        )
+        self.language, self.stop_words = language_name(language), stop_words
+        self._stem = _stemmer(self.language)
+        self._lucene = self.language == "lucene"
+        self.words = frozenset(_stop_words(self.language, stop_words) if words is None else words)
+        self._light = {self._stem(word) for word in self.words} if stop_words == "light" and not self._lucene else set()
         self._cache: dict[str, Word] = {}
-        self._lucene = language == "lucene"
         self._pattern = _lucene_pattern() if self._lucene else _pattern()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -127,17 +125,6 @@ class Analyzer:
             "stop_words": self.stop_words,
             "words": sorted(self.words),
         }
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Analyzer:
-        """The analyzer of some settings.
-
-        Raises:
-            EncoderError: A later version of lsr wrote them, or they make no sense.
-        """
-        if settings["version"] != VERSION:
-            raise EncoderError(f"analyzer version {settings['version']!r}; this version of lsr knows {VERSION}")
-        return cls(settings["language"], settings["stop_words"], settings["words"])
 
     def document(self, text: str) -> tuple[list[str], int]:
         """The terms of a document, as often as they occur, and its length: its words without stop words."""
@@ -182,16 +169,22 @@ class Analyzer:
         found = [
             (term, *places(match.start() + term.start, match.start() + term.end))
             for match in self._pattern.finditer(clean)
-            for term in self._word(match.group()).terms
+            for term in self.word(match.group()).terms
         ]
         return sorted(found, key=lambda placed: placed[1:])
 
     def _words(self, text: str) -> Iterator[Word]:
         known = self._cache
         for raw in self._pattern.findall(normalized(text)):
-            yield known.get(raw) or self._word(raw)
+            yield known.get(raw) or self.word(raw)
 
-    def _word(self, raw: str) -> Word:
+    def words_of(self, text: str) -> Iterator[tuple[str, Word]]:
+        """The words of a text as they stand in it normalized, and what each comes to."""
+        for raw in self._pattern.findall(normalized(text)):
+            yield raw, self.word(raw)
+
+    def word(self, raw: str) -> Word:
+        """What a word comes to."""
         terms = tuple(self._terms(raw))
         length = sum(term.counts for term in terms)
         word = Word(tuple(term.term for term in terms), length, terms)
@@ -361,10 +354,39 @@ def _clusters() -> re.Pattern[str]:
 @cache
 def _scripts() -> re.Pattern[str]:
     """Runs of scripts that have no spaces, and of those that have."""
-    return re.compile(rf"(?P<grams>[{_GRAMS}]+)|(?P<words>[^{_GRAMS}]+)")
+    return re.compile(rf"(?P<grams>[{GRAMS}]+)|(?P<words>[^{GRAMS}]+)")
 
 
 # --- languages --------------------------------------------------------------------------------------------------------
+
+
+# By the codes of ISO 639-1. What is written without spaces has no stems: it is taken apart into characters and pairs.
+_CODES = {
+    "ar": "arabic", "hy": "armenian", "eu": "basque", "ca": "catalan", "cs": "czech", "da": "danish", "nl": "dutch",
+    "en": "english", "eo": "esperanto", "et": "estonian", "fi": "finnish", "fr": "french", "de": "german",
+    "el": "greek", "hi": "hindi", "hu": "hungarian", "id": "indonesian", "ga": "irish", "it": "italian",
+    "lt": "lithuanian", "ne": "nepali", "no": "norwegian", "nb": "norwegian", "fa": "persian", "pl": "polish",
+    "pt": "portuguese", "ro": "romanian", "ru": "russian", "sr": "serbian", "es": "spanish", "sv": "swedish",
+    "ta": "tamil", "tr": "turkish", "yi": "yiddish",
+    "ja": "none", "ko": "none", "zh": "none", "th": "none", "lo": "none", "km": "none", "my": "none",
+}  # fmt: skip
+
+
+def language_name(language: str) -> str:
+    """A language as Snowball calls it: "german" of "german", "de" and "de-AT"; also "none" and "lucene".
+
+    Raises:
+        EncoderError: No such language.
+    """
+    name = language.strip().lower()
+    name = _CODES.get(re.split("[-_]", name)[0], name)
+    import Stemmer
+
+    if name not in ("none", "lucene", *Stemmer.algorithms()):
+        names = ", ".join(sorted(Stemmer.algorithms()))
+        codes = "their codes (de), several of them (de,en), and auto"
+        raise EncoderError(f"no language {language!r}; there are: none, lucene, {names}; {codes}")
+    return name
 
 
 def _stemmer(language: str) -> Any:
@@ -376,23 +398,18 @@ def _stemmer(language: str) -> Any:
     if language == "lucene":
         stem = Stemmer.Stemmer("porter").stemWord
         return lambda word: stem(word) if len(word) > 2 else word
-    if language not in Stemmer.algorithms():
-        raise EncoderError(
-            f"no language {language!r}; there are: none, lucene, {', '.join(sorted(Stemmer.algorithms()))}"
-        )
     return Stemmer.Stemmer(language).stemWord
 
 
 def _stop_words(language: str, choice: str) -> Iterable[str]:
     if choice == "keep" or language == "none":
         return ()
-    if choice == "lucene" or language == "lucene":
-        return _LUCENE.split()
+    return _LUCENE.split() if "lucene" in (choice, language) else stop_words_of(language)
+
+
+def stop_words_of(language: str) -> frozenset[str]:
+    """Snowball's stop words of a language; none where it has no list."""
     from whoosh.lang.stopwords import stoplists
 
-    codes = {
-        "danish": "da", "dutch": "nl", "english": "en", "finnish": "fi", "french": "fr", "german": "de",
-        "hungarian": "hu", "italian": "it", "norwegian": "no", "porter": "en", "portuguese": "pt",
-        "russian": "ru", "spanish": "es", "swedish": "sv", "turkish": "tr",
-    }  # fmt: skip
-    return list(stoplists.get(codes.get(language, ""), ()))
+    code = "en" if language == "porter" else next((code for code, name in _CODES.items() if name == language), "")
+    return frozenset(stoplists.get(code, ()))

@@ -73,7 +73,8 @@ function choices(name, column, where, counts, changed) {
     const box = el("input", { type: "checkbox" });
     box.checked = chosen.has(value);
     box.addEventListener("change", () => choose(value, box.checked));
-    return el("label", {}, box, el("bdi", {}, plain(value)), ...(counts ? [el("small", {}, count(counts.get(value) ?? 0))] : []));
+    const label = el("label", {}, box, el("bdi", {}, plain(value)));
+    return el("div", { class: "value" }, label, ...(counts ? [el("small", {}, count(counts.get(value) ?? 0))] : []));
   };
   const rows = values.map(row);
   const shown = rows.length <= FIRST + 1 ? rows : [...rows.slice(0, FIRST), more(rows.slice(FIRST))];

@@ -87,11 +87,11 @@ function arrange(settings) {
     refused,
   };
   sides = settings.map((one) => new Side(indexes, one, called));
+  at("sides").before(at("tools")); // or they'd go with a side
   at("sides").replaceChildren(...sides.map((side) => side.element));
   document.body.classList.toggle("two", sides.length > 1);
   at("two").setAttribute("aria-pressed", sides.length > 1);
-  if (sides.length > 1) at("sides").before(at("tools"));
-  else sides[0].part(".top").append(at("tools"));
+  if (sides.length === 1) sides[0].part(".top").append(at("tools"));
   for (const side of sides) {
     side.part(".more").addEventListener("click", () => {
       state.k = Math.min(side.most, state.k + K);
@@ -272,6 +272,7 @@ addEventListener("keydown", (event) => {
 // --- the beginning ---
 
 async function start() {
+  at("sides").before(at("tools"));
   at("sides").replaceChildren();
   try {
     ({ indexes } = await call("v1/indexes"));
