@@ -143,7 +143,7 @@ def test_a_planted_collapse_is_found(config, tmp_path, lsr_command):
     ran = lsr_command("train", config, "--out", tmp_path / "run", *(x for each in changes for x in ("--set", each)))
     assert ran.code == 0
     assert lines(tmp_path / "run", "collapse") == [["dead rows"]]
-    assert "step 12: dead rows: 100% of the documents have no term at all. The regularizer is too strong" in ran.err
+    assert "step 12: dead rows: 100% of the documents have no term. The regularizer is too strong" in ran.err
 
 
 def test_what_is_wrong_in_the_file_is_named(config, tmp_path, lsr_command):
