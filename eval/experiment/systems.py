@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from lsr._version import __version__
 from lsr.console import note
-from lsr.encode.corpus import encode_to
 from lsr.encode.passages import Passages
+from lsr.encode.write import encode_to
 from lsr.errors import DataError, DataErrors, EncoderError
 from lsr.eval.checks import check_run
 from lsr.eval.datasets import Dataset, drop_own

@@ -1,9 +1,8 @@
-"""Encode a corpus part by part, on many machines if there are: what a part holds follows from the corpus alone.
+"""Encode a corpus part by part, in this process or on many machines. What a part holds depends on the corpus alone.
 
-A part is the next PART documents, encoded CHUNK at a time, fewer long ones of either: so memory is bounded, and a part
-has the same bytes whoever encodes it, and however often. Parts are written whole, and beside each a note of what it is;
-a run that finds notes does only what is missing. The first part has the tokens and the encoder's files, the others
-refer to it.
+A part is the next PART documents, or fewer long ones, encoded CHUNK at a time. So memory is bounded, and a part has the
+same bytes whoever encodes it. Beside each part lies a note (JSON) that describes it; a later run reads the notes and
+encodes only the parts that are missing. The first part has the tokens and the encoder's files; the others refer to it.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import chain
-from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -25,39 +23,40 @@ from lsr.console import note, progress
 from lsr.distributed.pool import Workers, do_jobs, ready
 from lsr.encode import corpus as encoding
 from lsr.encode.base import Encoder
-from lsr.encode.corpus import Report, encode_chunk, finish, finish_killed, fit, work_folder
+from lsr.encode.corpus import Report, encode_chunk, fit
 from lsr.encode.load import EncoderOptions, load_encoder_files
 from lsr.encode.passages import Passages
-from lsr.errors import DataError, EncoderError, OutputExists, StorageError
+from lsr.errors import EncoderError, OutputExists, StorageError
 from lsr.fingerprint import Fingerprint
-from lsr.io.convert import Form, check_out
 from lsr.io.corpus import Corpus, chunks
 from lsr.io.document import Block, Document, document_batch
-from lsr.io.object_store import Place, is_remote
+from lsr.io.object_store import Place
 from lsr.io.open_vectors import read_vectors
-from lsr.io.remote_files import PARTS_FILE
 from lsr.io.vectors import VectorBatch
 from lsr.io.vectors_parquet import FIRST_PART, ParquetWriter, pack_metadata, part_name
 from lsr.sparse import SparseMatrix, usual_largest
 
-PART = 16 * encoding.CHUNK  # minutes of work for a processor: what a lost worker costs
-PART_CHARACTERS = 16 * encoding.CHUNK_CHARACTERS
+PART = 8 * encoding.CHUNK  # documents; a kill or a lost worker costs at most this much work
+PART_CHARACTERS = 8 * encoding.CHUNK_CHARACTERS
 PLAN = "plan.json"
 _WHAT = "encoding workers"
 _COUNTED = ("documents", "vectors", "empty", "no_terms", "truncated")
 
+Job: TypeAlias = tuple[int, list[Document] | pa.RecordBatch]  # a part's number and its documents
+Tell: TypeAlias = Callable[[int, Report], None]  # called with the documents just encoded and their part's report
+
 
 @dataclass(frozen=True)
 class Part:
-    """What is known of a part.
+    """The note beside a part.
 
     Attributes:
-        number: Its place among the parts.
+        number: Its position among the parts, from 0.
         rows: Vectors in it.
-        largest: The weight that impacts are to have room for, as of `lsr.sparse.usual_largest`.
+        largest: The weight that impacts must have room for, from `lsr.sparse.usual_largest`.
         whole: Whether all weights are whole numbers.
         file: {"bytes", "sha256"} of the file.
-        report: What encoding met on its way, as of `Report`.
+        report: A `Report` as a dictionary.
     """
 
     number: int
@@ -80,7 +79,7 @@ class Task:
     Attributes:
         queries: Encode as queries.
         passages: Cut documents into passages first.
-        with_text: Let titles, texts and metadata travel with the vectors.
+        with_text: Store titles, texts and metadata with the vectors.
         device: Where the workers' models run.
     """
 
@@ -90,14 +89,14 @@ class Task:
     device: str | None = None
 
 
-# --- what workers do ------------------------------------------------------------------------------------------------
+# --- workers --------------------------------------------------------------------------------------------------------
 
 
 def open_shared(where: str) -> Place:
-    """A place in which the plan lies already.
+    """Open the place that the driver has put the plan into.
 
     Raises:
-        StorageError: It doesn't, so this is another machine's folder of the same name.
+        StorageError: The plan isn't there, so this is another machine's folder of the same name.
     """
     place = Place(where)
     if place.stat(PLAN) is None:
@@ -109,15 +108,19 @@ def open_shared(where: str) -> Place:
 
 
 def _open_worker(
-    where: str, task: Task, together: tuple[int, int], encoder: Encoder | Mapping[str, bytes]
-) -> Callable[[tuple[int, pa.RecordBatch]], Part]:
-    """What encodes parts, given as their numbers and documents; encoders travel as their files."""
+    where: str,
+    task: Task,
+    together: tuple[int, int],
+    encoder: Encoder | Mapping[str, bytes],
+    tell: Tell | None,
+) -> Callable[[Job], Part]:
+    """Open an encoder, on another machine from its files, and return the function that encodes a part."""
     place = open_shared(where)
     if isinstance(encoder, Mapping):
         options: EncoderOptions = {"device": task.device} if task.device else {}
         encoder = load_encoder_files(encoder, **options)
     metadata = pack_metadata(encoder.fingerprint, encoder.vocabulary, encoder.query_files())
-    return partial(_encode_part, place, task, together, encoder, metadata)
+    return partial(_encode_part, place, task, together, encoder, metadata, tell)
 
 
 def _encode_part(
@@ -126,17 +129,18 @@ def _encode_part(
     together: tuple[int, int],
     encoder: Encoder,
     metadata: Mapping[str, str],
-    job: tuple[int, pa.RecordBatch],
+    tell: Tell | None,
+    job: Job,
 ) -> Part:
-    number, documents = job[0], _documents(job[1])
+    number, documents = job[0], job[1] if isinstance(job[1], list) else _unpack(job[1])
     report = Report(max_length=encoder.fingerprint.max_length, queries=task.queries)
     rows, largest, whole = 0, [np.empty(0, np.float32)], True
-    if number:  # the tokens of a large corpus take more room than a part's vectors
+    if number:  # the tokens of a large corpus are larger than a part's vectors
         metadata = {"lsr.fingerprint": metadata["lsr.fingerprint"], FIRST_PART: part_name(0)}
     with tempfile.TemporaryDirectory(prefix="lsr-") as scratch:
         path = Path(scratch) / part_name(number)
         with ParquetWriter(path, metadata) as writer:
-            if not documents:  # an empty corpus still makes a part
+            if not documents:  # an empty corpus has a part, too
                 writer.write(VectorBatch(document_batch([]), SparseMatrix.empty(encoder.n_terms)))
             for chunk in chunks(documents, *together):
                 batch = encode_chunk(
@@ -147,21 +151,21 @@ def _encode_part(
                 rows += len(batch.vectors)
                 largest.append(batch.vectors.largest())
                 whole = whole and bool((weights == weights.round()).all())
+                if tell is not None:
+                    tell(len(chunk), report)
         file = place.put(path, part_name(number))
     part = Part(number, rows, usual_largest(np.concatenate(largest)), whole, file, asdict(report))
     place.write(_note_name(number), json.dumps(asdict(part)).encode())
     return part
 
 
-def _batch(documents: list[Document]) -> pa.RecordBatch:
-    """Documents as they travel."""
+def _pack(documents: list[Document]) -> pa.RecordBatch:
+    """Documents in a compact form for the way to another machine."""
     blocks = pa.array([json.dumps(d.blocks) if d.blocks else None for d in documents], pa.string())
     return document_batch(documents).append_column("blocks", blocks)
 
 
-def _documents(batch: pa.RecordBatch) -> list[Document]:
-    """What `_batch` was made of."""
-    rows = batch.to_pylist()
+def _unpack(batch: pa.RecordBatch) -> list[Document]:
     return [
         Document(
             row["id"],
@@ -171,11 +175,11 @@ def _documents(batch: pa.RecordBatch) -> list[Document]:
             row["parent"],
             blocks=tuple(map(Block.of, json.loads(row["blocks"] or "[]"))),
         )
-        for row in rows
+        for row in batch.to_pylist()
     ]
 
 
-# --- what the driver does -------------------------------------------------------------------------------------------
+# --- the driver -----------------------------------------------------------------------------------------------------
 
 
 def encode_parts(
@@ -188,94 +192,110 @@ def encode_parts(
     workers: Workers,
     overwrite: bool = False,
 ) -> tuple[list[Part], Report]:
-    """Encode a corpus into parts, those that are missing.
+    """Encode the parts of a corpus that are missing.
 
     Args:
-        corpus: What to encode.
-        encoder: What encodes; fitted here, if it has to be, before any worker starts.
-        place: Where parts go; nobody else writes there.
-        task: How.
-        identity: Everything that decides the result, as text; work that was cut off goes on only under the same.
+        corpus: Documents or queries.
+        encoder: Fitted here if it must be, before any worker starts.
+        place: Where parts go; nothing else may write there meanwhile.
+        task: How to encode.
+        identity: Everything that decides the vectors, as text. Unfinished work is resumed only under the same text.
         workers: Who encodes.
-        overwrite: Drop what other settings left.
+        overwrite: Drop unfinished work of other settings.
 
     Returns:
-        The parts in order, and what was met on the way.
+        The parts in order, and what encoding met on its way.
 
     Raises:
-        OutputExists: Unfinished work of another kind is there.
+        OutputExists: There is unfinished work of other settings.
         DataError: A bad document.
-        ClusterError: As of `do_jobs`.
+        ClusterError: As for `do_jobs`.
     """
     size, together = (PART, PART_CHARACTERS), (encoding.CHUNK, encoding.CHUNK_CHARACTERS)
     identity = f"{corpus.identity} | {identity} | (documents, characters): {size} a part, {together} together"
-    plan, done = _found(place, identity, overwrite)
-    if plan.get("parts") == len(done):  # all of them; something was left to do with them
+    plan, done = _read_plan(place, identity, overwrite)
+    if plan.get("parts") == len(done):  # all of them, but the run ended before it had used them
         return _in_order(done, plan["bad"])
+    n_done = sum(part.report["documents"] for part in done.values())
     if done:
-        note(f"{place.name}: going on, {len(done)} parts are encoded already")
-    if done and encoder.living:  # the same settings, but perhaps other words
-        before = Fingerprint.from_json(plan["fingerprint"], place.name)
-        before.require_same(encoder.fingerprint, place.name, "what is to follow")
-    if (encoder.needs_fit or encoder.living) and 0 in done:
-        encoder = _encoder_of(place, done[0])
+        note(f"{place.name}: resuming after {n_done} documents that are encoded already")
+        encoder = _same_encoder(encoder, place, plan, done)
     with ready(workers, _WHAT):
         fit(encoder, corpus)
         if done:
-            before = Fingerprint.from_json(plan["fingerprint"], place.name)
-            before.require_same(encoder.fingerprint, place.name, "what is to follow")
+            _require_same(encoder, place, plan)
         plan = {"identity": identity, "fingerprint": encoder.fingerprint.to_json()}
         place.write(PLAN, json.dumps(plan).encode())
-        travels = encoder if workers.address is None else encoder.query_files()
-        if not travels:
-            raise EncoderError(
-                f"an encoder of type {encoder.type} has no files to travel with: it can't work on other machines"
-            )
-        open_worker = partial(_open_worker, place.name, task, together, travels)
-        jobs = _jobs(corpus, size, frozenset(done))
+        here = workers.address is None
+        sent = encoder if here else encoder.query_files()
+        if not sent:
+            raise EncoderError(f"an encoder of type {encoder.type} has no files, so it can't work on other machines")
         with progress(None, "encoding") as bar:
             bar.total = corpus.count() if not bar.disable else None
-            bar.update(sum(part.report["documents"] for part in done.values()))
-            told = 0
-            for part in do_jobs(open_worker, jobs, workers, _WHAT):
+            bar.update(n_done)
+            warned = Report()
+
+            def tell(n: int, current: Report) -> None:
+                nonlocal warned
+                bar.update(n)
+                if current.truncated and not warned.told:
+                    warned = _total([*(part.report for part in done.values()), asdict(current)])
+                    warned.warn()
+
+            open_worker = partial(_open_worker, place.name, task, together, sent, tell if here else None)
+            for part in do_jobs(open_worker, _jobs(corpus, size, frozenset(done), pack=not here), workers, _WHAT):
+                if not here:
+                    tell(part.report["documents"], Report(**part.report))
                 done[part.number] = part
-                bar.update(part.report["documents"])
-                if part.report["truncated"] and not told:
-                    _, so_far = _in_order(done, [])
-                    so_far.warn()
-                    told = so_far.told
     place.write(PLAN, json.dumps({**plan, "parts": len(done), "bad": corpus.bad}).encode())
     parts, report = _in_order(done, corpus.bad)
-    report.told, report.bad_told = told, corpus.tells_bad
+    report.told, report.bad_told = warned.told, corpus.tells_bad
     report.warn_empty()
     return parts, report
 
 
-def _jobs(corpus: Corpus, size: tuple[int, int], done: frozenset[int]) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _jobs(corpus: Corpus, size: tuple[int, int], done: frozenset[int], *, pack: bool) -> Iterator[Job]:
     """The documents of each part that isn't there yet."""
     parts = chunks(corpus, *size)
-    for number, part in enumerate(chain([next(parts, [])], parts)):  # an empty corpus has a part too
+    for number, part in enumerate(chain([next(parts, [])], parts)):  # an empty corpus has a part, too
         if number not in done:
-            yield number, _batch(part)
+            yield number, _pack(part) if pack else part
 
 
-def _found(place: Place, identity: str, overwrite: bool) -> tuple[dict[str, Any], dict[int, Part]]:
-    """The plan that lies in a place, and the parts that are done; both empty for a new one."""
+def _same_encoder(encoder: Encoder, place: Place, plan: Mapping[str, Any], done: Mapping[int, Part]) -> Encoder:
+    """The encoder to resume with: the fitted one that the first part carries, if the given one needs a fit."""
+    if encoder.living:  # its settings may be the same and its words others
+        _require_same(encoder, place, plan)
+    if not (encoder.needs_fit or encoder.living) or 0 not in done:
+        return encoder
+    with tempfile.TemporaryDirectory(prefix="lsr-") as scratch:
+        path = Path(scratch) / done[0].name
+        place.fetch(done[0].name, path, done[0].file)
+        return load_encoder_files(read_vectors(path).encoder_files)
+
+
+def _require_same(encoder: Encoder, place: Place, plan: Mapping[str, Any]) -> None:
+    before = Fingerprint.from_json(plan["fingerprint"], place.name)
+    before.require_same(encoder.fingerprint, place.name, "the rest")
+
+
+def _read_plan(place: Place, identity: str, overwrite: bool) -> tuple[dict[str, Any], dict[int, Part]]:
+    """The plan of unfinished work and {number: part} of what is done; both empty for new work."""
     sizes = place.sizes()
     ours = sorted(name for name in sizes if name.startswith("part-") or name == PLAN)
-    plan = _json(place, PLAN)
+    plan = _read_json(place, PLAN)
     if ours and plan.get("identity") != identity:
         if not overwrite:
             raise OutputExists(
-                f"{place.name}: unfinished work from another source or with other settings is here; "
-                "give the same ones to go on, or --overwrite to start again"
+                f"{place.name}: holds unfinished work from another source or with other settings; "
+                "give the same ones to resume, or --overwrite to start again"
             )
         place.delete(*ours)
         return {}, {}
     done = {}
     for name in ours:
-        values = _json(place, name) if name.startswith("part-") and name.endswith(".json") else {}
-        # What a full disk cut short is made again.
+        values = _read_json(place, name) if name.startswith("part-") and name.endswith(".json") else {}
+        # A part or a note that a full disk has cut short is made again.
         if (
             values.keys() == {f.name for f in fields(Part)}
             and sizes.get(Part(**values).name) == values["file"]["bytes"]
@@ -288,7 +308,7 @@ def _note_name(number: int) -> str:
     return part_name(number).removesuffix(".parquet") + ".json"
 
 
-def _json(place: Place, name: str) -> dict[str, Any]:
+def _read_json(place: Place, name: str) -> dict[str, Any]:
     try:
         values = json.loads(place.read(name) or b"{}")
     except ValueError:
@@ -296,66 +316,14 @@ def _json(place: Place, name: str) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _encoder_of(place: Place, part: Part) -> Encoder:
-    """The fitted encoder that the first part carries."""
-    with tempfile.TemporaryDirectory(prefix="lsr-") as scratch:
-        path = Path(scratch) / part.name
-        place.fetch(part.name, path, part.file)
-        return load_encoder_files(read_vectors(path).encoder_files)
-
-
 def _in_order(done: Mapping[int, Part], bad: list[str]) -> tuple[list[Part], Report]:
-    """The parts, and their reports as one."""
+    """The parts, and the sum of their reports."""
     parts = [done[number] for number in sorted(done)]
-    sums = {name: sum(part.report[name] for part in parts) for name in _COUNTED}
-    kept = {name: parts[0].report[name] for name in ("max_length", "queries") if name in parts[0].report}
-    return parts, Report(**sums, **kept, bad=list(bad))
+    report = _total([part.report for part in parts])
+    report.bad = list(bad)
+    return parts, report
 
 
-def _leave_alone(place: Place, parts: list[Part]) -> None:
-    """Remove what lies beside parts for as long as they aren't all there, and what killed workers left."""
-    kept = {part.name for part in parts}
-    place.delete(*(name for name in place.sizes() if name == PLAN or (name.startswith("part-") and name not in kept)))
-
-
-def encode_parts_to(
-    corpus: Corpus,
-    open_encoder: Callable[[], Encoder],
-    out: Path | str,
-    task: Task,
-    *,
-    settings: str,
-    workers: Workers,
-    overwrite: bool = False,
-    anserini: bool = False,
-) -> Report:
-    """As `lsr.encode.corpus.encode_to`, by workers or into object storage.
-
-    There it is PARTS_FILE, written last, that makes a folder whole, and `overwrite` removes the old one first.
-    """
-    how: dict[str, Any] = {"identity": settings, "workers": workers, "overwrite": overwrite}
-    if not is_remote(out):
-        form = Form("anserini" if anserini else None)
-        out, identity = Path(out), f"{corpus.identity} | {settings}"
-        if (killed := finish_killed(out, form, identity)) is not None:
-            return killed
-        check_out(out, overwrite, form)
-        with work_folder(out) as work:
-            parts, report = encode_parts(corpus, open_encoder(), Place(work.absolute()), task, **how)
-            finish(work, out, form, identity, report)
-        if not out.suffix:
-            _leave_alone(Place(out), parts)
-        return report
-    if ending := PurePosixPath(urlsplit(str(out)).path).suffix:
-        raise DataError(f"vectors go to object storage as a folder of parts: leave {ending} out", str(out))
-    place = Place(out)
-    sizes = place.sizes()
-    if PARTS_FILE in sizes and not overwrite:
-        raise OutputExists(f"{out}: exists already (--overwrite replaces it)")
-    if strange := sorted(name for name in sizes if not name.startswith("part-") and name not in (PLAN, PARTS_FILE)):
-        raise OutputExists(f"{out}: holds something else than vectors ({strange[0]}); write elsewhere")
-    place.delete(PARTS_FILE)
-    parts, report = encode_parts(corpus, open_encoder(), place, task, **how)
-    place.write(PARTS_FILE, json.dumps({"parts": {part.name: part.file for part in parts}}, indent=1).encode())
-    _leave_alone(place, parts)
-    return report
+def _total(reports: list[Mapping[str, Any]]) -> Report:
+    sums = {name: sum(report[name] for report in reports) for name in _COUNTED}
+    return Report(**sums, **{name: reports[0][name] for name in ("max_length", "queries")})

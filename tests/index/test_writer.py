@@ -312,7 +312,7 @@ def test_a_bad_document_in_the_middle_refuses_the_whole_call(path, monkeypatch, 
 @pytest.mark.parametrize("wrong", [{"n": 3}, None, b"d1", True, 1.5, [b"d1"]])
 def test_what_is_no_id_deletes_nothing(path, wrong):
     index = Index.open(path)
-    with pytest.raises(DataError, match=r"a filter is given as where=|an id is a text or a whole number"):
+    with pytest.raises(DataError, match=r"pass a filter as where=|an id is a text or a whole number"):
         index.delete(wrong)
     assert not index.pending
 

@@ -154,7 +154,7 @@ def test_a_file_of_another_tool(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        ([ACTION], r":1: an action without its document; the file is cut off"),
+        ([ACTION], r":1: an action without its document: the file is cut off"),
         ([ACTION, '{"vector": {"a": 1}'], ":2: not JSON"),
         ([ACTION, ["x"]], ":2: expected a document"),
         ([ACTION, {"text": "no vector"}], ":2: the vector is the one field that is .*; here none is"),

@@ -148,7 +148,7 @@ def test_a_folder_without_documents(tmp_path):
         list(read_documents(tmp_path))
     for number in range(9):
         put(tmp_path / f"{number}.jpg", b"\xff\xd8")
-    with pytest.raises(DataError, match=r"\n  files that aren't read, by their endings: 9 \(9 .jpg\)"):
+    with pytest.raises(DataError, match=r"\n  unsupported files, by suffix: 9 \(9 .jpg\)"):
         list(read_documents(tmp_path))
     with pytest.raises(DataError, match="no such file or folder"):
         read_documents(tmp_path / "nowhere")
