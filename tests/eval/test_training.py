@@ -242,7 +242,7 @@ def test_without_matplotlib_there_is_an_encoder_and_no_picture(config, tmp_path,
         "train", config, "--out", tmp_path / "run", "--set", "optimizer.steps=1", "--set", "validation=null"
     )
     assert ran.code == 0
-    assert 'a picture of how it went needs the package matplotlib, which is not installed: pip install "lsr' in ran.err
+    assert 'a picture of the run needs the package matplotlib, which is not installed: pip install "lsr' in ran.err
     assert load_encoder(tmp_path / "run" / "last").n_terms
 
 
