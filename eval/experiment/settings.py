@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lsr.config import Settings, within
@@ -11,7 +11,7 @@ from lsr.eval.datasets import DatasetSettings
 from lsr.eval.latency import ROUNDS
 from lsr.eval.measures import DEFAULT_MEASURES
 from lsr.index.hybrid.fusion import RRF_K, Normalization
-from lsr.index.search.settings import SearchSettings
+from lsr.index.search.settings import Mode, SearchSettings
 from lsr.index.segment.clusters import SUMMARY_MASS
 from lsr.index.segment.postings import ImpactType
 from lsr.index.segment.postings_writer import Order
@@ -53,7 +53,8 @@ class IndexSettings(Settings):
 class SystemSettings(Settings):
     """A system, which is a line of the tables. It has one of encoder, documents, run and fuse.
 
-    {dataset} in paths stands for the dataset's name.
+    {dataset} in paths stands for the dataset's name. A system with {seed} in its encoder, documents, queries or run
+    becomes one system for each seed of the experiment, and so does a fusion of such systems.
 
     Attributes:
         name: Its name in tables.
@@ -70,6 +71,7 @@ class SystemSettings(Settings):
         queries: Vectors of the queries.
         index: How the vectors are indexed.
         search: How they are searched; exact by default.
+        mode: "sparse"; "hybrid" or "dense" also use the dense vectors that the encoder gives in the same pass.
         run: A TREC run by any engine; only its quality is measured.
         fuse: Names of earlier systems whose runs are fused.
         method: "rrf", or "interpolation" of the scores.
@@ -92,6 +94,7 @@ class SystemSettings(Settings):
     queries: str | None = None
     index: IndexSettings = field(default_factory=IndexSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
+    mode: Mode = "sparse"
     run: str | None = None
     fuse: tuple[str, ...] = ()
     method: Literal["rrf", "interpolation"] = "rrf"
@@ -113,6 +116,8 @@ class SystemSettings(Settings):
             found.append(f"the system {self.name!r} fuses {len(self.fuse)} systems with {len(self.weights)} weights")
         if self.search.algorithm == "clusters" and not self.index.clusters:
             found.append(f"the system {self.name!r} searches clusters, so its index needs clusters: true")
+        if self.mode != "sparse" and not (self.encoder and self.search.exact):
+            found.append(f"the system {self.name!r}: mode {self.mode} needs an encoder and exact search")
         return found
 
     @property
@@ -120,6 +125,17 @@ class SystemSettings(Settings):
         """The given settings of the encoder."""
         names = ("lexical", "max_length", "top_k", "max_ratio", "k1", "b", "language", "stop_words")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @property
+    def seeded(self) -> bool:
+        """Whether it names a seed itself."""
+        return any("{seed}" in (path or "") for path in (self.encoder, self.documents, self.queries, self.run))
+
+    def of_seed(self, seed: int) -> SystemSettings:
+        """The same with a seed in place of {seed}."""
+        paths = {name: getattr(self, name) for name in ("encoder", "documents", "queries", "run")}
+        filled = {name: path and path.replace("{seed}", str(seed)) for name, path in paths.items()}
+        return replace(self, name=f"{self.name}, seed {seed}", **filled)
 
     @property
     def kind(self) -> str:
@@ -153,8 +169,10 @@ class ExperimentSettings(Settings):
         suite: More collections: a name in `lsr.eval.datasets.SUITES`, or a YAML file.
         measures: Names of ir-measures; the first is used in headlines.
         depth: Documents to search for, and to fuse; raised to the depth of the measures.
+        seeds: Seeds of trained systems, see `SystemSettings`; tables have mean and spread over them.
         baseline: The system with which the others are compared; by default the first.
-        test: "randomization" or "t"; paired, two-sided, corrected by Holm over the systems of a dataset.
+        test: "randomization" or "t"; paired, two-sided, corrected by Holm over the systems of a dataset. Systems with
+            several seeds are tested over queries and seeds, see `lsr.eval.significance.compare_seeds`.
         latency: How searches are timed.
         references: Published systems whose figures are added (`lsr.eval.published_scores`).
     """
@@ -165,6 +183,7 @@ class ExperimentSettings(Settings):
     suite: str | None = None
     measures: str = DEFAULT_MEASURES
     depth: int = field(default=100, metadata=within(at_least=1))
+    seeds: tuple[int, ...] = ()
     baseline: str | None = None
     test: Literal["randomization", "t"] = "randomization"
     latency: LatencySettings = field(default_factory=LatencySettings)
@@ -187,4 +206,11 @@ class ExperimentSettings(Settings):
             for fused in system.fuse:
                 if fused not in names[:at]:
                     wrong.append(f"the system {system.name!r} fuses {fused!r}, which must come before it")
+        unseeded = [system.name for system in self.systems if system.seeded]
+        if unseeded and not self.seeds:
+            wrong.append(f"{', '.join(unseeded)}: {{seed}} needs seeds, as in seeds: [1, 2, 3]")
+        if self.seeds and not unseeded:
+            wrong.append("there are seeds, but no system has {seed} in its encoder, documents, queries or run")
+        if len(set(self.seeds)) < len(self.seeds):
+            wrong.append("a seed is given twice")
         return wrong

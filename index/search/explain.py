@@ -12,7 +12,7 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape as escaped
 from itertools import groupby
 from operator import itemgetter
@@ -157,6 +157,23 @@ class Explanation:
         expanded = expanded if expansion is None else expansion
         instead = {self.title_length: between} if self.title_length else {}
         return highlight(self.content, self, matched, expanded, length, html, instead)
+
+    def best_part(self, length: int) -> tuple[int, int]:
+        """Where the part of the text is that counts most, without the title: (start, end) in characters of the text.
+
+        Args:
+            length: Characters at most.
+
+        Raises:
+            ValueError: A length below 1.
+        """
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
+        begin = self.title_length + 1 if self.title_length else 0
+        text = self.content[begin:]
+        if length >= len(text):
+            return 0, len(text)
+        return _best_part(text, (_moved(c, begin) for c in self.contributions), length)
 
     def __str__(self) -> str:
         header, *rows = self._rows()
@@ -325,6 +342,13 @@ def _with_marks(content: str, start: int, end: int) -> tuple[int, int]:
     while end < len(content) and unicodedata.category(content[end]).startswith("M"):
         end += 1
     return start, end
+
+
+def _moved(term: Contribution, begin: int) -> Contribution:
+    """A term with its places in what follows the beginning."""
+    places = tuple((start - begin, end - begin) for start, end in term.spans if start >= begin)
+    origin = term.origin if term.origin and term.origin[0] >= begin else None
+    return replace(term, spans=places, origin=origin and (origin[0] - begin, origin[1] - begin))
 
 
 def _best_part(content: str, contributions: Iterable[Contribution], length: int) -> tuple[int, int]:

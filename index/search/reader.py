@@ -24,7 +24,7 @@ from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import Query, as_queries, checked_k, search_settings
 from lsr.index.search.searcher import Mask, Searcher
 from lsr.index.search.selection import explained, select
-from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
+from lsr.index.search.settings import Plan, RankingOptions, SearchOptions, SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.storage.manifest import check_files
@@ -282,7 +282,7 @@ class Reader(Lookup):
         return Hits((Hit(snapshot.documents, *pair, explain) for pair in pairs), facets=facets, total=total)
 
     def explain_plan(
-        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[SearchOptions]
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
     ) -> Plan:
         """Search, and tell what ran and how many blocks, windows and postings it touched.
 
@@ -290,20 +290,17 @@ class Reader(Lookup):
             query: As for `search`.
             k: How many documents; for passages, what the first step toward k documents does.
             where: As for `search`.
-            settings: As for `search`.
+            settings: Of `SearchSettings`.
         """
         vector = self.query_vector(query, "explain_plan")
         checked_k(k)
-        terms, weights = vector.row(0)
-        snapshot = self._snapshot
-        mask = snapshot.mask(where)
-        return snapshot.searcher.plan(terms, weights, snapshot.depth(k), search_settings(settings), mask)
+        return self._snapshot.plan(vector, k, search_settings(settings), where)
 
     def recall(
         self,
         queries: Iterable[str | Mapping[str, Any]] | SparseMatrix | None = None,
         k: int = 10,
-        **settings: Unpack[SearchOptions],
+        **settings: Unpack[RankingOptions],
     ) -> float:
         """How much of the exact result a search finds: to choose alpha, or cut and heap_factor.
 
@@ -311,7 +308,7 @@ class Reader(Lookup):
             queries: As for `search_batch`. None takes `sample()`: that says more of how settings compare than of what
                 real queries would find.
             k: How many documents; of an index of passages, how many passages.
-            settings: As for `search`.
+            settings: Of `SearchSettings`.
 
         Returns:
             The share of the places of the exact results that hold documents whose scores reach the k-th best; 1.0

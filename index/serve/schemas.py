@@ -20,7 +20,19 @@ from lsr.index.hybrid.fusion import RRF_K, Normalization
 from lsr.index.hybrid.hybrid import Method
 from lsr.index.search.options import Options
 from lsr.index.search.settings import SearchSettings
-from lsr.index.serve.limits import K, Query, QueryVector, Text, Vector, Weight, Where, either, k_explained, k_of_all
+from lsr.index.serve.limits import (
+    DenseVector,
+    K,
+    Query,
+    QueryVector,
+    Text,
+    Vector,
+    Weight,
+    Where,
+    either,
+    k_explained,
+    k_of_all,
+)
 
 Columns = str | Annotated[list[str], Field(max_length=20)]
 # Options that a request may give; a re-ranker runs where the client is.
@@ -111,6 +123,7 @@ class Suggest(OfIndex):
 
     text: Text
     limit: int = Field(10, ge=1, le=100, description="How many words, and how many titles, at most.")
+    nearest: int = Field(3, ge=1, le=100, description="How many corrections of each word at most.")
 
 
 class GetMany(OfIndex):
@@ -124,12 +137,20 @@ class ListDocuments(OfIndex):
 
     after: str | None = Field(None, description="The id that the last answer ended with; by default the first follow.")
     most: int = Field(100, ge=1, le=1000, description="How many at most.")
+    where: Where | None = Field(None, description="Only documents that meet a filter.")
 
 
 class Count(OfIndex):
     """How many documents meet a filter."""
 
     where: Where | None = None
+
+
+class Duplicates(OfIndex):
+    """Documents that are nearly the same."""
+
+    threshold: float = Field(0.9, gt=0, le=1, description="The least cosine of two documents' vectors.")
+    where: Where | None = Field(None, description="Compare only documents that meet a filter.")
 
 
 class OneQuery(OfIndex):
@@ -142,6 +163,8 @@ class OneQuery(OfIndex):
 class Search(OneQuery, HowToSearch):
     """Search with a text or a vector."""
 
+    dense: DenseVector | None = Field(None, description="The query's dense vector, for the modes hybrid and dense.")
+
     explain: Annotated[bool, AfterValidator(k_explained)] = Field(
         False, description="Tell of each hit why it has its score, term by term."
     )
@@ -152,6 +175,7 @@ class SearchBatch(HowToSearch):
     """Search with many texts or vectors."""
 
     queries: Annotated[list[Query], BeforeValidator(k_of_all)]
+    dense: list[DenseVector] | None = Field(None, description="A dense vector for each query.")
 
 
 class Explain(OneQuery):
@@ -382,6 +406,21 @@ class Counted(Given):
 
     index: str
     count: int
+
+
+class Pair(Given):
+    """Two documents that are alike."""
+
+    id: str = Field(description="Of the one that was added later.")
+    of: str = Field(description="Of the one that it is like.")
+    similarity: float = Field(description="The cosine of their vectors.")
+
+
+class FoundDuplicates(Given):
+    """All pairs of documents that are alike, the most alike first."""
+
+    index: str
+    duplicates: list[Pair]
 
 
 class Changed(Given):
