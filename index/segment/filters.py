@@ -2,15 +2,15 @@
 
     {"year": {">=": 2020, "<": 2024}, "lang": ["en", "de"], "draft": False}
 
-Keys are columns, and all conditions have to hold. A plain value is "==", a list "in"; operators are == != < <= > >=,
-in, not in, prefix and contains (of texts; case counts), and exists (true or false). "and" and "or" take lists of
-filters, "not" takes one. Of a column of lists a condition holds if it does for any item; != and not in, if == and in
-hold for none. A document that lacks the column meets no condition but {"exists": false}; within "not" it does. Numbers
-compare exactly, whole ones of any size too.
+Keys are columns, and all conditions must hold. A plain value means "==", a list "in". Operators are == != < <= > >=,
+in, not in, prefix and contains (for texts, case-sensitive), and exists (true or false). "and" and "or" take lists of
+filters, "not" takes one. For a column of lists a condition holds if it holds for any item; != and not in hold if == and
+in hold for no item. A document without the column matches only {"exists": false}, and conditions within "not". Numbers
+compare exactly, including integers of any size.
 
 Dates and times are texts in ISO 8601 ("2024-05-17", "2024-05-17T09:30:00+02:00"). A condition with such a text, a
-`datetime` or a `date` compares them as times, to the microsecond, whatever their time zones: without one they are UTC,
-and a date is its first moment. Texts that are no times don't meet it.
+`datetime` or a `date` compares times, to the microsecond, across time zones; without a time zone they are UTC, and a
+date is its first moment. Texts that aren't times don't match.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _ORDER: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 _ORDER_OF_TEXTS = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
-_COMPARED = 20_000  # texts, to find the nearest
-_LISTED, _TOLD = 50, 20  # columns, and wrong conditions, that a message has
-_DEEPEST = 100  # filters within filters
-_MOST_BITS = 14_280  # of a whole number: it has 4,300 digits then, and Python reads and writes no more
+_COMPARED = 20_000  # texts compared to find the nearest
+_LISTED, _TOLD = 50, 20  # columns, and wrong conditions, in a message
+_DEEPEST = 100  # nesting of filters
+_MOST_BITS = 14_280  # bits of an integer of 4,300 digits, the limit of Python's conversions
 _PARTS_OF_TEXTS = {"prefix": pc.starts_with, "contains": pc.match_substring}
 _OPERATORS = ("==", "!=", *_ORDER, "in", "not in", *_PARTS_OF_TEXTS, "exists")
 _WRITTEN_OPERATORS = {"=": "in", "==": "in", "!=": "not in", "^=": "prefix", "*=": "contains"}
@@ -60,7 +60,7 @@ _WRITTEN_VALUE = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>[^,]
 
 
 class _Written(str):
-    """A value as somebody wrote it on a command line: the column tells whether it is a number or a text."""
+    """A value from a command line; the column decides whether it is a number or a text."""
 
     def __repr__(self) -> str:
         return f"as written {super().__repr__()}"
@@ -68,21 +68,21 @@ class _Written(str):
 
 @dataclass(frozen=True)
 class _Condition:
-    """One of a filter's leaves. `values` are those that it is compared with."""
+    """A condition on a column, which compares it with `values`."""
 
     column: str
     operator: str
     values: tuple[Any, ...]
 
     def to_where(self) -> Where:
-        """What it was parsed of."""
+        """The condition in its original form."""
         if any(isinstance(value, _Written) for value in self.values):
-            raise TypeError(f"{self.column}: a filter of a command line can't be sent: its columns tell what it means")
+            raise TypeError(f"{self.column}: a filter from a command line can't be sent: it depends on the columns")
         value = list(self.values) if self.operator in ("in", "not in") else self.values[0]
         return {self.column: {self.operator: value}}
 
     def problem(self, kind: str) -> str | None:
-        """Why it can't be asked of a column of this kind."""
+        """Why a column of this kind can't be compared; None if it can."""
         kind = kind.removeprefix("list of ")
         if self.operator == "exists" or kind == "empty list":
             return None
@@ -97,7 +97,7 @@ class _Condition:
         return None
 
     def mask(self, columns: Columns) -> Mask:
-        """Which documents meet it."""
+        """Which documents match."""
         column = columns.column(self.column)
         there: Mask = column.is_valid().to_numpy(zero_copy_only=False)
         if self.operator == "exists":
@@ -113,13 +113,13 @@ class _Condition:
         return there & (~met if self.operator in ("!=", "not in") else met)
 
     def _of(self, array: pa.Array, kind: str, columns: Columns) -> Mask:
-        """Which of some plain values meet it, != and not in taken for their opposites."""
+        """Which of some values match, with != and not in treated as their opposites."""
         if not len(array):
             return np.zeros(0, bool)
-        if pa.types.is_dictionary(array.type):  # each text is compared once, however often it occurs
+        if pa.types.is_dictionary(array.type):  # each different text is compared once
             of_each = self._of(array.dictionary, kind, columns)
             indices = array.indices.fill_null(0).to_numpy()
-            return of_each[indices] if len(of_each) else np.zeros(len(indices), bool)  # all of them missing
+            return of_each[indices] if len(of_each) else np.zeros(len(indices), bool)  # all are missing
         values = [_matching(value, kind) for value in self.values]
         if kind == "text":
             return self._of_texts(array, values, columns)
@@ -132,8 +132,8 @@ class _Condition:
         return met
 
     def _of_texts(self, array: pa.Array, values: list[Any], columns: Columns) -> Mask:
-        """Which texts meet it: compared by Arrow, whose UTF-8 has the order of code points as Python's texts have;
-        a time with those texts that are times.
+        """Which texts match. Arrow compares UTF-8, which has the same order as Python's strings; times are compared
+        with those texts that are times.
         """
         if part_of := _PARTS_OF_TEXTS.get(self.operator):
             if not is_unicode(values[0]):
@@ -161,7 +161,7 @@ class Filter:
     """A parsed filter.
 
     Attributes:
-        how: "all" or "any" of its parts, or "none" of them.
+        how: "all", "any" or "none" of its parts.
         parts: Conditions and other filters.
     """
 
@@ -169,17 +169,17 @@ class Filter:
     parts: tuple[_Condition | Filter, ...]
 
     def to_where(self) -> Where:
-        """A mapping that is parsed to a filter that means the same."""
+        """The filter as a mapping, which can be parsed again."""
         parts = [part.to_where() for part in self.parts]
         if self.how == "none":
             return {"not": parts[0] if len(parts) == 1 else {"or": parts}}
         return {"and" if self.how == "all" else "or": parts}
 
     def require_known(self, segments: Sequence[Kinds]) -> None:
-        """Refuse a filter that no document could be asked.
+        """Check a filter's columns.
 
         Raises:
-            DataError: Columns that none of the segments has, of mixed kinds, or compared with values of another kind.
+            DataError: Unknown columns, columns of mixed kinds, or values of another kind.
         """
         known, mixed = kinds_of(segments)
         names = sorted(known)
@@ -206,10 +206,10 @@ class Filter:
             raise DataError("; ".join([*told[:_TOLD], *(["and more"] if len(told) > _TOLD else [])]), "where")
 
     def hints(self, segments: Sequence[Columns]) -> list[str]:
-        """Texts that == or in asks for and that no document has, each with the nearest that there are.
+        """Hints for texts in == and in conditions that no document has, with the nearest existing texts.
 
         Args:
-            segments: The columns of all documents, with deleted ones.
+            segments: The columns of all segments, including deleted documents.
         """
         said: dict[str, None] = {}
         for condition in self.conditions():
@@ -228,16 +228,16 @@ class Filter:
         return list(said)[:_TOLD]
 
     def conditions(self) -> Iterable[_Condition]:
-        """All leaves."""
+        """All conditions."""
         for part in self.parts:
             yield from part.conditions() if isinstance(part, Filter) else (part,)
 
     def mask(self, columns: Columns | None, n_docs: int) -> Mask:
-        """(n_docs,) bool, which documents of a segment meet it.
+        """(n_docs,) bool, which documents of a segment match.
 
         Args:
-            columns: Of the segment; None if its documents have no metadata.
-            n_docs: How many it has.
+            columns: Columns of the segment; None if its documents have no metadata.
+            n_docs: Number of its documents.
         """
         met = np.full(n_docs, self.how != "any")
         for part in self.parts:
@@ -255,7 +255,7 @@ def parse_where(where: Where) -> Filter:
     """Read a filter.
 
     Raises:
-        DataError: Something that is no filter; all that is wrong at once.
+        DataError: Not a filter; lists all problems.
     """
     wrong: list[str] = []
     parsed = _parse(where, wrong)
@@ -265,7 +265,7 @@ def parse_where(where: Where) -> Filter:
 
 
 def as_filter(where: Where | Filter) -> Filter:
-    """A filter, parsed if it isn't yet."""
+    """Parse a filter, unless it is parsed."""
     return where if isinstance(where, Filter) else parse_where(where)
 
 
@@ -301,7 +301,7 @@ def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Conditi
     values = tuple(map(_plain, value if many else (value,)))
     problem = None
     if any(isinstance(one, int) and one.bit_length() > _MOST_BITS for one in values):
-        problem = f"{column}: a whole number of more digits than Python reads"
+        problem = f"{column}: an integer with more digits than Python reads"
     elif not isinstance(column, str):
         problem = f"a column's name is a text, got {column!r}"
     elif name not in _OPERATORS:
@@ -311,7 +311,7 @@ def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Conditi
     elif name == "exists" and not isinstance(value, bool):
         problem = f"{column}: exists takes true or false, got {value!r}"
     elif not all(isinstance(one, bool | int | float | str) for one in values):
-        lacking = '; {"exists": false} finds what lacks it' if None in values else ""
+        lacking = '; {"exists": false} finds documents without it' if None in values else ""
         problem = f"{column}: values are texts, numbers, times, true or false, got {value!r}{lacking}"
     if problem:
         wrong.append(problem)
@@ -320,19 +320,19 @@ def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Conditi
 
 
 def _plain(value: Any) -> Any:
-    """A value as metadata have it: times as texts, decimals and numpy's numbers as numbers."""
+    """A value as in metadata: times as texts, decimals and numpy numbers as numbers."""
     if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
         value = value.item()
     return plain_value(value) if isinstance(value, date | np.datetime64 | Decimal | UUID) else value
 
 
 def parse_where_text(texts: Sequence[str]) -> Filter | None:
-    """Read filters of a command line: JSON objects, or conditions such as "year>=2020" and "lang=en,de".
+    """Read filters from a command line: JSON objects, or conditions such as "year>=2020" and "lang=en,de".
 
-    A value in double quotes may hold commas: author="Smith, John"; a quote within it is written twice.
+    A value in double quotes may contain commas: author="Smith, John"; double a quote within it.
 
     Returns:
-        All of them together; None if there are none.
+        Their conjunction; None if there are none.
 
     Raises:
         DataError: As for `parse_where`.
@@ -355,14 +355,14 @@ def parse_where_text(texts: Sequence[str]) -> Filter | None:
                 values = (_Written(match["value"]),) if len(values) > 1 else values
             parts.append(_Condition(match["name"], name, values))
         else:
-            wrong.append(f"{text!r} is no condition such as year>=2020 or lang=en,de, and no JSON object")
+            wrong.append(f"{text!r} is not a condition such as year>=2020 or lang=en,de, nor a JSON object")
     if wrong:
         raise DataError("; ".join(wrong), "--where")
     return Filter("all", tuple(parts)) if parts else None
 
 
 def _written(text: str) -> tuple[_Written, ...] | None:
-    """Values with commas between them; None if one begins with a quote that isn't closed."""
+    """Values separated by commas; None if a quote isn't closed."""
     values: list[_Written] = []
     at, more = 0, True
     while more:
@@ -377,23 +377,23 @@ def _written(text: str) -> tuple[_Written, ...] | None:
 
 
 def _compared(numbers: NDArray[Any], name: str, value: int | float) -> Mask:
-    """(n,) bool, how numbers of any type compare with one; exactly, where numpy would make floats of whole ones."""
-    if value != value:  # no number
+    """(n,) bool, compare numbers of any type with one exactly; numpy would convert integers to floats."""
+    if value != value:  # NaN
         return np.zeros(len(numbers), bool)
     compare: Callable[[Any, Any], Any] = _ORDER.get(name, operator.eq)
-    if numbers.dtype == object:  # Python's own, which compare exactly
+    if numbers.dtype == object:  # Python numbers, which compare exactly
         return np.asarray(compare(numbers, value), bool)
     below, above = _neighbours(value, numbers.dtype)
-    if name == "==" and below != above:  # between two numbers of the type
+    if name == "==" and below != above:  # the value is between two numbers of the type
         return np.zeros(len(numbers), bool)
     bound = above if name in ("<", ">=") else below
-    if bound is None:  # beyond all that the type holds
+    if bound is None:  # beyond the range of the type
         return np.full(len(numbers), name in ("<", ">"))
     return np.asarray(compare(numbers, bound), bool)
 
 
 def _neighbours(value: int | float, dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """The largest number of a type that isn't above a value, and the least that isn't below; None without one."""
+    """The largest number of a type that is at most a value, and the smallest that is at least it; None without one."""
     if dtype.kind == "f":
         try:
             near = float(value)
@@ -417,7 +417,7 @@ def _as_mask(met: pa.Array) -> Mask:
 
 
 def _nearest(text: str, known: list[str]) -> list[str]:
-    """At most three texts that are nearest to one, whatever their case; of many only those that begin alike."""
+    """At most three texts nearest to one, ignoring case; of many, only those with the same beginning."""
     if len(known) > _COMPARED:
         known = [one for one in known if one[:1].casefold() == text[:1].casefold()][:_COMPARED]
     folded: dict[str, str] = {}
@@ -431,7 +431,7 @@ def _short(text: str) -> str:
 
 
 def _matching(value: Any, kind: str) -> Any:
-    """A value as a column of a kind compares it; None if it can't."""
+    """A value converted for a column of a kind; None if it can't be."""
     if isinstance(value, _Written) and kind != "text":
         try:
             value = json.loads(value)

@@ -93,7 +93,7 @@ def _vector_field(values: dict[str, Any], where: str) -> str:
     found = [name for name, value in values.items() if name != "metadata" and _is_vector(value)]
     if len(found) != 1:
         which = f"{', '.join(map(repr, found))} are all possible" if found else "none is"
-        raise DataError(f"the vector is the one field that is an object of token and weight; here {which}", where)
+        raise DataError(f"the vector must be the only field that is an object of token and weight; here {which}", where)
     return found[0]
 
 

@@ -316,7 +316,7 @@ def test_own_documents_are_left_out(tmp_path):
             r"no/one.parquet and no: no such vectors",
         ),
         (SystemSettings("x", run="no/{dataset}.trec"), r"no/one.trec"),
-        (SystemSettings("x", encoder="bm25", mode="hybrid"), "gives no dense vectors"),
+        (SystemSettings("x", encoder="bm25", mode="hybrid"), "has no dense vectors"),
     ],
 )
 def test_what_is_missing_is_named(system, message, datasets, tmp_path):

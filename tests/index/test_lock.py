@@ -81,7 +81,7 @@ def test_another_index_in_its_place_is_not_taken_for_it(path, tmp_path):
     index, idle = Index.open(path), Index.open(path)
     index.add([{"_id": "new", "text": "wing"}])
     path.rename(tmp_path / "moved")
-    with pytest.raises(OutputError, match=f"^{path}: the index was moved away or removed"):
+    with pytest.raises(OutputError, match=f"^{path}: the index was moved or deleted"):
         index.commit()
     with pytest.raises(OutputError, match="moved away"):
         index.delete(where={"n": 3})
@@ -90,7 +90,7 @@ def test_another_index_in_its_place_is_not_taken_for_it(path, tmp_path):
     with pytest.raises(OutputError, match="moved away"):
         index.commit()
     for change in (idle.refresh, lambda: idle.delete("d1"), lambda: idle.add([{"_id": "y", "text": "wing"}])):
-        with pytest.raises(IndexFormatError, match=f"^{path}: another index lies here now"):
+        with pytest.raises(IndexFormatError, match=f"^{path}: another index has replaced"):
             change()
     other = Index.open(path)
     other.delete("d1")  # its lock isn't ours
@@ -301,7 +301,7 @@ def test_an_interrupted_change_is_made_whole_or_rolled_back(path, monkeypatch, w
         lines = lines or interrupt.lines
         if index.pending and index._writer._torn:
             for go_on in (index.commit, lambda: index.delete("d0"), lambda: index.add([])):
-                with pytest.raises(OutputError, match="interrupted halfway: roll back"):
+                with pytest.raises(OutputError, match="interrupted: roll back"):
                     go_on()
             index.rollback()
         index.commit(merge=False)

@@ -821,7 +821,7 @@ def test_commands(path, tmp_path, lsr_command):
     assert [line["_id"] for line in lsr_command("search", path, "word3").lines()] == ["d3"]
     (tmp_path / "gone.txt").write_text("d1\nd2\nabsent\n")
     ran = lsr_command("delete", path, "d4", "--ids", tmp_path / "gone.txt")
-    assert (ran.code, "3 deleted, 1 not there (absent); 18 documents" in ran.err) == (0, True)
+    assert (ran.code, "3 deleted, 1 not found (absent); 18 documents" in ran.err) == (0, True)
     assert lsr_command("delete", path).code == 2
     ran = lsr_command("merge", path)
     assert (ran.code, "merged; 18 documents in 1 segment," in ran.err) == (0, True)

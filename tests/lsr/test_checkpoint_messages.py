@@ -35,7 +35,10 @@ def folder(checkpoint, tmp_path):
         ),
         (["onnx/model.onnx"], "lsr runs only ONNX graphs that it wrote itself, not onnx/model.onnx"),
         (["model.onnx"], "lsr runs only ONNX graphs that it wrote itself, not model.onnx"),
-        (["model_quantized.onnx", "README.md"], "that it wrote itself, not model_quantized.onnx"),
+        (
+            ["model_quantized.onnx", "README.md"],
+            "lsr runs only ONNX graphs that it wrote itself, not model_quantized.onnx",
+        ),
         (["model.fp16.safetensors"], "If it is model.fp16.safetensors, rename that"),
         ([], "Download it"),
     ],

@@ -747,7 +747,7 @@ def test_no_number_is_named_and_costs_no_checkpoint(settings, tmp_path, monkeypa
     sound = losses.info_nce
     with monkeypatch.context() as patch:
         patch.setattr(losses, "info_nce", lambda *args: sound(*args) * (torch.nan if run.step == 4 else 1))
-        with pytest.raises(TrainingError, match=r"step 5: info_nce, loss is no .*checkpoint-00000003"):
+        with pytest.raises(TrainingError, match=r"step 5: info_nce, loss is not finite; .*checkpoint-00000003"):
             run.run()
     trainer(settings, tmp_path / "run").run()
     assert (log(tmp_path / "run"), weights_of(tmp_path / "run" / "last")) == expected
