@@ -99,7 +99,7 @@ def check_inputs(
             try:
                 encoder = open_encoder(system.encoder, system.encoder_settings)
                 if system.mode != "sparse" and not encoder.dense_width:
-                    raise EncoderError(f"mode {system.mode}: {system.encoder} gives no dense vectors; lsr-mini does")
+                    raise EncoderError(f"mode {system.mode}: {system.encoder} has no dense vectors; lsr-mini has them")
             except EncoderError as error:
                 problems.add(DataError(f"the system {system.name!r}: {error}"))
         for name, dataset in datasets.items():

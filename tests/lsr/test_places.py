@@ -239,7 +239,7 @@ def test_a_folder_of_vectors_that_was_changed(tmp_path):
     wanted = place.put(tmp_path / "v.parquet", "part-00000.parquet")
     place.write("part-00000.parquet", b"cut")
     place.write(remote_files.PARTS_FILE, json.dumps({"parts": {"part-00000.parquet": wanted}}).encode())
-    with pytest.raises(StorageError, match=f"3 bytes, {wanted['bytes']} were written"):
+    with pytest.raises(StorageError, match=f"3 bytes, {wanted['bytes']} expected"):
         read_vectors(where)
 
 

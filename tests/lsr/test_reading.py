@@ -241,9 +241,9 @@ def test_settings_of_a_router(reference, tmp_path):
 @pytest.mark.parametrize(
     ("file", "settings", "message"),
     [
-        ("sentence_bert_config.json", {"windows": 3}, r"the setting windows=3 isn't known"),
+        ("sentence_bert_config.json", {"windows": 3}, r"the setting windows=3 is unknown"),
         ("sentence_bert_config.json", {"query_expansion": {"length": 8}}, "the setting query_expansion="),
-        ("sentence_bert_config.json", {"transformer_task": "feature-extraction"}, "only 'fill-mask' can be had"),
+        ("sentence_bert_config.json", {"transformer_task": "feature-extraction"}, "only 'fill-mask' is supported"),
         ("sentence_bert_config.json", {"config_kwargs": {"num_hidden_layers": 0}}, "config_kwargs.num_hidden_layers=0"),
         ("sentence_bert_config.json", {"model_kwargs": {"variant": "x"}}, "model_kwargs.variant="),
         ("sentence_bert_config.json", {"processor_kwargs": {"cls_token": "x"}}, "processor_kwargs.cls_token="),

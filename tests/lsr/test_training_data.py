@@ -316,7 +316,7 @@ def test_joins_need_ids(refusal, put, documents):
     triples = put("t.jsonl", TRIPLES)
     assert "give `documents`, the collection" in refusal(triples, candidates=run)
     by_id = put("ids.jsonl", [{"query": "x", "positives": "d0"}])
-    assert 'ids.jsonl:1: no "query_id", by which' in refusal(by_id, documents=documents, scores=(run,))
+    assert 'ids.jsonl:1: no "query_id", which' in refusal(by_id, documents=documents, scores=(run,))
 
 
 def test_a_file_that_is_not_there(refusal, beir):
@@ -332,7 +332,7 @@ def test_a_file_that_is_not_there(refusal, beir):
         ("oops", "not JSON"),
         ([1], "expected a JSON object"),
         ({"positive": "p"}, "no query"),
-        ({"query_id": "q", "positive": "p"}, '"query_id" and a file of queries beside'),
+        ({"query_id": "q", "positive": "p"}, '"query_id" and a file of queries'),
         ({"query": " ", "positive": "p"}, '"query" must hold strings that are not empty'),
         ({"query": ["q"], "positive": "p"}, '"query" must hold strings'),
         ({"query": "q", "query_id": [], "positive": "p"}, '"query_id" must hold strings'),
@@ -341,7 +341,7 @@ def test_a_file_that_is_not_there(refusal, beir):
         ({"query": "q", "positives": ["p", None]}, '"positives" must hold strings that are not empty, got None'),
         ({"query": "q", "positives": ["p", True]}, "got True"),
         ({"query": "q", "positive": "\ud800"}, '"positive" holds an unpaired surrogate'),
-        ({"query": "q", "positive_ids": ["p"]}, '"positive_ids" are ids: say where the documents are'),
+        ({"query": "q", "positive_ids": ["p"]}, '"positive_ids" are ids: give `documents`, the collection'),
         ({"query": "q", "positive": "p", "negative": "p"}, "the document 'p' occurs twice"),
         ({"query": "q", "positive": "p", "scores": 1}, '"scores" must be a list'),
         ({"query": "q", "positive": "p", "scores": [1, 2]}, "2 scores for 1 documents"),

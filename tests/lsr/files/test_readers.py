@@ -425,7 +425,7 @@ def test_markup_says_what_its_encoding_is():
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\0\0\0", bytes(range(1, 32)) * 9, b"\x7fELF\2\1\1\0"])
 def test_what_is_no_text(content):
-    with pytest.raises(DataError, match="it is no text"):
+    with pytest.raises(DataError, match="it isn't text"):
         decoded(content)
 
 
