@@ -217,6 +217,31 @@ def _digits(ms: float) -> str:
     return f"{ms:.3f}" if ms < 1 - 5e-4 else f"{ms:.2f}"
 
 
+def engines_real() -> str:
+    """Exact search of engines on real vectors."""
+    found = result("engines-real")
+    engines, rows = _engine_rows(found), []
+    for key, name in _EXACT.items():
+        if key in engines:
+            ms = [engines[key][k]["latency_ms"] for k in (10, 100, 1000)]
+            name = name.removesuffix(", recall .97")
+            rows.append((name, *(f"{_digits(one['median'])} ({_digits(one['mean'])})" for one in ms)))
+    header = ("median (mean), ms", "k = 10", "k = 100", "k = 1000")
+    return table(header, rows) + caption("python benchmarks/engines.py --data VECTORS", found)
+
+
+def planner() -> str:
+    """What the choice of an algorithm costs."""
+    found = result("planner")
+    rows = []
+    for row in found["rows"]:
+        means = (f"{_digits(row['ms'][way]['mean'])}" for way in ("exhaustive", "blocks", "auto"))
+        what = (row["collection"], f"{row['documents']:,}", row["index"], str(row["k"]))
+        rows.append((*what, *means, f"{row['regret']:.2f}", f"{row['beside_scan']:.2f}"))
+    header = ("collection", "documents", "index", "k", "scan, ms", "blocks", "auto", "regret", "beside the scan")
+    return table(header, rows) + caption("NUMBA_NUM_THREADS=1 python benchmarks/planner.py --data FOLDER", found)
+
+
 def scale() -> str:
     """8.8 million documents."""
     found = result("scale-8841823")
@@ -305,6 +330,23 @@ def approximate() -> str:
     return table(("k", "recall", *_APPROXIMATE.values()), rows) + caption(
         "python benchmarks/engines.py --data FOLDER", found
     )
+
+
+def reproduced() -> str:
+    """Published figures beside those of here."""
+    found = result("reproduced")
+    rows = [
+        (
+            row["what"],
+            row["measure"],
+            f"{row['published']:.4f}",
+            f"{row['here']:.4f}",
+            "yes" if row["reproduced"] else f"no: {row['why'] or 'it differs'}",
+        )
+        for row in found["rows"]
+    ]
+    header = ("figure", "measure", "published", "here", f"within {found['within']}")
+    return table(header, rows) + caption("python benchmarks/reproduced.py --data FOLDER", found)
 
 
 def million() -> str:
@@ -451,11 +493,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "filters": filters,
     "engines": engines,
     "engines-short": engines_short,
+    "engines-real": engines_real,
+    "planner": planner,
     "scale": scale,
     "capacity": capacity,
     "report": report,
     "approximate": approximate,
     "million": million,
+    "reproduced": reproduced,
     "killed-writers": killed_writers,
     "served": served,
     "cluster": cluster,

@@ -41,6 +41,7 @@ COMMANDS = {
     "bench": ("lsr.eval.cli", "Measure latency and recall of an index over search settings."),
     "export": ("lsr.index.cli.export", "Write an index or vectors for another engine: CIFF, OpenSearch, Anserini."),
     "mine": ("lsr.train.cli", "Mine hard negatives from runs for training."),
+    "score": ("lsr.train.cli", "Score mined candidates with teachers, for distillation."),
     "train": ("lsr.eval.training.cli", "Train an encoder from a YAML file."),
     "publish": ("lsr.index.cli.encode", "Write an encoder for other libraries, or push it to the Hugging Face hub."),
     "serve": ("lsr.index.cli.serve", "Serve indexes over HTTP: a search page and a JSON API."),

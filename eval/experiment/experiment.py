@@ -326,6 +326,8 @@ def _describe(name: str, dataset: Dataset) -> dict[str, Any]:
     notes = ["its documents are vectors" if vectors else "a document is its title and its text"]
     if dataset.drop_own:
         notes.append("a query's own document is removed from its results")
+    if dataset.most_dropped > dataset.drop_own:
+        notes.append("documents that the judgments exclude are removed from the results")
     return {
         "name": name,
         "source": dataset.name,

@@ -67,6 +67,7 @@ class SystemSettings(Settings):
         b: BM25's b.
         language: BM25's language.
         stop_words: BM25's stop words.
+        pivot: BM25's pivot: the length of a document that is neither short nor long.
         documents: Vectors of documents by any engine, in a format of `lsr encode`; needs `queries`.
         queries: Vectors of the queries.
         index: How the vectors are indexed.
@@ -90,6 +91,7 @@ class SystemSettings(Settings):
     b: float | None = None
     language: str | None = None
     stop_words: str | None = None
+    pivot: float | None = None
     documents: str | None = None
     queries: str | None = None
     index: IndexSettings = field(default_factory=IndexSettings)
@@ -123,7 +125,7 @@ class SystemSettings(Settings):
     @property
     def encoder_settings(self) -> dict[str, float | str]:
         """The given settings of the encoder."""
-        names = ("lexical", "max_length", "top_k", "max_ratio", "k1", "b", "language", "stop_words")
+        names = ("lexical", "max_length", "top_k", "max_ratio", "k1", "b", "language", "stop_words", "pivot")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property

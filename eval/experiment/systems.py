@@ -20,7 +20,7 @@ from lsr.encode.passages import Passages
 from lsr.encode.write import encode_to
 from lsr.errors import DataError, DataErrors, EncoderError
 from lsr.eval.checks import check_run
-from lsr.eval.datasets import Dataset, drop_own
+from lsr.eval.datasets import Dataset
 from lsr.eval.experiment.artifact_cache import Artifacts, Facts, content_digest, remove
 from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings
 from lsr.eval.latency import PeakMemory, encode_latency, machine, throughput, time_together
@@ -142,7 +142,7 @@ def run_systems(
             done[system.name] = System(system, _fused(system, [done[fused].run for fused in system.fuse], depth), {})
         elif system.run:
             path = Path(_filled(system.run, name))
-            run = _own_dropped(read_run(path), dataset)
+            run = dataset.kept(read_run(path))
             done[system.name] = System(system, run, {}, inputs={"run that was given": content_digest(path)})
         else:
             k = settings.latency.k
@@ -170,10 +170,6 @@ def identity_of(dataset: Dataset) -> dict[str, str]:
             path = beir_file(path, kind)
         found[part] = content_digest(path) if path.is_file() else source.removeprefix("irds:")
     return found
-
-
-def _own_dropped(run: Run, dataset: Dataset) -> Run:
-    return drop_own(run) if dataset.drop_own else run
 
 
 def _filled(path: str, dataset: str) -> str:
@@ -222,7 +218,7 @@ def _search_system(
     search = asdict(system.search) | ({"mode": system.mode} if system.mode != "sparse" else {})
 
     def find(deep: int) -> tuple[Run, Facts, str]:
-        wanted = deep + dataset.drop_own
+        wanted = deep + dataset.most_dropped
         key = {"lsr": __version__, "index": index_key, "queries": queries_key, "search": search, "k": [wanted, k]}
 
         def write(path: Path) -> Facts:
@@ -238,7 +234,7 @@ def _search_system(
             return {"recall": None if system.search.exact else index.recall(matrix, k, **search)}
 
         path, facts, digest = artifacts.get("run", key, write, ".trec.gz")
-        run = _own_dropped(read_run(path), dataset)
+        run = dataset.kept(read_run(path))
         return {query: dict(list(hits.items())[:deep]) for query, hits in run.items()}, facts, digest
 
     run, searched, run_key = find(depth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -207,18 +208,12 @@ def queries(results: Results, other: str) -> Table | None:
     after = results.query_values(other, measure)
     gains = sorted((after[key] - before[key], key) for key in before.keys() & after.keys())
     shown = [g for g in gains[:_SHOWN_QUERIES] if g[0] < 0] + [g for g in gains[-_SHOWN_QUERIES:] if g[0] > 0]
-    told = any(key in results.texts for _, key in shown)
     rows = []
     for gain, key in sorted(shown, key=lambda pair: (-pair[0], pair[1])):
-        text = [Cell(_cut(results.texts.get(key, "")))] if told else []
-        rows.append([Cell(key[0]), Cell(key[1]), *text, score(before[key]), score(after[key]), difference(gain)])
-    columns = ["dataset", "query", *(["text"] if told else []), results.experiment.baseline, other, "difference"]
+        text = textwrap.shorten(results.texts.get(key, ""), _SHOWN_TEXT, placeholder=" …") or key[1]
+        rows.append([Cell(key[0]), Cell(text), score(before[key]), score(after[key]), difference(gain)])
+    columns = ["dataset", "query", results.experiment.baseline, other, "difference"]
     return table(f"Queries that differ most, {measure}", columns, rows, heads=2) if rows else None
-
-
-def _cut(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _SHOWN_TEXT else text[: _SHOWN_TEXT - 1].rstrip() + "…"
 
 
 def everything(results: Results) -> Table:

@@ -1,8 +1,9 @@
 """MaxScore, window by window. Exact, ties included, for 8-bit impacts.
 
-It splits a query's terms by their peaks, their largest contributions to a score. Terms whose peaks add up to less than
-the k-th best score so far can't bring a document to the top by themselves. So only the lists of the other, essential
-terms are scanned; the rest are looked up in the documents found there, while these can still reach the threshold.
+It splits a query's terms by their upper bounds, their largest contributions to a score. Terms whose bounds add up to
+less than the k-th best score so far can't bring a document to the top by themselves. So only the lists of the other,
+essential terms are scanned; the rest are looked up in the documents found there, while these can still reach the
+threshold.
 
 Like Lucene's bulk scorer it adds up the essential lists of a window in the accumulator, one after the other, and then
 looks up the other terms, one by one, in the remaining documents.
@@ -57,10 +58,10 @@ def search_maxscore(files, query, space, k):
     Returns:
         The number of results.
     """
-    windows, peaks, counts = files.windows, query.peaks, space.counts
-    n_terms = len(peaks)
+    windows, upper_bounds, counts = files.windows, query.upper_bounds, space.counts
+    n_terms = len(upper_bounds)
     counts[:] = 0
-    cheap_first, heavy_first = by_cost(files, query, space), np.argsort(-peaks)
+    cheap_first, heavy_first = by_cost(files, query, space), np.argsort(-upper_bounds)
     is_aside = np.empty(n_terms, np.bool_)
     essential, aside = np.empty(n_terms, np.int64), np.empty(n_terms, np.int64)
     docs, scores = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.int32)
@@ -70,9 +71,9 @@ def search_maxscore(files, query, space, k):
             continue
         rest = np.int64(0)
         for i in cheap_first:
-            is_aside[i] = _ASIDE * (rest + peaks[i]) < threshold
+            is_aside[i] = _ASIDE * (rest + upper_bounds[i]) < threshold
             if is_aside[i]:
-                rest += peaks[i]
+                rest += upper_bounds[i]
         n_essential, n_aside = 0, 0
         for i in heavy_first:
             if is_aside[i]:
@@ -142,8 +143,8 @@ def complete(files, query, terms, rest, w, threshold, docs, scores, n, counts):
     Args:
         files: `Files`.
         query: `Query`.
-        terms: (n_terms,) int64, positions in the query, highest peak first.
-        rest: The sum of their peaks.
+        terms: (n_terms,) int64, positions in the query, highest upper bound first.
+        rest: The sum of their upper bounds.
         w: The window.
         threshold: Smallest score of a result.
         docs: (WINDOW,) int64, documents within the window; changed to the remaining ones.
@@ -154,12 +155,12 @@ def complete(files, query, terms, rest, w, threshold, docs, scores, n, counts):
     Returns:
         The number of remaining documents; their scores are complete.
     """
-    windows, lists, weights, peaks = files.windows, query.lists, query.weights, query.peaks
+    windows, lists, weights, upper_bounds = files.windows, query.lists, query.weights, query.upper_bounds
     for i in terms:
         if n == 0:
             break
         counts[POSTINGS_SCORED] += n
-        rest -= peaks[i]
+        rest -= upper_bounds[i]
         if lists[i, w, DENSE] >= 0:
             row = windows[w, DENSE_AT] + lists[i, w, DENSE] * windows[w, N_DOCS]
             impacts = files.dense[row : row + windows[w, N_DOCS]]

@@ -18,14 +18,10 @@ from __future__ import annotations
 import json
 import math
 import operator
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -34,12 +30,12 @@ from numpy.typing import NDArray
 
 from lsr.errors import DataError
 from lsr.index.segment.columns import Columns, Kinds, is_unicode, kinds_of, numbers_of, offsets_of
-from lsr.io.metadata import parse_time, plain_value
+from lsr.io.metadata import parse_time
 
 Where = Mapping[str, Any]
 Mask = NDArray[np.bool_]
 
-_ORDER: dict[str, Callable[[Any, Any], Any]] = {
+ORDER: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -48,18 +44,11 @@ _ORDER: dict[str, Callable[[Any, Any], Any]] = {
 _ORDER_OF_TEXTS = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
 _COMPARED = 20_000  # texts compared to find the nearest
 _LISTED, _TOLD = 50, 20  # columns, and wrong conditions, in a message
-_DEEPEST = 100  # nesting of filters
-_MOST_BITS = 14_280  # bits of an integer of 4,300 digits, the limit of Python's conversions
 _PARTS_OF_TEXTS = {"prefix": pc.starts_with, "contains": pc.match_substring}
-_OPERATORS = ("==", "!=", *_ORDER, "in", "not in", *_PARTS_OF_TEXTS, "exists")
-_WRITTEN_OPERATORS = {"=": "in", "==": "in", "!=": "not in", "^=": "prefix", "*=": "contains"}
-_TEXT_CONDITION = re.compile(
-    r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|\^=|\*=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL
-)
-_WRITTEN_VALUE = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>[^,]*))(?P<comma>,|\Z)', re.DOTALL)
+OPERATORS = ("==", "!=", *ORDER, "in", "not in", *_PARTS_OF_TEXTS, "exists")
 
 
-class _Written(str):
+class WrittenValue(str):
     """A value from a command line; the column decides whether it is a number or a text."""
 
     def __repr__(self) -> str:
@@ -67,7 +56,7 @@ class _Written(str):
 
 
 @dataclass(frozen=True)
-class _Condition:
+class Condition:
     """A condition on a column, which compares it with `values`."""
 
     column: str
@@ -76,7 +65,7 @@ class _Condition:
 
     def to_where(self) -> Where:
         """The condition in its original form."""
-        if any(isinstance(value, _Written) for value in self.values):
+        if any(isinstance(value, WrittenValue) for value in self.values):
             raise TypeError(f"{self.column}: a filter from a command line can't be sent: it depends on the columns")
         value = list(self.values) if self.operator in ("in", "not in") else self.values[0]
         return {self.column: {self.operator: value}}
@@ -86,13 +75,13 @@ class _Condition:
         kind = kind.removeprefix("list of ")
         if self.operator == "exists" or kind == "empty list":
             return None
-        if kind == "truth" and self.operator in _ORDER:
+        if kind == "truth" and self.operator in ORDER:
             return f"{self.column} is true or false, which {self.operator} can't compare"
         if kind != "text" and self.operator in _PARTS_OF_TEXTS:
             return f"{self.column} is a {kind}, {self.operator} is for texts"
         for value in self.values:
             if _matching(value, kind) is None:
-                shown = str.__repr__(value) if isinstance(value, _Written) else repr(value)
+                shown = str.__repr__(value) if isinstance(value, WrittenValue) else repr(value)
                 return f"{self.column} is a {kind}, it can't be compared with {_short(shown)}"
         return None
 
@@ -128,7 +117,7 @@ class _Condition:
         numbers = numbers_of(array)
         met = np.zeros(len(numbers), bool)
         for value in values:
-            met |= _compared(numbers, self.operator if self.operator in _ORDER else "==", value)
+            met |= _compared(numbers, self.operator if self.operator in ORDER else "==", value)
         return met
 
     def _of_texts(self, array: pa.Array, values: list[Any], columns: Columns) -> Mask:
@@ -140,11 +129,11 @@ class _Condition:
                 return np.zeros(len(array), bool)
             return _as_mask(part_of(array, str(values[0])).fill_null(False))
         times = {time for value in values if (time := parse_time(value)) is not None}
-        if self.operator in _ORDER and times:
+        if self.operator in ORDER and times:
             there, found = columns.times(self.column)
-            return np.asarray(there & _ORDER[self.operator](found, next(iter(times))), bool)
+            return np.asarray(there & ORDER[self.operator](found, next(iter(times))), bool)
         texts = pa.array([value for value in values if isinstance(value, str) and is_unicode(value)], array.type)
-        if self.operator not in _ORDER:
+        if self.operator not in ORDER:
             met = _as_mask(pc.is_in(array, texts))
             if times:
                 there, found = columns.times(self.column)
@@ -166,7 +155,7 @@ class Filter:
     """
 
     how: str
-    parts: tuple[_Condition | Filter, ...]
+    parts: tuple[Condition | Filter, ...]
 
     def to_where(self) -> Where:
         """The filter as a mapping, which can be parsed again."""
@@ -227,7 +216,7 @@ class Filter:
                 said[f"{condition.column} has no value {_short(str(value))!r}{more}"] = None
         return list(said)[:_TOLD]
 
-    def conditions(self) -> Iterable[_Condition]:
+    def conditions(self) -> Iterable[Condition]:
         """All conditions."""
         for part in self.parts:
             yield from part.conditions() if isinstance(part, Filter) else (part,)
@@ -251,137 +240,12 @@ class Filter:
         return met
 
 
-def parse_where(where: Where) -> Filter:
-    """Read a filter.
-
-    Raises:
-        DataError: Not a filter; lists all problems.
-    """
-    wrong: list[str] = []
-    parsed = _parse(where, wrong)
-    if wrong:
-        raise DataError("; ".join(wrong), "where")
-    return parsed
-
-
-def as_filter(where: Where | Filter) -> Filter:
-    """Parse a filter, unless it is parsed."""
-    return where if isinstance(where, Filter) else parse_where(where)
-
-
-def _parse(where: Any, wrong: list[str], depth: int = _DEEPEST) -> Filter:
-    if not depth:
-        wrong.append(f"filters within filters, more than {_DEEPEST} deep")
-        return Filter("all", ())
-    if not isinstance(where, Mapping):
-        wrong.append(f"a filter is a mapping of column to condition, got {where!r}")
-        return Filter("all", ())
-    parts: list[_Condition | Filter] = []
-    for key, condition in where.items():
-        if key in ("and", "or"):
-            if not isinstance(condition, list | tuple):
-                wrong.append(f"{key} takes a list of filters, got {condition!r}")
-                continue
-            inner = tuple(_parse(one, wrong, depth - 1) for one in condition)
-            parts.append(Filter("all" if key == "and" else "any", inner))
-        elif key == "not":
-            parts.append(Filter("none", (_parse(condition, wrong, depth - 1),)))
-        elif condition == {}:
-            wrong.append(f"{key}: no condition; there are {', '.join(_OPERATORS)}")
-        elif isinstance(condition, Mapping):
-            parts += [c for op, value in condition.items() if (c := _condition(key, op, value, wrong))]
-        else:
-            plain = "in" if isinstance(condition, list | tuple | set | frozenset) else "=="
-            parts += [c] if (c := _condition(key, plain, condition, wrong)) else []
-    return Filter("all", tuple(parts))
-
-
-def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Condition | None:
-    many = isinstance(value, list | tuple | set | frozenset)
-    values = tuple(map(_plain, value if many else (value,)))
-    problem = None
-    if any(isinstance(one, int) and one.bit_length() > _MOST_BITS for one in values):
-        problem = f"{column}: an integer with more digits than Python reads"
-    elif not isinstance(column, str):
-        problem = f"a column's name is a text, got {column!r}"
-    elif name not in _OPERATORS:
-        problem = f"{column}: unknown operator {name!r}; there are {', '.join(_OPERATORS)}"
-    elif many != (name in ("in", "not in")):
-        problem = f"{column}: {name} takes {'one value' if many else 'a list'}, got {value!r}"
-    elif name == "exists" and not isinstance(value, bool):
-        problem = f"{column}: exists takes true or false, got {value!r}"
-    elif not all(isinstance(one, bool | int | float | str) for one in values):
-        lacking = '; {"exists": false} finds documents without it' if None in values else ""
-        problem = f"{column}: values are texts, numbers, times, true or false, got {value!r}{lacking}"
-    if problem:
-        wrong.append(problem)
-        return None
-    return _Condition(column, name, values)
-
-
-def _plain(value: Any) -> Any:
-    """A value as in metadata: times as texts, decimals and numpy numbers as numbers."""
-    if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
-        value = value.item()
-    return plain_value(value) if isinstance(value, date | np.datetime64 | Decimal | UUID) else value
-
-
-def parse_where_text(texts: Sequence[str]) -> Filter | None:
-    """Read filters from a command line: JSON objects, or conditions such as "year>=2020" and "lang=en,de".
-
-    A value in double quotes may contain commas: author="Smith, John"; double a quote within it.
-
-    Returns:
-        Their conjunction; None if there are none.
-
-    Raises:
-        DataError: As for `parse_where`.
-    """
-    parts: list[_Condition | Filter] = []
-    wrong: list[str] = []
-    for text in texts:
-        if text.lstrip().startswith("{"):
-            try:
-                parts.append(_parse(json.loads(text), wrong))
-            except (ValueError, RecursionError) as error:
-                wrong.append(f"{text[:80]}: not JSON: {error}")
-        elif match := _TEXT_CONDITION.fullmatch(text):
-            name, values = match["operator"], _written(match["value"])
-            name = _WRITTEN_OPERATORS.get(name, name)
-            if values is None:
-                wrong.append(f"{text!r}: a value in double quotes is not closed")
-                continue
-            if name not in ("in", "not in"):
-                values = (_Written(match["value"]),) if len(values) > 1 else values
-            parts.append(_Condition(match["name"], name, values))
-        else:
-            wrong.append(f"{text!r} is not a condition such as year>=2020 or lang=en,de, nor a JSON object")
-    if wrong:
-        raise DataError("; ".join(wrong), "--where")
-    return Filter("all", tuple(parts)) if parts else None
-
-
-def _written(text: str) -> tuple[_Written, ...] | None:
-    """Values separated by commas; None if a quote isn't closed."""
-    values: list[_Written] = []
-    at, more = 0, True
-    while more:
-        match = _WRITTEN_VALUE.match(text, at)
-        assert match is not None  # anything matches
-        if match["quoted"] is None and match["plain"].startswith('"'):
-            return None
-        quoted = match["quoted"]
-        values.append(_Written(match["plain"].strip() if quoted is None else quoted.replace('""', '"')))
-        at, more = match.end(), match["comma"] == ","
-    return tuple(values)
-
-
 def _compared(numbers: NDArray[Any], name: str, value: int | float) -> Mask:
     """(n,) bool, compare numbers of any type with one exactly; numpy would convert integers to floats."""
     if value != value:  # NaN
         return np.zeros(len(numbers), bool)
-    compare: Callable[[Any, Any], Any] = _ORDER.get(name, operator.eq)
-    if numbers.dtype == object:  # Python numbers, which compare exactly
+    compare: Callable[[Any, Any], Any] = ORDER.get(name, operator.eq)
+    if numbers.dtype == object:  # Python's own, which compare exactly
         return np.asarray(compare(numbers, value), bool)
     below, above = _neighbours(value, numbers.dtype)
     if name == "==" and below != above:  # the value is between two numbers of the type
@@ -431,8 +295,8 @@ def _short(text: str) -> str:
 
 
 def _matching(value: Any, kind: str) -> Any:
-    """A value converted for a column of a kind; None if it can't be."""
-    if isinstance(value, _Written) and kind != "text":
+    """A value as a column of a kind compares it; None if it can't."""
+    if isinstance(value, WrittenValue) and kind != "text":
         try:
             value = json.loads(value)
         except ValueError:

@@ -63,10 +63,10 @@ def k_of_all(queries: Any, info: ValidationInfo) -> Any:
 
 
 def k_explained(explain: bool, info: ValidationInfo) -> bool:
-    """Whether to explain the k documents that are found."""
-    k, most = info.data.get("k", 0), info.context.max_explained
+    """Whether to explain the documents that are found, k or so many groups."""
+    k, most = info.data.get("k", 0) * info.data.get("per_group", 1), info.context.max_explained
     if explain and k > most:
-        raise ValueError(f"at most {most} documents are explained at once, k is {k:,}")
+        raise ValueError(f"at most {most} documents are explained at once, {k:,} are asked for")
     return explain
 
 

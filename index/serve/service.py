@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
@@ -14,6 +14,7 @@ from lsr.errors import LsrError
 from lsr.fingerprint import Fingerprint
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
+from lsr.index.search.explain import query_words, readable
 from lsr.index.search.hits import Hit, Hits, facet_rows
 from lsr.index.search.options import Options
 from lsr.index.search.reader import Reader
@@ -52,14 +53,16 @@ class Served:
         deadline.check()
         reader, started = self.index.pinned(), time.perf_counter()
         query = asked.query if asked.query is not None else asked.vector or {}
-        vector, unknown = _vector(reader, _without_operators(query, asked))
+        bare = _without_operators(query, asked)
+        vector, unknown = _vector(reader, bare)
         encoded = time.perf_counter()
         hits = _hits(reader, query, vector, asked, asked.dense)
         ended = time.perf_counter()
+        words = query_words(reader.encoder, bare) if isinstance(bare, str) else {}
         answer: dict[str, Any] = {
             "index": self.name,
             "snapshot": reader.snapshot.id,
-            "query": {"vector": _readable(reader, vector), "unknown": unknown},
+            "query": {"vector": _readable(reader, vector), "words": _words(reader, vector, words), "unknown": unknown},
             "took": {
                 "encode_ms": round((encoded - started) * 1e3, 3),
                 "search_ms": round((ended - encoded) * 1e3, 3),
@@ -73,7 +76,7 @@ class Served:
         if asked.explain:
             for described, hit in zip(answer["hits"], hits, strict=True):
                 deadline.check()
-                described["explanation"] = hit.explain().to_json()
+                described["explanation"] = hit.explain(origins=asked.origins).named(words).to_json()
         return answer
 
     def search_batch(self, asked: schemas.SearchBatch, deadline: Deadline) -> dict[str, Any]:
@@ -88,7 +91,7 @@ class Served:
         results = self._described(reader, found, asked, deadline)
         answer: dict[str, Any] = {"index": self.name, "snapshot": reader.snapshot.id, "results": results}
         counted = [_counted(hits) for hits in found]
-        if asked.facets:
+        if asked.facets or asked.total:
             answer |= {"totals": [one["total"] for one in counted], "facets": [one["facets"] for one in counted]}
         return answer
 
@@ -355,9 +358,9 @@ def _without_operators(query: str | dict[str, float], asked: schemas.HowToSearch
     return Options(syntax=asked.syntax).split(query)[0]
 
 
-def _counted(hits: Sequence[Hit]) -> dict[str, Any]:
+def _counted(hits: Hits) -> dict[str, Any]:
     """What else a search was asked for, as JSON has it."""
-    if not isinstance(hits, Hits) or hits.total is None:
+    if hits.total is None:
         return {}
     return {"total": hits.total, "facets": facet_rows(hits.facets)}
 
@@ -368,7 +371,7 @@ def _hits(
     vector: SparseMatrix,
     asked: schemas.HowToSearch,
     dense: list[float] | None,
-) -> Sequence[Hit]:
+) -> Hits:
     settings = vars(asked.settings)
     if asked.hybrid is None:
         takes_text = asked.settings.mode != "sparse" or asked.syntax != "plain"
@@ -380,9 +383,25 @@ def _hits(
     return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)
 
 
-def _readable(reader: Reader, vector: SparseMatrix) -> dict[str, float]:
-    """{token: weight}, the heaviest first."""
+def _weighted(reader: Reader, vector: SparseMatrix) -> list[tuple[int, str, float]]:
+    """Terms, their tokens and weights, the heaviest first."""
     terms, weights = vector.row(0)
     tokens = reader.vocabulary
     pairs = sorted(zip(weights.tolist(), terms.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
-    return {tokens[t] if tokens is not None and t < len(tokens) else f"term {t}": weight for weight, t in pairs}
+    return [(t, tokens[t] if tokens is not None and t < len(tokens) else f"term {t}", w) for w, t in pairs]
+
+
+def _readable(reader: Reader, vector: SparseMatrix) -> dict[str, float]:
+    """{token: weight}, the heaviest first."""
+    return {token: weight for _, token, weight in _weighted(reader, vector)}
+
+
+def _words(reader: Reader, vector: SparseMatrix, words: Mapping[int, str]) -> dict[str, float]:
+    """{whole word: weight}, the heaviest first."""
+    named: dict[str, str] = {}
+    weights: dict[str, float] = {}
+    for term, token, weight in _weighted(reader, vector):
+        word = words.get(term, readable(token))
+        named.setdefault(word.casefold(), word)
+        weights[word.casefold()] = weights.get(word.casefold(), 0.0) + weight
+    return {named[word]: weights[word] for word in sorted(weights, key=lambda word: -weights[word])}

@@ -5,6 +5,9 @@
     compounds     node.js, v1.2, get_openapi, getOpenApi, .NET, C++, C#: as a whole, and in parts that are words
     no spaces     Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese: pairs of characters, and single ones
 
+The language "lucene" is Lucene's English analyzer, with its words, stop words, stems and rounded lengths, for
+comparisons with Lucene and Anserini.
+
 In text without spaces, documents have every character and every pair. Queries have pairs, and a character only if it
 stands alone. So a word of any length is found within a longer run.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -30,7 +33,7 @@ _CACHED_WORDS = 1 << 18  # when the cache is full it starts again, so memory is 
 _CACHED_LENGTH = 64  # longer words rarely occur again
 
 # Scripts without spaces between words. Their digits are included, which does no harm.
-_GRAMS = (
+GRAMS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9ff\uaa60-\uaa7f"  # Thai, Lao, Burmese, Khmer
     "\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Japanese, Chinese
     "\U0001b000-\U0001b16f\U00020000-\U0003ffff"
@@ -88,7 +91,8 @@ class Analyzer:
     """Splits texts into terms.
 
     Args:
-        language: A Snowball language ("english"), or "none" for neither stems nor stop words.
+        language: A Snowball language ("german"), its code ("de"), "none" for neither stems nor stop words, or "lucene"
+            for Lucene's English analyzer with its stop words.
         stop_words: "light" keeps the language's stop words, with little weight in queries; "drop" leaves them out;
             "lucene" leaves out the 33 of Lucene's English analyzer; "keep" treats them like other words.
         words: The stop words of a saved analyzer, so that later versions of a library can't change them.
@@ -102,11 +106,13 @@ class Analyzer:
     ) -> None:
         if stop_words not in STOP_WORDS:
             raise EncoderError(f"stop_words={stop_words!r}: there are {', '.join(STOP_WORDS)}")
-        self.language, self.stop_words = language, stop_words
-        self._stem = _stemmer(language)
-        self.words = frozenset(_stop_words(language, stop_words) if words is None else words)
-        self._light = {self._stem(word) for word in self.words} if stop_words == "light" else set()
+        self.language, self.stop_words = language_name(language), stop_words
+        self._stem = _stemmer(self.language)
+        self._lucene = self.language == "lucene"
+        self.words = frozenset(_stop_words(self.language, stop_words) if words is None else words)
+        self._light = {self._stem(word) for word in self.words} if stop_words == "light" and not self._lucene else set()
         self._cache: dict[str, Word] = {}
+        self._pattern = _lucene_pattern() if self._lucene else _pattern()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.language, self.stop_words, sorted(self.words))
@@ -120,17 +126,6 @@ class Analyzer:
             "words": sorted(self.words),
         }
 
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Analyzer:
-        """Make an analyzer from `settings`.
-
-        Raises:
-            EncoderError: A later version of lsr wrote the settings, or they are invalid.
-        """
-        if settings["version"] != VERSION:
-            raise EncoderError(f"analyzer version {settings['version']!r}; this version of lsr knows {VERSION}")
-        return cls(settings["language"], settings["stop_words"], settings["words"])
-
     def document(self, text: str) -> tuple[list[str], int]:
         """The terms of a document, repeated as they occur, and its length in words without stop words."""
         terms: list[str] = []
@@ -138,7 +133,7 @@ class Analyzer:
         for word in self._words(text):
             terms += word.document
             length += word.length
-        return terms, length
+        return terms, _lucene_length(length) if self._lucene else length
 
     def query(self, text: str) -> dict[str, float]:
         """{term: weight} of a query. A weight is the number of occurrences; stop words count less, and the less the
@@ -173,17 +168,23 @@ class Analyzer:
         clean, places = aligned(text)
         found = [
             (term, *places(match.start() + term.start, match.start() + term.end))
-            for match in _pattern().finditer(clean)
-            for term in self._word(match.group()).terms
+            for match in self._pattern.finditer(clean)
+            for term in self.word(match.group()).terms
         ]
         return sorted(found, key=lambda placed: placed[1:])
 
     def _words(self, text: str) -> Iterator[Word]:
         known = self._cache
-        for raw in _pattern().findall(normalized(text)):
-            yield known.get(raw) or self._word(raw)
+        for raw in self._pattern.findall(normalized(text)):
+            yield known.get(raw) or self.word(raw)
 
-    def _word(self, raw: str) -> Word:
+    def words_of(self, text: str) -> Iterator[tuple[str, Word]]:
+        """The words of a text as they stand in it normalized, and what each comes to."""
+        for raw in self._pattern.findall(normalized(text)):
+            yield raw, self.word(raw)
+
+    def word(self, raw: str) -> Word:
+        """What a word comes to."""
         terms = tuple(self._terms(raw))
         length = sum(term.counts for term in terms)
         word = Word(tuple(term.term for term in terms), length, terms)
@@ -197,6 +198,11 @@ class Analyzer:
 
     def _terms(self, raw: str) -> Iterator[Term]:
         """The terms of a match of the pattern."""
+        if self._lucene:
+            word = raw[:-2] if raw[-2:].lower() in ("'s", "’s") else raw
+            if word and word.lower() not in self.words:
+                yield Term(self._stem(word.lower()), 0, len(word))
+            return
         for run in _scripts().finditer(raw):
             if run.lastgroup == "grams":
                 yield from _grams(run.group(), run.start())
@@ -327,6 +333,19 @@ def _pattern() -> re.Pattern[str]:
 
 
 @cache
+def _lucene_pattern() -> re.Pattern[str]:
+    """A word of Lucene's StandardTokenizer, of scripts that have spaces: what joins letters, and what joins digits."""
+    return re.compile(r"\w+(?:(?:(?<=[^\W\d_])[.:'’·](?=[^\W\d_])|(?<=\d)[.,;'’](?=\d))\w+)*")
+
+
+def _lucene_length(length: int) -> int:
+    """A length as Lucene keeps it, in a byte: exact below 40, then four binary digits of what is above 24."""
+    above = length - 24
+    spare = max(above.bit_length() - 4, 0) if above > 0 else 0
+    return length if not spare else 24 + (above >> spare << spare)
+
+
+@cache
 def _clusters() -> re.Pattern[str]:
     """A pattern for a character with its combining marks; Hangul letters are single."""
     return re.compile(rf"[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]+|.[{_marks()}\uff9e\uff9f]*", re.DOTALL)
@@ -335,10 +354,39 @@ def _clusters() -> re.Pattern[str]:
 @cache
 def _scripts() -> re.Pattern[str]:
     """A pattern for runs of scripts without spaces, and of scripts with spaces."""
-    return re.compile(rf"(?P<grams>[{_GRAMS}]+)|(?P<words>[^{_GRAMS}]+)")
+    return re.compile(rf"(?P<grams>[{GRAMS}]+)|(?P<words>[^{GRAMS}]+)")
 
 
 # --- languages --------------------------------------------------------------------------------------------------------
+
+
+# By the codes of ISO 639-1. What is written without spaces has no stems: it is taken apart into characters and pairs.
+_CODES = {
+    "ar": "arabic", "hy": "armenian", "eu": "basque", "ca": "catalan", "cs": "czech", "da": "danish", "nl": "dutch",
+    "en": "english", "eo": "esperanto", "et": "estonian", "fi": "finnish", "fr": "french", "de": "german",
+    "el": "greek", "hi": "hindi", "hu": "hungarian", "id": "indonesian", "ga": "irish", "it": "italian",
+    "lt": "lithuanian", "ne": "nepali", "no": "norwegian", "nb": "norwegian", "fa": "persian", "pl": "polish",
+    "pt": "portuguese", "ro": "romanian", "ru": "russian", "sr": "serbian", "es": "spanish", "sv": "swedish",
+    "ta": "tamil", "tr": "turkish", "yi": "yiddish",
+    "ja": "none", "ko": "none", "zh": "none", "th": "none", "lo": "none", "km": "none", "my": "none",
+}  # fmt: skip
+
+
+def language_name(language: str) -> str:
+    """A language as Snowball calls it: "german" of "german", "de" and "de-AT"; also "none" and "lucene".
+
+    Raises:
+        EncoderError: No such language.
+    """
+    name = language.strip().lower()
+    name = _CODES.get(re.split("[-_]", name)[0], name)
+    import Stemmer
+
+    if name not in ("none", "lucene", *Stemmer.algorithms()):
+        names = ", ".join(sorted(Stemmer.algorithms()))
+        codes = "their codes (de), several of them (de,en), and auto"
+        raise EncoderError(f"no language {language!r}; there are: none, lucene, {names}; {codes}")
+    return name
 
 
 def _stemmer(language: str) -> Any:
@@ -347,21 +395,21 @@ def _stemmer(language: str) -> Any:
         return str
     import Stemmer
 
-    if language not in Stemmer.algorithms():
-        raise EncoderError(f"no language {language!r}; there are: none, {', '.join(sorted(Stemmer.algorithms()))}")
+    if language == "lucene":
+        stem = Stemmer.Stemmer("porter").stemWord
+        return lambda word: stem(word) if len(word) > 2 else word
     return Stemmer.Stemmer(language).stemWord
 
 
 def _stop_words(language: str, choice: str) -> Iterable[str]:
     if choice == "keep" or language == "none":
         return ()
-    if choice == "lucene":
-        return _LUCENE.split()
+    return _LUCENE.split() if "lucene" in (choice, language) else stop_words_of(language)
+
+
+def stop_words_of(language: str) -> frozenset[str]:
+    """Snowball's stop words of a language; none where it has no list."""
     from whoosh.lang.stopwords import stoplists
 
-    codes = {
-        "danish": "da", "dutch": "nl", "english": "en", "finnish": "fi", "french": "fr", "german": "de",
-        "hungarian": "hu", "italian": "it", "norwegian": "no", "porter": "en", "portuguese": "pt",
-        "russian": "ru", "spanish": "es", "swedish": "sv", "turkish": "tr",
-    }  # fmt: skip
-    return list(stoplists.get(codes.get(language, ""), ()))
+    code = "en" if language == "porter" else next((code for code, name in _CODES.items() if name == language), "")
+    return frozenset(stoplists.get(code, ()))

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.encode.analyzer import Analyzer
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes, write_files
 from lsr.encode.bm25_fixed import FixedBM25Encoder
+from lsr.encode.languages import MixedAnalyzer, analyzer_of, saved_analyzer
 from lsr.encode.lexicon import Lexicon
 from lsr.errors import EncoderError
 from lsr.fingerprint import Fingerprint, digest
@@ -43,7 +43,9 @@ class BM25Encoder(Encoder):
     Args:
         k1: Saturation of the term frequency.
         b: Strength of the length normalisation, 0 to 1.
-        language: A Snowball language ("english"), or "none" for neither stems nor stop words.
+        language: A Snowball language ("german") or its code ("de"), or "none" for neither stems nor stop words; several
+            ("de,en"), of which each document is in one, or "auto" for any (see `lsr.encode.languages`); or "lucene" for
+            Lucene's English analyzer, with which `pivot` is best the mean length of the documents, as in Lucene.
         stop_words: "light", "drop", "lucene" or "keep"; see `lsr.encode.analyzer.Analyzer`.
         pivot: Length at which a document is neither short nor long, in words without stop words.
 
@@ -65,7 +67,7 @@ class BM25Encoder(Encoder):
         if not 0 <= k1 < math.inf or not 0 <= b <= 1 or not 0 < pivot < math.inf:
             raise EncoderError(f"bm25 needs k1 >= 0, 0 <= b <= 1 and pivot > 0, got k1={k1}, b={b}, pivot={pivot}")
         self.k1, self.b, self.pivot = float(k1), float(b), float(pivot)
-        self.analyzer = Analyzer(language, stop_words)
+        self.analyzer = analyzer_of(language, stop_words)
         self._lexicon: Lexicon | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -118,13 +120,22 @@ class BM25Encoder(Encoder):
         """Weights of query terms; words that no document has are left out."""
         lexicon, rows = self.lexicon, []
         for text in as_texts(texts):
-            known = {lexicon.number(term): weight for term, weight in self.analyzer.query(text).items()}
+            known = {lexicon.number(term): weight for term, weight in self._query_terms(text, lexicon).items()}
             known.pop(-1, None)
             rows.append(known)
         terms = np.unique(np.fromiter((term for row in rows for term in row), np.int64))
         factor = dict(zip(terms.tolist(), self.query_factors(terms).tolist(), strict=True))
         rows = [{term: weight * factor[term] for term, weight in row.items() if factor[term]} for row in rows]
         return SparseMatrix.from_dicts(rows, len(lexicon))
+
+    def _query_terms(self, text: str, lexicon: Lexicon) -> dict[str, float]:
+        """The terms of a query, of several languages by those that there are documents of."""
+        if not isinstance(self.analyzer, MixedAnalyzer):
+            return self.analyzer.query(text)
+        marks = {name: lexicon.number(mark) for name, mark in self.analyzer.marks.items()}
+        known = np.array([number for number in marks.values() if number >= 0], np.int64)
+        there = set(known[lexicon.counts(known) > 0].tolist())
+        return self.analyzer.query(text, [name for name, number in marks.items() if number in there])
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
         """(n,) float64, the IDF of each of (n,) terms; 0 where no document has it."""
@@ -205,7 +216,7 @@ class BM25Encoder(Encoder):
             return FixedBM25Encoder.load(folder, config)
         try:
             state = json.loads((folder / STATE_FILE).read_bytes())
-            analyzer = Analyzer.of(state["analyzer"])
+            analyzer = saved_analyzer(state["analyzer"])
             encoder = cls(config["k1"], config["b"], "none", "keep", config["pivot"])
             encoder.analyzer = analyzer
             if (n_docs := state["n_docs"]) is not None:

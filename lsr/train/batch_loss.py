@@ -17,7 +17,7 @@ from lsr.train.data import Example
 from lsr.train.network import Ids
 from lsr.train.objective import Penalty, ranking_loss
 from lsr.train.pretrain import mask_tokens, masked_loss
-from lsr.train.processes import Processes, SharedTeacher
+from lsr.train.processes import Processes, SharedTeacher, shared
 from lsr.train.query_table import TermSampler
 from lsr.train.settings import TrainSettings
 from lsr.train.student import Student
@@ -72,7 +72,7 @@ class BatchLoss:
         ]
         self._teachers = list(teachers)
         if processes.count > 1:
-            self._teachers = [SharedTeacher(teacher, processes) for teacher in teachers]
+            self._teachers = [shared(teacher, processes) for teacher in teachers]
         self._lexical = None if lexical is None else SharedTeacher(lexical, processes)
         self._sampler = TermSampler(student.model.n_terms, student.absent, settings.sample_terms)
         view = "query" if settings.queries.kind in ("encoded", "tokens") else "document"

@@ -7,6 +7,8 @@ and NaN, affect neither the loss nor the gradient.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -98,7 +100,12 @@ def kl(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature:
     return each.sum(1).mean() * temperature**2
 
 
-def ensemble(teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0, *, normalize: bool = True) -> Tensor:
+Normalization = Literal["min-max", "standard", "raw"]
+
+
+def ensemble(
+    teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0, *, normalize: Normalization = "min-max"
+) -> Tensor:
     """Combine teachers of different scales: the heterogeneous ensemble of arXiv 2411.04403.
 
     Each teacher's scores are min-max normalised over a query's candidates, the mean is taken over the teachers that
@@ -109,11 +116,12 @@ def ensemble(teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0, 
         teachers: (n_teachers, n_queries, n_docs) float; values that are not finite count as missing.
         mask: bool of the same shape or one that broadcasts to it, False for missing scores.
         scale: Larger values make the teacher's softmax sharper.
-        normalize: If false, average the scores without normalising them, as for SPLADE-v3's cross-encoders.
+        normalize: "standard" scales a teacher's scores of a query to mean 0 and standard deviation 1 instead (all 0 if
+            they are equal); "raw" keeps them, as for SPLADE-v3's cross-encoders.
 
     Returns:
-        (n_queries, n_docs) float, between 0 and `scale` if normalised; NaN if no teacher has a score, so use `kl` with
-        `mask=~result.isnan()`.
+        (n_queries, n_docs) float, between 0 and `scale` if min-max normalised; NaN if no teacher has a score, so use
+        `kl` with `mask=~result.isnan()`.
 
     Raises:
         ValueError: Not three dimensions.
@@ -124,7 +132,13 @@ def ensemble(teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0, 
     present = given.isfinite()
     if mask is not None:
         present = present & mask
-    if normalize:
+    if normalize == "standard":
+        count = present.sum(2, keepdim=True).clamp(min=1)
+        apart = (given - given.masked_fill(~present, 0).sum(2, keepdim=True) / count).masked_fill(~present, 0)
+        deviation = (apart.square().sum(2, keepdim=True) / count).sqrt()
+        alike = deviation <= 1e-6 * given.masked_fill(~present, 0).abs().amax(2, keepdim=True)
+        given = (apart / deviation.masked_fill(alike, 1)).masked_fill(alike, 0)
+    elif normalize == "min-max":
         low = given.masked_fill(~present, torch.inf).amin(2, keepdim=True)
         high = given.masked_fill(~present, -torch.inf).amax(2, keepdim=True)
         alike = high <= low

@@ -102,18 +102,26 @@ class TeacherSettings(Settings):
     Attributes:
         encoder: "bm25", or a sparse encoder as for `--encoder`; it scores all pairs of a batch.
         dense: A dense checkpoint, with the pooling, prompts and similarity of its own files; it scores all pairs.
-        examples: The scores in the examples, such as a cross-encoder's, beside models. They are only for a query's own
-            documents, so kl is then over these. Without any teachers they are used by default.
+        cross_encoder: A CrossEncoder of sentence-transformers with one output. It scores only a query's own documents,
+            so kl is then over these. Needs the package sentence-transformers.
+        examples: The scores in the examples, for example from `lsr score`, beside models. They are only for a query's
+            own documents, so kl is then over these. Without any teachers they are used by default.
     """
 
     encoder: str | None = None
     dense: str | None = None
+    cross_encoder: str | None = None
     examples: bool = False
 
+    @property
+    def of_own(self) -> bool:
+        """Whether it has scores of a query's own documents only."""
+        return self.examples or self.cross_encoder is not None
+
     def conflicts(self) -> list[str]:
-        """Exactly one of the three is needed."""
-        given = (self.encoder is not None) + (self.dense is not None) + self.examples
-        return [] if given == 1 else ["name one of encoder, dense and examples"]
+        """Exactly one of the four is needed."""
+        named = sum(name is not None for name in (self.encoder, self.dense, self.cross_encoder))
+        return [] if named + self.examples == 1 else ["name one of encoder, dense, cross_encoder and examples"]
 
 
 @dataclass(frozen=True)
@@ -130,9 +138,10 @@ class LossSettings(Settings):
         alone: With `TrainSettings.lexical`: weight of all these losses for the model's scores without BM25's, so that
             the learned part also ranks well by itself.
         temperature: Divides scores in info_nce.
-        teacher_scores: How kl scales each teacher's scores: to 0..1 for each query ("min-max"), so that teachers of
-            different scales count equally, or not at all ("raw"), for a single cross-encoder.
-        scale: Factor of their mean for kl; 0 for the default: 30 for "min-max", 1 for "raw".
+        teacher_scores: How kl scales each teacher's scores for a query: to 0..1 ("min-max") or to mean 0 and standard
+            deviation 1 ("standard"), so that teachers of different scales count equally, or not at all ("raw"), for a
+            single cross-encoder.
+        scale: Factor of their mean for kl; 0 for the default: 30 for "min-max", 1 for the others.
         margin_pairs: Whether margin_mse compares a query's positive with its negatives ("positive"), or all of its
             documents with each other ("all"), as naver/splade's trainer of SPLADE-v3 does.
     """
@@ -142,7 +151,7 @@ class LossSettings(Settings):
     margin_mse: float = field(default=0.0, metadata=within(at_least=0))
     alone: float = field(default=0.0, metadata=within(at_least=0))
     temperature: float = field(default=1.0, metadata=within(above=0))
-    teacher_scores: Literal["min-max", "raw"] = "min-max"
+    teacher_scores: Literal["min-max", "standard", "raw"] = "min-max"
     scale: float = field(default=0.0, metadata=within(at_least=0))
     margin_pairs: Literal["positive", "all"] = "positive"
     vectors: float = field(default=0.0, metadata=within(at_least=0))

@@ -177,6 +177,13 @@ def test_values_per_query_and_times_are_kept(done, datasets):
     assert np.mean(mine) == pytest.approx(result(record, "two", "fused")["measures"]["nDCG@10"])
     times = pq.read_table(out / "latencies.parquet").to_pylist()
     assert len(times) == len(datasets) * 4 * LATENCY.queries
+    texts = {(row["dataset"], row["query"]): row["text"] for row in pq.read_table(out / "queries.parquet").to_pylist()}
+    assert texts == {
+        (name, query.id): query.text
+        for name, dataset in datasets.items()
+        for query in open_corpus(dataset.source, queries=True)
+        if query.id in dataset.qrels
+    }
 
 
 def test_fused_runs_are_made_of_the_runs_that_are_kept(done):
