@@ -26,8 +26,10 @@ _HOMES = {
     "QuerySet": "lsr.index.search.query_file",
     "Reader": "lsr.index.search.reader",
     "Reranker": "lsr.index.search.rerank",
+    "SearchIndex": "lsr.index.protocols",
     "SearchOptions": "lsr.index.search.settings",
     "SearchSettings": "lsr.index.search.settings",
+    "Searchable": "lsr.index.protocols",
     "ServeSettings": "lsr.index.serve.settings",
     "Server": "lsr.index.serve.server",
     "ShardedIndex": "lsr.index.distributed.sharded_index",
@@ -39,7 +41,7 @@ _HOMES = {
     "download_index": "lsr.index.sharding.remote",
     "expand_query": "lsr.index.search.feedback",
     "interpolate": "lsr.index.hybrid.fusion",
-    "parse_where": "lsr.index.segment.filters",
+    "parse_where": "lsr.index.segment.parse_filters",
     "read_queries": "lsr.index.search.query_file",
     "reciprocal_rank_fusion": "lsr.index.hybrid.fusion",
     "reshard_index": "lsr.index.distributed.reshard",
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
     from lsr.index.hybrid.hybrid import Hybrid as Hybrid
     from lsr.index.hybrid.hybrid import build_dense as build_dense
     from lsr.index.index import Index as Index
+    from lsr.index.protocols import Searchable as Searchable
+    from lsr.index.protocols import SearchIndex as SearchIndex
     from lsr.index.search.duplicates import Duplicate as Duplicate
     from lsr.index.search.explain import Contribution as Contribution
     from lsr.index.search.explain import Explanation as Explanation
@@ -76,7 +80,7 @@ if TYPE_CHECKING:
     from lsr.index.search.settings import SearchSettings as SearchSettings
     from lsr.index.search.words import Suggestion as Suggestion
     from lsr.index.segment.filters import Filter as Filter
-    from lsr.index.segment.filters import parse_where as parse_where
+    from lsr.index.segment.parse_filters import parse_where as parse_where
     from lsr.index.serve.client import Client as Client
     from lsr.index.serve.server import Server as Server
     from lsr.index.serve.settings import ServeSettings as ServeSettings

@@ -59,7 +59,7 @@ MOVED = {
     "lsr.index.exchange": "lsr.index.cli.export",
     "lsr.index.explain": "lsr.index.search.explain",
     "lsr.index.feedback": "lsr.index.search.feedback",
-    "lsr.index.filters": "lsr.index.segment.filters",
+    "lsr.index.filters": "lsr.index.segment.filters lsr.index.segment.parse_filters",
     "lsr.index.found": "lsr.index.distributed.results",
     "lsr.index.fusion": "lsr.index.hybrid.fusion",
     "lsr.index.group": "lsr.index.search.segment_group",
@@ -91,7 +91,7 @@ MOVED = {
     "lsr.index.serve.commands": "lsr.index.cli.serve",
     "lsr.index.serve.facts": "lsr.index.serve.index_info",
     "lsr.index.serve.http": "lsr.index.serve.responses",
-    "lsr.index.serve.models": "lsr.index.serve.schemas",
+    "lsr.index.serve.models": "lsr.index.serve.schemas lsr.index.serve.answers",
     "lsr.index.serve.served": "lsr.index.serve.service",
     "lsr.index.serve.work": "lsr.index.serve.thread_pool",
     "lsr.index.shard": "lsr.index.distributed.shard_server",
@@ -99,7 +99,7 @@ MOVED = {
     "lsr.index.shard_worker": "lsr.index.distributed.build_worker",
     "lsr.index.sharded": "lsr.index.distributed.sharded_index lsr.index.distributed.thread_replicas",
     "lsr.index.shards": "lsr.index.sharding.manifest lsr.index.sharding.remote",
-    "lsr.index.snapshot": "lsr.index.search.snapshot lsr.index.search.index_encoder",
+    "lsr.index.snapshot": "lsr.index.search.snapshot lsr.index.search.open_segment lsr.index.search.index_encoder",
     "lsr.index.storage": "lsr.index.storage.manifest",
     "lsr.index.stretches": "lsr.index.distributed.vector_ranges",
     "lsr.index.transaction": "lsr.index.storage.transaction",
@@ -132,6 +132,7 @@ RENAMED = {
     "lsr.index.feedback.expanded": "expand_query",
     "lsr.index.hybrid.dense_of": "build_dense",
     "lsr.index.pending.Stored": "PendingSegment",
+    "lsr.index.query_side.QuerySide": "QueryEncoding",
     "lsr.index.remote.downloaded": "download_index",
     "lsr.index.remote.uploaded": "upload_index",
     "lsr.index.reshard.reshard": "reshard_index",
@@ -189,6 +190,12 @@ def moved_function(old: str, module: str, name: str) -> Callable[..., Any]:
     """What takes the place of a method that is gone; it warns."""
     _warn(old, f"{_face_of(name, module)}.{name}")
     return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def renamed(old: str, new: str) -> None:
+    """Warn that a method has another name now."""
+    message = f"{old} is now {new}. The old name goes with the next release."
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 
 def _warn(old: str, new: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lsr.eval.latency import Latency
 from lsr.eval.report import plots
 from lsr.eval.report.formatting import milliseconds
-from lsr.eval.report.plots import Bar, Look, Outline, Point, Spread
+from lsr.eval.report.plots import Bar, Curve, Look, Outline, Point, Spread
 from lsr.eval.report.results import Lengths, Results
 from lsr.eval.report.tables import SIGNIFICANT
 
@@ -20,11 +21,19 @@ _GRID = 50  # values of queries are rounded to that part of 1, so that a picture
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture as SVG with what stands above it."""
+    """A picture as SVG with what stands above it.
+
+    Attributes:
+        heading: What stands above it.
+        svg: The picture.
+        swatch: The mark of the system that it is about, as SVG.
+        wide: The same for a desk, where it gains by more room.
+    """
 
     heading: str
     svg: str
     swatch: str = ""
+    wide: str = ""
 
 
 def _look(results: Results, system: str) -> Look:
@@ -42,7 +51,7 @@ def against_latency(results: Results) -> Figure | None:
     some = _points(results, {name: results.mean_p50(name) for name in results.systems})
     labels = (f"median search time, ms, k = {results.experiment.k}", measure)
     title = f"{measure} against search time"
-    return Figure(title, plots.points(title, some, labels)) if some else None
+    return _points_figure(title, some, labels) if some else None
 
 
 def against_size(results: Results) -> Figure | None:
@@ -51,7 +60,12 @@ def against_size(results: Results) -> Figure | None:
     sizes = {name: results.mean_bytes(name) for name in results.systems}
     some = _points(results, {name: size / 1e6 if size else None for name, size in sizes.items()})
     title = f"{measure} against index size"
-    return Figure(title, plots.points(title, some, ("index size, MB", measure))) if some else None
+    return _points_figure(title, some, ("index size, MB", measure)) if some else None
+
+
+def _points_figure(title: str, some: list[Point], labels: tuple[str, str], **how: Any) -> Figure:
+    narrow, wide = (plots.points(title, some, labels, wide=wide, **how) for wide in (False, True))
+    return Figure(title, narrow, wide=wide)
 
 
 def _points(results: Results, across: dict[str, float | None]) -> list[Point]:
@@ -78,7 +92,19 @@ def recall(results: Results) -> Figure | None:
     k = results.experiment.k
     title = f"Recall at {k} against search time"
     labels = (f"median search time, ms, k = {k}", f"recall of the exact {k}")
-    return Figure(title, plots.points(title, some, labels, top=1.0, front=False)) if some else None
+    return _points_figure(title, some, labels, top=1.0, front=False) if some else None
+
+
+def recall_at(results: Results) -> Figure | None:
+    """Recall against the depth of the runs."""
+    found = {name: results.recall_at(name) for name in results.systems}
+    some = [
+        Curve(tuple(sorted((float(k), v) for k, v in values.items())), _look(results, name))
+        for name, values in found.items()
+        if len(values) > 1
+    ]
+    title = "Recall against depth"
+    return Figure(title, plots.curves(title, some, ("documents, k", "recall at k"))) if some else None
 
 
 def latency(results: Results) -> Figure | None:
@@ -98,7 +124,9 @@ def latency(results: Results) -> Figure | None:
             median = f"median {milliseconds(found[50]).text}"
             some.append(Spread(system + partly, median, found, _look(results, system)))
     title = "Search time by system"
-    return Figure(title, plots.spreads(title, some, "search time, ms, one query at a time")) if some else None
+    label = "search time, ms, one query at a time"
+    narrow, wide = (plots.spreads(title, some, label, wide=wide) for wide in (False, True))
+    return Figure(title, narrow, wide=wide) if some else None
 
 
 def _mean(times: list[Latency], name: str) -> float:

@@ -39,7 +39,8 @@ def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
     """Train an encoder as a YAML file says; after a kill the same command resumes.
 
     CONFIG is a YAML file or the name of a preset (--list). The folder gets `log.jsonl`, checkpoints, the encoder that
-    did best in validation (`best`) and the last one (`last`), both ready for --encoder. Started by torchrun, it uses
+    did best in validation (`best`) and the last one (`last`), both ready for --encoder. `--set data=FOLDER` trains on a
+    BEIR folder or an ir-datasets name instead, with negatives that BM25 finds. Started by torchrun, it uses
     several GPUs.
 
     \b
@@ -47,13 +48,20 @@ def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
       lsr train --list
       lsr train splade-v2 --out runs/splade-v2
       lsr train splade-v2 --out runs/short --set optimizer.steps=1000
+      lsr train splade-pp --out runs/mine --set data=my-data
       lsr train my-run.yaml --out runs/mine
     """
     from lsr.config import read_config
     from lsr.console import note
     from lsr.errors import MissingExtra
+    from lsr.eval.training.from_folder import as_overrides, of_folder
 
-    settings = read_config(config, TrainSettings, overrides)
+    others, folder = of_folder(overrides)
+    settings = read_config(config, TrainSettings, others)
+    if folder is not None:
+        negatives, validates = settings.data.negatives > 0, settings.validation is not None
+        others = [*others, *as_overrides(folder, out, negatives=negatives, validates=validates)]
+        settings = read_config(config, TrainSettings, others)
     encoder = run_training(settings, out)
     if int(os.environ.get("RANK", "0")):
         return
@@ -111,6 +119,7 @@ def _bm25(settings: TrainSettings, data: TrainingData) -> Teacher | None:
 
 def _teachers(settings: TrainSettings, data: TrainingData, cache: Path, bm25: Teacher | None) -> list[Teacher]:
     from lsr.index.cli.encode import open_encoder
+    from lsr.train.cross_encoder import CrossEncoderTeacher
     from lsr.train.teachers import DenseTeacher, SparseTeacher, device_of
 
     rank = int(os.environ.get("RANK", "0"))
@@ -130,6 +139,9 @@ def _teachers(settings: TrainSettings, data: TrainingData, cache: Path, bm25: Te
                     half=settings.precision == "bfloat16",
                 )
             )
+        elif teacher.cross_encoder is not None:
+            device = device_of(settings.device)
+            teachers.append(CrossEncoderTeacher(teacher.cross_encoder, cache=where, device=device))
         elif teacher.encoder == "bm25" and bm25 is not None:
             teachers.append(bm25)
         else:

@@ -44,7 +44,7 @@ def encoder_options(command: F) -> F:
         click.option(
             "--language",
             metavar="NAME",
-            help="Of bm25: english, de, ja, …; de,en or auto: each document's own; none. [default: english]",
+            help="Of bm25: english, de, ja, …; de,en or auto: each document's own; none; lucene. [default: english]",
         ),
         click.option(
             "--stop-words",

@@ -185,7 +185,7 @@ def search(
       lsr search shards --queries queries.jsonl --run out.trec --ray auto
     """  # fmt: skip
     from lsr.console import emit_json, is_terminal, note
-    from lsr.index.segment.filters import parse_where_text
+    from lsr.index.segment.parse_filters import parse_where_text
 
     if (text is None) == (queries is None):
         raise click.UsageError("give either a text or --queries FILE")
@@ -197,8 +197,8 @@ def search(
     settings = given_search_settings(options) | {"where": parse_where_text(where)}
     if given and plan:
         raise click.UsageError(f"--plan is of a search without --{next(iter(given)).replace('_', '-')}")
-    if "facets" in given and (queries is not None or run_path):
-        raise click.UsageError("--facet takes a text, and no --run")
+    if {"facets", "total"} & given.keys() and (queries is not None or run_path):
+        raise click.UsageError("--facet and --total take a text, and no --run")
     settings |= given
     if ray and skip_damaged:
         raise click.UsageError("--skip-damaged is for a search in this process: leave --ray out")

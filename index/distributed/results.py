@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lsr.errors import ClusterError
 from lsr.forks import in_child
@@ -15,6 +16,7 @@ from lsr.index.distributed.hedging import Outcome
 from lsr.index.distributed.shard_server import ShardHits
 from lsr.index.search.column_values import sorted_order
 from lsr.index.search.options import Sort
+from lsr.index.search.words import Titles, merged_titles
 from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
@@ -202,3 +204,22 @@ class ShardRanking:
         for n, answer in (self._answers(method, asked) if asked else {}).items():
             known |= {doc: answer[i] for i, doc in enumerate(of_shard[n])}
         return [known.get(doc) for doc in docs]
+
+
+class ShardWords:
+    """The documents of all shards as a `WordSource`, whose attributes are the arguments; `titles` asks all shards."""
+
+    def __init__(
+        self,
+        vocabulary: list[str] | None,
+        kept: Callable[..., Any],
+        frequencies: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+        contents: Callable[[Sequence[int], int], list[list[str]]],
+        titles: Callable[[str, int], Mapping[int, Titles]],
+    ) -> None:
+        self.vocabulary, self.kept, self.frequencies, self.contents = vocabulary, kept, frequencies, contents
+        self._titles = titles
+
+    def titles(self, typed: str, limit: int) -> Titles:
+        """The titles of all shards, in their order."""
+        return merged_titles(self._titles(typed, limit).values())

@@ -4,8 +4,8 @@
     hybrid = Hybrid(index, dense=build_dense(index, "vectors", embed), method="interpolation", weights={"dense": 0.5})
     hits = hybrid.search("a question", k=10, where={"lang": "en"})
 
-Of an index whose encoder is a `HybridEncoder` the two halves of the vectors are searched one by one. Their sum, with
-the weight that the index was built with, is what `Index.search` itself gives, exactly and in one pass.
+Of an index whose encoder is a `HybridEncoder` the learned terms and BM25's are searched one after the other. The sum
+of both scores, with the weight that the index was built with, is what `Index.search` gives, exactly and in one pass.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from lsr.errors import EncoderError
 from lsr.index.hybrid.dense import DenseVectors, Embed, Nearest
 from lsr.index.hybrid.dense_files import Similarity
 from lsr.index.hybrid.fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
-from lsr.index.search.hits import Hit
+from lsr.index.search.hits import Hits
 from lsr.index.search.query_encoder import Query, as_queries, checked_k
 from lsr.index.search.reader import Reader
 from lsr.index.search.settings import BatchOptions
 from lsr.index.search.snapshot import Snapshot
-from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.segment.parse_filters import as_filter
 from lsr.io.runs import Run
 from lsr.sparse import SparseMatrix
 
@@ -87,8 +88,8 @@ class Hybrid:
     ) -> None:
         self._index, self._dense, self._method, self._depth = index, dense, method, depth
         self._normalization, self._rrf_k = normalization, rrf_k
-        halves = ("learned", "lexical") if _hybrid_encoder(index) else ("sparse",)
-        self.parts: tuple[str, ...] = halves + (("dense",) if dense is not None else ())
+        sparse = ("learned", "lexical") if _hybrid_encoder(index) else ("sparse",)
+        self.parts: tuple[str, ...] = sparse + (("dense",) if dense is not None else ())
         given = dict(weights or {})
         if any(name not in self.parts or not weight >= 0 for name, weight in given.items()):
             raise ValueError(f"weights are numbers of at least 0 for {', '.join(self.parts)}, got {given}")
@@ -112,7 +113,7 @@ class Hybrid:
 
     def search(
         self, query: Query, k: int = 10, *, dense: ArrayLike | None = None, **settings: Unpack[BatchOptions]
-    ) -> list[Hit]:
+    ) -> Hits:
         """The k best documents; their scores are the fused ones, their explanations those of the sparse vectors.
 
         Args:
@@ -133,7 +134,7 @@ class Hybrid:
         *,
         dense: Sequence[ArrayLike] | None = None,
         **settings: Unpack[BatchOptions],
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """The k best documents of each query; arguments are those of `search`, `dense` one vector for each."""
         checked_k(k)
         index = self._index.pinned()
@@ -248,7 +249,7 @@ def _is_current(dense: DenseVectors, snapshot: Snapshot, row: int, doc: int) -> 
 
 
 def _hybrid_encoder(index: Reader) -> HybridEncoder | None:
-    """The encoder, if it is one of two halves; an index of vectors may have none."""
+    """The encoder, if it is one of two encoders; an index of vectors may have none."""
     with suppress(EncoderError):
         if isinstance(encoder := index.encoder, HybridEncoder):
             return encoder
@@ -258,6 +259,6 @@ def _hybrid_encoder(index: Reader) -> HybridEncoder | None:
 def _sparse(index: Reader, vectors: SparseMatrix) -> Iterator[tuple[str, SparseMatrix]]:
     """The vectors of each sparse part."""
     if encoder := _hybrid_encoder(index):
-        yield from zip(("learned", "lexical"), encoder.halves(vectors), strict=True)
+        yield from zip(("learned", "lexical"), encoder.split_by_encoder(vectors), strict=True)
     else:
         yield "sparse", vectors

@@ -12,7 +12,8 @@ from typing import Any  # no __future__ here: Haystack reads the types of `run`
 from lsr.errors import DataError, DoubledId, MissingExtra
 from lsr.index.index import Index
 from lsr.index.integrations.store import Existing, checked, current, opened, opened_or_created, put, remove, stored
-from lsr.index.segment.filters import Filter, as_filter
+from lsr.index.segment.filters import Filter
+from lsr.index.segment.parse_filters import as_filter
 from lsr.io.object_store import is_remote
 
 try:

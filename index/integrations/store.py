@@ -15,7 +15,7 @@ from typing import Any, Literal
 from lsr.errors import OutputExists
 from lsr.index.index import Index
 from lsr.index.search.options import split_options
-from lsr.index.segment.filters import as_filter
+from lsr.index.segment.parse_filters import as_filter
 from lsr.index.sharding.manifest import is_sharded
 from lsr.index.storage.manifest import MANIFEST
 from lsr.index.write.update_batch import Change

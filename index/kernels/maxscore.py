@@ -1,8 +1,9 @@
 """MaxScore, window by window. Exact, ties included, for 8-bit impacts.
 
-It splits a query's terms by their peaks, the most that each can add to a score. Terms whose peaks together fall short
-of the k-th best score so far can't bring a document to the top by themselves. So only the lists of the others, the
-essential ones, are gone through; the rest are looked up in the documents found there, while these can still get so far.
+It splits a query's terms by their upper bounds, the most that each can add to a score. Terms whose bounds together
+fall short of the k-th best score so far can't bring a document to the top by themselves. So only the lists of the
+others, the essential ones, are gone through; the rest are looked up in the documents found there, while these can still
+get so far.
 
 This is the form of Lucene's bulk scorer: in each window the essential lists are added up in the accumulator, one after
 the other; then the rest are looked up, term by term, in the documents that are left.
@@ -57,10 +58,10 @@ def search_maxscore(files, query, space, k):
     Returns:
         How many were found.
     """
-    windows, peaks, counts = files.windows, query.peaks, space.counts
-    n_terms = len(peaks)
+    windows, upper_bounds, counts = files.windows, query.upper_bounds, space.counts
+    n_terms = len(upper_bounds)
     counts[:] = 0
-    cheap_first, heavy_first = by_cost(files, query, space), np.argsort(-peaks)
+    cheap_first, heavy_first = by_cost(files, query, space), np.argsort(-upper_bounds)
     is_aside = np.empty(n_terms, np.bool_)
     essential, aside = np.empty(n_terms, np.int64), np.empty(n_terms, np.int64)
     docs, scores = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.int32)
@@ -70,9 +71,9 @@ def search_maxscore(files, query, space, k):
             continue
         rest = np.int64(0)
         for i in cheap_first:
-            is_aside[i] = _ASIDE * (rest + peaks[i]) < threshold
+            is_aside[i] = _ASIDE * (rest + upper_bounds[i]) < threshold
             if is_aside[i]:
-                rest += peaks[i]
+                rest += upper_bounds[i]
         n_essential, n_aside = 0, 0
         for i in heavy_first:
             if is_aside[i]:
@@ -142,8 +143,8 @@ def complete(files, query, terms, rest, w, threshold, docs, scores, n, counts):
     Args:
         files: `Files`.
         query: `Query`.
-        terms: (n_terms,) int64, places in the query, that of the highest peak first.
-        rest: The sum of their peaks.
+        terms: (n_terms,) int64, places in the query, that of the highest upper bound first.
+        rest: The sum of their upper bounds.
         w: The window.
         threshold: The score to reach.
         docs: (WINDOW,) int64, documents within the window; changed to those left.
@@ -154,12 +155,12 @@ def complete(files, query, terms, rest, w, threshold, docs, scores, n, counts):
     Returns:
         How many are left; their scores are whole.
     """
-    windows, lists, weights, peaks = files.windows, query.lists, query.weights, query.peaks
+    windows, lists, weights, upper_bounds = files.windows, query.lists, query.weights, query.upper_bounds
     for i in terms:
         if n == 0:
             break
         counts[POSTINGS_SCORED] += n
-        rest -= peaks[i]
+        rest -= upper_bounds[i]
         if lists[i, w, DENSE] >= 0:
             row = windows[w, DENSE_AT] + lists[i, w, DENSE] * windows[w, N_DOCS]
             impacts = files.dense[row : row + windows[w, N_DOCS]]

@@ -18,14 +18,10 @@ from __future__ import annotations
 import json
 import math
 import operator
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -34,12 +30,12 @@ from numpy.typing import NDArray
 
 from lsr.errors import DataError
 from lsr.index.segment.columns import Columns, Kinds, is_unicode, kinds_of, numbers_of, offsets_of
-from lsr.io.metadata import parse_time, plain_value
+from lsr.io.metadata import parse_time
 
 Where = Mapping[str, Any]
 Mask = NDArray[np.bool_]
 
-_ORDER: dict[str, Callable[[Any, Any], Any]] = {
+ORDER: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -48,18 +44,11 @@ _ORDER: dict[str, Callable[[Any, Any], Any]] = {
 _ORDER_OF_TEXTS = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
 _COMPARED = 20_000  # texts, to find the nearest
 _LISTED, _TOLD = 50, 20  # columns, and wrong conditions, that a message has
-_DEEPEST = 100  # filters within filters
-_MOST_BITS = 14_280  # of a whole number: it has 4,300 digits then, and Python reads and writes no more
 _PARTS_OF_TEXTS = {"prefix": pc.starts_with, "contains": pc.match_substring}
-_OPERATORS = ("==", "!=", *_ORDER, "in", "not in", *_PARTS_OF_TEXTS, "exists")
-_WRITTEN_OPERATORS = {"=": "in", "==": "in", "!=": "not in", "^=": "prefix", "*=": "contains"}
-_TEXT_CONDITION = re.compile(
-    r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|\^=|\*=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL
-)
-_WRITTEN_VALUE = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>[^,]*))(?P<comma>,|\Z)', re.DOTALL)
+OPERATORS = ("==", "!=", *ORDER, "in", "not in", *_PARTS_OF_TEXTS, "exists")
 
 
-class _Written(str):
+class WrittenValue(str):
     """A value as somebody wrote it on a command line: the column tells whether it is a number or a text."""
 
     def __repr__(self) -> str:
@@ -67,25 +56,32 @@ class _Written(str):
 
 
 @dataclass(frozen=True)
-class _Condition:
+class Condition:
     """One of a filter's leaves. `values` are those that it is compared with."""
 
     column: str
     operator: str
     values: tuple[Any, ...]
 
+    def to_where(self) -> Where:
+        """What it was parsed of."""
+        if any(isinstance(value, WrittenValue) for value in self.values):
+            raise TypeError(f"{self.column}: a filter of a command line can't be sent: its columns tell what it means")
+        value = list(self.values) if self.operator in ("in", "not in") else self.values[0]
+        return {self.column: {self.operator: value}}
+
     def problem(self, kind: str) -> str | None:
         """Why it can't be asked of a column of this kind."""
         kind = kind.removeprefix("list of ")
         if self.operator == "exists" or kind == "empty list":
             return None
-        if kind == "truth" and self.operator in _ORDER:
+        if kind == "truth" and self.operator in ORDER:
             return f"{self.column} is true or false, which {self.operator} can't compare"
         if kind != "text" and self.operator in _PARTS_OF_TEXTS:
             return f"{self.column} is a {kind}, {self.operator} is for texts"
         for value in self.values:
             if _matching(value, kind) is None:
-                shown = str.__repr__(value) if isinstance(value, _Written) else repr(value)
+                shown = str.__repr__(value) if isinstance(value, WrittenValue) else repr(value)
                 return f"{self.column} is a {kind}, it can't be compared with {_short(shown)}"
         return None
 
@@ -121,7 +117,7 @@ class _Condition:
         numbers = numbers_of(array)
         met = np.zeros(len(numbers), bool)
         for value in values:
-            met |= _compared(numbers, self.operator if self.operator in _ORDER else "==", value)
+            met |= _compared(numbers, self.operator if self.operator in ORDER else "==", value)
         return met
 
     def _of_texts(self, array: pa.Array, values: list[Any], columns: Columns) -> Mask:
@@ -133,11 +129,11 @@ class _Condition:
                 return np.zeros(len(array), bool)
             return _as_mask(part_of(array, str(values[0])).fill_null(False))
         times = {time for value in values if (time := parse_time(value)) is not None}
-        if self.operator in _ORDER and times:
+        if self.operator in ORDER and times:
             there, found = columns.times(self.column)
-            return np.asarray(there & _ORDER[self.operator](found, next(iter(times))), bool)
+            return np.asarray(there & ORDER[self.operator](found, next(iter(times))), bool)
         texts = pa.array([value for value in values if isinstance(value, str) and is_unicode(value)], array.type)
-        if self.operator not in _ORDER:
+        if self.operator not in ORDER:
             met = _as_mask(pc.is_in(array, texts))
             if times:
                 there, found = columns.times(self.column)
@@ -159,7 +155,14 @@ class Filter:
     """
 
     how: str
-    parts: tuple[_Condition | Filter, ...]
+    parts: tuple[Condition | Filter, ...]
+
+    def to_where(self) -> Where:
+        """A mapping that is parsed to a filter that means the same."""
+        parts = [part.to_where() for part in self.parts]
+        if self.how == "none":
+            return {"not": parts[0] if len(parts) == 1 else {"or": parts}}
+        return {"and" if self.how == "all" else "or": parts}
 
     def require_known(self, segments: Sequence[Kinds]) -> None:
         """Refuse a filter that no document could be asked.
@@ -213,7 +216,7 @@ class Filter:
                 said[f"{condition.column} has no value {_short(str(value))!r}{more}"] = None
         return list(said)[:_TOLD]
 
-    def conditions(self) -> Iterable[_Condition]:
+    def conditions(self) -> Iterable[Condition]:
         """All leaves."""
         for part in self.parts:
             yield from part.conditions() if isinstance(part, Filter) else (part,)
@@ -237,136 +240,11 @@ class Filter:
         return met
 
 
-def parse_where(where: Where) -> Filter:
-    """Read a filter.
-
-    Raises:
-        DataError: Something that is no filter; all that is wrong at once.
-    """
-    wrong: list[str] = []
-    parsed = _parse(where, wrong)
-    if wrong:
-        raise DataError("; ".join(wrong), "where")
-    return parsed
-
-
-def as_filter(where: Where | Filter) -> Filter:
-    """A filter, parsed if it isn't yet."""
-    return where if isinstance(where, Filter) else parse_where(where)
-
-
-def _parse(where: Any, wrong: list[str], depth: int = _DEEPEST) -> Filter:
-    if not depth:
-        wrong.append(f"filters within filters, more than {_DEEPEST} deep")
-        return Filter("all", ())
-    if not isinstance(where, Mapping):
-        wrong.append(f"a filter is a mapping of column to condition, got {where!r}")
-        return Filter("all", ())
-    parts: list[_Condition | Filter] = []
-    for key, condition in where.items():
-        if key in ("and", "or"):
-            if not isinstance(condition, list | tuple):
-                wrong.append(f"{key} takes a list of filters, got {condition!r}")
-                continue
-            inner = tuple(_parse(one, wrong, depth - 1) for one in condition)
-            parts.append(Filter("all" if key == "and" else "any", inner))
-        elif key == "not":
-            parts.append(Filter("none", (_parse(condition, wrong, depth - 1),)))
-        elif condition == {}:
-            wrong.append(f"{key}: no condition; there are {', '.join(_OPERATORS)}")
-        elif isinstance(condition, Mapping):
-            parts += [c for op, value in condition.items() if (c := _condition(key, op, value, wrong))]
-        else:
-            plain = "in" if isinstance(condition, list | tuple | set | frozenset) else "=="
-            parts += [c] if (c := _condition(key, plain, condition, wrong)) else []
-    return Filter("all", tuple(parts))
-
-
-def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Condition | None:
-    many = isinstance(value, list | tuple | set | frozenset)
-    values = tuple(map(_plain, value if many else (value,)))
-    problem = None
-    if any(isinstance(one, int) and one.bit_length() > _MOST_BITS for one in values):
-        problem = f"{column}: a whole number of more digits than Python reads"
-    elif not isinstance(column, str):
-        problem = f"a column's name is a text, got {column!r}"
-    elif name not in _OPERATORS:
-        problem = f"{column}: unknown operator {name!r}; there are {', '.join(_OPERATORS)}"
-    elif many != (name in ("in", "not in")):
-        problem = f"{column}: {name} takes {'one value' if many else 'a list'}, got {value!r}"
-    elif name == "exists" and not isinstance(value, bool):
-        problem = f"{column}: exists takes true or false, got {value!r}"
-    elif not all(isinstance(one, bool | int | float | str) for one in values):
-        lacking = '; {"exists": false} finds what lacks it' if None in values else ""
-        problem = f"{column}: values are texts, numbers, times, true or false, got {value!r}{lacking}"
-    if problem:
-        wrong.append(problem)
-        return None
-    return _Condition(column, name, values)
-
-
-def _plain(value: Any) -> Any:
-    """A value as metadata have it: times as texts, decimals and numpy's numbers as numbers."""
-    if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
-        value = value.item()
-    return plain_value(value) if isinstance(value, date | np.datetime64 | Decimal | UUID) else value
-
-
-def parse_where_text(texts: Sequence[str]) -> Filter | None:
-    """Read filters of a command line: JSON objects, or conditions such as "year>=2020" and "lang=en,de".
-
-    A value in double quotes may hold commas: author="Smith, John"; a quote within it is written twice.
-
-    Returns:
-        All of them together; None if there are none.
-
-    Raises:
-        DataError: As for `parse_where`.
-    """
-    parts: list[_Condition | Filter] = []
-    wrong: list[str] = []
-    for text in texts:
-        if text.lstrip().startswith("{"):
-            try:
-                parts.append(_parse(json.loads(text), wrong))
-            except (ValueError, RecursionError) as error:
-                wrong.append(f"{text[:80]}: not JSON: {error}")
-        elif match := _TEXT_CONDITION.fullmatch(text):
-            name, values = match["operator"], _written(match["value"])
-            name = _WRITTEN_OPERATORS.get(name, name)
-            if values is None:
-                wrong.append(f"{text!r}: a value in double quotes is not closed")
-                continue
-            if name not in ("in", "not in"):
-                values = (_Written(match["value"]),) if len(values) > 1 else values
-            parts.append(_Condition(match["name"], name, values))
-        else:
-            wrong.append(f"{text!r} is no condition such as year>=2020 or lang=en,de, and no JSON object")
-    if wrong:
-        raise DataError("; ".join(wrong), "--where")
-    return Filter("all", tuple(parts)) if parts else None
-
-
-def _written(text: str) -> tuple[_Written, ...] | None:
-    """Values with commas between them; None if one begins with a quote that isn't closed."""
-    values: list[_Written] = []
-    at, more = 0, True
-    while more:
-        match = _WRITTEN_VALUE.match(text, at)
-        assert match is not None  # anything matches
-        if match["quoted"] is None and match["plain"].startswith('"'):
-            return None
-        quoted = match["quoted"]
-        values.append(_Written(match["plain"].strip() if quoted is None else quoted.replace('""', '"')))
-        at, more = match.end(), match["comma"] == ","
-    return tuple(values)
-
-
 def _compared(numbers: NDArray[Any], name: str, value: int | float) -> Mask:
     """(n,) bool, how numbers of any type compare with one; exactly, where numpy would make floats of whole ones."""
     if value != value:  # no number
         return np.zeros(len(numbers), bool)
-    compare: Callable[[Any, Any], Any] = _ORDER.get(name, operator.eq)
+    compare: Callable[[Any, Any], Any] = ORDER.get(name, operator.eq)
     if numbers.dtype == object:  # Python's own, which compare exactly
         return np.asarray(compare(numbers, value), bool)
     below, above = _neighbours(value, numbers.dtype)
@@ -418,7 +296,7 @@ def _short(text: str) -> str:
 
 def _matching(value: Any, kind: str) -> Any:
     """A value as a column of a kind compares it; None if it can't."""
-    if isinstance(value, _Written) and kind != "text":
+    if isinstance(value, WrittenValue) and kind != "text":
         try:
             value = json.loads(value)
         except ValueError:

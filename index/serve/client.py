@@ -9,45 +9,46 @@ index.commit()
 
 from __future__ import annotations
 
-import http.client
-import json
-import ssl
-import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, fields
-from datetime import timedelta
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from os import PathLike
-from typing import Any, Self, Unpack
-from urllib.parse import quote, urlencode, urlsplit
+from typing import TYPE_CHECKING, Any, Self, Unpack
+from urllib.parse import quote, urlencode
 
-from lsr.errors import DataError, ServerError
-from lsr.forks import in_child
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lsr.errors import DataError
+from lsr.index.protocols import AnyQuery, AnySource, SearchIndex
+from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.explain import Contribution, Explanation
 from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.options import Options, split_options
-from lsr.index.search.query_encoder import as_queries
+from lsr.index.search.query_encoder import as_queries, search_settings
 from lsr.index.search.selection import Selected, explained, select
-from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
+from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
 from lsr.index.search.words import Suggestion
-from lsr.index.segment.columns import flat_items
-from lsr.index.segment.filters import Where
-from lsr.index.serve.problems import client_error
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.serve.client_bodies import (
+    AnsweredDocuments,
+    AnsweredRanking,
+    change_of,
+    dense_body,
+    document_body,
+    document_of,
+    query_body,
+    search_body,
+    vector_rows,
+    where_body,
+)
+from lsr.index.serve.connections import Connections
 from lsr.index.write.update_batch import Change
-from lsr.io.corpus import Corpus
+from lsr.io.corpus import Corpus, documents_corpus
 from lsr.io.document import Document, as_ids, require_id
 from lsr.io.jsonl import given_documents
-from lsr.io.metadata import plain_value
 from lsr.io.vectors import Vectors
-from lsr.sparse import SparseMatrix
 
-Query = str | Mapping[str, float]
-Source = Iterable[Mapping[str, Any] | Document] | Vectors | str | PathLike[str]
-_CHANGES = ("/v1/documents", "/v1/commit", "/v1/rollback", "/v1/merge")
 _AT_ONCE = 1000  # documents of a request
-_IDLE = 4.0  # seconds after which a connection isn't used again: the server closes it after five
 
 
 def _again(url: str, index: str | None, key: str | None, timeout: float) -> Client:
@@ -70,26 +71,15 @@ class Client:
     """
 
     def __init__(self, url: str, index: str | None = None, *, key: str | None = None, timeout: float = 60.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"a server's URL is http://HOST:PORT, got {url!r}")
-        self._given = (url, index, key, timeout)
-        self._url, self._parts, self._index, self._timeout = url, parts, index, timeout
-        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._idle: list[tuple[http.client.HTTPConnection, float]] = []
-        weakref.finalize(self, _close, self._idle)
-        in_child(self)
+        self._given, self._url, self._index = (url, index, key, timeout), url, index
+        self._connections = Connections(url, key, timeout)
 
     def __reduce__(self) -> Any:
         return _again, self._given
 
-    def after_fork(self) -> None:
-        """See `lsr.forks`: two processes on one connection would get each other's answers."""
-        _close(self._idle)
-
     def close(self) -> None:
         """Close its connections; a later call makes new ones."""
-        _close(self._idle)
+        self._connections.close()
 
     def __enter__(self) -> Self:
         return self
@@ -107,10 +97,11 @@ class Client:
 
     def search(
         self,
-        query: Query,
+        query: AnyQuery,
         k: int = 10,
         *,
-        where: Where | None = None,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
         hybrid: Mapping[str, Any] | None = None,
         **settings: Unpack[SearchOptions],
     ) -> Hits:
@@ -120,6 +111,7 @@ class Client:
             query: A text, or a {token: weight} mapping.
             k: How many at most.
             where: Which documents may be found, by their metadata.
+            dense: The query's dense vector, for the modes hybrid and dense; by default the server encodes its text.
             hybrid: Of `Hybrid`, for an index of a hybrid encoder: method, weights, depth, normalization, rrf_k.
             settings: As of `Index.search`. A re-ranker runs here, on texts that the server gives.
 
@@ -127,27 +119,38 @@ class Client:
             Hits; their `doc` is the place in this list, and `explain` asks the server.
         """
         options, chosen = split_options(settings)
+        asked = query_body(query) | search_body(where, hybrid, options, chosen)
+        if dense is not None:
+            asked["dense"] = dense_body(dense)
         if options.rerank is not None:
-            return self._reranked(query, k, options, _how(where, hybrid, options, chosen))
-        found = self._post("/v1/search", _query(query) | {"k": k} | _how(where, hybrid, options, chosen))
-        return self._hits(query, found, options)
+            return self._reranked("/v1/search", query, k, options, asked)
+        return self._hits(query, self._post("/v1/search", asked | {"k": k}), options)
 
     def search_batch(
         self,
-        queries: Sequence[Query],
+        queries: Iterable[AnyQuery],
         k: int = 10,
         *,
-        where: Where | None = None,
+        where: Where | Filter | None = None,
+        dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
         hybrid: Mapping[str, Any] | None = None,
         **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
         """The k best documents of many queries, all of the same commit; see `Index.search_batch`."""
         options, chosen = split_options(settings)
         queries = as_queries(queries)
+        near = None if dense is None else [dense_body(vector) for vector in dense]
+        if near is not None and len(near) != len(queries):
+            raise DataError(f"{len(near)} dense vectors for {len(queries)} queries: give one for each", "query")
         if options.rerank is not None:
-            return [self.search(query, k, where=where, hybrid=hybrid, **settings) for query in queries]
-        asked = {"queries": [next(iter(_query(query).values())) for query in queries], "k": k}
-        found = self._post("/v1/search/batch", asked | _how(where, hybrid, options, chosen))
+            return [
+                self.search(query, k, where=where, dense=near and near[i], hybrid=hybrid, **settings)
+                for i, query in enumerate(queries)
+            ]
+        asked = {"queries": [next(iter(query_body(query).values())) for query in queries], "k": k}
+        if near is not None:
+            asked["dense"] = near
+        found = self._post("/v1/search/batch", asked | search_body(where, hybrid, options, chosen))
         totals, facets = found.get("totals") or [None] * len(queries), found.get("facets") or [None] * len(queries)
         answers = [
             {"hits": hits, "total": total, "facets": counts}
@@ -156,42 +159,58 @@ class Client:
         return [self._hits(query, answer, options) for query, answer in zip(queries, answers, strict=True)]
 
     def similar(
-        self, doc_id: str | int, k: int = 10, *, where: Where | None = None, **settings: Unpack[SearchOptions]
+        self,
+        doc_id: str | int,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        **settings: Unpack[SearchOptions],
     ) -> Hits:
         """The k documents that are most like one of them; see `Index.similar`. Their hits can't be explained here."""
         options, chosen = split_options(settings)
-        if options.rerank is not None:
-            raise ValueError("rerank: a client has no query for what is like a document; re-rank with search")
-        asked = {"id": str(doc_id), "k": k} | _how(where, None, options, chosen)
-        return self._hits(None, self._post("/v1/similar", asked), options)
+        asked = {"id": require_id(doc_id)} | search_body(where, None, options, chosen)
+        if options.rerank is None:
+            return self._hits(None, self._post("/v1/similar", asked | {"k": k}), options)
+        found = self._stored(asked["id"])
+        if passages := found.get("passages"):
+            found = self._stored(passages[0])
+        content = Document("", found["text"], found["title"]).content
+        return self._reranked("/v1/similar", content, k, options, asked)
 
     def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
         """What somebody who types may go on to; see `Index.suggest`."""
         return [Suggestion(**one) for one in self._post("/v1/suggest", {"text": text, "limit": limit})["suggestions"]]
 
-    def corrections(self, text: str) -> dict[str, list[str]]:
+    def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
         """Words of a query that no document has, each with the nearest; see `Index.corrections`."""
-        return dict(self._post("/v1/suggest", {"text": text, "limit": 1})["corrections"])
+        return dict(self._post("/v1/suggest", {"text": text, "limit": 1, "nearest": limit})["corrections"])
 
     def did_you_mean(self, text: str) -> str | None:
         """A query with its words that no document has replaced by the nearest; see `Index.did_you_mean`."""
         found: str | None = self._post("/v1/suggest", {"text": text, "limit": 1})["did_you_mean"]
         return found
 
-    def _reranked(self, query: Query, k: int, options: Options, how: dict[str, Any]) -> Hits:
+    def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:
+        """All pairs of documents that are alike; see `Index.duplicates`. The server wants a writer's key for it: it
+        takes as much memory and time as there are documents.
+        """
+        found = self._post("/v1/duplicates", {"threshold": threshold, "where": where_body(where)})["duplicates"]
+        return [Duplicate(**one) for one in found]
+
+    def _reranked(self, path: str, query: AnyQuery, k: int, options: Options, asked: dict[str, Any]) -> Hits:
         """A page of what a re-ranker makes of the best documents."""
         if options.diversity:
             raise ValueError("diversity: a client that re-ranks has no vectors of documents; leave one of them out")
-        asked = _query(query) | how | {"offset": 0}
+        asked = asked | {"offset": 0}
         for name in ("group_by", "per_group", "depth"):
             asked.pop(name, None)
-        ranking = _Ranking(lambda n: self._post("/v1/search", asked | {"k": n, "fields": True}))
+        ranking = AnsweredRanking(lambda n: self._post(path, asked | {"k": n, "fields": True}))
         found = select(ranking, query, k, options)
-        return self._hits(query, ranking.answer, options, found)
+        return self._hits(query if path == "/v1/search" else None, ranking.answer, options, found)
 
-    def explain(self, query: Query, doc_id: str, *, origins: bool = True) -> Explanation:
+    def explain(self, query: AnyQuery, doc_id: str | int, *, origins: bool = True) -> Explanation:
         """Why a document has its score for a query; see `Index.explain`."""
-        found = self._post("/v1/explain", _query(query) | {"id": doc_id, "origins": origins})
+        found = self._post("/v1/explain", query_body(query) | {"id": require_id(doc_id), "origins": origins})
         terms = []
         for term in found["terms"]:
             spans = tuple((start, end) for start, end in term["spans"])
@@ -201,11 +220,11 @@ class Client:
         return Explanation(found["_id"], found["score"], tuple(terms), found["content"], title_length)
 
     def explain_plan(
-        self, query: Query, k: int = 10, *, where: Where | None = None, **settings: Unpack[SearchOptions]
+        self, query: AnyQuery, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
     ) -> Plan:
         """Search, and tell what that touched; see `Index.explain_plan`."""
-        asked = _query(query) | {"k": k, "plan": True, "fields": False} | _how(where, None, *split_options(settings))
-        return Plan(**self._post("/v1/search", asked)["plan"])
+        asked = query_body(query) | search_body(where, None, Options(), search_settings(settings))
+        return Plan(**self._post("/v1/search", asked | {"k": k, "plan": True, "fields": False})["plan"])
 
     def encode(self, text: str) -> dict[str, float]:
         """A text as a query's vector, heaviest terms first."""
@@ -219,8 +238,11 @@ class Client:
         Raises:
             ServerError: There is none of this id.
         """
-        found = self._get(f"/v1/documents/{quote(doc_id, safe='')}")
+        found = self._stored(doc_id)
         return Document(found["id"], found["text"], found["title"], found["metadata"] or None, found.get("parent"))
+
+    def _stored(self, doc_id: str) -> dict[str, Any]:
+        return self._get(f"/v1/documents/{quote(doc_id, safe='')}")
 
     def get(self, doc_id: str | int) -> Document | None:
         """A document as it is stored; see `Index.get`."""
@@ -233,7 +255,7 @@ class Client:
         ids, found = [require_id(doc_id) for doc_id in doc_ids], list[Document | None]()
         for first in range(0, len(ids), _AT_ONCE):
             rows = self._post("/v1/get", {"ids": ids[first : first + _AT_ONCE]})["documents"]
-            found += [None if row is None else _document(row) for row in rows]
+            found += [None if row is None else document_of(row) for row in rows]
         return found
 
     def __contains__(self, doc_id: object) -> bool:
@@ -242,28 +264,36 @@ class Client:
         return self.get(doc_id) is not None
 
     def __iter__(self) -> Iterator[Document]:
-        """All documents, of passages each, in the order of addition.
+        """All documents, of passages each, in the order of addition; see `stored`."""
+        return self.stored()
+
+    def stored(self, where: Where | Filter | None = None) -> Iterator[Document]:
+        """The documents that meet a filter, in the order of addition; see `Index.stored`.
 
         Raises:
             ServerError: Documents were deleted or replaced meanwhile, and it can't be told where to go on.
         """
-        after: str | None = None
-        while True:
-            found = self._post("/v1/list", {"after": after, "most": _AT_ONCE})
-            yield from map(_document, found["documents"])
-            if not found["more"]:
-                return
-            after = found["documents"][-1]["id"]
+        asked = {"most": _AT_ONCE} | ({} if where is None else {"where": where_body(where)})
+        found = self._post("/v1/list", asked)
 
-    def count(self, where: Where | None = None) -> int:
+        def documents() -> Iterator[Document]:
+            nonlocal found
+            yield from map(document_of, found["documents"])
+            while found["more"]:
+                found = self._post("/v1/list", asked | {"after": found["documents"][-1]["id"]})
+                yield from map(document_of, found["documents"])
+
+        return documents()
+
+    def count(self, where: Where | Filter | None = None) -> int:
         """How many documents there are, or meet a filter; see `Index.count`."""
-        return int(self._post("/v1/count", {"where": where})["count"])
+        return int(self._post("/v1/count", {"where": where_body(where)})["count"])
 
     def _hits(
-        self, query: Query | None, answer: Mapping[str, Any], options: Options, selected: Selected | None = None
+        self, query: AnyQuery | None, answer: Mapping[str, Any], options: Options, selected: Selected | None = None
     ) -> Hits:
         rows = answer["hits"]
-        found = _Found(rows)
+        found = AnsweredDocuments(rows)
         said = None if query is None else options.split(query)[0]
         selected = selected or Selected(list(range(len(rows))), [row["score"] for row in rows])
 
@@ -282,7 +312,7 @@ class Client:
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
-    def add(self, source: Source, *, skip_bad: bool = False, commit: bool = False) -> Change:
+    def add(self, source: AnySource, *, skip_bad: bool = False, commit: bool = False) -> Change:
         """Add documents, in one request; see `Index.add`.
 
         Args:
@@ -292,15 +322,15 @@ class Client:
         """
         return self._add(source, skip_bad=skip_bad, commit=commit, update=False)
 
-    def upsert(self, source: Source, *, skip_bad: bool = False, commit: bool = False) -> Change:
+    def upsert(self, source: AnySource, *, skip_bad: bool = False, commit: bool = False) -> Change:
         """Put documents in the place of those of the same ids, in one request; see `Index.upsert`."""
         return self._add(source, skip_bad=skip_bad, commit=commit, update=True)
 
-    def update(self, source: Source, *, skip_bad: bool = False, commit: bool = False) -> Change:
+    def update(self, source: AnySource, *, skip_bad: bool = False, commit: bool = False) -> Change:
         """The same as `upsert`."""
         return self.upsert(source, skip_bad=skip_bad, commit=commit)
 
-    def _add(self, source: Source, *, skip_bad: bool, **how: bool) -> Change:
+    def _add(self, source: AnySource, *, skip_bad: bool, **how: bool) -> Change:
         opened: Any = source
         if isinstance(source, str | PathLike):
             from lsr.index.write.builder import open_source
@@ -308,22 +338,25 @@ class Client:
             opened = open_source(source, skip_bad=skip_bad)
         elif not isinstance(source, Corpus | Vectors):
             opened = given_documents(source, skip_bad=skip_bad)
+        if not isinstance(opened, Corpus | Vectors):
+            opened = documents_corpus(opened, skip_bad=skip_bad)
         asked: dict[str, Any] = {"skip_bad": skip_bad, **how}
         if isinstance(opened, Vectors):
-            asked |= {"documents": list(_vector_rows(opened)), "fingerprint": asdict(opened.fingerprint)}
+            asked |= {"documents": list(vector_rows(opened)), "fingerprint": asdict(opened.fingerprint)}
         else:
-            if isinstance(opened, Corpus) and how["update"]:
+            if how["update"]:
                 opened = opened.with_doubled()  # the last counts, as the server knows
-            asked["documents"] = list(_text_rows(opened))
-        change = _change(self._post("/v1/documents", asked) if asked["documents"] else {})
-        if isinstance(opened, Corpus | Vectors):
-            change.bad = opened.bad + change.bad
+            asked["documents"] = list(map(document_body, opened))
+        change = change_of(self._post("/v1/documents", asked) if asked["documents"] else {})
+        change.bad = opened.bad + change.bad
         return change
 
-    def delete(self, ids: str | Iterable[str] = (), *, where: Where | None = None, commit: bool = False) -> Change:
+    def delete(
+        self, ids: str | Iterable[str] = (), *, where: Where | Filter | None = None, commit: bool = False
+    ) -> Change:
         """Delete documents; see `Index.delete`."""
-        asked = {"ids": as_ids(ids), "where": where, "commit": commit}
-        return _change(self._call("DELETE", "/v1/documents", self._of_index(asked)))
+        asked = {"ids": as_ids(ids), "where": where_body(where), "commit": commit}
+        return change_of(self._connections.call("DELETE", "/v1/documents", self._of_index(asked)))
 
     def commit(self, *, merge: bool = True) -> None:
         """Make changes durable and visible; segments are merged afterwards, in the background."""
@@ -340,176 +373,15 @@ class Client:
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def _get(self, path: str) -> dict[str, Any]:
-        return self._call("GET", path + ("?" + urlencode({"index": self._index}) if self._index else ""), None)
+        which = f"?{urlencode({'index': self._index})}" if self._index else ""
+        return self._connections.call("GET", path + which, None)
 
     def _post(self, path: str, asked: dict[str, Any]) -> dict[str, Any]:
-        return self._call("POST", path, self._of_index(asked))
+        return self._connections.call("POST", path, self._of_index(asked))
 
     def _of_index(self, asked: dict[str, Any]) -> dict[str, Any]:
         return asked | ({"index": self._index} if self._index else {})
 
-    def _call(self, method: str, path: str, asked: dict[str, Any] | None) -> dict[str, Any]:
-        try:
-            body = None if asked is None else json.dumps(asked, allow_nan=False, default=_plain).encode()
-        except ValueError:
-            raise DataError("numbers are finite: JSON has no NaN and no infinity") from None
-        connection, used = self._connection()
-        try:
-            with suppress(BrokenPipeError, ConnectionResetError):  # refused while we send: the answer says why
-                connection.request(method, self._parts.path.rstrip("/") + path, body, self._headers)
-            response = connection.getresponse()
-            status, content = response.status, response.read()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            if used and path not in _CHANGES:
-                return self._call(method, path, asked)  # the server closed it between two requests, or began anew
-            raise ServerError(f"{self._url}: no answer: {error or type(error).__name__}") from None
-        except BaseException:
-            connection.close()
-            raise
-        self._idle.append((connection, time.monotonic()))
-        try:
-            found = json.loads(content)
-            assert isinstance(found, dict)
-        except (ValueError, AssertionError):
-            raise ServerError(f"{self._url}: status {status}, and no JSON: is this lsr serve?") from None
-        if status >= 400:
-            detail = str(found.get("detail") or f"status {status}")
-            raise client_error(str(found.get("type")), detail) or ServerError(f"{self._url}: {detail}")
-        return found
 
-    def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
-        """A connection that nobody uses, and whether it was used before."""
-        while self._idle:
-            try:
-                connection, since = self._idle.pop()
-            except IndexError:  # another thread was faster
-                break
-            if time.monotonic() - since < _IDLE and connection.sock is not None:
-                return connection, True
-            connection.close()
-        make: Any = http.client.HTTPConnection
-        if self._parts.scheme == "https":
-            make = partial(http.client.HTTPSConnection, context=ssl.create_default_context())
-        return make(self._parts.hostname, self._parts.port, timeout=self._timeout), False
-
-
-def _close(idle: list[tuple[http.client.HTTPConnection, float]]) -> None:
-    while idle:
-        idle.pop()[0].close()
-
-
-class _Found:
-    """What hits ask of documents, out of an answer; a document's number is its rank, from 0."""
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self._rows = rows
-
-    def id(self, doc: int) -> str:
-        row = self._rows[doc]
-        return str(row.get("passage", row["id"]))
-
-    def parent(self, doc: int) -> str | None:
-        row = self._rows[doc]
-        return str(row["id"]) if "passage" in row else None
-
-    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
-        row = self._rows[doc]
-        return row["title"], row["text"], row["metadata"]
-
-
-def _query(query: Query) -> dict[str, Any]:
-    (query,) = as_queries([query])
-    if isinstance(query, str):
-        return {"query": query}
-    if not isinstance(query, Mapping):
-        raise TypeError(f"a query is a text or a mapping of token to weight, got {type(query).__name__}")
-    return {"vector": {token: float(weight) for token, weight in query.items()}}
-
-
-def _how(
-    where: Where | None, hybrid: Mapping[str, Any] | None, options: Options, settings: SearchSettings
-) -> dict[str, Any]:
-    asked: dict[str, Any] = {"where": where, "settings": vars(settings)} | (
-        {} if hybrid is None else {"hybrid": dict(hybrid)}
-    )
-    for one in fields(Options):
-        value = getattr(options, one.name)
-        if one.name != "rerank" and value not in (one.default, (), {}):
-            asked[one.name] = list(value) if isinstance(value, tuple) else value
-    if options.boost:
-        boosts = {column: dict(how) if isinstance(how, Mapping) else how for column, how in options.boost.items()}
-        for how in boosts.values():
-            if isinstance(how, dict) and isinstance(how.get("half_life"), timedelta):
-                how["half_life"] = how["half_life"] / timedelta(days=1)
-        asked["boost"] = boosts
-    return asked
-
-
-class _Ranking:
-    """What a server finds, as `lsr.index.search.selection` asks for it.
-
-    Attributes:
-        answer: What it answered last.
-    """
-
-    def __init__(self, search: Callable[[int], dict[str, Any]]) -> None:
-        self._search, self.answer = search, dict[str, Any]()
-
-    def top(self, n: int) -> tuple[list[int], list[float]]:
-        self.answer = self._search(n)
-        rows = self.answer["hits"]
-        return list(range(len(rows))), [row["score"] for row in rows]
-
-    def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        metadata = [self.answer["hits"][doc]["metadata"] for doc in docs]
-        return [dict(flat_items(one)).get(column) for one in metadata]
-
-    def contents(self, docs: Sequence[int]) -> list[str]:
-        rows = [self.answer["hits"][doc] for doc in docs]
-        return [Document("", row["text"], row["title"]).content for row in rows]
-
-    def vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        raise NotImplementedError
-
-
-def _document(row: Mapping[str, Any]) -> Document:
-    return Document(row["id"], row["text"], row["title"], row["metadata"] or None, row.get("parent"))
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has no word for: numpy's numbers, times, decimals, sets."""
-    if isinstance(value, set | frozenset):
-        return list(value)
-    with suppress(ValueError):
-        return plain_value(value)
-    raise TypeError(f"{value!r} can't be sent: values are texts, numbers, times, true, false, lists and mappings")
-
-
-def _text_rows(source: Iterable[Mapping[str, Any] | Document]) -> Iterator[dict[str, Any]]:
-    for number, one in enumerate(source, start=1):
-        document = one if isinstance(one, Document) else Document.from_mapping(one, f"document {number}")
-        yield _row(document)
-
-
-def _vector_rows(source: Vectors) -> Iterator[dict[str, Any]]:
-    for batch in source:
-        tokens = source.vocabulary  # of some files it grows while they are read
-        if tokens is None:
-            raise DataError("these vectors have no tokens, and numbers of terms say nothing to a server", source.name)
-        for number, row in enumerate(batch.documents.to_pylist()):
-            metadata = json.loads(row["metadata"]) if row["metadata"] else None
-            document = Document(row["id"], row["text"] or "", row["title"] or "", metadata, row["parent"])
-            terms, weights = batch.vectors.row(number)
-            pairs = zip(terms.tolist(), weights.tolist(), strict=True)
-            yield _row(document) | {"vector": {tokens[term]: weight for term, weight in pairs}}
-
-
-def _row(document: Document) -> dict[str, Any]:
-    row = {"id": document.id, "text": document.text, "title": document.title, "parent": document.parent}
-    return row | ({"metadata": dict(document.metadata)} if document.metadata else {})
-
-
-def _change(told: Mapping[str, Any]) -> Change:
-    names = ("added", "updated", "deleted", "missing", "bad")
-    return Change(**{name: told[name] for name in names if name in told})
+if TYPE_CHECKING:  # the type checker compares the calls
+    _: type[SearchIndex] = Client

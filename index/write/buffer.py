@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lsr.index.search.snapshot import write_alive
+from lsr.index.search.open_segment import write_alive
 from lsr.index.segment.doc_store import Documents
 from lsr.index.storage.transaction import Transaction
 from lsr.io.vectors import VectorBatch

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.index.search.snapshot import OpenSegment
+from lsr.index.search.open_segment import OpenSegment
 from lsr.index.segment.quantize import Quantizer
 from lsr.index.storage.transaction import MergeWorkspace, StagedFiles, describe
 from lsr.index.write.builder import BuildSettings, write_segment

@@ -21,8 +21,8 @@ from lsr.encode.corpus import Report
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.load import load_encoder_files
 from lsr.errors import CorruptIndex, DataError, EncoderError, IndexLocked, LsrError, OutputError
-from lsr.fingerprint import Fingerprint
-from lsr.index.search.snapshot import Snapshot, write_alive
+from lsr.index.search.open_segment import write_alive
+from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.columns import Columns
 from lsr.index.segment.doc_store import Documents
 from lsr.index.segment.filters import Filter
@@ -42,9 +42,10 @@ from lsr.index.write.builder import (
     write_segment,
 )
 from lsr.index.write.merge import MOST, Merged, merge_parts, plan_merges
+from lsr.index.write.term_mapper import TermMapper
 from lsr.index.write.update_batch import Call, Change
 from lsr.io.vectors import VectorBatch, Vectors
-from lsr.sparse import MAX_TERMS, SparseMatrix
+from lsr.sparse import SparseMatrix
 
 _log = logging.getLogger(__name__)
 
@@ -256,7 +257,12 @@ class Writer:
         if isinstance(source, SparseMatrix | Vectors):
             if empty and not (known.encoder_files or known.vocabulary or known.fingerprint.vocabulary_size):
                 known = EncoderMetadata()  # nothing is known yet, so what comes first decides
-            yield from self._in_our_terms(read(None), source, known)
+            mapper = TermMapper(str(self._path), source, known, fresh=known is not self._known)
+            if known is not self._known:
+                self._known, self._learned = known, True
+            yield from mapper.mapped(read(None))
+            if mapper.grown is not None:
+                self._known, self._growing = mapper.grown, None
             return
         if not known.encoder_files:
             if next(iter(source), None) is None:
@@ -283,57 +289,6 @@ class Writer:
                 known.fingerprint.require_same(model.fingerprint, f"the index {self._path}", "the encoder given")
             self._known, self._learned = EncoderMetadata(), True  # it was fitted just now
             self._known.take(model)
-
-    def _in_our_terms(
-        self, batches: Iterator[VectorBatch], source: SparseMatrix | Vectors, known: EncoderMetadata
-    ) -> Iterator[VectorBatch]:
-        """Vectors checked, and brought into the terms of the index."""
-        where, tokens = "the matrix", None
-        if isinstance(source, Vectors):
-            where, tokens = source.name, source.vocabulary
-            known.fingerprint.require_same(source.fingerprint, f"the index {self._path}", where)
-        if known is not self._known:
-            if isinstance(source, Vectors):
-                known.fingerprint, known.encoder_files = source.fingerprint, dict(source.encoder_files)
-                known.vocabulary = None if tokens is None else []
-            else:
-                known.fingerprint = Fingerprint(vocabulary_size=source.shape[1])
-            self._known, self._learned = known, True
-        ours = None if known.vocabulary is None else list(known.vocabulary)
-        if tokens is not None and ours is None:
-            raise DataError(f"these vectors have tokens, but the index {self._path} doesn't know its own", where)
-        foreign = source.fingerprint if isinstance(source, Vectors) and tokens is not None else None
-        ours_alone = foreign is None or (bool(known.encoder_files) and foreign.tokenizer is None)
-        closed = bool(ours) and (ours_alone or known.fingerprint.vocabulary_size is not None)
-        term_of = {token: term for term, token in enumerate(ours or ())}
-        terms: list[int] = []  # of each of their tokens
-        for batch in batches:
-            vectors = batch.vectors
-            if tokens is not None and ours is not None:
-                for token in tokens[len(terms) :]:
-                    if token not in term_of:
-                        if closed:
-                            raise DataError(f"the token {token!r} isn't in the index' vocabulary", where)
-                        term_of[token] = len(ours)
-                        ours.append(token)
-                    terms.append(term_of[token])
-                if terms != list(range(len(terms))):
-                    there = np.array(terms, np.int64)[vectors.indices]
-                    shape = (len(vectors), max(len(ours), 1))
-                    vectors = SparseMatrix(vectors.indptr, there, vectors.data, shape)
-            size = known.fingerprint.vocabulary_size or (len(ours) if ours is not None else MAX_TERMS)
-            if vectors.nnz and int(vectors.indices.max()) >= size:
-                raise DataError(
-                    f"term {int(vectors.indices.max())}: the index {self._path} has {size} terms; "
-                    "another encoder made these vectors",
-                    where,
-                )
-            yield VectorBatch(batch.documents, vectors, batch.dense)
-        if ours is not None and len(ours) > len(known.vocabulary or ()):
-            grown = EncoderMetadata()
-            grown.fingerprint, grown.encoder_files = known.fingerprint, known.encoder_files
-            grown.vocabulary, self._growing = ours, None
-            self._known = grown
 
     def _flush(self) -> None:
         """Write what waits in memory as a segment."""

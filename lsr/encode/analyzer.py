@@ -5,6 +5,9 @@
     compounds     node.js, v1.2, get_openapi, getOpenApi, .NET, C++, C#: as a whole, and in parts that are words
     no spaces     Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese: pairs of characters, and single ones
 
+The language "lucene" has Lucene's English analyzer instead, with its words, stop words, stems and rounded lengths, for
+figures that are to be compared with those of Lucene and Anserini.
+
 Of text without spaces documents have every character and every pair; queries have pairs, and a character only where
 it stands alone, so that a word of any length is found within a longer run.
 """
@@ -88,7 +91,8 @@ class Analyzer:
     """Takes texts apart.
 
     Args:
-        language: A Snowball language ("german"), its code ("de"), or "none" for neither stems nor stop words.
+        language: A Snowball language ("german"), its code ("de"), "none" for neither stems nor stop words, or "lucene"
+            for all that Lucene's English analyzer does, its stop words among it.
         stop_words: "light" keeps the language's stop words, and lets them count little in queries; "drop" leaves them
             out; "lucene" leaves out the 33 of Lucene's English analyzer; "keep" has none.
         words: The stop words themselves, of an analyzer that was saved, whatever a later version of a library brings.
@@ -104,9 +108,11 @@ class Analyzer:
             raise EncoderError(f"stop_words={stop_words!r}: there are {', '.join(STOP_WORDS)}")
         self.language, self.stop_words = language_name(language), stop_words
         self._stem = _stemmer(self.language)
+        self._lucene = self.language == "lucene"
         self.words = frozenset(_stop_words(self.language, stop_words) if words is None else words)
-        self._light = {self._stem(word) for word in self.words} if stop_words == "light" else set()
+        self._light = {self._stem(word) for word in self.words} if stop_words == "light" and not self._lucene else set()
         self._cache: dict[str, Word] = {}
+        self._pattern = _lucene_pattern() if self._lucene else _pattern()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.language, self.stop_words, sorted(self.words))
@@ -127,7 +133,7 @@ class Analyzer:
         for word in self._words(text):
             terms += word.document
             length += word.length
-        return terms, length
+        return terms, _lucene_length(length) if self._lucene else length
 
     def query(self, text: str) -> dict[str, float]:
         """The terms of a query, and what each counts: as often as it occurs, stop words less, the less the more other
@@ -162,19 +168,19 @@ class Analyzer:
         clean, places = aligned(text)
         found = [
             (term, *places(match.start() + term.start, match.start() + term.end))
-            for match in _pattern().finditer(clean)
+            for match in self._pattern.finditer(clean)
             for term in self.word(match.group()).terms
         ]
         return sorted(found, key=lambda placed: placed[1:])
 
     def _words(self, text: str) -> Iterator[Word]:
         known = self._cache
-        for raw in _pattern().findall(normalized(text)):
+        for raw in self._pattern.findall(normalized(text)):
             yield known.get(raw) or self.word(raw)
 
     def words_of(self, text: str) -> Iterator[tuple[str, Word]]:
         """The words of a text as they stand in it normalized, and what each comes to."""
-        for raw in _pattern().findall(normalized(text)):
+        for raw in self._pattern.findall(normalized(text)):
             yield raw, self.word(raw)
 
     def word(self, raw: str) -> Word:
@@ -192,6 +198,11 @@ class Analyzer:
 
     def _terms(self, raw: str) -> Iterator[Term]:
         """The terms of a run that the pattern found."""
+        if self._lucene:
+            word = raw[:-2] if raw[-2:].lower() in ("'s", "’s") else raw
+            if word and word.lower() not in self.words:
+                yield Term(self._stem(word.lower()), 0, len(word))
+            return
         for run in _scripts().finditer(raw):
             if run.lastgroup == "grams":
                 yield from _grams(run.group(), run.start())
@@ -322,6 +333,19 @@ def _pattern() -> re.Pattern[str]:
 
 
 @cache
+def _lucene_pattern() -> re.Pattern[str]:
+    """A word of Lucene's StandardTokenizer, of scripts that have spaces: what joins letters, and what joins digits."""
+    return re.compile(r"\w+(?:(?:(?<=[^\W\d_])[.:'’·](?=[^\W\d_])|(?<=\d)[.,;'’](?=\d))\w+)*")
+
+
+def _lucene_length(length: int) -> int:
+    """A length as Lucene keeps it, in a byte: exact below 40, then four binary digits of what is above 24."""
+    above = length - 24
+    spare = max(above.bit_length() - 4, 0) if above > 0 else 0
+    return length if not spare else 24 + (above >> spare << spare)
+
+
+@cache
 def _clusters() -> re.Pattern[str]:
     """A character with what combines with it; Hangul's letters as they come."""
     return re.compile(rf"[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]+|.[{_marks()}\uff9e\uff9f]*", re.DOTALL)
@@ -349,7 +373,7 @@ _CODES = {
 
 
 def language_name(language: str) -> str:
-    """A language as Snowball calls it: "german" of "german", "de" and "de-AT"; "none" has no stems.
+    """A language as Snowball calls it: "german" of "german", "de" and "de-AT"; also "none" and "lucene".
 
     Raises:
         EncoderError: No such language.
@@ -358,10 +382,10 @@ def language_name(language: str) -> str:
     name = _CODES.get(re.split("[-_]", name)[0], name)
     import Stemmer
 
-    if name != "none" and name not in Stemmer.algorithms():
+    if name not in ("none", "lucene", *Stemmer.algorithms()):
         names = ", ".join(sorted(Stemmer.algorithms()))
         codes = "their codes (de), several of them (de,en), and auto"
-        raise EncoderError(f"no language {language!r}; there are: none, {names}; {codes}")
+        raise EncoderError(f"no language {language!r}; there are: none, lucene, {names}; {codes}")
     return name
 
 
@@ -371,13 +395,16 @@ def _stemmer(language: str) -> Any:
         return str
     import Stemmer
 
+    if language == "lucene":
+        stem = Stemmer.Stemmer("porter").stemWord
+        return lambda word: stem(word) if len(word) > 2 else word
     return Stemmer.Stemmer(language).stemWord
 
 
 def _stop_words(language: str, choice: str) -> Iterable[str]:
     if choice == "keep" or language == "none":
         return ()
-    return _LUCENE.split() if choice == "lucene" else stop_words_of(language)
+    return _LUCENE.split() if "lucene" in (choice, language) else stop_words_of(language)
 
 
 def stop_words_of(language: str) -> frozenset[str]:

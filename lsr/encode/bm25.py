@@ -44,7 +44,8 @@ class BM25Encoder(Encoder):
         k1: Saturation of the term frequency.
         b: Strength of the length normalisation, 0 to 1.
         language: A Snowball language ("german") or its code ("de"), or "none" for neither stems nor stop words; several
-            ("de,en"), of which each document is in one, or "auto" for any; see `lsr.encode.languages`.
+            ("de,en"), of which each document is in one, or "auto" for any (see `lsr.encode.languages`); or "lucene" for
+            Lucene's English analyzer, with which `pivot` is best the mean length of the documents, as in Lucene.
         stop_words: "light", "drop", "lucene" or "keep"; see `lsr.encode.analyzer.Analyzer`.
         pivot: Length of a document, in words that aren't stop words, that is neither short nor long.
 

@@ -42,7 +42,7 @@ def _of_the_losses(settings: TrainSettings) -> Iterator[str]:
     if losses.margin_pairs != "positive" and not losses.margin_mse:
         yield f"losses.margin_pairs {losses.margin_pairs}: margin_mse has no weight"
     if not data.negatives:
-        own_only = not settings.teachers or any(teacher.examples for teacher in settings.teachers)
+        own_only = not settings.teachers or any(teacher.of_own for teacher in settings.teachers)
         if losses.margin_mse:
             yield "losses.margin_mse: data.negatives is 0, so no query has a pair"
         if losses.kl and own_only:

@@ -7,6 +7,8 @@ are absent are named by a mask; what stands in their places, infinite or no numb
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -99,7 +101,12 @@ def kl(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature:
     return each.sum(1).mean() * temperature**2
 
 
-def ensemble(teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0, *, normalize: bool = True) -> Tensor:
+Normalization = Literal["min-max", "standard", "raw"]
+
+
+def ensemble(
+    teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0, *, normalize: Normalization = "min-max"
+) -> Tensor:
     """One teacher of several, whatever their scales: the heterogeneous ensemble of arXiv 2411.04403.
 
     Each teacher's scores are min-max normalised over a query's candidates, the mean is taken over the teachers that
@@ -110,11 +117,12 @@ def ensemble(teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0, 
         teachers: (n_teachers, n_queries, n_docs) float; what is not finite counts as missing.
         mask: The same shape, or one that broadcasts to it, bool: False where a score is missing.
         scale: How peaked the teacher's softmax becomes.
-        normalize: Without it scores are averaged as they are, as SPLADE-v3's cross-encoders' are.
+        normalize: "standard" brings a teacher's scores of a query to mean 0 and standard deviation 1 instead, all 0
+            where it finds them alike; "raw" leaves them as they are, as SPLADE-v3's cross-encoders' are.
 
     Returns:
-        (n_queries, n_docs) float, between 0 and `scale` where they are normalised; not a number where no teacher has a
-        score, so `kl` takes `mask=~result.isnan()`.
+        (n_queries, n_docs) float, between 0 and `scale` where they are min-max normalised; not a number where no
+        teacher has a score, so `kl` takes `mask=~result.isnan()`.
 
     Raises:
         ValueError: Not three dimensions.
@@ -125,7 +133,13 @@ def ensemble(teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0, 
     present = given.isfinite()
     if mask is not None:
         present = present & mask
-    if normalize:
+    if normalize == "standard":
+        count = present.sum(2, keepdim=True).clamp(min=1)
+        apart = (given - given.masked_fill(~present, 0).sum(2, keepdim=True) / count).masked_fill(~present, 0)
+        deviation = (apart.square().sum(2, keepdim=True) / count).sqrt()
+        alike = deviation <= 1e-6 * given.masked_fill(~present, 0).abs().amax(2, keepdim=True)
+        given = (apart / deviation.masked_fill(alike, 1)).masked_fill(alike, 0)
+    elif normalize == "min-max":
         low = given.masked_fill(~present, torch.inf).amin(2, keepdim=True)
         high = given.masked_fill(~present, -torch.inf).amax(2, keepdim=True)
         alike = high <= low

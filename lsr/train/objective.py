@@ -11,7 +11,7 @@ from lsr.errors import TrainingError
 from lsr.train import losses, regularizers
 from lsr.train.batches import Batch
 from lsr.train.settings import LossSettings, RegularizerSettings
-from lsr.train.teachers import Teacher
+from lsr.train.teachers import PairTeacher, Teacher
 
 Values = dict[str, Tensor]
 
@@ -41,7 +41,7 @@ def ranking_loss(
         columns = batch.columns.to(scores.device)
         there, own = columns >= 0, scores.gather(1, columns.clamp_min(0))
         every, taught = _taught(batch, teachers, examples, scores.device)
-        normalize = settings.teacher_scores == "min-max"
+        normalize = settings.teacher_scores
         if settings.kl and every is not None:
             raw["kl"] = losses.kl(scores, losses.ensemble(every, None, settings.scale, normalize=normalize))
         elif settings.kl:
@@ -61,7 +61,10 @@ def ranking_loss(
 def _taught(
     batch: Batch, teachers: Sequence[Teacher], examples: bool, device: torch.device
 ) -> tuple[Tensor | None, Tensor]:
-    """Teachers' scores of all pairs, (n_teachers, n_queries, n_documents) or None, and of each query's own ones."""
+    """Teachers' scores of all pairs, (n_teachers, n_queries, n_documents) or None, and of each query's own ones.
+
+    There are none of all pairs where the examples bring scores or a teacher reads pair by pair.
+    """
     brought = []
     if examples or not teachers:
         if batch.scores is None:
@@ -69,12 +72,29 @@ def _taught(
                 "kl and margin_mse need teachers, or examples that bring scores, all of them those of as many teachers"
             )
         brought = [batch.scores.to(device)]
-    if not teachers:
-        return None, brought[0]
-    every = torch.stack([torch.from_numpy(teacher.scores(batch.queries, batch.documents)) for teacher in teachers])
+    brought += [
+        _own_scores(batch, teacher)[None].to(device) for teacher in teachers if isinstance(teacher, PairTeacher)
+    ]
+    wide = [teacher for teacher in teachers if not isinstance(teacher, PairTeacher)]
+    if not wide:
+        return None, torch.cat(brought)
+    every = torch.stack([torch.from_numpy(teacher.scores(batch.queries, batch.documents)) for teacher in wide])
     every, columns = every.to(device), batch.columns.clamp_min(0).to(device)
-    own = every.gather(2, columns.expand(len(teachers), -1, -1))
+    own = every.gather(2, columns.expand(len(wide), -1, -1))
     return None if brought else every, torch.cat([own, *brought])
+
+
+def _own_scores(batch: Batch, teacher: PairTeacher) -> Tensor:
+    """(n_queries, n_candidates) float32, not a number where a query has fewer documents."""
+    there = batch.columns >= 0
+    rows, _ = there.nonzero(as_tuple=True)
+    pairs = [
+        (batch.queries[query], batch.documents[document])
+        for query, document in zip(rows.tolist(), batch.columns[there].tolist(), strict=True)
+    ]
+    found = torch.full(there.shape, torch.nan)
+    found[there] = torch.from_numpy(teacher.pair_scores(pairs))
+    return found
 
 
 class Penalty:

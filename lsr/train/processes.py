@@ -16,7 +16,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lsr.train.teachers import Teacher
+from lsr.train.teachers import PairTeacher, Teacher
 
 
 class Processes:
@@ -100,6 +100,26 @@ class SharedTeacher(Teacher):
         scores = self._teacher.scores(queries, own).T if own else np.empty((0, len(queries)), np.float32)
         rows = torch.from_numpy(np.ascontiguousarray(scores)).to(self._processes.device)
         return np.ascontiguousarray(self._processes.gather(rows, len(documents)).cpu().numpy().T)
+
+
+class SharedPairTeacher(PairTeacher):
+    """A teacher of pairs, of which each process scores its share; arguments as `SharedTeacher`."""
+
+    def __init__(self, teacher: PairTeacher, processes: Processes) -> None:
+        self._teacher, self._processes = teacher, processes
+
+    def pair_scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """As `PairTeacher`."""
+        own = self._teacher.pair_scores(pairs[self._processes.share(len(pairs))])
+        rows = torch.from_numpy(own[:, None]).to(self._processes.device)
+        return self._processes.gather(rows, len(pairs)).cpu().numpy()[:, 0]
+
+
+def shared(teacher: Teacher, processes: Processes) -> Teacher:
+    """A teacher of which each process does its share."""
+    if isinstance(teacher, PairTeacher):
+        return SharedPairTeacher(teacher, processes)
+    return SharedTeacher(teacher, processes)
 
 
 class _Gather(torch.autograd.Function):

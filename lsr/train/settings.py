@@ -104,18 +104,26 @@ class TeacherSettings(Settings):
     Attributes:
         encoder: "bm25", or a sparse encoder as `--encoder` takes it; it scores all pairs of a batch.
         dense: A checkpoint of one vector for a text, pooled, prompted and compared as its own files say; likewise.
-        examples: The scores that the examples bring, a cross-encoder's from a file say, beside models; they are of a
-            query's own documents, so kl is then over these. Without any teachers they are taken anyhow.
+        cross_encoder: A CrossEncoder of sentence-transformers with one output. It scores a query's own documents only,
+            so kl is then over these. Needs the package sentence-transformers.
+        examples: The scores that the examples bring, of `lsr score` say, beside models; they are of a query's own
+            documents, so kl is then over these. Without any teachers they are taken anyhow.
     """
 
     encoder: str | None = None
     dense: str | None = None
+    cross_encoder: str | None = None
     examples: bool = False
+
+    @property
+    def of_own(self) -> bool:
+        """Whether it has scores of a query's own documents only."""
+        return self.examples or self.cross_encoder is not None
 
     def conflicts(self) -> list[str]:
         """One teacher has one name."""
-        given = (self.encoder is not None) + (self.dense is not None) + self.examples
-        return [] if given == 1 else ["name one of encoder, dense and examples"]
+        named = sum(name is not None for name in (self.encoder, self.dense, self.cross_encoder))
+        return [] if named + self.examples == 1 else ["name one of encoder, dense, cross_encoder and examples"]
 
 
 @dataclass(frozen=True)
@@ -131,9 +139,10 @@ class LossSettings(Settings):
         alone: Beside `TrainSettings.lexical`: all of these losses once more, of the model's scores without BM25's, and
             their weight. The whole then ranks well, and so does what is learned by itself.
         temperature: Scores are divided by it in info_nce.
-        teacher_scores: How kl takes each teacher's: brought to 0..1 for each query ("min-max"), so that unlike teachers
-            count alike, or as they are ("raw"), as of one cross-encoder.
-        scale: Their mean is multiplied by it for kl; 0 for 30 of what lies in 0..1, and 1 of what is raw.
+        teacher_scores: How kl takes each teacher's: for each query brought to 0..1 ("min-max") or to mean 0 and
+            standard deviation 1 ("standard"), so that unlike teachers count alike, or as they are ("raw"), as of one
+            cross-encoder.
+        scale: Their mean is multiplied by it for kl; 0 for 30 of what lies in 0..1, and 1 of the others.
         margin_pairs: Whether margin_mse compares a query's positive with its negatives ("positive"), or all of its
             documents with each other ("all"), as naver/splade's trainer of SPLADE-v3 does.
     """
@@ -143,7 +152,7 @@ class LossSettings(Settings):
     margin_mse: float = field(default=0.0, metadata=within(at_least=0))
     alone: float = field(default=0.0, metadata=within(at_least=0))
     temperature: float = field(default=1.0, metadata=within(above=0))
-    teacher_scores: Literal["min-max", "raw"] = "min-max"
+    teacher_scores: Literal["min-max", "standard", "raw"] = "min-max"
     scale: float = field(default=0.0, metadata=within(at_least=0))
     margin_pairs: Literal["positive", "all"] = "positive"
     vectors: float = field(default=0.0, metadata=within(at_least=0))

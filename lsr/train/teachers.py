@@ -32,6 +32,19 @@ class Teacher(ABC):
         """Every query with every document, (n_queries, n_documents) float32."""
 
 
+class PairTeacher(Teacher):
+    """A teacher that reads a query and a document together: in training it scores each query's own documents only."""
+
+    @abstractmethod
+    def pair_scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """(n,) float32 of n pairs of query and document."""
+
+    def scores(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.float32]:
+        """As `Teacher`."""
+        pairs = [(query, document) for query in queries for document in documents]
+        return self.pair_scores(pairs).reshape(len(queries), len(documents))
+
+
 class SparseTeacher(Teacher):
     """A sparse encoder, BM25 among them.
 

@@ -44,7 +44,7 @@ from lsr.train.idle import idle_settings
 from lsr.train.network import Ids, Network, merged_weights
 from lsr.train.objective import Penalty, ranking_loss
 from lsr.train.pretrain import mask_tokens, masked_loss
-from lsr.train.processes import Processes, SharedTeacher
+from lsr.train.processes import Processes, SharedTeacher, shared
 from lsr.train.query_table import QueryTable, TermSampler, inverse_frequencies
 from lsr.train.run_folder import hold_settings, open_log, tell_on_card, write_line
 from lsr.train.settings import TrainSettings
@@ -98,7 +98,7 @@ class Trainer:
         self.rank = self.processes.rank
         self.teachers = self.helpers.teachers
         if self.processes.count > 1:
-            self.teachers = [SharedTeacher(teacher, self.processes) for teacher in self.teachers]
+            self.teachers = [shared(teacher, self.processes) for teacher in self.teachers]
         if self.rank == 0:
             for setting in idle_settings(settings):
                 note(f"without effect: {setting}")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lsr.errors import CorruptIndex, DataError
 from lsr.index.segment import columns as columns_module
 from lsr.index.segment.columns import COLUMNS_FILE, MOST_COLUMNS, Columns, ColumnsWriter
-from lsr.index.segment.filters import parse_where, parse_where_text
+from lsr.index.segment.parse_filters import parse_where, parse_where_text
 from lsr.io.metadata import parse_time
 
 DOCS = [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from lsr import Index, SparseMatrix
+from lsr import Index, SparseMatrix, load_encoder
 from lsr.dense import DenseRows
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.passages import Passages
@@ -74,10 +75,8 @@ def brute(index, texts, query, k, weight=1.0, mode="hybrid", depth=100):
     best = [i for i in np.argsort(-sparse, kind="stable")[: max(k, depth)].tolist() if sparse[i] > 0]
     them = np.array(sorted(near | set(best)))
 
-    def scaled(x):
-        return (x - x.min()) / (x.max() - x.min()) if x.max() > x.min() else np.zeros(len(x))
-
-    total = scaled(sparse[them]) + weight * scaled(dense[them])
+    z = (dense - dense.mean()) / dense.std()
+    total = sparse[them] / (sparse[them].max() or 1) + weight * (z * abs(z))[them] / 32
     order = np.argsort(-total, kind="stable")[:k]
     return [ids[i] for i in them[order]], total[order]
 
@@ -150,7 +149,34 @@ def test_passages_count_by_the_best_of_them(tmp_path):
     both = index.search("heat plate", 10, mode="hybrid")
     assert len(both) == len({hit.id for hit in both}) == 6
     assert both[0].passage in {name for name, text in parts.items() if {"heat", "plate"} & set(text.split())}
-    assert both[0].score == pytest.approx(2.0)
+    z = (best[both[0].id] - dense.mean()) / dense.std()
+    assert both[0].score == pytest.approx(1 + z * abs(z) / 32, abs=1e-3)
+
+
+def test_words_count_twice_beside_the_dense_vector_of_a_hybrid_encoder(tmp_path):
+    encoder, texts = load_encoder("lsr-mini"), [" ".join(WORDS[i : i + 4]) for i in range(9)]
+    index = Index.build(tmp_path / "idx", [{"_id": str(i), "text": t} for i, t in enumerate(texts)], hybrid=True)
+    query = index.query_vectors(["turned shock and heat"])
+    learned, lexical = index.encoder.halves(query)
+    assert learned.nnz
+    assert lexical.nnz
+    twice = SparseMatrix(query.indptr, query.indices, query.data.copy(), query.shape)
+    twice.data[np.isin(twice.indices, lexical.indices)] *= 2
+    sparse = {hit.id: hit.score for hit in index.search(twice, 9)}
+    dense = rounded(encoder.encode_dense(texts)) @ encoder.encode_dense("turned shock and heat", queries=True)[0]
+    z = (dense - dense.mean()) / dense.std()
+    expected = [sparse.get(str(i), 0) / max(sparse.values()) + z[i] * abs(z[i]) / 32 for i in range(9)]
+    found = {hit.id: hit.score for hit in index.search("turned shock and heat", 9, mode="hybrid")}
+    assert [found[str(i)] for i in range(9)] == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_query_without_a_known_word_is_ranked_by_the_dense_vector(tmp_path):
+    index = Index.build(tmp_path / "idx", documents(30), encoder=DenseBM25(), hybrid=True)
+    (near, both) = ([hit.id for hit in index.search("unheard", 30, mode=mode)] for mode in ("dense", "hybrid"))
+    assert both == near
+    index.delete([str(i) for i in range(29)])
+    index.commit(merge=False)
+    assert [hit.id for hit in index.search("wing", mode="hybrid")] == ["29"]
 
 
 def test_shards_keep_the_vectors(tmp_path):
@@ -318,6 +344,25 @@ def test_options_work_on_the_ranking(tmp_path, mode):
     longest = sorted(whole[:20], key=lambda pair: (-len(" ".join(texts[pair[0]])), whole.index(pair)))
     reranked = found(k=3, rerank=lambda query, these: [len(text) for text in these], depth=20)
     assert [doc_id for doc_id, _ in reranked] == [doc_id for doc_id, _ in longest[:3]]
-    for option in ({"sort": "even"}, {"facets": "even"}):
-        with pytest.raises(DataError, match="every document is near a dense vector"):
-            found(**option)
+    with pytest.raises(DataError, match="every document is near a dense vector"):
+        found(sort="even")
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense"])
+def test_all_that_a_search_by_dense_vectors_finds_is_counted(tmp_path, mode):
+    given = documents(60)
+    index = Index.build(tmp_path / "idx", given, encoder=DenseBM25(), hybrid=True)
+    index.delete(["1", "2"])
+    index.commit()
+
+    def counted(query="wing lift", **how):
+        every = index.search(query, 60, mode=mode, **how)
+        found = index.search(query, 1, mode=mode, total=True, facets="even", **how)
+        assert found.total == len(every)
+        assert found.facets["even"] == Counter(hit.metadata["even"] for hit in every)
+        return found.total
+
+    assert counted() == 58
+    assert counted(where={"even": [True]}) == 29
+    assert counted("wing lift -jet", syntax="operators") < 58
+    assert 0 < counted(min_score=index.search("wing lift", 60, mode=mode)[9].score) <= 11

@@ -794,7 +794,7 @@ def test_forged_alive_bits_are_refused(path):
     index = Index.open(path)
     index.delete(["d7"])
     index.commit()
-    from lsr.index.search.snapshot import read_alive
+    from lsr.index.search.open_segment import read_alive
     from lsr.index.storage.arrow_file import write_arrow
 
     (file,) = path.glob("alive-*")

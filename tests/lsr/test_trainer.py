@@ -401,6 +401,26 @@ def test_the_gradient_cache_makes_one_batch_of_those_that_are_accumulated(settin
     )
 
 
+@pytest.mark.parametrize("kind", ["flops", "l1", "idf_flops", "df_flops", "l0_flops"])
+def test_two_batches_of_three_are_one_of_six(settings, steady, tmp_path, kind):
+    """In every loss and regularizer, through the gradient cache."""
+    settings = replace(
+        settings,
+        model=replace(settings.model, checkpoint=str(steady)),
+        data=replace(settings.data, queries=6, negatives=2),
+        losses=LossSettings(info_nce=1.0, kl=0.5, margin_mse=0.1, margin_pairs="all"),
+        documents_regularizer=RegularizerSettings(kind, weight=0.1, threshold=1, anti_zero=0.1),
+        queries_regularizer=RegularizerSettings("flops" if kind == "l0_flops" else kind, weight=0.1),
+        gradient_cache=True,
+    )
+    compare(
+        settings,
+        tmp_path,
+        data=replace(settings.data, queries=3),
+        optimizer=replace(settings.optimizer, accumulate=2),
+    )
+
+
 def test_half_precision_is_near(settings, steady, tmp_path):
     settings = replace(
         settings,
