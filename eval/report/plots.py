@@ -250,7 +250,7 @@ def bars(title: str, some: Sequence[Bar], limits: tuple[float, float], look: Loo
         axes.grid(True, axis="x")
 
     left = 0.25 + 0.088 * max(columns_of(_cut(bar.name, _BAR_COLUMNS)) for bar in some)
-    return _svg(title, _WIDTHS[0], 0.5 + 0.26 * len(some), draw, left=left, bottom=0.32)
+    return _svg(title, _WIDTHS[0], 0.55 + 0.3 * len(some), draw, left=left, bottom=0.32)
 
 
 def bubbles(title: str, counts: dict[tuple[float, float], int], labels: tuple[str, str]) -> str:

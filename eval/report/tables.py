@@ -207,9 +207,9 @@ def queries(results: Results, other: str) -> Table | None:
     after = results.query_values(other, measure)
     gains = sorted((after[key] - before[key], key) for key in before.keys() & after.keys())
     shown = [g for g in gains[:_SHOWN_QUERIES] if g[0] < 0] + [g for g in gains[-_SHOWN_QUERIES:] if g[0] > 0]
-    texts = {key: _cut(results.texts.get(key, key[1])) for _, key in shown}
+    known = {key: Cell(_cut(text), aside=key[1]) for key, text in results.texts.items() if text.strip()}
     rows = [
-        [Cell(key[0]), Cell(texts[key]), score(before[key]), score(after[key]), difference(gain)]
+        [Cell(key[0]), known.get(key, Cell(key[1])), score(before[key]), score(after[key]), difference(gain)]
         for gain, key in sorted(shown, key=lambda pair: (-pair[0], pair[1]))
     ]
     columns = ["dataset", "query", results.experiment.baseline, other, "difference"]

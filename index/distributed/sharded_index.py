@@ -548,7 +548,7 @@ class ShardedIndex(QuerySide):
         if not terms:
             return []
         found = self._search(lambda: term_queries(terms), n, None, EXACT)
-        return [[Document("", hit.text, hit.title).content for hit in self._hits(ranked)] for ranked in found]
+        return [[Document("", hit.text, hit.title).content for hit in self._hits(None, ranked)] for ranked in found]
 
     def _every(self, method: str, *args: Any) -> dict[int, Any]:
         """What all shards answer, each of what was searched last."""
