@@ -104,7 +104,10 @@ def recall_at(results: Results) -> Figure | None:
         if len(values) > 1
     ]
     title = "Recall against depth"
-    return Figure(title, plots.curves(title, some, ("documents, k", "recall at k"))) if some else None
+    if not some:
+        return None
+    narrow, wide = (plots.curves(title, some, ("documents, k", "recall at k"), wide=wide) for wide in (False, True))
+    return Figure(title, narrow, wide=wide)
 
 
 def latency(results: Results) -> Figure | None:
@@ -124,9 +127,11 @@ def latency(results: Results) -> Figure | None:
             median = f"median {milliseconds(found[50]).text}"
             some.append(Spread(system + partly, median, found, _look(results, system)))
     title = "Search time by system"
+    if not some:
+        return None
     label = "search time, ms, one query at a time"
     narrow, wide = (plots.spreads(title, some, label, wide=wide) for wide in (False, True))
-    return Figure(title, narrow, wide=wide) if some else None
+    return Figure(title, narrow, wide=wide)
 
 
 def _mean(times: list[Latency], name: str) -> float:

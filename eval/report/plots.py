@@ -183,7 +183,7 @@ class Curve:
     look: Look
 
 
-def curves(title: str, some: Sequence[Curve], labels: tuple[str, str]) -> str:
+def curves(title: str, some: Sequence[Curve], labels: tuple[str, str], wide: bool = False) -> str:
     """Lines over a logarithmic axis, with the marks of the page's key."""
 
     def draw(axes: Axes) -> None:
@@ -195,7 +195,7 @@ def curves(title: str, some: Sequence[Curve], labels: tuple[str, str]) -> str:
         axes.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, None))
         axes.grid(True)
 
-    return _svg(title, 5.8, 4.0, draw, left=0.65, bottom=0.55)
+    return _svg(title, _WIDTHS[wide], 4.0, draw, left=0.65, bottom=0.55)
 
 
 def _beats(q: Point, p: Point) -> bool:
@@ -250,7 +250,7 @@ def bars(title: str, some: Sequence[Bar], limits: tuple[float, float], look: Loo
         axes.grid(True, axis="x")
 
     left = 0.25 + 0.088 * max(columns_of(_cut(bar.name, _BAR_COLUMNS)) for bar in some)
-    return _svg(title, _WIDTHS[0], 0.5 + 0.26 * len(some), draw, left=left, bottom=0.32)
+    return _svg(title, _WIDTHS[0], 0.55 + 0.3 * len(some), draw, left=left, bottom=0.32)
 
 
 def bubbles(title: str, counts: dict[tuple[float, float], int], labels: tuple[str, str]) -> str:

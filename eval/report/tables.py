@@ -208,10 +208,15 @@ def queries(results: Results, other: str) -> Table | None:
     after = results.query_values(other, measure)
     gains = sorted((after[key] - before[key], key) for key in before.keys() & after.keys())
     shown = [g for g in gains[:_SHOWN_QUERIES] if g[0] < 0] + [g for g in gains[-_SHOWN_QUERIES:] if g[0] > 0]
-    rows = []
-    for gain, key in sorted(shown, key=lambda pair: (-pair[0], pair[1])):
-        text = textwrap.shorten(results.texts.get(key, ""), _SHOWN_TEXT, placeholder=" …") or key[1]
-        rows.append([Cell(key[0]), Cell(text), score(before[key]), score(after[key]), difference(gain)])
+    known = {
+        key: Cell(textwrap.shorten(text, _SHOWN_TEXT, placeholder=" …"), aside=key[1])
+        for key, text in results.texts.items()
+        if text.strip()
+    }
+    rows = [
+        [Cell(key[0]), known.get(key, Cell(key[1])), score(before[key]), score(after[key]), difference(gain)]
+        for gain, key in sorted(shown, key=lambda pair: (-pair[0], pair[1]))
+    ]
     columns = ["dataset", "query", results.experiment.baseline, other, "difference"]
     return table(f"Queries that differ most, {measure}", columns, rows, heads=2) if rows else None
 
