@@ -2,6 +2,7 @@
 
     python PEERS/make_data.py --out FOLDER --n-docs 100000
     python benchmarks/engines.py --data FOLDER [--peers PEERS] [--engines bmp,pisa_maxscore,lsr] [--order topic]
+    python benchmarks/vectors.py --data COLLECTIONS --out FOLDER --encoder ENCODER    # or real vectors
     python benchmarks/engines.py --vectors DOCS.jsonl.gz QUERIES.jsonl.gz --engines splade_index,lsr
 
 PEERS is the harness that measures; $PEERS_HOME holds a virtual environment for each rival, made by its setup_venvs.sh.
@@ -26,8 +27,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from machine import RESULTS, conditions
+from vectors import save
 
 from lsr import SparseMatrix, read_vectors
 from lsr.console import note, table
@@ -91,11 +92,8 @@ def lay_out(vectors: Path, queries: Path, folder: Path) -> None:
     matrix = SparseMatrix.vstack([batch.vectors for batch in documents])
     tokens = documents.vocabulary
     asked = SparseMatrix.vstack([batch.vectors for batch in read_vectors(queries, vocabulary=tokens)])
-    for name, part in (("docs", matrix), ("queries", asked.within(matrix.shape[1]))):
-        integers = np.clip(np.ceil(part.data * (255 / part.data.max())), 1, 255).astype(np.uint8)
-        columns = {"indptr": part.indptr, "indices": part.indices.astype(np.int32), "data": part.data, "u8": integers}
-        for column, values in columns.items():
-            np.save(folder / f"{name}.{column}.npy", values)
+    save(folder, "docs", matrix)
+    save(folder, "queries", asked.within(matrix.shape[1]))
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

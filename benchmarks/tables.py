@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -79,8 +82,7 @@ def quality_means(systems: Mapping[str, str] = _SYSTEMS) -> str:
         (name, *(f"{own[one]:.3f}" for one in sets), f"**{sum(own.values()) / len(own):.3f}**")
         for name, own in values.items()
     ]
-    short = [one.removesuffix("-evidence").removesuffix("-pool").removesuffix("-clapnq") for one in sets]
-    return table(("nDCG@10", *short, "mean"), rows) + caption(QUALITY, found)
+    return table(("nDCG@10", *map(_short, sets), "mean"), rows) + caption(QUALITY, found)
 
 
 def bm25_held_out() -> str:
@@ -249,6 +251,211 @@ def capacity() -> str:
     return table(columns, rows) + caption(command, found)
 
 
+def report() -> str:
+    """Every system of the report, and where it is significantly better or worse than the baseline."""
+    found = result("report/experiment")
+    measure, sets = found["measures"][0], [one["name"] for one in found["datasets"]]
+    marks = {
+        (row["dataset"], row["system"]): "▲" if row["difference"] > 0 else "▼"
+        for row in found["comparisons"]
+        if row["measure"] == measure and row["p_corrected"] < 0.05
+    }
+    rows = []
+    for system in found["systems"]:
+        name = system["name"]
+        own = {row["dataset"]: row for row in found["results"] if row["system"] == name}
+        cells = [f"{own[one]['measures'][measure]:.3f}{marks.get((one, name), '')}" for one in sets]
+        mean = _mean(row["measures"][measure] for row in own.values())
+        times = [row["search_ms"]["p50"] for row in own.values() if row["search_ms"]]
+        recalls = [row["recall"] for row in own.values() if row["recall"] is not None]
+        rest = (f"{_mean(times):.3f}" if times else "", f"{_mean(recalls):.3f}" if recalls else "")
+        rows.append((name, *cells, f"**{mean:.3f}**", *rest))
+    command = "NUMBA_NUM_THREADS=1 python benchmarks/report.py --data FOLDER --work WORK"
+    found = {**found, "date": found["date"].split("T")[0]}
+    return table((measure, *map(_short, sets), "mean", "p50, ms", "recall"), rows) + caption(command, found)
+
+
+def _short(name: str) -> str:
+    return name.removesuffix("-evidence").removesuffix("-pool").removesuffix("-clapnq")
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+_APPROXIMATE = {"lsr_clusters": "lsr, clusters", "lsr": "lsr, alpha", "seismic": "Seismic 0.5.4"}
+
+
+def approximate() -> str:
+    """The fastest setting of each engine that reaches a recall, at a million."""
+    found = result("engines-1000000-topic")
+    rows = []
+    for k in (10, 100):
+        for recall in (0.97, 0.99):
+            cells = []
+            for engine in _APPROXIMATE:
+                some = [
+                    row
+                    for row in found["searches"]
+                    if row["engine"] == engine and row["k"] == k and not row["exact"] and row["recall"] >= recall
+                ]
+                best = min(some, key=lambda row: float(row["latency_ms"]["median"]))
+                cells.append(f"{_digits(best['latency_ms']['median'])} at {best['recall']:.3f} ({best['variant']})")
+            rows.append((str(k), f"{recall:.2f}", *cells))
+    return table(("k", "recall", *_APPROXIMATE.values()), rows) + caption(
+        "python benchmarks/engines.py --data FOLDER", found
+    )
+
+
+def reproduced() -> str:
+    """Published figures beside those of here."""
+    found = result("reproduced")
+    rows = [
+        (
+            row["what"],
+            row["measure"],
+            f"{row['published']:.4f}",
+            f"{row['here']:.4f}",
+            "yes" if row["reproduced"] else f"no: {row['why'] or 'it differs'}",
+        )
+        for row in found["rows"]
+    ]
+    header = ("figure", "measure", "published", "here", f"within {found['within']}")
+    return table(header, rows) + caption("python benchmarks/reproduced.py --data FOLDER", found)
+
+
+def million() -> str:
+    """A million documents drawn at random."""
+    found = result("million-1000000")
+
+    def search(k: str) -> str:
+        own, scipy = found["latency_ms"][k]["lsr"], found["latency_ms"][k]["scipy"]
+        return (
+            f"p50 {own['p50']:.2f} ms, p99 {own['p99']:.2f} ms; scipy's CSC product p50 {scipy['p50']:.1f} ms, "
+            f"{scipy['p50'] / own['p50']:.1f} times as long"
+        )
+
+    rows = [
+        (
+            "build",
+            f"{found['build_seconds']} s, {found['documents_per_second']:,} documents/s, "
+            f"{found['postings'] / 1e6:.0f} million postings",
+        ),
+        (
+            "peak memory of the build",
+            f"{found['build_peak_mb']:,} MB, of which {found['of_that_before_building_mb']} MB are Python, Numba and "
+            "libraries; mapped files count",
+        ),
+        ("size", f"{found['bytes_per_posting']} bytes a posting, {found['bytes_per_posting_with_ids']} with ids"),
+        ("open", f"{found['open_ms']['p50']:.1f} ms"),
+        ("search, k = 10", search("k=10")),
+        ("search, k = 1000", search("k=1000")),
+        ("queries with brute force's scores", found["queries_equal_to_brute_force"]),
+    ]
+    return table(("", ""), rows) + caption("python benchmarks/million.py", found)
+
+
+def killed_writers() -> str:
+    """Writers that were killed while readers compared."""
+    rows = [
+        (
+            *(f"{found[key]:,}" for key in ("kills", "survived", "generations", "snapshots_checked")),
+            str(len(found["failures"])),
+            f"{found['seconds'] / 60:.0f} minutes",
+            str(found["readers"]),
+        )
+        for found in (result("soak"), result("kills"))
+    ]
+    header = ("kills (-9)", "survived", "commits", "snapshots checked", "errors", "time", "readers")
+    command = "python benchmarks/soak.py --work WORK"
+    return table(header, rows) + caption(command, result("soak"))
+
+
+def served() -> str:
+    """A server under load."""
+    found = result("serve")
+    rows = [
+        ("requests a second", f"{found['requests_per_second']:.0f}"),
+        ("p50, p99", f"{found['p50_ms']:.0f} ms, {found['p99_ms']:.0f} ms"),
+        ("errors", str(found["errors"])),
+        (
+            "wrong answers",
+            f"{len(found['failures'])} of {found['answers_checked']:,}, while {found['pairs_committed']} pairs were "
+            "committed",
+        ),
+        (
+            "memory",
+            f"{found['megabytes_first_quarter']:.0f} MB in the first quarter, {found['megabytes_last_quarter']:.0f} MB "
+            "in the last",
+        ),
+        (
+            "the same queries from Python, one after the other",
+            f"{found['python_p50_ms']:.2f} ms (p99 {found['python_p99_ms']:.2f}), "
+            f"{found['python_queries_per_second']:.0f} a second",
+        ),
+    ]
+    return table(("", ""), rows) + caption("python benchmarks/serve.py --work WORK", found)
+
+
+def cluster() -> str:
+    """A cluster whose nodes are killed."""
+    found = result("cluster")
+    builds, searches = found["built"], found["searched"]
+    two = {row["while"]: row for row in searches if row["replicas"] == 2}
+    total = {key: sum(row[key] for row in searches) for key in ("answers", "right", "named what is missing", "wrong")}
+    well, killed = two["all is well"]["p50, ms"], two["nodes are killed"]["p50, ms"]
+    rows = [
+        (
+            "builds that lost a node and had the same bytes",
+            f"{sum(row['same bytes'] for row in builds)} of {len(builds)}",
+        ),
+        (
+            f"answers, while {sum(row['nodes killed'] for row in searches)} nodes were killed and one shard was slow",
+            f"{total['answers']:,}",
+        ),
+        (
+            "right; named what they lacked; wrong",
+            f"{total['right']:,}; {total['named what is missing']}; {total['wrong']}",
+        ),
+        ("p50 with two replicas, all well; while nodes were killed", f"{well:.0f} ms; {killed:.0f} ms"),
+    ]
+    command = "python benchmarks/cluster.py --work WORK --rounds 2 --seconds 15 --shards 4 --copies 20"
+    return table(("", ""), rows) + caption(command, found)
+
+
+def ablations() -> str:
+    """What each regularizer reaches at the same length of documents: interpolated between its runs."""
+    found, lengths = result("ablations"), (85, 120, 160)
+    queries = {
+        "IDF-aware FLOPS, queries of IDF": ("IDF-aware FLOPS", "IDF"),
+        "FLOPS": ("FLOPS", "learned, from the IDF on"),
+        "FLOPS, queries of 1": ("FLOPS", "all 1"),
+        "l0 mask, double log": ("l0 mask, double log", "learned"),
+        "FLOPS, double log": ("FLOPS, double log", "learned"),
+    }
+    rows = []
+    for variant, names in queries.items():
+        runs = sorted((math.log(r["terms"]), r["nDCG@10"]) for r in found["rows"] if r["variant"] == variant)
+        at = np.interp([math.log(length) for length in lengths], *zip(*runs, strict=True))
+        rows.append((*names, *(f"{value:.3f}" for value in at)))
+    header = ("", "queries", *(f"{length} terms" for length in lengths))
+    command = "python benchmarks/ablations.py --data FOLDER --work WORK"
+    return table(header, rows) + caption(command, found)
+
+
+def order() -> str:
+    """Blocks that could reach the best 10, by the order of storage."""
+    found = result("order-1000000")
+    names = {
+        "oracle": "the generator's own, an oracle",
+        "ours": "clusters, then bisection (what lsr does)",
+        "bisection alone": "bisection alone",
+        "random": "random",
+    }
+    rows = [(name, f"{found[key]['k=10, 128 documents']['left_mean']:,.0f}") for key, name in names.items()]
+    return table(("order", "blocks"), rows) + caption("python benchmarks/order.py --data FOLDER", found)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
     "bm25-held-out": bm25_held_out,
@@ -263,6 +470,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "engines-short": engines_short,
     "scale": scale,
     "capacity": capacity,
+    "report": report,
+    "approximate": approximate,
+    "million": million,
+    "reproduced": reproduced,
+    "killed-writers": killed_writers,
+    "served": served,
+    "cluster": cluster,
+    "ablations": ablations,
+    "order": order,
 }
 
 

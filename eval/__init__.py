@@ -23,17 +23,21 @@ _HOMES = {
     "bootstrap_interval": "lsr.eval.significance",
     "check_dataset": "lsr.eval.checks",
     "check_run": "lsr.eval.checks",
+    "compare_seeds": "lsr.eval.significance",
     "compare_values": "lsr.eval.compare",
     "evaluate_index": "lsr.eval.evaluate",
     "evaluate_run": "lsr.eval.evaluate",
     "holm": "lsr.eval.significance",
+    "kendall_tau": "lsr.eval.overlap",
     "open_dataset": "lsr.eval.datasets",
     "open_datasets": "lsr.eval.datasets",
     "parse_measures": "lsr.eval.measures",
+    "rank_biased_overlap": "lsr.eval.overlap",
     "read_qrels": "lsr.io.runs",
     "read_results": "lsr.eval.report.load_results",
     "read_run": "lsr.io.runs",
     "read_values": "lsr.eval.compare",
+    "reproduce": "lsr.eval.experiment.reproduce",
     "run_demo": "lsr.eval.demo",
     "run_experiment": "lsr.eval.experiment.experiment",
     "run_training": "lsr.eval.training.cli",
@@ -65,17 +69,21 @@ if TYPE_CHECKING:
     from lsr.eval.evaluate import evaluate_run as evaluate_run
     from lsr.eval.evaluate import search_run as search_run
     from lsr.eval.experiment.experiment import run_experiment as run_experiment
+    from lsr.eval.experiment.reproduce import reproduce as reproduce
     from lsr.eval.experiment.settings import ExperimentSettings as ExperimentSettings
     from lsr.eval.experiment.settings import IndexSettings as IndexSettings
     from lsr.eval.experiment.settings import SystemSettings as SystemSettings
     from lsr.eval.latency import Latency as Latency
     from lsr.eval.measures import parse_measures as parse_measures
     from lsr.eval.measures import score_run as score_run
+    from lsr.eval.overlap import kendall_tau as kendall_tau
+    from lsr.eval.overlap import rank_biased_overlap as rank_biased_overlap
     from lsr.eval.report.load_results import read_results as read_results
     from lsr.eval.report.report import write_report as write_report
     from lsr.eval.report.results import Results as Results
     from lsr.eval.significance import Comparison as Comparison
     from lsr.eval.significance import bootstrap_interval as bootstrap_interval
+    from lsr.eval.significance import compare_seeds as compare_seeds
     from lsr.eval.significance import holm as holm
     from lsr.eval.training.cli import run_training as run_training
     from lsr.eval.tuning import Tuned as Tuned

@@ -247,7 +247,7 @@ def _check_results(notes: _Notes, run: Run, path: Path | None, dataset: Dataset,
     longest = max(map(len, run.values()), default=0)
     unjudged = [query for query in run if query not in qrels]
     missing = [query for query in qrels if not run.get(query)]
-    own = sum(query in hits for query, hits in run.items()) if dataset.drop_own else 0
+    own = sum(dataset.drops(query, doc) for query, hits in run.items() for doc in hits) if dataset.most_dropped else 0
     notes.counts |= {
         "run_queries": len(run),
         "run_depth": longest,

@@ -1,4 +1,4 @@
-"""lsr evaluate, experiment, report, compare, bench, demo."""
+"""lsr evaluate, experiment, report, reproduce, compare, bench, demo."""
 
 from __future__ import annotations
 
@@ -149,10 +149,10 @@ def _tell(findings: Findings) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html", help="Not in the folder.")
 def report(folder: Path, out: Path | None) -> None:
-    """An experiment's results as one self-contained HTML page, and as Markdown beside it.
+    """An experiment's results as one self-contained HTML page, as Markdown, and every table as LaTeX and CSV.
 
     Quality with significance, quality against time and size, distributions of search times, recall of approximate
-    search, values query by query, costs and conditions. An earlier report is replaced.
+    search, all pairs of systems, values query by query, costs and conditions. An earlier report is replaced.
 
     \b
     Examples:
@@ -163,6 +163,40 @@ def report(folder: Path, out: Path | None) -> None:
 
     for path in write_report(folder, out):
         click.echo(path)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--out", type=click.Path(path_type=Path), help="Where it goes. [default: again, in the folder]")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
+def reproduce(folder: Path, out: Path | None, as_json: bool) -> None:
+    """Run an experiment again from its result folder, and tell what differs.
+
+    Everything is made anew with the recorded settings; relative paths in them are as they were, so run this where the
+    experiment was run. Versions, machine, checksums and measures are compared. The exit code is 1 if a measure differs.
+
+    \b
+    Examples:
+      lsr reproduce results
+      lsr reproduce results --out results-again
+    """
+    from lsr.console import emit_json, is_terminal, note, table
+    from lsr.eval.experiment.reproduce import reproduce as run_again
+    from lsr.eval.report.report import write_report
+
+    again = out or folder / "again"
+    found = run_again(folder, again)
+    page, _ = write_report(again)
+    if as_json or not is_terminal():
+        for one in found:
+            emit_json(vars(one))
+    elif found:
+        click.echo(table([(one.what, one.then, one.now) for one in found], ("what", "then", "now"), "<<<"))
+    measured = sum(one.measured for one in found)
+    note(f"{measured} measures differ" if measured else "all measures are the same")
+    note(str(page))
+    if measured:
+        raise SystemExit(1)
 
 
 @click.command()

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lsr.errors import DataError, DataErrors
 from lsr.eval.checks import check_dataset, check_run
-from lsr.eval.datasets import Dataset, drop_own
+from lsr.eval.datasets import Dataset
 from lsr.eval.experiment.experiment import PER_QUERY, short_name
 from lsr.eval.measures import depth_of, parse_measures, score_run
 from lsr.eval.report.load_results import read_table
@@ -89,7 +89,7 @@ def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, no
                 if findings.errors or not parsed:
                     continue
                 run = findings.run or {}
-                _, values = score_run(dataset.qrels, drop_own(run) if dataset.drop_own else run, parsed)
+                _, values = score_run(dataset.qrels, dataset.kept(run), parsed)
                 read = {name: {(short_name(dataset), measure): by_query for measure, by_query in values.items()}}
             for one, values_of_one in read.items():
                 found[one if one not in found else f"{name}:{one}"] = values_of_one

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lsr.config import read_config
@@ -25,24 +26,54 @@ _DROP_OWN = ("arguana", "quora")
 
 # Of BEIR the 13 sets that tables of learned sparse encoders average over, as ir-datasets names them: without the sets
 # that aren't public, CQADupStack, and MS MARCO ("beir/msmarco/dev"), which such encoders are trained on.
+_BEIR = (
+    "beir/trec-covid",
+    "beir/nfcorpus/test",
+    "beir/nq",
+    "beir/hotpotqa/test",
+    "beir/fiqa/test",
+    "beir/arguana",
+    "beir/webis-touche2020/v2",
+    "beir/dbpedia-entity/test",
+    "beir/scidocs",
+    "beir/fever/test",
+    "beir/climate-fever",
+    "beir/scifact/test",
+    "beir/quora/test",
+)
+_NANO = (
+    "arguana", "climate-fever", "dbpedia-entity", "fever", "fiqa", "hotpotqa", "msmarco", "nfcorpus", "nq", "quora",
+    "scidocs", "scifact", "webis-touche2020",
+)  # fmt: skip
+_CQADUPSTACK = (
+    "android", "english", "gaming", "gis", "mathematica", "physics", "programmers", "stats", "tex", "unix",
+    "webmasters", "wordpress",
+)  # fmt: skip
+_BRIGHT = (
+    "biology", "earth-science", "economics", "psychology", "robotics", "stackoverflow", "sustainable-living",
+    "leetcode", "pony", "aops", "theoremqa-questions", "theoremqa-theorems",
+)  # fmt: skip
+_LOTTE = ("writing", "recreation", "science", "technology", "lifestyle")
+_MIRACL = (
+    "ar", "bn", "de", "en", "es", "fa", "fi", "fr", "hi", "id", "ja", "ko", "ru", "sw", "te", "th", "yo", "zh",
+)  # fmt: skip
+# Collections under one name, each as ir-datasets names it and downloads it.
 SUITES: dict[str, tuple[str, ...]] = {
-    "beir": (
-        "beir/trec-covid",
-        "beir/nfcorpus/test",
-        "beir/nq",
-        "beir/hotpotqa/test",
-        "beir/fiqa/test",
-        "beir/arguana",
-        "beir/webis-touche2020/v2",
-        "beir/dbpedia-entity/test",
-        "beir/scidocs",
-        "beir/fever/test",
-        "beir/climate-fever",
-        "beir/scifact/test",
-        "beir/quora/test",
-    ),
+    "beir": _BEIR,
     "beir-small": ("beir/scifact/test", "beir/nfcorpus/test", "beir/arguana", "beir/scidocs", "beir/fiqa/test"),
+    "cqadupstack": tuple(f"beir/cqadupstack/{name}" for name in _CQADUPSTACK),
+    "nano-beir": tuple(f"nano-beir/{name}" for name in _NANO),
+    "dl19": ("msmarco-passage/trec-dl-2019/judged",),
+    "dl20": ("msmarco-passage/trec-dl-2020/judged",),
+    "dl21": ("msmarco-passage-v2/trec-dl-2021/judged",),
+    "dl22": ("msmarco-passage-v2/trec-dl-2022/judged",),
+    "dl23": ("msmarco-passage-v2/trec-dl-2023/judged",),
+    "bright": tuple(f"bright/{name}" for name in _BRIGHT),
+    "lotte-search": tuple(f"lotte/{name}/test/search" for name in _LOTTE),
+    "lotte-forum": tuple(f"lotte/{name}/test/forum" for name in _LOTTE),
+    "miracl": tuple(f"miracl/{language}/dev" for language in _MIRACL),
 }
+_EXCLUDED = -100  # the grade by which BRIGHT's judgments say that a document is none of the query's results
 
 
 @dataclass(frozen=True)
@@ -66,6 +97,24 @@ class Dataset:
     queries: str | None = None
     qrels_path: Path | None = None
     drop_own: bool = False
+
+    def drops(self, query: str, document: str) -> bool:
+        """Whether a document is left out of a query's results before they are measured."""
+        if self.drop_own and query == document:
+            return True
+        return self.qrels.get(query, {}).get(document) == _EXCLUDED
+
+    @cached_property
+    def most_dropped(self) -> int:
+        """How many documents are left out of a query's results at most."""
+        graded = max((sum(g == _EXCLUDED for g in judged.values()) for judged in self.qrels.values()), default=0)
+        return graded + self.drop_own
+
+    def kept(self, run: Run) -> Run:
+        """A run without what is left out."""
+        if not self.most_dropped:
+            return run
+        return {query: {d: s for d, s in hits.items() if not self.drops(query, d)} for query, hits in run.items()}
 
     @property
     def query_source(self) -> str:
@@ -146,11 +195,6 @@ def _drops_own(name: str) -> bool:
     else:
         parts = [path.resolve().name] if path.is_dir() else name.removeprefix("irds:").split("/")
     return any(part.lower() in _DROP_OWN for part in parts)
-
-
-def drop_own(run: Run) -> Run:
-    """A run without the hits that are the query itself: those whose document id equals the query's."""
-    return {query: {doc: score for doc, score in hits.items() if doc != query} for query, hits in run.items()}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lsr._moved import names_of
 from lsr.errors import DataError
-from lsr.eval.datasets import Dataset, drop_own
+from lsr.eval.datasets import Dataset
 from lsr.eval.latency import Latency, encode_latency, search_latency, throughput
 from lsr.eval.measures import depth_of, parse_measures, score_run
 from lsr.index.index import Index
@@ -38,7 +38,7 @@ class Quality:
         per_query: Values by measure and query.
         n_queries: Judged queries.
         missing: Judged queries that the run doesn't have; they count as 0.
-        dropped: Hits that were left out because they were the query's own document.
+        dropped: Hits that were left out: the query's own document, and those that the judgments exclude.
         run: The results.
     """
 
@@ -108,8 +108,8 @@ class Evaluation(Quality):
 def evaluate_run(run: Run, dataset: Dataset, measures: str) -> Quality:
     """Score a run, whatever engine made it.
 
-    Every judged query counts, those without results as 0. If the dataset says so each query's own document is left out
-    first. `lsr.eval.checks.check_run` finds what is wrong with run and judgments, which this takes as they are.
+    Every judged query counts, those without results as 0. What the dataset leaves out of results is left out first.
+    `lsr.eval.checks.check_run` finds what is wrong with run and judgments, which this takes as they are.
 
     Args:
         run: The results; equal scores stay in the order of the run.
@@ -119,7 +119,7 @@ def evaluate_run(run: Run, dataset: Dataset, measures: str) -> Quality:
     Raises:
         DataError: Unknown measures.
     """
-    kept = drop_own(run) if dataset.drop_own else run
+    kept = dataset.kept(run)
     means, per_query = score_run(dataset.qrels, kept, parse_measures(measures))
     return Quality(
         measures=means,
@@ -141,22 +141,22 @@ def search_run(
     dense: NDArray[np.float32] | None = None,
     **settings: Unpack[BatchOptions],
 ) -> Run:
-    """The k best documents of each query; one more where the query's own will be left out.
+    """The k best documents of each query, and as many more as will be left out of them.
 
     Args:
         index: What to search.
-        dataset: Tells whether queries' own documents are left out.
+        dataset: Tells which documents are left out.
         ids: Query ids.
         vectors: A row each.
         k: How many documents.
         dense: (n_queries, width) their dense vectors, for the modes that take them.
         settings: Of `Index.search_batch`.
     """
-    found = index.search_batch(vectors, k + dataset.drop_own, dense=dense, **settings)
+    found = index.search_batch(vectors, k + dataset.most_dropped, dense=dense, **settings)
     results = {}
     for query, hits in zip(ids, found, strict=True):
-        own = dataset.drop_own and any(hit.id == query for hit in hits)
-        results[query] = [(hit.id, hit.score) for hit in hits[: k + own]]
+        dropped = sum(dataset.drops(query, hit.id) for hit in hits) if dataset.most_dropped else 0
+        results[query] = [(hit.id, hit.score) for hit in hits[: k + dropped]]
     return as_run(results)
 
 

@@ -2,11 +2,15 @@
 
     compare(values, baseline)    difference of the means, its interval, a p-value, wins and losses
     holm(p_values)               p-values of several systems against one baseline, adjusted
+    compare_seeds(a, b)          the same for systems that were trained with several seeds
     bootstrap_interval(values)   how far a mean would move with other queries
+    seeds_interval(values)       how far it would move with other queries and other seeds
     most_different(a, b)         the queries to look at
 
 The randomisation test and the t test are those that Smucker, Allan and Carterette (CIKM 2007) recommend for retrieval;
-(r + 1) / (samples + 1) is the estimate of Phipson and Smyth (2010), which never says 0; Holm (1979).
+(r + 1) / (samples + 1) is the estimate of Phipson and Smyth (2010), which never says 0; Holm (1979). With seeds both
+queries and seeds are samples (Clark 1973): the variance of a mean is the sum of what queries and what seeds contribute,
+its degrees of freedom are Satterthwaite's (1946).
 """
 
 from __future__ import annotations
@@ -86,6 +90,71 @@ def compare(
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     n = len(differences)
     return Comparison(float(differences.mean()), low, high, p, wins, n - wins - losses, losses, n)
+
+
+def compare_seeds(values: Sequence[Values], baseline: Sequence[Values]) -> Comparison:
+    """Compare systems of which at least one was trained with several seeds, two-sided.
+
+    A t test that asks whether the difference would be seen with other queries and other seeds. It counts what a seed
+    does to a single query twice, so it finds too few differences rather than too many.
+
+    Args:
+        values: For each seed {query_id: value} of a system; of a system without seeds one.
+        baseline: The same of another; its seeds are others, whatever they are called.
+
+    Returns:
+        Its wins, ties and losses are of the queries' means over the seeds, its interval is that of the test.
+
+    Raises:
+        DataError: Other queries than the baseline's, none at all, or a value that is not a finite number.
+        MissingExtra: scipy is not installed.
+    """
+    pairs = _paired(_mean_of(values), _mean_of(baseline))
+    differences = np.array([a - b for _, a, b in pairs])
+    differences[np.abs(differences) <= _EQUAL] = 0
+    wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+    n = len(differences)
+    half, p = _over_seeds(differences, [values, baseline])
+    mean = float(differences.mean())
+    return Comparison(mean, mean - half, mean + half, p, wins, n - wins - losses, losses, n)
+
+
+def seeds_interval(values: Sequence[Values]) -> tuple[float, float]:
+    """95 % interval of a mean over queries and seeds, both being samples; otherwise as `compare_seeds`."""
+    by_query = _mean_of(values)
+    array = np.array([value for _, value, _ in _paired(by_query, by_query)])
+    half, _ = _over_seeds(array, [values])
+    return float(array.mean()) - half, float(array.mean()) + half
+
+
+def _mean_of(seeds: Sequence[Values]) -> dict[str, float]:
+    """{query: mean over the seeds}."""
+    if not seeds:
+        raise DataError("no seed, nothing to compare")
+    for other in seeds[1:]:
+        _paired(other, seeds[0])  # the same queries
+    return {query: sum(one[query] for one in seeds) / len(seeds) for query in seeds[0]}
+
+
+def _over_seeds(by_query: NDArray[np.float64], systems: Sequence[Sequence[Values]]) -> tuple[float, float]:
+    """Half of the 95 % interval of the mean of (n,) values that are means over seeds, and its p-value against 0."""
+    try:
+        from scipy.stats import t
+    except ImportError:
+        raise MissingExtra("scipy", "eval", "a test over seeds") from None
+    means = [[sum(one.values()) / len(one) for one in seeds] for seeds in systems if len(seeds) > 1]
+    parts = [
+        (float(np.var(values, ddof=1)) / len(values), len(values) - 1)
+        for values in (by_query, *means)
+        if len(values) > 1
+    ]
+    variance = sum(part for part, _ in parts)
+    mean = float(by_query.mean())
+    if variance <= _EQUAL**2:
+        return 0.0, 0.0 if parts and abs(mean) > _EQUAL else 1.0
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    error = math.sqrt(variance)
+    return error * float(t.ppf(0.975, freedom)), float(2 * t.sf(abs(mean) / error, freedom))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -26,8 +26,10 @@ _HOMES = {
     "QuerySet": "lsr.index.search.query_file",
     "Reader": "lsr.index.search.reader",
     "Reranker": "lsr.index.search.rerank",
+    "SearchIndex": "lsr.index.protocols",
     "SearchOptions": "lsr.index.search.settings",
     "SearchSettings": "lsr.index.search.settings",
+    "Searchable": "lsr.index.protocols",
     "ServeSettings": "lsr.index.serve.settings",
     "Server": "lsr.index.serve.server",
     "ShardedIndex": "lsr.index.distributed.sharded_index",
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
     from lsr.index.hybrid.hybrid import Hybrid as Hybrid
     from lsr.index.hybrid.hybrid import build_dense as build_dense
     from lsr.index.index import Index as Index
+    from lsr.index.protocols import Searchable as Searchable
+    from lsr.index.protocols import SearchIndex as SearchIndex
     from lsr.index.search.duplicates import Duplicate as Duplicate
     from lsr.index.search.explain import Contribution as Contribution
     from lsr.index.search.explain import Explanation as Explanation

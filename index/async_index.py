@@ -7,18 +7,20 @@ hits = await index.search("a question", k=10)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar, Unpack
+from itertools import islice
+from typing import Any, Self, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lsr.index.index import Index
 from lsr.index.search.duplicates import Duplicate
+from lsr.index.search.explain import Explanation
 from lsr.index.search.hits import Hits
 from lsr.index.search.query_encoder import Query
-from lsr.index.search.settings import SearchOptions
+from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
 from lsr.index.search.words import Suggestion
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.write.builder import Source
@@ -27,6 +29,7 @@ from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
 T = TypeVar("T")
+_AT_ONCE = 256  # documents that are read at a time
 
 
 class AsyncIndex:
@@ -80,6 +83,16 @@ class AsyncIndex:
         """See `Index.similar`."""
         return await asyncio.to_thread(self.index.similar, doc_id, k, where=where, **settings)
 
+    async def explain(self, query: Query, doc_id: str | int, *, origins: bool = True) -> Explanation:
+        """See `Index.explain`."""
+        return await asyncio.to_thread(self.index.explain, query, doc_id, origins=origins)
+
+    async def explain_plan(
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
+    ) -> Plan:
+        """See `Index.explain_plan`."""
+        return await asyncio.to_thread(self.index.explain_plan, query, k, where=where, **settings)
+
     async def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
         """See `Index.suggest`."""
         return await asyncio.to_thread(self.index.suggest, text, limit)
@@ -103,6 +116,17 @@ class AsyncIndex:
     async def get_many(self, doc_ids: Iterable[str | int]) -> list[Document | None]:
         """See `Index.get_many`."""
         return await asyncio.to_thread(self.index.get_many, doc_ids)
+
+    async def stored(self, where: Where | Filter | None = None) -> AsyncIterator[Document]:
+        """See `Index.stored`; for `async for`."""
+        documents = await asyncio.to_thread(self.index.stored, where)
+        while some := await asyncio.to_thread(lambda: list(islice(documents, _AT_ONCE))):
+            for document in some:
+                yield document
+
+    def __aiter__(self) -> AsyncIterator[Document]:
+        """All documents, of passages each, in the order of addition."""
+        return self.stored()
 
     async def count(self, where: Where | Filter | None = None) -> int:
         """See `Index.count`."""
@@ -128,6 +152,10 @@ class AsyncIndex:
         """See `Index.commit`."""
         await self._change(partial(self.index.commit, merge=merge))
 
+    async def rollback(self) -> None:
+        """See `Index.rollback`."""
+        await self._change(self.index.rollback)
+
     async def merge(self, *, everything: bool = True, background: bool = False) -> bool:
         """See `Index.merge`."""
         return await self._change(partial(self.index.merge, everything=everything, background=background))
@@ -135,6 +163,13 @@ class AsyncIndex:
     async def close(self, *, wait: bool = True) -> None:
         """See `Index.close`."""
         await self._change(partial(self.index.close, wait=wait))
+
+    async def __aenter__(self) -> Self:
+        """A block that commits its changes at the end; after an exception it rolls them back. Then it closes."""
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self._change(partial(self.index.__exit__, kind))
 
     async def refresh(self) -> bool:
         """See `Index.refresh`."""

@@ -31,6 +31,7 @@ from lsr.encode.load import as_encoder
 from lsr.encode.passages import AS_NEEDED, Passages
 from lsr.errors import IndexLocked, OutputError, StorageError, UncommittedChanges
 from lsr.forks import in_child
+from lsr.index.protocols import SearchIndex
 from lsr.index.search.hits import Hit as Hit
 from lsr.index.search.reader import Reader
 from lsr.index.search.snapshot import Snapshot
@@ -535,3 +536,7 @@ def _unsaved(path: Path) -> str:
 def _tell_unsaved(path: Path) -> None:
     """Called when an index goes, or at the end of the process, with changes pending."""
     warnings.warn(_unsaved(path), UncommittedChanges, stacklevel=2)
+
+
+if TYPE_CHECKING:  # the type checker compares the calls
+    _: type[SearchIndex] = Index

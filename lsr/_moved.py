@@ -191,6 +191,12 @@ def moved_function(old: str, module: str, name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
+def renamed(old: str, new: str) -> None:
+    """Warn that a method has another name now."""
+    message = f"{old} is now {new}. The old name goes with the next release."
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
+
+
 def _warn(old: str, new: str) -> None:
     message = f"{old} has moved: import {new}. The old path goes with the next release."
     warnings.warn(message, DeprecationWarning, stacklevel=3)

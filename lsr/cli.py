@@ -36,6 +36,7 @@ COMMANDS = {
     "evaluate": ("lsr.eval.cli", "Quality and latency of an index on a judged dataset."),
     "experiment": ("lsr.eval.cli", "Compare systems on collections, with a report."),
     "report": ("lsr.eval.cli", "An experiment's results as an HTML page and as Markdown."),
+    "reproduce": ("lsr.eval.cli", "Run an experiment again from its results, and tell what differs."),
     "compare": ("lsr.eval.cli", "Compare runs or results query by query, with significance."),
     "bench": ("lsr.eval.cli", "Latency and recall of an index over search settings."),
     "export": ("lsr.index.cli.export", "Write an index or vectors for another engine: CIFF, OpenSearch, Anserini."),
@@ -43,6 +44,7 @@ COMMANDS = {
     "train": ("lsr.eval.training.cli", "Train an encoder as a YAML file says."),
     "publish": ("lsr.index.cli.encode", "Write an encoder for other libraries, or push it to the Hugging Face hub."),
     "serve": ("lsr.index.cli.serve", "Serve indexes over HTTP: a page, and a JSON API."),
+    "mcp": ("lsr.index.cli.serve", "Serve an index to agents, by the Model Context Protocol."),
     "verify": ("lsr.index.cli.modify", "Check every byte of an index."),
     "warmup": ("lsr.index.cli.search", "Compile the search kernels now."),
 }

@@ -1,8 +1,10 @@
 """An experiment: datasets x systems, encoded, indexed, searched, measured and timed; what was made is kept and reused.
 
     OUT/experiment.json     settings, conditions, a result for each dataset and system, comparisons with the baseline
-    OUT/per-query.parquet   dataset, system, query, measure, value
+    OUT/per-query.parquet   dataset, system, query, measure, value; of systems with several seeds the mean over them
+    OUT/per-seed.parquet    dataset, system, seed, query, measure, value; of systems with several seeds
     OUT/latencies.parquet   dataset, system, query, search_ms
+    OUT/queries.parquet     dataset, query, text
     OUT/runs/               a TREC run for each dataset and system, whose scores decrease strictly
     OUT/cache/              vectors, indexes, queries, runs and latencies, by what decides them (`artifact_cache`)
 
@@ -11,10 +13,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,19 +34,24 @@ from lsr.console import note
 from lsr.durable import take_name
 from lsr.errors import DataError, DataErrors, OutputExists
 from lsr.eval.checks import check_dataset
-from lsr.eval.datasets import Dataset
+from lsr.eval.datasets import Dataset, DatasetSettings
 from lsr.eval.experiment.artifact_cache import Artifacts
+from lsr.eval.experiment.comparisons import alike, of_pairs, shared, with_baseline
+from lsr.eval.experiment.seeds import Scores, mean_facts, mean_scores, mean_times, one_of_each_seed
 from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings, file_name
-from lsr.eval.experiment.systems import System, Timed, check_inputs, run_systems, time_systems
+from lsr.eval.experiment.systems import System, Timed, check_inputs, identity_of, run_systems, time_systems
 from lsr.eval.latency import Latency, machine
 from lsr.eval.measures import cutoff_of, depth_of, is_mean, ordered_by_id, parse_measures, score_run, tied_queries
 from lsr.eval.published_scores import reference, references
-from lsr.eval.significance import bootstrap_interval, compare, holm
+from lsr.eval.significance import bootstrap_interval, seeds_interval
+from lsr.io.corpus import open_corpus
 from lsr.io.open_vectors import holds_vectors
 from lsr.io.runs import run_lines
 from lsr.io.text_files import new_text
 
 RECORD, PER_QUERY, LATENCIES = "experiment.json", "per-query.parquet", "latencies.parquet"
+PER_SEED, TEXTS = "per-seed.parquet", "queries.parquet"
+_DEPTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _PACKAGES = ("numpy", "numba", "pyarrow", "onnxruntime", "tokenizers", "torch", "ir-measures", "ir-datasets")
 
 
@@ -63,7 +73,7 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
     problems, notes = DataErrors(), list[str]()
     parsed = check_settings(settings, problems)
     unjudged = _check_datasets(datasets, notes, problems)
-    check_inputs(settings, datasets, depth_of(parsed) if parsed else None, notes, problems, unjudged)
+    check_inputs(_of_each_seed(settings)[0], datasets, depth_of(parsed) if parsed else None, notes, problems, unjudged)
     problems.settle()
     if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in (".lock", "cache", RECORD)):
         raise OutputExists(f"{out}: this folder holds something other than an experiment; name a new one")
@@ -75,6 +85,13 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
             return _run(settings, datasets, out, parsed, notes)
     except filelock.Timeout:
         raise OutputExists(f"{out}: another process is at work here; wait until it is done") from None
+
+
+def _of_each_seed(settings: ExperimentSettings) -> tuple[ExperimentSettings, dict[str, list[str]]]:
+    try:
+        return one_of_each_seed(settings)
+    except ValueError as error:  # names that clash
+        raise DataError(f"with a system for each seed: {error}") from None
 
 
 def check_settings(settings: ExperimentSettings, problems: DataErrors) -> list[Any]:
@@ -92,29 +109,47 @@ def _run(
     settings: ExperimentSettings, datasets: Mapping[str, Dataset], out: Path, parsed: list[Any], notes: list[str]
 ) -> dict[str, Any]:
     artifacts = Artifacts(out / "cache")
+    each, members = _of_each_seed(settings)
     depth = max(settings.depth, depth_of(parsed), settings.latency.k)
     cutoffs = {cutoff for measure in parsed if (cutoff := cutoff_of(measure)) is not None}
     results: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
     values: dict[str, list[Any]] = {name: [] for name in ("dataset", "system", "query", "measure", "value")}
     times: dict[str, list[Any]] = {name: [] for name in ("dataset", "system", "query", "search_ms")}
+    by_seed: dict[str, list[Any]] = {name: [] for name in ("dataset", "system", "seed", "query", "measure", "value")}
+    texts: dict[str, list[Any]] = {name: [] for name in ("dataset", "query", "text")}
+    everyone: dict[str, dict[str, list[Scores]]] = {}
+    alikes: list[dict[str, Any]] = []
     described = []
     for name, dataset in datasets.items():
-        systems = run_systems(settings, name, dataset, artifacts, depth, cutoffs)
-        timed = time_systems(settings, systems, artifacts)
-        per_query: dict[str, dict[str, dict[str, float]]] = {}
-        for system in systems:
-            means, per_query[system.settings.name] = _scored(system, dataset, parsed)
-            latency = timed.get(system.settings.name)
-            ties = _ties(system, dataset, parsed, means, settings.latency.k)
-            results.append(_result(name, system, means, per_query[system.settings.name], latency, ties))
-            for measure, by_query in per_query[system.settings.name].items():
+        found = {system.settings.name: system for system in run_systems(each, name, dataset, artifacts, depth, cutoffs)}
+        timed = time_systems(each, list(found.values()), artifacts)
+        per_query: dict[str, list[Scores]] = {}
+        for system, names in members.items():
+            runs = [found[one] for one in names]
+            sums = [
+                _write_run(out / "runs" / file_name(name) / f"{file_name(run.settings.name)}.trec.gz", run)
+                for run in runs
+            ]
+            scored = [_scored(run, dataset, parsed) for run in runs]
+            per_query[system] = [by_query for _, by_query in scored]
+            latency = mean_times([timed.get(one) for one in names])
+            made = _result(name, system, runs, scored, latency, dataset, settings.latency.k)
+            results.append({**made, "checksums": _checksums(runs, sums, settings.seeds)})
+            for measure, by_query in mean_scores(per_query[system]).items():
                 for query, value in by_query.items():
-                    _append(values, name, system.settings.name, query, measure, value)
+                    _append(values, name, system, query, measure, value)
+            for seed, of_seed in zip(settings.seeds, per_query[system], strict=False) if len(names) > 1 else ():
+                for measure, by_query in of_seed.items():
+                    for query, value in by_query.items():
+                        _append(by_seed, name, system, seed, query, measure, value)
             for query, milliseconds in zip(latency.queries, latency.times, strict=True) if latency else ():
-                _append(times, name, system.settings.name, query, float(milliseconds))
-            _write_run(out / "runs" / file_name(name) / f"{file_name(system.settings.name)}.trec.gz", system)
-        comparisons += _comparisons(settings, name, per_query)
+                _append(times, name, system, query, float(milliseconds))
+        comparisons += with_baseline(settings, name, per_query)
+        everyone[name] = per_query
+        alikes += alike(name, {system: [found[one].run for one in names] for system, names in members.items()})
+        for query, text in _texts(dataset):
+            _append(texts, name, query, text)
         described.append(_describe(name, dataset))
     record = {
         "format": 1,
@@ -124,18 +159,26 @@ def _run(
         "measures": [str(measure) for measure in parsed],
         "baseline": settings.baseline or settings.systems[0].name,
         "k": settings.latency.k,
+        "seeds": list(settings.seeds),
         "test": settings.test,
         "correction": "holm",
-        "settings": asdict(settings),
+        "settings": asdict(replace(settings, suite=None, datasets=tuple(map(_as_given, datasets.values())))),
         "datasets": described,
         "systems": [_describe_system(system, settings.systems) for system in settings.systems],
         "results": results,
         "comparisons": comparisons,
+        "pairs": of_pairs(settings, everyone, str(parsed[0])),
+        "alike": alikes,
         "references": _references(settings, datasets),
         "notes": notes,
     }
     _write_table(out / PER_QUERY, values)
     _write_table(out / LATENCIES, times)
+    _write_table(out / TEXTS, texts)
+    if settings.seeds:
+        _write_table(out / PER_SEED, by_seed)
+    else:
+        (out / PER_SEED).unlink(missing_ok=True)
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     _write_whole(out / RECORD, text.encode())
     return dict(json.loads(text))
@@ -172,15 +215,16 @@ def named(datasets: Sequence[Dataset]) -> dict[str, Dataset]:
 
 
 def conditions() -> dict[str, Any]:
-    """Machine, date and versions."""
-    versions = {}
+    """Machine, date, command and versions."""
+    versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
     date = datetime.now().isoformat(timespec="seconds")
-    return {"lsr": __version__, "date": date, "machine": machine(), "versions": versions}
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {"lsr": __version__, "date": date, "machine": machine(), "command": command, "versions": versions}
 
 
 def _check_datasets(
@@ -239,53 +283,42 @@ def _ties(
 
 def _result(
     name: str,
-    system: System,
-    means: Mapping[str, float],
-    per_query: Mapping[str, Mapping[str, float]],
+    system: str,
+    runs: Sequence[System],
+    scored: Sequence[tuple[dict[str, float], Scores]],
     timed: Timed | None,
-    ties: Mapping[str, Any],
+    dataset: Dataset,
+    k: int,
 ) -> dict[str, Any]:
+    """What a system reached on a dataset, of several seeds the mean."""
     names = (
         "encode_ms", "recall", "index_bytes", "index_parts", "build_seconds", "encode_seconds", "peak_bytes",
         "document_terms", "query_terms", "flops", "lengths",
     )  # fmt: skip
+    by_seed = [means for means, _ in scored]
+    per_query = [values for _, values in scored]
+    parsed = parse_measures(" ".join(by_seed[0]))
+    facts = mean_facts([run.facts for run in runs])
     return {
         "dataset": name,
-        "system": system.settings.name,
-        "measures": dict(means),
+        "system": system,
+        "measures": mean_facts(by_seed),
         "intervals": {
-            str(measure): list(bootstrap_interval(per_query[str(measure)]))
-            for measure in parse_measures(" ".join(means))
+            str(measure): list(_interval([values[str(measure)] for values in per_query]))
+            for measure in parsed
             if is_mean(measure)
         },
-        "ties": ties,
+        "seeds": {measure: [means[measure] for means in by_seed] for measure in by_seed[0]} if len(runs) > 1 else None,
+        "ties": mean_facts([_ties(run, dataset, parsed, means, k) for run, means in zip(runs, by_seed, strict=True)]),
+        "recall_at": _recall_at(runs, dataset),
         "search_ms": Latency.of(timed.times.tolist()).to_json() if timed else None,
         "queries_per_second": timed.per_second if timed else None,
-        **{name: system.facts.get(name) for name in names},
+        **{name: facts.get(name) for name in names},
     }
 
 
-def _comparisons(
-    settings: ExperimentSettings, name: str, per_query: Mapping[str, Mapping[str, Mapping[str, float]]]
-) -> list[dict[str, Any]]:
-    """Every system against the baseline, corrected over the systems."""
-    baseline = settings.baseline or settings.systems[0].name
-    others = [system.name for system in settings.systems if system.name != baseline]
-    rows = []
-    for measure, values in per_query[baseline].items():
-        # A measure may not be defined for all queries: those count that both systems have a value of.
-        pairs = [_shared(per_query[other][measure], values) for other in others]
-        found = [compare(mine, base, test=settings.test) for mine, base in pairs if base]
-        others_found = [other for other, (_, base) in zip(others, pairs, strict=True) if base]
-        for other, comparison, corrected in zip(others_found, found, holm([c.p for c in found]), strict=True):
-            about = {"dataset": name, "system": other, "baseline": baseline, "measure": measure}
-            rows.append({**about, **asdict(comparison), "p_corrected": corrected})
-    return rows
-
-
-def _shared(values: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    both = [query for query in values if query in baseline]
-    return {query: values[query] for query in both}, {query: baseline[query] for query in both}
+def _interval(seeds: list[dict[str, float]]) -> tuple[float, float]:
+    return bootstrap_interval(seeds[0]) if len(seeds) == 1 else seeds_interval(shared(*seeds))
 
 
 def _describe(name: str, dataset: Dataset) -> dict[str, Any]:
@@ -293,6 +326,8 @@ def _describe(name: str, dataset: Dataset) -> dict[str, Any]:
     notes = ["its documents are vectors" if vectors else "a document is its title and its text"]
     if dataset.drop_own:
         notes.append("a query's own document is removed from its results")
+    if dataset.most_dropped > dataset.drop_own:
+        notes.append("documents that the judgments exclude are removed from the results")
     return {
         "name": name,
         "source": dataset.name,
@@ -301,7 +336,45 @@ def _describe(name: str, dataset: Dataset) -> dict[str, Any]:
         "queries": len(dataset.qrels),
         "judgments": sum(len(judged) for judged in dataset.qrels.values()),
         "notes": notes,
+        "checksums": _checksums_of(dataset),
     }
+
+
+def _texts(dataset: Dataset) -> Iterator[tuple[str, str]]:
+    """Ids and texts of the judged queries; none where they are vectors."""
+    if not holds_vectors(dataset.query_source):
+        for query in open_corpus(dataset.query_source, queries=True):
+            if query.id in dataset.qrels:
+                yield query.id, query.content
+
+
+def _recall_at(runs: Sequence[System], dataset: Dataset) -> dict[str, float]:
+    """Recall at several depths, as far down as the runs go; of several seeds the mean."""
+    longest = max((len(hits) for run in runs for hits in run.run.values()), default=0)
+    depths = [k for k in _DEPTHS if k <= longest]
+    if not depths:
+        return {}
+    parsed = parse_measures(" ".join(f"R@{k}" for k in depths))
+    means = mean_facts([score_run(dataset.qrels, run.run, parsed)[0] for run in runs])
+    return {str(k): means[f"R@{k}"] for k in depths}
+
+
+def _checksums_of(dataset: Dataset) -> dict[str, str]:
+    """SHA-256 of a dataset's files and judgments; what ir-datasets brings that package checks itself."""
+    identity = identity_of(dataset)
+    paths = {"documents": Path(dataset.source), "queries": Path(dataset.query_source)}
+    judged = sorted((query, *pair) for query, docs in dataset.qrels.items() for pair in docs.items())
+    found = {part: identity[part] for part, path in paths.items() if path.exists()}
+    return found | {"judgments": hashlib.sha256(json.dumps(judged).encode()).hexdigest()}
+
+
+def _as_given(dataset: Dataset) -> DatasetSettings:
+    """A dataset as a YAML file has it, so that it can be opened again."""
+    folder = Path(dataset.name).is_dir()
+    qrels = None if folder or dataset.qrels_path is None else str(dataset.qrels_path)
+    source, queries = dataset.source, dataset.query_source
+    documents, queries = (None if part == dataset.name and not qrels else part for part in (source, queries))
+    return DatasetSettings(dataset.name, dataset.split, documents, queries, qrels, dataset.drop_own)
 
 
 def _describe_system(system: SystemSettings, systems: tuple[SystemSettings, ...]) -> dict[str, Any]:
@@ -338,12 +411,25 @@ def _append(columns: dict[str, list[Any]], *row: Any) -> None:
         column.append(value)
 
 
-def _write_run(path: Path, system: System) -> None:
+def _write_run(path: Path, system: System) -> str:
+    """Write a run; gives the SHA-256 of its lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    tag, digest = file_name(system.settings.name), hashlib.sha256()
     with new_text(path) as file:
         for query, hits in system.run.items():
-            tag = file_name(system.settings.name)
-            file.writelines(line + "\n" for line in run_lines(query, hits.items(), tag))
+            lines = "".join(line + "\n" for line in run_lines(query, hits.items(), tag))
+            digest.update(lines.encode())
+            file.write(lines)
+    return digest.hexdigest()
+
+
+def _checksums(runs: Sequence[System], sums: Sequence[str], seeds: Sequence[int]) -> dict[str, str]:
+    """SHA-256 of a system's runs and of what they are made of, seed by seed where there are several."""
+    found = {}
+    for i, (run, digest) in enumerate(zip(runs, sums, strict=True)):
+        of_seed = f", seed {seeds[i]}" if len(runs) > 1 else ""
+        found |= {f"{what}{of_seed}": value for what, value in {**run.inputs, "run": digest}.items()}
+    return found
 
 
 def _write_table(path: Path, columns: Mapping[str, list[Any]]) -> None:

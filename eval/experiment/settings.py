@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lsr.eval.datasets import DatasetSettings
 from lsr.eval.latency import ROUNDS
 from lsr.eval.measures import DEFAULT_MEASURES
 from lsr.index.hybrid.fusion import RRF_K, Normalization
-from lsr.index.search.settings import SearchSettings
+from lsr.index.search.settings import Mode, SearchSettings
 from lsr.index.segment.clusters import SUMMARY_MASS
 from lsr.index.segment.postings import ImpactType
 from lsr.index.segment.postings_writer import Order
@@ -50,7 +50,8 @@ class IndexSettings:
 class SystemSettings:
     """One line of the tables. It has one of encoder, documents, run and fuse.
 
-    In paths {dataset} stands for the dataset's name.
+    In paths {dataset} stands for the dataset's name. A system with {seed} in its encoder, documents, queries or run is
+    there once for each seed of the experiment, and a fusion of such systems, too.
 
     Attributes:
         name: What tables call it.
@@ -63,10 +64,12 @@ class SystemSettings:
         b: Of BM25.
         language: Of BM25.
         stop_words: Of BM25.
+        pivot: Of BM25: the length of a document that is neither short nor long.
         documents: Vectors that some engine made, as `lsr encode` reads or writes them; with `queries`.
         queries: Vectors of the queries.
         index: How the vectors are indexed.
         search: How they are searched; without any setting exactly.
+        mode: "sparse"; "hybrid" or "dense" also take the dense vectors that the encoder gives of the same pass.
         run: A TREC run that some engine made: only its quality is measured.
         fuse: Names of systems before this one, whose runs become one.
         method: "rrf", or "interpolation" of the scores.
@@ -85,10 +88,12 @@ class SystemSettings:
     b: float | None = None
     language: str | None = None
     stop_words: str | None = None
+    pivot: float | None = None
     documents: str | None = None
     queries: str | None = None
     index: IndexSettings = field(default_factory=IndexSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
+    mode: Mode = "sparse"
     run: str | None = None
     fuse: tuple[str, ...] = ()
     method: Literal["rrf", "interpolation"] = "rrf"
@@ -110,12 +115,25 @@ class SystemSettings:
             )
         if self.search.algorithm == "clusters" and not self.index.clusters:
             raise ValueError(f"the system {self.name!r} searches clusters: its index needs clusters: true")
+        if self.mode != "sparse" and not (self.encoder and self.search.exact):
+            raise ValueError(f"the system {self.name!r}: mode {self.mode} takes an encoder and exact search")
 
     @property
     def encoder_settings(self) -> dict[str, float | str]:
         """Those of the encoder that are given."""
-        names = ("lexical", "max_length", "top_k", "max_ratio", "k1", "b", "language", "stop_words")
+        names = ("lexical", "max_length", "top_k", "max_ratio", "k1", "b", "language", "stop_words", "pivot")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @property
+    def seeded(self) -> bool:
+        """Whether it names a seed itself."""
+        return any("{seed}" in (path or "") for path in (self.encoder, self.documents, self.queries, self.run))
+
+    def of_seed(self, seed: int) -> SystemSettings:
+        """The same with a seed in place of {seed}."""
+        paths = {name: getattr(self, name) for name in ("encoder", "documents", "queries", "run")}
+        filled = {name: path and path.replace("{seed}", str(seed)) for name, path in paths.items()}
+        return replace(self, name=f"{self.name}, seed {seed}", **filled)
 
     @property
     def kind(self) -> str:
@@ -153,8 +171,10 @@ class ExperimentSettings:
         suite: A list of collections besides: of `lsr.eval.datasets.SUITES`, or a YAML file.
         measures: As ir-measures names them; the first is the one of headlines.
         depth: Documents searched for, at least as many as the measures look at; what fused runs have to offer.
+        seeds: Those that systems were trained with, see `SystemSettings`; tables give mean and spread over them.
         baseline: The system that all others are tested against; by default the first.
-        test: "randomization" or "t", paired, two-sided; corrected by Holm over the systems of a dataset.
+        test: "randomization" or "t", paired, two-sided; corrected by Holm over the systems of a dataset. Systems of
+            several seeds are tested over queries and seeds, see `lsr.eval.significance.compare_seeds`.
         latency: How searches are timed.
         references: Published systems whose figures stand beside (`lsr.eval.published_scores`).
     """
@@ -165,6 +185,7 @@ class ExperimentSettings:
     suite: str | None = None
     measures: str = DEFAULT_MEASURES
     depth: int = 100
+    seeds: tuple[int, ...] = ()
     baseline: str | None = None
     test: Literal["randomization", "t"] = "randomization"
     latency: LatencySettings = field(default_factory=LatencySettings)
@@ -186,6 +207,13 @@ class ExperimentSettings:
             for fused in system.fuse:
                 if fused not in names[:at]:
                     wrong.append(f"the system {system.name!r} fuses {fused!r}, which doesn't stand before it")
+        unseeded = [system.name for system in self.systems if system.seeded]
+        if unseeded and not self.seeds:
+            wrong.append(f"{', '.join(unseeded)}: {{seed}} needs seeds, as in seeds: [1, 2, 3]")
+        if self.seeds and not unseeded:
+            wrong.append("seeds are named, but no system has {seed} in its encoder, documents, queries or run")
+        if len(set(self.seeds)) < len(self.seeds):
+            wrong.append("a seed is named twice")
         if self.depth < 1:
             wrong.append(f"depth must be at least 1, got {self.depth}")
         if wrong:

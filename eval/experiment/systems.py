@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,17 +15,18 @@ from numpy.typing import NDArray
 
 from lsr._version import __version__
 from lsr.console import note
+from lsr.encode.base import Encoder
 from lsr.encode.corpus import encode_to
 from lsr.encode.passages import Passages
 from lsr.errors import DataError, DataErrors, EncoderError
 from lsr.eval.checks import check_run
-from lsr.eval.datasets import Dataset, drop_own
+from lsr.eval.datasets import Dataset
 from lsr.eval.experiment.artifact_cache import Artifacts, Facts, content_digest, remove
 from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings
 from lsr.eval.latency import PeakMemory, encode_latency, machine, throughput, time_together
 from lsr.index.hybrid.fusion import interpolate, reciprocal_rank_fusion
 from lsr.index.index import Index
-from lsr.index.search.query_file import read_queries
+from lsr.index.search.query_file import QuerySet, read_queries
 from lsr.index.storage.manifest import FORMAT
 from lsr.io.corpus import beir_file
 from lsr.io.open_vectors import load_matrix, read_vectors
@@ -46,6 +48,8 @@ class Searched:
     index: Index
     ids: list[str]
     vectors: SparseMatrix
+    options: dict[str, Any]
+    dense: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class System:
         searched: The index and the queries.
         shallow: Of approximate search, results by how many documents were searched for. A search for fewer skips more:
             the first ten of a thousand are better than those of a search for ten.
+        inputs: SHA-256 of what was given to make it, by what it is: the encoder, files of vectors, a run.
     """
 
     settings: SystemSettings
@@ -66,6 +71,7 @@ class System:
     facts: Facts
     searched: Searched | None = None
     shallow: Mapping[int, Run] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_inputs(
@@ -91,7 +97,9 @@ def check_inputs(
     for system in settings.systems:
         if system.encoder:
             try:
-                open_encoder(system.encoder, system.encoder_settings)
+                encoder = open_encoder(system.encoder, system.encoder_settings)
+                if system.mode != "sparse" and not encoder.dense_width:
+                    raise EncoderError(f"mode {system.mode}: {system.encoder} gives no dense vectors; lsr-mini does")
             except EncoderError as error:
                 problems.add(DataError(f"the system {system.name!r}: {error}"))
         for name, dataset in datasets.items():
@@ -126,15 +134,16 @@ def run_systems(
     Raises:
         DataError: Vectors, runs or queries that are not there or don't fit.
     """
-    identity = _identity(dataset)
+    identity = identity_of(dataset)
     done: dict[str, System] = {}
     for system in settings.systems:
         note(f"{name}: {system.name}")
         if system.fuse:
             done[system.name] = System(system, _fused(system, [done[fused].run for fused in system.fuse], depth), {})
         elif system.run:
-            run = _own_dropped(read_run(Path(_filled(system.run, name))), dataset)
-            done[system.name] = System(system, run, {})
+            path = Path(_filled(system.run, name))
+            run = dataset.kept(read_run(path))
+            done[system.name] = System(system, run, {}, inputs={"run that was given": content_digest(path)})
         else:
             k = settings.latency.k
             done[system.name] = _search_system(system, name, dataset, identity, artifacts, depth, cutoffs, k)
@@ -152,7 +161,7 @@ def _their_vectors(system: SystemSettings, name: str) -> tuple[Path, Path]:
     return paths
 
 
-def _identity(dataset: Dataset) -> dict[str, str]:
+def identity_of(dataset: Dataset) -> dict[str, str]:
     """What the texts of a dataset are: the content of their files, or their name where a package brings them."""
     found = {}
     for part, kind, source in (("documents", "corpus", dataset.source), ("queries", "queries", dataset.query_source)):
@@ -161,10 +170,6 @@ def _identity(dataset: Dataset) -> dict[str, str]:
             path = beir_file(path, kind)
         found[part] = content_digest(path) if path.is_file() else source.removeprefix("irds:")
     return found
-
-
-def _own_dropped(run: Run, dataset: Dataset) -> Run:
-    return drop_own(run) if dataset.drop_own else run
 
 
 def _filled(path: str, dataset: str) -> str:
@@ -189,12 +194,13 @@ def _search_system(
     cutoffs: Collection[int],
     k: int,
 ) -> System:
-    vectors, encoded, vectors_key = _vectors(system, name, dataset, identity, artifacts)
-    key: dict[str, Any] = {"format": FORMAT, "vectors": vectors_key, "index": asdict(system.index)}
-    path, built, index_key = artifacts.get("index", key, lambda path: _build(path, vectors, system))
+    path, built, index_key, inputs = _index(system, name, dataset, identity, artifacts)
     index = Index.open(path)
     source = _filled(system.queries, name) if system.queries else ""
-    key = {"index": index_key, "queries": content_digest(Path(source)) if source else identity["queries"]}
+    key: dict[str, Any] = {
+        "index": index_key,
+        "queries": content_digest(Path(source)) if source else identity["queries"],
+    }
     queries = read_queries(source or dataset.query_source, index).only(dataset.qrels)
     if not queries.ids:
         raise DataError("none of the queries is judged; are these the right ones?", source or dataset.name)
@@ -203,54 +209,96 @@ def _search_system(
     def encode(path: Path) -> Facts:
         remove(path)
         save_matrix(path, queries.encoded(index), queries.ids)
-        latency = encode_latency(index, queries.texts) if queries.texts is not None else None
+        latency = encode_latency(index, queries.texts, system.mode) if queries.texts is not None else None
         return {"encode_ms": latency.to_json() if latency else None}
 
     path, facts, queries_key = artifacts.get("queries", key, encode, ".parquet")
     matrix = load_matrix(path)
-    search = asdict(system.search)
+    dense = _dense_queries(index, queries, key, artifacts) if system.mode != "sparse" else None
+    search = asdict(system.search) | ({"mode": system.mode} if system.mode != "sparse" else {})
 
     def find(deep: int) -> tuple[Run, Facts, str]:
-        wanted = deep + dataset.drop_own
+        wanted = deep + dataset.most_dropped
         key = {"lsr": __version__, "index": index_key, "queries": queries_key, "search": search, "k": [wanted, k]}
 
         def write(path: Path) -> Facts:
             remove(path)
             with new_text(path) as file:
                 for start in range(0, len(queries.ids), _BATCH):
-                    found = index.search_batch(matrix[start : start + _BATCH], wanted, **search)
-                    for query, hits in zip(queries.ids[start : start + _BATCH], found, strict=True):
+                    some = slice(start, start + _BATCH)
+                    beside = None if dense is None else dense[some]
+                    found = index.search_batch(matrix[some], wanted, dense=beside, **search)
+                    for query, hits in zip(queries.ids[some], found, strict=True):
                         scored = ((hit.id, hit.score) for hit in hits)
                         file.writelines(f"{line}\n" for line in run_lines(query, scored, "lsr", keep_ties=True))
             return {"recall": None if system.search.exact else index.recall(matrix, k, **search)}
 
         path, facts, digest = artifacts.get("run", key, write, ".trec.gz")
-        run = _own_dropped(read_run(path), dataset)
+        run = dataset.kept(read_run(path))
         return {query: dict(list(hits.items())[:deep]) for query, hits in run.items()}, facts, digest
 
     run, searched, run_key = find(depth)
     shallow = {} if system.search.exact else {cutoff: find(cutoff)[0] for cutoff in cutoffs if cutoff < depth}
-    facts = encoded | built | facts | searched | _term_facts(index, matrix)
-    return System(system, run, facts, Searched(run_key, index, queries.ids, matrix), shallow)
+    facts = built | facts | searched | _term_facts(index, matrix)
+    if source:
+        inputs["vectors of queries"] = key["queries"]
+    timed = Searched(run_key, index, queries.ids, matrix, search, dense)
+    return System(system, run, facts, timed, shallow, inputs)
+
+
+def _index(
+    system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
+) -> tuple[Path, Facts, str, dict[str, str]]:
+    """A system's index: of vectors that are kept, or of texts where dense vectors belong to it."""
+    if system.mode == "sparse":
+        vectors, encoded, vectors_key, inputs = _vectors(system, name, dataset, identity, artifacts)
+        key = {"format": FORMAT, "vectors": vectors_key, "index": asdict(system.index)}
+        path, built, digest = artifacts.get("index", key, lambda path: _build(path, vectors, system))
+        return path, encoded | built, digest, inputs
+    encoder, key, inputs = _encoder(system, identity)
+
+    def build(path: Path) -> Facts:
+        remove(path)
+        how = asdict(system.index) | {"passages": _passages(system)}
+        del how["overlap"]
+        with PeakMemory() as memory:
+            index = Index.build(path, dataset.corpus(), encoder=encoder, hybrid=True, store_text=False, **how)
+        frequencies = index.document_frequencies(np.arange(encoder.n_terms))
+        return {
+            "peak_bytes": memory.peak,
+            "index_bytes": sum(index.file_sizes().values()),
+            "index_parts": index.file_sizes(),
+            "document_terms": float(frequencies.sum() / max(len(index), 1)),
+        }
+
+    key |= {"format": FORMAT, "index": asdict(system.index), "hybrid": True}
+    path, built, digest = artifacts.get("index", key, build)
+    return path, built, digest, inputs
+
+
+def _dense_queries(index: Index, queries: QuerySet, key: Facts, artifacts: Artifacts) -> NDArray[np.float32]:
+    """(n_queries, width) their dense vectors."""
+
+    def encode(path: Path) -> Facts:
+        remove(path)
+        with path.open("wb") as file:
+            np.save(file, index.encoder.encode_dense(queries.texts or [], queries=True))
+        return {}
+
+    path, _, _ = artifacts.get("dense-queries", key, encode, ".npy")
+    return np.asarray(np.load(path), np.float32)
 
 
 def _vectors(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
-) -> tuple[Vectors, Facts, str]:
-    """Of a system's documents: those of a file, or encoded here."""
-    from lsr.index.cli.encode import open_encoder
-
+) -> tuple[Vectors, Facts, str, dict[str, str]]:
+    """Of a system's documents: those of a file, or encoded here; their digest, and that of what they are made of."""
     if system.documents:
         path, _ = _their_vectors(system, name)
-        return read_vectors(path), {}, content_digest(path)
-    encoder = open_encoder(system.encoder, system.encoder_settings)
-    passages = Passages(system.index.passages, system.index.overlap) if system.index.passages else None
-    key = {
-        "documents": identity["documents"],
-        "encoder": encoder.fingerprint.to_json(),  # of one that is still to be fitted: what it is before
-        "settings": system.encoder_settings,
-        "passages": asdict(passages) if passages else None,
-    }
+        digest = content_digest(path)
+        return read_vectors(path), {}, digest, {"vectors of documents": digest}
+    encoder, key, inputs = _encoder(system, identity)
+    passages = _passages(system)
 
     def encode(path: Path) -> Facts:
         started, fresh = time.perf_counter(), not path.with_name(path.name + ".partial").exists()
@@ -267,7 +315,27 @@ def _vectors(
         return {"encode_seconds": time.perf_counter() - started if fresh else None}
 
     path, facts, digest = artifacts.get("vectors", key, encode)
-    return read_vectors(path), facts, digest
+    return read_vectors(path), facts, digest, inputs
+
+
+def _passages(system: SystemSettings) -> Passages | None:
+    return Passages(system.index.passages, system.index.overlap) if system.index.passages else None
+
+
+def _encoder(system: SystemSettings, identity: Mapping[str, str]) -> tuple[Encoder, dict[str, Any], dict[str, str]]:
+    """A system's encoder; what it makes of the documents depends on this; its digest."""
+    from lsr.index.cli.encode import open_encoder
+
+    encoder = open_encoder(system.encoder, system.encoder_settings)
+    passages = _passages(system)
+    key = {
+        "documents": identity["documents"],
+        "encoder": encoder.fingerprint.to_json(),  # of one that is still to be fitted: what it is before
+        "settings": system.encoder_settings,
+        "passages": asdict(passages) if passages else None,
+    }
+    made_by = hashlib.sha256(json.dumps([key["encoder"], key["settings"]]).encode()).hexdigest()
+    return encoder, key, {"encoder": made_by}
 
 
 def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
@@ -327,27 +395,32 @@ class Timed:
 def time_systems(settings: ExperimentSettings, systems: Sequence[System], artifacts: Artifacts) -> dict[str, Timed]:
     """Time all indexes of a dataset together: whatever else the machine does then befalls all of them."""
     how = settings.latency
-    found = {s.settings.name: (s.searched, asdict(s.settings.search)) for s in systems if s.searched is not None}
+    found = {s.settings.name: s.searched for s in systems if s.searched is not None}
     if not found or not how.queries:
         return {}
-    ids = [searched.ids for searched, _ in found.values()]
+    ids = [searched.ids for searched in found.values()]
     shared = [query for query in ids[0] if all(query in set(others) for others in ids)]
     some = [shared[i] for i in np.unique(np.linspace(0, len(shared) - 1, how.queries).round().astype(int))]
 
-    def call(searched: Searched, search: dict[str, Any]) -> Callable[[int], Any]:
+    def call(searched: Searched) -> Callable[[int], Any]:
         at = {query: i for i, query in enumerate(searched.ids)}
         rows = [searched.vectors[at[query]] for query in some]
-        return lambda i: searched.index.search(rows[i], how.k, **search)
+        if (dense := searched.dense) is None:
+            return lambda i: searched.index.search(rows[i], how.k, **searched.options)
+        near = [dense[at[query]] for query in some]
+        return lambda i: searched.index.search(rows[i], how.k, dense=near[i], **searched.options)
 
     def measure(path: Path) -> Facts:
-        times = time_together([call(*one) for one in found.values()], len(some), how.rounds)
-        per_second = [throughput(one.index, one.vectors, how.k, **search) for one, search in found.values()]
+        times = time_together([call(one) for one in found.values()], len(some), how.rounds)
+        per_second = [
+            throughput(one.index, one.vectors, how.k, dense=one.dense, **one.options) for one in found.values()
+        ]
         remove(path)
         with path.open("wb") as file:
             np.savez(file, times=times, per_second=np.array(per_second))
         return {}
 
-    key = {"runs": [searched.key for searched, _ in found.values()], "how": asdict(how), "machine": machine()}
+    key = {"runs": [searched.key for searched in found.values()], "how": asdict(how), "machine": machine()}
     path, _, _ = artifacts.get("latency", key, measure, ".npz")
     with np.load(path) as kept:
         times, per_second = kept["times"], kept["per_second"]

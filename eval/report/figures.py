@@ -10,7 +10,7 @@ import numpy as np
 from lsr.eval.latency import Latency
 from lsr.eval.report import plots
 from lsr.eval.report.formatting import milliseconds
-from lsr.eval.report.plots import Bar, Look, Outline, Point, Spread
+from lsr.eval.report.plots import Bar, Curve, Look, Outline, Point, Spread
 from lsr.eval.report.results import Lengths, Results
 from lsr.eval.report.tables import SIGNIFICANT
 
@@ -79,6 +79,18 @@ def recall(results: Results) -> Figure | None:
     title = f"Recall at {k} against search time"
     labels = (f"median search time, ms, k = {k}", f"recall of the exact {k}")
     return Figure(title, plots.points(title, some, labels, top=1.0, front=False)) if some else None
+
+
+def recall_at(results: Results) -> Figure | None:
+    """Recall against the depth of the runs."""
+    found = {name: results.recall_at(name) for name in results.systems}
+    some = [
+        Curve(tuple(sorted((float(k), v) for k, v in values.items())), _look(results, name))
+        for name, values in found.items()
+        if len(values) > 1
+    ]
+    title = "Recall against depth"
+    return Figure(title, plots.curves(title, some, ("documents, k", "recall at k"))) if some else None
 
 
 def latency(results: Results) -> Figure | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -144,3 +146,60 @@ def _markdown_cell(cell: Cell) -> str:
 def escape_markdown(text: str) -> str:
     """Text that no reader of Markdown takes for markup."""
     return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", " ".join(text.split()))
+
+
+def to_csv(table: Table) -> str:
+    """A table as CSV: numbers with all their digits; what stands beside them, marks say, in a column of its own."""
+    rows = (*table.rows, *table.published)
+    beside = [any(row[i].mark or row[i].aside for row in rows) for i in range(len(table.columns))]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([name for i, column in enumerate(table.columns) for name in _twice(column, beside[i])])
+    for row in rows:
+        cells = []
+        for i, cell in enumerate(row):
+            cells.append(cell.text if cell.value is None else repr(cell.value))
+            if beside[i]:
+                cells.append(" ".join(part for part in (cell.mark, cell.aside) if part))
+        writer.writerow(cells)
+    return file.getvalue()
+
+
+def _twice(column: str, beside: bool) -> list[str]:
+    return [column, f"{column}, note"] if beside else [column]
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "–": "--", "τ": r"$\tau$",
+    "▲": r"$^{\uparrow}$", "▼": r"$^{\downarrow}$", **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+}  # fmt: skip
+
+
+def to_latex(table: Table) -> str:
+    """A table as LaTeX with the rules of the package booktabs, to be put into a `table` of one's own by \\input."""
+    lines = [
+        f"% {' '.join(table.caption.split())}; needs \\usepackage{{booktabs}}",
+        rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in table.numeric)}}}",
+        r"\toprule",
+        _tex_line(map(escape_latex, table.columns)),
+    ]
+    for rows in (table.rows, table.published):
+        if rows:
+            lines += [r"\midrule", *(_tex_line(map(_tex_cell, row)) for row in rows)]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _tex_line(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _tex_cell(cell: Cell) -> str:
+    text = escape_latex(cell.text)
+    text = rf"\textbf{{{text}}}" if cell.best else text
+    return " ".join(part for part in (text + escape_latex(cell.mark), escape_latex(cell.aside)) if part)
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX takes for nothing else."""
+    return "".join(_TEX.get(letter, letter) for letter in " ".join(text.split()))

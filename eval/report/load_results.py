@@ -3,6 +3,7 @@
 experiment.json      conditions, datasets, systems, means, comparisons, published values: `results.Experiment`
 per-query.parquet    dataset, system, query, measure, value
 latencies.parquet    dataset, system, query, search_ms; may be absent
+queries.parquet      dataset, query, text; may be absent
 """
 
 from __future__ import annotations
@@ -43,7 +44,12 @@ def read_results(folder: Path) -> Results:
     per_query = read_table(folder / "per-query.parquet", strings, "value", experiment)
     times = folder / "latencies.parquet"
     latencies = read_table(times, strings[:3], "search_ms", experiment) if times.exists() else None
-    return Results(experiment, per_query, latencies)
+    queries = folder / "queries.parquet"
+    columns = (
+        read_table(queries, ("dataset", "query", "text"), None, experiment).to_pydict() if queries.exists() else {}
+    )
+    texts = {(d, q): text for d, q, text in zip(*columns.values(), strict=True)}
+    return Results(experiment, per_query, latencies, texts)
 
 
 def _read_experiment(path: Path) -> Experiment:
@@ -125,7 +131,9 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
     for i, result in enumerate(experiment.results):
         where = f"results[{i}]"
         named += [(f"{where}.dataset", "dataset", result.dataset), (f"{where}.system", "system", result.system)]
-        named += [(f"{where}.measures", "measure", m) for m in (*result.measures, *result.intervals)]
+        named += [
+            (f"{where}.measures", "measure", m) for m in (*result.measures, *result.intervals, *(result.seeds or ()))
+        ]
         if result.recall is not None and not 0 <= result.recall <= 1:
             yield f"{where}.recall must be from 0 to 1, got {result.recall:g}"
         if (lengths := result.lengths) is not None:
@@ -142,19 +150,32 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
         named.append((f"comparisons[{i}].baseline", "system", test.baseline))
         if not (0 <= test.p <= 1 and 0 <= test.p_corrected <= 1):
             yield f"comparisons[{i}]: p and p_corrected must be from 0 to 1"
+    named += _named_in_pairs(experiment)
     for i, reference in enumerate(experiment.references):
         named.append((f"references[{i}].dataset", "dataset", reference.dataset))
         named.append((f"references[{i}].measure", "measure", reference.measure))
     yield from (f"{where}: no {kind} is called {name!r}" for where, kind, name in named if name not in known[kind])
 
 
-def read_table(path: Path, strings: tuple[str, ...], number: str, experiment: Experiment | None = None) -> pa.Table:
-    """Columns of text and one of numbers of a Parquet file.
+def _named_in_pairs(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
+    """Where pairs of systems name something, what kind of thing, and its name."""
+    for i, test in enumerate(experiment.pairs):
+        yield from ((f"pairs[{i}].{key}", key, getattr(test, key)) for key in ("dataset", "system", "measure"))
+        yield f"pairs[{i}].baseline", "system", test.baseline
+    for i, two in enumerate(experiment.alike):
+        yield from ((f"alike[{i}].{key}", key, getattr(two, key)) for key in ("dataset", "system"))
+        yield f"alike[{i}].other", "system", two.other
+
+
+def read_table(
+    path: Path, strings: tuple[str, ...], number: str | None, experiment: Experiment | None = None
+) -> pa.Table:
+    """Columns of text and perhaps one of numbers of a Parquet file.
 
     Args:
         path: The file.
         strings: The columns of text.
-        number: The column of numbers.
+        number: The column of numbers; None for none.
         experiment: If given, every dataset, system and measure has to be known to it.
 
     Raises:
@@ -164,18 +185,20 @@ def read_table(path: Path, strings: tuple[str, ...], number: str, experiment: Ex
         raise DataError("no such file: is this the result folder of an experiment?", str(path))
     try:
         with open_parquet(path) as file:
-            if absent := [name for name in (*strings, number) if name not in file.schema_arrow.names]:
+            names = [*strings, *([number] if number else [])]
+            if absent := [name for name in names if name not in file.schema_arrow.names]:
                 raise DataError(f"no column {', '.join(absent)}", str(path))
-            table = file.read(columns=[*strings, number], use_threads=False)
+            table = file.read(columns=names, use_threads=False)
         columns = {name: table[name].cast(pa.string()) for name in strings}
-        columns[number] = table[number].cast(pa.float64())
+        if number:
+            columns[number] = table[number].cast(pa.float64())
     except DataError as error:
         raise DataError(error.problem + _AGAIN, error.where) from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a readable Parquet file: {error}{_AGAIN}", str(path)) from None
     table = pa.table(columns)
     bad = [name for name in table.column_names if table[name].null_count]
-    if bad or (not pc.all(pc.is_finite(table[number])).as_py() and len(table)):
+    if bad or (number and len(table) and not pc.all(pc.is_finite(table[number])).as_py()):
         raise DataError(f"empty or infinite values in {', '.join(bad) or number}", str(path))
     if experiment is None:
         return table

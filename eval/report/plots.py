@@ -162,6 +162,29 @@ def points(
     return _svg(title, 5.8, 4.0, draw, left=0.78, bottom=0.55)
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A line through (x, y) of rising x."""
+
+    values: tuple[tuple[float, float], ...]
+    look: Look
+
+
+def curves(title: str, some: Sequence[Curve], labels: tuple[str, str]) -> str:
+    """Lines over a logarithmic axis, with the marks of the page's key."""
+
+    def draw(axes: Axes) -> None:
+        _log_axis(axes, [x for one in some for x, _ in one.values])
+        for one in some:
+            xs, ys = zip(*one.values, strict=True)
+            how: Any = {"color": one.look.colour, "ls": one.look.dash, "marker": one.look.marker}
+            axes.plot(xs, ys, lw=1.6, ms=6, mec=_INK, mew=0.7, **how)
+        axes.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, None))
+        axes.grid(True)
+
+    return _svg(title, 5.8, 4.0, draw, left=0.65, bottom=0.55)
+
+
 def _beats(q: Point, p: Point) -> bool:
     return q.x <= p.x and q.y >= p.y and (q.x, q.y) != (p.x, p.y)
 

@@ -1,4 +1,4 @@
-"""A result folder as one HTML page that needs nothing but itself, and as Markdown."""
+"""A result folder as one HTML page that needs nothing but itself, as Markdown, and its tables as LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lsr.errors import DataError, MissingExtra
+from lsr.eval.experiment.settings import file_name
 from lsr.eval.report import figures, tables
 from lsr.eval.report.figures import Figure
-from lsr.eval.report.formatting import Table, escape_markdown, to_markdown
+from lsr.eval.report.formatting import Table, escape_markdown, to_csv, to_latex, to_markdown
 from lsr.eval.report.load_results import read_results
 from lsr.eval.report.results import Results
 from lsr.eval.report.tables import SIGNIFICANT
@@ -51,11 +52,12 @@ class Section:
 
 
 def write_report(folder: Path, out: Path | None = None) -> tuple[Path, Path]:
-    """Write the report of an experiment.
+    """Write the report of an experiment, and its tables as LaTeX and CSV.
 
     Args:
         folder: What the experiment left; see `load_results`.
-        out: The page; `report.html` in the folder unless given. The Markdown stands beside it. Both are replaced.
+        out: The page; `report.html` in the folder unless given. The Markdown stands beside it, and so does a folder
+            with the tables, `report-tables`. All of these are replaced.
 
     Returns:
         Paths of the page and of the Markdown.
@@ -74,10 +76,22 @@ def write_report(folder: Path, out: Path | None = None) -> tuple[Path, Path]:
     sections = list(_sections(results))
     html, markdown = render_html(results, sections), render_markdown(results, sections)
     text = page.with_suffix(".md")
+    _write_tables(sections, page.with_name(f"{page.stem}-tables"))
     for path, content in ((page, html), (text, markdown)):
         with new_text(path) as file:
             file.write(content)
     return page, text
+
+
+def _write_tables(sections: list[Section], folder: Path) -> None:
+    """Write each table under the name of its caption; older ones are deleted."""
+    folder.mkdir(exist_ok=True)
+    for path in [*folder.glob("*.tex"), *folder.glob("*.csv")]:
+        path.unlink()
+    for table in (table for section in sections for table in section.tables):
+        for suffix, content in ((".tex", to_latex(table)), (".csv", to_csv(table))):
+            with new_text(folder / (file_name(table.caption)[:80] + suffix)) as file:
+                file.write(content)
 
 
 def render_html(results: Results, sections: list[Section]) -> str:
@@ -113,6 +127,8 @@ def _sections(results: Results) -> Iterator[Section]:
     yield from _costs_of_quality(results)
     yield from _approximate(results)
     yield from _baseline(results)
+    yield from _recall_at(results)
+    yield from _each_other(results)
     yield from _per_query(results)
     yield from _lengths(results)
     measures = results.experiment.measures[1:]
@@ -143,6 +159,12 @@ def _quality(results: Results) -> Section:
             f"▲ significantly better than {baseline}, ▼ significantly worse: p < {SIGNIFICANT} in a paired "
             f"{_test_name(experiment.test)} over queries, corrected for the number of comparisons"
             f" ({experiment.correction.capitalize()})."
+        )
+    if experiment.seeds:
+        text.append(
+            f"Systems that were trained with several seeds ({', '.join(map(str, experiment.seeds))}): mean ± standard "
+            "deviation over the seeds. They are compared by a t-test over queries and seeds, which asks whether the "
+            "difference would be seen with other queries and other seeds; their intervals are those of this test."
         )
     if len(results.datasets) > 1 and any(results.mean(name, measure) is None for name in results.systems):
         text.append("A system that lacks a dataset has no mean.")
@@ -231,6 +253,37 @@ def _baseline(results: Results) -> Iterator[Section]:
         yield Section(f"Difference to {experiment.baseline}", figures=tuple(found), legend=legend)
 
 
+def _recall_at(results: Results) -> Iterator[Section]:
+    figure, table = figures.recall_at(results), tables.recall_at(results)
+    if table:
+        shown = [name for name in results.systems if len(results.recall_at(name)) > 1]
+        yield Section(
+            "Recall by depth",
+            figures=(figure,) if figure else (),
+            legend=_mean_note(results).strip() if figure else "",
+            key=figures.key(results, shown) if figure else (),
+            tables=(table,),
+        )
+
+
+def _each_other(results: Results) -> Iterator[Section]:
+    found = tuple(table for table in (tables.pairs(results), tables.alike(results)) if table)
+    if found:
+        text = []
+        if results.experiment.pairs:
+            over = f" of {len(results.datasets)} datasets" if len(results.datasets) > 1 else ""
+            text.append(
+                f"▲ the first of the two systems is significantly better, ▼ significantly worse: p < {SIGNIFICANT}, "
+                f"corrected over all pairs{over} (Holm)."
+            )
+        if results.experiment.alike:
+            text.append(
+                "Rank-biased overlap (p = 0.9) is 1 for rankings that are the same and 0 for those that share nothing; "
+                "Kendall's τ is of the documents that both systems found among their first 100."
+            )
+        yield Section("Each against each", tuple(text), tables=found)
+
+
 def _per_query(results: Results) -> Iterator[Section]:
     other = results.best_other
     if other and (figure := figures.per_query(results, other)):
@@ -258,9 +311,11 @@ def _conditions(results: Results) -> Section:
     facts = [
         ("date", experiment.date.replace("T", " ")),
         ("machine", experiment.machine),
+        *([("command", experiment.command)] if experiment.command else []),
         ("threads of timed searches", str(experiment.threads)),
         ("lsr", experiment.lsr),
         *experiment.versions.items(),
     ]
-    found = (tables.datasets(results), tables.systems(results))
-    return Section("Conditions", experiment.notes, tables=found, facts=tuple(facts))
+    found = (tables.datasets(results), tables.systems(results), tables.checksums(results))
+    shown = tuple(table for table in found if table)
+    return Section("Conditions", experiment.notes, tables=shown, facts=tuple(facts))

@@ -3,11 +3,12 @@
 experiment.json      conditions, datasets, systems, means, comparisons, published values
 per-query.parquet    dataset, system, query, measure, value
 latencies.parquet    dataset, system, query, search_ms; may be absent
+queries.parquet      dataset, query, text; may be absent
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +40,7 @@ class DatasetFacts:
     queries: int
     judgments: int
     notes: tuple[str, ...]
+    checksums: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ class Ties:
 
 @dataclass(frozen=True)
 class Result:
-    """A system on a dataset: sizes in bytes, times in seconds unless their names say ms."""
+    """A system on a dataset: sizes in bytes, times in seconds unless their names say ms.
+
+    With several seeds all are means over them, and `seeds` has each measure's values, seed by seed.
+    """
 
     dataset: str
     system: str
@@ -85,6 +90,9 @@ class Result:
     flops: float | None
     lengths: Lengths | None
     ties: Ties | None = None
+    seeds: dict[str, tuple[float, ...]] | None = None
+    checksums: dict[str, str] | None = None
+    recall_at: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,17 @@ class Tested(Comparison):
     baseline: str
     measure: str
     p_corrected: float
+
+
+@dataclass(frozen=True)
+class Alike:
+    """How alike the rankings of two systems are, means over queries: rank-biased overlap, and Kendall's tau."""
+
+    dataset: str
+    system: str
+    other: str
+    rbo: float
+    tau: float | None
 
 
 @dataclass(frozen=True)
@@ -120,6 +139,10 @@ class Experiment:
     comparisons: tuple[Tested, ...]
     references: tuple[Reference, ...]
     notes: tuple[str, ...]
+    seeds: tuple[int, ...] = ()
+    command: str = ""
+    pairs: tuple[Tested, ...] = ()
+    alike: tuple[Alike, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,11 +153,13 @@ class Results:
         experiment: What experiment.json says.
         per_query: Columns dataset, system, query, measure, value.
         latencies: Columns dataset, system, query, search_ms; None where they were not kept.
+        texts: Of queries, by dataset and id; empty where they were not kept.
     """
 
     experiment: Experiment
     per_query: pa.Table
     latencies: pa.Table | None
+    texts: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @cached_property
     def systems(self) -> list[str]:
@@ -178,6 +203,14 @@ class Results:
         """Mean over all datasets; None if the system lacks one: other means are not comparable."""
         return self._over_datasets(system, [r.measures.get(measure) for r in self.of_system(system)])
 
+    def spread(self, system: str, measure: str, dataset: str | None = None) -> float | None:
+        """Standard deviation over the seeds of a dataset's value, or of the mean over all; None without seeds."""
+        some = [self.result(dataset, system)] if dataset else [self.result(name, system) for name in self.datasets]
+        values = [found.seeds[measure] for found in some if found and found.seeds and measure in found.seeds]
+        if not values or len(values) < len(some):
+            return None
+        return float(np.std(np.mean(values, axis=0), ddof=1))
+
     def mean_p50(self, system: str) -> float | None:
         """Mean over all datasets of the median search time, milliseconds; None if one is missing."""
         return self._over_datasets(system, [r.search_ms.p50 if r.search_ms else None for r in self.of_system(system)])
@@ -185,6 +218,14 @@ class Results:
     def mean_bytes(self, system: str) -> float | None:
         """Mean over all datasets of the index' size; None if one is missing."""
         return self._over_datasets(system, [r.index_bytes for r in self.of_system(system)])
+
+    def recall_at(self, system: str) -> dict[int, float]:
+        """Means over all datasets of the recall at depths that the runs on all of them have."""
+        found = [r.recall_at or {} for r in self.of_system(system)]
+        if len(found) < len(self.datasets):
+            return {}
+        shared = [k for k in found[0] if all(k in one for one in found)]
+        return {int(k): sum(one[k] for one in found) / len(found) for k in shared}
 
     def _over_datasets(self, system: str, values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]

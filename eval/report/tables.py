@@ -25,6 +25,7 @@ from lsr.eval.report.results import Result, Results, SystemFacts, Tested
 
 SIGNIFICANT = 0.05
 _SHOWN_QUERIES = 10
+_SHOWN_TEXT = 160  # characters of a query
 
 
 def quality(results: Results, measure: str) -> Table:
@@ -35,11 +36,14 @@ def quality(results: Results, measure: str) -> Table:
     for name in results.systems:
         row = [system_cell(results, name)]
         if several:
-            row.append(score(results.mean(name, measure)))
+            row.append(_spread(score(results.mean(name, measure)), results.spread(name, measure)))
         for dataset in results.datasets:
             result = results.result(dataset, name)
             test = results.comparison(dataset, name, measure)
-            row.append(_marked(score(result.measures.get(measure) if result else None), test))
+            cell = _spread(
+                score(result.measures.get(measure) if result else None), results.spread(name, measure, dataset)
+            )
+            row.append(_marked(cell, test))
         rows.append(row)
     for column in range(1, len(rows[0])):
         texts = [row[column].text for row in rows if row[column].text]
@@ -62,6 +66,10 @@ def quality(results: Results, measure: str) -> Table:
         ),
         marked=True,
     )
+
+
+def _spread(cell: Cell, value: float | None) -> Cell:
+    return cell if value is None or not cell.text else replace(cell, aside=f"± {value:.3f}")
 
 
 def sources(results: Results) -> list[str]:
@@ -121,6 +129,41 @@ def comparisons(results: Results) -> Table | None:
     return table("Paired tests", columns, rows, heads=len(names), marked=True) if rows else None
 
 
+def pairs(results: Results) -> Table | None:
+    """Every system against every other, dataset by dataset."""
+    tests = {(t.baseline, t.system, t.dataset): t for t in results.experiment.pairs}
+    rows = []
+    for other, name in dict.fromkeys((t.baseline, t.system) for t in results.experiment.pairs):
+        found = [tests.get((other, name, dataset)) for dataset in results.datasets]
+        cells = [_marked(difference(t.difference), t) if t else Cell() for t in found]
+        known = [t.difference for t in found if t]
+        mean = difference(sum(known) / len(known)) if len(known) == len(found) else Cell()
+        rows.append([system_cell(results, name), Cell(other), mean, *cells])
+    columns = ["system", "against", "mean difference", *results.datasets]
+    return table(f"All pairs, {results.experiment.measures[0]}", columns, rows, heads=2, marked=True) if rows else None
+
+
+def alike(results: Results) -> Table | None:
+    """How alike the systems' rankings are, means over the datasets."""
+    found: dict[tuple[str, str], list[tuple[float, float | None]]] = {}
+    for one in results.experiment.alike:
+        found.setdefault((one.other, one.system), []).append((one.rbo, one.tau))
+    rows = []
+    for (other, name), values in found.items():
+        taus = [tau for _, tau in values if tau is not None]
+        rbo = score(sum(rbo for rbo, _ in values) / len(values))
+        rows.append([system_cell(results, name), Cell(other), rbo, score(sum(taus) / len(taus) if taus else None)])
+    return table("Rankings beside each other", ["system", "and", "RBO", "Kendall's τ"], rows, heads=2) if rows else None
+
+
+def recall_at(results: Results) -> Table | None:
+    """Recall as far down as the runs go, means over the datasets."""
+    found = {name: results.recall_at(name) for name in results.systems}
+    depths = sorted({k for values in found.values() for k in values})
+    rows = [[system_cell(results, name), *(score(found[name].get(k)) for k in depths)] for name in results.systems]
+    return table("Recall by depth", ["system", *(f"R@{k}" for k in depths)], rows) if depths else None
+
+
 def approximate(results: Results) -> Table | None:
     """Approximate systems beside their exact counterparts, means over the datasets that both have."""
     measure, rows = results.experiment.measures[0], []
@@ -164,12 +207,18 @@ def queries(results: Results, other: str) -> Table | None:
     after = results.query_values(other, measure)
     gains = sorted((after[key] - before[key], key) for key in before.keys() & after.keys())
     shown = [g for g in gains[:_SHOWN_QUERIES] if g[0] < 0] + [g for g in gains[-_SHOWN_QUERIES:] if g[0] > 0]
-    rows = [
-        [Cell(key[0]), Cell(key[1]), score(before[key]), score(after[key]), difference(gain)]
-        for gain, key in sorted(shown, key=lambda pair: (-pair[0], pair[1]))
-    ]
-    columns = ["dataset", "query", results.experiment.baseline, other, "difference"]
+    told = any(key in results.texts for _, key in shown)
+    rows = []
+    for gain, key in sorted(shown, key=lambda pair: (-pair[0], pair[1])):
+        text = [Cell(_cut(results.texts.get(key, "")))] if told else []
+        rows.append([Cell(key[0]), Cell(key[1]), *text, score(before[key]), score(after[key]), difference(gain)])
+    columns = ["dataset", "query", *(["text"] if told else []), results.experiment.baseline, other, "difference"]
     return table(f"Queries that differ most, {measure}", columns, rows, heads=2) if rows else None
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN_TEXT else text[: _SHOWN_TEXT - 1].rstrip() + "…"
 
 
 def everything(results: Results) -> Table:
@@ -282,6 +331,19 @@ def systems(results: Results) -> Table:
 
     columns = ["system", "kind", "encoder", "search", "settings"]
     return table("Systems", columns, [row(system) for system in results.experiment.systems])
+
+
+def checksums(results: Results) -> Table | None:
+    """Of collections, of what systems were given, and of runs."""
+    experiment = results.experiment
+    of_datasets = ((d.name, "", d.checksums) for d in experiment.datasets)
+    of_results = ((r.dataset, r.system, r.checksums) for r in experiment.results)
+    rows = [
+        [Cell(dataset), Cell(system), Cell(what), Cell(digest)]
+        for dataset, system, found in (*of_datasets, *of_results)
+        for what, digest in (found or {}).items()
+    ]
+    return table("Checksums", ["dataset", "system", "of", "SHA-256"], rows, heads=3) if rows else None
 
 
 def _plain(value: Any) -> str:

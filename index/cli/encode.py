@@ -41,7 +41,9 @@ def encoder_options(command: F) -> F:
         ),
         click.option("--k1", type=click.FloatRange(min=0), help="Of bm25: saturation of frequencies. [default: 0.9]"),
         click.option("--b", type=click.FloatRange(0, 1), help="Of bm25: normalisation of lengths. [default: 0.4]"),
-        click.option("--language", metavar="NAME", help="Of bm25: a Snowball language, or none. [default: english]"),
+        click.option(
+            "--language", metavar="NAME", help="Of bm25: a Snowball language, none, or lucene. [default: english]"
+        ),
         click.option(
             "--stop-words",
             type=click.Choice(STOP_WORDS),

@@ -7,7 +7,19 @@ from typing import Any
 
 import click
 
-_NAMES = ("offset", "min_score", "group_by", "per_group", "sort", "boost", "facets", "diversity", "rerank", "depth")
+_NAMES = (
+    "offset",
+    "min_score",
+    "group_by",
+    "per_group",
+    "sort",
+    "boost",
+    "facets",
+    "total",
+    "diversity",
+    "rerank",
+    "depth",
+)
 
 
 def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,6 +43,7 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--facet", "facets", multiple=True, metavar="COLUMN", help="Count values in all documents that match."
             ),
+            click.option("--total", is_flag=True, help="Tell how many documents match."),
             click.option(
                 "--diversity", type=click.FloatRange(0, 1), help="Prefer documents unlike those before. [default: 0]"
             ),
@@ -53,7 +66,7 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
     from lsr.index.search.options import Options
     from lsr.index.search.rerank import CrossEncoderReranker
 
-    given = {name: value for name in _NAMES if (value := options.pop(name)) not in (None, ())}
+    given = {name: value for name in _NAMES if (value := options.pop(name)) not in (None, (), False)}
     if "boost" in given:
         given["boost"] = dict(map(_boost, given["boost"]))
     try:

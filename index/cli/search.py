@@ -46,7 +46,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
+def given_search_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Those of `search_options` that were given, taken out of a command's options."""
     from lsr.index.search.settings import SearchSettings
 
@@ -194,11 +194,11 @@ def search(
     if cpus and not ray:
         raise click.UsageError("--cpus needs --ray")
     given = given_options(options) | ({"syntax": "operators"} if operators else {})
-    settings = _search_settings(options) | {"where": parse_where_text(where)}
+    settings = given_search_settings(options) | {"where": parse_where_text(where)}
     if given and plan:
         raise click.UsageError(f"--plan is of a search without --{next(iter(given)).replace('_', '-')}")
-    if "facets" in given and (queries is not None or run_path):
-        raise click.UsageError("--facet takes a text, and no --run")
+    if {"facets", "total"} & given.keys() and (queries is not None or run_path):
+        raise click.UsageError("--facet and --total take a text, and no --run")
     settings |= given
     if ray and skip_damaged:
         raise click.UsageError("--skip-damaged is for a search in this process: leave --ray out")

@@ -1,4 +1,4 @@
-"""lsr serve."""
+"""lsr serve, mcp."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from lsr.index.cli.search import damaged_option, open_index
+from lsr.index.cli.encode import PathOrURI
+from lsr.index.cli.search import damaged_option, given_search_settings, open_index, search_options
 from lsr.io.object_store import is_remote
 
 
@@ -81,6 +82,74 @@ def serve(
     who = f"keys: {len(settings.keys)}" if settings.keys else "no keys"
     note(f"{server.url} ({may}, {who}); Ctrl-C stops")
     server.run()
+
+
+@click.command()
+@click.argument("index_path", metavar="INDEX", type=PathOrURI())
+@click.option("--writable", is_flag=True, help="Let agents add and delete documents.")
+@click.option(
+    "--http",
+    metavar="[HOST:]PORT",
+    help="Speak HTTP there instead of using stdin and stdout; port 0 is any that is free.",
+)
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --http: keys that clients need, as of lsr serve; a writer's with --writable.",
+)
+@click.option("--without-keys", is_flag=True, help="With --http: listen beyond this machine without keys.")
+@search_options
+@damaged_option
+def mcp(
+    index_path: Path | str,
+    writable: bool,
+    http: str | None,
+    keys: Path | None,
+    without_keys: bool,
+    skip_damaged: bool,
+    **options: Any,
+) -> None:
+    """Serve an index to agents, as tools of the Model Context Protocol: search, get_document, explain, list_columns.
+
+    An agent starts this command and speaks to it over stdin and stdout; with --http it finds it at /mcp. Nothing can
+    be changed unless --writable says so. Texts of documents come marked as quotations.
+
+    \b
+    Examples:
+      lsr mcp idx
+      lsr mcp idx --mode hybrid
+      lsr mcp idx --http 8080 --keys keys.txt
+    """
+    from lsr.console import counted, note
+    from lsr.index.integrations.mcp import http_app, mcp_server
+
+    if http is None and (keys or without_keys):
+        raise click.UsageError("--keys and --without-keys go with --http")
+    searching = given_search_settings(options)
+    index = open_index(index_path, None, {}, skip_damaged=skip_damaged)
+    if writable and index.uri:
+        raise click.UsageError("--writable: an index in object storage isn't changed in place")
+    with index:
+        server = mcp_server(index, writable=writable, **searching)
+        if http is None:
+            return server.run()
+        from lsr.index.serve.keys import find_keys
+        from lsr.index.serve.server import Listener
+        from lsr.index.serve.settings import ServeSettings
+
+        host, _, port = http.rpartition(":")
+        if not port.isdecimal():
+            raise click.UsageError(f"--http takes a port, or HOST:PORT, got {http!r}")
+        place = {"host": host.strip("[]") or "127.0.0.1", "port": int(port)}
+        try:
+            settings = ServeSettings(**place, writable=writable, keys=find_keys(keys), without_keys=without_keys)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        listener = Listener(http_app(server, settings), settings)
+        may = "can be changed" if writable else "read-only"
+        note(f"{listener.url}/mcp: {counted(len(index), 'document')} ({may}); Ctrl-C stops")
+        listener.run()
 
 
 def _named(index: str) -> tuple[str, Path | str]:

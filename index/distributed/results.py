@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lsr.errors import ClusterError
 from lsr.forks import in_child
@@ -15,8 +16,11 @@ from lsr.index.distributed.hedging import Outcome
 from lsr.index.distributed.shard_server import ShardHits
 from lsr.index.search.column_values import sorted_order
 from lsr.index.search.options import Sort
+from lsr.index.search.words import Titles, merged_titles
 from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -202,3 +206,36 @@ class ShardRanking:
         for n, answer in (self._answers(method, asked) if asked else {}).items():
             known |= {doc: answer[i] for i, doc in enumerate(of_shard[n])}
         return [known.get(doc) for doc in docs]
+
+
+class ShardWords:
+    """The documents of all shards as a `WordSource`.
+
+    Args:
+        vocabulary: Token of each term.
+        made: What was made of these documents.
+        frequencies: As of `WordSource`.
+        contents: As of `WordSource`.
+        titles: Asks all shards for titles.
+    """
+
+    def __init__(
+        self,
+        vocabulary: list[str] | None,
+        made: dict[str, Any],
+        frequencies: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+        contents: Callable[[Sequence[int], int], list[list[str]]],
+        titles: Callable[[str, int], Mapping[int, Titles]],
+    ) -> None:
+        self.vocabulary, self.frequencies, self.contents = vocabulary, frequencies, contents
+        self._made, self._titles = made, titles
+
+    def kept(self, name: str, make: Callable[[], T]) -> T:
+        """What is made once for these documents."""
+        if name not in self._made:
+            self._made[name] = make()
+        return cast(T, self._made[name])
+
+    def titles(self, typed: str, limit: int) -> Titles:
+        """The titles of all shards, in their order."""
+        return merged_titles(self._titles(typed, limit).values())

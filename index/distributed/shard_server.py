@@ -25,8 +25,9 @@ from lsr.index.search.column_values import values_of
 from lsr.index.search.explain import Explanation, explain_document
 from lsr.index.search.matches import Matcher
 from lsr.index.search.options import Conditions
-from lsr.index.search.settings import SearchSettings
+from lsr.index.search.settings import Plan, SearchSettings
 from lsr.index.search.snapshot import Snapshot
+from lsr.index.search.words import Titles, matching_titles
 from lsr.index.segment.filters import Filter
 from lsr.index.sharding.remote import folder_of
 from lsr.index.storage.manifest import with_checksum
@@ -253,13 +254,22 @@ class Shard:
         """How many documents meet a filter; its columns have been looked for in all shards."""
         return self._version(version).count(where, known=True)
 
-    def stored(self, version: str, first: int, most: int) -> tuple[list[Document], int | None]:
-        """Documents from a number on that aren't deleted, at most so many, and where the next ones begin; None where
-        there are none left.
+    def stored(self, version: str, first: int, most: int, where: Filter | None) -> tuple[list[Document], int | None]:
+        """Documents from a number on that aren't deleted and meet a filter, at most so many, and where the next ones
+        begin; None where there are none left. The filter's columns have been looked for in all shards.
         """
-        documents = self._version(version).documents
-        numbers = list(islice(documents.numbers(first), most + 1))
-        return [documents.stored(doc) for doc in numbers[:most]], numbers[most] if len(numbers) > most else None
+        snapshot = self._version(version)
+        numbers = list(islice(snapshot.numbers(where, first, known=True), most + 1))
+        documents = [snapshot.documents.stored(doc) for doc in numbers[:most]]
+        return documents, numbers[most] if len(numbers) > most else None
+
+    def titles(self, version: str, typed: str, limit: int) -> Titles:
+        """Titles that go on with what is typed, as `matching_titles` gives them."""
+        return matching_titles(self._version(version), typed, limit)
+
+    def plan(self, version: str, query: SparseMatrix, k: int, settings: SearchSettings, where: Filter | None) -> Plan:
+        """What a search of this shard touches; the filter's columns have been looked for in all shards."""
+        return self._version(version).plan(_writable(query), k, settings, where, known=True)
 
     def find(self, version: str, doc_id: str) -> int | None:
         """The number of the document with this id."""

@@ -17,29 +17,33 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lsr.encode.base import Encoder
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.load import as_encoder
 from lsr.errors import ClusterError, DataError, IndexFormatError
 from lsr.index.distributed.hedging import Outcome, Patience, ReplicaSet, ask
-from lsr.index.distributed.results import FoundDocuments, Ranked, ShardRanking, merge
+from lsr.index.distributed.results import FoundDocuments, Ranked, ShardRanking, ShardWords, merge
 from lsr.index.distributed.shard_server import ShardHits, ShardState
 from lsr.index.distributed.thread_replicas import ThreadReplica
 from lsr.index.index import Index
+from lsr.index.protocols import SearchIndex
 from lsr.index.search.column_values import facet_order, require_columns
-from lsr.index.search.explain import Explanation
+from lsr.index.search.duplicates import Duplicate
+from lsr.index.search.explain import Explanation, query_words
 from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.matches import require_texts
 from lsr.index.search.options import Conditions, Options, Sort, split_options
-from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k
+from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
+from lsr.index.search.searcher import EXACT
 from lsr.index.search.selection import Selected, explained, select
-from lsr.index.search.settings import SearchOptions, SearchSettings
+from lsr.index.search.settings import Plan, RankingOptions, SearchOptions, SearchSettings
+from lsr.index.search.words import Suggestion, Words, term_queries
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
 from lsr.index.write.builder import Source
@@ -82,6 +86,7 @@ class ShardedIndex(QuerySide):
         self._states: dict[int, ShardState] = {}
         self._shared: IndexEncoder | None = None
         self._counted: dict[int, int] = {}  # how many documents have a term
+        self._kept: dict[str, Any] = {}  # what was made of the documents that are searched
         self._bound: tuple[Encoder, Encoder] | None = None
         self._changes: Index | None = None
         for replicas in sets:
@@ -158,10 +163,16 @@ class ShardedIndex(QuerySide):
             _close(self._sets.values())
 
     def __enter__(self) -> Self:
+        """A block that commits its changes at the end; after an exception it rolls them back. Then it closes."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self._changes is not None and self._changes.pending:
+                self.commit()
+        finally:
+            self.rollback()
+            self.close()
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -198,7 +209,7 @@ class ShardedIndex(QuerySide):
         self.shards.require_fit({self.shards.entries[n].path: state.manifest for n, state in states.items()})
         before = {n: state.version for n, state in self._states.items()}
         if before != {n: state.version for n, state in states.items()}:
-            self._counted, self._bound = {}, None
+            self._counted, self._kept, self._bound = {}, {}, None
             grown = {n: n_grown(state.manifest) for n, state in states.items()}
             if self._shared is not None and grown != {n: n_grown(s.manifest) for n, s in self._states.items()}:
                 self._shared = self._grown(self._shared.base, states)
@@ -273,17 +284,25 @@ class ShardedIndex(QuerySide):
     # --- searching --------------------------------------------------------------------------------------------------
 
     def search(
-        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[SearchOptions]
+        self,
+        query: Query,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
+        **settings: Unpack[SearchOptions],
     ) -> Hits:
         """The k best documents; arguments, order and errors are those of `Index.search`.
 
         Raises:
             ClusterError: A shard is lost, and none may be missing.
+            DataError: As of `Index.search`; also a search by dense vectors.
         """
         options, chosen = split_options(settings)
+        self._require_sparse(chosen, dense)
         query, text = options.split(query)
         if options.plain:
-            return self._hits(self._search(lambda: self.query_vector(query, "search"), k, where, chosen)[0])
+            return self._hits(query, self._search(lambda: self.query_vector(query, "search"), k, where, chosen)[0])
         conditions = options.conditions(text)
         return self._selected(lambda: self.query_vector(query, "search"), query, k, options, chosen, where, conditions)
 
@@ -294,12 +313,14 @@ class ShardedIndex(QuerySide):
         *,
         threads: int = 0,
         where: Where | Filter | None = None,
+        dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
         **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
         """The k best documents of many queries; arguments, order and errors are those of `Index.search_batch`. Of each
         replica as many threads are used, by default as many as it has cores.
         """
         options, chosen = split_options(settings)
+        self._require_sparse(chosen, dense)
         if not isinstance(queries, SparseMatrix):
             queries = as_queries(queries)
         if not options.plain:
@@ -314,7 +335,8 @@ class ShardedIndex(QuerySide):
             return vectors[np.arange(len(found), min(len(found) + _BATCH, len(vectors)))]
 
         while len(found) < len(vectors):
-            found += map(self._hits, self._search(part, k, where, chosen, threads))
+            asked = [None] * len(queries) if isinstance(queries, SparseMatrix) else queries
+            found += map(self._hits, asked[len(found) :], self._search(part, k, where, chosen, threads))
         return found
 
     def similar(
@@ -327,6 +349,7 @@ class ShardedIndex(QuerySide):
     ) -> Hits:
         """The k documents that are most like one of them; arguments and errors are those of `Index.similar`."""
         options, chosen = split_options(settings)
+        self._require_sparse(chosen)
         doc_id = require_id(doc_id)
         found = self._every("like", doc_id)
         like = next((one for one in found.values() if one is not None), None)
@@ -359,14 +382,14 @@ class ShardedIndex(QuerySide):
         ranking = ShardRanking(search, self._answers, self.compared)
         found = select(ranking, query, k, options)
         ranked, total, facets = ranking.ranked, None, None
-        if options.facets:
+        if options.counts:
             parsed = None if where is None else as_filter(where)
             asked = (ranked.vector, settings, parsed, conditions, options.faceted)
             counts = self._answers("facets", {n: (v, *asked) for n, v in ranked.documents.versions.items()})
             total = sum(count for count, _ in counts.values())
             of_each = {name: [part[name] for _, part in counts.values()] for name in options.faceted}
             facets = {name: facet_order(sum(parts, Counter())) for name, parts in of_each.items()}
-        return self._hits(ranked, found, boosted=bool(options.boost), facets=facets, total=total)
+        return self._hits(query, ranked, found, boosted=bool(options.boost), facets=facets, total=total)
 
     def _search(
         self,
@@ -380,8 +403,6 @@ class ShardedIndex(QuerySide):
         """The results of queries, which are encoded anew where documents changed: weights may follow from counts."""
         checked_k(k)
         parsed = None if where is None else as_filter(where)
-        if settings.mode != "sparse":
-            raise DataError(f"{self.path}: shards on many machines are searched by their sparse vectors alone", "mode")
         for _ in range(_TRIES):
             states, vectors = self._states, encoded()
             patience = self._patience.times(len(vectors))
@@ -403,6 +424,14 @@ class ShardedIndex(QuerySide):
             self._merged(vectors[i], {n: hits[i] for n, hits in answers.items()}, k, states, missing, sorts)
             for i in range(len(vectors))
         ]
+
+    def _require_sparse(self, settings: SearchSettings, dense: object = None) -> None:
+        if settings.mode != "sparse" or dense is not None:
+            raise DataError(
+                f"{self.path}: shards on many machines are searched by their sparse vectors alone; Index.open searches "
+                "them in this process by dense vectors, too",
+                "mode",
+            )
 
     def _require_known(self, where: Filter | None) -> None:
         if where is not None and len(self._states) == len(self._sets):  # who is lost may have a column alone
@@ -426,11 +455,13 @@ class ShardedIndex(QuerySide):
         documents = FoundDocuments(versions, places, partial(self._ask, "fields"), self._lost_error)
         return Ranked(documents, list(places), [score for _, score in best], vector, missing)
 
-    def _hits(self, ranked: Ranked, selected: Selected | None = None, *, boosted: bool = False, **also: Any) -> Hits:
+    def _hits(
+        self, query: Any, ranked: Ranked, selected: Selected | None = None, *, boosted: bool = False, **also: Any
+    ) -> Hits:
         """A ranking, or what is selected of it, as hits."""
         selected = selected or Selected(ranked.docs, ranked.scores)
         documents = ranked.documents.only(selected.docs)
-        explain = explained(partial(self._explain, documents, ranked.vector), selected, boosted=boosted)
+        explain = explained(partial(self._explain, documents, query, ranked.vector), selected, boosted=boosted)
         pairs = zip(selected.docs, selected.scores, strict=True)
         return Hits((Hit(documents, *pair, explain) for pair in pairs), missing=ranked.missing, **also)
 
@@ -455,17 +486,69 @@ class ShardedIndex(QuerySide):
 
     def __iter__(self) -> Iterator[Document]:
         """All documents, of passages each, in the order of addition."""
-        for n in sorted(self._states):
-            version, first = self._version(n), 0
-            while first is not None:
-                documents, first = self._answers("stored", {n: (version, first, _STORED)})[n]
-                yield from documents
+        return self.stored()
+
+    def stored(self, where: Where | Filter | None = None) -> Iterator[Document]:
+        """The documents that meet a filter, in the order of addition; see `Index.stored`."""
+        parsed = None if where is None else as_filter(where)
+        self._require_known(parsed)
+
+        def documents() -> Iterator[Document]:
+            for n in sorted(self._states):
+                version, first = self._version(n), 0
+                while first is not None:
+                    some, first = self._answers("stored", {n: (version, first, _STORED, parsed)})[n]
+                    yield from some
+
+        return documents()
+
+    def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:
+        """All pairs of documents that are alike; see `Index.duplicates`. As any two may be, this process opens all
+        shards, and holds the vectors of all of them in memory.
+        """
+        index = self.changes
+        index.refresh()
+        return index.duplicates(threshold, where=where)
 
     def count(self, where: Where | Filter | None = None) -> int:
         """How many documents there are, or meet a filter; see `Index.count`."""
         parsed = None if where is None else as_filter(where)
         self._require_known(parsed)
         return sum(self._every("count", parsed).values())
+
+    # --- words ------------------------------------------------------------------------------------------------------
+
+    def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
+        """What somebody who types may go on to; see `Index.suggest`."""
+        return self._words.suggestions(text, limit)
+
+    def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
+        """Words of a query that no document has, each with the nearest; see `Index.corrections`."""
+        return self._words.corrections(text, limit)
+
+    def did_you_mean(self, text: str) -> str | None:
+        """A query with its words that no document has replaced by the nearest; see `Index.did_you_mean`."""
+        return self._words.corrected(text)
+
+    @property
+    def _words(self) -> Words:
+        return Words(
+            ShardWords(
+                self.vocabulary,
+                self._kept,
+                partial(self._frequencies, self._counted),
+                self._contents,
+                partial(self._every, "titles"),
+            ),
+            self.encoder,
+        )
+
+    def _contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
+        """For each term title and text of the n documents in which it weighs most."""
+        if not terms:
+            return []
+        found = self._search(lambda: term_queries(terms), n, None, EXACT)
+        return [[Document("", hit.text, hit.title).content for hit in self._hits(ranked)] for ranked in found]
 
     def _every(self, method: str, *args: Any) -> dict[int, Any]:
         """What all shards answer, each of what was searched last."""
@@ -518,7 +601,7 @@ class ShardedIndex(QuerySide):
         lost = self._lost(outcome)
         for n, doc in outcome.answers.items():
             if doc is not None:
-                return self._explain_in(n, self._version(n), vector, doc, origins=origins)
+                return self._explain_in(n, self._version(n), query, vector, doc, origins=origins)
         if lost:
             raise self._lost_error(lost)
         if "#" not in doc_id and any(state.has_passages for state in self._states.values()):
@@ -526,17 +609,30 @@ class ShardedIndex(QuerySide):
         raise DataError(f"{self.path}: no document has the id {doc_id!r}")
 
     def _explain(
-        self, documents: FoundDocuments, vector: SparseMatrix, doc: int, *, origins: bool = True
+        self, documents: FoundDocuments, query: Any, vector: SparseMatrix, doc: int, *, origins: bool = True
     ) -> Explanation:
         place = documents.places[doc]
-        return self._explain_in(place.shard, documents.versions[place.shard], vector, place.doc, origins=origins)
+        version = documents.versions[place.shard]
+        return self._explain_in(place.shard, version, query, vector, place.doc, origins=origins)
 
-    def _explain_in(self, n: int, version: str, vector: SparseMatrix, doc: int, *, origins: bool) -> Explanation:
+    def _explain_in(
+        self, n: int, version: str, query: Any, vector: SparseMatrix, doc: int, *, origins: bool
+    ) -> Explanation:
         outcome = self._ask("explain", {n: (version, vector, doc, origins)})
         if lost := self._lost(outcome):
             raise self._lost_error(lost)
         explanation: Explanation = outcome.answers[n]
-        return explanation
+        return explanation.named(query_words(self.encoder, query)) if isinstance(query, str) else explanation
+
+    def explain_plan(
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
+    ) -> Plan:
+        """Search, and tell what that touched in all shards together; see `Index.explain_plan`."""
+        vector, chosen = self.query_vector(query, "explain_plan"), search_settings(settings)
+        checked_k(k)
+        parsed = None if where is None else as_filter(where)
+        self._require_known(parsed)
+        return Plan.of_shards(list(self._every("plan", vector, k, chosen, parsed).values()))
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
@@ -544,7 +640,7 @@ class ShardedIndex(QuerySide):
     def changes(self) -> Index:
         """The folder as this process has it: add, update, delete, commit and roll back there, then `refresh`."""
         if self._changes is None:
-            self._changes = Index.open(self.path)
+            self._changes = Index.open(self.path, encoder=self._given_encoder)
         return self._changes
 
     def add(self, source: Source, *, ids: Sequence[str] | None = None, skip_bad: bool = False) -> Change:
@@ -559,7 +655,7 @@ class ShardedIndex(QuerySide):
         """The same as `upsert`."""
         return self.upsert(source, ids=ids, skip_bad=skip_bad)
 
-    def delete(self, ids: str | Sequence[str] = (), *, where: Where | Filter | None = None) -> Change:
+    def delete(self, ids: str | Iterable[str] = (), *, where: Where | Filter | None = None) -> Change:
         """Delete documents, in whichever shard; as `Index.delete`."""
         return self.changes.delete(ids, where=where)
 
@@ -573,8 +669,18 @@ class ShardedIndex(QuerySide):
         if self._changes is not None:
             self._changes.rollback()
 
+    def merge(self, *, everything: bool = True) -> bool:
+        """Commit, then merge the segments of each shard, in this process; see `Index.merge`."""
+        merged = self.changes.merge(everything=everything)
+        self.refresh()
+        return merged
+
 
 def _close(sets: Iterable[ReplicaSet]) -> None:
     for replicas in sets:
         for replica in replicas.replicas:
             replica.close()
+
+
+if TYPE_CHECKING:  # the type checker compares the calls
+    _: type[SearchIndex] = ShardedIndex

@@ -4,8 +4,8 @@
     hybrid = Hybrid(index, dense=build_dense(index, "vectors", embed), method="interpolation", weights={"dense": 0.5})
     hits = hybrid.search("a question", k=10, where={"lang": "en"})
 
-Of an index whose encoder is a `HybridEncoder` the two halves of the vectors are searched one by one. Their sum, with
-the weight that the index was built with, is what `Index.search` itself gives, exactly and in one pass.
+Of an index whose encoder is a `HybridEncoder` the learned terms and BM25's are searched one after the other. The sum
+of both scores, with the weight that the index was built with, is what `Index.search` gives, exactly and in one pass.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Hybrid:
     ) -> None:
         self._index, self._dense, self._method, self._depth = index, dense, method, depth
         self._normalization, self._rrf_k = normalization, rrf_k
-        halves = ("learned", "lexical") if _hybrid_encoder(index) else ("sparse",)
-        self.parts: tuple[str, ...] = halves + (("dense",) if dense is not None else ())
+        sparse = ("learned", "lexical") if _hybrid_encoder(index) else ("sparse",)
+        self.parts: tuple[str, ...] = sparse + (("dense",) if dense is not None else ())
         given = dict(weights or {})
         if any(name not in self.parts or not weight >= 0 for name, weight in given.items()):
             raise ValueError(f"weights are numbers of at least 0 for {', '.join(self.parts)}, got {given}")
@@ -248,7 +248,7 @@ def _is_current(dense: DenseVectors, snapshot: Snapshot, row: int, doc: int) -> 
 
 
 def _hybrid_encoder(index: Reader) -> HybridEncoder | None:
-    """The encoder, if it is one of two halves; an index of vectors may have none."""
+    """The encoder, if it is one of two encoders; an index of vectors may have none."""
     with suppress(EncoderError):
         if isinstance(encoder := index.encoder, HybridEncoder):
             return encoder
@@ -258,6 +258,6 @@ def _hybrid_encoder(index: Reader) -> HybridEncoder | None:
 def _sparse(index: Reader, vectors: SparseMatrix) -> Iterator[tuple[str, SparseMatrix]]:
     """The vectors of each sparse part."""
     if encoder := _hybrid_encoder(index):
-        yield from zip(("learned", "lexical"), encoder.halves(vectors), strict=True)
+        yield from zip(("learned", "lexical"), encoder.split_by_encoder(vectors), strict=True)
     else:
         yield "sparse", vectors

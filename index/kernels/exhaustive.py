@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lsr.index.kernels.jit import kernel
+from lsr.index.kernels.jit import inlined, kernel, prefetch
 from lsr.index.kernels.layout import (
     BEGIN,
     DENSE,
@@ -32,7 +32,9 @@ from lsr.index.kernels.layout import (
 from lsr.index.kernels.topk import select, sort
 
 _SCANNED = 128  # accumulator entries that are passed over together where none is good enough
+_RUN = 16  # of which those are appended that are good enough
 _STRIP = 4096  # documents whose scores are added up together from dense rows
+_ASKED = 512  # postings at the beginning of a list
 _SAMPLE = 256  # scores from which the first threshold is guessed
 _SEEDED_K, _SEEDED_SHARE = _SAMPLE // 2, 8  # for k from here on, where a window holds so many times k documents
 
@@ -73,7 +75,9 @@ def search_windows(files, query, space, k, threshold):
 @kernel
 def scatter(files, query, terms, w, accumulator):
     """Add a window's postings of some of the query's terms to the accumulator; returns what that cost, in postings."""
-    windows, lists, weights = files.windows, query.lists, query.weights
+    # Taken out of their tuples once: doing so counts references.
+    all_docs, all_impacts, dense, windows = files.docs, files.impacts, files.dense, files.windows
+    lists, weights = query.lists, query.weights
     touched, n, n_dense = 0, windows[w, N_DOCS], 0
     places = np.empty(len(terms), np.int64)
     for i in terms:
@@ -87,24 +91,39 @@ def scatter(files, query, terms, w, accumulator):
         for j in range(0, n_dense, 2):
             i = places[j]
             at = windows[w, DENSE_AT] + lists[i, w, DENSE] * n + first
-            weight, row = weights[i], files.dense[at : at + len(scores)]
+            weight, row = weights[i], dense[at : at + len(scores)]
             if j + 1 < n_dense:
                 i = places[j + 1]
                 at = windows[w, DENSE_AT] + lists[i, w, DENSE] * n + first
-                other_weight, other_row = weights[i], files.dense[at : at + len(scores)]
+                other_weight, other_row = weights[i], dense[at : at + len(scores)]
                 for x in range(len(scores)):
                     scores[x] += weight * row[x] + other_weight * other_row[x]
             else:
                 for x in range(len(scores)):
                     scores[x] += weight * row[x]
-    for i in terms:
+    for j in range(-1, len(terms)):
+        if j + 1 < len(terms):
+            ask(all_docs, all_impacts, windows, lists, terms[j + 1], w)
+        if j < 0:
+            continue
+        i = terms[j]
         begin, end = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END])
         weight = weights[i]
-        docs = files.docs[windows[w, DOCS_AT] + begin : windows[w, DOCS_AT] + end]
-        impacts = files.impacts[windows[w, IMPACTS_AT] + begin : windows[w, IMPACTS_AT] + end]
+        docs = all_docs[windows[w, DOCS_AT] + begin : windows[w, DOCS_AT] + end]
+        impacts = all_impacts[windows[w, IMPACTS_AT] + begin : windows[w, IMPACTS_AT] + end]
         for p in range(len(docs)):
             accumulator[docs[p]] += weight * impacts[p]
     return touched
+
+
+@inlined
+def ask(docs, impacts, windows, lists, i, w):
+    """Prefetch where a list begins: the rest comes by itself, but its first lines are waited for."""
+    begin, size = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]) - lists[i, w, BEGIN]
+    for p in range(0, min(size, _ASKED), 32):
+        prefetch(docs, windows[w, DOCS_AT] + begin + p)
+    for p in range(0, min(size, _ASKED), 64):
+        prefetch(impacts, windows[w, IMPACTS_AT] + begin + p)
 
 
 @kernel
@@ -163,6 +182,7 @@ def collect(space, accumulator, order, windows, w, first, n, k, found, threshold
     Returns:
         How many there are now, and the score to reach.
     """
+    docs, best, room = space.docs, space.scores, len(space.docs) - _RUN  # taken out of the tuple once, as in `scatter`
     for block in range((n + _SCANNED - 1) // _SCANNED):
         scores = accumulator[block * _SCANNED : (block + 1) * _SCANNED]
         reached = np.int32(0)
@@ -171,19 +191,17 @@ def collect(space, accumulator, order, windows, w, first, n, k, found, threshold
             b = max(max(scores[i + 64], scores[i + 80]), max(scores[i + 96], scores[i + 112]))
             reached |= np.int32(max(a, b) >= threshold)
         if reached:
-            for run in range(0, _SCANNED, 16):
+            for run in range(0, _SCANNED, _RUN):
                 reached = np.int32(0)
-                for i in range(16):
+                for i in range(_RUN):
                     reached |= np.int32(scores[run + i] >= threshold)
                 if reached:
-                    for i in range(run, run + 16):
-                        doc = block * _SCANNED + i
-                        if scores[i] >= threshold and doc < n:
-                            space.docs[found] = number_of(order, windows, w, first + doc)
-                            space.scores[found] = scores[i]
-                            found += 1
-                            if found == len(space.docs):
-                                found, threshold = thin_out(space, k, found, threshold)
+                    if found > room:
+                        found, threshold = thin_out(space, k, found, threshold)
+                    begin = block * _SCANNED + run
+                    for i in range(min(_RUN, n - begin)):  # without a branch that the processor could mispredict
+                        docs[found], best[found] = number_of(order, windows, w, first + begin + i), scores[run + i]
+                        found += np.int64(scores[run + i] >= threshold)
         scores[:] = 0
     return found, threshold
 

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from lsr.index.kernels.jit import kernel
+from lsr.index.kernels.jit import inlined, kernel
 
 _SMALL = 16  # runs up to here are sorted by insertion
 
 
-@kernel
+@inlined
 def _before(score_a, doc_a, score_b, doc_b):
-    return score_a > score_b or (score_a == score_b and doc_a < doc_b)
+    return (score_a > score_b) | ((score_a == score_b) & (doc_a < doc_b))
 
 
-@kernel
+@inlined
 def _swap(docs, scores, a, b):
-    docs[a], docs[b] = docs[b], docs[a]
-    scores[a], scores[b] = scores[b], scores[a]
+    doc, score = docs[a], scores[a]
+    docs[a], scores[a] = docs[b], scores[b]
+    docs[b], scores[b] = doc, score
 
 
 @kernel
 def _partition(docs, scores, low, high):
-    """Hoare's partition of low..high around the median of three: what stands up to the returned place comes first."""
+    """Partition low..high around the median of three; what comes before it stands before the returned place, its own.
+
+    Each entry is swapped to the boundary whatever it is, and the boundary moved or not: so there is no branch that the
+    processor would mispredict every other time.
+    """
     middle = (low + high) >> 1
     if _before(scores[middle], docs[middle], scores[low], docs[low]):
         _swap(docs, scores, middle, low)
@@ -30,18 +35,15 @@ def _partition(docs, scores, low, high):
         _swap(docs, scores, high, low)
     if _before(scores[high], docs[high], scores[middle], docs[middle]):
         _swap(docs, scores, high, middle)
-    score, doc = scores[middle], docs[middle]
-    i, j = low - 1, high + 1
-    while True:
-        i += 1
-        while _before(scores[i], docs[i], score, doc):
-            i += 1
-        j -= 1
-        while _before(score, doc, scores[j], docs[j]):
-            j -= 1
-        if i >= j:
-            return j
-        _swap(docs, scores, i, j)
+    _swap(docs, scores, middle, high)
+    score, doc, boundary = scores[high], docs[high], low
+    for i in range(low, high):
+        there_doc, there_score = docs[i], scores[i]
+        docs[i], scores[i] = docs[boundary], scores[boundary]
+        docs[boundary], scores[boundary] = there_doc, there_score
+        boundary += np.int64(_before(there_score, there_doc, score, doc))
+    _swap(docs, scores, boundary, high)
+    return boundary
 
 
 @kernel
@@ -57,8 +59,10 @@ def select(docs, scores, n, k):
     low, high, wanted = 0, n - 1, k - 1
     while low < high:
         cut = _partition(docs, scores, low, high)
-        if wanted <= cut:
-            high = cut
+        if wanted == cut:
+            return
+        if wanted < cut:
+            high = cut - 1
         else:
             low = cut + 1
 
@@ -74,11 +78,11 @@ def sort(docs, scores, n):
         low, high = lows[depth], highs[depth]
         while high - low >= _SMALL:
             cut = _partition(docs, scores, low, high)
-            if cut - low < high - cut - 1:
+            if cut - low < high - cut:
                 lows[depth], highs[depth] = cut + 1, high
-                high = cut
+                high = cut - 1
             else:
-                lows[depth], highs[depth] = low, cut
+                lows[depth], highs[depth] = low, cut - 1
                 low = cut + 1
             depth += 1
         for i in range(low + 1, high + 1):

@@ -1,7 +1,7 @@
 """A hit as a sum: what each term of the query adds to the score, where it stands in the text, or what brought it.
 
 explanation = hit.explain()
-print(explanation)                         a table, a term a line
+print(explanation)                         a table, a word a line
 explanation.highlight(200)                 "… **wing** at **supersonic** _speeds_ …"
 explanation.highlight(html=True)           the whole text, escaped, with <mark>
 """
@@ -12,7 +12,7 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape as escaped
 from itertools import groupby
 from operator import itemgetter
@@ -23,6 +23,7 @@ import numpy as np
 
 from lsr.console import table
 from lsr.encode.base import Encoder
+from lsr.encode.hybrid import PREFIX
 from lsr.errors import EncoderError, EncoderMismatch
 from lsr.index.search.rerank import Moved
 from lsr.index.search.snapshot import Snapshot
@@ -30,10 +31,15 @@ from lsr.io.document import Document
 from lsr.notebook import html_table
 from lsr.sparse import SparseMatrix
 
+_LONGEST = 100  # characters of a word that are looked for before a place
 _LITTLE = 20  # a term that weighs so many times less than the query's heaviest isn't marked
 _EXPANSION, _MATCH = 1, 2  # what a character is part of; the larger one counts
 _PLAIN = ("**", "**"), ("_", "_")
 _TAGS = ("<mark>", "</mark>"), ('<mark class="expansion">', "</mark>")
+_KINDS = ("match", "expansion", "", "unweighted", "missing")  # of the terms of a word, the first counts
+# Scripts without spaces between words: there a term is a word.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_LETTERS = re.compile(rf"(?:(?![{_UNSPACED}])[\w\u0300-\u036f])*")
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Contribution:
             where that isn't known.
         marked: Whether highlights mark it. Stop words and terms of little weight in the query aren't marked beside
             others.
+        word: The whole word that the term, which may be a stem or a piece of a word, belongs to: one of the query where
+            its text is known, else one of the document; where it stands in neither, the token as people read it.
     """
 
     term: int
@@ -67,6 +75,11 @@ class Contribution:
     spans: tuple[tuple[int, int], ...]
     origin: tuple[int, int] | None = None
     marked: bool = True
+    word: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.word:
+            object.__setattr__(self, "word", readable(self.token))
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,17 +127,33 @@ class Explanation:
         found |= {"boost": self.boost} if self.boost != 1 else {}
         return found | ({"moved": asdict(self.moved)} if self.moved else {})
 
+    def named(self, words: Mapping[int, str]) -> Explanation:
+        """The same, with words for terms, as `query_words` gives them."""
+        named = (replace(c, word=words.get(c.term, c.word)) for c in self.contributions)
+        return replace(self, contributions=tuple(named))
+
+    def by_word(self) -> list[Contribution]:
+        """What each word adds to the score, heaviest first: its terms added up.
+
+        The query's weight of a word is the sum of those of its terms, and its impact their mean, weighted by these: the
+        product is the score still. `term` and `token` are those of its heaviest term.
+        """
+        words: dict[str, list[Contribution]] = {}
+        for c in self.contributions:
+            words.setdefault(c.word.casefold(), []).append(c)
+        return sorted(map(_added_up, words.values()), key=lambda c: -c.score)
+
     def words(self, limit: int = 5) -> str:
-        """The heaviest terms in one line, as "wing 42%, flutter*(wing) 30%".
+        """The heaviest words in one line, as "wing 42%, flutter*(wing) 30%".
 
         A star marks an expansion, with the word that it comes from, where that is known.
         """
         parts = []
-        for c in self.contributions[:limit]:
+        for c in self.by_word()[:limit]:
             star = "*" if c.kind == "expansion" else ""
             origin = f"({self.content[slice(*c.origin)]})" if c.origin else ""
             if c.score:
-                parts.append(f"{c.token}{star}{origin} {c.share:.0%}")
+                parts.append(f"{c.word}{star}{origin} {c.share:.0%}")
         return ", ".join(parts)
 
     def highlight(
@@ -158,6 +187,23 @@ class Explanation:
         instead = {self.title_length: between} if self.title_length else {}
         return highlight(self.content, self, matched, expanded, length, html, instead)
 
+    def best_part(self, length: int) -> tuple[int, int]:
+        """Where the part of the text is that counts most, without the title: (start, end) in characters of the text.
+
+        Args:
+            length: Characters at most.
+
+        Raises:
+            ValueError: A length below 1.
+        """
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
+        begin = self.title_length + 1 if self.title_length else 0
+        text = self.content[begin:]
+        if length >= len(text):
+            return 0, len(text)
+        return _best_part(text, (_moved(c, begin) for c in self.contributions), length)
+
     def __str__(self) -> str:
         header, *rows = self._rows()
         return f"{self._headline()}\n" + table(rows, header, "<>>>><<")
@@ -169,13 +215,13 @@ class Explanation:
 
     def _rows(self) -> list[tuple[str, ...]]:
         """A table, its header first."""
-        rows: list[tuple[str, ...]] = [("term", "query", "impact", "score", "share", "kind", "in the text")]
-        for c in self.contributions:
+        rows: list[tuple[str, ...]] = [("word", "query", "impact", "score", "share", "kind", "in the text")]
+        for c in self.by_word():
             places = ", ".join(self._place(span) for span in c.spans[:3])
             more = f" and {len(c.spans) - 3} more" if len(c.spans) > 3 else ""
             origin = f"← {self._place(c.origin)}" if c.origin else ""
             numbers = (f"{c.query_weight:.3f}", f"{c.impact:.3f}", f"{c.score:.3f}", f"{c.share:.1%}")
-            rows.append((c.token, *numbers, c.kind, places + more + origin))
+            rows.append((c.word, *numbers, c.kind, places + more + origin))
         return rows
 
     def _place(self, span: tuple[int, int]) -> str:
@@ -232,6 +278,7 @@ def explain_document(
                 spans=found,
                 origin=sources.get(term),
                 marked=i in marked,
+                word=word_at(content, *found[0]).casefold() if found else "",
             )
         )
     return Explanation(snapshot.documents.id(doc), total, tuple(contributions), content, len(title))
@@ -243,6 +290,66 @@ def _origins(encoder: Encoder | None, content: str, terms: list[int]) -> dict[in
         return encoder.origins(content, terms) if encoder is not None and terms else {}
     except (EncoderError, EncoderMismatch):
         return {}
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def readable(token: str) -> str:
+    """A token as people read it, without the marks of BM25's terms and of tokenizers."""
+    bare = token.removeprefix(PREFIX)
+    if bare.startswith("##"):
+        return "…" + bare[2:] if bare[2:] else bare
+    return bare.lstrip("\u0120\u2581") or bare
+
+
+def word_at(text: str, start: int, end: int) -> str:
+    """The whole word that a place in a text belongs to; of scripts without spaces the place itself."""
+    behind = _LETTERS.match(text, end)
+    before = _LETTERS.match(text[max(0, start - _LONGEST) : start][::-1])
+    return text[start - len(before[0]) if before else start : behind.end() if behind else end]
+
+
+def query_words(encoder: Encoder, query: Any) -> dict[int, str]:
+    """The words of a query that terms stand for, by term; none of a query that is no text."""
+    if isinstance(query, Mapping):
+        query = query.get("text")
+    if not isinstance(query, str) or encoder.needs_fit:
+        return {}
+    words: dict[int, str] = {}
+    for term, start, end in encoder.spans(query):
+        words.setdefault(term, word_at(query, start, end))
+    return words
+
+
+def _added_up(terms: list[Contribution]) -> Contribution:
+    """The terms of one word as one."""
+    first = terms[0]
+    if len(terms) == 1:
+        return first
+    weight, score = sum(c.query_weight for c in terms), sum(c.score for c in terms)
+    return replace(
+        first,
+        query_weight=weight,
+        impact=score / weight if weight else 0.0,
+        score=score,
+        share=sum(c.share for c in terms),
+        kind=min((c.kind for c in terms), key=_KINDS.index),
+        spans=_apart(span for c in terms for span in c.spans),
+        origin=next((c.origin for c in terms if c.origin and not any(one.spans for one in terms)), None),
+        marked=any(c.marked for c in terms),
+    )
+
+
+def _apart(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Places in order; those that overlap or touch as one."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return tuple(found)
 
 
 # --- marking ----------------------------------------------------------------------------------------------------------
@@ -325,6 +432,13 @@ def _with_marks(content: str, start: int, end: int) -> tuple[int, int]:
     while end < len(content) and unicodedata.category(content[end]).startswith("M"):
         end += 1
     return start, end
+
+
+def _moved(term: Contribution, begin: int) -> Contribution:
+    """A term with its places in what follows the beginning."""
+    places = tuple((start - begin, end - begin) for start, end in term.spans if start >= begin)
+    origin = term.origin if term.origin and term.origin[0] >= begin else None
+    return replace(term, spans=places, origin=origin and (origin[0] - begin, origin[1] - begin))
 
 
 def _best_part(content: str, contributions: Iterable[Contribution], length: int) -> tuple[int, int]:

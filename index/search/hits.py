@@ -129,7 +129,7 @@ class Hits(list[Hit]):
     Attributes:
         facets: Of each column {value: how many of all documents that match have it}, the most frequent first; empty
             unless the search was asked for them.
-        total: How many documents match; None unless the search was asked for facets.
+        total: How many documents match; None unless the search was asked for it, or for facets.
         missing: Of a search over shards {shard: why it is missing}; empty where all answered.
     """
 

@@ -80,7 +80,7 @@ def hybrid_top(
     vector = _beside_dense(snapshot, vector)
     docs, scores = snapshot.top(vector, depth, settings, mask)
     sparse = dict(zip(docs.tolist(), scores.tolist(), strict=True))
-    candidates = np.array(sorted(_one_of_each(snapshot, [*docs.tolist(), *near.tolist()])), np.int64)
+    candidates = np.array(sorted(one_of_each(snapshot, [*docs.tolist(), *near.tolist()])), np.int64)
     rows = np.empty((2, len(candidates)))
     known = sparse | _scores(snapshot, vector, [doc for doc in candidates.tolist() if doc not in sparse], settings)
     for i, doc in enumerate(candidates.tolist()):
@@ -120,13 +120,13 @@ def _nearest(snapshot: Snapshot, similarities: NDArray[np.float32], k: int, mask
             least = np.partition(similarities[found], -wanted)[-wanted]
             best = found[similarities[found] >= least]
         best = best[np.argsort(-similarities[best], kind="stable")]
-        documents = _one_of_each(snapshot, best.tolist())
+        documents = one_of_each(snapshot, best.tolist())
         if len(documents) >= k or len(best) == len(found):
             return np.array(documents[:k], np.int64)
         wanted *= 4
 
 
-def _one_of_each(snapshot: Snapshot, docs: Iterable[int]) -> list[int]:
+def one_of_each(snapshot: Snapshot, docs: Iterable[int]) -> list[int]:
     """The first number of each document: passages are of one document by its id."""
     if not snapshot.has_passages:
         return list(dict.fromkeys(docs))

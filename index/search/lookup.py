@@ -10,7 +10,7 @@ from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.query_encoder import QuerySide
 from lsr.index.search.snapshot import Snapshot
-from lsr.index.search.words import Suggestion, Words
+from lsr.index.search.words import SnapshotWords, Suggestion, Words
 from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.io.document import Document, require_id
@@ -90,9 +90,7 @@ class Lookup(QuerySide):
         Raises:
             DataError: As of `count`.
         """
-        documents = self._snapshot.documents
-        allowed = None if where is None else documents.allowed(as_filter(where))
-        return (documents.stored(doc) for doc in documents.numbers() if allowed is None or allowed[doc])
+        return map(self._snapshot.documents.stored, self._snapshot.numbers(where))
 
     def count(self, where: Where | Filter | None = None) -> int:
         """How many documents there are, of passages each; with a filter, how many meet it.
@@ -157,11 +155,11 @@ class Lookup(QuerySide):
         Raises:
             EncoderError: The index has no encoder.
         """
-        return Words(self._snapshot, self.encoder).corrections(text, limit)
+        return self._words.corrections(text, limit)
 
     def did_you_mean(self, text: str) -> str | None:
         """A query with its words that no document has replaced by the nearest; None if there is nothing to replace."""
-        return Words(self._snapshot, self.encoder).corrected(text)
+        return self._words.corrected(text)
 
     def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
         """What somebody who types may go on to: the last word completed, and titles.
@@ -173,4 +171,8 @@ class Lookup(QuerySide):
         Raises:
             EncoderError: The index has no encoder.
         """
-        return Words(self._snapshot, self.encoder).suggestions(text, limit)
+        return self._words.suggestions(text, limit)
+
+    @property
+    def _words(self) -> Words:
+        return Words(SnapshotWords(self._snapshot), self.encoder)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lsr.errors import DataError
 from lsr.index.search.column_values import boost_factors, count_values, sorted_order, values_of
-from lsr.index.search.hybrid_search import hybrid_top
+from lsr.index.search.hybrid_search import hybrid_top, one_of_each
 from lsr.index.search.operators import TextCheck
 from lsr.index.search.options import SCORE, Conditions
 from lsr.index.search.searcher import Mask
@@ -21,7 +21,9 @@ from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.filters import Filter, Where, as_filter
 from lsr.sparse import SparseMatrix
 
-_ALL = '{0} is of all documents that match, and every document is near a dense vector: leave it out, or mode="sparse"'
+_UNSORTED = (
+    'sort orders all documents that match, and every document is near a dense vector: leave it out, or mode="sparse"'
+)
 _BOOSTED = 4
 _DEEPER = 4  # so many times the depth is looked into where a first look leaves it open what is best
 
@@ -54,8 +56,8 @@ class Matcher:
         dense: (width,) float32, the query's dense vector, of a search that wants one.
 
     Raises:
-        DataError: Conditions on texts, but none are stored; an order or counts of all that match, in a search by dense
-            vectors, which all documents match.
+        DataError: Conditions on texts, but none are stored; an order of all that match, in a search by dense vectors,
+            which all documents match.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Matcher:
     ) -> None:
         self._dense = dense
         if dense is not None and conditions.sort:
-            raise DataError(_ALL.format("sort"), "search")
+            raise DataError(_UNSORTED, "search")
         self.snapshot, self._vector, self._settings, self._conditions = snapshot, vector, settings, conditions
         self._mask = _mask(snapshot, where, conditions.without, known=known)
         self._accept: TextCheck | None = None
@@ -142,7 +144,7 @@ class Matcher:
         )
 
     def every(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """All documents that match, in the order of addition, and their scores."""
+        """All documents that match by their sparse vectors, in the order of addition, and their scores."""
         threshold = 0.0 if self._factors is not None else self._conditions.min_score
         docs, scores = self._found(max(1, self.snapshot.searcher.n_docs), threshold)
         if self._factors is not None:
@@ -153,10 +155,18 @@ class Matcher:
 
     def facets(self, names: Sequence[str]) -> tuple[int, dict[str, Counter[Any]]]:
         """How many documents match, and how many of them have each value of some columns."""
-        if self._dense is not None:
-            raise DataError(_ALL.format("facets"), "search")
-        docs, _ = self.every()
+        docs = self.every()[0] if self._dense is None else self._near(self._dense)
         return len(docs), count_values(self.snapshot, names, docs)
+
+    def _near(self, dense: NDArray[np.float32]) -> NDArray[np.int64]:
+        """All documents that a search by dense vectors finds: those that may be found at all."""
+        if self._conditions.min_score:
+            return self._by_both(max(1, self.snapshot.searcher.n_docs), dense).docs
+        allowed = self.snapshot.searcher.by_number(self._mask)
+        docs = np.arange(self.snapshot.searcher.n_docs) if allowed is None else np.flatnonzero(allowed)
+        if self._accept is not None:
+            docs = docs[self._accept(docs)]
+        return np.array(one_of_each(self.snapshot, docs.tolist()), np.int64)
 
 
 def require_texts(segments: Sequence[Mapping[str, Any]]) -> None:

@@ -90,7 +90,8 @@ class Options:
         boost: {column: weight} multiplies scores by 1 + weight * value; {column: {"weight": 0.5, "half_life": 30}} by
             1 + 0.5 * 0.5 ** (distance / 30), where the distance is that of a number from "origin", or, in days, that
             of a date or time from "origin", by default from now.
-        facets: Columns of which the values are counted in all documents that match.
+        facets: Columns of which the values are counted in all documents that match, as is how many these are.
+        total: Count the documents that match.
         diversity: Above 0 and at most 1: of the `depth` best, documents are preferred that are unlike those before
             them (maximal marginal relevance). 1 looks at unlikeness only.
         syntax: "operators" takes "exact phrase", +must and -not out of the query; "plain" takes them as text.
@@ -110,6 +111,7 @@ class Options:
     sort: str | Sequence[str] = ()
     boost: Mapping[str, Any] = field(default_factory=dict)
     facets: str | Sequence[str] = ()
+    total: bool = False
     diversity: float = 0.0
     syntax: str = "plain"
     rerank: AnyReranker | None = None
@@ -132,6 +134,8 @@ class Options:
             wrong.append(f"group_by must be a column, got {self.group_by!r}")
         if self.per_group != 1 and self.group_by is None:
             wrong.append("per_group needs group_by")
+        if not isinstance(self.total, bool):
+            wrong.append(f"total must be true or false, got {self.total!r}")
         if self.syntax not in _SYNTAXES:
             wrong.append(f"syntax must be one of {', '.join(_SYNTAXES)}, got {self.syntax!r}")
         for name in ("sort", "facets"):
@@ -164,6 +168,11 @@ class Options:
         """The columns to sort by."""
         given = [self.sort] if isinstance(self.sort, str) else self.sort
         return tuple(Sort(one.removeprefix("-"), one.startswith("-")) for one in given if one)
+
+    @property
+    def counts(self) -> bool:
+        """Whether all documents that match are counted."""
+        return self.total or bool(self.facets)
 
     @property
     def faceted(self) -> list[str]:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lsr.errors import DataError
 from lsr.index.search.column_values import facet_order, require_columns
-from lsr.index.search.explain import Explanation, explain_document
+from lsr.index.search.explain import Explanation, explain_document, query_words
 from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.hybrid_search import dense_width, hybrid_top
 from lsr.index.search.lookup import Lookup
@@ -24,7 +24,7 @@ from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import Query, as_queries, checked_k, search_settings
 from lsr.index.search.searcher import Mask, Searcher
 from lsr.index.search.selection import explained, select
-from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
+from lsr.index.search.settings import Plan, RankingOptions, SearchOptions, SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.storage.manifest import check_files
@@ -140,7 +140,7 @@ class Reader(Lookup):
             settings: Of `SearchSettings`: mode, algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages,
                 dense_weight. Without any the search is one of the sparse vectors, and exact. And of
                 `lsr.index.search.options.Options`: offset, min_score, group_by, per_group, sort, boost, facets,
-                diversity, syntax, rerank, depth.
+                total, diversity, syntax, rerank, depth.
 
         Returns:
             Hits by descending score, if no option has another order; equal scores by the order in which the documents
@@ -161,7 +161,7 @@ class Reader(Lookup):
         if not options.plain:
             conditions = options.conditions(text)
             return self._selected(snapshot, query, vector, near, k, options, chosen, where, conditions)
-        return self._hits(snapshot, vector, *_top(snapshot, vector, near, k, chosen, snapshot.mask(where)))
+        return self._hits(snapshot, query, vector, *_top(snapshot, vector, near, k, chosen, snapshot.mask(where)))
 
     def _dense_queries(
         self,
@@ -220,9 +220,10 @@ class Reader(Lookup):
         near = self._dense_queries(snapshot, asked, None if dense is None else list(dense), chosen)
 
         def find(i: int) -> Hits:
+            query = None if isinstance(asked, SparseMatrix) else asked[i]
             if options.plain:
-                return self._hits(snapshot, rows[i], *_top(snapshot, rows[i], near[i], k, chosen, mask))
-            query, conditions = None if isinstance(asked, SparseMatrix) else asked[i], options.conditions(texts[i])
+                return self._hits(snapshot, query, rows[i], *_top(snapshot, rows[i], near[i], k, chosen, mask))
+            conditions = options.conditions(texts[i])
             return self._selected(snapshot, query, rows[i], near[i], k, options, chosen, where, conditions)
 
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
@@ -274,15 +275,15 @@ class Reader(Lookup):
         reader = Reader(self.path, snapshot, self._given_encoder)
         found = select(SnapshotRanking(matcher, reader.compared_vectors), query, k, options)
         facets, total = None, None
-        if options.facets:
+        if options.counts:
             total, counts = matcher.facets(options.faceted)
             facets = {name: facet_order(counted) for name, counted in counts.items()}
-        explain = explained(partial(self._explain, snapshot, vector), found, boosted=bool(options.boost))
+        explain = explained(partial(self._explain, snapshot, query, vector), found, boosted=bool(options.boost))
         pairs = zip(found.docs, found.scores, strict=True)
         return Hits((Hit(snapshot.documents, *pair, explain) for pair in pairs), facets=facets, total=total)
 
     def explain_plan(
-        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[SearchOptions]
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
     ) -> Plan:
         """Search, and tell what ran and how many blocks, windows and postings it touched.
 
@@ -290,20 +291,17 @@ class Reader(Lookup):
             query: As for `search`.
             k: How many documents; for passages, what the first step toward k documents does.
             where: As for `search`.
-            settings: As for `search`.
+            settings: Of `SearchSettings`.
         """
         vector = self.query_vector(query, "explain_plan")
         checked_k(k)
-        terms, weights = vector.row(0)
-        snapshot = self._snapshot
-        mask = snapshot.mask(where)
-        return snapshot.searcher.plan(terms, weights, snapshot.depth(k), search_settings(settings), mask)
+        return self._snapshot.plan(vector, k, search_settings(settings), where)
 
     def recall(
         self,
         queries: Iterable[str | Mapping[str, Any]] | SparseMatrix | None = None,
         k: int = 10,
-        **settings: Unpack[SearchOptions],
+        **settings: Unpack[RankingOptions],
     ) -> float:
         """How much of the exact result a search finds: to choose alpha, or cut and heap_factor.
 
@@ -311,7 +309,7 @@ class Reader(Lookup):
             queries: As for `search_batch`. None takes `sample()`: that says more of how settings compare than of what
                 real queries would find.
             k: How many documents; of an index of passages, how many passages.
-            settings: As for `search`.
+            settings: Of `SearchSettings`.
 
         Returns:
             The share of the places of the exact results that hold documents whose scores reach the k-th best; 1.0
@@ -361,12 +359,17 @@ class Reader(Lookup):
             if doc is not None:
                 found.append((doc, score))
         numbers, values = zip(*found, strict=True) if found else ((), ())
-        return self._hits(snapshot, query, np.array(numbers, np.int64), np.array(values, np.float64))
+        return self._hits(snapshot, None, query, np.array(numbers, np.int64), np.array(values, np.float64))
 
     def _hits(
-        self, snapshot: Snapshot, query: SparseMatrix, docs: NDArray[np.int64], scores: NDArray[np.float64]
+        self,
+        snapshot: Snapshot,
+        query: Any,
+        vector: SparseMatrix,
+        docs: NDArray[np.int64],
+        scores: NDArray[np.float64],
     ) -> Hits:
-        explain = partial(self._explain, snapshot, query)
+        explain = partial(self._explain, snapshot, query, vector)
         found = zip(docs.tolist(), scores.tolist(), strict=True)
         return Hits(Hit(snapshot.documents, doc, score, explain) for doc, score in found)
 
@@ -391,12 +394,15 @@ class Reader(Lookup):
         if doc is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
         vector = self.query_vector(query, "explain")
-        return self._explain(snapshot, vector, doc, origins=origins)
+        return self._explain(snapshot, query, vector, doc, origins=origins)
 
-    def _explain(self, snapshot: Snapshot, query: SparseMatrix, doc: int, *, origins: bool = True) -> Explanation:
+    def _explain(
+        self, snapshot: Snapshot, query: Any, vector: SparseMatrix, doc: int, *, origins: bool = True
+    ) -> Explanation:
         has_encoder = self._given_encoder is not None or bool(snapshot.shared.encoder_files)
         encoder = snapshot.encoder(self._given_encoder) if has_encoder else None
-        return explain_document(snapshot, encoder, query, doc, origins=origins)
+        explanation = explain_document(snapshot, encoder, vector, doc, origins=origins)
+        return explanation if encoder is None else explanation.named(query_words(encoder, query))
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""

@@ -111,6 +111,7 @@ class SearchOptions(RankingOptions, total=False):
     sort: str | Sequence[str]
     boost: Mapping[str, Any]
     facets: str | Sequence[str]
+    total: bool
     diversity: float
     syntax: str
     rerank: Any
@@ -157,6 +158,15 @@ class Plan:
     blocks_scored: int
     windows: int
     windows_scanned: int
+
+    @classmethod
+    def of_shards(cls, plans: Sequence[Plan]) -> Plan:
+        """What searches of several shards did together."""
+        found: dict[str, Any] = {"terms": max((plan.terms for plan in plans), default=0)}
+        for name in cls.__annotations__.keys() - found.keys():
+            values = [getattr(plan, name) for plan in plans]
+            found[name] = ", ".join(dict.fromkeys(values)) if name in ("algorithm", "reason") else sum(values)
+        return cls(**found)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it."""

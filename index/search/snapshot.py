@@ -24,7 +24,7 @@ from lsr.errors import CorruptIndex
 from lsr.forks import cached_property, in_child
 from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.searcher import Mask, Searcher
-from lsr.index.search.settings import SearchSettings
+from lsr.index.search.settings import Plan, SearchSettings
 from lsr.index.segment.clusters import CLUSTERS
 from lsr.index.segment.columns import COLUMNS_FILE
 from lsr.index.segment.doc_store import AllDocuments, Documents
@@ -308,6 +308,13 @@ class Snapshot:
         mask = self.mask(where, known=known)
         return int(mask.allowed.sum()) if mask is not None else len(self)
 
+    def numbers(self, where: Where | Filter | None = None, first: int = 0, *, known: bool = False) -> Iterator[int]:
+        """The numbers of the documents that aren't deleted and meet a filter, ascending, from `first` on; other
+        arguments and errors are those of `mask`.
+        """
+        allowed = None if where is None else self.searcher.by_number(self.mask(where, known=known))
+        return (doc for doc in self.documents.numbers(first) if allowed is None or allowed[doc])
+
     def mask(self, where: Where | Filter | None, *, known: bool = False) -> Mask | None:
         """Which documents a filter lets be found; None for all. The latest ones are kept.
 
@@ -380,6 +387,19 @@ class Snapshot:
             elif (found := self._means(vector, list(best), docs[places], least, k, settings, last=last)) is not None:
                 return found
             depth *= _PASSAGES
+
+    def plan(
+        self,
+        vector: SparseMatrix,
+        k: int,
+        settings: SearchSettings,
+        where: Where | Filter | None = None,
+        *,
+        known: bool = False,
+    ) -> Plan:
+        """What a search does; of passages, its first step. Arguments and errors are those of `top` and `mask`."""
+        terms, weights = vector.row(0)
+        return self.searcher.plan(terms, weights, self.depth(k), settings, self.mask(where, known=known))
 
     def _means(
         self,

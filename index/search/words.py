@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.sparse import SparseMatrix
 
+T = TypeVar("T")
 _WORD = re.compile(r"[^\W\d_](?:[\w'’]*\w)?")
 _SHORTEST = 3  # letters of a word that is corrected
 _ONE_EDIT, _TWO_EDITS = 1, 2
@@ -84,23 +85,71 @@ class Terms:
         return cls(keys, np.array([number for _, number in found], np.int64), codes, offsets)
 
 
+Titles = tuple[list[Suggestion], list[Suggestion]]  # those that begin with a text, and those of which a word does
+
+
+class WordSource(Protocol):
+    """Documents whose words are looked at."""
+
+    @property
+    def vocabulary(self) -> list[str] | None:
+        """Token of each term."""
+        ...
+
+    def kept(self, name: str, make: Callable[[], T]) -> T:
+        """What is made once for these documents."""
+        ...
+
+    def frequencies(self, terms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) int64, how many documents have each of (n,) terms."""
+        ...
+
+    def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
+        """For each term title and text of the n documents in which it weighs most."""
+        ...
+
+    def titles(self, typed: str, limit: int) -> Titles:
+        """Titles as `matching_titles` gives them."""
+        ...
+
+
+class SnapshotWords:
+    """The documents of one snapshot as a `WordSource`."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self.vocabulary, self.kept, self.frequencies = snapshot.shared.vocabulary, snapshot.kept, snapshot.frequencies
+
+    def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
+        """For each term title and text of the n documents in which it weighs most."""
+        found = []
+        for row in range(len(queries := term_queries(terms))):
+            docs, _ = self._snapshot.top(queries[row], n, SearchSettings())
+            found.append([self._snapshot.documents.content(doc) for doc in docs.tolist()])
+        return found
+
+    def titles(self, typed: str, limit: int) -> Titles:
+        """Titles as `matching_titles` gives them."""
+        return matching_titles(self._snapshot, typed, limit)
+
+
 class Words:
-    """The words of a snapshot.
+    """The words of documents.
 
     Args:
-        snapshot: What holds the documents.
+        source: Knows the documents.
         encoder: Of the index, over its terms.
     """
 
-    def __init__(self, snapshot: Snapshot, encoder: Encoder) -> None:
-        self._snapshot = snapshot
+    def __init__(self, source: WordSource, encoder: Encoder) -> None:
+        self._source = source
         self._whole = encoder
         self._encoder: Any = encoder.lexical if isinstance(encoder, HybridEncoder) else encoder
         self._first = encoder.learned.n_terms if isinstance(encoder, HybridEncoder) else 0
 
     @property
     def _terms(self) -> Terms:
-        return self._snapshot.kept("terms", lambda: Terms.of(self._snapshot.shared.vocabulary or [], self._whole))
+        return self._source.kept("terms", lambda: Terms.of(self._source.vocabulary or [], self._whole))
 
     # --- corrections ------------------------------------------------------------------------------------------------
 
@@ -123,7 +172,7 @@ class Words:
             return []
         spans = self._encoder.spans(text)
         terms = np.array([self._first + term for term, _, _ in spans], np.int64)
-        there = self._snapshot.frequencies(terms) > 0
+        there = self._source.frequencies(terms) > 0
         known = [(start, end) for (_, start, end), has in zip(spans, there.tolist(), strict=True) if has]
         by_parts = isinstance(self._encoder, BM25Encoder)
         found = []
@@ -143,11 +192,12 @@ class Words:
         distances = np.empty(len(terms.keys), np.uint8)
         edit_distances(terms.codes, terms.offsets, _codes(key), most, distances)
         places = np.flatnonzero(distances <= most)
-        counts = self._snapshot.frequencies(terms.numbers[places])
+        counts = self._source.frequencies(terms.numbers[places])
         order = np.lexsort((-counts, distances[places]))
+        tried = [i for i in order[: max(_TRIED * limit, 8)].tolist() if counts[i]]
         found: dict[str, tuple[int, int]] = {}
-        for i in order[: max(_TRIED * limit, 8)].tolist():
-            if counts[i] and (forms := self._forms(int(terms.numbers[places[i]]), terms.keys[places[i]])):
+        for i, forms in zip(tried, self._forms([int(places[i]) for i in tried]), strict=True):
+            if forms:
                 away = {form: _distance(folded, form) for form in forms}
                 form = min(forms, key=lambda one: (away[one], -forms[one]))
                 found.setdefault(form, (away[form], -int(counts[i])))
@@ -160,19 +210,21 @@ class Words:
             return terms[0] if terms else word.casefold()
         return word.casefold()
 
-    def _forms(self, term: int, key: str) -> Counter[str]:
-        """The words that a term stands for in a few of its documents, and how often each occurs there."""
-        vector = SparseMatrix.from_rows([([term], [1.0])], term + 1)
-        docs, _ = self._snapshot.top(vector, _LOOKED_AT, SearchSettings())
-        forms: Counter[str] = Counter()
-        stored = False
-        for doc in docs.tolist():
-            content = self._snapshot.documents.content(doc)
-            stored = stored or bool(content)
-            for one, start, end in self._encoder.spans(content):
-                if one + self._first == term:
-                    forms[content[start:end].casefold()] += 1
-        return forms if stored else Counter({key: 1})
+    def _forms(self, places: Sequence[int]) -> list[Counter[str]]:
+        """For each of some terms, by their places among the keys, the words that it stands for in a few of its
+        documents, and how often each occurs there.
+        """
+        numbers = [int(self._terms.numbers[place]) for place in places]
+        found = []
+        for place, number, contents in zip(places, numbers, self._source.contents(numbers, _LOOKED_AT), strict=True):
+            forms = Counter(
+                content[start:end].casefold()
+                for content in contents
+                for one, start, end in self._encoder.spans(content)
+                if one + self._first == number
+            )
+            found.append(forms if any(contents) else Counter({self._terms.keys[place]: 1}))
+        return found
 
     # --- suggestions ------------------------------------------------------------------------------------------------
 
@@ -183,7 +235,8 @@ class Words:
         typed = text.casefold().strip()
         if not typed:
             return []
-        return [*self._completed(text, limit), *self._titles(typed, limit)]
+        begins, within = self._source.titles(typed, limit)
+        return [*self._completed(text, limit), *[*begins, *within][:limit]]
 
     def _completed(self, text: str, limit: int) -> list[Suggestion]:
         """The last word completed, by how many documents have it."""
@@ -197,38 +250,59 @@ class Words:
             at = bisect_left(terms.keys, typed[:length])
             if at < len(terms.keys) and terms.keys[at] == typed[:length]:
                 places.append(at)
-        counts = self._snapshot.frequencies(terms.numbers[places]) if places else np.empty(0, np.int64)
+        counts = self._source.frequencies(terms.numbers[places]) if places else np.empty(0, np.int64)
+        tried = [i for i in np.argsort(-counts, kind="stable")[: _TRIED * limit].tolist() if counts[i]]
         found: dict[str, int] = {}
-        for i in np.argsort(-counts, kind="stable")[: _TRIED * limit].tolist():
-            if not counts[i] or len(found) == limit:
+        for first in range(0, len(tried), limit):  # mostly the first few will do
+            some = tried[first : first + limit]
+            for i, forms in zip(some, self._forms([places[i] for i in some]), strict=True):
+                longer = {form: times for form, times in forms.items() if form.startswith(typed)}
+                if longer and len(found) < limit:
+                    found.setdefault(max(longer, key=lambda form: (longer[form], -len(form))), int(counts[i]))
+            if len(found) == limit:
                 break
-            forms = self._forms(int(terms.numbers[places[i]]), terms.keys[places[i]])
-            longer = {form: times for form, times in forms.items() if form.startswith(typed)}
-            if longer:
-                found.setdefault(max(longer, key=lambda form: (longer[form], -len(form))), int(counts[i]))
         head = text[: last.start()]
         return [Suggestion(head + form, "word", count) for form, count in found.items()]
 
-    def _titles(self, typed: str, limit: int) -> list[Suggestion]:
-        """Titles that begin with what is typed, then those of which a later word does."""
-        begins, within = list[Suggestion](), list[Suggestion]()
-        inner = re.compile(r"(?<!\w)" + re.escape(typed))
-        for folded, (title, doc_id) in self._snapshot.kept("titles", self._all_titles).items():
-            if folded.startswith(typed):
-                begins.append(Suggestion(title, "title", id=doc_id))
-                if len(begins) == limit:
-                    break
-            elif len(within) < limit and typed in folded and inner.search(folded):
-                within.append(Suggestion(title, "title", id=doc_id))
-        return [*begins, *within][:limit]
 
-    def _all_titles(self) -> dict[str, tuple[str, str]]:
-        """{title, folded: the title and the first document's id}; read once for a snapshot."""
-        documents, found = self._snapshot.documents, dict[str, tuple[str, str]]()
-        for doc in documents.numbers():
-            if title := documents.fields(doc)[0].strip():
-                found.setdefault(title.casefold(), (title, documents.parent(doc) or documents.id(doc)))
-        return found
+def term_queries(terms: Sequence[int]) -> SparseMatrix:
+    """A query of weight 1 for each term."""
+    return SparseMatrix.from_rows([([term], [1.0]) for term in terms], max(terms, default=0) + 1)
+
+
+def matching_titles(snapshot: Snapshot, typed: str, limit: int) -> Titles:
+    """Titles that begin with what is typed, and those of which a later word does; at most `limit` of each, in the order
+    of the documents.
+    """
+    begins, within = list[Suggestion](), list[Suggestion]()
+    inner = re.compile(r"(?<!\w)" + re.escape(typed))
+    for folded, (title, doc_id) in snapshot.kept("titles", lambda: _all_titles(snapshot)).items():
+        if folded.startswith(typed):
+            begins.append(Suggestion(title, "title", id=doc_id))
+            if len(begins) == limit:
+                break
+        elif len(within) < limit and typed in folded and inner.search(folded):
+            within.append(Suggestion(title, "title", id=doc_id))
+    return begins, within
+
+
+def merged_titles(parts: Iterable[Titles]) -> Titles:
+    """The titles of several snapshots, in their order; of equal ones the first."""
+    merged: list[dict[str, Suggestion]] = [{}, {}]
+    for part in parts:
+        for found, titles in zip(merged, part, strict=True):
+            for one in titles:
+                found.setdefault(one.text.casefold(), one)
+    return list(merged[0].values()), list(merged[1].values())
+
+
+def _all_titles(snapshot: Snapshot) -> dict[str, tuple[str, str]]:
+    """{title, folded: the title and the first document's id}; read once for a snapshot."""
+    documents, found = snapshot.documents, dict[str, tuple[str, str]]()
+    for doc in documents.numbers():
+        if title := documents.fields(doc)[0].strip():
+            found.setdefault(title.casefold(), (title, documents.parent(doc) or documents.id(doc)))
+    return found
 
 
 def _codes(word: str) -> NDArray[np.int32]:

@@ -74,6 +74,13 @@ class _Condition:
     operator: str
     values: tuple[Any, ...]
 
+    def to_where(self) -> Where:
+        """What it was parsed of."""
+        if any(isinstance(value, _Written) for value in self.values):
+            raise TypeError(f"{self.column}: a filter of a command line can't be sent: its columns tell what it means")
+        value = list(self.values) if self.operator in ("in", "not in") else self.values[0]
+        return {self.column: {self.operator: value}}
+
     def problem(self, kind: str) -> str | None:
         """Why it can't be asked of a column of this kind."""
         kind = kind.removeprefix("list of ")
@@ -160,6 +167,13 @@ class Filter:
 
     how: str
     parts: tuple[_Condition | Filter, ...]
+
+    def to_where(self) -> Where:
+        """A mapping that is parsed to a filter that means the same."""
+        parts = [part.to_where() for part in self.parts]
+        if self.how == "none":
+            return {"not": parts[0] if len(parts) == 1 else {"or": parts}}
+        return {"and" if self.how == "all" else "or": parts}
 
     def require_known(self, segments: Sequence[Kinds]) -> None:
         """Refuse a filter that no document could be asked.

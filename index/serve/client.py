@@ -20,32 +20,35 @@ from dataclasses import asdict, fields
 from datetime import timedelta
 from functools import partial
 from os import PathLike
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 from urllib.parse import quote, urlencode, urlsplit
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from lsr.errors import DataError, ServerError
 from lsr.forks import in_child
+from lsr.index.protocols import AnyQuery, AnySource, SearchIndex
+from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.explain import Contribution, Explanation
 from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.options import Options, split_options
-from lsr.index.search.query_encoder import as_queries
+from lsr.index.search.query_encoder import as_queries, search_settings
 from lsr.index.search.selection import Selected, explained, select
-from lsr.index.search.settings import Plan, SearchOptions, SearchSettings
+from lsr.index.search.settings import Plan, RankingOptions, SearchOptions, SearchSettings
 from lsr.index.search.words import Suggestion
 from lsr.index.segment.columns import flat_items
-from lsr.index.segment.filters import Where
+from lsr.index.segment.filters import Filter, Where
 from lsr.index.serve.problems import client_error
 from lsr.index.write.update_batch import Change
-from lsr.io.corpus import Corpus
+from lsr.io.corpus import Corpus, documents_corpus
 from lsr.io.document import Document, as_ids, require_id
 from lsr.io.jsonl import given_documents
 from lsr.io.metadata import plain_value
 from lsr.io.vectors import Vectors
 from lsr.sparse import SparseMatrix
 
-Query = str | Mapping[str, float]
-Source = Iterable[Mapping[str, Any] | Document] | Vectors | str | PathLike[str]
-_CHANGES = ("/v1/documents", "/v1/commit", "/v1/rollback", "/v1/merge")
+_CHANGES = ("/v1/documents", "/v1/commit", "/v1/rollback", "/v1/merge", "/v1/duplicates")
 _AT_ONCE = 1000  # documents of a request
 _IDLE = 4.0  # seconds after which a connection isn't used again: the server closes it after five
 
@@ -107,10 +110,11 @@ class Client:
 
     def search(
         self,
-        query: Query,
+        query: AnyQuery,
         k: int = 10,
         *,
-        where: Where | None = None,
+        where: Where | Filter | None = None,
+        dense: ArrayLike | None = None,
         hybrid: Mapping[str, Any] | None = None,
         **settings: Unpack[SearchOptions],
     ) -> Hits:
@@ -120,6 +124,7 @@ class Client:
             query: A text, or a {token: weight} mapping.
             k: How many at most.
             where: Which documents may be found, by their metadata.
+            dense: The query's dense vector, for the modes hybrid and dense; by default the server encodes its text.
             hybrid: Of `Hybrid`, for an index of a hybrid encoder: method, weights, depth, normalization, rrf_k.
             settings: As of `Index.search`. A re-ranker runs here, on texts that the server gives.
 
@@ -127,26 +132,37 @@ class Client:
             Hits; their `doc` is the place in this list, and `explain` asks the server.
         """
         options, chosen = split_options(settings)
+        asked = _query(query) | _how(where, hybrid, options, chosen)
+        if dense is not None:
+            asked["dense"] = _numbers(dense)
         if options.rerank is not None:
-            return self._reranked(query, k, options, _how(where, hybrid, options, chosen))
-        found = self._post("/v1/search", _query(query) | {"k": k} | _how(where, hybrid, options, chosen))
-        return self._hits(query, found, options)
+            return self._reranked("/v1/search", query, k, options, asked)
+        return self._hits(query, self._post("/v1/search", asked | {"k": k}), options)
 
     def search_batch(
         self,
-        queries: Sequence[Query],
+        queries: Iterable[AnyQuery],
         k: int = 10,
         *,
-        where: Where | None = None,
+        where: Where | Filter | None = None,
+        dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
         hybrid: Mapping[str, Any] | None = None,
         **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
         """The k best documents of many queries, all of the same commit; see `Index.search_batch`."""
         options, chosen = split_options(settings)
         queries = as_queries(queries)
+        near = None if dense is None else [_numbers(vector) for vector in dense]
+        if near is not None and len(near) != len(queries):
+            raise DataError(f"{len(near)} dense vectors for {len(queries)} queries: give one for each", "query")
         if options.rerank is not None:
-            return [self.search(query, k, where=where, hybrid=hybrid, **settings) for query in queries]
+            return [
+                self.search(query, k, where=where, dense=near and near[i], hybrid=hybrid, **settings)
+                for i, query in enumerate(queries)
+            ]
         asked = {"queries": [next(iter(_query(query).values())) for query in queries], "k": k}
+        if near is not None:
+            asked["dense"] = near
         found = self._post("/v1/search/batch", asked | _how(where, hybrid, options, chosen))
         totals, facets = found.get("totals") or [None] * len(queries), found.get("facets") or [None] * len(queries)
         answers = [
@@ -156,42 +172,58 @@ class Client:
         return [self._hits(query, answer, options) for query, answer in zip(queries, answers, strict=True)]
 
     def similar(
-        self, doc_id: str | int, k: int = 10, *, where: Where | None = None, **settings: Unpack[SearchOptions]
+        self,
+        doc_id: str | int,
+        k: int = 10,
+        *,
+        where: Where | Filter | None = None,
+        **settings: Unpack[SearchOptions],
     ) -> Hits:
         """The k documents that are most like one of them; see `Index.similar`. Their hits can't be explained here."""
         options, chosen = split_options(settings)
-        if options.rerank is not None:
-            raise ValueError("rerank: a client has no query for what is like a document; re-rank with search")
-        asked = {"id": str(doc_id), "k": k} | _how(where, None, options, chosen)
-        return self._hits(None, self._post("/v1/similar", asked), options)
+        asked = {"id": require_id(doc_id)} | _how(where, None, options, chosen)
+        if options.rerank is None:
+            return self._hits(None, self._post("/v1/similar", asked | {"k": k}), options)
+        found = self._stored(asked["id"])
+        if passages := found.get("passages"):
+            found = self._stored(passages[0])
+        content = Document("", found["text"], found["title"]).content
+        return self._reranked("/v1/similar", content, k, options, asked)
 
     def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
         """What somebody who types may go on to; see `Index.suggest`."""
         return [Suggestion(**one) for one in self._post("/v1/suggest", {"text": text, "limit": limit})["suggestions"]]
 
-    def corrections(self, text: str) -> dict[str, list[str]]:
+    def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
         """Words of a query that no document has, each with the nearest; see `Index.corrections`."""
-        return dict(self._post("/v1/suggest", {"text": text, "limit": 1})["corrections"])
+        return dict(self._post("/v1/suggest", {"text": text, "limit": 1, "nearest": limit})["corrections"])
 
     def did_you_mean(self, text: str) -> str | None:
         """A query with its words that no document has replaced by the nearest; see `Index.did_you_mean`."""
         found: str | None = self._post("/v1/suggest", {"text": text, "limit": 1})["did_you_mean"]
         return found
 
-    def _reranked(self, query: Query, k: int, options: Options, how: dict[str, Any]) -> Hits:
+    def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:
+        """All pairs of documents that are alike; see `Index.duplicates`. The server wants a writer's key for it: it
+        takes as much memory and time as there are documents.
+        """
+        found = self._post("/v1/duplicates", {"threshold": threshold, "where": _where(where)})["duplicates"]
+        return [Duplicate(**one) for one in found]
+
+    def _reranked(self, path: str, query: AnyQuery, k: int, options: Options, asked: dict[str, Any]) -> Hits:
         """A page of what a re-ranker makes of the best documents."""
         if options.diversity:
             raise ValueError("diversity: a client that re-ranks has no vectors of documents; leave one of them out")
-        asked = _query(query) | how | {"offset": 0}
+        asked = asked | {"offset": 0}
         for name in ("group_by", "per_group", "depth"):
             asked.pop(name, None)
-        ranking = _Ranking(lambda n: self._post("/v1/search", asked | {"k": n, "fields": True}))
+        ranking = _Ranking(lambda n: self._post(path, asked | {"k": n, "fields": True}))
         found = select(ranking, query, k, options)
-        return self._hits(query, ranking.answer, options, found)
+        return self._hits(query if path == "/v1/search" else None, ranking.answer, options, found)
 
-    def explain(self, query: Query, doc_id: str, *, origins: bool = True) -> Explanation:
+    def explain(self, query: AnyQuery, doc_id: str | int, *, origins: bool = True) -> Explanation:
         """Why a document has its score for a query; see `Index.explain`."""
-        found = self._post("/v1/explain", _query(query) | {"id": doc_id, "origins": origins})
+        found = self._post("/v1/explain", _query(query) | {"id": require_id(doc_id), "origins": origins})
         terms = []
         for term in found["terms"]:
             spans = tuple((start, end) for start, end in term["spans"])
@@ -201,11 +233,11 @@ class Client:
         return Explanation(found["_id"], found["score"], tuple(terms), found["content"], title_length)
 
     def explain_plan(
-        self, query: Query, k: int = 10, *, where: Where | None = None, **settings: Unpack[SearchOptions]
+        self, query: AnyQuery, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
     ) -> Plan:
         """Search, and tell what that touched; see `Index.explain_plan`."""
-        asked = _query(query) | {"k": k, "plan": True, "fields": False} | _how(where, None, *split_options(settings))
-        return Plan(**self._post("/v1/search", asked)["plan"])
+        how = _how(where, None, Options(), search_settings(settings))
+        return Plan(**self._post("/v1/search", _query(query) | {"k": k, "plan": True, "fields": False} | how)["plan"])
 
     def encode(self, text: str) -> dict[str, float]:
         """A text as a query's vector, heaviest terms first."""
@@ -219,8 +251,11 @@ class Client:
         Raises:
             ServerError: There is none of this id.
         """
-        found = self._get(f"/v1/documents/{quote(doc_id, safe='')}")
+        found = self._stored(doc_id)
         return Document(found["id"], found["text"], found["title"], found["metadata"] or None, found.get("parent"))
+
+    def _stored(self, doc_id: str) -> dict[str, Any]:
+        return self._get(f"/v1/documents/{quote(doc_id, safe='')}")
 
     def get(self, doc_id: str | int) -> Document | None:
         """A document as it is stored; see `Index.get`."""
@@ -242,25 +277,33 @@ class Client:
         return self.get(doc_id) is not None
 
     def __iter__(self) -> Iterator[Document]:
-        """All documents, of passages each, in the order of addition.
+        """All documents, of passages each, in the order of addition; see `stored`."""
+        return self.stored()
+
+    def stored(self, where: Where | Filter | None = None) -> Iterator[Document]:
+        """The documents that meet a filter, in the order of addition; see `Index.stored`.
 
         Raises:
             ServerError: Documents were deleted or replaced meanwhile, and it can't be told where to go on.
         """
-        after: str | None = None
-        while True:
-            found = self._post("/v1/list", {"after": after, "most": _AT_ONCE})
-            yield from map(_document, found["documents"])
-            if not found["more"]:
-                return
-            after = found["documents"][-1]["id"]
+        asked = {"most": _AT_ONCE} | ({} if where is None else {"where": _where(where)})
+        found = self._post("/v1/list", asked)
 
-    def count(self, where: Where | None = None) -> int:
+        def documents() -> Iterator[Document]:
+            nonlocal found
+            yield from map(_document, found["documents"])
+            while found["more"]:
+                found = self._post("/v1/list", asked | {"after": found["documents"][-1]["id"]})
+                yield from map(_document, found["documents"])
+
+        return documents()
+
+    def count(self, where: Where | Filter | None = None) -> int:
         """How many documents there are, or meet a filter; see `Index.count`."""
-        return int(self._post("/v1/count", {"where": where})["count"])
+        return int(self._post("/v1/count", {"where": _where(where)})["count"])
 
     def _hits(
-        self, query: Query | None, answer: Mapping[str, Any], options: Options, selected: Selected | None = None
+        self, query: AnyQuery | None, answer: Mapping[str, Any], options: Options, selected: Selected | None = None
     ) -> Hits:
         rows = answer["hits"]
         found = _Found(rows)
@@ -282,7 +325,7 @@ class Client:
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
-    def add(self, source: Source, *, skip_bad: bool = False, commit: bool = False) -> Change:
+    def add(self, source: AnySource, *, skip_bad: bool = False, commit: bool = False) -> Change:
         """Add documents, in one request; see `Index.add`.
 
         Args:
@@ -292,15 +335,15 @@ class Client:
         """
         return self._add(source, skip_bad=skip_bad, commit=commit, update=False)
 
-    def upsert(self, source: Source, *, skip_bad: bool = False, commit: bool = False) -> Change:
+    def upsert(self, source: AnySource, *, skip_bad: bool = False, commit: bool = False) -> Change:
         """Put documents in the place of those of the same ids, in one request; see `Index.upsert`."""
         return self._add(source, skip_bad=skip_bad, commit=commit, update=True)
 
-    def update(self, source: Source, *, skip_bad: bool = False, commit: bool = False) -> Change:
+    def update(self, source: AnySource, *, skip_bad: bool = False, commit: bool = False) -> Change:
         """The same as `upsert`."""
         return self.upsert(source, skip_bad=skip_bad, commit=commit)
 
-    def _add(self, source: Source, *, skip_bad: bool, **how: bool) -> Change:
+    def _add(self, source: AnySource, *, skip_bad: bool, **how: bool) -> Change:
         opened: Any = source
         if isinstance(source, str | PathLike):
             from lsr.index.write.builder import open_source
@@ -308,21 +351,24 @@ class Client:
             opened = open_source(source, skip_bad=skip_bad)
         elif not isinstance(source, Corpus | Vectors):
             opened = given_documents(source, skip_bad=skip_bad)
+        if not isinstance(opened, Corpus | Vectors):
+            opened = documents_corpus(opened, skip_bad=skip_bad)
         asked: dict[str, Any] = {"skip_bad": skip_bad, **how}
         if isinstance(opened, Vectors):
             asked |= {"documents": list(_vector_rows(opened)), "fingerprint": asdict(opened.fingerprint)}
         else:
-            if isinstance(opened, Corpus) and how["update"]:
+            if how["update"]:
                 opened = opened.with_doubled()  # the last counts, as the server knows
-            asked["documents"] = list(_text_rows(opened))
+            asked["documents"] = list(map(_row, opened))
         change = _change(self._post("/v1/documents", asked) if asked["documents"] else {})
-        if isinstance(opened, Corpus | Vectors):
-            change.bad = opened.bad + change.bad
+        change.bad = opened.bad + change.bad
         return change
 
-    def delete(self, ids: str | Iterable[str] = (), *, where: Where | None = None, commit: bool = False) -> Change:
+    def delete(
+        self, ids: str | Iterable[str] = (), *, where: Where | Filter | None = None, commit: bool = False
+    ) -> Change:
         """Delete documents; see `Index.delete`."""
-        asked = {"ids": as_ids(ids), "where": where, "commit": commit}
+        asked = {"ids": as_ids(ids), "where": _where(where), "commit": commit}
         return _change(self._call("DELETE", "/v1/documents", self._of_index(asked)))
 
     def commit(self, *, merge: bool = True) -> None:
@@ -418,7 +464,7 @@ class _Found:
         return row["title"], row["text"], row["metadata"]
 
 
-def _query(query: Query) -> dict[str, Any]:
+def _query(query: AnyQuery) -> dict[str, Any]:
     (query,) = as_queries([query])
     if isinstance(query, str):
         return {"query": query}
@@ -427,10 +473,18 @@ def _query(query: Query) -> dict[str, Any]:
     return {"vector": {token: float(weight) for token, weight in query.items()}}
 
 
+def _where(where: Where | Filter | None) -> Where | None:
+    return where.to_where() if isinstance(where, Filter) else where
+
+
+def _numbers(vector: ArrayLike) -> list[Any]:
+    return list(np.asarray(vector, np.float32).tolist())
+
+
 def _how(
-    where: Where | None, hybrid: Mapping[str, Any] | None, options: Options, settings: SearchSettings
+    where: Where | Filter | None, hybrid: Mapping[str, Any] | None, options: Options, settings: SearchSettings
 ) -> dict[str, Any]:
-    asked: dict[str, Any] = {"where": where, "settings": vars(settings)} | (
+    asked: dict[str, Any] = {"where": _where(where), "settings": vars(settings)} | (
         {} if hybrid is None else {"hybrid": dict(hybrid)}
     )
     for one in fields(Options):
@@ -486,12 +540,6 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} can't be sent: values are texts, numbers, times, true, false, lists and mappings")
 
 
-def _text_rows(source: Iterable[Mapping[str, Any] | Document]) -> Iterator[dict[str, Any]]:
-    for number, one in enumerate(source, start=1):
-        document = one if isinstance(one, Document) else Document.from_mapping(one, f"document {number}")
-        yield _row(document)
-
-
 def _vector_rows(source: Vectors) -> Iterator[dict[str, Any]]:
     for batch in source:
         tokens = source.vocabulary  # of some files it grows while they are read
@@ -513,3 +561,7 @@ def _row(document: Document) -> dict[str, Any]:
 def _change(told: Mapping[str, Any]) -> Change:
     names = ("added", "updated", "deleted", "missing", "bad")
     return Change(**{name: told[name] for name in names if name in told})
+
+
+if TYPE_CHECKING:  # the type checker compares the calls
+    _: type[SearchIndex] = Client

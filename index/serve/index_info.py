@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -18,6 +19,9 @@ from lsr.index.segment.columns import kinds_of, numbers_of
 
 _VALUES = 50  # of a column, the most frequent
 _COLUMNS = 200
+_EXAMPLES, _EXAMPLE = 6, 60  # queries to begin with, and characters of one
+_LOOKED_AT = 60  # documents at most whose titles are looked at for them
+_BEGINNING = re.compile(r"(?:[\w'’-]+[ ,:]*){3,8}")
 
 
 def facts_of(name: str, reader: Reader, *, writable: bool) -> dict[str, Any]:
@@ -29,17 +33,44 @@ def facts_of(name: str, reader: Reader, *, writable: bool) -> dict[str, Any]:
     return {
         "name": name,
         "documents": len(reader),
+        "whole_documents": sum(map(_whole, snapshot.parts)) if reader.has_passages else len(reader),
         "segments": reader.n_segments,
         "bytes": sum(reader.file_sizes().values()),
         "encoder": str(reader.fingerprint),
         "takes_text": encoder is not None,
         "has_passages": reader.has_passages,
         "has_clusters": bool(snapshot.parts) and reader.has_clusters,
-        "has_dense": False,
+        "has_dense": bool(snapshot.parts) and all(part.embeddings is not None for part in snapshot.parts),
         "has_hybrid": isinstance(encoder, HybridEncoder),
         "writable": writable,
         "columns": columns_of(snapshot),
+        "examples": examples_of(snapshot) if encoder is not None else [],
     }
+
+
+def _whole(part: OpenSegment) -> int:
+    """How many documents there are, of passages the documents that they were cut from."""
+    hashes, docs = part.documents.keys()  # of each document the id, and of each passage the parent, too
+    alive = len(part.documents)
+    if part.alive is not None:
+        hashes, alive = hashes[part.alive[docs]], int(part.alive.sum())
+    return alive - len(hashes) + len(np.unique(hashes))
+
+
+def examples_of(snapshot: Snapshot) -> list[str]:
+    """Queries to begin with: titles of documents that lie apart from each other, or the beginnings of their texts."""
+    documents, size = snapshot.documents, sum(part.entry["n_docs"] for part in snapshot.parts)
+    found: dict[str, str] = {}
+    for doc in dict.fromkeys(np.linspace(0, max(0, size - 1), _LOOKED_AT).astype(int).tolist()):
+        if len(found) == _EXAMPLES or size == 0:
+            break
+        title, text, _ = documents.fields(doc)
+        text = title.rpartition(" > ")[2] or text
+        begins = _BEGINNING.match(text.strip())
+        example = text.rstrip(" .") if title else begins[0].rstrip(" ,:") if begins else ""
+        if len(example.split()) >= 2 and len(example) <= _EXAMPLE:
+            found.setdefault(example.casefold(), example)
+    return list(found.values())
 
 
 def columns_of(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
@@ -49,10 +80,12 @@ def columns_of(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
 
 
 def _column(parts: tuple[OpenSegment, ...], name: str, kind: str) -> dict[str, Any]:
-    known: dict[str, Any] = {"kind": kind}
-    arrays = [array for part in parts if (array := _alive_values(part, name)) is not None and len(array)]
+    found = [values for part in parts if (values := _alive_values(part, name)) is not None]
+    arrays = [array for _, array in found if len(array)]
+    known: dict[str, Any] = {"kind": kind, "documents": sum(count for count, _ in found), "distinct": 0}
     if kind.removeprefix("list of ") == "number":
         numbers = [numbers_of(array) for array in arrays]
+        known["distinct"] = len(np.unique(np.concatenate(numbers))) if numbers else 0
         ends = [np.asarray(end).item() for some in numbers for end in (some.min(), some.max())]
         if ends:
             known |= {"min": min(ends), "max": max(ends)}
@@ -61,20 +94,22 @@ def _column(parts: tuple[OpenSegment, ...], name: str, kind: str) -> dict[str, A
         for array in arrays:
             for counted in pc.value_counts(array).to_pylist():
                 times[counted["values"]] += counted["counts"]
+        known["distinct"] = len(times)
         known["values"] = [value for value, _ in times.most_common(_VALUES)]
     return known
 
 
-def _alive_values(part: OpenSegment, name: str) -> pa.Array | None:
-    """The values of a column, lists taken apart, without nulls."""
+def _alive_values(part: OpenSegment, name: str) -> tuple[int, pa.Array] | None:
+    """How many documents have a column, and its values, lists taken apart, without nulls."""
     columns = part.documents.columns
     if columns is None or name not in columns.kinds:
         return None
     array = columns.column(name)
     if part.alive is not None:
         array = array.filter(pa.array(part.alive))
+    count = len(array) - array.null_count
     if pa.types.is_list(array.type):
         array = array.flatten()
     if pa.types.is_dictionary(array.type):
         array = array.cast(pa.string())
-    return None if pa.types.is_null(array.type) else array.drop_null()
+    return None if pa.types.is_null(array.type) else (count, array.drop_null())

@@ -20,8 +20,11 @@ def _k(value: int, info: ValidationInfo) -> int:
     return value
 
 
-def _query(query: str | Vector, info: ValidationInfo) -> str | Vector:
-    most, what = info.context.max_query, "characters" if isinstance(query, str) else "terms"
+_COUNTED = {str: "characters", dict: "terms", list: "numbers"}
+
+
+def _query(query: str | Vector | list[float], info: ValidationInfo) -> str | Vector | list[float]:
+    most, what = info.context.max_query, _COUNTED[type(query)]
     if len(query) > most:
         raise ValueError(f"has {len(query):,} {what}, at most {most:,} are taken")
     return query
@@ -41,6 +44,7 @@ def _count(where: Any) -> int:
 
 K = Annotated[int, Field(ge=1), AfterValidator(_k)]
 Text = Annotated[str, AfterValidator(_query)]
+DenseVector = Annotated[list[float], AfterValidator(_query)]
 QueryVector = Annotated[Vector, AfterValidator(_query)]
 Query = Annotated[
     Annotated[str, Tag("text")] | Annotated[Vector, Tag("vector")],
@@ -59,10 +63,10 @@ def k_of_all(queries: Any, info: ValidationInfo) -> Any:
 
 
 def k_explained(explain: bool, info: ValidationInfo) -> bool:
-    """Whether to explain the k documents that are found."""
-    k, most = info.data.get("k", 0), info.context.max_explained
+    """Whether to explain the documents that are found, k or so many groups."""
+    k, most = info.data.get("k", 0) * info.data.get("per_group", 1), info.context.max_explained
     if explain and k > most:
-        raise ValueError(f"at most {most} documents are explained at once, k is {k:,}")
+        raise ValueError(f"at most {most} documents are explained at once, {k:,} are asked for")
     return explain
 
 

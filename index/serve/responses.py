@@ -35,7 +35,7 @@ class Answer(Response):
         try:
             return pydantic_core.to_json(content, inf_nan_mode="null")
         except ValueError:  # half of a surrogate pair, which UTF-8 doesn't know
-            return json.dumps(_finite(content)).encode()
+            return json.dumps(finite(content)).encode()
 
 
 def problem(what: Problem) -> Response:
@@ -43,11 +43,12 @@ def problem(what: Problem) -> Response:
     return Answer(what.to_json(), what.status, what.headers, "application/problem+json")
 
 
-def _finite(values: Any) -> Any:
+def finite(values: Any) -> Any:
+    """The same with null for numbers that JSON doesn't have."""
     if isinstance(values, Mapping):
-        return {key: _finite(value) for key, value in values.items()}
+        return {key: finite(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
-        return [_finite(value) for value in values]
+        return [finite(value) for value in values]
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 

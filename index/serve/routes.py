@@ -81,6 +81,10 @@ async def list_documents(serving: Serving, request: Request, asked: schemas.List
     return await _read(serving, request, asked.index, lambda served, _: served.list_documents(asked))
 
 
+async def duplicates(serving: Serving, request: Request, asked: schemas.Duplicates) -> Response:
+    return await _changed(serving, asked, lambda served: served.duplicates(asked))
+
+
 async def count(serving: Serving, request: Request, asked: schemas.Count) -> Response:
     return await _read(serving, request, asked.index, lambda served, _: served.count(asked))
 
@@ -106,7 +110,7 @@ async def merge(serving: Serving, request: Request, asked: schemas.Merge) -> Res
 
 
 async def _changed(serving: Serving, asked: schemas.OfIndex, call: Callable[[Served], dict[str, Any]]) -> Response:
-    """In the one thread that changes this index; as long as it takes."""
+    """In the one thread that changes this index, one call after the other; as long as it takes."""
     served = _index(serving, asked.index)
     return Answer(await serving.writes[served.name].run(call, served))
 
@@ -183,6 +187,11 @@ ROUTES: dict[str, dict[str, Route]] = {
         )
     },
     "/v1/count": {"POST": Route(count, "reader", schemas.Count, schemas.Counted, "How many documents meet a filter.")},
+    "/v1/duplicates": {  # takes memory and time that only those get who may change the index
+        "POST": Route(
+            duplicates, "writer", schemas.Duplicates, schemas.FoundDuplicates, "All pairs of documents that are alike."
+        )
+    },
     "/v1/documents": {
         "POST": Route(add, "writer", schemas.Add, schemas.Changed, "Add or update documents: all of them or none."),
         "DELETE": Route(delete, "writer", schemas.Delete, schemas.Changed, "Delete documents, by ids or metadata."),

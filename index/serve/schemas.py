@@ -20,12 +20,24 @@ from lsr.index.hybrid.fusion import RRF_K, Normalization
 from lsr.index.hybrid.hybrid import Method
 from lsr.index.search.options import Options
 from lsr.index.search.settings import SearchSettings
-from lsr.index.serve.limits import K, Query, QueryVector, Text, Vector, Weight, Where, either, k_explained, k_of_all
+from lsr.index.serve.limits import (
+    DenseVector,
+    K,
+    Query,
+    QueryVector,
+    Text,
+    Vector,
+    Weight,
+    Where,
+    either,
+    k_explained,
+    k_of_all,
+)
 
 Columns = str | Annotated[list[str], Field(max_length=20)]
 # Options that a request may give; a re-ranker runs where the client is.
 OPTIONS = (
-    "offset", "min_score", "group_by", "per_group", "sort", "boost", "facets", "diversity", "depth", "syntax",
+    "offset", "min_score", "group_by", "per_group", "sort", "boost", "facets", "total", "diversity", "depth", "syntax",
 )  # fmt: skip
 
 
@@ -74,6 +86,7 @@ class HowToSearch(OfIndex):
         "by 1 + weight * 0.5 ** (distance / half_life); half-lives of dates and times are days.",
     )
     facets: Columns = Field([], description="Columns whose values are counted in all documents that match.")
+    total: bool = Field(False, description="Tell how many documents match; a search with facets does.")
     diversity: float = Field(0.0, ge=0, le=1, description="Above 0: prefer documents unlike those before them.")
     depth: int = Field(100, ge=1, description="How many are made diverse.")
     syntax: Literal["plain", "operators"] = Field(
@@ -111,6 +124,7 @@ class Suggest(OfIndex):
 
     text: Text
     limit: int = Field(10, ge=1, le=100, description="How many words, and how many titles, at most.")
+    nearest: int = Field(3, ge=1, le=100, description="How many corrections of each word at most.")
 
 
 class GetMany(OfIndex):
@@ -124,12 +138,20 @@ class ListDocuments(OfIndex):
 
     after: str | None = Field(None, description="The id that the last answer ended with; by default the first follow.")
     most: int = Field(100, ge=1, le=1000, description="How many at most.")
+    where: Where | None = Field(None, description="Only documents that meet a filter.")
 
 
 class Count(OfIndex):
     """How many documents meet a filter."""
 
     where: Where | None = None
+
+
+class Duplicates(OfIndex):
+    """Documents that are nearly the same."""
+
+    threshold: float = Field(0.9, gt=0, le=1, description="The least cosine of two documents' vectors.")
+    where: Where | None = Field(None, description="Compare only documents that meet a filter.")
 
 
 class OneQuery(OfIndex):
@@ -142,9 +164,12 @@ class OneQuery(OfIndex):
 class Search(OneQuery, HowToSearch):
     """Search with a text or a vector."""
 
+    dense: DenseVector | None = Field(None, description="The query's dense vector, for the modes hybrid and dense.")
+
     explain: Annotated[bool, AfterValidator(k_explained)] = Field(
         False, description="Tell of each hit why it has its score, term by term."
     )
+    origins: bool = Field(True, description="With explain: tell which words expansions come from, which takes longer.")
     plan: bool = Field(False, description="Tell what the search touched and skipped.")
 
 
@@ -152,6 +177,7 @@ class SearchBatch(HowToSearch):
     """Search with many texts or vectors."""
 
     queries: Annotated[list[Query], BeforeValidator(k_of_all)]
+    dense: list[DenseVector] | None = Field(None, description="A dense vector for each query.")
 
 
 class Explain(OneQuery):
@@ -224,6 +250,10 @@ class Term(Given):
 
     term: int
     token: str
+    word: str = Field(
+        description="The whole word that the term belongs to: one of the query, else one of the document, else the "
+        "token without marks."
+    )
     query_weight: float
     impact: float = Field(description="The stored weight; 0 if the document lacks the term.")
     score: float
@@ -277,6 +307,7 @@ class AskedFor(Given):
     """The query as it was searched."""
 
     vector: dict[str, float] = Field(description="Heaviest terms first.")
+    words: dict[str, float] = Field(description="By whole word the sum of the weights of its terms, heaviest first.")
     unknown: list[str] = Field(description="Tokens that the index' vocabulary lacks; no document has them.")
 
 
@@ -296,7 +327,7 @@ class Found(Given):
     took: Took
     plan: dict[str, Any] | None = None
     hits: list[Hit]
-    total: int | None = Field(None, description="How many documents match, of a search with facets.")
+    total: int | None = Field(None, description="How many documents match, of a search with total or facets.")
     facets: dict[str, list[Facet]] | None = Field(None, description="By column, the most frequent values first.")
 
 
@@ -316,7 +347,7 @@ class FoundBatch(Given):
     index: str
     snapshot: str
     results: list[list[Hit]]
-    totals: list[int] | None = Field(None, description="How many documents match each query, of searches with facets.")
+    totals: list[int] | None = Field(None, description="How many documents match each query, if asked for.")
     facets: list[dict[str, list[Facet]]] | None = Field(None, description="Of each query.")
 
 
@@ -384,6 +415,21 @@ class Counted(Given):
     count: int
 
 
+class Pair(Given):
+    """Two documents that are alike."""
+
+    id: str = Field(description="Of the one that was added later.")
+    of: str = Field(description="Of the one that it is like.")
+    similarity: float = Field(description="The cosine of their vectors.")
+
+
+class FoundDuplicates(Given):
+    """All pairs of documents that are alike, the most alike first."""
+
+    index: str
+    duplicates: list[Pair]
+
+
 class Changed(Given):
     """What a request changed."""
 
@@ -410,6 +456,8 @@ class Column(Given):
     """Metadata to filter by."""
 
     kind: str = Field(description='number, text, truth, a "list of" these, or "empty list".')
+    documents: int = Field(description="How many have it; of passages each counts.")
+    distinct: int = Field(description="How many different values it has.")
     values: list[Any] | None = Field(None, description="Of texts and truths, the 50 most frequent.")
     min: float | None = None
     max: float | None = None
@@ -419,16 +467,18 @@ class Facts(Given):
     """An index."""
 
     name: str
-    documents: int
+    documents: int = Field(description="Of passages each counts.")
+    whole_documents: int = Field(description="Of passages the documents that they were cut from count.")
     segments: int
     bytes: int
     encoder: str
     takes_text: bool
     has_passages: bool
     has_clusters: bool
-    has_dense: bool
-    has_hybrid: bool = Field(description="Whether a search may be hybrid.")
+    has_dense: bool = Field(description="Whether it keeps dense vectors, for the modes hybrid and dense.")
+    has_hybrid: bool = Field(description="Whether learned terms and BM25's may be ranked apart and fused.")
     writable: bool
+    examples: list[str] = Field(description="Queries to begin with: titles of some documents, or how they begin.")
     columns: dict[str, Column]
 
 

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lsr.errors import OutputError
@@ -39,24 +40,21 @@ _KEEP_ALIVE = 5  # seconds that a connection may be idle between requests
 _MOST_HEAD = 1 << 16  # bytes of a request's line and headers
 
 
-class Server:
-    """A server of indexes.
+class Listener:
+    """An application that listens.
 
     Attributes:
-        app: What answers.
         url: Where it listens.
 
     Args:
-        indexes: By name; the first is the default.
-        settings: What is allowed.
+        app: What answers.
+        settings: Where to listen, and what is allowed.
 
     Raises:
         OutputError: The port is taken, or the address isn't this machine's.
     """
 
-    def __init__(self, indexes: Mapping[str, Index], settings: ServeSettings | None = None) -> None:
-        settings = settings or ServeSettings()
-        self.app = App(indexes, settings)
+    def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
         try:
             family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
             self._socket = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
@@ -66,7 +64,7 @@ class Server:
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
-                self.app,
+                app,
                 http=_patient(settings),
                 ws="none",
                 lifespan="on",
@@ -80,13 +78,6 @@ class Server:
             )
         )
         self._thread: threading.Thread | None = None
-        try:
-            compile_kernels()  # a first search that compiles them would hold up all others
-            for served in self.app.serving.indexes.values():
-                served.warm_up()
-        except BaseException:
-            self._socket.close()
-            raise
 
     def run(self) -> None:
         """Serve until a signal says to stop (SIGINT, SIGTERM); what runs then is finished."""
@@ -107,6 +98,33 @@ class Server:
         self._uvicorn.should_exit = True
         if self._thread is not None:
             self._thread.join()
+
+
+class Server(Listener):
+    """A server of indexes.
+
+    Attributes:
+        app: What answers.
+
+    Args:
+        indexes: By name; the first is the default.
+        settings: What is allowed.
+
+    Raises:
+        OutputError: The port is taken, or the address isn't this machine's.
+    """
+
+    def __init__(self, indexes: Mapping[str, Index], settings: ServeSettings | None = None) -> None:
+        settings = settings or ServeSettings()
+        self.app = App(indexes, settings)
+        super().__init__(self.app, settings)
+        try:
+            compile_kernels()  # a first search that compiles them would hold up all others
+            for served in self.app.serving.indexes.values():
+                served.warm_up()
+        except BaseException:
+            self._socket.close()
+            raise
 
 
 def _why(error: OSError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
@@ -14,6 +14,7 @@ from lsr.errors import LsrError
 from lsr.fingerprint import Fingerprint
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
+from lsr.index.search.explain import query_words, readable
 from lsr.index.search.hits import Hit, Hits, facet_rows
 from lsr.index.search.options import Options
 from lsr.index.search.reader import Reader
@@ -52,14 +53,16 @@ class Served:
         deadline.check()
         reader, started = self.index.pinned(), time.perf_counter()
         query = asked.query if asked.query is not None else asked.vector or {}
-        vector, unknown = _vector(reader, _without_operators(query, asked))
+        bare = _without_operators(query, asked)
+        vector, unknown = _vector(reader, bare)
         encoded = time.perf_counter()
-        hits = _hits(reader, query, vector, asked)
+        hits = _hits(reader, query, vector, asked, asked.dense)
         ended = time.perf_counter()
+        words = query_words(reader.encoder, bare) if isinstance(bare, str) else {}
         answer: dict[str, Any] = {
             "index": self.name,
             "snapshot": reader.snapshot.id,
-            "query": {"vector": _readable(reader, vector), "unknown": unknown},
+            "query": {"vector": _readable(reader, vector), "words": _words(reader, vector, words), "unknown": unknown},
             "took": {
                 "encode_ms": round((encoded - started) * 1e3, 3),
                 "search_ms": round((ended - encoded) * 1e3, 3),
@@ -73,20 +76,22 @@ class Served:
         if asked.explain:
             for described, hit in zip(answer["hits"], hits, strict=True):
                 deadline.check()
-                described["explanation"] = hit.explain().to_json()
+                described["explanation"] = hit.explain(origins=asked.origins).named(words).to_json()
         return answer
 
     def search_batch(self, asked: schemas.SearchBatch, deadline: Deadline) -> dict[str, Any]:
         """What each of many queries finds."""
         reader, found = self.index.pinned(), []
-        for query in asked.queries:
+        if asked.dense is not None and len(asked.dense) != len(asked.queries):
+            raise wrong_values([("dense", f"{len(asked.dense)} vectors for {len(asked.queries)} queries")])
+        for i, query in enumerate(asked.queries):
             deadline.check()
             vector, _ = _vector(reader, _without_operators(query, asked))
-            found.append(_hits(reader, query, vector, asked))
+            found.append(_hits(reader, query, vector, asked, asked.dense[i] if asked.dense is not None else None))
         results = self._described(reader, found, asked, deadline)
         answer: dict[str, Any] = {"index": self.name, "snapshot": reader.snapshot.id, "results": results}
         counted = [_counted(hits) for hits in found]
-        if asked.facets:
+        if asked.facets or asked.total:
             answer |= {"totals": [one["total"] for one in counted], "facets": [one["facets"] for one in counted]}
         return answer
 
@@ -136,7 +141,7 @@ class Served:
         return {
             "index": self.name,
             "suggestions": [asdict(one) for one in reader.suggest(asked.text, asked.limit)],
-            "corrections": reader.corrections(asked.text),
+            "corrections": reader.corrections(asked.text, asked.nearest),
             "did_you_mean": reader.did_you_mean(asked.text),
         }
 
@@ -150,13 +155,13 @@ class Served:
         Raises:
             Problem: The one that the last answer ended with has been deleted or replaced.
         """
-        documents, first = self.index.pinned().documents, 0
+        snapshot, first = self.index.pinned().snapshot, 0
         if asked.after is not None:
-            if (last := documents.find(asked.after)) is None:
+            if (last := snapshot.documents.find(asked.after)) is None:
                 raise Problem(409, f"the document {asked.after[:200]!r} isn't there any more: begin again")
             first = last + 1
-        numbers = list(islice(documents.numbers(first), asked.most + 1))
-        answer = self._documents([documents.stored(doc) for doc in numbers[: asked.most]])
+        numbers = list(islice(snapshot.numbers(asked.where, first), asked.most + 1))
+        answer = self._documents([snapshot.documents.stored(doc) for doc in numbers[: asked.most]])
         return answer | {"more": len(numbers) > asked.most}
 
     def _documents(self, found: Sequence[Document | None]) -> dict[str, Any]:
@@ -176,6 +181,18 @@ class Served:
     def count(self, asked: schemas.Count) -> dict[str, Any]:
         """How many documents meet a filter."""
         return {"index": self.name, "count": self.index.pinned().count(asked.where)}
+
+    def duplicates(self, asked: schemas.Duplicates) -> dict[str, Any]:
+        """All pairs of documents that are alike.
+
+        Raises:
+            Problem: There are more of them than hits that a request may ask for.
+        """
+        found = self.index.pinned().duplicates(asked.threshold, where=asked.where)
+        if len(found) > (most := self._settings.max_hits):
+            message = f"{len(found):,} pairs are alike, at most {most:,} are given: raise it, or give a filter"
+            raise wrong_values([("threshold", message)])
+        return {"index": self.name, "duplicates": [asdict(one) for one in found]}
 
     def _described(
         self, reader: Reader, found: Sequence[Sequence[Hit]], asked: schemas.HowToSearch, deadline: Deadline
@@ -349,19 +366,42 @@ def _counted(hits: Sequence[Hit]) -> dict[str, Any]:
 
 
 def _hits(
-    reader: Reader, query: str | dict[str, float], vector: SparseMatrix, asked: schemas.HowToSearch
+    reader: Reader,
+    query: str | dict[str, float],
+    vector: SparseMatrix,
+    asked: schemas.HowToSearch,
+    dense: list[float] | None,
 ) -> Sequence[Hit]:
     settings = vars(asked.settings)
     if asked.hybrid is None:
         takes_text = asked.settings.mode != "sparse" or asked.syntax != "plain"
-        return reader.search(query if takes_text else vector, asked.k, where=asked.where, **settings, **asked.options)
+        one = query if takes_text else vector
+        return reader.search(one, asked.k, where=asked.where, dense=dense, **settings, **asked.options)
+    if dense is not None:
+        raise wrong_values([("dense", 'doesn\'t go with hybrid; it does with the setting "mode"')])
     hybrid = Hybrid(reader, **vars(asked.hybrid))
     return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)
 
 
-def _readable(reader: Reader, vector: SparseMatrix) -> dict[str, float]:
-    """{token: weight}, the heaviest first."""
+def _weighted(reader: Reader, vector: SparseMatrix) -> list[tuple[int, str, float]]:
+    """Terms, their tokens and weights, the heaviest first."""
     terms, weights = vector.row(0)
     tokens = reader.vocabulary
     pairs = sorted(zip(weights.tolist(), terms.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
-    return {tokens[t] if tokens is not None and t < len(tokens) else f"term {t}": weight for weight, t in pairs}
+    return [(t, tokens[t] if tokens is not None and t < len(tokens) else f"term {t}", w) for w, t in pairs]
+
+
+def _readable(reader: Reader, vector: SparseMatrix) -> dict[str, float]:
+    """{token: weight}, the heaviest first."""
+    return {token: weight for _, token, weight in _weighted(reader, vector)}
+
+
+def _words(reader: Reader, vector: SparseMatrix, words: Mapping[int, str]) -> dict[str, float]:
+    """{whole word: weight}, the heaviest first."""
+    named: dict[str, str] = {}
+    weights: dict[str, float] = {}
+    for term, token, weight in _weighted(reader, vector):
+        word = words.get(term, readable(token))
+        named.setdefault(word.casefold(), word)
+        weights[word.casefold()] = weights.get(word.casefold(), 0.0) + weight
+    return {named[word]: weights[word] for word in sorted(weights, key=lambda word: -weights[word])}

@@ -21,7 +21,7 @@ class ServeSettings:
         keys: Who may read and write; None lets everybody who reaches the server.
         without_keys: Listen beyond this machine without keys.
         max_k: The most documents that a query may ask for.
-        max_query: Characters of a text, or terms of a vector, that a query may have.
+        max_query: Characters of a text, or terms or numbers of a vector, that a query may have.
         max_where: Values that a filter may have.
         max_hits: Of all queries of a request together.
         max_explained: The most documents that are explained at once: a model may have to read each of them.

@@ -5,6 +5,9 @@
     compounds     node.js, v1.2, get_openapi, getOpenApi, .NET, C++, C#: as a whole, and in parts that are words
     no spaces     Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese: pairs of characters, and single ones
 
+The language "lucene" has Lucene's English analyzer instead, with its words, stop words, stems and rounded lengths, for
+figures that are to be compared with those of Lucene and Anserini.
+
 Of text without spaces documents have every character and every pair; queries have pairs, and a character only where
 it stands alone, so that a word of any length is found within a longer run.
 """
@@ -88,7 +91,8 @@ class Analyzer:
     """Takes texts apart.
 
     Args:
-        language: A Snowball language ("english"), or "none" for neither stems nor stop words.
+        language: A Snowball language ("english"), "none" for neither stems nor stop words, or "lucene" for all that
+            Lucene's English analyzer does, its stop words among it.
         stop_words: "light" keeps the language's stop words, and lets them count little in queries; "drop" leaves them
             out; "lucene" leaves out the 33 of Lucene's English analyzer; "keep" has none.
         words: The stop words themselves, of an analyzer that was saved, whatever a later version of a library brings.
@@ -105,8 +109,12 @@ class Analyzer:
         self.language, self.stop_words = language, stop_words
         self._stem = _stemmer(language)
         self.words = frozenset(_stop_words(language, stop_words) if words is None else words)
-        self._light = {self._stem(word) for word in self.words} if stop_words == "light" else set()
+        self._light = (
+            {self._stem(word) for word in self.words} if stop_words == "light" and language != "lucene" else set()
+        )
         self._cache: dict[str, Word] = {}
+        self._lucene = language == "lucene"
+        self._pattern = _lucene_pattern() if self._lucene else _pattern()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.language, self.stop_words, sorted(self.words))
@@ -138,7 +146,7 @@ class Analyzer:
         for word in self._words(text):
             terms += word.document
             length += word.length
-        return terms, length
+        return terms, _lucene_length(length) if self._lucene else length
 
     def query(self, text: str) -> dict[str, float]:
         """The terms of a query, and what each counts: as often as it occurs, stop words less, the less the more other
@@ -174,14 +182,14 @@ class Analyzer:
         known = self._cache
         found = [
             (term, *places(match.start() + term.start, match.start() + term.end))
-            for match in _pattern().finditer(clean)
+            for match in self._pattern.finditer(clean)
             for term in (known.get(match.group()) or self._word(match.group())).terms
         ]
         return sorted(found, key=lambda placed: placed[1:])
 
     def _words(self, text: str) -> Iterator[Word]:
         known = self._cache
-        for raw in _pattern().findall(normalized(text)):
+        for raw in self._pattern.findall(normalized(text)):
             yield known.get(raw) or self._word(raw)
 
     def _word(self, raw: str) -> Word:
@@ -198,6 +206,11 @@ class Analyzer:
 
     def _terms(self, raw: str) -> Iterator[Term]:
         """The terms of a run that the pattern found."""
+        if self._lucene:
+            word = raw[:-2] if raw[-2:].lower() in ("'s", "’s") else raw
+            if word and word.lower() not in self.words:
+                yield Term(self._stem(word.lower()), 0, len(word))
+            return
         for run in _scripts().finditer(raw):
             if run.lastgroup == "grams":
                 yield from _grams(run.group(), run.start())
@@ -328,6 +341,19 @@ def _pattern() -> re.Pattern[str]:
 
 
 @cache
+def _lucene_pattern() -> re.Pattern[str]:
+    """A word of Lucene's StandardTokenizer, of scripts that have spaces: what joins letters, and what joins digits."""
+    return re.compile(r"\w+(?:(?:(?<=[^\W\d_])[.:'’·](?=[^\W\d_])|(?<=\d)[.,;'’](?=\d))\w+)*")
+
+
+def _lucene_length(length: int) -> int:
+    """A length as Lucene keeps it, in a byte: exact below 40, then four binary digits of what is above 24."""
+    above = length - 24
+    spare = max(above.bit_length() - 4, 0) if above > 0 else 0
+    return length if not spare else 24 + (above >> spare << spare)
+
+
+@cache
 def _clusters() -> re.Pattern[str]:
     """A character with what combines with it; Hangul's letters as they come."""
     return re.compile(rf"[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]+|.[{_marks()}\uff9e\uff9f]*", re.DOTALL)
@@ -348,15 +374,20 @@ def _stemmer(language: str) -> Any:
         return str
     import Stemmer
 
+    if language == "lucene":
+        stem = Stemmer.Stemmer("porter").stemWord
+        return lambda word: stem(word) if len(word) > 2 else word
     if language not in Stemmer.algorithms():
-        raise EncoderError(f"no language {language!r}; there are: none, {', '.join(sorted(Stemmer.algorithms()))}")
+        raise EncoderError(
+            f"no language {language!r}; there are: none, lucene, {', '.join(sorted(Stemmer.algorithms()))}"
+        )
     return Stemmer.Stemmer(language).stemWord
 
 
 def _stop_words(language: str, choice: str) -> Iterable[str]:
     if choice == "keep" or language == "none":
         return ()
-    if choice == "lucene":
+    if choice == "lucene" or language == "lucene":
         return _LUCENE.split()
     from whoosh.lang.stopwords import stoplists
 

@@ -43,7 +43,8 @@ class BM25Encoder(Encoder):
     Args:
         k1: Saturation of the term frequency.
         b: Strength of the length normalisation, 0 to 1.
-        language: A Snowball language ("english"), or "none" for neither stems nor stop words.
+        language: A Snowball language ("english"), "none" for neither stems nor stop words, or "lucene" for Lucene's
+            English analyzer; with it `pivot` is best the mean length of the documents, as in Lucene.
         stop_words: "light", "drop", "lucene" or "keep"; see `lsr.encode.analyzer.Analyzer`.
         pivot: Length of a document, in words that aren't stop words, that is neither short nor long.
 

@@ -19,6 +19,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr._moved import renamed
 from lsr.encode import portable
 from lsr.encode.base import CONFIG_FILE, Encoder, Texts, as_texts, config_bytes
 from lsr.encode.bm25 import BM25Encoder
@@ -142,10 +143,15 @@ class HybridEncoder(Encoder):
         learned, dense = self.learned.encode_both(texts)
         return _beside(learned, lexical, 1 / self._size), dense
 
-    def halves(self, vectors: SparseMatrix) -> tuple[SparseMatrix, SparseMatrix]:
+    def split_by_encoder(self, vectors: SparseMatrix) -> tuple[SparseMatrix, SparseMatrix]:
         """Vectors with the learned encoder's terms only, and with BM25's only; numbered as they are."""
         first = self.learned.n_terms
         return vectors.within(first), vectors.beyond(first)
+
+    def halves(self, vectors: SparseMatrix) -> tuple[SparseMatrix, SparseMatrix]:
+        """The name that `split_by_encoder` had; it warns."""
+        renamed("HybridEncoder.halves", "HybridEncoder.split_by_encoder")
+        return self.split_by_encoder(vectors)
 
     @property
     def vocabulary(self) -> Sequence[str]:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsr.errors import DataError
-from lsr.eval.datasets import SUITES, drop_own, open_dataset, open_datasets, suite_entries
+from lsr.eval.datasets import SUITES, Dataset, open_dataset, open_datasets, suite_entries
 from lsr.eval.evaluate import evaluate_index
 from lsr.index.index import Index
 
@@ -201,7 +201,24 @@ def test_own_documents_leave_room_for_others(tmp_path, parts):
     assert list(result.run["1"]) == ["2", "10"]
     assert (result.dropped, result.per_query["R@2"]["1"]) == (1, 1.0)
     assert len(evaluate_index(index, dropped, "R@1").run["1"]) == 1
-    assert drop_own({"1": {"1": 2.0, "2": 1.0}, "2": {}}) == {"1": {"2": 1.0}, "2": {}}
+    own = Dataset("arguana", "test", "", {"1": {"2": 1}}, drop_own=True)
+    assert own.kept({"1": {"1": 2.0, "2": 1.0}, "2": {}}) == {"1": {"2": 1.0}, "2": {}}
+    run = {"1": {"1": 2.0, "2": 1.0}}
+    assert Dataset("other", "test", "", {"1": {"1": 0}}).kept(run) == run
+
+
+def test_documents_that_the_judgments_exclude_are_left_out(folder):
+    """As BRIGHT's are: they are neither found nor missed, and others take their places."""
+    (folder / "corpus.jsonl").write_text("".join(f'{{"_id": "d{i}", "text": "one {i}"}}\n' for i in range(4)))
+    index = Index.build(folder / "idx", open_dataset(str(folder)).corpus(), encoder="bm25")
+    found = [hit.id for hit in index.search("one")]
+    lines = [f"q1\t{found[0]}\t-100\n", f"q1\t{found[1]}\t1\n"]
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    dataset = open_dataset(str(folder))
+    assert (dataset.most_dropped, dataset.drops("q1", found[0]), dataset.drops("q1", found[1])) == (1, True, False)
+    quality = evaluate_index(index, dataset, "RR@1 R@1")
+    assert quality.measures == {"RR@1": 1, "R@1": 1}
+    assert (quality.dropped, found[0] in quality.run["q1"]) == (1, False)
 
 
 def test_a_suite_in_a_file(folder, parts, tmp_path):
@@ -238,4 +255,7 @@ def test_suites_that_are_not_there():
 def test_the_suites_name_datasets_with_judgments():
     datasets = pytest.importorskip("ir_datasets")
     for name in {name for suite in SUITES.values() for name in suite}:
-        assert datasets.load(name).has_qrels(), name
+        found = datasets.load(name)
+        assert found.has_qrels(), name
+        assert found.has_queries(), name
+        assert found.has_docs(), name

@@ -15,7 +15,11 @@ from lsr.eval.evaluate import evaluate_index, evaluate_run
 from lsr.eval.experiment import systems as module
 from lsr.eval.experiment.experiment import file_name, named, run_experiment
 from lsr.eval.experiment.settings import ExperimentSettings, IndexSettings, LatencySettings, SystemSettings
+from lsr.eval.overlap import rank_biased_overlap
+from lsr.eval.report.load_results import read_results
 from lsr.eval.report.report import write_report
+from lsr.eval.report.tables import queries
+from lsr.eval.significance import compare_seeds, holm
 from lsr.index.hybrid.fusion import reciprocal_rank_fusion
 from lsr.index.index import Index
 from lsr.index.search.settings import SearchSettings
@@ -116,6 +120,28 @@ def test_values_are_those_of_direct_calls(done, datasets, tmp_path):
             assert result(record, name, system)["measures"] == pytest.approx(direct.measures)
 
 
+def test_dense_vectors_of_the_same_pass_have_lines_of_their_own(datasets, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from lsr.encode.load import load_encoder
+
+    modes = ("sparse", "hybrid", "dense")
+    systems = tuple(SystemSettings(mode, encoder="lsr-mini", mode=mode) for mode in modes)
+    settings = ExperimentSettings(systems, measures=MEASURES, latency=LATENCY)
+    one = {"one": datasets["one"]}
+    record = run_experiment(settings, one, tmp_path / "out")
+    encoder = load_encoder("lsr-mini")
+    index = Index.build(tmp_path / "index", one["one"].corpus(), encoder=encoder, hybrid=True, passages=None)
+    values = []
+    for mode in modes:
+        found = result(record, "one", mode)
+        direct = evaluate_index(index, one["one"], MEASURES, mode=mode)
+        assert found["measures"] == pytest.approx(direct.measures)
+        assert found["search_ms"]["p50"] > 0
+        values.append(found["measures"]["nDCG@10"])
+    assert len(set(values)) == 3
+    assert result(record, "one", "hybrid")["encode_ms"]["p50"] > result(record, "one", "sparse")["encode_ms"]["p50"]
+
+
 def test_the_record_tells_what_was_run(done):
     out, record = done
     assert json.loads((out / "experiment.json").read_text()) == record
@@ -165,6 +191,46 @@ def test_comparisons_are_with_the_baseline(done):
     assert {c["system"] for c in record["comparisons"]} == {s["name"] for s in record["systems"]} - {"BM25"}
     same = next(c for c in record["comparisons"] if c["system"] == "their run")
     assert (same["difference"], same["p"], same["ties"]) == (0, 1, 8)
+
+
+def test_every_pair_is_tested_and_corrected_over_all(done):
+    _, record = done
+    pairs = record["pairs"]
+    assert len(pairs) == 2 * 7 * 6 / 2
+    assert [row["p_corrected"] for row in pairs] == holm([row["p"] for row in pairs])
+    for row in record["comparisons"]:
+        if row["measure"] == "nDCG@10":
+            same = next(
+                p for p in pairs if all(p[key] == row[key] for key in ("dataset", "system", "baseline", "measure"))
+            )
+            assert (same["p"], same["difference"]) == (row["p"], row["difference"])
+
+
+def test_how_alike_rankings_are(done, datasets):
+    out, record = done
+    found = {(a["dataset"], a["system"], a["other"]): a for a in record["alike"]}
+    assert found["one", "their run", "BM25"]["rbo"] == pytest.approx(1)
+    assert found["one", "their run", "BM25"]["tau"] == pytest.approx(1)
+    first, second = (read_run(out / "runs" / "one" / f"{name}.trec.gz") for name in ("clusters", "BM25"))
+    queries = first.keys() | second.keys()
+    expected = [rank_biased_overlap(list(first.get(q, ())), list(second.get(q, ()))) for q in queries]
+    assert found["one", "clusters", "BM25"]["rbo"] == pytest.approx(np.mean(expected)) != pytest.approx(1)
+
+
+def test_recall_by_depth_and_texts_of_queries(done, datasets):
+    out, record = done
+    found = result(record, "one", "BM25")
+    run = read_run(out / "runs" / "one" / "BM25.trec.gz")
+    for k, value in found["recall_at"].items():
+        assert value == pytest.approx(evaluate_run(run, datasets["one"], f"R@{k}").measures[f"R@{k}"])
+    assert list(found["recall_at"]) == ["1", "2", "5", "10", "20", "50"]
+    texts = pq.read_table(out / "queries.parquet").to_pylist()
+    assert len(texts) == 16
+    write_report(out)
+    page = (out / "report.html").read_text()
+    assert all(
+        caption in page for caption in ("All pairs, nDCG@10", "Rankings beside each other", "Recall against depth")
+    )
 
 
 def test_a_second_run_makes_nothing_again(done, settings, datasets, monkeypatch):
@@ -250,6 +316,7 @@ def test_own_documents_are_left_out(tmp_path):
             r"no/one.parquet and no: no such vectors",
         ),
         (SystemSettings("x", run="no/{dataset}.trec"), r"no/one.trec"),
+        (SystemSettings("x", encoder="bm25", mode="hybrid"), "gives no dense vectors"),
     ],
 )
 def test_what_is_missing_is_named(system, message, datasets, tmp_path):
@@ -332,6 +399,84 @@ def test_settings_that_make_no_sense_are_named_together():
         SystemSettings("x", encoder="bm25", run="y")
     with pytest.raises(ValueError, match="clusters: true"):
         SystemSettings("x", encoder="bm25", search=SearchSettings(algorithm="clusters"))
+
+
+@pytest.fixture(scope="module")
+def seeded(datasets, vectors, tmp_path_factory):
+    """An experiment with runs of two seeds: the second lacks half of what the first found."""
+    root = tmp_path_factory.mktemp("seeded")
+    for name in datasets:
+        lines = (vectors / f"{name}.trec").read_text().splitlines(keepends=True)
+        (root / f"{name}-1.trec").write_text("".join(lines))
+        (root / f"{name}-2.trec").write_text("".join(lines[::2]))
+    systems = (
+        SystemSettings("BM25", encoder="bm25"),
+        SystemSettings("trained", run=f"{root}/{{dataset}}-{{seed}}.trec"),
+        SystemSettings("both", fuse=("BM25", "trained")),
+    )
+    settings = ExperimentSettings(systems, seeds=(1, 2), measures=MEASURES, depth=60, latency=LATENCY)
+    return root, run_experiment(settings, datasets, root / "out")
+
+
+def test_seeds_become_one_line_of_the_tables(seeded, datasets):
+    root, record = seeded
+    assert record["seeds"] == [1, 2]
+    assert [(r["dataset"], r["system"]) for r in record["results"]][:3] == [
+        ("one", "BM25"), ("one", "trained"), ("one", "both"),
+    ]  # fmt: skip
+    found = result(record, "one", "trained")
+    each = [evaluate_run(read_run(root / f"one-{seed}.trec"), datasets["one"], MEASURES).measures for seed in (1, 2)]
+    assert found["seeds"] == {m: [pytest.approx(one[m]) for one in each] for m in MEASURES.split()}
+    assert found["measures"] == {m: pytest.approx((each[0][m] + each[1][m]) / 2) for m in MEASURES.split()}
+    assert result(record, "one", "BM25")["seeds"] is None
+    assert len(result(record, "one", "both")["seeds"]["R@100"]) == 2
+    runs = {path.name for path in (root / "out" / "runs" / "one").iterdir()}
+    assert {"trained-seed-1.trec.gz", "both-seed-2.trec.gz", "BM25.trec.gz"} <= runs
+
+
+def test_seeds_are_tested_over_queries_and_seeds(seeded):
+    root, record = seeded
+    rows = pq.read_table(root / "out" / "per-seed.parquet").to_pylist()
+    values = {}
+    for row in rows:
+        if (row["dataset"], row["measure"], row["system"]) == ("two", "R@100", "trained"):
+            values.setdefault(row["seed"], {})[row["query"]] = row["value"]
+    means = pq.read_table(root / "out" / "per-query.parquet").to_pylist()
+    mine = {
+        system: {
+            row["query"]: row["value"]
+            for row in means
+            if (row["dataset"], row["measure"], row["system"]) == ("two", "R@100", system)
+        }
+        for system in ("BM25", "trained")
+    }
+    assert mine["trained"] == {q: pytest.approx((values[1][q] + v) / 2) for q, v in values[2].items()}
+    expected = compare_seeds([values[1], values[2]], [mine["BM25"]])
+    found = next(
+        c for c in record["comparisons"] if (c["dataset"], c["system"], c["measure"]) == ("two", "trained", "R@100")
+    )
+    assert (found["p"], found["low"]) == pytest.approx((expected.p, expected.low))
+
+
+def test_the_report_gives_the_spread_over_seeds(seeded):
+    root, record = seeded
+    write_report(root / "out")
+    text = (root / "out" / "report.md").read_text()
+    spread = np.std(result(record, "one", "trained")["seeds"]["nDCG@10"], ddof=1)
+    assert f"± {spread:.3f}" in text
+    assert "mean ± standard deviation over the seeds" in " ".join(text.split())
+    texts = pq.read_table(root / "out" / "queries.parquet").to_pylist()
+    known = {(row["dataset"], row["query"]): row["text"] for row in texts}
+    table = queries(read_results(root / "out"), "trained")
+    assert table.columns[:3] == ("dataset", "query", "text")
+    assert all(known[dataset.text, query.text] == text.text for dataset, query, text, *_ in table.rows)
+
+
+def test_seeds_that_nothing_asks_for():
+    with pytest.raises(ValueError, match=r"\{seed\} needs seeds"):
+        ExperimentSettings((SystemSettings("x", encoder="runs/{seed}/best"),))
+    with pytest.raises(ValueError, match=r"no system has \{seed\}"):
+        ExperimentSettings((SystemSettings("x", encoder="bm25"),), seeds=(1,))
 
 
 def test_datasets_need_names_of_their_own(datasets):
@@ -442,3 +587,47 @@ def test_counts_and_measures_that_are_not_always_defined(datasets, tmp_path):
     assert of_a["measures"]["NumRet"] > 60  # of all queries together
     assert list(of_a["intervals"]) == ["Accuracy@5"]
     assert {row["n"] for row in record["comparisons"] if row["measure"] == "Accuracy@5"} <= set(range(9))
+
+
+def test_reproducing_gives_the_same_and_tells_what_has_changed(tmp_path, lsr_command):
+    folder = make_dataset(tmp_path / "one", 1)
+    (tmp_path / "mine.trec").write_text("q0 Q0 d1 1 9 x\nq1 Q0 d2 1 8 x\n")
+    config, out = tmp_path / "config.yaml", tmp_path / "out"
+    config.write_text(
+        "systems:\n  - {name: BM25, encoder: bm25, k1: 1.2}\n"
+        f"  - {{name: mine, run: {tmp_path / 'mine.trec'}}}\nlatency: {{queries: 3, rounds: 1}}\n"
+    )
+    assert lsr_command("experiment", config, "--dataset", folder, "--out", out).code == 0
+    record = json.loads((out / "experiment.json").read_text())
+    assert set(record["datasets"][0]["checksums"]) == {"documents", "queries", "judgments"}
+    assert set(record["results"][0]["checksums"]) == {"encoder", "run"}
+    assert set(record["results"][1]["checksums"]) == {"run that was given", "run"}
+    assert record["results"][0]["checksums"]["run"] in (out / "report.md").read_text()
+    ran = lsr_command("reproduce", out)
+    assert (ran.code, ran.out) == (0, "")
+    assert "all measures are the same" in ran.err
+    assert (out / "again" / "report.html").is_file()
+    ran = lsr_command("reproduce", out)
+    assert (ran.code, "there is an experiment already" in ran.err) == (1, True)
+
+    lines = (folder / "corpus.jsonl").read_text().splitlines(keepends=True)
+    others = [json.dumps({"_id": f"d{i}", "text": "wing flow"}) + "\n" for i in range(30)]
+    (folder / "corpus.jsonl").write_text("".join([*others, *lines[30:]]))
+    record["versions"]["numpy"] = "1.0"
+    (out / "experiment.json").write_text(json.dumps(record))
+    ran = lsr_command("reproduce", out, "--out", tmp_path / "third")
+    assert ran.code == 1
+    found = {one["what"]: one for one in map(json.loads, ran.out.splitlines())}
+    assert found["version of numpy"]["then"] == "1.0"
+    assert "one, checksum of documents" in found
+    assert "one, BM25, checksum of run" in found
+    assert any(one["measured"] for one in found.values())
+    assert not any(what.startswith("one, mine") for what in found)
+
+
+def test_what_cannot_be_reproduced(tmp_path, lsr_command):
+    ran = lsr_command("reproduce", tmp_path)
+    assert (ran.code, "is this the result folder of an experiment?" in ran.err) == (1, True)
+    (tmp_path / "experiment.json").write_text('{"settings": {"systems": [{"name": "x"}]}}')
+    ran = lsr_command("reproduce", tmp_path)
+    assert (ran.code, "aren't those of this version" in ran.err) == (1, True)

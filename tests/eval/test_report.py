@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from html.parser import HTMLParser
@@ -191,6 +192,28 @@ def test_markdown_has_the_same_tables(written):
     assert not re.search(r"(?<!\\)<", markdown)
     assert f"# {experiment['title']}\n" in markdown
     assert not re.search(r"^## .*\n+(## |\Z)", markdown, re.M)
+
+
+def test_every_table_is_there_as_csv_and_latex(hostile, tmp_path):
+    folder, experiment = hostile
+    (tmp_path / "page-tables").mkdir()
+    (tmp_path / "page-tables" / "old.csv").write_text("x")
+    html, _ = write_report(folder, tmp_path / "page.html")
+    tables = Page(html.read_text(encoding="utf-8")).tables
+    files = {path.name for path in (tmp_path / "page-tables").iterdir()}
+    assert len(files) == 2 * len(tables)
+    content = (tmp_path / "page-tables" / "nDCG-10-by-dataset.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(content.splitlines()))
+    value = next(r for r in experiment["results"] if r["system"] == rows[1]["system"])["measures"]["nDCG@10"]
+    assert float(rows[1]["scifact"]) == value
+    assert rows[1]["scifact, note"] in ("▲", "▼", "")
+    tex = (tmp_path / "page-tables" / "nDCG-10-by-dataset.tex").read_text(encoding="utf-8")
+    assert tex.count(r"\\") == 1 + len(tables["nDCG@10 by dataset"]) - 1
+    assert r"\begin{tabular}{lrrrr}" in tex
+    assert r"BM25 \textbar{} “β” \$k\_1\$" in tex
+    assert r"\textbackslash{} `b`" in tex
+    assert r"$^{\uparrow}$" in tex
+    assert not re.search(r"(?<!\\)[%#_~^]", re.sub(r"^%.*|\$\^\{.*?\}\$", "", tex, flags=re.M))
 
 
 def test_the_same_folder_gives_the_same_bytes(hostile, tmp_path):

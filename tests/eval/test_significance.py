@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lsr.errors import DataError
-from lsr.eval.significance import bootstrap_interval, compare, holm, most_different
+from lsr.eval.significance import bootstrap_interval, compare, compare_seeds, holm, most_different, seeds_interval
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -136,3 +136,45 @@ def test_bad_input_is_named():
         compare({"a": 1}, {"a": 2}, samples=0)
     with pytest.raises(ValueError, match='"randomization" or "t"'):
         compare({"a": 1}, {"a": 2}, test="wilcoxon")
+
+
+def test_a_hand_worked_test_over_seeds():
+    # Queries' differences of means 2 and 4: variance 2, of the mean 1. Seeds' means 2 and 4 likewise; the baseline has
+    # one. So the error is sqrt(2) and the degrees of freedom are (1 + 1)^2 / (1 + 1) = 2.
+    seeds = [by_query([1, 3]), by_query([3, 5])]
+    found = compare_seeds(seeds, [zeros(2)])
+    assert (found.difference, found.wins, found.n) == (3, 2, 2)
+    assert found.p == pytest.approx(2 * stats.t.sf(3 / np.sqrt(2), 2))
+    half = stats.t.ppf(0.975, 2) * np.sqrt(2)
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half))
+    assert seeds_interval(seeds) == pytest.approx((3 - half, 3 + half))
+
+
+def test_seeds_that_do_not_matter_leave_the_t_test():
+    rng = np.random.default_rng(0)
+    a, b = rng.random(40), rng.random(40)
+    assert compare_seeds([by_query(a)] * 3, [by_query(b)]).p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
+    assert compare_seeds([by_query(a)] * 3, [by_query(a)]).p == 1
+    assert compare_seeds([by_query([0.3])], [by_query([0.2])]).p == 1
+
+
+def test_luck_of_the_seeds_is_no_difference():
+    """Systems that differ only by seeds that matter: a test over queries alone is wrong much of the time."""
+    rng = np.random.default_rng(1)
+    over_seeds, over_queries = [], []
+    for _ in range(200):
+        hardness = rng.normal(0, 0.3, 150)
+        systems = [
+            [by_query(hardness + rng.normal(0, 0.02) + rng.normal(0, 0.1, 150)) for _ in range(3)] for _ in range(2)
+        ]
+        over_seeds.append(compare_seeds(*systems).p)
+        over_queries.append(stats.ttest_rel(*(list(one[0].values()) for one in systems)).pvalue)
+    assert np.mean(np.array(over_queries) < 0.05) > 0.3
+    assert np.mean(np.array(over_seeds) < 0.05) <= 0.08
+
+
+def test_seeds_of_other_queries():
+    with pytest.raises(DataError, match="the queries are not the baseline's"):
+        compare_seeds([zeros(2), zeros(3)], [zeros(2)])
+    with pytest.raises(DataError, match="no seed"):
+        compare_seeds([], [zeros(2)])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lsr import Index, load_encoder
 from lsr.encode.passages import Passages
 from lsr.errors import EncoderError
-from lsr.index.search.explain import Contribution, Explanation, highlight
+from lsr.index.search.explain import Contribution, Explanation, highlight, readable, word_at
 from lsr.sparse import SparseMatrix
 
 TEXT = "Flutter of a swept wing at supersonic speeds"
@@ -75,6 +75,61 @@ def test_html_is_escaped_and_tags_are_not():
     )
     assert why.highlight() == 'the <b> & **"wing"** _flutter_'
     assert why.highlight(before="[", after="]", expansion=("(", ")")) == 'the <b> & ["wing"] (flutter)'
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_terms_of_a_word_are_added_up():
+    text = "Uploads of pictures"
+    parts = [("bm25:upload", 0, 7), ("##load", 2, 6), ("up", 0, 2), ("bm25:pictur", 11, 19)]
+    terms = [
+        Contribution(n, token, 2.0, 1.5, 3.0, 0.25, "match", ((start, end),), word=word_at(text, start, end))
+        for n, (token, start, end) in enumerate(parts)
+    ]
+    why = Explanation("a", 12.0, tuple(terms), text)
+    first, second = why.by_word()
+    assert (first.word, first.spans, first.query_weight, first.impact, first.score) == ("Uploads", ((0, 7),), 6, 1.5, 9)
+    assert (second.word, second.share) == ("pictures", 0.25)
+    assert why.words() == "Uploads 75%, pictures 25%"
+    named = why.named(dict.fromkeys(range(3), "upload"))
+    assert named.words() == "upload 75%, pictures 25%"
+    for shown in (str(named), named._repr_html_()):
+        assert "##" not in shown
+        assert "bm25:" not in shown
+
+
+def test_terms_without_a_place_are_readable():
+    tokens = ["##load", "bm25:wing", "Ġflap", "▁lift", "##", "bm25:##x", "Ġ"]
+    assert list(map(readable, tokens)) == ["…load", "wing", "flap", "lift", "##", "…x", "Ġ"]
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "word"),
+    [
+        ("the uploads", "load", "uploads"),
+        ("naïve cafés.", "caf", "cafés"),
+        ("snake_case_name", "case", "snake_case_name"),
+        ("空力弾性の翼", "弾性", "弾性"),
+        ("lsrの索引", "sr", "lsr"),
+        ("x" * 500, "x", "x" * 500),
+        ("a-b", "-", "a-b"),
+    ],
+)
+def test_the_word_at_a_place(text, part, word):
+    start = text.index(part)
+    assert word_at(text, start, start + len(part)) == word
+
+
+def test_explanations_speak_of_the_query_s_words(tmp_path):
+    documents = [{"_id": "a", "text": "Uploading pictures"}, {"_id": "b", "text": "A picture"}]
+    index = Index.build(tmp_path / "idx", documents, encoder="lsr-tiny")
+    for found in (index.search("upload pictures"), *index.search_batch(["upload pictures"])):
+        words = [c.word for c in found[0].explain(origins=False).by_word()]
+        assert sorted(words) == ["pictures", "upload"]
+    assert {c.word for c in index.explain("upload pictures", "b", origins=False)} == {"pictures", "upload"}
+    tokens = [c.token for c in index.explain("upload pictures", "b", origins=False)]
+    assert "bm25:pictur" in tokens  # as the API has it
 
 
 # --- the best part ----------------------------------------------------------------------------------------------------

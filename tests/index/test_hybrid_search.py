@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -343,6 +344,25 @@ def test_options_work_on_the_ranking(tmp_path, mode):
     longest = sorted(whole[:20], key=lambda pair: (-len(" ".join(texts[pair[0]])), whole.index(pair)))
     reranked = found(k=3, rerank=lambda query, these: [len(text) for text in these], depth=20)
     assert [doc_id for doc_id, _ in reranked] == [doc_id for doc_id, _ in longest[:3]]
-    for option in ({"sort": "even"}, {"facets": "even"}):
-        with pytest.raises(DataError, match="every document is near a dense vector"):
-            found(**option)
+    with pytest.raises(DataError, match="every document is near a dense vector"):
+        found(sort="even")
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense"])
+def test_all_that_a_search_by_dense_vectors_finds_is_counted(tmp_path, mode):
+    given = documents(60)
+    index = Index.build(tmp_path / "idx", given, encoder=DenseBM25(), hybrid=True)
+    index.delete(["1", "2"])
+    index.commit()
+
+    def counted(query="wing lift", **how):
+        every = index.search(query, 60, mode=mode, **how)
+        found = index.search(query, 1, mode=mode, total=True, facets="even", **how)
+        assert found.total == len(every)
+        assert found.facets["even"] == Counter(hit.metadata["even"] for hit in every)
+        return found.total
+
+    assert counted() == 58
+    assert counted(where={"even": [True]}) == 29
+    assert counted("wing lift -jet", syntax="operators") < 58
+    assert 0 < counted(min_score=index.search("wing lift", 60, mode=mode)[9].score) <= 11

@@ -204,3 +204,17 @@ def test_what_a_text_is_called_finds_it(text):
 def test_forms_of_unicode_are_alike(text, form):
     analyzer = Analyzer()
     assert analyzer.document(unicodedata.normalize(form, text)) == analyzer.document(text)
+
+
+def test_lucenes_analyzer():
+    analyzer = Analyzer("lucene")
+    # As Lucene's EnglishAnalyzer has it: possessives, stop words, Porter's stems; joined numbers and words stay joined.
+    assert analyzer.document("The wing's flows at 3.14 and U.S.A, e-mail of node.js in 1,000 ponies' flies")[0] == (
+        ["wing", "flow", "3.14", "u.s.a", "e", "mail", "node.j", "1,000", "poni", "fli"]
+    )
+    assert analyzer.query("flows of the wings wings") == {"flow": 1, "wing": 2}
+    assert [analyzer.document("word " * n)[1] for n in (39, 40, 41, 55, 56, 59, 161)] == [39, 40, 40, 54, 56, 56, 152]
+    assert pickle.loads(pickle.dumps(analyzer)).document("flies")[0] == ["fli"]
+    assert Analyzer.of(analyzer.settings()).document("flies")[0] == ["fli"]
+    assert Analyzer("lucene", "light").query("the who") == {"who": 1}
+    assert analyzer.spans("The wing's flow") == [("wing", 4, 8), ("flow", 11, 15)]

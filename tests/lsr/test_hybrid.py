@@ -153,7 +153,7 @@ def mini():
     ],
 )
 def test_pieces_of_words_do_not_find_other_words(mini, query, learned):
-    terms, weights = mini.halves(mini.encode_query(query))[0].row(0)
+    terms, weights = mini.split_by_encoder(mini.encode_query(query))[0].row(0)
     found = {mini.vocabulary[term]: weight for term, weight in zip(terms.tolist(), weights.tolist(), strict=True)}
     table = dict(zip(mini.learned.vocabulary, mini.learned.table.tolist(), strict=True))
     wanted = {token: pytest.approx(part * table[token]) for token, part in learned.items() if table[token]}
@@ -162,9 +162,16 @@ def test_pieces_of_words_do_not_find_other_words(mini, query, learned):
 
 def test_whole_words_weigh_what_they_did(mini):
     query = "what is the strength of glue, and why?"
-    found, expected = mini.halves(mini.encode_query(query))[0].row(0), mini.learned.encode_query(query).row(0)
+    found, expected = mini.split_by_encoder(mini.encode_query(query))[0].row(0), mini.learned.encode_query(query).row(0)
     assert [part.tolist() for part in found] == [part.tolist() for part in expected]
     assert mini.learned.encode_query("endpoint").nnz == 2  # by itself it has nothing else to go by
+
+
+def test_the_old_name_of_split_by_encoder_warns(mini):
+    vector = mini.encode_query("glue")
+    with pytest.warns(DeprecationWarning, match=r"is now HybridEncoder\.split_by_encoder") as told:
+        assert [half.nnz for half in mini.halves(vector)] == [half.nnz for half in mini.split_by_encoder(vector)]
+    assert told[0].filename == __file__
 
 
 @pytest.fixture(scope="module", params=["lsr-tiny", "lsr-mini"])

@@ -9,11 +9,7 @@ export function el(name, attributes = {}, ...children) {
   return element;
 }
 
-// A token; what tells BM25's half of a hybrid encoder, or the rest of a word, is quieter than the word.
-export function termed(token, kind = "") {
-  const word = /^(bm25:|##)?(.*)$/su.exec(token);
-  return el("bdi", { class: `token ${kind}` }, ...(word[1] ? [el("span", { class: "quiet" }, word[1])] : []), word[2]);
-}
+export const termed = (word, kind = "") => el("bdi", { class: `token ${kind}` }, word);
 
 // A copy of a <template>'s only element.
 export const copy = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);

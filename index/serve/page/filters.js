@@ -1,29 +1,45 @@
-// Filters on metadata: a panel of the columns, and what is set as words.
+// Filters on metadata: the columns with how many documents have each value, useful ones first, and what is set as words.
 // `where` is a Map from column to condition in the form that the server takes: a list of values, or {">=": a, "<=": b}.
 
-import { el, plain, whole, written } from "./dom.js";
+import { count, el, plain, whole, written } from "./dom.js";
 
 const FIRST = 6; // values of a column that are shown at once
-const COLUMNS = 12; // columns that are shown at once
+const SHOWN = 5; // columns that are shown at once
+const FEW = 200; // different values of a column that is useful
+const OFTEN = 5; // documents of each of them, in the mean
 const LISTED = 50; // the server names so many values of a column; where it does there may be more
 const RESERVED = ["and", "or", "not"]; // have a meaning of their own in a filter
+// What lsr itself writes of the place of a text in its file.
+const PLACES = ["anchor", "digest", "end_line", "line", "page", "source", "url"];
 
-// The columns that all of some indexes have, by name.
+// The columns that all of some indexes have, as [name, column], useful ones first.
 export function sharedColumns(indexes) {
   const [first, ...others] = indexes.map((index) => Object.entries(index.columns ?? {}));
   const kinds = others.map((columns) => new Map(columns.map(([name, column]) => [name, column.kind])));
-  return (first ?? []).filter(
-    ([name, column]) => !RESERVED.includes(name) && kinds.every((known) => known.get(name) === column.kind),
-  );
+  return (first ?? [])
+    .filter(([name, column]) => !RESERVED.includes(name) && column.distinct > 0 && kinds.every((known) => known.get(name) === column.kind))
+    .map(([name, column]) => [name, { ...column, useful: isUseful(name, column) }])
+    .sort(([, a], [, b]) => b.useful - a.useful || b.documents - a.documents || a.distinct - b.distinct);
 }
 
-// One field a column; calls `changed` when `where` has been changed.
-export function fieldsOf(columns, where, changed) {
+// Few different values, or numbers: what people narrow a search by.
+function isUseful(name, { kind, distinct, documents }) {
+  if (PLACES.includes(name) || distinct < 2) return false;
+  return kind.endsWith("number") || (distinct <= FEW && distinct * OFTEN <= documents) || distinct <= FIRST;
+}
+
+// One field a column; calls `changed` when `where` has been changed. `counts` are, by column, the values of all documents
+// that match, as a Map to their number; null where they aren't known.
+export function fieldsOf(columns, where, counts, changed) {
   const fields = columns
-    .map(([name, column]) => (column.kind.endsWith("number") ? range : choices)(name, column, where, changed))
-    .filter(Boolean);
-  const hidden = fields.slice(COLUMNS);
-  return hidden.length ? [...fields.slice(0, COLUMNS), more(hidden, "columns")] : fields;
+    .map(([name, column]) => [name, column, (column.kind.endsWith("number") ? range : choices)(name, column, where, counts?.get(name), changed)])
+    .filter(([, , field]) => field);
+  const first = fields.filter(([name, { useful }], i) => where.has(name) || (useful && i < SHOWN));
+  const later = fields.filter((field) => !first.includes(field));
+  const nodes = (some) => some.map(([, , field]) => field);
+  if (!later.length) return nodes(first);
+  const more = el("details", { class: "later", open: !first.length }, el("summary", {}, "More filters"), ...nodes(later));
+  return [...nodes(first), more];
 }
 
 // What is set, each as [column, words].
@@ -40,20 +56,12 @@ function field(name, ...children) {
   return el("fieldset", {}, el("legend", { dir: "auto" }, name), ...children);
 }
 
-function more(hidden, what) {
-  const button = el("button", { type: "button", class: "quiet" }, `${hidden.length} more ${what}`);
-  button.addEventListener("click", () => {
-    button.replaceWith(...hidden);
-    hidden[0].querySelector("input")?.focus();
-  });
-  return button;
-}
-
-function choices(name, column, where, changed) {
+function choices(name, column, where, counts, changed) {
   const set = where.get(name);
   const chosen = new Set(Array.isArray(set) ? set : []);
-  const values = [...new Set([...chosen, ...(column.values ?? [])])];
-  if (!values.length) return null;
+  const known = column.values ?? [];
+  const values = [...new Set([...chosen, ...(counts ? counts.keys() : known)])].slice(0, chosen.size + LISTED);
+  if (!values.length && known.length < LISTED) return null;
   const choose = (value, wanted) => {
     if (wanted) chosen.add(value);
     else chosen.delete(value);
@@ -65,24 +73,31 @@ function choices(name, column, where, changed) {
     const box = el("input", { type: "checkbox" });
     box.checked = chosen.has(value);
     box.addEventListener("change", () => choose(value, box.checked));
-    return el("label", {}, box, el("bdi", {}, plain(value)));
+    return el("label", {}, box, el("bdi", {}, plain(value)), ...(counts ? [el("small", {}, count(counts.get(value) ?? 0))] : []));
   };
   const rows = values.map(row);
-  const shown = rows.length <= FIRST + 1 ? rows : [...rows.slice(0, FIRST), more(rows.slice(FIRST), "values")];
-  if ((column.values ?? []).length < LISTED) return field(name, ...shown);
+  const shown = rows.length <= FIRST + 1 ? rows : [...rows.slice(0, FIRST), more(rows.slice(FIRST))];
+  if (column.distinct <= LISTED) return field(name, ...shown);
   const other = el("input", { type: "text", placeholder: "another value", "aria-label": `another value of ${name}` });
   other.addEventListener("change", () => {
     if (!other.value) return;
     const value = other.value;
     other.value = "";
-    if (chosen.has(value)) return;
-    choose(value, true);
-    other.before(row(value));
+    if (!chosen.has(value)) choose(value, true);
   });
   return field(name, ...shown, other);
 }
 
-function range(name, column, where, changed) {
+function more(hidden) {
+  const button = el("button", { type: "button", class: "quiet" }, `${hidden.length} more values`);
+  button.addEventListener("click", () => {
+    button.replaceWith(...hidden);
+    hidden[0].querySelector("input").focus();
+  });
+  return button;
+}
+
+function range(name, column, where, counts, changed) {
   const bounds = () => (Array.isArray(where.get(name)) ? {} : Object(where.get(name)));
   const input = (operator, words, limit) => {
     const box = el("input", { type: "number", step: "any", "aria-label": `${name} ${words}`, placeholder: plain(limit ?? "") });
@@ -99,4 +114,15 @@ function range(name, column, where, changed) {
   };
   const pair = el("div", { class: "range" }, input(">=", "at least", column.min), "to", input("<=", "at most", column.max));
   return field(name, pair);
+}
+
+// What hits may be sorted by, as [column of the server, words]: numbers and dates.
+export function orders(columns) {
+  const isDates = ({ kind, values }) => kind === "text" && values?.length > 0 && values.every((value) => /^\d{4}-\d\d/.test(value));
+  return columns
+    .filter(([, column]) => column.useful && column.kind === "number" ? true : isDates(column))
+    .slice(0, 4)
+    .flatMap(([name, column]) => (column.kind === "number"
+      ? [[`-${name}`, `${name}, high to low`], [name, `${name}, low to high`]]
+      : [[`-${name}`, `${name}, newest first`], [name, `${name}, oldest first`]]));
 }

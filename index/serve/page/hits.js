@@ -1,24 +1,36 @@
-// A hit: heading, the best part of its text, what it was found by; opened, its whole text and its score term by term.
+// A hit: where it is from, its heading, the best part of its text; opened, all of its text and its score word by word.
 
 import { copy, el, percent, plain, termed, weight } from "./dom.js";
 import { Content } from "./marks.js";
+import { Shown } from "./snippet.js";
+import { kindOf } from "./text.js";
 
-const SNIPPET = 300; // code points
-const WHOLE = 20_000; // of longer texts an opened hit shows the best part of this size
 const BRIEF = 32; // metadata of more characters is shown only when a hit is opened
 const HOW = { match: "in the text", expansion: "learned" };
+const KINDS = ["match", "expansion", "", "unweighted", "missing"]; // of the terms of a word, the first counts
 
 export class HitView {
-  constructor(hit) {
+  // `names` are the columns whose values are shown beside the text; `mode` is that of the search.
+  constructor(hit, names, mode) {
     this.hit = hit;
     this.element = copy("hit");
-    this.button = this.#part("h3 button");
-    this.content = new Content(hit.title, hit.text);
+    this.more = this.#part(".open");
+    this.link = linkOf(hit.metadata ?? {});
+    this.kind = kindOf([hit.metadata?.source, this.link?.pathname, hit.id].filter((name) => typeof name === "string"), hit.text);
+    this.button = this.link
+      ? el("a", { href: this.link.href, target: "_blank", rel: "noopener noreferrer", dir: "auto" })
+      : el("button", { type: "button", dir: "auto" });
+    this.#part("h3").append(this.button);
     this.#part(".rank").textContent = hit.rank;
     this.#part(".score").textContent = weight(hit.score);
-    this.button.addEventListener("click", () => this.open(!this.opened));
-    this.#about();
-    this.#show();
+    this.#part(".from").replaceChildren(...this.#from());
+    const toggle = () => this.open(!this.opened);
+    this.more.addEventListener("click", toggle);
+    if (!this.link) this.button.addEventListener("click", toggle);
+    if (mode !== "sparse") this.#part("caption").textContent = "What makes the score of a search by words alone";
+    this.#about(names);
+    this.#explained(hit.explanation);
+    this.open(false);
   }
 
   #part(selector) {
@@ -26,22 +38,34 @@ export class HitView {
   }
 
   get opened() {
-    return this.button.getAttribute("aria-expanded") === "true";
+    return this.more.getAttribute("aria-expanded") === "true";
   }
 
   open(wanted) {
-    this.button.setAttribute("aria-expanded", wanted);
+    this.more.setAttribute("aria-expanded", wanted);
+    this.more.textContent = wanted ? "Show less" : "Show all";
+    this.more.setAttribute("aria-label", `${this.more.textContent} of ${this.hit.title || this.hit.id}`);
+    if (!this.link) this.button.setAttribute("aria-expanded", wanted);
+    this.element.classList.toggle("opened", wanted);
     this.#show();
   }
 
-  // Mark its words and show what its terms add to its score; the bar's length is the score's part of the best hit's.
-  explain({ terms }, best) {
-    const { title, text } = this.hit;
-    this.content = new Content(title, text, terms);
-    this.terms = terms.filter((term) => term.score > 0);
-    this.missing = terms.filter((term) => !(term.score > 0));
-    this.#part(".bar").style.width = `${best > 0 ? (100 * this.hit.score) / best : 0}%`;
+  // Mark its words and tell what they add to its score.
+  explain(explanation) {
+    this.#explained(explanation);
     this.#show();
+  }
+
+  #explained(explanation) {
+    const { title, text } = this.hit;
+    this.content = new Content(title, text, explanation?.terms);
+    this.text = new Shown(this.content, this.kind);
+    this.words = explanation && words(explanation.terms);
+  }
+
+  // The bar's length is the score's part of the best hit's.
+  compareWith(best) {
+    this.#part(".bar").style.width = `${best > 0 ? (100 * this.hit.score) / best : 0}%`;
   }
 
   // How another ranking, beside this one, sees it.
@@ -50,46 +74,64 @@ export class HitView {
   }
 
   #show() {
-    const { content, opened, hit } = this;
-    this.button.replaceChildren(...(hit.title ? content.title() : [hit.id]));
-    this.#part(".text").replaceChildren(...content.nodes(...content.best(opened ? WHOLE : SNIPPET), true));
-    this.#part(".text").hidden = !hit.text;
+    const { opened, hit } = this;
+    this.button.replaceChildren(...(hit.title ? this.#title() : [hit.id]));
+    this.#part(".text").replaceChildren(...(opened ? this.text.whole() : this.text.snippet()));
+    this.#part(".text").classList.toggle("lines", this.kind === "plain" && opened);
     this.#part("dl").hidden = !opened;
-    this.#part(".foot").hidden = opened;
-    this.#part(".why").hidden = !opened || !this.terms;
-    if (!this.terms) return;
+    this.#part(".why").hidden = !opened || !this.words;
+    if (!this.words) return;
+    const there = this.words.filter(({ score }) => score > 0);
     this.#part(".bar").replaceChildren(
-      ...this.terms.map((term) => {
-        const part = el("i", { class: term.kind });
-        part.style.flexGrow = term.share;
+      ...there.map((word) => {
+        const part = el("i", { class: word.kind });
+        part.style.flexGrow = word.share;
         return part;
       }),
     );
     this.#part(".because").replaceChildren(
-      ...this.terms.slice(0, 4).map((term) => el("li", {}, termed(term.token, term.kind), ` ${percent(term.share)}`)),
+      ...there.slice(0, 4).map((word) => el("li", {}, termed(word.word, word.kind), ` ${percent(word.share)}`)),
     );
-    if (opened) this.#contributions();
+    if (opened) this.#contributions(there);
   }
 
-  #contributions() {
-    const most = Math.max(...this.terms.map((term) => term.score));
+  // Of a passage, whose title has the headings above it, the first and the last of these.
+  #title() {
+    const { content, hit } = this;
+    const path = hit.passage ? hit.title.split(" > ") : [hit.title];
+    if (path.length < 3) return content.title();
+    const length = (text) => Array.from(text).length;
+    const last = content.body - 1 - length(path.at(-1));
+    return [...content.nodes(0, length(path[0])), " › … › ", ...content.nodes(last, content.body - 1)];
+  }
+
+  #from() {
+    const { hit, link } = this;
+    const { source, page } = hit.metadata ?? {};
+    let names = [typeof source === "string" ? source : hit.id];
+    if (link && link.origin !== location.origin) names = [link.host, ...link.pathname.split("/").filter(Boolean).map(decoded)];
+    return [el("bdi", {}, names.join(" › ")), ...(Number.isInteger(page) ? [`, page ${page}`] : [])];
+  }
+
+  #contributions(there) {
+    const most = Math.max(...there.map(({ score }) => score));
     this.#part("tbody").replaceChildren(
-      ...this.terms.map((term) => {
-        const bar = el("i", { class: term.kind });
-        bar.style.width = `${(100 * term.score) / most}%`;
-        const sum = `${weight(term.query_weight)} × ${weight(term.impact)} = ${weight(term.score)}`;
+      ...there.map((word) => {
+        const bar = el("i", { class: word.kind });
+        bar.style.width = `${(100 * word.score) / most}%`;
+        const sum = `${weight(word.query_weight)} × ${weight(word.impact)} = ${weight(word.score)}`;
         return el(
           "tr",
           {},
-          el("th", { scope: "row" }, termed(term.token), el("small", {}, ...this.#how(term))),
+          el("th", { scope: "row" }, termed(word.word), el("small", {}, ...this.#how(word))),
           el("td", { class: "share" }, el("span", { class: "line" }, bar)),
-          el("td", { class: "number" }, percent(term.share), el("small", {}, sum)),
+          el("td", { class: "number" }, percent(word.share), el("small", {}, sum)),
         );
       }),
     );
     const named = (label, unweighted) => {
-      const terms = this.missing.filter(({ kind }) => (kind === "unweighted") === unweighted);
-      return terms.length ? [label, ...terms.flatMap((term, i) => [i ? ", " : "", termed(term.token)]), ". "] : [];
+      const some = this.words.filter(({ score, kind }) => !(score > 0) && (kind === "unweighted") === unweighted);
+      return some.length ? [label, ...some.flatMap(({ word }, i) => [i ? ", " : "", termed(word)]), ". "] : [];
     };
     this.#part(".missing").replaceChildren(
       ...named("Not in this document: ", false),
@@ -102,18 +144,74 @@ export class HitView {
     return [kind === "match" && spans.length > 1 ? `${HOW.match}, ${spans.length} times` : (HOW[kind] ?? "")];
   }
 
-  #about() {
-    const { id, passage, title, metadata } = this.hit;
+  #about(names) {
+    const { id, passage, metadata } = this.hit;
     const values = Object.entries(metadata ?? {}).map(([key, value]) => [key, plain(value)]);
-    const brief = values.filter(([key, value]) => value && key.length + value.length <= BRIEF).slice(0, 4);
-    const item = (key, value) => el("li", {}, el("bdi", {}, key), " ", el("bdi", {}, value));
+    const brief = values.filter(([key, value]) => names.includes(key) && value && key.length + value.length <= BRIEF);
     this.#part(".about").replaceChildren(
-      ...(title ? [el("li", {}, el("bdi", {}, id))] : []),
-      ...brief.map((pair) => item(...pair)),
+      ...brief.slice(0, 4).map(([key, value]) => el("li", {}, el("bdi", {}, key), " ", el("bdi", {}, value))),
     );
     const all = [["id", id], ...(passage ? [["passage", passage]] : []), ...values];
     this.#part("dl").replaceChildren(
       ...all.map(([key, value]) => el("div", {}, el("dt", { dir: "auto" }, key), el("dd", { dir: "auto" }, value))),
     );
   }
+}
+
+// Where a document is from: its "url", or its "source" if that is an address; only http and https, which can't run code.
+function linkOf({ url, source, anchor }) {
+  for (const [address, relative] of [[url, true], [source, false]]) {
+    if (typeof address !== "string" || !address.trim() || !(relative || /^https?:\/\//i.test(address))) continue;
+    if (!URL.canParse(address, location.href)) continue;
+    const link = new URL(address, location.href);
+    if (!["http:", "https:"].includes(link.protocol)) continue;
+    if (!link.hash && typeof anchor === "string") link.hash = anchor;
+    return link;
+  }
+  return null;
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+// What each word adds to the score, heaviest first: its terms added up, by the rules of Explanation.by_word.
+function words(terms) {
+  const found = new Map();
+  for (const term of terms) {
+    const key = term.word.toLowerCase();
+    const known = found.get(key);
+    if (!known) {
+      found.set(key, { ...term, spans: [...term.spans] });
+      continue;
+    }
+    known.query_weight += term.query_weight;
+    known.score += term.score;
+    known.share += term.share;
+    known.spans.push(...term.spans);
+    known.origin ??= term.origin;
+    if (KINDS.indexOf(term.kind) < KINDS.indexOf(known.kind)) known.kind = term.kind;
+  }
+  return [...found.values()]
+    .map((word) => {
+      const spans = apart(word.spans);
+      const impact = word.query_weight ? word.score / word.query_weight : 0;
+      return { ...word, impact, spans, origin: spans.length ? null : word.origin };
+    })
+    .sort((a, b) => b.score - a.score);
+}
+
+// Places in order; those that overlap or touch as one.
+function apart(spans) {
+  const found = [];
+  for (const [start, end] of spans.toSorted((a, b) => a[0] - b[0] || a[1] - b[1])) {
+    const last = found.at(-1);
+    if (last && start <= last[1]) last[1] = Math.max(last[1], end);
+    else found.push([start, end]);
+  }
+  return found;
 }

@@ -5,7 +5,7 @@ import { el } from "./dom.js";
 
 const EXPANSION = 1;
 const MATCH = 2; // the larger one counts
-const NAMES = { [EXPANSION]: "expansion", [MATCH]: "match" };
+export const NAMES = { [EXPANSION]: "expansion", [MATCH]: "match" };
 
 export class Content {
   constructor(title, text, terms = []) {
@@ -56,30 +56,41 @@ export class Content {
 
   // The part of the text, of about so many characters, whose terms have the largest share of the score.
   best(length) {
-    const { body, places } = this;
+    const { body } = this;
     const all = this.characters.length;
-    if (all - body <= length) return [body, all];
-    let [from, inner, most] = [body, body, 0];
-    places.forEach((first, i) => {
-      if (first.start < body) return;
-      const shares = new Map(); // a term counts once
-      let last = first.end;
-      for (let j = i; j < places.length && places[j].start < first.start + length; j += 1) {
-        if (places[j].end > first.start + length) continue;
-        shares.set(places[j].term, places[j].share);
-        last = Math.max(last, places[j].end);
-      }
-      const share = [...shares.values()].reduce((sum, one) => sum + one, 0);
-      if (share > most + 1e-9) [from, inner, most] = [first.start, last, share];
-    });
-    // What room is left goes to either side, and words stay whole where there is anything between them.
-    const spare = Math.max(0, length - (inner - from));
-    const start = Math.max(body, Math.min(from - Math.floor(spare / 2), all - length));
-    const end = Math.min(all, start + length);
-    const between = (at) => at === body || at === all || /\s/.test(this.slice(at - 1, at + 1));
-    let [first, last] = [start, end];
-    while (first < from && !between(first)) first += 1;
-    while (last > Math.max(inner, start + 1) && !between(last)) last -= 1;
-    return [between(first) ? first : start, between(last) ? last : end];
+    const places = this.places.filter(({ start }) => start >= body);
+    const [from, to] = bestPart(places, all - body, length, body);
+    return widened(from, to, body, all, length, (at) => /\s/.test(this.slice(at - 1, at + 1)));
   }
+}
+
+// The places within a length that have the largest share, a term once: where the first begins and the last ends.
+export function bestPart(places, size, length, first = 0) {
+  if (size <= length) return [first, first + size];
+  let [from, to, most] = [first, first, 0];
+  places.forEach((begin, i) => {
+    const shares = new Map();
+    let last = begin.end;
+    for (let j = i; j < places.length && places[j].start < begin.start + length; j += 1) {
+      if (places[j].end > begin.start + length) continue;
+      shares.set(places[j].term, places[j].share);
+      last = Math.max(last, places[j].end);
+    }
+    const share = [...shares.values()].reduce((sum, one) => sum + one, 0);
+    if (share > most + 1e-9) [from, to, most] = [begin.start, last, share];
+  });
+  return [from, to];
+}
+
+// A part with what room is left on either side; words stay whole where there is anything between them.
+export function widened(from, to, least, most, length, isBetween) {
+  if (most - least <= length) return [least, most];
+  const spare = Math.max(0, length - (to - from));
+  const start = Math.max(least, Math.min(from - Math.floor(spare / 2), most - length));
+  const end = Math.min(most, start + length);
+  const between = (at) => at === least || at === most || isBetween(at);
+  let [first, last] = [start, end];
+  while (first < from && !between(first)) first += 1;
+  while (last > Math.max(to, start + 1) && !between(last)) last -= 1;
+  return [between(first) ? first : start, between(last) ? last : end];
 }

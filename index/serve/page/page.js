@@ -2,15 +2,16 @@
 
 import { call, hasKey, useKey } from "./api.js";
 import { el, parsed, some, written } from "./dom.js";
-import { conditions, fieldsOf, sharedColumns } from "./filters.js";
-import { DEFAULTS, Side } from "./side.js";
+import { conditions, fieldsOf, orders, sharedColumns } from "./filters.js";
+import { DEFAULTS, Side, usualMode } from "./side.js";
 
 const K = 10;
-const MOST = 1000; // hits
+const wide = matchMedia("(min-width: 62rem)");
 const at = (id) => document.getElementById(id);
-const state = { query: "", k: K, where: new Map() };
+const state = { query: "", k: K, where: new Map(), sort: "", detailed: false, columns: [] };
 let indexes = [];
 let sides = [];
+let shared = []; // columns of all sides, useful ones first
 let sent = "";
 
 // --- the state and the fragment ---
@@ -19,11 +20,13 @@ function save(push = false) {
   const values = new URLSearchParams();
   if (state.query) values.set("q", state.query);
   if (state.k !== K) values.set("k", state.k);
+  if (state.sort) values.set("sort", state.sort);
+  if (state.detailed) values.set("details", 1);
   if (state.where.size) values.set("where", written(Object.fromEntries(state.where)));
-  sides.forEach(({ settings }, i) => {
+  sides.forEach(({ settings, index }, i) => {
     const suffix = i ? "2" : "";
     if (i || settings.index !== indexes[0].name) values.set(`index${suffix}`, settings.index);
-    for (const [name, usual] of Object.entries(DEFAULTS)) {
+    for (const [name, usual] of Object.entries({ ...DEFAULTS, mode: usualMode(index) })) {
       if (settings[name] !== usual) values.set(name + suffix, settings[name]);
     }
   });
@@ -42,20 +45,27 @@ function load() {
     return value >= least && value <= most ? value : usual;
   };
   state.query = values.get("q") ?? "";
-  state.k = Math.round(number("k", K, 1, MOST));
+  state.k = Math.round(number("k", K, 1, 100));
+  state.sort = values.get("sort") ?? "";
+  state.detailed = values.get("details") === "1";
   try {
     const where = parsed(values.get("where") ?? "{}");
     state.where = new Map(Array.isArray(where) ? [] : Object.entries(where));
   } catch {
     state.where = new Map();
   }
-  const settings = ["", "2"].map((suffix) => ({
-    index: indexes.find(({ name }) => name === values.get(`index${suffix}`))?.name ?? indexes[0].name,
-    mode: ["exact", "alpha", "clusters"].find((mode) => mode === values.get(`mode${suffix}`)) ?? DEFAULTS.mode,
-    alpha: number(`alpha${suffix}`, DEFAULTS.alpha, 0.3, 1),
-    cut: Math.round(number(`cut${suffix}`, DEFAULTS.cut, 1, 32)),
-    heap_factor: number(`heap_factor${suffix}`, DEFAULTS.heap_factor, 0.5, 1.5),
-  }));
+  const settings = ["", "2"].map((suffix) => {
+    const one = (name, known, usual) => known.find((value) => value === values.get(name + suffix)) ?? usual;
+    const index = indexes.find(({ name }) => name === values.get(`index${suffix}`)) ?? indexes[0];
+    return {
+      index: index.name,
+      mode: one("mode", ["sparse", "hybrid", "dense"], usualMode(index)),
+      skip: one("skip", ["exact", "alpha", "clusters"], DEFAULTS.skip),
+      alpha: number(`alpha${suffix}`, DEFAULTS.alpha, 0.3, 1),
+      cut: Math.round(number(`cut${suffix}`, DEFAULTS.cut, 1, 32)),
+      heap_factor: number(`heap_factor${suffix}`, DEFAULTS.heap_factor, 0.5, 1.5),
+    };
+  });
   at("query").value = state.query;
   arrange(values.has("index2") ? settings : settings.slice(0, 1));
 }
@@ -64,36 +74,59 @@ function load() {
 
 function arrange(settings) {
   for (const side of sides) side.stop();
-  const called = { changed: () => changed({ panel: true }), shown, refused };
+  const called = {
+    changed: () => changed({ now: true, panel: true }),
+    dropped: () => {
+      state.where.clear();
+      changed({ now: true, panel: true });
+    },
+    asked,
+    counted: (side) => side === sides[0] && showFilters(),
+    names: () => shared.filter(([, { useful }]) => useful).map(([name]) => name),
+    shown,
+    refused,
+  };
   sides = settings.map((one) => new Side(indexes, one, called));
   at("sides").replaceChildren(...sides.map((side) => side.element));
-  at("sides").classList.toggle("two", sides.length > 1);
+  document.body.classList.toggle("two", sides.length > 1);
   at("two").setAttribute("aria-pressed", sides.length > 1);
+  if (sides.length > 1) at("sides").before(at("tools"));
+  else sides[0].part(".top").append(at("tools"));
   for (const side of sides) {
     side.part(".more").addEventListener("click", () => {
-      state.k = Math.min(MOST, state.k * 2);
+      state.k = Math.min(side.most, state.k + K);
       changed({ now: true });
     });
   }
   changed({ now: true, panel: true });
 }
 
-// The second side is another index, or the same one searched the other way.
+// The second side is another index, or the same one searched another way.
 function toggleSides() {
   if (sides.length > 1) return arrange([sides[0].settings]);
   const { settings, index } = sides[0];
   const other = indexes.find(({ name }) => name !== settings.index);
+  if (other) return arrange([settings, { ...settings, index: other.name, mode: usualMode(other) }]);
+  if (settings.mode !== "sparse") return arrange([settings, { ...settings, mode: "sparse" }]);
   const approximate = index.has_clusters ? "clusters" : "alpha";
-  const mode = settings.mode === "exact" && !other ? approximate : DEFAULTS.mode;
-  arrange([settings, { ...settings, index: other?.name ?? settings.index, mode }]);
+  arrange([settings, { ...settings, skip: settings.skip === "exact" ? approximate : "exact" }]);
 }
 
 function changed({ now = false, push = false, panel = false } = {}) {
+  if (panel) showColumns();
   save(push);
   showConditions();
-  if (panel) showFilters();
+  document.body.classList.toggle("detailed", state.detailed);
+  at("details").setAttribute("aria-pressed", state.detailed);
   at("hints").hidden = state.query.trim() !== "";
   for (const side of sides) side.search(state, now);
+}
+
+function asked(query) {
+  state.query = at("query").value = query;
+  state.k = K;
+  changed({ now: true, push: true });
+  at("query").focus();
 }
 
 // A side has something new to show; `calm` when nothing more will come.
@@ -119,13 +152,42 @@ function compare() {
   for (const side of sides) side.part(".both").textContent = words;
 }
 
-// --- filters ---
+// --- filters and order ---
+
+function showColumns() {
+  shared = sharedColumns(sides.map((side) => side.index));
+  state.columns = shared.filter(([name, { useful, kind }]) => state.where.has(name) || (useful && !kind.endsWith("number"))).map(([name]) => name);
+  const known = orders(shared);
+  if (!known.some(([value]) => value === state.sort)) state.sort = "";
+  at("sort").replaceChildren(el("option", { value: "" }, "Best first"), ...known.map(([value, words]) => el("option", { value }, words)));
+  at("sort").value = state.sort;
+  at("sort").closest("label").hidden = !known.length;
+  showFilters();
+}
 
 function showFilters() {
-  const columns = sharedColumns(sides.map((side) => side.index));
-  at("filter").hidden = !columns.length;
-  const fields = fieldsOf(columns, state.where, () => changed({}));
-  at("filters").replaceChildren(...fields);
+  const active = document.activeElement;
+  const panel = at("filters");
+  const place = panel.contains(active) && [...panel.querySelectorAll("input, summary")].indexOf(active);
+  const typing = panel.contains(active) && active.matches("[type=number], [type=text]");
+  if (typing && panel.children.length) return; // what somebody types into isn't replaced
+  const open = panel.querySelector(".later")?.open;
+  const fields = fieldsOf(shared, state.where, sides[0]?.counts, () => changed({}));
+  panel.replaceChildren(...fields);
+  if (open && panel.querySelector(".later")) panel.querySelector(".later").open = true;
+  if (Number.isInteger(place)) panel.querySelectorAll("input, summary")[place]?.focus();
+  at("filter").hidden = !fields.length;
+  placeFilters();
+}
+
+// Beside the hits where there is room, else in a sheet.
+function placeFilters() {
+  const beside = wide.matches && sides.length < 2 && shared.some(([name, { useful }]) => useful || state.where.has(name));
+  const home = at(beside ? "aside" : "sheet-filters");
+  if (at("filters").parentElement !== home) home.append(at("filters"));
+  at("aside").hidden = !beside;
+  document.body.classList.toggle("beside", beside);
+  if (beside && at("sheet").open) at("sheet").close();
 }
 
 function showConditions() {
@@ -140,6 +202,7 @@ function showConditions() {
     return el("li", {}, button);
   });
   at("conditions").replaceChildren(...chips);
+  at("filter").textContent = chips.length ? `Filters (${chips.length})` : "Filters";
 }
 
 // --- the key ---
@@ -170,11 +233,18 @@ at("search").addEventListener("submit", (event) => {
   event.preventDefault();
   changed({ now: true, push: true });
 });
-at("filter").addEventListener("click", () => {
-  at("filters").hidden = !at("filters").hidden;
-  at("filter").setAttribute("aria-expanded", !at("filters").hidden);
+at("filter").addEventListener("click", () => at("sheet").showModal());
+at("sheet-close").addEventListener("click", () => at("sheet").close());
+at("sort").addEventListener("input", () => {
+  state.sort = at("sort").value;
+  changed({ now: true });
+});
+at("details").addEventListener("click", () => {
+  state.detailed = !state.detailed;
+  changed({ now: true });
 });
 at("two").addEventListener("click", toggleSides);
+wide.addEventListener("change", placeFilters);
 addEventListener("hashchange", () => indexes.length && load());
 
 // "/" goes to the query; arrows go through the hits, and to those of the other side.
@@ -202,14 +272,28 @@ addEventListener("keydown", (event) => {
 // --- the beginning ---
 
 async function start() {
+  at("sides").replaceChildren();
   try {
     ({ indexes } = await call("v1/indexes"));
   } catch (problem) {
     if (problem.status === 401) return refused(problem);
     at("status").textContent = `${problem.message}. ${problem.detail}`;
-    return at("sides").replaceChildren(el("p", { class: "problem", role: "alert" }, el("strong", {}, problem.message), " ", problem.detail));
+    const again = el("button", { type: "button" }, "Try again");
+    again.addEventListener("click", start);
+    const told = el("div", {}, el("strong", {}, problem.message), el("p", {}, problem.detail));
+    return at("sides").replaceChildren(el("div", { class: "problem", role: "alert" }, told, again));
   }
-  at("example").textContent = indexes[0].takes_text ? "" : "This index is asked in weights of terms: wing:1.2 flutter:0.8";
+  const [{ takes_text, examples }] = indexes;
+  const queries = takes_text ? examples : ["wing:1.2 flutter:0.8"];
+  at("asking").textContent = takes_text ? "Try" : "This index is asked in weights of terms, as";
+  at("asking").hidden = !queries.length;
+  at("examples").replaceChildren(
+    ...queries.map((query) => {
+      const button = el("button", { type: "button", dir: "auto" }, query);
+      button.addEventListener("click", () => asked(query));
+      return el("li", {}, button);
+    }),
+  );
   load();
 }
 

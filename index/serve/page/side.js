@@ -1,29 +1,38 @@
-// One ranking: an index, how it is searched, what was found, how long it took and what was skipped.
+// One ranking: an index, how it is searched, and what was found.
 
 import { call, pause } from "./api.js";
-import { copy, count, el, ms, percent, some, termed, weight } from "./dom.js";
+import { facts, skipped, vector } from "./details.js";
+import { copy, el, ms, some, termed } from "./dom.js";
 import { HitView } from "./hits.js";
 
 const TYPING = 90; // milliseconds without a key before a search
-const CALM = 300; // and before the hits are explained: some encoders read the documents once more for that
-const EXPLAINED = 100; // hits at most; the server's limit
-const WORDS = 14; // of the query's vector that are shown at once
-export const DEFAULTS = { mode: "exact", alpha: 0.8, cut: 8, heap_factor: 1 };
+const CALM = 300; // and before what is slower: the words that expansions come from, counts, corrections
+const SHOWN = 100; // hits at most: the server explains no more
+const OF_GROUP = 3; // hits of one document
+const NEAR = 0.5; // share of the score of a document's first hit that the others need to be shown
+const COUNTED = 12; // columns
+export const DEFAULTS = { skip: "exact", alpha: 0.8, cut: 8, heap_factor: 1 };
+
+export const usualMode = (index) => (index.has_dense && index.takes_text ? "hybrid" : "sparse");
 
 export class Side {
-  // `indexes` are those of the server; `settings` is {index, mode, alpha, cut, heap_factor}, changed in place.
-  constructor(indexes, settings, { changed, shown, refused }) {
-    Object.assign(this, { indexes, settings, shown, refused, views: [] });
+  // `indexes` are those of the server; `settings` is {index, mode, skip, alpha, cut, heap_factor}, changed in place.
+  constructor(indexes, settings, called) {
+    Object.assign(this, { indexes, settings, called, views: [], counts: null, total: null });
     this.element = copy("side");
     const select = this.part("[name=index]");
     select.append(...indexes.map(({ name }) => el("option", { value: name }, name)));
     select.closest("label").hidden = indexes.length < 2;
     this.part("[name=by]").value = this.index.has_clusters ? "clusters" : "alpha";
-    this.part("form").addEventListener("submit", (event) => event.preventDefault());
-    this.part("form").addEventListener("input", () => {
-      this.#read();
-      changed();
-    });
+    for (const form of this.element.querySelectorAll("form")) {
+      form.addEventListener("submit", (event) => event.preventDefault());
+      form.addEventListener("input", () => {
+        this.#read();
+        called.changed();
+      });
+    }
+    this.part(".again").addEventListener("click", () => called.changed());
+    for (const button of this.element.querySelectorAll(".drop")) button.addEventListener("click", () => called.dropped());
     this.#write();
   }
 
@@ -36,47 +45,67 @@ export class Side {
   }
 
   get label() {
-    return this.settings.mode === "exact" ? "exact" : "approximate";
+    return this.settings.skip === "exact" ? "exact" : "approximate";
+  }
+
+  // Documents of one source are shown as one result; passages of one document are one anyway.
+  get #group() {
+    const { whole_documents, columns } = this.index;
+    return columns.source?.kind === "text" && columns.source.distinct < 0.9 * whole_documents ? "source" : null;
+  }
+
+  get most() {
+    return this.#group ? Math.floor(SHOWN / OF_GROUP) : SHOWN;
   }
 
   // --- settings ---
 
+  #field(name) {
+    return this.part(`[name=${name}]`);
+  }
+
   #read() {
-    const { elements } = this.part("form");
     const { settings } = this;
-    settings.index = elements.index.value;
-    const by = this.index.has_clusters ? elements.by.value : "alpha";
-    settings.mode = elements.mode.value === "exact" ? "exact" : by;
-    for (const name of ["alpha", "cut", "heap_factor"]) settings[name] = elements[name].valueAsNumber;
+    const before = this.index;
+    settings.index = this.#field("index").value;
+    settings.mode = this.index === before ? this.#field("mode").value : usualMode(this.index);
+    const by = this.index.has_clusters ? this.#field("by").value : "alpha";
+    settings.skip = this.part("[name=skip]:checked").value === "exact" ? "exact" : by;
+    for (const name of ["alpha", "cut", "heap_factor"]) settings[name] = this.#field(name).valueAsNumber;
     this.#write();
   }
 
   #write() {
-    const { elements } = this.part("form");
     const { settings, index } = this;
-    if (settings.mode === "clusters" && !index.has_clusters) settings.mode = "alpha";
-    elements.index.value = settings.index;
-    elements.mode.value = this.label;
-    if (settings.mode !== "exact") elements.by.value = settings.mode;
-    elements.by.closest("label").hidden = settings.mode === "exact" || !index.has_clusters;
+    const usual = usualMode(index);
+    if (usual === "sparse") settings.mode = "sparse";
+    if (settings.skip === "clusters" && !index.has_clusters) settings.skip = "alpha";
+    this.#field("index").value = settings.index;
+    this.#field("mode").value = settings.mode;
+    this.#field("mode").closest("label").hidden = usual === "sparse";
+    this.part(`[name=skip][value=${this.label}]`).checked = true;
+    this.part(".skip").hidden = settings.mode === "dense";
+    if (settings.skip !== "exact") this.#field("by").value = settings.skip;
+    this.#field("by").closest("label").hidden = settings.skip === "exact" || !index.has_clusters;
     for (const name of ["alpha", "cut", "heap_factor"]) {
-      elements[name].value = settings[name];
-      elements[name].previousElementSibling.value = name === "cut" ? settings[name] : settings[name].toFixed(2);
-      elements[name].closest("label").hidden = settings.mode !== (name === "alpha" ? "alpha" : "clusters");
+      const field = this.#field(name);
+      field.value = settings[name];
+      field.previousElementSibling.value = name === "cut" ? settings[name] : settings[name].toFixed(2);
+      field.closest("label").hidden = settings.skip !== (name === "alpha" ? "alpha" : "clusters");
     }
-    this.part(".of").textContent = some(index.documents, "document");
   }
 
-  #settings() {
-    const { mode, alpha, cut, heap_factor } = this.settings;
-    if (mode === "exact") return {};
-    return mode === "alpha" ? { alpha } : { algorithm: "clusters", cut, heap_factor };
+  #settings(sort) {
+    const { mode, skip, alpha, cut, heap_factor } = this.settings;
+    const settings = mode === "sparse" || sort ? {} : { mode }; // to sort all that match takes a search by words
+    if (skip === "exact" || mode === "dense") return settings;
+    return skip === "alpha" ? { ...settings, alpha } : { ...settings, algorithm: "clusters", cut, heap_factor };
   }
 
   // --- searching ---
 
   // A later search ends an earlier one. `now` doesn't wait for somebody to stop typing.
-  async search({ query, where, k }, now) {
+  async search({ query, where, k, sort, detailed, columns }, now) {
     this.running?.abort();
     this.running = new AbortController();
     const { signal } = this.running;
@@ -84,23 +113,87 @@ export class Side {
     this.element.setAttribute("aria-busy", "true");
     try {
       await pause(now ? 0 : TYPING, signal);
-      const asked = { index: this.settings.index, ...this.#query(query), k, settings: this.#settings() };
-      if (where.size) asked.where = Object.fromEntries(where);
-      this.#show(await call("v1/search", { ...asked, plan: true }, signal), k);
+      const plain = { index: this.settings.index, ...this.#query(query), ...(sort && { sort }) };
+      const filter = where.size ? { where: Object.fromEntries(where) } : {};
+      const settings = this.#settings(sort);
+      const group = this.#group && { group_by: this.#group, per_group: OF_GROUP };
+      const asked = { ...plain, ...filter, ...group, settings, k: Math.min(k, this.most), explain: true };
+      const found = await call("v1/search", { ...asked, origins: false, plan: detailed }, signal);
+      this.#show(found, asked.k);
       this.element.removeAttribute("aria-busy");
       await pause(now ? 0 : CALM, signal);
-      this.#explain(await call("v1/search", { ...asked, k: Math.min(k, EXPLAINED), explain: true }, signal));
+      const counted = { ...plain, settings: settings.mode ? { mode: settings.mode } : {}, k: 1, fields: false, total: true };
+      const rest = await Promise.allSettled([
+        this.#origins(asked, signal),
+        this.#count(counted, where, columns, signal),
+        this.index.takes_text && this.#correct(query, signal),
+      ]);
+      signal.throwIfAborted();
+      if (this.total !== null) this.#told(sort);
+      this.called.shown(this, true);
+      const failed = rest.find(({ status }) => status === "rejected");
+      if (failed) throw failed.reason;
     } catch (problem) {
       if (signal.aborted) return;
-      if (this.element.hasAttribute("aria-busy")) this.#clear(); // hits that can't be explained are hits all the same
-      this.part(".problem").replaceChildren(...described(problem));
+      if (this.element.hasAttribute("aria-busy")) this.#clear(); // hits without the rest are hits all the same
+      this.part(".problem div").replaceChildren(...described(problem));
       this.part(".problem").hidden = false;
-      if (problem.status === 401) this.refused(problem);
+      const wrong = problem.status === 422 && where.size > 0;
+      this.part(".problem .drop").hidden = !wrong;
+      this.part(".again").hidden = wrong;
+      if (problem.status === 401) this.called.refused(problem);
     }
   }
 
   stop() {
     this.running?.abort();
+  }
+
+  // The words that expansions come from: some encoders read the documents once more for that.
+  async #origins(asked, signal) {
+    const learned = this.views.some(({ hit }) => hit.explanation.terms.some(({ kind }) => kind === "expansion"));
+    if (!learned) return;
+    const { hits } = await call("v1/search", { ...asked, fields: false }, signal);
+    const views = new Map(this.views.map((view) => [view.hit.passage ?? view.hit.id, view]));
+    // The index may have changed in between: what is no longer found stays as it is.
+    for (const { id, passage, explanation } of hits) views.get(passage ?? id)?.explain(explanation);
+  }
+
+  // How many documents match, and how many have each value; of a column that is filtered by, without that filter.
+  async #count(asked, where, columns, signal) {
+    const names = columns.filter((name) => name in this.index.columns).slice(0, COUNTED);
+    const own = names.filter((name) => where.has(name));
+    const others = (name) => Object.fromEntries([...where].filter(([one]) => one !== name));
+    const ask = (some, filter) => call("v1/search", { ...asked, facets: some, ...(Object.keys(filter).length && { where: filter }) }, signal);
+    const [all, ...each] = await Promise.all([
+      ask(names.filter((name) => !own.includes(name)), others()),
+      ...own.map((name) => ask([name], others(name))),
+    ]);
+    this.total = all.total;
+    this.counts = new Map();
+    for (const { facets } of [all, ...each]) {
+      for (const [name, rows] of Object.entries(facets)) {
+        this.counts.set(name, new Map(rows.map(({ value, count }) => [value, count])));
+      }
+    }
+    if (!this.views.length && where.size) {
+      const { total } = await call("v1/search", { ...asked, facets: [] }, signal);
+      if (total) this.#nothing(`Nothing meets the ${where.size > 1 ? "filters" : "filter"}. Without, there ${total === 1 ? "is" : "are"} ${some(total, "document")}.`, true);
+    }
+    this.called.counted(this);
+  }
+
+  async #correct(query, signal) {
+    const { corrections, did_you_mean } = await call("v1/suggest", { index: this.settings.index, text: query, limit: 1 }, signal);
+    const words = Object.keys(corrections);
+    this.part(".unknown").hidden = !words.length;
+    if (!words.length) return;
+    const near = this.settings.mode !== "sparse" && this.views.length ? " What follows is near in meaning." : "";
+    this.part(".unknown").replaceChildren("No document has ", ...listed(words), ".", near);
+    if (!did_you_mean) return;
+    const button = el("button", { type: "button", class: "quiet" }, did_you_mean);
+    button.addEventListener("click", () => this.called.asked(did_you_mean));
+    this.part(".unknown").append(" Did you mean ", button, "?");
   }
 
   // An index without an encoder of queries is asked in weights, "wing:1.2 flutter:0.8" or JSON.
@@ -123,85 +216,85 @@ export class Side {
 
   #clear() {
     this.element.removeAttribute("aria-busy");
-    this.found = null;
+    Object.assign(this, { found: null, counts: null, total: null });
     this.#list([]);
-    for (const selector of [".plan", ".vector", ".unknown", ".nothing", ".more"]) this.part(selector).hidden = true;
-    this.part(".of").hidden = false;
-    this.part(".problem").hidden = true;
-    this.shown(this);
+    for (const selector of [".plan", ".vector", ".unknown", ".nothing", ".more", ".problem"]) this.part(selector).hidden = true;
+    this.part(".total").textContent = some(this.index.whole_documents, "document");
+    this.called.shown(this);
+    this.called.counted(this);
   }
 
   #show(found, k) {
-    this.found = found;
+    Object.assign(this, { found, total: null });
+    this.part(".total").textContent = "";
     this.#list(found.hits);
-    this.part(".of").hidden = true;
     this.part(".problem").hidden = true;
-    this.part(".nothing").hidden = this.views.length > 0;
-    this.part(".more").hidden = this.views.length < k;
+    this.part(".unknown").hidden = true;
+    const { vector: weights, unknown = [] } = found.query;
+    const groups = this.views.filter(({ same }) => !same).length;
+    if (this.views.length) this.part(".nothing").hidden = true;
+    else if (!Object.keys(weights).length) this.#nothing("This index knows none of these words. Others may help.");
+    else this.#nothing("Nothing found. Other words may help, or fewer.");
+    this.part(".more").hidden = groups < k || k >= this.most;
+    if (unknown.length) {
+      this.part(".unknown").hidden = false;
+      this.part(".unknown").replaceChildren("No document has ", ...listed(unknown), ".");
+    }
     this.#plan(found);
-    this.#vector(found.query);
-    this.shown(this);
+    this.called.shown(this);
   }
 
+  #nothing(text, filtered = false) {
+    this.part(".nothing").hidden = false;
+    this.part(".nothing p").textContent = text;
+    this.part(".nothing .drop").hidden = !filtered;
+  }
+
+  // What was shown before and is found again stays as it is, opened say.
   #list(hits) {
-    this.views = hits.map((hit) => new HitView(hit));
+    const before = new Map(this.views.map((view) => [view.hit.passage ?? view.hit.id, view]));
+    const names = this.called.names();
+    const group = this.#group;
+    const { mode } = this.settings;
+    const values = hits.map(({ metadata }) => (group ? metadata?.[group] : undefined) ?? null);
+    const first = hits.map((hit, i) => hits[values[i] === null ? i : values.indexOf(values[i])]);
+    this.views = hits
+      .filter((hit, i) => hit.score >= NEAR * first[i].score)
+      .map((hit) => {
+        const view = new HitView(hit, names, mode);
+        if (before.get(hit.passage ?? hit.id)?.opened) view.open(true);
+        view.same = first[hits.indexOf(hit)] !== hit; // document as the one before it
+        view.element.classList.toggle("same", view.same);
+        view.compareWith(hits[0].score);
+        return view;
+      });
     this.part(".hits").replaceChildren(...this.views.map((view) => view.element));
   }
 
-  // The index may have changed in between: what is no longer found stays as it is.
-  #explain({ hits }) {
-    const views = new Map(this.views.map((view) => [view.hit.id, view]));
-    for (const { id, explanation } of hits) views.get(id)?.explain(explanation, this.views[0].hit.score);
-    this.shown(this, true);
+  #told(sort) {
+    const { mode } = this.settings;
+    const order = sort ? "sorted" : mode === "sparse" ? "" : "best first";
+    this.part(".total").textContent = [some(this.total, "document"), order].filter(Boolean).join(", ");
   }
 
-  #plan({ took, plan }) {
+  #plan(found) {
+    const [scored, words] = skipped(found);
     this.part(".plan").hidden = false;
-    this.part(".time").textContent = ms(took.search_ms);
-    const rows = [["searching", ms(took.search_ms)]];
-    if (took.encode_ms) rows.unshift(["encoding the query", ms(took.encode_ms)]);
-    const scored = plan?.postings ? Math.min(1, plan.postings_scored / plan.postings) : 1;
-    this.part(".skipped").textContent = scored < 1 ? `${percent(1 - scored)} of the postings skipped` : "nothing skipped";
+    this.part(".time").textContent = ms(found.took.search_ms);
+    this.part(".skipped").textContent = found.plan ? words : "";
     this.part(".meter").hidden = scored === 1;
     this.part(".meter i").style.width = `${100 * scored}%`;
-    if (plan) {
-      const of = (part, whole) => `${count(part)} of ${count(whole)}`;
-      const units = plan.algorithm === "clusters" ? "clusters looked into" : "blocks looked into";
-      rows.push(
-        ["algorithm", `${plan.algorithm}: ${plan.reason}`],
-        ["terms used", count(plan.terms)],
-        ["postings scored", of(plan.postings_scored, plan.postings)],
-        [units, of(plan.blocks_scored, plan.blocks)],
-        ["windows scanned whole", of(plan.windows_scanned, plan.windows)],
-      );
-    }
-    rows.push(["documents", count(this.index.documents)], ["encoder", this.index.encoder]);
-    const pair = ([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
-    this.part(".plan dl").replaceChildren(...rows.map(pair));
-  }
-
-  #vector({ vector, unknown = [] }) {
-    const terms = Object.entries(vector).sort(([, a], [, b]) => b - a);
-    this.part(".vector").hidden = !terms.length;
-    this.part(".unknown").hidden = terms.length > 0 && !unknown.length;
-    const names = unknown.flatMap((token, i) => [i ? ", " : "", termed(token)]);
-    this.part(".unknown").replaceChildren("This index knows none of these words", ...(names.length ? [": ", ...names] : ["."]));
-    const words = terms.map(([token, value]) => {
-      const bar = el("i");
-      bar.style.width = `${(100 * value) / terms[0][1]}%`;
-      return el("li", {}, termed(token), el("small", {}, weight(value)), bar);
-    });
-    const list = this.part(".vector ul");
-    list.replaceChildren(...words.slice(0, WORDS));
-    if (words.length <= WORDS) return;
-    const button = el("button", { type: "button", class: "quiet" }, `${words.length - WORDS} more`);
-    button.addEventListener("click", () => list.replaceChildren(...words));
-    list.append(el("li", {}, button));
+    this.part(".plan dl").replaceChildren(...facts(found, this.index));
+    this.part(".vector").hidden = !Object.keys(found.query.words).length;
+    vector(found.query.words, (items) => this.part(".vector ul").replaceChildren(...items));
   }
 }
 
+const listed = (words) => words.flatMap((word, i) => [i ? ", " : "", termed(word)]);
+
 // Each wrong value where they are named, or all in one sentence.
-function described({ message, detail, errors }) {
+function described({ status, message, detail, errors }) {
   const items = (errors ?? []).map((one) => el("li", {}, ...(one.where ? [el("code", {}, one.where), ": "] : []), one.message));
-  return [el("strong", {}, message), items.length ? el("ul", {}, ...items) : el("p", {}, detail ?? "")];
+  const title = status === 422 ? "This search can't be made" : message;
+  return [el("strong", {}, title), items.length ? el("ul", {}, ...items) : el("p", {}, detail ?? "")];
 }

@@ -18,6 +18,7 @@ LIBRARIES = {
     "langchain": "langchain_core",
     "llamaindex": "llama_index",
     "haystack": "haystack",
+    "mcp": "mcp",
     "pyterrier": "pyterrier",
     "sentence_transformers": "sentence_transformers",
 }

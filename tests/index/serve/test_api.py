@@ -15,6 +15,7 @@ from lsr.index.search.settings import SearchSettings
 from lsr.index.serve import schemas
 from lsr.index.serve.client import Client
 from lsr.index.serve.routes import ROUTES
+from lsr.sparse import SparseMatrix
 
 DOCS = [{"_id": "p", "text": "The aeroplane shook in gusts of wind."}, {"_id": "w", "text": "a wing of an aircraft"}]
 VECTOR = {"flutter": 2.0, "wing": 1.0, "never": 1.0}
@@ -37,7 +38,8 @@ def test_a_search_finds_what_the_index_finds(asking, small):
 def test_a_vector_is_a_query_and_unknown_tokens_are_told(asking, small):
     found = asking.post("/v1/search", {"vector": VECTOR}).json
     assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in small.search(VECTOR)]
-    assert found["query"] == {"vector": {"flutter": 2.0, "wing": 1.0}, "unknown": ["never"]}
+    weights = {"flutter": 2.0, "wing": 1.0}
+    assert found["query"] == {"vector": weights, "words": weights, "unknown": ["never"]}
 
 
 def test_filters_settings_and_bare_hits(asking, small):
@@ -117,6 +119,38 @@ def test_passages_are_told_apart_from_their_documents(tmp_path, serving):
     whole = asking.get("/v1/documents/long").json
     schemas.Stored.model_validate(whole)
     assert hit["passage"] in whole["passages"]
+    index.add([{"_id": "other", "text": text}])
+    index.commit()
+    index.delete(["long#1"])
+    index.commit()
+    (facts,) = serving(index).get("/v1/indexes").json["indexes"]
+    assert (facts["documents"], facts["whole_documents"]) == (len(index), 2)
+
+
+def test_queries_to_begin_with(tmp_path, serving):
+    documents = [
+        {"_id": "a", "title": "Flutter of swept wings.", "text": "x"},
+        {"_id": "b", "text": "A wind tunnel blows air, at a model of an aeroplane. More."},
+        {"_id": "c", "title": "Wing", "text": "one word is no query"},
+        {"_id": "d", "title": "flutter of swept wings", "text": "told already"},
+        {"_id": "e", "text": ""},
+    ]
+    examples = serving(Index.build(tmp_path / "e", documents, encoder="bm25")).get("/v1/indexes").json["indexes"][0]
+    assert examples["examples"] == ["Flutter of swept wings", "A wind tunnel blows air, at a model"]
+    vectors = Index.build(tmp_path / "v", SparseMatrix.from_dicts([{0: 1.0}], 1))
+    assert serving(vectors).get("/v1/indexes").json["indexes"][0]["examples"] == []
+
+
+def test_words_of_a_query_and_of_explanations(tmp_path, serving):
+    index = Index.build(tmp_path / "w", [{"_id": "a", "text": "Uploading pictures"}], encoder="lsr-tiny")
+    asked = {"query": "upload pictures", "explain": True, "origins": False, "total": True}
+    found = serving(index).post("/v1/search", asked).json
+    schemas.Found.model_validate(found)
+    assert found["total"] == 1
+    assert sorted(found["query"]["words"]) == ["pictures", "upload"]
+    assert sum(found["query"]["words"].values()) == pytest.approx(sum(found["query"]["vector"].values()))
+    assert {term["word"] for term in found["hits"][0]["explanation"]["terms"]} == {"pictures", "upload"}
+    assert all(term["origin"] is None for term in found["hits"][0]["explanation"]["terms"])
 
 
 def test_the_indexes_and_their_columns(asking, serving, small, tmp_path):
@@ -126,9 +160,9 @@ def test_the_indexes_and_their_columns(asking, serving, small, tmp_path):
     assert not facts["writable"]
     assert not facts["has_hybrid"]
     columns = facts["columns"]
-    assert columns["year"] == {"kind": "number", "min": 1960, "max": 1980.5}
-    assert columns["lang"] == {"kind": "text", "values": ["en", "de"]}
-    assert columns["tags"] == {"kind": "list of text", "values": ["y", "x"]}
+    assert columns["year"] == {"kind": "number", "documents": 3, "distinct": 3, "min": 1960, "max": 1980.5}
+    assert columns["lang"] == {"kind": "text", "documents": 3, "distinct": 2, "values": ["en", "de"]}
+    assert columns["tags"] == {"kind": "list of text", "documents": 2, "distinct": 2, "values": ["y", "x"]}
     assert sorted(columns["draft"]["values"]) == [False, True]
 
     other = Index.build(tmp_path / "other", [], encoder="bm25")
@@ -165,8 +199,6 @@ def test_a_key_of_many_kinds_is_no_column(living, serving):
 
 
 def test_an_index_of_vectors_alone(tmp_path, serving):
-    from lsr.sparse import SparseMatrix
-
     index = Index.build(tmp_path / "v", SparseMatrix.from_dicts([{0: 1.0}, {1: 2.0}], 2))
     asking = serving(index)
     assert not asking.get("/v1/indexes").json["indexes"][0]["takes_text"]

@@ -57,9 +57,13 @@ class Visit:
         raise AssertionError(f"in vain: {self.locator('body').inner_text()}")
 
     def explained(self):
-        """Wait until all hits are explained."""
+        """Wait until all hits are explained, and those that match are counted."""
         hits = "all => all.length > 0 && all.every(hit => hit.querySelector('.bar i'))"
-        self.until(lambda: not self.locator("[aria-busy]").count() and self.locator(".hit").evaluate_all(hits))
+        self.until(lambda: self.calm() and self.locator(".hit").evaluate_all(hits))
+
+    def calm(self):
+        """Whether nothing more will come."""
+        return not self.locator("[aria-busy]").count() and all(self.texts(".total"))
 
     def search(self, text):
         """Type a query, and wait for its hits."""

@@ -1,0 +1,118 @@
+"""Systems of an experiment held against each other on a dataset: by their values, and by what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from lsr.eval.experiment.seeds import Scores
+from lsr.eval.experiment.settings import ExperimentSettings
+from lsr.eval.overlap import kendall_tau, rank_biased_overlap
+from lsr.eval.significance import Comparison, compare, compare_seeds, holm
+from lsr.io.runs import Run
+
+_ALIKE_DEPTH = 100  # documents of a ranking that are compared
+
+
+def with_baseline(
+    settings: ExperimentSettings, name: str, per_query: Mapping[str, Sequence[Scores]]
+) -> list[dict[str, Any]]:
+    """Every system against the baseline, corrected over the systems."""
+    baseline = settings.baseline or settings.systems[0].name
+    others = [system.name for system in settings.systems if system.name != baseline]
+    rows = []
+    for measure in per_query[baseline][0]:
+        found = {}
+        for other in others:
+            compared = _compare(
+                *([values[measure] for values in per_query[one]] for one in (other, baseline)), settings
+            )
+            if compared is not None:
+                found[other] = compared
+        for (other, comparison), corrected in zip(found.items(), holm([c.p for c in found.values()]), strict=True):
+            about = {"dataset": name, "system": other, "baseline": baseline, "measure": measure}
+            rows.append({**about, **asdict(comparison), "p_corrected": corrected})
+    return rows
+
+
+def _compare(
+    values: list[dict[str, float]], baseline: list[dict[str, float]], settings: ExperimentSettings
+) -> Comparison | None:
+    """A measure may not be defined for all queries: those count that all have a value of; None where none has."""
+    both = shared(*values, *baseline)
+    if not both[0]:
+        return None
+    mine, base = both[: len(values)], both[len(values) :]
+    if len(both) > 2:
+        return compare_seeds(mine, base)
+    return compare(mine[0], base[0], test=settings.test)
+
+
+def shared(*values: Mapping[str, float]) -> list[dict[str, float]]:
+    """The values of those queries that all have."""
+    both = [query for query in values[0] if all(query in others for others in values)]
+    return [{query: one[query] for query in both} for one in values]
+
+
+def of_pairs(
+    settings: ExperimentSettings, per_query: Mapping[str, Mapping[str, Sequence[Scores]]], measure: str
+) -> list[dict[str, Any]]:
+    """Every system against every other by one measure, corrected over all pairs and datasets.
+
+    Args:
+        settings: The systems.
+        per_query: By dataset and system, seed by seed.
+        measure: Its name.
+    """
+    names = [system.name for system in settings.systems]
+    rows: list[dict[str, Any]] = []
+    for dataset, systems in per_query.items():
+        for other, mine in combinations(names, 2):
+            values, base = ([scores[measure] for scores in systems[one]] for one in (mine, other))
+            compared = _compare(values, base, settings)
+            if compared is not None:
+                about = {"dataset": dataset, "system": mine, "baseline": other, "measure": measure}
+                rows.append({**about, **asdict(compared)})
+    corrected = holm([row["p"] for row in rows])
+    return [{**row, "p_corrected": p} for row, p in zip(rows, corrected, strict=True)]
+
+
+def alike(dataset: str, runs: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
+    """How alike the rankings of each two systems are, means over queries and seeds.
+
+    Args:
+        dataset: Its name.
+        runs: By system, seed by seed.
+
+    Returns:
+        {"dataset", "system", "other", "rbo", "tau"} for each pair; tau is None where it is not defined for any query.
+    """
+    ranked = {name: [_ranked(run) for run in seeds] for name, seeds in runs.items()}
+    rows = []
+    for other, mine in combinations(ranked, 2):
+        n = max(len(ranked[other]), len(ranked[mine]))
+        pairs = [(ranked[mine][i % len(ranked[mine])], ranked[other][i % len(ranked[other])]) for i in range(n)]
+        lists = [(a.get(query, []), b.get(query, [])) for a, b in pairs for query in a.keys() | b.keys()]
+        taus = [tau for pair in lists if (tau := kendall_tau(*pair)) is not None]
+        rows.append(
+            {
+                "dataset": dataset,
+                "system": mine,
+                "other": other,
+                "rbo": _mean(rank_biased_overlap(*pair) for pair in lists),
+                "tau": _mean(taus) if taus else None,
+            }
+        )
+    return rows
+
+
+def _ranked(run: Run) -> dict[str, list[str]]:
+    return {query: list(hits)[:_ALIKE_DEPTH] for query, hits in run.items()}
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(sorted(values)))  # sorted, as sets of queries have no order

@@ -1,0 +1,122 @@
+"""An experiment once more, from what its result folder says, and what of it comes out otherwise."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lsr.config import read_config
+from lsr.errors import DataError, OutputExists
+from lsr.eval.datasets import open_datasets
+from lsr.eval.experiment.experiment import RECORD, named, run_experiment
+from lsr.eval.experiment.settings import ExperimentSettings
+
+_EQUAL = 1e-9  # measures that close are the same: sums of the same numbers round differently
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that isn't as it was.
+
+    Attributes:
+        what: What it is.
+        then: What the record says of it.
+        now: What it is now; "" for nothing.
+        measured: Whether it is a measure's value, the others being what may have made it another.
+    """
+
+    what: str
+    then: str
+    now: str
+    measured: bool = False
+
+
+def reproduce(folder: Path, out: Path) -> list[Difference]:
+    """Run an experiment again, everything anew, with the settings in its record.
+
+    Relative paths in these are those of the folder that the experiment was run in: this has to be run there, too.
+
+    Args:
+        folder: What the experiment left.
+        out: Where the second one goes; one that was cut off is gone on with.
+
+    Returns:
+        What differs: versions, machine, checksums, measures. Times always do, and aren't compared.
+
+    Raises:
+        DataError: No record, or one without settings; or what the experiment needs isn't there any more.
+        OutputExists: There is a second one already.
+    """
+    if (out / RECORD).exists():
+        raise OutputExists(f"{out}: there is an experiment already; delete it or name another folder")
+    then = _record(folder / RECORD)
+    settings = _settings(then, folder / RECORD)
+    datasets = named(open_datasets(settings.datasets))
+    return list(differences(then, run_experiment(settings, datasets, out)))
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+        if isinstance(found, dict) and isinstance(found.get("settings"), dict):
+            return found
+    except FileNotFoundError:
+        raise DataError("no such file: is this the result folder of an experiment?", str(path)) from None
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}", str(path)) from None
+    raise DataError("it holds no settings to run again", str(path))
+
+
+def _settings(record: Mapping[str, Any], where: Path) -> ExperimentSettings:
+    """Those of a record; older ones don't name datasets there, but tell of them elsewhere."""
+    given = dict(record["settings"])
+    if not given.get("datasets"):
+        given["datasets"] = [{"name": d["source"], "split": d["split"]} for d in record.get("datasets", ())]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / where.name
+        path.write_text(json.dumps(given), encoding="utf-8")  # JSON is YAML
+        try:
+            return read_config(path, ExperimentSettings)
+        except DataError as error:
+            raise DataError(f"its settings aren't those of this version: {error}", str(where)) from None
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
+    """What two records of one experiment don't have in common, but for times."""
+    for what in ("lsr", "machine"):
+        yield from _changed(what, then.get(what), now.get(what))
+    yield from _of_each("version of ", then.get("versions"), now.get("versions"))
+    for name, old, new in _pairs(then, now, "datasets", "name"):
+        yield from _of_each(f"{name}, checksum of ", old.get("checksums"), new.get("checksums"))
+        for what in ("documents", "queries", "judgments"):
+            yield from _changed(f"{name}, number of {what}", old.get(what), new.get(what))
+    for name, old, new in _pairs(then, now, "results", "dataset", "system"):
+        yield from _of_each(f"{name}, checksum of ", old.get("checksums"), new.get("checksums"))
+        for measure in dict.fromkeys([*old["measures"], *new["measures"]]):
+            pair = [one["measures"].get(measure) for one in (old, new)]
+            if None in pair or abs(pair[0] - pair[1]) > _EQUAL:
+                texts = ["" if value is None else f"{value:.6f}" for value in pair]
+                yield Difference(f"{name}, {measure}", *texts, measured=True)
+
+
+def _pairs(then: Mapping[str, Any], now: Mapping[str, Any], part: str, *keys: str) -> Iterator[tuple[str, Any, Any]]:
+    """(name, old, new) of what both records have; of what one lacks there is nothing to compare."""
+    new = {tuple(one[key] for key in keys): one for one in now[part]}
+    for one in then[part]:
+        name = tuple(one[key] for key in keys)
+        if name in new:
+            yield ", ".join(name), one, new[name]
+
+
+def _of_each(prefix: str, then: Any, now: Any) -> Iterator[Difference]:
+    for key, value in (then or {}).items():  # what an older record doesn't have isn't compared
+        yield from _changed(f"{prefix}{key}", value, (now or {}).get(key))
+
+
+def _changed(what: str, then: Any, now: Any) -> Iterator[Difference]:
+    if then is not None and then != now:
+        yield Difference(what, str(then), "" if now is None else str(now))

@@ -1,0 +1,77 @@
+"""Systems of several seeds: each seed runs by itself, and what they reached becomes one line of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings
+from lsr.eval.experiment.systems import Timed
+
+Scores = dict[str, dict[str, float]]  # {measure: {query: value}}
+
+
+def one_of_each_seed(settings: ExperimentSettings) -> tuple[ExperimentSettings, dict[str, list[str]]]:
+    """The settings with a system for each seed.
+
+    Returns:
+        Them, and by name of a system the names of those that took its place, one for each seed.
+
+    Raises:
+        ValueError: A system has the name that another gets.
+    """
+    systems: list[SystemSettings] = []
+    members: dict[str, list[str]] = {}
+    for system in settings.systems:
+        fused = [members[name] for name in system.fuse]
+        if system.seeded:
+            made = [system.of_seed(seed) for seed in settings.seeds]
+        elif any(len(names) > 1 for names in fused):
+            made = []
+            for i, seed in enumerate(settings.seeds):
+                fuse = tuple(names[i] if len(names) > 1 else names[0] for names in fused)
+                made.append(replace(system, name=f"{system.name}, seed {seed}", fuse=fuse))
+        else:
+            made = [replace(system, fuse=tuple(names[0] for names in fused))]
+        members[system.name] = [one.name for one in made]
+        systems += made
+    return replace(settings, systems=tuple(systems), seeds=(), baseline=None), members
+
+
+def mean_scores(seeds: Sequence[Scores]) -> Scores:
+    """Means over the seeds, of the queries that all of them have a value of."""
+    found: Scores = {}
+    for measure in seeds[0]:
+        of_each = [one[measure] for one in seeds]
+        shared = [query for query in of_each[0] if all(query in values for values in of_each)]
+        found[measure] = {query: sum(values[query] for values in of_each) / len(seeds) for query in shared}
+    return found
+
+
+def mean_times(seeds: Sequence[Timed | None]) -> Timed | None:
+    """Means over the seeds, query by query."""
+    known = [one for one in seeds if one is not None]
+    if not known or len(known) == 1:
+        return known[0] if known else None
+    times = np.mean([one.times for one in known], axis=0)
+    return Timed(known[0].queries, times, float(np.mean([one.per_second for one in known])))
+
+
+def mean_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was measured: means of numbers, also within sections; of what is no number the first."""
+    if len(facts) == 1:
+        return dict(facts[0])
+    found: dict[str, Any] = {}
+    for name, first in facts[0].items():
+        values = [one.get(name) for one in facts]
+        if isinstance(first, Mapping) and name != "lengths":
+            found[name] = mean_facts([value or {} for value in values])
+        elif isinstance(first, int | float) and all(isinstance(value, int | float) for value in values):
+            mean = float(np.mean(values))
+            found[name] = round(mean) if isinstance(first, int) else mean
+        else:
+            found[name] = first
+    return found

@@ -1,0 +1,46 @@
+// What engineers look for: how a query was searched, how long that took, and what was skipped.
+
+import { count, el, ms, percent, termed, weight } from "./dom.js";
+
+const WORDS = 14; // of the query that are shown at once
+
+// Rows of [name, value] about a search.
+export function facts({ took, plan }, index) {
+  const rows = [["searching", ms(took.search_ms)]];
+  if (took.encode_ms) rows.unshift(["encoding the query", ms(took.encode_ms)]);
+  if (plan) {
+    const of = (part, whole) => `${count(part)} of ${count(whole)}`;
+    const units = plan.algorithm === "clusters" ? "clusters looked into" : "blocks looked into";
+    rows.push(
+      ["algorithm", `${plan.algorithm}: ${plan.reason}`],
+      ["terms used", count(plan.terms)],
+      ["postings scored", of(plan.postings_scored, plan.postings)],
+      [units, of(plan.blocks_scored, plan.blocks)],
+      ["windows scanned whole", of(plan.windows_scanned, plan.windows)],
+    );
+  }
+  rows.push(["documents", count(index.whole_documents)]);
+  if (index.has_passages) rows.push(["with passages", count(index.documents)]);
+  rows.push(["encoder", index.encoder]);
+  return rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)));
+}
+
+// The share of the postings that was scored, and that in words.
+export function skipped({ plan }) {
+  const scored = plan?.postings ? Math.min(1, plan.postings_scored / plan.postings) : 1;
+  return [scored, scored < 1 ? `${percent(1 - scored)} of the postings skipped` : "nothing skipped"];
+}
+
+// The words of a query and their weights, as items of a list that is given to `show`.
+export function vector(words, show) {
+  const weights = Object.entries(words);
+  const items = weights.map(([word, value]) => {
+    const bar = el("i");
+    bar.style.width = `${(100 * value) / weights[0][1]}%`;
+    return el("li", {}, termed(word), el("small", {}, weight(value)), bar);
+  });
+  if (items.length <= WORDS) return show(items);
+  const button = el("button", { type: "button", class: "quiet" }, `${items.length - WORDS} more`);
+  button.addEventListener("click", () => show(items));
+  show([...items.slice(0, WORDS), el("li", {}, button)]);
+}

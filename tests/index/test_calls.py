@@ -1,0 +1,426 @@
+"""Index, AsyncIndex, ShardedIndex and Client: one set of calls, and docs/reference/calls.md says what differs."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lsr.encode.bm25 import BM25Encoder
+from lsr.errors import DataError, ServerError
+from lsr.index import AsyncIndex, Client, Index, Reader, Searchable, SearchIndex, Server, ServeSettings, ShardedIndex
+from lsr.index.distributed.reshard import reshard_index
+from lsr.index.segment.filters import parse_where
+from lsr.io.document import Document
+from lsr.sparse import SparseMatrix
+
+KINDS = {"Index": Index, "AsyncIndex": AsyncIndex, "ShardedIndex": ShardedIndex, "Client": Client}
+OTHERS = tuple(KINDS)[1:]
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "calls.md"
+DOCS = [
+    {"_id": "a", "title": "Swept wings", "text": "A swept wing delays the shock wave", "year": 1998, "lang": "en"},
+    {"_id": "b", "title": "Flutter", "text": "Panels and wings flutter in fast air", "year": 2012, "lang": "en"},
+    {"_id": "c", "title": "Icing", "text": "Ice on the wing costs lift", "year": 2023, "lang": "en"},
+    {"_id": "d", "text": "Ice on the wing costs lift and wings", "year": 2020, "lang": "de"},
+    {"_id": "5", "title": "Swept wings", "text": "The rotor of a helicopter is a wing that turns", "year": 2024},
+    {"_id": "f", "text": "Water cools a tube", "lang": "de"},
+]
+
+
+class Awaited:
+    """An AsyncIndex whose calls are awaited."""
+
+    def __init__(self, index):
+        self.index = index
+
+    def __getattr__(self, name):
+        def call(*args, **how):
+            found = getattr(self.index, name)(*args, **how)
+            return asyncio.run(_listed(found) if inspect.isasyncgen(found) else found)
+
+        return call
+
+
+async def _listed(found):
+    return [one async for one in found]
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory):
+    """{kind: the same documents in an index of that kind}; nobody changes them."""
+    yield from everywhere(tmp_path_factory.mktemp("alike"))
+
+
+@pytest.fixture
+def living(tmp_path):
+    """The same, for a test that changes them."""
+    yield from everywhere(tmp_path)
+
+
+def everywhere(folder):
+    one = Index.build(folder / "one", DOCS, encoder="bm25", passages=None)
+    other, served = (Index.build(folder / name, DOCS, encoder="bm25", passages=None) for name in ("other", "served"))
+    reshard_index(one.path, folder / "shards", 3)
+    with (
+        ShardedIndex.open(folder / "shards") as sharded,
+        Server({"served": served}, ServeSettings(port=0, writable=True)) as server,
+        Client(server.url) as client,
+    ):
+        yield {"Index": one, "AsyncIndex": Awaited(AsyncIndex(other)), "ShardedIndex": sharded, "Client": client}
+
+
+def plain(found):
+    """What can be compared of an answer, all of it."""
+    if isinstance(found, list) and found and isinstance(found[0], list):
+        return [plain(hits) for hits in found]
+    if hasattr(found, "facets"):
+        return [hit.to_dict() for hit in found], found.facets, found.total
+    return list(found) if isinstance(found, Iterator) else found
+
+
+def length(query, texts):
+    return [float(len(text)) for text in texts]
+
+
+CALLS = {
+    "search": lambda i: i.search("wings in air", 4),
+    "search, a mapping": lambda i: i.search({"wing": 2.0, "unheard": 1.0}),
+    "search, a mapping with a text": lambda i: i.search({"_id": "q", "text": "ice"}),
+    "search, a filter": lambda i: i.search("wing", where={"year": {">=": 2012}, "not": {"lang": "de"}}),
+    "search, a parsed filter": lambda i: i.search(
+        "wing", where=parse_where({"or": [{"lang": ["de", "fr"]}, {"not": {"year": {">": 2000, "exists": True}}}]})
+    ),
+    "search, algorithm": lambda i: i.search("wing", 3, algorithm="exhaustive", beta=0.5),
+    "search, options": lambda i: i.search("wing", 2, offset=1, min_score=0.1, sort="-year", facets=["lang"]),
+    "search, boost and groups": lambda i: i.search("wing", group_by="lang", per_group=2, boost={"year": 0.001}),
+    "search, operators": lambda i: i.search('+ice -helicopter "the wing"', syntax="operators"),
+    "search, diversity": lambda i: i.search("wing ice", 3, diversity=0.5),
+    "search, rerank": lambda i: i.search("wing", 3, rerank=length, depth=4),
+    "search_batch": lambda i: i.search_batch(["wing", "ice", ""], 2, where={"lang": "en"}),
+    "search_batch, facets": lambda i: i.search_batch(["wing", "ice"], facets="lang"),
+    "similar": lambda i: i.similar("c", 3),
+    "similar, a number": lambda i: i.similar(5, where={"year": {">": 2000}}),
+    "similar, rerank": lambda i: i.similar("c", 2, rerank=length),
+    "explain": lambda i: i.explain("ice wing", "d"),
+    "explain, a number": lambda i: i.explain({"wing": 1.0}, 5, origins=False),
+    "suggest": lambda i: i.suggest("the wi"),
+    "suggest, a title": lambda i: i.suggest("sw", 1),
+    "corrections": lambda i: i.corrections("icce on the wingg"),
+    "corrections, limit": lambda i: i.corrections("lifs", limit=1),
+    "did_you_mean": lambda i: i.did_you_mean("icce on the wing"),
+    "duplicates": lambda i: i.duplicates(0.6),
+    "duplicates, a filter": lambda i: i.duplicates(threshold=0.1, where={"lang": "en"}),
+    "get": lambda i: i.get(5),
+    "get, nothing": lambda i: i.get("nobody"),
+    "get_many": lambda i: i.get_many(["c", "nobody", 5]),
+    "stored": lambda i: i.stored(),
+    "stored, a filter": lambda i: i.stored({"lang": "de"}),
+    "count": lambda i: i.count(),
+    "count, a filter": lambda i: i.count({"year": {">": 2000}}),
+}
+WRONG = {
+    "search, k": (lambda i: i.search("wing", k=0), ValueError),
+    "search, a setting": (lambda i: i.search("wing", beam=1), TypeError),
+    "search, a column": (lambda i: i.search("wing", where={"yaer": 1}), DataError),
+    "search, dense": (lambda i: i.search("wing", mode="dense", dense=[1.0]), DataError),
+    "explain_plan, an option": (lambda i: i.explain_plan("wing", offset=1), TypeError),
+    "similar, nobody": (lambda i: i.similar("nobody"), DataError),
+    "explain, nobody": (lambda i: i.explain("wing", "nobody"), DataError),
+    "duplicates, a threshold": (lambda i: i.duplicates(2.0), ValueError),
+    "count, a column": (lambda i: i.count({"yaer": 1}), DataError),
+    "stored, a column": (lambda i: i.stored({"yaer": 1}), DataError),
+    "get_many, one": (lambda i: i.get_many("c"), TypeError),
+    "suggest, a limit": (lambda i: i.suggest("wi", 0), ValueError),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_answers_are_the_same(alike, call):
+    expected = plain(CALLS[call](alike["Index"]))
+    for kind in OTHERS:
+        assert plain(CALLS[call](alike[kind])) == expected, kind
+
+
+@pytest.mark.parametrize("call", WRONG)
+def test_errors_are_the_same(alike, call):
+    wrong, error = WRONG[call]
+    for index in alike.values():
+        with pytest.raises(error):
+            wrong(index)
+
+
+def test_hits_are_explained_alike(alike):
+    for hits in zip(*(index.search("ice wing", 3) for index in alike.values()), strict=True):
+        assert len({str(hit.explain()) for hit in hits}) == len({hit.highlight(20) for hit in hits}) == 1
+
+
+def test_lengths_and_ids(alike):
+    for kind in ("Index", "ShardedIndex", "Client"):
+        index = alike[kind]
+        assert (len(index), "c" in index, 5 in index, "nobody" in index) == (6, True, True, False)
+        assert [document.id for document in index] == [str(doc["_id"]) for doc in DOCS]
+
+
+def test_changes_are_the_same(living):
+    told = {}
+    for kind, index in living.items():
+        changes = [
+            index.add([{"_id": "new", "text": "ice and wings"}, Document("x", "tube")]),
+            index.upsert([{"_id": "a", "text": "ice"}, {"_id": "y", "text": "wing"}]),
+            index.update([{"_id": "b", "text": "lift", "year": 1}]),
+            index.add([{"_id": "new", "text": "again"}, {"text": "no id"}], skip_bad=True),
+            index.delete(["x", "nobody"], where={"year": 2012}),
+            index.delete("d"),
+        ]
+        assert index.count() == 6, kind  # nothing is committed
+        index.commit()
+        index.delete("c")
+        index.rollback()
+        merged = index.merge(), index.merge()
+        told[kind] = [
+            [(c.added, c.updated, c.deleted, c.missing, len(c.bad)) for c in changes],
+            [document.id for document in index.stored()],
+            plain(index.search("ice wing lift")),
+            merged[1],
+        ]
+        index.commit(merge=False)
+    assert all(one == told["Index"] for one in told.values()), told
+
+
+def test_protocols_are_kept(alike):
+    for kind in ("Index", "ShardedIndex", "Client"):
+        assert isinstance(alike[kind], SearchIndex)
+    assert isinstance(alike["Index"].pinned(), Searchable)
+    assert not isinstance(alike["Index"].pinned(), SearchIndex)
+
+
+# --- what differs ----------------------------------------------------------------------------------------------------
+
+
+SPECIAL = ("__len__", "__contains__", "__iter__", "__enter__", "__exit__")
+
+
+def public(kind):
+    """Names of the calls and properties of a class, and of what makes it a container and a block."""
+    return {name for name in dir(kind) if (name[0] != "_" and name != "after_fork") or name in SPECIAL}
+
+
+def functions(kind):
+    """{name: function} of its calls."""
+    return {name: getattr(kind, name) for name in public(kind) if inspect.isfunction(getattr(kind, name, None))}
+
+
+def parameters(function):
+    """[(name, kind, default)], without self; settings are one."""
+    return [(one.name, one.kind, one.default) for one in [*inspect.signature(function).parameters.values()][1:]]
+
+
+AWAITED = {"__iter__": "__aiter__", "__enter__": "__aenter__", "__exit__": "__aexit__"}
+SHARED = functions(SearchIndex)
+
+
+@pytest.mark.parametrize("kind", [*KINDS.values(), Reader])
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_parameters_and_defaults_agree(kind, name):
+    has = [name for name in SHARED if name not in ("__len__", "__contains__")] if kind is AsyncIndex else SHARED
+    if name not in (functions(Searchable) if kind is Reader else has):
+        return
+    function = getattr(kind, AWAITED.get(name, name) if kind is AsyncIndex else name)
+    mine, wanted = parameters(function), parameters(SHARED[name])
+    known = {one[0] for one in wanted}
+    if not name.startswith("__"):
+        assert [one for one in mine if one[0] in known] == wanted
+        assert all(one[2] is not inspect.Parameter.empty for one in mine if one[0] not in known), "more is optional"
+        assert SHARED[name].__doc__
+        assert function.__doc__
+
+
+def differences():
+    """{"call" or "call(parameter)": which kinds have it}, of all that not all of them have."""
+    has = {}
+    for kind, made in KINDS.items():
+        for name in public(made):
+            has.setdefault(name, set()).add(kind)
+        for name, function in functions(made).items():
+            for parameter, *_ in parameters(function) if name[0] != "_" else ():
+                has.setdefault(f"{name}({parameter})", set()).add(kind)
+    for name, other in AWAITED.items():
+        if hasattr(AsyncIndex, other):
+            has[name].add("AsyncIndex")
+    missing = {name for name, kinds in has.items() if kinds != {*KINDS}}
+    return {name: has[name] for name in missing if "(" not in name or name.partition("(")[0] not in missing}
+
+
+def rows(heading):
+    """The rows of the table below a heading of the page, as lists of cells."""
+    text = PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
+def test_the_page_says_what_is_missing_and_why():
+    told = {}
+    for names, *cells in rows("What not all of them have"):
+        for name in re.findall(r"`([^`]+)`", names):
+            assert name not in told, f"{name} is there twice"
+            told[name] = {kind for kind, cell in zip(KINDS, cells[:4], strict=True) if cell == "yes"}
+            assert {*cells[:4]} <= {"yes", "—"}
+            assert len(cells[4]) > 10
+    assert told == differences()
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
+def test_the_page_lists_the_calls_that_all_have():
+    text = PAGE.read_text().partition("\n## What all of them have\n")[2].partition("\n## ")[0]
+    names = {name for line in text.splitlines() if line.startswith("|") for name in re.findall(r"`(\w+)`", line)}
+    assert names == {name for name in SHARED if not name.startswith("__")}
+
+
+def of_matrices(living):
+    matrix = SparseMatrix.from_dicts([{0: 1.0}], 2)
+    for kind, index in living.items():
+        if kind == "Client":
+            with pytest.raises(TypeError, match="a text or a mapping"):
+                index.search(matrix)
+        else:
+            assert index.search(matrix)
+
+
+def of_dense_vectors(living):
+    with pytest.raises(DataError, match="sparse vectors alone"):
+        living["ShardedIndex"].search("wing", mode="hybrid")
+
+
+def of_missing_shards(living):
+    sharded = living["ShardedIndex"]
+    with ShardedIndex.open(sharded.path, allow_missing=True) as index:
+        index._sets[1].replicas[0].ask = lambda *_: (_ for _ in ()).throw(OSError("gone"))
+        assert list(index.search("wing").missing) == ["shard-00001"]
+    assert sharded.search("wing").missing == {}
+
+
+def of_plans(living):
+    plans = {kind: index.explain_plan("ice wing", 3) for kind, index in living.items()}
+    assert plans["Index"] == plans["AsyncIndex"] == plans["Client"]
+    whole, sharded = plans["Index"], plans["ShardedIndex"]
+    assert (sharded.documents, sharded.postings) == (whole.documents, whole.postings)
+    assert sharded.windows == 3 * whole.windows
+
+
+def of_similar_hits(living):
+    for kind, index in living.items():
+        hit = index.similar("c")[0]
+        if kind == "Client":
+            with pytest.raises(DataError, match=r"call Index\.similar"):
+                hit.explain()
+        else:
+            assert hit.explain().contributions
+
+
+def of_reranked_diversity(living):
+    for kind, index in living.items():
+        if kind == "Client":
+            with pytest.raises(ValueError, match="no vectors of documents"):
+                index.search("wing", rerank=length, diversity=0.5)
+        else:
+            assert index.search("wing", rerank=length, diversity=0.5)
+
+
+def of_duplicates(living):
+    client = living["Client"]
+    with (
+        Server({"idx": living["Index"]}, ServeSettings(port=0)) as server,
+        pytest.raises(ServerError, match="read-only"),
+    ):
+        Client(server.url).duplicates()
+    assert client.duplicates(0.6) == living["ShardedIndex"].duplicates(0.6) != []
+
+
+def of_blocks(living):
+    for kind, index in living.items():
+        if kind == "AsyncIndex":
+            continue
+        with index:
+            index.add([{"_id": "z", "text": "wing"}])
+        if kind == "Client":
+            assert len(index) == 6  # it waits on the server
+            index.commit()
+        again = Index.open(index.path) if kind != "Client" else index
+        assert len(again) == 7
+
+    async def block():
+        async with living["AsyncIndex"].index as index:
+            await index.add([{"_id": "z", "text": "wing"}])
+
+    asyncio.run(block())
+    assert living["AsyncIndex"].count() == 7
+
+
+def of_failed_blocks(living):
+    for kind in ("Index", "ShardedIndex"):
+        index = living[kind]
+        index.__enter__()
+        index.add([{"_id": "z", "text": "wing"}])
+        index.__exit__(KeyError, KeyError(), None)
+        assert len(Index.open(index.path)) == 6
+
+
+DIFFERENT = {
+    "A `SparseMatrix` as a query": of_matrices,
+    "`mode`, `dense`": of_dense_vectors,
+    "`Hits.missing`": of_missing_shards,
+    "`explain_plan`": of_plans,
+    "`similar(...)[0].explain()`": of_similar_hits,
+    "`rerank` with `diversity`": of_reranked_diversity,
+    "`duplicates`": of_duplicates,
+    "`with`": of_blocks,
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_what_differs(living, what):
+    DIFFERENT[what](living)
+
+
+def test_a_block_that_fails_changes_nothing(living):
+    of_failed_blocks(living)
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
+def test_the_page_says_what_the_same_call_does_otherwise():
+    assert [row[0] for row in rows("What the same call does otherwise")] == [*DIFFERENT]
+
+
+class Dense(BM25Encoder):
+    """BM25 with a dense vector of the first letters."""
+
+    dense_width = 4
+
+    def encode_dense(self, texts, *, queries=False):
+        return np.array([[1 + ord(letter) % 7 for letter in text[:4].ljust(4)] for text in texts], np.float32)
+
+    def encode_both(self, texts):
+        return self.encode_document(texts), self.encode_dense(texts)
+
+
+def test_dense_vectors_reach_the_server(tmp_path):
+    index = Index.build(tmp_path / "idx", DOCS, encoder=Dense(), hybrid=True, passages=None)
+    given = Dense().encode_dense(["Water", "Ice"])
+    with Server({"idx": index}, ServeSettings(port=0)) as server, Client(server.url) as client:
+        for mode in ("dense", "hybrid"):
+            for how in ({}, {"dense": given[0]}):
+                assert client.search("wing", 3, mode=mode, **how) == index.search("wing", 3, mode=mode, **how)
+            two = [each.search_batch(["wing", "tube"], 2, mode=mode, dense=given) for each in (client, index)]
+            assert two[0] == two[1]
+        for each in (client, index):
+            for how in ({"dense": given[0]}, {"mode": "dense", "dense": [1.0]}):
+                with pytest.raises(ValueError, match="dense"):
+                    each.search("wing", **how)
+        with pytest.raises(DataError, match="1 dense vectors for 2 queries"):
+            client.search_batch(["wing", "tube"], mode="dense", dense=given[:1])
