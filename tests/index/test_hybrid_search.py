@@ -157,7 +157,7 @@ def test_words_count_twice_beside_the_dense_vector_of_a_hybrid_encoder(tmp_path)
     encoder, texts = load_encoder("lsr-mini"), [" ".join(WORDS[i : i + 4]) for i in range(9)]
     index = Index.build(tmp_path / "idx", [{"_id": str(i), "text": t} for i, t in enumerate(texts)], hybrid=True)
     query = index.query_vectors(["turned shock and heat"])
-    learned, lexical = index.encoder.halves(query)
+    learned, lexical = index.encoder.split_by_encoder(query)
     assert learned.nnz
     assert lexical.nnz
     twice = SparseMatrix(query.indptr, query.indices, query.data.copy(), query.shape)
