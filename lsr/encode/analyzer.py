@@ -166,10 +166,11 @@ class Analyzer:
     def _placed(self, text: str) -> list[tuple[Term, int, int]]:
         """The terms of a text with their positions, by start."""
         clean, places = aligned(text)
+        known = self._cache
         found = [
             (term, *places(match.start() + term.start, match.start() + term.end))
             for match in self._pattern.finditer(clean)
-            for term in self.word(match.group()).terms
+            for term in (known.get(match.group()) or self.word(match.group())).terms
         ]
         return sorted(found, key=lambda placed: placed[1:])
 

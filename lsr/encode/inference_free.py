@@ -133,7 +133,8 @@ class InferenceFreeEncoder(Encoder):
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
         """Positions of tokens in a text."""
-        return [span for span in self.tokenizer.spans(text) if span[0] < self.n_terms]
+        n_terms = self.n_terms
+        return [span for span in self.tokenizer.spans(text) if span[0] < n_terms]
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
         """See `Encoder`; by the documents' model."""

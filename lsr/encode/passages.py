@@ -48,15 +48,16 @@ def split_passages(
     require_sizes(size, overlap)
     documents = list(documents)
     whole = encoder.room([""])
-    rooms = None if size or whole is None else encoder.room([document.content for document in documents])
+    asked = [] if size else [document.content for document in documents if not document.blocks]
+    rooms = iter(encoder.room(asked) or () if whole is not None and asked else ())
     wanted = (size, overlap) if size else (SIZE, OVERLAP)
     parts: list[list[_Part]] = []
-    for number, document in enumerate(documents):
+    for document in documents:
         if document.blocks:
             parts.append([_Section(document, *wanted, *section) for section in _sections(document, wanted[0])])
         elif size:
             parts.append([_Part(document, *wanted)])
-        elif whole is not None and rooms is not None and rooms[number] < 0:
+        elif next(rooms, 0) < 0 and whole is not None:
             parts.append([_Part(document, whole[0], min(OVERLAP, whole[0] - 1))])
         else:
             parts.append([])

@@ -239,7 +239,8 @@ class SpladeEncoder(Encoder):
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
         """Positions of the documents' tokens in a text."""
-        return [span for span in self._tokenizer(self.document).spans(text) if span[0] < self.n_terms]
+        n_terms = self.n_terms
+        return [span for span in self._tokenizer(self.document).spans(text) if span[0] < n_terms]
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
         """The word of the token with a term's largest logit: exact for max pooling, the largest share for sum pooling.

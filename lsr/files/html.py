@@ -24,6 +24,7 @@ _CELLS = {"td", "th"}
 _CLOSED = {"a", "article", "aside", "div", "footer", "header", "i", "section", "span"}  # these have end tags
 _META = {"description", "author", "keywords", "date"}
 _HEADING = re.compile(r"h[1-6]")
+_ENDS = {"<!--": "-->", "<![": "]>", "<": ">"}
 
 
 def read_html(text: str) -> Parsed:
@@ -36,10 +37,20 @@ def read_html(text: str) -> Parsed:
 def add_html(text: str, out: Extracted) -> tuple[str, dict[str, Any]]:
     """Add the blocks of a page; returns its title and metadata."""
     page = _Page(out)
-    page.feed(text)
+    page.feed(_without_open_ends(text))
     page.close()
     page.end_block()
     return page.title, page.metadata
+
+
+def _without_open_ends(text: str) -> str:
+    """The same with what opens but never ends as text: the parser would look for the end from each of them to the last
+    character.
+    """
+    for opening, end in _ENDS.items():
+        last = text.rfind(end) + 1
+        text = text[:last] + text[last:].replace(opening, f"&lt;{opening[1:]}")
+    return text
 
 
 class _Page(HTMLParser):

@@ -97,7 +97,6 @@ CALLS = {
     ),
     "search, algorithm": lambda i: i.search("wing", 3, algorithm="exhaustive", beta=0.5),
     "search, options": lambda i: i.search("wing", 2, offset=1, min_score=0.1, sort="-year", facets=["lang"]),
-    "search, total": lambda i: i.search("wing", 1, total=True, where={"lang": "en"}),
     "search, boost and groups": lambda i: i.search("wing", group_by="lang", per_group=2, boost={"year": 0.001}),
     "search, operators": lambda i: i.search('+ice -helicopter "the wing"', syntax="operators"),
     "search, diversity": lambda i: i.search("wing ice", 3, diversity=0.5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import zipfile
 
 import docx
@@ -277,6 +278,22 @@ def test_html_that_ends_early(text):
     assert parsed.text.startswith("before")
     assert "alert" not in parsed.text
     parsed.text.encode()
+
+
+@pytest.mark.parametrize("end", ["", ">", "<p>two</p>"])
+@pytest.mark.parametrize("part", ["<!-- a ", '<a href="x ', "<?x ", "<![CDATA[ ", "</ ", "<!DOCTYPE ", "<p ", "<![if "])
+def test_what_never_ends_is_not_looked_for_again_and_again(part, end):
+    start = time.process_time()
+    parsed = read_html("<p>one</p>" + part * 20_000 + end)
+    assert time.process_time() - start < 3  # it was 20 s to several minutes for some
+    assert parsed.text.startswith("one")
+    if not end or part in ("<!-- a ", "<![CDATA[ ", "<![if "):
+        assert part.strip() in parsed.text
+
+
+def test_comments_that_end_are_left_out_whatever_opens_later():
+    parsed = read_html("<p>a</p><!-- b --><p>c</p><![if !IE]><p>d</p><![endif]><p>1 < 2</p><!-- e <b>f</b>")
+    assert parsed.text.split() == ["a", "c", "d", "1", "<", "2", "<!--", "e", "f"]
 
 
 # --- notebooks ----------------------------------------------------------------------------------------------------
