@@ -143,11 +143,8 @@ def _over_seeds(by_query: NDArray[np.float64], systems: Sequence[Sequence[Values
     except ImportError:
         raise MissingExtra("scipy", "eval", "a test over seeds") from None
     means = [[sum(one.values()) / len(one) for one in seeds] for seeds in systems if len(seeds) > 1]
-    parts = [
-        (float(np.var(values, ddof=1)) / len(values), len(values) - 1)
-        for values in (by_query, *means)
-        if len(values) > 1
-    ]
+    samples = [by_query, *map(np.array, means)]
+    parts = [(float(values.var(ddof=1)) / len(values), len(values) - 1) for values in samples if len(values) > 1]
     variance = sum(part for part, _ in parts)
     mean = float(by_query.mean())
     if variance <= _EQUAL**2:

@@ -309,7 +309,7 @@ class Trainer:
         Raises:
             TrainingError: The vectors are not finite.
         """
-        found = self.student.examine(self._some_texts(_SAMPLE))
+        found: list[collapse_check.Finding] | None = self.student.examine(self._some_texts(_SAMPLE))
         if found is None:
             self._give_up("a document's vector", self.step)
         return found
