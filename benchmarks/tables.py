@@ -92,6 +92,25 @@ def bm25_held_out() -> str:
     return table([*found["held_out"][0]], rows) + caption("python benchmarks/bm25.py --data FOLDER", found)
 
 
+def languages() -> str:
+    """Collections in two languages: what the choice of the language comes to."""
+    found = result("languages")
+    rows = []
+    for pair, row in found["pairs"].items():
+        away = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        rows.append([pair.replace(" ", ", "), *(f"{mean:.3f}" for mean in row["means"]), away])
+    header = (
+        "nDCG@10",
+        "all as the first",
+        "all as the second",
+        "by hand",
+        "of the two",
+        "auto",
+        "auto beside by hand",
+    )
+    return table(header, rows) + caption("benchmarks/languages.py --data FOLDER", found)
+
+
 def encoders() -> str:
     """Texts a second."""
     found = result("encoders")
@@ -490,6 +509,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bm25-held-out": bm25_held_out,
     "quality-means": quality_means,
     "quality-parts": lambda: quality_means(_PARTS),
+    "languages": languages,
     "encoders": encoders,
     "encoding": encoding,
     "segments": segments,
