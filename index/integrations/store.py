@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from lsr.errors import OutputExists
 from lsr.index.index import Index
-from lsr.index.search.query_encoder import search_settings
-from lsr.index.segment.filters import as_filter
+from lsr.index.search.options import split_options
+from lsr.index.segment.parse_filters import as_filter
 from lsr.index.sharding.manifest import is_sharded
 from lsr.index.storage.manifest import MANIFEST
 from lsr.index.write.update_batch import Change
@@ -60,7 +60,7 @@ def current(index: Index) -> Index:
 
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of `Index.search`, looked at now and not at the first query.
+    """Settings and options of `Index.search`, looked at now and not at the first query.
 
     Raises:
         TypeError: There is no such setting.
@@ -71,7 +71,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     where = how.pop("where", None)
     if where is not None:
         as_filter(where)
-    search_settings(how)
+    split_options(how)
     return dict(settings)
 
 

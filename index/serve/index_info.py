@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from lsr.encode.hybrid import HybridEncoder
 from lsr.errors import LsrError
+from lsr.index.search.open_segment import OpenSegment
 from lsr.index.search.reader import Reader
-from lsr.index.search.snapshot import OpenSegment, Snapshot
+from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.columns import kinds_of, numbers_of
 
 _VALUES = 50  # of a column, the most frequent

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lsr import Index, SparseMatrix
+from lsr import Index, SparseMatrix, load_encoder
 from lsr.dense import DenseRows
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.passages import Passages
@@ -75,10 +75,8 @@ def brute(index, texts, query, k, weight=1.0, mode="hybrid", depth=100):
     best = [i for i in np.argsort(-sparse, kind="stable")[: max(k, depth)].tolist() if sparse[i] > 0]
     them = np.array(sorted(near | set(best)))
 
-    def scaled(x):
-        return (x - x.min()) / (x.max() - x.min()) if x.max() > x.min() else np.zeros(len(x))
-
-    total = scaled(sparse[them]) + weight * scaled(dense[them])
+    z = (dense - dense.mean()) / dense.std()
+    total = sparse[them] / (sparse[them].max() or 1) + weight * (z * abs(z))[them] / 32
     order = np.argsort(-total, kind="stable")[:k]
     return [ids[i] for i in them[order]], total[order]
 
@@ -151,7 +149,34 @@ def test_passages_count_by_the_best_of_them(tmp_path):
     both = index.search("heat plate", 10, mode="hybrid")
     assert len(both) == len({hit.id for hit in both}) == 6
     assert both[0].passage in {name for name, text in parts.items() if {"heat", "plate"} & set(text.split())}
-    assert both[0].score == pytest.approx(2.0)
+    z = (best[both[0].id] - dense.mean()) / dense.std()
+    assert both[0].score == pytest.approx(1 + z * abs(z) / 32, abs=1e-3)
+
+
+def test_words_count_twice_beside_the_dense_vector_of_a_hybrid_encoder(tmp_path):
+    encoder, texts = load_encoder("lsr-mini"), [" ".join(WORDS[i : i + 4]) for i in range(9)]
+    index = Index.build(tmp_path / "idx", [{"_id": str(i), "text": t} for i, t in enumerate(texts)], hybrid=True)
+    query = index.query_vectors(["turned shock and heat"])
+    learned, lexical = index.encoder.split_by_encoder(query)
+    assert learned.nnz
+    assert lexical.nnz
+    twice = SparseMatrix(query.indptr, query.indices, query.data.copy(), query.shape)
+    twice.data[np.isin(twice.indices, lexical.indices)] *= 2
+    sparse = {hit.id: hit.score for hit in index.search(twice, 9)}
+    dense = rounded(encoder.encode_dense(texts)) @ encoder.encode_dense("turned shock and heat", queries=True)[0]
+    z = (dense - dense.mean()) / dense.std()
+    expected = [sparse.get(str(i), 0) / max(sparse.values()) + z[i] * abs(z[i]) / 32 for i in range(9)]
+    found = {hit.id: hit.score for hit in index.search("turned shock and heat", 9, mode="hybrid")}
+    assert [found[str(i)] for i in range(9)] == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_query_without_a_known_word_is_ranked_by_the_dense_vector(tmp_path):
+    index = Index.build(tmp_path / "idx", documents(30), encoder=DenseBM25(), hybrid=True)
+    (near, both) = ([hit.id for hit in index.search("unheard", 30, mode=mode)] for mode in ("dense", "hybrid"))
+    assert both == near
+    index.delete([str(i) for i in range(29)])
+    index.commit(merge=False)
+    assert [hit.id for hit in index.search("wing", mode="hybrid")] == ["29"]
 
 
 def test_shards_keep_the_vectors(tmp_path):
@@ -220,11 +245,11 @@ def test_what_cannot_be_searched_so_is_refused(tmp_path):
         index.search("jet", dense=np.ones(WIDTH))
     with pytest.raises(ValueError, match="mode must be one of sparse, hybrid, dense"):
         index.search("jet", mode="both")
-    with pytest.raises(DataError, match="a hybrid index makes dense vectors of texts"):
+    with pytest.raises(DataError, match="a hybrid index makes dense vectors from texts"):
         Index.build(tmp_path / "m", SparseMatrix.from_dicts([{1: 1.0}], 3), hybrid=True)
-    with pytest.raises(EncoderError, match="gives no dense vectors beside the sparse ones"):
+    with pytest.raises(EncoderError, match="has no dense vectors; lsr-mini has them"):
         Index.build(tmp_path / "x", documents(5), encoder=BM25Encoder(), hybrid=True)
-    with pytest.raises(EncoderError, match="gives no dense vectors beside the sparse ones"):
+    with pytest.raises(EncoderError, match="has no dense vectors; lsr-mini has them"):
         Index.open(index.path, encoder=BM25Encoder()).add(documents(1, 0, 90))
 
 
