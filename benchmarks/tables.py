@@ -504,7 +504,39 @@ def order() -> str:
     return table(header, rows) + caption("python benchmarks/order.py --data FOLDER", found)
 
 
+def rivals() -> str:
+    """The same job by several libraries."""
+    found = result("rivals")
+    names = {"LanceDB": "lancedb", "Chroma": "chromadb", "Qdrant": "qdrant-client", "bm25s": "bm25s"}
+    rows = []
+    for row in found["rows"]:
+        library, _, rest = row["system"].partition(",")
+        of = f" {found['rivals'][names[library]]}" if library in names else ""
+        values = [f"{row[measure]:.3f}" for measure in ("nDCG@10", "RR@10", "Success@1", "Success@5")]
+        p = "" if row["p"] is None else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+        build = f"{row['build_cpu_s']:.0f} s" if row["build_cpu_s"] >= 1.0 else "" if library == "lsr" else "< 1 s"
+        system = f"{library}{of}" + f",{rest}" * bool(rest)
+        size = f"{row['size_mb']:.0f} MB" if row["size_mb"] else ""
+        rows.append((system, *values, p, str(row["lines"]), build, size))
+    header = ("", "nDCG@10", "RR@10", "first is right", "one of five is", "p", "lines of code", "build, CPU", "on disk")
+    command = "python benchmarks/rivals.py --sdists SDISTS --dense MODEL --work WORK"
+    return table(header, rows) + caption(command, found)
+
+
+def rivals_install() -> str:
+    """What installing them takes."""
+    found = result("rivals-install")
+    rows = [
+        (row["system"], f"`{row['install']}`", f"{row['cpu_s']} s", f"{row['mb']:,} MB", str(row["packages"]))
+        for row in found["rows"]
+    ]
+    header = ("", "pip install", "CPU time", "on disk", "packages")
+    return table(header, rows) + caption("python benchmarks/rivals.py --install", found)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "rivals": rivals,
+    "rivals-install": rivals_install,
     "quality": quality,
     "bm25-held-out": bm25_held_out,
     "quality-means": quality_means,
