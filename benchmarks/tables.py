@@ -108,7 +108,7 @@ def languages() -> str:
         "auto",
         "auto beside by hand",
     )
-    return table(header, rows) + caption("benchmarks/languages.py --data FOLDER", found)
+    return table(header, rows) + caption("python benchmarks/languages.py --data FOLDER", found)
 
 
 def encoders() -> str:
