@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lsr.console import note
 from lsr.errors import DataError
-from lsr.eval.datasets import Dataset, open_dataset
+from lsr.eval.datasets import open_dataset
 from lsr.eval.evaluate import search_run
 from lsr.index.index import Index
 from lsr.index.search.query_file import read_queries
@@ -45,11 +45,8 @@ def as_overrides(folder: str, out: Path, *, negatives: bool, validates: bool) ->
     """
     source: dict[str, object] = {"path": folder}
     if negatives:
-        path = out / "negatives.jsonl"
-        if not path.is_file():
-            out.mkdir(parents=True, exist_ok=True)
-            _mine(open_dataset(folder, "train"), path)
-        source |= {"candidates": str(path), "allow_missing": True}
+        out.mkdir(parents=True, exist_ok=True)
+        source |= {"candidates": str(bm25_negatives(folder, out / "negatives.jsonl")), "allow_missing": True}
     found = [f"data.sources={json.dumps([source])}"]
     if validates and any((Path(folder) / "qrels").glob("dev.*")):
         found.append(f"validation.sets={json.dumps([f'{folder}:dev'])}")
@@ -59,8 +56,19 @@ def as_overrides(folder: str, out: Path, *, negatives: bool, validates: bool) ->
     return found
 
 
-def _mine(dataset: Dataset, path: Path) -> None:
-    """Write BM25's best documents of each query that are no positives and score clearly less than those."""
+def bm25_negatives(folder: str, path: Path) -> Path:
+    """Write BM25's best documents of each training query that are no positives and score clearly less than those.
+
+    Args:
+        folder: A BEIR folder with judgments `train`, or an ir-datasets name.
+        path: Where to, .jsonl; what is there stays.
+
+    Returns:
+        `path`.
+    """
+    if path.is_file():
+        return path
+    dataset = open_dataset(folder, "train")
     relevant = {query: judged for query, judged in dataset.qrels.items() if max(judged.values()) > 0}
     with tempfile.TemporaryDirectory() as work:
         index = Index.build(Path(work) / "index", dataset.corpus(), encoder="bm25", store_text=False)
@@ -72,3 +80,4 @@ def _mine(dataset: Dataset, path: Path) -> None:
         for mined in mine_negatives([run], relevant, MiningSettings(), report):
             file.write(mined_line(mined, texts[mined.query_id]))
     note(f"mined {report.negatives:,} negatives of BM25 for {report.queries:,} queries: {path}")
+    return path

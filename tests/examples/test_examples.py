@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import re
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
@@ -90,6 +92,35 @@ def test_a_splade_model_is_trained_and_searched_with(tmp_path, monkeypatch, caps
         torch.set_num_threads(threads)
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert (tmp_path / "run" / "run" / "best" / "encoder.json").is_file()
+
+
+@pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")
+def test_a_paper_is_made(part_of_cranfield, tmp_path, monkeypatch):
+    """Small: a random model, two seeds, two sets; every table that the paper takes is there."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("jinja2")
+    monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))
+    small = load("train_splade")
+    data = shutil.copytree(part_of_cranfield, tmp_path / "cranfield")
+    shutil.copy(data / "qrels" / "test.tsv", data / "qrels" / "train.tsv")
+    other = shutil.copytree(data, tmp_path / "other")
+    texts = [json.loads(line)["text"] for line in (data / "corpus.jsonl").read_text().splitlines()]
+    checkpoint = small.write_random_bert(tmp_path / "random-bert", texts)
+    sets = [str(data), str(other)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        paper = load("paper").study(tmp_path / "paper", str(checkpoint), str(data), sets, (1, 2), 2, 48)
+    finally:
+        torch.set_num_threads(threads)
+    tex = paper.read_text()
+    tables = re.findall(r"\\input\{(.*?)\}", tex)
+    assert len(tables) == 5
+    assert all((paper.parent / name).is_file() for name in tables)
+    assert tex.count(r"\begin{table") == tex.count(r"\end{table") == 5
+    assert "± 0." in (tmp_path / "paper" / "results" / "report.md").read_text()
+    record = json.loads((tmp_path / "paper" / "results" / "experiment.json").read_text())
+    assert record["seeds"] == [1, 2]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
