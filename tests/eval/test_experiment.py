@@ -549,7 +549,7 @@ def test_the_command_tells_all_that_is_wrong_and_takes_another_split(tmp_path, l
     assert all(text in ran.err for text in ("there are: dev", "'nDGC@10'"))
     how = ("--split", "dev", "--set", "measures=nDCG@10")
     ran = lsr_command("experiment", config, "--dataset", folder / "qrels" / "dev.tsv", *how, "--out", out)
-    assert (ran.code, "judgments alone" in ran.err) == (1, True)
+    assert (ran.code, "only judgments" in ran.err) == (1, True)
     assert lsr_command("experiment", config, "--dataset", folder, *how, "--out", out).code == 0
     assert json.loads((out / "experiment.json").read_text())["datasets"][0]["split"] == "dev"
 

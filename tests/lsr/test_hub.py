@@ -238,7 +238,7 @@ def test_pickled_table_is_refused(reference, tmp_path):
     folder = Path(shutil.copytree(reference("static")[0], tmp_path / "bad"))
     static = folder / "query_0_SparseStaticEmbedding"
     (static / "model.safetensors").rename(static / "pytorch_model.bin")
-    with pytest.raises(EncoderError, match=r"pytorch_model\.bin.*is not opened"):
+    with pytest.raises(EncoderError, match=r"pytorch_model\.bin.*isn't opened"):
         load_encoder(folder)
 
 
@@ -262,7 +262,7 @@ def test_damaged_encoder_files(checkpoint, tmp_path):
         ({"format": 99}, "format 99"),
         ({"type": "colbert"}, "knows bm25, splade, inference-free"),
         ({"document": None}, "tower can't be read"),
-        ({"document": {"subfolder": "../x"}}, "leads out"),
+        ({"document": {"subfolder": "../x"}}, "outside of the folder"),
     ]:
         (tmp_path / "encoder.json").write_text(json.dumps(config | change))
         with pytest.raises(EncoderError, match=message):
@@ -271,5 +271,5 @@ def test_damaged_encoder_files(checkpoint, tmp_path):
     (tmp_path / "encoder.json").write_text(json.dumps(config))
     with pytest.raises(EncoderError, match="not a whole encoder"):
         load_encoder(tmp_path)
-    with pytest.raises(EncoderError, match="leads out"):
+    with pytest.raises(EncoderError, match="outside of the folder"):
         load_encoder_files({"../encoder.json": b""})

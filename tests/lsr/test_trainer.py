@@ -528,7 +528,7 @@ def test_models_and_the_scores_of_the_examples_teach_together():
     assert raw["kl"].item() == pytest.approx((first + second).item() / 2)
     with pytest.raises(TrainingError, match="examples with scores"):
         ranking_loss(scores, replace(batch, scores=None), LossSettings(kl=1), [Lengths()], examples=True)
-    with pytest.raises(ValueError, match="name one of encoder, dense and examples"):
+    with pytest.raises(ValueError, match="name one of encoder, dense, cross_encoder and examples"):
         TeacherSettings(encoder="bm25", examples=True)
 
 
@@ -805,7 +805,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(settings, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints_module, "save_file", fill)
-        with pytest.raises(OutputError, match=r"00000006: .*No space left.*checkpoint-00000003 is whole"):
+        with pytest.raises(OutputError, match=r"00000006: .*No space left.*checkpoint-00000003 is complete"):
             run.run()
     assert [path.name for path in (tmp_path / "run").glob("checkpoint*")] == ["checkpoint-00000003"]
     (tmp_path / "run" / "checkpoint.partial").mkdir()  # what a kill would leave

@@ -115,7 +115,7 @@ def test_bad_files_are_told_and_the_rest_is_read(tmp_path, monkeypatch):
         "e.md: the front matter isn't YAML: ",
         *(f"f.csv:{line}: 3 cells, but 2 columns" for line in (3, 4, 5)),
         "f.csv: 6 more rows can't be read",
-        "large.txt: 0 MB of text are too much for one document: split it",
+        "large.txt: 0 MB is too much for one document: split it",
     ]
     assert len(told) == len(begins)
     assert all(line.startswith(begin) for line, begin in zip(told, begins, strict=True))
