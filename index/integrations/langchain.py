@@ -29,8 +29,10 @@ try:
 except ImportError:
     raise MissingExtra("langchain-core", "langchain", "a retriever for LangChain") from None
 
-# Fields of a retriever: what changes which documents are found, or their order.
-_SETTINGS = tuple(field.name for one in (SearchSettings, Options) for field in fields(one) if field.name != "facets")
+# Fields of a retriever: what changes which documents are found, or their order; not what is told besides.
+_SETTINGS = tuple(
+    field.name for one in (SearchSettings, Options) for field in fields(one) if field.name not in ("facets", "total")
+)
 
 
 class LsrRetriever(BaseRetriever):
