@@ -248,7 +248,7 @@ def processes(index: ShardedIndex, shard: int) -> list[int]:
     def own(_: object) -> int:
         return os.getpid()
 
-    return [ray.get(replica._actor.__ray_call__.remote(own)) for replica in index._sets[shard].replicas]  # type: ignore[attr-defined]
+    return [ray.get(replica._actor.__ray_call__.remote(own)) for replica in index._group.sets[shard].replicas]  # type: ignore[attr-defined]
 
 
 def replace_a_node(cluster: Any) -> None:

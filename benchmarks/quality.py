@@ -54,7 +54,7 @@ def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
     if how == "learned half":
         asked = read_queries(dataset.query_source, index)
         assert isinstance(index.encoder, HybridEncoder)
-        learned, _ = index.encoder.halves(asked.encoded(index))
+        learned, _ = index.encoder.split_by_encoder(asked.encoded(index))
         return evaluate_index(index, dataset, DEFAULT_MEASURES, QuerySet(asked.ids, None, learned))
     mode: Any = how or "sparse"
     return evaluate_index(index, dataset, DEFAULT_MEASURES, mode=mode)

@@ -92,6 +92,25 @@ def bm25_held_out() -> str:
     return table([*found["held_out"][0]], rows) + caption("python benchmarks/bm25.py --data FOLDER", found)
 
 
+def languages() -> str:
+    """Collections in two languages: what the choice of the language comes to."""
+    found = result("languages")
+    rows = []
+    for pair, row in found["pairs"].items():
+        away = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        rows.append([pair.replace(" ", ", "), *(f"{mean:.3f}" for mean in row["means"]), away])
+    header = (
+        "nDCG@10",
+        "all as the first",
+        "all as the second",
+        "by hand",
+        "of the two",
+        "auto",
+        "auto beside by hand",
+    )
+    return table(header, rows) + caption("benchmarks/languages.py --data FOLDER", found)
+
+
 def encoders() -> str:
     """Texts a second."""
     found = result("encoders")
@@ -215,6 +234,31 @@ def engines_short() -> str:
 
 def _digits(ms: float) -> str:
     return f"{ms:.3f}" if ms < 1 - 5e-4 else f"{ms:.2f}"
+
+
+def engines_real() -> str:
+    """Exact search of engines on real vectors."""
+    found = result("engines-real")
+    engines, rows = _engine_rows(found), []
+    for key, name in _EXACT.items():
+        if key in engines:
+            ms = [engines[key][k]["latency_ms"] for k in (10, 100, 1000)]
+            name = name.removesuffix(", recall .97")
+            rows.append((name, *(f"{_digits(one['median'])} ({_digits(one['mean'])})" for one in ms)))
+    header = ("median (mean), ms", "k = 10", "k = 100", "k = 1000")
+    return table(header, rows) + caption("python benchmarks/engines.py --data VECTORS", found)
+
+
+def planner() -> str:
+    """What the choice of an algorithm costs."""
+    found = result("planner")
+    rows = []
+    for row in found["rows"]:
+        means = (f"{_digits(row['ms'][way]['mean'])}" for way in ("exhaustive", "blocks", "auto"))
+        what = (row["collection"], f"{row['documents']:,}", row["index"], str(row["k"]))
+        rows.append((*what, *means, f"{row['regret']:.2f}", f"{row['beside_scan']:.2f}"))
+    header = ("collection", "documents", "index", "k", "scan, ms", "blocks", "auto", "regret", "beside the scan")
+    return table(header, rows) + caption("NUMBA_NUM_THREADS=1 python benchmarks/planner.py --data FOLDER", found)
 
 
 def scale() -> str:
@@ -445,15 +489,19 @@ def ablations() -> str:
 
 def order() -> str:
     """Blocks that could reach the best 10, by the order of storage."""
-    found = result("order-1000000")
+    found, real = result("order-1000000"), result("order-107866")
     names = {
         "oracle": "the generator's own, an oracle",
         "ours": "clusters, then bisection (what lsr does)",
         "bisection alone": "bisection alone",
         "random": "random",
     }
-    rows = [(name, f"{found[key]['k=10, 128 documents']['left_mean']:,.0f}") for key, name in names.items()]
-    return table(("order", "blocks"), rows) + caption("python benchmarks/order.py --data FOLDER", found)
+    rows = [
+        (name, *(f"{one[key]['k=10, 128 documents']['left_mean']:,.0f}" if key in one else "" for one in (found, real)))
+        for key, name in names.items()
+    ]
+    header = ("order", "a million synthetic documents", "107,866 real ones")
+    return table(header, rows) + caption("python benchmarks/order.py --data FOLDER", found)
 
 
 def rivals() -> str:
@@ -493,6 +541,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bm25-held-out": bm25_held_out,
     "quality-means": quality_means,
     "quality-parts": lambda: quality_means(_PARTS),
+    "languages": languages,
     "encoders": encoders,
     "encoding": encoding,
     "segments": segments,
@@ -500,6 +549,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "filters": filters,
     "engines": engines,
     "engines-short": engines_short,
+    "engines-real": engines_real,
+    "planner": planner,
     "scale": scale,
     "capacity": capacity,
     "report": report,

@@ -41,7 +41,7 @@ _HOMES = {
     "download_index": "lsr.index.sharding.remote",
     "expand_query": "lsr.index.search.feedback",
     "interpolate": "lsr.index.hybrid.fusion",
-    "parse_where": "lsr.index.segment.filters",
+    "parse_where": "lsr.index.segment.parse_filters",
     "read_queries": "lsr.index.search.query_file",
     "reciprocal_rank_fusion": "lsr.index.hybrid.fusion",
     "reshard_index": "lsr.index.distributed.reshard",
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from lsr.index.search.settings import SearchSettings as SearchSettings
     from lsr.index.search.words import Suggestion as Suggestion
     from lsr.index.segment.filters import Filter as Filter
-    from lsr.index.segment.filters import parse_where as parse_where
+    from lsr.index.segment.parse_filters import parse_where as parse_where
     from lsr.index.serve.client import Client as Client
     from lsr.index.serve.server import Server as Server
     from lsr.index.serve.settings import ServeSettings as ServeSettings

@@ -36,22 +36,21 @@ from lsr.index.search.hits import Hit as Hit
 from lsr.index.search.reader import Reader
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.clusters import SUMMARY_MASS
-from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.segment.parse_filters import as_filter
 from lsr.index.segment.postings import ImpactType
 from lsr.index.segment.postings_writer import DEFAULT_MEMORY, Order
 from lsr.index.sharding.local import ShardedWriter, latest_snapshot, new_writer
 from lsr.index.sharding.manifest import SHARDS, is_sharded
 from lsr.index.sharding.remote import download_index, folder_for
 from lsr.index.storage.manifest import MANIFEST
-from lsr.index.write.background_merger import Merger
+from lsr.index.write.background_merger import MergeScheduler
 from lsr.index.write.builder import BuildSettings, Source, build_index, require_same_terms
-from lsr.index.write.merge import Abandoned, Merged, plan_merges
+from lsr.index.write.merge import Merged
 from lsr.index.write.update_batch import Change
 from lsr.index.write.writer import Writer
 from lsr.io.document import as_ids
 from lsr.io.object_store import is_remote
-
-_RETRY = 0.1  # seconds until a merger that finds somebody else writing looks again
 
 if TYPE_CHECKING:
     from lsr.files.documents import FileCorpus
@@ -92,8 +91,7 @@ class Index(Reader):
         self._changing = threading.Condition(threading.RLock())
         self._adopting = threading.Lock()
         self._seen = (-1, 0, 0)  # no file's: the first look finds out what was committed since it was opened
-        self._mergers: dict[Path, Merger] = {}
-        self._merges_waiting = 0  # for their turn to write
+        self._merging = MergeScheduler(self._changing)
         self._unsaved: weakref.finalize[Any, Index] | None = None  # tells of changes that are left behind
         self._left_with: int | None = None  # the process that made this one by a fork, with changes pending
         in_child(self)
@@ -109,7 +107,7 @@ class Index(Reader):
         self._changing = threading.Condition(threading.RLock())
         self._left_with = os.getppid() if self._writer is not None else None
         self._committed()
-        self._writer, self._mergers, self._merges_waiting = None, {}, 0
+        self._writer, self._merging = None, MergeScheduler(self._changing)
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -368,12 +366,10 @@ class Index(Reader):
                 return
             self._writer.commit()
             if merge:
-                self._writer.keep_pace({name for merger in self._mergers.values() for name in merger.at_work})
+                self._writer.keep_pace(self._merging.at_work)
             self._adopt(self._writer.snapshot)
             self.rollback()
-            if self._merges_waiting:  # for changes to be committed, so that it can be put in its place
-                self._changing.notify_all()
-                self._changing.wait(1.0)
+            self._merging.let_in()
         if merge:
             self._merge_behind(everything=False)
 
@@ -416,7 +412,7 @@ class Index(Reader):
         self.commit(merge=False)
         if background:
             return self._merge_behind(everything=everything)
-        self._end_merger()
+        self._merging.end()
         with self._changing:
             while self._writer is not None:  # other threads may have begun changes
                 self.commit(merge=False)
@@ -442,7 +438,7 @@ class Index(Reader):
         if self.pending:
             warn(_unsaved(self.path), UncommittedChanges)
         self.rollback()
-        if error := self._end_merger(wait=wait):
+        if error := self._merging.end(wait=wait):
             raise error
 
     def __enter__(self) -> Self:
@@ -457,51 +453,22 @@ class Index(Reader):
             self.rollback()
             self.close()
 
-    # --- merging in the background ---------------------------------------------------------------------------------
+    # --- writing ---------------------------------------------------------------------------------------------------
 
     def _merge_behind(self, *, everything: bool) -> bool:
-        """Have segments merged by a thread; tells whether there is anything to merge."""
+        """Have segments merged by threads; tells whether there is anything to merge."""
         self._require_changeable()
-        found = False
-        with self._changing:
-            turn = next((merger.turn for merger in self._mergers.values() if merger.is_alive), threading.Lock())
-            for path, snapshot in self._snapshot.by_folder(self.path):
-                if plan_merges([part.entry for part in snapshot.parts], everything=everything) is None:
-                    continue
-                found, merger = True, self._mergers.get(path)
-                if merger is None or not merger.ask(everything=everything):
-                    self._mergers[path] = Merger(path, snapshot, self._put, turn, everything=everything)
-        return found
+        return self._merging.start(self._snapshot.by_folder(self.path), self._take, everything=everything)
 
-    def _put(self, merged: Merged, merger: Merger) -> None:
-        """Put what a merger has made in its place, when nobody else writes.
-
-        Raises:
-            Abandoned: Somebody writes, and there is no time to wait.
-        """
-        with self._changing:
-            self._merges_waiting += 1
-            try:
-                while not merger.stop.is_set():
-                    if not self.pending:
-                        with suppress(IndexLocked), self._writing() as writer:
-                            writer.take(merged)
-                            self._adopt(writer.snapshot)
-                            return
-                    if merger.closing.is_set():
-                        break
-                    self._changing.wait(_RETRY)
-                raise Abandoned
-            finally:
-                self._merges_waiting -= 1
-                self._changing.notify_all()
-
-    def _end_merger(self, *, wait: bool = True) -> Exception | None:
-        """Wait until nothing is merged in the background; gives what went wrong there."""
-        mergers, self._mergers = list(self._mergers.values()), {}
-        for merger in mergers:
-            merger.end(wait=wait)
-        return next((merger.error for merger in mergers if merger.error), None)
+    def _take(self, merged: Merged) -> bool:
+        """Put what was merged in its place; False if somebody writes."""
+        if self.pending:
+            return False
+        with suppress(IndexLocked), self._writing() as writer:
+            writer.take(merged)
+            self._adopt(writer.snapshot)
+            return True
+        return False
 
     def _require_changeable(self) -> None:
         """Refuse to change, or to merge, a copy of what lies in object storage."""

@@ -1,75 +1,109 @@
-"""Makes the pictures of README.md and docs/: the page at two widths, and the terminal.
+"""Makes the pictures of README.md and docs/: the page on a desk and on a phone, and the terminal.
 
-    python docs/images/make.py INDEX
+    python docs/images/make.py
 
-INDEX is one of the Cranfield collection (`lsr index lsr/data/cranfield --out INDEX`). Needs chromium, playwright, rich.
+What is searched is this documentation, each page with the part of it that it belongs to. Needs chromium, playwright,
+pillow, rich and the extras serve and files.
 """
+
+from __future__ import annotations
 
 import io
 import re
 import shutil
-import subprocess
-import sys
-import time
-import urllib.request
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlencode
+from typing import Any
 
 import click
-from playwright.sync_api import sync_playwright
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
 
 from lsr import Index
+from lsr.files.documents import read_documents
+from lsr.index.serve.server import Server
+from lsr.index.serve.settings import ServeSettings
+from lsr.io.document import Document
 
 HERE = Path(__file__).parent
-QUERY = "noise of jets near airports"
-PORT = 8765
+DESK, PHONE = (1100, 760), (390, 760)
+QUERY = "add documents while others search"
+# name, size, colours, the search as the page's address has it, what is clicked
+PICTURES: list[tuple[str, tuple[int, int], str, str, str]] = [
+    ("page", DESK, "light", f"q={QUERY}", ""),
+    ("page-details", DESK, "light", f"q={QUERY}&details=1", ""),
+    ("page-phone", PHONE, "light", f"q={QUERY}", ""),
+    ("page-filters", PHONE, "dark", f"q={QUERY}", "#filter"),
+    ("page-start", PHONE, "light", "", ""),
+    ("page-nothing", PHONE, "dark", 'q=weather&mode=sparse&where={"part":["models"]}', ""),
+]
 
 
-def pages(index):
-    """Pictures of the page, at the width of a desk and of a phone."""
-    server = subprocess.Popen([sys.executable, "-m", "lsr", "serve", f"cranfield={index}", "--port", str(PORT)])
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{PORT}/ready", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        with sync_playwright() as tools:
-            browser = tools.chromium.launch(executable_path=shutil.which("chromium"))
-            for name, width, height in (("page", 1000, 720), ("page-phone", 390, 760)):
-                page = browser.new_page(viewport={"width": width, "height": height})
-                page.goto(f"http://127.0.0.1:{PORT}/#{urlencode({'q': QUERY, 'k': 3})}")
-                page.wait_for_selector(".hit .bar i", timeout=120_000)
-                page.wait_for_function("!document.querySelector('[aria-busy]')", timeout=120_000)
-                page.wait_for_timeout(1000)
-                page.screenshot(path=HERE / f"{name}.png")
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait()
+def documents() -> Iterator[Document]:
+    """The pages of the documentation."""
+    for page in read_documents(HERE.parent, url="https://lsr.example/docs/{stem}/"):
+        folder = Path(page.id).parent.name or "start"
+        if page.id.endswith(".md"):
+            yield replace(page, metadata={**(page.metadata or {}), "part": folder})
 
 
-def terminal(index):
+def pages(index: Index) -> None:
+    """Pictures of the page."""
+    with Server({"docs": index}, ServeSettings(port=0)) as server, sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=shutil.which("chromium"))
+        for name, (width, height), scheme, fragment, clicked in PICTURES:
+            how: Any = {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
+            page = browser.new_page(**how)
+            page.goto(f"{server.url}/#{fragment.replace(' ', '+')}")
+            _settle(page)
+            if clicked:
+                page.locator(clicked).click()
+                _settle(page)
+            _save(name, page.screenshot())
+            page.close()
+        browser.close()
+
+
+def _settle(page: Page) -> None:
+    """Wait until nothing more comes."""
+    page.wait_for_timeout(500)
+    for _ in range(600):
+        if not page.locator("[aria-busy]").count() and all(page.locator(".total").all_text_contents()):
+            break
+        page.wait_for_timeout(100)
+    page.wait_for_timeout(500)
+
+
+def _save(name: str, picture: bytes) -> None:
+    """With as many colours as the eye tells apart in a page of text: a third of the size."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    image.save(HERE / f"{name}.png", optimize=True)
+
+
+def terminal(index: Index) -> None:
     """A picture of what `lsr explain` prints."""
-    hit = Index.open(index).search(QUERY, k=1)[0]
+    hit = index.search(QUERY, k=1)[0]
     lines = str(hit.explain()).splitlines()
     console = Console(record=True, width=84, file=io.StringIO())
-    console.print(Text(f'$ lsr explain idx "{QUERY}" {hit.id}', style="bold"))
+    console.print(Text(f'$ lsr explain idx "{QUERY}" {hit.passage}', style="bold"))
     for line in lines[:14]:
         style = "green" if " match " in line else "yellow" if " expansion " in line else ""
         console.print(Text(click.unstyle(line)[:84], style=style))
     console.save_svg(str(HERE / "terminal.svg"), title="lsr", code_format=_svg())
 
 
-def _svg():
+def _svg() -> str:
     """Rich's form of SVG without its web font: nothing is loaded from elsewhere."""
     return re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
-    pages(sys.argv[1])
-    terminal(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder:
+        made = Index.build(Path(folder) / "idx", documents(), encoder="lsr-mini", hybrid=True)
+        pages(made)
+        terminal(made)

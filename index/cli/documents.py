@@ -27,7 +27,7 @@ def get(index_path: Path | str, doc_ids: tuple[str, ...], where: tuple[str, ...]
     """
     from lsr.console import counted, emit_json, note
     from lsr.index.index import Index
-    from lsr.index.segment.filters import parse_where_text
+    from lsr.index.segment.parse_filters import parse_where_text
 
     parsed = parse_where_text(where)
     if doc_ids and parsed is not None:
@@ -62,7 +62,7 @@ def similar(index_path: Path | str, doc_id: str, k: int, as_json: bool, where: t
     """
     from lsr.console import is_terminal
     from lsr.index.index import Index
-    from lsr.index.segment.filters import parse_where_text
+    from lsr.index.segment.parse_filters import parse_where_text
 
     given = given_options(options)
     as_json = as_json or not is_terminal()
@@ -92,7 +92,7 @@ def duplicates(index_path: Path | str, threshold: float, where: tuple[str, ...])
 
     from lsr.console import counted, emit_json, note
     from lsr.index.index import Index
-    from lsr.index.segment.filters import parse_where_text
+    from lsr.index.segment.parse_filters import parse_where_text
 
     found = Index.open(index_path).duplicates(threshold, where=parse_where_text(where))
     for pair in found:

@@ -42,7 +42,9 @@ def encoder_options(command: F) -> F:
         click.option("--k1", type=click.FloatRange(min=0), help="Of bm25: saturation of frequencies. [default: 0.9]"),
         click.option("--b", type=click.FloatRange(0, 1), help="Of bm25: normalisation of lengths. [default: 0.4]"),
         click.option(
-            "--language", metavar="NAME", help="Of bm25: a Snowball language, none, or lucene. [default: english]"
+            "--language",
+            metavar="NAME",
+            help="Of bm25: english, de, ja, …; de,en or auto: each document's own; none; lucene. [default: english]",
         ),
         click.option(
             "--stop-words",
@@ -209,7 +211,7 @@ def encode(
       lsr encode docs.jsonl.gz --ray auto --device cuda --out s3://bucket/vectors --encoder naver/splade-v3
     """
     from lsr.console import note
-    from lsr.encode.corpus import encode_to
+    from lsr.encode.write import encode_to
     from lsr.files.documents import open_texts
     from lsr.io.convert import Form, check_out, convert
     from lsr.io.open_vectors import read_vectors
@@ -238,15 +240,12 @@ def encode(
         "settings": json.dumps(decided_by | {"text": not options["no_text"], "skip_bad": options["skip_bad"]}),
         "overwrite": options["overwrite"],
         "anserini": anserini,
+        "queries": queries,
+        "passages": passages,
+        "with_text": not options["no_text"],
+        "device": options["device"],
     }
-    if ray or isinstance(out, str):
-        from lsr.encode.distributed import Task, encode_parts_to
-
-        task = Task(queries, passages, not options["no_text"], options["device"])
-        report = encode_parts_to(corpus, opened, out, task, workers=working, **how)
-    else:
-        how |= {"queries": queries, "passages": passages, "with_text": not options["no_text"]}
-        report = encode_to(corpus, opened, out, **how)
+    report = encode_to(corpus, opened, out, workers=working, **how)
     report.tell()
     note(f"{report.vectors} vectors in {out}")
 

@@ -119,7 +119,7 @@ def delete(index_path: Path | str, doc_ids: tuple[str, ...], ids: IO[str] | None
       lsr delete idx --where "year<2000"
     """
     from lsr.console import note
-    from lsr.index.segment.filters import parse_where_text
+    from lsr.index.segment.parse_filters import parse_where_text
 
     wanted = [*doc_ids, *(line.rstrip("\n") for line in ids or ())]
     wanted = [doc_id for doc_id in wanted if doc_id]

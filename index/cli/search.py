@@ -185,7 +185,7 @@ def search(
       lsr search shards --queries queries.jsonl --run out.trec --ray auto
     """  # fmt: skip
     from lsr.console import emit_json, is_terminal, note
-    from lsr.index.segment.filters import parse_where_text
+    from lsr.index.segment.parse_filters import parse_where_text
 
     if (text is None) == (queries is None):
         raise click.UsageError("give either a text or --queries FILE")

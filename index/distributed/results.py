@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,6 @@ from lsr.index.search.options import Sort
 from lsr.index.search.words import Titles, merged_titles
 from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -209,32 +207,18 @@ class ShardRanking:
 
 
 class ShardWords:
-    """The documents of all shards as a `WordSource`.
-
-    Args:
-        vocabulary: Token of each term.
-        made: What was made of these documents.
-        frequencies: As of `WordSource`.
-        contents: As of `WordSource`.
-        titles: Asks all shards for titles.
-    """
+    """The documents of all shards as a `WordSource`, whose attributes are the arguments; `titles` asks all shards."""
 
     def __init__(
         self,
         vocabulary: list[str] | None,
-        made: dict[str, Any],
+        kept: Callable[..., Any],
         frequencies: Callable[[NDArray[np.int64]], NDArray[np.int64]],
         contents: Callable[[Sequence[int], int], list[list[str]]],
         titles: Callable[[str, int], Mapping[int, Titles]],
     ) -> None:
-        self.vocabulary, self.frequencies, self.contents = vocabulary, frequencies, contents
-        self._made, self._titles = made, titles
-
-    def kept(self, name: str, make: Callable[[], T]) -> T:
-        """What is made once for these documents."""
-        if name not in self._made:
-            self._made[name] = make()
-        return cast(T, self._made[name])
+        self.vocabulary, self.kept, self.frequencies, self.contents = vocabulary, kept, frequencies, contents
+        self._titles = titles
 
     def titles(self, typed: str, limit: int) -> Titles:
         """The titles of all shards, in their order."""

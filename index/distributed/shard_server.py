@@ -24,7 +24,7 @@ from lsr.forks import in_child
 from lsr.index.search.column_values import values_of
 from lsr.index.search.explain import Explanation, explain_document
 from lsr.index.search.matches import Matcher
-from lsr.index.search.options import Conditions
+from lsr.index.search.request import Criteria, EncodedQuery
 from lsr.index.search.settings import Plan, SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.search.words import Titles, matching_titles
@@ -157,10 +157,8 @@ class Shard:
         version: str,
         queries: SparseMatrix,
         k: int,
-        settings: SearchSettings,
-        where: Filter | None,
+        criteria: Criteria,
         threads: int = 0,
-        conditions: Sequence[Conditions] = (),
     ) -> tuple[str, list[ShardHits]]:
         """The k best documents of each query.
 
@@ -168,10 +166,8 @@ class Shard:
             version: What is to be searched; where that isn't to be had any more, what was committed last.
             queries: A row for each.
             k: How many.
-            settings: How to search.
-            where: Which documents may be found; its columns have been looked for in all shards.
+            criteria: What documents have to meet; the filter's columns have been looked for in all shards.
             threads: How many are used for several queries; 0 for as many as the shard has cores.
-            conditions: What documents have to meet, for each query; empty for nothing.
 
         Returns:
             The version that was searched, and the hits of each query.
@@ -179,15 +175,15 @@ class Shard:
         searched, snapshot = version, self._kept.get(version)
         if snapshot is None:
             searched, snapshot = self._latest(refresh=True)
-        mask = None if conditions else snapshot.mask(where, known=True)
+        mask = None if criteria.conditions else snapshot.mask(criteria.where, known=True)
         mine = _writable(queries)
 
         def top(i: int) -> ShardHits:
-            if conditions:
-                found = Matcher(snapshot, mine[i], settings, conditions[i], where, known=True).top(k)
+            if criteria.conditions:
+                found = Matcher(snapshot, EncodedQuery(None, mine[i]), criteria, known=True).top(k)
                 docs, scores, keys = found.docs, found.scores, found.keys
             else:
-                (docs, scores), keys = snapshot.top(mine[i], k, settings, mask), ()
+                (docs, scores), keys = snapshot.top(mine[i], k, criteria.settings, mask), ()
             numbers, documents = docs.tolist(), snapshot.documents
             ids, parents = tuple(map(documents.id, numbers)), tuple(map(documents.parent, numbers))
             return ShardHits(docs, scores, ids, parents, keys)
@@ -210,9 +206,7 @@ class Shard:
         self,
         version: str,
         query: SparseMatrix,
-        settings: SearchSettings,
-        where: Filter | None,
-        conditions: Conditions,
+        criteria: Criteria,
         names: Sequence[str],
     ) -> tuple[int, dict[str, Counter[Any]]]:
         """How many documents match, and how many of them have each value of some columns.
@@ -221,7 +215,7 @@ class Shard:
             IndexFormatError: The version isn't to be had any more.
         """
         snapshot = self._version(version)
-        return Matcher(snapshot, _writable(query), settings, conditions, where, known=True).facets(names)
+        return Matcher(snapshot, EncodedQuery(None, _writable(query)), criteria, known=True).facets(names)
 
     def values(self, version: str, column: str, docs: Sequence[int]) -> list[Any]:
         """The values of a column in some documents.
@@ -267,9 +261,9 @@ class Shard:
         """Titles that go on with what is typed, as `matching_titles` gives them."""
         return matching_titles(self._version(version), typed, limit)
 
-    def plan(self, version: str, query: SparseMatrix, k: int, settings: SearchSettings, where: Filter | None) -> Plan:
+    def plan(self, version: str, query: SparseMatrix, k: int, criteria: Criteria) -> Plan:
         """What a search of this shard touches; the filter's columns have been looked for in all shards."""
-        return self._version(version).plan(_writable(query), k, settings, where, known=True)
+        return self._version(version).plan(_writable(query), k, criteria.settings, criteria.where, known=True)
 
     def find(self, version: str, doc_id: str) -> int | None:
         """The number of the document with this id."""

@@ -13,11 +13,10 @@ is an error, or, where that is allowed, named in the result.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,39 +24,36 @@ from numpy.typing import ArrayLike, NDArray
 from lsr.encode.base import Encoder
 from lsr.encode.lexicon import Lexicon
 from lsr.encode.load import as_encoder
-from lsr.errors import ClusterError, DataError, IndexFormatError
-from lsr.index.distributed.hedging import Outcome, Patience, ReplicaSet, ask
-from lsr.index.distributed.results import FoundDocuments, Ranked, ShardRanking, ShardWords, merge
-from lsr.index.distributed.shard_server import ShardHits, ShardState
+from lsr.errors import DataError
+from lsr.index.distributed.hedging import Patience, ReplicaSet
+from lsr.index.distributed.results import ShardWords
+from lsr.index.distributed.shard_group import ShardGroup, close_all
+from lsr.index.distributed.shard_search import ShardSearch
 from lsr.index.distributed.thread_replicas import ThreadReplica
 from lsr.index.index import Index
 from lsr.index.protocols import SearchIndex
-from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.explain import Explanation, query_words
-from lsr.index.search.hits import Hit, Hits
+from lsr.index.search.hits import Hits
 from lsr.index.search.index_encoder import IndexEncoder
-from lsr.index.search.matches import require_texts
-from lsr.index.search.options import Conditions, Options, Sort, split_options
-from lsr.index.search.query_encoder import Query, QuerySide, as_queries, checked_k, search_settings
-from lsr.index.search.searcher import EXACT
-from lsr.index.search.selection import Selected, explained, select
-from lsr.index.search.settings import Plan, RankingOptions, SearchOptions, SearchSettings
+from lsr.index.search.query_encoder import Query, QueryEncoding, as_queries, checked_k, search_settings
+from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
+from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
 from lsr.index.search.words import Suggestion, Words, term_queries
-from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.segment.parse_filters import as_filter
 from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
 from lsr.index.write.builder import Source
 from lsr.index.write.update_batch import Change
 from lsr.io.document import Document, require_id
 from lsr.sparse import SparseMatrix
 
+T = TypeVar("T")
 _BATCH = 256  # queries that are sent at a time
 _STORED = 256  # documents that are fetched at a time
-_START = 120.0  # seconds that opening may take, kernels compiled for the first time and all
-_TRIES = 3  # so often documents may change while they are searched
 
 
-class ShardedIndex(QuerySide):
+class ShardedIndex(QueryEncoding):
     """Shards, each searched by processes of its own; safe to call from several threads.
 
     Attributes:
@@ -81,17 +77,11 @@ class ShardedIndex(QuerySide):
         allow_missing: bool = False,
     ) -> None:
         super().__init__(shards.folder, encoder)
-        self.shards, self._patience, self._allow_missing = shards, patience or Patience(), allow_missing
-        self._sets = dict(enumerate(sets))
-        self._states: dict[int, ShardState] = {}
-        self._shared: IndexEncoder | None = None
-        self._counted: dict[int, int] = {}  # how many documents have a term
-        self._kept: dict[str, Any] = {}  # what was made of the documents that are searched
-        self._bound: tuple[Encoder, Encoder] | None = None
+        self.shards = shards
+        self._group = ShardGroup(shards, sets, patience or Patience(), allow_missing=allow_missing)
+        self._shared: tuple[Mapping[int, int], IndexEncoder] | None = None
+        self._made: tuple[object, dict[str, Any]] = None, {}  # of what is searched
         self._changes: Index | None = None
-        for replicas in sets:
-            for replica in replicas.replicas:
-                replica.ask("state")  # so that none opens its index when a query waits for it
         self.refresh()
         if encoder is not None:
             self.fingerprint.require_same(encoder.fingerprint, f"the index {self.path}", "the query encoder")
@@ -146,7 +136,7 @@ class ShardedIndex(QuerySide):
         try:
             return cls(shards, sets, encoder, patience, allow_missing=allow_missing)
         except BaseException:
-            _close(sets)
+            close_all(sets)
             raise
 
     def close(self) -> None:
@@ -160,7 +150,7 @@ class ShardedIndex(QuerySide):
             if self._changes is not None:
                 self._changes.close()
         finally:
-            _close(self._sets.values())
+            self._group.close()
 
     def __enter__(self) -> Self:
         """A block that commits its changes at the end; after an exception it rolls them back. Then it closes."""
@@ -181,10 +171,10 @@ class ShardedIndex(QuerySide):
         )
 
     def __len__(self) -> int:
-        return sum(state.documents for state in self._states.values())
+        return len(self._group)
 
     def __repr__(self) -> str:
-        return f"ShardedIndex({self.path!r}, {len(self._sets)} shards, {len(self)} documents, {self.fingerprint})"
+        return f"ShardedIndex({self.path!r}, {len(self._group.sets)} shards, {len(self)} documents, {self.fingerprint})"
 
     # --- what the shards are ----------------------------------------------------------------------------------------
 
@@ -199,87 +189,55 @@ class ShardedIndex(QuerySide):
             EncoderMismatch: Shards of another encoder.
             ClusterError: A shard is lost.
         """
-        outcome = ask(self._sets, "state", dict.fromkeys(self._sets, ()), Patience(_START, _START))
-        if outcome.refused:
-            messages = [str(error) for _, error in sorted(outcome.refused.items())]
-            raise IndexFormatError("\n".join([f"{len(messages)} shards can't be opened:", *messages]))
-        if outcome.lost and not (self._allow_missing and outcome.answers):
-            raise self._lost_error(outcome.lost)
-        states: dict[int, ShardState] = dict(sorted(outcome.answers.items()))
-        self.shards.require_fit({self.shards.entries[n].path: state.manifest for n, state in states.items()})
-        before = {n: state.version for n, state in self._states.items()}
-        if before != {n: state.version for n, state in states.items()}:
-            self._counted, self._kept, self._bound = {}, {}, None
-            grown = {n: n_grown(state.manifest) for n, state in states.items()}
-            if self._shared is not None and grown != {n: n_grown(s.manifest) for n, s in self._states.items()}:
-                self._shared = self._grown(self._shared.base, states)
-        self._states = states  # a shard that is lost now is asked for what it has when it is back
-        return before != {n: state.version for n, state in states.items()}
+        return self._group.refresh()
+
+    def _kept(self, name: str, make: Callable[[], T]) -> T:
+        """What is made once of what is searched."""
+        now, (states, made) = self._group.states, self._made
+        if states is not now:
+            made = {}
+            self._made = now, made
+        if name not in made:
+            made[name] = make()
+        return cast(T, made[name])
 
     @property
     def shared(self) -> IndexEncoder:
         """What encodes queries, as the shards carry it."""
+        grown = {n: count for n, state in self._group.states.items() if (count := n_grown(state.manifest))}
         if self._shared is None:
-            files = self._any("encoder_files")
-            base = IndexEncoder(self.path, self.shards.fingerprint, files, lambda: self._any("vocabulary"))
-            self._shared = self._grown(base, self._states)
-        return self._shared
+            group = self._group
+            files = group.any("encoder_files")
+            base = IndexEncoder(self.path, self.shards.fingerprint, files, lambda: group.any("vocabulary"))
+            self._shared = grown, self._grown(base, grown)
+        elif self._shared[0] != grown:
+            self._shared = grown, self._grown(self._shared[1].base, grown)
+        return self._shared[1]
 
-    def _grown(self, base: IndexEncoder, states: Mapping[int, ShardState]) -> IndexEncoder:
+    def _grown(self, base: IndexEncoder, grown: Mapping[int, int]) -> IndexEncoder:
         """The same with the tokens that were appended, which the shard with the most of them has all."""
-        grown = {n: count for n, state in states.items() if (count := n_grown(state.manifest))}
         if not grown:
             return base
+        group, path = self._group, str(self.path)
 
         def tokens() -> list[str]:
-            asked = self._ask("vocabulary", dict.fromkeys(grown, ()))
-            if lost := self._lost(asked):
-                raise self._lost_error(lost)
+            asked = group.ask("vocabulary", dict.fromkeys(grown, ()))
+            if lost := group.lost(asked):
+                raise group.lost_error(lost)
             longest: list[str] = max(asked.answers.values(), key=len)
-            require_one_line(str(self.path), longest, asked.answers.values())
+            require_one_line(path, longest, asked.answers.values())
             return longest
 
-        return IndexEncoder(self.path, base.fingerprint, base.encoder_files, tokens, base=base)
+        return IndexEncoder(path, base.fingerprint, base.encoder_files, tokens, base=base)
 
     def _over(self, encoder: Encoder | None) -> Encoder:
         encoder = encoder or self.shared.encoder
-        if not encoder.living:
-            return encoder
-        if self._bound is None or self._bound[0] is not encoder:
-            shared = self.shared
-            counts = partial(self._frequencies, self._counted)
-            lexicon = Lexicon(shared.vocabulary or [], shared.term_of, n_docs=len(self), counts=counts)
-            self._bound = encoder, encoder.over(lexicon)
-        return self._bound[1]
+        return self._kept("encoder", lambda: self._bound(encoder)) if encoder.living else encoder
 
-    def _frequencies(self, counted: dict[int, int], terms: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,) int64, how many documents of all shards have each of (n,) terms; those of lost shards don't count."""
-        new = np.array([term for term in terms.tolist() if term not in counted], np.int64)
-        known = dict(counted)
-        if len(new):
-            outcome = self._ask("frequencies", {n: (self._version(n), new) for n in self._sets})
-            lost = self._lost(outcome)
-            if lost and not (self._allow_missing and outcome.answers):
-                raise self._lost_error(lost)
-            counts = sum(outcome.answers.values(), np.zeros(len(new), np.int64))
-            known |= zip(new.tolist(), counts.tolist(), strict=True)
-            if not lost:
-                counted.update(known)
-        return np.array([known[term] for term in terms.tolist()], np.int64)
-
-    def _any(self, method: str) -> Any:
-        """What any shard knows, as all know the same."""
-        lost: dict[int, str] = {}
-        for n in sorted(self._states):
-            outcome = ask(self._sets, method, {n: ()}, self._patience)
-            if n in outcome.answers:
-                return outcome.answers[n]
-            lost |= self._lost(outcome)
-        raise self._lost_error(lost)
-
-    def _version(self, n: int) -> str:
-        """What is searched of a shard; a shard that didn't answer yet takes what it has."""
-        return self._states[n].version if n in self._states else ""
+    def _bound(self, encoder: Encoder) -> Encoder:
+        shared = self.shared
+        counts = self._group.counts
+        return encoder.over(Lexicon(shared.vocabulary or [], shared.term_of, n_docs=len(self), counts=counts))
 
     # --- searching --------------------------------------------------------------------------------------------------
 
@@ -298,13 +256,9 @@ class ShardedIndex(QuerySide):
             ClusterError: A shard is lost, and none may be missing.
             DataError: As of `Index.search`; also a search by dense vectors.
         """
-        options, chosen = split_options(settings)
-        self._require_sparse(chosen, dense)
-        query, text = options.split(query)
-        if options.plain:
-            return self._hits(query, self._search(lambda: self.query_vector(query, "search"), k, where, chosen)[0])
-        conditions = options.conditions(text)
-        return self._selected(lambda: self.query_vector(query, "search"), query, k, options, chosen, where, conditions)
+        request = self._request(k, where, settings, dense)
+        query, text = request.options.split(query)
+        return self._search.find(lambda: self.query_vector(query, "search"), query, request, request.criteria(text))
 
     def search_batch(
         self,
@@ -319,24 +273,24 @@ class ShardedIndex(QuerySide):
         """The k best documents of many queries; arguments, order and errors are those of `Index.search_batch`. Of each
         replica as many threads are used, by default as many as it has cores.
         """
-        options, chosen = split_options(settings)
-        self._require_sparse(chosen, dense)
+        request = self._request(k, where, settings, dense)
         if not isinstance(queries, SparseMatrix):
             queries = as_queries(queries)
-        if not options.plain:
+        if not request.options.plain:
             each = [queries[i] for i in range(len(queries))] if isinstance(queries, SparseMatrix) else queries
             return [self.search(query, k, where=where, **settings) for query in each]
-        states, vectors, found = self._states, self.query_vectors(queries), list[Hits]()
+        search, states, vectors = self._search, self._group.states, self.query_vectors(queries)
+        found = list[Hits]()
 
         def part() -> SparseMatrix:
             nonlocal states, vectors
-            if states is not self._states:
-                states, vectors = self._states, self.query_vectors(queries)
+            if states is not self._group.states:
+                states, vectors = self._group.states, self.query_vectors(queries)
             return vectors[np.arange(len(found), min(len(found) + _BATCH, len(vectors)))]
 
         while len(found) < len(vectors):
-            asked = [None] * len(queries) if isinstance(queries, SparseMatrix) else queries
-            found += map(self._hits, asked[len(found) :], self._search(part, k, where, chosen, threads))
+            asked = [None] * len(vectors) if isinstance(queries, SparseMatrix) else queries
+            found += map(search.hits, asked[len(found) :], search.rank(part, k, request.criteria(), threads))
         return found
 
     def similar(
@@ -348,122 +302,43 @@ class ShardedIndex(QuerySide):
         **settings: Unpack[SearchOptions],
     ) -> Hits:
         """The k documents that are most like one of them; arguments and errors are those of `Index.similar`."""
-        options, chosen = split_options(settings)
-        self._require_sparse(chosen)
-        doc_id = require_id(doc_id)
-        found = self._every("like", doc_id)
+        request, doc_id = self._request(k, where, settings), require_id(doc_id)
+        found = self._group.every("like", doc_id)
         like = next((one for one in found.values() if one is not None), None)
         if like is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
         vectors, own, content = like
-        conditions = options.conditions(without=(own,))
-        return self._selected(lambda: self.as_query(vectors), content, k, options, chosen, where, conditions)
+        return self._search.find(lambda: self.as_query(vectors), content, request, request.criteria(without=(own,)))
 
-    def _selected(
-        self,
-        encoded: Callable[[], SparseMatrix],
-        query: Any,
-        k: int,
-        options: Options,
-        settings: SearchSettings,
-        where: Where | Filter | None,
-        conditions: Conditions,
-    ) -> Hits:
-        """The hits of a search with options."""
+    def explain_plan(
+        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
+    ) -> Plan:
+        """Search, and tell what that touched in all shards together; see `Index.explain_plan`."""
+        vector = self.query_vector(query, "explain_plan")
         checked_k(k)
-        if len(self._states) == len(self._sets):
-            require_columns(options, [columns for state in self._states.values() for columns in state.columns])
-            if conditions.text is not None:
-                require_texts([entry for state in self._states.values() for entry in state.manifest["segments"]])
+        criteria = Criteria(search_settings(settings), None if where is None else as_filter(where))
+        self._group.require_known(criteria.where)
+        return Plan.of_shards(list(self._group.every("plan", vector, k, criteria).values()))
 
-        def search(n: int) -> Ranked:
-            return self._search(encoded, n, where, settings, conditions=[conditions])[0]
+    @property
+    def _search(self) -> ShardSearch:
+        return ShardSearch(self._group, self.refresh, self.compared, self._query_words)
 
-        ranking = ShardRanking(search, self._answers, self.compared)
-        found = select(ranking, query, k, options)
-        ranked, total, facets = ranking.ranked, None, None
-        if options.counts:
-            parsed = None if where is None else as_filter(where)
-            asked = (ranked.vector, settings, parsed, conditions, options.faceted)
-            counts = self._answers("facets", {n: (v, *asked) for n, v in ranked.documents.versions.items()})
-            total = sum(count for count, _ in counts.values())
-            of_each = {name: [part[name] for _, part in counts.values()] for name in options.faceted}
-            facets = {name: facet_order(sum(parts, Counter())) for name, parts in of_each.items()}
-        return self._hits(query, ranked, found, boosted=bool(options.boost), facets=facets, total=total)
+    def _query_words(self, query: Any) -> Mapping[int, str]:
+        text = query.get("text") if isinstance(query, Mapping) else query
+        return query_words(self.encoder, text) if isinstance(text, str) else {}
 
-    def _search(
-        self,
-        encoded: Callable[[], SparseMatrix],
-        k: int,
-        where: Where | Filter | None,
-        settings: SearchSettings,
-        threads: int = 0,
-        conditions: Sequence[Conditions] = (),
-    ) -> list[Ranked]:
-        """The results of queries, which are encoded anew where documents changed: weights may follow from counts."""
-        checked_k(k)
-        parsed = None if where is None else as_filter(where)
-        for _ in range(_TRIES):
-            states, vectors = self._states, encoded()
-            patience = self._patience.times(len(vectors))
-            self._require_known(parsed)
-            requests = {n: (self._version(n), vectors, k, settings, parsed, threads, conditions) for n in self._sets}
-            outcome = ask(self._sets, "search", requests, patience)
-            lost = self._lost(outcome)
-            if lost and not (self._allow_missing and outcome.answers):
-                raise self._lost_error(lost)
-            if all(n in states and states[n].version == version for n, (version, _) in outcome.answers.items()):
-                break
-            self.refresh()  # somebody has committed something, and what was searched before isn't to be had any more
-        else:
-            raise ClusterError(f"{self.path}: its documents change faster than they are searched")
-        missing = {self.shards.entries[n].path: why for n, why in sorted(lost.items())}
-        answers = {n: hits for n, (_, hits) in sorted(outcome.answers.items())}
-        sorts = conditions[0].sort if conditions else ()
-        return [
-            self._merged(vectors[i], {n: hits[i] for n, hits in answers.items()}, k, states, missing, sorts)
-            for i in range(len(vectors))
-        ]
-
-    def _require_sparse(self, settings: SearchSettings, dense: object = None) -> None:
-        if settings.mode != "sparse" or dense is not None:
+    def _request(
+        self, k: int, where: Where | Filter | None, settings: Mapping[str, Any], dense: object = None
+    ) -> SearchRequest:
+        request = SearchRequest.of(k, where, settings)
+        if request.settings.mode != "sparse" or dense is not None:
             raise DataError(
                 f"{self.path}: shards on many machines are searched by their sparse vectors alone; Index.open searches "
                 "them in this process by dense vectors, too",
                 "mode",
             )
-
-    def _require_known(self, where: Filter | None) -> None:
-        if where is not None and len(self._states) == len(self._sets):  # who is lost may have a column alone
-            where.require_known([columns for state in self._states.values() for columns in state.columns])
-
-    def _merged(
-        self,
-        vector: SparseMatrix,
-        answers: Mapping[int, ShardHits],
-        k: int,
-        states: Mapping[int, ShardState],
-        missing: Mapping[str, str],
-        sorts: Sequence[Sort],
-    ) -> Ranked:
-        """The ranking of a query from what shards found."""
-        sizes = [states[n].n_docs if n in states else entry.documents for n, entry in enumerate(self.shards.entries)]
-        bases = np.cumsum([0, *sizes]).tolist()
-        best = merge(answers, k, sorts)
-        places = {bases[place.shard] + place.doc: place for place, _ in best}
-        versions = {n: states[n].version for n in answers}
-        documents = FoundDocuments(versions, places, partial(self._ask, "fields"), self._lost_error)
-        return Ranked(documents, list(places), [score for _, score in best], vector, missing)
-
-    def _hits(
-        self, query: Any, ranked: Ranked, selected: Selected | None = None, *, boosted: bool = False, **also: Any
-    ) -> Hits:
-        """A ranking, or what is selected of it, as hits."""
-        selected = selected or Selected(ranked.docs, ranked.scores)
-        documents = ranked.documents.only(selected.docs)
-        explain = explained(partial(self._explain, documents, query, ranked.vector), selected, boosted=boosted)
-        pairs = zip(selected.docs, selected.scores, strict=True)
-        return Hits((Hit(documents, *pair, explain) for pair in pairs), missing=ranked.missing, **also)
+        return request
 
     # --- documents --------------------------------------------------------------------------------------------------
 
@@ -476,7 +351,7 @@ class ShardedIndex(QuerySide):
         if isinstance(doc_ids, str):
             raise TypeError(f"get_many takes several ids, got {doc_ids!r}; get takes one")
         ids = [require_id(doc_id) for doc_id in doc_ids]
-        found = self._every("get_many", ids).values()
+        found = self._group.every("get_many", ids).values()
         return [next((one for one in each if one is not None), None) for each in zip(*found, strict=True)]
 
     def __contains__(self, doc_id: object) -> bool:
@@ -491,13 +366,13 @@ class ShardedIndex(QuerySide):
     def stored(self, where: Where | Filter | None = None) -> Iterator[Document]:
         """The documents that meet a filter, in the order of addition; see `Index.stored`."""
         parsed = None if where is None else as_filter(where)
-        self._require_known(parsed)
+        self._group.require_known(parsed)
 
         def documents() -> Iterator[Document]:
-            for n in sorted(self._states):
-                version, first = self._version(n), 0
+            for n in sorted(self._group.states):
+                version, first = self._group.version(n), 0
                 while first is not None:
-                    some, first = self._answers("stored", {n: (version, first, _STORED, parsed)})[n]
+                    some, first = self._group.one(n, "stored", version, first, _STORED, parsed)
                     yield from some
 
         return documents()
@@ -513,8 +388,8 @@ class ShardedIndex(QuerySide):
     def count(self, where: Where | Filter | None = None) -> int:
         """How many documents there are, or meet a filter; see `Index.count`."""
         parsed = None if where is None else as_filter(where)
-        self._require_known(parsed)
-        return sum(self._every("count", parsed).values())
+        self._group.require_known(parsed)
+        return sum(self._group.every("count", parsed).values())
 
     # --- words ------------------------------------------------------------------------------------------------------
 
@@ -532,107 +407,33 @@ class ShardedIndex(QuerySide):
 
     @property
     def _words(self) -> Words:
-        return Words(
-            ShardWords(
-                self.vocabulary,
-                self._kept,
-                partial(self._frequencies, self._counted),
-                self._contents,
-                partial(self._every, "titles"),
-            ),
-            self.encoder,
+        source = ShardWords(
+            self.vocabulary, self._kept, self._group.counts, self._contents, partial(self._group.every, "titles")
         )
+        return Words(source, self.encoder)
 
     def _contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
         """For each term title and text of the n documents in which it weighs most."""
         if not terms:
             return []
-        found = self._search(lambda: term_queries(terms), n, None, EXACT)
-        return [[Document("", hit.text, hit.title).content for hit in self._hits(ranked)] for ranked in found]
-
-    def _every(self, method: str, *args: Any) -> dict[int, Any]:
-        """What all shards answer, each of what was searched last."""
-        return self._answers(method, {n: (self._version(n), *args) for n in self._sets})
-
-    def _answers(self, method: str, args: Mapping[int, Sequence[Any]]) -> dict[int, Any]:
-        """What shards answer.
-
-        Raises:
-            ClusterError: One is lost, and none may be missing.
-        """
-        outcome = self._ask(method, args)
-        if (lost := self._lost(outcome)) and not (self._allow_missing and outcome.answers):
-            raise self._lost_error(lost)
-        return dict(sorted(outcome.answers.items()))
-
-    def _ask(self, method: str, args: Mapping[int, Sequence[Any]]) -> Outcome:
-        return ask(self._sets, method, args, self._patience)
-
-    def _lost(self, outcome: Outcome) -> dict[int, str]:
-        """{shard: why nobody answered}.
-
-        Raises:
-            LsrError: The request was wrong.
-        """
-        for error in outcome.refused.values():
-            raise error
-        return outcome.lost
-
-    def _lost_error(self, lost: Mapping[int, str]) -> ClusterError:
-        """What to raise for {shard: why nobody answered}."""
-        entries = self.shards.entries
-        said = [f"{entries[n].path} ({entries[n].documents:,} documents): {why}" for n, why in sorted(lost.items())]
-        return ClusterError(
-            "\n".join(
-                [
-                    f"{self.path}: {len(lost)} of {len(entries)} shards can't be asked:",
-                    *said,
-                    "see to their machines; replicas=2 has others ready, allow_missing=True takes what the rest has",
-                ]
-            )
-        )
-
-    # --- explaining -------------------------------------------------------------------------------------------------
+        search = self._search
+        found = [search.hits(None, ranked) for ranked in search.rank(lambda: term_queries(terms), n, Criteria())]
+        return [[Document("", hit.text, hit.title).content for hit in hits] for hits in found]
 
     def explain(self, query: Query, doc_id: str | int, *, origins: bool = True) -> Explanation:
         """Why a document has its score for a query; arguments and errors are those of `Index.explain`."""
         vector, doc_id = self.query_vector(query, "explain"), require_id(doc_id)
-        outcome = self._ask("find", {n: (self._version(n), doc_id) for n in self._sets})
-        lost = self._lost(outcome)
+        group = self._group
+        outcome = group.ask("find", {n: (group.version(n), doc_id) for n in group.sets})
+        lost = group.lost(outcome)
         for n, doc in outcome.answers.items():
             if doc is not None:
-                return self._explain_in(n, self._version(n), query, vector, doc, origins=origins)
+                return self._search.explain(n, group.version(n), EncodedQuery(query, vector), doc, origins=origins)
         if lost:
-            raise self._lost_error(lost)
-        if "#" not in doc_id and any(state.has_passages for state in self._states.values()):
+            raise group.lost_error(lost)
+        if "#" not in doc_id and any(state.has_passages for state in group.states.values()):
             raise DataError(f"{self.path}: documents are cut into passages here; explain {doc_id + '#0'!r} or the like")
         raise DataError(f"{self.path}: no document has the id {doc_id!r}")
-
-    def _explain(
-        self, documents: FoundDocuments, query: Any, vector: SparseMatrix, doc: int, *, origins: bool = True
-    ) -> Explanation:
-        place = documents.places[doc]
-        version = documents.versions[place.shard]
-        return self._explain_in(place.shard, version, query, vector, place.doc, origins=origins)
-
-    def _explain_in(
-        self, n: int, version: str, query: Any, vector: SparseMatrix, doc: int, *, origins: bool
-    ) -> Explanation:
-        outcome = self._ask("explain", {n: (version, vector, doc, origins)})
-        if lost := self._lost(outcome):
-            raise self._lost_error(lost)
-        explanation: Explanation = outcome.answers[n]
-        return explanation.named(query_words(self.encoder, query)) if isinstance(query, str) else explanation
-
-    def explain_plan(
-        self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
-    ) -> Plan:
-        """Search, and tell what that touched in all shards together; see `Index.explain_plan`."""
-        vector, chosen = self.query_vector(query, "explain_plan"), search_settings(settings)
-        checked_k(k)
-        parsed = None if where is None else as_filter(where)
-        self._require_known(parsed)
-        return Plan.of_shards(list(self._every("plan", vector, k, chosen, parsed).values()))
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
@@ -674,12 +475,6 @@ class ShardedIndex(QuerySide):
         merged = self.changes.merge(everything=everything)
         self.refresh()
         return merged
-
-
-def _close(sets: Iterable[ReplicaSet]) -> None:
-    for replicas in sets:
-        for replica in replicas.replicas:
-            replica.close()
 
 
 if TYPE_CHECKING:  # the type checker compares the calls

@@ -24,12 +24,13 @@ from lsr.errors import EncoderError
 from lsr.index.hybrid.dense import DenseVectors, Embed, Nearest
 from lsr.index.hybrid.dense_files import Similarity
 from lsr.index.hybrid.fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
-from lsr.index.search.hits import Hit
+from lsr.index.search.hits import Hits
 from lsr.index.search.query_encoder import Query, as_queries, checked_k
 from lsr.index.search.reader import Reader
 from lsr.index.search.settings import BatchOptions
 from lsr.index.search.snapshot import Snapshot
-from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.segment.parse_filters import as_filter
 from lsr.io.runs import Run
 from lsr.sparse import SparseMatrix
 
@@ -112,7 +113,7 @@ class Hybrid:
 
     def search(
         self, query: Query, k: int = 10, *, dense: ArrayLike | None = None, **settings: Unpack[BatchOptions]
-    ) -> list[Hit]:
+    ) -> Hits:
         """The k best documents; their scores are the fused ones, their explanations those of the sparse vectors.
 
         Args:
@@ -133,7 +134,7 @@ class Hybrid:
         *,
         dense: Sequence[ArrayLike] | None = None,
         **settings: Unpack[BatchOptions],
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """The k best documents of each query; arguments are those of `search`, `dense` one vector for each."""
         checked_k(k)
         index = self._index.pinned()

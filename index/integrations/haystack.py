@@ -4,19 +4,23 @@ store = LsrDocumentStore("idx", encoder="lsr-mini")
 pipeline.add_component("retriever", LsrRetriever(store, top_k=5))
 """
 
+import asyncio
 import os
+from dataclasses import replace
 from typing import Any  # no __future__ here: Haystack reads the types of `run`
 
 from lsr.errors import DataError, DoubledId, MissingExtra
 from lsr.index.index import Index
 from lsr.index.integrations.store import Existing, checked, current, opened, opened_or_created, put, remove, stored
-from lsr.index.segment.filters import Filter, as_filter
+from lsr.index.segment.filters import Filter
+from lsr.index.segment.parse_filters import as_filter
 from lsr.io.object_store import is_remote
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
     from haystack.document_stores.errors import DuplicateDocumentError
-    from haystack.document_stores.types import DuplicatePolicy
+    from haystack.document_stores.types import DuplicatePolicy, FilterPolicy
+    from haystack.document_stores.types.filter_policy import apply_filter_policy
     from haystack.utils.filters import document_matches_filter
 except ImportError:
     raise MissingExtra("haystack-ai", "haystack", "a document store for Haystack") from None
@@ -88,6 +92,70 @@ class LsrDocumentStore:
         """Delete documents and commit; ids that no document has are passed over."""
         remove(self.index, document_ids)
 
+    def delete_all_documents(self) -> None:
+        """Delete all documents and commit."""
+        remove(self.index, list(self.index.documents.all_ids()))
+
+    def delete_by_filter(self, filters: dict[str, Any]) -> int:
+        """Delete the documents that match Haystack's filters, and commit; gives how many."""
+        ids = [document.id for document in self.filter_documents(filters)]
+        remove(self.index, ids)
+        return len(ids)
+
+    def update_by_filter(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
+        """Put some values into the meta of the documents that match Haystack's filters, and commit; gives how many.
+
+        Raises:
+            ValueError: The index cuts documents into passages, which don't tell what they were cut from.
+        """
+        index = self.index
+        if index.has_passages:
+            raise ValueError(
+                "documents that are cut into passages have no meta to change: add them again, with the new"
+            )
+        ids = [document.id for document in self.filter_documents(filters)]
+        stored = [document for document in index.get_many(ids) if document is not None]
+        put(index, [replace(document, metadata={**(document.metadata or {}), **meta}) for document in stored])
+        return len(stored)
+
+    def count_documents_by_filter(self, filters: dict[str, Any]) -> int:
+        """How many documents match Haystack's filters."""
+        return len(self.filter_documents(filters))
+
+    async def count_documents_async(self) -> int:
+        """As `count_documents`."""
+        return await asyncio.to_thread(self.count_documents)
+
+    async def filter_documents_async(self, filters: dict[str, Any] | None = None) -> list[Document]:
+        """As `filter_documents`."""
+        return await asyncio.to_thread(self.filter_documents, filters)
+
+    async def write_documents_async(
+        self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
+    ) -> int:
+        """As `write_documents`."""
+        return await asyncio.to_thread(self.write_documents, documents, policy)
+
+    async def delete_documents_async(self, document_ids: list[str]) -> None:
+        """As `delete_documents`."""
+        await asyncio.to_thread(self.delete_documents, document_ids)
+
+    async def delete_all_documents_async(self) -> None:
+        """As `delete_all_documents`."""
+        await asyncio.to_thread(self.delete_all_documents)
+
+    async def delete_by_filter_async(self, filters: dict[str, Any]) -> int:
+        """As `delete_by_filter`."""
+        return await asyncio.to_thread(self.delete_by_filter, filters)
+
+    async def update_by_filter_async(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
+        """As `update_by_filter`."""
+        return await asyncio.to_thread(self.update_by_filter, filters, meta)
+
+    async def count_documents_by_filter_async(self, filters: dict[str, Any]) -> int:
+        """As `count_documents_by_filter`."""
+        return await asyncio.to_thread(self.count_documents_by_filter, filters)
+
     def to_dict(self) -> dict[str, Any]:
         """What Haystack writes into a pipeline's file."""
         data: dict[str, Any] = default_to_dict(self, path=self.path, encoder=self.encoder)
@@ -107,8 +175,9 @@ class LsrRetriever:
     Args:
         document_store: The store.
         top_k: How many documents at most.
-        filters: Haystack's filters; those given to `run` come instead.
-        settings: Of `Index.search`: alpha, algorithm and so on.
+        filters: Haystack's filters.
+        settings: Of `Index.search`: alpha, algorithm, min_score and so on.
+        filter_policy: Whether filters given to `run` come instead of `filters`, or are merged with them.
     """
 
     def __init__(
@@ -117,17 +186,19 @@ class LsrRetriever:
         top_k: int = 10,
         filters: dict[str, Any] | None = None,
         settings: dict[str, Any] | None = None,
+        filter_policy: str | FilterPolicy = FilterPolicy.REPLACE,
     ) -> None:
         self.document_store = document_store
         self.top_k = top_k
         self.filters = filters
         self.settings = checked(settings or {})
+        self.filter_policy = str(FilterPolicy.from_str(str(filter_policy)))  # a text, as pipelines' files hold it
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None) -> dict[str, Any]:
         """The best documents that match the filters, by descending score: {"documents": [...]}."""
         index, k = self.document_store.index, self.top_k if top_k is None else top_k
-        filters = filters or self.filters
+        filters = apply_filter_policy(FilterPolicy.from_str(self.filter_policy), self.filters, filters)
         both = [self.settings.get("where"), _where(filters, index)]
         narrowed = Filter("all", tuple(as_filter(where) for where in both if where is not None))
         settings = {**self.settings, "where": narrowed} if narrowed.parts else self.settings
@@ -139,6 +210,13 @@ class LsrRetriever:
             if len(matching) >= k or len(hits) < depth:
                 return {"documents": matching[:k]}
             depth *= 4  # what the filters leave of the best is too little: look further down
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """As `run`."""
+        return await asyncio.to_thread(self.run, query, top_k, filters)
 
 
 def _matches(filters: dict[str, Any] | None, document: Document) -> bool:

@@ -1,4 +1,4 @@
-"""LangChain: an index as a retriever. Needs the extra `langchain`.
+"""LangChain: an index as a retriever and as a vector store. Needs the extra `langchain`.
 
 retriever = LsrRetriever(index="idx", k=5)
 chain = {"context": retriever, "question": RunnablePassthrough()} | prompt | model
@@ -15,16 +15,22 @@ from typing import Any, Unpack
 from lsr.errors import MissingExtra
 from lsr.index.index import Hit, Index
 from lsr.index.integrations.store import checked, current, opened, put, remove
-from lsr.index.search.settings import Algorithm, Mode, SearchSettings
+from lsr.index.search.options import Options
+from lsr.index.search.settings import Algorithm, FilteredOptions, Mode, SearchSettings
 from lsr.index.write.builder import BuildOptions
 
 try:
     from langchain_core.documents import Document
     from langchain_core.retrievers import BaseRetriever
     from langchain_core.runnables.config import run_in_executor
+    from langchain_core.structured_query import Comparator, Comparison, Operation, Operator, StructuredQuery, Visitor
+    from langchain_core.vectorstores import VectorStore
     from pydantic import ConfigDict, field_validator, model_validator
 except ImportError:
     raise MissingExtra("langchain-core", "langchain", "a retriever for LangChain") from None
+
+# Fields of a retriever: what changes which documents are found, or their order.
+_SETTINGS = tuple(field.name for one in (SearchSettings, Options) for field in fields(one) if field.name != "facets")
 
 
 class LsrRetriever(BaseRetriever):
@@ -37,7 +43,7 @@ class LsrRetriever(BaseRetriever):
         index: An index or its folder.
         k: How many documents at most.
         where: Which documents may be found, by their metadata, as of `Index.search`.
-        algorithm: This and what follows are `SearchSettings`. Those of `invoke` come before these.
+        algorithm: This and what follows are `SearchSettings`, then `Options`. Those of `invoke` come before these.
     """
 
     # LangChain makes retrievers anew of their declared fields; what isn't one would be lost, so it is refused.
@@ -55,6 +61,16 @@ class LsrRetriever(BaseRetriever):
     best_passages: int = SearchSettings.best_passages
     mode: Mode = SearchSettings.mode
     dense_weight: float = SearchSettings.dense_weight
+    offset: int = Options.offset
+    min_score: float = Options.min_score
+    group_by: str | None = Options.group_by
+    per_group: int = Options.per_group
+    sort: str | Sequence[str] = Options.sort
+    boost: Mapping[str, Any] = {}
+    diversity: float = Options.diversity
+    syntax: str = Options.syntax
+    rerank: Any = Options.rerank
+    depth: int = Options.depth
 
     @field_validator("index", mode="before")
     @classmethod
@@ -67,7 +83,7 @@ class LsrRetriever(BaseRetriever):
         return self
 
     def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("where", *(field.name for field in fields(SearchSettings)))}
+        return {name: getattr(self, name) for name in ("where", *_SETTINGS)}
 
     @classmethod
     def from_documents(
@@ -123,6 +139,146 @@ class LsrRetriever(BaseRetriever):
     async def _aget_relevant_documents(self, query: str, *, run_manager: Any = None, **settings: Any) -> list[Document]:
         found: list[Document] = await run_in_executor(None, self._get_relevant_documents, query, **settings)
         return found
+
+
+class LsrVectorStore(VectorStore):
+    """An index where LangChain wants a vector store: documents go in as texts, and the index encodes them.
+
+    Documents come back as they were added; one with a title has it in its metadata. Unlike dense vectors, sparse ones
+    find no document that shares no term with the query, so there may be fewer than k. Scores have no upper bound: use
+    `min_score` in place of a relevance threshold, which only an index searched with mode="dense" has (its cosine).
+
+    Args:
+        index: An index or its folder.
+        settings: Of `Index.search`, for all searches; those of a call come before them.
+    """
+
+    def __init__(self, index: Index | str | PathLike[str], **settings: Unpack[FilteredOptions]) -> None:
+        self.index = opened(index)
+        self.settings = checked(settings)
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: list[str],
+        embedding: Any = None,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        path: str | PathLike[str] = "",
+        **build: Any,
+    ) -> LsrVectorStore:
+        """Build an index of texts.
+
+        Args:
+            texts: The texts.
+            embedding: None: the index has its own encoder.
+            metadatas: One for each text.
+            ids: One for each text; those without get a random one.
+            path: The folder of the index.
+            build: For `Index.build`: encoder, passages, overwrite and so on.
+        """
+        if embedding is not None:
+            raise TypeError("an index has its own encoder: pass encoder=... and leave embedding out")
+        if not path:
+            raise TypeError("from_texts and from_documents need path=..., the folder of the index")
+        documents = _documents(texts, metadatas, ids)
+        return cls(Index.build(path, (_document(document) for document in documents), **build))
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **_: Any,
+    ) -> list[str]:
+        """Add texts and commit; one whose id is there already takes that one's place. Gives their ids."""
+        mapped = [_document(document) for document in _documents(texts, metadatas, ids)]
+        put(self.index, mapped)
+        return [document["_id"] for document in mapped]
+
+    def delete(self, ids: list[str] | None = None, **_: Any) -> bool:
+        """Delete documents and commit; ids that no document has are passed over.
+
+        Raises:
+            ValueError: No ids: all documents would go.
+        """
+        if ids is None:
+            raise ValueError("delete takes ids")
+        remove(self.index, ids)
+        return True
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """The documents of some ids, without those that aren't there."""
+        stored = current(self.index).get_many(ids)
+        return [_plain(one.id, one.title, one.text, one.metadata or {}) for one in stored if one is not None]
+
+    def similarity_search(self, query: str, k: int = 4, **settings: Any) -> list[Document]:
+        """The k best documents; `filter` or `where` chooses by metadata, as `Index.search` has it."""
+        return [document for document, _ in self.similarity_search_with_score(query, k, **settings)]
+
+    def similarity_search_with_score(self, query: str, k: int = 4, **settings: Any) -> list[tuple[Document, float]]:
+        """The k best documents with their scores."""
+        chosen = settings.pop("filter", None)
+        settings = {**self.settings, **settings} | ({} if chosen is None else {"where": chosen})
+        hits = current(self.index).search(query, k, **settings)
+        return [(_plain(hit.id, hit.title, hit.text, hit.metadata), hit.score) for hit in hits]
+
+    def max_marginal_relevance_search(
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **settings: Any
+    ) -> list[Document]:
+        """Of the fetch_k best documents k that are unlike each other, the more so the smaller lambda_mult is."""
+        return self.similarity_search(query, k, diversity=1 - lambda_mult, depth=fetch_k, **settings)
+
+    def _select_relevance_score_fn(self) -> Any:
+        if self.settings.get("mode") == "dense":
+            return lambda cosine: min(1.0, max(0.0, cosine))
+        raise NotImplementedError("scores have no upper bound: use min_score, or an index with mode='dense'")
+
+
+class LsrTranslator(Visitor):
+    """Filters of LangChain's structured queries as those of an index, for a SelfQueryRetriever.
+
+    `SelfQueryRetriever(..., vectorstore=store, structured_query_translator=LsrTranslator())`
+    """
+
+    allowed_operators = tuple(Operator)
+    allowed_comparators = tuple(one for one in Comparator if one != Comparator.LIKE)
+    _names = {  # noqa: RUF012
+        Comparator.EQ: "==",
+        Comparator.NE: "!=",
+        Comparator.GT: ">",
+        Comparator.GTE: ">=",
+        Comparator.LT: "<",
+        Comparator.LTE: "<=",
+        Comparator.CONTAIN: "contains",
+        Comparator.IN: "in",
+        Comparator.NIN: "not in",
+    }
+
+    def visit_operation(self, operation: Operation) -> dict[str, Any]:
+        """And, or, not."""
+        self._validate_func(operation.operator)
+        parts = [part.accept(self) for part in operation.arguments]
+        return {"not": {"or": parts}} if operation.operator == Operator.NOT else {operation.operator.value: parts}
+
+    def visit_comparison(self, comparison: Comparison) -> dict[str, Any]:
+        """A condition on a column; a date comes as {"date": "2024-05-17", "type": "date"}."""
+        self._validate_func(comparison.comparator)
+        value = comparison.value
+        if isinstance(value, Mapping) and value.get("type") in ("date", "datetime"):
+            value = value[value["type"]]
+        return {comparison.attribute: {self._names[comparison.comparator]: value}}
+
+    def visit_structured_query(self, structured_query: StructuredQuery) -> tuple[str, dict[str, Any]]:
+        """The query, and what goes to the store with it."""
+        chosen = structured_query.filter
+        return structured_query.query, {} if chosen is None else {"filter": chosen.accept(self)}
+
+
+def _plain(doc_id: str, title: str, text: str, metadata: Mapping[str, Any]) -> Document:
+    return Document(id=doc_id, page_content=text, metadata={**({"title": title} if title else {}), **metadata})
 
 
 def _found(hit: Hit) -> Document:

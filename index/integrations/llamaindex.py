@@ -11,16 +11,19 @@ from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Any, Unpack
 
-from lsr.errors import MissingExtra
+from lsr.errors import DataError, MissingExtra
 from lsr.index.index import Hit, Index
 from lsr.index.integrations.store import checked, current, opened, put, remove
 from lsr.index.search.settings import FilteredOptions
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.segment.parse_filters import as_filter
 from lsr.index.write.builder import BuildOptions
 
 try:
     from llama_index.core.callbacks import CallbackManager
     from llama_index.core.retrievers import BaseRetriever
     from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, TextNode
+    from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
     from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 except ImportError:
     raise MissingExtra("llama-index-core", "llamaindex", "a retriever for LlamaIndex") from None
@@ -34,8 +37,9 @@ class LsrRetriever(BaseRetriever):
     Args:
         index: An index or its folder.
         k: How many nodes at most.
+        filters: LlamaIndex' filters, or a filter as `Index.search` has them.
         callback_manager: LlamaIndex' own.
-        settings: Of `Index.search`: alpha, algorithm and so on.
+        settings: Of `Index.search`: alpha, algorithm, rerank and so on.
     """
 
     def __init__(
@@ -43,13 +47,16 @@ class LsrRetriever(BaseRetriever):
         index: Index | str | PathLike[str],
         k: int = 10,
         *,
+        filters: MetadataFilters | Where | Filter | None = None,
         callback_manager: CallbackManager | None = None,
         **settings: Unpack[FilteredOptions],
     ) -> None:
         super().__init__(callback_manager)
         self.index = opened(index)
         self.k = k
-        self.settings = checked(settings)
+        given = [settings.get("where"), where_of(filters) if isinstance(filters, MetadataFilters) else filters]
+        chosen = [as_filter(one) for one in given if one is not None]
+        self.settings = checked({**settings, "where": Filter("all", tuple(chosen)) if chosen else None})
 
     @classmethod
     def from_nodes(
@@ -79,6 +86,45 @@ class LsrRetriever(BaseRetriever):
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
+
+
+_PLAIN = {
+    FilterOperator.EQ: "==",
+    FilterOperator.GT: ">",
+    FilterOperator.LT: "<",
+    FilterOperator.GTE: ">=",
+    FilterOperator.LTE: "<=",
+    FilterOperator.IN: "in",
+    FilterOperator.ANY: "in",
+    FilterOperator.CONTAINS: "==",  # of a list, any of its items
+    FilterOperator.TEXT_MATCH: "contains",
+}
+_NEGATED = {FilterOperator.NE: "==", FilterOperator.NIN: "in"}  # which nodes without the key meet, too
+
+
+def where_of(filters: MetadataFilters) -> dict[str, Any]:
+    """LlamaIndex' filters as those of an index.
+
+    Raises:
+        DataError: An operator that an index doesn't have.
+    """
+    parts = [where_of(one) if isinstance(one, MetadataFilters) else _condition(one) for one in filters.filters]
+    if filters.condition == FilterCondition.NOT:
+        return {"not": {"or": parts}}
+    return {"or" if filters.condition == FilterCondition.OR else "and": parts}
+
+
+def _condition(one: MetadataFilter) -> dict[str, Any]:
+    if one.operator == FilterOperator.IS_EMPTY:
+        return {"not": {one.key: {"exists": True}}}
+    if one.operator in _NEGATED:
+        return {"not": {one.key: {_NEGATED[one.operator]: one.value}}}
+    if one.operator == FilterOperator.ALL and isinstance(one.value, list):
+        return {"and": [{one.key: {"==": value}} for value in one.value]}
+    if one.operator not in _PLAIN:
+        known = ", ".join(sorted(operator.value for operator in (*_PLAIN, *_NEGATED)))
+        raise DataError(f"{one.key}: an index has no operator {one.operator.value!r}; there are {known}", "filters")
+    return {one.key: {_PLAIN[one.operator]: one.value}}
 
 
 def _document(node: BaseNode) -> dict[str, Any]:

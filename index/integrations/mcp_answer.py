@@ -68,7 +68,8 @@ class Answer(Mark):
 
     def add_what_fits(self, name: str, values: Mapping[str, Any]) -> None:
         """Put in what five sixths of the room hold of something, from its beginning."""
-        room, fitting = self.room * 5 // 6 - cost(name, {}), {}
+        room = self.room * 5 // 6 - cost(name, {})
+        fitting: dict[str, Any] = {}
         for key, value in values.items():
             room -= cost(key, value)
             if room < 0:

@@ -1,7 +1,8 @@
-"""PyTerrier: an index as a retriever and as an indexer in pipelines. Needs the extra `pyterrier`, and no Java.
+"""PyTerrier: an index as retriever and indexer, an encoder as re-ranker. Needs the extra `pyterrier`, and no Java.
 
 index = LsrIndexer("idx", encoder="lsr-mini").index(dataset.get_corpus_iter())
 pt.Experiment([LsrRetriever(index) % 100], topics, qrels, ["nDCG@10"])
+LsrRetriever(bm25_index) % 100 >> LsrReranker("naver/splade-v3")
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from lsr.encode.base import Encoder
+from lsr.encode.load import load_encoder
 from lsr.errors import MissingExtra
 from lsr.index.index import Index
 from lsr.index.integrations.store import checked, current, opened
@@ -26,6 +29,9 @@ try:
     import pyterrier as pt
 except ImportError:
     raise MissingExtra("pyterrier", "pyterrier", "a transformer for PyTerrier") from None
+
+
+_QUERIES = 64  # that are scored together
 
 
 class LsrRetriever(pt.Transformer):
@@ -68,6 +74,42 @@ class LsrRetriever(pt.Transformer):
     def fuse_rank_cutoff(self, k: int) -> LsrRetriever:
         """What `retriever % k` is compiled to: a search that is not deeper than needed."""
         return LsrRetriever(self.index, k, text=self.text, **self.settings) if k < self.k else self
+
+
+class LsrReranker(pt.Transformer):
+    """Scores documents that something else found: frames of `qid`, `query`, `docno`, `text`, now with other scores.
+
+    Args:
+        encoder: An encoder, what `lsr.load_encoder` takes, or an index for its encoder. One with a BM25 part, as
+            lsr-mini has it, counts words in a collection: give an index, or lexical=0.
+    """
+
+    def __init__(self, encoder: Encoder | Index | str | PathLike[str]) -> None:
+        self.encoder = _encoder_of(encoder)
+
+    def transform(self, results: pd.DataFrame) -> pd.DataFrame:
+        """The same rows, best first by query; ranks start at 0."""
+        pt.validate.columns(results, includes=["qid", "query", "docno", "text"])
+        queries, texts = (list(dict.fromkeys(results[name])) for name in ("query", "text"))
+        found = results.reset_index(drop=True)
+        found["score"] = np.zeros(len(found))
+        if texts:
+            documents = self.encoder.encode_document(texts)
+            row = found["text"].map({text: i for i, text in enumerate(texts)}).to_numpy()
+            of_query = found.groupby("query").indices
+            for start in range(0, len(queries), _QUERIES):
+                some = queries[start : start + _QUERIES]
+                scores = documents.dot(self.encoder.encode_query(some))
+                for i, query in enumerate(some):
+                    at = of_query[query]
+                    found.loc[at, "score"] = scores[row[at], i].astype(np.float64)
+        return pt.model.add_ranks(found).sort_values(["qid", "rank"], ignore_index=True)
+
+
+def _encoder_of(encoder: Encoder | Index | str | PathLike[str]) -> Encoder:
+    if isinstance(encoder, Index):
+        return encoder.encoder
+    return encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
 
 
 class LsrIndexer(pt.Indexer):

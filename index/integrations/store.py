@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from lsr.errors import OutputExists
 from lsr.index.index import Index
-from lsr.index.search.query_encoder import search_settings
-from lsr.index.segment.filters import as_filter
+from lsr.index.search.options import split_options
+from lsr.index.segment.parse_filters import as_filter
 from lsr.index.sharding.manifest import is_sharded
 from lsr.index.storage.manifest import MANIFEST
 from lsr.index.write.update_batch import Change
@@ -60,7 +60,7 @@ def current(index: Index) -> Index:
 
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of `Index.search`, looked at now and not at the first query.
+    """Settings and options of `Index.search`, looked at now and not at the first query.
 
     Raises:
         TypeError: There is no such setting.
@@ -71,11 +71,13 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     where = how.pop("where", None)
     if where is not None:
         as_filter(where)
-    search_settings(how)
+    split_options(how)
     return dict(settings)
 
 
-def put(index: Index, documents: Iterable[Mapping[str, Any]], existing: Existing = "replace") -> Change:
+def put(
+    index: Index, documents: Iterable[Mapping[str, Any]] | Iterable[Document], existing: Existing = "replace"
+) -> Change:
     """Add documents ({"_id", "text", ...}) and commit; gives what that changed.
 
     Args:
@@ -93,7 +95,11 @@ def put(index: Index, documents: Iterable[Mapping[str, Any]], existing: Existing
             return index.update(documents)
         if existing == "refuse":
             return index.add(documents)
-        checked = [Document.from_mapping(document, f"document {n}") for n, document in enumerate(documents, start=1)]
+        given: Iterable[Mapping[str, Any] | Document] = documents
+        checked = [
+            one if isinstance(one, Document) else Document.from_mapping(one, f"document {n}")
+            for n, one in enumerate(given, start=1)
+        ]
         return index.add(checked, skip_bad=True)
 
 

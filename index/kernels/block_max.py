@@ -29,7 +29,7 @@ import math
 
 import numpy as np
 
-from lsr.index.kernels.exhaustive import collect, finish, scatter, thin_out
+from lsr.index.kernels.exhaustive import collect, finish, scatter, seed, thin_out
 from lsr.index.kernels.jit import inlined, kernel, prefetch
 from lsr.index.kernels.layout import (
     BEGIN,
@@ -42,6 +42,7 @@ from lsr.index.kernels.layout import (
     FIRST_BLOCK,
     FIRST_DOC,
     IMPACTS_AT,
+    LOOKUPS,
     MAXIMA_AT,
     N_DOCS,
     POSTINGS,
@@ -64,7 +65,7 @@ _AHEAD = 4  # rows of maxima between the one that is asked for and the one that 
 _GROUP = 16  # windows whose bounds are summed up together: what they touch fits the second-level cache
 # Costs in postings: looking up a term in a block; passing over a window's accumulator. And how many of the candidates
 # are left, one in so many, once lists were scanned.
-_LOOKUP, _SCAN, _LEFT_OVER = 40, 8192, 4
+_LOOKUP, _SEED_LOOKUP, _SCAN, _LEFT_OVER = 60, 250, 8192, 4
 # Rows of the scratch space: each block's bound; then of the chosen blocks the number within the window, the window,
 # what other terms can add and the best score so far; and which of those under way are alive.
 _BOUND, _BLOCK, _WINDOW, _REST, _BEST, _ALIVE = range(6)
@@ -96,8 +97,16 @@ def search_blocks(files, query, space, k, alpha, seeds, threshold):
     for b in range(len(query.live)):  # blocks without a document that may be found are never candidates
         bounds[b] *= query.live[b]
 
-    found = 0
-    waiting = choose_highest(windows, seeds, scratch)
+    whole = np.zeros(n_windows, np.int64)  # what scanning each window costs
+    for w in range(n_windows):
+        for i in range(n_terms):
+            whole[w] += cost(query, windows, i, w)
+    space.counts[POSTINGS] = whole.sum()
+    order = most_promising(windows, seeds, scratch)
+    found, waiting = 0, 0
+    # For a large k, scanning the window of most of the blocks of high bounds is the cheaper beginning.
+    if n_windows and (alpha < 1 or seeds * n_terms * _SEED_LOOKUP < whole[order[0]]):
+        waiting = choose_highest(windows, seeds, scratch)
     for at in range(0, waiting, _CHUNK):
         n = min(_CHUNK, waiting - at)
         found, threshold = score_blocks(files, query, space, every, at, n, k, 1.0, found, threshold)
@@ -107,17 +116,18 @@ def search_blocks(files, query, space, k, alpha, seeds, threshold):
     cheap_first = by_cost(files, query, space)
     scanned, looked_up = np.empty(n_terms, np.int64), np.empty(n_terms, np.int64)
     waiting = 0
-    for w in range(n_windows):
+    for x in range(n_windows):
+        w = order[x]
         required = np.int32(min(math.ceil(min(threshold / alpha, 2.0**31)), 2**31 - 1))
         before = waiting
         waiting = choose(windows, w, required, waiting, len(bounds), scratch)
         n = waiting - before
         if n:
-            whole, part, n_scanned = split(files, query, w, required, cheap_first, scanned, looked_up)
+            part, n_scanned = split(files, query, w, required, cheap_first, scanned, looked_up)
             n_others = n_terms - n_scanned
             as_blocks = n * n_terms * _LOOKUP
             as_split = part + _SCAN + n * n_others * _LOOKUP // _LEFT_OVER
-            as_whole = whole + _SCAN
+            as_whole = whole[w] + _SCAN
             if as_split < min(as_blocks, as_whole):
                 found, threshold = score_split(
                     files,
@@ -139,7 +149,7 @@ def search_blocks(files, query, space, k, alpha, seeds, threshold):
                 waiting = before
         # The candidates of several windows are scored together, and those left over looked at once more.
         done = 0
-        while waiting - done >= _CHUNK or (w == n_windows - 1 and done < waiting):
+        while waiting - done >= _CHUNK or (x == n_windows - 1 and done < waiting):
             n = min(_CHUNK, waiting - done)
             found, threshold = score_blocks(files, query, space, every, done, n, k, alpha, found, threshold)
             done += n
@@ -243,6 +253,18 @@ def highest(bounds, m, scratch):
 
 
 @kernel
+def most_promising(windows, m, scratch):
+    """(n_windows,) int64, the windows in order: those of most of the m blocks of the highest bounds, or so, first."""
+    bounds, required = scratch[_BOUND], highest(scratch[_BOUND], m, scratch)
+    order, counts = np.arange(len(windows)), np.zeros(len(windows), np.int64)
+    for w in range(len(windows)):
+        for b in range(windows[w, FIRST_BLOCK], windows[w, FIRST_BLOCK] + count_blocks(windows, w)):
+            counts[w] += bounds[b] >= required
+    sort(order, counts, len(order))
+    return order
+
+
+@kernel
 def choose_highest(windows, m, scratch):
     """Choose the m blocks of the highest bounds, and perhaps up to _CHUNK more; returns how many there are.
 
@@ -300,14 +322,13 @@ def choose(windows, w, required, chosen, most, scratch):
 @kernel
 def by_cost(files, query, space):
     """(n,) int64, a query's terms by what they can add for each posting that is to be scanned, the least first."""
-    values = np.empty(len(query.peaks))
-    for i in range(len(query.peaks)):
+    values = np.empty(len(query.upper_bounds))
+    for i in range(len(query.upper_bounds)):
         total = 1
         for w in range(len(files.windows)):
             total += cost(query, files.windows, i, w)
-        values[i] = -query.peaks[i] / total
-        space.counts[POSTINGS] += total
-    places = np.arange(len(query.peaks))
+        values[i] = -query.upper_bounds[i] / total
+    places = np.arange(len(query.upper_bounds))
     sort(places, values, len(places))
     return places
 
@@ -326,16 +347,15 @@ def split(files, query, w, required, cheap_first, scanned, looked_up):
         looked_up: (n,) int64, written: the others, in the order of the query.
 
     Returns:
-        What scanning all lists costs, what scanning those costs, and how many they are.
+        What scanning those costs, and how many they are.
     """
-    whole, part, n_scanned, n_others = 0, 0, 0, 0
+    part, n_scanned, n_others = 0, 0, 0
     total = np.int64(0)
     aside = np.zeros(len(cheap_first), np.bool_)
     for i in cheap_first:
         size = cost(query, files.windows, i, w)
-        whole += size
-        if query.lists[i, w, ROW] >= 0 and total + query.peaks[i] < required:
-            total += query.peaks[i]
+        if query.lists[i, w, ROW] >= 0 and total + query.upper_bounds[i] < required:
+            total += query.upper_bounds[i]
             aside[i] = True
         else:
             part += size
@@ -346,7 +366,7 @@ def split(files, query, w, required, cheap_first, scanned, looked_up):
         else:
             scanned[n_scanned] = i
             n_scanned += 1
-    return whole, part, n_scanned
+    return part, n_scanned
 
 
 @kernel
@@ -430,7 +450,12 @@ def score_window(files, query, space, terms, w, k, found, threshold):
             space.accumulator[b * BLOCK : (b + 1) * BLOCK] = 0
     n = windows[w, N_DOCS]
     disallow(query, windows[w, FIRST_DOC], n, space.accumulator)
-    return collect(space, space.accumulator, files.order, windows, w, 0, n, k, found, threshold)
+    if found == 0:
+        threshold = seed(space, n, k, threshold)
+    found, threshold = collect(space, space.accumulator, files.order, windows, w, 0, n, k, found, threshold)
+    if found >= k + k // 4:
+        found, threshold = thin_out(space, k, found, threshold)
+    return found, threshold
 
 
 @kernel
@@ -465,6 +490,7 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
     for c in range(n):
         alive[c] = c
     counts[BLOCKS_SCORED] += n
+    lookups = 0
     # Three terms are under way at once: of one the postings are added up, of the next they are found and asked for,
     # of the one after it the skips are asked for that tell where they are.
     for i in range(-2, len(terms)):
@@ -504,7 +530,9 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
             counts[POSTINGS_SCORED] += touched
             alive[kept] = c
             kept += np.int64(bests[c] + alpha * rest[c] >= threshold)
+        lookups += n if i >= 0 else 0
         n = kept
+    counts[LOOKUPS] += lookups
     for j in range(n):
         c = alive[j]
         first = np.int64(blocks[c]) * BLOCK

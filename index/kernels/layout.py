@@ -27,7 +27,7 @@ DOCS_AT, IMPACTS_AT, SIZE, DENSE_AT, N_DENSE, FIRST_DOC, N_DOCS, FIRST_BLOCK = r
 MAXIMA_AT, SKIPS_AT, ORDER_AT, BASE = range(8, 12)
 WINDOW_COLUMNS = 12
 # Columns of the table of segments.
-TERMS_AT, N_TERMS, TABLE_AT, TABLE_SIZE, PEAKS_AT, ENDS_AT = range(6)
+TERMS_AT, N_TERMS, TABLE_AT, TABLE_SIZE, MAX_IMPACTS_AT, ENDS_AT = range(6)
 ENTRY_WINDOW_AT, ENTRY_BEGIN_AT, ENTRY_SIZE_AT, ENTRY_ROW_AT, ENTRY_DENSE_AT = range(6, 11)
 N_ENTRIES, FIRST_WINDOW, N_WINDOWS, N_ROWS = range(11, 15)
 SEGMENT_COLUMNS = 15
@@ -36,7 +36,8 @@ SEGMENT_COLUMNS = 15
 # SKIPS_AT + ROW * SKIP_UNIT; it has neither if ROW is -1.
 BEGIN, END, ROW, DENSE = range(4)
 # Places of a search's counts.
-BLOCKS_SCORED, WINDOWS_SCANNED, POSTINGS_SCORED, POSTINGS = range(4)
+BLOCKS_SCORED, WINDOWS_SCANNED, POSTINGS_SCORED, POSTINGS, LOOKUPS = range(5)
+N_COUNTS = 5
 _DENSE_COST = 8  # adding up so many documents of a dense row costs as much as one posting
 
 
@@ -70,7 +71,7 @@ class Lexicon(NamedTuple):
         terms: uint32, the terms that occur, ascending within a segment.
         table: int32, of each term its place among those of the segment, -1 for those that don't occur; for segments
             with a TABLE_SIZE above 0. In others terms are searched for.
-        peaks: float32, the largest impact of each term.
+        max_impacts: float32, the largest impact of each term.
         ends: uint64, where the entries of each term end.
         entries: five arrays, of each list by term and window: window, begin and size uint32, row and dense int32.
     """
@@ -78,7 +79,7 @@ class Lexicon(NamedTuple):
     segments: Any
     terms: Any
     table: Any
-    peaks: Any
+    max_impacts: Any
     ends: Any
     entries: Any
 
@@ -89,14 +90,14 @@ class Query(NamedTuple):
     Attributes:
         lists: (n, n_windows, 4) int32, their lists.
         weights: (n,) int32, or float64 where impacts are float32.
-        peaks: (n,) of the same type, the most that each can add to a score.
+        upper_bounds: (n,) of the same type, the most that each can add to a score.
         allowed: (n_docs,) uint8 by place, 0 for documents that may not be found; empty if all may.
         live: (n_blocks,) uint8, 0 for blocks without a document that may be found; empty if all may.
     """
 
     lists: Any
     weights: Any
-    peaks: Any
+    upper_bounds: Any
     allowed: Any
     live: Any
 
@@ -110,8 +111,8 @@ class Space(NamedTuple):
         docs: (more than k,) int64: the documents found. The longer it is, the more rarely it is thinned out; twice k
             is a good length.
         scores: (len(docs),) of the accumulator's type: their scores.
-        counts: (4,) int64: blocks scored one by one, windows scanned whole, what scoring cost in postings, and what a
-            scan would have cost.
+        counts: (5,) int64: blocks scored one by one, windows scanned whole, what scoring cost in postings, what a scan
+            would have cost, and how often a term was looked up in a block.
     """
 
     accumulator: Any
@@ -122,21 +123,21 @@ class Space(NamedTuple):
 
 
 @kernel
-def find_terms(lexicon, terms, ranks, peaks):
+def find_terms(lexicon, terms, ranks, max_impacts):
     """Find a query's terms among those of each segment.
 
     Args:
         lexicon: `Lexicon`.
         terms: (n,) uint32.
         ranks: (n_segments, n) int64, written: the places of the terms among those of the segment, -1 for the unknown.
-        peaks: (n,) float64, written: the largest impact of each term in any segment, 0 for the unknown.
+        max_impacts: (n,) float64, written: the largest impact of each term in any segment, 0 for the unknown.
 
     Returns:
         (n_known,) int64, which of the terms occur.
     """
     segments, used, table = lexicon.segments, lexicon.terms, lexicon.table
     known = np.zeros(len(terms), np.bool_)
-    peaks[:] = 0
+    max_impacts[:] = 0
     for s in range(len(segments)):
         first, size = segments[s, TERMS_AT], segments[s, N_TERMS]
         for i in range(len(terms)):
@@ -149,7 +150,7 @@ def find_terms(lexicon, terms, ranks, peaks):
             ranks[s, i] = at
             if at >= 0:
                 known[i] = True
-                peaks[i] = max(peaks[i], lexicon.peaks[segments[s, PEAKS_AT] + at])
+                max_impacts[i] = max(max_impacts[i], lexicon.max_impacts[segments[s, MAX_IMPACTS_AT] + at])
     return np.flatnonzero(known)
 
 

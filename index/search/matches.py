@@ -14,11 +14,11 @@ from lsr.errors import DataError
 from lsr.index.search.column_values import boost_factors, count_values, sorted_order, values_of
 from lsr.index.search.hybrid_search import hybrid_top, one_of_each
 from lsr.index.search.operators import TextCheck
-from lsr.index.search.options import SCORE, Conditions
+from lsr.index.search.options import SCORE
+from lsr.index.search.request import Criteria, EncodedQuery
 from lsr.index.search.searcher import Mask
-from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
-from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.segment.filters import Filter
 from lsr.sparse import SparseMatrix
 
 _UNSORTED = (
@@ -48,34 +48,22 @@ class Matcher:
 
     Args:
         snapshot: What is searched.
-        vector: The query, one row.
-        settings: How to search.
-        conditions: What documents have to meet.
-        where: Which may be found.
+        query: The query.
+        criteria: What documents have to meet.
         known: The filter's columns, and whether there are texts, have been looked for already.
-        dense: (width,) float32, the query's dense vector, of a search that wants one.
 
     Raises:
         DataError: Conditions on texts, but none are stored; an order of all that match, in a search by dense vectors,
             which all documents match.
     """
 
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        vector: SparseMatrix,
-        settings: SearchSettings,
-        conditions: Conditions,
-        where: Where | Filter | None = None,
-        *,
-        known: bool = False,
-        dense: NDArray[np.float32] | None = None,
-    ) -> None:
-        self._dense = dense
-        if dense is not None and conditions.sort:
+    def __init__(self, snapshot: Snapshot, query: EncodedQuery, criteria: Criteria, *, known: bool = False) -> None:
+        conditions = criteria.conditions
+        if query.dense is not None and conditions.sort:
             raise DataError(_UNSORTED, "search")
-        self.snapshot, self._vector, self._settings, self._conditions = snapshot, vector, settings, conditions
-        self._mask = _mask(snapshot, where, conditions.without, known=known)
+        self.snapshot, self._vector, self._dense = snapshot, query.vector, query.dense
+        self._settings, self._conditions = criteria.settings, conditions
+        self._mask = _mask(snapshot, criteria.where, conditions.without, known=known)
         self._accept: TextCheck | None = None
         if conditions.text is not None:
             if not known:
@@ -204,12 +192,12 @@ class SnapshotRanking:
         return [self._matcher.snapshot.documents.content(doc) for doc in docs]
 
 
-def _mask(snapshot: Snapshot, where: Where | Filter | None, without: Sequence[str], *, known: bool) -> Mask | None:
+def _mask(snapshot: Snapshot, where: Filter | None, without: Sequence[str], *, known: bool) -> Mask | None:
     if not without:
         return snapshot.mask(where, known=known)
     allowed = np.ones(snapshot.searcher.n_docs, bool)
     if where is not None:
-        allowed = snapshot.documents.allowed(as_filter(where), known=known)
+        allowed = snapshot.documents.allowed(where, known=known)
     for doc_id in without:
         found = snapshot.documents.find(doc_id)
         allowed[[*snapshot.documents.passages(doc_id), *([] if found is None else [found])]] = False

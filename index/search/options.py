@@ -134,7 +134,8 @@ class Options:
             wrong.append(f"group_by must be a column, got {self.group_by!r}")
         if self.per_group != 1 and self.group_by is None:
             wrong.append("per_group needs group_by")
-        if not isinstance(self.total, bool):
+        total: Any = self.total
+        if not isinstance(total, bool):
             wrong.append(f"total must be true or false, got {self.total!r}")
         if self.syntax not in _SYNTAXES:
             wrong.append(f"syntax must be one of {', '.join(_SYNTAXES)}, got {self.syntax!r}")

@@ -24,7 +24,7 @@ from lsr.sparse import SparseMatrix
 Query = str | Mapping[str, Any] | SparseMatrix  # {token: weight}, or a mapping that has a "text"
 
 
-class QuerySide:
+class QueryEncoding:
     """What encodes queries.
 
     Attributes:

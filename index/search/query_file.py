@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lsr.errors import DataError
-from lsr.index.search.query_encoder import QuerySide
+from lsr.index.search.query_encoder import QueryEncoding
 from lsr.io.corpus import open_corpus
 from lsr.io.open_vectors import holds_vectors, read_vectors
 from lsr.sparse import SparseMatrix
@@ -35,7 +35,7 @@ class QuerySet:
     unknown: int = 0
     bad: tuple[str, ...] = ()
 
-    def encoded(self, index: QuerySide) -> SparseMatrix:
+    def encoded(self, index: QueryEncoding) -> SparseMatrix:
         """The vectors, encoded by the index' encoder if they are texts still."""
         return index.query_vectors(self.texts or []) if self.vectors is None else self.vectors
 
@@ -51,7 +51,7 @@ class QuerySet:
         )
 
 
-def read_queries(source: str | Path, index: QuerySide, *, skip_bad: bool = False) -> QuerySet:
+def read_queries(source: str | Path, index: QueryEncoding, *, skip_bad: bool = False) -> QuerySet:
     """Read queries for an index.
 
     Args:

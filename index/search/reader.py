@@ -1,9 +1,9 @@
-"""Reader: what an index is, and searching it; `Index` is built on it."""
+"""Reader: the documents of one commit, searched, looked up and explained; `Index` is built on it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,37 +12,43 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lsr.encode.base import Encoder
 from lsr.errors import DataError
-from lsr.index.search.column_values import facet_order, require_columns
+from lsr.index.search.device import DeviceSearcher
+from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document, query_words
-from lsr.index.search.hits import Hit, Hits
-from lsr.index.search.hybrid_search import dense_width, hybrid_top
-from lsr.index.search.lookup import Lookup
-from lsr.index.search.matches import Matcher, SnapshotRanking
+from lsr.index.search.find import dense_queries, find, hits_by_id, hits_of
+from lsr.index.search.hits import Hits
+from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.operators import TextQuery
-from lsr.index.search.options import Conditions, Options, split_options
-from lsr.index.search.query_encoder import Query, as_queries, checked_k, search_settings
-from lsr.index.search.searcher import Mask, Searcher
-from lsr.index.search.selection import explained, select
-from lsr.index.search.settings import Plan, RankingOptions, SearchOptions, SearchSettings
+from lsr.index.search.query_encoder import Query, QueryEncoding, as_queries, checked_k, search_settings
+from lsr.index.search.recall import recall, sample_queries
+from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
+from lsr.index.search.searcher import Searcher
+from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
 from lsr.index.search.snapshot import Snapshot
+from lsr.index.search.words import SnapshotWords, Suggestion, Words
+from lsr.index.segment.doc_store import AllDocuments
 from lsr.index.segment.filters import Filter, Where
+from lsr.index.segment.parse_filters import as_filter
 from lsr.index.storage.manifest import check_files
-from lsr.io.document import require_id
+from lsr.io.document import Document, require_id
 from lsr.notebook import html_table
 from lsr.sparse import SparseMatrix
 
-_SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
 
-
-class Reader(Lookup):
-    """Searches a snapshot of an index.
+class Reader(QueryEncoding):
+    """Searches the documents of one commit, and knows what there is to know of them.
 
     Attributes:
         path: The folder.
     """
 
     path: Path
+
+    def __init__(self, path: Path, snapshot: Snapshot, encoder: Encoder | None = None) -> None:
+        super().__init__(path, encoder)
+        self._snapshot = snapshot
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -75,6 +81,29 @@ class Reader(Lookup):
     def pinned(self) -> Reader:
         """The same documents, with the same numbers (`Hit.doc`), whatever is committed or merged meanwhile."""
         return Reader(self.path, self._snapshot, self._given_encoder)
+
+    @property
+    def documents(self) -> AllDocuments:
+        """Ids and texts."""
+        return self._snapshot.documents
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is searched now, as it was committed."""
+        return self._snapshot
+
+    @property
+    def shared(self) -> IndexEncoder:
+        """What encodes queries, as the index carries it."""
+        return self._snapshot.shared
+
+    def _over(self, encoder: Encoder | None) -> Encoder:
+        return self._snapshot.encoder(encoder)
+
+    @property
+    def has_passages(self) -> bool:
+        """Whether documents were cut into passages."""
+        return self._snapshot.has_passages
 
     @property
     def searcher(self) -> Searcher:
@@ -151,40 +180,12 @@ class Reader(Lookup):
             DataError: A filter, or an option, on a column that no document has, or of another kind.
             RerankerError: A re-ranker fails.
         """
-        options, chosen = split_options(settings)
-        query, text = options.split(query)
-        vector = self.query_vector(query, "search")
-        checked_k(k)
-        snapshot = self._snapshot
+        request, reader = SearchRequest.of(k, where, settings), self.pinned()
+        query, text = request.options.split(query)
+        vector = reader.query_vector(query, "search")
         one = query if isinstance(query, SparseMatrix) else [query]
-        (near,) = self._dense_queries(snapshot, one, None if dense is None else [dense], chosen)
-        if not options.plain:
-            conditions = options.conditions(text)
-            return self._selected(snapshot, query, vector, near, k, options, chosen, where, conditions)
-        return self._hits(snapshot, query, vector, *_top(snapshot, vector, near, k, chosen, snapshot.mask(where)))
-
-    def _dense_queries(
-        self,
-        snapshot: Snapshot,
-        queries: Sequence[Any] | SparseMatrix,
-        given: Sequence[ArrayLike] | None,
-        settings: SearchSettings,
-    ) -> Sequence[NDArray[np.float32] | None]:
-        """The dense vectors of queries, where they are wanted."""
-        if settings.mode == "sparse":
-            if given is not None:
-                raise ValueError('dense vectors of queries go with the modes "hybrid" and "dense"')
-            return [None] * len(queries)
-        width = dense_width(snapshot, self.path)
-        if given is None:
-            texts = [] if isinstance(queries, SparseMatrix) else [q for q in as_queries(queries) if isinstance(q, str)]
-            if len(texts) != len(queries):
-                raise DataError(f'mode "{settings.mode}" takes texts, or a dense vector for each query', "query")
-            given = list(self.encoder.encode_dense(texts, queries=True)) if texts else []
-        vectors = [np.asarray(vector, np.float32) for vector in given]
-        if len(vectors) != len(queries) or any(v.shape != (width,) or not np.isfinite(v).all() for v in vectors):
-            raise DataError(f"a dense vector for each query is needed, of {width} finite numbers", "query")
-        return vectors
+        (near,) = reader._dense_queries(one, None if dense is None else [dense], request)
+        return reader._find(EncodedQuery(query, vector, near), request, request.criteria(text))
 
     def search_batch(
         self,
@@ -194,9 +195,10 @@ class Reader(Lookup):
         threads: int = 0,
         where: Where | Filter | None = None,
         dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
+        device: str | None = None,
         **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
-        """The k best documents of many queries, on all cores.
+        """The k best documents of many queries, on all cores or on a GPU.
 
         Args:
             queries: Texts, {token: weight} mappings, or a matrix with a row for each.
@@ -204,30 +206,35 @@ class Reader(Lookup):
             threads: Cores to use; 0 for all.
             where: As for `search`.
             dense: As for `search`, one vector for each query.
+            device: Where PyTorch adds up the postings, "cuda" say; None for the processor's kernels. Of exact, sparse
+                searches; the results are the same. The first such search brings the postings into its memory.
             settings: As for `search`.
+
+        Raises:
+            ValueError: As of `search`; or a device for another kind of search, or one that can't be used.
+            MissingExtra: A device without PyTorch.
         """
-        options, chosen = split_options(settings)
+        request, reader = SearchRequest.of(k, where, settings), self.pinned()
+        if device is not None and (dense is not None or not request.plainly_sparse):
+            raise ValueError(f"device={device!r} is for exact, sparse searches without further options: leave it out")
         asked: Any = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
         texts: list[TextQuery | None] = [None] * len(asked)
-        if options.syntax != "plain":
-            parts = [options.split(query) for query in asked]
+        if request.options.syntax != "plain":
+            parts = [request.options.split(query) for query in asked]
             asked, texts = [query for query, _ in parts], [text for _, text in parts]
-        vectors = self.query_vectors(asked)
-        rows = [vectors[i] for i in range(len(vectors))]
-        checked_k(k)
-        snapshot = self._snapshot
-        mask = snapshot.mask(where)
-        near = self._dense_queries(snapshot, asked, None if dense is None else list(dense), chosen)
+        vectors = reader.query_vectors(asked)
+        near = reader._dense_queries(asked, None if dense is None else list(dense), request)
+        given = [None] * len(vectors) if isinstance(asked, SparseMatrix) else asked
+        encoded = [EncodedQuery(given[i], vectors[i], near[i]) for i in range(len(vectors))]
+        if device is not None:
+            return reader._find_on(device, encoded, request)
+        reader._snapshot.mask(request.where)  # once, before threads look for it
 
-        def find(i: int) -> Hits:
-            query = None if isinstance(asked, SparseMatrix) else asked[i]
-            if options.plain:
-                return self._hits(snapshot, query, rows[i], *_top(snapshot, rows[i], near[i], k, chosen, mask))
-            conditions = options.conditions(texts[i])
-            return self._selected(snapshot, query, rows[i], near[i], k, options, chosen, where, conditions)
+        def one(i: int) -> Hits:
+            return reader._find(encoded[i], request, request.criteria(texts[i]))
 
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            return list(pool.map(find, range(len(rows))))
+            return list(pool.map(one, range(len(encoded))))
 
     def similar(
         self,
@@ -248,39 +255,31 @@ class Reader(Lookup):
         Raises:
             DataError: No document has this id.
         """
-        options, chosen = split_options(settings)
-        checked_k(k)
-        snapshot, doc_id = self._snapshot, require_id(doc_id)
-        if (like := snapshot.like(doc_id)) is None:
+        request, reader, doc_id = SearchRequest.of(k, where, settings), self.pinned(), require_id(doc_id)
+        if (like := reader._snapshot.like(doc_id)) is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
         vectors, own, content = like
-        conditions = options.conditions(without=(own,))
-        return self._selected(snapshot, content, self.as_query(vectors), None, k, options, chosen, where, conditions)
+        query = EncodedQuery(content, reader.as_query(vectors))
+        return reader._find(query, request, request.criteria(without=(own,)))
 
-    def _selected(
-        self,
-        snapshot: Snapshot,
-        query: Any,
-        vector: SparseMatrix,
-        dense: NDArray[np.float32] | None,
-        k: int,
-        options: Options,
-        settings: SearchSettings,
-        where: Where | Filter | None,
-        conditions: Conditions,
-    ) -> Hits:
-        """The hits of a search with options."""
-        require_columns(options, snapshot.documents.columns)
-        matcher = Matcher(snapshot, vector, settings, conditions, where, dense=dense)
-        reader = Reader(self.path, snapshot, self._given_encoder)
-        found = select(SnapshotRanking(matcher, reader.compared_vectors), query, k, options)
-        facets, total = None, None
-        if options.counts:
-            total, counts = matcher.facets(options.faceted)
-            facets = {name: facet_order(counted) for name, counted in counts.items()}
-        explain = explained(partial(self._explain, snapshot, query, vector), found, boosted=bool(options.boost))
-        pairs = zip(found.docs, found.scores, strict=True)
-        return Hits((Hit(snapshot.documents, *pair, explain) for pair in pairs), facets=facets, total=total)
+    def _find(self, query: EncodedQuery, request: SearchRequest, criteria: Criteria) -> Hits:
+        return find(self._snapshot, query, request, criteria, compared=self.compared, explain=self._explain)
+
+    def _find_on(self, device: str, queries: Sequence[EncodedQuery], request: SearchRequest) -> list[Hits]:
+        snapshot = self._snapshot
+        mask, k = snapshot.mask(request.where), request.k
+        searcher = snapshot.kept(f"device {device}", partial(DeviceSearcher, snapshot.searcher, device))
+        ranked = searcher.search([query.vector for query in queries], snapshot.depth(k), mask)
+        found = (
+            snapshot.top(query.vector, k, request.settings, mask, first=first)
+            for query, first in zip(queries, ranked, strict=True)
+        )
+        return [hits_of(snapshot, query, *top, self._explain) for query, top in zip(queries, found, strict=True)]
+
+    def _dense_queries(
+        self, queries: Sequence[Any] | SparseMatrix, given: Sequence[ArrayLike] | None, request: SearchRequest
+    ) -> Sequence[NDArray[np.float32] | None]:
+        return dense_queries(self._snapshot, self.path, lambda: self.encoder, queries, given, request.settings)
 
     def explain_plan(
         self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
@@ -320,18 +319,8 @@ class Reader(Lookup):
         """
         checked_k(k)
         chosen = search_settings(settings)
-        searcher = self._snapshot.searcher
         vectors = self.sample() if queries is None else self.query_vectors(queries)
-
-        def count(i: int) -> tuple[int, int]:
-            terms, weights = vectors.row(i)
-            _, exact = searcher.search(terms, weights, k)
-            _, found = searcher.search(terms, weights, k, chosen)
-            return int((found >= exact[-1]).sum()) if len(exact) else 0, len(exact)
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            hits, places = np.array(list(pool.map(count, range(len(vectors)))), np.int64).reshape(-1, 2).sum(axis=0)
-        return float(hits / places) if places else 1.0
+        return recall(self._snapshot.searcher, vectors, k, chosen)
 
     def sample(self) -> SparseMatrix:
         """200 documents, cut to their 24 heaviest terms, as queries: always the same ones.
@@ -339,10 +328,7 @@ class Reader(Lookup):
         Raises:
             IndexFormatError: The index has no clusters.
         """
-        drawn = self.searcher.sample(*_SAMPLE)
-        factors = self.query_factors(np.arange(drawn.shape[1]))
-        rows = [(terms[factors[terms] > 0], weights[factors[terms] > 0]) for terms, weights in drawn.rows()]
-        return SparseMatrix.from_rows([(terms, weights * factors[terms]) for terms, weights in rows], drawn.shape[1])
+        return sample_queries(self.searcher, self.query_factors)
 
     def hits(self, query: SparseMatrix, scores: Mapping[str, float]) -> Hits:
         """Documents found otherwise as hits of a query; those that aren't there are left out.
@@ -351,27 +337,130 @@ class Reader(Lookup):
             query: One row; what explanations explain.
             scores: {id of a document: score}, best first.
         """
-        snapshot, found = self._snapshot, []
-        for doc_id, score in scores.items():
-            doc = snapshot.documents.find(doc_id)
-            if doc is None and snapshot.has_passages:
-                doc = _best_passage(snapshot, query, doc_id)
-            if doc is not None:
-                found.append((doc, score))
-        numbers, values = zip(*found, strict=True) if found else ((), ())
-        return self._hits(snapshot, None, query, np.array(numbers, np.int64), np.array(values, np.float64))
+        reader = self.pinned()
+        return hits_by_id(reader._snapshot, query, scores, reader._explain)
 
-    def _hits(
-        self,
-        snapshot: Snapshot,
-        query: Any,
-        vector: SparseMatrix,
-        docs: NDArray[np.int64],
-        scores: NDArray[np.float64],
-    ) -> Hits:
-        explain = partial(self._explain, snapshot, query, vector)
-        found = zip(docs.tolist(), scores.tolist(), strict=True)
-        return Hits(Hit(snapshot.documents, doc, score, explain) for doc, score in found)
+    def corrections(self, text: str, limit: int = 3) -> dict[str, list[str]]:
+        """Words of a query that no document has, each with the nearest words that documents have.
+
+        Args:
+            text: The query.
+            limit: How many for each word at most. Where there are none, the list is empty.
+
+        Raises:
+            EncoderError: The index has no encoder.
+        """
+        return self._words.corrections(text, limit)
+
+    def did_you_mean(self, text: str) -> str | None:
+        """A query with its words that no document has replaced by the nearest; None if there is nothing to replace."""
+        return self._words.corrected(text)
+
+    def suggest(self, text: str, limit: int = 10) -> list[Suggestion]:
+        """What somebody who types may go on to: the last word completed, and titles.
+
+        Args:
+            text: What stands there so far.
+            limit: How many words, and how many titles, at most.
+
+        Raises:
+            EncoderError: The index has no encoder.
+        """
+        return self._words.suggestions(text, limit)
+
+    @property
+    def _words(self) -> Words:
+        return Words(SnapshotWords(self._snapshot), self.encoder)
+
+    # --- documents -------------------------------------------------------------------------------------------------
+
+    def get(self, doc_id: str | int) -> Document | None:
+        """A document as it is stored; None if there is none of this id.
+
+        A document that is cut into passages comes with the first one's title and metadata, and with all their texts, a
+        blank line between them; what passages repeat of each other stands there as often.
+
+        Args:
+            doc_id: Of a document or of a passage; a whole number is its text, as where documents are added.
+        """
+        return self.get_many([doc_id])[0]
+
+    def get_many(self, doc_ids: Iterable[str | int]) -> list[Document | None]:
+        """Documents as they are stored, one for each id in their order; see `get`."""
+        if isinstance(doc_ids, str):
+            raise TypeError(f"get_many takes several ids, got {doc_ids!r}; get takes one")
+        documents, ids = self._snapshot.documents, [require_id(doc_id) for doc_id in doc_ids]
+        return documents.get_many(ids, passages=self.has_passages)
+
+    def __contains__(self, doc_id: object) -> bool:
+        """Whether there is a document, or a passage, of this id."""
+        if isinstance(doc_id, bool) or not isinstance(doc_id, str | int):
+            return False
+        documents, wanted = self._snapshot.documents, str(doc_id)
+        return documents.find(wanted) is not None or (self.has_passages and bool(documents.passages(wanted)))
+
+    def __iter__(self) -> Iterator[Document]:
+        """All documents, of passages each, in the order of addition; of the commit that is open when it begins."""
+        return self.stored()
+
+    def stored(self, where: Where | Filter | None = None) -> Iterator[Document]:
+        """The documents that meet a filter, of passages each, in the order of addition; as iteration gives all.
+
+        Raises:
+            DataError: As of `count`.
+        """
+        return map(self._snapshot.documents.stored, self._snapshot.numbers(where))
+
+    def count(self, where: Where | Filter | None = None) -> int:
+        """How many documents there are, of passages each; with a filter, how many meet it.
+
+        Raises:
+            DataError: A filter on a column that no document has, or of another kind.
+        """
+        return self._snapshot.count(where)
+
+    def filter_hints(self, where: Where | Filter) -> list[str]:
+        """Why a filter may find nothing: texts that it asks for and no document has, with the nearest that there are.
+
+        Raises:
+            DataError: As of `count`.
+        """
+        parsed = as_filter(where)
+        parsed.require_known(self.documents.columns)
+        return parsed.hints(self.documents.columns)
+
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """(id, title and text) of all documents, of passages each, in the order of addition."""
+        documents = self._snapshot.documents
+        for doc in documents.numbers():
+            yield documents.id(doc), documents.content(doc)
+
+    def document_vectors(self, docs: Sequence[int]) -> SparseMatrix:
+        """The stored vectors of some documents, by their numbers (`Hit.doc`); a few milliseconds each."""
+        return self._snapshot.vectors(docs)
+
+    def compared_vectors(self, docs: Sequence[int]) -> SparseMatrix:
+        """The vectors of some documents, by their numbers, as `compared` weighs them."""
+        return self.compared(self.document_vectors(docs))
+
+    def duplicates(self, threshold: float = 0.9, *, where: Where | Filter | None = None) -> list[Duplicate]:
+        """All pairs of documents whose vectors have a cosine of at least a threshold; of passages, those of different
+        documents.
+
+        Args:
+            threshold: Above 0 and at most 1. The lower, the longer it takes.
+            where: Compare only documents that meet a filter.
+
+        Returns:
+            The most alike first.
+
+        Raises:
+            ValueError: A threshold out of range.
+            DataError: A filter on a column that no document has, or of another kind.
+        """
+        snapshot = self._snapshot
+        allowed = None if where is None else snapshot.documents.allowed(as_filter(where))
+        return duplicates(snapshot, threshold, self.compared, allowed)
 
     # --- explaining and checking -----------------------------------------------------------------------------------
 
@@ -387,22 +476,20 @@ class Reader(Lookup):
         Raises:
             DataError: No document has this id.
         """
-        snapshot, doc_id = self._snapshot, require_id(doc_id)
-        doc = snapshot.documents.find(doc_id)
+        reader, doc_id = self.pinned(), require_id(doc_id)
+        doc = reader.documents.find(doc_id)
         if doc is None and self.has_passages and "#" not in doc_id:
             raise DataError(f"{self.path}: documents are cut into passages here; explain {doc_id + '#0'!r} or the like")
         if doc is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
-        vector = self.query_vector(query, "explain")
-        return self._explain(snapshot, query, vector, doc, origins=origins)
+        encoded = EncodedQuery(query, reader.query_vector(query, "explain"))
+        return reader._explain(encoded, doc, origins=origins)
 
-    def _explain(
-        self, snapshot: Snapshot, query: Any, vector: SparseMatrix, doc: int, *, origins: bool = True
-    ) -> Explanation:
-        has_encoder = self._given_encoder is not None or bool(snapshot.shared.encoder_files)
-        encoder = snapshot.encoder(self._given_encoder) if has_encoder else None
-        explanation = explain_document(snapshot, encoder, vector, doc, origins=origins)
-        return explanation if encoder is None else explanation.named(query_words(encoder, query))
+    def _explain(self, query: EncodedQuery, doc: int, *, origins: bool = True) -> Explanation:
+        has_encoder = self._given_encoder is not None or bool(self._snapshot.shared.encoder_files)
+        encoder = self._snapshot.encoder(self._given_encoder) if has_encoder else None
+        explanation = explain_document(self._snapshot, encoder, query.vector, doc, origins=origins)
+        return explanation if encoder is None else explanation.named(query_words(encoder, query.given))
 
     def verify(self) -> list[str]:
         """Check every byte; a message for each file that is damaged, none if all is well."""
@@ -412,24 +499,3 @@ class Reader(Lookup):
             for folder, snapshot in folders
             for wrong in check_files(folder, snapshot.manifest, every_byte=True).values()
         ]
-
-
-def _top(
-    snapshot: Snapshot,
-    vector: SparseMatrix,
-    dense: NDArray[np.float32] | None,
-    k: int,
-    settings: SearchSettings,
-    mask: Mask | None,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The k best documents of a query, by the vectors that the settings want."""
-    if dense is None:
-        return snapshot.top(vector, k, settings, mask)
-    return hybrid_top(snapshot, vector, dense, k, settings, mask)
-
-
-def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int | None:
-    """The passage of a document that scores highest; the first of those that score the same."""
-    (terms, weights), searcher = query.row(0), snapshot.searcher
-    passages = snapshot.documents.passages(doc_id)
-    return max(passages, key=lambda doc: float(searcher.impacts_of(doc, terms) @ weights), default=None)

@@ -101,21 +101,22 @@ class Group:
         windows = np.concatenate([np.empty((0, WINDOW_COLUMNS), np.int64), *tables])
         self.files = Files(docs, impacts, dense, maxima, skips, windows, order)
         (terms, terms_at), (table, table_at) = _span([s.terms for s in segments]), _span([s.table for s in segments])
-        (peaks, peaks_at), (ends, ends_at) = _span([s.peaks for s in segments]), _span([s.ends for s in segments])
+        max_impacts, max_impacts_at = _span([s.max_impacts for s in segments])
+        ends, ends_at = _span([s.ends for s in segments])
         *entries, entries_at = _side_by_side([_entries(run) for run, _ in members])
         n_windows = np.array([run.end - run.first for run, _ in members])
         columns = [
-            terms_at, [len(s.terms) for s in segments], table_at, [len(s.table) for s in segments], peaks_at, ends_at,
-            *entries_at, [len(s.entries[0]) for s in segments], np.cumsum(n_windows) - n_windows, n_windows,
+            terms_at, [len(s.terms) for s in segments], table_at, [len(s.table) for s in segments], max_impacts_at,
+            ends_at, *entries_at, [len(s.entries[0]) for s in segments], np.cumsum(n_windows) - n_windows, n_windows,
             [s.n_rows for s in segments],
         ]  # fmt: skip
-        self._lexicon = Lexicon(np.array(columns, np.int64).T.copy(), terms, table, peaks, ends, tuple(entries))
+        self._lexicon = Lexicon(np.array(columns, np.int64).T.copy(), terms, table, max_impacts, ends, tuple(entries))
 
     def search(self, wanted: GroupQuery) -> tuple[NDArray[np.int64], NDArray[Any], int]:
         """The k best documents of these segments, their scores in integers, and how many terms occur."""
         terms, weights, k, space = wanted.terms, wanted.weights, wanted.k, wanted.space
-        ranks, peaks = np.empty((len(self._members), len(terms)), np.int64), np.empty(len(terms))
-        known = find_terms(self._lexicon, terms, ranks, peaks)
+        ranks, max_impacts = np.empty((len(self._members), len(terms)), np.int64), np.empty(len(terms))
+        known = find_terms(self._lexicon, terms, ranks, max_impacts)
         if wanted.scratch is not None:
             found = self._search_clusters(wanted, wanted.scratch, ranks, known)
             return space.docs[:found], space.scores[:found], len(known)
@@ -124,8 +125,10 @@ class Group:
         files, chosen = self.files, weights[known]
         lists = np.empty((len(known), len(files.windows), 4), np.int32)
         find_lists(self._lexicon, files.windows, ranks, known, lists)
-        most = (chosen * peaks[known]).astype(weights.dtype) if wanted.algorithm != "exhaustive" else chosen
-        query = Query(lists, chosen, most, wanted.allowed, wanted.live)
+        upper_bounds = chosen
+        if wanted.algorithm != "exhaustive":
+            upper_bounds = (chosen * max_impacts[known]).astype(weights.dtype)
+        query = Query(lists, chosen, upper_bounds, wanted.allowed, wanted.live)
         if wanted.algorithm == "blocks":
             seeds = min(max(_SEEDS + k // 4, wanted.settings.guaranteed), max(self.n_blocks, 1))
             found = search_blocks(files, query, space, k, wanted.settings.alpha, seeds, wanted.threshold)

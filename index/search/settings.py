@@ -182,28 +182,32 @@ class Plan:
 
 
 class Experience:
-    """Whether skipping blocks has paid lately, for each size of k: some collections leave nothing to skip.
+    """What searching by blocks has cost lately beside a scan, by the size of k: some collections leave little to skip.
 
     Searching threads share it without a lock; a lost update costs one more look.
     """
 
-    _TRIES, _AGAIN = 8, 64  # so many futile searches in a row end it, and one in so many tries again
+    # What it begins with, the weight of the latest search and the most that it counts, and that one in so many tries
+    # again where it hasn't paid.
+    _FIRST, _WEIGHT, _MOST, _AGAIN = 0.9, 1 / 16, 1.5, 32
 
     def __init__(self) -> None:
-        self._futile: dict[int, int] = {}
+        self._shares: dict[int, float] = {}
+        self._scans: dict[int, int] = {}
 
     def pays(self, k: int) -> bool:
-        """Whether to try."""
-        times = self._futile.get(k.bit_length(), 0)
-        if times < self._TRIES:
+        """Whether to search by blocks."""
+        size = k.bit_length()
+        if self._shares.get(size, self._FIRST) < 1:
             return True
-        self._futile[k.bit_length()] = times + 1
-        return times % self._AGAIN == 0
+        self._scans[size] = self._scans.get(size, 0) + 1
+        return self._scans[size] % self._AGAIN == 0
 
-    def learn(self, k: int, *, paid: bool) -> None:
-        """Note how a search by blocks went."""
-        times = self._futile.get(k.bit_length(), 0)
-        self._futile[k.bit_length()] = 0 if paid else times + 1
+    def learn(self, k: int, share: float) -> None:
+        """Note what a search by blocks cost, as a share of what a scan would have."""
+        size = k.bit_length()
+        before = self._shares.get(size, self._FIRST)
+        self._shares[size] = before + self._WEIGHT * (min(share, self._MOST) - before)
 
 
 def choose(
@@ -239,5 +243,5 @@ def choose(
         some = f" and {share:.2%} of the documents" if share < 1 else ""
         return "exhaustive", f"only {n_blocks:,} blocks for k = {k}{some}"
     if not experience.pays(k):
-        return "exhaustive", "lately nothing could be skipped"
+        return "exhaustive", "lately too little could be skipped"
     return "blocks", f"{n_blocks:,} blocks for k = {k}"

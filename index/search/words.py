@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lsr.encode.base import Encoder
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.hybrid import PREFIX, HybridEncoder
+from lsr.encode.languages import MixedAnalyzer
 from lsr.index.kernels.edit_distance import edit_distances
 from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
@@ -75,7 +76,7 @@ class Terms:
             if isinstance(encoder, HybridEncoder):
                 key = token.removeprefix(PREFIX) if token.startswith(PREFIX) else ""
             else:
-                key = "" if token.startswith("##") else token.lstrip("\u0120\u2581")
+                key = "" if token.startswith(("##", "[")) else token.lstrip("\u0120\u2581")
             if key and any(map(str.isalpha, key)):
                 found.append((key, number))
         found.sort()
@@ -170,6 +171,9 @@ class Words:
         """Where the words of a text stand that no document has."""
         if self._encoder.needs_fit:  # no document has a word yet
             return []
+        if isinstance(self._encoder, BM25Encoder) and isinstance(self._encoder.analyzer, MixedAnalyzer):
+            words = [match for match in _WORD.finditer(text) if len(match.group()) >= _SHORTEST]
+            return [one.span() for one in words if not self._encoder.encode_query([one.group()]).nnz]
         spans = self._encoder.spans(text)
         terms = np.array([self._first + term for term, _, _ in spans], np.int64)
         there = self._source.frequencies(terms) > 0
@@ -206,8 +210,8 @@ class Words:
     def _key(self, word: str) -> str:
         """A word as the vocabulary would have it."""
         if isinstance(self._encoder, BM25Encoder):
-            terms, _ = self._encoder.analyzer.document(word)
-            return terms[0] if terms else word.casefold()
+            terms = self._encoder.analyzer.query(word)
+            return next(iter(terms), word.casefold())
         return word.casefold()
 
     def _forms(self, places: Sequence[int]) -> list[Counter[str]]:

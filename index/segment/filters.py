@@ -2,15 +2,15 @@
 
     {"year": {">=": 2020, "<": 2024}, "lang": ["en", "de"], "draft": False}
 
-Keys are columns, and all conditions have to hold. A plain value is "==", a list "in"; operators are == != < <= > >=,
-in, not in, prefix and contains (of texts; case counts), and exists (true or false). "and" and "or" take lists of
-filters, "not" takes one. Of a column of lists a condition holds if it does for any item; != and not in, if == and in
-hold for none. A document that lacks the column meets no condition but {"exists": false}; within "not" it does. Numbers
-compare exactly, whole ones of any size too.
+Keys are columns, and all conditions must hold. A plain value means "==", a list "in". Operators are == != < <= > >=,
+in, not in, prefix and contains (for texts, case-sensitive), and exists (true or false). "and" and "or" take lists of
+filters, "not" takes one. For a column of lists a condition holds if it holds for any item; != and not in hold if == and
+in hold for no item. A document without the column matches only {"exists": false}, and conditions within "not". Numbers
+compare exactly, including integers of any size.
 
 Dates and times are texts in ISO 8601 ("2024-05-17", "2024-05-17T09:30:00+02:00"). A condition with such a text, a
-`datetime` or a `date` compares them as times, to the microsecond, whatever their time zones: without one they are UTC,
-and a date is its first moment. Texts that are no times don't meet it.
+`datetime` or a `date` compares times, to the microsecond, across time zones; without a time zone they are UTC, and a
+date is its first moment. Texts that aren't times don't match.
 """
 
 from __future__ import annotations
@@ -18,14 +18,10 @@ from __future__ import annotations
 import json
 import math
 import operator
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -34,70 +30,63 @@ from numpy.typing import NDArray
 
 from lsr.errors import DataError
 from lsr.index.segment.columns import Columns, Kinds, is_unicode, kinds_of, numbers_of, offsets_of
-from lsr.io.metadata import parse_time, plain_value
+from lsr.io.metadata import parse_time
 
 Where = Mapping[str, Any]
 Mask = NDArray[np.bool_]
 
-_ORDER: dict[str, Callable[[Any, Any], Any]] = {
+ORDER: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
     ">=": operator.ge,
 }
 _ORDER_OF_TEXTS = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
-_COMPARED = 20_000  # texts, to find the nearest
-_LISTED, _TOLD = 50, 20  # columns, and wrong conditions, that a message has
-_DEEPEST = 100  # filters within filters
-_MOST_BITS = 14_280  # of a whole number: it has 4,300 digits then, and Python reads and writes no more
+_COMPARED = 20_000  # texts compared to find the nearest
+_LISTED, _TOLD = 50, 20  # columns, and wrong conditions, in a message
 _PARTS_OF_TEXTS = {"prefix": pc.starts_with, "contains": pc.match_substring}
-_OPERATORS = ("==", "!=", *_ORDER, "in", "not in", *_PARTS_OF_TEXTS, "exists")
-_WRITTEN_OPERATORS = {"=": "in", "==": "in", "!=": "not in", "^=": "prefix", "*=": "contains"}
-_TEXT_CONDITION = re.compile(
-    r"\s*(?P<name>.+?)\s*(?P<operator>==|!=|<=|>=|\^=|\*=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL
-)
-_WRITTEN_VALUE = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>[^,]*))(?P<comma>,|\Z)', re.DOTALL)
+OPERATORS = ("==", "!=", *ORDER, "in", "not in", *_PARTS_OF_TEXTS, "exists")
 
 
-class _Written(str):
-    """A value as somebody wrote it on a command line: the column tells whether it is a number or a text."""
+class WrittenValue(str):
+    """A value from a command line; the column decides whether it is a number or a text."""
 
     def __repr__(self) -> str:
         return f"as written {super().__repr__()}"
 
 
 @dataclass(frozen=True)
-class _Condition:
-    """One of a filter's leaves. `values` are those that it is compared with."""
+class Condition:
+    """A condition on a column, which compares it with `values`."""
 
     column: str
     operator: str
     values: tuple[Any, ...]
 
     def to_where(self) -> Where:
-        """What it was parsed of."""
-        if any(isinstance(value, _Written) for value in self.values):
-            raise TypeError(f"{self.column}: a filter of a command line can't be sent: its columns tell what it means")
+        """The condition in its original form."""
+        if any(isinstance(value, WrittenValue) for value in self.values):
+            raise TypeError(f"{self.column}: a filter from a command line can't be sent: it depends on the columns")
         value = list(self.values) if self.operator in ("in", "not in") else self.values[0]
         return {self.column: {self.operator: value}}
 
     def problem(self, kind: str) -> str | None:
-        """Why it can't be asked of a column of this kind."""
+        """Why a column of this kind can't be compared; None if it can."""
         kind = kind.removeprefix("list of ")
         if self.operator == "exists" or kind == "empty list":
             return None
-        if kind == "truth" and self.operator in _ORDER:
+        if kind == "truth" and self.operator in ORDER:
             return f"{self.column} is true or false, which {self.operator} can't compare"
         if kind != "text" and self.operator in _PARTS_OF_TEXTS:
             return f"{self.column} is a {kind}, {self.operator} is for texts"
         for value in self.values:
             if _matching(value, kind) is None:
-                shown = str.__repr__(value) if isinstance(value, _Written) else repr(value)
+                shown = str.__repr__(value) if isinstance(value, WrittenValue) else repr(value)
                 return f"{self.column} is a {kind}, it can't be compared with {_short(shown)}"
         return None
 
     def mask(self, columns: Columns) -> Mask:
-        """Which documents meet it."""
+        """Which documents match."""
         column = columns.column(self.column)
         there: Mask = column.is_valid().to_numpy(zero_copy_only=False)
         if self.operator == "exists":
@@ -113,13 +102,13 @@ class _Condition:
         return there & (~met if self.operator in ("!=", "not in") else met)
 
     def _of(self, array: pa.Array, kind: str, columns: Columns) -> Mask:
-        """Which of some plain values meet it, != and not in taken for their opposites."""
+        """Which of some values match, with != and not in treated as their opposites."""
         if not len(array):
             return np.zeros(0, bool)
-        if pa.types.is_dictionary(array.type):  # each text is compared once, however often it occurs
+        if pa.types.is_dictionary(array.type):  # each different text is compared once
             of_each = self._of(array.dictionary, kind, columns)
             indices = array.indices.fill_null(0).to_numpy()
-            return of_each[indices] if len(of_each) else np.zeros(len(indices), bool)  # all of them missing
+            return of_each[indices] if len(of_each) else np.zeros(len(indices), bool)  # all are missing
         values = [_matching(value, kind) for value in self.values]
         if kind == "text":
             return self._of_texts(array, values, columns)
@@ -128,23 +117,23 @@ class _Condition:
         numbers = numbers_of(array)
         met = np.zeros(len(numbers), bool)
         for value in values:
-            met |= _compared(numbers, self.operator if self.operator in _ORDER else "==", value)
+            met |= _compared(numbers, self.operator if self.operator in ORDER else "==", value)
         return met
 
     def _of_texts(self, array: pa.Array, values: list[Any], columns: Columns) -> Mask:
-        """Which texts meet it: compared by Arrow, whose UTF-8 has the order of code points as Python's texts have;
-        a time with those texts that are times.
+        """Which texts match. Arrow compares UTF-8, which has the same order as Python's strings; times are compared
+        with those texts that are times.
         """
         if part_of := _PARTS_OF_TEXTS.get(self.operator):
             if not is_unicode(values[0]):
                 return np.zeros(len(array), bool)
             return _as_mask(part_of(array, str(values[0])).fill_null(False))
         times = {time for value in values if (time := parse_time(value)) is not None}
-        if self.operator in _ORDER and times:
+        if self.operator in ORDER and times:
             there, found = columns.times(self.column)
-            return np.asarray(there & _ORDER[self.operator](found, next(iter(times))), bool)
+            return np.asarray(there & ORDER[self.operator](found, next(iter(times))), bool)
         texts = pa.array([value for value in values if isinstance(value, str) and is_unicode(value)], array.type)
-        if self.operator not in _ORDER:
+        if self.operator not in ORDER:
             met = _as_mask(pc.is_in(array, texts))
             if times:
                 there, found = columns.times(self.column)
@@ -161,25 +150,25 @@ class Filter:
     """A parsed filter.
 
     Attributes:
-        how: "all" or "any" of its parts, or "none" of them.
+        how: "all", "any" or "none" of its parts.
         parts: Conditions and other filters.
     """
 
     how: str
-    parts: tuple[_Condition | Filter, ...]
+    parts: tuple[Condition | Filter, ...]
 
     def to_where(self) -> Where:
-        """A mapping that is parsed to a filter that means the same."""
+        """The filter as a mapping, which can be parsed again."""
         parts = [part.to_where() for part in self.parts]
         if self.how == "none":
             return {"not": parts[0] if len(parts) == 1 else {"or": parts}}
         return {"and" if self.how == "all" else "or": parts}
 
     def require_known(self, segments: Sequence[Kinds]) -> None:
-        """Refuse a filter that no document could be asked.
+        """Check a filter's columns.
 
         Raises:
-            DataError: Columns that none of the segments has, of mixed kinds, or compared with values of another kind.
+            DataError: Unknown columns, columns of mixed kinds, or values of another kind.
         """
         known, mixed = kinds_of(segments)
         names = sorted(known)
@@ -206,10 +195,10 @@ class Filter:
             raise DataError("; ".join([*told[:_TOLD], *(["and more"] if len(told) > _TOLD else [])]), "where")
 
     def hints(self, segments: Sequence[Columns]) -> list[str]:
-        """Texts that == or in asks for and that no document has, each with the nearest that there are.
+        """Hints for texts in == and in conditions that no document has, with the nearest existing texts.
 
         Args:
-            segments: The columns of all documents, with deleted ones.
+            segments: The columns of all segments, including deleted documents.
         """
         said: dict[str, None] = {}
         for condition in self.conditions():
@@ -227,17 +216,17 @@ class Filter:
                 said[f"{condition.column} has no value {_short(str(value))!r}{more}"] = None
         return list(said)[:_TOLD]
 
-    def conditions(self) -> Iterable[_Condition]:
-        """All leaves."""
+    def conditions(self) -> Iterable[Condition]:
+        """All conditions."""
         for part in self.parts:
             yield from part.conditions() if isinstance(part, Filter) else (part,)
 
     def mask(self, columns: Columns | None, n_docs: int) -> Mask:
-        """(n_docs,) bool, which documents of a segment meet it.
+        """(n_docs,) bool, which documents of a segment match.
 
         Args:
-            columns: Of the segment; None if its documents have no metadata.
-            n_docs: How many it has.
+            columns: Columns of the segment; None if its documents have no metadata.
+            n_docs: Number of its documents.
         """
         met = np.full(n_docs, self.how != "any")
         for part in self.parts:
@@ -251,149 +240,24 @@ class Filter:
         return met
 
 
-def parse_where(where: Where) -> Filter:
-    """Read a filter.
-
-    Raises:
-        DataError: Something that is no filter; all that is wrong at once.
-    """
-    wrong: list[str] = []
-    parsed = _parse(where, wrong)
-    if wrong:
-        raise DataError("; ".join(wrong), "where")
-    return parsed
-
-
-def as_filter(where: Where | Filter) -> Filter:
-    """A filter, parsed if it isn't yet."""
-    return where if isinstance(where, Filter) else parse_where(where)
-
-
-def _parse(where: Any, wrong: list[str], depth: int = _DEEPEST) -> Filter:
-    if not depth:
-        wrong.append(f"filters within filters, more than {_DEEPEST} deep")
-        return Filter("all", ())
-    if not isinstance(where, Mapping):
-        wrong.append(f"a filter is a mapping of column to condition, got {where!r}")
-        return Filter("all", ())
-    parts: list[_Condition | Filter] = []
-    for key, condition in where.items():
-        if key in ("and", "or"):
-            if not isinstance(condition, list | tuple):
-                wrong.append(f"{key} takes a list of filters, got {condition!r}")
-                continue
-            inner = tuple(_parse(one, wrong, depth - 1) for one in condition)
-            parts.append(Filter("all" if key == "and" else "any", inner))
-        elif key == "not":
-            parts.append(Filter("none", (_parse(condition, wrong, depth - 1),)))
-        elif condition == {}:
-            wrong.append(f"{key}: no condition; there are {', '.join(_OPERATORS)}")
-        elif isinstance(condition, Mapping):
-            parts += [c for op, value in condition.items() if (c := _condition(key, op, value, wrong))]
-        else:
-            plain = "in" if isinstance(condition, list | tuple | set | frozenset) else "=="
-            parts += [c] if (c := _condition(key, plain, condition, wrong)) else []
-    return Filter("all", tuple(parts))
-
-
-def _condition(column: Any, name: Any, value: Any, wrong: list[str]) -> _Condition | None:
-    many = isinstance(value, list | tuple | set | frozenset)
-    values = tuple(map(_plain, value if many else (value,)))
-    problem = None
-    if any(isinstance(one, int) and one.bit_length() > _MOST_BITS for one in values):
-        problem = f"{column}: a whole number of more digits than Python reads"
-    elif not isinstance(column, str):
-        problem = f"a column's name is a text, got {column!r}"
-    elif name not in _OPERATORS:
-        problem = f"{column}: unknown operator {name!r}; there are {', '.join(_OPERATORS)}"
-    elif many != (name in ("in", "not in")):
-        problem = f"{column}: {name} takes {'one value' if many else 'a list'}, got {value!r}"
-    elif name == "exists" and not isinstance(value, bool):
-        problem = f"{column}: exists takes true or false, got {value!r}"
-    elif not all(isinstance(one, bool | int | float | str) for one in values):
-        lacking = '; {"exists": false} finds what lacks it' if None in values else ""
-        problem = f"{column}: values are texts, numbers, times, true or false, got {value!r}{lacking}"
-    if problem:
-        wrong.append(problem)
-        return None
-    return _Condition(column, name, values)
-
-
-def _plain(value: Any) -> Any:
-    """A value as metadata have it: times as texts, decimals and numpy's numbers as numbers."""
-    if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
-        value = value.item()
-    return plain_value(value) if isinstance(value, date | np.datetime64 | Decimal | UUID) else value
-
-
-def parse_where_text(texts: Sequence[str]) -> Filter | None:
-    """Read filters of a command line: JSON objects, or conditions such as "year>=2020" and "lang=en,de".
-
-    A value in double quotes may hold commas: author="Smith, John"; a quote within it is written twice.
-
-    Returns:
-        All of them together; None if there are none.
-
-    Raises:
-        DataError: As for `parse_where`.
-    """
-    parts: list[_Condition | Filter] = []
-    wrong: list[str] = []
-    for text in texts:
-        if text.lstrip().startswith("{"):
-            try:
-                parts.append(_parse(json.loads(text), wrong))
-            except (ValueError, RecursionError) as error:
-                wrong.append(f"{text[:80]}: not JSON: {error}")
-        elif match := _TEXT_CONDITION.fullmatch(text):
-            name, values = match["operator"], _written(match["value"])
-            name = _WRITTEN_OPERATORS.get(name, name)
-            if values is None:
-                wrong.append(f"{text!r}: a value in double quotes is not closed")
-                continue
-            if name not in ("in", "not in"):
-                values = (_Written(match["value"]),) if len(values) > 1 else values
-            parts.append(_Condition(match["name"], name, values))
-        else:
-            wrong.append(f"{text!r} is no condition such as year>=2020 or lang=en,de, and no JSON object")
-    if wrong:
-        raise DataError("; ".join(wrong), "--where")
-    return Filter("all", tuple(parts)) if parts else None
-
-
-def _written(text: str) -> tuple[_Written, ...] | None:
-    """Values with commas between them; None if one begins with a quote that isn't closed."""
-    values: list[_Written] = []
-    at, more = 0, True
-    while more:
-        match = _WRITTEN_VALUE.match(text, at)
-        assert match is not None  # anything matches
-        if match["quoted"] is None and match["plain"].startswith('"'):
-            return None
-        quoted = match["quoted"]
-        values.append(_Written(match["plain"].strip() if quoted is None else quoted.replace('""', '"')))
-        at, more = match.end(), match["comma"] == ","
-    return tuple(values)
-
-
 def _compared(numbers: NDArray[Any], name: str, value: int | float) -> Mask:
-    """(n,) bool, how numbers of any type compare with one; exactly, where numpy would make floats of whole ones."""
-    if value != value:  # no number
+    """(n,) bool, compare numbers of any type with one exactly; numpy would convert integers to floats."""
+    if value != value:  # NaN
         return np.zeros(len(numbers), bool)
-    compare: Callable[[Any, Any], Any] = _ORDER.get(name, operator.eq)
+    compare: Callable[[Any, Any], Any] = ORDER.get(name, operator.eq)
     if numbers.dtype == object:  # Python's own, which compare exactly
         return np.asarray(compare(numbers, value), bool)
     below, above = _neighbours(value, numbers.dtype)
-    if name == "==" and below != above:  # between two numbers of the type
+    if name == "==" and below != above:  # the value is between two numbers of the type
         return np.zeros(len(numbers), bool)
     bound = above if name in ("<", ">=") else below
-    if bound is None:  # beyond all that the type holds
+    if bound is None:  # beyond the range of the type
         return np.full(len(numbers), name in ("<", ">"))
     return np.asarray(compare(numbers, bound), bool)
 
 
 def _neighbours(value: int | float, dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """The largest number of a type that isn't above a value, and the least that isn't below; None without one."""
+    """The largest number of a type that is at most a value, and the smallest that is at least it; None without one."""
     if dtype.kind == "f":
         try:
             near = float(value)
@@ -417,7 +281,7 @@ def _as_mask(met: pa.Array) -> Mask:
 
 
 def _nearest(text: str, known: list[str]) -> list[str]:
-    """At most three texts that are nearest to one, whatever their case; of many only those that begin alike."""
+    """At most three texts nearest to one, ignoring case; of many, only those with the same beginning."""
     if len(known) > _COMPARED:
         known = [one for one in known if one[:1].casefold() == text[:1].casefold()][:_COMPARED]
     folded: dict[str, str] = {}
@@ -432,7 +296,7 @@ def _short(text: str) -> str:
 
 def _matching(value: Any, kind: str) -> Any:
     """A value as a column of a kind compares it; None if it can't."""
-    if isinstance(value, _Written) and kind != "text":
+    if isinstance(value, WrittenValue) and kind != "text":
         try:
             value = json.loads(value)
         except ValueError:

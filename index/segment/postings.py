@@ -100,7 +100,7 @@ class Segment:
         scales: (n_windows,) float64, weight of one impact in each window.
         terms: (n_used,) uint32, the terms that occur, ascending.
         df: (n_used,) uint32, in how many documents each occurs.
-        peaks: (n_used,) float32, the largest impact of each.
+        max_impacts: (n_used,) float32, the largest impact of each.
         ends: (n_used,) uint64, where the entries of each end.
         entries: The columns of lists.arrow.
         table: (n,) int32, of each term its place in `terms`, -1 for those that don't occur; or empty.
@@ -145,7 +145,7 @@ class Segment:
         self.table = np.full(size if tabled else 0, -1, np.int32)
         if tabled:
             self.table[self.terms] = np.arange(len(self.terms), dtype=np.int32)
-        self.peaks: NDArray[np.float32] = terms.column("peak")
+        self.max_impacts: NDArray[np.float32] = terms.column("peak")
         self.ends: NDArray[np.uint64] = terms.column("end")
         self.entries: tuple[NDArray[Any], ...] = tuple(lists.column(name) for name in ENTRY_SCHEMA.names)
         first_doc, n_docs = windows.column("first_doc"), windows.column("n_docs")

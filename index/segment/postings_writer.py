@@ -140,7 +140,7 @@ class SegmentWriter:
         window_shifts = shifts[places[firsts[:-1]]]
         schema = posting_schema(self._impacts)
         entries: list[tuple[NDArray[Any], ...]] = []
-        peaks, n_units = np.zeros(len(self._terms), np.float32), 0
+        max_impacts, n_units = np.zeros(len(self._terms), np.float32), 0
         with (
             pa.ipc.new_file(str(self._folder / "postings.arrow"), schema) as postings,
             pa.ipc.new_file(str(self._folder / "dense.arrow"), DENSE_SCHEMA) as dense,
@@ -150,7 +150,7 @@ class SegmentWriter:
                 dense.write_batch(pa.RecordBatch.from_arrays([window.dense.reshape(-1)], schema=DENSE_SCHEMA))
                 ranks = np.searchsorted(self._terms, window.terms)
                 number = np.full(len(ranks), len(entries), np.uint32)
-                peaks[ranks] = np.maximum(peaks[ranks], window.largest)
+                max_impacts[ranks] = np.maximum(max_impacts[ranks], window.largest)
                 begins, sizes = window.begins.astype(np.uint32), window.sizes.astype(np.uint32)
                 units = -(-window.n_docs // (BLOCK * ROW_UNIT))
                 rows = np.where(window.rows < 0, -1, n_units + window.rows * units)
@@ -163,7 +163,7 @@ class SegmentWriter:
             {"first_doc": firsts[:-1].astype(np.int64), "n_docs": np.diff(firsts).astype(np.int64)}
             | ({"shift": window_shifts} if shifts.any() else {}),
         )
-        self._write_lists(entries, peaks, -(-np.diff(firsts) // (BLOCK * ROW_UNIT)))
+        self._write_lists(entries, max_impacts, -(-np.diff(firsts) // (BLOCK * ROW_UNIT)))
         return quantizer
 
     def _quantized(self) -> tuple[Quantizer | None, NDArray[np.uint8]]:
@@ -242,13 +242,13 @@ class SegmentWriter:
                 yield running.popleft().result()
 
     def _write_lists(
-        self, entries: list[tuple[NDArray[Any], ...]], peaks: NDArray[np.float32], units: NDArray[np.int64]
+        self, entries: list[tuple[NDArray[Any], ...]], max_impacts: NDArray[np.float32], units: NDArray[np.int64]
     ) -> None:
         """The entries of all windows, and the rows of maxima and skips, by term.
 
         Args:
             entries: Of each window rank, window, begin, size, row and dense.
-            peaks: (n_used,) the largest impact of each term.
+            max_impacts: (n_used,) the largest impact of each term.
             units: (n_windows,) the length of a row of maxima.
         """
         columns = [np.concatenate(column) for column in zip(*entries, strict=True)] if entries else []
@@ -272,7 +272,7 @@ class SegmentWriter:
             {
                 "term": self._terms.astype(np.uint32),
                 "df": self._df.astype(np.uint32),
-                "peak": peaks,
+                "peak": max_impacts,
                 "end": ends.astype(np.uint64),
             },
         )

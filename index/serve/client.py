@@ -9,25 +9,16 @@ index.commit()
 
 from __future__ import annotations
 
-import http.client
-import json
-import ssl
-import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, fields
-from datetime import timedelta
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self, Unpack
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lsr.errors import DataError, ServerError
-from lsr.forks import in_child
+from lsr.errors import DataError
 from lsr.index.protocols import AnyQuery, AnySource, SearchIndex
 from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.explain import Contribution, Explanation
@@ -35,22 +26,29 @@ from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.options import Options, split_options
 from lsr.index.search.query_encoder import as_queries, search_settings
 from lsr.index.search.selection import Selected, explained, select
-from lsr.index.search.settings import Plan, RankingOptions, SearchOptions, SearchSettings
+from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
 from lsr.index.search.words import Suggestion
-from lsr.index.segment.columns import flat_items
 from lsr.index.segment.filters import Filter, Where
-from lsr.index.serve.problems import client_error
+from lsr.index.serve.client_bodies import (
+    AnsweredDocuments,
+    AnsweredRanking,
+    change_of,
+    dense_body,
+    document_body,
+    document_of,
+    query_body,
+    search_body,
+    vector_rows,
+    where_body,
+)
+from lsr.index.serve.connections import Connections
 from lsr.index.write.update_batch import Change
 from lsr.io.corpus import Corpus, documents_corpus
 from lsr.io.document import Document, as_ids, require_id
 from lsr.io.jsonl import given_documents
-from lsr.io.metadata import plain_value
 from lsr.io.vectors import Vectors
-from lsr.sparse import SparseMatrix
 
-_CHANGES = ("/v1/documents", "/v1/commit", "/v1/rollback", "/v1/merge", "/v1/duplicates")
 _AT_ONCE = 1000  # documents of a request
-_IDLE = 4.0  # seconds after which a connection isn't used again: the server closes it after five
 
 
 def _again(url: str, index: str | None, key: str | None, timeout: float) -> Client:
@@ -73,26 +71,15 @@ class Client:
     """
 
     def __init__(self, url: str, index: str | None = None, *, key: str | None = None, timeout: float = 60.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"a server's URL is http://HOST:PORT, got {url!r}")
-        self._given = (url, index, key, timeout)
-        self._url, self._parts, self._index, self._timeout = url, parts, index, timeout
-        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._idle: list[tuple[http.client.HTTPConnection, float]] = []
-        weakref.finalize(self, _close, self._idle)
-        in_child(self)
+        self._given, self._url, self._index = (url, index, key, timeout), url, index
+        self._connections = Connections(url, key, timeout)
 
     def __reduce__(self) -> Any:
         return _again, self._given
 
-    def after_fork(self) -> None:
-        """See `lsr.forks`: two processes on one connection would get each other's answers."""
-        _close(self._idle)
-
     def close(self) -> None:
         """Close its connections; a later call makes new ones."""
-        _close(self._idle)
+        self._connections.close()
 
     def __enter__(self) -> Self:
         return self
@@ -132,9 +119,9 @@ class Client:
             Hits; their `doc` is the place in this list, and `explain` asks the server.
         """
         options, chosen = split_options(settings)
-        asked = _query(query) | _how(where, hybrid, options, chosen)
+        asked = query_body(query) | search_body(where, hybrid, options, chosen)
         if dense is not None:
-            asked["dense"] = _numbers(dense)
+            asked["dense"] = dense_body(dense)
         if options.rerank is not None:
             return self._reranked("/v1/search", query, k, options, asked)
         return self._hits(query, self._post("/v1/search", asked | {"k": k}), options)
@@ -152,7 +139,7 @@ class Client:
         """The k best documents of many queries, all of the same commit; see `Index.search_batch`."""
         options, chosen = split_options(settings)
         queries = as_queries(queries)
-        near = None if dense is None else [_numbers(vector) for vector in dense]
+        near = None if dense is None else [dense_body(vector) for vector in dense]
         if near is not None and len(near) != len(queries):
             raise DataError(f"{len(near)} dense vectors for {len(queries)} queries: give one for each", "query")
         if options.rerank is not None:
@@ -160,10 +147,10 @@ class Client:
                 self.search(query, k, where=where, dense=near and near[i], hybrid=hybrid, **settings)
                 for i, query in enumerate(queries)
             ]
-        asked = {"queries": [next(iter(_query(query).values())) for query in queries], "k": k}
+        asked = {"queries": [next(iter(query_body(query).values())) for query in queries], "k": k}
         if near is not None:
             asked["dense"] = near
-        found = self._post("/v1/search/batch", asked | _how(where, hybrid, options, chosen))
+        found = self._post("/v1/search/batch", asked | search_body(where, hybrid, options, chosen))
         totals, facets = found.get("totals") or [None] * len(queries), found.get("facets") or [None] * len(queries)
         answers = [
             {"hits": hits, "total": total, "facets": counts}
@@ -181,7 +168,7 @@ class Client:
     ) -> Hits:
         """The k documents that are most like one of them; see `Index.similar`. Their hits can't be explained here."""
         options, chosen = split_options(settings)
-        asked = {"id": require_id(doc_id)} | _how(where, None, options, chosen)
+        asked = {"id": require_id(doc_id)} | search_body(where, None, options, chosen)
         if options.rerank is None:
             return self._hits(None, self._post("/v1/similar", asked | {"k": k}), options)
         found = self._stored(asked["id"])
@@ -207,7 +194,7 @@ class Client:
         """All pairs of documents that are alike; see `Index.duplicates`. The server wants a writer's key for it: it
         takes as much memory and time as there are documents.
         """
-        found = self._post("/v1/duplicates", {"threshold": threshold, "where": _where(where)})["duplicates"]
+        found = self._post("/v1/duplicates", {"threshold": threshold, "where": where_body(where)})["duplicates"]
         return [Duplicate(**one) for one in found]
 
     def _reranked(self, path: str, query: AnyQuery, k: int, options: Options, asked: dict[str, Any]) -> Hits:
@@ -217,13 +204,13 @@ class Client:
         asked = asked | {"offset": 0}
         for name in ("group_by", "per_group", "depth"):
             asked.pop(name, None)
-        ranking = _Ranking(lambda n: self._post(path, asked | {"k": n, "fields": True}))
+        ranking = AnsweredRanking(lambda n: self._post(path, asked | {"k": n, "fields": True}))
         found = select(ranking, query, k, options)
         return self._hits(query if path == "/v1/search" else None, ranking.answer, options, found)
 
     def explain(self, query: AnyQuery, doc_id: str | int, *, origins: bool = True) -> Explanation:
         """Why a document has its score for a query; see `Index.explain`."""
-        found = self._post("/v1/explain", _query(query) | {"id": require_id(doc_id), "origins": origins})
+        found = self._post("/v1/explain", query_body(query) | {"id": require_id(doc_id), "origins": origins})
         terms = []
         for term in found["terms"]:
             spans = tuple((start, end) for start, end in term["spans"])
@@ -236,8 +223,8 @@ class Client:
         self, query: AnyQuery, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]
     ) -> Plan:
         """Search, and tell what that touched; see `Index.explain_plan`."""
-        how = _how(where, None, Options(), search_settings(settings))
-        return Plan(**self._post("/v1/search", _query(query) | {"k": k, "plan": True, "fields": False} | how)["plan"])
+        asked = query_body(query) | search_body(where, None, Options(), search_settings(settings))
+        return Plan(**self._post("/v1/search", asked | {"k": k, "plan": True, "fields": False})["plan"])
 
     def encode(self, text: str) -> dict[str, float]:
         """A text as a query's vector, heaviest terms first."""
@@ -268,7 +255,7 @@ class Client:
         ids, found = [require_id(doc_id) for doc_id in doc_ids], list[Document | None]()
         for first in range(0, len(ids), _AT_ONCE):
             rows = self._post("/v1/get", {"ids": ids[first : first + _AT_ONCE]})["documents"]
-            found += [None if row is None else _document(row) for row in rows]
+            found += [None if row is None else document_of(row) for row in rows]
         return found
 
     def __contains__(self, doc_id: object) -> bool:
@@ -286,27 +273,27 @@ class Client:
         Raises:
             ServerError: Documents were deleted or replaced meanwhile, and it can't be told where to go on.
         """
-        asked = {"most": _AT_ONCE} | ({} if where is None else {"where": _where(where)})
+        asked = {"most": _AT_ONCE} | ({} if where is None else {"where": where_body(where)})
         found = self._post("/v1/list", asked)
 
         def documents() -> Iterator[Document]:
             nonlocal found
-            yield from map(_document, found["documents"])
+            yield from map(document_of, found["documents"])
             while found["more"]:
                 found = self._post("/v1/list", asked | {"after": found["documents"][-1]["id"]})
-                yield from map(_document, found["documents"])
+                yield from map(document_of, found["documents"])
 
         return documents()
 
     def count(self, where: Where | Filter | None = None) -> int:
         """How many documents there are, or meet a filter; see `Index.count`."""
-        return int(self._post("/v1/count", {"where": _where(where)})["count"])
+        return int(self._post("/v1/count", {"where": where_body(where)})["count"])
 
     def _hits(
         self, query: AnyQuery | None, answer: Mapping[str, Any], options: Options, selected: Selected | None = None
     ) -> Hits:
         rows = answer["hits"]
-        found = _Found(rows)
+        found = AnsweredDocuments(rows)
         said = None if query is None else options.split(query)[0]
         selected = selected or Selected(list(range(len(rows))), [row["score"] for row in rows])
 
@@ -355,12 +342,12 @@ class Client:
             opened = documents_corpus(opened, skip_bad=skip_bad)
         asked: dict[str, Any] = {"skip_bad": skip_bad, **how}
         if isinstance(opened, Vectors):
-            asked |= {"documents": list(_vector_rows(opened)), "fingerprint": asdict(opened.fingerprint)}
+            asked |= {"documents": list(vector_rows(opened)), "fingerprint": asdict(opened.fingerprint)}
         else:
             if how["update"]:
                 opened = opened.with_doubled()  # the last counts, as the server knows
-            asked["documents"] = list(map(_row, opened))
-        change = _change(self._post("/v1/documents", asked) if asked["documents"] else {})
+            asked["documents"] = list(map(document_body, opened))
+        change = change_of(self._post("/v1/documents", asked) if asked["documents"] else {})
         change.bad = opened.bad + change.bad
         return change
 
@@ -368,8 +355,8 @@ class Client:
         self, ids: str | Iterable[str] = (), *, where: Where | Filter | None = None, commit: bool = False
     ) -> Change:
         """Delete documents; see `Index.delete`."""
-        asked = {"ids": as_ids(ids), "where": _where(where), "commit": commit}
-        return _change(self._call("DELETE", "/v1/documents", self._of_index(asked)))
+        asked = {"ids": as_ids(ids), "where": where_body(where), "commit": commit}
+        return change_of(self._connections.call("DELETE", "/v1/documents", self._of_index(asked)))
 
     def commit(self, *, merge: bool = True) -> None:
         """Make changes durable and visible; segments are merged afterwards, in the background."""
@@ -386,181 +373,14 @@ class Client:
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def _get(self, path: str) -> dict[str, Any]:
-        return self._call("GET", path + ("?" + urlencode({"index": self._index}) if self._index else ""), None)
+        which = f"?{urlencode({'index': self._index})}" if self._index else ""
+        return self._connections.call("GET", path + which, None)
 
     def _post(self, path: str, asked: dict[str, Any]) -> dict[str, Any]:
-        return self._call("POST", path, self._of_index(asked))
+        return self._connections.call("POST", path, self._of_index(asked))
 
     def _of_index(self, asked: dict[str, Any]) -> dict[str, Any]:
         return asked | ({"index": self._index} if self._index else {})
-
-    def _call(self, method: str, path: str, asked: dict[str, Any] | None) -> dict[str, Any]:
-        try:
-            body = None if asked is None else json.dumps(asked, allow_nan=False, default=_plain).encode()
-        except ValueError:
-            raise DataError("numbers are finite: JSON has no NaN and no infinity") from None
-        connection, used = self._connection()
-        try:
-            with suppress(BrokenPipeError, ConnectionResetError):  # refused while we send: the answer says why
-                connection.request(method, self._parts.path.rstrip("/") + path, body, self._headers)
-            response = connection.getresponse()
-            status, content = response.status, response.read()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            if used and path not in _CHANGES:
-                return self._call(method, path, asked)  # the server closed it between two requests, or began anew
-            raise ServerError(f"{self._url}: no answer: {error or type(error).__name__}") from None
-        except BaseException:
-            connection.close()
-            raise
-        self._idle.append((connection, time.monotonic()))
-        try:
-            found = json.loads(content)
-            assert isinstance(found, dict)
-        except (ValueError, AssertionError):
-            raise ServerError(f"{self._url}: status {status}, and no JSON: is this lsr serve?") from None
-        if status >= 400:
-            detail = str(found.get("detail") or f"status {status}")
-            raise client_error(str(found.get("type")), detail) or ServerError(f"{self._url}: {detail}")
-        return found
-
-    def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
-        """A connection that nobody uses, and whether it was used before."""
-        while self._idle:
-            try:
-                connection, since = self._idle.pop()
-            except IndexError:  # another thread was faster
-                break
-            if time.monotonic() - since < _IDLE and connection.sock is not None:
-                return connection, True
-            connection.close()
-        make: Any = http.client.HTTPConnection
-        if self._parts.scheme == "https":
-            make = partial(http.client.HTTPSConnection, context=ssl.create_default_context())
-        return make(self._parts.hostname, self._parts.port, timeout=self._timeout), False
-
-
-def _close(idle: list[tuple[http.client.HTTPConnection, float]]) -> None:
-    while idle:
-        idle.pop()[0].close()
-
-
-class _Found:
-    """What hits ask of documents, out of an answer; a document's number is its rank, from 0."""
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self._rows = rows
-
-    def id(self, doc: int) -> str:
-        row = self._rows[doc]
-        return str(row.get("passage", row["id"]))
-
-    def parent(self, doc: int) -> str | None:
-        row = self._rows[doc]
-        return str(row["id"]) if "passage" in row else None
-
-    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
-        row = self._rows[doc]
-        return row["title"], row["text"], row["metadata"]
-
-
-def _query(query: AnyQuery) -> dict[str, Any]:
-    (query,) = as_queries([query])
-    if isinstance(query, str):
-        return {"query": query}
-    if not isinstance(query, Mapping):
-        raise TypeError(f"a query is a text or a mapping of token to weight, got {type(query).__name__}")
-    return {"vector": {token: float(weight) for token, weight in query.items()}}
-
-
-def _where(where: Where | Filter | None) -> Where | None:
-    return where.to_where() if isinstance(where, Filter) else where
-
-
-def _numbers(vector: ArrayLike) -> list[Any]:
-    return list(np.asarray(vector, np.float32).tolist())
-
-
-def _how(
-    where: Where | Filter | None, hybrid: Mapping[str, Any] | None, options: Options, settings: SearchSettings
-) -> dict[str, Any]:
-    asked: dict[str, Any] = {"where": _where(where), "settings": vars(settings)} | (
-        {} if hybrid is None else {"hybrid": dict(hybrid)}
-    )
-    for one in fields(Options):
-        value = getattr(options, one.name)
-        if one.name != "rerank" and value not in (one.default, (), {}):
-            asked[one.name] = list(value) if isinstance(value, tuple) else value
-    if options.boost:
-        boosts = {column: dict(how) if isinstance(how, Mapping) else how for column, how in options.boost.items()}
-        for how in boosts.values():
-            if isinstance(how, dict) and isinstance(how.get("half_life"), timedelta):
-                how["half_life"] = how["half_life"] / timedelta(days=1)
-        asked["boost"] = boosts
-    return asked
-
-
-class _Ranking:
-    """What a server finds, as `lsr.index.search.selection` asks for it.
-
-    Attributes:
-        answer: What it answered last.
-    """
-
-    def __init__(self, search: Callable[[int], dict[str, Any]]) -> None:
-        self._search, self.answer = search, dict[str, Any]()
-
-    def top(self, n: int) -> tuple[list[int], list[float]]:
-        self.answer = self._search(n)
-        rows = self.answer["hits"]
-        return list(range(len(rows))), [row["score"] for row in rows]
-
-    def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        metadata = [self.answer["hits"][doc]["metadata"] for doc in docs]
-        return [dict(flat_items(one)).get(column) for one in metadata]
-
-    def contents(self, docs: Sequence[int]) -> list[str]:
-        rows = [self.answer["hits"][doc] for doc in docs]
-        return [Document("", row["text"], row["title"]).content for row in rows]
-
-    def vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        raise NotImplementedError
-
-
-def _document(row: Mapping[str, Any]) -> Document:
-    return Document(row["id"], row["text"], row["title"], row["metadata"] or None, row.get("parent"))
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has no word for: numpy's numbers, times, decimals, sets."""
-    if isinstance(value, set | frozenset):
-        return list(value)
-    with suppress(ValueError):
-        return plain_value(value)
-    raise TypeError(f"{value!r} can't be sent: values are texts, numbers, times, true, false, lists and mappings")
-
-
-def _vector_rows(source: Vectors) -> Iterator[dict[str, Any]]:
-    for batch in source:
-        tokens = source.vocabulary  # of some files it grows while they are read
-        if tokens is None:
-            raise DataError("these vectors have no tokens, and numbers of terms say nothing to a server", source.name)
-        for number, row in enumerate(batch.documents.to_pylist()):
-            metadata = json.loads(row["metadata"]) if row["metadata"] else None
-            document = Document(row["id"], row["text"] or "", row["title"] or "", metadata, row["parent"])
-            terms, weights = batch.vectors.row(number)
-            pairs = zip(terms.tolist(), weights.tolist(), strict=True)
-            yield _row(document) | {"vector": {tokens[term]: weight for term, weight in pairs}}
-
-
-def _row(document: Document) -> dict[str, Any]:
-    row = {"id": document.id, "text": document.text, "title": document.title, "parent": document.parent}
-    return row | ({"metadata": dict(document.metadata)} if document.metadata else {})
-
-
-def _change(told: Mapping[str, Any]) -> Change:
-    names = ("added", "updated", "deleted", "missing", "bad")
-    return Change(**{name: told[name] for name in names if name in told})
 
 
 if TYPE_CHECKING:  # the type checker compares the calls

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from lsr._version import __version__
+from lsr.index.serve.answers import Given, ProblemDocument
 from lsr.index.serve.route import Route
-from lsr.index.serve.schemas import Given, ProblemDocument
 
 _AT = "#/components/schemas/"
 _REST = {"id": "A document's id, slashes and all.", "file": "The name of a file."}

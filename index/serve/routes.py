@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lsr.index.serve import schemas
+from lsr.index.serve import answers, schemas
 from lsr.index.serve.metrics import KIND
 from lsr.index.serve.openapi import describe
 from lsr.index.serve.problems import Problem
@@ -157,55 +157,55 @@ async def page(serving: Serving, request: Request, asked: None) -> Response:
 
 # What stands in braces is all that follows, slashes and all.
 ROUTES: dict[str, dict[str, Route]] = {
-    "/v1/search": {"POST": Route(search, "reader", schemas.Search, schemas.Found, "Search with a text or a vector.")},
+    "/v1/search": {"POST": Route(search, "reader", schemas.Search, answers.Found, "Search with a text or a vector.")},
     "/v1/search/batch": {
-        "POST": Route(search_batch, "reader", schemas.SearchBatch, schemas.FoundBatch, "Search with many queries.")
+        "POST": Route(search_batch, "reader", schemas.SearchBatch, answers.FoundBatch, "Search with many queries.")
     },
     "/v1/similar": {
-        "POST": Route(similar, "reader", schemas.Similar, schemas.FoundSimilar, "Documents that are like one of them.")
+        "POST": Route(similar, "reader", schemas.Similar, answers.FoundSimilar, "Documents that are like one of them.")
     },
     "/v1/suggest": {
-        "POST": Route(suggest, "reader", schemas.Suggest, schemas.Suggestions, "What somebody who types may mean.")
+        "POST": Route(suggest, "reader", schemas.Suggest, answers.Suggestions, "What somebody who types may mean.")
     },
     "/v1/explain": {
         "POST": Route(
-            explain, "reader", schemas.Explain, schemas.Explained, "Why a document has its score for a query."
+            explain, "reader", schemas.Explain, answers.Explained, "Why a document has its score for a query."
         )
     },
-    "/v1/encode": {"POST": Route(encode, "reader", schemas.Encode, schemas.Encoded, "A text as a query's vector.")},
-    "/v1/documents/{id}": {"GET": Route(document, "reader", None, schemas.Stored, "A document, by its id.")},
+    "/v1/encode": {"POST": Route(encode, "reader", schemas.Encode, answers.Encoded, "A text as a query's vector.")},
+    "/v1/documents/{id}": {"GET": Route(document, "reader", None, answers.Stored, "A document, by its id.")},
     "/v1/get": {
-        "POST": Route(get_many, "reader", schemas.GetMany, schemas.StoredDocuments, "Documents, by their ids.")
+        "POST": Route(get_many, "reader", schemas.GetMany, answers.StoredDocuments, "Documents, by their ids.")
     },
     "/v1/list": {
         "POST": Route(
             list_documents,
             "reader",
             schemas.ListDocuments,
-            schemas.StoredDocuments,
+            answers.StoredDocuments,
             "Documents, in their order.",
         )
     },
-    "/v1/count": {"POST": Route(count, "reader", schemas.Count, schemas.Counted, "How many documents meet a filter.")},
+    "/v1/count": {"POST": Route(count, "reader", schemas.Count, answers.Counted, "How many documents meet a filter.")},
     "/v1/duplicates": {  # takes memory and time that only those get who may change the index
         "POST": Route(
-            duplicates, "writer", schemas.Duplicates, schemas.FoundDuplicates, "All pairs of documents that are alike."
+            duplicates, "writer", schemas.Duplicates, answers.FoundDuplicates, "All pairs of documents that are alike."
         )
     },
     "/v1/documents": {
-        "POST": Route(add, "writer", schemas.Add, schemas.Changed, "Add or update documents: all of them or none."),
-        "DELETE": Route(delete, "writer", schemas.Delete, schemas.Changed, "Delete documents, by ids or metadata."),
+        "POST": Route(add, "writer", schemas.Add, answers.Changed, "Add or update documents: all of them or none."),
+        "DELETE": Route(delete, "writer", schemas.Delete, answers.Changed, "Delete documents, by ids or metadata."),
     },
-    "/v1/commit": {"POST": Route(commit, "writer", schemas.Commit, schemas.Done, "Make changes visible.")},
+    "/v1/commit": {"POST": Route(commit, "writer", schemas.Commit, answers.Done, "Make changes visible.")},
     "/v1/rollback": {
-        "POST": Route(rollback, "writer", schemas.OfIndex, schemas.Done, "Forget the changes since the last commit.")
+        "POST": Route(rollback, "writer", schemas.OfIndex, answers.Done, "Forget the changes since the last commit.")
     },
-    "/v1/merge": {"POST": Route(merge, "writer", schemas.Merge, schemas.Done, "Commit, then merge segments.")},
-    "/v1/indexes": {"GET": Route(indexes, "reader", None, schemas.Indexes, "The indexes, and columns to filter by.")},
-    "/v1/stats": {"GET": Route(stats, "reader", None, schemas.Stats, "An index in numbers.")},
+    "/v1/merge": {"POST": Route(merge, "writer", schemas.Merge, answers.Done, "Commit, then merge segments.")},
+    "/v1/indexes": {"GET": Route(indexes, "reader", None, answers.Indexes, "The indexes, and columns to filter by.")},
+    "/v1/stats": {"GET": Route(stats, "reader", None, answers.Stats, "An index in numbers.")},
     "/metrics": {"GET": Route(metrics, "reader", None, None, "Counters, for Prometheus.")},
-    "/health": {"GET": Route(health, None, None, schemas.Health, "Whether the server is there.")},
-    "/ready": {"GET": Route(ready, None, None, schemas.Health, "Whether it answers as it should.")},
+    "/health": {"GET": Route(health, None, None, answers.Health, "Whether the server is there.")},
+    "/ready": {"GET": Route(ready, None, None, answers.Health, "Whether it answers as it should.")},
     "/openapi.json": {"GET": Route(openapi, None, None, None, "This description.")},
     "/": {"GET": Route(page, None, None, None, "The page.")},
     "/page/{file}": {"GET": Route(page, None, None, None, "The files of the page.")},

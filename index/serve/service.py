@@ -358,9 +358,9 @@ def _without_operators(query: str | dict[str, float], asked: schemas.HowToSearch
     return Options(syntax=asked.syntax).split(query)[0]
 
 
-def _counted(hits: Sequence[Hit]) -> dict[str, Any]:
+def _counted(hits: Hits) -> dict[str, Any]:
     """What else a search was asked for, as JSON has it."""
-    if not isinstance(hits, Hits) or hits.total is None:
+    if hits.total is None:
         return {}
     return {"total": hits.total, "facets": facet_rows(hits.facets)}
 
@@ -371,7 +371,7 @@ def _hits(
     vector: SparseMatrix,
     asked: schemas.HowToSearch,
     dense: list[float] | None,
-) -> Sequence[Hit]:
+) -> Hits:
     settings = vars(asked.settings)
     if asked.hybrid is None:
         takes_text = asked.settings.mode != "sparse" or asked.syntax != "plain"

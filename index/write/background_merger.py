@@ -1,12 +1,13 @@
-"""Merger: merges the segments of an index in a thread of its own, while it is searched and changed."""
+"""Merging in threads, while an index is searched and changed: Merger for one folder, MergeScheduler for an index."""
 
 from __future__ import annotations
 
 import atexit
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from lsr.errors import IndexLocked
@@ -19,6 +20,7 @@ from lsr.index.write.merge import Abandoned, Merged, merge_aside, plan_merges
 
 _log = logging.getLogger(__name__)
 _LOOK = 0.1  # seconds until one who waits for the turn looks whether it is still wanted
+_RETRY = 0.1  # seconds until a merger that finds somebody else writing looks again
 
 
 class Merger:
@@ -125,6 +127,78 @@ class Merger:
         self._put(merged, self)
         aside.drop(merged.folder)  # if it was of no use
         return not self.stop.is_set()
+
+
+class MergeScheduler:
+    """Has the segments of an index merged in threads, one for each folder, and puts what they make in its place.
+
+    Args:
+        changing: Held by whoever changes the index.
+    """
+
+    def __init__(self, changing: threading.Condition) -> None:
+        self._changing = changing
+        self._mergers: dict[Path, Merger] = {}
+        self._waiting = 0  # for their turn to write
+
+    @property
+    def at_work(self) -> set[str]:
+        """The segments that are being merged."""
+        return {name for merger in self._mergers.values() for name in merger.at_work}
+
+    def start(
+        self, folders: Sequence[tuple[Path, Snapshot]], take: Callable[[Merged], bool], *, everything: bool
+    ) -> bool:
+        """Have the segments of folders merged by threads; tells whether there is anything to merge.
+
+        Args:
+            folders: The folders, and what is committed in each.
+            take: Puts what was merged in its place; False if somebody writes.
+            everything: Merge all segments of a folder into one.
+        """
+        found, put = False, partial(self._put, take)
+        with self._changing:
+            turn = next((merger.turn for merger in self._mergers.values() if merger.is_alive), threading.Lock())
+            for path, snapshot in folders:
+                if plan_merges([part.entry for part in snapshot.parts], everything=everything) is None:
+                    continue
+                found, merger = True, self._mergers.get(path)
+                if merger is None or not merger.ask(everything=everything):
+                    self._mergers[path] = Merger(path, snapshot, put, turn, everything=everything)
+        return found
+
+    def let_in(self) -> None:
+        """Called by whoever has just committed: lets a merge that waits for that be put in its place."""
+        if self._waiting:
+            self._changing.notify_all()
+            self._changing.wait(1.0)
+
+    def end(self, *, wait: bool = True) -> Exception | None:
+        """Return when nothing is merged any more; gives what went wrong there."""
+        mergers, self._mergers = list(self._mergers.values()), {}
+        for merger in mergers:
+            merger.end(wait=wait)
+        return next((merger.error for merger in mergers if merger.error), None)
+
+    def _put(self, take: Callable[[Merged], bool], merged: Merged, merger: Merger) -> None:
+        """Put what a merger has made in its place, when nobody else writes.
+
+        Raises:
+            Abandoned: Somebody writes, and there is no time to wait.
+        """
+        with self._changing:
+            self._waiting += 1
+            try:
+                while not merger.stop.is_set():
+                    if take(merged):
+                        return
+                    if merger.closing.is_set():
+                        break
+                    self._changing.wait(_RETRY)
+                raise Abandoned
+            finally:
+                self._waiting -= 1
+                self._changing.notify_all()
 
 
 _running: set[Merger] = set()

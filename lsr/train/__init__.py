@@ -1,4 +1,4 @@
-"""lsr.train: losses, regularizers, data, and the loop. Names are filled in on first use."""
+"""lsr.train: losses, regularizers, data, and the training loop. Names are imported on first use."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,7 @@ from lsr._lazy import lazy_names
 
 _HOMES = {
     "DataSettings": "lsr.train.settings",
+    "CrossEncoderTeacher": "lsr.train.cross_encoder",
     "DenseTeacher": "lsr.train.teachers",
     "Example": "lsr.train.data",
     "Helpers": "lsr.train.trainer",
@@ -35,6 +36,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from lsr.eval.training.cli import run_training as run_training
+    from lsr.train.cross_encoder import CrossEncoderTeacher as CrossEncoderTeacher
     from lsr.train.data import Example as Example
     from lsr.train.data import TrainingData as TrainingData
     from lsr.train.data import open_training as open_training

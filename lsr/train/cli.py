@@ -1,7 +1,8 @@
-"""lsr mine."""
+"""lsr mine, score."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,24 @@ import click
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="What to write, .jsonl or .jsonl.gz.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output file, .jsonl or .jsonl.gz.")
 @click.option("--dataset", metavar="FOLDER|NAME", help="Judgments and queries: a BEIR folder or an ir-datasets name.")
-@click.option("--split", default="train", show_default=True, help="Which judgments of the dataset.")
-@click.option("--qrels", metavar="FILE", type=click.Path(path_type=Path), help="Judgments, instead of a dataset's.")
+@click.option("--split", default="train", show_default=True, help="Split of the dataset's judgments.")
+@click.option("--qrels", metavar="FILE", type=click.Path(path_type=Path), help="Judgments, instead of the dataset's.")
 @click.option("--queries", metavar="SOURCE", help="Texts of the queries, instead of the dataset's.")
 @click.option(
     "--teacher",
     metavar="RUN",
     type=click.Path(path_type=Path),
-    help="Scores to filter by and to keep. [default: RUN's]",
+    help="Scores to filter by and to store. [default: RUN's]",
 )
-@click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="Keep what scores below this share of the "
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="Keep candidates below this share of the "
               "positive's score. [default: 0.95, without --margin]")  # fmt: skip
-@click.option("--margin", type=float, help="Keep what scores below the positive's score minus this.")
-@click.option("--no-filter", is_flag=True, help="Keep all that isn't judged relevant.")
-@click.option("--count", default=30, show_default=True, type=click.IntRange(min=1), help="Negatives of a query.")
-@click.option("--skip", default=0, type=click.IntRange(min=0), help="Candidates to pass over at the top of each run.")
-@click.option("--depth", type=click.IntRange(min=1), help="How far down each run to go. [default: all of it]")
+@click.option("--margin", type=float, help="Keep candidates below the positive's score minus this.")
+@click.option("--no-filter", is_flag=True, help="Keep all candidates that aren't judged relevant.")
+@click.option("--count", default=30, show_default=True, type=click.IntRange(min=1), help="Most negatives of a query.")
+@click.option("--skip", default=0, type=click.IntRange(min=0), help="Candidates to skip at the top of each run.")
+@click.option("--depth", type=click.IntRange(min=1), help="Ranks of each run to use. [default: all]")
 @click.option("--sample", is_flag=True, help="Draw the negatives at random, instead of taking the best-ranked.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of --sample.")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
@@ -35,7 +36,7 @@ def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Mine hard negatives from runs for training.
 
     A RUN is a TREC run of any engine. Candidates that score nearly as high as the positive are likely relevant too and
-    are dropped. The output holds ids, which a training file may name; the texts stay where they are.
+    are dropped. The output has ids, not texts; a training file refers to it.
 
     \b
     Example, negatives of BM25:
@@ -70,7 +71,7 @@ def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
         source = queries or judged
     texts = {query.id: query.content for query in open_corpus(source, queries=True) if query.id in qrels}
     if not texts:
-        raise DataError("none of the judged queries is among them", source)
+        raise DataError("it has none of the judged queries", source)
     report = MiningReport()
     teacher = read_run(options["teacher"]) if options["teacher"] else None
     textless = 0
@@ -92,7 +93,7 @@ def _settings(options: dict[str, Any]) -> Any:
 
     share, margin = options["share"], options["margin"]
     if options["no_filter"] and (share is not None or margin is not None):
-        raise click.UsageError("--no-filter leaves nothing for --share and --margin to do")
+        raise click.UsageError("--no-filter can't be combined with --share and --margin")
     if share is None and margin is None and not options["no_filter"]:
         share = MiningSettings.share
     names = ("count", "skip", "depth", "sample", "seed")
@@ -114,3 +115,81 @@ def _summary(report: Any) -> str:
         "queries without a positive": report.no_positive,
     }
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count or name in ("queries", "negatives"))
+
+
+@click.command()
+@click.argument("source", metavar="MINED", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--documents", required=True, metavar="FOLDER|NAME|FILE", help="Where the documents are.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="What to write, .jsonl.")
+@click.option(
+    "--cross-encoder", "cross_encoders", multiple=True, metavar="NAME", help="A CrossEncoder; with one output."
+)
+@click.option("--dense", multiple=True, metavar="NAME", help="A model of one vector for a text.")
+@click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="bm25, or a sparse model.")
+@click.option("--max-length", type=click.IntRange(min=3), default=256, show_default=True, help="Tokens that are read.")
+@click.option("--device", help="Where models run: cpu, cuda, cuda:1. [default: cuda if there]")
+@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+def score(
+    source: Path,
+    documents: str,
+    out: Path,
+    cross_encoders: tuple[str, ...],
+    dense: tuple[str, ...],
+    encoders: tuple[str, ...],
+    max_length: int,
+    device: str | None,
+    overwrite: bool,
+) -> None:
+    """Have teachers score mined candidates, for distillation.
+
+    MINED is what `lsr mine` wrote. Each line gets the scores of every teacher, cross-encoders first, then dense and
+    sparse models, in place of those that it has. After a kill the same command goes on where it was.
+
+    \b
+    Example:
+      lsr score hard.jsonl --documents scifact/ --cross-encoder cross-encoder/ms-marco-MiniLM-L6-v2 --out scored.jsonl
+    """
+    import json
+
+    from lsr.console import note
+    from lsr.encode.load import load_encoder
+    from lsr.errors import MissingExtra, OutputExists
+    from lsr.train.dataset_cache import default_cache
+    from lsr.train.text_store import open_texts
+
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MissingExtra("torch", "train", "scoring with models") from None
+    from lsr.train.cross_encoder import CrossEncoderTeacher
+    from lsr.train.scoring import score_mined
+    from lsr.train.teachers import DenseTeacher, SparseTeacher, Teacher, device_of
+
+    if not (cross_encoders or dense or encoders):
+        raise click.UsageError("name a teacher: --cross-encoder, --dense or --encoder")
+    if out.suffix != ".jsonl":
+        raise click.UsageError(f"--out {out}: the name must end in .jsonl")
+    if out.exists() and not overwrite:
+        raise OutputExists(f"{out} exists; --overwrite replaces it")
+    cache, where = default_cache(), device_of(device)
+    texts = open_texts(documents, cache)
+    teachers: list[Teacher] = [
+        CrossEncoderTeacher(name, max_length=max_length, device=where) for name in cross_encoders
+    ]
+    teachers += [DenseTeacher(name, max_length=max_length, cache=cache, device=where) for name in dense]
+    for name in encoders:
+        encoder = load_encoder(name)
+        every = (texts.text(row) for row in range(len(texts)))
+        teachers.append(SparseTeacher(encoder, every if encoder.needs_fit else ()))
+
+    def text_of(ids: Sequence[str]) -> Sequence[str]:
+        rows = texts.rows(ids)
+        if absent := [name for name, row in zip(ids, rows.tolist(), strict=True) if row < 0]:
+            from lsr.errors import DataError
+
+            raise DataError(f"no documents with the ids {', '.join(absent[:5])}", documents)
+        return [texts.text(row) for row in rows.tolist()]
+
+    made_by = json.dumps([cross_encoders, dense, encoders, max_length, texts.folder.name])
+    written = score_mined(source, out, teachers, made_by, text_of)
+    note(f"{written} queries scored: {out}")

@@ -1,4 +1,4 @@
-"""What is minimised: the ranking losses of a batch, and what keeps its vectors sparse. Raw values are for the log."""
+"""The training objective: ranking losses of a batch, and regularizers. Unweighted values are for the log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lsr.errors import TrainingError
 from lsr.train import losses, regularizers
 from lsr.train.batches import Batch
 from lsr.train.settings import LossSettings, RegularizerSettings
-from lsr.train.teachers import Teacher
+from lsr.train.teachers import PairTeacher, Teacher
 
 Values = dict[str, Tensor]
 
@@ -19,17 +19,17 @@ Values = dict[str, Tensor]
 def ranking_loss(
     scores: Tensor, batch: Batch, settings: LossSettings, teachers: Sequence[Teacher], examples: bool = False
 ) -> tuple[Values, Tensor]:
-    """Losses of a batch.
+    """Ranking losses of a batch.
 
     Args:
         scores: (n_queries, n_documents) float, of all pairs.
         batch: The batch.
-        settings: Which losses, and their weights.
-        teachers: Models to imitate; without any, the scores that the examples brought.
-        examples: Imitate these beside the models, too.
+        settings: Weights of the losses.
+        teachers: Models to imitate; without any, the examples' scores are imitated.
+        examples: Imitate the examples' scores beside the models.
 
     Returns:
-        Raw losses by name, and their weighted sum.
+        Unweighted losses by name, and their weighted sum.
 
     Raises:
         TrainingError: There is nothing to imitate.
@@ -41,7 +41,7 @@ def ranking_loss(
         columns = batch.columns.to(scores.device)
         there, own = columns >= 0, scores.gather(1, columns.clamp_min(0))
         every, taught = _taught(batch, teachers, examples, scores.device)
-        normalize = settings.teacher_scores == "min-max"
+        normalize = settings.teacher_scores
         if settings.kl and every is not None:
             raw["kl"] = losses.kl(scores, losses.ensemble(every, None, settings.scale, normalize=normalize))
         elif settings.kl:
@@ -61,29 +61,49 @@ def ranking_loss(
 def _taught(
     batch: Batch, teachers: Sequence[Teacher], examples: bool, device: torch.device
 ) -> tuple[Tensor | None, Tensor]:
-    """Teachers' scores of all pairs, (n_teachers, n_queries, n_documents) or None, and of each query's own ones."""
+    """Teachers' scores of all pairs, (n_teachers, n_queries, n_documents) or None, and of each query's own documents.
+
+    Scores of all pairs are None if examples have scores, or if a teacher scores single pairs.
+    """
     brought = []
     if examples or not teachers:
         if batch.scores is None:
             raise TrainingError(
-                "kl and margin_mse need teachers, or examples that bring scores, all of them those of as many teachers"
+                "kl and margin_mse need teachers, or examples with scores, all of them of the same number of teachers"
             )
         brought = [batch.scores.to(device)]
-    if not teachers:
-        return None, brought[0]
-    every = torch.stack([torch.from_numpy(teacher.scores(batch.queries, batch.documents)) for teacher in teachers])
+    brought += [
+        _own_scores(batch, teacher)[None].to(device) for teacher in teachers if isinstance(teacher, PairTeacher)
+    ]
+    wide = [teacher for teacher in teachers if not isinstance(teacher, PairTeacher)]
+    if not wide:
+        return None, torch.cat(brought)
+    every = torch.stack([torch.from_numpy(teacher.scores(batch.queries, batch.documents)) for teacher in wide])
     every, columns = every.to(device), batch.columns.clamp_min(0).to(device)
-    own = every.gather(2, columns.expand(len(teachers), -1, -1))
+    own = every.gather(2, columns.expand(len(wide), -1, -1))
     return None if brought else every, torch.cat([own, *brought])
+
+
+def _own_scores(batch: Batch, teacher: PairTeacher) -> Tensor:
+    """(n_queries, n_candidates) float32, not a number where a query has fewer documents."""
+    there = batch.columns >= 0
+    rows, _ = there.nonzero(as_tuple=True)
+    pairs = [
+        (batch.queries[query], batch.documents[document])
+        for query, document in zip(rows.tolist(), batch.columns[there].tolist(), strict=True)
+    ]
+    found = torch.full(there.shape, torch.nan)
+    found[there] = torch.from_numpy(teacher.pair_scores(pairs))
+    return found
 
 
 class Penalty:
     """The regularizer of one side.
 
     Args:
-        settings: Which, and how strong.
-        idf: (n_terms,) float32; for "idf_flops".
-        view: As `regularizers.idf_flops` has it.
+        settings: Kind and weight.
+        idf: (n_terms,) float32, for "idf_flops".
+        view: As for `regularizers.idf_flops`.
     """
 
     def __init__(self, settings: RegularizerSettings, idf: Tensor, view: str) -> None:
@@ -91,15 +111,15 @@ class Penalty:
         self.df = regularizers.DocumentFrequency(len(idf), device=idf.device)
 
     def __call__(self, weights: Tensor, terms: Tensor | None, step: int) -> tuple[Values, Tensor]:
-        """What a batch's weights cost.
+        """The penalty of a batch's weights.
 
         Args:
             weights: (n_docs, n) float32.
-            terms: (n,) int64, the terms of the columns if they are a sample; what is found is scaled to all terms.
+            terms: (n,) int64, the terms of the columns if they are a sample; the penalty is scaled to all terms.
             step: The step, for the ramp.
 
         Returns:
-            Raw values by name, and what is added to the loss.
+            Unweighted values by name, and the term to add to the loss.
         """
         settings = self.settings
         share = 1.0 if terms is None else len(self._idf) / max(1, len(terms))

@@ -131,6 +131,10 @@ def write_folder(folder, datasets=DATASETS, systems=SYSTEMS, names=None, absent=
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "experiment.json").write_text(json.dumps(experiment), encoding="utf-8")
     write_table(folder / "per-query.parquet", ("dataset", "system", "query", "measure", "value"), values)
+    asked = [
+        (name(d), f"{d[:2]}-{i}", f"how {d} answers question {i} <b>") for d, _, n, *_ in datasets for i in range(n)
+    ]
+    write_table(folder / "queries.parquet", ("dataset", "query", "text"), asked)
     if latencies:
         write_table(folder / "latencies.parquet", ("dataset", "system", "query", "search_ms"), times)
     return experiment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -113,7 +114,7 @@ def test_empty_cells_come_last_and_published_values_stay_below(visit):
 def test_no_page_is_too_wide_and_every_picture_is_seen(visit, viewport, scheme):
     page = visit(viewport, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    pictures = page.locator("figure > svg").all()
+    pictures = page.locator("figure > svg:visible").all()
     assert len(pictures) == PICTURES
     for box in (picture.bounding_box() for picture in pictures):
         assert min(box["width"], box["height"]) > 60
@@ -134,8 +135,64 @@ OVERLAPS = """picture => {
 
 @pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
 def test_no_text_of_a_picture_lies_over_another(visit, viewport):
-    pictures = visit(viewport).locator("figure > svg").all()
+    pictures = visit(viewport).locator("figure > svg:visible").all()
     assert [picture.evaluate(OVERLAPS) for picture in pictures] == [[]] * PICTURES
+
+
+# Names of a picture that the line of the best, or a dashed one, runs through.
+CROSSED = """picture => {
+  const lines = [...picture.querySelectorAll("path")].filter(path => /stroke-width: 5|stroke-dasharray: [1-9]/.test(
+    path.getAttribute("style") ?? ""));
+  return lines.flatMap(line => [...Array(400).keys()].flatMap(i => {
+    const at = line.getPointAtLength(line.getTotalLength() * i / 399).matrixTransform(line.getScreenCTM());
+    return [...picture.querySelectorAll("text")].filter(text => {
+      const { left, right, top, bottom } = text.getBoundingClientRect();
+      return left < at.x && at.x < right && top + 2 < at.y && at.y < bottom - 2;
+    }).map(text => text.textContent);
+  }));
+}"""
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+def test_no_line_runs_through_a_name(visit, viewport):
+    page = visit(viewport)
+    pictures = page.locator("figure.broad > svg:visible").all()
+    assert len(pictures) == 4
+    lines = "picture => picture.querySelectorAll('path[style*=\"stroke-width: 5\"]').length"
+    assert sum(picture.evaluate(lines) for picture in pictures) == 2
+    assert [picture.evaluate(CROSSED) for picture in pictures] == [[]] * 4
+
+
+def test_pictures_are_as_wide_as_the_page(visit):
+    for viewport, least in ((PHONE, 0.85), (DESK, 0.75)):
+        boxes = [one.bounding_box() for one in visit(viewport).locator("figure.broad > svg:visible").all()]
+        assert min(box["width"] for box in boxes) >= least * viewport["width"]
+
+
+def test_the_contents_lead_to_the_sections(visit):
+    page = visit(DESK)
+    links = page.get_by_role("navigation", name="Contents").get_by_role("link")
+    assert links.all_inner_texts() == page.locator("h2").all_inner_texts()
+    for link in links.all():
+        section = page.locator(link.get_attribute("href"))
+        assert section.locator("h2").inner_text() == link.inner_text()
+
+
+def test_queries_are_told_by_their_texts(visit, hostile_made):
+    differ = table(visit(DESK), "Queries that differ most")
+    queries = column(differ, "query")
+    assert queries
+    assert all(re.fullmatch(r"how .* question (\d+) <b> \w\w-\1", query) for query in queries)
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(visit, viewport, scheme):
+    axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
+    page = visit(viewport, color_scheme=scheme, bypass_csp=True)
+    page.evaluate(f"() => {{ {axe.AXE_FILE_PATH.read_text(encoding='utf-8')} }}")
+    found = page.evaluate("axe.run().then(({ violations }) => violations)")
+    assert [(one["id"], one["help"], [node["html"][:200] for node in one["nodes"]]) for one in found] == []
 
 
 def test_wide_tables_scroll_in_their_box_on_a_phone(visit):
@@ -187,4 +244,4 @@ def test_without_javascript_all_is_there_but_sorting(visit):
     page = visit(DESK, java_script_enabled=False)
     assert page.locator("button").count() == 0
     assert page.locator("table").count() >= 10
-    assert page.locator("figure > svg").count() == PICTURES
+    assert page.locator("figure > svg:visible").count() == PICTURES

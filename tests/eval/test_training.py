@@ -27,7 +27,8 @@ pytest.importorskip("ir_measures")
 
 pytestmark = pytest.mark.usefixtures("training_surroundings")
 
-from lsr.eval.training.cli import miner, plot_run, run_training, validator  # noqa: E402
+from lsr.eval.training.cli import miner, plot_run, validator  # noqa: E402
+from lsr.eval.training.from_folder import as_overrides  # noqa: E402
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "train"
 
@@ -143,7 +144,7 @@ def test_a_planted_collapse_is_found(config, tmp_path, lsr_command):
     ran = lsr_command("train", config, "--out", tmp_path / "run", *(x for each in changes for x in ("--set", each)))
     assert ran.code == 0
     assert lines(tmp_path / "run", "collapse") == [["dead rows"]]
-    assert "step 12: dead rows: 100% of the documents have no term at all. The regularizer is too strong" in ran.err
+    assert "step 12: dead rows: 100% of the documents have no term. The regularizer is too strong" in ran.err
 
 
 def test_what_is_wrong_in_the_file_is_named(config, tmp_path, lsr_command):
@@ -242,7 +243,7 @@ def test_without_matplotlib_there_is_an_encoder_and_no_picture(config, tmp_path,
         "train", config, "--out", tmp_path / "run", "--set", "optimizer.steps=1", "--set", "validation=null"
     )
     assert ran.code == 0
-    assert 'a picture of how it went needs the package matplotlib, which is not installed: pip install "lsr' in ran.err
+    assert 'a picture of the run needs the package matplotlib, which is not installed: pip install "lsr' in ran.err
     assert load_encoder(tmp_path / "run" / "last").n_terms
 
 
@@ -273,6 +274,103 @@ def test_every_preset_is_whole(name):
 
 
 @pytest.fixture(scope="module")
+def negatives(cranfield, tmp_path_factory):
+    """What BM25 finds for the training queries."""
+    out = tmp_path_factory.mktemp("mined") / "run"
+    (found,) = as_overrides(str(cranfield), out, negatives=True, validates=False)
+    assert json.loads(found.partition("=")[2]) == [
+        {"path": str(cranfield), "candidates": str(out / "negatives.jsonl"), "allow_missing": True}
+    ]
+    assert as_overrides(str(cranfield), out, negatives=True, validates=True)[1] == (
+        f'validation.sets=["{cranfield}:dev"]'
+    )
+    return out / "negatives.jsonl"
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(random_bert, tmp_path_factory):
+    """A random cross-encoder over the same word pieces."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("cross")
+    config = BertConfig.from_pretrained(random_bert, num_labels=1)
+    torch.manual_seed(1)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    shutil.copy(random_bert / "tokenizer.json", folder)
+    (folder / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "model_max_length": 64}'
+    )
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")
+def test_a_cross_encoder_teaches(cross_encoder, config, negatives, cranfield, tmp_path, lsr_command):
+    """As it scores here, and as `lsr score` has written it beforehand: the same losses."""
+    pytest.importorskip("sentence_transformers")
+    scored = tmp_path / "scored.jsonl"
+    how = ("--documents", cranfield, "--cross-encoder", cross_encoder, "--max-length", "64", "--device", "cpu")
+    ran = lsr_command("score", negatives, *how, "--out", scored)
+    assert ran.code == 0, ran.err
+    first = json.loads(scored.read_text().splitlines()[0])
+    given = json.loads(negatives.read_text().splitlines()[0])
+    assert {key: value for key, value in first.items() if key != "scores"} == (
+        {key: value for key, value in given.items() if key != "scores"}
+    )
+    assert [len(row) for row in first["scores"]] == [len(given["positive_ids"]) + len(given["negative_ids"])]
+    losses = []
+    for number, teacher in enumerate(({"cross_encoder": str(cross_encoder)}, {"examples": True})):
+        source = {"path": str(scored), "documents": str(cranfield)}
+        changes = [
+            f"data.sources={json.dumps([source])}", "data.queries=4", "data.negatives=3", "validation=null",
+            "optimizer.steps=2", f"teachers={json.dumps([teacher])}",
+            "losses={kl: 1, margin_mse: 0.1, teacher_scores: standard}",
+        ]  # fmt: skip
+        out = tmp_path / f"run-{number}"
+        ran = lsr_command("train", config, "--out", out, *(part for one in changes for part in ("--set", one)))
+        assert ran.code == 0, ran.err
+        losses.append(lines(out, "kl") + lines(out, "margin_mse"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_scoring_goes_on_where_it_was_cut_off(cross_encoder, negatives, cranfield, tmp_path, lsr_command, monkeypatch):
+    pytest.importorskip("sentence_transformers")
+    from lsr.train.cross_encoder import CrossEncoderTeacher
+
+    short = tmp_path / "some.jsonl"
+    short.write_text("".join(negatives.read_text().splitlines(keepends=True)[:20]))
+    how = ("--documents", cranfield, "--cross-encoder", cross_encoder, "--encoder", "bm25", "--device", "cpu")
+    assert lsr_command("score", short, *how, "--out", tmp_path / "whole.jsonl").code == 0
+    real, calls = CrossEncoderTeacher.pair_scores, []
+
+    def cut(self, pairs):
+        calls.append(len(pairs))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, pairs)
+
+    monkeypatch.setattr(CrossEncoderTeacher, "pair_scores", cut)
+    assert lsr_command("score", short, *how, "--out", tmp_path / "cut.jsonl").code == 130
+    with (tmp_path / "cut.jsonl.partial").open("a") as file:
+        file.write('{"query": "half a l')
+    assert lsr_command("score", short, *how, "--out", tmp_path / "cut.jsonl").code == 0
+    assert len(calls) == 2 + 2
+    assert (tmp_path / "cut.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert [path.name for path in tmp_path.glob("cut*")] == ["cut.jsonl"]
+
+
+def test_what_a_cross_encoder_remembers_is_what_it_said(cross_encoder, tmp_path):
+    pytest.importorskip("sentence_transformers")
+    from lsr.train.cross_encoder import CrossEncoderTeacher
+
+    pairs = [("wing", "flow of a wing"), ("wing f", "low"), ("wing", "heat")]
+    fresh = CrossEncoderTeacher(str(cross_encoder), device="cpu").pair_scores(pairs)
+    keeping = CrossEncoderTeacher(str(cross_encoder), device="cpu", cache=tmp_path)
+    assert keeping.pair_scores(pairs) == pytest.approx(fresh, rel=1e-5)
+    keeping._model = None
+    assert keeping.pair_scores(pairs[::-1]) == pytest.approx(fresh[::-1], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
 def triples(cranfield, tmp_path_factory):
     """Queries, a positive and a negative each, as MS MARCO's triples are."""
     texts = [json.loads(line)["text"] for line in (cranfield / "corpus.jsonl").read_text().splitlines()]
@@ -298,8 +396,8 @@ def decoder(random_bert, tmp_path_factory):
 
 @pytest.mark.skipif(not PRESETS.is_dir(), reason="needs the source checkout")
 @pytest.mark.parametrize("name", NAMES)
-def test_every_preset_runs(name, random_bert, decoder, triples, tmp_path):
-    """As it is, but for small models, small data of the same form, and two steps."""
+def test_every_preset_runs(name, random_bert, decoder, cranfield, negatives, tmp_path, lsr_command):
+    """By its name on a BEIR folder, as it is but for small models and two steps."""
     as_it_is = read_config(PRESETS / f"{name}.yaml", TrainSettings)
     if as_it_is.model.lora:
         pytest.importorskip("peft")
@@ -310,12 +408,16 @@ def test_every_preset_runs(name, random_bert, decoder, triples, tmp_path):
     ]  # fmt: skip
     changes = [
         f"model.checkpoint={decoder if as_it_is.model.head == 'causal-lm' else random_bert}",
-        "model.max_length=40", "queries.max_length=16", f"data.sources=[path: {triples}]", "data.queries=4",
+        "model.max_length=40", "queries.max_length=16", f"data={cranfield}", "data.queries=4",
         f"teachers={json.dumps(teachers)}", "optimizer.steps=2", "optimizer.warmup=1", "device=cpu", "validation=null",
         *(["pretrain.steps=1"] if as_it_is.pretrain else []), *(["model.freeze=1"] if as_it_is.model.freeze else []),
     ]  # fmt: skip
-    settings = read_config(PRESETS / f"{name}.yaml", TrainSettings, changes)
-    assert load_encoder(run_training(settings, tmp_path / "run")).n_terms
+    (tmp_path / "run").mkdir()
+    shutil.copy(negatives, tmp_path / "run" / "negatives.jsonl")
+    ran = lsr_command("train", name, "--out", tmp_path / "run", *(part for one in changes for part in ("--set", one)))
+    assert ran.code == 0, ran.err
+    assert load_encoder(tmp_path / "run" / "last").n_terms
+    settings = as_it_is
     losses = lines(tmp_path / "run", "loss")
-    assert len(losses) == settings.optimizer.steps + (settings.pretrain.steps if settings.pretrain else 0)
+    assert len(losses) == 2 + bool(settings.pretrain)
     assert all(0 < loss < float("inf") for loss in losses)

@@ -301,10 +301,14 @@ def test_each_way_of_scoring_candidates_is_taken(tmp_path, monkeypatch, segment,
         monkeypatch.setattr(block_max, name, watched(name))
     monkeypatch.setattr("lsr.index.search.segment_group.search_blocks", block_max.search_blocks.py_func)
     for terms, weights in queries[:10]:
-        require_equal(segment, truth, terms, weights, ks=(10, 100), algorithms=["blocks"])
-    # Each search begins with blocks, 64 at a time, and these ones go on with them.
-    assert ran["score_blocks"] > 20
+        require_equal(segment, truth, terms, weights, ks=(1,), algorithms=["blocks"])
+    # For a small k a search begins with blocks, 64 at a time, and these ones go on with them.
+    assert ran["score_blocks"] > 10
     assert ran["score_split"] == ran["score_window"] == 0
+    # For a large one it begins with a window.
+    require_equal(segment, truth, *queries[0], ks=(1000,), algorithms=["blocks"])
+    assert ran["score_window"] == 1
+    ran["score_window"] = 0
     # Now any block may hold one of the best. Documents have 12 of 600 terms, and some of 6 light ones.
     rng = np.random.default_rng(13)
     rows = []
@@ -313,13 +317,15 @@ def test_each_way_of_scoring_candidates_is_taken(tmp_path, monkeypatch, segment,
         weights = np.concatenate((rng.integers(1, 256, 12), rng.integers(1, 20, len(light))))
         rows.append((np.concatenate((rng.choice(600, 12, replace=False), light)), weights))
     even = SparseMatrix.from_rows(rows, 606)
-    segment, truth = write(tmp_path, even), Truth(even)
+    segment, truth = write(tmp_path, even, memory=24 * 2 * 70_000), Truth(even)
+    n = segment.n_windows
+    assert n > 2
     # A document may be among the best by any one of these terms, so all lists are scanned.
     require_equal(segment, truth, range(8), 1.0, ks=(200,), algorithms=["blocks"])
-    assert (ran["score_split"], ran["score_window"]) == (0, 1)
-    # The light ones are looked up.
+    assert (ran["score_split"], ran["score_window"]) == (0, n)
+    # The light ones are looked up, once there is a score to reach.
     require_equal(segment, truth, [*range(8), *range(600, 606)], 1.0, ks=(200,), algorithms=["blocks"])
-    assert (ran["score_split"], ran["score_window"]) == (1, 1)
+    assert (ran["score_split"], ran["score_window"]) == (n - 1, n + 1)
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

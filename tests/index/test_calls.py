@@ -15,7 +15,7 @@ from lsr.encode.bm25 import BM25Encoder
 from lsr.errors import DataError, ServerError
 from lsr.index import AsyncIndex, Client, Index, Reader, Searchable, SearchIndex, Server, ServeSettings, ShardedIndex
 from lsr.index.distributed.reshard import reshard_index
-from lsr.index.segment.filters import parse_where
+from lsr.index.segment.parse_filters import parse_where
 from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
@@ -102,6 +102,8 @@ CALLS = {
     "search, diversity": lambda i: i.search("wing ice", 3, diversity=0.5),
     "search, rerank": lambda i: i.search("wing", 3, rerank=length, depth=4),
     "search_batch": lambda i: i.search_batch(["wing", "ice", ""], 2, where={"lang": "en"}),
+    "search, total": lambda i: i.search("wing", 2, total=True, where={"year": {">=": 2012}}),
+    "search_batch, total": lambda i: i.search_batch(["wing", "ice"], 1, total=True),
     "search_batch, facets": lambda i: i.search_batch(["wing", "ice"], facets="lang"),
     "similar": lambda i: i.similar("c", 3),
     "similar, a number": lambda i: i.similar(5, where={"year": {">": 2000}}),
@@ -300,7 +302,7 @@ def of_dense_vectors(living):
 def of_missing_shards(living):
     sharded = living["ShardedIndex"]
     with ShardedIndex.open(sharded.path, allow_missing=True) as index:
-        index._sets[1].replicas[0].ask = lambda *_: (_ for _ in ()).throw(OSError("gone"))
+        index._group.sets[1].replicas[0].ask = lambda *_: (_ for _ in ()).throw(OSError("gone"))
         assert list(index.search("wing").missing) == ["shard-00001"]
     assert sharded.search("wing").missing == {}
 

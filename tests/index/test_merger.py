@@ -118,7 +118,7 @@ def test_changes_that_wait_are_not_disturbed(index, gate, end):
     index.add(rows(3, 50), ids=["a", "b", "c"])
     index.delete(["5"])
     gate.opened.set()
-    until(lambda: index._merges_waiting)
+    until(lambda: index._merging._waiting)
     assert (index.n_segments, found(index)) == (3, before)
     getattr(index, end)()
     if end == "commit":  # lets what waits have its turn
@@ -135,7 +135,7 @@ def test_another_writer_is_waited_for_but_not_at_the_end(index, gate):
     gate.reached.wait(60)
     other.delete(["7"])
     gate.opened.set()
-    until(lambda: index._merges_waiting)
+    until(lambda: index._merging._waiting)
     index.close()  # gives up: somebody else writes, perhaps for long
     assert index.n_segments == 3
     other.commit()
@@ -143,7 +143,7 @@ def test_another_writer_is_waited_for_but_not_at_the_end(index, gate):
     index.merge(background=True)
     index.refresh()
     other.delete(["8"])
-    until(lambda: index._merges_waiting)
+    until(lambda: index._merging._waiting)
     other.commit()
     until(lambda: index.n_segments == 1)
     index.close()
@@ -323,7 +323,7 @@ def test_left_overs_of_the_dead_are_swept_but_not_what_somebody_works_at(index):
         index.delete(["1"])
         index.commit(merge=False)
         assert aside.root.is_dir()
-        with pytest.raises(IndexLocked, match="somebody else is merging"):
+        with pytest.raises(IndexLocked, match="another process is merging"):
             MergeWorkspace(index.path)
     index.delete(["2"])
     index.commit(merge=False)
@@ -335,7 +335,7 @@ def test_a_lock_may_be_given_up_by_another_thread_than_took_it(index):
     thread = threading.Thread(target=lambda: taken.append(Transaction(index.path)))
     thread.start()
     thread.join()
-    with pytest.raises(IndexLocked, match=rf"of this process \({os.getpid()}\) is writing"):
+    with pytest.raises(IndexLocked, match=rf"of this process \({os.getpid()}\) has been writing"):
         Transaction(index.path)
     taken[0].close()
     with Transaction(index.path):

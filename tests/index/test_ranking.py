@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsr.index.kernels.exhaustive import collect, seed
-from lsr.index.kernels.layout import ORDER_AT, WINDOW, WINDOW_COLUMNS, Space
+from lsr.index.kernels.layout import N_COUNTS, ORDER_AT, WINDOW, WINDOW_COLUMNS, Space
 from lsr.index.kernels.topk import select, sort
 
 
@@ -18,7 +18,7 @@ def space_of(accumulator, size):
         np.empty((6, 128), np.int32),
         np.empty(size, np.int64),
         np.empty(size, accumulator.dtype),
-        np.zeros(4, np.int64),
+        np.zeros(N_COUNTS, np.int64),
     )
 
 

@@ -61,7 +61,7 @@ def actors(index, shard):
     def where(_):
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
-    return [ray.get(replica._actor.__ray_call__.remote(where)) for replica in index._sets[shard].replicas]
+    return [ray.get(replica._actor.__ray_call__.remote(where)) for replica in index._group.sets[shard].replicas]
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def test_a_shard_that_nobody_answers_for_is_an_error_or_told(twice):
     one, index = twice
     expected = found(one.search(queries()[0], N_DOCS))
     kept = [hit for hit in expected if hit[0] < N_DOCS // 2]
-    sets, patience = list(index._sets.values()), Patience(0.1, 3.0)
+    sets, patience = list(index._group.sets.values()), Patience(0.1, 3.0)
     strict = ShardedIndex(index.shards, sets, patience=patience)
     lenient = ShardedIndex(index.shards, sets, patience=patience, allow_missing=True)
     assert found(strict.search(queries()[0], N_DOCS)) == found(lenient.search(queries()[0], N_DOCS)) == expected
@@ -165,7 +165,9 @@ def test_a_cluster_that_the_command_starts_for_itself(ties, cluster_benchmark):
 
 def test_what_the_benchmark_of_clusters_takes_for_right(cluster_benchmark, ties, twice):
     one, index = twice
-    lenient = ShardedIndex(index.shards, list(index._sets.values()), patience=Patience(0.1, 0.5), allow_missing=True)
+    lenient = ShardedIndex(
+        index.shards, list(index._group.sets.values()), patience=Patience(0.1, 0.5), allow_missing=True
+    )
     asked = [queries()[i] for i in range(12)]
     (first, _), (second, _) = actors(index, 1)
     with stopped(first), stopped(second), cluster_benchmark.Searches(lenient, one, asked) as searches:

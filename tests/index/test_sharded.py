@@ -145,7 +145,7 @@ def test_changes_are_seen_after_the_commit_and_by_others_too(texts, tmp_path):
 
 def test_a_replica_that_missed_commits_moves_on_with_the_others(texts):
     one, index = texts
-    shard = index._sets[2].replicas[0]._shard
+    shard = index._group.sets[2].replicas[0]._shard
     for number in range(6):  # more than are kept
         other = Index.open(index.path)
         other.update([{"_id": "d19", "text": f"wing number{number}"}])

@@ -316,9 +316,17 @@ def test_ensemble_then_kl():
 
 def test_raw_scores_of_teachers():
     teachers = torch.tensor([[[10.0, -20.0, NAN]], [[-1.0, NAN, NAN]]])
-    result = ensemble(teachers, scale=2, normalize=False)
+    result = ensemble(teachers, scale=2, normalize="raw")
     assert result[0, :2].tolist() == [9, -40]
     assert result[0, 2].isnan()
+
+
+def test_standardised_scores_of_teachers():
+    teachers = torch.tensor([[[1.0, 3.0, NAN], [5.0, 5.0, 5.0]], [[10.0, NAN, NAN], [0.0, 2.0, 4.0]]])
+    result = ensemble(teachers, scale=2, normalize="standard")
+    assert result[0, :2].tolist() == [-1, 2]  # of the first the mean with a teacher that has no choice
+    assert result[0, 2].isnan()
+    assert result[1].tolist() == pytest.approx([-(1.5**0.5), 0, 1.5**0.5])
 
 
 def test_ensemble_needs_three_dimensions():

@@ -38,7 +38,7 @@ export function fieldsOf(columns, where, counts, changed) {
   const later = fields.filter((field) => !first.includes(field));
   const nodes = (some) => some.map(([, , field]) => field);
   if (!later.length) return nodes(first);
-  const more = el("details", { class: "later", open: !first.length }, el("summary", {}, "More filters"), ...nodes(later));
+  const more = el("details", { class: "later", open: !first.length }, el("summary", { "data-key": "more" }, "More filters"), ...nodes(later));
   return [...nodes(first), more];
 }
 
@@ -70,10 +70,11 @@ function choices(name, column, where, counts, changed) {
     changed();
   };
   const row = (value) => {
-    const box = el("input", { type: "checkbox" });
+    const box = el("input", { type: "checkbox", "data-key": written([name, value]) });
     box.checked = chosen.has(value);
     box.addEventListener("change", () => choose(value, box.checked));
-    return el("label", {}, box, el("bdi", {}, plain(value)), ...(counts ? [el("small", {}, count(counts.get(value) ?? 0))] : []));
+    const label = el("label", {}, box, el("bdi", {}, plain(value)));
+    return el("div", { class: "value" }, label, ...(counts ? [el("small", {}, count(counts.get(value) ?? 0))] : []));
   };
   const rows = values.map(row);
   const shown = rows.length <= FIRST + 1 ? rows : [...rows.slice(0, FIRST), more(rows.slice(FIRST))];

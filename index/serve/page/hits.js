@@ -20,7 +20,7 @@ export class HitView {
     this.button = this.link
       ? el("a", { href: this.link.href, target: "_blank", rel: "noopener noreferrer", dir: "auto" })
       : el("button", { type: "button", dir: "auto" });
-    this.#part("h3").append(this.button);
+    this.#part("h2").append(this.button);
     this.#part(".rank").textContent = hit.rank;
     this.#part(".score").textContent = weight(hit.score);
     this.#part(".from").replaceChildren(...this.#from());

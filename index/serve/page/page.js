@@ -75,7 +75,7 @@ function load() {
 function arrange(settings) {
   for (const side of sides) side.stop();
   const called = {
-    changed: () => changed({ now: true, panel: true }),
+    changed: () => changed({ panel: true }),
     dropped: () => {
       state.where.clear();
       changed({ now: true, panel: true });
@@ -87,11 +87,11 @@ function arrange(settings) {
     refused,
   };
   sides = settings.map((one) => new Side(indexes, one, called));
+  at("sides").before(at("tools")); // or they'd go with a side
   at("sides").replaceChildren(...sides.map((side) => side.element));
   document.body.classList.toggle("two", sides.length > 1);
   at("two").setAttribute("aria-pressed", sides.length > 1);
-  if (sides.length > 1) at("sides").before(at("tools"));
-  else sides[0].part(".top").append(at("tools"));
+  if (sides.length === 1) sides[0].part(".top").append(at("tools"));
   for (const side of sides) {
     side.part(".more").addEventListener("click", () => {
       state.k = Math.min(side.most, state.k + K);
@@ -168,14 +168,13 @@ function showColumns() {
 function showFilters() {
   const active = document.activeElement;
   const panel = at("filters");
-  const place = panel.contains(active) && [...panel.querySelectorAll("input, summary")].indexOf(active);
-  const typing = panel.contains(active) && active.matches("[type=number], [type=text]");
-  if (typing && panel.children.length) return; // what somebody types into isn't replaced
+  const inside = panel.contains(active);
+  if (inside && active.matches("[type=number], [type=text]")) return; // what somebody types into isn't replaced
   const open = panel.querySelector(".later")?.open;
   const fields = fieldsOf(shared, state.where, sides[0]?.counts, () => changed({}));
   panel.replaceChildren(...fields);
   if (open && panel.querySelector(".later")) panel.querySelector(".later").open = true;
-  if (Number.isInteger(place)) panel.querySelectorAll("input, summary")[place]?.focus();
+  if (inside) [...panel.querySelectorAll("input, summary")].find(({ dataset }) => dataset.key === active.dataset.key)?.focus();
   at("filter").hidden = !fields.length;
   placeFilters();
 }
@@ -272,6 +271,7 @@ addEventListener("keydown", (event) => {
 // --- the beginning ---
 
 async function start() {
+  at("sides").before(at("tools"));
   at("sides").replaceChildren();
   try {
     ({ indexes } = await call("v1/indexes"));

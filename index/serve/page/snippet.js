@@ -178,6 +178,7 @@ function best(units) {
   const start = prose < 0 ? units.findIndex(({ blank }) => !blank) : prose;
   let [found, most] = [[start, start], 0];
   units.forEach((first, i) => {
+    if (!first.terms.size) return;
     const terms = new Map();
     let length = 0;
     for (let j = i; j < units.length; j += 1) {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+
 import pytest
 
 from lsr.index.index import Index
@@ -28,3 +31,14 @@ def passages(tmp_path):
 
     text = "Heat flows along a plate. " * 3 + "Flutter of a panel."
     return Index.build(tmp_path / "cut", [{"_id": "d", "text": text}], encoder="bm25", passages=Passages(5))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Run the libraries' own tests that are coroutines."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    asyncio.run(
+        pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters})
+    )
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
 
@@ -24,8 +25,9 @@ with pytest.MonkeyPatch.context() as patch:  # it sends what it sends while it i
     from haystack import Document, Pipeline
     from haystack.components.builders import PromptBuilder
     from haystack.components.writers import DocumentWriter
-    from haystack.document_stores.types import DuplicatePolicy
+    from haystack.document_stores.types import DuplicatePolicy, FilterPolicy
     from haystack.testing import document_store as theirs
+    from haystack.testing import document_store_async as theirs_async
 
     from lsr.index.integrations import haystack as haystack_adapter
     from lsr.index.integrations.haystack import LsrDocumentStore, LsrRetriever
@@ -205,9 +207,7 @@ def _plain(documents):
     return sorted((d.id, d.content, sorted(d.meta.items())) for d in documents)
 
 
-class TestAgainstTheirs(
-    theirs.CountDocumentsTest, theirs.WriteDocumentsTest, theirs.DeleteDocumentsTest, theirs.FilterDocumentsTest
-):
+class TestAgainstTheirs(theirs.DocumentStoreBaseExtendedTests, theirs.CountDocumentsByFilterTest):
     """Haystack's own tests of a document store."""
 
     @pytest.fixture
@@ -227,6 +227,56 @@ class TestAgainstTheirs(
         with pytest.raises(theirs.DuplicateDocumentError, match="already"):
             document_store.write_documents([Document(content="another"), document])
         assert document_store.count_documents() == 1
+
+
+class TestAgainstTheirsAsync(
+    theirs_async.CountDocumentsAsyncTest,
+    theirs_async.WriteDocumentsAsyncTest,
+    theirs_async.DeleteDocumentsAsyncTest,
+    theirs_async.FilterDocumentsAsyncTest,
+    theirs_async.DeleteAllAsyncTest,
+    theirs_async.DeleteByFilterAsyncTest,
+    theirs_async.UpdateByFilterAsyncTest,
+    theirs_async.CountDocumentsByFilterAsyncTest,
+):
+    """The same of the async methods."""
+
+    document_store = TestAgainstTheirs.document_store
+    assert_documents_are_equal = staticmethod(TestAgainstTheirs.assert_documents_are_equal)
+
+    async def test_write_documents_async(self, document_store):
+        """Without a policy a doubled id is refused."""
+        document = Document(content="test doc")
+        assert await document_store.write_documents_async([document]) == 1
+        with pytest.raises(theirs.DuplicateDocumentError, match="already"):
+            await document_store.write_documents_async([document])
+
+
+def test_filters_of_a_run_replace_or_are_merged(folder):
+    store = LsrDocumentStore(folder)
+    swept = {"field": "meta.title", "operator": "==", "value": "Wings"}
+    for policy, ids in (("replace", ["wing"]), ("merge", []), (FilterPolicy.MERGE, [])):
+        retriever = LsrRetriever(store, filters=LATER, filter_policy=policy)
+        assert [d.id for d in retriever.run("wing", filters=swept)["documents"]] == ids
+        assert [d.id for d in retriever.run("wing")["documents"]] == ["flutter"]
+    with pytest.raises(ValueError, match="Unknown FilterPolicy"):
+        LsrRetriever(store, filter_policy="mix")
+
+
+def test_options_and_async(folder):
+    retriever = LsrRetriever(LsrDocumentStore(folder), settings={"group_by": "year", "min_score": 0.01})
+    found = retriever.run("wing panel plate")
+    assert len(found["documents"]) == 2
+    assert asyncio.run(retriever.run_async("wing panel plate")) == found
+    pipeline = Pipeline()
+    pipeline.add_component("retriever", retriever)
+    assert asyncio.run(pipeline.run_async({"retriever": {"query": "wing panel plate"}})) == {"retriever": found}
+
+
+def test_passages_are_not_cut_again(passages):
+    store = LsrDocumentStore(passages.path)
+    with pytest.raises(ValueError, match="add them again"):
+        store.update_by_filter({}, {"lang": "en"})
 
 
 def test_write_skip_and_overwrite_in_a_pipeline(tmp_path):

@@ -8,16 +8,23 @@ from dataclasses import fields
 
 import pytest
 
+from lsr.encode.load import load_encoder
 from lsr.errors import DataError, IndexFormatError
 from lsr.index.index import Index
 from lsr.index.search.settings import SearchSettings
 
 pytest.importorskip("langchain_core", reason='pip install "lsr-search[langchain]"')
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
+from langchain_core.indexing import InMemoryRecordManager
+from langchain_core.indexing import index as indexing
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
+from langchain_core.structured_query import Comparator, Comparison, Operation, Operator, StructuredQuery
 
-from lsr.index.integrations.langchain import LsrRetriever
+from lsr.index.integrations.langchain import LsrRetriever, LsrTranslator, LsrVectorStore
+
+standard = pytest.importorskip("langchain_tests.integration_tests", reason="langchain-tests is among dev")
 
 
 @pytest.fixture(autouse=True)
@@ -184,3 +191,120 @@ def test_what_others_commit_is_found(tmp_path):
     assert {d.id for d in retriever.invoke("cats")} == {"x", "y"}
     retriever.delete(["x"])
     assert [d.id for d in other.invoke("cats")] == ["y"]
+
+
+def test_options_reach_the_search(folder):
+    retriever = LsrRetriever(index=folder, rerank=lambda query, texts: [float(len(text)) for text in texts])
+    assert [(d.id, d.metadata["score"]) for d in retriever.invoke("wing")] == [("wing", 41.0), ("flutter", 38.0)]
+    grouped = LsrRetriever(index=folder, group_by="year").invoke("flat wing panel")
+    assert sorted(d.metadata["year"] for d in grouped) == [1958, 1962]
+    assert len(LsrRetriever(index=folder, min_score=1e6).invoke("wing")) == 0
+    with pytest.raises(ValueError, match="per_group needs group_by"):
+        LsrRetriever(index=folder, per_group=2)
+
+
+def test_callbacks_are_told(folder):
+    class Handler(BaseCallbackHandler):
+        """Keeps what it is told."""
+
+        told = ()
+
+        def on_retriever_start(self, serialized, query, **_):
+            self.told += (query,)
+
+        def on_retriever_end(self, documents, **_):
+            self.told += ([document.id for document in documents],)
+
+    handler = Handler()
+    LsrRetriever(index=folder).invoke("plates", config={"callbacks": [handler]})
+    assert handler.told == ("plates", ["plate"])
+
+
+def test_a_store_searches_filters_and_scores(folder):
+    store, index = LsrVectorStore(folder), Index.open(folder)
+    hits = index.search("flutter of wings", k=2)
+    found = store.similarity_search_with_score("flutter of wings", k=2)
+    assert [(d.id, d.page_content, score) for d, score in found] == [(h.id, h.text, h.score) for h in hits]
+    assert found[1][0].metadata == {"title": "Wings", "year": 1958}
+    assert [d.id for d in store.similarity_search("wing", filter={"year": 1958})] == ["wing"]
+    assert [d.id for d in LsrVectorStore(folder, where={"year": 1962}).similarity_search("wing")] == ["flutter"]
+    retriever = store.as_retriever(search_type="mmr", search_kwargs={"k": 1, "fetch_k": 5, "filter": {"year": 1962}})
+    assert [d.id for d in retriever.invoke("wing")] == ["flutter"]
+    assert [d.id for d in asyncio.run(store.asimilarity_search("plate"))] == ["plate"]
+    assert store.similarity_search("zebra") == []
+    with pytest.raises(NotImplementedError, match="min_score"):
+        store.similarity_search_with_relevance_scores("wing")
+
+
+def test_a_store_is_built_of_texts(tmp_path):
+    store = LsrVectorStore.from_documents(
+        [Document(page_content="Cats sleep.", id="a")], None, path=tmp_path / "idx", encoder="bm25"
+    )
+    assert [d.id for d in store.similarity_search("cats")] == ["a"]
+    for wrong in ({"embedding": object(), "path": tmp_path / "x"}, {}):
+        with pytest.raises(TypeError, match=r"own encoder|path="):
+            LsrVectorStore.from_texts(["Cats"], **wrong)
+    with pytest.raises(ValueError, match="takes ids"):
+        store.delete()
+
+
+def test_langchains_indexing_adds_skips_and_cleans_up(tmp_path):
+    store = LsrVectorStore(Index.build(tmp_path / "idx", [], encoder="bm25"))
+    records = InMemoryRecordManager("lsr")
+    records.create_schema()
+    one, two = (Document(page_content=text, metadata={"source": "s"}) for text in ("Cats sleep.", "Dogs bark."))
+    settings = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
+    assert indexing([one, two], records, store, **settings)["num_added"] == 2
+    again = indexing([one], records, store, **settings)
+    assert (again["num_skipped"], again["num_deleted"]) == (1, 1)
+    assert len(Index.open(tmp_path / "idx")) == 1
+
+
+def test_structured_queries_become_filters(folder):
+    def compare(comparator, value, attribute="year"):
+        return Comparison(comparator=comparator, attribute=attribute, value=value)
+
+    late, early = compare(Comparator.GT, 1960), compare(Comparator.LTE, 1960)
+    store, index = LsrVectorStore(folder), Index.open(folder)
+    for query, ids in (
+        (late, ["plate", "flutter"]),
+        (Operation(operator=Operator.NOT, arguments=[late]), ["wing"]),
+        (Operation(operator=Operator.OR, arguments=[late, early]), ["wing", "plate", "flutter"]),
+        (Operation(operator=Operator.AND, arguments=[late, compare(Comparator.NE, 1962)]), []),
+        (compare(Comparator.IN, [1958, 1]), ["wing"]),
+        (compare(Comparator.NIN, [1958]), ["plate", "flutter"]),
+        (None, ["wing", "plate", "flutter"]),
+    ):
+        text, how = LsrTranslator().visit_structured_query(StructuredQuery(query="wing plate flutter", filter=query))
+        assert {d.id for d in store.similarity_search(text, **how)} == set(ids)
+    date = compare(Comparator.LT, {"date": "2024-05-17", "type": "date"}, "day")
+    assert date.accept(LsrTranslator()) == {"day": {"<": "2024-05-17"}}
+    with pytest.raises(ValueError, match="disallowed comparator"):
+        compare(Comparator.LIKE, "x").accept(LsrTranslator())
+    assert len(index) == 3
+
+
+class TestRetrieverAgainstTheirs(standard.RetrieversIntegrationTests):
+    """LangChain's own tests of a retriever."""
+
+    retriever_constructor = LsrRetriever
+    retriever_query_example = "wing or plate"
+
+    @pytest.fixture(autouse=True)
+    def _index(self, folder):
+        type(self).retriever_constructor_params = {"index": folder}
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    """The model that ships, read once."""
+    return load_encoder("lsr-mini")
+
+
+class TestStoreAgainstTheirs(standard.VectorStoreIntegrationTests):
+    """LangChain's own tests of a vector store. They expect k documents also where fewer share a word with the query."""
+
+    @pytest.fixture
+    def vectorstore(self, tmp_path, encoder):
+        """An empty one."""
+        return LsrVectorStore(Index.build(tmp_path / "idx", [], encoder=encoder, hybrid=True), mode="dense")

@@ -12,9 +12,12 @@ from lsr.index.index import Index
 pytest.importorskip("llama_index.core", reason='heavy, so not among dev: pip install "lsr-search[llamaindex]"')
 
 from llama_index.core import MockEmbedding, Settings
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import Document, NodeRelationship, RelatedNodeInfo, TextNode
+from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
 from lsr.index.integrations.llamaindex import LsrRetriever
 
@@ -84,3 +87,53 @@ def test_insert_replace_and_delete(nodes, tmp_path):
     assert [f.node_id for f in retriever.retrieve("dogs")] == ["a", "b", "c"]
     retriever.delete_nodes(["a", "never was"])
     assert {f.node_id for f in retriever.retrieve("dogs")} == {"b", "c"}
+
+
+Op = FilterOperator
+CONDITIONS = [
+    ("n", Op.EQ, 7), ("n", Op.NE, 7), ("n", Op.GT, 3.5), ("n", Op.GTE, 8), ("n", Op.LT, 4), ("n", Op.LTE, 4),
+    ("n", Op.IN, [1, 2, 99]), ("n", Op.NIN, [1, 2, 99]), ("lang", Op.NE, "en"), ("lang", Op.NIN, ["en", "fr"]),
+    ("tags", Op.ANY, ["a", "z"]), ("tags", Op.ALL, ["a", "b"]), ("tags", Op.CONTAINS, "b"),
+    ("lang", Op.TEXT_MATCH, "e"), ("lang", Op.IS_EMPTY, None), ("lang", Op.EQ, "de"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("condition", list(FilterCondition))
+def test_filters_are_llamaindex_own(tmp_path, condition):
+    def about(n):
+        return {"n": n, "tags": ["a", "b", "c"][: n % 4]} | ({"lang": ("en", "de")[n % 2]} if n % 3 else {})
+
+    nodes = [TextNode(id_=str(n), text="cat " * (12 - n), metadata=about(n)) for n in range(12)]
+    index = LsrRetriever.from_nodes(nodes, tmp_path / "idx", encoder="bm25").index
+    for i, (key, operator, value) in enumerate(CONDITIONS):
+        pair = [MetadataFilter(key=key, operator=operator, value=value)]
+        other = CONDITIONS[i - 1]
+        pair += [MetadataFilter(key=other[0], operator=other[1], value=other[2])] if i % 2 else []
+        filters = MetadataFilters(filters=pair, condition=condition)
+        matches = build_metadata_filter_fn(lambda doc_id: about(int(doc_id)), filters)
+        found = LsrRetriever(index, 20, filters=filters).retrieve("cat")
+        assert [f.node_id for f in found] == [node.node_id for node in nodes if matches(node.node_id)], (key, operator)
+
+
+def test_filters_within_filters_and_beside_where(folder):
+    year = MetadataFilter(key="year", operator=Op.GT, value=1960)
+    filters = MetadataFilters(filters=[MetadataFilters(filters=[year], condition="not"), year], condition="or")
+    assert len(LsrRetriever(folder, filters=filters).retrieve("wing")) == 2
+    narrowed = LsrRetriever(folder, filters=MetadataFilters(filters=[year]), where={"year": {"<": 1960}})
+    assert narrowed.retrieve("wing") == []
+    assert [f.node_id for f in LsrRetriever(folder, filters={"year": 1958}).retrieve("wing")] == ["wing"]
+    loose = MetadataFilters(filters=[MetadataFilter(key="title", operator=Op.TEXT_MATCH_INSENSITIVE, value="w")])
+    with pytest.raises(ValueError, match="text_match_insensitive"):
+        LsrRetriever(folder, filters=loose)
+
+
+def test_options_reach_the_search(folder):
+    found = LsrRetriever(folder, rerank=lambda query, texts: [float(len(text)) for text in texts]).retrieve("wing")
+    assert [(f.node_id, f.score) for f in found] == [("wing", 41.0), ("flutter", 38.0)]  # of title and text
+
+
+def test_callbacks_are_told(folder):
+    handler = LlamaDebugHandler(print_trace_on_end=False)
+    LsrRetriever(folder, 1, callback_manager=CallbackManager([handler])).retrieve("wing")
+    ((_, end),) = handler.get_event_pairs(CBEventType.RETRIEVE)
+    assert [f.node_id for f in end.payload["nodes"]] == ["wing"]

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import unittest
 
 import pytest
 
+from lsr.encode.load import load_encoder
 from lsr.index.index import Index
 
 pytest.importorskip("pyterrier", reason='heavy, so not among dev: pip install "lsr-search[pyterrier]"')
 
 import pandas as pd
 import pyterrier as pt
+import pyterrier.testing
 
-from lsr.index.integrations.pyterrier import LsrIndexer, LsrRetriever
+from lsr.index.integrations.pyterrier import LsrIndexer, LsrReranker, LsrRetriever
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*inplace:DeprecationWarning")  # in PyTerrier itself
-TOPICS = pd.DataFrame(
-    {"qid": ["7", "8", "9"], "query": ["flutter of wings", "unheard of", "plates"], "user": [1, 2, 3]}
-)
+TOPICS = pd.DataFrame({"qid": ["7", "8", "9"], "query": ["flutter of wings", "unheard", "plates"], "user": [1, 2, 3]})
 
 
 def test_finds_what_the_index_finds(folder):
@@ -76,6 +78,61 @@ def test_pipelines(folder):
     assert (LsrRetriever(folder, 1) % 5).compile()(TOPICS)["docno"].tolist() == ["flutter", "plate"]
     reranked = retriever >> pt.apply.doc_score(lambda row: len(row["text"]))
     assert reranked(TOPICS)["score"].tolist()[:2] == [38.0, 35.0]
+
+
+def test_reranks_what_something_else_found(folder):
+    index = Index.open(folder)
+    found = LsrRetriever(folder)(TOPICS)
+    again = (pt.apply.doc_score(lambda row: -row["score"]) >> LsrReranker(index))(found)
+    encoder = index.encoder
+    pairs = zip(again["query"], again["text"], again["score"], strict=True)
+    for query, text, score in pairs:
+        assert score == pytest.approx(
+            encoder.encode_document([text]).dot(encoder.encode_query([query])).item(), rel=1e-6
+        )
+    assert again["rank"].tolist() == found["rank"].tolist()
+    assert set(again["docno"]) == set(found["docno"])
+    assert len(LsrReranker(index)(found[:0])) == 0
+    with pytest.raises(pt.validate.InputValidationError):
+        LsrReranker(index)(TOPICS)
+    tiny = LsrReranker(load_encoder("lsr-tiny", lexical=0))
+    both = pd.DataFrame({"qid": ["1", "1"], "query": ["cat"] * 2, "docno": ["d", "c"], "text": ["a dog", "my cat"]})
+    assert tiny(both)["docno"].tolist() == ["c", "d"]
+
+
+@pytest.mark.parametrize("kind", [LsrRetriever, lambda folder: LsrReranker(Index.open(folder))])
+def test_pyterriers_own_conventions(folder, kind, monkeypatch):
+    monkeypatch.setenv("PT_TEST_TRANSFORMER_REPORTS", "0")
+    case = pt.testing.transformer_test_class(lambda: kind(folder))
+    outcome = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(case).run(outcome)
+    offline = [
+        trace for _, trace in outcome.errors if "URLError" in trace
+    ]  # drawing asks for PyTerrier's newest version
+    assert (outcome.testsRun, len(outcome.errors), outcome.failures) == (2, len(offline), [])
+    assert case.io_configs
+
+
+def test_reranks_what_terrier_finds(folder, tmp_path):
+    """Terrier itself needs Java and its jars, which PyTerrier fetches: in a process of its own, as Java stays."""
+    code = f"""
+import pandas as pd, pyterrier as pt
+try:
+    pt.java.init()
+except BaseException as error:
+    print("SKIP", repr(error)[:200])
+    raise SystemExit
+from lsr import load_encoder
+from lsr.index.integrations.pyterrier import LsrReranker
+documents = [{{"docno": "a", "text": "flat plates"}}, {{"docno": "b", "text": "wings flutter"}}]
+index = pt.IterDictIndexer({str(tmp_path / "terrier")!r}, meta={{"docno": 8, "text": 99}}).index(documents)
+found = pt.terrier.Retriever(index, metadata=["docno", "text"]) >> LsrReranker(load_encoder("lsr-tiny", lexical=0))
+print(found(pd.DataFrame({{"qid": ["1"], "query": ["wings"]}}))["docno"].tolist())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    if ran.stdout.startswith("SKIP"):
+        pytest.skip(f"Terrier can't start here: {ran.stdout[5:].strip()}")
+    assert ran.stdout.splitlines()[-1:] == ["['b']"], ran.stderr
 
 
 def test_an_experiment(folder):

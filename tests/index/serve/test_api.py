@@ -12,7 +12,7 @@ from lsr.encode.passages import Passages
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
 from lsr.index.search.settings import SearchSettings
-from lsr.index.serve import schemas
+from lsr.index.serve import answers, schemas
 from lsr.index.serve.client import Client
 from lsr.index.serve.routes import ROUTES
 from lsr.sparse import SparseMatrix
@@ -23,7 +23,7 @@ VECTOR = {"flutter": 2.0, "wing": 1.0, "never": 1.0}
 
 def test_a_search_finds_what_the_index_finds(asking, small):
     found = asking.post("/v1/search", {"query": "wing flutter", "k": 3}).json
-    schemas.Found.model_validate(found)
+    answers.Found.model_validate(found)
     hits = small.search("wing flutter", 3)
     assert [(hit["id"], hit["score"]) for hit in found["hits"]] == [(hit.id, hit.score) for hit in hits]
     assert [hit["rank"] for hit in found["hits"]] == list(range(1, len(hits) + 1))
@@ -60,7 +60,7 @@ def test_the_settings_are_those_of_a_search(small):
 
 def test_explanations_and_plans_are_those_of_the_index(asking, small):
     found = asking.post("/v1/search", {"query": "wing flutter", "explain": True, "plan": True}).json
-    schemas.Found.model_validate(found)
+    answers.Found.model_validate(found)
     for hit in found["hits"]:
         assert hit["explanation"] == json.loads(json.dumps(small.explain("wing flutter", hit["id"]).to_json()))
     assert found["plan"] == small.explain_plan("wing flutter").to_json()
@@ -68,7 +68,7 @@ def test_explanations_and_plans_are_those_of_the_index(asking, small):
 
 def test_an_explanation_of_any_document(asking, small):
     found = asking.post("/v1/explain", {"query": "wing flutter", "id": "b"}).json
-    schemas.Explained.model_validate(found)
+    answers.Explained.model_validate(found)
     why = small.explain("wing flutter", "b")
     assert (found["score"], found["content"]) == (why.score, why.content)
     unknown = asking.post("/v1/explain", {"query": "wing", "id": "zzz"})
@@ -78,7 +78,7 @@ def test_an_explanation_of_any_document(asking, small):
 
 def test_a_batch_of_texts_and_vectors(asking, small):
     found = asking.post("/v1/search/batch", {"queries": ["wing", VECTOR, ""], "k": 2}).json
-    schemas.FoundBatch.model_validate(found)
+    answers.FoundBatch.model_validate(found)
     assert [[hit["id"] for hit in row] for row in found["results"]] == [
         [hit.id for hit in small.search(query, 2)] for query in ("wing", VECTOR, "")
     ]
@@ -86,7 +86,7 @@ def test_a_batch_of_texts_and_vectors(asking, small):
 
 def test_a_text_as_a_vector(asking):
     encoded = asking.post("/v1/encode", {"text": "wing wing flutter the"}).json
-    schemas.Encoded.model_validate(encoded)
+    answers.Encoded.model_validate(encoded)
     assert list(encoded["vector"]) == ["wing", "flutter", "the"]
     # Two of the four documents have each of the first two words.
     assert encoded["vector"] == {
@@ -98,7 +98,7 @@ def test_a_text_as_a_vector(asking):
 
 def test_documents_by_their_ids(asking):
     stored = asking.get("/v1/documents/a").json
-    schemas.Stored.model_validate(stored)
+    answers.Stored.model_validate(stored)
     assert stored["metadata"]["year"] == 1960
     for path in ("/v1/documents/c/1", "/v1/documents/c%2F1"):
         assert asking.get(path + "?index=small").json["text"] == "boundary layer transition"
@@ -117,7 +117,7 @@ def test_passages_are_told_apart_from_their_documents(tmp_path, serving):
     assert hit["passage"].startswith("long#")
     assert asking.get("/v1/documents/" + hit["passage"].replace("#", "%23")).json["parent"] == "long"
     whole = asking.get("/v1/documents/long").json
-    schemas.Stored.model_validate(whole)
+    answers.Stored.model_validate(whole)
     assert hit["passage"] in whole["passages"]
     index.add([{"_id": "other", "text": text}])
     index.commit()
@@ -135,17 +135,21 @@ def test_queries_to_begin_with(tmp_path, serving):
         {"_id": "d", "title": "flutter of swept wings", "text": "told already"},
         {"_id": "e", "text": ""},
     ]
-    examples = serving(Index.build(tmp_path / "e", documents, encoder="bm25")).get("/v1/indexes").json["indexes"][0]
-    assert examples["examples"] == ["Flutter of swept wings", "A wind tunnel blows air, at a model"]
+    index = Index.build(tmp_path / "e", documents, encoder="bm25")
+    examples = lambda one: serving(one).get("/v1/indexes").json["indexes"][0]["examples"]  # noqa: E731
+    assert examples(index) == ["Flutter of swept wings", "A wind tunnel blows air, at a model"]
+    index.delete(["a", "d"])
+    index.commit()
+    assert examples(index) == ["A wind tunnel blows air, at a model"]
     vectors = Index.build(tmp_path / "v", SparseMatrix.from_dicts([{0: 1.0}], 1))
-    assert serving(vectors).get("/v1/indexes").json["indexes"][0]["examples"] == []
+    assert examples(vectors) == []
 
 
 def test_words_of_a_query_and_of_explanations(tmp_path, serving):
     index = Index.build(tmp_path / "w", [{"_id": "a", "text": "Uploading pictures"}], encoder="lsr-tiny")
     asked = {"query": "upload pictures", "explain": True, "origins": False, "total": True}
     found = serving(index).post("/v1/search", asked).json
-    schemas.Found.model_validate(found)
+    answers.Found.model_validate(found)
     assert found["total"] == 1
     assert sorted(found["query"]["words"]) == ["pictures", "upload"]
     assert sum(found["query"]["words"].values()) == pytest.approx(sum(found["query"]["vector"].values()))
@@ -167,7 +171,7 @@ def test_the_indexes_and_their_columns(asking, serving, small, tmp_path):
 
     other = Index.build(tmp_path / "other", [], encoder="bm25")
     two = serving({"first": other, "second": small})
-    schemas.Indexes.model_validate(two.get("/v1/indexes").json)
+    answers.Indexes.model_validate(two.get("/v1/indexes").json)
     assert [one["name"] for one in two.get("/v1/indexes").json["indexes"]] == ["first", "second"]
     assert two.post("/v1/search", {"query": "wing"}).json["hits"] == []
     assert len(two.post("/v1/search", {"query": "wing", "index": "second"}).json["hits"]) == 2
@@ -215,7 +219,7 @@ def test_hybrid_searches_and_origins(tmp_path, serving):
     how = {"method": "interpolation", "weights": {"lexical": 0.5}, "depth": 3}
     expected = [(hit.id, hit.score) for hit in Hybrid(index, **how).search("aircraft wing", 2)]
     found = asking.post("/v1/search", {"query": "aircraft wing", "k": 2, "hybrid": how, "explain": True}).json
-    schemas.Found.model_validate(found)
+    answers.Found.model_validate(found)
     assert [(hit["id"], hit["score"]) for hit in found["hits"]] == expected
     batch = asking.post("/v1/search/batch", {"queries": ["aircraft wing"], "k": 2, "hybrid": how}).json
     assert [(hit["id"], hit["score"]) for hit in batch["results"][0]] == expected
@@ -250,7 +254,7 @@ def test_state_is_told(asking):
     assert asking.get("/health").json == {"status": "alive"}
     assert asking.get("/ready").json == {"status": "ready"}
     stats = asking.get("/v1/stats").json
-    schemas.Stats.model_validate(stats)
+    answers.Stats.model_validate(stats)
     assert stats["documents"] == 4
     asking.post("/v1/search", {"query": "wing"})
     for path in ("/v1/documents/a", "/v1/search", "/made-up"):

@@ -14,7 +14,7 @@ import pytest
 from lsr.errors import OutputError
 from lsr.index.distributed.reshard import reshard_index
 from lsr.index.index import Index
-from lsr.index.serve import schemas, service
+from lsr.index.serve import answers, schemas, service
 from lsr.index.serve.server import Server
 from lsr.index.serve.settings import ServeSettings
 
@@ -38,7 +38,7 @@ def until(true, seconds=10.0):
 
 def test_documents_are_added_replaced_and_deleted(asking):
     added = asking.post("/v1/documents", {"documents": [{"id": "x", "text": "wing", "metadata": {"year": 2000}}]}).json
-    schemas.Changed.model_validate(added)
+    answers.Changed.model_validate(added)
     assert (added["added"], added["committed"], added["documents"]) == (1, True, 5)
     assert "x" in found(asking, "wing", where={"year": 2000})
     updated = asking.post("/v1/documents", {"documents": [{"id": "x", "text": "lift"}], "update": True}).json
@@ -57,7 +57,7 @@ def test_changes_wait_for_a_commit_if_asked_to(asking, living):
     assert asking.get("/v1/stats").json["pending"]
     assert "x" not in found(asking, "wing")
     done = asking.post("/v1/commit", {}).json
-    schemas.Done.model_validate(done)
+    answers.Done.model_validate(done)
     assert (done["done"], done["documents"]) == (True, 5)
     assert "x" in found(asking, "wing")
     asking.delete("/v1/documents", {"ids": ["x"], "commit": False})

@@ -189,16 +189,16 @@ def test_no_server():
 
 def test_a_connection_that_was_closed_meanwhile_is_made_anew(reading):
     assert reading.search("wing")
-    ((connection, since),) = reading._idle
+    ((connection, since),) = reading._connections.idle
     connection.sock.shutdown(2)
     assert reading.search("wing")
-    ((connection, since),) = reading._idle
-    reading._idle[:] = [(connection, since - 100)]
+    ((connection, since),) = reading._connections.idle
+    reading._connections.idle[:] = [(connection, since - 100)]
     assert reading.search("wing")
     assert connection.sock is None
     with reading:
         pass
-    assert reading._idle == []
+    assert reading._connections.idle == []
 
 
 def test_a_body_that_is_too_large_is_told(serving, living):
@@ -219,15 +219,15 @@ def test_the_client_takes_no_extra():
 def test_a_child_or_a_pickle_has_connections_of_its_own(asking, forked):
     client = Client(asking.url, timeout=30)
     first = client.search("wing")[0].id
-    ours = client._idle[0][0].sock.getsockname()
+    ours = client._connections.idle[0][0].sock.getsockname()
 
     def child():
-        assert not client._idle
-        return [client.search("wing")[0].id, client._idle[0][0].sock.getsockname() == ours]
+        assert not client._connections.idle
+        return [client.search("wing")[0].id, client._connections.idle[0][0].sock.getsockname() == ours]
 
     assert forked(child) == [first, False]
-    assert client._idle[0][0].sock.getsockname() == ours  # and the parent's goes on
+    assert client._connections.idle[0][0].sock.getsockname() == ours  # and the parent's goes on
     assert client.search("wing")[0].id == first
     other = pickle.loads(pickle.dumps(client))
     assert other.search("wing")[0].id == first
-    assert (other._url, other._timeout) == (client._url, 30)
+    assert other._given == (*client._given[:3], 30)

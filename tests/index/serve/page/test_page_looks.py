@@ -15,12 +15,11 @@ QUERY = "aircraft turbulence in the wind"
 @pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
 @pytest.mark.parametrize("index", ["mini", "hostile"])
 def test_nothing_is_too_wide(visit, served, hostile, viewport, index):
-    page = visit(f"{served}#index={index}&index2={index}&mode2=alpha", viewport)
+    page = visit(f"{served}#index={index}&index2={index}&skip2=alpha&details=1", viewport)
     page.search(QUERY if index == "mini" else json.dumps(dict.fromkeys(hostile.documents.all_ids(), 1)))
-    page.get_by_role("button", name="Filters").click()
-    page.locator("summary").first.click()
-    for heading in page.locator(".hit h3 button").all():
+    for heading in page.locator(".hit h2 button").all():
         heading.click()
+    page.get_by_role("button", name="Filters").click()
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     outside = page.evaluate(
         """[...document.querySelectorAll("body *")]
@@ -51,13 +50,11 @@ CONTRAST = """all => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_enough_contrast(visit, served, scheme):
-    page = visit(f'{served}#where={{"lang": ["en"]}}&index2=words', color_scheme=scheme)
+    page = visit(f'{served}#where={{"lang": ["en"]}}&details=1', color_scheme=scheme)
     page.search(QUERY)
-    page.get_by_role("button", name="Filters").click()
-    page.locator("summary").first.click()
-    page.locator(".hit h3 button").first.click()
+    page.locator(".hit h2 button").first.click()
     seen, faint = page.locator("body *").evaluate_all(CONTRAST)
-    assert {"lsr", "Filters", "Searched as", "What makes the score", "wind", "aeroplane"} <= set(seen)
+    assert {"lsr", "Details", "lang", "Searched as", "What makes the score", "wind", "aeroplane"} <= set(seen)
     assert faint == []
     light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert light == (scheme == "light")
@@ -69,3 +66,53 @@ def test_nothing_moves_where_that_is_not_wanted(visit, served):
         "[...document.querySelectorAll('*')].filter(one => getComputedStyle(one).transitionDuration !== '0s').length"
     )
     assert page.evaluate(moving) == 0
+
+
+# --- axe --------------------------------------------------------------------------------------------------------------
+
+
+def states(page):
+    """The page as people see it, one state after the other, each by its name."""
+    yield "empty"
+    page.search(QUERY)
+    yield "hits"
+    page.get_by_role("button", name="Details").click()
+    page.explained()
+    for heading in page.locator(".hit h2 button").all():
+        heading.click()
+    yield "details, all opened"
+    page.get_by_role("button", name="Side by side").click()
+    page.explained()
+    page.get_by_role("button", name="Filters").click()
+    yield "two sides, the sheet"
+    page.get_by_role("button", name="Show the hits").click()
+    page.get_by_role("button", name="Side by side").click()
+    page.get_by_role("button", name="Details").click()
+    page.goto(f'{page.url.partition("#")[0]}#index=words&q=wind&where={{"lang":["fr"]}}')
+    page.get_by_text("Nothing meets the filter").wait_for()
+    yield "filtered away"
+    page.goto(f'{page.url.partition("#")[0]}#q=wind&where={{"colour":["red"]}}')
+    page.get_by_text("This search can't be made").wait_for()
+    yield "a problem"
+    page.goto(f"{page.url.partition('#')[0]}#index=words&q=xylophone")
+    page.get_by_text("No document has").wait_for()
+    yield "nothing"
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(visit, served, viewport, scheme):
+    axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
+    script = axe.AXE_FILE_PATH.read_text(encoding="utf-8")
+    page = visit(served, viewport, expected="status of 422", color_scheme=scheme, bypass_csp=True)
+    for state in states(page):
+        page.evaluate(f"() => {{ {script} }}")
+        found = page.evaluate("axe.run().then(({ violations }) => violations)")
+        assert [(one["id"], one["help"], [node["html"] for node in one["nodes"]]) for one in found] == [], state
+
+
+def test_five_hits_are_on_a_screen(visit, served):
+    page = visit(f"{served}#q=wind%20wing%20cats%20zeppelin", (1280, 800))
+    page.explained()
+    assert page.locator(".hit").count() == 5
+    assert page.locator(".hit").last.bounding_box()["y"] + 100 < 800

@@ -15,13 +15,14 @@ KEY = "a-reader's-key,-long-enough"
 
 def test_hostile_documents_are_text(visit, served, hostile):
     ids, metadata = list(hostile.documents.all_ids()), hostile.documents.fields(0)[2]
-    page = visit(f"{served}#index=hostile")
+    page = visit(f"{served}#index=hostile&details=1")
     for token in ids:
         page.search(json.dumps({token: 10, "plain": 1}))
         assert page.texts(".vector bdi") == [token, "plain"]
-        page.locator(".hit h3 button").first.click()
+        page.locator(".hit h2 button").first.click()
         assert page.texts(".hit tbody th bdi")[:2] == [token, "plain"]
-    assert page.ids() == page.texts(".hit h3") == ids
+        page.locator(".hit h2 button").first.click()
+    assert page.ids() == page.texts(".hit h2") == ids
     assert page.texts(".hit .text") == [f"{text} and its text" for text in ids]
     first = ".hit:first-child dl"
     shown = dict(zip(page.texts(f"{first} dt"), page.texts(f"{first} dd"), strict=True))
@@ -86,11 +87,11 @@ def test_a_busy_server_is_asked_again(visit, served):
     assert page.get_by_role("alert").filter(has_text="busy").count() == 0
 
 
-def test_hits_that_cant_be_explained_are_shown(visit, served):
+def test_hits_are_shown_where_the_rest_fails(visit, served):
     page = visit(served, expected="ERR_")
 
     def refuse(route):
-        if json.loads(route.request.post_data).get("explain"):
+        if json.loads(route.request.post_data).get("total"):
             route.abort("connectionrefused")
         else:
             route.continue_()
@@ -99,6 +100,10 @@ def test_hits_that_cant_be_explained_are_shown(visit, served):
     page.get_by_role("searchbox").fill("cats")
     page.get_by_text("The server can't be reached").wait_for()
     assert page.ids()[0] == "cats"
+    page.unroute("**/v1/search")
+    page.get_by_role("button", name="Try again").click()
+    page.explained()
+    assert page.get_by_text("The server can't be reached").is_hidden()
 
 
 def test_a_key_is_asked_for_and_kept_for_the_tab(visit, mini):

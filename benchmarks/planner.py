@@ -1,0 +1,101 @@
+"""How well a search chooses between scanning and skipping: what "auto" takes beside either, by collection and k.
+
+    python PEERS/make_data.py --out FOLDER --n-docs 1000000
+    python benchmarks/vectors.py --data COLLECTIONS --out REAL --encoder ENCODER
+    NUMBA_NUM_THREADS=1 python benchmarks/planner.py --data FOLDER REAL [--queries 100]
+
+Each collection in random order, in one segment and in ten as commits leave them. One query at a time on one thread, the
+three in turn. "Regret" is the mean time of auto beside that of the better of the other two, for all queries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from living import SEGMENTS, load, vectors_of
+from machine import conditions, keep
+
+from lsr import Index, SparseMatrix
+from lsr.console import table
+from lsr.eval.latency import Latency, time_together
+from lsr.index.search.settings import SearchSettings
+
+KS = (10, 30, 100, 300, 1000)
+WAYS = ("exhaustive", "blocks", "auto")
+SHAPES = ("1 segment", "10 segments, as commits leave them")
+
+
+def matrix_of(folder: Path, name: str) -> SparseMatrix:
+    """The harness's 8-bit vectors of documents or queries."""
+    indptr, terms, weights = (load(folder, f"{name}.{column}") for column in ("indptr", "indices", "u8"))
+    n_terms = int(max(load(folder, "docs.indices").max(), load(folder, "queries.indices").max())) + 1
+    return SparseMatrix(
+        np.asarray(indptr), terms.astype(np.int64), weights.astype(np.float32), (len(indptr) - 1, n_terms)
+    )
+
+
+def build(folder: Path, matrix: SparseMatrix, shares: tuple[int, ...]) -> Index:
+    """An index of segments of so many documents, in shares."""
+    ends = (np.cumsum([0, *shares]) / sum(shares) * len(matrix)).astype(int).tolist()
+    numbers = np.arange(len(matrix))
+    index = Index.build(folder, vectors_of(matrix[: ends[1]], numbers))
+    for first, end in pairwise(ends[1:]):
+        index.add(vectors_of(matrix[first:end], numbers, first))
+        index.commit(merge=False)
+    return index
+
+
+def compare(index: Index, queries: SparseMatrix, k: int) -> dict[str, Any]:
+    """Latencies of the three ways, whose results must be the same."""
+    searcher, rows = index.searcher, [queries.row(i) for i in range(len(queries))]
+    rows = [(terms.astype(np.uint32), weights) for terms, weights in rows]
+    ways = [SearchSettings(algorithm=name) for name in WAYS]  # type: ignore[arg-type]
+    for row in rows[:20]:
+        found = [searcher.search(*row, k, way) for way in ways]
+        if any(docs.tolist() != found[0][0].tolist() for docs, _ in found):
+            raise SystemExit(f"k = {k}: the ways don't find the same")
+    calls = [lambda i, way=way: searcher.search(*rows[i], k, way) for way in ways]
+    times = time_together(calls, len(rows))
+    means = dict(zip(WAYS, times.mean(axis=1).tolist(), strict=True))
+    return {
+        "k": k,
+        "ms": {name: Latency.of(row.tolist()).to_json() for name, row in zip(WAYS, times, strict=True)},
+        "regret": round(means["auto"] / min(means["exhaustive"], means["blocks"]), 3),
+        "beside_scan": round(means["auto"] / means["exhaustive"], 3),
+    }
+
+
+def main() -> None:
+    """Build, compare, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--queries", type=int, default=100)
+    args = parser.parse_args()
+    found = []
+    for folder in args.data:
+        matrix, queries = matrix_of(folder, "docs"), matrix_of(folder, "queries")[: args.queries]
+        matrix = matrix[np.random.default_rng(0).permutation(len(matrix))]
+        for shape in SHAPES:
+            with tempfile.TemporaryDirectory() as work:
+                index = build(Path(work) / "index", matrix, SEGMENTS[shape])
+                rows = [compare(index, queries, k) for k in KS]
+            found += [{"collection": folder.name, "documents": len(matrix), "index": shape, **row} for row in rows]
+    for key, value in conditions().items():
+        print(f"{key}: {value}")
+    lines = []
+    for row in found:
+        times = (f"{row['ms'][name]['p50']:.3f} ({row['ms'][name]['mean']:.3f})" for name in WAYS)
+        what = (row["collection"], f"{row['documents']:,}", row["index"], str(row["k"]))
+        lines.append((*what, *times, f"{row['regret']:.2f}", f"{row['beside_scan']:.2f}"))
+    header = ("collection", "documents", "index", "k", *(f"{name}, p50 (mean), ms" for name in WAYS))
+    print("\n" + table(lines, (*header, "regret", "auto / scan"), "<><>>>>>>"))
+    keep("planner", {"queries": args.queries, "rows": found})
+
+
+if __name__ == "__main__":
+    main()

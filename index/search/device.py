@@ -1,0 +1,156 @@
+"""Search on a GPU: the postings in its memory, batches of queries added up there by PyTorch. Exact, ties included.
+
+Sums are whole numbers, the same in whatever order they are added, so documents, scores and order are those of the
+kernels. The postings take five bytes each in the device's memory, and a batch four bytes for each document and query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.errors import CorruptIndex, IndexFormatError, MissingExtra
+from lsr.index.kernels.layout import BEGIN, DENSE, END, FIRST_DOC
+from lsr.index.search.searcher import Mask, Searcher
+from lsr.index.segment.quantize import query_numbers
+from lsr.sparse import SparseMatrix
+
+_SCORES = 1 << 28  # bytes of scores that a batch of queries may take
+
+
+class DeviceSearcher:
+    """The postings of a searcher in a device's memory.
+
+    Args:
+        searcher: Whose they are.
+        device: As PyTorch names it: "cuda", "cuda:1", "cpu".
+
+    Raises:
+        MissingExtra: PyTorch isn't installed.
+        IndexFormatError: Weights are stored as float32, whose sums depend on the order.
+        CorruptIndex: The postings are damaged.
+        ValueError: PyTorch can't use such a device.
+    """
+
+    def __init__(self, searcher: Searcher, device: str) -> None:
+        try:
+            import torch
+        except ImportError:
+            raise MissingExtra("torch", "torch", "search on a device") from None
+        self._torch: Any = torch
+        self._searcher = searcher
+        try:
+            self._device = torch.empty(1, device=device).device
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # each device has its own way
+            raise ValueError(f"the device {device!r} can't be used: {str(error).splitlines()[0]}") from None
+        if any(segment.impacts != "uint8" for segment in searcher.segments):
+            raise IndexFormatError("weights stored as float32 can't be searched on a device; build with 8-bit impacts")
+        self._scale = min((float(s.scales.min(initial=np.inf)) for s in searcher.segments), default=1.0)
+        docs, impacts, lists, at = [np.empty(0, np.int64)], [np.empty(0, np.uint8)], [np.empty((0, 3), np.int64)], 0
+        factors = np.ones(searcher.n_docs, np.float32)  # powers of two
+        for segment, base in zip(searcher.segments, searcher.bases.tolist(), strict=False):
+            numbers = base + (segment.order if len(segment.order) else np.arange(segment.n_docs)).astype(np.int64)
+            for w in range(segment.n_windows):
+                first = int(segment.windows[w, FIRST_DOC])
+                try:
+                    part = _window(segment.postings_of(w), numbers[first:], segment.terms, at)
+                    factors[numbers[first : first + part[3]]] = segment.scales[w] / self._scale
+                except (IndexError, ValueError):
+                    raise CorruptIndex(f"{segment.folder}: damaged; lsr verify tells more") from None
+                docs.append(part[0])
+                impacts.append(part[1])
+                lists.append(part[2])
+                at += len(part[0])
+        table = np.concatenate(lists)
+        self._lists = table[np.argsort(table[:, 0], kind="stable")]  # term, begin, size
+        small = searcher.n_docs < 2**31
+        self._docs = self._moved(np.concatenate(docs).astype(np.int32 if small else np.int64))
+        self._impacts = self._moved(np.concatenate(impacts))
+        self._factors = None if (factors == 1).all() else self._moved(factors)
+
+    def search(
+        self, rows: Sequence[SparseMatrix], k: int, mask: Mask | None
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """What `Searcher.search` finds for each of some queries, of one row each."""
+        torch, n_docs = self._torch, self._searcher.n_docs
+        if n_docs == 0:
+            return [(np.empty(0, np.int64), np.empty(0)) for _ in rows]
+        allowed = self._searcher.by_number(mask)
+        left_out = None if allowed is None else torch.from_numpy(np.flatnonzero(~allowed)).to(self._device)
+        k, size = max(1, min(k, n_docs)), max(1, _SCORES // (4 * max(n_docs, 1)))
+        found = []
+        for first in range(0, len(rows), size):
+            found += self._batch([row.row(0) for row in rows[first : first + size]], k, left_out)
+        return found
+
+    def _batch(
+        self, queries: Sequence[tuple[NDArray[np.uint32], NDArray[np.float32]]], k: int, left_out: Any
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        torch, n_docs = self._torch, self._searcher.n_docs
+        numbers = [query_numbers(weights) for _, weights in queries]
+        wide = any(weights.dtype != np.int32 for weights, _ in numbers)  # whole numbers below 2^53
+        kind = torch.float64 if wide else torch.int32
+        scores = torch.zeros((len(queries), n_docs), dtype=kind, device=self._device)
+        for (terms, _), (weights, _), sums in zip(queries, numbers, scores, strict=True):
+            begins = np.searchsorted(self._lists[:, 0], terms)
+            ends = np.searchsorted(self._lists[:, 0], terms, side="right")
+            which = np.repeat(begins - np.cumsum(ends - begins) + (ends - begins), ends - begins)
+            lists = self._lists[which + np.arange(len(which))]
+            sizes = self._moved(lists[:, 2])
+            skipped = self._moved(lists[:, 1] - (np.cumsum(lists[:, 2]) - lists[:, 2]))
+            places = torch.repeat_interleave(skipped, sizes)
+            places += torch.arange(len(places), device=self._device)
+            factors = torch.repeat_interleave(self._moved(np.repeat(weights, ends - begins)).to(kind), sizes)
+            sums.index_add_(0, self._docs[places], factors * self._impacts[places])
+        if left_out is not None:
+            scores[:, left_out] = 0
+        if self._factors is not None:
+            scores = scores.to(torch.float64) * self._factors
+        # The k-th best score, and all that reach it: which of those that equal it come first, their numbers tell.
+        least = torch.topk(scores, k, dim=1).values[:, -1:]
+        row, doc = torch.nonzero((scores >= least) & (scores > 0), as_tuple=True)
+        values = scores[row, doc].to(torch.float64).cpu().numpy()
+        at, docs = row.cpu().numpy(), doc.cpu().numpy()
+        found = []
+        for i, (_, factor) in enumerate(numbers):
+            here = slice(*np.searchsorted(at, [i, i + 1]))
+            best = np.lexsort((docs[here], -values[here]))[:k]
+            found.append((docs[here][best], values[here][best] * (self._scale / factor)))
+        return found
+
+    def _moved(self, array: NDArray[Any]) -> Any:
+        return self._torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+
+def _window(
+    postings: tuple[Any, ...], numbers: NDArray[np.int64], terms: NDArray[np.uint32], at: int
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64], int]:
+    """A window's postings, those of its dense rows at the end.
+
+    Args:
+        postings: From `Segment.postings_of`.
+        numbers: The documents' numbers, by place from the window's first on.
+        terms: The segment's.
+        at: How many postings come before.
+
+    Returns:
+        (n,) the number of each posting's document, (n,) its impact; (n_lists, 3) int64, the term of each list, where it
+        begins and how many postings it has; and how many documents the window has.
+    """
+    ranks, lists, docs, impacts, dense, n_docs = postings
+    is_row = lists[:, DENSE] >= 0
+    rows = dense.reshape(-1, n_docs)[lists[is_row, DENSE]]
+    row, doc = np.nonzero(rows)
+    sizes = np.bincount(row, minlength=len(rows))
+    table = np.empty((len(ranks), 3), np.int64)
+    table[:, 0] = terms[ranks]
+    table[~is_row, 1] = at + lists[~is_row, BEGIN]
+    table[~is_row, 2] = lists[~is_row, END] - lists[~is_row, BEGIN]
+    table[is_row, 1] = at + len(docs) + np.cumsum(sizes) - sizes
+    table[is_row, 2] = sizes
+    if len(docs) and (docs.max() >= n_docs or lists[~is_row, END].max(initial=0) > len(docs)):
+        raise IndexError
+    return np.concatenate((numbers[docs], numbers[doc])), np.concatenate((impacts, rows[row, doc])), table, n_docs

@@ -1,0 +1,144 @@
+"""OpenSegment: a segment that a manifest names, mapped, and which of its documents are alive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lsr.errors import CorruptIndex
+from lsr.index.segment.clusters import CLUSTERS
+from lsr.index.segment.columns import COLUMNS_FILE
+from lsr.index.segment.doc_store import Documents
+from lsr.index.segment.embeddings import Embeddings
+from lsr.index.segment.postings import Segment
+from lsr.index.storage.arrow_file import RESTORE, ArrowFile, write_arrow
+from lsr.index.storage.manifest import CHANGED
+from lsr.io.vectors import VectorBatch
+
+_ALIVE_SCHEMA = pa.schema([("bits", pa.uint8())])
+_ROWS = 4096  # documents that are read back at a time
+
+
+class OpenSegment(NamedTuple):
+    """A segment of a snapshot.
+
+    Attributes:
+        entry: What the manifest says of it.
+        segment: Its postings.
+        documents: Its documents.
+        alive: (n_docs,) bool, False for the deleted ones; None if there are none.
+        files: What the manifest says of the index' files.
+        embeddings: Their dense vectors, if there are any.
+    """
+
+    entry: Mapping[str, Any]
+    segment: Segment
+    documents: Documents
+    alive: NDArray[np.bool_] | None
+    files: Mapping[str, Any]
+    embeddings: Embeddings | None = None
+
+    @property
+    def n_terms(self) -> int:
+        """One more than the largest term that occurs."""
+        return 1 + int(self.segment.terms.max(initial=0))
+
+    def batches(self, scratch: Path, n_terms: int) -> Iterator[VectorBatch]:
+        """The documents that aren't deleted, in their order, with their impacts, not yet multiplied with the scale.
+
+        Args:
+            scratch: Where a temporary file goes, 8 bytes a weight.
+            n_terms: Size of the vocabulary.
+
+        Raises:
+            CorruptIndex: A file isn't as it was written. All are hashed first: what is written of damage has checksums
+                that are right.
+        """
+        self.require_whole()
+        n_docs = len(self.documents)
+        kept = np.ones(n_docs, bool) if self.alive is None else self.alive
+        with self.segment.rows(scratch, kept, n_terms) as rows:
+            for first in range(0, n_docs, _ROWS):
+                end = min(first + _ROWS, n_docs)
+                here = kept[first:end]
+                if here.any():
+                    dense = None if self.embeddings is None else self.embeddings.rows(first, end)[here]
+                    yield VectorBatch(self.documents.rows(first, end).filter(here), rows(first, end)[here], dense)
+
+    def require_whole(self) -> None:
+        """Hash what others are made of, as it is mapped.
+
+        Raises:
+            CorruptIndex: It isn't as it was written; all such files are named.
+        """
+        wrong = []
+        dense = () if self.embeddings is None else (self.embeddings.source,)
+        for file in (*self.segment.sources, *self.documents.sources, *dense):
+            if file.digest() != self.files[f"{self.entry['name']}/{file.path.name}"]["sha256"]:
+                wrong.append(f"{file.path}: {CHANGED}")
+        if wrong:
+            raise CorruptIndex("\n".join(wrong))
+
+
+def open_segment(
+    path: Path, manifest: Mapping[str, Any], entry: Mapping[str, Any], opened: OpenSegment | None
+) -> OpenSegment:
+    """A segment; what is open already isn't opened again."""
+    folder, n_docs = path / entry["name"], entry["n_docs"]
+    if opened is None:
+        has_clusters = f"{entry['name']}/{CLUSTERS}" in manifest["files"]
+        segment = Segment(folder, manifest["impacts"], entry["scale"], clusters=has_clusters)
+        has_columns = f"{entry['name']}/{COLUMNS_FILE}" in manifest["files"]
+        documents = Documents(folder, n_docs, entry["has_text"], has_columns)
+        embeddings = Embeddings(folder, n_docs, entry["dense"]) if entry.get("dense") else None
+        if segment.n_docs != n_docs:
+            raise CorruptIndex(f"{folder}: {segment.n_docs} documents, the manifest says {n_docs}; {RESTORE}")
+    else:
+        segment, documents, embeddings = opened.segment, opened.documents, opened.embeddings
+        if opened.entry["alive"] == entry["alive"]:
+            return OpenSegment(entry, segment, documents, opened.alive, manifest["files"], embeddings)
+    alive = None
+    if entry["alive"]:
+        alive = read_alive(path / entry["alive"], n_docs, manifest["files"][entry["alive"]]["sha256"])
+    return OpenSegment(entry, segment, documents, alive, manifest["files"], embeddings)
+
+
+def frequencies(parts: Sequence[OpenSegment], counted: dict[int, int], terms: NDArray[Any]) -> NDArray[np.int64]:
+    """How many documents that aren't deleted have each term; what is counted once is kept."""
+    if all(part.alive is None for part in parts):
+        return sum((part.segment.count(terms) for part in parts), np.zeros(len(terms), np.int64))
+    new = np.array([term for term in terms.tolist() if term not in counted], np.int64)
+    if len(new):
+        counts = sum((part.segment.count(new, part.alive) for part in parts), np.zeros(len(new), np.int64))
+        counted.update(zip(new.tolist(), counts.tolist(), strict=True))
+    return np.array([counted[term] for term in terms.tolist()], np.int64)
+
+
+def read_alive(path: Path, n_docs: int, wanted: str | None = None) -> NDArray[np.bool_]:
+    """(n_docs,) bool, which documents of a segment are alive.
+
+    Args:
+        path: The file.
+        n_docs: Documents of the segment.
+        wanted: SHA-256 that the file must have.
+
+    Raises:
+        CorruptIndex: The file doesn't fit the segment, or isn't as it was written.
+    """
+    file = ArrowFile(path, _ALIVE_SCHEMA)
+    if wanted is not None and file.digest() != wanted:
+        raise CorruptIndex(f"{path}: {CHANGED}")
+    bits = file.column("bits")
+    if len(bits) != -(-n_docs // 8):
+        raise CorruptIndex(f"{path}: doesn't fit the documents; {RESTORE}")
+    return np.unpackbits(bits, count=n_docs, bitorder="little").view(np.bool_)
+
+
+def write_alive(path: Path, alive: NDArray[np.bool_]) -> None:
+    """Write which documents of a segment are alive."""
+    write_arrow(path, {"bits": np.packbits(alive, bitorder="little")})

@@ -1,0 +1,49 @@
+"""How much of the exact result an approximate search finds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsr.index.search.searcher import Searcher
+from lsr.index.search.settings import SearchSettings
+from lsr.sparse import SparseMatrix
+
+_SAMPLE = (200, 24)  # documents that serve as queries, and how many terms of each
+
+
+def recall(searcher: Searcher, queries: SparseMatrix, k: int, settings: SearchSettings) -> float:
+    """The share of the places of the exact results that hold documents whose scores reach the k-th best; 1.0 where
+    nothing is to be found.
+    """
+
+    def count(i: int) -> tuple[int, int]:
+        terms, weights = queries.row(i)
+        _, exact = searcher.search(terms, weights, k)
+        _, found = searcher.search(terms, weights, k, settings)
+        return int((found >= exact[-1]).sum()) if len(exact) else 0, len(exact)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hits, places = np.array(list(pool.map(count, range(len(queries)))), np.int64).reshape(-1, 2).sum(axis=0)
+    return float(hits / places) if places else 1.0
+
+
+def sample_queries(searcher: Searcher, factors_of: Callable[[NDArray[Any]], NDArray[np.float64]]) -> SparseMatrix:
+    """200 documents, cut to their 24 heaviest terms, as queries: always the same ones.
+
+    Args:
+        searcher: Holds them.
+        factors_of: Gives, of terms, what a document's weights are multiplied with to stand for a query.
+
+    Raises:
+        IndexFormatError: There are no clusters.
+    """
+    drawn = searcher.sample(*_SAMPLE)
+    factors = factors_of(np.arange(drawn.shape[1]))
+    rows = [(terms[factors[terms] > 0], weights[factors[terms] > 0]) for terms, weights in drawn.rows()]
+    return SparseMatrix.from_rows([(terms, weights * factors[terms]) for terms, weights in rows], drawn.shape[1])

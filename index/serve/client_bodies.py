@@ -1,0 +1,148 @@
+"""What a client sends and what it gets, as JSON has it: queries, filters, documents, hits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lsr.errors import DataError
+from lsr.index.protocols import AnyQuery
+from lsr.index.search.options import Options
+from lsr.index.search.query_encoder import as_queries
+from lsr.index.search.settings import SearchSettings
+from lsr.index.segment.columns import flat_items
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.write.update_batch import Change
+from lsr.io.document import Document
+from lsr.io.vectors import Vectors
+from lsr.sparse import SparseMatrix
+
+
+class AnsweredDocuments:
+    """What hits ask of documents, out of an answer; a document's number is its rank, from 0."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+
+    def id(self, doc: int) -> str:
+        """Its id."""
+        row = self._rows[doc]
+        return str(row.get("passage", row["id"]))
+
+    def parent(self, doc: int) -> str | None:
+        """Of a passage, the id of its document."""
+        row = self._rows[doc]
+        return str(row["id"]) if "passage" in row else None
+
+    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
+        """Title, text and metadata."""
+        row = self._rows[doc]
+        return row["title"], row["text"], row["metadata"]
+
+
+def query_body(query: AnyQuery) -> dict[str, Any]:
+    """A text or a {token: weight} mapping, as requests have it."""
+    (query,) = as_queries([query])
+    if isinstance(query, str):
+        return {"query": query}
+    if not isinstance(query, Mapping):
+        raise TypeError(f"a query is a text or a mapping of token to weight, got {type(query).__name__}")
+    return {"vector": {token: float(weight) for token, weight in query.items()}}
+
+
+def where_body(where: Where | Filter | None) -> Where | None:
+    """A filter, as requests have it."""
+    return where.to_where() if isinstance(where, Filter) else where
+
+
+def dense_body(vector: ArrayLike) -> list[Any]:
+    """A dense vector, as requests have it."""
+    return list(np.asarray(vector, np.float32).tolist())
+
+
+def search_body(
+    where: Where | Filter | None, hybrid: Mapping[str, Any] | None, options: Options, settings: SearchSettings
+) -> dict[str, Any]:
+    """How to search, as requests have it; a re-ranker stays here."""
+    asked: dict[str, Any] = {"where": where_body(where), "settings": vars(settings)} | (
+        {} if hybrid is None else {"hybrid": dict(hybrid)}
+    )
+    for one in fields(Options):
+        value = getattr(options, one.name)
+        if one.name != "rerank" and value not in (one.default, (), {}):
+            asked[one.name] = list(value) if isinstance(value, tuple) else value
+    if options.boost:
+        boosts = {column: dict(how) if isinstance(how, Mapping) else how for column, how in options.boost.items()}
+        for how in boosts.values():
+            if isinstance(how, dict) and isinstance(how.get("half_life"), timedelta):
+                how["half_life"] = how["half_life"] / timedelta(days=1)
+        asked["boost"] = boosts
+    return asked
+
+
+class AnsweredRanking:
+    """What a server finds, as `lsr.index.search.selection` asks for it.
+
+    Attributes:
+        answer: What it answered last.
+    """
+
+    def __init__(self, search: Callable[[int], dict[str, Any]]) -> None:
+        self._search, self.answer = search, dict[str, Any]()
+
+    def top(self, n: int) -> tuple[list[int], list[float]]:
+        """The n best documents and their scores."""
+        self.answer = self._search(n)
+        rows = self.answer["hits"]
+        return list(range(len(rows))), [row["score"] for row in rows]
+
+    def values(self, column: str, docs: Sequence[int]) -> list[Any]:
+        """Their values of a column."""
+        metadata = [self.answer["hits"][doc]["metadata"] for doc in docs]
+        return [dict(flat_items(one)).get(column) for one in metadata]
+
+    def contents(self, docs: Sequence[int]) -> list[str]:
+        """Their titles and texts."""
+        rows = [self.answer["hits"][doc] for doc in docs]
+        return [Document("", row["text"], row["title"]).content for row in rows]
+
+    def vectors(self, docs: Sequence[int]) -> SparseMatrix:
+        """Not to be had of a server."""
+        raise NotImplementedError
+
+
+def document_of(row: Mapping[str, Any]) -> Document:
+    """A document of an answer."""
+    return Document(row["id"], row["text"], row["title"], row["metadata"] or None, row.get("parent"))
+
+
+def vector_rows(source: Vectors) -> Iterator[dict[str, Any]]:
+    """Vectors and their documents, as requests have them."""
+    for batch in source:
+        tokens = source.vocabulary  # of some files it grows while they are read
+        if tokens is None:
+            raise DataError("these vectors have no tokens, and numbers of terms say nothing to a server", source.name)
+        for number, row in enumerate(batch.documents.to_pylist()):
+            metadata = json.loads(row["metadata"]) if row["metadata"] else None
+            document = Document(row["id"], row["text"] or "", row["title"] or "", metadata, row["parent"])
+            terms, weights = batch.vectors.row(number)
+            pairs = zip(terms.tolist(), weights.tolist(), strict=True)
+            yield document_body(document) | {"vector": {tokens[term]: weight for term, weight in pairs}}
+
+
+def document_body(document: Document) -> dict[str, Any]:
+    """A document, as requests have it."""
+    row = {"id": document.id, "text": document.text, "title": document.title, "parent": document.parent}
+    return row | ({"metadata": dict(document.metadata)} if document.metadata else {})
+
+
+def change_of(told: Mapping[str, Any]) -> Change:
+    """What an answer tells of a change."""
+    names = ("added", "updated", "deleted", "missing", "bad")
+    return Change(**{name: told[name] for name in names if name in told})

@@ -1,0 +1,94 @@
+"""TermMapper: vectors of others, checked and brought into the terms of an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lsr.errors import DataError
+from lsr.fingerprint import Fingerprint
+from lsr.index.write.builder import EncoderMetadata
+from lsr.io.vectors import VectorBatch, Vectors
+from lsr.sparse import MAX_TERMS, SparseMatrix
+
+
+class TermMapper:
+    """Brings vectors into the terms of an index, whose vocabulary may grow by their tokens.
+
+    Attributes:
+        grown: What is known of the encoder when all vectors have been read, if there were new tokens.
+
+    Args:
+        path: The index, for messages.
+        source: Where the vectors come from.
+        known: What the index knows of its encoder.
+        fresh: Whether that is nothing yet: then it is learned from the source.
+
+    Raises:
+        EncoderMismatch: Vectors of another encoder.
+        DataError: Vectors with tokens, but the index doesn't know its own.
+    """
+
+    def __init__(self, path: str, source: SparseMatrix | Vectors, known: EncoderMetadata, *, fresh: bool) -> None:
+        self._path, self._known = path, known
+        self._where, self._tokens = "the matrix", None
+        if isinstance(source, Vectors):
+            self._where, self._tokens = source.name, source.vocabulary
+            known.fingerprint.require_same(source.fingerprint, f"the index {path}", self._where)
+        if fresh:
+            _learn(known, source)
+        self.grown: EncoderMetadata | None = None
+        self._ours = None if known.vocabulary is None else list(known.vocabulary)
+        if self._tokens is not None and self._ours is None:
+            raise DataError(f"these vectors have tokens, but the index {path} doesn't know its own", self._where)
+        foreign = source.fingerprint if isinstance(source, Vectors) and self._tokens is not None else None
+        ours_alone = foreign is None or (bool(known.encoder_files) and foreign.tokenizer is None)
+        self._closed = bool(self._ours) and (ours_alone or known.fingerprint.vocabulary_size is not None)
+        self._term_of = {token: term for term, token in enumerate(self._ours or ())}
+        self._terms: list[int] = []  # of each of their tokens
+
+    def mapped(self, batches: Iterator[VectorBatch]) -> Iterator[VectorBatch]:
+        """The same documents with vectors in the terms of the index.
+
+        Raises:
+            DataError: A token or a term that the index doesn't have.
+        """
+        known, ours = self._known, self._ours
+        for batch in batches:
+            vectors = batch.vectors if self._tokens is None or ours is None else self._by_tokens(batch.vectors, ours)
+            size = known.fingerprint.vocabulary_size or (len(ours) if ours is not None else MAX_TERMS)
+            if vectors.nnz and int(vectors.indices.max()) >= size:
+                raise DataError(
+                    f"term {int(vectors.indices.max())}: the index {self._path} has {size} terms; "
+                    "another encoder made these vectors",
+                    self._where,
+                )
+            yield VectorBatch(batch.documents, vectors, batch.dense)
+        if ours is not None and len(ours) > len(known.vocabulary or ()):
+            self.grown = EncoderMetadata()
+            self.grown.fingerprint, self.grown.encoder_files = known.fingerprint, known.encoder_files
+            self.grown.vocabulary = ours
+
+    def _by_tokens(self, vectors: SparseMatrix, ours: list[str]) -> SparseMatrix:
+        """Vectors whose terms are places among the source's tokens, of which there are more from batch to batch."""
+        for token in (self._tokens or ())[len(self._terms) :]:
+            if token not in self._term_of:
+                if self._closed:
+                    raise DataError(f"the token {token!r} isn't in the index' vocabulary", self._where)
+                self._term_of[token] = len(ours)
+                ours.append(token)
+            self._terms.append(self._term_of[token])
+        if self._terms == list(range(len(self._terms))):
+            return vectors
+        there = np.array(self._terms, np.int64)[vectors.indices]
+        return SparseMatrix(vectors.indptr, there, vectors.data, (len(vectors), max(len(ours), 1)))
+
+
+def _learn(known: EncoderMetadata, source: SparseMatrix | Vectors) -> None:
+    """Take what a source tells of its encoder."""
+    if isinstance(source, Vectors):
+        known.fingerprint, known.encoder_files = source.fingerprint, dict(source.encoder_files)
+        known.vocabulary = None if source.vocabulary is None else []
+    else:
+        known.fingerprint = Fingerprint(vocabulary_size=source.shape[1])
