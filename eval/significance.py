@@ -142,7 +142,7 @@ def _over_seeds(by_query: NDArray[np.float64], systems: Sequence[Sequence[Values
         from scipy.stats import t
     except ImportError:
         raise MissingExtra("scipy", "eval", "a test over seeds") from None
-    means = [[sum(one.values()) / len(one) for one in seeds] for seeds in systems if len(seeds) > 1]
+    means = [np.array([sum(one.values()) / len(one) for one in seeds]) for seeds in systems]
     parts = [
         (float(np.var(values, ddof=1)) / len(values), len(values) - 1)
         for values in (by_query, *means)

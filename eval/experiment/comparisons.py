@@ -28,9 +28,8 @@ def with_baseline(
     for measure in per_query[baseline][0]:
         found = {}
         for other in others:
-            compared = _compare(
-                *([values[measure] for values in per_query[one]] for one in (other, baseline)), settings
-            )
+            mine, base = ([values[measure] for values in per_query[one]] for one in (other, baseline))
+            compared = _compare(mine, base, settings)
             if compared is not None:
                 found[other] = compared
         for (other, comparison), corrected in zip(found.items(), holm([c.p for c in found.values()]), strict=True):

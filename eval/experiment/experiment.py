@@ -372,8 +372,8 @@ def _as_given(dataset: Dataset) -> DatasetSettings:
     """A dataset as a YAML file has it, so that it can be opened again."""
     folder = Path(dataset.name).is_dir()
     qrels = None if folder or dataset.qrels_path is None else str(dataset.qrels_path)
-    source, queries = dataset.source, dataset.query_source
-    documents, queries = (None if part == dataset.name and not qrels else part for part in (source, queries))
+    parts = dataset.source, dataset.query_source
+    documents, queries = (None if part == dataset.name and not qrels else part for part in parts)
     return DatasetSettings(dataset.name, dataset.split, documents, queries, qrels, dataset.drop_own)
 
 
@@ -425,7 +425,7 @@ def _write_run(path: Path, system: System) -> str:
 
 def _checksums(runs: Sequence[System], sums: Sequence[str], seeds: Sequence[int]) -> dict[str, str]:
     """SHA-256 of a system's runs and of what they are made of, seed by seed where there are several."""
-    found = {}
+    found: dict[str, str] = {}
     for i, (run, digest) in enumerate(zip(runs, sums, strict=True)):
         of_seed = f", seed {seeds[i]}" if len(runs) > 1 else ""
         found |= {f"{what}{of_seed}": value for what, value in {**run.inputs, "run": digest}.items()}

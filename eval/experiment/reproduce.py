@@ -99,8 +99,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Dif
         for measure in dict.fromkeys([*old["measures"], *new["measures"]]):
             pair = [one["measures"].get(measure) for one in (old, new)]
             if None in pair or abs(pair[0] - pair[1]) > _EQUAL:
-                texts = ["" if value is None else f"{value:.6f}" for value in pair]
-                yield Difference(f"{name}, {measure}", *texts, measured=True)
+                before, after = ("" if value is None else f"{value:.6f}" for value in pair)
+                yield Difference(f"{name}, {measure}", before, after, measured=True)
 
 
 def _pairs(then: Mapping[str, Any], now: Mapping[str, Any], part: str, *keys: str) -> Iterator[tuple[str, Any, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def score(
         every = (texts.text(row) for row in range(len(texts)))
         teachers.append(SparseTeacher(encoder, every if encoder.needs_fit else ()))
 
-    def text_of(ids: list[str]) -> list[str]:
+    def text_of(ids: Sequence[str]) -> list[str]:
         rows = texts.rows(ids)
         if absent := [name for name, row in zip(ids, rows.tolist(), strict=True) if row < 0]:
             from lsr.errors import DataError

@@ -112,7 +112,7 @@ class SharedPairTeacher(PairTeacher):
         """As `PairTeacher`."""
         own = self._teacher.pair_scores(pairs[self._processes.share(len(pairs))])
         rows = torch.from_numpy(own[:, None]).to(self._processes.device)
-        return self._processes.gather(rows, len(pairs)).cpu().numpy()[:, 0]
+        return np.asarray(self._processes.gather(rows, len(pairs)).cpu().numpy()[:, 0], np.float32)
 
 
 def shared(teacher: Teacher, processes: Processes) -> Teacher:

