@@ -92,6 +92,25 @@ def bm25_held_out() -> str:
     return table([*found["held_out"][0]], rows) + caption("python benchmarks/bm25.py --data FOLDER", found)
 
 
+def languages() -> str:
+    """Collections in two languages: what the choice of the language comes to."""
+    found = result("languages")
+    rows = []
+    for pair, row in found["pairs"].items():
+        away = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        rows.append([pair.replace(" ", ", "), *(f"{mean:.3f}" for mean in row["means"]), away])
+    header = (
+        "nDCG@10",
+        "all as the first",
+        "all as the second",
+        "by hand",
+        "of the two",
+        "auto",
+        "auto beside by hand",
+    )
+    return table(header, rows) + caption("python benchmarks/languages.py --data FOLDER", found)
+
+
 def encoders() -> str:
     """Texts a second."""
     found = result("encoders")
@@ -470,22 +489,59 @@ def ablations() -> str:
 
 def order() -> str:
     """Blocks that could reach the best 10, by the order of storage."""
-    found = result("order-1000000")
+    found, real = result("order-1000000"), result("order-107866")
     names = {
         "oracle": "the generator's own, an oracle",
         "ours": "clusters, then bisection (what lsr does)",
         "bisection alone": "bisection alone",
         "random": "random",
     }
-    rows = [(name, f"{found[key]['k=10, 128 documents']['left_mean']:,.0f}") for key, name in names.items()]
-    return table(("order", "blocks"), rows) + caption("python benchmarks/order.py --data FOLDER", found)
+    rows = [
+        (name, *(f"{one[key]['k=10, 128 documents']['left_mean']:,.0f}" if key in one else "" for one in (found, real)))
+        for key, name in names.items()
+    ]
+    header = ("order", "a million synthetic documents", "107,866 real ones")
+    return table(header, rows) + caption("python benchmarks/order.py --data FOLDER", found)
+
+
+def rivals() -> str:
+    """The same job by several libraries."""
+    found = result("rivals")
+    names = {"LanceDB": "lancedb", "Chroma": "chromadb", "Qdrant": "qdrant-client", "bm25s": "bm25s"}
+    rows = []
+    for row in found["rows"]:
+        library, _, rest = row["system"].partition(",")
+        of = f" {found['rivals'][names[library]]}" if library in names else ""
+        values = [f"{row[measure]:.3f}" for measure in ("nDCG@10", "RR@10", "Success@1", "Success@5")]
+        p = "" if row["p"] is None else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+        build = f"{row['build_cpu_s']:.0f} s" if row["build_cpu_s"] >= 1.0 else "" if library == "lsr" else "< 1 s"
+        system = f"{library}{of}" + f",{rest}" * bool(rest)
+        size = f"{row['size_mb']:.0f} MB" if row["size_mb"] else ""
+        rows.append((system, *values, p, str(row["lines"]), build, size))
+    header = ("", "nDCG@10", "RR@10", "first is right", "one of five is", "p", "lines of code", "build, CPU", "on disk")
+    command = "python benchmarks/rivals.py --sdists SDISTS --dense MODEL --work WORK"
+    return table(header, rows) + caption(command, found)
+
+
+def rivals_install() -> str:
+    """What installing them takes."""
+    found = result("rivals-install")
+    rows = [
+        (row["system"], f"`{row['install']}`", f"{row['cpu_s']} s", f"{row['mb']:,} MB", str(row["packages"]))
+        for row in found["rows"]
+    ]
+    header = ("", "pip install", "CPU time", "on disk", "packages")
+    return table(header, rows) + caption("python benchmarks/rivals.py --install", found)
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "rivals": rivals,
+    "rivals-install": rivals_install,
     "quality": quality,
     "bm25-held-out": bm25_held_out,
     "quality-means": quality_means,
     "quality-parts": lambda: quality_means(_PARTS),
+    "languages": languages,
     "encoders": encoders,
     "encoding": encoding,
     "segments": segments,

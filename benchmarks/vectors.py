@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -87,6 +88,10 @@ def main() -> None:
     asked = read(queries, matrix.shape[1])
     asked = asked[np.random.default_rng(0).permutation(len(asked))]
     asked = asked[np.flatnonzero(asked.lengths())]
+    for path in args.out.glob("truth_*.npy"):  # what the harness kept of former arrays
+        path.unlink()
+    for path in args.out.glob("order_*"):
+        shutil.rmtree(path)
     save(args.out, "docs", matrix)
     save(args.out, "queries", asked)
     print(f"{len(matrix):,} documents of {matrix.nnz / len(matrix):.0f} terms, "

@@ -1,4 +1,4 @@
-"""lsr.eval: how good and how fast an index is. Names are filled in on first use."""
+"""lsr.eval: quality and speed of indexes and runs. Names are imported on first use."""
 
 from typing import TYPE_CHECKING
 

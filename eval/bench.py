@@ -1,4 +1,4 @@
-"""Settings of a search on one index: what each costs and what it misses, the frontier, and which one to take."""
+"""Measure search settings on one index: latency, recall, and the frontier of both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lsr.index.index import Index
 from lsr.index.search.settings import SearchSettings
 from lsr.sparse import SparseMatrix
 
-# What is tried unless told otherwise: exact search, then what each way of approximating gives from fast to thorough.
+# Default grid: exact search, then approximate settings of each kind from fast to thorough.
 
 __getattr__ = names_of(__name__)
 
@@ -25,15 +25,15 @@ CUTS, HEAP_FACTORS = (3, 5, 8, 12), (1.0, 0.9, 0.8)
 
 @dataclass(frozen=True)
 class Benched:
-    """A setting and what it gave.
+    """Measurements of a setting.
 
     Attributes:
-        k: How many documents.
-        settings: Those of `SearchSettings` that aren't the defaults.
-        recall: Against exact search, as `Index.recall` has it.
+        k: Number of documents.
+        settings: The values of `SearchSettings` that aren't defaults.
+        recall: Against exact search, see `Index.recall`.
         latency: One query at a time on one thread, ms.
-        per_second: Queries per second of batch search, by the number of threads.
-        on_frontier: Whether nothing else of this k is both faster, by the median, and misses no more.
+        per_second: {threads: queries per second of batch search}
+        on_frontier: Whether no other setting of this k has a lower median latency and at least the same recall.
     """
 
     k: int
@@ -45,11 +45,11 @@ class Benched:
 
     @property
     def label(self) -> str:
-        """The settings in a few words."""
+        """The settings as text."""
         return ", ".join(f"{name} {value}" for name, value in self.settings.items()) or "exact"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """As a JSON object."""
         return {
             "k": self.k,
             **self.settings,
@@ -61,19 +61,19 @@ class Benched:
 
 
 def settings_grid(given: Mapping[str, Sequence[Any]], *, clusters: bool) -> list[dict[str, Any]]:
-    """The settings to try: exact search, and every combination of what is given, or of a default choice.
+    """The settings to try: exact search, and all combinations of the given values, or a default grid.
 
     Args:
-        given: Values of alpha, beta, cut and heap_factor to combine; empty for the default choice.
+        given: Values of alpha, beta, cut and heap_factor to combine; empty for the default grid.
         clusters: Whether the index has clusters.
 
     Raises:
-        ValueError: A value out of range, all of them; cut or heap_factor for an index without clusters.
+        ValueError: Values out of range, or cut or heap_factor for an index without clusters; lists all of them.
     """
     chosen = {name: tuple(values) for name, values in given.items() if values}
     of_clusters: dict[str, Sequence[Any]] = {name: chosen[name] for name in ("cut", "heap_factor") if name in chosen}
     if of_clusters and not clusters:
-        raise ValueError("cut and heap_factor are of clusters, which this index lacks: build it with --clusters")
+        raise ValueError("cut and heap_factor need clusters, which this index lacks: build it with --clusters")
     of_blocks: dict[str, Sequence[Any]] = {name: chosen[name] for name in ("alpha", "beta") if name in chosen}
     if not chosen:
         of_blocks = {"alpha": ALPHAS}
@@ -109,12 +109,12 @@ def bench_index(
     """Measure settings; those of one k are timed in turns.
 
     Args:
-        index: What is searched.
-        queries: A row each.
-        ks: How many documents are searched for.
-        grid: Settings, as of `settings_grid`.
+        index: The index.
+        queries: One row for each query.
+        ks: Numbers of documents to search for.
+        grid: Settings, from `settings_grid`.
         rounds: A query's latency is the median over them.
-        threads: Of batch search; 0 is all cores.
+        threads: Threads of batch search; 0 for all cores.
 
     Raises:
         DataError: No queries.

@@ -1,16 +1,15 @@
-"""What is wrong with judgments, queries, a run and measures, all of it at once, before a mean is believed.
+"""Check judgments, queries, a run and measures before computing means, and report all problems at once.
 
-Errors, with which a mean would be meaningless: lines of a run or of queries that can't be read, a document twice for a
-query, measures that nobody knows, no judged query with a relevant document, and names that have nothing in common
-(none of the run's queries is judged, none of the judged queries has a text, none of the judged documents exists).
+Errors make a mean meaningless: unreadable lines of a run or of queries, a document twice for a query, unknown measures,
+no judged query with a relevant document, and ids that don't match (none of the run's queries is judged, none of the
+judged queries has a text, none of the judged documents exists).
 
-Warnings, with which it means something, but perhaps not what was thought: judged documents that aren't in the
-collection (nothing can find them), judged queries without a text or without results (they count as 0) or without a
-relevant document (they are 0 whatever is found), queries of the run that nobody judged (they don't count), hits left
-out as the query's own document, equal scores, measures that look deeper than the run goes, a run of which no hit is
-judged.
+Warnings are about means that may not be what they seem: judged documents that aren't in the collection (they can't be
+found), judged queries without a text or without results (they count as 0) or without a relevant document (always 0),
+unjudged queries of the run (they don't count), hits left out as the query's own document, equal scores, measures deeper
+than the run, and a run without any judged hit.
 
-Queries without judgments are told, too: they are left out.
+Unjudged queries are reported as well, and left out.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Findings:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        errors: With these a mean would be meaningless.
+        errors: Problems that make a mean meaningless.
         warnings: What a reader of the mean should know.
-        counts: The numbers behind both, and others; what wasn't checked is missing.
-        run: The run as it was read, without its bad lines; None where there was none to check.
-        unjudged: Queries without judgments; a reader is told of each once.
+        counts: The numbers behind both, and others; missing if they weren't checked.
+        run: The run without its bad lines; None if there was none to check.
+        unjudged: Queries without judgments; each is reported once.
     """
 
     errors: tuple[str, ...]
@@ -51,7 +50,7 @@ class Findings:
     unjudged: frozenset[str] = frozenset()
 
     def raise_errors(self) -> None:
-        """Stop if there are errors.
+        """Raise the errors, if there are any.
 
         Raises:
             DataError: All errors as one.
@@ -61,7 +60,7 @@ class Findings:
         problems.settle()
 
     def hand_on(self, notes: list[str], problems: DataErrors) -> None:
-        """Add the warnings to notes that don't have them yet, and the errors to problems."""
+        """Add new warnings to the notes, and errors to the problems."""
         notes += [text for text in self.warnings if text not in notes]
         for text in self.errors:
             problems.add(DataError(text))
@@ -69,7 +68,7 @@ class Findings:
 
 @dataclass
 class _Notes:
-    """Findings while they are gathered."""
+    """Collects findings."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -89,16 +88,16 @@ def check_run(
     alone: bool = False,
     told: Collection[str] = (),
 ) -> Findings:
-    """Check a run with its judgments, queries and measures; which finding is an error is told at the top of this file.
+    """Check a run with its judgments, queries and measures. See the top of this file for errors and warnings.
 
     Args:
-        run: A TREC file, whose lines are named, or a run in memory.
-        dataset: Judgments, queries and documents. Local documents are read until all judged ones are found; those of
-            ir-datasets aren't, as that may mean a download.
-        depth: How many hits the measures look at; that of `measures` if they are given.
-        measures: Names, as "nDCG@10 R@1000".
-        alone: Leave out what `check_dataset` has checked: judgments, queries and documents.
-        told: Queries without judgments that earlier findings have told of.
+        run: A TREC file, or a run in memory.
+        dataset: Judgments, queries and documents. Local documents are read until all judged ones are found. Those of
+            ir-datasets aren't read, because that may need a download.
+        depth: Depth of the measures; taken from `measures` if given.
+        measures: Names, such as "nDCG@10 R@1000".
+        alone: Skip judgments, queries and documents, which `check_dataset` has checked.
+        told: Unjudged queries that were reported earlier.
 
     Raises:
         MissingExtra: ir-measures is not installed.
@@ -127,12 +126,13 @@ def check_run(
 def check_dataset(
     dataset: Dataset, *, document_ids: Iterable[str] | None = None, query_ids: Collection[str] | None = None
 ) -> Findings:
-    """Check judgments, queries and documents, as `check_run` does, without a run.
+    """Check judgments, queries and documents like `check_run`, without a run.
 
     Args:
-        dataset: What to check.
-        document_ids: Of what will be searched, an index say; by default those of local documents.
-        query_ids: Of what will be searched for; by default the dataset's queries.
+        dataset: The dataset.
+        document_ids: Ids of the documents that will be searched, such as those of an index; by default those of local
+            documents.
+        query_ids: Ids of the queries; by default the dataset's queries.
     """
     notes = _Notes()
     _check_judgments(notes, dataset)
@@ -149,7 +149,7 @@ def _check_judgments(notes: _Notes, dataset: Dataset) -> None:
     elif barren:
         notes.warnings.append(
             f"{_judgments(dataset)}: {_these(barren, 'judged query', 'has', 'have')} no relevant document, "
-            "which counts as 0 whatever is found"
+            "which always counts as 0"
         )
 
 
@@ -166,7 +166,7 @@ def _check_queries(notes: _Notes, dataset: Dataset, given: Collection[str] | Non
     notes.counts["queries_without_judgments"] = len(unjudged)
     notes.counts["judged_queries_without_text"] = len(textless)
     if not where:
-        notes.errors.append(f"{dataset.query_source if given is None else 'the queries'}: no query is there")
+        notes.errors.append(f"{dataset.query_source if given is None else 'the queries'}: there are no queries")
         return
     if len(textless) == len(dataset.qrels):
         notes.errors.append(
@@ -230,7 +230,7 @@ def _check_documents(notes: _Notes, dataset: Dataset, given: Iterable[str] | Non
         these, verb = _these(sorted(missing), "judged document"), "is" if len(missing) == 1 else "are"
         notes.warnings.append(
             f"{_judgments(dataset)}: {these}, {len(missing & relevant):,} of them relevant, {verb} not among the "
-            f"documents; nothing finds them{lines}"
+            f"documents, so they can't be found{lines}"
         )
 
 
@@ -256,7 +256,7 @@ def _check_results(notes: _Notes, run: Run, path: Path | None, dataset: Dataset,
         "own_documents": own,
     }
     if not longest:
-        notes.errors.append(f"{name}: there are no hits in it")
+        notes.errors.append(f"{name}: it has no hits")
         return
     if len(unjudged) == len(run):
         notes.errors.append(
@@ -272,7 +272,7 @@ def _check_results(notes: _Notes, run: Run, path: Path | None, dataset: Dataset,
         notes.warnings.append(f"{name}: {_these(missing, 'judged query', 'has', 'have')} no results, which counts as 0")
     if not any(doc in qrels[query] for query, hits in run.items() if query in qrels for doc in hits):
         notes.warnings.append(
-            f"{name}: none of its hits is judged; do run and judgments call documents by the same ids? It has "
+            f"{name}: none of its hits is judged; do run and judgments use the same document ids? It has "
             f"{_some(next(hits for hits in run.values() if hits))}, judged are {_some(next(iter(qrels.values())))}"
         )
     look = depth or longest
@@ -287,8 +287,8 @@ def _check_results(notes: _Notes, run: Run, path: Path | None, dataset: Dataset,
         notes.warnings.append(f"{name}: {counted(own, 'hit')} left out: the query's own document")
     if depth is not None and longest < depth:
         notes.warnings.append(
-            f"{name}: the measures look at {depth:,} hits, but no query has more than {longest:,}; what lies deeper "
-            "counts as not found"
+            f"{name}: the measures look at {depth:,} hits, but no query has more than {longest:,}; documents below "
+            "count as not found"
         )
 
 
@@ -297,7 +297,7 @@ def _judgments(dataset: Dataset) -> str:
 
 
 def _these(names: Collection[str], what: str, one: str = "", several: str = "") -> str:
-    """So many of something, by name, with the form of a verb that goes with the number."""
+    """A count of things with some of their names, and a verb in the matching form."""
     verb = one if len(names) == 1 else several
     return f"{counted(len(names), what)} ({_some(names)}){verb and ' ' + verb}"
 
@@ -308,7 +308,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _lines(rows: Callable[[Path], Iterator[Any]], path: Path | None, column: int, names: Collection[str]) -> str:
-    """Where a file names the first few of some ids; nothing if there is no file."""
+    """The "file:line" of the first few of some ids; empty if there is no file."""
     if path is None:
         return ""
     shown = set(islice(names, _SHOWN))

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 @click.argument("index_path", metavar="[INDEX]", required=False, type=PathOrURI())
 @click.option("--run", "run_path", metavar="FILE", type=click.Path(path_type=Path), help="A TREC run instead of INDEX.")
 @click.option(
-    "--dataset", required=True, metavar="FOLDER|NAME|FILE", help="BEIR folder, ir-datasets name, or judgments."
+    "--dataset", required=True, metavar="FOLDER|NAME|FILE", help="BEIR folder, ir-datasets name, or file of judgments."
 )
-@click.option("--split", default="test", show_default=True, help="Which judgments.")
-@click.option("--measures", default="nDCG@10 RR@10 R@100", show_default=True, help="As ir-measures names them.")
+@click.option("--split", default="test", show_default=True, help="Split of the judgments.")
+@click.option("--measures", default="nDCG@10 RR@10 R@100", show_default=True, help="Names of ir-measures.")
 @click.option("--queries", metavar="FILE", help="Texts or encoded vectors instead of the dataset's queries.")
-@click.option("--per-query", metavar="FILE", type=click.Path(path_type=Path), help="Values of each query, as JSONL.")
+@click.option("--per-query", metavar="FILE", type=click.Path(path_type=Path), help="Write each query's values.")
 @click.option(
     "--mode",
     type=click.Choice(["sparse", "hybrid", "dense"]),
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How to search; hybrid and dense need an index built with --hybrid.",
 )
-@click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on a terminal, too.")
 @encoder_options
 def evaluate(
     index_path: Path | str | None,
@@ -49,9 +49,9 @@ def evaluate(
     encoder: str | None,
     **options: Any,
 ) -> None:
-    """Quality and latency of an index on a judged dataset; of a run, whatever engine made it, quality.
+    """Measure quality and latency of an index on a judged dataset, or quality of a run of any engine.
 
-    Latency is that of one query at a time on one thread, after a warm-up; encoding is timed apart.
+    Latency is for one query at a time on one thread, after a warm-up; encoding is timed separately.
 
     \b
     Examples:
@@ -68,7 +68,7 @@ def evaluate(
         raise click.UsageError(f"--per-query {per_query}: there is no folder {per_query.parent}")
     if run_path:
         if queries or encoder or mode != "sparse" or any(value is not None for value in options.values()):
-            raise click.UsageError("a run is measured as it is: --run goes with no option of queries or encoders")
+            raise click.UsageError("--run can't be combined with options of queries or encoders")
         result, what = _of_run(run_path, dataset, split, measures), {"run": str(run_path)}
     else:
         assert index_path is not None
@@ -93,7 +93,7 @@ def _of_run(path: Path, dataset: str, split: str, measures: str) -> Quality:
     problems = DataErrors()
     with problems:
         judged = open_dataset(dataset, split)
-    if problems.count:  # then all that can be checked without it
+    if problems.count:  # then report also what can be checked without them
         with problems:
             parse_measures(measures)
         with problems:
@@ -129,7 +129,7 @@ def _of_index(
     problems.settle()
     index = open_index(path, encoder, options)
     if not (queries or judged.source or judged.queries):
-        raise click.UsageError(f"{dataset} holds judgments alone: --queries FILE names the queries")
+        raise click.UsageError(f"{dataset} has only judgments: give the queries with --queries FILE")
     asked = read_queries(queries or judged.query_source, index)
     ids = index.documents.all_ids(parents=True)
     _tell(check_dataset(judged, document_ids=ids, query_ids=asked.ids))
@@ -137,7 +137,7 @@ def _of_index(
 
 
 def _tell(findings: Findings) -> None:
-    """Notes on stderr, or an error."""
+    """Print notes on stderr, or raise an error."""
     from lsr.console import note
 
     findings.raise_errors()
@@ -149,10 +149,10 @@ def _tell(findings: Findings) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html", help="Not in the folder.")
 def report(folder: Path, out: Path | None) -> None:
-    """An experiment's results as one self-contained HTML page, as Markdown, and every table as LaTeX and CSV.
+    """Write an experiment's results as one self-contained HTML page, as Markdown, and every table as LaTeX and CSV.
 
-    Quality with significance, quality against time and size, distributions of search times, recall of approximate
-    search, all pairs of systems, values query by query, costs and conditions. An earlier report is replaced.
+    The report has quality with significance, quality against time and size, distributions of search times, recall of
+    approximate search, all pairs of systems, values by query, costs and conditions. It replaces an earlier report.
 
     \b
     Examples:
@@ -203,7 +203,7 @@ def reproduce(folder: Path, out: Path | None, as_json: bool) -> None:
 @click.option("--encoder", default=DEFAULT_ENCODER, show_default=True, metavar="NAME|PATH", help="Compared with BM25.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("lsr-demo"), show_default=True, help="Folder.")
 def demo(encoder: str, out: Path) -> None:
-    """See it work: a small real collection encoded, indexed, searched, evaluated and explained.
+    """Encode, index, search, evaluate and explain a small real collection.
 
     \b
     Example:
@@ -217,10 +217,10 @@ def demo(encoder: str, out: Path) -> None:
 @click.command()
 @click.argument("config", required=False, type=ConfigFile("eval"))
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Result folder; results that are there are reused."
+    "--out", required=True, type=click.Path(path_type=Path), help="Result folder; existing results are reused."
 )
-@click.option("--dataset", "names", multiple=True, metavar="FOLDER|NAME", help="One more collection.")
-@click.option("--split", default="test", show_default=True, help="Which judgments, of --dataset.")
+@click.option("--dataset", "names", multiple=True, metavar="FOLDER|NAME", help="Another collection.")
+@click.option("--split", default="test", show_default=True, help="Split of --dataset's judgments.")
 @click.option("--suite", metavar="NAME|FILE", help="A list of collections: beir, beir-small, or a YAML file.")
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME|PATH", help="Without CONFIG: beside BM25.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Overrides a key of the file.")
@@ -236,9 +236,9 @@ def experiment(
 ) -> None:
     """Compare systems on collections: encode, index, search, measure, time, report.
 
-    CONFIG is a YAML file, or the name of a preset (--list), of systems and, if --dataset and --suite don't name them,
-    collections. Without it BM25 is compared with the encoder that ships, or with --encoder. Results are cached in
-    OUT/cache: after a kill, or with other settings, the same command does only what is missing.
+    CONFIG is a YAML file, or the name of a preset (--list), with systems and collections (unless --dataset or --suite
+    gives those). Without it BM25 is compared with lsr-mini, or with --encoder. Results are cached in OUT/cache: after a
+    kill, or with other settings, the same command does only what is missing.
 
     \b
     Examples:
@@ -255,11 +255,11 @@ def experiment(
 
     if config is not None:
         if encoders:
-            raise click.UsageError("--encoder goes without CONFIG, which names its own systems")
+            raise click.UsageError("--encoder can't be combined with CONFIG, which has its own systems")
         settings = read_config(config, ExperimentSettings, overrides)
     else:
         if overrides:
-            raise click.UsageError("--set changes what CONFIG says, and there is none")
+            raise click.UsageError("--set needs CONFIG")
         wanted = dict.fromkeys(["bm25", *(encoders or [DEFAULT_ENCODER])])
         settings = ExperimentSettings(tuple(SystemSettings(name, encoder=name) for name in wanted))
     suite, datasets, problems = suite or settings.suite, {}, DataErrors()
@@ -276,7 +276,7 @@ def experiment(
 
 
 def _headline(record: dict[str, Any]) -> str:
-    """The first measure of all systems on all datasets."""
+    """Print the first measure of all systems on all datasets."""
     from lsr.console import table
 
     measure = record["measures"][0]
@@ -293,19 +293,19 @@ def _headline(record: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("systems", nargs=-1, required=True, metavar="SYSTEM...")
-@click.option("--dataset", metavar="FOLDER|NAME|FILE", help="Whose judgments TREC runs are measured with.")
-@click.option("--split", default="test", show_default=True, help="Which judgments.")
-@click.option("--measures", default="nDCG@10 RR@10 R@100", show_default=True, help="As ir-measures names them.")
-@click.option("--baseline", metavar="NAME", help="What the others are compared with. [default: the first]")
+@click.option("--dataset", metavar="FOLDER|NAME|FILE", help="Dataset with the judgments for TREC runs.")
+@click.option("--split", default="test", show_default=True, help="Split of the judgments.")
+@click.option("--measures", default="nDCG@10 RR@10 R@100", show_default=True, help="Names of ir-measures.")
+@click.option("--baseline", metavar="NAME", help="The system to compare with. [default: the first]")
 @click.option(
     "--test",
     type=click.Choice(["randomization", "t"]),
     default="randomization",
     show_default=True,
-    help="Which paired test.",
+    help="The paired test.",
 )
-@click.option("--most", type=click.IntRange(min=0), default=5, show_default=True, help="Queries that differ most.")
-@click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
+@click.option("--most", type=click.IntRange(min=0), default=5, show_default=True, help="Queries to print.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal, too.")
 def compare(
     systems: tuple[str, ...],
     dataset: str | None,
@@ -319,8 +319,8 @@ def compare(
     """Compare systems query by query: differences, confidence, significance, wins and losses.
 
     SYSTEM is a TREC run of any engine, a result folder of `lsr experiment` (all of its systems), or FOLDER:SYSTEM. The
-    tests are paired and two-sided; p is corrected over the systems by Holm's method. In brackets the 95 % interval of
-    the difference, by bootstrap over the queries.
+    tests are paired and two-sided; p is corrected for the number of systems by Holm's method. The 95 % interval of the
+    difference, in brackets, is from a bootstrap over the queries.
 
     \b
     Examples:
@@ -368,7 +368,7 @@ def compare(
 
 
 class _Numbers(click.ParamType[Any]):
-    """Numbers with commas between them."""
+    """A list of numbers, separated by commas."""
 
     name = "NUMBERS"
 
@@ -379,21 +379,21 @@ class _Numbers(click.ParamType[Any]):
         try:
             return tuple(self._kind(part) for part in value.split(",")) if isinstance(value, str) else value
         except ValueError:
-            self.fail(f"{value!r} is no list of numbers such as 5,8,12")
+            self.fail(f"{value!r} is not a list of numbers such as 5,8,12")
 
 
 @click.command()
 @click.argument("index_path", metavar="INDEX", type=PathOrURI())
-@click.option("--queries", metavar="FILE|FOLDER|NAME", help="Texts or vectors. [default: documents, of clusters]")
-@click.option("-k", "ks", type=_Numbers(int), default="10", show_default=True, help="Documents searched for.")
-@click.option("--alpha", type=_Numbers(float), help="Values to try, of search by blocks.")
-@click.option("--beta", type=_Numbers(float), help="Shares of the query's terms to try.")
-@click.option("--cut", type=_Numbers(int), help="Values to try, of search by clusters.")
-@click.option("--heap-factor", type=_Numbers(float), help="Values to try, of search by clusters.")
-@click.option("--threads", type=_Numbers(int), default="0", show_default=True, help="Of batch search; 0 is all cores.")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Each query's median counts.")
-@click.option("--recall", type=click.FloatRange(0, 1), default=0.97, show_default=True, help="That is wanted.")
-@click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
+@click.option("--queries", metavar="FILE|FOLDER|NAME", help="Texts or vectors of queries. [default: some documents]")
+@click.option("-k", "ks", type=_Numbers(int), default="10", show_default=True, help="Documents to search for.")
+@click.option("--alpha", type=_Numbers(float), help="Values to try; for block-max search.")
+@click.option("--beta", type=_Numbers(float), help="Shares of the query's terms to try; for block-max search.")
+@click.option("--cut", type=_Numbers(int), help="Values to try in cluster search.")
+@click.option("--heap-factor", type=_Numbers(float), help="Values to try in cluster search.")
+@click.option("--threads", type=_Numbers(int), default="0", show_default=True, help="Threads; 0 for all cores.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Timed rounds.")
+@click.option("--recall", type=click.FloatRange(0, 1), default=0.97, show_default=True, help="The recall you want.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal, too.")
 @encoder_options
 def bench(
     index_path: Path | str,
@@ -410,10 +410,10 @@ def bench(
     encoder: str | None,
     **options: Any,
 ) -> None:
-    """Latency and recall of an index over settings, and the fastest that reaches the recall you want.
+    """Measure latency and recall of an index over settings, and find the fastest one that reaches a recall.
 
-    All combinations of the given values are tried; by default a selection from fast to thorough. Times are in ms, one
-    query at a time on one thread, in turns; a star marks settings that no other beats in both.
+    All combinations of the given values are tried, by default a selection from fast to thorough. Times are in ms, for
+    one query at a time on one thread, with settings in turns. A star marks settings on the frontier of both.
 
     \b
     Examples:

@@ -1,6 +1,6 @@
-"""Systems side by side, query by query: `lsr compare`.
+"""`lsr compare`: compare systems query by query.
 
-What is compared are TREC runs, measured here, or systems of an experiment's result folder, whose values are there.
+Systems are TREC runs, which are measured here, or systems of an experiment's result folder, which has their values.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Values = dict[str, dict[tuple[str, str], dict[str, float]]]
 
 @dataclass(frozen=True)
 class Compared:
-    """A system beside the baseline, on a dataset, by a measure.
+    """A system compared with the baseline on a dataset, by a measure.
 
     Attributes:
-        dataset, measure, system: Which.
-        mean: Of the system.
-        comparison: With the baseline; None for the baseline itself.
-        p_corrected: Holm's, over the systems.
+        dataset, measure, system: Their names.
+        mean: The system's mean.
+        comparison: The comparison with the baseline; None for the baseline itself.
+        p_corrected: p corrected for the number of systems (Holm).
         most: The queries that differ most, with the system's value and the baseline's.
     """
 
@@ -43,22 +43,22 @@ class Compared:
     most: Sequence[tuple[str, float, float]]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """As a JSON object."""
         return asdict(self)
 
 
 def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, notes: list[str] | None = None) -> Values:
-    """The values of systems, query by query.
+    """The values of systems by query.
 
     Args:
         names: TREC runs; result folders, for all of their systems; or "FOLDER:SYSTEM" for one of them.
-        dataset: Whose judgments runs are measured with.
-        measures: Which ones, where there are runs; of result folders, those of them that it has.
-        notes: What a reader should know of runs and judgments is appended.
+        dataset: Dataset with the judgments for runs.
+        measures: Measures of runs; of result folders those among them that they have.
+        notes: Warnings about runs and judgments are appended.
 
     Raises:
-        DataError: Unknown measures, nothing of a name, a run without a dataset or with lines that mean nothing, a
-            system that the folder lacks; all of them at once.
+        DataError: Unknown measures, a missing file, a run without a dataset or with bad lines, or a system that the
+            folder lacks; lists all of them.
     """
     problems, told = DataErrors(), [] if notes is None else notes
     parsed: list[Any] = []
@@ -80,7 +80,7 @@ def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, no
                     what = "there is nothing" if system is None else f"there is no system {system!r},"
                     raise DataError(f"{what} with any of {measures} (--measures)", str(folder / PER_QUERY))
             elif dataset is None:
-                raise DataError("a run needs --dataset, whose judgments it is measured with", name)
+                raise DataError("a run needs judgments: give --dataset", name)
             else:
                 depth = depth_of(parsed) if parsed else None
                 findings = check_run(name, dataset, depth, alone=True, told=unjudged)
@@ -95,19 +95,19 @@ def read_values(names: Sequence[str], dataset: Dataset | None, measures: str, no
                 found[one if one not in found else f"{name}:{one}"] = values_of_one
     problems.settle()
     if len(found) < 2:
-        raise DataError(f"two systems are needed to compare, there is only {', '.join(found)}")
+        raise DataError(f"a comparison needs two systems, there is only {', '.join(found)}")
     return found
 
 
 def _folder_of(name: str) -> tuple[Path | None, str | None]:
-    """The result folder that a name means, and the system; (None, None) for a run."""
+    """The result folder and the system of a name; (None, None) for a run."""
     if (Path(name) / PER_QUERY).is_file():
         return Path(name), None
     folder, colon, system = name.rpartition(":")
     if colon and (Path(folder) / PER_QUERY).is_file():
         return Path(folder), system
     if Path(name).is_dir():
-        raise DataError(f"this folder has no {PER_QUERY}: it is no result of lsr experiment", name)
+        raise DataError(f"this folder has no {PER_QUERY}: it is not a result of lsr experiment", name)
     return None, None
 
 
@@ -130,10 +130,10 @@ def compare_values(
     """Compare systems with one of them, on every dataset and measure that they share.
 
     Args:
-        values: As `read_values` gives them.
+        values: From `read_values`.
         baseline: Its name; by default the first.
-        test: As `lsr.eval.significance.compare` has it.
-        most: So many queries that differ most are told.
+        test: As for `lsr.eval.significance.compare`.
+        most: Number of most different queries to return.
 
     Raises:
         DataError: No such baseline, nothing shared, or other queries.

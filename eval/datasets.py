@@ -21,11 +21,11 @@ from lsr.io.corpus import Corpus, open_corpus
 from lsr.io.ir_datasets import load_ir_dataset
 from lsr.io.runs import Qrels, Run, open_qrels, qrels_file, read_qrels
 
-# In these the queries are documents, too: BEIR's own evaluation leaves out each query's own document.
+# In these datasets queries are also documents; BEIR's own evaluation leaves out each query's own document.
 _DROP_OWN = ("arguana", "quora")
 
-# Of BEIR the 13 sets that tables of learned sparse encoders average over, as ir-datasets names them: without the sets
-# that aren't public, CQADupStack, and MS MARCO ("beir/msmarco/dev"), which such encoders are trained on.
+# The 13 sets of BEIR over which tables of learned sparse encoders average, by ir-datasets name: without the sets that
+# aren't public, CQADupStack, and MS MARCO ("beir/msmarco/dev"), on which such encoders are trained.
 _BEIR = (
     "beir/trec-covid",
     "beir/nfcorpus/test",
@@ -57,7 +57,7 @@ _LOTTE = ("writing", "recreation", "science", "technology", "lifestyle")
 _MIRACL = (
     "ar", "bn", "de", "en", "es", "fa", "fi", "fr", "hi", "id", "ja", "ko", "ru", "sw", "te", "th", "yo", "zh",
 )  # fmt: skip
-# Collections under one name, each as ir-datasets names it and downloads it.
+# {suite: ir-datasets names of its collections}
 SUITES: dict[str, tuple[str, ...]] = {
     "beir": _BEIR,
     "beir-small": ("beir/scifact/test", "beir/nfcorpus/test", "beir/arguana", "beir/scidocs", "beir/fiqa/test"),
@@ -81,13 +81,13 @@ class Dataset:
     """A collection with judgments.
 
     Attributes:
-        name: Path or ir-datasets name, or what the user calls it.
-        split: Which judgments.
-        source: The documents, as `open_corpus` takes them; "" where there are judgments alone.
+        name: Path or ir-datasets name, or a name by the user.
+        split: Split of the judgments.
+        source: The documents, for `open_corpus`; "" if there are only judgments.
         qrels: The judgments.
-        queries: The queries, as `open_corpus` and `read_queries` take them; None for those of `source`.
-        qrels_path: The file that the judgments were read from, if they were.
-        drop_own: Whether a query's own document is left out of its results before they are measured.
+        queries: The queries, for `open_corpus` and `read_queries`; None for those of `source`.
+        qrels_path: The file of the judgments, if there is one.
+        drop_own: Leave out a query's own document from its results before measuring.
     """
 
     name: str
@@ -118,24 +118,24 @@ class Dataset:
 
     @property
     def query_source(self) -> str:
-        """Where the queries are.
+        """The source of the queries.
 
         Raises:
-            DataError: There are judgments alone.
+            DataError: There are only judgments.
         """
         source = self.source if self.queries is None else self.queries
         if not source:
-            raise DataError("it holds judgments alone; name the queries, too", self.name)
+            raise DataError("it has only judgments; give the queries, too", self.name)
         return source
 
     def corpus(self) -> Corpus:
         """The documents.
 
         Raises:
-            DataError: There are judgments alone.
+            DataError: There are only judgments.
         """
         if not self.source:
-            raise DataError("it holds judgments alone; name the documents, too", self.name)
+            raise DataError("it has only judgments; give the documents, too", self.name)
         return open_corpus(self.source)
 
 
@@ -148,17 +148,17 @@ def open_dataset(
     qrels: str | None = None,
     drop_own: bool | None = None,
 ) -> Dataset:
-    """Open a dataset by folder, by ir-datasets name, by its parts, or judgments alone, to measure runs with.
+    """Open a dataset by folder, by ir-datasets name, by its parts, or only judgments, for measuring runs.
 
     Args:
         name: A BEIR folder, an ir-datasets name with or without "irds:" before it, or a file of judgments, as `qrels`;
             any name if all parts are given.
-        split: Of a folder, the name of the file in qrels/; of a dataset whose own name has no judgments, the last
-            part of the name.
-        documents: A file, folder or name in place of the dataset's documents.
+        split: For a folder, the name of the file in qrels/; for a dataset without judgments of its own, the last part
+            of the name of one that has them.
+        documents: A file, folder or name that replaces the dataset's documents.
         queries: The same for its queries.
-        qrels: A file in place of the dataset's judgments: BEIR's TSV, TREC's four columns, or Parquet.
-        drop_own: Leave out each query's own document; by default for ArguAna and Quora, told by the name.
+        qrels: A file that replaces the dataset's judgments: BEIR's TSV, TREC's four columns, or Parquet.
+        drop_own: Leave out each query's own document; by default for datasets named ArguAna and Quora.
 
     Raises:
         DataError: No such dataset, split, part or judgments.
@@ -175,7 +175,7 @@ def open_dataset(
             path = Path(qrels)
             judgments = read_qrels(path)
             if not judgments:
-                raise DataError("it holds no judgment", qrels)
+                raise DataError("it has no judgments", qrels)
     for part in sorted({documents or name, queries or name}):
         if not Path(part).exists() and (part != name or qrels is not None):
             with problems:
@@ -189,7 +189,7 @@ def open_dataset(
 
 def _drops_own(name: str) -> bool:
     path = Path(name)
-    if path.is_file():  # of judgments, perhaps of a folder
+    if path.is_file():  # a file of judgments, maybe within a folder
         folder = path.resolve().parent
         parts = [path.stem, folder.parent.name if folder.name == "qrels" else ""]
     else:
@@ -199,7 +199,7 @@ def _drops_own(name: str) -> bool:
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """A dataset as a YAML file describes it; the keys are `open_dataset`'s arguments."""
+    """A dataset in a YAML file; keys are the arguments of `open_dataset`."""
 
     name: str
     split: str = "test"
@@ -225,7 +225,7 @@ class SuiteSettings:
 
 
 def suite_entries(name: str) -> tuple[str | DatasetSettings, ...]:
-    """The datasets of a suite, not opened.
+    """The datasets of a suite, unopened.
 
     Args:
         name: One of `SUITES`, or a YAML file.
@@ -244,7 +244,7 @@ def open_datasets(entries: Iterable[str | DatasetSettings]) -> list[Dataset]:
     """Open several datasets.
 
     Raises:
-        DataError: Those that can't be opened, all of them at once.
+        DataError: Some can't be opened; lists all of them.
     """
     opened, problems = [], DataErrors()
     for entry in entries:

@@ -1,4 +1,4 @@
-"""lsr demo: the main job on the Cranfield collection that ships with the package."""
+"""lsr demo: everything on the Cranfield collection, which is part of the package."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _MARK = "made-by-lsr-demo"
 
 
 def run_demo(out: Path, encoder: str = DEFAULT_ENCODER) -> None:
-    """Encode, index, search, evaluate and explain; prints as it goes.
+    """Encode, index, search, evaluate and explain, with printed results.
 
     Args:
-        out: Folder for the indexes; replaced if an earlier demo made it.
-        encoder: Compared with BM25, unless it is BM25.
+        out: Folder for the indexes; an earlier demo's is replaced.
+        encoder: The encoder to compare with BM25.
 
     Raises:
-        OutputExists: The folder is there and no demo made it.
+        OutputExists: The folder exists and isn't from a demo.
     """
-    parse_measures(DEFAULT_MEASURES)  # complains about a missing package before any work is done
+    parse_measures(DEFAULT_MEASURES)  # reports a missing package before any work
     if out.exists():
         if not (out / _MARK).exists():
-            raise OutputExists(f"{out}: exists already, and no earlier demo made it (--out names another folder)")
+            raise OutputExists(f"{out}: exists already and isn't from a demo (choose another folder with --out)")
         shutil.rmtree(out)
     out.mkdir(parents=True)
     (out / _MARK).touch()
@@ -94,6 +94,7 @@ def _what_next(index: Path) -> None:
         "Try next:\n"
         f'  lsr search {index} "heat transfer in hypersonic flow"\n'
         f'  lsr explain {index} "heat transfer in hypersonic flow" 5\n'
-        '  lsr index YOUR.jsonl --out my-index        one {"_id": ..., "text": ...} a line\n'
+        '  lsr index YOUR.jsonl --out my-index        lines of {"_id": ..., "text": ...}\
+'
         "  lsr --help"
     )

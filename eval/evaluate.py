@@ -31,14 +31,14 @@ LATENCY_K = 10
 
 @dataclass(frozen=True)
 class Quality:
-    """How good a run is.
+    """Quality of a run.
 
     Attributes:
-        measures: Means over all judged queries, sums of counts such as NumRet.
+        measures: Means over all judged queries; sums for counts such as NumRet.
         per_query: Values by measure and query.
-        n_queries: Judged queries.
-        missing: Judged queries that the run doesn't have; they count as 0.
-        dropped: Hits that were left out: the query's own document, and those that the judgments exclude.
+        n_queries: Number of judged queries.
+        missing: Judged queries that the run lacks; they count as 0.
+        dropped: Hits left out: the query's own document, and those that the judgments exclude.
         run: The results.
     """
 
@@ -50,7 +50,7 @@ class Quality:
     run: Run
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it, without values per query."""
+        """As a JSON object, without values by query."""
         return {
             "queries": self.n_queries,
             **{name: round(value, 5) for name, value in self.measures.items()},
@@ -63,9 +63,9 @@ class Quality:
         return [(name, f"{value:.4f}") for name, value in self.measures.items()]
 
     def write_per_query(self, path: Path) -> None:
-        """Write a line of JSON for each judged query: {"query_id": ..., "nDCG@10": ..., ...}; .gz is packed.
+        """Write a JSON line for each judged query: {"query_id": ..., "nDCG@10": ..., ...}; .gz is compressed.
 
-        A measure that is not defined for a query is null there.
+        A measure that isn't defined for a query is null.
         """
         with new_text(path) as file:
             for query in sorted(set().union(*self.per_query.values())):
@@ -75,12 +75,12 @@ class Quality:
 
 @dataclass(frozen=True)
 class Evaluation(Quality):
-    """What `evaluate_index` found: how good the results are, and how fast.
+    """Quality and speed of an index.
 
     Attributes:
-        search: Latency of searching, k = 10, one thread.
+        search: Latency of a search, k = 10, one thread.
         encode: Latency of encoding a query; None if the queries were vectors.
-        queries_per_second: Batch search on all cores, k = 10.
+        queries_per_second: Throughput of batch search on all cores, k = 10.
     """
 
     search: Latency
@@ -88,7 +88,7 @@ class Evaluation(Quality):
     queries_per_second: float
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it, without values per query."""
+        """As a JSON object, without values by query."""
         return {
             **super().to_json(),
             "search_ms": self.search.to_json(),
@@ -106,15 +106,15 @@ class Evaluation(Quality):
 
 
 def evaluate_run(run: Run, dataset: Dataset, measures: str) -> Quality:
-    """Score a run, whatever engine made it.
+    """Measure a run of any engine.
 
-    Every judged query counts, those without results as 0. What the dataset leaves out of results is left out first.
-    `lsr.eval.checks.check_run` finds what is wrong with run and judgments, which this takes as they are.
+    Every judged query counts; those without results count as 0. Hits that the dataset excludes are left out first. Run
+    and judgments aren't checked; see `lsr.eval.checks.check_run`.
 
     Args:
-        run: The results; equal scores stay in the order of the run.
-        dataset: Where the judgments come from.
-        measures: Names, as "nDCG@10 RR@10".
+        run: The results; equal scores keep the order of the run.
+        dataset: The dataset with the judgments.
+        measures: Names, such as "nDCG@10 RR@10".
 
     Raises:
         DataError: Unknown measures.
@@ -141,16 +141,16 @@ def search_run(
     dense: NDArray[np.float32] | None = None,
     **settings: Unpack[BatchOptions],
 ) -> Run:
-    """The k best documents of each query, and as many more as will be left out of them.
+    """The k best documents of each query, and as many more as may be left out of them.
 
     Args:
-        index: What to search.
-        dataset: Tells which documents are left out.
+        index: The index.
+        dataset: Says which documents are left out.
         ids: Query ids.
-        vectors: A row each.
-        k: How many documents.
-        dense: (n_queries, width) their dense vectors, for the modes that take them.
-        settings: Of `Index.search_batch`.
+        vectors: One row for each query.
+        k: Number of documents.
+        dense: (n_queries, width) dense vectors, for modes that need them.
+        settings: Settings of `Index.search_batch`.
     """
     found = index.search_batch(vectors, k + dataset.most_dropped, dense=dense, **settings)
     results = {}
@@ -163,18 +163,18 @@ def search_run(
 def evaluate_index(
     index: Index, dataset: Dataset, measures: str, queries: QuerySet | None = None, *, mode: Mode = "sparse"
 ) -> Evaluation:
-    """Search all judged queries, score the results, time the searches.
+    """Search all judged queries, measure the results, and time the searches.
 
     Args:
-        index: What to search.
-        dataset: Where queries and judgments come from.
-        measures: Names, as "nDCG@10 RR@10".
-        queries: Queries instead of the dataset's, encoded ones say.
-        mode: As of `Index.search`; other than "sparse" it takes texts.
+        index: The index.
+        dataset: Queries and judgments.
+        measures: Names, such as "nDCG@10 RR@10".
+        queries: Queries that replace the dataset's, for example encoded ones.
+        mode: As for `Index.search`; modes other than "sparse" need texts.
 
     Raises:
-        DataError: Unknown measures, or no judged query among the queries; or an index without dense vectors that is to
-            be searched by them.
+        DataError: Unknown measures, no judged query among the queries, or a mode that needs dense vectors for an index
+            without them.
     """
     depth = depth_of(parse_measures(measures))
     judged = (queries or read_queries(dataset.query_source, index)).only(dataset.qrels)
@@ -183,7 +183,7 @@ def evaluate_index(
     vectors, how = judged.encoded(index), dict[str, Any]()
     if mode != "sparse":
         if judged.texts is None:
-            raise DataError(f'mode "{mode}" takes texts of queries, not vectors', dataset.name)
+            raise DataError(f'mode "{mode}" needs texts of queries, not vectors', dataset.name)
         how = {"mode": mode, "dense": index.encoder.encode_dense(judged.texts, queries=True)}
     quality = evaluate_run(search_run(index, dataset, judged.ids, vectors, depth, **how), dataset, measures)
     return Evaluation(

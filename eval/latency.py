@@ -1,4 +1,4 @@
-"""Latency as users feel it: one query at a time on one thread after a warm-up, encoding apart from searching."""
+"""Latency of one query at a time on one thread after a warm-up; encoding and searching are timed separately."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lsr.index.search.settings import FilteredOptions
 from lsr.sparse import SparseMatrix
 
 if TYPE_CHECKING:
-    from lsr.index.index import Index  # heavy, and a report needs none
+    from lsr.index.index import Index  # slow to import, and reports don't need it
     from lsr.index.search.settings import Mode
 
-ROUNDS = 3  # a query's latency is the median of so many runs
-_WHILE = 0.3  # seconds that throughput is measured for at least
+ROUNDS = 3  # a query's latency is the median of this many runs
+_WHILE = 0.3  # shortest measurement of throughput, in seconds
 
 
 @dataclass(frozen=True)
@@ -42,24 +42,24 @@ class Latency:
 
     @classmethod
     def of(cls, milliseconds: Sequence[float]) -> Latency:
-        """From one value per query."""
+        """Make percentiles from one value for each query."""
         if not len(milliseconds):
             return cls(0.0, 0.0, 0.0, 0.0)
         p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99])
         return cls(float(p50), float(np.mean(milliseconds)), float(p95), float(p99))
 
     def to_json(self) -> dict[str, float]:
-        """As JSON can hold it, rounded to the microsecond."""
+        """As a JSON object, rounded to the microsecond."""
         return {name: round(value, 3) for name, value in asdict(self).items()}
 
 
 def time_together(calls: Sequence[Callable[[int], Any]], n: int, rounds: int = ROUNDS) -> NDArray[np.float64]:
-    """Time several systems on the same queries: they take turns, and each round another one begins.
+    """Time several systems on the same queries in turns; each round starts with another system.
 
     Args:
-        calls: Each is called with 0 … n - 1, one after the other, after one round that doesn't count.
+        calls: Functions to call with 0 … n - 1, after a warm-up round.
         n: Number of queries.
-        rounds: How often.
+        rounds: Number of timed rounds.
 
     Returns:
         (len(calls), n) float64, milliseconds: the median of the rounds.
@@ -78,15 +78,15 @@ def time_together(calls: Sequence[Callable[[int], Any]], n: int, rounds: int = R
 
 
 def time_each(call: Callable[[int], Any], n: int, rounds: int = ROUNDS) -> Latency:
-    """Time call(0) … call(n - 1), `rounds` times over, after one round that doesn't count."""
+    """Time call(0) … call(n - 1) in `rounds` rounds, after a warm-up round."""
     return Latency.of(time_together([call], n, rounds)[0].tolist())
 
 
 class PeakMemory:
-    """The most memory that this process holds within a `with`, in bytes; mapped files count while they are held.
+    """Peak memory of this process within a `with`, in bytes, including mapped files that are in memory.
 
     Attributes:
-        peak: None where the system doesn't tell (only Linux does).
+        peak: None on systems other than Linux.
     """
 
     _EVERY = 0.02  # seconds
@@ -124,14 +124,14 @@ def search_latency(
     dense: NDArray[np.float32] | None = None,
     **settings: Unpack[FilteredOptions],
 ) -> Latency:
-    """Latency of search by vector, hits included; `dense` and settings are those of `Index.search_batch`."""
+    """Latency of search by vector, including hits; `dense` and settings are those of `Index.search_batch`."""
     rows = [vectors[i] for i in range(len(vectors))]
     near = [None] * len(rows) if dense is None else list(dense)
     return time_each(lambda i: index.search(rows[i], k, dense=near[i], **settings), len(rows))
 
 
 def encode_latency(index: Index, texts: Sequence[str], mode: Mode = "sparse") -> Latency:
-    """Latency of encoding a query, of both vectors where the mode takes both."""
+    """Latency of encoding a query; of both vectors if the mode needs both."""
 
     def encode(i: int) -> None:
         index.query_vectors([texts[i]])
@@ -150,9 +150,9 @@ def throughput(
     dense: NDArray[np.float32] | None = None,
     **settings: Unpack[FilteredOptions],
 ) -> float:
-    """Queries per second of batch search on all cores (or so many threads); settings are those of `Index.search`.
+    """Queries per second of batch search on all cores, or on some threads; settings are those of `Index.search`.
 
-    All queries are searched for again and again until a while has gone by; the median counts.
+    Searches all queries repeatedly for a while and takes the median.
     """
     first = None if dense is None else dense[:8]
     index.search_batch(vectors[:8], k, threads=threads, dense=first, **settings)
@@ -171,5 +171,5 @@ def machine() -> str:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
-        pass  # not Linux: the platform's own name will do
+        pass  # not Linux: use the platform's name
     return f"{name}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"

@@ -1,6 +1,6 @@
-"""Effectiveness through ir-measures: names as everybody writes them, nDCG with trec_eval's linear gain.
+"""Measures of quality through ir-measures: the usual names, nDCG with trec_eval's linear gain.
 
-What ends in a crash, a hang or a wrong value in one of the programs behind ir-measures is kept from them.
+Inputs that would crash, hang or mislead one of the programs behind ir-measures are refused first.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from lsr.errors import DataError, MissingExtra
 from lsr.io.runs import MAX_GRADE, Qrels, Run, as_float32, grade_problem
 
 DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
-# Commas and spaces between names, not those within the brackets of one.
+# Separators between names: commas and spaces outside of brackets.
 _BETWEEN = re.compile(r"[\s,]+(?![^()]*\))")
-_MOST_GDEVAL = 4  # the highest grade that gdeval.pl takes
+_MOST_GDEVAL = 4  # the highest grade that gdeval.pl supports
 
 
 def parse_measures(names: str) -> list[Any]:
-    """ir-measures objects of names separated by spaces or commas.
+    """Parse names of measures, separated by spaces or commas.
 
     Raises:
-        DataError: Unknown names, or ones that nothing installed can compute; all of them are listed.
+        DataError: Unknown names, or measures that nothing installed can compute; lists all of them.
         MissingExtra: ir-measures is not installed.
     """
     try:
@@ -42,12 +42,12 @@ def parse_measures(names: str) -> list[Any]:
             bad.append(name)
     if bad:
         names = ", ".join(map(repr, bad))
-        raise DataError(f"unknown measures, or senseless values: {names}; known ones look like nDCG@10 RR@10 AP(rel=2)")
+        raise DataError(f"unknown measures, or bad parameters: {names}; known ones look like nDCG@10 RR@10 AP(rel=2)")
     return parsed
 
 
 def _makes_sense(params: Mapping[str, Any]) -> bool:
-    """Whether a measure can be computed with these; trec_eval ends the whole process at some others."""
+    """Whether a measure's parameters are valid; trec_eval ends the process for some others."""
     gains = params.get("gains", {})
     return (
         1 <= params.get("cutoff", 1) < 2**31
@@ -57,35 +57,35 @@ def _makes_sense(params: Mapping[str, Any]) -> bool:
 
 
 def cutoff_of(measure: Any) -> int | None:
-    """How many hits a measure looks at; None for all."""
+    """Depth of a measure; None for all hits."""
     cutoff: int | None = measure.params.get("cutoff")
     return cutoff
 
 
 def depth_of(measures: list[Any], default: int = 1000) -> int:
-    """How many hits the measures look at; `default` for those without a cutoff."""
+    """Largest depth of the measures; `default` for those without a cutoff."""
     cutoffs = [cutoff_of(measure) or default for measure in measures]
     return max(cutoffs, default=default)
 
 
 def is_mean(measure: Any) -> bool:
-    """Whether a measure's value for a dataset is the mean of its queries' values; counts are summed."""
+    """Whether a measure is averaged over queries; counts are summed."""
     from ir_measures.measures.base import MeanAgg
 
     return isinstance(measure.aggregator(), MeanAgg)
 
 
 def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Values of all queries together, and of each.
+    """Compute measures of a run.
 
     Args:
-        qrels: Every query of it counts, also without results.
-        run: The results; equal scores stay in its order.
-        measures: As `parse_measures` gives them.
+        qrels: Judgments; all of their queries count, even without results.
+        run: The results; equal scores keep its order.
+        measures: From `parse_measures`.
 
     Returns:
-        ({measure: mean, or sum where it is a count}, {measure: {query_id: value}}). A query is missing where a
-        measure is not defined for it, as Accuracy is not where nothing relevant was found.
+        ({measure: mean, or sum for counts}, {measure: {query_id: value}}). A query is missing if a measure isn't
+        defined for it, like Accuracy if nothing relevant was found.
 
     Raises:
         DataError: A measure can't be computed from these judgments or results.
@@ -95,26 +95,26 @@ def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, fl
     _require_computable(qrels, measures)
     judged, ranked = {}, {}
     queries = list(qrels)
-    # Numbers instead of ids: some measures are scripts that misread other ids.
+    # Use numbers as ids: scripts of some measures misread other ids.
     for number, query in enumerate(map(str, range(len(queries)))):
         names: dict[str, str] = {}
         grades, hits = qrels[queries[number]], run.get(queries[number], {})
         if not all(map(math.isfinite, hits.values())):
             raise DataError(f"query {queries[number]!r} has a score that is not a finite number", "the run")
-        barren = max(grades.values(), default=0) < 0  # trec_eval writes beyond its memory: nothing is relevant anyway
+        barren = max(grades.values(), default=0) < 0  # trec_eval would write out of bounds, and nothing is relevant
         judged[query] = {names.setdefault(d, str(len(names))): 0 if barren else grade for d, grade in grades.items()}
-        # Equal scores are ordered by id in trec_eval; ranks as scores keep the order that the search gave.
+        # trec_eval orders equal scores by id; ranks as scores keep the order of the search.
         best_first = sorted(hits, key=hits.__getitem__, reverse=True)
         ranked[query] = {names.setdefault(d, str(len(names))): float(len(hits) - i) for i, d in enumerate(best_first)}
     per_query: dict[str, dict[str, float]] = {str(m): {} for m in measures}
     aggregators = {str(m): m.aggregator() for m in measures}
-    # Of a query without results only counts have something to say; some other measures divide by the number of hits.
+    # Queries without results are given to counts only: some other measures divide by the number of hits.
     found = {query: hits for query, hits in ranked.items() if hits}
     means = [m for m in measures if is_mean(m)]
     asked = [
         (ranked, [m for m in measures if not is_mean(m)]),
         (found, [m for m in means if m.NAME != "Accuracy"]),
-        (found, [m for m in means if m.NAME == "Accuracy"]),  # beside others it is 0 where it is not defined
+        (found, [m for m in means if m.NAME == "Accuracy"]),  # with other measures it would be 0 where it is undefined
     ]
     try:
         for results, some in asked:
@@ -122,16 +122,16 @@ def score_run(qrels: Qrels, run: Run, measures: list[Any]) -> tuple[dict[str, fl
                 name = str(value.measure)
                 per_query[name][queries[int(value.query_id)]] = float(value.value)
                 aggregators[name].add(value.value)
-    except Exception as error:  # a dozen programs are behind it: anything can come
+    except Exception as error:  # a dozen programs raise all kinds of errors
         why = f"{type(error).__name__}: {error}"
         raise DataError(f"ir-measures can't compute {' '.join(per_query)}: {why}") from error
     if undefined := [name for name, values in per_query.items() if not values]:
-        raise DataError(f"{' '.join(undefined)} is not defined for any of the queries")
+        raise DataError(f"{' '.join(undefined)} is undefined for all queries")
     return {name: float(aggregator.result()) for name, aggregator in aggregators.items()}, per_query
 
 
 def tied_queries(run: Run, depth: int) -> list[str]:
-    """The queries with two equal scores, as trec_eval reads them, among their first `depth` hits."""
+    """The queries with two equal float32 scores among their first `depth` hits."""
     found = []
     for query, hits in run.items():
         top = nlargest(depth, hits.values())
@@ -141,7 +141,7 @@ def tied_queries(run: Run, depth: int) -> list[str]:
 
 
 def ordered_by_id(run: Run) -> Run:
-    """The run as trec_eval reads it: scores as float32, equal ones in the order of the ids, the highest id first."""
+    """The run in trec_eval's order: float32 scores, equal ones by id, highest id first."""
     read = {query: [(doc, float(as_float32(score))) for doc, score in hits.items()] for query, hits in run.items()}
     return {
         query: dict(sorted(hits, key=lambda hit: (hit[1], hit[0].encode()), reverse=True))
@@ -150,12 +150,12 @@ def ordered_by_id(run: Run) -> Run:
 
 
 def _require_computable(qrels: Qrels, measures: list[Any]) -> None:
-    """Refuse grades that the programs behind the measures can't take."""
+    """Refuse grades that the programs behind the measures don't support."""
     gdeval = [str(m) for m in measures if m.NAME == "ERR" or m.params.get("dcg") == "exp-log2"]
     for query, grades in qrels.items():
         for doc, grade in grades.items():
             problem = grade_problem(grade)
             if not problem and gdeval and grade > _MOST_GDEVAL:
-                problem = f"{' '.join(gdeval)} takes grades up to {_MOST_GDEVAL}, not {grade}"
+                problem = f"{' '.join(gdeval)} supports grades up to {_MOST_GDEVAL}, not {grade}"
             if problem:
                 raise DataError(f"query {query!r}, document {doc!r}: {problem}", "the judgments")

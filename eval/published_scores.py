@@ -1,14 +1,14 @@
-"""Published figures to hold one's own against: nDCG@10 on BEIR's 13 sets, MRR@10 on MS MARCO, with their sources.
+"""Published figures to compare with: nDCG@10 on BEIR's 13 sets, MRR@10 on MS MARCO, with their sources.
 
-Each figure carries a mark of how far it can be trusted:
+Each figure has a mark of its reliability:
 
     repo        read in the named public repository: README, documentation, configuration
     paper-text  read in a copy of the paper's text
     derived     arithmetic on such figures
-    secondary   read in somebody else's account of the paper; look into the paper before printing it
-    unmarked    stated by the named sources, not looked up apart
+    secondary   quoted by another publication; check the paper before you print it
+    unmarked    stated by the sources, not checked separately
 
-nDCG has trec_eval's linear gain; ArguAna and Quora are without each query's own document; Touché is version 2.
+nDCG has trec_eval's linear gain; ArguAna and Quora exclude each query's own document; Touché is version 2.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Reference:
 
     Attributes:
         system: The encoder or engine.
-        dataset: As ir-datasets calls it without its collection and split ("scifact"), "msmarco" for MS MARCO's dev
-            queries, or "beir" for the mean over `SUITES["beir"]`.
-        measure: As ir-measures calls it.
+        dataset: The ir-datasets name without collection and split ("scifact"), "msmarco" for MS MARCO's dev queries, or
+            "beir" for the mean over `SUITES["beir"]`.
+        measure: The ir-measures name.
         value: Between 0 and 1.
         source: Where it was published.
-        trust: How it was read, see above.
-        note: What else is to be known.
+        trust: The mark, see above.
+        note: A remark.
     """
 
     system: str
@@ -61,7 +61,7 @@ _COLUMNS = (
     ("OpenSearch doc-v3-gte", "OpenSearch blog", "repo"),
     ("SPLADE-v3, Anserini's run", "Anserini regressions", "repo"),
 )
-# nDCG@10 times 100; the last line is the mean as published.
+# nDCG@10 times 100; the last line is the published mean.
 _BEIR = """
 trec-covid       59.5 65.6 72.7 72.5 74.8 70.0 63.6 68.1 77.1 77.5 70.7 69.0 70.9 72.4 73.4 73.0
 nfcorpus         32.2 32.5 34.7 34.5 35.7 34.8 34.7 33.8 36.0 34.7 35.2 34.3 33.6 34.5 36.0 36.3
@@ -78,7 +78,7 @@ scifact          67.9 66.5 70.4 71.0 71.0 68.5 71.5 68.8 72.3 72.2 71.6 71.5 69.
 quora            78.9 78.9 83.4 84.9 81.4 81.7 73.4 77.5 85.6 86.3 78.8 84.1 83.7 86.3 87.3 81.4
 beir             43.7 44.8 50.5 50.7 51.7 50.0 49.1 47.0 52.4 52.8 49.0 50.4 49.7 51.7 54.6 51.81
 """
-# System, source, trust, values times 100: RR@10 and R@1000 on MS MARCO, nDCG@10 the mean over BEIR; perhaps a note.
+# System, source, trust, values times 100 (RR@10 and R@1000 on MS MARCO, nDCG@10 the mean over BEIR), optional note.
 _OTHERS = """
 BM25, k1 0.9, b 0.4 | Anserini | repo | RR@10 18.4
 BM25, tuned | Anserini | repo | RR@10 18.75
@@ -118,20 +118,20 @@ LACONIC-1B | LACONIC | secondary | nDCG@10 58.7
 Linkup SPARSEUP | SPARSEUP | secondary | nDCG@10 56.4
 ModernBERT-VT | ModernBERT-VT | secondary | nDCG@10 52.4
 """
-# Other names of the sets, as folders and collections of ir-datasets have them.
+# Other names of the sets, in folders and in ir-datasets.
 _ALIASES = {"touche-2020": "webis-touche2020", "touche2020": "webis-touche2020", "dbpedia": "dbpedia-entity"}
 _MEASURES = {"mrr@10": "RR@10", "rr@10": "RR@10", "ndcg@10": "nDCG@10", "r@1000": "R@1000", "recall@1000": "R@1000"}
 
 
 def reference(dataset: str, measure: str, split: str | None = None) -> list[Reference]:
-    """The published figures for a dataset, best first; none where nothing is known.
+    """The published figures for a dataset, best first; may be empty.
 
     Args:
-        dataset: A folder or a name as users have them: "data/scifact", "beir/scifact", "irds:beir/scifact/test",
+        dataset: A folder or a name, such as "data/scifact", "beir/scifact", "irds:beir/scifact/test",
             "msmarco-passage/dev/small"; "beir" for the mean over the 13 sets.
-        measure: As ir-measures calls it; MRR@10 is RR@10.
-        split: Which judgments, if the name doesn't tell. The figures are those of the test split, MS MARCO's of the
-            6,980 dev queries; of other splits there are none.
+        measure: The ir-measures name; MRR@10 is RR@10.
+        split: Split of the judgments, if it isn't part of the name. Figures are for test splits, and for MS MARCO's
+            6,980 dev queries; there are none for other splits.
     """
     name, wanted = _plain(dataset, split), _MEASURES.get(measure.lower())
     found = [r for r in references() if (r.dataset, r.measure) == (name, wanted)]
@@ -139,13 +139,13 @@ def reference(dataset: str, measure: str, split: str | None = None) -> list[Refe
 
 
 def _plain(dataset: str, split: str | None) -> str | None:
-    """A dataset's name as in the tables; None for one that isn't there, or another split."""
+    """A dataset's name in the tables; None for unknown datasets and other splits."""
     folder = Path(dataset).is_dir()
     parts = (Path(dataset).resolve().name if folder else dataset.removeprefix("irds:")).lower().strip("/").split("/")
     if parts == ["msmarco-passage", "dev", "small"]:
         return "msmarco"
     if parts == ["beir", "webis-touche2020"]:
-        return None  # version 1; in BEIR's own folder of this name lies version 2
+        return None  # version 1; BEIR's folder of this name has version 2
     if parts[-1] in ("test", "dev", "train") and len(parts) > 1:
         split = parts.pop()
     if parts[-1] == "v2" and len(parts) > 1:
@@ -161,7 +161,7 @@ def references() -> tuple[Reference, ...]:
     for line in _BEIR.split("\n")[1:-1]:
         dataset, *values = line.split()
         for (system, source, trust), value in zip(_COLUMNS, values, strict=True):
-            averaged = dataset == "beir" and source.startswith("Anserini")  # its pages give the sets only
+            averaged = dataset == "beir" and source.startswith("Anserini")  # Anserini's pages have no means
             mark = "derived" if averaged else trust
             found.append(Reference(system, dataset, "nDCG@10", _share(value), source, mark))
     for line in _OTHERS.split("\n")[1:-1]:

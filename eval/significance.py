@@ -1,16 +1,16 @@
-"""Is one system better than another, or was it luck? Paired tests over {query: value}, intervals, several systems.
+"""Significance of differences: paired tests over {query: value}, intervals, corrections for several systems.
 
     compare(values, baseline)    difference of the means, its interval, a p-value, wins and losses
-    holm(p_values)               p-values of several systems against one baseline, adjusted
+    holm(p_values)               adjusted p-values of several systems against one baseline
     compare_seeds(a, b)          the same for systems that were trained with several seeds
-    bootstrap_interval(values)   how far a mean would move with other queries
-    seeds_interval(values)       how far it would move with other queries and other seeds
-    most_different(a, b)         the queries to look at
+    bootstrap_interval(values)   interval of a mean over other samples of queries
+    seeds_interval(values)       the same over queries and seeds
+    most_different(a, b)         the queries that differ most
 
-The randomisation test and the t test are those that Smucker, Allan and Carterette (CIKM 2007) recommend for retrieval;
-(r + 1) / (samples + 1) is the estimate of Phipson and Smyth (2010), which never says 0; Holm (1979). With seeds both
-queries and seeds are samples (Clark 1973): the variance of a mean is the sum of what queries and what seeds contribute,
-its degrees of freedom are Satterthwaite's (1946).
+Smucker, Allan and Carterette (CIKM 2007) recommend the randomisation test and the t test for retrieval. The estimate
+(r + 1) / (samples + 1) of Phipson and Smyth (2010) is never 0. The correction is Holm's (1979). With seeds, both
+queries and seeds are samples (Clark 1973): the variance of a mean is the sum of their contributions, and its degrees of
+freedom are Satterthwaite's (1946).
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from numpy.typing import NDArray
 
 from lsr.errors import DataError, MissingExtra
 
-_AT_ONCE = 1 << 21  # numbers drawn and held at a time
-_EQUAL = 1e-12  # values this close are the same: the order of a sum makes as much
+_AT_ONCE = 1 << 21  # numbers drawn at a time
+_EQUAL = 1e-12  # values this close count as equal: rounding of a sum can be as large
 
 Values = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found.
+    """A comparison of two systems.
 
     Attributes:
         difference: Mean of values - baseline.
         low: Lower end of the difference's 95 % bootstrap interval.
         high: Its upper end.
-        p: Two-sided p-value: how often a difference as large comes of chance, if the systems are equally good.
+        p: Two-sided p-value: the probability of a difference at least as large if the systems are equally good.
         wins: Queries with a higher value than the baseline's.
         ties: Queries with the same value.
-        losses: Queries with a lower one.
-        n: Queries.
+        losses: Queries with a lower value.
+        n: Number of queries.
     """
 
     difference: float
@@ -68,14 +68,14 @@ def compare(
 
     Args:
         values: {query_id: value} of a system.
-        baseline: The same of another.
-        test: "randomization" flips the signs of the differences, all ways if there are at most `samples` of them and
-            at random otherwise; "t" is Student's paired test.
-        samples: Random sign flips.
-        seed: Of the flips and of the bootstrap.
+        baseline: {query_id: value} of the baseline.
+        test: "randomization" flips the signs of the differences: in all ways if there are at most `samples`, else at
+            random; "t" is Student's paired test.
+        samples: Number of random sign flips.
+        seed: Seed of the flips and the bootstrap.
 
     Raises:
-        DataError: Other queries than the baseline's, none at all, or a value that is not a finite number.
+        DataError: The queries differ from the baseline's, there are none, or a value is not finite.
         MissingExtra: A t test without scipy.
     """
     differences = np.array([a - b for _, a, b in _paired(values, baseline)])
@@ -142,12 +142,9 @@ def _over_seeds(by_query: NDArray[np.float64], systems: Sequence[Sequence[Values
         from scipy.stats import t
     except ImportError:
         raise MissingExtra("scipy", "eval", "a test over seeds") from None
-    means = [np.array([sum(one.values()) / len(one) for one in seeds]) for seeds in systems]
-    parts = [
-        (float(np.var(values, ddof=1)) / len(values), len(values) - 1)
-        for values in (by_query, *means)
-        if len(values) > 1
-    ]
+    means = [[sum(one.values()) / len(one) for one in seeds] for seeds in systems if len(seeds) > 1]
+    samples = [by_query, *map(np.array, means)]
+    parts = [(float(values.var(ddof=1)) / len(values), len(values) - 1) for values in samples if len(values) > 1]
     variance = sum(part for part, _ in parts)
     mean = float(by_query.mean())
     if variance <= _EQUAL**2:
@@ -158,13 +155,13 @@ def _over_seeds(by_query: NDArray[np.float64], systems: Sequence[Sequence[Values
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p-values of several systems against one baseline, so that any false alarm is as rare as stated.
+    """Adjust the p-values of several systems against one baseline to control the family-wise error rate (Holm).
 
     Args:
-        p_values: One a system.
+        p_values: One for each system.
 
     Returns:
-        The adjusted ones in the same order; at most 0.05 means significant at 5 % among them all.
+        The adjusted p-values in the same order; at most 0.05 is significant at 5 % over all systems.
 
     Examples:
         >>> holm([0.01, 0.04, 0.03])
@@ -187,27 +184,27 @@ def bootstrap_interval(
     Args:
         values: {query_id: value}.
         level: Between 0 and 1.
-        samples: How many sets of queries are drawn.
-        seed: Of the draws.
+        samples: Number of samples.
+        seed: Seed of the draws.
 
     Raises:
-        DataError: No values, or one that is not a finite number.
+        DataError: There are no values, or one is not finite.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
     if not values:
-        raise DataError("no queries, no interval")
+        raise DataError("an interval needs at least one query")
     for query, value in values.items():
         _finite(query, value)
-    # In the order of the ids, so that the same values give the same interval however they were read.
+    # Ordered by id, so that the interval doesn't depend on the order of reading.
     array = np.array([values[query] for query in sorted(values)], np.float64)
     return _interval(array, level, _positive(samples, "samples"), seed)
 
 
 def most_different(values: Values, baseline: Values, n: int = 10) -> list[tuple[str, float, float]]:
-    """The queries on which two systems differ most: (query, value, baseline's value), the largest difference first.
+    """The queries that differ most: (query, value, baseline's value), largest difference first.
 
-    Queries without a difference are not among them; equal differences are ordered by query id.
+    Excludes queries without a difference; equal differences are ordered by query id.
 
     Raises:
         DataError: As for `compare`.
@@ -217,7 +214,7 @@ def most_different(values: Values, baseline: Values, n: int = 10) -> list[tuple[
 
 
 def _paired(values: Values, baseline: Values) -> list[tuple[str, float, float]]:
-    """(query, value, baseline's value) in the order of the ids."""
+    """(query, value, baseline's value), ordered by id."""
     if unpaired := sorted(values.keys() ^ baseline.keys()):
         raise DataError(
             f"the queries are not the baseline's: {len(values)} and {len(baseline)} queries, of which {len(unpaired)} "
@@ -243,7 +240,7 @@ def _positive(number: int, name: str) -> int:
 
 
 def _randomization(differences: NDArray[np.float64], samples: int, seed: int) -> float:
-    """Share of sign flips whose sum is at least as far from 0 as the one that was seen."""
+    """Share of sign flips whose sum is at least as far from 0 as the observed one."""
     moved = differences[differences != 0]  # flipping a 0 changes nothing
     bound = abs(moved.sum()) - _EQUAL * np.abs(moved).sum()  # sums of the same numbers round differently
     exact = len(moved) < 63 and 2 ** len(moved) <= samples
@@ -255,7 +252,7 @@ def _randomization(differences: NDArray[np.float64], samples: int, seed: int) ->
 
 
 def _all_flips(n: int) -> Iterator[NDArray[np.uint8]]:
-    """All (2^n, n) ways to flip n signs or not, in parts."""
+    """All (2^n, n) combinations of n signs, in parts."""
     rows = max(1, _AT_ONCE // max(n, 1))
     for start in range(0, 2**n, rows):
         numbers = np.arange(start, min(start + rows, 2**n), dtype=np.int64)
@@ -283,9 +280,9 @@ def _t_test(differences: NDArray[np.float64]) -> float:
     except ImportError:
         raise MissingExtra("scipy", "eval", "a t test") from None
     if not differences.any() or len(differences) < 2:
-        return 1.0  # nothing speaks against chance; the formula would be 0 / 0
+        return 1.0  # no difference at all; the formula would be 0 / 0
     if np.ptp(differences) <= _EQUAL * np.abs(differences).max():
-        return 0.0  # all differ by the same: t is infinite
+        return 0.0  # all differences are equal: t is infinite
     return float(ttest_rel(differences, np.zeros_like(differences)).pvalue)
 
 

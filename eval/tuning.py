@@ -1,4 +1,4 @@
-"""The weights of a hybrid search, chosen on judged queries."""
+"""Choose the weights of a hybrid search on judged queries."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lsr.eval.evaluate import evaluate_run
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.io.corpus import open_corpus
 
-_STEPS = {2: 20, 3: 10}  # weights are multiples of one over this many; of more parts a quarter
+_STEPS = {2: 20, 3: 10}  # {parts: steps}; weights are multiples of 1 / steps, 1 / 4 for more parts
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What `tune` found.
+    """The result of `tune`.
 
     Attributes:
-        hybrid: With the best weights.
-        value: Its measure on these queries; on others it will be a little lower, since it was chosen by these.
-        tried: The measure of all weights that were tried.
+        hybrid: The hybrid with the best weights.
+        value: Its measure on these queries; expect a little less on others, because the weights were chosen on these.
+        tried: {weights: measure} of all weights that were tried.
     """
 
     hybrid: Hybrid
@@ -30,12 +30,12 @@ class Tuned:
 
 
 def tune(hybrid: Hybrid, dataset: Dataset, measure: str = "nDCG@10") -> Tuned:
-    """Choose the weights that are best on judged queries: each part is searched once, then all weights are tried.
+    """Choose the best weights on judged queries. Each part is searched once, then all weights are tried.
 
     Args:
-        hybrid: What is tuned; its method and depth stay.
-        dataset: Queries and judgments; a hundred or more, and others than those that are reported later.
-        measure: As ir-measures names it.
+        hybrid: The hybrid to tune; its method and depth stay.
+        dataset: Queries and judgments: a hundred queries or more, but not those on which you report results.
+        measure: The ir-measures name.
 
     Raises:
         DataError: No judged query, or an unknown measure.

@@ -65,11 +65,12 @@ class AsyncIndex:
         threads: int = 0,
         where: Where | Filter | None = None,
         dense: Sequence[ArrayLike] | NDArray[np.float32] | None = None,
+        device: str | None = None,
         **settings: Unpack[SearchOptions],
     ) -> list[Hits]:
         """See `Index.search_batch`."""
         return await asyncio.to_thread(
-            self.index.search_batch, queries, k, threads=threads, where=where, dense=dense, **settings
+            self.index.search_batch, queries, k, threads=threads, where=where, dense=dense, device=device, **settings
         )
 
     async def similar(

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when somebody asks for one, so that importing the package stays quick."""
+"""Names that a package imports on first use, so that importing the package stays quick."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
 
     Args:
         package: Its name.
-        homes: {public name: module that has it}.
+        homes: {public name: module that defines it}.
     """
 
     def __getattr__(name: str) -> Any:

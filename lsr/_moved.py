@@ -1,7 +1,7 @@
-"""Import paths of earlier releases, which still work in this one: each warns, and names its new path.
+"""Import paths of earlier releases. They still work in this one, with a warning that names the new path.
 
-A finder at the end of `sys.meta_path` answers for modules that are gone. A package that now has the name of such a
-module, or a module whose functions have other names now, finds the old names by `names_of`.
+A finder at the end of `sys.meta_path` imports modules that no longer exist. Where a package has taken over the name of
+such a module, or a function was renamed, `names_of` finds the old names.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ MOVED = {
     "lsr.encode.commands": "lsr.index.cli.encode",
     "lsr.encode.hub": "lsr.encode.load",
     "lsr.encode.onnx": "lsr.encode.onnx_export lsr.encode.onnx_runner",
-    "lsr.encode.parts": "lsr.encode.distributed",
     "lsr.encode.static": "lsr.encode.inference_free",
-    "lsr.encode.stream": "lsr.encode.corpus",
+    "lsr.encode.stream": "lsr.encode.corpus lsr.encode.write",
     "lsr.eval.artifacts": "lsr.eval.experiment.artifact_cache",
     "lsr.eval.cells": "lsr.eval.report.formatting",
     "lsr.eval.commands": "lsr.eval.cli",
@@ -148,7 +147,7 @@ RENAMED = {
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds a module under its old path, as one that fetches its names from where they are now."""
+    """Imports an old path as a module that fetches each name from its new place."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -160,7 +159,7 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def names_of(old: str) -> Callable[[str], Any]:
-    """A `__getattr__` that finds the names that the module `old` had where they are now."""
+    """A `__getattr__` that finds the names of the module `old` in their new places."""
 
     def __getattr__(name: str) -> Any:
         # A package's own module may not be imported yet.
@@ -179,7 +178,7 @@ def names_of(old: str) -> Callable[[str], Any]:
 
 
 def _face_of(name: str, home: str) -> str:
-    """The package that exports a name, if one does; else its module."""
+    """The package that exports a name, or else its module."""
     for face in ("lsr", "lsr.encode", "lsr.index", "lsr.train", "lsr.eval"):
         if importlib.import_module(face)._HOMES.get(name) == home:
             return face
@@ -187,7 +186,7 @@ def _face_of(name: str, home: str) -> str:
 
 
 def moved_function(old: str, module: str, name: str) -> Callable[..., Any]:
-    """What takes the place of a method that is gone; it warns."""
+    """The function that replaces a removed method; warns."""
     _warn(old, f"{_face_of(name, module)}.{name}")
     return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
@@ -199,11 +198,11 @@ def renamed(old: str, new: str) -> None:
 
 
 def _warn(old: str, new: str) -> None:
-    message = f"{old} has moved: import {new}. The old path goes with the next release."
+    message = f"{old} has moved: import {new}. The next release removes the old path."
     warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 
 def install() -> None:
-    """Answer for old paths from now on."""
+    """Make old paths importable from now on."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())

@@ -1,7 +1,7 @@
-"""The `lsr` command: a table of commands, each imported only when it is called, and one place for errors.
+"""The `lsr` command: a table of commands that are imported when they are called, and the handling of errors.
 
-Each wing owns its commands (`index/cli/encode.py`, `index/cli/search.py`, `eval/cli.py`); here only their names
-and help lines stand, so that `lsr --help` imports nothing else.
+The commands are elsewhere (`index/cli/encode.py`, `index/cli/search.py`, `eval/cli.py`). Only their names and help
+lines are here, so that `lsr --help` imports nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lsr._version import __version__
 COMMANDS = {
     "demo": (
         "lsr.eval.cli",
-        "See it work: a small real collection encoded, indexed, searched, evaluated.",
+        "Encode, index, search and evaluate a small real collection.",
     ),
     "encode": ("lsr.index.cli.encode", "Turn texts or queries into sparse vectors."),
     "index": ("lsr.index.cli.build", "Build an index from vectors, or from texts and an encoder."),
@@ -27,24 +27,24 @@ COMMANDS = {
     "sync": ("lsr.index.cli.modify", "Bring an index up to date with a folder of documents."),
     "delete": ("lsr.index.cli.modify", "Delete documents from an index."),
     "merge": ("lsr.index.cli.modify", "Merge the segments of an index into one."),
-    "reshard": ("lsr.index.cli.modify", "Write an index as shards of one size."),
+    "reshard": ("lsr.index.cli.modify", "Write an index as shards of equal size."),
     "search": ("lsr.index.cli.search", "Search an index with a text or a file of queries."),
-    "similar": ("lsr.index.cli.documents", "Find documents that are like one of an index."),
-    "duplicates": ("lsr.index.cli.documents", "Pairs of documents that are nearly the same."),
-    "get": ("lsr.index.cli.documents", "Print documents of an index as they are stored."),
+    "similar": ("lsr.index.cli.documents", "Find documents similar to one in the index."),
+    "duplicates": ("lsr.index.cli.documents", "Find pairs of near-duplicate documents."),
+    "get": ("lsr.index.cli.documents", "Print documents of an index as stored."),
     "explain": ("lsr.index.cli.search", "Show why a document scores as it does for a query."),
-    "evaluate": ("lsr.eval.cli", "Quality and latency of an index on a judged dataset."),
+    "evaluate": ("lsr.eval.cli", "Measure quality and latency of an index on a judged dataset."),
     "experiment": ("lsr.eval.cli", "Compare systems on collections, with a report."),
-    "report": ("lsr.eval.cli", "An experiment's results as an HTML page and as Markdown."),
-    "reproduce": ("lsr.eval.cli", "Run an experiment again from its results, and tell what differs."),
+    "report": ("lsr.eval.cli", "Write an experiment's results as an HTML page and as Markdown."),
+    "reproduce": ("lsr.eval.cli", "Run an experiment again from its results, and list differences."),
     "compare": ("lsr.eval.cli", "Compare runs or results query by query, with significance."),
-    "bench": ("lsr.eval.cli", "Latency and recall of an index over search settings."),
+    "bench": ("lsr.eval.cli", "Measure latency and recall of an index over search settings."),
     "export": ("lsr.index.cli.export", "Write an index or vectors for another engine: CIFF, OpenSearch, Anserini."),
     "mine": ("lsr.train.cli", "Mine hard negatives from runs for training."),
-    "score": ("lsr.train.cli", "Have teachers score mined candidates, for distillation."),
-    "train": ("lsr.eval.training.cli", "Train an encoder as a YAML file says."),
+    "score": ("lsr.train.cli", "Score mined candidates with teachers, for distillation."),
+    "train": ("lsr.eval.training.cli", "Train an encoder from a YAML file."),
     "publish": ("lsr.index.cli.encode", "Write an encoder for other libraries, or push it to the Hugging Face hub."),
-    "serve": ("lsr.index.cli.serve", "Serve indexes over HTTP: a page, and a JSON API."),
+    "serve": ("lsr.index.cli.serve", "Serve indexes over HTTP: a search page and a JSON API."),
     "mcp": ("lsr.index.cli.serve", "Serve an index to agents, by the Model Context Protocol."),
     "verify": ("lsr.index.cli.modify", "Check every byte of an index."),
     "warmup": ("lsr.index.cli.search", "Compile the search kernels now."),
@@ -101,7 +101,7 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; exits with 0, with 1 after a failure, with 2 after bad use."""
+    """Run the command line; exits with 0, with 1 after a failure, with 2 after a usage error."""
     try:
         sys.exit(cli.main(args, prog_name="lsr", standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -111,7 +111,7 @@ def main(args: list[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`); nothing is wrong. Python would complain while it flushes.
+        # The reader of stdout has closed it (`| head`), which is no error. Python would complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
@@ -123,7 +123,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _hinted(error: click.ClickException) -> click.ClickException:
-    """Bad use, with what was probably meant."""
+    """A usage error, with a hint at what was probably meant."""
     if isinstance(error, click.UsageError) and error.ctx and error.message.startswith("Got unexpected extra argument"):
         name = error.ctx.command.name
         if name in ("search", "explain"):
@@ -133,7 +133,7 @@ def _hinted(error: click.ClickException) -> click.ClickException:
 
 
 def _message(error: Exception) -> str | None:
-    """What to print for an error that a user can cause; None for a fault of ours, which deserves its traceback."""
+    """The message for an error that a user can cause; None for a bug of ours, which needs its traceback."""
     from lsr.errors import LsrError
 
     if isinstance(error, LsrError):
@@ -146,7 +146,7 @@ def _message(error: Exception) -> str | None:
 
 
 def os_error_text(error: OSError) -> str:
-    """An operating system's error as a sentence with the path and, where there is one, the mend."""
+    """An operating system's error as a message with the path and, if known, the remedy."""
     mend = {
         errno.ENOSPC: "the disk is full: free some room or write elsewhere",
         errno.EDQUOT: "the disk quota is used up: free some room or write elsewhere",
@@ -165,5 +165,5 @@ def os_error_text(error: OSError) -> str:
 
 
 def run_command(name: str, args: list[str]) -> Any:
-    """Call a command of the table from Python; what `main` prints as an error is raised here."""
+    """Call a command from Python. Errors are raised, not printed."""
     return cli.main([name, *args], prog_name="lsr", standalone_mode=False)

@@ -1,7 +1,7 @@
-"""YAML into frozen dataclasses: every wrong key and value named with its line, all of them at once.
+"""Read YAML files into frozen dataclasses. One error lists every wrong key and value with its line.
 
-The dataclass is the schema: nested dataclasses, lists of them, optional values, literals and plain types. A file may be
-followed by overrides, "optimizer.steps=300", as commands take them.
+The dataclass is the schema: nested dataclasses, lists of them, optional values, literals and plain types. Overrides
+such as "optimizer.steps=300" replace values of the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Where a number has to lie; a number that is not finite lies nowhere."""
+    """Bounds of a number. A number that is not finite is always out of range."""
 
     at_least: float | None = None
     above: float | None = None
@@ -33,7 +33,7 @@ class Range:
     below: float | None = None
 
     def problem(self, value: Any) -> str | None:
-        """What a value should be, if it isn't."""
+        """What is wrong with a value; None if it is in range."""
         if not isinstance(value, int | float):
             return None
         whole = not isinstance(value, float) or math.isfinite(value)
@@ -53,18 +53,18 @@ def within(
     at_most: float | None = None,
     below: float | None = None,
 ) -> dict[str, Range]:
-    """Metadata of a dataclass' field: its range, which `read_config` and `Settings` hold values to."""
+    """Metadata of a dataclass field: its range, which `read_config` and `Settings` check."""
     return {_RANGE: Range(at_least, above, at_most, below)}
 
 
 class Settings:
-    """A base of dataclasses whose numbers have ranges."""
+    """Base of dataclasses that check the ranges of their numbers."""
 
     def __post_init__(self) -> None:
-        """Hold all values to their ranges and to each other.
+        """Check the ranges of all values, then their combinations.
 
         Raises:
-            ValueError: What is wrong, a line for each.
+            ValueError: One line for each problem.
         """
         wrong = []
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every heir is a dataclass
@@ -74,7 +74,7 @@ class Settings:
             raise ValueError("\n".join(wrong))
 
     def conflicts(self) -> list[str]:
-        """What doesn't go together, each of the values being in its range."""
+        """Combinations of values that don't work, one message for each. Called when each value is in range."""
         return []
 
 
@@ -88,14 +88,15 @@ def read_config(path: str | PathLike[str], schema: type[T], overrides: Sequence[
 
     Args:
         path: The file.
-        schema: A dataclass; fields without a default have to be there.
-        overrides: "key=value" or "section.key=value", the value in YAML; put in place of what the file says.
+        schema: A dataclass; fields without a default are required.
+        overrides: "key=value" or "section.key=value", the value in YAML; they replace values of the file.
 
     Returns:
         An instance of `schema`.
 
     Raises:
-        DataError: Unknown keys, missing ones, values of the wrong type or out of range: all of them, with their lines.
+        DataError: Unknown or missing keys, values of the wrong type or out of range; lists all of them with their
+            lines.
     """
     try:
         import yaml
@@ -124,19 +125,19 @@ def read_config(path: str | PathLike[str], schema: type[T], overrides: Sequence[
 
 
 class _Reader:
-    """Turns nodes into values and collects what is wrong on the way."""
+    """Turns YAML nodes into values and collects the problems."""
 
     def __init__(self, yaml: Any, path: str) -> None:
         self.yaml, self.path = yaml, path
         self.problems: list[str] = []
 
     def wrong(self, node: Any, problem: str) -> None:
-        """Note a problem with the line it is in."""
+        """Note a problem with its line."""
         where = getattr(node, "override", None) or f"{self.path}:{node.start_mark.line + 1}"
         self.problems.append(f"{where}: {problem}")
 
     def put(self, root: Any, override: str, value: Any) -> None:
-        """Set a value of the tree, making the sections that lead to it."""
+        """Set a value of the tree; sections on the way to it are made if needed."""
         where, (names, equals, _) = f"--set {override}", override.partition("=")
         if not equals or value is None:
             self.problems.append(f"{where}: write it as section.key=value")
@@ -150,7 +151,7 @@ class _Reader:
                 self._set(at, name, inner, where)
             at = inner
             if not isinstance(at, self.yaml.MappingNode):
-                self.problems.append(f"{where}: {name} is no section")
+                self.problems.append(f"{where}: {name} is not a section")
                 return
         self._set(at, last, value, where)
 
@@ -169,7 +170,7 @@ class _Reader:
                 self._mark(part, where)
 
     def read(self, node: Any, kind: Any, name: str) -> Any:
-        """A node as a value of a type; None, and a problem noted, where it can't be one."""
+        """A node as a value of a type; notes a problem and returns None if it can't be one."""
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         if origin in (typing.Union, types.UnionType):
             if self._is_null(node) and type(None) in arguments:
@@ -211,7 +212,7 @@ class _Reader:
         return None
 
     def _one_of(self, node: Any, kinds: list[Any], name: str) -> Any:
-        """The first of several types that a node can be; sections for mappings, plain types for scalars."""
+        """A node as the first of several types that fits: dataclasses for mappings, plain types for scalars."""
         mapping = isinstance(node, self.yaml.MappingNode)
         fitting = [k for k in kinds if dataclasses.is_dataclass(k) == mapping] or kinds
         for kind in fitting[:-1]:
@@ -235,7 +236,7 @@ class _Reader:
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
                 self.wrong(key, f"unknown key {prefix}{key.value}; {hint}")
             elif key.value in values:
-                self.wrong(key, f"{prefix}{key.value} is there twice")
+                self.wrong(key, f"{prefix}{key.value} is given twice")
             else:
                 values[key.value] = self.read(value, hints[key.value], prefix + key.value)
                 if problem := _out_of_range(known[key.value], values[key.value]):
@@ -261,5 +262,5 @@ class _Reader:
             return "a section" if isinstance(node, self.yaml.MappingNode) else "a list"
         try:
             return self.yaml.constructor.SafeConstructor().construct_object(node)
-        except self.yaml.YAMLError:  # a tag of YAML that makes other things than values
+        except self.yaml.YAMLError:  # a tag that makes something other than a plain value
             return f"{node.tag} {node.value}"

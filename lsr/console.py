@@ -1,6 +1,4 @@
-"""What people see: progress on stderr, a bar on a terminal and now and then a line in a log; tables on a terminal and
-JSON lines when piped.
-"""
+"""Output: progress on stderr (a bar on a terminal, lines in a log), tables on a terminal, JSON lines in a pipe."""
 
 from __future__ import annotations
 
@@ -23,13 +21,13 @@ if TYPE_CHECKING:
     from typing import Self
 
 _LOG_SECONDS = 10.0  # between two lines of a log
-Progress = Callable[[str, int, int | None], None]  # what is done, how many have been, of how many if that is known
+Progress = Callable[[str, int, int | None], None]  # label, units done, total if known
 _told: ContextVar[Progress | None] = ContextVar("lsr.progress", default=None)
 
 
 def progress(total: int | None, label: str, unit: str = "docs") -> Any:
-    """Progress with rate and time left, on stderr: a bar on a terminal, else a line every ten seconds; nothing in the
-    background.
+    """Progress with rate and remaining time on stderr: a bar on a terminal, else a line every ten seconds. Threads
+    other than the main one show none.
     """
     if (call := _told.get()) is not None:
         return _Calls(total, label, call)
@@ -42,7 +40,7 @@ def progress(total: int | None, label: str, unit: str = "docs") -> Any:
 
 @contextmanager
 def progress_to(call: Progress | None) -> Iterator[None]:
-    """Have a program's function called with progress, instead of showing it; None changes nothing."""
+    """Report progress to a function instead of showing it; None changes nothing."""
     if call is None:
         yield
         return
@@ -54,7 +52,7 @@ def progress_to(call: Progress | None) -> Iterator[None]:
 
 
 class _LogLines:
-    """Progress for a log, with what is used of tqdm's bar."""
+    """Progress for a log; has the part of tqdm's interface that we use."""
 
     disable = False
 
@@ -64,7 +62,7 @@ class _LogLines:
         self._told = self._started
 
     def update(self, n: int = 1) -> None:
-        """Count so many more, and say so if the last line is ten seconds old."""
+        """Count n more; print a line if the last one is ten seconds old."""
         self.n += n
         now = time.monotonic()
         if now - self._told < _LOG_SECONDS:
@@ -76,7 +74,7 @@ class _LogLines:
         note(f"{self._label}: {self.n:,}{of} {self._unit}, {rate:,.1f} a second{left}")
 
     def close(self) -> None:
-        """A bar goes."""
+        """Does nothing: there is no bar to remove."""
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +84,7 @@ class _LogLines:
 
 
 class _Calls:
-    """Progress for a program's function, with what is used of tqdm's bar."""
+    """Progress for a function; has the part of tqdm's interface that we use."""
 
     disable = False
 
@@ -95,13 +93,13 @@ class _Calls:
         self._label, self._call = label, call
 
     def update(self, n: int = 1) -> None:
-        """Count so many more, and say so."""
+        """Count n more and call the function."""
         self.n += n
         if n:
             self._call(self._label, self.n, self.total)
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Does nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +109,7 @@ class _Calls:
 
 
 def is_terminal() -> bool:
-    """Whether people read stdout."""
+    """Whether stdout is a terminal."""
     return sys.stdout.isatty()
 
 
@@ -122,12 +120,12 @@ def counted(n: int, what: str) -> str:
 
 
 def note(message: str) -> None:
-    """A line for people, on stderr, also when piped: what was skipped or cut must not go unseen."""
+    """Print a line on stderr, also when piped: nobody should miss what was skipped or cut."""
     click.echo(message, err=True)
 
 
 def warn(message: str, category: type[LsrWarning]) -> None:
-    """A warning at the line that called lsr, whatever of lsr lies between."""
+    """Issue a warning at the line of user code that called lsr."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "lsr":
         level, frame = level + 1, frame.f_back
@@ -136,7 +134,7 @@ def warn(message: str, category: type[LsrWarning]) -> None:
 
 @contextmanager
 def warnings_as_notes() -> Iterator[None]:
-    """Warnings of lsr are lines for people for as long as this lasts: on the command line."""
+    """Print lsr's warnings as plain lines while this lasts; for the command line."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -152,7 +150,7 @@ def warnings_as_notes() -> Iterator[None]:
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str], align: str) -> str:
-    """A table in plain text, cells may be styled; `align` has "<" or ">" for each column."""
+    """A table in plain text. Cells may be styled; `align` has "<" or ">" for each column."""
     lines = [list(map(str, row)) for row in (header, *rows)]
     seen = [[len(click.unstyle(cell)) for cell in line] for line in lines]
     widths = [max(line[i] for line in seen) for i in range(len(header))]
@@ -166,5 +164,5 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str], align: str) -> s
 
 
 def emit_json(values: Mapping[str, Any]) -> None:
-    """One line of JSON on stdout."""
+    """Print one line of JSON on stdout."""
     click.echo(json.dumps(values, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""What outlasts a power cut: a file is written through before it takes its name, and its folder after that."""
+"""Writes that survive a power cut: fsync a file, rename it, then fsync its folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lsr.errors import OutputError
 
 
 def sync(path: Path) -> None:
-    """Write a file, or the entries of a folder, through to the disk.
+    """fsync a file, or the entries of a folder.
 
     Raises:
         OutputError: The disk refuses it.
@@ -21,12 +21,12 @@ def sync(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    except OSError as error:  # of a descriptor it names no path
+    except OSError as error:  # fsync's error names no path
         raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
 def sync_tree(path: Path) -> None:
-    """Write a file, or all that a folder holds, through to the disk.
+    """fsync a file, or a folder with everything in it.
 
     Raises:
         OutputError: The disk refuses it.
@@ -37,11 +37,11 @@ def sync_tree(path: Path) -> None:
 
 
 def take_name(partial: Path, path: Path) -> None:
-    """Let a file, or a folder, that was written under another name take its own.
+    """Rename a file or folder that was written under a temporary name.
 
     Args:
-        partial: Its name so far, in the same file system.
-        path: Its name; another file of that name is replaced.
+        partial: Its temporary name, in the same file system.
+        path: Its final name; a file of that name is replaced.
 
     Raises:
         OutputError: The disk refuses it.
@@ -52,7 +52,7 @@ def take_name(partial: Path, path: Path) -> None:
 
 
 def replace_folder(new: Path, old: Path) -> None:
-    """Put a folder into another's place; a kill in between is undone by `restore_folder`.
+    """Replace a folder by another; `restore_folder` undoes a kill in between.
 
     Raises:
         OutputError: The disk refuses it.
@@ -68,7 +68,7 @@ def replace_folder(new: Path, old: Path) -> None:
 
 
 def restore_folder(folder: Path) -> None:
-    """Undo what a kill in the middle of `replace_folder` left."""
+    """Undo a `replace_folder` that was killed halfway."""
     aside = folder.with_name(folder.name + ".old")
     if aside.is_dir() and not folder.exists():
         os.replace(aside, folder)

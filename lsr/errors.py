@@ -1,38 +1,38 @@
-"""Every error that the user can cause, in one place.
+"""All errors that a user can cause.
 
     LsrError                 base; the command line prints its message and exits with 1
     ├── DataError            a document, query, vector or file with a bad value: says file, line, value
-    │   └── DoubledId        a document whose id another one has
+    │   └── DoubledId        a document id that occurs twice
     ├── EncoderError         an encoder that can't be found, opened or used as asked
-    │   └── MissingExtra     a package that an extra of lsr-search brings is not installed
+    │   └── MissingExtra     a package of one of lsr-search's extras is not installed
     ├── EncoderMismatch      query and index come from different encoders
-    ├── OutputExists         the output is there already and `overwrite` was not given
+    ├── OutputExists         the output exists and `overwrite` was not given
     ├── OutputError          the output can't be written: full disk, no permission
     │   └── IndexLocked      another process, or another object in this one, is writing this index
     ├── StorageError         a place in object storage that can't be reached, read or written, or a damaged file there
     ├── TrainingError        training can't start or go on
-    ├── ClusterError         a cluster that does not answer, has too little, or has lost a part
+    ├── ClusterError         a cluster that doesn't answer, lacks resources, or has lost a part of an index
     ├── RerankerError        a re-ranker that fails, or whose scores can't be used
-    ├── ServerError          a server of indexes can't be reached, or refuses: a key, a limit, too much to do
-    └── IndexFormatError     a folder that is no index, or one of another format version
+    ├── ServerError          a server that can't be reached or refuses a request: key, limit, overload
+    └── IndexFormatError     a folder that isn't an index, or has another format version
         └── CorruptIndex     a file of the index is missing, cut short or changed
 
-Wrong arguments of a call (a negative k, say) are plain ValueError and TypeError.
+Wrong arguments of a call, such as a negative k, are plain ValueError and TypeError.
 
-What changes results and is no error is told by a warning, on the command line by a line:
+Something that changes results without being an error is a warning; the command line prints it as a line:
 
     LsrWarning               base, a UserWarning
     ├── CutTexts             texts are longer than the encoder reads, and are cut
     ├── LeftOut              files of a folder can't be read, and are left out
     ├── NoTerms              texts have no term, and so match nothing
-    └── CheckpointWarning    a checkpoint whose vectors depend on something else than the text
+    └── CheckpointWarning    a checkpoint whose vectors depend on something other than the text
 """
 
 from __future__ import annotations
 
 
 class LsrError(Exception):
-    """Base of all errors that carry a message meant for the user."""
+    """Base of all errors with a message for the user."""
 
 
 class DataError(LsrError, ValueError):
@@ -40,7 +40,7 @@ class DataError(LsrError, ValueError):
 
     Args:
         problem: What is wrong, with the value.
-        where: File and line, or the like ("corpus.jsonl:17"); put in front of the problem.
+        where: File and line, or the like ("corpus.jsonl:17"); the message begins with it.
     """
 
     def __init__(self, problem: str, where: str = "") -> None:
@@ -54,11 +54,11 @@ class DoubledId(DataError):
 
 
 class DataErrors:
-    """Gathers DataErrors and raises them as one: the first 20 in full, the others counted.
+    """Collects DataErrors and raises them as one: the first 20 in full, the others counted.
 
         problems = DataErrors()
         with problems:
-            measures = parse_measures(names)  # a DataError that comes out of here is kept
+            measures = parse_measures(names)  # a DataError raised here is kept
         problems.settle()
 
     Attributes:
@@ -72,7 +72,7 @@ class DataErrors:
         self._first: list[DataError] = []
 
     def add(self, error: DataError) -> None:
-        """Keep one."""
+        """Keep an error."""
         self.count += 1
         if self.count <= self._LISTED:
             self._first.append(error)
@@ -87,16 +87,16 @@ class DataErrors:
         return False
 
     def lines(self) -> list[str]:
-        """The messages, and how many more there are."""
+        """The messages, and the number of further ones."""
         more = self.count - len(self._first)
         return [*map(str, self._first), *([f"and {more:,} more"] if more else [])]
 
     def settle(self, where: str = "", what: str = "problems") -> None:
-        """Nothing more will come.
+        """Raise the collected errors, if there are any.
 
         Args:
-            where: What they are all about, a file say.
-            what: What there are several of.
+            where: What all of them are about, such as a file.
+            what: What to call them ("bad lines").
 
         Raises:
             DataError: The only one, or all as one.
@@ -117,7 +117,7 @@ def install_hint(extra: str) -> str:
 
 
 class MissingExtra(EncoderError, ImportError):
-    """A package is missing that one of the extras brings."""
+    """A package of one of the extras is missing."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package}, which is not installed: {install_hint(extra)}")
@@ -184,7 +184,7 @@ class NoTerms(LsrWarning):
 
 
 class UncommittedChanges(LsrWarning):
-    """An index is left with changes that nobody committed; they are lost."""
+    """An index was closed with uncommitted changes, which are lost."""
 
 
 class CheckpointWarning(LsrWarning):

@@ -1,4 +1,4 @@
-"""Fingerprint: which encoder made some vectors, so that queries of another one are refused."""
+"""Fingerprint: identifies the encoder of some vectors, so that queries of another encoder are refused."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _LARGEST = 3e38  # of a float32, about
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What has to be the same for two vectors to be comparable; None where it isn't known.
+    """Properties that must agree for two vectors to be comparable; None for unknown.
 
     Attributes:
-        model: Name of the encoder or checkpoint. For people to read; only the digests decide.
-        weights: Digest of the model's weights, or of what the encoder was fitted to.
+        model: Name of the encoder or checkpoint, for messages; only the digests decide.
+        weights: Digest of the model's weights, or of the statistics that the encoder was fitted to.
         tokenizer: Digest of the tokenizer.
         vocabulary_size: Number of terms.
         pooling: "max", "sum", or the like.
         saturation: "log1p", "log1p_log1p", or the like.
-        max_length: Tokens of a document that are read; longer ones are cut.
-        max_weight: What no weight of a document is above. It gives all segments of an index one scale.
+        max_length: Tokens of a document that are read; longer documents are cut.
+        max_weight: Upper bound of a document's weights. With it all segments of an index have one scale.
     """
 
     model: str | None = None
@@ -40,7 +40,7 @@ class Fingerprint:
     max_weight: float | None = None
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """What both know and differ in, as "pooling max / sum"; the model's name alone is no difference."""
+        """Known properties that differ, as "pooling max / sum"; the model's name doesn't count."""
         return [
             f"{name} {mine} / {theirs}"
             for name, mine, theirs in ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
@@ -56,7 +56,7 @@ class Fingerprint:
             theirs: What carries the other ("the query").
 
         Raises:
-            EncoderMismatch: They differ; the message names both and in what they differ.
+            EncoderMismatch: They differ; the message names both and the differences.
         """
         if found := self.differences(other):
             differ = f"they differ in {', '.join(found)}"
@@ -78,7 +78,7 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str = "") -> Fingerprint:
-        """Read what `to_json` wrote; unknown keys of later versions are passed over.
+        """Read the output of `to_json`; unknown keys of later versions are ignored.
 
         Raises:
             DataError: Not a JSON object, or a value of the wrong type.
@@ -97,7 +97,7 @@ class Fingerprint:
 
 
 def digest(chunks: Iterable[bytes]) -> str:
-    """SHA-256 of some bytes, the first 16 hexadecimal digits."""
+    """The first 16 hexadecimal digits of the SHA-256 of some bytes."""
     state = hashlib.sha256()
     for chunk in chunks:
         state.update(chunk)
@@ -105,7 +105,7 @@ def digest(chunks: Iterable[bytes]) -> str:
 
 
 def digest_files(paths: Iterable[str | PathLike[str]]) -> str:
-    """Digest of the contents of some files, in the given order."""
+    """Digest of the contents of files, in the given order."""
 
     def chunks() -> Iterable[bytes]:
         for path in paths:

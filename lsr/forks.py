@@ -1,4 +1,4 @@
-"""Forks: what is done over in a forked child, where threads haven't come along and a lock may be held for ever.
+"""Reset objects in a forked child, where the parent's threads don't exist and a lock may be held forever.
 
 class Snapshot:
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Forked(Protocol):
-    """What has something to do over."""
+    """An object that must be reset in a forked child."""
 
     def after_fork(self) -> None:
         """Called in a forked child, before anything else happens there."""
@@ -32,12 +32,12 @@ _known: WeakSet[Forked] = WeakSet()
 
 
 def in_child(thing: Forked) -> None:
-    """Have `thing.after_fork()` called in every child that is forked while the thing is there."""
+    """Call `thing.after_fork()` in every child that is forked during the object's life."""
     _known.add(thing)
 
 
 def here_only(function: Callable[..., None]) -> Callable[..., None]:
-    """A function that does nothing in forked children: it removes what belongs to this process."""
+    """A function that does nothing in forked children: for clean-up of what belongs to this process."""
     owner = os.getpid()
 
     def call(*args: Any, **kwargs: Any) -> None:
@@ -48,7 +48,7 @@ def here_only(function: Callable[..., None]) -> Callable[..., None]:
 
 
 class cached_property(functools.cached_property[T]):
-    """functools' own; until Python 3.12 it has a lock, one for all instances, which a child gets anew."""
+    """Like functools.cached_property, whose lock (until Python 3.12) is renewed in a forked child."""
 
     def __set_name__(self, owner: type[Any], name: str) -> None:
         super().__set_name__(owner, name)

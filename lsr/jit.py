@@ -1,8 +1,8 @@
-"""How kernels are compiled: options in one place, and a cache that is never stale and never in the way.
+"""Compile kernels with Numba: options in one place, and a cache that is never stale.
 
 Numba's own cache watches only the file of the decorated function, writes into the installed package, and fails at
-import where it can't. Here the compiled kernels go into a folder of the user's cache directory (else the temporary
-one, else nowhere) that is named by a digest of the kernels' sources. A NUMBA_CACHE_DIR that is set is respected.
+import if it can't. Here compiled kernels go into a folder that is named by a digest of the kernels' sources, in the
+user's cache directory, else in the temporary directory, else nowhere. NUMBA_CACHE_DIR is respected.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, cast
 import numba
 from numba.core.compiler_lock import global_compiler_lock
 
-if hasattr(os, "register_at_fork"):  # a fork waits until nothing is compiled: its child couldn't compile any more
+if hasattr(os, "register_at_fork"):  # a child forked during a compilation could never compile again
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,
@@ -30,7 +30,7 @@ class Compiler:
     """Compiles the kernels of some files.
 
     Args:
-        sources: The files; a change to any of them compiles all of their kernels anew.
+        sources: The files; a change to any of them recompiles all kernels.
 
     Attributes:
         cache_folder: Where compiled kernels are kept; None for nowhere.
@@ -40,11 +40,11 @@ class Compiler:
         self.cache_folder = os.environ.get("NUMBA_CACHE_DIR") or _cache_folder(sources)
 
     def kernel(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Compile a kernel on first use: no GIL, IEEE arithmetic, C's division, cached."""
+        """Compile a kernel on first use: without the GIL, IEEE arithmetic, C division, cached."""
         return self._compile(function, "never")
 
     def inlined(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A kernel whose code is put where it is called: for what is called for every few postings."""
+        """Compile a kernel that is inlined into its callers; for functions called every few postings."""
         return self._compile(function, "always")
 
     def _compile(self, function: Callable[..., Any], inline: str) -> Callable[..., Any]:
@@ -62,7 +62,7 @@ class Compiler:
 
 
 def _if_it_can(save: Callable[..., None]) -> Callable[..., None]:
-    """Keeps a compiled kernel, unless the disk is full: it works without, too."""
+    """Cache a compiled kernel unless the disk is full; it works without the cache, too."""
 
     def saved(*args: Any) -> None:
         with suppress(OSError):
@@ -86,7 +86,7 @@ def _cache_folder(sources: Iterable[Path]) -> str | None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError:
             continue
-        # Compiled code is loaded from here: a folder that somebody else made is not to be trusted.
+        # Compiled code is loaded from here, so don't trust another user's folder.
         if os.access(folder, os.W_OK) and (not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()):
             return str(folder)
     return None

@@ -1,4 +1,4 @@
-"""How things look in a notebook."""
+"""HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 
 
 def html_table(rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """A table for notebooks, everything escaped; the first row is its header, unless that is empty."""
+    """An escaped HTML table; the first row is the header, unless it is empty."""
     header, *rest = rows
     lines = [f"<caption>{escape(caption)}</caption>"] if caption else []
     if any(header):

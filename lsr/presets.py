@@ -1,4 +1,4 @@
-"""Presets: the YAML files of configs/, which the package brings along, by name on the command line."""
+"""Presets: the YAML files of configs/, which are part of the package and have names on the command line."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def presets(kind: Kind) -> dict[str, Path]:
-    """{name: file} of the presets of `lsr train` ("train") or `lsr experiment` ("eval"), by name."""
+    """{name: file} of the presets of `lsr train` ("train") or `lsr experiment` ("eval"), sorted by name."""
     found = (Path(str(file)) for file in files("lsr.configs").joinpath(kind).iterdir())
     return {file.stem: file for file in sorted(found) if file.suffix == ".yaml"}
 
 
 def describe(preset: Path) -> str:
-    """What a preset is: how the comment at its head begins, up to a colon or a full stop."""
+    """A preset's description: the comment at its top, up to a colon or a full stop."""
     lines = takewhile(lambda line: line.strip("# "), preset.read_text(encoding="utf-8").splitlines())
     comment = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
     return re.split(r"[:.](?: |$)", comment)[0]
@@ -51,7 +51,7 @@ class ConfigFile(click.ParamType[Path]):
 
 
 def list_option(kind: Kind) -> Callable[[F], F]:
-    """The option --list, which prints the presets and ends."""
+    """The option --list, which prints the presets and exits."""
 
     def show(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         if not wanted or ctx.resilient_parsing:
@@ -63,5 +63,5 @@ def list_option(kind: Kind) -> Callable[[F], F]:
         ctx.exit()
 
     return click.option(
-        "--list", is_flag=True, is_eager=True, expose_value=False, callback=show, help="Print the presets and end."
+        "--list", is_flag=True, is_eager=True, expose_value=False, callback=show, help="Print the presets and exit."
     )

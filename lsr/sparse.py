@@ -1,8 +1,7 @@
-"""SparseMatrix: rows of (term, weight), the one container that encoders make and indexes take.
+"""SparseMatrix: rows of (term, weight), the output of encoders and the input of indexes.
 
-CSR with fixed types. Every matrix is canonical: the terms of a row ascend, none occurs twice, and every weight is
-finite and above zero. That is checked once, when a matrix is made, so nothing downstream has to look again.
-Files of them are written and read by lsr.io.
+CSR with fixed types. Every matrix is canonical: the terms of a row ascend without repeats, and weights are finite and
+above zero. The constructor checks this, so that other code can rely on it. lsr.io reads and writes files of matrices.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
 
 MAX_TERMS = 2**31
 _SHOWN_ROWS, _SHOWN_TERMS = 5, 8  # in a notebook
-MOST_SHIFT = 60  # binary digits that weights may lie apart
-# One document in so many may be too loud for the scale of the others, if theirs is finer then by more than this factor.
+MOST_SHIFT = 60  # weights of a matrix may differ by a factor of up to 2^60
+# One document in _LOUD may exceed the scale, if the scale is finer by more than the factor _WORTH then.
 _LOUD, _WORTH = 64, 4.0
-_DENSE_TERMS = 1 << 22  # up to here a row is spread out over the vocabulary to multiply; above it is looked up
+_DENSE_TERMS = 1 << 22  # up to this vocabulary size `dot` uses a dense row, above it binary search
 
 
 class SparseMatrix:
@@ -39,14 +38,14 @@ class SparseMatrix:
 
     Args:
         indptr: Row boundaries.
-        indices: Term ids; rows that are not sorted get sorted.
+        indices: Term ids; unsorted rows are sorted.
         data: Weights; zeros are dropped.
         shape: (n_rows, n_terms), n_terms at most 2^31.
-        check: False skips all checks, for arrays that are canonical already.
+        check: False skips all checks, for canonical arrays.
 
     Raises:
-        ValueError: Boundaries that don't fit, a term outside the vocabulary or twice in a row, a weight that is
-            negative, infinite or not a number. The message names the first bad row.
+        ValueError: Invalid boundaries, a term outside the vocabulary or twice in a row, or a weight that is negative,
+            infinite or not a number. The message names the first bad row.
     """
 
     __slots__ = ("data", "indices", "indptr", "shape")
@@ -96,14 +95,14 @@ class SparseMatrix:
             if terms.shape != weights.shape:
                 raise ValueError(f"row {i}: {terms.shape} term ids but {weights.shape} weights")
         indptr = np.cumsum([0] + [len(terms) for terms, _ in pairs])
-        filled = [pair for pair in pairs if len(pair[0])]  # numpy takes an empty list for floats, no term ids
+        filled = [pair for pair in pairs if len(pair[0])]  # numpy makes an empty list a float array
         indices: ArrayLike = np.concatenate([terms for terms, _ in filled]) if filled else []
         data: ArrayLike = np.concatenate([weights for _, weights in filled]) if filled else []
         return cls(indptr, indices, data, (len(pairs), n_terms))
 
     @classmethod
     def from_dense(cls, array: ArrayLike) -> Self:
-        """Build from a (n_rows, n_terms) array; zeros are left out."""
+        """Build from an (n_rows, n_terms) array without its zeros."""
         dense = np.atleast_2d(np.asarray(array))
         rows, terms = np.nonzero(dense)
         indptr = np.searchsorted(rows, np.arange(dense.shape[0] + 1))
@@ -111,19 +110,19 @@ class SparseMatrix:
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> Self:
-        """Build from any scipy.sparse matrix or array; doubled entries are added up, as scipy does."""
+        """Build from any scipy.sparse matrix or array; duplicate entries are summed, as in scipy."""
         csr = matrix.tocsr().copy()
         csr.sum_duplicates()
         return cls(csr.indptr, csr.indices, csr.data, csr.shape)
 
     @classmethod
     def empty(cls, n_terms: int) -> Self:
-        """A matrix of no rows."""
+        """A matrix without rows."""
         return cls([0], np.empty(0, np.uint32), np.empty(0, np.float32), (0, n_terms))
 
     @classmethod
     def vstack(cls, matrices: Sequence[SparseMatrix]) -> Self:
-        """Stack matrices on top of each other; the widest vocabulary counts.
+        """Concatenate the rows of matrices; the result has the largest vocabulary.
 
         Raises:
             ValueError: No matrix given.
@@ -141,13 +140,13 @@ class SparseMatrix:
         )
 
     def to_scipy(self) -> Any:
-        """The same matrix as scipy.sparse.csr_array (needs scipy)."""
+        """Convert to scipy.sparse.csr_array (needs scipy)."""
         from scipy.sparse import csr_array
 
         return csr_array((self.data, self.indices.astype(np.int64), self.indptr), shape=self.shape)
 
     def to_dense(self) -> NDArray[np.float32]:
-        """The same matrix as a (n_rows, n_terms) float32 array."""
+        """Convert to an (n_rows, n_terms) float32 array."""
         dense = np.zeros(self.shape, np.float32)
         dense[self.row_numbers(), self.indices] = self.data
         return dense
@@ -188,7 +187,7 @@ class SparseMatrix:
         return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths())
 
     def __getitem__(self, key: int | slice | ArrayLike) -> SparseMatrix:
-        """Rows by number, slice, list of numbers or boolean mask; always a matrix, views where a slice allows."""
+        """Select rows by number, slice, list of numbers or boolean mask; returns a matrix, with views for slices."""
         if isinstance(key, slice) and key.step in (None, 1):
             start, stop, _ = key.indices(len(self))
             stop = max(start, stop)
@@ -198,7 +197,7 @@ class SparseMatrix:
             return SparseMatrix(indptr, self.indices[a:b], self.data[a:b], shape, check=False)
         picked = key if isinstance(key, slice) else np.asarray(key)
         if not isinstance(picked, slice) and not picked.size:
-            picked = picked.astype(np.int64)  # numpy takes an empty list for floats
+            picked = picked.astype(np.int64)  # numpy makes an empty list a float array
         numbers = np.atleast_1d(np.arange(len(self))[picked])
         lengths = self.lengths()[numbers]
         indptr = np.concatenate(([0], np.cumsum(lengths)))
@@ -229,12 +228,12 @@ class SparseMatrix:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Shape and arrays as lists, as JSON can hold them: the arguments of `SparseMatrix`."""
+        """Shape and arrays as lists for JSON; the arguments of `SparseMatrix`."""
         arrays = {name: getattr(self, name).tolist() for name in ("indptr", "indices", "data")}
         return arrays | {"shape": list(self.shape)}
 
     def _repr_html_(self) -> str:
-        """The first rows, with their heaviest terms."""
+        """The first rows with their heaviest terms."""
         rows = [("row", "weights", "heaviest terms")]
         for number, (terms, weights) in enumerate(self[:_SHOWN_ROWS].rows()):
             best = np.argsort(-weights, kind="stable")[:_SHOWN_TERMS]
@@ -245,14 +244,14 @@ class SparseMatrix:
     # --- compute ---------------------------------------------------------------------------------------------------
 
     def top_k(self, k: int) -> SparseMatrix:
-        """Keep the k heaviest terms of each row; among equal weights the lower term ids."""
+        """Keep the k heaviest terms of each row; equal weights are ordered by term id."""
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         if self.nnz == 0 or self.lengths().max() <= k:
             return self
         rows = self.row_numbers()
         order = np.lexsort((self.indices, -self.data, rows))
-        rank = np.arange(self.nnz) - self.indptr[rows]  # place within the row: `order` keeps rows together
+        rank = np.arange(self.nnz) - self.indptr[rows]  # rank within the row: `order` keeps rows together
         keep = np.zeros(self.nnz, bool)
         keep[order[rank < k]] = True
         return self._masked(keep)
@@ -264,18 +263,18 @@ class SparseMatrix:
         return self._masked(self.data >= np.float32(max_ratio) * self.largest()[self.row_numbers()])
 
     def within(self, n_terms: int) -> SparseMatrix:
-        """The same rows over the first `n_terms` terms; weights of later terms are dropped."""
+        """Drop weights of terms from `n_terms` on, and set the vocabulary size to it."""
         kept = self._masked(self.indices < n_terms)
         return SparseMatrix(kept.indptr, kept.indices, kept.data, (len(self), n_terms), check=False)
 
     def beyond(self, n_terms: int) -> SparseMatrix:
-        """The same rows without the first `n_terms` terms, which keep their places."""
+        """Drop weights of the first `n_terms` terms; term ids stay the same."""
         return self._masked(self.indices >= n_terms)
 
     def dot(self, other: SparseMatrix) -> NDArray[np.float64]:
         """Inner products of all rows with all rows of `other`, (n_rows, n_other) float64.
 
-        Each sum runs over the terms in ascending order in float64: the reference for search.
+        Sums in float64, over terms in ascending order. This is the reference for search.
         """
         rows = self.row_numbers()
         n_terms = max(self.shape[1], other.shape[1])
@@ -293,7 +292,7 @@ class SparseMatrix:
         return scores
 
     def expected_overlap(self, other: SparseMatrix) -> float:
-        """How many terms a row of this matrix and one of `other` share on average: sum_j p_j p'_j.
+        """The mean number of terms that a row of this matrix and one of `other` share: sum_j p_j p'_j.
 
         p_j is the share of rows in which term j is active. Between queries and documents this is the "FLOPS" that
         papers report of a learned sparse model (arXiv 2004.05665); 0 where either matrix has no rows.
@@ -333,11 +332,12 @@ class SparseMatrix:
 
 
 def usual_largest(largest: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> float:
-    """The weight that a scale of many documents is to have room for: the largest, unless few are far louder.
+    """The largest weight for which a quantization scale needs room, without a few documents that are far above the
+    others.
 
     Args:
-        largest: (n,) the largest weight of each, 0 for those without terms.
-        rows: (n,) how many documents each stands for; one, if not given.
+        largest: (n,) the largest weight of each document, 0 for those without terms.
+        rows: (n,) how many documents each entry stands for; 1 by default.
     """
     order = np.argsort(largest)[::-1]
     order = order[largest[order] > 0]
@@ -377,7 +377,7 @@ def _canonical(
     bad = ~np.isfinite(weights) | (weights < 0)
     if bad.any():
         at, row = first_bad(bad)
-        weight = np.asarray(data)[at]  # as it was given: what is beyond float32 has become infinite here
+        weight = np.asarray(data)[at]  # as given: a weight beyond float32 is infinite here
         raise ValueError(f"row {row}: weight {weight} of term {terms[at]}; weights are finite and not negative")
     bad = (terms < 0) | (terms >= n_terms)
     if bad.any():
@@ -388,7 +388,7 @@ def _canonical(
     def descents() -> NDArray[np.bool_]:
         falls = np.zeros(len(ids), bool)
         falls[1:] = ids[1:] <= ids[:-1]
-        falls[ptr[:-1][ptr[:-1] < len(ids)]] = False  # a row's first term has nothing before it
+        falls[ptr[:-1][ptr[:-1] < len(ids)]] = False  # a row's first term has no predecessor
         return falls
 
     if descents().any():

@@ -1,4 +1,4 @@
-"""lsr.eval.experiment: systems compared on collections."""
+"""lsr.eval.experiment: compare systems on collections."""
 
 from lsr._moved import names_of
 

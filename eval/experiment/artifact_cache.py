@@ -1,7 +1,7 @@
-"""What an experiment makes on its way, kept by what decides it: a second run makes only what has changed.
+"""Cache of an experiment's artifacts by the settings that decide them: a second run makes only what has changed.
 
 CACHE/index-3f…/         the artifact, a file or a folder
-CACHE/index-3f….json     its key, size and what was measured while it was made; written last, so what has it is whole
+CACHE/index-3f….json     its key, size and measurements; written last, so an artifact that has it is complete
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Artifacts:
     """A folder of artifacts.
 
     Args:
-        folder: Made if it isn't there.
+        folder: The folder; made if needed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,17 +32,16 @@ class Artifacts:
     def get(
         self, kind: str, key: Mapping[str, Any], make: Callable[[Path], Facts], suffix: str = ""
     ) -> tuple[Path, Facts, str]:
-        """An artifact, made unless it is there.
+        """Get an artifact; make it if it isn't in the cache.
 
         Args:
-            kind: Its name begins so.
-            key: Everything that decides its content, as JSON can hold it.
-            make: Writes it to a path and gives what it measured. The path may hold what is left of a try that was cut
-                off.
-            suffix: Its name ends so.
+            kind: Beginning of its name.
+            key: Everything that decides its content, as a JSON object.
+            make: Writes it to a path and returns measurements. The path may have the remains of an interrupted attempt.
+            suffix: End of its name.
 
         Returns:
-            Where it lies, what was measured when it was made, and the digest of its key.
+            Its path, the measurements, and the digest of its key.
         """
         text = json.dumps(key, sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -53,7 +52,7 @@ class Artifacts:
             if known["key"] == json.loads(text) and path.exists() and known.get("bytes", size) == size:
                 return path, known["facts"], name
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # not made yet, or cut off, then or since: it is made now
+            pass  # not made yet, or incomplete
         sidecar.unlink(missing_ok=True)
         facts = make(path)
         sync_tree(path)
@@ -66,13 +65,13 @@ class Artifacts:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of the files of a folder; 0 for what is not there."""
+    """Size in bytes of a file, or of all files of a folder; 0 if it doesn't exist."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def remove(path: Path) -> None:
-    """Take away what a try that was cut off has left."""
+    """Delete the remains of an interrupted attempt."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -1,4 +1,4 @@
-"""An experiment: datasets x systems, encoded, indexed, searched, measured and timed; what was made is kept and reused.
+"""An experiment: datasets x systems, encoded, indexed, searched, measured and timed, with a cache of all artifacts.
 
     OUT/experiment.json     settings, conditions, a result for each dataset and system, comparisons with the baseline
     OUT/per-query.parquet   dataset, system, query, measure, value; of systems with several seeds the mean over them
@@ -6,9 +6,9 @@
     OUT/latencies.parquet   dataset, system, query, search_ms
     OUT/queries.parquet     dataset, query, text
     OUT/runs/               a TREC run for each dataset and system, whose scores decrease strictly
-    OUT/cache/              vectors, indexes, queries, runs and latencies, by what decides them (`artifact_cache`)
+    OUT/cache/              vectors, indexes, queries, runs and latencies (`artifact_cache`)
 
-`lsr.eval.report.report` makes pages of it.
+`lsr.eval.report.report` writes the report.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ _PACKAGES = ("numpy", "numba", "pyarrow", "onnxruntime", "tokenizers", "torch", 
 
 
 def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset], out: Path) -> dict[str, Any]:
-    """Do what the settings say that wasn't done yet, and write the result folder.
+    """Run the parts of an experiment that aren't in the cache, and write the result folder.
 
     Args:
-        settings: Systems, measures, and how to compare them; its datasets are those that are given.
-        datasets: By name.
-        out: The folder; made, or gone on with.
+        settings: Systems, measures, and how to compare them; their datasets are ignored.
+        datasets: Opened datasets.
+        out: The result folder; may be that of an earlier run.
 
     Returns:
-        What is in experiment.json.
+        The content of experiment.json.
 
     Raises:
-        DataError: Unknown measures or references; vectors, runs or queries that are not there or don't fit.
-        OutputExists: The folder holds something else, or another process is at work there.
+        DataError: Unknown measures or references; vectors, runs or queries that are missing or don't fit.
+        OutputExists: The folder has something else, or another process is writing there.
     """
     problems, notes = DataErrors(), list[str]()
     parsed = check_settings(settings, problems)
@@ -76,7 +76,7 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
     check_inputs(_of_each_seed(settings)[0], datasets, depth_of(parsed) if parsed else None, notes, problems, unjudged)
     problems.settle()
     if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in (".lock", "cache", RECORD)):
-        raise OutputExists(f"{out}: this folder holds something other than an experiment; name a new one")
+        raise OutputExists(f"{out}: this folder has something other than an experiment; choose a new one")
     for text in notes:
         note(f"note: {text}")
     out.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def run_experiment(settings: ExperimentSettings, datasets: Mapping[str, Dataset]
         with filelock.FileLock(out / ".lock", timeout=0):
             return _run(settings, datasets, out, parsed, notes)
     except filelock.Timeout:
-        raise OutputExists(f"{out}: another process is at work here; wait until it is done") from None
+        raise OutputExists(f"{out}: another process is writing here; wait until it is done") from None
 
 
 def _of_each_seed(settings: ExperimentSettings) -> tuple[ExperimentSettings, dict[str, list[str]]]:
@@ -95,7 +95,7 @@ def _of_each_seed(settings: ExperimentSettings) -> tuple[ExperimentSettings, dic
 
 
 def check_settings(settings: ExperimentSettings, problems: DataErrors) -> list[Any]:
-    """The measures, parsed; `problems` takes those that nobody knows, and references that nobody published."""
+    """Parse the measures; unknown measures and references are added to `problems`."""
     parsed: list[Any] = []
     with problems:
         parsed = parse_measures(settings.measures)
@@ -185,7 +185,7 @@ def _run(
 
 
 def short_name(dataset: Dataset) -> str:
-    """What tables call a dataset: a folder's name, for ir-datasets the name without "beir/" and the split after it."""
+    """A dataset's name in tables: a folder's name, or an ir-datasets name without "beir/" and the split."""
     path = Path(dataset.name)
     if path.exists():
         return path.resolve().stem if path.is_file() else path.resolve().name
@@ -197,20 +197,20 @@ def named(datasets: Sequence[Dataset]) -> dict[str, Dataset]:
     """Datasets by their short names.
 
     Raises:
-        DataError: Two of the same name, or none at all.
+        DataError: Two have the same name, or there are none.
     """
     found: dict[str, Dataset] = {}
     of_file: dict[str, Dataset] = {}
     for dataset in datasets:
         name = short_name(dataset)
         if name in found:
-            raise DataError(f"{found[name].name} and {dataset.name} would both be called {name!r} in the tables")
+            raise DataError(f"{found[name].name} and {dataset.name} would both have the name {name!r} in the tables")
         found[name], file = dataset, file_name(name)
         if file.lower() in of_file:
-            raise DataError(f"the runs of {of_file[file.lower()].name} and {dataset.name} would both lie in {file!r}")
+            raise DataError(f"the runs of {of_file[file.lower()].name} and {dataset.name} would both be in {file!r}")
         of_file[file.lower()] = dataset
     if not found:
-        raise DataError("no dataset is named: --dataset, --suite, or datasets in the YAML file")
+        raise DataError("there is no dataset: give --dataset, --suite, or datasets in the YAML file")
     return found
 
 
@@ -230,15 +230,15 @@ def conditions() -> dict[str, Any]:
 def _check_datasets(
     datasets: Mapping[str, Dataset], notes: list[str], problems: DataErrors
 ) -> dict[str, frozenset[str]]:
-    """Note what a reader should know of the judgments; `problems` takes what makes them useless.
+    """Check the judgments; warnings are added to the notes, errors to `problems`.
 
     Returns:
-        Of each dataset the queries without judgments.
+        {dataset: queries without judgments}
     """
     unjudged = {}
     for name, dataset in datasets.items():
         with problems:
-            dataset.corpus()  # judgments alone are not enough here
+            dataset.corpus()  # an experiment needs documents
         findings = check_dataset(dataset)
         findings.hand_on(notes, problems)
         unjudged[name] = findings.unjudged
@@ -251,9 +251,9 @@ def _check_datasets(
 def _scored(
     system: System, dataset: Dataset, parsed: Sequence[Any], *, by_id: bool = False
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """As `score_run`; each measure of an approximate system with the results of a search as deep as it looks.
+    """Like `score_run`, but each measure of an approximate system uses a search as deep as the measure.
 
-    With `by_id` equal scores are in trec_eval's order, not in that of the search.
+    With `by_id` equal scores are in trec_eval's order instead of the search's.
     """
     groups: dict[int | None, list[Any]] = {}
     for measure in parsed:
@@ -273,7 +273,7 @@ def _scored(
 def _ties(
     system: System, dataset: Dataset, parsed: Sequence[Any], means: Mapping[str, float], k: int
 ) -> dict[str, Any]:
-    """How many queries have equal scores among the first k + 1 hits, and what the measures were with ties by id."""
+    """The share of queries with equal scores among the first k + 1 hits, and the measures with ties ordered by id."""
     judged = {query: hits for query, hits in system.run.items() if query in dataset.qrels}
     tied = tied_queries(judged, k + 1)
     deeper = tied or tied_queries(judged, sys.maxsize)
@@ -372,7 +372,7 @@ def _as_given(dataset: Dataset) -> DatasetSettings:
     """A dataset as a YAML file has it, so that it can be opened again."""
     folder = Path(dataset.name).is_dir()
     qrels = None if folder or dataset.qrels_path is None else str(dataset.qrels_path)
-    parts = dataset.source, dataset.query_source
+    parts = (dataset.source, dataset.query_source)
     documents, queries = (None if part == dataset.name and not qrels else part for part in parts)
     return DatasetSettings(dataset.name, dataset.split, documents, queries, qrels, dataset.drop_own)
 

@@ -66,7 +66,7 @@ def mean_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return dict(facts[0])
     found: dict[str, Any] = {}
     for name, first in facts[0].items():
-        values = [one.get(name) for one in facts]
+        values: list[Any] = [one.get(name) for one in facts]
         if isinstance(first, Mapping) and name != "lengths":
             found[name] = mean_facts([value or {} for value in values])
         elif len(numbers := [value for value in values if isinstance(value, int | float)]) == len(values):

@@ -1,4 +1,4 @@
-"""What an experiment is made of, as YAML has it: `lsr.config.read_config` reads it, with every wrong key named."""
+"""Settings of an experiment, read from YAML by `lsr.config.read_config`, which names every wrong key."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from lsr.config import Settings, within
 from lsr.eval.datasets import DatasetSettings
 from lsr.eval.latency import ROUNDS
 from lsr.eval.measures import DEFAULT_MEASURES
@@ -17,65 +18,67 @@ from lsr.index.segment.postings_writer import Order
 
 
 def file_name(name: str) -> str:
-    """A name of a dataset or system as one of a file."""
+    """A name of a dataset or system as a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
 
 
 @dataclass(frozen=True)
-class IndexSettings:
-    """How vectors are indexed; as for `Index.build`.
+class IndexSettings(Settings):
+    """How vectors are indexed; see `Index.build`.
 
     Attributes:
         impacts: "uint8" or "float32".
         order: "auto", "given" or "bisection".
         clusters: Whether there are clusters for approximate search.
-        summary_mass: Of their summaries.
-        passages: Tokens of a passage; 0 leaves documents whole.
-        overlap: Tokens that passages share.
+        summary_mass: Mass of the clusters' summaries.
+        passages: Tokens of a passage; 0 for whole documents.
+        overlap: Tokens by which passages overlap.
     """
 
     impacts: ImpactType = "uint8"
     order: Order = "auto"
     clusters: bool = False
     summary_mass: float = SUMMARY_MASS
-    passages: int = 0
-    overlap: int = 0
+    passages: int = field(default=0, metadata=within(at_least=0))
+    overlap: int = field(default=0, metadata=within(at_least=0))
 
-    def __post_init__(self) -> None:
-        if self.passages < 0 or not 0 <= self.overlap < max(self.passages, 1):
-            raise ValueError(f"passages {self.passages} and overlap {self.overlap} don't go together")
+    def conflicts(self) -> list[str]:
+        """Passages are longer than their overlap."""
+        if self.overlap < max(self.passages, 1):
+            return []
+        return [f"overlap {self.overlap} must be below passages {self.passages}"]
 
 
 @dataclass(frozen=True)
-class SystemSettings:
-    """One line of the tables. It has one of encoder, documents, run and fuse.
+class SystemSettings(Settings):
+    """A system, which is a line of the tables. It has one of encoder, documents, run and fuse.
 
-    In paths {dataset} stands for the dataset's name. A system with {seed} in its encoder, documents, queries or run is
-    there once for each seed of the experiment, and a fusion of such systems, too.
+    {dataset} in paths stands for the dataset's name. A system with {seed} in its encoder, documents, queries or run
+    becomes one system for each seed of the experiment, and so does a fusion of such systems.
 
     Attributes:
-        name: What tables call it.
-        encoder: Encodes documents and queries: a name or path as for --encoder.
+        name: Its name in tables.
+        encoder: Encoder of documents and queries: a name or path as for --encoder.
         lexical: Weight of BM25's score beside the encoder's; 0 for none.
         max_length: Tokens of a text that are read.
-        top_k: Keep so many terms of a document.
+        top_k: Number of terms of a document to keep.
         max_ratio: Drop weights below this share of a document's largest.
-        k1: Of BM25.
-        b: Of BM25.
-        language: Of BM25.
-        stop_words: Of BM25.
-        pivot: Of BM25: the length of a document that is neither short nor long.
-        documents: Vectors that some engine made, as `lsr encode` reads or writes them; with `queries`.
+        k1: BM25's k1.
+        b: BM25's b.
+        language: BM25's language.
+        stop_words: BM25's stop words.
+        pivot: BM25's pivot: the length of a document that is neither short nor long.
+        documents: Vectors of documents by any engine, in a format of `lsr encode`; needs `queries`.
         queries: Vectors of the queries.
         index: How the vectors are indexed.
-        search: How they are searched; without any setting exactly.
-        mode: "sparse"; "hybrid" or "dense" also take the dense vectors that the encoder gives of the same pass.
-        run: A TREC run that some engine made: only its quality is measured.
-        fuse: Names of systems before this one, whose runs become one.
+        search: How they are searched; exact by default.
+        mode: "sparse"; "hybrid" or "dense" also use the dense vectors that the encoder gives in the same pass.
+        run: A TREC run by any engine; only its quality is measured.
+        fuse: Names of earlier systems whose runs are fused.
         method: "rrf", or "interpolation" of the scores.
-        normalization: Of scores that are interpolated.
+        normalization: Normalization of interpolated scores.
         weights: One for each fused system; by default all 1.
-        rrf_k: The constant of "rrf".
+        rrf_k: Smoothing constant of "rrf".
     """
 
     name: str
@@ -101,26 +104,27 @@ class SystemSettings:
     weights: tuple[float, ...] = ()
     rrf_k: int = RRF_K
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> list[str]:
+        """Exactly one kind of system, and settings that fit it."""
+        found = []
         given = [name for name in ("encoder", "documents", "run", "fuse") if getattr(self, name)]
         if len(given) != 1:
-            raise ValueError(
+            found.append(
                 f"the system {self.name!r} needs one of encoder, documents, run and fuse, has {given or 'none'}"
             )
         if bool(self.documents) != bool(self.queries):
-            raise ValueError(f"the system {self.name!r}: vectors of documents and of queries come together")
+            found.append(f"the system {self.name!r} needs vectors of both documents and queries")
         if self.weights and len(self.weights) != len(self.fuse):
-            raise ValueError(
-                f"the system {self.name!r} fuses {len(self.fuse)} systems with {len(self.weights)} weights"
-            )
+            found.append(f"the system {self.name!r} fuses {len(self.fuse)} systems with {len(self.weights)} weights")
         if self.search.algorithm == "clusters" and not self.index.clusters:
-            raise ValueError(f"the system {self.name!r} searches clusters: its index needs clusters: true")
+            found.append(f"the system {self.name!r} searches clusters, so its index needs clusters: true")
         if self.mode != "sparse" and not (self.encoder and self.search.exact):
-            raise ValueError(f"the system {self.name!r}: mode {self.mode} takes an encoder and exact search")
+            found.append(f"the system {self.name!r}: mode {self.mode} needs an encoder and exact search")
+        return found
 
     @property
     def encoder_settings(self) -> dict[str, float | str]:
-        """Those of the encoder that are given."""
+        """The given settings of the encoder."""
         names = ("lexical", "max_length", "top_k", "max_ratio", "k1", "b", "language", "stop_words", "pivot")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
@@ -137,46 +141,42 @@ class SystemSettings:
 
     @property
     def kind(self) -> str:
-        """What it is: "index", "run" or "fusion"."""
+        """Its kind: "index", "run" or "fusion"."""
         return "fusion" if self.fuse else "run" if self.run else "index"
 
 
 @dataclass(frozen=True)
-class LatencySettings:
-    """How searches are timed: one query at a time on one thread, after a round that doesn't count.
+class LatencySettings(Settings):
+    """How searches are timed: one query at a time on one thread, after a warm-up round.
 
     Attributes:
-        k: How many documents are searched for; also of the recall of approximate systems.
-        queries: Of so many queries at most, evenly from all; 0 measures no latency.
+        k: Number of documents to search for; also for the recall of approximate systems.
+        queries: Largest number of queries, evenly from all; 0 measures no latency.
         rounds: A query's latency is the median over them; the systems of a dataset take turns.
     """
 
-    k: int = 10
-    queries: int = 1000
-    rounds: int = ROUNDS
-
-    def __post_init__(self) -> None:
-        if self.k < 1 or self.queries < 0 or self.rounds < 1:
-            raise ValueError(f"k and rounds are at least 1 and queries at least 0: {self}")
+    k: int = field(default=10, metadata=within(at_least=1))
+    queries: int = field(default=1000, metadata=within(at_least=0))
+    rounds: int = field(default=ROUNDS, metadata=within(at_least=1))
 
 
 @dataclass(frozen=True)
-class ExperimentSettings:
-    """Everything `lsr experiment` does.
+class ExperimentSettings(Settings):
+    """The settings of `lsr experiment`.
 
     Attributes:
-        systems: What is compared.
-        title: Of the report.
-        datasets: Collections, by path or name or with more settings.
-        suite: A list of collections besides: of `lsr.eval.datasets.SUITES`, or a YAML file.
-        measures: As ir-measures names them; the first is the one of headlines.
-        depth: Documents searched for, at least as many as the measures look at; what fused runs have to offer.
-        seeds: Those that systems were trained with, see `SystemSettings`; tables give mean and spread over them.
-        baseline: The system that all others are tested against; by default the first.
-        test: "randomization" or "t", paired, two-sided; corrected by Holm over the systems of a dataset. Systems of
+        systems: The systems to compare.
+        title: Title of the report.
+        datasets: Collections, by path or name, or with more settings.
+        suite: More collections: a name in `lsr.eval.datasets.SUITES`, or a YAML file.
+        measures: Names of ir-measures; the first is used in headlines.
+        depth: Documents to search for, and to fuse; raised to the depth of the measures.
+        seeds: Seeds of trained systems, see `SystemSettings`; tables have mean and spread over them.
+        baseline: The system with which the others are compared; by default the first.
+        test: "randomization" or "t"; paired, two-sided, corrected by Holm over the systems of a dataset. Systems with
             several seeds are tested over queries and seeds, see `lsr.eval.significance.compare_seeds`.
         latency: How searches are timed.
-        references: Published systems whose figures stand beside (`lsr.eval.published_scores`).
+        references: Published systems whose figures are added (`lsr.eval.published_scores`).
     """
 
     systems: tuple[SystemSettings, ...]
@@ -184,37 +184,35 @@ class ExperimentSettings:
     datasets: tuple[str | DatasetSettings, ...] = ()
     suite: str | None = None
     measures: str = DEFAULT_MEASURES
-    depth: int = 100
+    depth: int = field(default=100, metadata=within(at_least=1))
     seeds: tuple[int, ...] = ()
     baseline: str | None = None
     test: Literal["randomization", "t"] = "randomization"
     latency: LatencySettings = field(default_factory=LatencySettings)
     references: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> list[str]:
+        """Names that clash, or refer to no system."""
         names = [system.name for system in self.systems]
-        wrong = [f"two systems are called {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1]
+        wrong = [f"two systems have the name {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1]
         of_file: dict[str, str] = {}
         for name in dict.fromkeys(names):
-            other = of_file.setdefault(file_name(name).lower(), name)  # some file systems know no capitals
+            other = of_file.setdefault(file_name(name).lower(), name)  # some file systems ignore case
             if other != name:
                 wrong.append(f"the runs of {other!r} and {name!r} would have the same file name, {file_name(name)!r}")
         if not names:
             wrong.append("there is no system")
         if self.baseline is not None and self.baseline not in names:
-            wrong.append(f"the baseline {self.baseline!r} is none of the systems {', '.join(names)}")
+            wrong.append(f"the baseline {self.baseline!r} is not one of the systems {', '.join(names)}")
         for at, system in enumerate(self.systems):
             for fused in system.fuse:
                 if fused not in names[:at]:
-                    wrong.append(f"the system {system.name!r} fuses {fused!r}, which doesn't stand before it")
+                    wrong.append(f"the system {system.name!r} fuses {fused!r}, which must come before it")
         unseeded = [system.name for system in self.systems if system.seeded]
         if unseeded and not self.seeds:
             wrong.append(f"{', '.join(unseeded)}: {{seed}} needs seeds, as in seeds: [1, 2, 3]")
         if self.seeds and not unseeded:
-            wrong.append("seeds are named, but no system has {seed} in its encoder, documents, queries or run")
+            wrong.append("there are seeds, but no system has {seed} in its encoder, documents, queries or run")
         if len(set(self.seeds)) < len(self.seeds):
-            wrong.append("a seed is named twice")
-        if self.depth < 1:
-            wrong.append(f"depth must be at least 1, got {self.depth}")
-        if wrong:
-            raise ValueError("; ".join(wrong))
+            wrong.append("a seed is given twice")
+        return wrong

@@ -1,4 +1,4 @@
-"""The systems of an experiment on one dataset: encoded, indexed, searched, timed."""
+"""Encode, index, search and time the systems of an experiment on one dataset."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from lsr._version import __version__
 from lsr.console import note
 from lsr.encode.base import Encoder
-from lsr.encode.corpus import encode_to
 from lsr.encode.passages import Passages
+from lsr.encode.write import encode_to
 from lsr.errors import DataError, DataErrors, EncoderError
 from lsr.eval.checks import check_run
 from lsr.eval.datasets import Dataset
@@ -36,13 +36,13 @@ from lsr.io.vectors import Vectors
 from lsr.io.vectors_parquet import save_matrix
 from lsr.sparse import SparseMatrix
 
-_BINS = 40  # of the histogram of documents' lengths
+_BINS = 40  # bins of the histogram of documents' lengths
 _BATCH = 1024  # queries that are searched together
 
 
 @dataclass(frozen=True)
 class Searched:
-    """What it takes to search an index again, to time it."""
+    """An index with its queries, for timing."""
 
     key: str
     index: Index
@@ -54,16 +54,16 @@ class Searched:
 
 @dataclass(frozen=True)
 class System:
-    """A system on a dataset: its run, what was measured while it was made, and, if it is an index, that.
+    """A system on a dataset.
 
     Attributes:
-        settings: What it is.
+        settings: Its settings.
         run: Its results.
-        facts: What was measured.
-        searched: The index and the queries.
-        shallow: Of approximate search, results by how many documents were searched for. A search for fewer skips more:
-            the first ten of a thousand are better than those of a search for ten.
-        inputs: SHA-256 of what was given to make it, by what it is: the encoder, files of vectors, a run.
+        facts: Measurements.
+        searched: The index and the queries, if it is an index.
+        shallow: {number of documents searched for: results} of approximate search. A search for fewer documents skips
+            more: the first ten of a thousand are better than the results of a search for ten.
+        inputs: {what it is: SHA-256} of its inputs: the encoder, files of vectors, a run.
     """
 
     settings: SystemSettings
@@ -82,15 +82,15 @@ def check_inputs(
     problems: DataErrors,
     told: dict[str, frozenset[str]],
 ) -> None:
-    """Look at what the systems name before any work is done: encoders, vectors, runs.
+    """Check the systems' encoders, vectors and runs before any work.
 
     Args:
         settings: The systems.
-        datasets: By the names that tables call them.
-        depth: How many hits the measures look at.
-        notes: What a reader should know of given runs is appended.
-        problems: Takes what is not there, can't be read or doesn't fit.
-        told: Of each dataset the queries without judgments that the notes tell of already; those of runs are added.
+        datasets: {name in tables: dataset}
+        depth: Depth of the measures.
+        notes: Warnings about given runs are appended.
+        problems: Collects files that are missing, unreadable or don't fit.
+        told: {dataset: unjudged queries that were reported}; those of runs are added.
     """
     from lsr.index.cli.encode import open_encoder
 
@@ -99,7 +99,7 @@ def check_inputs(
             try:
                 encoder = open_encoder(system.encoder, system.encoder_settings)
                 if system.mode != "sparse" and not encoder.dense_width:
-                    raise EncoderError(f"mode {system.mode}: {system.encoder} gives no dense vectors; lsr-mini does")
+                    raise EncoderError(f"mode {system.mode}: {system.encoder} has no dense vectors; lsr-mini has them")
             except EncoderError as error:
                 problems.add(DataError(f"the system {system.name!r}: {error}"))
         for name, dataset in datasets.items():
@@ -125,14 +125,14 @@ def run_systems(
 
     Args:
         settings: The systems.
-        name: What tables call the dataset.
-        dataset: What is searched.
-        artifacts: What was made before.
+        name: The dataset's name in tables.
+        dataset: The dataset.
+        artifacts: The cache.
         depth: Documents of a run.
-        cutoffs: How many documents the measures look at, which is what approximate systems are searched for besides.
+        cutoffs: Depths of the measures; approximate systems are also searched with each of them.
 
     Raises:
-        DataError: Vectors, runs or queries that are not there or don't fit.
+        DataError: Vectors, runs or queries that are missing or don't fit.
     """
     identity = identity_of(dataset)
     done: dict[str, System] = {}
@@ -151,7 +151,7 @@ def run_systems(
 
 
 def _their_vectors(system: SystemSettings, name: str) -> tuple[Path, Path]:
-    """Where vectors that some engine made lie: documents', queries'."""
+    """Paths of given vectors: of documents, of queries."""
     assert system.documents is not None
     assert system.queries is not None
     paths = Path(_filled(system.documents, name)), Path(_filled(system.queries, name))
@@ -162,7 +162,7 @@ def _their_vectors(system: SystemSettings, name: str) -> tuple[Path, Path]:
 
 
 def identity_of(dataset: Dataset) -> dict[str, str]:
-    """What the texts of a dataset are: the content of their files, or their name where a package brings them."""
+    """Identifies a dataset's texts: a digest of their files, or their ir-datasets name."""
     found = {}
     for part, kind, source in (("documents", "corpus", dataset.source), ("queries", "queries", dataset.query_source)):
         path = Path(source)
@@ -292,7 +292,7 @@ def _dense_queries(index: Index, queries: QuerySet, key: Facts, artifacts: Artif
 def _vectors(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
 ) -> tuple[Vectors, Facts, str, dict[str, str]]:
-    """Of a system's documents: those of a file, or encoded here; their digest, and that of what they are made of."""
+    """The vectors of a system's documents, from a file or encoded here; their digest, and those of their inputs."""
     if system.documents:
         path, _ = _their_vectors(system, name)
         digest = content_digest(path)
@@ -311,7 +311,7 @@ def _vectors(
             with_text=False,
             overwrite=True,
         )
-        # Of work that went on after a kill nobody knows how long the whole takes.
+        # The total time is unknown if the work was resumed after a kill.
         return {"encode_seconds": time.perf_counter() - started if fresh else None}
 
     path, facts, digest = artifacts.get("vectors", key, encode)
@@ -367,14 +367,16 @@ def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
 
 
 def _edges(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) edges of a histogram, even up to where 99 % end, so that few very long documents don't hide the others."""
+    """(n,) edges of a histogram, even up to the 99th percentile, so that a few very long documents don't hide the
+    rest.
+    """
     longest, most = int(lengths.max(initial=0)), int(np.quantile(lengths, 0.99, method="higher")) if len(lengths) else 0
     even = np.linspace(0, most + 1, min(_BINS, most + 1) + 1).round().astype(np.int64)
     return np.unique(np.append(even, longest + 1))
 
 
 def _term_facts(index: Index, queries: SparseMatrix) -> Facts:
-    """Mean length of a query, and the FLOPS of papers: how many terms a query and a document share on average."""
+    """Mean length of a query, and FLOPS: the mean number of terms that a query and a document share."""
     shared = index.document_frequencies(queries.indices).sum(dtype=np.float64)
     pairs = len(queries) * len(index)
     return {"query_terms": float(queries.lengths().mean()), "flops": float(shared / pairs) if pairs else 0.0}
@@ -385,7 +387,7 @@ def _term_facts(index: Index, queries: SparseMatrix) -> Facts:
 
 @dataclass(frozen=True)
 class Timed:
-    """Of a system: (n,) milliseconds of so many queries, and queries per second with all cores."""
+    """(n,) milliseconds of each query of a system, and queries per second on all cores."""
 
     queries: list[str]
     times: NDArray[np.float64]
@@ -393,7 +395,7 @@ class Timed:
 
 
 def time_systems(settings: ExperimentSettings, systems: Sequence[System], artifacts: Artifacts) -> dict[str, Timed]:
-    """Time all indexes of a dataset together: whatever else the machine does then befalls all of them."""
+    """Time all indexes of a dataset together, so that machine noise affects all equally."""
     how = settings.latency
     found = {s.settings.name: s.searched for s in systems if s.searched is not None}
     if not found or not how.queries:

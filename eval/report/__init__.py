@@ -1,4 +1,4 @@
-"""lsr.eval.report: the results of an experiment as a page and as Markdown."""
+"""lsr.eval.report: an experiment's results as an HTML page and as Markdown."""
 
 from lsr._moved import names_of
 

@@ -1,4 +1,4 @@
-"""The pictures of a report: what of the results is drawn; `plots` draws it."""
+"""Figures of a report: choose and prepare the data; `plots` draws it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from lsr.eval.report.results import Lengths, Results
 from lsr.eval.report.tables import SIGNIFICANT
 
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
-_GRID = 50  # values of queries are rounded to that part of 1, so that a picture does not grow with them
+_GRID = 50  # queries' values are rounded to 1/50, so that a picture's size is bounded
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture as SVG with what stands above it.
+    """An SVG picture and its heading.
 
     Attributes:
-        heading: What stands above it.
+        heading: Its heading.
         svg: The picture.
-        swatch: The mark of the system that it is about, as SVG.
-        wide: The same for a desk, where it gains by more room.
+        swatch: The mark of its system, as SVG.
+        wide: A wide version for large screens, if that is better.
     """
 
     heading: str
@@ -41,7 +41,7 @@ def _look(results: Results, system: str) -> Look:
 
 
 def key(results: Results, names: list[str]) -> tuple[tuple[str, str], ...]:
-    """Systems with their marks: a picture has room for some of the names only."""
+    """Systems with their marks, because a picture has room for only some names."""
     return tuple((name, _look(results, name).swatch()) for name in names)
 
 
@@ -78,7 +78,7 @@ def _points(results: Results, across: dict[str, float | None]) -> list[Point]:
 
 
 def recall(results: Results) -> Figure | None:
-    """Recall of approximate systems against their search time; lines come from their exact counterparts."""
+    """Recall of approximate systems against search time, with lines from their exact counterparts."""
     some = []
     for system in results.experiment.systems:
         pairs = [
@@ -104,7 +104,10 @@ def recall_at(results: Results) -> Figure | None:
         if len(values) > 1
     ]
     title = "Recall against depth"
-    return Figure(title, plots.curves(title, some, ("documents, k", "recall at k"))) if some else None
+    if not some:
+        return None
+    narrow, wide = (plots.curves(title, some, ("documents, k", "recall at k"), wide=wide) for wide in (False, True))
+    return Figure(title, narrow, wide=wide)
 
 
 def latency(results: Results) -> Figure | None:
@@ -124,9 +127,11 @@ def latency(results: Results) -> Figure | None:
             median = f"median {milliseconds(found[50]).text}"
             some.append(Spread(system + partly, median, found, _look(results, system)))
     title = "Search time by system"
+    if not some:
+        return None
     label = "search time, ms, one query at a time"
     narrow, wide = (plots.spreads(title, some, label, wide=wide) for wide in (False, True))
-    return Figure(title, narrow, wide=wide) if some else None
+    return Figure(title, narrow, wide=wide)
 
 
 def _mean(times: list[Latency], name: str) -> float:
@@ -134,7 +139,7 @@ def _mean(times: list[Latency], name: str) -> float:
 
 
 def differences(results: Results) -> list[Figure]:
-    """For each system its differences to the baseline by dataset."""
+    """Each system's differences to the baseline, by dataset."""
     measure, baseline = results.experiment.measures[0], results.experiment.baseline
     found = {
         system: [
@@ -150,7 +155,7 @@ def differences(results: Results) -> list[Figure]:
         Figure(
             system,
             plots.bars(
-                f"{measure}, {system} less {baseline}",
+                f"{measure}, {system} minus {baseline}",
                 some,
                 (min(ends) - room, max(ends) + room),
                 _look(results, system),
@@ -163,7 +168,7 @@ def differences(results: Results) -> list[Figure]:
 
 
 def per_query(results: Results, other: str) -> Figure | None:
-    """A system's values against the baseline's, query by query."""
+    """A system's values against the baseline's, by query."""
     measure, baseline = results.experiment.measures[0], results.experiment.baseline
     before, after = results.query_values(baseline, measure), results.query_values(other, measure)
     counts = Counter(
@@ -179,7 +184,7 @@ def per_query(results: Results, other: str) -> Figure | None:
 
 
 def lengths(results: Results) -> tuple[list[Figure], dict[str, Look]]:
-    """For each dataset the documents' numbers of terms by encoder, and how the encoders look."""
+    """Histograms of documents' numbers of terms by encoder, for each dataset, and the encoders' marks."""
     encoders: dict[str, Look] = {}
     figures = []
     for dataset in results.datasets:

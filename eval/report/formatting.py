@@ -1,4 +1,4 @@
-"""Tables, their cells, and numbers as they are read; `tables` says what stands in them."""
+"""Format tables, cells and numbers; `tables` has their content."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        text: What is read.
-        value: What a number is sorted by; text is sorted as text, and empty cells come last.
+        text: The text.
+        value: Sort key of a number; texts are sorted as texts, and empty cells come last.
         best: Whether it is the best of its column.
         mark: ▲ or ▼.
-        mark_means: What the mark says.
-        aside: Smaller text behind, an interval say.
+        mark_means: Meaning of the mark.
+        aside: Smaller text after it, such as an interval.
         swatch: SVG before the text.
     """
 
@@ -36,9 +36,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first `heads` columns name the row, `numeric` says which columns stand at the right.
+    """A table. The first `heads` columns name the row; `numeric` columns are aligned to the right.
 
-    `published` are rows that were not measured here; they stay below the others when those are sorted.
+    `published` are rows that weren't measured here; they stay below the others when those are sorted.
     """
 
     caption: str
@@ -62,14 +62,14 @@ def score(value: float | None) -> Cell:
 
 
 def part(value: float | None) -> Cell:
-    """A part of all; 1 only where nothing is missed."""
+    """A share; prints 1 only if it is exactly 1."""
     if value is None:
         return Cell()
     return Cell("1" if value == 1 else f"{min(value, 0.9999):.4f}", value)
 
 
 def difference(value: float) -> Cell:
-    """A difference of two values, always with its sign."""
+    """A difference of two values, with its sign."""
     text = f"{value:+.3f}".replace("-", "−")
     return Cell("0.000" if text.strip("+−0.") == "" else text, value)
 
@@ -80,7 +80,7 @@ def p_value(value: float) -> Cell:
 
 
 def number(value: float | None) -> Cell:
-    """A count or another number of three digits or all before the point."""
+    """A count, or another number with three significant digits, or all digits before the point."""
     if value is None:
         return Cell()
     whole = isinstance(value, int) or value >= 100
@@ -104,7 +104,7 @@ def seconds(value: float | None) -> Cell:
 
 
 def bytes_cell(value: float | None) -> Cell:
-    """Bytes with their unit, thousands of thousands."""
+    """Bytes with a decimal unit."""
     if value is None:
         return Cell()
     shown, units = float(value), ["B", "kB", "MB", "GB", "TB"]
@@ -115,7 +115,7 @@ def bytes_cell(value: float | None) -> Cell:
 
 
 def _three(value: float) -> str:
-    """Three digits, or all of those before the point."""
+    """Three significant digits, or all digits before the point."""
     if value == 0:
         return "0"
     if abs(value) < 0.001:
@@ -144,7 +144,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that no reader of Markdown takes for markup."""
+    """Escape text for Markdown."""
     return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", " ".join(text.split()))
 
 

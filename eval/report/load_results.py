@@ -1,4 +1,4 @@
-"""The folder that an experiment leaves, read and checked.
+"""Read and check an experiment's result folder.
 
 experiment.json      conditions, datasets, systems, means, comparisons, published values: `results.Experiment`
 per-query.parquet    dataset, system, query, measure, value
@@ -36,8 +36,7 @@ def read_results(folder: Path) -> Results:
     """Read a result folder.
 
     Raises:
-        DataError: A file is missing or damaged, or what it says does not fit together; all that is wrong in
-            experiment.json at once.
+        DataError: A file is missing, damaged or inconsistent; lists all problems of experiment.json.
     """
     experiment = _read_experiment(folder / "experiment.json")
     strings = ("dataset", "system", "query", "measure")
@@ -72,7 +71,7 @@ def _read_experiment(path: Path) -> Experiment:
 
 
 def _typed(value: Any, kind: Any, name: str, problems: list[str]) -> Any:
-    """A value of JSON as a value of a type; None, and a problem noted, where it can't be one."""
+    """Convert a JSON value to a type; notes a problem and returns None if it doesn't fit."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
@@ -110,7 +109,7 @@ def _typed(value: Any, kind: Any, name: str, problems: list[str]) -> Any:
 
 
 def _contradictions(experiment: Experiment) -> Iterator[str]:
-    """What is of the right type and can't be."""
+    """Values of the right type that are impossible."""
     systems = Counter(system.name for system in experiment.systems)
     datasets = Counter(dataset.name for dataset in experiment.datasets)
     known: dict[str, Any] = {"dataset": datasets, "system": systems, "measure": set(experiment.measures)}
@@ -123,7 +122,7 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
         ("measure", Counter(experiment.measures)),
         ("result of (dataset, system)", Counter((r.dataset, r.system) for r in experiment.results)),
     ):
-        yield from (f"{what} {name!r} is there {n} times" for name, n in counted.items() if n > 1)
+        yield from (f"{what} {name!r} occurs {n} times" for name, n in counted.items() if n > 1)
     named = [("baseline", "system", experiment.baseline)]
     named += [
         (f"systems[{i}].exact_name", "system", s.exact_name) for i, s in enumerate(experiment.systems) if s.exact_name
@@ -154,11 +153,11 @@ def _contradictions(experiment: Experiment) -> Iterator[str]:
     for i, reference in enumerate(experiment.references):
         named.append((f"references[{i}].dataset", "dataset", reference.dataset))
         named.append((f"references[{i}].measure", "measure", reference.measure))
-    yield from (f"{where}: no {kind} is called {name!r}" for where, kind, name in named if name not in known[kind])
+    yield from (f"{where}: there is no {kind} {name!r}" for where, kind, name in named if name not in known[kind])
 
 
 def _named_in_pairs(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
-    """Where pairs of systems name something, what kind of thing, and its name."""
+    """Names that pairs of systems refer to: where, what kind of thing, and the name."""
     for i, test in enumerate(experiment.pairs):
         yield from ((f"pairs[{i}].{key}", key, getattr(test, key)) for key in ("dataset", "system", "measure"))
         yield f"pairs[{i}].baseline", "system", test.baseline
@@ -170,16 +169,16 @@ def _named_in_pairs(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
 def read_table(
     path: Path, strings: tuple[str, ...], number: str | None, experiment: Experiment | None = None
 ) -> pa.Table:
-    """Columns of text and perhaps one of numbers of a Parquet file.
+    """Read text columns, and perhaps a number column, of a Parquet file.
 
     Args:
         path: The file.
-        strings: The columns of text.
-        number: The column of numbers; None for none.
-        experiment: If given, every dataset, system and measure has to be known to it.
+        strings: The text columns.
+        number: The number column; None for none.
+        experiment: If given, it must have every dataset, system and measure of the file.
 
     Raises:
-        DataError: The file is missing or damaged, lacks a column, or holds something else.
+        DataError: The file is missing or damaged, lacks a column, or has other values.
     """
     if not path.is_file():
         raise DataError("no such file: is this the result folder of an experiment?", str(path))

@@ -1,7 +1,7 @@
-"""Pictures as small SVG that takes its fonts and its dark and light colours from the page around it.
+"""Draw pictures as small SVG, with fonts and dark or light colours from the page around it.
 
-What is drawn is chosen in `figures`. Colours are Okabe and Ito's (jfly.uni-koeln.de/color, 2008), and nothing rests on
-them alone: every system has a shape and a dash besides.
+`figures` prepares the data. Colours are Okabe and Ito's (jfly.uni-koeln.de/color, 2008); every system also has a shape
+and a dash, so that colours aren't the only difference.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Placeholders, which become colours of the page: text and lines, the grid, and the page itself.
+# Placeholders for colours of the page: text and lines, grid, background.
 _INK, _GRID, _PAPER = "#010203", "#040506", "#070809"
 _PAGE = {_INK: "currentColor", _GRID: "var(--grid)", _PAPER: "var(--paper)"}
 _COLOURS = (_INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # eight beside seven colours: 56 pairs before one comes again
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # eight markers and seven colours: 56 different pairs
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)))
 _TEXT = 10.5
-_NAME_COLUMNS = 28, 48  # longer names are cut where they stand beside a point: in a narrow picture, in a wide one
-_WIDTHS = 5.8, 10.6  # inches of a picture on a phone and on a desk
-_BAR_COLUMNS = 26  # longer names are cut where they stand beside a bar
-_UNIT = 72  # SVG units of an inch
+_NAME_COLUMNS = 28, 48  # longer names beside a point are cut: in a narrow picture, in a wide one
+_WIDTHS = 5.8, 10.6  # inches of a narrow picture (phones) and a wide one
+_BAR_COLUMNS = 26  # longer names beside a bar are cut
+_UNIT = 72  # SVG units for an inch
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": _TEXT,
-    "text.parse_math": False,  # a name with dollar signs is no formula
+    "text.parse_math": False,  # a name with dollar signs isn't a formula
     "svg.fonttype": "none",
     "svg.hashsalt": "lsr",
     "text.color": _INK,
@@ -56,7 +56,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Look:
-    """How a system looks in all pictures."""
+    """A system's appearance in all pictures."""
 
     colour: str
     marker: str
@@ -64,7 +64,7 @@ class Look:
 
     @classmethod
     def of(cls, number: int) -> Look:
-        """The look of the system with a number, from 0."""
+        """The appearance of the n-th system, from 0."""
         return cls(_COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)], _DASHES[number % len(_DASHES)])
 
     def swatch(self) -> str:
@@ -88,7 +88,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Point:
-    """A named point; `start` is where a line to it begins."""
+    """A named point; `start` is the start of a line to it."""
 
     name: str
     x: float
@@ -99,7 +99,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Spread:
-    """Percentiles of a distribution, {50: value, ...}; `aside` is written at the right."""
+    """Percentiles of a distribution, {50: value, ...}; `aside` is a text at the right."""
 
     name: str
     aside: str
@@ -135,15 +135,15 @@ def points(
     front: bool = True,
     wide: bool = False,
 ) -> str:
-    """Points over a logarithmic axis, each with its name where there is room, never across a line.
+    """Points over a logarithmic axis, with names where there is room, and not across a line.
 
     Args:
-        title: Read out in place of the picture.
+        title: Alternative text of the picture.
         some: The points; larger y and smaller x are better.
-        labels: Of the x axis and the y axis.
-        top: Where the y axis ends, if not at the points.
-        front: Whether a line joins the points that no other beats in both.
-        wide: Whether it is for a desk.
+        labels: Labels of the x axis and the y axis.
+        top: End of the y axis, if not at the points.
+        front: Draw a line through the points of the frontier.
+        wide: Draw the wide version.
     """
 
     def draw(axes: Axes) -> None:
@@ -183,7 +183,7 @@ class Curve:
     look: Look
 
 
-def curves(title: str, some: Sequence[Curve], labels: tuple[str, str]) -> str:
+def curves(title: str, some: Sequence[Curve], labels: tuple[str, str], wide: bool = False) -> str:
     """Lines over a logarithmic axis, with the marks of the page's key."""
 
     def draw(axes: Axes) -> None:
@@ -195,7 +195,7 @@ def curves(title: str, some: Sequence[Curve], labels: tuple[str, str]) -> str:
         axes.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, None))
         axes.grid(True)
 
-    return _svg(title, 5.8, 4.0, draw, left=0.65, bottom=0.55)
+    return _svg(title, _WIDTHS[wide], 4.0, draw, left=0.65, bottom=0.55)
 
 
 def _beats(q: Point, p: Point) -> bool:
@@ -203,9 +203,9 @@ def _beats(q: Point, p: Point) -> bool:
 
 
 def spreads(title: str, some: Sequence[Spread], label: str, wide: bool = False) -> str:
-    """Boxes from the 25th to the 75th percentile, whiskers from the 5th to the 95th, the median's and 99th's marks.
+    """Boxes from the 25th to the 75th percentile, whiskers from the 5th to the 95th, marks at the median and the 99th.
 
-    Names stand above the boxes, so that long ones fit on a phone. Percentiles that are not known are not drawn.
+    Names are above the boxes, so that long ones fit on a phone. Unknown percentiles aren't drawn.
     """
 
     def draw(axes: Axes) -> None:
@@ -232,7 +232,7 @@ def spreads(title: str, some: Sequence[Spread], label: str, wide: bool = False) 
 
 
 def bars(title: str, some: Sequence[Bar], limits: tuple[float, float], look: Look) -> str:
-    """Differences by row with their intervals; hollow ones are not significant."""
+    """Differences by row with intervals; hollow bars aren't significant."""
 
     def draw(axes: Axes) -> None:
         for row, bar in enumerate(some):
@@ -250,11 +250,11 @@ def bars(title: str, some: Sequence[Bar], limits: tuple[float, float], look: Loo
         axes.grid(True, axis="x")
 
     left = 0.25 + 0.088 * max(columns_of(_cut(bar.name, _BAR_COLUMNS)) for bar in some)
-    return _svg(title, _WIDTHS[0], 0.5 + 0.26 * len(some), draw, left=left, bottom=0.32)
+    return _svg(title, _WIDTHS[0], 0.55 + 0.3 * len(some), draw, left=left, bottom=0.32)
 
 
 def bubbles(title: str, counts: dict[tuple[float, float], int], labels: tuple[str, str]) -> str:
-    """Two systems' values of the same queries; areas are numbers of queries, the diagonal is a tie."""
+    """Two systems' values for the same queries; areas are numbers of queries, the diagonal is a tie."""
 
     def draw(axes: Axes) -> None:
         top = max(1.0, *(max(at) for at in counts))
@@ -276,7 +276,7 @@ def bubbles(title: str, counts: dict[tuple[float, float], int], labels: tuple[st
 
 
 def outlines(title: str, some: Sequence[Outline], label: str) -> str:
-    """Histograms laid over each other, each with its own dash."""
+    """Overlaid histograms, each with its own dash."""
 
     def draw(axes: Axes) -> None:
         for one in some:
@@ -288,7 +288,7 @@ def outlines(title: str, some: Sequence[Outline], label: str) -> str:
 
 
 def _most(one: Outline) -> float:
-    """Where 99 % of a histogram end: few very long documents would squeeze all others."""
+    """The 99th percentile of a histogram; a few very long documents would squeeze the rest."""
     share = 0.0
     for start, end, density in zip(one.edges, one.edges[1:], one.densities, strict=False):
         share += density * (end - start)
@@ -298,14 +298,14 @@ def _most(one: Outline) -> float:
 
 
 def _svg(title: str, width: float, height: float, draw: Callable[[Axes], None], left: float, bottom: float) -> str:
-    """Draw on axes of a width and height in inches, their margins at the left and at the bottom too."""
+    """Draw on axes with a width and height in inches, and margins at the left and at the bottom."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
-        # Text stays text: the reader's fonts have the letters that ours lack.
+        # Keep text as text: the reader's fonts may have letters that ours lack.
         warnings.filterwarnings("ignore", message="(?s).*Glyph|.*Matplotlib currently does not support")
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((left / width, bottom / height, 1 - (left + 0.15) / width, 1 - (bottom + 0.12) / height))
@@ -316,7 +316,7 @@ def _svg(title: str, width: float, height: float, draw: Callable[[Axes], None], 
 
 
 def _for_page(svg: str, title: str) -> str:
-    """An SVG file as a part of a page: no head, a title, the page's font, colours and no name twice in a page."""
+    """An SVG file as a part of a page: without head, with a title, the page's font and colours, and unique names."""
     svg = svg[svg.index("<svg") :]
     for colour, name in _PAGE.items():
         svg = svg.replace(colour, name)
@@ -326,13 +326,13 @@ def _for_page(svg: str, title: str) -> str:
     svg = re.sub(r"""font: ([\d.]+)px [^;"]+""", r"font-size: \1px", svg)
     svg = re.sub(r"\n *<g id=\"[a-z]+\w*_\d+\">", "\n<g>", svg)
     svg = re.sub(r'(id="|url\(#|href="#)(\w)', rf"\g<1>{name}-\2", svg)
-    # Letters are never much larger than those around the picture.
+    # Limit the width, so that letters aren't much larger than those around the picture.
     head = f'<svg {box[0]} style="max-width: {1.35 * float(box[1]):.0f}px" role="img" aria-labelledby="{name}" xmlns:xlink="http://www.w3.org/1999/xlink">'
     return re.sub(r"^<svg[^>]*>", f'{head}<title id="{name}">{escape(title)}</title>'.replace("\\", r"\\"), svg)
 
 
 def _log_axis(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic x axis around the values, never so narrow that small differences look large."""
+    """A logarithmic x axis around the values, wide enough that small differences look small."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     low, high = min(values), max(values)
@@ -359,9 +359,9 @@ _Box = tuple[float, float, float, float]  # left, bottom, right, top
 def _name_points(
     axes: Axes, some: Sequence[Point], lines: Sequence[Sequence[tuple[float, float]]], columns: int
 ) -> None:
-    """Write names beside points, none over another, over a point or across a line.
+    """Write names beside points without overlapping names, points or lines.
 
-    A name that finds no room, or that others resemble when it is cut, is left out: the page has a key for those.
+    A name without room, or that can't be told from others when it is cut, is left out; the page has a key.
     """
     names = Counter(_cut(p.name, columns) for p in some)
     scale = axes.figure.dpi / _UNIT
@@ -402,7 +402,7 @@ def _overlap(a: _Box, b: _Box) -> bool:
 
 
 def _offsets(scale: float) -> Iterator[tuple[float, float, str]]:
-    """Places for a name around a point, the nearest first."""
+    """Positions for a name around a point, nearest first."""
     for away in (9, 14, 20, 28, 38):
         for x, y, align in (
             (1, 0, "left"), (-1, 0, "right"), (0, 1.3, "center"), (0, -1.3, "center"),
@@ -412,12 +412,12 @@ def _offsets(scale: float) -> Iterator[tuple[float, float, str]]:
 
 
 def columns_of(text: str) -> int:
-    """Columns that a text takes."""
+    """Width of a text in columns."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def _cut(text: str, columns: int) -> str:
-    """A text of one line and a number of columns at most."""
+    """Cut a text to one line and a number of columns."""
     text = " ".join(text.split())
     if columns_of(text) <= columns:
         return text

@@ -1,4 +1,4 @@
-"""A result folder as one HTML page that needs nothing but itself, as Markdown, and its tables as LaTeX and CSV."""
+"""Write a result folder as one self-contained HTML page, as Markdown, and its tables as LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from lsr.eval.report.results import Results
 from lsr.eval.report.tables import SIGNIFICANT
 from lsr.io.text_files import new_text
 
-_UPRIGHT_COLUMNS = 9  # of a table that fits on paper
+_UPRIGHT_COLUMNS = 9  # columns of a table that fits on upright paper
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report: what is said, its pictures and its tables.
+    """A section of the report.
 
     Attributes:
         heading: Its title.
-        text: Paragraphs that both forms have.
+        text: Paragraphs in both formats.
         figures: Pictures.
-        legend: What the pictures show, read beside them only.
-        key: Names and the marks, as SVG, that the pictures have for them.
+        legend: Explanation of the pictures, only with them.
+        key: Names and their marks in the pictures, as SVG.
         tables: Tables.
-        facts: Names and values, one a line.
+        facts: Names and values, one on each line.
     """
 
     heading: str
@@ -47,7 +47,7 @@ class Section:
 
     @property
     def wide(self) -> bool:
-        """Whether it is printed on pages turned by 90 degrees."""
+        """Whether it is printed in landscape format."""
         return any(len(table.columns) > _UPRIGHT_COLUMNS for table in self.tables)
 
 
@@ -55,9 +55,9 @@ def write_report(folder: Path, out: Path | None = None) -> tuple[Path, Path]:
     """Write the report of an experiment, and its tables as LaTeX and CSV.
 
     Args:
-        folder: What the experiment left; see `load_results`.
-        out: The page; `report.html` in the folder unless given. The Markdown stands beside it, and so does a folder
-            with the tables, `report-tables`. All of these are replaced.
+        folder: The result folder; see `load_results`.
+        out: The page; by default `report.html` in the folder. The Markdown is beside it, and so is the folder
+            `report-tables` with the tables. All of them are replaced.
 
     Returns:
         Paths of the page and of the Markdown.
@@ -71,7 +71,7 @@ def write_report(folder: Path, out: Path | None = None) -> tuple[Path, Path]:
             raise MissingExtra(package, "eval", "a report")
     page = folder / "report.html" if out is None else out
     if page.suffix == ".md":
-        raise DataError("the page can't end in .md: the Markdown beside it does; call it .html", str(page))
+        raise DataError("the page can't end in .md, which is the Markdown beside it; use .html", str(page))
     results = read_results(folder)
     sections = list(_sections(results))
     html, markdown = render_html(results, sections), render_markdown(results, sections)
@@ -95,7 +95,7 @@ def _write_tables(sections: list[Section], folder: Path) -> None:
 
 
 def render_html(results: Results, sections: list[Section]) -> str:
-    """The page; scripts other than its own, and anything from elsewhere, are forbidden to it."""
+    """The page. Its policy forbids scripts other than its own and anything from other sites."""
     from jinja2 import Environment, StrictUndefined
 
     template, style, script = (_file(f"report.{suffix}") for suffix in ("html.j2", "css", "js"))
@@ -111,7 +111,7 @@ def _file(name: str) -> str:
 
 
 def render_markdown(results: Results, sections: list[Section]) -> str:
-    """The same text and tables without the pictures."""
+    """The same text and tables in Markdown, without pictures."""
     blocks = [f"# {escape_markdown(results.experiment.title)}"]
     for section in sections:
         if not (section.text or section.tables or section.facts):
@@ -183,7 +183,7 @@ def _quality(results: Results) -> Section:
 
 
 def _ties(results: Results, measure: str) -> list[str]:
-    """What a reader should know of equal scores, if there are any."""
+    """A note about equal scores, if there are any."""
     changes = [
         (abs(by_id - kept), result)
         for result in results.experiment.results
@@ -194,7 +194,7 @@ def _ties(results: Results, measure: str) -> list[str]:
         return []
     most, where = max(changes, key=lambda pair: pair[0])
     return [
-        "Equal scores stay in the order of the search. The runs are written with scores that decrease strictly, so "
+        "Equal scores keep the order of the search. Runs are written with strictly decreasing scores, so "
         f"that trec_eval gives the same values; with ties ordered by id, {measure} would change by at most {most:.4f} "
         f"({where.system} on {where.dataset})."
     ]
@@ -211,7 +211,7 @@ def _mean_note(results: Results) -> str:
 def _costs_of_quality(results: Results) -> Iterator[Section]:
     found = [f for f in (figures.against_latency(results), figures.against_size(results)) if f]
     if found:
-        legend = "Up and to the left is better; on the grey line nothing is better in both." + _mean_note(results)
+        legend = "Up and to the left is better; no system beats those on the grey line in both." + _mean_note(results)
         measure = results.experiment.measures[0]
         shown = [s for s in results.systems if results.mean_p50(s) and results.mean(s, measure) is not None]
         if missing := [name for name in results.systems if name not in shown]:
@@ -239,8 +239,8 @@ def _approximate(results: Results) -> Iterator[Section]:
         shown = ((figure,) if figure else (), (table,) if table else ())
         known = figures.key(results, [s.name for s in results.experiment.systems if results.beside_exact(s)])
         text = (
-            "An approximate system's values are of a search for as many documents as the measure looks at; recall and "
-            f"times are of a search for {k}.",
+            "An approximate system's values are from a search as deep as the measure; recall and "
+            f"times are from a search for {k}.",
         )
         yield Section("Approximate search", text, shown[0], legend if figure else "", known if figure else (), shown[1])
 
@@ -248,7 +248,7 @@ def _approximate(results: Results) -> Iterator[Section]:
 def _baseline(results: Results) -> Iterator[Section]:
     if found := figures.differences(results):
         experiment = results.experiment
-        legend = f"{experiment.measures[0]} less that of {experiment.baseline}. Full bars are significant, hollow ones"
+        legend = f"{experiment.measures[0]} minus that of {experiment.baseline}. Full bars are significant, hollow ones"
         legend += " are not; lines are 95 % intervals."
         yield Section(f"Difference to {experiment.baseline}", figures=tuple(found), legend=legend)
 

@@ -1,4 +1,4 @@
-"""The folder that an experiment leaves, read and checked; what a report says is computed in `tables` and `figures`.
+"""An experiment's results; `tables` and `figures` compute the content of a report from them.
 
 experiment.json      conditions, datasets, systems, means, comparisons, published values
 per-query.parquet    dataset, system, query, measure, value
@@ -45,7 +45,7 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class SystemFacts:
-    """What was measured; `exact_name` is the exact counterpart of an approximate system."""
+    """A system; `exact_name` is the exact counterpart of an approximate one."""
 
     name: str
     kind: str
@@ -57,8 +57,8 @@ class SystemFacts:
 
 @dataclass(frozen=True)
 class Ties:
-    """Equal scores: the share of queries that have some among their first k + 1 hits, and the measures with these in
-    the order of the ids, as trec_eval has them.
+    """Equal scores: the share of queries with some among their first k + 1 hits, and the measures if these are ordered
+    by id, as in trec_eval.
     """
 
     queries: float
@@ -152,8 +152,8 @@ class Results:
     Attributes:
         experiment: What experiment.json says.
         per_query: Columns dataset, system, query, measure, value.
-        latencies: Columns dataset, system, query, search_ms; None where they were not kept.
-        texts: Of queries, by dataset and id; empty where they were not kept.
+        latencies: Columns dataset, system, query, search_ms; None if there are none.
+        texts: Texts of queries, by dataset and id; may be empty.
     """
 
     experiment: Experiment
@@ -181,7 +181,7 @@ class Results:
         return {(c.dataset, c.system, c.measure): c for c in against}
 
     def result(self, dataset: str, system: str) -> Result | None:
-        """What a system reached on a dataset."""
+        """The result of a system on a dataset."""
         return self._results.get((dataset, system))
 
     def of_system(self, system: str) -> list[Result]:
@@ -189,7 +189,7 @@ class Results:
         return [found for dataset in self.datasets if (found := self.result(dataset, system))]
 
     def beside_exact(self, system: SystemFacts) -> list[tuple[Result, Result]]:
-        """Results of an approximate system whose recall is known, each with that of its exact counterpart."""
+        """Results of an approximate system with known recall, each with that of its exact counterpart."""
         if system.exact_name is None:
             return []
         pairs = [(found, self.result(found.dataset, system.exact_name)) for found in self.of_system(system.name)]
@@ -200,7 +200,7 @@ class Results:
         return self._comparisons.get((dataset, system, measure))
 
     def mean(self, system: str, measure: str) -> float | None:
-        """Mean over all datasets; None if the system lacks one: other means are not comparable."""
+        """Mean over all datasets; None if the system lacks one, because such means aren't comparable."""
         return self._over_datasets(system, [r.measures.get(measure) for r in self.of_system(system)])
 
     def spread(self, system: str, measure: str, dataset: str | None = None) -> float | None:
@@ -233,7 +233,7 @@ class Results:
 
     @cached_property
     def best_other(self) -> str | None:
-        """The system with the best mean of the first measure besides the baseline; the first of equal ones."""
+        """The system with the best mean of the first measure, except the baseline; the first of equal ones."""
         measure = self.experiment.measures[0]
         others = [s for s in self.systems if s != self.experiment.baseline]
         means = {s: m for s in others if (m := self.mean(s, measure)) is not None}
@@ -247,7 +247,7 @@ class Results:
         return dict(zip(keys, rows["value"].to_pylist(), strict=True))
 
     def times(self, system: str) -> npt.NDArray[np.float64]:
-        """Search times of all queries of all datasets, milliseconds; empty where none were kept."""
+        """Search times of all queries of all datasets in milliseconds; may be empty."""
         if self.latencies is None:
             return np.empty(0)
         found = self.latencies.filter(pc.equal(self.latencies["system"], system))["search_ms"]

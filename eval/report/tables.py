@@ -1,4 +1,4 @@
-"""The tables of a report, the same ones for the page and for Markdown."""
+"""The tables of a report, for the page and for Markdown."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _spread(cell: Cell, value: float | None) -> Cell:
 
 
 def sources(results: Results) -> list[str]:
-    """Where the published values are from, in the order of their numbers."""
+    """Sources of the published values, in the order of their numbers."""
     return list(dict.fromkeys(reference.source for reference in results.experiment.references))
 
 
@@ -166,7 +166,7 @@ def recall_at(results: Results) -> Table | None:
 
 
 def approximate(results: Results) -> Table | None:
-    """Approximate systems beside their exact counterparts, means over the datasets that both have."""
+    """Approximate systems and their exact counterparts, as means over the datasets that both have."""
     measure, rows = results.experiment.measures[0], []
     for system in results.experiment.systems:
         if pairs := results.beside_exact(system):
@@ -208,10 +208,15 @@ def queries(results: Results, other: str) -> Table | None:
     after = results.query_values(other, measure)
     gains = sorted((after[key] - before[key], key) for key in before.keys() & after.keys())
     shown = [g for g in gains[:_SHOWN_QUERIES] if g[0] < 0] + [g for g in gains[-_SHOWN_QUERIES:] if g[0] > 0]
-    rows = []
-    for gain, key in sorted(shown, key=lambda pair: (-pair[0], pair[1])):
-        text = textwrap.shorten(results.texts.get(key, ""), _SHOWN_TEXT, placeholder=" …") or key[1]
-        rows.append([Cell(key[0]), Cell(text), score(before[key]), score(after[key]), difference(gain)])
+    known = {
+        key: Cell(textwrap.shorten(text, _SHOWN_TEXT, placeholder=" …"), aside=key[1])
+        for key, text in results.texts.items()
+        if text.strip()
+    }
+    rows = [
+        [Cell(key[0]), known.get(key, Cell(key[1])), score(before[key]), score(after[key]), difference(gain)]
+        for gain, key in sorted(shown, key=lambda pair: (-pair[0], pair[1]))
+    ]
     columns = ["dataset", "query", results.experiment.baseline, other, "difference"]
     return table(f"Queries that differ most, {measure}", columns, rows, heads=2) if rows else None
 
@@ -236,7 +241,7 @@ def everything(results: Results) -> Table:
 
 
 def ties(results: Results) -> Table | None:
-    """Queries with equal scores, and how much the measures change where these are ordered by id."""
+    """Queries with equal scores, and the change of the measures if these are ordered by id."""
     measures = results.experiment.measures
 
     def row(result: Result) -> list[Cell]:
@@ -252,7 +257,7 @@ def ties(results: Results) -> Table | None:
 
 
 def costs(results: Results) -> Table:
-    """What building and keeping an index takes."""
+    """Time and space for building an index."""
     documents = {dataset.name: dataset.documents for dataset in results.experiment.datasets}
 
     def row(result: Result) -> list[Cell]:
@@ -273,7 +278,7 @@ def costs(results: Results) -> Table:
 
 
 def parts(results: Results) -> Table | None:
-    """Where an index' bytes go."""
+    """Index size by part."""
     names = list(dict.fromkeys(part for r in results.experiment.results for part in r.index_parts or {}))
 
     def row(result: Result) -> list[Cell]:
@@ -283,7 +288,7 @@ def parts(results: Results) -> Table | None:
 
 
 def _by_result(caption: str, columns: Sequence[str], results: Results, row: Callable[[Result], list[Cell]]) -> Table:
-    """A table with a row for each result; columns that nothing is known of are left out."""
+    """A table with a row for each result, without empty columns."""
     found = [r for name in results.datasets for s in results.systems if (r := results.result(name, s))]
     cells_of = [(result, row(result)) for result in found]
     found = [result for result, cells in cells_of if any(cell.text for cell in cells)]
@@ -346,5 +351,5 @@ def _plain(value: Any) -> str:
 
 
 def system_cell(results: Results, name: str) -> Cell:
-    """A system's name with its mark in the pictures."""
+    """A system's name with its mark."""
     return Cell(name, swatch=Look.of(results.systems.index(name)).swatch())

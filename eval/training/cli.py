@@ -1,4 +1,4 @@
-"""lsr train: the trainer of `lsr.train`, with validation by search and the pictures that only this wing can bring."""
+"""lsr train: the trainer of `lsr.train` with validation by search, mining, and a picture of the run."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from lsr.train.mining import MiningReport
     from lsr.train.teachers import Teacher
 
-_CHUNK = 512  # documents that are encoded at a time
-_MINED_DEPTH = 200  # documents of a query that become negatives, if nothing speaks against it (arXiv 2007.00808)
+_CHUNK = 512  # documents encoded at a time
+_MINED_DEPTH = 200  # search depth for negatives (arXiv 2007.00808)
 
 
 @click.command()
 @click.argument("config", type=ConfigFile("train"))
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; a run that is there is resumed."
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; an existing run is resumed."
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Overrides a key of the file.")
 @list_option("train")
 def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
-    """Train an encoder as a YAML file says; after a kill the same command resumes.
+    """Train an encoder from a YAML file; after a kill the same command resumes.
 
-    CONFIG is a YAML file or the name of a preset (--list). The folder gets `log.jsonl`, checkpoints, the encoder that
-    did best in validation (`best`) and the last one (`last`), both ready for --encoder. `--set data=FOLDER` trains on a
-    BEIR folder or an ir-datasets name instead, with negatives that BM25 finds. Started by torchrun, it uses
-    several GPUs.
+    CONFIG is a YAML file or the name of a preset (--list). The folder gets `log.jsonl`, checkpoints, the encoder
+    that was best in validation (`best`) and the last one (`last`), both ready for --encoder. `--set data=FOLDER` trains
+    on a BEIR folder or an ir-datasets name instead, with negatives from BM25. Start it with torchrun to use several
+    GPUs.
 
     \b
     Examples:
@@ -67,17 +67,17 @@ def train(config: Path, out: Path, overrides: tuple[str, ...]) -> None:
         return
     try:
         if (picture := plot_run(out)) is not None:
-            note(f"how it went: {picture}")
-    except MissingExtra as error:  # the encoder is there all the same
+            note(f"losses and validation: {picture}")
+    except MissingExtra as error:  # the encoder is finished anyway
         note(str(error))
     note(f"{encoder}: try it with lsr encode or lsr index, --encoder {encoder}")
 
 
 def run_training(settings: TrainSettings, out: Path) -> Path:
-    """Train; gives the folder of the best encoder.
+    """Train; returns the folder of the best encoder.
 
     Args:
-        settings: What to do.
+        settings: Settings of the run.
         out: The run's folder.
     """
     from lsr.errors import MissingExtra
@@ -108,7 +108,7 @@ def run_training(settings: TrainSettings, out: Path) -> Path:
 
 
 def _bm25(settings: TrainSettings, data: TrainingData) -> Teacher | None:
-    """BM25 of the training documents, where anything needs it."""
+    """BM25 fitted to the training documents, if anything needs it."""
     from lsr.encode.bm25 import BM25Encoder
     from lsr.train.teachers import SparseTeacher
 
@@ -125,7 +125,7 @@ def _teachers(settings: TrainSettings, data: TrainingData, cache: Path, bm25: Te
     rank = int(os.environ.get("RANK", "0"))
     teachers: list[Teacher] = []
     for teacher in settings.teachers:
-        if teacher.examples:  # no model, and nothing to open
+        if teacher.examples:  # no model to open
             continue
         where = cache / f"process-{rank}" if rank else cache
         if teacher.dense is not None:
@@ -151,10 +151,10 @@ def _teachers(settings: TrainSettings, data: TrainingData, cache: Path, bm25: Te
 
 
 def validator(settings: ValidationSettings) -> Callable[[Path], Mapping[str, float]]:
-    """A function that searches the held-out sets with an encoder and gives its measures.
+    """Make a function that searches the held-out sets with an encoder and returns measures.
 
-    The wanted measure is the mean over the sets; "terms" is the mean number of terms of a document. With several sets
-    each has its own values, too, as "nDCG@10 SET": by the folder's name, or as it was given where two are alike.
+    The measure of the settings is the mean over the sets; "terms" is the mean number of terms of a document. With
+    several sets each also has its own values, "nDCG@10 SET", named after the folder, or by its path if two are equal.
 
     Raises:
         DataError: No such set, or an unknown measure.
@@ -188,7 +188,7 @@ def validator(settings: ValidationSettings) -> Callable[[Path], Mapping[str, flo
 
 
 def _documents(dataset: Dataset, at_most: int) -> list[Document]:
-    """Those that are judged, and others up to a number, evenly from the whole set."""
+    """The judged documents, and others up to a number, evenly from the whole set."""
     judged = {doc for row in dataset.qrels.values() for doc in row}
     everything = list(dataset.corpus())
     if not at_most or len(everything) <= at_most:
@@ -223,10 +223,10 @@ def _search(encoder: Encoder, dataset: Dataset, documents: list[Document], measu
 
 
 def miner(settings: DataSettings) -> Callable[[Path, TrainingData, Path], None]:
-    """A function that searches the training collections for negatives, as `lsr.train.trainer.Helpers` describes it.
+    """Make a function that searches the training collections for negatives; see `lsr.train.refresh.Mine`.
 
     Args:
-        settings: How many are kept, and what is left out.
+        settings: How many negatives are kept, and which are left out.
     """
 
     def mine(folder: Path, data: TrainingData, out: Path) -> None:
@@ -243,7 +243,7 @@ def miner(settings: DataSettings) -> Callable[[Path, TrainingData, Path], None]:
 
 
 def _mine_source(encoder: Encoder, data: TrainingData, number: int, settings: DataSettings, path: Path) -> MiningReport:
-    """Search with the queries of a source in its documents, and write what is found, if anything is."""
+    """Search the documents of a source with its queries, and write the negatives, if there are any."""
     from lsr import Index
     from lsr.train.mining import MiningReport, MiningSettings, mine_negatives, mined_line
 
@@ -281,7 +281,7 @@ def plot_run(out: Path) -> Path | None:
         out: The run's folder, with `log.jsonl`.
 
     Returns:
-        The picture, `training.svg`; None where there is nothing to draw.
+        The picture, `training.svg`; None if there is nothing to draw.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -291,7 +291,7 @@ def plot_run(out: Path) -> Path | None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtra("matplotlib", "eval", "a picture of how it went") from None
+        raise MissingExtra("matplotlib", "eval", "a picture of the run") from None
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     checks = [line for line in lines if "validation" in line]
@@ -321,6 +321,6 @@ def plot_run(out: Path) -> Path | None:
 
 
 def _smooth(x: list[Any], y: list[float]) -> tuple[list[Any], list[float]]:
-    """Means of runs of values, a hundred at most."""
+    """Means of consecutive values, at most a hundred."""
     size = max(1, len(y) // 100)
     return x[::size], [sum(y[i : i + size]) / len(y[i : i + size]) for i in range(0, len(y), size)]

@@ -211,7 +211,7 @@ def encode(
       lsr encode docs.jsonl.gz --ray auto --device cuda --out s3://bucket/vectors --encoder naver/splade-v3
     """
     from lsr.console import note
-    from lsr.encode.corpus import encode_to
+    from lsr.encode.write import encode_to
     from lsr.files.documents import open_texts
     from lsr.io.convert import Form, check_out, convert
     from lsr.io.open_vectors import read_vectors
@@ -240,15 +240,12 @@ def encode(
         "settings": json.dumps(decided_by | {"text": not options["no_text"], "skip_bad": options["skip_bad"]}),
         "overwrite": options["overwrite"],
         "anserini": anserini,
+        "queries": queries,
+        "passages": passages,
+        "with_text": not options["no_text"],
+        "device": options["device"],
     }
-    if ray or isinstance(out, str):
-        from lsr.encode.distributed import Task, encode_parts_to
-
-        task = Task(queries, passages, not options["no_text"], options["device"])
-        report = encode_parts_to(corpus, opened, out, task, workers=working, **how)
-    else:
-        how |= {"queries": queries, "passages": passages, "with_text": not options["no_text"]}
-        report = encode_to(corpus, opened, out, **how)
+    report = encode_to(corpus, opened, out, workers=working, **how)
     report.tell()
     note(f"{report.vectors} vectors in {out}")
 

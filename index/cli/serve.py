@@ -141,9 +141,11 @@ def mcp(
         host, _, port = http.rpartition(":")
         if not port.isdecimal():
             raise click.UsageError(f"--http takes a port, or HOST:PORT, got {http!r}")
-        place = {"host": host.strip("[]") or "127.0.0.1", "port": int(port)}
+        host = host.strip("[]") or "127.0.0.1"
         try:
-            settings = ServeSettings(**place, writable=writable, keys=find_keys(keys), without_keys=without_keys)
+            settings = ServeSettings(
+                host=host, port=int(port), writable=writable, keys=find_keys(keys), without_keys=without_keys
+            )
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         listener = Listener(http_app(server, settings), settings)

@@ -21,8 +21,9 @@ import numpy as np
 from lsr.console import note, progress
 from lsr.distributed.pool import Workers, do_jobs, ready
 from lsr.encode.base import Encoder
-from lsr.encode.corpus import Report, work_folder
-from lsr.encode.distributed import Task, encode_parts
+from lsr.encode.corpus import Report
+from lsr.encode.parts import Task, encode_parts
+from lsr.encode.write import work_folder
 from lsr.errors import DataError, OutputExists
 from lsr.index.distributed.build_worker import ShardTask, build_shard
 from lsr.index.distributed.vector_ranges import Scanned, Stretch, scan

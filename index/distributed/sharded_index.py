@@ -325,7 +325,8 @@ class ShardedIndex(QueryEncoding):
         return ShardSearch(self._group, self.refresh, self.compared, self._query_words)
 
     def _query_words(self, query: Any) -> Mapping[int, str]:
-        return query_words(self.encoder, query) if isinstance(query, str) else {}
+        text = query.get("text") if isinstance(query, Mapping) else query
+        return query_words(self.encoder, text) if isinstance(text, str) else {}
 
     def _request(
         self, k: int, where: Where | Filter | None, settings: Mapping[str, Any], dense: object = None

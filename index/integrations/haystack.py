@@ -115,7 +115,8 @@ class LsrDocumentStore:
             )
         ids = [document.id for document in self.filter_documents(filters)]
         stored = [document for document in index.get_many(ids) if document is not None]
-        put(index, [replace(document, metadata={**(document.metadata or {}), **meta}) for document in stored])
+        changed = [replace(document, metadata={**(document.metadata or {}), **meta}) for document in stored]
+        put(index, changed)
         return len(stored)
 
     def count_documents_by_filter(self, filters: dict[str, Any]) -> int:

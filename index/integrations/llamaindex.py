@@ -15,7 +15,8 @@ from lsr.errors import DataError, MissingExtra
 from lsr.index.index import Hit, Index
 from lsr.index.integrations.store import checked, current, opened, put, remove
 from lsr.index.search.settings import FilteredOptions
-from lsr.index.segment.filters import Filter, Where, as_filter
+from lsr.index.segment.filters import Filter, Where
+from lsr.index.segment.parse_filters import as_filter
 from lsr.index.write.builder import BuildOptions
 
 try:

@@ -50,7 +50,7 @@ try:
 except ImportError:
     raise MissingExtra("mcp", "mcp", "a server for agents") from None
 
-_TERMS, _SPANS, _VALUES = 30, 5, 20  # of an explanation, of each of its terms, of a column
+_WORDS, _SPANS, _VALUES = 30, 5, 20  # of an explanation, places of each, of a column
 _FILTERS = (
     'by metadata: {"year": {">=": 2020}, "lang": ["en", "de"], "draft": false}; operators are == != < <= > >= in, '
     '"not in", prefix, contains and exists; "and", "or" and "not" combine filters'
@@ -223,33 +223,33 @@ class _Tools:
             return _result(answer.json())
 
     def explain(self, query: Query, id: Id, max_tokens: Tokens = 2000) -> CallToolResult:  # noqa: A002
-        """Why a document has its score for a query: what each term adds, and the words of the text that it stands for.
+        """Why a document has its score for a query: what each word adds, and where it stands in the text.
 
-        The kind of a term is match (it stands in the text), expansion (the encoder added it), or missing. Spans are
+        The kind of a word is match (it stands in the text), expansion (the encoder added it), or missing. Spans are
         characters of title, a space, text.
         """
         with self._reading() as reader:
             why = reader.explain(query, id)
             answer = Answer(max_tokens)
-            answer.add(id=why.id, score=round(why.score, 4), why=words_of(why), terms=[])
-            terms: list[dict[str, Any]] = []
-            for term in why.contributions[:_TERMS]:
+            answer.add(id=why.id, score=round(why.score, 4), why=words_of(why), words=[])
+            every, words = why.by_word(), list[dict[str, Any]]()
+            for word in every[:_WORDS]:
                 told = {
-                    "term": answer.quoted(term.token),
-                    "share": round(term.share, 4),
-                    "query_weight": round(term.query_weight, 4),
-                    "document_weight": round(term.impact, 4),
-                    "kind": term.kind,
-                    "spans": term.spans[:_SPANS],
+                    "word": answer.quoted(word.word),
+                    "share": round(word.share, 4),
+                    "query_weight": round(word.query_weight, 4),
+                    "document_weight": round(word.impact, 4),
+                    "kind": word.kind,
+                    "spans": word.spans[:_SPANS],
                 }
-                if term.origin:
-                    told["origin"] = answer.quoted(why.content[slice(*term.origin)])
-                if tokens_of([*terms, told]) > answer.room:
+                if word.origin:
+                    told["origin"] = answer.quoted(why.content[slice(*word.origin)])
+                if tokens_of([*words, told]) > answer.room:
                     break
-                terms.append(told)
-            answer.add(terms=terms)
-            if len(terms) < len(why.contributions):
-                answer.add(left_out=len(why.contributions) - len(terms))
+                words.append(told)
+            answer.add(words=words)
+            if len(words) < len(every):
+                answer.add(left_out=len(every) - len(words))
             return _result(answer.json())
 
     def list_columns(self, max_tokens: Tokens = 2000) -> CallToolResult:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lsr.errors import DataError
-from lsr.index.search.explain import Contribution, Explanation
+from lsr.index.search.explain import Explanation
 from lsr.index.search.hits import Hit
 from lsr.index.serve.responses import finite
 
@@ -68,7 +68,8 @@ class Answer(Mark):
 
     def add_what_fits(self, name: str, values: Mapping[str, Any]) -> None:
         """Put in what five sixths of the room hold of something, from its beginning."""
-        room, fitting = self.room * 5 // 6 - cost(name, {}), {}
+        room = self.room * 5 // 6 - cost(name, {})
+        fitting: dict[str, Any] = {}
         for key, value in values.items():
             room -= cost(key, value)
             if room < 0:
@@ -193,26 +194,9 @@ def link_of(metadata: Mapping[str, Any]) -> str:
 
 
 def words_of(why: Explanation, most: int = 4) -> str:
-    """The words of the text that add most to the score, whole ones that highlights mark, with their shares."""
-    shares: dict[str, float] = {}
-    for term in why.contributions:
-        if term.score and term.marked:
-            word = _word(why.content, term)
-            shares[word] = shares.get(word, 0.0) + term.share
-    heaviest = sorted(shares.items(), key=lambda one: -one[1])[:most]
-    return ", ".join(f"{word} {share:.0%}" for word, share in heaviest)
-
-
-def _word(content: str, term: Contribution) -> str:
-    """The word that a term stands in or comes from, else the term."""
-    if not (place := term.spans[0] if term.spans else term.origin):
-        return term.token
-    start, end = place
-    while start > 0 and content[start - 1].isalnum() and place[1] - start < _LONGEST:
-        start -= 1
-    while end < len(content) and content[end].isalnum() and end - start < _LONGEST:
-        end += 1
-    return content[start:end].lower()
+    """The words that add most to the score, of those that highlights mark, with their shares."""
+    words = [one for one in why.by_word() if one.score and one.marked]
+    return ", ".join(f"{one.word[:_LONGEST]} {one.share:.0%}" for one in words[:most])
 
 
 def column_of(answer: Answer, about: Mapping[str, Any], most: int) -> dict[str, Any]:

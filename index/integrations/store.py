@@ -75,7 +75,9 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     return dict(settings)
 
 
-def put(index: Index, documents: Iterable[Mapping[str, Any]], existing: Existing = "replace") -> Change:
+def put(
+    index: Index, documents: Iterable[Mapping[str, Any]] | Iterable[Document], existing: Existing = "replace"
+) -> Change:
     """Add documents ({"_id", "text", ...}) and commit; gives what that changed.
 
     Args:
@@ -93,7 +95,11 @@ def put(index: Index, documents: Iterable[Mapping[str, Any]], existing: Existing
             return index.update(documents)
         if existing == "refuse":
             return index.add(documents)
-        checked = [Document.from_mapping(document, f"document {n}") for n, document in enumerate(documents, start=1)]
+        given: Iterable[Mapping[str, Any] | Document] = documents
+        checked = [
+            one if isinstance(one, Document) else Document.from_mapping(one, f"document {n}")
+            for n, one in enumerate(given, start=1)
+        ]
         return index.add(checked, skip_bad=True)
 
 

@@ -1,1 +1,1 @@
-"""Kernels: functions of arrays and scalars, compiled by Numba; no classes, no strings, no printing."""
+"""Kernels: functions of arrays and scalars, compiled by Numba."""

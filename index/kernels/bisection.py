@@ -1,16 +1,16 @@
-"""Finding an order of documents in which those that share terms are near each other: clusters, and bisection.
+"""Reorder documents so that similar ones are near each other: clustering, then bisection.
 
-Clustering is spherical k-means in which both documents and centres are short sparse vectors, and a document finds its
-centre through lists of centres by term. A document's terms are sorted by weight, and the r-th weighs DECAY^r, a fair
-likeness of learned sparse vectors: so no weights have to be kept.
+Clustering is spherical k-means with short sparse vectors for documents and centres; a document finds its centre through
+lists of centres by term. A document's terms are sorted by weight, and the r-th weighs DECAY^r, which approximates
+learned sparse vectors, so no weights are stored.
 
-Recursive graph bisection halves a run of documents and moves those that prefer the other half, so that few terms are
-spread over both; then each half is halved. A term of degree d in a half of n documents is priced at
+Recursive graph bisection halves a run of documents and moves documents that fit the other half better, so that few
+terms are spread over both; then it halves each half. The cost of a term of degree d in a half of n documents is
 d * log2(n / (d + 1)), the bits of its gaps.
 
-Sources: Dhulipala et al. 2016 (arXiv 1602.08820); Mackenzie, Petri, Moffat 2021 for what makes bisection fast. Sorting
-both halves by gain and swapping the pairs that gain together, as they do, is splitting all documents at the median of
-one key, what a document costs more on the right than on the left: so the halves are found by selection, without a sort.
+Sources: Dhulipala et al. 2016 (arXiv 1602.08820); Mackenzie, Petri, Moffat 2021 for fast bisection. They sort both
+halves by gain and swap pairs that gain together. That equals splitting all documents at the median of one key, the
+extra cost on the right side, so selection is enough and no sort is needed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from lsr.index.kernels.jit import kernel
 from lsr.index.kernels.topk import select, sort
 
 DECAY = np.float32(0.976)
-_SETTLED = 200  # a run is left as it is when fewer than one in so many of its documents change sides
+_SETTLED = 200  # stop when fewer than one in this many documents of a run change sides
 
 
 @kernel
 def reduce_rows(indptr, terms, weights, number, keep, out_indptr, out_terms):
-    """Keep of each row the heaviest of the terms that have a number.
+    """Keep the heaviest terms of each row, among those with a number.
 
     Args:
         indptr: (n_docs + 1,) int64.
         terms: (nnz,) uint32.
         weights: (nnz,) float32.
-        number: (n_terms,) int32, the new number of each term, -1 for those to leave out.
-        keep: How many to keep at most.
-        out_indptr: (n_docs + 1,) int64, written but for the first.
+        number: (n_terms,) int32, the new number of each term, -1 to leave it out.
+        keep: Largest number of terms to keep.
+        out_indptr: (n_docs + 1,) int64, written except the first.
         out_terms: (enough,) uint16 or uint32, written from out_indptr[0] on.
     """
     places, values = np.empty(keep + 1, np.int64), np.empty(keep + 1, np.float32)
@@ -63,17 +63,17 @@ def order_run(indptr, terms, places, begin, end, align, iterations, sides, degre
     Args:
         indptr: (n_docs + 1,) int64.
         terms: (nnz,) uint16 or uint32, the documents' terms.
-        places: (n_docs,) int64, documents in their order; of it the run is changed.
+        places: (n_docs,) int64, documents in their order; the run's are changed.
         begin: The run's first place.
-        end: The place behind its last.
-        align: Runs of this length are left as they are; halves begin at multiples of it.
-        iterations: How often documents change sides, at most.
-        sides: (n_docs,) uint8; of it those of the run's documents are overwritten.
-        degrees: (2, n_terms) int32, zero; zero again afterwards.
+        end: The run's end, exclusive.
+        align: Runs of this length stay unchanged; halves begin at multiples of it.
+        iterations: Largest number of rounds in which documents change sides.
+        sides: (n_docs,) uint8, scratch for the run's documents.
+        degrees: (2, n_terms) int32, zero before and after.
         prices: (2, n_terms) float32, scratch.
         touched: (n_terms,) int32, scratch.
-        keys: (n_docs,) float32; of it the run is overwritten.
-        logs: (n_docs + 3,) float32, the binary logarithm of each number, of 0 as of 1.
+        keys: (n_docs,) float32, scratch for the run.
+        logs: (n_docs + 3,) float32, the binary logarithm of each number; 0 for 0.
     """
     begins, ends = np.empty(64, np.int64), np.empty(64, np.int64)
     begins[0], ends[0] = begin, end
@@ -91,7 +91,7 @@ def order_run(indptr, terms, places, begin, end, align, iterations, sides, degre
 
 @kernel
 def halve(indptr, terms, places, begin, end, align, iterations, sides, degrees, prices, touched, keys, logs):
-    """Split a run of documents, longer than `align`, in two; arguments as `order_run`.
+    """Split a run of documents, longer than `align`, in two; arguments are those of `order_run`.
 
     Returns:
         The place where the second half begins.
@@ -141,7 +141,7 @@ def halve(indptr, terms, places, begin, end, align, iterations, sides, degrees, 
 
 @kernel
 def _step(degree, n, logs):
-    """What one more document with a term costs, where `degree` of n documents have it."""
+    """Cost of another document with a term that `degree` of n documents have."""
     degree = max(degree, 0)
     after = np.float32(degree + 1) * (logs[n] - logs[degree + 2])
     return after - np.float32(degree) * (logs[n] - logs[degree + 1])
@@ -149,18 +149,18 @@ def _step(degree, n, logs):
 
 @kernel
 def nearest(indptr, terms, docs, ends, centres, values, size, depth, out):
-    """The centre that each of some documents is most similar to.
+    """Find the most similar centre of each document.
 
     Args:
         indptr: (n_docs + 1,) int64.
         terms: (nnz,) uint16 or uint32, the documents' terms, the heaviest first.
-        docs: (n,) int64, the documents, each with a term at least.
-        ends: (n_terms,) int64, where each term's list of centres ends.
+        docs: (n,) int64, the documents, each with at least one term.
+        ends: (n_terms,) int64, end of each term's list of centres.
         centres: (n_entries,) int32, centres by term.
         values: (n_entries,) float32, the weight of the term in each.
-        size: How many centres there are.
-        depth: How many terms of a document to look at.
-        out: (n,) int32, written: the centres, ties by number; 0 where none shares a term.
+        size: Number of centres.
+        depth: Number of a document's terms to use.
+        out: (n,) int32, written: the centres, ties by number; 0 if none shares a term.
     """
     sums, touched = np.zeros(size, np.float32), np.empty(size, np.int32)
     for i in range(len(docs)):
@@ -185,15 +185,15 @@ def nearest(indptr, terms, docs, ends, centres, values, size, depth, out):
 
 @kernel
 def average(indptr, terms, docs, ends, n_terms, keep, out_indptr, out_terms, out_values):
-    """The mean of the documents of each cluster, cut to its heaviest terms and brought to length 1.
+    """The mean of each cluster's documents, cut to its heaviest terms and normalized to length 1.
 
     Args:
         indptr: (n_docs + 1,) int64.
         terms: (nnz,) uint16 or uint32, the documents' terms, the heaviest first.
         docs: (n,) int64, documents by cluster.
-        ends: (n_clusters,) int64, where each cluster ends.
-        n_terms: Terms are below this.
-        keep: How many terms to keep.
+        ends: (n_clusters,) int64, end of each cluster.
+        n_terms: Upper bound of terms, exclusive.
+        keep: Number of terms to keep.
         out_indptr: (n_clusters + 1,) int64, written.
         out_terms: (n_clusters * keep,) int32, written, the heaviest first.
         out_values: (n_clusters * keep,) float32, written.

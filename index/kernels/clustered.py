@@ -1,18 +1,18 @@
-"""Approximate search by clusters: runs of similar documents, a summary of each, and a forward index cluster by cluster.
+"""Approximate search by clusters: runs of similar documents with a summary each, and a forward index by cluster.
 
-A summary holds the largest impact of each term in a cluster, as far as the larger ones make up a given share of the
-sum of all; it tells what the cluster's documents may score, without being a bound. Summaries are kept as lists by term:
-for the heaviest terms of a query they are added up over all clusters. The clusters of the highest sums are scored
-first, which gives a score to reach; then all those whose sums reach `heap_factor` times that score.
+A summary has the largest impact of each term in a cluster; only the largest of these are kept, up to a given share of
+their sum. So it estimates the scores of the cluster's documents but is no upper bound. Summaries are stored as lists by
+term, and are added up over all clusters for the heaviest terms of a query. The clusters with the highest sums are
+scored first, which gives a threshold; then all clusters whose sums reach `heap_factor` times the threshold.
 
-A cluster is scored exactly, with the whole query, in the integers of all other algorithms: its terms are searched for
-those of the query, and their postings are added up over its documents. What this costs is cache misses: so terms are
-kept in groups that fill a cache line, and several clusters are scored together, step by step, what the next step reads
-being asked for in the one before.
+A cluster is scored exactly, with the whole query, in the same integers as in other algorithms: the query's terms are
+looked up among the cluster's, and their postings are added up over its documents. The cost is cache misses. Therefore
+terms are stored in groups that fill a cache line, and several clusters are scored together, step by step, with
+prefetches one step ahead.
 
 Sources: Seismic (Bruch, Nardini, Rulli, Venturini 2024, arXiv 2404.18812) for summaries, their pruning, `cut` and
 `heap_factor`; Block-Max Pruning (arXiv 2405.01117) for the forward index by runs of documents. Seismic clusters each
-list on its own: where similar documents are stored side by side, the same few summaries serve all lists.
+list separately; if similar documents are stored side by side, the same few summaries serve all lists.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from lsr.index.kernels.exhaustive import thin_out
 from lsr.index.kernels.jit import kernel, prefetch
 from lsr.index.kernels.layout import BEGIN, BLOCKS_SCORED, DENSE, END, POSTINGS_SCORED, run_of
 
-CLUSTER = 64  # documents of a cluster; at most 256, since a document within its cluster is a byte
-GROUP = 16  # entries of a group, a cache line: where its postings begin, and 15 terms
-_FURTHEST = (1 << 16) - 2  # how far a term may be from the first of its group; one more marks an unused place
+CLUSTER = 64  # documents of a cluster; at most 256, because a document within its cluster is a byte
+GROUP = 16  # entries of a group, a cache line: the begin of its postings, and 15 terms
+_FURTHEST = (1 << 16) - 2  # largest distance of a term from the first of its group; one more marks an unused place
 _BATCH = 8  # clusters that are scored together
 _SUM, _CHOSEN, _REACHED = range(3)  # rows of the scratch space; `highest` uses others
 
 
 class Clusters(NamedTuple):
-    """The files of clusters as arrays. That what they say lies within them is checked where it is used.
+    """The files of clusters as arrays. Positions in them are checked when they are used.
 
     Attributes:
-        doc_ends: (n_clusters,) uint64, where the documents of each cluster end, in the order of storage.
-        group_ends: (n_clusters,) uint64, where its groups of terms end.
-        posting_ends: (n_clusters,) uint64, where its postings end.
-        firsts: (n_groups,) uint32, the first term of each group, as a place among the terms of the index. Ascending
+        doc_ends: (n_clusters,) uint64, end of each cluster's documents, in the order of storage.
+        group_ends: (n_clusters,) uint64, end of its groups of terms.
+        posting_ends: (n_clusters,) uint64, end of its postings.
+        firsts: (n_groups,) uint32, the first term of each group, as a rank among the terms of the index. Ascending
             within a cluster.
-        groups: (n_groups * GROUP,) uint32, of each group where its postings begin among those of the cluster; then its
-            terms, ascending: how far a term is from the first, times 65536, plus where its postings end among those of
-            the group.
+        groups: (n_groups * GROUP,) uint32, for each group the begin of its postings among those of the cluster; then
+            its terms, ascending: distance from the first term times 65536, plus the end of the term's postings among
+            those of the group.
         postings: (n_postings,) uint16, by cluster, term and document: impact times 256 plus document within the
             cluster.
-        summary_ends: (n_used,) uint64, where the summaries' entries of each term end.
-        summary_clusters: (n_entries,) uint32, the cluster of each.
+        summary_ends: (n_used,) uint64, end of the summaries' entries of each term.
+        summary_clusters: (n_entries,) uint32, the cluster of each entry.
         summary_maxima: (n_entries,) uint8, the largest impact there.
     """
 
@@ -79,10 +79,10 @@ def group(ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, 
         impacts: (n_postings,) uint8.
         dense: (n_dense * n_docs,) uint8.
         n_docs: The window's documents.
-        group_ends: (n_clusters,) int64: where each cluster's groups begin, changed to where they end. When counting,
-            zeros that become numbers.
-        posting_ends: (n_clusters,) int64: the same of its postings.
-        firsts: (n_groups,) uint32, written, as are the following.
+        group_ends: (n_clusters,) int64: begin of each cluster's groups, changed to their end. When counting, zeros that
+            become counts.
+        posting_ends: (n_clusters,) int64: the same for its postings.
+        firsts: (n_groups,) uint32, written, like the following.
         groups: (n_groups * GROUP,) uint32.
         maxima: (n_groups * GROUP,) uint8, the largest impact of each term in its cluster, 0 at unused places.
         postings: (n_postings,) uint16.
@@ -121,7 +121,7 @@ def group(ranks, lists, docs, impacts, dense, n_docs, group_ends, posting_ends, 
 
 @kernel
 def summarize(group_ends, maxima, mass, kept):
-    """Choose the largest maxima of each cluster, as many as make up a share of their sum, and those that equal them.
+    """Choose the largest maxima of each cluster up to a share of their sum, and all that equal the smallest chosen one.
 
     Args:
         group_ends: (n_clusters,) int64.
@@ -151,10 +151,10 @@ class Docs(NamedTuple):
     """The documents of a segment with clusters.
 
     Attributes:
-        order: (n_docs,) uint32, their numbers within the segment by place, or empty if these are the same.
-        n_docs: How many there are.
-        base: The number of the first.
-        allowed: (n_docs,) uint8 by place, 0 for documents that may not be found; empty if all may.
+        order: (n_docs,) uint32, their numbers within the segment by place, or empty if these are equal.
+        n_docs: Number of documents.
+        base: Number of the first document.
+        allowed: (n_docs,) uint8 by place, 0 for documents to exclude; empty if there are none.
     """
 
     order: Any
@@ -165,24 +165,24 @@ class Docs(NamedTuple):
 
 @kernel
 def search_clusters(clusters, query, heaviest, docs, scratch, space, k, heap_factor, seeds, found, threshold):
-    """Append the best documents of those in the clusters that are looked into; their scores are exact.
+    """Append the best documents of the clusters that are visited; their scores are exact.
 
     Args:
         clusters: `Clusters`.
         query: (ranks, weights): (n,) int64, the query's terms, ascending, and (n,) int32.
-        heaviest: (at most cut,) int64, the places in the query of the terms whose summaries are added up.
+        heaviest: (at most cut,) int64, positions in the query of the terms whose summaries are added up.
         docs: `Docs`.
         scratch: (6, n_clusters rounded up to a multiple of FOLD, or more) int32, the first row zero, and again
             afterwards.
-        space: `Space`; docs and scores are those found.
-        k: How many are wanted.
-        heap_factor: Clusters are left out whose sums fall short of so many times the k-th best score.
-        seeds: How many clusters of the highest sums are scored first, at least 1.
-        found: How many there are so far, of segments before this one.
-        threshold: The score to reach.
+        space: `Space`; docs and scores are the results so far.
+        k: Number of documents.
+        heap_factor: Clusters with sums below this times the k-th best score are skipped.
+        seeds: Number of clusters with the highest sums that are scored first, at least 1.
+        found: Number of results so far, from earlier segments.
+        threshold: Smallest score of a result.
 
     Returns:
-        How many there are now, and the score to reach.
+        The new number of results, and the new threshold.
     """
     sums, chosen = scratch[_SUM], scratch[_CHOSEN]
     positions = np.empty((_BATCH, len(query[0])), np.int64)
@@ -213,7 +213,7 @@ def search_clusters(clusters, query, heaviest, docs, scratch, space, k, heap_fac
 
 @kernel
 def disallow_clusters(clusters, docs, sums):
-    """Set the sums of clusters without a document that may be found to 0; sums: (n,) int32, changed."""
+    """Set the sums of clusters without allowed documents to 0; sums: (n,) int32, changed."""
     for c in range(len(clusters.doc_ends)):
         if sums[c]:
             begin, end = run_of(clusters.doc_ends, 0, c, docs.n_docs)
@@ -223,7 +223,7 @@ def disallow_clusters(clusters, docs, sums):
 
 @kernel
 def add_summaries(clusters, query, heaviest, sums):
-    """Add up over all clusters what the summaries hold of some terms of a query; sums: (n,) int32, changed."""
+    """Add up the summaries of some query terms over all clusters; sums: (n,) int32, changed."""
     ranks, weights = query
     n_clusters, n_entries = len(clusters.doc_ends), len(clusters.summary_maxima)
     for i in heaviest:
@@ -242,7 +242,7 @@ def add_summaries(clusters, query, heaviest, sums):
 
 @kernel
 def choose(sums, required, scratch):
-    """List the clusters whose sums reach `required`, and set these sums to zero; returns how many there are."""
+    """List the clusters whose sums reach `required`, and set these sums to zero; returns their number."""
     chosen, threshold = 0, np.int32(min(np.ceil(required), 2.0**31 - 1))
     for run in range(0, len(sums), FOLD):
         s, reached = sums[run : run + FOLD], np.int32(0)
@@ -265,18 +265,18 @@ def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, f
 
     Args:
         clusters: `Clusters`.
-        query: As of `search_clusters`.
+        query: As for `search_clusters`.
         chosen: (at most _BATCH,) int32, the clusters.
         docs: `Docs`.
         positions: (_BATCH, n) int64, scratch.
-        scores: (_BATCH, 256) int32, zero; zero again afterwards.
-        space: `Space`; docs and scores are those found.
-        k: How many documents are wanted.
-        found: How many there are so far.
-        threshold: The score to reach, above zero.
+        scores: (_BATCH, 256) int32, zero before and after.
+        space: `Space`; docs and scores are the results so far.
+        k: Number of documents.
+        found: Number of results so far.
+        threshold: Smallest score of a result, above zero.
 
     Returns:
-        How many there are now, and the score to reach.
+        The new number of results, and the new threshold.
     """
     ranks, weights = query
     firsts, groups, postings = clusters.firsts, clusters.groups, clusters.postings
@@ -290,7 +290,7 @@ def score_clusters(clusters, query, chosen, docs, positions, scores, space, k, f
         begin, end = run_of(clusters.group_ends, 0, c, n_groups)
         for g in range(begin, end, 16):
             prefetch(firsts, g)
-    for x in range(len(chosen)):  # the group that may hold a term: the last that doesn't begin behind it
+    for x in range(len(chosen)):  # the group that may have a term: the last one that begins at or before it
         begin, end = run_of(clusters.group_ends, 0, chosen[x], n_groups)
         for i in range(len(ranks)):
             g, n = begin, end - begin

@@ -1,4 +1,4 @@
-"""How many letters lie between words: inserted, left out, changed, or swapped with their neighbour."""
+"""Edit distance of words: insertions, deletions, substitutions, and swaps of neighbours."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from lsr.index.kernels.jit import kernel
 
 @kernel
 def edit_distances(codes, offsets, word, most, found):
-    """The distances of many words from one (optimal string alignment).
+    """The distances of many words from one word (optimal string alignment).
 
     Args:
         codes: (size,) int32, the code points of all words.
-        offsets: (n + 1,) int64, where each begins, and the end of the last.
-        word: (m,) int32, the code points of the one.
-        most: Larger distances don't matter, at most 254.
-        found: (n,) uint8, written; most + 1 for larger ones.
+        offsets: (n + 1,) int64, begin of each word, and the end of the last.
+        word: (m,) int32, the code points of the one word.
+        most: Largest distance of interest, at most 254.
+        found: (n,) uint8, written; most + 1 for larger distances.
     """
     m = len(word)
     rows = np.empty((3, m + 1), np.int64)

@@ -1,4 +1,6 @@
-"""Hashes of strings, the same in every process and on every machine: documents are found by those of their ids."""
+"""Hashes of strings, the same in every process and on every machine; documents are looked up by the hash of their
+id.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ def hash_strings(offsets, content, hashes):
     """64-bit FNV-1a hashes, folded once.
 
     Args:
-        offsets: (n + 1,) int32 or int64, where each string begins, and the end of the last.
+        offsets: (n + 1,) int32 or int64, begin of each string, and the end of the last.
         content: (size,) uint8, their bytes.
         hashes: (n,) uint64, written.
     """

@@ -1,4 +1,4 @@
-"""Inner products of 8-bit vectors with a query's 16-bit numbers, in whole numbers: the same on every machine."""
+"""Inner products of 8-bit vectors with a 16-bit query, in integers: the same on every machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def inner_products(rows, query, found):
 
     Args:
         rows: (n, width) int8.
-        query: (width,) int16, so small that a sum stays within 32 bits.
+        query: (width,) int16, small enough that a sum fits into 32 bits.
         found: (n,) int32, written.
     """
     for i in range(rows.shape[0]):

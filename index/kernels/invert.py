@@ -1,4 +1,4 @@
-"""Inverting a window: rows of (term, weight) by document become lists of (document, weight) by term; and back."""
+"""Invert a window: rows of (term, weight) by document to lists of (document, weight) by term, and back."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def invert(indptr, terms, weights, cursor, out_doc, out_weight):
         indptr: (n_docs + 1,) int64.
         terms: (nnz,) rows of `cursor`.
         weights: (nnz,) uint8 or float32.
-        cursor: (n_terms,) int64, where each term's list begins; changed in place to where it ends.
+        cursor: (n_terms,) int64, begin of each term's list; changed in place to its end.
         out_doc: (nnz,) uint16, written.
         out_weight: (nnz,) of the weights' type, written.
     """
@@ -81,17 +81,17 @@ def count_rows(ranks, lists, docs, impacts, dense, n_docs, counts):
 
 @kernel
 def transpose(ranks, lists, docs, impacts, dense, n_docs, terms, cursor, out_terms, out_weights):
-    """Turn a window's lists into rows again, terms ascending.
+    """Turn a window's lists back into rows, terms ascending.
 
     Args:
-        ranks: As of `count_rows`, and the following.
+        ranks: As for `count_rows`, like the following.
         lists: (n, 4) int64.
         docs: (n_postings,) uint16.
         impacts: (n_postings,) uint8 or float32.
         dense: (n_dense * n_docs,) uint8.
         n_docs: The window's documents.
-        terms: (n_used,) uint32, the terms that ranks stand for.
-        cursor: (n_docs,) int64, where each document's row begins, -1 to leave it out; changed to where it ends.
+        terms: (n_used,) uint32, the terms of the ranks.
+        cursor: (n_docs,) int64, begin of each document's row, -1 to leave it out; changed to its end.
         out_terms: (nnz,) uint32, written.
         out_weights: (nnz,) float32, written.
     """
@@ -116,7 +116,7 @@ def find_row(ranks, lists, docs, impacts, dense, n_docs, doc, out):
     """Find one document's impacts in all lists of a window.
 
     Args:
-        ranks: As of `count_rows`, and the following.
+        ranks: As for `count_rows`, like the following.
         lists: (n, 4) int64.
         docs: (n_postings,) uint16.
         impacts: (n_postings,) uint8 or float32.

@@ -1,4 +1,4 @@
-"""The decorators of the index's kernels, and what they have besides."""
+"""Decorators of the index's kernels, and a prefetch instruction."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ kernel, inlined, cache_folder = _compiler.kernel, _compiler.inlined, _compiler.c
 
 @intrinsic  # type: ignore[untyped-decorator]
 def prefetch(_: Any, array: Any, place: Any) -> Any:
-    """Ask for the cache line of array[place] (one-dimensional), without waiting and whatever the place.
+    """Prefetch the cache line of array[place] (one-dimensional); any place is safe.
 
-    A search jumps about in files that are far larger than any cache, and a miss costs as much as 300 additions: told
-    early, the processor has a dozen of them under way at once.
+    A search reads from random places of files much larger than any cache, and a miss costs as much as 300 additions.
+    With prefetches the processor has a dozen misses in flight at once.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

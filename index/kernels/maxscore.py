@@ -1,18 +1,18 @@
 """MaxScore, window by window. Exact, ties included, for 8-bit impacts.
 
-It splits a query's terms by their upper bounds, the most that each can add to a score. Terms whose bounds together
-fall short of the k-th best score so far can't bring a document to the top by themselves. So only the lists of the
-others, the essential ones, are gone through; the rest are looked up in the documents found there, while these can still
-get so far.
+It splits a query's terms by their upper bounds, their largest contributions to a score. Terms whose bounds add up to
+less than the k-th best score so far can't bring a document to the top by themselves. So only the lists of the other,
+essential terms are scanned; the rest are looked up in the documents found there, while these can still reach the
+threshold.
 
-This is the form of Lucene's bulk scorer: in each window the essential lists are added up in the accumulator, one after
-the other; then the rest are looked up, term by term, in the documents that are left.
+Like Lucene's bulk scorer it adds up the essential lists of a window in the accumulator, one after the other, and then
+looks up the other terms, one by one, in the remaining documents.
 
-Sums of integers are the same in any order and a bound is never below a score, so a document is dropped only if it falls
-short of the k-th best: one that equals it may still win the tie by its number. Float sums have neither property.
+Integer sums are the same in any order, and a bound is never below a score. So a document is dropped only if it is below
+the k-th best; one that equals it may still win the tie by its number. Float sums have neither property.
 
 Sources: Turtle, Flood 1995 (Query Evaluation: Strategies and Optimizations); MaxScoreBulkScorer of Apache Lucene 9.9,
-from which the order is, too, in which terms are left aside: the least first that they can add for each posting.
+also for the order in which terms become non-essential: by the smallest contribution for each posting.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from lsr.index.kernels.layout import (
     number_of,
 )
 
-# Terms are left aside up to one such part of the score to reach. Lucene goes up to the whole of it; but then nearly
-# every document of the essential lists can still get there, and looking the rest up costs more than adding them up.
+# Terms are non-essential up to this fraction of the threshold. Lucene goes up to all of it; but then nearly every
+# document of the essential lists can still reach it, and look-ups cost more than scans.
 _ASIDE = 4
 
 
@@ -52,11 +52,11 @@ def search_maxscore(files, query, space, k):
     Args:
         files: `Files` with 8-bit impacts.
         query: `Query`.
-        space: `Space`; of it docs and scores hold the result, by descending score, equal ones by ascending number.
-        k: How many.
+        space: `Space`; docs and scores get the results, by descending score, equal ones by ascending number.
+        k: Number of documents.
 
     Returns:
-        How many were found.
+        The number of results.
     """
     windows, upper_bounds, counts = files.windows, query.upper_bounds, space.counts
     n_terms = len(upper_bounds)
@@ -103,20 +103,20 @@ def search_maxscore(files, query, space, k):
 
 @kernel
 def reaching(accumulator, n_docs, required, docs, scores):
-    """Take the documents whose scores reach `required` out of the accumulator, and clear it.
+    """Collect the documents whose scores reach `required`, and clear the accumulator.
 
     Args:
         accumulator: (WINDOW,) int32, the window's scores.
         n_docs: Documents of the window.
-        required: The score to reach, above zero.
+        required: Smallest score, above zero.
         docs: (WINDOW,) int64, written: the documents, within the window, ascending.
         scores: (WINDOW,) int32, written.
 
     Returns:
-        How many there are.
+        Their number.
     """
     n = 0
-    for first in range(0, n_docs, BLOCK):  # in vectors, as by `collect`
+    for first in range(0, n_docs, BLOCK):  # vectorized, like `collect`
         sums = accumulator[first : first + BLOCK]
         reached = np.int32(0)
         for i in range(16):
@@ -138,22 +138,22 @@ def reaching(accumulator, n_docs, required, docs, scores):
 
 @kernel
 def complete(files, query, terms, rest, w, threshold, docs, scores, n, counts):
-    """Look some terms up in some documents, ascending; drop those that fall short.
+    """Look up terms in documents, which ascend; drop documents that fall below the threshold.
 
     Args:
         files: `Files`.
         query: `Query`.
-        terms: (n_terms,) int64, places in the query, that of the highest upper bound first.
+        terms: (n_terms,) int64, positions in the query, highest upper bound first.
         rest: The sum of their upper bounds.
         w: The window.
-        threshold: The score to reach.
-        docs: (WINDOW,) int64, documents within the window; changed to those left.
+        threshold: Smallest score of a result.
+        docs: (WINDOW,) int64, documents within the window; changed to the remaining ones.
         scores: (WINDOW,) int32, their scores without these terms; changed.
-        n: How many documents there are.
+        n: Number of documents.
         counts: `Space`'s, changed.
 
     Returns:
-        How many are left; their scores are whole.
+        The number of remaining documents; their scores are complete.
     """
     windows, lists, weights, upper_bounds = files.windows, query.lists, query.weights, query.upper_bounds
     for i in terms:
@@ -187,7 +187,7 @@ def add_from_dense(impacts, weight, required, docs, scores, n):
 
 @kernel
 def add_from_list(list_docs, impacts, weight, required, docs, scores, n):
-    """Add a list, (size,) uint16 and uint8, to the scores of n documents; keep and tell as `add_from_dense`."""
+    """Add a list, (size,) uint16 and uint8, to the scores of n documents; otherwise like `add_from_dense`."""
     kept, at = 0, 0
     for c in range(n):
         doc, score = docs[c], scores[c]
@@ -201,7 +201,7 @@ def add_from_list(list_docs, impacts, weight, required, docs, scores, n):
 
 @kernel
 def append(space, order, windows, w, docs, scores, n, k, found, threshold):
-    """Append n documents of window w; other arguments and result as `collect`."""
+    """Append n documents of window w; other arguments and the result are those of `collect`."""
     for c in range(n):
         if scores[c] >= threshold:
             space.docs[found] = number_of(order, windows, w, docs[c])
@@ -214,7 +214,9 @@ def append(space, order, windows, w, docs, scores, n, k, found, threshold):
 
 @inlined
 def seek(docs, at, end, doc):
-    """The first place of docs[at:end], ascending, whose document isn't before `doc`, else `end`; in doubling steps."""
+    """The first index of docs[at:end], which ascends, with a document of at least `doc`, else `end`; galloping
+    search.
+    """
     step = 1
     while at + step <= end and docs[at + step - 1] < doc:
         at += step

@@ -1,4 +1,4 @@
-"""A query made ready for scoring: its weights as integers."""
+"""Query weights as integers, for exact scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def to_integers(weights, largest_sum, out):
         out: (n,) int32, written.
 
     Returns:
-        What they were multiplied with, a power of two.
+        Their factor, a power of two.
     """
     total = 0.0
     for weight in weights:

@@ -1,8 +1,8 @@
 """All pairs of rows of a matrix whose products reach a threshold.
 
-Rows are compared with those before them by an inverted index that is built on the way, which leaves out the beginning
-of each row: the most frequent terms, as long as these together can't reach the threshold with any row. A pair that has
-no term in what is left can't reach it either.
+Rows are compared with earlier ones through an inverted index that grows meanwhile. It leaves out the beginning of each
+row, its most frequent terms, as long as these alone can't reach the threshold with any row. Two rows without a common
+term in the rest can't reach it either.
 
 Source: All-Pairs (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search").
 """
@@ -13,18 +13,18 @@ import numpy as np
 
 from lsr.index.kernels.jit import kernel
 
-_SLACK = 1e-9  # what rounding may take from a sum
+_SLACK = 1e-9  # tolerance for rounding of sums
 
 
 @kernel
 def similar_pairs(indptr, terms, weights, counts, threshold):
-    """The pairs.
+    """Find the pairs.
 
     Args:
-        indptr: (n + 1,) int64, where each row begins.
-        terms: (nnz,) int64, of each row ascending; the smaller, the more rows have it.
+        indptr: (n + 1,) int64, begin of each row.
+        terms: (nnz,) int64, ascending in each row; smaller terms are in more rows.
         weights: (nnz,) float64 above zero; rows of length 1.
-        counts: (n_terms,) int64, how many rows have each term.
+        counts: (n_terms,) int64, number of rows with each term.
         threshold: Above 0.
 
     Returns:
@@ -34,10 +34,10 @@ def similar_pairs(indptr, terms, weights, counts, threshold):
     largest = np.zeros(n_terms)
     for p in range(len(terms)):
         largest[terms[p]] = max(largest[terms[p]], weights[p])
-    ends = np.cumsum(counts) - counts  # of each term's list, which grows
+    ends = np.cumsum(counts) - counts  # end of each term's list, which grows
     starts = ends.copy()
     rows, stored = np.empty(len(terms), np.int32), np.empty(len(terms))
-    left_out = np.zeros(n, np.int64)  # of each row, where its indexed part begins
+    left_out = np.zeros(n, np.int64)  # begin of the indexed part of each row
     sums, row = np.zeros(n), np.zeros(n_terms)
     touched = np.empty(n, np.int64)
     pairs, products, found = np.empty((64, 2), np.int64), np.empty(64), 0

@@ -79,8 +79,8 @@ def hits_of(
     explain: Explain,
 ) -> Hits:
     """Documents and their scores as hits of a query."""
-    found = zip(docs.tolist(), scores.tolist(), strict=True)
-    return Hits(Hit(snapshot.documents, doc, score, partial(explain, query)) for doc, score in found)
+    found, told = zip(docs.tolist(), scores.tolist(), strict=True), partial(explain, query)
+    return Hits(Hit(snapshot.documents, doc, score, told) for doc, score in found)
 
 
 def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, float], explain: Explain) -> Hits:

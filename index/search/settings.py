@@ -189,7 +189,7 @@ class Experience:
 
     # What it begins with, the weight of the latest search and the most that it counts, and that one in so many tries
     # again where it hasn't paid.
-    _FIRST, _WEIGHT, _MOST, _AGAIN = 0.8, 1 / 8, 2.0, 64
+    _FIRST, _WEIGHT, _MOST, _AGAIN = 0.9, 1 / 16, 1.5, 32
 
     def __init__(self) -> None:
         self._shares: dict[int, float] = {}

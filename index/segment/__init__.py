@@ -1,4 +1,4 @@
-"""lsr.index.segment: what a segment holds: postings, documents, columns, clusters."""
+"""lsr.index.segment: the parts of a segment: postings, documents, columns, clusters."""
 
 from lsr._moved import names_of
 

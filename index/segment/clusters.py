@@ -1,16 +1,15 @@
-"""Clusters of a segment: optional files beside its postings, for approximate search. How it works is told by
-lsr.index.kernels.clustered.
+"""Clusters of a segment: optional files beside its postings, for approximate search (lsr.index.kernels.clustered).
 
-    clusters.arrow         of each cluster where its documents, its groups of terms and its postings end, uint64
+    clusters.arrow         for each cluster the end of its documents, groups of terms and postings, uint64
     forward_terms.arrow    the first term of each group of 15, by cluster, uint32
-    forward_groups.arrow   the terms of each group, and where their postings begin and end, 16 entries, uint32; before
-                           the first group less than 16 unused entries
+    forward_groups.arrow   the terms of each group, and begin and end of their postings, 16 entries, uint32; fewer than
+                           16 unused entries before the first group
     forward.arrow          the postings by cluster, term and document: impact times 256 plus document, uint16
-    summaries.arrow        by term, the clusters whose summaries hold it, uint32, and its largest impact there, uint8
-    summary_ends.arrow     where the summaries' entries of each term end, uint64
+    summaries.arrow        by term, the clusters with it in their summary, uint32, and its largest impact there, uint8
+    summary_ends.arrow     end of the summaries' entries of each term, uint64
 
-Terms are places among the terms of the segment. A cluster is a run of at most 64 documents of one window, so clusters
-are worth most where similar documents are stored side by side.
+Terms are ranks among the terms of the segment. A cluster is a run of at most 64 documents of one window, so clusters
+work best if similar documents are stored side by side.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ def open_clusters(folder: Path, n_used: int) -> Clusters:
     """Map the files of clusters.
 
     Args:
-        folder: Where they lie.
-        n_used: Terms of the segment.
+        folder: The segment's folder.
+        n_used: Number of terms of the segment.
 
     Raises:
-        CorruptIndex: A file isn't whole, or doesn't fit the others.
+        CorruptIndex: A file is damaged, or doesn't fit the others.
     """
     columns = []
     for name, schema in SCHEMAS.items():
@@ -61,11 +60,11 @@ def open_clusters(folder: Path, n_used: int) -> Clusters:
 
 
 def document_of(clusters: Clusters, place: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """A document's row of the forward index: its terms, as places among those of the segment, and their impacts.
+    """A document's row of the forward index: its terms, as ranks among those of the segment, and their impacts.
 
     Args:
-        clusters: The mapped files, as they were written.
-        place: Where the document is stored.
+        clusters: The mapped files.
+        place: The document's place in the order of storage.
     """
     c = int(np.searchsorted(clusters.doc_ends, np.uint64(place), side="right"))
     first_doc, first_group, first_posting = (
@@ -73,7 +72,7 @@ def document_of(clusters: Clusters, place: int) -> tuple[NDArray[np.int64], NDAr
     )
     groups = clusters.groups[first_group * GROUP : int(clusters.group_ends[c]) * GROUP].reshape(-1, GROUP)
     ranks = clusters.firsts[first_group : int(clusters.group_ends[c]), None].astype(np.int64) + (groups[:, 1:] >> 16)
-    # An unused place holds no end; with that of the place before it has no postings.
+    # An unused place has no end; with that of the place before, it has no postings.
     ends = groups[:, :1].astype(np.int64) + np.maximum.accumulate(groups[:, 1:] & 0xFFFF, axis=1)
     postings = clusters.postings[first_posting : int(clusters.posting_ends[c])]
     at = np.flatnonzero((postings & 0xFF) == place - first_doc)

@@ -1,11 +1,11 @@
-"""Metadata as typed columns, which filters read: one for each key, whatever documents have it.
+"""Metadata as typed columns for filters, one for each key.
 
-Kinds are "truth", "number", "text", lists of each, and "empty list"; whole numbers and others are both numbers. Keys
-within objects are joined by dots, "author.name". A key whose values are of different kinds is no column, but is
-remembered, so that a filter on it can say why.
+Kinds are "truth", "number", "text", lists of each, and "empty list"; integers and floats are both numbers. Keys within
+objects are joined by dots, "author.name". A key with values of different kinds is no column, but it is remembered, so
+that a filter on it can say why.
 
-Numbers lose nothing: a column of them is int64, uint64 or float64 where that holds each of them as it is, and else a
-dictionary of their JSON texts, in a field that says that its kind is "number".
+Numbers are exact: a column is int64, uint64 or float64 if that can represent all of its values, else a dictionary of
+their JSON texts, in a field that says that its kind is "number".
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from lsr.index.storage.arrow_file import RESTORE, damage
 from lsr.io.metadata import parse_time
 
 COLUMNS_FILE = "columns.arrow"
-MOST_COLUMNS = 1000  # what has more keys than that uses values as keys
-_MOST_MIXED = 2 * MOST_COLUMNS  # keys of which is remembered why they are no columns; then new ones are passed over
-_DEEPEST = 30  # what objects further down hold is no column
+MOST_COLUMNS = 1000  # with more keys, values are probably used as keys
+_MOST_MIXED = 2 * MOST_COLUMNS  # keys that are remembered not to be columns; further ones are ignored
+_DEEPEST = 30  # deeper objects are ignored
 _MIXED = b"lsr.mixed"
 _KIND = b"lsr.kind"
 _EMPTY = pa.list_(pa.null())
@@ -36,11 +36,11 @@ _WHOLE_FLOATS = 2**53  # whole numbers up to here are floats, too
 
 
 class ColumnsWriter:
-    """Gathers the metadata of documents; in memory, as columns, a few bytes a value."""
+    """Collects the metadata of documents as columns in memory, a few bytes for each value."""
 
     def __init__(self) -> None:
         self._n_docs = 0
-        # Of each key: parts of (number of the first document, values of as many as there are).
+        # {key: parts}, each part (number of the first document, values)
         self._parts: dict[str, list[tuple[int, pa.Array]]] = {}
         self._kinds: dict[str, str] = {}
         self._mixed: dict[str, str] = {}
@@ -49,7 +49,7 @@ class ColumnsWriter:
         """Append documents.
 
         Args:
-            metadata: Of each a JSON object, or null.
+            metadata: A JSON object or null for each.
         """
         if metadata.null_count == len(metadata):
             self._n_docs += len(metadata)
@@ -66,7 +66,7 @@ class ColumnsWriter:
                     del found[key]
                     self._parts.pop(key, None)
                     continue
-                if key not in found:  # looked at before there is room for the values
+                if key not in found:  # checked before memory is allocated for the values
                     new, full = key not in self._parts, len(self._mixed) >= _MOST_MIXED
                     if new and (full or n_columns >= MOST_COLUMNS):
                         if not full:
@@ -88,7 +88,7 @@ class ColumnsWriter:
         self._n_docs += len(rows)
 
     def close(self, folder: Path) -> bool:
-        """Write COLUMNS_FILE, if there is anything to write; tells whether there was."""
+        """Write COLUMNS_FILE if there are any columns; returns whether there are."""
         if not self._parts and not self._mixed:
             return False
         columns, fields = [], []
@@ -105,23 +105,23 @@ class ColumnsWriter:
 
 
 class Kinds(Protocol):
-    """What there is to be asked for: of each column its kind, and of each key that is no column, why."""
+    """Columns that a filter can use."""
 
     @property
     def kinds(self) -> Mapping[str, str]:
-        """Of each column."""
+        """{column: kind}"""
 
     @property
     def mixed(self) -> Mapping[str, str]:
-        """Of each key that is no column, why."""
+        """{key that is no column: reason}"""
 
 
 class Columns:
-    """Reads what ColumnsWriter wrote, mapped.
+    """Reads the file of ColumnsWriter, memory-mapped.
 
     Attributes:
-        kinds: Of each column.
-        mixed: Of each key that is no column, why.
+        kinds: {column: kind}
+        mixed: {key that is no column: reason}
 
     Raises:
         CorruptIndex: The file can't be read, or doesn't fit the documents.
@@ -141,10 +141,10 @@ class Columns:
         self._times: dict[str, tuple[NDArray[np.bool_], NDArray[np.int64]]] = {}
 
     def column(self, name: str) -> pa.Array:
-        """The values of a column, null where a document lacks it.
+        """The values of a column, null if a document lacks it.
 
         Raises:
-            CorruptIndex: They make no sense.
+            CorruptIndex: They are invalid.
         """
         if name not in self._sound:
             column = self._batch.column(self._batch.schema.get_field_index(name))
@@ -156,10 +156,10 @@ class Columns:
         return self._sound[name]
 
     def times(self, name: str) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Which texts of a column are times, and the times as of `parse_time`; of lists their items, and of a
-        dictionary its texts.
+        """Which texts of a column are times, and the times, see `parse_time`; for lists of their items, for
+        dictionaries of their texts.
         """
-        if name not in self._times:  # once, as it costs more than all else that a filter does
+        if name not in self._times:  # cached: it costs more than the rest of a filter
             texts = self.column(name)
             texts = texts.values if pa.types.is_list(texts.type) else texts
             texts = texts.dictionary if pa.types.is_dictionary(texts.type) else texts
@@ -180,7 +180,7 @@ class Columns:
 
 
 def joined(kinds: Iterable[str]) -> tuple[str, str]:
-    """The kind of a column whose parts are of these kinds; else "", and why they make none."""
+    """The kind of a column with parts of these kinds; else "" and the reason."""
     found = set(kinds)
     if any(kind.startswith("list of ") for kind in found):
         found.discard("empty list")
@@ -190,7 +190,7 @@ def joined(kinds: Iterable[str]) -> tuple[str, str]:
 
 
 def kinds_of(segments: Iterable[Kinds]) -> tuple[dict[str, str], dict[str, str]]:
-    """Of the columns of many segments their kinds, as if they were merged; and of each key that is no column, why."""
+    """Kinds of the columns of many segments, as if they were merged, and reasons for keys that are no columns."""
     found: dict[str, set[str]] = {}
     mixed: dict[str, str] = {}
     for columns in segments:
@@ -243,7 +243,7 @@ def _kind(value: Any) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text is without halves of surrogate pairs, which JSON may escape but UTF-8 doesn't know."""
+    """Whether a text has no unpaired surrogates, which JSON can escape but UTF-8 can't store."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -252,7 +252,7 @@ def is_unicode(text: str) -> bool:
 
 
 def _array(values: list[Any], kind: str) -> pa.Array:
-    """A part of a column; numbers as the first of int64, uint64, float64 and text that loses nothing."""
+    """A part of a column; numbers as the first of int64, uint64, float64 and text that is exact."""
     if kind == "empty list":
         return pa.array([None if value is None else [] for value in values], _EMPTY)
     listed = kind.startswith("list of ")
@@ -269,12 +269,12 @@ def _array(values: list[Any], kind: str) -> pa.Array:
 
 
 def _number_type(least: int, most: int, *, fractions: bool) -> pa.DataType:
-    """What holds numbers as they are.
+    """The type that represents numbers exactly.
 
     Args:
-        least: The least of the whole ones.
-        most: The largest.
-        fractions: Whether there are others.
+        least: The smallest integer.
+        most: The largest integer.
+        fractions: Whether there are floats.
     """
     if fractions:
         return pa.float64() if least >= -_WHOLE_FLOATS and most <= _WHOLE_FLOATS else pa.string()
@@ -284,7 +284,7 @@ def _number_type(least: int, most: int, *, fractions: bool) -> pa.DataType:
 
 
 def _widest(arrays: list[pa.Array]) -> pa.DataType:
-    """What holds the values of all parts of a column as they are."""
+    """The type that represents the values of all parts of a column exactly."""
     arrays = [array for array in arrays if array.type != _EMPTY]
     types = {array.type for array in arrays}
     if len(types) <= 1:
@@ -301,7 +301,7 @@ def _widest(arrays: list[pa.Array]) -> pa.DataType:
 
 
 def _whole(parts: list[tuple[int, pa.Array]], kind: pa.DataType, n_docs: int) -> pa.Array:
-    """The parts and what lies between them as one array."""
+    """The parts and the gaps between them as one array."""
     arrays, at = [], 0
     for first, array in parts:
         arrays += [pa.nulls(first - at, kind), _as(array, kind)]
@@ -316,7 +316,7 @@ def _whole(parts: list[tuple[int, pa.Array]], kind: pa.DataType, n_docs: int) ->
 
 
 def _as(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A part of a column in a type that holds what it holds."""
+    """A part of a column, converted to a wider type."""
     if array.type == kind or kind not in (pa.string(), pa.list_(pa.string())) or array.type == _EMPTY:
         return array.cast(kind)
     values = array.to_pylist()
@@ -326,13 +326,13 @@ def _as(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def numbers_of(values: pa.Array) -> NDArray[Any]:
-    """(n,) the plain numbers of a column, 0 where one is missing: of numpy's types, or Python's as objects.
+    """(n,) the numbers of a column, 0 for missing ones, of a numpy type, or Python numbers as objects.
 
     Args:
-        values: Of the column, or of the items of its lists; of texts the dictionary.
+        values: Values of the column, or items of its lists; for texts the dictionary.
 
     Raises:
-        CorruptIndex: A text is no number.
+        CorruptIndex: A text is not a number.
     """
     if not pa.types.is_string(values.type):
         found: NDArray[Any] = values.fill_null(0).to_numpy(zero_copy_only=False)
@@ -343,10 +343,10 @@ def numbers_of(values: pa.Array) -> NDArray[Any]:
         numbers = [None]
     if not all(type(number) in (int, float) for number in numbers):
         raise CorruptIndex(f"{COLUMNS_FILE}: damaged: a text where a number should be; {RESTORE}")
-    return np.array([*numbers, None], object)[:-1]  # objects, whatever they are
+    return np.array([*numbers, None], object)[:-1]  # always objects
 
 
 def offsets_of(lists: pa.Array) -> NDArray[np.int64]:
-    """(n + 1,) where the items of each list begin and end among `lists.values`."""
+    """(n + 1,) offsets of each list's items in `lists.values`."""
     found: NDArray[np.int64] = lists.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
     return found

@@ -1,9 +1,9 @@
-"""Documents of a segment: ids, parents, and, if they are stored, titles, texts and metadata.
+"""Documents of a segment: ids, parents, and, optionally, titles, texts and metadata.
 
 ids.arrow      id, parent           mapped, in batches of 65,536
-texts.arrow    title, text, metadata   compressed, in batches of 64: a hit unpacks only its own
-keys.arrow     hash, doc            hashes of ids and of parents, ascending: finds documents by either
-columns.arrow  metadata once more, as typed columns, if there is any: what filters read (lsr.index.segment.columns)
+texts.arrow    title, text, metadata   compressed, in batches of 64: a hit decompresses only its own
+keys.arrow     hash, doc            hashes of ids and of parents, ascending, to find documents by either
+columns.arrow  metadata again, as typed columns for filters, if there is any (lsr.index.segment.columns)
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class DocumentsWriter:
         write_arrow(self._folder / "keys.arrow", {"hash": hashes, "doc": docs.astype(np.uint32)})
 
     def _refuse_doubled(self, suspects: NDArray[np.int64]) -> None:
-        """Refuse documents of the same id among some of the same hash."""
+        """Refuse repeated ids among documents with the same hash."""
         ids, first = ArrowFile(self._folder / "ids.arrow", _ID_SCHEMA), dict[str, int]()
         for doc in suspects.tolist():
             doc_id = ids.batch(doc // _ID_BATCH).column(0)[doc % _ID_BATCH].as_py()
@@ -116,7 +116,7 @@ def hashes_of(strings: pa.Array) -> NDArray[np.uint64]:
 
 
 class _Rebatched:
-    """An Arrow file whose batches all have the same number of rows, whatever comes in."""
+    """Writes an Arrow file whose batches all have the same number of rows."""
 
     def __init__(self, path: Path, schema: pa.Schema, rows: int, options: Any = None) -> None:
         self._writer = pa.ipc.new_file(str(path), schema, options=options)
@@ -145,11 +145,11 @@ class _Rebatched:
 
 
 class Documents:
-    """Reads what DocumentsWriter wrote; ids and texts by document number, numbers by id.
+    """Reads the files of DocumentsWriter: ids and texts by document number, numbers by id.
 
     Attributes:
-        columns: Metadata as filters read it; None where no document has any.
-        sources: Those of the files that hold what others are made of, as `rows` reads them.
+        columns: Metadata for filters; None if no document has any.
+        sources: The primary files, from which `rows` reads and the others are derived.
     """
 
     def __init__(self, folder: Path, n_docs: int, has_text: bool, has_columns: bool | None = None) -> None:
@@ -158,10 +158,10 @@ class Documents:
         self._texts = ArrowFile(folder / "texts.arrow", _TEXT_SCHEMA) if has_text else None
         self._keys = ArrowFile(folder / "keys.arrow", _KEY_SCHEMA)
         self.sources = (self._ids, self._texts) if self._texts else (self._ids,)
-        self._id_batch = lru_cache(maxsize=None)(self._ids.batch)  # mapped, so keeping them costs nothing
+        self._id_batch = lru_cache(maxsize=None)(self._ids.batch)  # mapped, so a cache costs nothing
         self._text_batch = lru_cache(maxsize=64)(self._texts.batch) if self._texts else None
         columns = folder / COLUMNS_FILE
-        if has_columns is None:  # nobody else knows of these files yet, so none of them can be missing
+        if has_columns is None:  # new files: the manifest doesn't say it yet
             has_columns = columns.exists()
         self.columns = Columns(columns, n_docs) if has_columns else None
 
@@ -186,7 +186,7 @@ class Documents:
             raise CorruptIndex(f"{self._ids.path}: damaged: there is no document {doc}; {RESTORE}") from None
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
-        """Title, text and metadata of a document; empty where they weren't stored."""
+        """Title, text and metadata of a document; empty if they weren't stored."""
         if self._texts is None or self._text_batch is None:
             return "", "", {}
         batch = self._text_batch(doc // _TEXT_BATCH)
@@ -194,7 +194,7 @@ class Documents:
             title, text, metadata = (column[doc % _TEXT_BATCH].as_py() for column in batch.columns)
             values = json.loads(metadata) if metadata else {}
             if not isinstance(values, dict):
-                raise ValueError("its metadata are no JSON object")
+                raise ValueError("its metadata is not a JSON object")
         return title or "", text or "", values
 
     def find(self, doc_id: str) -> int | None:
@@ -202,7 +202,9 @@ class Documents:
         return next((doc for _, doc in self.matches([doc_id]) if self.id(doc) == doc_id), None)
 
     def matches(self, keys: Sequence[str]) -> Iterator[tuple[int, int]]:
-        """The documents that have some ids, and the passages of documents that have: places in `keys`, and numbers."""
+        """The documents with some ids, and the passages of documents with these ids: positions in `keys`, and
+        numbers.
+        """
         if not self._n_docs or not keys:
             return
         hashes, docs = self.keys()
@@ -214,7 +216,7 @@ class Documents:
                     yield i, doc
 
     def keys(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-        """The hashes of all ids, and of the parents' of passages, ascending; and the documents that they are of."""
+        """The hashes of all ids and of passages' parents, ascending, and their documents."""
         if not self._n_docs:
             return np.empty(0, np.uint64), np.empty(0, np.uint32)
         return self._keys.column("hash"), self._keys.column("doc")
@@ -224,7 +226,7 @@ class Documents:
         return pa.chunked_array([self._id_batch(i).column(0) for i in range(self._ids.n_batches)], pa.string())
 
     def all_ids(self, *, parents: bool = False) -> Iterable[str]:
-        """All ids in document order; with `parents` a passage gives the id of its document, as hits do."""
+        """All ids in document order; with `parents` a passage has the id of its document, as in hits."""
         for i in range(self._ids.n_batches):
             ids, of = self._id_batch(i).columns
             yield from (pc.coalesce(of, ids) if parents else ids).to_pylist()
@@ -240,21 +242,21 @@ class Documents:
 
 
 def _rows_of(file: ArrowFile, size: int, first: int, end: int) -> pa.RecordBatch:
-    """Rows first..end of a file whose batches are of one size; at least one row."""
+    """Rows first..end of a file with batches of one size; at least one row."""
     with damage(file.path, f"damaged: documents {first} to {end}"):
         table = pa.Table.from_batches([file.batch(i) for i in range(first // size, -(-end // size))])
         (batch,) = table.slice(first % size, end - first).combine_chunks().to_batches()
         if len(batch) != end - first:
-            raise ValueError(f"{len(batch)} are there")
+            raise ValueError(f"there are {len(batch)}")
         return batch
 
 
 class AllDocuments:
-    """The documents of some segments, by their numbers in the whole; those that are deleted aren't found by their ids.
+    """The documents of several segments, by number; deleted ones can't be found by id.
 
     Args:
         parts: The documents of each segment.
-        alive: For each segment None or (n_docs,) bool, False for the deleted ones.
+        alive: For each segment None or (n_docs,) bool, False for deleted documents.
     """
 
     def __init__(self, parts: Sequence[Documents], alive: Sequence[NDArray[np.bool_] | None]) -> None:
@@ -276,21 +278,21 @@ class AllDocuments:
         return part.parent(within)
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
-        """Title, text and metadata of a document; empty where they weren't stored."""
+        """Title, text and metadata of a document; empty if they weren't stored."""
         part, within = self._at(doc)
         return part.fields(within)
 
     def stored(self, doc: int) -> Document:
-        """A document, or a passage, as it is stored."""
+        """A document or passage as stored."""
         title, text, metadata = self.fields(doc)
         return Document(self.id(doc), text, title, metadata or None, self.parent(doc))
 
     def get_many(self, ids: Sequence[str], *, passages: bool) -> list[Document | None]:
-        """The documents of some ids; None where there is none.
+        """The documents with some ids; None for unknown ids.
 
         Args:
-            ids: Of documents or passages.
-            passages: Whether to piece documents together of their passages, too.
+            ids: Ids of documents or passages.
+            passages: Whether to join passages to their documents.
         """
         found: list[Document | None] = []
         for doc_id, doc in zip(ids, self.find_all(ids).tolist(), strict=True):
@@ -303,7 +305,7 @@ class AllDocuments:
         return found
 
     def content(self, doc: int) -> str:
-        """What encoders read of a document: its title and text."""
+        """The text of a document for encoders: title and text."""
         title, text, _ = self.fields(doc)
         return Document("", text, title).content
 
@@ -316,7 +318,7 @@ class AllDocuments:
         return None
 
     def find_all(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """(n,) int64, the numbers of the documents with some ids, -1 where there is none."""
+        """(n,) int64, the numbers of the documents with some ids, -1 for unknown ids."""
         found = np.full(len(ids), -1, np.int64)
         for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
             for i, doc in part.matches(ids):
@@ -333,15 +335,15 @@ class AllDocuments:
 
     @property
     def columns(self) -> list[Columns]:
-        """The metadata of the segments that have any."""
+        """The columns of the segments that have any."""
         return [part.columns for part in self._parts if part.columns is not None]
 
     def allowed(self, where: Filter, *, known: bool = False) -> NDArray[np.bool_]:
-        """(n,) bool, which documents meet a filter, the deleted ones too.
+        """(n,) bool, which documents match a filter, including deleted ones.
 
         Args:
             where: The filter.
-            known: Its columns were looked for already.
+            known: Its columns were checked already.
 
         Raises:
             DataError: Columns that no document has, or values of another kind.
@@ -351,14 +353,14 @@ class AllDocuments:
         return np.concatenate([np.empty(0, bool), *(where.mask(part.columns, len(part)) for part in self._parts)])
 
     def numbers(self, first: int = 0) -> Iterator[int]:
-        """The numbers of all documents that aren't deleted, in document order, from one on."""
+        """The numbers of all documents that aren't deleted, ascending, from a number on."""
         for part, alive, base in zip(self._parts, self._alive, self._bases, strict=False):
             begin = max(0, min(first - base, len(part)))
             here = range(begin, len(part)) if alive is None else (begin + np.flatnonzero(alive[begin:])).tolist()
             yield from (base + doc for doc in here)
 
     def all_ids(self, *, parents: bool = False) -> Iterable[str]:
-        """The ids of all documents that aren't deleted, in document order; with `parents` as of `Documents`."""
+        """The ids of all documents that aren't deleted, in document order; for `parents` see `Documents`."""
         for part, alive in zip(self._parts, self._alive, strict=True):
             ids = part.all_ids(parents=parents)
             yield from ids if alive is None else (doc_id for doc_id, here in zip(ids, alive, strict=True) if here)

@@ -1,9 +1,8 @@
-"""Dense vectors of a segment's documents, in 8 bits, row for row with them.
+"""Dense vectors of a segment's documents, in 8 bits, in document order.
 
 embeddings.arrow   vector, scale    mapped, in batches of 65,536
 
-A similarity is scale * scale of the query * a sum of whole numbers: exact, so the same wherever and beside whatever a
-document is stored.
+A similarity is the product of both scales and an integer sum, so it doesn't depend on where a document is stored.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class EmbeddingsWriter:
 
     Args:
         folder: The segment's.
-        width: Numbers of a vector.
+        width: Dimensions of a vector.
     """
 
     def __init__(self, folder: Path, width: int) -> None:
@@ -62,18 +61,18 @@ class EmbeddingsWriter:
         self._n_waiting -= n
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining vectors."""
         if self._n_waiting:
             self._flush(self._n_waiting)
         self._file.close()
 
 
 class Embeddings:
-    """Reads what EmbeddingsWriter wrote.
+    """Reads the file of EmbeddingsWriter.
 
     Attributes:
-        width: Numbers of a vector.
-        source: The file; a merge hashes it before it reads it.
+        width: Dimensions of a vector.
+        source: The file, which a merge hashes before reading.
 
     Args:
         folder: The segment's.
@@ -119,7 +118,7 @@ class Embeddings:
 
 
 def _as_integers(query: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
-    """A vector as the largest whole numbers whose products with 8-bit ones add up to 32 bits, and their unit."""
+    """A vector as integers, as large as sums of products with 8-bit integers allow in 32 bits, and their unit."""
     most = min(2**15 - 1, (2**31 - 1) // (LEVELS + 1) // max(len(query), 1))
     largest = float(np.abs(query).max(initial=0)) or 1.0
     return np.rint(query * (most / largest)).astype(np.int16), largest / most

@@ -2,15 +2,15 @@
 
     {"year": {">=": 2020, "<": 2024}, "lang": ["en", "de"], "draft": False}
 
-Keys are columns, and all conditions have to hold. A plain value is "==", a list "in"; operators are == != < <= > >=,
-in, not in, prefix and contains (of texts; case counts), and exists (true or false). "and" and "or" take lists of
-filters, "not" takes one. Of a column of lists a condition holds if it does for any item; != and not in, if == and in
-hold for none. A document that lacks the column meets no condition but {"exists": false}; within "not" it does. Numbers
-compare exactly, whole ones of any size too.
+Keys are columns, and all conditions must hold. A plain value means "==", a list "in". Operators are == != < <= > >=,
+in, not in, prefix and contains (for texts, case-sensitive), and exists (true or false). "and" and "or" take lists of
+filters, "not" takes one. For a column of lists a condition holds if it holds for any item; != and not in hold if == and
+in hold for no item. A document without the column matches only {"exists": false}, and conditions within "not". Numbers
+compare exactly, including integers of any size.
 
 Dates and times are texts in ISO 8601 ("2024-05-17", "2024-05-17T09:30:00+02:00"). A condition with such a text, a
-`datetime` or a `date` compares them as times, to the microsecond, whatever their time zones: without one they are UTC,
-and a date is its first moment. Texts that are no times don't meet it.
+`datetime` or a `date` compares times, to the microsecond, across time zones; without a time zone they are UTC, and a
+date is its first moment. Texts that aren't times don't match.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ ORDER: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 _ORDER_OF_TEXTS = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
-_COMPARED = 20_000  # texts, to find the nearest
-_LISTED, _TOLD = 50, 20  # columns, and wrong conditions, that a message has
+_COMPARED = 20_000  # texts compared to find the nearest
+_LISTED, _TOLD = 50, 20  # columns, and wrong conditions, in a message
 _PARTS_OF_TEXTS = {"prefix": pc.starts_with, "contains": pc.match_substring}
 OPERATORS = ("==", "!=", *ORDER, "in", "not in", *_PARTS_OF_TEXTS, "exists")
 
 
 class WrittenValue(str):
-    """A value as somebody wrote it on a command line: the column tells whether it is a number or a text."""
+    """A value from a command line; the column decides whether it is a number or a text."""
 
     def __repr__(self) -> str:
         return f"as written {super().__repr__()}"
@@ -57,21 +57,21 @@ class WrittenValue(str):
 
 @dataclass(frozen=True)
 class Condition:
-    """One of a filter's leaves. `values` are those that it is compared with."""
+    """A condition on a column, which compares it with `values`."""
 
     column: str
     operator: str
     values: tuple[Any, ...]
 
     def to_where(self) -> Where:
-        """What it was parsed of."""
+        """The condition in its original form."""
         if any(isinstance(value, WrittenValue) for value in self.values):
-            raise TypeError(f"{self.column}: a filter of a command line can't be sent: its columns tell what it means")
+            raise TypeError(f"{self.column}: a filter from a command line can't be sent: it depends on the columns")
         value = list(self.values) if self.operator in ("in", "not in") else self.values[0]
         return {self.column: {self.operator: value}}
 
     def problem(self, kind: str) -> str | None:
-        """Why it can't be asked of a column of this kind."""
+        """Why a column of this kind can't be compared; None if it can."""
         kind = kind.removeprefix("list of ")
         if self.operator == "exists" or kind == "empty list":
             return None
@@ -86,7 +86,7 @@ class Condition:
         return None
 
     def mask(self, columns: Columns) -> Mask:
-        """Which documents meet it."""
+        """Which documents match."""
         column = columns.column(self.column)
         there: Mask = column.is_valid().to_numpy(zero_copy_only=False)
         if self.operator == "exists":
@@ -102,13 +102,13 @@ class Condition:
         return there & (~met if self.operator in ("!=", "not in") else met)
 
     def _of(self, array: pa.Array, kind: str, columns: Columns) -> Mask:
-        """Which of some plain values meet it, != and not in taken for their opposites."""
+        """Which of some values match, with != and not in treated as their opposites."""
         if not len(array):
             return np.zeros(0, bool)
-        if pa.types.is_dictionary(array.type):  # each text is compared once, however often it occurs
+        if pa.types.is_dictionary(array.type):  # each different text is compared once
             of_each = self._of(array.dictionary, kind, columns)
             indices = array.indices.fill_null(0).to_numpy()
-            return of_each[indices] if len(of_each) else np.zeros(len(indices), bool)  # all of them missing
+            return of_each[indices] if len(of_each) else np.zeros(len(indices), bool)  # all are missing
         values = [_matching(value, kind) for value in self.values]
         if kind == "text":
             return self._of_texts(array, values, columns)
@@ -121,8 +121,8 @@ class Condition:
         return met
 
     def _of_texts(self, array: pa.Array, values: list[Any], columns: Columns) -> Mask:
-        """Which texts meet it: compared by Arrow, whose UTF-8 has the order of code points as Python's texts have;
-        a time with those texts that are times.
+        """Which texts match. Arrow compares UTF-8, which has the same order as Python's strings; times are compared
+        with those texts that are times.
         """
         if part_of := _PARTS_OF_TEXTS.get(self.operator):
             if not is_unicode(values[0]):
@@ -150,7 +150,7 @@ class Filter:
     """A parsed filter.
 
     Attributes:
-        how: "all" or "any" of its parts, or "none" of them.
+        how: "all", "any" or "none" of its parts.
         parts: Conditions and other filters.
     """
 
@@ -158,17 +158,17 @@ class Filter:
     parts: tuple[Condition | Filter, ...]
 
     def to_where(self) -> Where:
-        """A mapping that is parsed to a filter that means the same."""
+        """The filter as a mapping, which can be parsed again."""
         parts = [part.to_where() for part in self.parts]
         if self.how == "none":
             return {"not": parts[0] if len(parts) == 1 else {"or": parts}}
         return {"and" if self.how == "all" else "or": parts}
 
     def require_known(self, segments: Sequence[Kinds]) -> None:
-        """Refuse a filter that no document could be asked.
+        """Check a filter's columns.
 
         Raises:
-            DataError: Columns that none of the segments has, of mixed kinds, or compared with values of another kind.
+            DataError: Unknown columns, columns of mixed kinds, or values of another kind.
         """
         known, mixed = kinds_of(segments)
         names = sorted(known)
@@ -195,10 +195,10 @@ class Filter:
             raise DataError("; ".join([*told[:_TOLD], *(["and more"] if len(told) > _TOLD else [])]), "where")
 
     def hints(self, segments: Sequence[Columns]) -> list[str]:
-        """Texts that == or in asks for and that no document has, each with the nearest that there are.
+        """Hints for texts in == and in conditions that no document has, with the nearest existing texts.
 
         Args:
-            segments: The columns of all documents, with deleted ones.
+            segments: The columns of all segments, including deleted documents.
         """
         said: dict[str, None] = {}
         for condition in self.conditions():
@@ -217,16 +217,16 @@ class Filter:
         return list(said)[:_TOLD]
 
     def conditions(self) -> Iterable[Condition]:
-        """All leaves."""
+        """All conditions."""
         for part in self.parts:
             yield from part.conditions() if isinstance(part, Filter) else (part,)
 
     def mask(self, columns: Columns | None, n_docs: int) -> Mask:
-        """(n_docs,) bool, which documents of a segment meet it.
+        """(n_docs,) bool, which documents of a segment match.
 
         Args:
-            columns: Of the segment; None if its documents have no metadata.
-            n_docs: How many it has.
+            columns: Columns of the segment; None if its documents have no metadata.
+            n_docs: Number of its documents.
         """
         met = np.full(n_docs, self.how != "any")
         for part in self.parts:
@@ -241,23 +241,23 @@ class Filter:
 
 
 def _compared(numbers: NDArray[Any], name: str, value: int | float) -> Mask:
-    """(n,) bool, how numbers of any type compare with one; exactly, where numpy would make floats of whole ones."""
-    if value != value:  # no number
+    """(n,) bool, compare numbers of any type with one exactly; numpy would convert integers to floats."""
+    if value != value:  # NaN
         return np.zeros(len(numbers), bool)
     compare: Callable[[Any, Any], Any] = ORDER.get(name, operator.eq)
     if numbers.dtype == object:  # Python's own, which compare exactly
         return np.asarray(compare(numbers, value), bool)
     below, above = _neighbours(value, numbers.dtype)
-    if name == "==" and below != above:  # between two numbers of the type
+    if name == "==" and below != above:  # the value is between two numbers of the type
         return np.zeros(len(numbers), bool)
     bound = above if name in ("<", ">=") else below
-    if bound is None:  # beyond all that the type holds
+    if bound is None:  # beyond the range of the type
         return np.full(len(numbers), name in ("<", ">"))
     return np.asarray(compare(numbers, bound), bool)
 
 
 def _neighbours(value: int | float, dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """The largest number of a type that isn't above a value, and the least that isn't below; None without one."""
+    """The largest number of a type that is at most a value, and the smallest that is at least it; None without one."""
     if dtype.kind == "f":
         try:
             near = float(value)
@@ -281,7 +281,7 @@ def _as_mask(met: pa.Array) -> Mask:
 
 
 def _nearest(text: str, known: list[str]) -> list[str]:
-    """At most three texts that are nearest to one, whatever their case; of many only those that begin alike."""
+    """At most three texts nearest to one, ignoring case; of many, only those with the same beginning."""
     if len(known) > _COMPARED:
         known = [one for one in known if one[:1].casefold() == text[:1].casefold()][:_COMPARED]
     folded: dict[str, str] = {}

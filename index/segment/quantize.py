@@ -1,17 +1,17 @@
-"""Weights to 8-bit impacts and back, and queries to the integers that make their scores exact.
+"""Quantize weights to 8-bit impacts, and query weights to integers, so that scores are exact.
 
-Document weights become impacts 1..255 with a scale for a segment: weight ~ impact * scale. Segments of an index have
-the scale of the first, or that times a power of two, so that their scores compare exactly. Rounding is to the
-nearest, but no weight becomes 0, since a term must not vanish from its document; so an impact is off by at most half
-a scale, and by less than one scale for the weights below half a scale. Whole weights up to 255 are kept as they are.
+Document weights become impacts 1..255 with a scale for a segment: weight ~ impact * scale. All segments of an index
+have the scale of the first times a power of two, so that their scores compare exactly. Impacts are rounded to the
+nearest, but never to 0, so that no term disappears from its document. The error is at most half a scale, or less than a
+scale for weights below half a scale. Whole weights up to 255 are exact.
 
-A document with a weight that the scale has no room for has a scale of its own, the segment's times a power of two, its
-shift: so it loses precision, and no other document does. Merging changes no document's impacts times its scale.
+A document with a weight too large for the scale has a scale of its own, the segment's times a power of two (its shift).
+So only this document loses precision. Merging doesn't change a document's impacts times its scale.
 
-A query's weights become integers so large that scores keep the precision of float32, and so small that no sum
-overflows int32, whatever the document: sum of weights * 255 < 2^31. Where they lie so far apart that the lightest would
-count far too much then, they become whole float64 with sums below 2^53, which are as exact: whatever the order in which
-they are added up, scores are the same.
+Query weights become integers large enough that scores have the precision of float32, and small enough that no sum
+overflows int32: sum of weights * 255 < 2^31. If weights differ so much that the smallest would be rounded up too far,
+they become whole float64 numbers with sums below 2^53, which are exact, too. So scores don't depend on the order of
+addition.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _LARGEST_WIDE = (2**53 - 1) // LEVELS
 
 @dataclass(frozen=True)
 class Quantizer:
-    """How weights become impacts.
+    """Converts weights to impacts.
 
     Attributes:
         scale: Weight of one impact step.
-        exact: Whether impacts are the weights themselves, divided by the scale without rest.
+        exact: Whether all weights are multiples of the scale.
     """
 
     scale: float
@@ -44,8 +44,8 @@ class Quantizer:
 
     @classmethod
     def of(cls, largest: float, whole: bool, step: float | None = None) -> Quantizer:
-        """For weights up to `largest`; `whole` tells that all of them are whole numbers, `step` that they are whole
-        multiples of it.
+        """Make a quantizer for weights up to `largest`. With `whole` all weights are whole numbers, with `step` they
+        are multiples of it.
         """
         if whole and largest <= LEVELS:
             return cls(1.0, True)
@@ -55,7 +55,7 @@ class Quantizer:
 
     @classmethod
     def beside(cls, scale: float, largest: float, whole: bool) -> Quantizer:
-        """For weights up to `largest` of documents that are added to others.
+        """Make a quantizer for weights up to `largest`, for documents that are added to others.
 
         Args:
             scale: The scale of the others.
@@ -63,7 +63,8 @@ class Quantizer:
             whole: Whether all of them are whole numbers.
 
         Returns:
-            The scale of the others where the weights fit it, else the nearest power of two times it at which they do.
+            A quantizer with that scale if the weights fit, else with the nearest power of two times it at which they
+            do.
         """
         own = cls.of(largest, whole)
         if own.scale == scale or (scale != 1.0 and largest <= LEVELS * scale):
@@ -72,7 +73,7 @@ class Quantizer:
 
     @property
     def max_error(self) -> float:
-        """The largest difference between a weight and its impact times the scale."""
+        """Largest difference between a weight and its impact times the scale."""
         return 0.0 if self.exact else self.scale
 
     def impacts(self, weights: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -89,23 +90,22 @@ def shifts_of(largest: NDArray[np.float32], scale: float) -> NDArray[np.uint8]:
 
 
 def weights_of(impacts: NDArray[Any], scale: float) -> NDArray[np.float32]:
-    """(n,) float32 weights of (n,) impacts above zero; none becomes 0, however small the scale."""
+    """(n,) float32 weights of (n,) impacts above zero; no weight becomes 0, even with a tiny scale."""
     weights = (impacts.astype(np.float64) * scale).astype(np.float32)
     return np.maximum(weights, np.finfo(np.float32).smallest_subnormal)
 
 
 def query_integers(weights: NDArray[Any]) -> tuple[NDArray[np.int32], float]:
-    """Integer weights of a query and how many of them make 1.0.
+    """Integer weights of a query, and their factor.
 
     Args:
         weights: (n,) finite weights above zero.
 
     Returns:
-        (n,) int32 of at least 1 whose sum times 255 is below 2^31, and the factor they were multiplied with, a
-        power of two.
+        (n,) int32 of at least 1 whose sum times 255 is below 2^31, and the factor of multiplication, a power of two.
 
     Raises:
-        ValueError: More terms than that leaves room for (over 8 million).
+        ValueError: There are too many terms (over 8 million).
     """
     integers = np.empty(len(weights), np.int32)
     if not len(weights):
@@ -116,17 +116,17 @@ def query_integers(weights: NDArray[Any]) -> tuple[NDArray[np.int32], float]:
 
 
 def query_numbers(weights: NDArray[Any]) -> tuple[NDArray[Any], float]:
-    """What a query's weights are when impacts are 8-bit: `query_integers`, or whole float64 if they lie too far apart.
+    """Query weights for 8-bit impacts: `query_integers`, or whole float64 numbers if they differ too much.
 
     Args:
         weights: (n,) finite weights above zero.
 
     Returns:
-        (n,) int32, or (n,) float64 of at least 1 without fractions whose sum times 255 is below 2^53; and the factor
-        they were multiplied with, a power of two.
+        (n,) int32, or (n,) whole float64 of at least 1 whose sum times 255 is below 2^53; and the factor of
+        multiplication, a power of two.
 
     Raises:
-        ValueError: As of `query_integers`.
+        ValueError: As for `query_integers`.
     """
     integers, factor = query_integers(weights)
     if not len(weights) or float(weights.min()) * factor >= 0.5:

@@ -1,8 +1,8 @@
-"""The order in which a segment stores its documents: similar ones side by side, so that few blocks can reach the top.
+"""Order a segment's documents so that similar ones are stored side by side and search can skip more blocks.
 
-Recursive graph bisection alone is at its best on runs of some thousands of documents; above that, on a million, it
-spreads clusters of documents over both halves (a document weighs all its terms alike). So documents are clustered
-first, the clusters are laid out by bisection, and so are the documents within runs of neighbouring clusters.
+Recursive graph bisection alone works best on runs of some thousands of documents. On a million it spreads clusters over
+both halves, because all terms of a document count equally. So documents are clustered first; bisection orders the
+clusters, and then the documents within runs of neighbouring clusters.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from lsr.console import progress
 from lsr.index.kernels.bisection import average, halve, nearest, order_run, reduce_rows
 from lsr.index.kernels.layout import BLOCK
 
-# Of a document so many of its heaviest terms are looked at, of a cluster so many. Terms of more than one document in
-# _COMMON tell nothing of where a document belongs, nor do those of fewer than _RARE documents.
+# Number of heaviest terms used of a document, and of a cluster. Terms in more than one document in _COMMON, or in fewer
+# than _RARE documents, don't help to place a document.
 _KEEP, _KEEP_OF_CLUSTER = 32, 48
 _COMMON, _RARE = 50, 4
-_PER_CLUSTER, _MOST_CLUSTERS = 64, 1 << 15  # documents of a cluster on average; and what bounds the time
-_SAMPLED = 16  # documents for each cluster that the centres are learned from
-_DEPTHS = (16, 24, 24)  # terms of a document that are looked at in each round; the last assigns all documents
-_RUN = 32  # blocks that are refined by bisection together
+_PER_CLUSTER, _MOST_CLUSTERS = 64, 1 << 15  # documents of a cluster on average; largest number of clusters
+_SAMPLED = 16  # sampled documents for each cluster, to learn the centres
+_DEPTHS = (16, 24, 24)  # terms of a document used in each round; the last round assigns all documents
+_RUN = 32  # blocks that bisection refines together
 _ITERATIONS = 10
 _PART = 1 << 14  # documents that a thread takes at a time
-_DENSE_VOCABULARY = 1 << 22  # up to here there is an array over the vocabulary
+_DENSE_VOCABULARY = 1 << 22  # up to this vocabulary size use an array over it
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """Documents reduced to what their order depends on.
+    """Documents reduced to their heaviest terms.
 
     Attributes:
         indptr: (n_docs + 1,) int64.
-        terms: (nnz,) uint16 or uint32, of each document its heaviest terms, the heaviest first.
-        n_terms: Terms are below this.
+        terms: (nnz,) uint16 or uint32, each document's heaviest terms, heaviest first.
+        n_terms: Upper bound of terms, exclusive.
     """
 
     indptr: NDArray[np.int64]
@@ -58,20 +58,20 @@ def reduce_documents(
     *,
     threads: int = 0,
 ) -> Reduced:
-    """Reduce documents to their heaviest terms; what is held are these, 2 to 4 bytes each.
+    """Reduce documents to their heaviest terms, which take 2 to 4 bytes each in memory.
 
     Args:
         indptr: (n_docs + 1,).
         terms: (nnz,), may be mapped from a file.
         weights: (nnz,), may be mapped from a file.
         used: (n_used,), the terms that occur, ascending.
-        df: (n_used,), in how many documents each occurs.
+        df: (n_used,), their document frequencies.
         threads: Cores to use; 0 for all.
     """
     n_docs = len(indptr) - 1
     telling = (df >= _RARE) & (df * _COMMON <= n_docs)
     n_terms = int(telling.sum())
-    # The number of each term; of a large vocabulary, of each term that occurs.
+    # The number of each term; for a large vocabulary, of each term that occurs.
     sparse = len(used) > 0 and int(used[-1]) >= _DENSE_VOCABULARY
     number = np.full(len(used) if sparse else int(used.max(initial=-1)) + 1, -1, np.int32)
     number[telling if sparse else used[telling]] = np.arange(n_terms, dtype=np.int32)
@@ -95,7 +95,7 @@ def reduce_documents(
 
 
 def document_order(documents: Reduced, *, align: int = BLOCK, threads: int = 0) -> NDArray[np.int64]:
-    """An order in which documents that share terms are near each other; the same whatever the number of threads.
+    """Order documents so that similar ones are near each other; the result doesn't depend on the number of threads.
 
     Args:
         documents: The documents.
@@ -103,7 +103,7 @@ def document_order(documents: Reduced, *, align: int = BLOCK, threads: int = 0) 
         threads: Cores to use; 0 for all.
 
     Returns:
-        (n_docs,) documents in their new order; those without terms at the end, as they were.
+        (n_docs,) documents in their new order, with those without terms at the end.
     """
     filled = np.diff(documents.indptr) > 0
     docs, empty = np.flatnonzero(filled), np.flatnonzero(~filled)
@@ -119,7 +119,7 @@ def document_order(documents: Reduced, *, align: int = BLOCK, threads: int = 0) 
 def _by_cluster(
     documents: Reduced, docs: NDArray[np.int64], n_clusters: int, pool: ThreadPoolExecutor, done: Callable[[int], Any]
 ) -> NDArray[np.int64]:
-    """The documents by cluster, clusters that share terms near each other."""
+    """The documents by cluster, with similar clusters near each other."""
     rng = np.random.default_rng(0)
     centres = np.sort(rng.choice(docs, n_clusters, replace=False))
     sample = np.sort(rng.choice(docs, min(_SAMPLED * n_clusters, len(docs)), replace=False))
@@ -176,12 +176,12 @@ def _averages(
 
 
 def _bisect(documents: Reduced, places: NDArray[np.int64], align: int, run: int, pool: ThreadPoolExecutor) -> None:
-    """Order each run of so many of the documents by bisection, in place."""
+    """Order each run of documents by bisection, in place."""
     n = len(documents.indptr) - 1
     logs = np.log2(np.maximum(np.arange(n + 3), 1)).astype(np.float32)
     sides, keys = np.empty(n, np.uint8), np.empty(n, np.float32)
     local = threading.local()
-    # Runs up to here are ordered by one thread; longer ones are halved until they are no longer than that.
+    # Runs up to this size are ordered by one thread; longer ones are halved first.
     small = max(len(places) // 16, align)
 
     def order(begin: int, end: int) -> list[tuple[int, int]]:

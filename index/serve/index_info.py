@@ -60,10 +60,12 @@ def _whole(part: OpenSegment) -> int:
 
 def examples_of(snapshot: Snapshot) -> list[str]:
     """Queries to begin with: titles of documents that lie apart from each other, or the beginnings of their texts."""
-    documents, size = snapshot.documents, sum(part.entry["n_docs"] for part in snapshot.parts)
+    documents, alive = snapshot.documents, snapshot.searcher.by_number(None)
+    numbers = np.arange(snapshot.searcher.n_docs) if alive is None else np.flatnonzero(alive)
     found: dict[str, str] = {}
-    for doc in dict.fromkeys(np.linspace(0, max(0, size - 1), _LOOKED_AT).astype(int).tolist()):
-        if len(found) == _EXAMPLES or size == 0:
+    spread = np.linspace(0, max(0, len(numbers) - 1), min(_LOOKED_AT, len(numbers)), dtype=int)
+    for doc in numbers[spread].tolist():
+        if len(found) == _EXAMPLES:
             break
         title, text, _ = documents.fields(doc)
         text = title.rpartition(" > ")[2] or text

@@ -1,4 +1,4 @@
-"""lsr.index.storage: the index's files: written whole, checksummed, replaced atomically."""
+"""lsr.index.storage: the files of an index: complete, checksummed, replaced atomically."""
 
 from lsr._moved import names_of
 

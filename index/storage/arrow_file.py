@@ -1,4 +1,4 @@
-"""Arrow IPC files: written whole, opened by memory map, checked before anything is read of them."""
+"""Arrow IPC files: memory-mapped, and checked before anything is read."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import pyarrow as pa
 
 from lsr.errors import CorruptIndex
 
-# Writing over a mapped file kills the process that has it mapped; moving another file into its place is harmless.
+# Writing over a mapped file kills the process that has mapped it; replacing it by another file is harmless.
 RESTORE = "move a copy into place (mv; never write over a file of an index) or build the index again"
 _PRESENT = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
 def damage(path: Path | str, problem: str, mend: str = RESTORE) -> Iterator[None]:
-    """Turn what reading a damaged file raises into a CorruptIndex.
+    """Turn errors from reading a damaged file into CorruptIndex.
 
-    A want of memory or of file descriptors and a lack of permission are no damage; they come out as they are.
+    Lack of memory, file descriptors or permission isn't damage; those errors pass unchanged.
 
     Args:
         path: The file.
-        problem: What is wrong then; what the library says follows it.
+        problem: The problem; the library's message is appended.
         mend: What to do.
     """
     try:
@@ -36,14 +36,14 @@ def damage(path: Path | str, problem: str, mend: str = RESTORE) -> Iterator[None
     except (MemoryError, CorruptIndex):
         raise
     except (pa.ArrowException, OSError, ValueError, IndexError, KeyError, TypeError, RecursionError) as error:
-        # Of pyarrow's errors some have no number, only its text.
+        # Some of pyarrow's errors have only the text of errno.
         numbers = {n for n in (*_PRESENT, errno.ENOMEM) if os.strerror(n) in str(error)} | {
             getattr(error, "errno", None)
         }
         if isinstance(error, OSError) and numbers & set(_PRESENT):
             raise
         if errno.ENOMEM in numbers:
-            raise MemoryError(f"{path}: there is no memory to map it") from None
+            raise MemoryError(f"{path}: not enough memory to map it") from None
         raise CorruptIndex(f"{path}: {problem}: {error}; {mend}") from None
 
 
@@ -51,31 +51,31 @@ class ArrowFile:
     """A memory-mapped Arrow IPC file.
 
     Attributes:
-        path: Where it lies.
+        path: Its path.
         names: Its columns.
         bytes: The whole file as (size,) uint8, mapped.
         n_batches: Number of record batches.
 
     Args:
-        path: Where it lies.
-        schema: What it is to hold.
-        mend: What messages about damage tell to do.
-        others: What it may hold instead.
+        path: Its path.
+        schema: The expected columns.
+        mend: What to do about damage, for messages.
+        others: Other accepted columns.
 
     Raises:
-        CorruptIndex: Not a whole Arrow file, or one of other columns.
+        CorruptIndex: Not a complete Arrow file, or other columns.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, mend: str = RESTORE, *, others: Sequence[pa.Schema] = ()) -> None:
         self.path, self._mend = path, mend
-        with damage(path, "not a whole Arrow file", mend):
+        with damage(path, "not a complete Arrow file", mend):
             with pa.memory_map(str(path)) as source:
                 self._buffer = source.read_buffer()
             self._reader = pa.ipc.open_file(self._buffer)
             found = self._reader.schema
             self.names: list[str] = found.names
         if not any((found.names, found.types) == (known.names, known.types) for known in (schema, *others)):
-            raise CorruptIndex(f"{path}: damaged: unexpected columns, or of other types: {self.names}; {mend}")
+            raise CorruptIndex(f"{path}: damaged: unexpected columns or types: {self.names}; {mend}")
         self.bytes = np.frombuffer(self._buffer, np.uint8)
         self.n_batches = int(self._reader.num_record_batches)
 
@@ -83,28 +83,28 @@ class ArrowFile:
         """One record batch, mapped unless it is compressed.
 
         Raises:
-            CorruptIndex: It leads outside of the file, or holds texts that are none; numbers may be any.
+            CorruptIndex: It points outside of the file, or has invalid texts; numbers aren't checked.
         """
         with damage(self.path, f"batch {number} can't be read", self._mend):
             batch = self._reader.get_batch(number)
-            batch.validate(full=True)  # reads texts and their offsets, of numbers nothing
+            batch.validate(full=True)  # checks texts and offsets, but no numbers
             return batch
 
     def column(self, name: str) -> Any:
         """A column of the only batch as a numpy array, mapped.
 
         Raises:
-            CorruptIndex: As of `batch`, or a number is missing.
+            CorruptIndex: As for `batch`, or a number is null.
         """
         column = self.batch(0).column(name)
         with damage(self.path, f"the column {name} can't be read", self._mend):
             return column.to_numpy(zero_copy_only=True)
 
     def offset(self, column: pa.Array) -> int:
-        """Where in the file the values of a numeric column begin, in bytes.
+        """Offset of a numeric column's values in the file, in bytes.
 
         Raises:
-            CorruptIndex: They lie outside of it.
+            CorruptIndex: They are outside of it.
         """
         buffer = column.buffers()[1]
         start = int(buffer.address - self._buffer.address) if len(column) else 0
@@ -113,7 +113,7 @@ class ArrowFile:
         return start
 
     def digest(self) -> str:
-        """SHA-256 of what is mapped, whatever has become of the file since."""
+        """SHA-256 of the mapped content, even if the file has been replaced since."""
         return hashlib.sha256(self.bytes.data).hexdigest()
 
 

@@ -1,19 +1,19 @@
-"""An index folder: one manifest, replaced atomically, and the files it names, which are never changed.
+"""An index folder: a manifest, which is replaced atomically, and the files it lists, which never change.
 
     INDEX/
       manifest.json       format, a random id that the index keeps, fingerprint, segments in document order, size and
                           SHA-256 of every file, and its own
-      shared-1f3a…/       what all segments share: vocabulary.arrow, and encoder/, what encodes queries and documents
-      shared-20c7…/       tokens that later commits have appended, if any: vocabulary.arrow
+      shared-1f3a…/       shared by all segments: vocabulary.arrow, and encoder/ for queries and documents
+      shared-20c7…/       tokens appended by later commits, if any: vocabulary.arrow
       segment-77c0…/      postings and documents
-      alive-90be….arrow   of a segment with deletions, which of its documents are left, a bit each
-      merging-5d02…/      a segment in the making, of others that are merged meanwhile
-      .lock, .writer      held by whoever writes; and who that is
-      .merging            held by whoever merges aside
+      alive-90be….arrow   for a segment with deletions, a bit for each document: whether it is alive
+      merging-5d02…/      a segment that a background merge is writing
+      .lock, .writer      the writer's lock, and who holds it
+      .merging            the background merger's lock
 
-Whatever a manifest names is written whole before. So a kill at any moment leaves the old manifest with its files or the
-new one with its own; files that no manifest names are removed by the next writer. Opening checks the manifest, the size
-of every file and the content of the small ones; `verify` checks every byte. What changes a folder is in
+All files of a manifest are complete before it is written. So a kill at any moment leaves either the old manifest with
+its files or the new one; the next writer removes files that no manifest lists. Opening checks the manifest, the size of
+every file and the content of small ones; `verify` checks every byte. Changes of a folder are in
 lsr.index.storage.transaction.
 """
 
@@ -38,19 +38,19 @@ MANIFEST = "manifest.json"
 FORMAT = 3
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-# Files up to this size are hashed whenever an index is opened, the smaller ones first, up to so many bytes in all.
+# Files up to the first size are hashed whenever an index is opened, smallest first, up to the second number of bytes.
 CHECKED_AT_OPEN, _CHECKED_IN_ALL = 1 << 22, 1 << 25
-# So long that no dated folder of a user's looks like one; data-… is of earlier formats.
+# Long enough not to match a user's dated folders; data-… is of earlier formats.
 _FOLDER = r"(segment|shared|data)-[0-9a-f]{16}"
 _ALIVE = r"alive-[0-9a-f]{16}\.arrow"
 OURS = re.compile(rf"{_FOLDER}(\.tmp)?|{_ALIVE}")
 ASIDE = re.compile(r"merging-[0-9a-f]{16}")
-# Scales that weights of float32 can lead to lie well within.
-_WIDEST = 1 << 16  # numbers of a dense vector
+# Scales of float32 weights are well within these bounds.
+_WIDEST = 1 << 16  # largest dimension of a dense vector
 _SCALES = 2.0**-300, 2.0**128
 _SEGMENT = re.compile(r"segment-[0-9a-f]{16}")
 FILE_NAME = re.compile(rf"{_FOLDER}/(encoder/)?[A-Za-z0-9_][A-Za-z0-9_.-]*|{_ALIVE}")
-MOVED = "the index was moved away or removed while it was changed: move it back and try again, or roll back"
+MOVED = "the index was moved or deleted while it was changed: move it back and try again, or roll back"
 # Files that each segment has.
 _ALWAYS = ("postings", "dense", "maxima", "skips", "places", "windows", "terms", "lists", "ids", "keys")
 CHANGED = f"damaged: the content doesn't match its checksum; {RESTORE}"
@@ -64,7 +64,7 @@ def digest_file(path: Path) -> str:
 
 
 def with_checksum(manifest: Mapping[str, Any]) -> bytes:
-    """A JSON object as a file that tells whether it was changed: its own SHA-256 is the last of its values."""
+    """A JSON object with the SHA-256 of the rest as its last value."""
     body = json.dumps(manifest, indent=1).encode()
     return json.dumps({**manifest, "sha256": hashlib.sha256(body).hexdigest()}, indent=1).encode() + b"\n"
 
@@ -73,7 +73,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read and check the manifest of an index.
 
     Raises:
-        IndexFormatError: There is no index, or one of another format version.
+        IndexFormatError: There is no index, or it has another format version.
         CorruptIndex: The manifest was changed or cut short.
     """
     path = folder / MANIFEST
@@ -90,7 +90,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def require_name(folder: Path) -> None:
-    """Refuse a folder whose name files can't be opened by.
+    """Refuse a folder's name with which files can't be opened.
 
     Raises:
         IndexFormatError: It isn't UTF-8, or too long.
@@ -106,7 +106,7 @@ def require_name(folder: Path) -> None:
 
 
 def parse_manifest(content: bytes, index: Path | str) -> dict[str, Any]:
-    """Check what the manifest of an index holds; raises as `read_manifest` does."""
+    """Check the values of a manifest; raises the errors of `read_manifest`."""
     path = f"{index}/{MANIFEST}"
     try:
         manifest = json.loads(content)
@@ -129,23 +129,23 @@ def parse_manifest(content: bytes, index: Path | str) -> dict[str, Any]:
 
 
 def require_same_index(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to take one index for another that was put in its place; older ones don't say who they are.
+    """Refuse another index that has replaced the opened one. Indexes of earlier versions have no id to compare.
 
     Args:
-        path: Their folder.
-        before: The manifest that is known.
-        now: The one that lies there.
+        path: The folder.
+        before: The manifest of the opened index.
+        now: The manifest that is there now.
 
     Raises:
-        IndexFormatError: They are of two indexes.
+        IndexFormatError: They belong to different indexes.
     """
     known, found = before.get("index_id"), now.get("index_id")
     if None not in (known, found) and known != found:
-        raise IndexFormatError(f"{path}: another index lies here now than the one that was opened; open it anew")
+        raise IndexFormatError(f"{path}: another index has replaced the one that was opened; open it again")
 
 
 def _require_sound(manifest: Mapping[str, Any], path: str) -> None:
-    """Refuse a manifest whose checksum is right but whose values make no sense: somebody else wrote it."""
+    """Refuse a manifest with a correct checksum and invalid values, which lsr can't have written."""
     try:
         settings, shared = manifest["settings"], manifest["shared"]
         named = [segment["name"] for segment in manifest["segments"]]
@@ -174,11 +174,11 @@ def _require_sound(manifest: Mapping[str, Any], path: str) -> None:
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError):
         sound = False
     if not sound:
-        raise CorruptIndex(f"{path}: damaged: values are missing or make no sense; {RESTORE}")
+        raise CorruptIndex(f"{path}: damaged: values are missing or invalid; {RESTORE}")
 
 
 def _named(manifest: Mapping[str, Any]) -> set[str]:
-    """The files that the rest of a manifest speaks of."""
+    """The files to which the rest of a manifest refers."""
     files = {f"{manifest['shared']}/vocabulary.arrow"} if manifest["has_vocabulary"] else set()
     files |= {f"{piece['name']}/vocabulary.arrow" for piece in manifest.get("grown", ())}
     for segment in manifest["segments"]:
@@ -209,16 +209,16 @@ def _is_sound_segment(segment: Mapping[str, Any]) -> bool:
 def check_files(
     folder: Path, manifest: Mapping[str, Any], *, every_byte: bool = False, known: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
-    """What is wrong with the files of an index.
+    """Check the files of an index.
 
     Args:
         folder: The index.
         manifest: Its manifest.
         every_byte: Hash all files, not only the small ones.
-        known: Files of a manifest that were checked before; they aren't looked at.
+        known: Files of a manifest that were checked before; they are skipped.
 
     Returns:
-        A message for each file that is damaged, by its name.
+        {name of a damaged file: message}
     """
     wrong, room = dict[str, str](), _CHECKED_IN_ALL
     for name, entry in sorted(manifest["files"].items(), key=lambda item: item[1]["bytes"]):
@@ -229,7 +229,7 @@ def check_files(
             with damage(path, "can't be read"):
                 size = path.stat().st_size
                 if size != entry["bytes"]:
-                    wrong[name] = f"{path}: {size} bytes, {entry['bytes']} were written; {RESTORE}"
+                    wrong[name] = f"{path}: {size} bytes instead of {entry['bytes']}; {RESTORE}"
                 elif every_byte or size <= min(CHECKED_AT_OPEN, room):
                     room -= size
                     if digest_file(path) != entry["sha256"]:
@@ -241,13 +241,13 @@ def check_files(
 
 @contextmanager
 def output_errors(index: Path, *, every: bool = False) -> Iterator[None]:
-    """Turn what the operating system says of a full or closed disk, or all it says, into an OutputError."""
+    """Turn the operating system's errors about a full or read-only disk, or all of them, into OutputError."""
     try:
         yield
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not isinstance(error, LsrError) and not index.exists():
             raise OutputError(f"{index}: {MOVED}") from error
-        # Reading may be refused, too, but elsewhere.
+        # Other errors may come from reading, which is handled elsewhere.
         ours = error.errno in _NO_ROOM or (error.errno in _REFUSED and str(index) in str(error))
         if isinstance(error, LsrError) or not (every or ours):
             raise
@@ -255,15 +255,15 @@ def output_errors(index: Path, *, every: bool = False) -> Iterator[None]:
 
 
 def check_output_empty(index: Path, *, overwrite: bool) -> None:
-    """Refuse a folder in which no index can be built.
+    """Check that an index can be built in a folder.
 
     Args:
-        index: The folder; it need not be there.
-        overwrite: Whether an index may be there already.
+        index: The folder; it need not exist.
+        overwrite: Whether it may have an index already.
 
     Raises:
-        OutputExists: An index, or anything else, is there already.
-        IndexFormatError: As of `require_name`.
+        OutputExists: It has an index, or something else.
+        IndexFormatError: As for `require_name`.
     """
     require_name(index)
     if not index.exists():
@@ -274,14 +274,14 @@ def check_output_empty(index: Path, *, overwrite: bool) -> None:
         if not overwrite:
             raise OutputExists(f"{index}: an index exists already (--overwrite, overwrite=True replaces it)")
     elif any(not is_ours(path.name) for path in index.iterdir()):
-        raise OutputExists(f"{index}: this folder holds something other than an index; name a new folder")
+        raise OutputExists(f"{index}: this folder has something other than an index; choose a new folder")
 
 
 def read_encoder_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files of the encoder that an index carries.
+    """The files of an index' encoder.
 
     Raises:
-        CorruptIndex: One can't be read, or isn't as it was written.
+        CorruptIndex: One can't be read, or was changed.
     """
     inside, files = f"{manifest['shared']}/encoder/", {}
     for name in (name for name in manifest["files"] if name.startswith(inside)):
@@ -293,7 +293,7 @@ def read_encoder_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, b
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that it has its old content or the new one, whole. To last, the folder has to be synced after."""
+    """Replace a file atomically. To survive a power cut, sync the folder afterwards."""
     partial = path.with_name(path.name + ".tmp")
     try:
         partial.write_bytes(content)
@@ -306,6 +306,6 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file or folder of this name, within an index' folder, is one that an index makes."""
+    """Whether a name within an index' folder is that of a file or folder of an index."""
     fixed = (LOCK, HOLDER, MERGING, MANIFEST + ".tmp")
     return name in fixed or bool(OURS.fullmatch(name) or ASIDE.fullmatch(name))

@@ -1,7 +1,7 @@
-"""What changes an index folder: its lock, new files that no manifest names yet, and the commit that lets one name them.
+"""Changes of an index folder: the lock, new files, and the commit that adds them to the manifest.
 
-Only who holds the lock commits, and removes what a dead process left. Merging works aside, in a folder of its own under
-a lock of its own (`MergeWorkspace`), while others commit; what it has made is then received by a transaction.
+Only the holder of the lock commits and removes files of dead processes. A background merge works in a folder of its own
+under another lock (`MergeWorkspace`) while others commit; a transaction then takes over its result.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from lsr.index.storage.manifest import (
     with_checksum,
 )
 
-_PATIENCE = 1.0  # seconds to wait for the lock: a commit, or a merge that is put in its place, is done by then
+_PATIENCE = 1.0  # seconds to wait for the lock, enough for a commit
 
 
 class StagedFiles:
-    """Files of an index that no manifest names yet.
+    """New files of an index, not yet in a manifest.
 
     Attributes:
-        root: The folder that they are made in.
-        scratch: Where temporary files go.
+        root: Their folder.
+        scratch: Folder of temporary files.
     """
 
     def __init__(self, root: Path) -> None:
@@ -55,25 +55,25 @@ class StagedFiles:
         self._owner = os.getpid()
 
     def folder(self, kind: str) -> Path:
-        """A new folder, "segment" or "shared"."""
+        """Make a new folder, "segment" or "shared"."""
         folder = self.root / f"{kind}-{secrets.token_hex(8)}"
         self._new.append(folder)
         folder.mkdir()
         return folder
 
     def drop(self, path: Path) -> None:
-        """Remove something new that isn't wanted after all."""
+        """Remove a new file or folder."""
         if path in self._new:
             self._new.remove(path)
             _remove(path)
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process made them: what is there at a fork stays the parent's, files and lock."""
+        """Whether this process made them; after a fork, files and lock stay the parent's."""
         return os.getpid() == self._owner
 
     def close(self) -> None:
-        """Remove what became no part of the index, and give the lock up; nothing in a forked child."""
+        """Remove uncommitted files and release the lock; does nothing in a forked child."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -84,16 +84,16 @@ class StagedFiles:
 
 
 class Transaction(StagedFiles):
-    """The lock of an index, and files that become part of it with `commit`; `close` removes what hasn't.
+    """The lock of an index, and new files, which `commit` makes part of it; `close` removes the others.
 
     Attributes:
-        manifest: What is committed; None where there is nothing yet, or nothing that can be read.
+        manifest: The committed manifest; None if there is none, or it can't be read.
 
     Args:
         index: The folder.
 
     Raises:
-        IndexLocked: Somebody else is writing, and isn't done within a second.
+        IndexLocked: Another writer holds the lock for more than a second.
         OutputError: The folder can't be written.
     """
 
@@ -101,7 +101,7 @@ class Transaction(StagedFiles):
         super().__init__(index)
         self._made = not index.exists()
         self._received: dict[str, Mapping[str, Any]] = {}
-        self._tried: dict[str, Any] | None = None  # a manifest of which it isn't known whether it was committed
+        self._tried: dict[str, Any] | None = None  # a manifest that may or may not have been committed
         self._lock_file: tuple[int, int] | None = None
         with output_errors(index, every=True):
             index.mkdir(parents=True, exist_ok=True)
@@ -121,30 +121,30 @@ class Transaction(StagedFiles):
                 raise
 
     def folder(self, kind: str) -> Path:
-        """As of `StagedFiles`.
+        """See `StagedFiles`.
 
         Raises:
-            OutputError: The index isn't here any longer.
+            OutputError: The index was moved or deleted.
         """
         self._require_here()
         return super().folder(kind)
 
     def alive_file(self) -> Path:
-        """The path of a new file that tells which documents of a segment are alive."""
+        """Path of a new file of alive bits."""
         self._require_here()
         path = self.root / f"alive-{secrets.token_hex(8)}.arrow"
         self._new.append(path)
         return path
 
     def receive(self, folder: Path, files: Mapping[str, Any]) -> Path:
-        """Take a folder that was written aside.
+        """Take over a folder from a background merge.
 
         Args:
-            folder: Where it lies.
-            files: What `describe` told of it.
+            folder: Its path.
+            files: Its entry from `describe`.
 
         Returns:
-            Where it lies now.
+            Its new path.
         """
         here = self.root / folder.name
         self._new.append(here)
@@ -153,17 +153,17 @@ class Transaction(StagedFiles):
         return here
 
     def commit(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Write everything through to the disk, then let the manifest name it, then remove what it no longer names.
+        """Sync all new files to disk, write the manifest, then remove files that it no longer lists.
 
         Args:
-            manifest: What it is to say, but for the files.
+            manifest: The manifest without its files.
 
         Returns:
-            The whole manifest.
+            The complete manifest.
 
         Raises:
-            OutputError: It can't be written, the index isn't here any longer, or this is a forked child, which can't
-                commit what its parent has begun.
+            OutputError: It can't be written, the index was moved or deleted, or this is a forked child, which can't
+                commit its parent's changes.
         """
         if not self.is_ours:
             raise OutputError(f"{self.root}: process {self._owner} is writing this; a forked child can't commit it")
@@ -186,9 +186,9 @@ class Transaction(StagedFiles):
         return whole
 
     def close(self) -> None:
-        """Remove what was not committed, and give the lock up; what was interrupted on the way is ended so, too.
+        """Remove uncommitted files and release the lock, also after an interrupted commit.
 
-        Nothing in a forked child.
+        Does nothing in a forked child.
         """
         if not self.is_ours or not self._lock.is_locked:
             return
@@ -199,26 +199,26 @@ class Transaction(StagedFiles):
                     _remove(path)
                 _remove(self.root / HOLDER)
                 if self._made and not (self.root / MANIFEST).exists():
-                    with suppress(OSError):  # while the lock is still held, so that nobody's own is taken away
+                    with suppress(OSError):  # while the lock is held, so that no other writer's file is removed
                         (self.root / LOCK).unlink(missing_ok=True)
                         self.root.rmdir()
         finally:
             self._lock.release(force=True)
 
     def _take(self, whole: dict[str, Any]) -> None:
-        """Note that a manifest is committed: what it names isn't new any longer."""
+        """Note that a manifest is committed, so its files are no longer new."""
         named = {name.split("/")[0] for name in whole["files"]}
         self.manifest, self._new = whole, [path for path in self._new if path.name not in named]
         self._tried = None
 
     def _settle(self) -> None:
-        """Find out whether a commit that was interrupted, or failed, was made."""
+        """Find out whether an interrupted or failed commit has taken effect."""
         if self._tried is not None and _committed(self.root) == self._tried:
             self._take(self._tried)
 
     @property
     def _is_here(self) -> bool:
-        """Whether the folder is still the one that is locked: it may have been moved, and another put in its place."""
+        """Whether the folder is still the locked one; it may have been moved and replaced."""
         return self._lock_file is not None and _file_at(self.root / LOCK) == self._lock_file
 
     def _require_here(self) -> None:
@@ -227,10 +227,10 @@ class Transaction(StagedFiles):
 
 
 class MergeWorkspace(StagedFiles):
-    """A folder within an index' in which segments are merged while others commit; `close` removes it.
+    """A folder within an index' folder for background merges; `close` removes it.
 
     Raises:
-        IndexLocked: Somebody else is merging aside.
+        IndexLocked: Another process is merging in the background.
         OutputError: The folder can't be written.
     """
 
@@ -241,7 +241,7 @@ class MergeWorkspace(StagedFiles):
             try:
                 self._lock.acquire()
             except filelock.Timeout:
-                raise IndexLocked(f"{index}: somebody else is merging its segments") from None
+                raise IndexLocked(f"{index}: another process is merging its segments") from None
             try:
                 self.root.mkdir()
                 self.scratch.mkdir()
@@ -250,7 +250,7 @@ class MergeWorkspace(StagedFiles):
                 raise
 
     def close(self) -> None:
-        """Remove the folder, and give the lock up; nothing in a forked child."""
+        """Remove the folder and release the lock; does nothing in a forked child."""
         if not self.is_ours:
             return
         _remove(self.root)
@@ -258,7 +258,7 @@ class MergeWorkspace(StagedFiles):
 
 
 def describe(new: Path) -> dict[str, Any]:
-    """Write a new file or folder through to the disk; gives what a manifest says of its files."""
+    """Sync a new file or folder to disk; returns the manifest's entries of its files."""
     files = {}
     inside = sorted(new.rglob("*")) if new.is_dir() else [new]
     for path in (path for path in inside if path.is_file()):
@@ -270,7 +270,7 @@ def describe(new: Path) -> dict[str, Any]:
 
 
 def _lock(path: Path, patience: float = 0.0) -> filelock.BaseFileLock:
-    # One thread may take it and another give it up: calls of asyncio come from any thread.
+    # One thread may acquire it and another release it: asyncio calls come from any thread.
     return filelock.FileLock(path, timeout=patience, poll_interval=0.01, thread_local=False)
 
 
@@ -288,7 +288,7 @@ def _note_holder(index: Path) -> None:
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:
-    """Which file lies there, however it is called; None if there is none."""
+    """Device and inode of a file or folder; None if it doesn't exist."""
     try:
         found = path.stat()
     except OSError:
@@ -297,15 +297,15 @@ def _file_at(path: Path) -> tuple[int, int] | None:
 
 
 def _holder(index: Path) -> str:
-    """Who holds the lock, and what to do, for a message."""
+    """Who holds the lock and what to do, for messages."""
     try:
         holder = json.loads((index / HOLDER).read_bytes())
         pid, host, since = int(holder["pid"]), str(holder["host"])[:100], str(holder["since"])[:40]
     except (OSError, ValueError, KeyError, TypeError):
         return "another process is writing this index; wait until it is done"
     if (pid, host) == (os.getpid(), socket.gethostname()):
-        mend = "commit its changes or roll them back, or make all changes with one object"
-        return f"another Index object of this process ({pid}) is writing this index since {since}; {mend}"
+        mend = "commit or roll back its changes, or make all changes with one object"
+        return f"another Index object of this process ({pid}) has been writing this index since {since}; {mend}"
     who = f"process {pid} on {host!r} since {since}"
     return f"another process is writing this index ({who}); wait until it is done"
 
@@ -319,7 +319,7 @@ def _remove(path: Path) -> None:
 
 
 def sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Path] = ()) -> None:
-    """Remove folders and temporary files of ours that no manifest names; only for who holds the lock."""
+    """Remove our folders and temporary files that no manifest lists; call it only with the lock."""
     named = {name.split("/")[0] for name in manifest["files"]} if manifest else set()
     aside = []
     for path in index.iterdir():
@@ -328,7 +328,7 @@ def sweep(index: Path, manifest: Mapping[str, Any] | None, also: Collection[Path
             _remove(path)
         if ASIDE.fullmatch(path.name):
             aside.append(path)
-    if aside:  # if their lock is free, who was merging there is dead
+    if aside:  # if their lock is free, the merging process is dead
         with suppress(filelock.Timeout), _lock(index / MERGING):
             for path in aside:
                 _remove(path)

@@ -1,1 +1,1 @@
-"""lsr.index.write: documents gathered, written as segments, merged, committed."""
+"""lsr.index.write: buffer documents, write segments, merge and commit them."""

@@ -1,4 +1,4 @@
-"""Documents on their way: in a buffer, or in segments some of whose documents the next commit will have deleted."""
+"""Uncommitted changes: documents in a buffer, and segments with new deletions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lsr.io.vectors import VectorBatch
 
 
 class PendingSegment:
-    """A segment on disk, committed or not, and what becomes of its documents."""
+    """A segment on disk, committed or not, with uncommitted deletions."""
 
     def __init__(self, entry: dict[str, Any], documents: Documents, alive: NDArray[np.bool_] | None) -> None:
         self.entry, self.documents, self._alive, self.changed = entry, documents, alive, False
 
     def matches(self, keys: Sequence[str]) -> Iterator[tuple[int, int, str | None]]:
-        """Documents with some ids, or cut from those with: the place in `keys`, the row, and the parent."""
+        """Documents with some ids, and their passages: the position in `keys`, the row, and the parent."""
         for i, row in self.documents.matches(keys):
             if self.is_alive(row):
                 yield i, row, self.documents.parent(row)
@@ -40,7 +40,7 @@ class PendingSegment:
         self._alive[row] = alive
 
     def write(self, transaction: Transaction) -> dict[str, Any]:
-        """Write the alive bits, if they have changed; returns what the manifest will say."""
+        """Write the alive bits if they have changed; returns the manifest's entry."""
         if not self.changed or self._alive is None:
             return self.entry
         path = transaction.alive_file()
@@ -49,7 +49,7 @@ class PendingSegment:
 
 
 class Buffer:
-    """Documents that wait in memory."""
+    """Documents in memory."""
 
     def __init__(self) -> None:
         self._batches: list[VectorBatch] = []
@@ -59,14 +59,14 @@ class Buffer:
         self.n_bytes = 0
 
     def matches(self, keys: Sequence[str]) -> Iterator[tuple[int, int, str | None]]:
-        """As of `PendingSegment`."""
+        """See `PendingSegment`."""
         for i, key in enumerate(keys):
             for row in self._rows.get(key, ()):
                 if self.alive[row]:
                     yield i, row, self._parents[row]
 
     def mark(self, row: int, alive: bool) -> None:
-        """As of `PendingSegment`."""
+        """See `PendingSegment`."""
         self.alive[row] = alive
 
     def append(self, batch: VectorBatch, parents: Sequence[str | None]) -> None:
@@ -81,7 +81,7 @@ class Buffer:
         self.n_bytes += batch.documents.nbytes + 8 * batch.vectors.nnz + dense
 
     def extend(self, other: Buffer) -> None:
-        """Append what another buffer holds."""
+        """Append another buffer's documents."""
         n = len(self.alive)
         for key, rows in other._rows.items():
             self._rows.setdefault(key, []).extend(n + row for row in rows)
@@ -91,7 +91,7 @@ class Buffer:
         self.n_bytes += other.n_bytes
 
     def batches(self, kept: Sequence[bool]) -> Iterator[VectorBatch]:
-        """Those documents that are kept."""
+        """The documents that aren't deleted."""
         first = 0
         for batch in self._batches:
             here = np.array(kept[first : first + len(batch.vectors)], bool)

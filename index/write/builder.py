@@ -1,4 +1,4 @@
-"""Writing documents or vectors as a segment, and a whole new index of one; `Index.build` is the way to call it."""
+"""Write documents or vectors as a segment, and build a new index with one segment. Call it through `Index.build`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Source = Opened | str | PathLike[str]
 
 
 class BuildOptions(TypedDict, total=False):
-    """The keyword arguments of `Index.build` for documents; it tells what they mean."""
+    """Keyword arguments of `Index.build` for documents, which explains them."""
 
     encoder: Encoder | str | None
     impacts: ImpactType
@@ -61,18 +61,18 @@ class BuildOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How an index is written; its manifest keeps them for what is added later.
+    """How an index is written; stored in the manifest for later additions.
 
     Attributes:
         impacts: "uint8" or "float32".
-        store_text: Whether titles, texts and metadata are kept.
-        order: How documents are stored, as of `SegmentWriter`.
-        summary_mass: Of clusters; None without.
-        passages: How texts are cut; None for whole.
-        hybrid: Whether documents' dense vectors are kept, too, as the encoder gives them.
+        store_text: Whether titles, texts and metadata are stored.
+        order: Order of storage, see `SegmentWriter`.
+        summary_mass: Summary mass of clusters; None for no clusters.
+        passages: How documents are cut; None for whole documents.
+        hybrid: Whether the encoder's dense vectors are stored, too.
 
     Raises:
-        ValueError, TypeError: Values that make no sense.
+        ValueError, TypeError: Invalid values.
     """
 
     impacts: ImpactType = "uint8"
@@ -93,22 +93,22 @@ class BuildSettings:
             raise ValueError(f"summary_mass must be above 0 and at most 1, got {self.summary_mass!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """As the manifest has them, but for the impacts, which it has apart."""
+        """The manifest's entry, without impacts, which have their own."""
         passages = None if self.passages is None else [self.passages.size, self.passages.overlap]
         kept = {"store_text": self.store_text, "order": self.order, "summary_mass": self.summary_mass}
-        # Said only where it is so: an earlier lsr opens what has none.
+        # Only if true, so that earlier versions open indexes without dense vectors.
         return kept | {"passages": passages} | ({"hybrid": True} if self.hybrid else {})
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> BuildSettings:
-        """Those of an index."""
+        """The settings of an index."""
         kept = dict(manifest["settings"])
         passages = kept.pop("passages")
         return cls(manifest["impacts"], passages=None if passages is None else Passages(*passages), **kept)
 
 
 class EncoderMetadata:
-    """What an index knows of the encoder: fingerprint, tokens, and the files that encode."""
+    """An index' encoder: fingerprint, tokens, and files."""
 
     def __init__(self) -> None:
         self.fingerprint = Fingerprint()
@@ -116,17 +116,17 @@ class EncoderMetadata:
         self.encoder_files: dict[str, bytes] = {}
 
     def take(self, encoder: Encoder | None) -> None:
-        """Learn of the encoder of some vectors."""
+        """Take over the encoder of some vectors."""
         if encoder is None:
             return
         self.fingerprint.require_same(encoder.fingerprint, "the vectors", "the encoder given")
         self.fingerprint = encoder.fingerprint
-        if not encoder.living or self.vocabulary is None:  # else the vectors' own numbers count
+        if not encoder.living or self.vocabulary is None:  # else the vectors' own term ids count
             self.vocabulary = encoder.vocabulary
         self.encoder_files = encoder.query_files()
 
     def write(self, transaction: Transaction) -> dict[str, Any]:
-        """Write the files that segments share; returns what the manifest says of them."""
+        """Write the files that segments share; returns the manifest's entry."""
         folder = None
         if self.vocabulary is not None or self.encoder_files:
             folder = transaction.folder("shared")
@@ -144,14 +144,14 @@ class EncoderMetadata:
         }
 
     def write_grown(self, transaction: Transaction, grown: Sequence[Mapping[str, Any]], n_known: int) -> dict[str, Any]:
-        """Write the tokens that were appended; returns what the manifest says of them.
+        """Write appended tokens; returns the manifest's entry.
 
-        Pieces are joined as they grow, each being at least twice the next, so that there are never many.
+        Pieces are joined so that each is at least twice as large as the next, which keeps their number small.
 
         Args:
             transaction: The commit.
-            grown: What the last manifest said.
-            n_known: Tokens that are committed.
+            grown: The last manifest's entry.
+            n_known: Number of committed tokens.
         """
         tokens, pieces = list(self.vocabulary or ()), list(grown)
         first = n_known
@@ -163,24 +163,24 @@ class EncoderMetadata:
 
 
 def growing(encoder: Encoder, tokens: Sequence[str] | None = None) -> Encoder:
-    """An encoder, if it is one that lives, that appends what it meets in documents to its tokens, or to given ones."""
+    """A living encoder that appends new terms of documents to its tokens, or to given ones; others stay unchanged."""
     known = list(encoder.vocabulary if tokens is None else tokens) if encoder.living else []
     return encoder.over(Lexicon(known, grows=True)) if encoder.living else encoder
 
 
 def quantizer_of(fingerprint: Fingerprint, scale: float = 0.0) -> Callable[[float, bool], Quantizer] | None:
-    """What makes impacts beside those of a scale, or beside all that an encoder makes, if it tells how large they get;
-    None where neither is known.
+    """Builds the quantizer for impacts beside those of a scale, or for an encoder with a known largest weight; None if
+    neither is known.
     """
     scale = scale or (fingerprint.max_weight or 0.0) / LEVELS
     return partial(Quantizer.beside, scale) if scale else None
 
 
 def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what: str) -> None:
-    """Refuse an encoder that numbers its terms otherwise than some vectors whose tokens are known.
+    """Refuse an encoder whose term ids differ from those of some vectors with known tokens.
 
     Raises:
-        EncoderMismatch: A term is another token, or one that the encoder doesn't have.
+        EncoderMismatch: A term has another token, or the encoder lacks it.
     """
     theirs = encoder.vocabulary
     for term, token in enumerate(vocabulary or ()):
@@ -188,14 +188,14 @@ def require_same_terms(vocabulary: Sequence[str] | None, encoder: Encoder, what:
             has = repr(theirs[term]) if term < len(theirs) else "nothing"
             raise EncoderMismatch(
                 f"term {term} is {token!r} in {what} and {has} in the encoder {encoder.fingerprint}: they don't fit. "
-                "Of JSONL, read_vectors(..., vocabulary=encoder.vocabulary) takes the encoder's terms"
+                "For JSONL, read_vectors(..., vocabulary=encoder.vocabulary) uses the encoder's terms"
             )
 
 
 def open_source(source: Source, encoder: Encoder | None = None, *, skip_bad: bool = False) -> Opened:
-    """What a path or a name stands for, vectors or texts; documents that have vectors as such; anything else is itself.
+    """Open a path or name as vectors or texts, and documents with vectors as vectors; returns anything else unchanged.
 
-    Of vectors in JSONL the encoder's terms are taken, if there is one, not numbers of our own.
+    Vectors in JSONL get the encoder's term ids, if there is one.
     """
     if isinstance(source, Corpus | Vectors | SparseMatrix):
         return source
@@ -219,16 +219,16 @@ def build_index(
     report: Report,
     quantizer: Callable[[float, bool], Quantizer] | None = None,
 ) -> Encoder | None:
-    """Build an index; arguments and errors are those of `Index.build`, and `quantizer` that of `write_segment`: by
-    default impacts that were stored before are kept.
+    """Build an index; arguments and errors are those of `Index.build`, and `quantizer` is that of `write_segment`. By
+    default, impacts that were stored before stay the same.
 
     Returns:
-        What encoded the documents, None if they came as vectors.
+        The encoder of the documents; None if they came as vectors.
     """
     check_output_empty(path, overwrite=overwrite)
     opened = open_source(source, encoder)
     with Transaction(path) as transaction, output_errors(path):
-        check_output_empty(path, overwrite=overwrite)  # once more: until the lock was ours somebody else may have built
+        check_output_empty(path, overwrite=overwrite)  # again, now with the lock
         known = EncoderMetadata()
         if isinstance(opened, SparseMatrix):
             known.fingerprint = Fingerprint(vocabulary_size=opened.shape[1])
@@ -241,7 +241,7 @@ def build_index(
         batches = read_batches(opened, encoder, ids, settings, report)
         segment = write_segment(transaction, batches, settings, memory, quantizer)
         if isinstance(opened, Vectors):
-            known.vocabulary = opened.vocabulary  # a JSONL's is whole only now
+            known.vocabulary = opened.vocabulary  # a JSONL file's is complete only now
         if encoder is not None and not encoder.living and known.fingerprint.tokenizer is None:
             require_same_terms(known.vocabulary, encoder, "the vectors")
         known.take(encoder)
@@ -253,13 +253,13 @@ def build_index(
 def manifest_of(
     shared: Mapping[str, Any], settings: BuildSettings, scale: float, segments: Iterable[Mapping[str, Any] | None]
 ) -> dict[str, Any]:
-    """A manifest, but for the files.
+    """A manifest without its files.
 
     Args:
-        shared: What `EncoderMetadata.write` gave.
+        shared: The entry from `EncoderMetadata.write`.
         settings: How the index is written.
-        scale: That of its largest segment, 0 as long as there was none.
-        segments: What `write_segment` gave for each, in document order.
+        scale: Scale of its largest segment, 0 if there was none yet.
+        segments: The entries from `write_segment`, in document order.
     """
     return {
         "lsr": __version__,
@@ -281,19 +281,19 @@ def read_batches(
     skip_bad: bool = False,
     doubled: bool = False,
 ) -> Iterator[VectorBatch]:
-    """Documents with their vectors, of any source; texts are encoded, and an encoder that needs it is fitted first.
+    """Yield documents with their vectors from any source; encodes texts, and fits an encoder first if needed.
 
     Args:
-        source: As of `Index.build`, open.
+        source: An opened source of `Index.build`.
         encoder: For texts.
         ids: For a matrix, the ids of its rows.
         settings: How the index is written.
-        report: Filled in on the way.
-        skip_bad: Leave bad documents of a program out, and report them; a corpus or a file knows it by itself.
-        doubled: Give texts whose ids have occurred, too, instead of refusing them.
+        report: Updated meanwhile.
+        skip_bad: Skip and report bad documents of a program; a corpus or a file has its own setting.
+        doubled: Yield texts with repeated ids, too, instead of refusing them.
     """
     if settings.hybrid and isinstance(source, SparseMatrix | Vectors):
-        raise DataError("a hybrid index makes dense vectors of texts: it can't take vectors without them")
+        raise DataError("a hybrid index makes dense vectors from texts: it can't take sparse vectors alone")
     if isinstance(source, SparseMatrix):
         yield from matrix_batches(source, ids)
     elif isinstance(source, Vectors):
@@ -312,13 +312,11 @@ def read_batches(
         if not isinstance(corpus, Corpus):
             corpus = documents_corpus(corpus, replay=encoder.needs_fit, skip_bad=skip_bad)
         corpus = corpus.with_doubled() if doubled else corpus
-        # Without a document there is nothing to learn: the first ones that are added will be learned from.
+        # Without documents nothing can be learned; the first documents that are added will be used.
         if encoder.needs_fit and next(iter(corpus), None) is not None:
             fit(encoder, corpus)
         if settings.hybrid and not encoder.dense_width:
-            raise EncoderError(
-                f"hybrid: {encoder.fingerprint.model} gives no dense vectors beside the sparse ones; lsr-mini does"
-            )
+            raise EncoderError(f"hybrid: {encoder.fingerprint.model} has no dense vectors; lsr-mini has them")
         how: dict[str, Any] = {"passages": settings.passages, "with_text": settings.store_text}
         yield from encode_corpus(corpus, encoder, report, dense=settings.hybrid, **how)
 
@@ -333,18 +331,18 @@ def write_segment(
     """Write documents as a segment.
 
     Args:
-        files: Where to.
+        files: The transaction's files.
         batches: The documents.
-        settings: How.
-        memory: Bytes to hold, roughly.
-        quantizer: Gives what makes impacts of the weights, of the largest weight and whether all are whole numbers.
+        settings: How the index is written.
+        memory: Approximate memory limit in bytes.
+        quantizer: Builds the quantizer from the largest weight and whether all weights are whole numbers.
 
     Returns:
-        What the manifest says of it; None if there was no document, and nothing is written.
+        The manifest's entry; None if there was no document and nothing was written.
     """
     folder = files.folder("segment")
     clusters = settings.summary_mass is not None
-    # Clusters of documents that have nothing in common are of no use.
+    # Clusters of unrelated documents are useless.
     order = "bisection" if clusters and settings.order == "auto" else settings.order
     try:
         documents = DocumentsWriter(folder)

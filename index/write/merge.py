@@ -1,13 +1,13 @@
-"""Merging: adjacent segments become one, without their deleted documents, in a new order of storage.
+"""Merging: adjacent segments become one, without deleted documents, in a new order of storage.
 
-Only neighbours are merged, since documents keep their order. When is the policy of Lucene's LogMergePolicy: segments
-are of a level by their size, each a multiple of the one below, and when a level has gathered enough of them they
-become one of the next. So a document is written again once a level, and the number of segments grows with the logarithm
-of the number of documents. A segment that has lost more than a third of its documents is written again by itself.
+Only neighbours are merged, because documents keep their order. The policy is that of Lucene's LogMergePolicy: segments
+have levels by size, each level a multiple of the one below, and enough segments of a level become one of the next. So a
+document is rewritten once for each level, and the number of segments grows with the logarithm of the number of
+documents. A segment that has lost more than a third of its documents is rewritten by itself.
 
-A writer merges within its transaction, or a `Merger` does it in a thread, aside, while others commit: what they delete
-meanwhile is deleted in the merged segment too when it takes the place of what it was made of. Should segments gather
-faster than it merges (a large merge takes minutes), commits merge the newest ones themselves.
+A writer merges within its transaction, or a `Merger` does it in a background thread while others commit. Documents that
+are deleted meanwhile are also deleted in the merged segment when it replaces its sources. If segments accumulate faster
+than they are merged (a large merge takes minutes), commits merge the newest ones themselves.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from lsr.index.write.builder import BuildSettings, write_segment
 from lsr.io.vectors import VectorBatch
 from lsr.sparse import MOST_SHIFT
 
-MOST = 64  # segments that may wait for a merger; with more, commits merge the newest themselves
-_FACTOR = 8  # segments of a level that become one of the next, and how much larger those are
-_FLOOR = 128  # all segments up to _FACTOR times so many documents are of the lowest level
+MOST = 64  # segments that may wait for the merger; beyond it commits merge the newest themselves
+_FACTOR = 8  # segments of a level that become one of the next, and the ratio of their sizes
+_FLOOR = 128  # all segments up to _FACTOR times this many documents are of the lowest level
 _DEAD = 1 / 3
 
 
 class Abandoned(Exception):
-    """A merge was given up because it was asked to be."""
+    """A merge was stopped on request."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """A segment that was made aside, of others.
+    """The result of a background merge.
 
     Attributes:
-        parts: The others, as they were when it was made.
-        entry: What a manifest will say of it; None if none of their documents was alive.
-        folder: Where it lies.
-        files: As of `describe`.
+        parts: The merged segments, as they were at the start.
+        entry: Its manifest entry; None if none of their documents was alive.
+        folder: Its folder.
+        files: Its files, from `describe`.
     """
 
     parts: tuple[OpenSegment, ...]
@@ -59,7 +59,7 @@ class Merged:
         """(n_docs,) bool, which of its documents haven't been deleted since.
 
         Args:
-            now: The same parts as they are now.
+            now: The present state of the same parts.
         """
         left = [np.empty(0, bool)]
         for before, after in zip(self.parts, now, strict=True):
@@ -74,12 +74,12 @@ def plan_merges(
     """Which segments to merge next, by size.
 
     Args:
-        entries: What the manifest says of the segments.
-        everything: All of them, until there is one without deleted documents.
-        newest: Of the lowest level's runs the last, not the first; and no segment by itself.
+        entries: The manifest's entries of the segments.
+        everything: Merge all, until there is one segment without deleted documents.
+        newest: Choose the last run of the lowest level instead of the first, and no single segments.
 
     Returns:
-        The first and the one behind the last; None if all is well. Ask again after merging.
+        Start and end (exclusive); None if nothing is to be merged. Call it again after merging.
     """
     if everything:
         whole = len(entries) == 1 and entries[0]["n_alive"] == entries[0]["n_docs"]
@@ -89,7 +89,7 @@ def plan_merges(
             return i, i + 1
     levels = [int(math.log(max(entry["n_alive"] / _FLOOR, 1), _FACTOR)) for entry in entries]
     for level in sorted(set(levels)):
-        mine: list[int] = []  # those of the level, without a larger one between them
+        mine: list[int] = []  # segments of the level without a larger one between them
         runs: list[tuple[int, int]] = []
         for i, other in enumerate(levels):
             mine = [] if other > level else [*mine, i] if other == level else mine
@@ -104,25 +104,25 @@ def plan_merges(
 def merge_parts(
     files: StagedFiles, parts: Sequence[OpenSegment], settings: BuildSettings, stop: threading.Event | None = None
 ) -> dict[str, Any] | None:
-    """Write the documents of some segments that are alive as one segment.
+    """Write the alive documents of some segments as one segment.
 
-    What a document weighs stays what it is: the finest scale of the segments counts, and what has no room there gets a
-    shift (lsr.index.segment.quantize).
+    Documents' weights don't change: the finest scale of the segments is used, and documents whose weights don't fit get
+    a shift (lsr.index.segment.quantize).
 
     Args:
-        files: Where to.
-        parts: The segments, neighbours.
+        files: The transaction's files.
+        parts: Neighbouring segments.
         settings: How the index is written.
-        stop: Looked at between batches of documents.
+        stop: Checked between batches of documents.
 
     Returns:
-        What the manifest says of it; None if no document is alive.
+        The manifest's entry; None if no document is alive.
 
     Raises:
         Abandoned: `stop` was set.
     """
     scale, coarsest = min(part.entry["scale"] for part in parts), max(float(part.segment.scales[-1]) for part in parts)
-    while coarsest > scale * 2.0**MOST_SHIFT:  # no number of ours reaches further, and then a rest is rounded
+    while coarsest > scale * 2.0**MOST_SHIFT:  # larger ratios can't be represented; the rest is rounded
         scale *= 2
     n_terms = max(part.n_terms for part in parts)
 
@@ -135,7 +135,7 @@ def merge_parts(
                 batch.vectors.data *= factor
                 yield batch
 
-    # What is written are weights in units of the new scale.
+    # Weights are written in units of the new scale.
     entry = write_segment(files, batches(), settings, quantizer=lambda *_: Quantizer(1.0, True))
     if entry is not None:
         rounded = [part.entry["scale"] < scale for part in parts]
@@ -147,7 +147,7 @@ def merge_parts(
 def merge_aside(
     aside: MergeWorkspace, parts: Sequence[OpenSegment], settings: BuildSettings, stop: threading.Event
 ) -> Merged:
-    """As `merge_parts`, aside, and written through to the disk: then taking it over is quick."""
+    """Like `merge_parts`, in the background, and synced to disk, so that taking it over is quick."""
     entry = merge_parts(aside, parts, settings, stop)
     if entry is None:
         return Merged(tuple(parts), None, aside.root, {})

@@ -1,7 +1,7 @@
-"""An index that keeps up with a folder of files: what is new, changed, moved or gone is told by what the files hold.
+"""Keep an index up to date with a folder of files. New, changed, moved and deleted files are found by their content.
 
-The index itself says what it was made of: every document has the metadata "source", its file, and "digest", of what
-that held. So a kill loses nothing that was committed, and the next `sync` goes on from there.
+The state is in the index itself: every document has the metadata "source", its file, and "digest", a digest of the
+file. So a kill loses nothing that was committed, and the next `sync` resumes from there.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from lsr.index.search.snapshot import Snapshot
 from lsr.index.write.update_batch import Change
 from lsr.io.document import Document
 
-_SECONDS = 30.0  # of reading and encoding, that a kill loses at most, but for the file that is being read
-_FEW = 10  # files; more of them aren't all replaced by others at once
+_SECONDS = 30.0  # of reading and encoding between commits; a kill loses at most this much
+_FEW = 10  # an index of at most this many files may lose all of them at once
 
 
 class Changeable(Protocol):
-    """What is asked of an index."""
+    """The part of an index' interface that sync needs."""
 
     path: Path
 
@@ -52,16 +52,16 @@ class Changeable(Protocol):
 
 @dataclass
 class Synced:
-    """What `Index.sync` did, in files.
+    """The result of `Index.sync`, in numbers of files.
 
     Attributes:
-        new: Files that weren't there before.
-        changed: Files that hold something else.
-        moved: Files that hold what another one held that is gone.
-        gone: Files that aren't there any more, nor moved.
-        unchanged: Files that are as they were.
-        bad: Messages about what was left out.
-        report: What encoding met on its way.
+        new: New files.
+        changed: Files with other content.
+        moved: Files with the content of one that no longer exists.
+        gone: Files that no longer exist and weren't moved.
+        unchanged: Files with the same content.
+        bad: Messages about files that were left out.
+        report: Counts of encoding.
     """
 
     new: int = 0
@@ -85,7 +85,7 @@ def sync(index: Changeable, corpus: FileCorpus) -> Synced:
     index.refresh()
     known, synced, passed_over = known_files(index.snapshot), Synced(), PassedOver()
     if len(index) and not known and not all(part.entry["has_text"] for part in index.snapshot.parts):
-        raise DataError("this index keeps no metadata, so it can't tell what it was made of", str(index.path))
+        raise DataError("this index stores no metadata, so its files are unknown", str(index.path))
     found, bad = _look(corpus, known, passed_over)
     there = {file.name for file, _ in found} | {file.name for file in bad}
     gone = known.keys() - there
@@ -112,10 +112,10 @@ def sync(index: Changeable, corpus: FileCorpus) -> Synced:
 
 
 def known_files(snapshot: Snapshot) -> dict[str, str]:
-    """The files that an index was made of, and the digest of each; empty for one that is there in two states.
+    """{file: digest} of an index; the digest is empty for a file that is there in two states.
 
     Raises:
-        DataError: Documents have something else under these names.
+        DataError: Documents have other values under these keys.
     """
     known: dict[str, str] = {}
     for part in snapshot.parts:
@@ -124,7 +124,7 @@ def known_files(snapshot: Snapshot) -> dict[str, str]:
             continue
         for name in (SOURCE, DIGEST):
             if name in columns.mixed or columns.kinds.get(name, "text") != "text":
-                raise DataError(f'documents have other values than texts as "{name}", which sync needs for files')
+                raise DataError(f'documents have values other than texts as "{name}", which sync needs for files')
         if SOURCE not in columns.kinds or DIGEST not in columns.kinds:
             continue
         table = pa.table({name: columns.column(name).cast(pa.string()) for name in (SOURCE, DIGEST)})
@@ -137,7 +137,7 @@ def known_files(snapshot: Snapshot) -> dict[str, str]:
 
 
 def _documents_of(snapshot: Snapshot, sources: Collection[str]) -> list[str]:
-    """The ids of the documents that some files were read as."""
+    """The ids of the documents of some files."""
     ids: dict[str, None] = {}
     wanted = pa.array(sorted(sources), pa.string())
     for part in snapshot.parts:
@@ -155,7 +155,7 @@ def _documents_of(snapshot: Snapshot, sources: Collection[str]) -> list[str]:
 def _look(
     corpus: FileCorpus, known: Mapping[str, str], passed_over: PassedOver
 ) -> tuple[list[tuple[Found, str]], dict[Found, str]]:
-    """The files that are there with their digests; and those that can't be read, and why."""
+    """Existing files with their digests, and unreadable files with the reason."""
     found, bad = [], {}
     for file in corpus.files(passed_over):
         try:
@@ -172,24 +172,24 @@ def _require_same_folder(
     found: list[tuple[Found, str]],
     gone: Collection[str],
 ) -> None:
-    """Refuse to empty an index, as would a folder that isn't mounted, or another one.
+    """Refuse to empty an index, for example because a folder isn't mounted, or is the wrong one.
 
     Raises:
-        DataError: Nothing of what the index was made of is there.
+        DataError: None of the index' files exists.
     """
     if not known or len(gone) < len(known) or (found and len(known) <= _FEW):
         return
     if {digest for _, digest in found} & set(known.values()):
         return
     raise DataError(
-        f"none of the {len(known):,} files that {index.path} was made of is here: is it the right folder? "
-        f"lsr index {corpus.root} --out {index.path} --overwrite makes the index anew",
+        f"none of the {len(known):,} files that {index.path} was made of exists here: is it the right folder? "
+        f"lsr index {corpus.root} --out {index.path} --overwrite builds the index again",
         str(corpus.root),
     )
 
 
 def _moved(known: Mapping[str, str], gone: Collection[str], pending: Collection[tuple[Found, str]]) -> set[str]:
-    """Those of some new files that hold what one held that is gone."""
+    """New files with the content of a file that no longer exists."""
     left: dict[str, int] = {}
     for name in gone:
         left[known[name]] = left.get(known[name], 0) + 1
@@ -210,8 +210,8 @@ def _add_some(
     synced: Synced,
     left_out: LeftOutFiles,
 ) -> None:
-    """Read and add as many files as there is time for before a commit; the last one whole."""
-    made: dict[str, set[str]] = {}  # the ids of the documents of each file that could be read
+    """Read and add files until it is time for a commit."""
+    made: dict[str, set[str]] = {}  # {file: ids of its documents} of readable files
 
     def documents() -> Iterator[Document]:
         until = time.monotonic() + _SECONDS
@@ -224,7 +224,7 @@ def _add_some(
                     continue
                 ids.add(document.id)
                 yield document
-            if ids or not left_out.failed:  # else it stays as it was: it may be half written
+            if ids or not left_out.failed:  # else keep the old documents: the file may be half written
                 made[file.name] = ids
             if time.monotonic() >= until:
                 break
@@ -248,12 +248,12 @@ def _sum_up(report: Report, more: Report) -> None:
 
 
 def watch(index: Changeable, corpus: FileCorpus, tell: Callable[[Synced], None]) -> None:
-    """Bring an index up to date whenever a file changes, until it is interrupted.
+    """Bring an index up to date whenever a file changes, until interrupted.
 
     Args:
         index: The index.
         corpus: The files.
-        tell: Called with what was done, whenever that is something.
+        tell: Called after every change.
 
     Raises:
         MissingExtra: watchfiles isn't installed.
@@ -271,7 +271,7 @@ def watch(index: Changeable, corpus: FileCorpus, tell: Callable[[Synced], None])
         inside = changed.relative_to(root).parts if changed.is_relative_to(root) else changed.parts[-1:]
         return not any(part.startswith(".") for part in inside) or changed.name == ".gitignore"
 
-    first = True  # for what has changed before the watch began
+    first = True  # for changes before the watch began
     for changes in watchfiles.watch(root, watch_filter=counts, yield_on_timeout=True, rust_timeout=1000):
         if (changes or first) and (synced := sync(index, corpus)):
             tell(synced)

@@ -1,4 +1,4 @@
-"""One call that changes an index: what it brings, what it changed, and how to undo it."""
+"""One call that changes an index: resolve its documents against existing ones, apply, and undo."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lsr.io.vectors import VectorBatch
 
 @dataclass
 class Change:
-    """What a call changed, from the next commit on.
+    """The changes of a call, which take effect with the next commit.
 
     Attributes:
-        added: Documents that weren't there before.
-        updated: Documents that replaced one of the same id.
-        deleted: Documents that were deleted.
-        missing: Ids that were to be deleted but aren't there.
+        added: Number of new documents.
+        updated: Number of documents that replaced one with the same id.
+        deleted: Number of deleted documents.
+        missing: Ids to delete that don't exist.
         bad: Messages about documents that were left out; `refused` counts them.
-        report: What encoding met on its way.
+        report: Counts of encoding.
     """
 
     added: int = 0
@@ -46,17 +46,17 @@ class Change:
     def __str__(self) -> str:
         said = [f"{n} {what}" for n, what in ((self.added, "added"), (self.updated, "updated")) if n]
         said += [f"{self.deleted} deleted"] if self.deleted else []
-        said += [f"{len(self.missing)} not there ({', '.join(self.missing[:3])})"] if self.missing else []
+        said += [f"{len(self.missing)} not found ({', '.join(self.missing[:3])})"] if self.missing else []
         return ", ".join(said) or "nothing changed"
 
 
 class Call:
-    """One call of `Writer.add`: what it brings, and how to undo what it did to earlier documents.
+    """One call of `Writer.add`: its documents, and how to undo its changes to earlier documents.
 
     Attributes:
-        fresh: The documents that it brought and that aren't spilled yet.
-        before: Which documents of the buffer were alive when it began.
-        early: The segment that this buffer became meanwhile, if it did.
+        fresh: Its documents that aren't in a segment yet.
+        before: Which documents of the buffer were alive at the start.
+        early: The segment that this buffer has become meanwhile, if any.
     """
 
     def __init__(self, buffer: Buffer, replace: bool, skip_bad: bool, change: Change) -> None:
@@ -64,19 +64,19 @@ class Call:
         self.fresh, self.before = Buffer(), list(buffer.alive)
         self.early: PendingSegment | None = None
         self._marked: list[tuple[Unit, int]] = []
-        self._parents: set[str] = set()  # documents of which this call brought passages
+        self._parents: set[str] = set()  # documents whose passages this call has added
         self._number = 0
 
     def take(self, batch: VectorBatch, before: Sequence[Unit], own: Sequence[Unit]) -> None:
-        """Take some documents, and mark those that they replace.
+        """Add documents, and mark those that they replace as deleted.
 
         Args:
             batch: The documents.
-            before: What is there already.
-            own: What this call has brought so far.
+            before: Existing documents.
+            own: Documents that this call has added so far.
 
         Raises:
-            DoubledId: An id that is there already, or occurs twice.
+            DoubledId: An id exists already, or occurs twice.
         """
         ids, parents = batch.ids, list(batch.documents.column("parent").to_pylist())
         owners = [parent or doc_id for doc_id, parent in zip(ids, parents, strict=True)]
@@ -97,12 +97,12 @@ class Call:
         before: Sequence[Unit],
         own: Sequence[Unit],
     ) -> NDArray[np.bool_]:
-        """(n,) bool, which of some documents are added: of an id that occurs twice the first."""
+        """(n,) bool, which documents are added; the first of a repeated id."""
         first_of = {doc_id: i for i, doc_id in reversed(list(enumerate(ids)))}
         firsts = {parent for parent in parents if parent is not None and parent not in self._parents}
         keys = list(dict.fromkeys(chain(ids, firsts)))
         owner_of = dict(zip(ids, owners, strict=True)) | {parent: parent for parent in firsts}
-        there: dict[str, str] = {}  # documents that can't be taken, and why
+        there: dict[str, str] = {}  # {refused document: reason}
         for unit in before:
             for i, _, _ in unit.matches(keys):
                 owner = owner_of[keys[i]]
@@ -127,10 +127,10 @@ class Call:
         before: Sequence[Unit],
         own: Sequence[Unit],
     ) -> NDArray[np.bool_]:
-        """(n,) bool, which of some documents are put in the place of others: of an id that occurs twice the last."""
+        """(n,) bool, which documents replace others; the last of a repeated id."""
         kept, anew = _last_versions(ids, parents, owners)
         here = np.flatnonzero(kept).tolist()
-        # A passage of a document that this call has brought passages of is one more, or the first of a later version.
+        # A passage of a document with passages from this call is another one, or the first of a later version.
         more = [i for i in here if owners[i] in self._parents and owners[i] not in anew]
         more_ids = [ids[i] for i in more]
         again = sorted({more[i] for unit in own for i, _, _ in unit.matches(more_ids)}, reverse=True)
@@ -169,7 +169,7 @@ class Call:
         self.before = []
 
     def undo(self) -> None:
-        """Make all documents alive again that this call marked."""
+        """Make all documents alive again that this call has deleted."""
         for unit, row in self._marked:
             unit.mark(row, True)
         if self.early is not None:
@@ -178,9 +178,10 @@ class Call:
 
 
 def _last_versions(ids: list[str], parents: list[str | None], owners: list[str]) -> tuple[NDArray[np.bool_], set[str]]:
-    """(n,) bool, which of some documents are of the last version of theirs, and which documents have several.
+    """(n,) bool, which passages belong to the last version of their document, and which documents have several
+    versions.
 
-    A version ends where an id of its passages comes again, or where what was cut comes whole, or the reverse.
+    A new version begins if a passage's id is repeated, or if a document changes between whole and cut.
     """
     kept, anew = np.ones(len(ids), bool), set[str]()
     versions: dict[str, dict[str, int]] = {}

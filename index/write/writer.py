@@ -1,8 +1,8 @@
-"""Writer: changes of an index, gathered in memory, spilled as segments, committed as a whole.
+"""Writer: changes of an index, buffered in memory, written as segments, committed together.
 
-A writer holds the index' lock. Documents that are added wait in a buffer; a full one becomes a segment that no manifest
-names yet. Deleting marks a document, wherever it is; what is marked in segments goes into new files of alive bits.
-`commit` lets a new manifest name all of it. Each call is taken as a whole or, if it fails, not at all.
+A writer holds the index' lock. Added documents go to a buffer; a full buffer becomes a segment that isn't in the
+manifest yet. Deleting marks a document; marks in segments are written as new files of alive bits. `commit` writes a
+manifest with all of this. Each call takes effect completely, or not at all if it fails.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ from lsr.sparse import SparseMatrix
 
 _log = logging.getLogger(__name__)
 
-_BUFFER = 1 << 28  # bytes of documents and vectors that wait in memory
+_BUFFER = 1 << 28  # largest buffer of documents and vectors, in bytes
 
 
 class Writer:
-    """Changes an index; one at a time.
+    """Changes an index. Only one writer at a time.
 
     Attributes:
-        snapshot: What is committed.
+        snapshot: The committed state.
         closed: Whether `close` has begun.
 
     Args:
         path: The index' folder.
         snapshot: The latest snapshot that is open.
-        others: Writers of the other parts of a whole: ids are unique over all of them, and an update deletes there.
-        scale: Of the whole, if it has one already.
-        tokens: Of the whole, if it has more than this part.
+        others: Writers of the other shards: ids are unique over all of them, and an update deletes there, too.
+        scale: Scale of the sharded index, if it has one already.
+        tokens: Tokens of the sharded index, if it has more than this shard.
 
     Raises:
-        IndexLocked: Somebody else is writing.
+        IndexLocked: Another writer holds the lock.
         OutputError: The folder can't be written.
         CorruptIndex: Files are damaged.
     """
@@ -80,25 +80,25 @@ class Writer:
         scale: float = 0.0,
         tokens: Sequence[str] | None = None,
     ) -> None:
-        read_manifest(path)  # refused before anything is made there
+        read_manifest(path)  # fail before anything is created
         self._tokens = tokens
         self._path, self._others, self._beside = path, tuple(others), scale
         self.closed = self._torn = False
-        self._reading = False  # documents that are to be added
+        self._reading = False  # whether documents to add are being read
         self._transaction = Transaction(path)
         try:
             self.snapshot = Snapshot.latest(path, snapshot)
             if self.snapshot.damaged:
                 raise CorruptIndex("\n".join(self.snapshot.damaged))
-            if self._transaction.manifest != self.snapshot.manifest:  # what it doesn't know of, it would remove
-                raise CorruptIndex(f"{path}: the manifest couldn't be read twice alike; try again")
+            if self._transaction.manifest != self.snapshot.manifest:  # files it doesn't know would be removed
+                raise CorruptIndex(f"{path}: the manifest keeps changing; try again")
             self._begin()
         except BaseException:
             self._transaction.close()
             raise
 
     def _begin(self) -> None:
-        """Start from what is committed."""
+        """Start from the committed state."""
         manifest, shared = self.snapshot.manifest, self.snapshot.shared
         self._settings = BuildSettings.of(manifest)
         self._scale = float(manifest["scale"]) or self._beside
@@ -107,7 +107,7 @@ class Writer:
         self._known.vocabulary = shared.vocabulary
         if self._tokens is not None and len(self._tokens) > len(shared.vocabulary or ()):
             self._known.vocabulary = self._tokens
-        self._learned = False  # whether there is more known now than committed, apart from tokens that were appended
+        self._learned = False  # whether the encoder was learned since the last commit, apart from appended tokens
         self._n_tokens = len(shared.vocabulary or ())  # that are committed
         self._growing: Lexicon | None = None
         self._n_before = len(self._known.vocabulary or ())
@@ -126,7 +126,7 @@ class Writer:
         replace: bool,
         skip_bad: bool,
     ) -> Change:
-        """Add documents, or with `replace` put them in the place of those of the same ids; see `Index.add`."""
+        """Add documents, or with `replace` replace those with the same ids; see `Index.add`."""
         self.require_whole()
         self._require_idle()
         opened, change = open_source(source, skip_bad=skip_bad), Change()
@@ -143,14 +143,14 @@ class Writer:
                     own = [stored for stored in self._stored[n_stored:] if stored is not call.early]
                     call.take(batch, before, [*own, call.fresh])
                     if self._buffer.n_bytes + call.fresh.n_bytes > _BUFFER:
-                        # What earlier calls brought is written as it was before this one, which may fail yet.
+                        # Documents of earlier calls are written in their state before this call, which may still fail.
                         call.moved(self._buffer, self._spill(self._buffer, call.before))
                         self._buffer = Buffer()
                         self._spill(call.fresh, call.fresh.alive)
                         call.fresh = Buffer()
                 if self._others and self._learned:
                     raise DataError(
-                        f"{self._path}: a shard can't learn new tokens or fit an encoder by itself; build all anew"
+                        f"{self._path}: a shard alone can't learn new tokens or fit an encoder; build all shards again"
                     )
         except BaseException:
             with self._in_one():
@@ -159,7 +159,7 @@ class Writer:
                     if stored is not call.early:
                         self._transaction.drop(self._path / stored.entry["name"])
                 self._stored = self._stored[:n_stored] + ([call.early] if call.early else [])
-                self._buffer = Buffer() if call.early else self._buffer  # whose documents are in that segment
+                self._buffer = Buffer() if call.early else self._buffer  # its documents are in that segment
                 self._scale = call.early.entry["scale"] if call.early and not scale else scale
                 self._known, self._learned = known, learned
                 if self._growing is not None:
@@ -176,8 +176,8 @@ class Writer:
         return change
 
     def delete(self, ids: Iterable[str], where: Filter | None = None, *, known: bool = False) -> Change:
-        """Delete documents by their ids, and the passages of documents, and those that meet a filter; see
-        `Index.delete`. With `known`, the filter's columns were looked for already.
+        """Delete documents by id with their passages, and documents that match a filter; see `Index.delete`. With
+        `known` the filter's columns were checked already.
         """
         self.require_whole()
         self._require_idle()
@@ -191,7 +191,7 @@ class Writer:
         with self._in_one():
             for unit in units:
                 for i, row, parent in list(unit.matches(keys)):
-                    if parent in (None, keys[i]):  # not a passage by its own id
+                    if parent in (None, keys[i]):  # count documents, not passages
                         unit.mark(row, False)
                         found.add(i)
             n_filtered = self._delete_where(where) if where is not None else 0
@@ -201,31 +201,30 @@ class Writer:
 
     @contextmanager
     def _in_one(self) -> Iterator[None]:
-        """What is done within is done whole; if it fails or is interrupted, all that is left is to roll back."""
+        """Mark a change as in progress; if it is interrupted, only a rollback is possible."""
         self._torn = True
         yield
         self._torn = False
 
     def require_whole(self) -> None:
-        """Refuse to go on where a change was interrupted halfway.
+        """Refuse further changes after an interrupted one.
 
         Raises:
-            OutputError: One was.
+            OutputError: A change was interrupted.
         """
         if self._torn:
             raise OutputError(
-                f"{self._path}: a change was interrupted halfway: roll back, and make the changes since the last "
-                "commit again"
+                f"{self._path}: a change was interrupted: roll back, and repeat the changes since the last commit again"
             )
 
     def columns(self) -> list[Columns]:
-        """The metadata of all documents, also those that were added just now."""
+        """The columns of all documents, including uncommitted ones."""
         with output_errors(self._path):
-            self._flush()  # metadata are columns once they are written
+            self._flush()  # columns exist only in segments
         return [s.documents.columns for s in self._stored if s.documents.columns is not None]
 
     def _delete_where(self, where: Filter) -> int:
-        """Delete the documents that meet a filter; returns how many, passages of one document counted once."""
+        """Delete documents that match a filter; returns their number, with passages of a document counted once."""
         gone = set()
         for stored in self._stored:
             for row in np.flatnonzero(where.mask(stored.documents.columns, len(stored.documents))).tolist():
@@ -243,7 +242,7 @@ class Writer:
         skip_bad: bool,
         doubled: bool,
     ) -> Iterator[VectorBatch]:
-        """Documents of any source with vectors in the terms of the index; `doubled` ones too."""
+        """Yield documents of any source with vectors in the index' terms; with `doubled` also repeated ids."""
         empty, known = not (self._stored or self._buffer.alive), self._known
         read = partial(
             read_batches,
@@ -256,7 +255,7 @@ class Writer:
         )
         if isinstance(source, SparseMatrix | Vectors):
             if empty and not (known.encoder_files or known.vocabulary or known.fingerprint.vocabulary_size):
-                known = EncoderMetadata()  # nothing is known yet, so what comes first decides
+                known = EncoderMetadata()  # unknown yet: the first documents decide
             mapper = TermMapper(str(self._path), source, known, fresh=known is not self._known)
             if known is not self._known:
                 self._known, self._learned = known, True
@@ -280,31 +279,31 @@ class Writer:
                 known.vocabulary = self._growing.tokens
             yield from read(model.over(self._growing))
             return
-        unlearned = model.needs_fit  # so no document here has a word yet
-        if unlearned:  # from what comes now; should the call fail, nothing is learned from it
+        unlearned = model.needs_fit  # no document has a term yet
+        if unlearned:  # fit to these documents; forgotten if the call fails
             model = load_encoder_files(known.encoder_files)
         yield from read(model)
         if model.fingerprint != known.fingerprint:
             if not unlearned:
                 known.fingerprint.require_same(model.fingerprint, f"the index {self._path}", "the encoder given")
-            self._known, self._learned = EncoderMetadata(), True  # it was fitted just now
+            self._known, self._learned = EncoderMetadata(), True  # it has just been fitted
             self._known.take(model)
 
     def _flush(self) -> None:
-        """Write what waits in memory as a segment."""
+        """Write the buffer as a segment."""
         stored = self._written(self._buffer, self._buffer.alive)
-        # In one step: an interrupt finds the documents in one place or the other.
+        # In one statement, so that an interrupt can't lose the documents.
         self._stored, self._buffer = [*self._stored, *([stored] if stored else [])], Buffer()
 
     def _spill(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
-        """As `_written`, and take the segment."""
+        """Like `_written`, and keep the segment."""
         stored = self._written(buffer, kept)
         if stored is not None:
             self._stored.append(stored)
         return stored
 
     def _written(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
-        """Write what a buffer holds as a segment; None if that is nothing."""
+        """Write a buffer as a segment; None if it is empty."""
         scale = self._scale
         quantizer = quantizer_of(self._known.fingerprint, scale) or Quantizer.of
         if not any(kept):
@@ -318,7 +317,7 @@ class Writer:
     # --- the end of a transaction -----------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """Make the changes durable, and visible to who opens or refreshes the index."""
+        """Make the changes durable, and visible after opening or refreshing the index."""
         self.require_whole()
         self._require_idle()
         if not self.changed:
@@ -328,7 +327,7 @@ class Writer:
             self._replace([stored.write(self._transaction) for stored in self._stored])
 
     def merge(self, *, everything: bool) -> bool:
-        """Merge what is committed: all segments into one, or those that the policy names.
+        """Merge committed segments: all into one, or those that the policy chooses.
 
         Returns:
             Whether there was anything to merge.
@@ -342,12 +341,12 @@ class Writer:
             return merged
 
     def keep_pace(self, at_work: Collection[str]) -> None:
-        """Merge the newest of what is committed while there are more segments than a merger has time for.
+        """Merge the newest committed segments while there are too many for the background merger.
 
-        Should that fail, a warning is logged: what is committed stays as it is.
+        A failure is logged as a warning and leaves the committed state unchanged.
 
         Args:
-            at_work: Segments that are being merged already.
+            at_work: Segments that are being merged in the background.
         """
         try:
             with output_errors(self._path):
@@ -360,10 +359,10 @@ class Writer:
             _log.warning("%s: merging failed: %s", self._path, error)
 
     def take(self, merged: Merged) -> bool:
-        """Put what was merged aside in the place of what it was made of, without what was deleted since, and commit.
+        """Replace segments by the result of a background merge, without documents deleted since, and commit.
 
         Returns:
-            False if somebody else has merged or replaced that meanwhile, and nothing is done.
+            False if the segments were merged or replaced meanwhile; then nothing is done.
         """
         names = [part.entry["name"] for part in merged.parts]
         here = [part.entry["name"] for part in self.snapshot.parts]
@@ -384,13 +383,13 @@ class Writer:
         return True
 
     def _swap(self, first: int, end: int, entry: Mapping[str, Any] | None) -> None:
-        """Commit one segment, or none, in the place of some."""
+        """Commit a segment, or none, in place of some."""
         entries = [dict(part.entry) for part in self.snapshot.parts]
         entries[first:end] = [] if entry is None else [dict(entry)]
         self._replace(entries)
 
     def _replace(self, segments: list[dict[str, Any]]) -> None:
-        """Commit a manifest of some segments."""
+        """Commit a manifest of these segments."""
         names = ("fingerprint", "shared", "has_encoder", "has_vocabulary")
         shared = {name: self.snapshot.manifest[name] for name in names}
         tokens, grown = len(self._known.vocabulary or ()), self.snapshot.manifest.get("grown")
@@ -401,7 +400,7 @@ class Writer:
         elif grown:
             shared["grown"] = grown
         segments = [segment for segment in segments if segment["n_alive"]]
-        if segments:  # what comes next is written beside most of what there is
+        if segments:  # later changes are written beside these
             self._scale = float(max(segments, key=lambda segment: segment["n_postings"])["scale"])
         manifest = manifest_of(shared, self._settings, self._scale, segments)
         whole = self._transaction.commit(manifest)
@@ -411,12 +410,12 @@ class Writer:
     def _require_idle(self) -> None:
         if self._reading:
             raise IndexLocked(
-                f"{self._path}: what gives the documents that are being added changes this index itself: let it only "
-                "give documents, and commit when `add` has returned"
+                f"{self._path}: the iterator of documents to add changes this index: let it only yield documents, "
+                "and commit when `add` has returned"
             )
 
     def close(self) -> None:
-        """Forget changes that weren't committed, and give the lock up."""
+        """Discard uncommitted changes and release the lock."""
         self._require_idle()
         self.closed = True
         self._transaction.close()

@@ -1,1 +1,1 @@
-"""lsr.distributed: the same work on many jobs, in this process or on a Ray cluster."""
+"""lsr.distributed: run many jobs of one kind, in this process or on a Ray cluster."""

@@ -1,10 +1,9 @@
-"""The same work on many jobs: one after the other in this process, or by the actors of a Ray cluster.
+"""Run many jobs of one kind: one after the other in this process, or by the actors of a Ray cluster.
 
-Jobs are dealt out as actors are free for them, one each, so that what is under way stays bounded. A job whose actor
-dies, with its machine or alone, is done again by another; who does it must not matter. Actors rather than tasks,
-because each holds something that is dear to open (an encoder); not Ray Data, because jobs have to be what the input
-alone makes of them, in its order, and what is done has to be told job by job: its blocks follow from the number of
-processors, and its checkpoints from the rows that a run got to.
+Each free actor gets one job, so the number of jobs in flight is bounded. If an actor dies, another one repeats its job;
+the result must not depend on which actor it is. Actors rather than tasks, because each holds something expensive to
+load (an encoder). Not Ray Data: here jobs depend on the input alone and are reported one by one, while Ray Data's
+blocks depend on the number of processors and its checkpoints on the rows processed so far.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from lsr.errors import ClusterError, LsrError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_PATIENCE = 120.0  # seconds until the first actor has started
-_LOSSES = 3  # actors that a job, or a start, may cost
+_PATIENCE = 120.0  # seconds for the first actor to start
+_LOSSES = 3  # actors that may die over one job, or while starting
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Who works.
+    """Where jobs run.
 
     Attributes:
-        address: A Ray cluster, as `lsr.distributed.ray_cluster.connect` takes it; None for this process.
-        count: Actors; None for as many as there is room for, those that have to wait for others included.
-        gpus: Graphics processors of each.
-        memory: Bytes of memory that each is given room for.
+        address: A Ray cluster, for `lsr.distributed.ray_cluster.connect`; None for this process.
+        count: Number of actors; None for as many as the cluster has room for, even if some must wait for others' jobs.
+        gpus: GPUs of each actor.
+        memory: Bytes of memory reserved for each actor.
     """
 
     address: str | None = None
@@ -48,17 +47,18 @@ class Workers:
 def do_jobs(
     open_worker: Callable[[], Callable[[Job], Result]], jobs: Iterable[Job], workers: Workers, what: str
 ) -> Iterator[Result]:
-    """Do jobs; the results come as they are ready.
+    """Run jobs and yield the results in the order in which they finish.
 
     Args:
-        open_worker: Opens what does a job; called by each actor once. It and the jobs travel to other machines.
-        jobs: Read as they are dealt out.
-        workers: Who does them.
+        open_worker: Returns the function that does a job; each actor calls it once. It must be picklable, like the
+            jobs.
+        jobs: Read only as actors become free.
+        workers: Where they run.
         what: What the workers are, for messages ("encoding workers").
 
     Raises:
-        ClusterError: There is no such cluster, it hasn't what the workers need, a worker can't do its job, or a job has
-            cost several of them.
+        ClusterError: There is no such cluster, it lacks the resources, a worker can't do its job, or several workers
+            have died over one job.
     """
     if workers.address is None:
         work = open_worker()
@@ -74,13 +74,13 @@ def do_jobs(
 
 @contextmanager
 def ready(workers: Workers, what: str) -> Iterator[tuple[Any, int]]:
-    """Connect to a cluster that has room for some workers: to be told before long work that it hasn't.
+    """Connect to a cluster and check that it has room for the workers, before any long work begins.
 
     Yields:
-        The module ray, and how many workers there may be; (None, 1) for this process.
+        The module ray and the number of workers; (None, 1) for this process.
 
     Raises:
-        ClusterError: Nobody answers, or it hasn't what the workers need.
+        ClusterError: It doesn't answer, or lacks the resources.
         MissingExtra: ray isn't installed.
     """
     if workers.address is None:
@@ -90,7 +90,7 @@ def ready(workers: Workers, what: str) -> Iterator[tuple[Any, int]]:
     was_connected = known is not None and known.is_initialized()
     ray = connect(workers.address)
     try:
-        # Who names no number takes what there is: machines may be lost that Ray still counts, or others may use them.
+        # Without a count, one free worker is enough: Ray may still count lost machines, and others may use the rest.
         require(ray, workers.count or 1, cpus=1, memory=workers.memory, gpus=workers.gpus, what=what)
         yield ray, workers.count or _room(ray, workers)
     finally:
@@ -99,20 +99,20 @@ def ready(workers: Workers, what: str) -> Iterator[tuple[Any, int]]:
 
 
 class _Failed:
-    """Why a worker can't go on, as a message: errors of our own don't all survive the way between processes."""
+    """A worker's error as a message: not all of our exceptions can be pickled."""
 
     def __init__(self, message: str) -> None:
         self.message = message
 
 
 class _Worker:
-    """What runs in an actor."""
+    """The actor."""
 
     def __init__(self) -> None:
         self._work: Callable[[Any], Any] | None = None
 
     def start(self, open_worker: Callable[[], Callable[[Any], Any]]) -> _Failed | None:
-        """Open what does the work."""
+        """Open the function that does jobs."""
         try:
             self._work = open_worker()
         except (LsrError, OSError) as error:
@@ -130,18 +130,18 @@ class _Worker:
 
 @dataclass
 class _Ticket:
-    """A job on its way: where its content lies, and the actors it has cost."""
+    """A job in flight: a reference to its content, and how its actors died."""
 
     content: Any
     losses: list[str] = field(default_factory=list)
 
 
 class _Pool:
-    """The actors, and what each of them does."""
+    """The actors and their jobs."""
 
     def __init__(self, ray: Any, open_worker: Callable[[], Any], workers: Workers, count: int, what: str) -> None:
         self._ray, self._what = ray, what
-        # No restarts: an actor whose machine has gone might wait for another one forever, and its job with it.
+        # No restarts: an actor whose machine is lost could wait for another machine forever, and its job with it.
         options = {"num_cpus": 1, "num_gpus": workers.gpus, "memory": workers.memory, "max_restarts": 0}
         self._actor = ray.remote(**options)(_Worker)
         self._open_worker = ray.put(open_worker)
@@ -154,7 +154,7 @@ class _Pool:
             self._start()
 
     def do(self, jobs: Iterable[Any]) -> Iterator[Any]:
-        """Do jobs; yields results as they come."""
+        """Run jobs; yields results as they finish."""
         waiting = iter(jobs)
         while True:
             while self._idle and (ticket := self._next(waiting)) is not None:
@@ -210,11 +210,11 @@ class _Pool:
             if len(ticket.losses) >= _LOSSES:
                 raise ClusterError(
                     f"{len(ticket.losses)} {self._what} died over the same part: {ticket.losses[-1]}; if they ran out "
-                    "of memory, take fewer for a machine"
+                    "of memory, run fewer on a machine"
                 ) from None
-            note(f"one of the {self._what} is lost ({ticket.losses[-1]}); its part is done again")
+            note(f"one of the {self._what} is lost ({ticket.losses[-1]}); another one repeats its part")
             self._again.append(ticket)
-            with suppress(Exception):  # mostly it is dead; if it is only out of reach, it must not come back
+            with suppress(Exception):  # usually it is dead; if it is only unreachable, it must not come back
                 self._ray.kill(actor)
             self._start()
             return
@@ -231,12 +231,12 @@ class _Pool:
     def close(self) -> None:
         """End the actors."""
         for actor in [*self._idle, *self._starting.values(), *(actor for actor, _ in self._running.values())]:
-            with suppress(Exception):  # one that is gone already
+            with suppress(Exception):  # it may be dead already
                 self._ray.kill(actor)
 
 
 def _room(ray: Any, workers: Workers) -> int:
-    """How many workers fit into the cluster, as it was told last; at least one."""
+    """How many workers fit into the cluster, by Ray's latest count; at least one."""
     room = 0
     for node in ray.nodes():
         has = node["Resources"] if node["Alive"] else {}

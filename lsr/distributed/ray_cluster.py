@@ -1,4 +1,4 @@
-"""A Ray cluster: connecting to it within a bound, and whether it has what some workers need."""
+"""Connect to a Ray cluster with a timeout, and check its resources."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from lsr.errors import ClusterError, MissingExtra, install_hint
 
 ADDRESSES = "auto, local, HOST:PORT or ray://HOST:PORT"
-_KNOCK = 10.0  # seconds until a machine counts as out of reach
-_FREE = 10.0  # seconds to wait until others have ended
+_KNOCK = 10.0  # seconds until a machine counts as unreachable
+_FREE = 10.0  # seconds to wait for others' jobs to end
 
 
 def connect(address: str, timeout: float = 40.0) -> Any:
@@ -21,14 +21,14 @@ def connect(address: str, timeout: float = 40.0) -> Any:
     Args:
         address: "auto" for the cluster of this machine, "local" for one that ends with this process, "host:port" of a
             head node, or "ray://host:port".
-        timeout: Seconds to wait for an answer; a busy machine may need many.
+        timeout: Seconds to wait for an answer; a busy machine may take long.
 
     Returns:
         The module ray.
 
     Raises:
         MissingExtra: ray isn't installed.
-        ClusterError: No such address, or nobody answers; the message says what to check.
+        ClusterError: No such address, or no answer; the message says what to check.
     """
     try:
         import ray
@@ -46,16 +46,16 @@ def connect(address: str, timeout: float = 40.0) -> Any:
         except (Exception, SystemExit) as error:
             failed.append(error)
 
-    if address == "local":  # what is started here ends with the thread that started it
+    if address == "local":  # a local cluster ends with the thread that starts it
         init()
-    else:  # Ray waits for a head that doesn't answer as long as it likes, so somebody else does the waiting
+    else:  # Ray waits for a silent head without a limit, so a thread does the waiting
         waiting = threading.Thread(target=init, daemon=True)
         waiting.start()
         waiting.join(timeout)
         if waiting.is_alive():
-            raise ClusterError(f"{address}: no answer within {timeout:g} s, though somebody listens there; {_CHECK}")
+            raise ClusterError(f"{address}: no answer within {timeout:g} s, though the port is open; {_CHECK}")
     if failed and isinstance(failed[0], ImportError):
-        raise ClusterError(f"{address}: such an address needs Ray's client: {install_hint('ray')}")
+        raise ClusterError(f"{address}: this address needs Ray's client: {install_hint('ray')}")
     if failed:
         raise ClusterError(f"{address}: {' '.join(str(failed[0]).split())[:300]}; {_CHECK}")
     return ray
@@ -68,7 +68,7 @@ _CHECK = (
 
 
 def _knock(address: str, timeout: float) -> None:
-    """Refuse an address at which nobody listens."""
+    """Refuse an address at which no server listens."""
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
         host, port = parts.hostname, parts.port
@@ -79,22 +79,22 @@ def _knock(address: str, timeout: float) -> None:
     try:
         socket.create_connection((host, port), timeout).close()
     except OSError as error:
-        raise ClusterError(f"{address}: nobody listens there ({error}); {_CHECK}") from None
+        raise ClusterError(f"{address}: no server listens there ({error}); {_CHECK}") from None
 
 
 def require(ray: Any, workers: int, *, cpus: float, memory: int = 0, gpus: float = 0, what: str = "workers") -> None:
-    """Refuse a cluster that has no room for some workers.
+    """Refuse a cluster that has no room for the workers.
 
     Args:
-        ray: What `connect` gave.
+        ray: The module, from `connect`.
         workers: How many.
-        cpus: Of each.
-        memory: Bytes of each.
-        gpus: Of each.
+        cpus: CPUs of each.
+        memory: Bytes of memory of each.
+        gpus: GPUs of each.
         what: What they are, for the message.
 
     Raises:
-        ClusterError: It says what is needed, and what there is.
+        ClusterError: The message has what is needed and what there is.
     """
     needed = {name: amount for name, amount in (("CPU", cpus), ("memory", memory), ("GPU", gpus)) if amount}
     room, nodes = 0, [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -106,13 +106,13 @@ def require(ray: Any, workers: int, *, cpus: float, memory: int = 0, gpus: float
             f"{workers} {what} of {_told(needed)} each don't fit: there is room for {room}. "
             f"The cluster's machines have: {there}. Add machines, or ask for less"
         )
-    # Others may be about to end, so what is free is looked at more than once.
+    # Others' jobs may be about to end, so look more than once.
     until = time.monotonic() + _FREE
     while any(ray.available_resources().get(name, 0) < workers * amount for name, amount in needed.items()):
         if time.monotonic() > until:
             free = _told(ray.available_resources())
             raise ClusterError(
-                f"{workers} {what} of {_told(needed)} each don't fit beside what runs there: {free} are free. "
+                f"{workers} {what} of {_told(needed)} each don't fit beside what runs there: {free} is free. "
                 "Wait, add machines, or ask for less"
             )
         time.sleep(0.2)

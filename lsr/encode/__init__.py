@@ -1,4 +1,4 @@
-"""Encoders: text in, sparse vectors out. Names are filled in on first use; none of them brings in torch."""
+"""Encoders: text in, sparse vectors out. Names are imported on first use; none of them imports torch."""
 
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,9 @@ _HOMES = {
     "Passages": "lsr.encode.passages",
     "Report": "lsr.encode.corpus",
     "SpladeEncoder": "lsr.encode.splade",
-    "Task": "lsr.encode.distributed",
     "Tower": "lsr.encode.tower",
     "encode_corpus": "lsr.encode.corpus",
-    "encode_parts_to": "lsr.encode.distributed",
-    "encode_to": "lsr.encode.corpus",
+    "encode_to": "lsr.encode.write",
     "load_encoder": "lsr.encode.load",
     "load_encoder_files": "lsr.encode.load",
 }
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
     from lsr.encode.bm25 import BM25Encoder as BM25Encoder
     from lsr.encode.corpus import Report as Report
     from lsr.encode.corpus import encode_corpus as encode_corpus
-    from lsr.encode.corpus import encode_to as encode_to
-    from lsr.encode.distributed import Task as Task
-    from lsr.encode.distributed import encode_parts_to as encode_parts_to
     from lsr.encode.hybrid import HybridEncoder as HybridEncoder
     from lsr.encode.inference_free import InferenceFreeEncoder as InferenceFreeEncoder
     from lsr.encode.load import EncoderOptions as EncoderOptions
@@ -38,6 +33,7 @@ if TYPE_CHECKING:
     from lsr.encode.passages import Passages as Passages
     from lsr.encode.splade import SpladeEncoder as SpladeEncoder
     from lsr.encode.tower import Tower as Tower
+    from lsr.encode.write import encode_to as encode_to
 
 __all__ = [*_HOMES]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

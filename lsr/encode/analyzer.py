@@ -1,15 +1,15 @@
-"""Analyzer: a text as the terms that BM25 counts, each with its place.
+"""Analyzer: split a text into the terms that BM25 counts, each with its position.
 
     Unicode       NFKC, case folding; soft hyphens, zero-width characters, Arabic and Hebrew points are dropped
     words         runs of letters, digits and combining marks (near UAX #29), stemmed by Snowball; one letter is a word
     compounds     node.js, v1.2, get_openapi, getOpenApi, .NET, C++, C#: as a whole, and in parts that are words
     no spaces     Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese: pairs of characters, and single ones
 
-The language "lucene" has Lucene's English analyzer instead, with its words, stop words, stems and rounded lengths, for
-figures that are to be compared with those of Lucene and Anserini.
+The language "lucene" is Lucene's English analyzer, with its words, stop words, stems and rounded lengths, for
+comparisons with Lucene and Anserini.
 
-Of text without spaces documents have every character and every pair; queries have pairs, and a character only where
-it stands alone, so that a word of any length is found within a longer run.
+In text without spaces, documents have every character and every pair. Queries have pairs, and a character only if it
+stands alone. So a word of any length is found within a longer run.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from typing import Any, NamedTuple
 
 from lsr.errors import EncoderError
 
-VERSION = 1  # of the rules here: texts analyzed by others can't be compared
+VERSION = 1  # of these rules; terms of other versions can't be compared
 STOP_WORDS = ("light", "drop", "lucene", "keep")
-# What a stop word counts in a query beside n other words: the n-th part of the first, at most the second.
+# Weight of a stop word in a query with n other words: the first divided by n, at most the second.
 _LIGHT, _LIGHT_AT_MOST = 1.5, 0.3
-_BESIDE = 0.5  # what a compound counts beside its parts, and a single letter or digit: names' initials, numbered lists
-_CACHED_WORDS = 1 << 18  # remembered; beyond that the cache starts again, so memory stays bounded
-_CACHED_LENGTH = 64  # longer ones hardly come again
+_BESIDE = 0.5  # weight of a compound beside its parts, and of a single letter or digit (initials, numbered lists)
+_CACHED_WORDS = 1 << 18  # when the cache is full it starts again, so memory is bounded
+_CACHED_LENGTH = 64  # longer words rarely occur again
 
-# Scripts whose words nothing parts. Digits of theirs are here, too, which does no harm.
+# Scripts without spaces between words. Their digits are included, which does no harm.
 GRAMS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9ff\uaa60-\uaa7f"  # Thai, Lao, Burmese, Khmer
     "\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Japanese, Chinese
     "\U0001b000-\U0001b16f\U00020000-\U0003ffff"
     "\u1100-\u11ff\ua960-\ua97f\uac00-\ud7ff"  # Korean
 )
-# What can't be seen, or can be left out of a word without making it another.
+# Characters that are invisible, or that can be left out of a word without changing it.
 _DROPPED = re.compile(
     "[\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff"
     "\U000e0000-\U000e01ef"
@@ -57,11 +57,11 @@ class Term(NamedTuple):
     """A term of a word.
 
     Attributes:
-        term: It.
-        start: Where it begins in the word, in characters.
-        end: Where it ends.
-        weight: What it counts in a query; 0 where a query has others in its place.
-        counts: Whether it makes a document longer; a compound beside its parts doesn't, nor does a stop word.
+        term: The term.
+        start: Its first character in the word.
+        end: Its end in the word, exclusive.
+        weight: Its weight in a query; 0 if queries use other terms instead.
+        counts: Whether it adds to a document's length; a compound beside its parts doesn't, nor does a stop word.
         light: Whether it is a stop word, or has the stem of one.
     """
 
@@ -74,12 +74,12 @@ class Term(NamedTuple):
 
 
 class Word(NamedTuple):
-    """What a word comes to.
+    """An analyzed word.
 
     Attributes:
         document: Its terms in a document.
         length: What it adds to a document's length.
-        terms: All of them, with their places.
+        terms: All of its terms, with positions.
     """
 
     document: tuple[str, ...]
@@ -88,14 +88,14 @@ class Word(NamedTuple):
 
 
 class Analyzer:
-    """Takes texts apart.
+    """Splits texts into terms.
 
     Args:
         language: A Snowball language ("german"), its code ("de"), "none" for neither stems nor stop words, or "lucene"
-            for all that Lucene's English analyzer does, its stop words among it.
-        stop_words: "light" keeps the language's stop words, and lets them count little in queries; "drop" leaves them
-            out; "lucene" leaves out the 33 of Lucene's English analyzer; "keep" has none.
-        words: The stop words themselves, of an analyzer that was saved, whatever a later version of a library brings.
+            for Lucene's English analyzer with its stop words.
+        stop_words: "light" keeps the language's stop words, with little weight in queries; "drop" leaves them out;
+            "lucene" leaves out the 33 of Lucene's English analyzer; "keep" treats them like other words.
+        words: The stop words of a saved analyzer, so that later versions of a library can't change them.
 
     Raises:
         EncoderError: No such language or choice.
@@ -118,7 +118,7 @@ class Analyzer:
         return type(self), (self.language, self.stop_words, sorted(self.words))
 
     def settings(self) -> dict[str, Any]:
-        """What decides the terms."""
+        """The settings that decide the terms."""
         return {
             "version": VERSION,
             "language": self.language,
@@ -127,7 +127,7 @@ class Analyzer:
         }
 
     def document(self, text: str) -> tuple[list[str], int]:
-        """The terms of a document, as often as they occur, and its length: its words without stop words."""
+        """The terms of a document, repeated as they occur, and its length in words without stop words."""
         terms: list[str] = []
         length = 0
         for word in self._words(text):
@@ -136,8 +136,8 @@ class Analyzer:
         return terms, _lucene_length(length) if self._lucene else length
 
     def query(self, text: str) -> dict[str, float]:
-        """The terms of a query, and what each counts: as often as it occurs, stop words less, the less the more other
-        words there are.
+        """{term: weight} of a query. A weight is the number of occurrences; stop words count less, and the less the
+        more other words there are.
         """
         weights: dict[str, float] = {}
         light: Counter[str] = Counter()
@@ -151,25 +151,26 @@ class Analyzer:
         return weights | {term: weights.get(term, 0.0) + each * times for term, times in light.items()}
 
     def spans(self, text: str, *, counted: bool = False) -> list[tuple[str, int, int]]:
-        """The terms of a document and where they stand in the text as it came: (term, start, end), by start.
+        """The terms of a document with their positions in the original text: (term, start, end), by start.
 
         Args:
             text: The document.
-            counted: Leave out what doesn't make it longer; then no two of them overlap.
+            counted: Leave out terms that don't add to its length; the others don't overlap.
         """
         return [(term.term, start, end) for term, start, end in self._placed(text) if term.counts or not counted]
 
     def fillers(self, text: str) -> list[tuple[int, int]]:
-        """Where the stop words of a document stand that its terms have, (start, end)."""
+        """Positions of the stop words among a document's terms, (start, end)."""
         return [(start, end) for term, start, end in self._placed(text) if term.light]
 
     def _placed(self, text: str) -> list[tuple[Term, int, int]]:
-        """The terms of a text with their places, by start."""
+        """The terms of a text with their positions, by start."""
         clean, places = aligned(text)
+        known = self._cache
         found = [
             (term, *places(match.start() + term.start, match.start() + term.end))
             for match in self._pattern.finditer(clean)
-            for term in self.word(match.group()).terms
+            for term in (known.get(match.group()) or self.word(match.group())).terms
         ]
         return sorted(found, key=lambda placed: placed[1:])
 
@@ -197,7 +198,7 @@ class Analyzer:
     # --- a word -----------------------------------------------------------------------------------------------------
 
     def _terms(self, raw: str) -> Iterator[Term]:
-        """The terms of a run that the pattern found."""
+        """The terms of a match of the pattern."""
         if self._lucene:
             word = raw[:-2] if raw[-2:].lower() in ("'s", "’s") else raw
             if word and word.lower() not in self.words:
@@ -213,7 +214,7 @@ class Analyzer:
                     yield from self._compound(piece, start)
 
     def _compound(self, piece: str, start: int) -> Iterator[Term]:
-        """A word without apostrophes: itself, or, of a compound, the whole and its parts."""
+        """The terms of a word without apostrophes: the word, or a compound and its parts."""
         end = start + len(piece)
         name = piece.rstrip("+#")
         parts = [(m.group(), start + m.start()) for m in re.finditer(r"[^._]+", name)]
@@ -244,7 +245,7 @@ class Analyzer:
 
 
 def _grams(run: str, start: int) -> Iterator[Term]:
-    """Characters, each with the marks that combine with it, and pairs of them."""
+    """The terms of text without spaces: characters with their combining marks, and pairs of them."""
     places = [(start + m.start(), start + m.end()) for m in _clusters().finditer(run)]
     alone = 1.0 if len(places) == 1 else 0.0
     for first, end in places:
@@ -266,7 +267,7 @@ def _folded(word: str, language: str) -> str:
 
 
 def normalized(text: str) -> str:
-    """A text in NFKC, without what can't be seen."""
+    """A text in NFKC, without invisible characters."""
     if text.isascii():
         return text
     if not unicodedata.is_normalized("NFKC", text):
@@ -275,11 +276,11 @@ def normalized(text: str) -> str:
 
 
 def aligned(text: str) -> tuple[str, Callable[[int, int], tuple[int, int]]]:
-    """What `normalized` gives, and where a part of it, from one place to another, stands in the text."""
+    """The result of `normalized`, and a function that maps a range of it to a range of the original text."""
     clean = normalized(text)
     if clean == text:
         return clean, lambda start, end: (start, end)
-    starts: list[int] = []  # of each character of the clean text, where what it was made of begins
+    starts: list[int] = []  # for each character of the clean text, the start of its source in the original
     ends: list[int] = []
     done = 0
 
@@ -291,7 +292,7 @@ def aligned(text: str) -> tuple[str, Callable[[int, int], tuple[int, int]]]:
         unchanged(run.start())
         made = normalized(run.group())
         clusters = [(m.span(), normalized(m.group())) for m in _clusters().finditer(run.group())]
-        if "".join(cluster for _, cluster in clusters) != made:  # characters that came together otherwise
+        if "".join(cluster for _, cluster in clusters) != made:  # characters combined across clusters
             clusters = [((0, len(run.group())), made)]
         for (start, end), cluster in clusters:
             done = run.start() + start
@@ -306,7 +307,7 @@ def aligned(text: str) -> tuple[str, Callable[[int, int], tuple[int, int]]]:
 
 
 def clusters(text: str) -> list[str]:
-    """The characters of a text, each with the marks that combine with it."""
+    """The characters of a text with their combining marks."""
     return _clusters().findall(text)
 
 
@@ -325,7 +326,7 @@ def _marks() -> str:
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    """A word with what joins its parts, .NET and C++ among them."""
+    """A pattern for words and compounds, including .NET and C++."""
     letter = rf"[\w{_marks()}]"
     return re.compile(
         rf"(?:(?<![\w.])\.(?=[A-Za-z]))?\w{letter}*(?:[.'’]\w{letter}*)*(?:\+\+(?![\w+])|(?<=[A-Za-z])#(?![\w#]))?"
@@ -347,13 +348,13 @@ def _lucene_length(length: int) -> int:
 
 @cache
 def _clusters() -> re.Pattern[str]:
-    """A character with what combines with it; Hangul's letters as they come."""
+    """A pattern for a character with its combining marks; Hangul letters are single."""
     return re.compile(rf"[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]+|.[{_marks()}\uff9e\uff9f]*", re.DOTALL)
 
 
 @cache
 def _scripts() -> re.Pattern[str]:
-    """Runs of scripts that have no spaces, and of those that have."""
+    """A pattern for runs of scripts without spaces, and of scripts with spaces."""
     return re.compile(rf"(?P<grams>[{GRAMS}]+)|(?P<words>[^{GRAMS}]+)")
 
 

@@ -1,7 +1,7 @@
-"""Encoder: the one interface of all encoders, and the folder that one is saved in.
+"""Encoder: the interface of all encoders, and the folder format in which they are saved.
 
-An encoder turns texts into a SparseMatrix, queries and documents each in their own way. `save` writes a folder that
-`load_encoder` opens again: `encoder.json` ({"format", "type", ...settings}) and whatever else the type needs.
+An encoder turns texts into a SparseMatrix; queries and documents may be encoded differently. `save` writes a folder
+that `load_encoder` opens again: `encoder.json` ({"format", "type", ...settings}) and whatever else the type needs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lsr.sparse import SparseMatrix
 
 CONFIG_FILE = "encoder.json"
 FORMAT = 1
-DEFAULT_ENCODER = "lsr-mini"  # what the commands use where no encoder is named
+DEFAULT_ENCODER = "lsr-mini"  # for commands without --encoder
 
 Text = str | Mapping[str, Any] | Document  # a mapping is a document: "text", perhaps "title"
 Texts = Text | Iterable[Text]
@@ -36,9 +36,9 @@ class Encoder(abc.ABC):
 
     Attributes:
         type: Name of the kind of encoder, as `encoder.json` has it.
-        needs_fit: Whether `fit` has to see the corpus before anything can be encoded.
-        living: Whether its vocabulary grows with an index, and queries' weights follow from the index' counts: it is
-            used as `over` gives it.
+        needs_fit: Whether `fit` must see the corpus before anything can be encoded.
+        living: Whether its vocabulary grows with an index, and query weights depend on the index' counts. Use the
+            encoder that `over` returns.
     """
 
     type: ClassVar[str]
@@ -48,7 +48,7 @@ class Encoder(abc.ABC):
     @property
     @abc.abstractmethod
     def fingerprint(self) -> Fingerprint:
-        """What makes its vectors comparable to others."""
+        """Identifies the encoder; vectors of different fingerprints can't be compared."""
 
     @property
     @abc.abstractmethod
@@ -57,66 +57,66 @@ class Encoder(abc.ABC):
 
     @abc.abstractmethod
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Encode one query or many, one row each; (n_texts, n_terms). They are read as by `as_texts`."""
+        """Encode one query or many; returns one row each, (n_texts, n_terms). For accepted types see `as_texts`."""
 
     @abc.abstractmethod
     def encode_document(self, texts: Texts) -> SparseMatrix:
-        """Encode one document or many, one row each; (n_texts, n_terms). They are read as by `as_texts`."""
+        """Encode one document or many; returns one row each, (n_texts, n_terms). For accepted types see `as_texts`."""
 
     @property
     def dense_width(self) -> int:
-        """Numbers of the dense vector that the model gives of a text beside the sparse one; 0 where it gives none."""
+        """Dimensions of the model's dense vectors; 0 if it has none."""
         return 0
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """Dense vectors of texts, (n_texts, dense_width) float32 of length 1: their dot product is the cosine.
+        """Dense vectors of texts, (n_texts, dense_width) float32 of length 1, so that the dot product is the cosine.
 
         Args:
-            texts: Read as by `as_texts`.
-            queries: Encode them as queries, with the prompt that the model wants, not as documents.
+            texts: See `as_texts`.
+            queries: Encode as queries, with the model's query prompt, instead of as documents.
 
         Raises:
-            EncoderError: This encoder gives none.
+            EncoderError: This encoder has no dense vectors.
         """
-        raise EncoderError(f"{self.fingerprint.model} gives no dense vectors")
+        raise EncoderError(f"{self.fingerprint.model} has no dense vectors")
 
     def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
-        """Documents as by `encode_document`, and their dense vectors as by `encode_dense`, in one pass of the model.
+        """`encode_document` and `encode_dense` of documents in one pass of the model.
 
         Raises:
-            EncoderError: This encoder gives no dense vectors.
+            EncoderError: This encoder has no dense vectors.
         """
-        raise EncoderError(f"{self.fingerprint.model} gives no dense vectors")
+        raise EncoderError(f"{self.fingerprint.model} has no dense vectors")
 
     @abc.abstractmethod
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Where the vocabulary's terms stand in a text: (term, start, end) in characters, in reading order.
+        """Positions of terms in a text: (term, start, end) in characters, in reading order.
 
-        Stop words and special tokens are left out. Not cut at the maximum length: passages and explanations need
-        the whole text.
+        Without stop words and special tokens. The text isn't cut at the maximum length: passages and explanations
+        need all of it.
         """
 
     def fillers(self, text: str) -> list[tuple[int, int]]:
-        """Where words stand that say little by themselves, (start, end) in characters; none where nothing tells."""
+        """Positions of stop words, (start, end) in characters; empty if the encoder knows none."""
         return []
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """Those spans that passages are counted in."""
+        """The spans by which the size of passages is counted."""
         return self.spans(text)
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """Which word of a document each of its terms comes from; nothing where the encoder can't tell.
+        """The word of a document from which each term comes; empty if the encoder can't tell.
 
-        A model that keeps the largest of a term's logits over the text (max pooling), or adds them up, has it from the
-        word of the token that gave the largest. Only what the encoder reads of a text counts. Never downloads a model.
+        With max or sum pooling a term comes from the word of the token with the largest logit. Only the part of the
+        text that the encoder reads counts. Never downloads a model.
 
         Args:
             text: The document's text.
-            terms: Terms, of which those without weight in the document have no origin.
+            terms: Term ids; terms without weight in the document have no origin.
 
         Returns:
-            (start, end) in characters of the text, of a whole word, by term. A term that a special token brought has
-            none: it comes from the text as a whole.
+            {term: (start, end)}, the characters of a whole word. A term from a special token has no entry: it comes
+            from the text as a whole.
 
         Raises:
             EncoderError: The documents' model can't be run.
@@ -125,46 +125,48 @@ class Encoder(abc.ABC):
 
     @abc.abstractmethod
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write everything that `load_encoder` needs into a folder, weights included."""
+        """Write everything that `load_encoder` needs into a folder, including weights."""
 
     def query_files(self) -> dict[str, bytes]:
-        """The small files from which `load_encoder` makes an encoder for queries: they travel with the vectors.
+        """Small files that are stored with vectors; `load_encoder_files` opens them as an encoder for queries.
 
-        The documents' side may be no more than a reference to where the model lies.
+        For documents they may only have a reference to the model.
         """
         return {}
 
     def _reduced(self, **settings: Any) -> tuple[Any, ...]:
-        """For `__reduce__`: another process calls `load` with the files, and finds models where they lie."""
+        """For `__reduce__`: another process calls `load` with the files; models are opened where they are."""
         return _reopened, (type(self), self.query_files(), settings)
 
     def fit(self, texts: Iterable[str]) -> None:  # noqa: B027 - a default, not a gap
-        """Learn what has to be learned from the corpus; most encoders have nothing to learn here."""
+        """Learn statistics of the corpus; does nothing for most encoders."""
 
     def over(self, lexicon: Lexicon | None) -> Encoder:
-        """The same with the terms and counts of an index, or None for none, if it is one that lives."""
+        """A copy with the terms and counts of an index (None for none); for living encoders, else the encoder
+        itself.
+        """
         return self
 
     def query_factors(self, terms: NDArray[Any]) -> NDArray[np.float64]:
-        """(n,) float64, what a document's weight of each of (n,) terms is multiplied with, where it stands for a query:
-        IDF of an encoder that has it in its queries, else 1.
+        """(n,) float64, factors that turn a document's weights of (n,) terms into query weights: the IDF if the encoder
+        has it in queries, else 1.
         """
         return np.ones(len(terms))
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """How many tokens still fit behind each text, beside the prompt and the special tokens.
+        """How many more tokens the encoder would read after each text, beside prompt and special tokens.
 
         Args:
-            texts: The texts, titles included; an empty one for all the room that there is.
-            queries: Read as queries, not as documents.
+            texts: The texts with their titles; an empty text gives the whole room.
+            queries: Read as queries instead of documents.
 
         Returns:
-            The number for each text, -3 where three tokens aren't read; None where all of any text is read.
+            A number for each text, negative if tokens are cut (-3: three tokens); None if any text is read to its end.
         """
         return None
 
     def count_truncated(self, texts: Sequence[str], *, queries: bool = False) -> int:
-        """How many of these documents, or queries, are longer than what is read, and are cut."""
+        """How many of these documents, or queries, are longer than the encoder reads."""
         return sum(left < 0 for left in self.room(texts, queries=queries) or ())
 
     @property
@@ -174,7 +176,7 @@ class Encoder(abc.ABC):
 
 
 def _reopened(kind: Any, content: dict[str, bytes], settings: dict[str, Any]) -> Encoder:
-    with tempfile.TemporaryDirectory() as temporary:  # everything is read into memory before it goes
+    with tempfile.TemporaryDirectory() as temporary:  # all files are read into memory before it is deleted
         folder = Path(temporary)
         write_files(folder, content)
         encoder: Encoder = kind.load(folder, read_config(folder), **settings)
@@ -182,14 +184,14 @@ def _reopened(kind: Any, content: dict[str, bytes], settings: dict[str, Any]) ->
 
 
 def as_texts(texts: Texts) -> list[str]:
-    """One text or many as a list; of a document, a mapping or a `Document`, the title and the text.
+    """One text or many as a list of strings. Of documents (`Document` or mappings) the title and the text are used.
 
     Args:
-        texts: What is to be encoded; an iterable is read once.
+        texts: Strings or documents; an iterable is read once.
 
     Raises:
-        TypeError: Something that is neither text nor document; a table, whose rows can't be told from its columns.
-        DataError: A document without text, or half a character in a text.
+        TypeError: Neither text nor document, or a table, which iterates over its columns.
+        DataError: A document without text, or a text with half a surrogate pair.
     """
     if isinstance(texts, Mapping) and isinstance(texts.get("text"), Iterable) and not isinstance(texts["text"], str):
         raise TypeError('texts are a mapping of columns: give one of them, texts["text"], or a document at a time')
@@ -199,14 +201,14 @@ def as_texts(texts: Texts) -> list[str]:
 
 
 def as_rows(values: Iterable[Any], what: str) -> list[Any]:
-    """The items of any iterable whose order says which is which.
+    """The items of an ordered iterable.
 
     Args:
         values: The iterable; read once.
         what: What they are, for messages.
 
     Raises:
-        TypeError: It isn't such an iterable: a table gives its columns, a set has no order, bytes are numbers.
+        TypeError: A table (iterates over columns), a set (no order), bytes (numbers), or no iterable.
     """
     kind = f"{type(values).__module__.partition('.')[0]}.{type(values).__name__}".removeprefix("builtins.")
     if hasattr(values, "columns"):  # of pandas, polars, pyarrow
@@ -230,7 +232,7 @@ def _as_text(value: Any, what: str) -> str:
 
 
 def write_files(folder: str | PathLike[str], content: Mapping[str, bytes]) -> None:
-    """Write files into a folder, made if it isn't there."""
+    """Write files into a folder; makes the folder if needed."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in content.items():

@@ -1,12 +1,12 @@
-"""BM25 as an encoder whose vocabulary grows with an index, and whose IDF is that of the documents that are there.
+"""BM25 as an encoder. Its vocabulary grows with an index, and its IDF is that of the index' present documents.
 
     document weight = tf (k1 + 1) / (tf + k1 (1 - b + b dl / pivot))
     query weight    = weight in the query * idf,  idf = ln(1 + (N - df + 0.5) / (df + 0.5))
 
-so the inner product is BM25 (Robertson & Zaragoza 2009; Lucene's idf). A document's weights depend on nothing but
-itself: dl is its words without stop words, and the pivot, where other BM25s have the mean of dl, is a constant. So they
-stay what they are while documents come and go. N and df are counted in the index when it is searched, or, without one,
-in what the encoder was fitted to. What the terms are is told by lsr.encode.analyzer.
+so the inner product is BM25 (Robertson & Zaragoza 2009; Lucene's idf). A document's weights depend on the document
+alone: dl is its number of words without stop words, and the pivot is a constant where other BM25s have the mean of dl.
+So weights stay valid while documents are added and deleted. N and df come from the index at search time, or, without an
+index, from the corpus to which the encoder was fitted. Terms are those of lsr.encode.analyzer.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
 
 STATE_FILE = "bm25.json"
-# By measurement on six judged collections, whose means are 20 to 150 words.
+# Measured on six judged collections, whose mean lengths are 20 to 150 words.
 PIVOT = 30.0
 
 
 class BM25Encoder(Encoder):
-    """BM25 behind the encoders' interface.
+    """BM25 as an `Encoder`.
 
-    An index gives it its terms and counts; to be used without one, it has to be fitted to a corpus.
+    An index provides terms and counts. Without an index, fit it to a corpus first.
 
     Args:
         k1: Saturation of the term frequency.
@@ -47,7 +47,7 @@ class BM25Encoder(Encoder):
             ("de,en"), of which each document is in one, or "auto" for any (see `lsr.encode.languages`); or "lucene" for
             Lucene's English analyzer, with which `pivot` is best the mean length of the documents, as in Lucene.
         stop_words: "light", "drop", "lucene" or "keep"; see `lsr.encode.analyzer.Analyzer`.
-        pivot: Length of a document, in words that aren't stop words, that is neither short nor long.
+        pivot: Length at which a document is neither short nor long, in words without stop words.
 
     Raises:
         EncoderError: Values out of range, an unknown language.
@@ -77,25 +77,25 @@ class BM25Encoder(Encoder):
 
     @property
     def needs_fit(self) -> bool:  # type: ignore[override]
-        """True until `fit` has seen a corpus, or an index gives the terms."""
+        """True until `fit` has seen a corpus, or an index provides the terms."""
         return self._lexicon is None
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Learn the words and count in how many documents each occurs, in one pass."""
+        """Learn the terms and their document frequencies in one pass."""
         self._lexicon = Lexicon.of(self.analyzer.document(text)[0] for text in texts)
 
     def over(self, lexicon: Lexicon | None) -> BM25Encoder:
-        """The same with the terms and counts of an index, or None for none."""
-        other = object.__new__(type(self))  # copy.copy would write all terms down and read them again
+        """A copy with the terms and counts of an index, or without any for None."""
+        other = object.__new__(type(self))  # copy.copy would serialise all terms
         other.__dict__.update(self.__dict__, _lexicon=lexicon)
         return other
 
     @property
     def lexicon(self) -> Lexicon:
-        """Its terms and counts.
+        """Terms and counts.
 
         Raises:
-            EncoderError: It has none.
+            EncoderError: It has not been fitted.
         """
         if self._lexicon is None:
             raise EncoderError(
@@ -106,7 +106,7 @@ class BM25Encoder(Encoder):
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        """The terms that it knows."""
+        """The known terms."""
         return [] if self._lexicon is None else self._lexicon.words()
 
     @property
@@ -117,7 +117,7 @@ class BM25Encoder(Encoder):
     # --- encoding ----------------------------------------------------------------------------------------------------
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Weights of the queries' terms; words of no document are left out."""
+        """Weights of query terms; words that no document has are left out."""
         lexicon, rows = self.lexicon, []
         for text in as_texts(texts):
             known = {lexicon.number(term): weight for term, weight in self._query_terms(text, lexicon).items()}
@@ -167,24 +167,24 @@ class BM25Encoder(Encoder):
         return SparseMatrix(indptr, np.array(indices, np.int64), weights, (len(indptr) - 1, len(lexicon)))
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Where the terms that it knows stand in a text."""
+        """Positions of known terms in a text."""
         lexicon = self.lexicon
         found = ((lexicon.number(term), start, end) for term, start, end in self.analyzer.spans(text))
         return [span for span in found if span[0] >= 0]
 
     def fillers(self, text: str) -> list[tuple[int, int]]:
-        """Where stop words stand, in characters."""
+        """Positions of stop words, in characters."""
         return self.analyzer.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """The words that make a document long, known or not (-1)."""
+        """The words that count for a document's length; unknown ones have term -1."""
         return [(-1, start, end) for _, start, end in self.analyzer.spans(text, counted=True)]
 
     # --- what it is, and on disk -------------------------------------------------------------------------------------
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """That of its settings: vectors of one vocabulary are brought into the terms of another by their tokens."""
+        """The fingerprint of its settings; vectors of different vocabularies are matched by their tokens."""
         return Fingerprint(
             model=f"bm25(k1={self.k1:g}, b={self.b:g}, {self.analyzer.language})",
             weights=digest([json.dumps([self.k1, self.b, self.pivot]).encode()]),
@@ -193,7 +193,7 @@ class BM25Encoder(Encoder):
         )
 
     def query_files(self) -> dict[str, bytes]:
-        """All of it, with the terms and counts as they are now; without them where nothing is counted yet."""
+        """The whole encoder with its present terms and counts; without them if nothing is counted yet."""
         state: dict[str, Any] = {"analyzer": self.analyzer.settings(), "n_docs": None}
         if self._lexicon is not None and self._lexicon.counted:
             counts = self._lexicon.counts(np.arange(len(self._lexicon)))
@@ -207,7 +207,7 @@ class BM25Encoder(Encoder):
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> BM25Encoder | FixedBM25Encoder:
-        """Open what `save` wrote; of earlier versions, with IDF in the documents' weights.
+        """Open a saved encoder. Those of earlier versions have IDF in the documents' weights.
 
         Raises:
             EncoderError: A file is missing or damaged.
@@ -227,15 +227,15 @@ class BM25Encoder(Encoder):
 
 
 def _lexicon(vocabulary: Any, df: Any, n_docs: Any) -> Lexicon:
-    """Checked values of a file.
+    """The values of a file, checked.
 
     Raises:
-        ValueError: They make no sense.
+        ValueError: They are invalid.
     """
     if len(df) != len(vocabulary):
         raise ValueError(f"{len(vocabulary)} terms but {len(df)} counts")
     if not all(isinstance(term, str) for term in vocabulary) or len(set(vocabulary)) != len(vocabulary):
-        raise ValueError("the vocabulary holds something else than words, or one twice")
+        raise ValueError("the vocabulary holds something other than words, or a word twice")
     if not all(type(count) is int and 0 <= count < 2**62 for count in [*df, n_docs]):
         raise ValueError("counts are whole numbers")
     return Lexicon.of_counts(vocabulary, df, n_docs)

@@ -1,4 +1,4 @@
-"""BM25 as earlier versions wrote it, so that their indexes keep opening: fitted once, IDF in the documents' weights.
+"""BM25 of earlier versions, so that their indexes still open: fitted once, IDF in the documents' weights.
 
     document weight = idf * tf (k1 + 1) / (tf + k1 (1 - b + b dl / avgdl)),  idf = ln(1 + (N - df + 0.5) / (df + 0.5))
     query weight    = how often the term occurs in the query
@@ -26,11 +26,11 @@ from lsr.sparse import SparseMatrix
 
 _WORD = re.compile(r"\w\w+")
 _STATE_FILE = "bm25.json"
-_CACHED_WORDS = 1 << 20  # stems remembered; beyond that the cache starts again, so memory stays bounded
+_CACHED_WORDS = 1 << 20  # when the cache of stems is full it starts again, so memory is bounded
 
 
 class FixedBM25Encoder(Encoder):
-    """BM25 of a vocabulary and counts that stay; opened by `BM25Encoder.load`.
+    """BM25 with a fixed vocabulary and fixed counts; opened by `BM25Encoder.load`.
 
     Args:
         k1: Saturation of the term frequency.
@@ -98,7 +98,7 @@ class FixedBM25Encoder(Encoder):
     # --- encoding --------------------------------------------------------------------------------------------------
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Counts of the query's terms; words of no document are left out."""
+        """Counts of the query's terms; words that no document has are left out."""
         rows = [dict(Counter(self._text_terms(text))) for text in as_texts(texts)]
         return SparseMatrix.from_dicts(rows, self.n_terms)
 
@@ -122,7 +122,7 @@ class FixedBM25Encoder(Encoder):
         return SparseMatrix(indptr, ids, weights, (len(indptr) - 1, self.n_terms))
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Where the corpus' terms stand in a text."""
+        """Positions of the corpus' terms in a text."""
         found = ((self._term(m.group().lower()), m.start(), m.end()) for m in _WORD.finditer(text))
         return [span for span in found if span[0] >= 0]
 
@@ -165,7 +165,7 @@ class FixedBM25Encoder(Encoder):
         return self._fingerprint
 
     def query_files(self) -> dict[str, bytes]:
-        """All of it: the table of a BM25 encoder is small."""
+        """The whole encoder; it is small."""
         settings = {"k1": self.k1, "b": self.b, "language": self.language}
         state = {
             "n_docs": self._n_docs,
@@ -195,9 +195,9 @@ class FixedBM25Encoder(Encoder):
                 if idf.shape != (len(state["vocabulary"]),):
                     raise ValueError(f"{len(state['vocabulary'])} terms but {idf.shape} idf values")
                 if not all(isinstance(stem, str) for stem in state["vocabulary"]):
-                    raise ValueError("the vocabulary holds something else than words")
+                    raise ValueError("the vocabulary holds something other than words")
                 encoder._restore(state["vocabulary"], idf, float(state["average_length"]), int(state["n_docs"]))
-            # The list it was fitted with, whatever a later version of the library brings.
+            # Use the list that it was fitted with; the library's may have changed.
             encoder._stop_words = frozenset(state["stop_words"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EncoderError(f"{folder}: not a whole bm25 encoder: {error!r}") from None
@@ -205,7 +205,7 @@ class FixedBM25Encoder(Encoder):
 
 
 def _words(text: str) -> list[str]:
-    # Found before they are lower-cased, as in `spans`: lower-casing can move a word's borders ("İ").
+    # Split before lower-casing, as in `spans`: lower-casing can move a word's borders ("İ").
     return [word.lower() for word in _WORD.findall(text)]
 
 

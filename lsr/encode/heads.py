@@ -1,4 +1,4 @@
-"""Heads: from a backbone's token states to the weights of a text's terms."""
+"""Heads: turn a backbone's token states into term weights of a text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from lsr.encode.pooling import Screen, max_logits, pool_logits, pool_states, saturate
 from lsr.errors import EncoderError
 
-_NEVER = -1e4  # the bias of terms that no text has
+_NEVER = -1e4  # bias of terms that no text may have
 
 
 class Head(nn.Module):
-    """From states to weights.
+    """Base of all heads.
 
     Args:
         pooling: "max" or "sum".
@@ -30,11 +30,11 @@ class Head(nn.Module):
         self.pooling, self.saturation, self.n_terms = pooling, saturation, n_terms
 
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
-        """Arguments and result as of `SparseModel`; states: (batch, seq, hidden)."""
+        """Term weights; arguments and result are those of `SparseModel`, states are (batch, seq, hidden)."""
         raise NotImplementedError
 
     def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
-        """What each token adds to terms, before the pooling and up to a constant of each term.
+        """Logits of terms for each token before pooling, up to a constant for each term.
 
         Args:
             states: (batch, seq, hidden).
@@ -47,38 +47,38 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
-        """What has to be kept besides the backbone."""
+        """Tensors to save besides the backbone."""
         return {}
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        """The backbone as transformers knows it, for as long as this lasts."""
+        """Restore the backbone to the form that transformers expects while this lasts."""
         yield
 
 
 class MaskedLMHead(Head):
-    """The output layer of a masked language model, which is taken out of it where it can be.
+    """The output layer of a masked language model, detached from the model if possible.
 
     Args:
         model: The model; from now on it ends before that layer.
-        pooling, saturation: As `Head`.
-        n_terms: Terms that it has to put out.
+        pooling, saturation: As for `Head`.
+        n_terms: Terms that it must output.
         where: The checkpoint, for messages.
 
     Raises:
-        EncoderError: It puts out something else.
+        EncoderError: It outputs another number of terms.
     """
 
     def __init__(self, model: Any, pooling: str, saturation: str, n_terms: int, where: str) -> None:
         super().__init__(pooling, saturation, n_terms)
-        # In a list, so that its parameters aren't the head's as well.
+        # In a list, so that its parameters don't count as the head's.
         self._output = [model.get_output_embeddings()]
         self.apart = self._take_apart(model, where)
         self._screen: Screen | None = None
 
     @torch.no_grad()
     def _take_apart(self, model: Any, where: str) -> bool:
-        """Have the model stop before its output layer; False where that doesn't give the same logits."""
+        """Make the model stop before its output layer; returns False if that changes the logits."""
         output = self._output[0]
         probe = torch.arange(min(self.n_terms, 8), device=next(model.parameters()).device).unsqueeze(0)
         mask = torch.ones_like(probe)
@@ -95,13 +95,13 @@ class MaskedLMHead(Head):
         try:
             if torch.allclose(nn.functional.linear(logits(), output.weight, output.bias), full, rtol=1e-4, atol=1e-4):
                 return True
-        except RuntimeError:  # shapes that don't fit: something else happens behind the output layer
+        except RuntimeError:  # shapes don't fit: the model does more after its output layer
             pass
         del output.forward
         return False
 
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
-        """As `Head`; where the model isn't apart, `states` are the logits."""
+        """See `Head`; if the layer couldn't be detached, `states` are the logits."""
         if not self.apart:
             weights = pool_logits(states, mask, self.pooling, self.saturation)
             return weights if terms is None else weights[:, terms]
@@ -127,14 +127,14 @@ class MaskedLMHead(Head):
         return self._output[0]
 
     def logits(self, states: Tensor) -> Tensor:
-        """What the masked language model says of states, (n, hidden): (n, n_terms)."""
+        """Logits of (n, hidden) states, (n, n_terms)."""
         if not self.apart:
             return states
         return nn.functional.linear(states, self._output[0].weight, self._output[0].bias)
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        """The model ends with its output layer again."""
+        """Reattach the output layer."""
         if self.apart:
             del self._output[0].forward
         try:
@@ -145,10 +145,10 @@ class MaskedLMHead(Head):
 
 
 class GatedHead(MaskedLMHead):
-    """A masked language model's weights, let through by a gate.
+    """A masked language model's weights behind a gate for each term.
 
-    Exact on the way forward, its sigmoid on the way back (a straight-through estimate). Arguments as `MaskedLMHead`,
-    and `tensors`: what `start` or `tensors` gave.
+    The gate is 0 or 1 in the forward pass; its gradient is that of a sigmoid (straight-through estimator). Arguments
+    are those of `MaskedLMHead`, and `tensors`, from `start` or `tensors`.
     """
 
     NAMES = ("gate.weight", "gate.bias")
@@ -158,12 +158,12 @@ class GatedHead(MaskedLMHead):
     ) -> None:
         super().__init__(model, pooling, saturation, n_terms, where)
         if not self.apart:
-            raise EncoderError(f"{where}: its output layer can't be taken apart, so there is no place for a gate")
+            raise EncoderError(f"{where}: its output layer can't be detached, so a gate is not possible")
         self.gate_weight, self.gate_bias = (nn.Parameter(tensors[name]) for name in self.NAMES)
 
     @classmethod
     def start(cls, embeddings: Tensor) -> dict[str, Tensor]:
-        """The tensors to begin with, of (n_terms, hidden) output embeddings: the gate is open."""
+        """Initial tensors from (n_terms, hidden) output embeddings; all gates are open."""
         return {"gate.weight": torch.zeros_like(embeddings.detach()), "gate.bias": torch.ones(len(embeddings))}
 
     def forward(self, states: Tensor, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
@@ -180,10 +180,10 @@ class GatedHead(MaskedLMHead):
 
 
 class LexicalHead(Head):
-    """Weights of the text's own tokens, none beside.
+    """Weights for the text's own tokens only, without expansion.
 
     Args:
-        tensors: What `start` or `tensors` gave.
+        tensors: From `start` or `tensors`.
         n_terms: Size of the vocabulary.
     """
 
@@ -196,7 +196,7 @@ class LexicalHead(Head):
 
     @classmethod
     def start(cls, hidden: int, n_terms: int, absent: Tensor) -> dict[str, Tensor]:
-        """The tensors to begin with: every token of a text counts, but for the terms that are absent."""
+        """Initial tensors: every token of a text has a weight, except absent terms."""
         counts = torch.ones(n_terms)
         counts[absent] = 0
         return {"weigh.weight": torch.zeros(1, hidden), "weigh.bias": torch.ones(1), "counts": counts}
@@ -223,12 +223,12 @@ class LexicalHead(Head):
 class ExpansionHead(Head):
     """An output layer, for a backbone that was trained without one.
 
-    A term's logit is the largest that any token gives it, as with a masked language model, plus the term's own
-    frequency in the text.
+    As with a masked language model, a term's logit is the largest over the tokens. The term's own frequency in the
+    text is added.
 
     Args:
-        tensors: What `start` or `tensors` gave.
-        saturation: As `Head`; the pooling is max.
+        tensors: From `start` or `tensors`.
+        saturation: As for `Head`; the pooling is max.
     """
 
     typical_length = 140.0  # tokens of a text, in the frequency's length normalisation
@@ -241,12 +241,12 @@ class ExpansionHead(Head):
         self.identity, self.up, self.down = (
             _linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in ("identity", "up", "down")
         )
-        # It stays as it is but for its rows' scales: a batch teaches too few terms to move all of them.
+        # Only the scales of its rows are trained: a batch has too few terms to move all of them.
         self.register_buffer("projection", projection)
         self.scale = nn.Parameter(torch.zeros(self.n_terms))
         self.bias = nn.Parameter(tensors["bias"])
         self.frequency = nn.Parameter(tensors["frequency"])
-        # Each term learns only where a batch has it, so what all have in common is learned apart.
+        # A term learns only from batches that have it, so what all terms share has parameters of its own.
         self.shift, self.stretch, self.louder = (nn.Parameter(torch.zeros(1)) for _ in range(3))
         self.k1_b = nn.Parameter(tensors["saturation"])  # log k1, logit of b
 
@@ -254,13 +254,13 @@ class ExpansionHead(Head):
     def start(
         cls, embeddings: Tensor, states: Sequence[Tensor], absent: Tensor, *, width: int = 768
     ) -> dict[str, Tensor]:
-        """The tensors to begin with: logits of the input embeddings, standardised, and a bias that leaves few terms.
+        """Initial tensors: standardised logits of the input embeddings, and a bias that leaves few terms.
 
         Args:
-            embeddings: (n_terms, hidden) float32, of the backbone.
-            states: Of each of some texts, (n_tokens, hidden) float32, its last states.
-            absent: (n,) int64, terms that no text has: special and unused tokens.
-            width: Of the perceptron.
+            embeddings: (n_terms, hidden) float32, input embeddings of the backbone.
+            states: For each of some texts its last states, (n_tokens, hidden) float32.
+            absent: (n,) int64, terms that no text may have: special and unused tokens.
+            width: Hidden size of the perceptron.
         """
         hidden = embeddings.shape[1]
         logits = torch.cat(list(states)) @ embeddings.T
@@ -289,18 +289,18 @@ class ExpansionHead(Head):
         return saturate(logits, self.saturation)
 
     def token_logits(self, states: Tensor, ids: Tensor, terms: Tensor) -> Tensor:
-        """As `Head`; what a term's frequency in the text adds is no token's."""
+        """See `Head`; the frequency's share belongs to no token and isn't included."""
         return self.transform(states) @ self._projection(terms).T
 
     def _projection(self, rows: Tensor | slice) -> Tensor:
         return cast(Tensor, self.projection[rows] * (self.scale[rows] + self.stretch).exp().unsqueeze(1))
 
     def transform(self, states: Tensor) -> Tensor:
-        """What the output layer is applied to, (batch, seq, hidden)."""
+        """Input of the output layer, (batch, seq, hidden)."""
         return cast(Tensor, self.identity(states) + self.down(nn.functional.gelu(self.up(states))))
 
     def frequencies(self, ids: Tensor, mask: Tensor, terms: Tensor | None) -> Tensor:
-        """BM25's saturated frequency of each term in the text itself, (batch, n) float32."""
+        """BM25's saturated frequency of each term in the text, (batch, n) float32."""
         k1, b = self.k1_b[0].exp(), torch.sigmoid(self.k1_b[1])
         counts = torch.zeros(ids.shape[0], self.n_terms, device=ids.device)
         counts.scatter_add_(1, ids, mask.to(counts.dtype))
@@ -309,7 +309,7 @@ class ExpansionHead(Head):
         return counts / (counts + k1 * (1 - b + b * length))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it, what is common to all terms folded into each."""
+        """All parameters, with those that all terms share folded into each term's."""
         layers = {"identity": self.identity, "up": self.up, "down": self.down}
         found = {
             f"{name}.{kind}": getattr(layer, kind) for name, layer in layers.items() for kind in ("weight", "bias")

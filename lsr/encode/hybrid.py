@@ -1,9 +1,9 @@
-"""A learned encoder and BM25 in one vector: what a model adds to the words, beside the words themselves.
+"""A learned encoder and BM25 in one vector.
 
     score = learned score + weight * BM25 score
 
-One inverted index answers both at once, exactly, and a hit is explained by the terms of either. The vocabulary is the
-model's, then BM25's terms as "bm25:TERM"; these grow with an index, which counts them, too.
+One inverted index searches both at once, exactly, and explains hits by the terms of both. The vocabulary is the
+model's, followed by BM25's terms as "bm25:TERM", which grow with the index.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from lsr.fingerprint import Fingerprint, digest
 from lsr.sparse import SparseMatrix
 
 PREFIX = "bm25:"
-# BM25's document weights are divided by it and its query weights multiplied: both encoders' are of a size then, and so
-# lose as little when an index stores them in 8 bits with one scale. The second with IDF in the documents' weights.
+# BM25's document weights are divided by this factor and its query weights multiplied. So weights of both encoders are
+# of one magnitude and lose little in 8 bits with one scale. The second is for documents' weights that include IDF.
 _SIZE, _SIZE_FIXED = 0.5, 4.0
 
 
 class HybridEncoder(Encoder):
-    """A learned encoder and BM25, added up.
+    """The sum of a learned encoder and BM25.
 
     Args:
-        learned: The one.
-        lexical: The other.
-        weight: How much BM25's score counts, above 0.
+        learned: The learned encoder.
+        lexical: BM25.
+        weight: Factor of BM25's score, above 0.
 
     Raises:
-        EncoderError: The weight is no such number.
+        EncoderError: The weight is not above 0.
     """
 
     type = "hybrid"
@@ -65,11 +65,11 @@ class HybridEncoder(Encoder):
 
     @property
     def living(self) -> bool:  # type: ignore[override]
-        """As BM25 is, unless an earlier version of it made the index."""
+        """True, except for an index of an earlier version of BM25."""
         return self.lexical.living
 
     def over(self, lexicon: Lexicon | None) -> HybridEncoder:
-        """The same with the terms and counts of an index, or None for none."""
+        """A copy with the terms and counts of an index, or without any for None."""
         if not isinstance(self.lexical, BM25Encoder):
             return self
         mine = None if lexicon is None else lexicon.part(self.learned.n_terms, PREFIX)
@@ -84,12 +84,12 @@ class HybridEncoder(Encoder):
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any], **settings: Unpack[ModelOptions]) -> HybridEncoder:
-        """Open what `save` or `query_files` wrote.
+        """Open the files of `save` or `query_files`.
 
         Args:
-            folder: Where the files lie.
+            folder: The folder of the files.
             config: Content of `encoder.json`.
-            settings: Settings of the learned encoder in place of the stored ones.
+            settings: Settings of the learned encoder that replace the stored ones.
 
         Raises:
             EncoderError: Something is missing or damaged.
@@ -112,7 +112,7 @@ class HybridEncoder(Encoder):
         self.lexical.fit(texts)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Both encoders' queries side by side; those of a table as of `InferenceFreeEncoder.encode_known`."""
+        """Both encoders' queries side by side; for inference-free ones see `InferenceFreeEncoder.encode_known`."""
         texts = as_texts(texts)
         lexical = self.lexical.encode_query(texts)
         if isinstance(self.learned, InferenceFreeEncoder):
@@ -124,16 +124,16 @@ class HybridEncoder(Encoder):
     def encode_document(self, texts: Texts) -> SparseMatrix:
         """Both encoders' documents side by side."""
         texts = as_texts(texts)
-        lexical = self.lexical.encode_document(texts)  # the faster one first: it may have seen no corpus
+        lexical = self.lexical.encode_document(texts)  # the fast one first: it fails if it isn't fitted
         return _beside(self.learned.encode_document(texts), lexical, 1 / self._size)
 
     @property
     def dense_width(self) -> int:
-        """The learned encoder's."""
+        """See `Encoder`; from the learned encoder."""
         return self.learned.dense_width
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """By the learned encoder."""
+        """See `Encoder`; from the learned encoder."""
         return self.learned.encode_dense(texts, queries=queries)
 
     def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
@@ -144,7 +144,7 @@ class HybridEncoder(Encoder):
         return _beside(learned, lexical, 1 / self._size), dense
 
     def split_by_encoder(self, vectors: SparseMatrix) -> tuple[SparseMatrix, SparseMatrix]:
-        """Vectors with the learned encoder's terms only, and with BM25's only; numbered as they are."""
+        """Split vectors into the learned encoder's terms and BM25's; term ids stay the same."""
         first = self.learned.n_terms
         return vectors.within(first), vectors.beyond(first)
 
@@ -164,13 +164,13 @@ class HybridEncoder(Encoder):
         return self.learned.n_terms + self.lexical.n_terms
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Where both encoders' terms stand in a text."""
+        """Positions of both encoders' terms in a text."""
         first = self.learned.n_terms
         words = [(first + term, start, end) for term, start, end in self.lexical.spans(text)]
         return sorted([*self.learned.spans(text), *words], key=lambda span: (span[1], span[0]))
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """The learned encoder's; BM25's terms stand in the text themselves."""
+        """Origins of the learned encoder's terms; BM25's terms occur in the text itself."""
         return self.learned.origins(text, [term for term in terms if term < self.learned.n_terms])
 
     def fillers(self, text: str) -> list[tuple[int, int]]:
@@ -178,15 +178,15 @@ class HybridEncoder(Encoder):
         return self.lexical.fillers(text)
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """The learned encoder's."""
+        """See `Encoder`; from the learned encoder."""
         return self.learned.tokens(text)
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """How many tokens still fit into what the learned encoder reads. BM25 reads all of a text."""
+        """See `Encoder`; counts what the learned encoder reads. BM25 reads all of a text."""
         return self.learned.room(texts, queries=queries)
 
     def check(self) -> None:
-        """Look at all files without running a model.
+        """Check all files without running a model.
 
         Raises:
             EncoderError: Something is missing.
@@ -195,7 +195,7 @@ class HybridEncoder(Encoder):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Both together."""
+        """The fingerprints of both."""
         learned, lexical = self.learned.fingerprint, self.lexical.fingerprint
         weights = [str(learned.weights), str(lexical.weights), repr(self.weight)]
         return replace(
@@ -209,11 +209,11 @@ class HybridEncoder(Encoder):
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def query_files(self) -> dict[str, bytes]:
-        """Both encoders' files, their settings within one `encoder.json`."""
+        """Both encoders' files, with all settings in one `encoder.json`."""
         return self._with_config(self.learned.query_files())
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write the model, and what BM25 was fitted to."""
+        """Write the model, and BM25's terms and counts."""
         folder = Path(folder)
         self.learned.save(folder)
         written = {CONFIG_FILE: (folder / CONFIG_FILE).read_bytes()}
@@ -231,7 +231,7 @@ class HybridEncoder(Encoder):
 
 
 def _beside(left: SparseMatrix, right: SparseMatrix, factor: float) -> SparseMatrix:
-    """Two matrices' rows one behind the other, the right one's multiplied."""
+    """Concatenate two matrices' rows, with the right one's weights multiplied."""
     indptr = left.indptr + right.indptr
     indices = np.empty(int(indptr[-1]), np.int64)
     data = np.empty(len(indices), np.float32)
@@ -244,7 +244,7 @@ def _beside(left: SparseMatrix, right: SparseMatrix, factor: float) -> SparseMat
 
 
 def open_parts(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], BM25Encoder | FixedBM25Encoder, float]:
-    """The learned encoder's settings, BM25, and its weight, of what `save` or `query_files` wrote.
+    """The learned encoder's settings, BM25, and BM25's weight, from the files of `save` or `query_files`.
 
     Raises:
         EncoderError: Something is missing or damaged.

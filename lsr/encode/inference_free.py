@@ -1,9 +1,9 @@
-"""Inference-free retrieval: documents through SPLADE, queries by looking their tokens up in a table.
+"""Inference-free retrieval: a SPLADE model encodes documents; queries look up their tokens in a table.
 
     q_j = 1[j in tokens(q)] * table_j
 
-with repeated tokens counted once, special tokens and negative entries zero (SPLADE-doc; IDF tables of arXiv
-2411.04403). The queries' side needs the tokenizer and the table, neither torch nor transformers.
+Repeated tokens count once; special tokens and negative entries count zero (SPLADE-doc; IDF tables of arXiv
+2411.04403). Queries need the tokenizer and the table, but neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _BEGINNING = 3  # letters
 
 
 class InferenceFreeEncoder(Encoder):
-    """Documents by a SpladeEncoder, queries by a table of weights.
+    """Encodes documents with a `SpladeEncoder` and queries with a table of weights.
 
     Args:
-        document: The documents' encoder; its model isn't touched until a document is encoded.
+        document: The documents' encoder; its model is loaded when the first document is encoded.
         table: (n,) float, weight of each token; n at most the size of the vocabulary.
         tokenizer: The queries' tokenizer; None for the documents'.
         max_length: Tokens of a query that are read; None for all.
-        prompt: Put in front of every query.
+        prompt: Text before every query.
 
     Raises:
-        EncoderError: The table doesn't fit the vocabulary, or holds something that is no number.
+        EncoderError: The table doesn't fit the vocabulary, or has values that are not numbers.
     """
 
     type = "inference-free"
@@ -69,27 +69,28 @@ class InferenceFreeEncoder(Encoder):
         return self._reduced(device=self.document.device, batch_tokens=self.document.batch_tokens)
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Queries by the table; no model runs."""
+        """Encode queries with the table; no model runs."""
         rows = self.tokenizer.ids([self.prompt + text for text in as_texts(texts)], self.max_length, special=False)
         terms = [np.unique(np.array(row, dtype=np.int64)) for row in rows]
         return SparseMatrix.from_rows([(row, self.table[row]) for row in terms], self.n_terms)
 
     def encode_known(self, texts: Sequence[str], other: Encoder) -> SparseMatrix:
-        """Queries beside an encoder that has words as a whole.
+        """Encode queries for use beside an encoder of whole words, such as BM25.
 
-        Where a word isn't in the vocabulary, its pieces stand in other words too, which they would find. So they count
-        only beside a whole word that the other encoder knows, stop words aside: the beginning in full, what continues
-        it half; of a word that the other encoder doesn't know, only a beginning of three letters.
+        A word that isn't in the vocabulary is split into pieces, which also occur in unrelated words. So pieces count
+        only if the query has another whole word that the other encoder knows and that isn't a stop word: the first
+        piece in full, the next ones half. Of a word that the other encoder doesn't know, only a first piece of at least
+        three letters counts.
 
         Args:
             texts: The queries.
-            other: Tells which words of a text it knows, and which of them are stop words.
+            other: The encoder that knows whole words and stop words.
         """
         rows = []
         for text in texts:
             ids, places = self.tokenizer.words(text, self.max_length, self.prompt, special=False)
             known, fillers = [span[1:] for span in other.spans(text)], other.fillers(text)
-            weights: dict[int, float] = {}  # of terms, relative to the table's
+            weights: dict[int, float] = {}  # factor of each term's table entry
             pieces: dict[int, float] = {}
             alone = True
             for place, tokens in groupby(zip(ids, places, strict=True), key=itemgetter(1)):
@@ -100,7 +101,7 @@ class InferenceFreeEncoder(Encoder):
                     alone = alone and (not theirs or _meets(place, fillers))
                 elif theirs:
                     pieces |= {first: 1.0} | {term: 0.5 for term in others if term not in pieces}
-                elif len(self._vocabulary[first].lstrip("\u0120\u2581")) >= _BEGINNING:  # how some begin a word
+                elif len(self._vocabulary[first].lstrip("\u0120\u2581")) >= _BEGINNING:  # marks of a word's start
                     pieces[first] = 1.0
             if not alone:
                 weights = pieces | weights
@@ -109,37 +110,38 @@ class InferenceFreeEncoder(Encoder):
         return SparseMatrix.from_rows(rows, self.n_terms)
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
-        """Documents through their model."""
+        """Encode documents with their model."""
         return self.document.encode_document(texts)
 
     @property
     def dense_width(self) -> int:
-        """The documents' model's."""
+        """See `Encoder`; from the documents' model."""
         return self.document.dense_width
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """By the documents' model, also for queries."""
+        """See `Encoder`; by the documents' model, also for queries."""
         return self.document.encode_dense(texts, queries=queries)
 
     def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
-        """By the documents' model."""
+        """See `Encoder`; by the documents' model."""
         return self.document.encode_both(texts)
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        """The tokenizer's tokens, filled up to what the model puts out."""
+        """The tokenizer's tokens, padded to the model's number of outputs."""
         return self._vocabulary
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Where the tokens stand in a text."""
-        return [span for span in self.tokenizer.spans(text) if span[0] < self.n_terms]
+        """Positions of tokens in a text."""
+        n_terms = self.n_terms
+        return [span for span in self.tokenizer.spans(text) if span[0] < n_terms]
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """Which word of a document each of its terms comes from, as the documents' model has it."""
+        """See `Encoder`; by the documents' model."""
         return self.document.origins(text, terms)
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int] | None:
-        """How many tokens still fit behind each text."""
+        """See `Encoder`."""
         if not queries:
             return self.document.room(texts)
         if self.max_length is None:
@@ -148,7 +150,7 @@ class InferenceFreeEncoder(Encoder):
         return [self.max_length - len(row) for row in ids]
 
     def check(self) -> None:
-        """Look at all files without running a model.
+        """Check all files without running a model.
 
         Raises:
             EncoderError: Something is missing, or queries and documents have different vocabularies.
@@ -159,7 +161,7 @@ class InferenceFreeEncoder(Encoder):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The documents' encoder and the table together."""
+        """The fingerprints of the documents' encoder and the table."""
         if self._fingerprint is None:
             document = self.document.fingerprint
             parts = [str(document.weights), self.prompt, str(self.max_length)]
@@ -178,13 +180,14 @@ class InferenceFreeEncoder(Encoder):
     # --- on disk --------------------------------------------------------------------------------------------
 
     def query_files(self) -> dict[str, bytes]:
-        """All that queries need, and a reference to where the documents' checkpoint lies."""
+        """Everything for queries, and a reference to the documents' checkpoint."""
         return self._files(self.document.config())
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Copy the documents' checkpoint, and write tokenizer, table and `encoder.json`.
 
-        A model that other libraries know lies where they look for it, in the folder itself; others in "document".
+        A model that other libraries can open is put into the folder itself, where they look for it; others into
+        "document".
         """
         folder, tower = Path(folder), self.document.document
         known = portable.is_portable(tower)
@@ -213,12 +216,12 @@ class InferenceFreeEncoder(Encoder):
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any], **settings: Unpack[ModelOptions]) -> InferenceFreeEncoder:
-        """Open what `save` or `query_files` wrote.
+        """Open the files of `save` or `query_files`.
 
         Args:
-            folder: Where the files lie; read now, not needed later unless the model lies there too.
+            folder: The folder of the files; not needed later, unless the model is in it.
             config: Content of `encoder.json`.
-            settings: Settings of the documents' encoder in place of the stored ones.
+            settings: Settings of the documents' encoder that replace the stored ones.
 
         Raises:
             EncoderError: A file is missing or damaged.
@@ -233,12 +236,12 @@ class InferenceFreeEncoder(Encoder):
 
 
 def _meets(place: tuple[int, int] | None, spans: Iterable[Sequence[int]]) -> bool:
-    """Whether a part of a text has something in common with any of others, (start, end)."""
+    """Whether a range of characters overlaps any of some others."""
     return place is not None and any(start < place[1] and end > place[0] for start, end in spans)
 
 
 def _checked_table(table: ArrayLike, tokenizer: TextTokenizer, n_terms: int) -> NDArray[np.float32]:
-    """A copy that has an entry for each term, none of them negative, and zeros for special tokens."""
+    """A copy with an entry for each term: negative ones and special tokens are zero."""
     given = np.asarray(table, dtype=np.float32)
     if given.ndim != 1 or not tokenizer.size <= len(given) <= max(n_terms, tokenizer.size):
         raise EncoderError(
@@ -267,7 +270,7 @@ def _table_bytes(table: NDArray[np.float32]) -> bytes:
 def _read_table(path: Path) -> NDArray[np.float32]:
     try:
         table = pa.ipc.open_file(path.read_bytes()).read_all()
-        table.validate(full=True)  # a damaged file must not be read out of bounds
+        table.validate(full=True)  # a damaged file must not cause reads out of bounds
         if table.schema != pa.schema({"weight": pa.float32()}) or table["weight"].null_count:
             raise EncoderError(f"{path}: not one column of float32 weights: {table.schema}")
         return np.asarray(table["weight"].to_numpy())

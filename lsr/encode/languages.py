@@ -22,6 +22,8 @@ _LATIN = (
     "english", "german", "french", "spanish", "italian", "portuguese", "dutch", "swedish", "danish", "norwegian",
     "finnish", "hungarian", "turkish",
 )  # fmt: skip
+# Letters that none of the others has: a word with one counts as a stop word.
+_LETTERS = {"turkish": "ığş", "hungarian": "őű", "german": "ß", "spanish": "ñ", "portuguese": "ãõ"}
 # Told by their script, unless letters stand in the text that the language doesn't have.
 _SCRIPTS = {
     "russian": ("\u0400-\u04ff", "іїєґђћјљњџѓќѕ"),
@@ -154,9 +156,13 @@ def told_language(text: str, names: Sequence[str]) -> str | None:
     if script == "grams":
         return "english" if "english" in names else "none"
     signs, found = _signs(tuple(names)), dict.fromkeys(names, 0.0)
+    letters_of = {name: set(letters) for name, letters in _LETTERS.items() if name in names}
     for word in _WORD.findall(clean.lower()):
         for name, weight in signs.get(word, ()):
             found[name] += weight
+        if not word.isascii():
+            for name, own in letters_of.items():
+                found[name] += not own.isdisjoint(word)
     best = max(found, key=lambda name: found[name])
     return best if found[best] else None
 

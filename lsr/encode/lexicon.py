@@ -1,7 +1,7 @@
-"""Lexicon: the terms of some documents, their numbers, and in how many documents each occurs.
+"""Lexicon: terms, their ids, and their document frequencies.
 
-An encoder that is fitted has one of its own; an index that lives has one for every commit, and one that grows while
-documents are added. Terms are only ever appended, so that a number once given stands for the same term for good.
+A fitted encoder has its own lexicon. A living index has one for every commit, and one that grows while documents are
+added. Terms are only appended, so an id always stands for the same term.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ Counts = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
 class Lexicon:
-    """Terms and their counts, or those of them that begin at a number and have a prefix.
+    """Terms and their counts, or a view of those from a term id on that have a prefix.
 
     Attributes:
-        tokens: Of all terms.
+        tokens: Tokens of all terms.
         n_docs: Number of documents.
 
     Args:
-        tokens: As above.
-        term_of: {token: its number}; made here unless given.
-        n_docs: As above.
-        counts: Gives in how many documents each of (n,) terms occurs.
-        grows: Whether tokens that aren't known are appended.
-        first: The first term that is one of these.
-        prefix: What their tokens begin with.
+        tokens: Tokens of all terms.
+        term_of: {token: term id}; made here if not given.
+        n_docs: Number of documents.
+        counts: Returns the document frequencies of (n,) terms.
+        grows: Whether unknown tokens are appended.
+        first: The first term of the view.
+        prefix: The prefix of the view's tokens.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Lexicon:
 
     @classmethod
     def of(cls, documents: Iterable[Sequence[str]]) -> Lexicon:
-        """The lexicon of documents, given as their terms; in the order of the alphabet."""
+        """The lexicon of documents, given as their terms; in alphabetical order."""
         frequencies: Counter[str] = Counter()
         n_docs = 0
         for terms in documents:
@@ -60,29 +60,29 @@ class Lexicon:
 
     @classmethod
     def of_counts(cls, tokens: list[str], counts: Sequence[int], n_docs: int) -> Lexicon:
-        """A lexicon of known counts."""
+        """Make a lexicon from known counts."""
         table = np.array(counts, np.int64)
         return cls(tokens, n_docs=n_docs, counts=table.__getitem__)
 
     def part(self, first: int, prefix: str) -> Lexicon:
-        """The terms from a number on, whose tokens begin with a prefix that they are known without."""
+        """A view of the terms from an id on; their tokens have a prefix, which the view leaves out."""
         how = {"n_docs": self.n_docs, "counts": self._counts, "grows": self._grows}
         return Lexicon(self.tokens, self._term_of, **how, first=first, prefix=prefix)  # type: ignore[arg-type]
 
     @property
     def counted(self) -> bool:
-        """Whether it is known in how many documents its terms occur."""
+        """Whether the document frequencies are known."""
         return self._counts is not None
 
     def __len__(self) -> int:
         return len(self.tokens) - self._first
 
     def words(self) -> list[str]:
-        """The tokens of these terms, without the prefix."""
+        """The tokens of the view, without the prefix."""
         return [token.removeprefix(self._prefix) for token in self.tokens[self._first :]]
 
     def number(self, word: str) -> int:
-        """The number of a term among these; -1 if it isn't known and nothing is appended."""
+        """The id of a token within the view; -1 if it is unknown and the lexicon doesn't grow."""
         term = self._term_of.get(self._prefix + word, -1)
         if term < 0 and self._grows:
             self._term_of[self._prefix + word] = term = len(self.tokens)
@@ -90,13 +90,13 @@ class Lexicon:
         return term - self._first if term >= self._first else -1
 
     def counts(self, terms: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,) int64, in how many documents each of (n,) of these terms occurs."""
+        """(n,) int64, document frequencies of (n,) terms of the view."""
         if self._counts is None:
             return np.zeros(len(terms), np.int64)
         return self._counts(terms + self._first)
 
     def cut(self, size: int) -> None:
-        """Forget what was appended beyond so many tokens."""
+        """Drop the tokens that were appended after the first n."""
         for token in self.tokens[size:]:
             del self._term_of[token]
         del self.tokens[size:]

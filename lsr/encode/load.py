@@ -1,4 +1,4 @@
-"""load_encoder: one name in, an encoder out, whatever layout its files have.
+"""load_encoder: open an encoder by its name, whatever the layout of its files.
 
     "bm25", "lsr-mini"          the built-in encoders
     a folder with encoder.json  what an encoder's `save` wrote
@@ -7,8 +7,8 @@
     ... with idf.json           OpenSearch: a masked-LM checkpoint and a table of query weights by token
     ... with config.json        a plain masked-LM checkpoint
 
-A name "organisation/name" that is no folder is looked up on the Hugging Face hub. Other libraries' files are
-read here; their code isn't used.
+A name "organisation/name" that is not a folder is looked up on the Hugging Face hub. Only the files of other libraries
+are read; their code isn't run.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _TRANSFORMER_CONFIGS = [
 
 
 class EncoderOptions(ModelOptions, total=False):
-    """What `load_encoder` takes; it tells what they mean."""
+    """Settings of `load_encoder`, which explains them."""
 
     query_model: str | PathLike[str] | None
     lexical: float | None
@@ -63,12 +63,11 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
 
     Args:
         name: "bm25", "lsr-mini", a folder, or a model of the Hugging Face hub.
-        settings: For "bm25": k1, b, language, stop_words and pivot, as BM25Encoder has them. For models, in place of
-            what the checkpoint says: pooling, saturation and max_length of the documents' tower (and of the queries',
-            where it is the same);
-            top_k and max_ratio to prune documents; query_model, another checkpoint for queries; lexical, the weight
-            of BM25's score beside the model's (`HybridEncoder`), 0 for none; device and batch_tokens, as
-            SpladeEncoder has them.
+        settings: For "bm25": k1, b, language, stop_words and pivot, see `BM25Encoder`. For models: pooling, saturation
+            and max_length of the documents' tower (and the queries', if it is the same), instead of the checkpoint's;
+            top_k and max_ratio, to prune documents; query_model, another checkpoint for queries; lexical, the weight
+            of BM25's score beside the model's (`HybridEncoder`), 0 for none; device and batch_tokens, see
+            `SpladeEncoder`.
 
     Raises:
         EncoderError: No such encoder, an unknown setting, or files that are missing or damaged.
@@ -93,20 +92,20 @@ def load_encoder(name: str | PathLike[str], **settings: Unpack[EncoderOptions]) 
 
 
 def as_encoder(encoder: Encoder | str | PathLike[str] | None) -> Encoder | None:
-    """An encoder, opened by `load_encoder` if it is a name; None stays None.
+    """Return an encoder as it is, or open it if it is a name; None stays None.
 
     Raises:
-        TypeError: Something else.
+        TypeError: Neither an encoder nor a name.
     """
     if isinstance(encoder, str | PathLike):
         return load_encoder(encoder)
     if encoder is not None and not isinstance(encoder, Encoder):
-        raise TypeError(f"an encoder is wanted, its name or its folder, got {type(encoder).__name__}")
+        raise TypeError(f"an encoder, or its name or folder, is needed, got {type(encoder).__name__}")
     return encoder
 
 
 def load_encoder_files(content: Mapping[str, bytes], **settings: Unpack[EncoderOptions]) -> Encoder:
-    """Open an encoder from what `Encoder.query_files` gave; documents need the model where it was.
+    """Open an encoder from `Encoder.query_files`. To encode documents it needs the model at its original place.
 
     Args:
         content: Content of each file by its name.
@@ -115,7 +114,7 @@ def load_encoder_files(content: Mapping[str, bytes], **settings: Unpack[EncoderO
     Raises:
         EncoderError: The files are damaged, or a setting is unknown.
     """
-    with tempfile.TemporaryDirectory() as temporary:  # everything is read into memory before it goes
+    with tempfile.TemporaryDirectory() as temporary:  # all files are read into memory before it is deleted
         folder = Path(temporary)
         for name, data in content.items():
             files.inside(folder, name).write_bytes(data)
@@ -131,7 +130,7 @@ def _refuse_unknown(settings: Mapping[str, Any], known: tuple[str, ...], name: s
 
 
 def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> Encoder:
-    """Open our own layout; `whole` where the model's files should be there, too."""
+    """Open our own layout; with `whole` the model's files must be there, too."""
     config = read_config(folder)
     kind = config["type"]
     if kind == BM25Encoder.type:
@@ -171,9 +170,7 @@ def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> E
 
 def _refuse_query_model(query_model: Any) -> None:
     if query_model is not None:
-        raise EncoderError(
-            f"this encoder has a table for queries, so query_model={str(query_model)!r} has no place in it"
-        )
+        raise EncoderError(f"this encoder has a table for queries, so query_model={str(query_model)!r} can't be used")
 
 
 def _query_tower(name: str | PathLike[str]) -> Tower:
@@ -193,15 +190,15 @@ def _query_tower(name: str | PathLike[str]) -> Tower:
 
 @dataclass
 class _Layout:
-    """What a checkpoint of another library holds.
+    """A checkpoint of another library.
 
     Attributes:
         document: The documents' tower.
-        query: The queries' tower where it isn't the documents'.
+        query: The queries' tower, if it differs from the documents'.
         table: (n,) float32, query weights, for inference-free models.
         tokenizer: The queries' tokenizer, if they have one of their own.
-        query_length: Tokens of a query that are read, where it isn't the documents' number.
-        query_prompt: Put in front of every query.
+        query_length: Tokens of a query that are read, if that differs from documents.
+        query_prompt: Text before every query.
     """
 
     document: Tower
@@ -212,7 +209,7 @@ class _Layout:
     query_prompt: str = ""
 
     def encoder(self, settings: dict[str, Any]) -> SpladeEncoder | InferenceFreeEncoder:
-        """The encoder, with settings in place of what the checkpoint says."""
+        """The encoder; settings replace those of the checkpoint."""
         settings = dict(settings)
         how = {name: settings.pop(name) for name in _TOWER_SETTINGS if settings.get(name) is not None}
         query_model = settings.pop("query_model", None)
@@ -243,8 +240,8 @@ def _read_layout(reference: str, folder: Path) -> _Layout:
         table = token_table(folder / "idf.json", tokenizer)
         return _Layout(tower, table=table, tokenizer=tokenizer, query_length=files.tokenizer_limit(folder))
     raise EncoderError(
-        f"{folder}: no encoder: none of {CONFIG_FILE} (lsr), modules.json (sentence-transformers) and "
-        "config.json (a checkpoint of transformers) is in it"
+        f"{folder}: not an encoder: it has none of {CONFIG_FILE} (lsr), modules.json (sentence-transformers) and "
+        "config.json (a checkpoint of transformers)"
     )
 
 
@@ -263,7 +260,7 @@ def _read_sentence_transformers(reference: str, folder: Path) -> _Layout:
     kept = whole.get("max_active_dims")
     if (similarity := whole.get("similarity_fn_name")) not in (None, "dot"):
         warn(
-            f"{folder}: this model compares its vectors by {similarity}; an index of lsr does by their dot product",
+            f"{folder}: this model compares vectors by {similarity}; an index of lsr compares them by dot product",
             CheckpointWarning,
         )
 
@@ -301,7 +298,7 @@ def _routes(folder: Path, path: str) -> dict[str, list[_Module]]:
     except (KeyError, TypeError, AttributeError) as error:
         raise EncoderError(f"{at}: the Router's configuration can't be read: {error!r}") from None
     if not {"query", "document"} <= structure.keys():
-        raise EncoderError(f"{at}: a Router with the routes {', '.join(structure)}; needed are query and document")
+        raise EncoderError(f"{at}: a Router with the routes {', '.join(structure)}; it needs query and document")
     prefix = f"{path}/" if path else ""
     return {route: [(kind, prefix + key) for kind, key in listed] for route, listed in structure.items()}
 
@@ -309,7 +306,7 @@ def _routes(folder: Path, path: str) -> dict[str, list[_Module]]:
 def _read_tower(
     reference: str, folder: Path, modules: list[_Module], prompt: str, kept: int | None, side: str
 ) -> Tower:
-    """A tower of the modules Transformer and SpladePooling, for the side "query" or "document"."""
+    """A tower from the modules Transformer and SpladePooling, for the side "query" or "document"."""
     kinds = [kind for kind, _ in modules]
     if kinds not in (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"]):
         raise EncoderError(
@@ -339,7 +336,7 @@ def _read_tower(
 
 
 def _text_limit(folder: Path, settings: TransformerSettings | None = None) -> int | None:
-    """Tokens that are read, as sentence-transformers finds it; None where nothing says."""
+    """Tokens that are read, by the rules of sentence-transformers; None if nothing says."""
     settings = settings or TransformerSettings()
     limits = [files.position_limit(folder)]
     if settings.truncation:
@@ -356,8 +353,8 @@ def _static_table(folder: Path, at: Path, tokenizer: TextTokenizer) -> NDArray[n
     if (at / "model.safetensors").is_file():
         return files.read_tensor(at / "model.safetensors", "weight")
     raise EncoderError(
-        f"{at}: no model.safetensors with the table of query weights. A pickled one (pytorch_model.bin) "
-        "can run code when read and is not opened; convert it where you trust it: "
+        f"{at}: no model.safetensors with the table of query weights. A pickled file (pytorch_model.bin) "
+        "can run code when it is read, so it isn't opened; convert it if you trust it: "
         "SparseEncoder(FOLDER).save_pretrained(FOLDER)"
     )
 
@@ -375,5 +372,5 @@ def token_table(path: Path, tokenizer: TextTokenizer) -> NDArray[np.float32]:
             table[term] = weight
             known += 1
     if not known:
-        raise EncoderError(f"{path}: none of its {len(weights)} tokens is one of the tokenizer's ({TOKENIZER_FILE})")
+        raise EncoderError(f"{path}: none of its {len(weights)} tokens is known to the tokenizer ({TOKENIZER_FILE})")
     return table

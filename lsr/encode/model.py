@@ -1,16 +1,16 @@
-"""The network of an encoder, in torch: a backbone that reads the text, and a head that weighs the vocabulary.
+"""The network of an encoder in torch: a backbone that reads the text, and a head that weighs the vocabulary.
 
-One module for training and for encoding. The backbone gives a state h_t for each token t; the head makes of them
+Training and encoding use the same module. The backbone gives a state h_t for each token t; the head turns them into
 
-    masked-lm    w_j = pool_t saturation(relu(h_t . E_j + b_j)), with the output layer that the checkpoint brings
+    masked-lm    w_j = pool_t saturation(relu(h_t . E_j + b_j)), with the checkpoint's output layer
     expansion    w_j = saturation(relu(max_t(g(h_t) . P_j) + b_j + c_j tf_j)), for a backbone without an output layer:
-                 g is a layer that starts as the identity, and a small perceptron beside it; P are the input
-                 embeddings, each by a factor; tf_j is BM25's saturated frequency of the text's own tokens
+                 g is a layer that starts as the identity, plus a small perceptron; P are the input embeddings,
+                 each with a factor; tf_j is BM25's saturated frequency of the term in the text
     lexical      w_j = max_{t: token_t = j} relu(a . h_t + b), no expansion (uniCOIL, arXiv 2106.14807; DeepImpact,
                  2104.12016)
-    gated        the masked-lm weights, let through where a second layer's pooled logit is above zero (SparTerm,
-                 2010.00768); it learns by its sigmoid
-    causal-lm    as masked-lm, of a decoder that reads the text twice: the second reading knows what is to come
+    gated        masked-lm weights of terms for which a second layer's pooled logit is above zero (SparTerm,
+                 2010.00768); the gradient is that of a sigmoid
+    causal-lm    like masked-lm, for a decoder that reads the text twice, so that the second reading sees all of it
                  (Echo-Mistral-SPLADE, 2408.11119)
 
 Needs torch and transformers, so nothing but the code that runs a model imports this file.
@@ -39,8 +39,8 @@ class SparseModel(nn.Module):
 
     Args:
         backbone: A model of transformers.
-        head: What makes weights of its states.
-        twice: Whether it reads the text twice, and only what it makes of the second reading counts.
+        head: Turns its states into weights.
+        twice: Whether it reads the text twice; then only the states of the second reading count.
 
     Attributes:
         n_terms: Size of the vocabulary.
@@ -57,7 +57,7 @@ class SparseModel(nn.Module):
         Args:
             ids: (batch, seq) int64.
             mask: (batch, seq), 0 where there is padding.
-            terms: (n,) int64, the terms whose weights are wanted; None for all.
+            terms: (n,) int64, the terms to weigh; None for all.
 
         Returns:
             (batch, n) float, not negative.
@@ -65,11 +65,11 @@ class SparseModel(nn.Module):
         return cast(Tensor, self.head(self.states(ids, mask), ids, mask, terms))
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """What the head takes: (batch, seq, hidden), the logits where the model's output layer can't be taken apart."""
+        """Input of the head: states, (batch, seq, hidden), or logits if the output layer couldn't be detached."""
         if not self.twice:
             return _states(self.backbone(input_ids=ids, attention_mask=mask, return_dict=True))
         mask = torch.cat([mask, mask], 1)
-        # Counted without the padding between the readings, so that a text's company makes no difference.
+        # Positions skip the padding between the readings, so that other texts of a batch make no difference.
         places = (mask.cumsum(1) - 1).clamp_min(0)
         ids = torch.cat([ids, ids], 1)
         out = self.backbone(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False, return_dict=True)
@@ -79,23 +79,22 @@ class SparseModel(nn.Module):
         """The backbone's layers.
 
         Raises:
-            EncoderError: It isn't made of embeddings and a row of layers.
+            EncoderError: It isn't made of embeddings and a list of layers.
         """
         layers = getattr(getattr(self.backbone, "encoder", None), "layer", None)
         if not isinstance(layers, nn.ModuleList):
             raise EncoderError(
-                f"layers of a {type(self.backbone).__name__} can't be kept as they are while others are trained; "
-                "those of BERT, RoBERTa and ELECTRA can"
+                f"layers of a {type(self.backbone).__name__} can't be frozen; those of BERT, RoBERTa and ELECTRA can"
             )
         return layers
 
     def lower(self, ids: Tensor, mask: Tensor, n_layers: int) -> Tensor:
-        """Hidden states after so many layers, (batch, seq, hidden)."""
+        """Hidden states after the first n layers, (batch, seq, hidden)."""
         out = self.backbone(input_ids=ids, attention_mask=mask, output_hidden_states=True, return_dict=True)
         return cast(Tensor, out.hidden_states[n_layers])
 
     def upper(self, hidden: Tensor, mask: Tensor, n_layers: int) -> Tensor:
-        """The states that the head takes, from what `lower` gave."""
+        """The head's input, computed from the result of `lower`."""
         outside = mask[:, None, None, :].eq(0)
         bias = torch.zeros(outside.shape, dtype=hidden.dtype, device=hidden.device)
         bias = bias.masked_fill(outside, torch.finfo(hidden.dtype).min)
@@ -105,12 +104,12 @@ class SparseModel(nn.Module):
         return hidden
 
     def save(self, folder: Path, tokenizer: bytes, weights: dict[str, Tensor] | None = None) -> None:
-        """Write the backbone as transformers does, and the head beside it.
+        """Write the backbone in transformers' format, and the head beside it.
 
         Args:
-            folder: Where to.
+            folder: Where.
             tokenizer: The content of tokenizer.json.
-            weights: The backbone's by name, where those it has are not what is to be kept.
+            weights: The backbone's weights by name, to be written instead of its present ones.
         """
         with self.head.restored(), _quiet():
             self.backbone.save_pretrained(folder, state_dict=weights)
@@ -126,11 +125,11 @@ def load_model(
 
     Args:
         folder: The checkpoint.
-        kind: The head, one of `checkpoint.HEADS`.
-        pooling: "max" or "sum"; of the heads that leave a choice.
-        saturation: "log1p" or "log1p_log1p"; likewise.
-        n_terms: Terms that it has to put out.
-        tensors: Of a head that has its own; None for those in the checkpoint.
+        kind: The head, one of `model_files.HEADS`.
+        pooling: "max" or "sum", for heads that have a choice.
+        saturation: "log1p" or "log1p_log1p", for heads that have a choice.
+        n_terms: Terms that it must output.
+        tensors: Tensors of a head of ours; None for those of the checkpoint.
 
     Raises:
         EncoderError: It can't be opened, or weights are missing.
@@ -146,11 +145,11 @@ def load_model(
             ""
             if kind in ("expansion", "lexical")
             else (
-                " SPLADE needs a checkpoint with a trained masked-LM head; this one was saved without. The heads "
+                " SPLADE needs a checkpoint with a trained masked-LM head, which this one lacks. The heads "
                 '"expansion" and "lexical" can be trained without one.'
             )
         )
-        lacking = f"its weights lack {len(missing)} of the model's, {missing[0]} among them"
+        lacking = f"it lacks {len(missing)} of the model's weights, for example {missing[0]}"
         raise EncoderError(f"{folder}: {lacking}.{advice}")
     if tensors is None:
         tensors = _load_head(folder / files.HEAD_FILE, kind)
@@ -167,16 +166,16 @@ def load_model(
 def start_model(
     folder: Path, kind: str, pooling: str, saturation: str, n_terms: int, ids: list[list[int]], absent: list[int]
 ) -> SparseModel:
-    """A model to train: as `load_model`, with a new head where the checkpoint has none of the kind.
+    """A model to train: like `load_model`, with a new head if the checkpoint has none of this kind.
 
     Args:
         folder: The checkpoint.
         kind: The head.
-        pooling: As `load_model`.
-        saturation: As `load_model`.
-        n_terms: Terms that it has to put out.
-        ids: Token ids of some texts, special ones at their ends: a new head looks at what the backbone makes of them.
-        absent: Terms that no text has: special and unused tokens.
+        pooling: As for `load_model`.
+        saturation: As for `load_model`.
+        n_terms: Terms that it must output.
+        ids: Token ids of some texts with special tokens; a new head is initialised from their states.
+        absent: Terms that no text may have: special and unused tokens.
     """
     if kind in ("masked-lm", "causal-lm") or (folder / files.HEAD_FILE).is_file():
         return load_model(folder, kind, pooling, saturation, n_terms)
@@ -198,18 +197,18 @@ def start_model(
 
 
 def load_backbone(folder: Path, name: str) -> tuple[Any, set[str]]:
-    """A model of transformers, and the names of its weights that the checkpoint lacks."""
+    """A transformers model, and the names of weights that the checkpoint lacks."""
     try:
-        # What it says of weights that are missing is an error of ours; of those left over, nobody needs to know.
+        # Missing weights are an error here; unused ones don't matter.
         with _quiet():
-            # Neither pickled weights nor code from the checkpoint; float32 whatever it was saved in.
+            # No pickled weights, no code from the checkpoint; always float32.
             model, info = getattr(transformers, name).from_pretrained(
                 folder,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # it would say only that there are some
+                ignore_mismatched_sizes=True,  # its own error doesn't name them
             )
     except Exception as error:  # transformers, safetensors and torch each have errors of their own
         reason = (str(error).strip() or repr(error)).splitlines()[0]
@@ -217,19 +216,19 @@ def load_backbone(folder: Path, name: str) -> tuple[Any, set[str]]:
         raise EncoderError(f"{folder}: can't be opened as {what} language model: {reason}") from None
     for key, there, wanted in sorted(info["mismatched_keys"]):
         raise EncoderError(
-            f"{folder}: its weights and its config.json don't belong together: {key} has the shape {tuple(there)}, by "
-            f"config.json {tuple(wanted)}. Of a vocabulary that was changed, vocab_size is the first of these numbers"
+            f"{folder}: its weights and its config.json don't fit: {key} has the shape {tuple(there)}, by "
+            f"config.json {tuple(wanted)}. If the vocabulary was changed, vocab_size must be the first of these numbers"
         )
     return model.float().eval(), set(info["missing_keys"])
 
 
 @torch.inference_mode()
 def depends_on_padding(model: SparseModel, pad: int) -> bool:
-    """Whether what a model makes of a text changes when padding stands behind it, masked as it is.
+    """Whether masked padding after a text changes the model's output.
 
     Args:
         model: The model, in evaluation mode.
-        pad: The token that padding is made of.
+        pad: Id of the padding token.
     """
     device = next(model.parameters()).device
     some = [term for term in torch.linspace(0, model.n_terms - 1, 6).long().tolist() if term != pad][:4]
@@ -242,7 +241,7 @@ def depends_on_padding(model: SparseModel, pad: int) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers without its progress bars and remarks."""
+    """Silence transformers' progress bars and log messages."""
     logging = transformers.utils.logging
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
@@ -256,7 +255,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _load_head(path: Path, kind: str) -> dict[str, Tensor]:
-    """The tensors of a head that has its own.
+    """The tensors of a head of ours.
 
     Raises:
         EncoderError: They are missing or damaged.

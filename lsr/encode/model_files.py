@@ -1,6 +1,6 @@
-"""A checkpoint on disk: the folder it lies in, its configuration, weight files and tokenizer. Needs no torch.
+"""A checkpoint on disk: its folder, configuration, weight files and tokenizer. Needs no torch.
 
-Only JSON, text and safetensors are ever read: a checkpoint can't bring code.
+Only JSON, text and safetensors are read, so a checkpoint can't run code.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from lsr.errors import EncoderError, MissingExtra
 
 BUILT_IN = ("bm25", "lsr-mini", "lsr-tiny")
-_SHIPPED = Path(__file__).parents[1] / "data"  # where the built-in ones lie that are files
+_SHIPPED = Path(__file__).parents[1] / "data"  # folder of the built-in encoders that are files
 HEADS = ("masked-lm", "causal-lm", "gated", "expansion", "lexical", "onnx")  # the last is a whole model
-OWN_HEADS = HEADS[3:]  # these bring their own way from states to weights
+OWN_HEADS = HEADS[3:]  # heads of ours, with tensors of their own
 ONNX_FILE = "model.onnx"
-OUTPUT_FILE = "output.arrow"  # beside it: the vocabulary's embeddings
-DENSE = "dense"  # key of config.json, of an exported model that gives dense vectors, too: {"width", "query_prompt"}
+OUTPUT_FILE = "output.arrow"  # beside the graph: the vocabulary's embeddings
+DENSE = "dense"  # key of config.json of an exported model that also gives dense vectors: {"width", "query_prompt"}
 _ADAPTER = "adapter_config.json"  # of peft
-HEAD_FILE = "head.safetensors"  # of a head that transformers doesn't know
+HEAD_FILE = "head.safetensors"  # tensors of a head of ours
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
-# Position ids of these count from pad_token_id + 1 on, which costs as many positions.
+# Position ids of these models start at pad_token_id + 1, which costs as many positions.
 _OFFSET_POSITIONS = {
     "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
     "xlm-roberta", "xlm-roberta-xl", "xmod",
@@ -39,7 +39,7 @@ _OFFSET_POSITIONS = {
 
 
 def locate(name: str | PathLike[str]) -> Path:
-    """The folder of a checkpoint: `name` itself, or where the hub's library keeps the model of that name.
+    """The folder of a checkpoint: `name` itself, or the local copy of the hub's model of that name.
 
     Raises:
         EncoderError: No such folder, and the hub has no such model or can't be reached.
@@ -60,20 +60,20 @@ def locate(name: str | PathLike[str]) -> Path:
 
 
 def is_here(name: str, subfolder: str = "") -> bool:
-    """Whether the weights of a checkpoint lie on this machine: `locate` needn't download them."""
+    """Whether the weights of a checkpoint are on this machine, so that `locate` downloads nothing."""
     if name in BUILT_IN or Path(name).exists() or not is_hub_name(name):
         return name in BUILT_IN or Path(name).is_dir()
     try:
         from huggingface_hub import snapshot_download
 
         weight_files(inside(Path(snapshot_download(name, local_files_only=True)), subfolder))
-    except Exception:  # the hub's library has many ways to say that it isn't
+    except Exception:  # the hub's library raises many kinds of errors
         return False
     return True
 
 
 def reference(folder: Path) -> str:
-    """What `locate` finds a folder by, on another machine too if the folder is built in."""
+    """A name by which `locate` finds a folder; for built-in ones also on another machine."""
     folder = folder.resolve()
     return folder.name if folder.parent == _SHIPPED.resolve() and folder.name in BUILT_IN else str(folder)
 
@@ -102,19 +102,19 @@ def _download(name: str) -> Path:
 
 
 def inside(folder: Path, path: str) -> Path:
-    """A path within a folder, as a configuration file names it.
+    """A path within a folder, from a configuration file.
 
     Raises:
         EncoderError: It leads out of the folder.
     """
-    parts = PureWindowsPath(path)  # knows both kinds of slash
+    parts = PureWindowsPath(path)  # understands both kinds of slash
     if parts.anchor or ".." in parts.parts or "\0" in path:
-        raise EncoderError(f'{folder}: its configuration names the path "{path}", which leads out of the folder')
+        raise EncoderError(f'{folder}: its configuration has the path "{path}", which is outside of the folder')
     return folder.joinpath(*parts.parts)
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, None where there is no such file.
+    """The content of a JSON file; None if there is no such file.
 
     Raises:
         EncoderError: It can't be read.
@@ -128,7 +128,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The content of a JSON file that holds one object, {} where there is no such file."""
+    """The object in a JSON file; {} if there is no such file."""
     content = read_json(path)
     if content is not None and not isinstance(content, dict):
         raise EncoderError(f"{path}: holds {type(content).__name__}, not a JSON object")
@@ -148,36 +148,36 @@ def model_config(folder: Path) -> dict[str, Any]:
     if not config and (folder / _ADAPTER).is_file():
         raise EncoderError(_adapter_alone(folder))
     if not config:
-        raise EncoderError(f"{folder}: no config.json, so this is no checkpoint of a model")
+        raise EncoderError(f"{folder}: no config.json, so this is not a checkpoint of a model")
     if not isinstance(config.get("vocab_size"), int):
-        raise EncoderError(f"{folder / 'config.json'}: no vocab_size, so this is no masked language model of text")
+        raise EncoderError(f"{folder / 'config.json'}: no vocab_size, so this is not a masked language model of text")
     return config
 
 
 def position_limit(folder: Path) -> int | None:
-    """How many tokens the model can read at most, None where its configuration doesn't say."""
+    """How many tokens the model can read at most; None if its configuration doesn't say."""
     config = model_config(folder)
-    limit = config.get("max_position_embeddings", config.get("n_positions"))  # GPT-2 has its own word
+    limit = config.get("max_position_embeddings", config.get("n_positions"))  # GPT-2 has its own name for it
     if not isinstance(limit, int) or limit <= 0:
         return None
     if config.get("model_type") in _OFFSET_POSITIONS:
         pad = config.get("pad_token_id")
-        limit -= (1 if pad is None else int(pad)) + 1  # 1 is what all of them have where nothing is said
+        limit -= (1 if pad is None else int(pad)) + 1  # 1 is the default of all of them
     return limit
 
 
 def tokenizer_limit(folder: Path) -> int | None:
-    """`model_max_length` of the tokenizer's configuration, None where it sets no limit."""
+    """`model_max_length` of the tokenizer's configuration; None for no limit."""
     limit = read_object(folder / "tokenizer_config.json").get("model_max_length")
     # "No limit" is written as 1e30.
     return int(limit) if isinstance(limit, int | float) and 0 < limit < 1e9 else None
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files that transformers reads, in a fixed order, and after them that of a head of ours.
+    """The weight files that transformers reads, in a fixed order, then that of a head of ours.
 
     Raises:
-        EncoderError: None there, or none that can be read; the message says what there is instead.
+        EncoderError: There are none that can be read; the message says what there is instead.
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if (folder / _ADAPTER).is_file():
@@ -199,42 +199,42 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def no_weights(folder: Path) -> EncoderError:
-    """What to raise where there is no model.safetensors."""
+    """The error for a folder without model.safetensors."""
     return EncoderError(f"{folder}: no model.safetensors. {_instead(folder)}")
 
 
 def _instead(folder: Path) -> str:
-    """What lies there instead of weights that can be read, and what to do about it."""
+    """What the folder has instead of readable weights, and what to do about it."""
     names = sorted(path.relative_to(folder).as_posix() for path in [*folder.glob("*.*"), *folder.glob("onnx/*.onnx")])
 
     def first(*endings: str) -> str | None:
         return next((name for name in names if name.endswith(endings)), None)
 
     if part := next((name for name in names if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name)), None):
-        return f"Its parts ({part} and so on) are of no use without model.safetensors.index.json: fetch that, too"
+        return f"Its parts ({part} and so on) are useless without model.safetensors.index.json: download that, too"
     if pickled := first(".bin", ".pt", ".pth", ".ckpt"):
         return (
-            f"Pickled weights ({pickled}) can run code when read and are not opened; convert them where you trust "
+            f"Pickled weights ({pickled}) can run code when read, so they aren't opened; convert them if you trust "
             "them: AutoModelForMaskedLM.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     if graph := first(".onnx"):
-        return f"Of ONNX graphs ({graph}) only those that lsr wrote can be run: fetch model.safetensors of this model"
+        return f"lsr runs only ONNX graphs that it wrote itself, not {graph}: download model.safetensors of this model"
     if other := first(".safetensors"):
-        return f"Is it {other}? Give it that name"
-    return "Fetch it: without weights there is no model"
+        return f"If it is {other}, rename that"
+    return "Download it: without weights there is no model"
 
 
 def _adapter_alone(folder: Path) -> str:
     base = read_object(folder / _ADAPTER).get("base_model_name_or_path") or "ITS MODEL"
     return (
-        f"{folder}: a LoRA adapter ({_ADAPTER}), which isn't opened: merge it into its model first: "
+        f"{folder}: a LoRA adapter ({_ADAPTER}), which can't be opened: merge it into its model first: "
         f"PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained({str(base)!r}), FOLDER)"
         ".merge_and_unload().save_pretrained(OTHER_FOLDER), and save the tokenizer there"
     )
 
 
 def read_tensor(path: Path, name: str) -> NDArray[np.float32]:
-    """One tensor of a safetensors file, for those who have no torch.
+    """Read one tensor of a safetensors file without torch.
 
     Args:
         path: The file.
@@ -267,7 +267,7 @@ def read_tensor(path: Path, name: str) -> NDArray[np.float32]:
 
 
 def checked_length(max_length: Any, what: str = "max_length") -> int:
-    """A maximum length as an int, at least 3: two special tokens and one of the text."""
+    """Check a maximum length: an int of at least 3, for two special tokens and one of the text."""
     if not isinstance(max_length, int):
         raise EncoderError(f"{what} must be a whole number, got {max_length!r}")
     if max_length < 3:

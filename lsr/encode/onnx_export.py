@@ -1,15 +1,15 @@
-"""An encoder's document model as an ONNX graph: run without torch, in 8-bit integers.
+"""Export an encoder's document model as an ONNX graph in 8-bit integers, which runs without torch.
 
-The graph takes the word embeddings of one text, so there is no padding, and gives the states that the output layer is
-applied to. Weights are 8-bit with a scale for each row, activations are quantized as they come, so that the
-multiplications run on integers. What a layer makes of a few tokens is much larger than of all others, and so are a few
-of its columns; where that would leave the others too few integers, tokens have a scale each and columns a factor. The
-vocabulary's embeddings, which are its output layer as well, lie beside the graph in `output.arrow`: `lsr.encode.output`
-makes the weights of them. Heads with a layer of another kind, "gated" and "lexical", are part of the graph: it takes
-token ids then and gives weights, as all graphs of lsr 0.1 did.
+The graph takes the word embeddings of one text, so there is no padding, and outputs the states for the output layer.
+Weights are 8-bit with a scale for each row, and activations are quantized at run time, so multiplications run on
+integers. A few tokens and a few columns of a layer have much larger values than the others. Where they would leave the
+others too few integers, each token has a scale and each column a factor. The vocabulary's embeddings, which are also
+the output layer, are beside the graph in `output.arrow`; `lsr.encode.output` computes the weights. The output layers of
+the heads "gated" and "lexical" are part of the graph, which then takes token ids and outputs weights, as all graphs of
+lsr 0.1 did.
 
-`export` needs torch and onnx. Of the models that `lsr.encode.model` knows: BERT with the heads "expansion", "masked-lm"
-and "gated" with max pooling, and "lexical". Not decoders, which read a text twice, and no other backbones.
+`export` needs torch and onnx. It supports BERT with the head "lexical", and with "expansion", "masked-lm" and "gated"
+with max pooling; no decoders and no other backbones.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from lsr.encode.output import OutputLayer, OutputSettings, quantized, row_factor
 from lsr.encode.tokenizer import TOKENIZER_FILE
 from lsr.errors import EncoderError, MissingExtra
 
-_AS_IT_IS = "Leave --onnx out: as it is, the encoder runs with PyTorch, of the extra torch"
-_TERMS = 2048  # terms of an output layer within the graph at a time
+_AS_IT_IS = "Leave --onnx out: the encoder runs with PyTorch (extra torch)"
+_TERMS = 2048  # terms of an output layer in the graph that are computed together
 _HEADS = ("ExpansionHead", "MaskedLMHead", "GatedHead", "LexicalHead")
-# GELU gives no less than -0.17. With this zero and at least this largest value, that is among the integers.
+# GELU is never below -0.17. With this zero point and at least this maximum the integers include that.
 _GELU_ZERO, _GELU_LARGEST = 16, 2.55
 _WORDS = "embeddings.word_embeddings.weight"
 
@@ -41,15 +41,15 @@ _WORDS = "embeddings.word_embeddings.weight"
 def export(model: Any, folder: Path, dense: Any = None) -> None:
     """Write a model as a graph of 8-bit integers and its output layer.
 
-    Weights take all 8 bits, so whoever runs the graph has to take care that sums are exact, as `OnnxRunner` does.
+    Weights take all 8 bits, so the runtime must make sure that sums don't overflow; `OnnxRunner` does.
 
     Args:
         model: A `lsr.encode.model.SparseModel` of a BERT backbone and the head "expansion" or "masked-lm".
-        folder: Where to.
-        dense: A BERT that begins with the same layers, whose first token's last state becomes the output "dense".
+        folder: Where.
+        dense: A BERT with the same first layers; its last state of the first token becomes the output "dense".
 
     Raises:
-        EncoderError: A model of another kind.
+        EncoderError: The model can't be exported.
         MissingExtra: onnx is not installed.
     """
     try:
@@ -63,17 +63,17 @@ def export(model: Any, folder: Path, dense: Any = None) -> None:
             f"masked-lm, gated and lexical can (bidirectional, with gelu). {_AS_IT_IS}"
         )
     if kind in ("MaskedLMHead", "GatedHead") and not model.head.apart:
-        raise EncoderError(f"this model's output layer can't be exported as ONNX: it isn't one matrix. {_AS_IT_IS}")
+        raise EncoderError(f"this output layer can't be exported as ONNX: it isn't a single matrix. {_AS_IT_IS}")
     if kind in ("MaskedLMHead", "GatedHead") and model.head.pooling != "max":
         raise EncoderError(
-            "a model with sum pooling can't be exported as ONNX: the graph's integers are those of the largest logit "
-            f"of each term (pooling max), and adding weights up takes all of them. {_AS_IT_IS}"
+            "a model with sum pooling can't be exported as ONNX: the graph keeps only the largest logit of each term. "
+            f"{_AS_IT_IS}"
         )
     weights = {name.removeprefix("bert."): value.float().numpy() for name, value in model.backbone.state_dict().items()}
     head = {name: value.float().numpy() for name, value in model.head.tensors().items()}
     graph = _Graph(onnx)
     if dense is not None and kind not in ("ExpansionHead", "MaskedLMHead"):
-        raise EncoderError(f"a model with {kind} has no place for a dense vector")
+        raise EncoderError(f"a model with {kind} can't output a dense vector")
     if kind in ("GatedHead", "LexicalHead"):
         states = _add_backbone(graph, weights, config, _add_embeddings(graph, weights[_WORDS]))
         if kind == "LexicalHead":
@@ -111,17 +111,17 @@ def _output_of(head: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt: str = "") -> None:
-    """Write an encoder again, its documents' model as a graph of 8-bit integers.
+    """Write an encoder with its document model as a graph of 8-bit integers.
 
     Args:
         encoder: A `SpladeEncoder` of one tower, an `InferenceFreeEncoder`, or a `HybridEncoder` of either.
-        folder: Where to; replaced if it is an encoder.
-        dense: A checkpoint that begins with the same layers, and whose first token's last state is the vector of a
-            text: the encoder gives this vector, too. Its other layers add to the file, those in common don't.
-        query_prompt: What that model wants in front of queries.
+        folder: Where; replaced if it is an encoder.
+        dense: A checkpoint with the same first layers, whose last state of the first token is a text's dense vector.
+            The encoder gets this vector, too. Only layers that differ make the file larger.
+        query_prompt: The dense model's prompt before queries.
 
     Raises:
-        EncoderError: Its model can't be exported, or has nothing in common with the dense one.
+        EncoderError: The model can't be exported, or shares no layers with the dense one.
     """
     from lsr.encode.hybrid import HybridEncoder
     from lsr.encode.inference_free import InferenceFreeEncoder
@@ -129,7 +129,7 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
 
     learned = encoder.learned if isinstance(encoder, HybridEncoder) else encoder
     documents = learned.document if isinstance(learned, InferenceFreeEncoder) else learned
-    how_not = ("max_length", "prompt")  # in which both sides may differ: it is the same model
+    how_not = ("max_length", "prompt")  # both sides may differ in these: the model is the same
     one = isinstance(documents, SpladeEncoder) and documents.document == replace(
         documents.query, **{name: getattr(documents.document, name) for name in how_not}
     )
@@ -138,14 +138,14 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
     tower = documents.document
     source = tower.folder()
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        work = Path(temporary) / folder.name  # an encoder is called after its folder
+        work = Path(temporary) / folder.name  # an encoder's name is that of its folder
         work.mkdir()
         config = files.model_config(source)
         copied = ("model_type", "vocab_size", "max_position_embeddings")
         kept: dict[str, Any] = {key: value for key, value in config.items() if key in copied}
         beside = None
         if dense is not None:
-            from lsr.encode.model import load_backbone  # takes torch, as exporting does
+            from lsr.encode.model import load_backbone  # needs torch
 
             beside, _ = load_backbone(dense, "AutoModel")
             kept[files.DENSE] = {"width": int(beside.config.hidden_size), "query_prompt": query_prompt}
@@ -167,7 +167,7 @@ def compress(encoder: Any, folder: Path, dense: Path | None = None, query_prompt
 
 
 class _Graph:
-    """Collects nodes and constants; every method that adds a node gives the name of its result."""
+    """Collects nodes and constants; every method that adds a node returns the name of its result."""
 
     def __init__(self, onnx: Any) -> None:
         self._onnx = onnx
@@ -175,20 +175,20 @@ class _Graph:
         self._constants: dict[str, Any] = {}
 
     def add(self, kind: str, *inputs: str, name: str = "", n_outputs: int = 1, **attributes: Any) -> Any:
-        """A node; gives the name of its output, or of each of several."""
+        """Add a node; returns the name of its output, or of each output."""
         base = name or f"{kind}_{len(self._nodes)}"
         outputs = [base] if n_outputs == 1 else [f"{base}_{i}" for i in range(n_outputs)]
         self._nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, **attributes))
         return outputs[0] if n_outputs == 1 else outputs
 
     def constant(self, name: str, value: Any) -> str:
-        """A tensor that is part of the file, once for each name."""
+        """Add a constant tensor, once for each name."""
         if name not in self._constants:
             self._constants[name] = self._onnx.numpy_helper.from_array(np.array(value, order="C"), name)
         return name
 
     def linear(self, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
-        """x W' + b for a (out, in) weight, in integers."""
+        """x W' + b for an (out, in) weight, in integers."""
         values, scale = quantized(weight)
         return str(
             self.add(
@@ -203,7 +203,7 @@ class _Graph:
         )
 
     def gelu_linear(self, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
-        """gelu(x) W' + b, with a scale for each token: of a few, x is far larger than of all others."""
+        """gelu(x) W' + b, with a scale for each token: x is far larger for a few tokens than for the others."""
         values, scale = quantized(weight)
         x = self.add("Gelu", x, domain="com.microsoft")
         largest = self.add("ReduceMax", x, self.constant("one axis", np.array([1])), keepdims=0)
@@ -228,9 +228,10 @@ class _Graph:
     def norm(
         self, x: str, name: str, weights: dict[str, NDArray[np.float32]], epsilon: float, prefix: str = ""
     ) -> tuple[str, Any, str]:
-        """Layer normalisation: divided by a factor of each column, the factors, and as it is.
+        """Layer normalisation; returns the result divided by a factor for each column, the factors, and the result
+        itself.
 
-        The factors bring the columns closer to each other in size; the weights that come after are multiplied by them.
+        The factors bring the columns to similar magnitudes; the weights that follow are multiplied by them.
         """
         scale, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
         factors = np.sqrt(np.abs(bias) + 4 * np.abs(scale) + 1e-6)
@@ -245,8 +246,8 @@ class _Graph:
 
         Args:
             name: The graph's.
-            given: Name of the input, whose first dimension are tokens, and its other dimensions.
-            found: Name of each output and its dimensions.
+            given: Name of the input and its dimensions after the first, which is tokens.
+            found: {name of an output: its dimensions}
         """
         helper, kinds = self._onnx.helper, self._onnx.TensorProto
         kind = kinds.INT64 if given[0] == "ids" else kinds.FLOAT
@@ -277,10 +278,10 @@ def _add_backbone(
     words: str,
     dense: dict[str, NDArray[np.float32]] | None = None,
 ) -> str:
-    """All of a BERT behind its word embeddings; gives the last states, (tokens, hidden).
+    """A BERT without its word embeddings; returns the last states, (tokens, hidden).
 
-    Of another BERT that begins with the same layers, `dense`, what follows them is added: the output "dense", (1,
-    hidden), is its last state of the first token.
+    `dense` is another BERT with the same first layers. Its other layers are added; its last state of the first token is
+    the output "dense", (1, hidden).
     """
     hidden, epsilon, n_layers = config.hidden_size, config.layer_norm_eps, config.num_hidden_layers
     places = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
@@ -305,10 +306,10 @@ def _add_backbone(
 
 
 def _n_shared(weights: dict[str, NDArray[np.float32]], dense: dict[str, NDArray[np.float32]], n_layers: int) -> int:
-    """How many layers, from the embeddings on, two BERTs have in common.
+    """How many first layers two BERTs share.
 
     Raises:
-        EncoderError: Their embeddings differ, or they have nothing apart for the first token to come from.
+        EncoderError: Their embeddings differ, or `dense` has no layers of its own.
     """
 
     def same(prefix: str) -> bool:
@@ -331,16 +332,16 @@ def _add_layer(
     name: str = "",
     first: bool = False,
 ) -> tuple[str, Any, str]:
-    """A BERT's layer; takes and gives states as of `_Graph.norm`.
+    """A layer of BERT; input and output states have the form of `_Graph.norm`.
 
     Args:
-        graph: Where to.
-        weights: The model's.
-        number: Of the layer.
-        epsilon: Of the normalisations.
-        states: What goes in.
-        name: In front of the constants' names.
-        first: Give the state of the first token alone.
+        graph: The graph to extend.
+        weights: The model's weights.
+        number: Number of the layer.
+        epsilon: Epsilon of the normalisations.
+        states: Input of the layer.
+        name: Prefix of the constants' names.
+        first: Return the state of the first token only.
     """
     even, factors, x = states
     at = f"encoder.layer.{number}"
@@ -378,7 +379,7 @@ def _add_expansion(graph: _Graph, head: dict[str, NDArray[np.float32]], states: 
 def _add_transform(
     graph: _Graph, weights: dict[str, NDArray[np.float32]], config: Any, states: str, name: str = ""
 ) -> str:
-    """What a BERT does before its output layer as a masked language model."""
+    """The transformation before a masked language model's output layer in BERT."""
     at = "cls.predictions.transform"
     x = graph.linear(states, f"{at}.dense", weights[f"{at}.dense.weight"], weights[f"{at}.dense.bias"])
     x = graph.add("Gelu", x, domain="com.microsoft")
@@ -407,7 +408,7 @@ def _add_gated_head(
 
 
 def _add_lexical_head(graph: _Graph, head: dict[str, NDArray[np.float32]], states: str, n_terms: int) -> None:
-    """`lsr.encode.heads.LexicalHead`, as the output "weights"; small enough to be left in floats."""
+    """`lsr.encode.heads.LexicalHead`, as the output "weights"; small enough to stay in float."""
     x = graph.add("MatMul", states, graph.constant("weigh.weight", head["weigh.weight"][0]))
     x = graph.add("Relu", graph.add("Add", x, graph.constant("weigh.bias", head["weigh.bias"])))
     x = graph.add("Mul", x, graph.add("Gather", graph.constant("counts", head["counts"]), "ids"))
@@ -419,11 +420,11 @@ def _largest(graph: _Graph, tokens: Sequence[str], words: str, name: str, row_sc
     """Each term's largest logit over the tokens, (n_terms,).
 
     Args:
-        graph: It.
-        tokens: Integers of (tokens, hidden), their scale and their zero.
-        words: The output layer's integers, (n_terms, hidden).
-        name: What the layer is called.
-        row_scale: (n_terms,), the scale of each of its rows.
+        graph: The graph to extend.
+        tokens: (tokens, hidden) integers, their scale and their zero point.
+        words: (n_terms, hidden) integers, the output layer.
+        name: Name of the layer.
+        row_scale: (n_terms,), the scale of each row.
     """
     integers, scale, zero = tokens
     n_terms, axis = len(row_scale), graph.constant("zero", np.array([0]))
@@ -431,7 +432,7 @@ def _largest(graph: _Graph, tokens: Sequence[str], words: str, name: str, row_sc
     for first in range(0, n_terms, _TERMS):
         start, end = (graph.constant(f"term{i}", np.array([i])) for i in (first, min(first + _TERMS, n_terms)))
         weight = graph.add("Transpose", graph.add("Slice", words, start, end, axis), perm=[1, 0])
-        # All tokens share one scale, so the largest integer is that of the largest logit.
+        # All tokens share one scale, so the largest integer belongs to the largest logit.
         logits = graph.add("MatMulInteger", integers, weight, zero)
         parts.append(graph.add("ReduceMax", logits, axis, keepdims=0))
     logits = graph.add("Cast", graph.add("Concat", *parts, axis=0), to=1)

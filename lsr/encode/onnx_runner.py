@@ -1,4 +1,4 @@
-"""A document model as an ONNX graph: token ids in, sparse weights out, without torch."""
+"""Run a document model as an ONNX graph: token ids in, sparse weights out, without torch."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from lsr.errors import EncoderError
 from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
 
-LEXICAL = "lexical document encoder"  # the name of such a graph
+LEXICAL = "lexical document encoder"  # name of the graph of a lexical head
 _Result = TypeVar("_Result")
-_abandoned: list[Any] = []  # sessions that a parent's threads were in at the fork: never to be touched, nor destroyed
+_abandoned: list[Any] = []  # sessions in use at a fork: must never be touched or destroyed
 
 
 class OnnxRunner:
-    """A loaded graph that makes sparse weights of token ids.
+    """A loaded graph that turns token ids into sparse weights.
 
     Args:
-        folder: Where the graph lies, and the output layer beside it.
-        n_terms: Terms that it has to put out.
-        threads: Texts at a time; 0 for OMP_NUM_THREADS (to which Ray sets a worker's share), else for all cores.
+        folder: The folder of the graph and its output layer.
+        n_terms: Terms that it must output.
+        threads: Texts encoded at a time; 0 for OMP_NUM_THREADS (which Ray sets to a worker's share), or all cores.
 
     Raises:
-        EncoderError: A file can't be opened, or is the graph of something else.
+        EncoderError: A file can't be opened, or is another kind of graph.
     """
 
     def __init__(self, folder: Path, n_terms: int, threads: int = 0) -> None:
         self._path, self._n_terms = folder / files.ONNX_FILE, n_terms
         self._session = self._open(str(self._path))
-        self._running: set[int] = set()  # threads that are in a session
+        self._running: set[int] = set()  # threads that are using a session
         output = folder / files.OUTPUT_FILE
         self._output = OutputLayer.open(output) if output.is_file() else None
         given = [(out.name, out.shape) for out in self._session.get_outputs()]
         if self._output is None and given != [("weights", [n_terms])]:
-            raise EncoderError(f"{self._path}: puts out {given}, not the weights of {n_terms} terms")
+            raise EncoderError(f"{self._path}: outputs {given}, not the weights of {n_terms} terms")
         if self._output is not None:
             if self._output.n_terms != n_terms:
                 raise EncoderError(f"{output}: {self._output.n_terms} terms; the encoder has {n_terms}")
             states, beside = ("states", ["tokens", self._output.width]), ("dense", [1, self._output.width])
             if given not in ([states], [states, beside]):
-                raise EncoderError(f"{self._path}: puts out {given}, not states for the layer in {output.name}")
+                raise EncoderError(f"{self._path}: outputs {given}, not states for the layer in {output.name}")
         self.has_dense = len(given) > 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         share = os.environ.get("OMP_NUM_THREADS", "")
@@ -64,40 +64,40 @@ class OnnxRunner:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="lsr-encode")
 
     def after_fork(self) -> None:
-        """See `lsr.forks`: the threads stayed with the parent, and a session that was in use may stay locked."""
+        """See `lsr.forks`: the parent's threads don't exist here, and a session that was in use may stay locked."""
         self._pool = self._new_pool()
         if self._running:
             _abandoned.append((self._session, self.__dict__.pop("_opened_up", None)))
             self._session, self._running = None, set()
 
     def _open(self, model: str | bytes) -> Any:
-        """A session of a file or its content."""
-        import onnxruntime  # here, because it takes a while
+        """Open a session for a file or its content."""
+        import onnxruntime  # slow to import
 
         options = onnxruntime.SessionOptions()
-        # One text each on all cores beats one text on all of them.
+        # One text on each core is faster than one text on all cores.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        if not adds_bytes_exactly():  # a slower multiplication then; on others than x86 this changes nothing
+        if not adds_bytes_exactly():  # use a slower, exact multiplication; has an effect on x86 only
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a dozen kinds of its own
+        except Exception as error:  # onnxruntime has a dozen exception types
             raise EncoderError(f"{self._path}: can't be opened: {str(error).splitlines()[0]}") from None
 
     def weights(self, ids: Sequence[list[int]]) -> SparseMatrix:
         """Weights of texts given as token ids, none of them empty.
 
         Raises:
-            EncoderError: A token that the model doesn't know, or weights that are no numbers.
+            EncoderError: A token that the model doesn't know, or weights that are not numbers.
         """
         return self._matrix(self._run(self._one, ids))
 
     def weights_and_dense(self, ids: Sequence[list[int]]) -> tuple[SparseMatrix, NDArray[np.float32]]:
-        """Weights of texts, and their dense vectors, (n_texts, width) float32 of length 1; both of one pass.
+        """Weights of texts and their dense vectors, (n_texts, width) float32 of length 1, in one pass.
 
         Raises:
-            EncoderError: As `weights`; or the graph gives no dense vectors.
+            EncoderError: As for `weights`, or the graph has no dense vectors.
         """
         found = self._run(self._both, ids)
         return self._matrix([row for row, _ in found]), self._unit([vector for _, vector in found])
@@ -106,7 +106,7 @@ class OnnxRunner:
         """Dense vectors alone, (n_texts, width) float32 of length 1.
 
         Raises:
-            EncoderError: As `weights_and_dense`.
+            EncoderError: As for `weights_and_dense`.
         """
         return self._unit(self._run(self._dense_one, ids))
 
@@ -119,12 +119,12 @@ class OnnxRunner:
         try:
             return SparseMatrix.from_rows(rows, self._n_terms)
         except ValueError as error:
-            raise EncoderError(f"{self._path}: the model gives weights that are no numbers: {error}") from None
+            raise EncoderError(f"{self._path}: the model gives weights that are not numbers: {error}") from None
 
     def _unit(self, vectors: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         found = np.concatenate(vectors)
         if not np.isfinite(found).all():
-            raise EncoderError(f"{self._path}: the model gives dense vectors that are no numbers")
+            raise EncoderError(f"{self._path}: the model gives dense vectors that are not numbers")
         length = np.linalg.norm(found, axis=1, keepdims=True)
         return np.asarray(found / np.maximum(length, 1e-12), np.float32)
 
@@ -155,19 +155,19 @@ class OnnxRunner:
 
     def _dense_output(self) -> OutputLayer:
         if self._output is None or not self.has_dense:
-            raise EncoderError(f"{self._path}: this model gives no dense vectors")
+            raise EncoderError(f"{self._path}: this model has no dense vectors")
         return self._output
 
     def _states(self, output: OutputLayer, ids: list[int]) -> NDArray[np.float32]:
         return np.asarray(self._session.run(["states"], {"words": output.embeddings(ids)})[0])
 
     def origins(self, ids: list[int], terms: list[int]) -> list[int]:
-        """Which token of a text has the largest logit of each term: its number, -1 for a term without weight.
+        """For each term, the position of the token with its largest logit; -1 for a term without weight.
 
-        These are the integers that the graph itself takes the maximum of, so it is that very token. What the text as a
-        whole and a term's own frequency add isn't counted. Leaving out each word in turn, which takes a run for every
-        word, tells much the same: for 83 expansions of Cranfield's abstracts with lsr-mini it is the same word for 50
-        and one of the first three for 66, and without this word the weights lose 0.92 of what they lose at most.
+        The graph takes the maximum of the same integers, so the token is exact. The share of the term's own frequency
+        isn't counted. Leaving out each word in turn, which needs a run for every word, gives much the same: for 83
+        expansions of Cranfield's abstracts with lsr-mini the word is the same for 50 and among the first three for 66,
+        and leaving it out lowers the weights by 0.92 of the largest decrease.
 
         Raises:
             EncoderError: A token that the model doesn't know, or a graph that lsr didn't make.
@@ -178,19 +178,19 @@ class OnnxRunner:
                 states, wanted = self._states(self._output, ids), np.array(terms, np.int64)
             there = np.isin(wanted, self._output.weights(states, ids)[0])
             return [int(p) for p in np.where(there, self._output.logits(states, wanted).argmax(0), -1)]
-        if self._is_lexical:  # a term's weight is of its own token, wherever that stands
+        if self._is_lexical:  # a term's weight comes from its own token
             with self._in_use():
                 dense = self._session.run(["weights"], {"ids": np.array(ids, np.int64)})[0]
             return [ids.index(term) if dense[term] > 0 else -1 for term in terms]
         session, names = self._opened_up
         with self._in_use():
             weights, states, zero, words = session.run(["weights", *names], {"ids": np.array(ids, np.int64)})
-        logits = (states - np.float64(zero)) @ words[terms].T.astype(np.float64)  # whole numbers: exact
+        logits = (states - np.float64(zero)) @ words[terms].T.astype(np.float64)  # integers, so exact
         return [int(place) for place in np.where(weights[terms] > 0, logits.argmax(0), -1)]
 
     @cached_property
     def _is_lexical(self) -> bool:
-        """Whether the graph weighs a text's own tokens alone; its name says so."""
+        """Whether the graph weighs only a text's own tokens; its name says so."""
         try:
             return LEXICAL.encode() in self._path.read_bytes()
         except OSError as error:
@@ -198,11 +198,10 @@ class OnnxRunner:
 
     @cached_property
     def _opened_up(self) -> tuple[Any, list[str]]:
-        """The graph in a session of its own that puts out, too, what it multiplies in its output layer.
+        """A second session whose graph also outputs the factors of its output layer; needed for origins only.
 
-        Only who asks for origins needs it. Names are the only thing that is looked for in the file: a node's stand
-        before any weights. Two serialized messages behind each other are one message with the fields of both, so that
-        outputs are added without knowing how long anything is.
+        Only names are searched for in the file: those of nodes come before any weights. Two concatenated Protocol
+        Buffers messages are one message with the fields of both, so outputs are added by appending bytes.
         """
         try:
             content = self._path.read_bytes()
@@ -220,7 +219,7 @@ class OnnxRunner:
 
 
 def _as_output(name: bytes) -> bytes:
-    """A serialized ModelProto: its graph (field 7), an output of that (12), its name (1); lengths take a byte each."""
+    """A serialized ModelProto: a graph (field 7) with an output (12) with a name (1); each length takes one byte."""
     for key in (b"\x0a", b"\x62", b"\x3a"):  # number << 3 | 2
         name = key + bytes([len(name)]) + name
     return name

@@ -1,9 +1,9 @@
-"""The vocabulary of an exported model: embeddings of its words on the way in, weights of its terms on the way out.
+"""The vocabulary table of an exported model: input embeddings of tokens, and output weights of terms.
 
     weight_j = saturation(relu(factor_j max_t(state_t . row_j) + bias_j + frequency_j tf_j))
     tf_j     = n_j / (n_j + k1 (1 - b + b length / typical_length))      n_j: how often the text has the term
 
-The rows are those of the input embeddings, in 8-bit integers, so one table serves both ends. Needs no torch.
+The rows are the input embeddings in 8-bit integers, so one table serves input and output. Needs no torch.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _SATURATIONS = ("log1p", "log1p_log1p")
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """What is the same for all terms.
+    """Settings that all terms share.
 
     Attributes:
         saturation: "log1p" or "log1p_log1p".
-        k1, b, typical_length: Of a term's frequency.
+        k1, b, typical_length: Parameters of a term's frequency.
     """
 
     saturation: str
@@ -51,15 +51,15 @@ class OutputLayer:
 
     Args:
         rows: (n_terms, width) int8, without -128.
-        columns: (n_terms,) float32 by name: "scale" makes embeddings of the rows, the others are those above.
-        settings: What is the same for all terms.
+        columns: (n_terms,) float32 by name: "scale" turns rows into embeddings, the others are those above.
+        settings: Settings that all terms share.
 
     Raises:
         EncoderError: Shapes that don't fit each other.
 
     Attributes:
         n_terms: Size of the vocabulary.
-        width: Numbers of a state.
+        width: Dimensions of a state.
     """
 
     def __init__(
@@ -79,17 +79,17 @@ class OutputLayer:
         frequency: NDArray[np.float32],
         settings: OutputSettings,
     ) -> OutputLayer:
-        """The table of a model.
+        """Make the table of a model.
 
         Args:
-            embeddings: (n_terms, width) float32, of the input.
-            projection: (n_terms, width) float32, the output layer: the same rows, by a factor each.
+            embeddings: (n_terms, width) float32, the input embeddings.
+            projection: (n_terms, width) float32, the output layer: the same rows, each times a factor.
             bias: (n_terms,) float32.
             frequency: (n_terms,) float32.
             settings: As for the class.
 
         Raises:
-            EncoderError: The output layer is made of other rows.
+            EncoderError: The output layer has other rows.
         """
         factor = row_factors(projection, embeddings)
         rows, scale = quantized(embeddings)
@@ -97,7 +97,7 @@ class OutputLayer:
         return cls(rows, {name: values.astype(np.float32) for name, values in columns.items()}, settings)
 
     def embeddings(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """What the graph reads, (n_tokens, width) float32."""
+        """Input of the graph, (n_tokens, width) float32."""
         places = np.array(ids, np.int64)
         return self._rows[places] * self._columns["scale"][places, None]
 
@@ -105,7 +105,7 @@ class OutputLayer:
         """The terms of a text and their weights.
 
         Args:
-            states: (n_tokens, width) float32, what the graph gave.
+            states: (n_tokens, width) float32, output of the graph.
             ids: The text's token ids.
 
         Returns:
@@ -116,12 +116,12 @@ class OutputLayer:
         s = self._settings
         slow = s.k1 * (1 - s.b + s.b * len(ids) / s.typical_length)
         logits[own] += self._columns["frequency"][own] * (counts / (counts + slow)).astype(np.float32)
-        terms = np.flatnonzero(~(logits <= 0))  # what is no number isn't passed over
+        terms = np.flatnonzero(~(logits <= 0))  # keeps NaN, so that it is noticed
         weights = np.log1p(logits[terms])
         return terms, np.log1p(weights) if s.saturation == "log1p_log1p" else weights
 
     def logits(self, states: NDArray[np.float32], terms: NDArray[np.int64]) -> NDArray[np.float32]:
-        """What each token adds to terms, up to a constant of each term; (n_tokens, n) float32."""
+        """Logits of terms for each token, up to a constant for each term; (n_tokens, n) float32."""
         return self._projection.logits(states, terms)
 
     # --- on disk ------------------------------------------------------------------------------------------------------
@@ -143,11 +143,11 @@ class OutputLayer:
         """Read what `save` wrote.
 
         Raises:
-            EncoderError: It can't be read, or is something else.
+            EncoderError: It can't be read, or is another kind of file.
         """
         try:
             table = pa.ipc.open_file(path.read_bytes()).read_all().combine_chunks()
-            table.validate(full=True)  # a damaged file must not be read out of bounds
+            table.validate(full=True)  # a damaged file must not cause reads out of bounds
             settings = OutputSettings(**json.loads((table.schema.metadata or {})[_SETTINGS]))
             width = table.schema.field("row").type.list_size
             nulls = [column.null_count for column in table.columns]
@@ -160,21 +160,21 @@ class OutputLayer:
         if any(nulls) or kinds != {np.dtype(np.float32), np.dtype(np.int8)} or rows.min(initial=0) < -127:
             raise EncoderError(f"{path}: not the output layer of a model: {table.schema}")
         if not all(np.isfinite(values).all() for values in columns.values()):
-            raise EncoderError(f"{path}: weights that are no numbers")
+            raise EncoderError(f"{path}: weights that are not numbers")
         return cls(rows, columns, settings)
 
 
 def quantized(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Rows as integers of -127 to 127 and their scales; (n, m) int8, (n,) float32."""
+    """Rows as integers from -127 to 127, and their scales; (n, m) int8, (n,) float32."""
     scale = np.maximum(np.abs(weight).max(1), 1e-12) / 127
     return np.rint(weight / scale[:, None]).astype(np.int8), scale.astype(np.float32)
 
 
 def row_factors(projection: NDArray[np.float32], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What each row of the embeddings has to be multiplied by to give that of the output layer, (n_terms,) float32.
+    """The factor of each row of the embeddings that gives the row of the output layer, (n_terms,) float32.
 
     Raises:
-        EncoderError: The output layer is made of other rows.
+        EncoderError: The output layer has other rows.
     """
     squares = np.maximum((embeddings**2).sum(1), 1e-12)
     factors = (projection * embeddings).sum(1) / squares

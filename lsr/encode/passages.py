@@ -1,11 +1,11 @@
-"""Long documents cut into overlapping passages, which search rolls up to their documents again (max of the scores).
+"""Cut long documents into overlapping passages. Search can roll them up to their documents (max of the scores).
 
-A passage is a run of whole words of its document; only a word of more tokens than fit is cut. Its id is the document's
-with "#" and its number; `parent` is the document's id. The title goes with every passage.
+A passage is a run of whole words; only a word with more tokens than fit is cut. Its id is the document's id with "#"
+and a number; `parent` is the document's id. Every passage has the document's title.
 
-Where a document's blocks are known, those of a file say, passages follow its sections and, within them, paragraphs,
-code blocks and list items. Such a passage has the headings above it in its title, and in its metadata the lines, the
-page and the link of what it holds.
+If a document's blocks are known, as those of files are, passages follow its sections, and within them its paragraphs,
+code blocks and list items. Such a passage has the headings above it in its title, and its lines, page and link in its
+metadata.
 """
 
 from __future__ import annotations
@@ -20,51 +20,51 @@ from typing import Any
 from lsr.encode.base import Encoder
 from lsr.io.document import Block, Document
 
-# Of passages whose size isn't given: enough to answer a question, little enough to be read.
+# Default size: enough to answer a question, short enough to read.
 SIZE, OVERLAP = 256, 32
-_CHARACTERS = 4  # of a token, roughly
-_SMALL = 4  # sections of less than this part of a passage are joined with the next
-_LONGEST = 1 << 18  # characters that are cut together: what a tokenizer makes of a text takes many times its room
+_CHARACTERS = 4  # characters of a token, roughly
+_SMALL = 4  # sections below this fraction of a passage are joined with the next
+_LONGEST = 1 << 18  # characters that are cut together: a tokenizer's output takes many times the memory of the text
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n")
 
 
 def split_passages(
     documents: Iterable[Document], encoder: Encoder, size: int = 0, overlap: int = 0
 ) -> Iterator[Document]:
-    """Cut documents into passages, each of which the encoder reads to its end.
+    """Cut documents into passages, each short enough for the encoder.
 
     Args:
-        documents: What to cut; they are held together.
-        encoder: Its tokens are counted.
-        size: Tokens of a passage at most, without those of the title; fewer where the encoder doesn't read as many
-            beside title, prompt and special tokens. A title that takes more than half of what is read is cut with the
-            text, as its beginning. 0 cuts only what needs it: documents whose blocks are known into passages of SIZE,
-            and of the others those that the encoder doesn't read to their ends.
-        overlap: Tokens that a passage repeats from the one before it; the same share of a smaller one. With size 0
-            it is OVERLAP.
+        documents: Documents; all are held in memory.
+        encoder: The encoder whose tokens are counted.
+        size: Largest number of tokens of a passage without its title; less if the encoder doesn't read as many beside
+            title, prompt and special tokens. A title that takes more than half of what is read becomes the beginning
+            of the text. 0 cuts only documents that need it: those with blocks into passages of SIZE, and others if
+            they are longer than the encoder reads.
+        overlap: Tokens that a passage repeats from the one before; in proportion if it is smaller. OVERLAP for size 0.
 
     Raises:
-        ValueError: Sizes that make no sense.
+        ValueError: Invalid sizes.
     """
     require_sizes(size, overlap)
     documents = list(documents)
     whole = encoder.room([""])
-    rooms = None if size or whole is None else encoder.room([document.content for document in documents])
+    asked = [] if size else [document.content for document in documents if not document.blocks]
+    rooms = iter(encoder.room(asked) or () if whole is not None and asked else ())
     wanted = (size, overlap) if size else (SIZE, OVERLAP)
     parts: list[list[_Part]] = []
-    for number, document in enumerate(documents):
+    for document in documents:
         if document.blocks:
             parts.append([_Section(document, *wanted, *section) for section in _sections(document, wanted[0])])
         elif size:
             parts.append([_Part(document, *wanted)])
-        elif whole is not None and rooms is not None and rooms[number] < 0:
+        elif next(rooms, 0) < 0 and whole is not None:
             parts.append([_Part(document, whole[0], min(OVERLAP, whole[0] - 1))])
         else:
             parts.append([])
     made = iter(_fitted(list(chain.from_iterable(parts)), encoder, whole))
     for document, its in zip(documents, parts, strict=True):
         passages = list(chain.from_iterable(islice(made, len(its))))
-        if document.blocks and not passages:  # nothing but white space
+        if document.blocks and not passages:  # only white space
             passages = [replace(document, blocks=())]
         for number, passage in enumerate(passages):
             yield replace(passage, id=f"{document.id}#{number}", parent=document.id)
@@ -73,14 +73,14 @@ def split_passages(
 
 
 def _fitted(parts: list[_Part], encoder: Encoder, whole: list[int] | None) -> list[list[Document]]:
-    """The passages of each part; tokenizers are quickest with many texts at a time."""
+    """The passages of each text; tokenizers are fastest with many texts at a time."""
     if whole is not None:
         for part, left in zip(parts, encoder.room([part.title for part in parts]) or (), strict=True):
             part.fit(left, whole[0], encoder)
     made = [part.passages(encoder) for part in parts]
     rooms = iter(encoder.room([passage.content for passages in made for passage in passages]) or ())
     for number, part in enumerate(parts):
-        # A part of a text may have more tokens for itself than it has in the whole.
+        # A part of a text may have more tokens alone than within the whole text.
         lost = -min(islice(rooms, len(made[number])), default=0)
         while lost > 0 and part.size > 1:
             part.shrink(lost)
@@ -90,11 +90,11 @@ def _fitted(parts: list[_Part], encoder: Encoder, whole: list[int] | None) -> li
 
 
 class _Part:
-    """A text that is cut into passages: a document, or a section of one.
+    """A text to cut into passages: a document, or a section of one.
 
     Attributes:
-        title: Stands before each of its passages.
-        size: Tokens of a passage at most.
+        title: Title of each of its passages.
+        size: Largest number of tokens of a passage.
     """
 
     def __init__(self, document: Document, size: int, overlap: int) -> None:
@@ -106,9 +106,9 @@ class _Part:
         """Leave room for the title, or move it into the text.
 
         Args:
-            left: Tokens that are read behind the title.
-            whole: Tokens that are read in all.
-            encoder: Counts others.
+            left: Tokens that are read after the title.
+            whole: Tokens that are read in total.
+            encoder: The encoder whose tokens are counted.
         """
         if 2 * left < whole:
             self.title, self._text, left = "", self._document.content, whole
@@ -119,7 +119,7 @@ class _Part:
         self.size = max(1, self.size - lost)
 
     def passages(self, encoder: Encoder) -> list[Document]:
-        """The passages, whose ids are still to come."""
+        """The passages, still without ids."""
         if self._spans is None:
             self._spans = encoder.tokens(self._text)
         overlap = self._overlap * self.size // self._wanted
@@ -133,10 +133,10 @@ class _Part:
 
 
 def require_sizes(size: int, overlap: int) -> None:
-    """Refuse sizes of passages that make no sense.
+    """Check sizes of passages.
 
     Raises:
-        ValueError: As it says.
+        ValueError: They are invalid.
     """
     if (size, overlap) != (0, 0) and (size < 1 or not 0 <= overlap < size):
         raise ValueError(f"passages need size >= 1 and 0 <= overlap < size, got size {size}, overlap {overlap}")
@@ -144,14 +144,14 @@ def require_sizes(size: int, overlap: int) -> None:
 
 @dataclass(frozen=True)
 class Passages:
-    """How documents are cut: tokens of a passage at most, and how many of them the next one repeats.
+    """How documents are cut: the largest number of tokens of a passage, and how many of them the next one repeats.
 
-    An encoder that reads fewer, beside title, prompt and special tokens, gets shorter passages: none loses its end.
-    `Passages()` cuts documents of files along their headings and paragraphs, into passages of 256 tokens that repeat
-    32, and others only if the encoder doesn't read them to their ends.
+    If the encoder reads fewer tokens, beside title, prompt and special tokens, passages are shorter, so none is cut
+    off. `Passages()` cuts documents of files along their headings and paragraphs into passages of 256 tokens that
+    overlap by 32. It cuts other documents only if they are longer than the encoder reads.
 
     Raises:
-        ValueError: Sizes that make no sense.
+        ValueError: Invalid sizes.
     """
 
     size: int = 0
@@ -167,25 +167,25 @@ AS_NEEDED = Passages()
 def _cuts(
     spans: list[tuple[int, int, int]], text: str, size: int, overlap: int, breaks: Sequence[Sequence[int]] = ()
 ) -> Iterator[tuple[int, int]]:
-    """Character ranges of the passages: each starts where its first token does and ends where the next one starts.
+    """Character ranges of passages. A passage starts with its first token and ends where the next one starts.
 
     Args:
         spans: The tokens of the text.
         text: The text.
-        size: Tokens of a passage at most.
+        size: Largest number of tokens of a passage.
         overlap: Tokens that are repeated.
-        breaks: Tokens at which it is better to cut than at any word, ascending; the best kind of them first.
+        breaks: Lists of tokens at which to cut rather than at any word, ascending; the best kind first.
     """
 
     def starts_word(token: int) -> bool:
         return any(map(str.isspace, text[spans[token - 1][2] : spans[token][1]]))
 
     def gets_on(token: int, last: int) -> bool:
-        """Whether a passage from a token on has a whole word more than one that ended at `last`."""
+        """Whether a passage that starts at a token has another whole word after `last`."""
         return token + size >= len(spans) or any(map(starts_word, range(last + 1, token + size + 1)))
 
     def word_start(token: int) -> int:
-        """Where the word of a token begins: what stands before its first token, a bracket say, belongs to it."""
+        """The start of a token's word, including characters before its first token, such as a bracket."""
         start, before = spans[token][1], spans[token - 1][2]
         if starts_word(token):
             while start > before and not text[start - 1].isspace():
@@ -211,7 +211,7 @@ def _cuts(
 
 
 def _among(ascending: Sequence[int], low: int, high: int) -> Sequence[int]:
-    """Those of some numbers that are at least `low` and below `high`."""
+    """The numbers from `low` to below `high`."""
     return ascending[bisect_left(ascending, low) : bisect_left(ascending, high)]
 
 
@@ -219,7 +219,7 @@ def _among(ascending: Sequence[int], low: int, high: int) -> Sequence[int]:
 
 
 class _Section(_Part):
-    """Blocks of a document: cut at their starts if possible, else where lines and sentences start."""
+    """Blocks of a document; cut at the start of blocks if possible, else of lines and sentences."""
 
     def __init__(self, document: Document, size: int, overlap: int, blocks: list[Block], end: int) -> None:
         super().__init__(document, size, overlap)
@@ -229,7 +229,7 @@ class _Section(_Part):
         self.title = " > ".join(self._path)
 
     def fit(self, left: int, whole: int, encoder: Encoder) -> None:
-        """Leave room for the title; what takes more than half of it goes: headings are in the text, too."""
+        """Leave room for the title; drop a title that takes more than half: headings are also in the text."""
         shorter = [*self._path[-1:], ""]
         while 2 * left < whole and shorter:
             self.title = shorter.pop(0)
@@ -257,7 +257,7 @@ class _Section(_Part):
 
 
 def _path(title: str, blocks: list[Block]) -> list[str]:
-    """The document's title and the headings that all of some blocks stand under."""
+    """The document's title and the headings that some blocks have in common."""
     shared = blocks[0].headings
     for block in blocks[1:]:
         if block.headings[: len(shared)] != shared:
@@ -267,7 +267,7 @@ def _path(title: str, blocks: list[Block]) -> list[str]:
 
 
 def _sections(document: Document, size: int) -> Iterator[tuple[list[Block], int]]:
-    """The blocks under each heading, and where they end; small sections are joined with the next ones."""
+    """The blocks under each heading, and their end; small sections are joined with the next ones."""
     small, most = _CHARACTERS * size // _SMALL, _CHARACTERS * size
     section: list[Block] = []
     for block, end in _pieces(document):
@@ -284,7 +284,7 @@ def _sections(document: Document, size: int) -> Iterator[tuple[list[Block], int]
 
 
 def _pieces(document: Document) -> Iterator[tuple[Block, int]]:
-    """The blocks and where they end; the longest in pieces."""
+    """The blocks and their ends; very long ones in pieces."""
     text = document.text
     for block, end in zip(document.blocks, [*(b.start for b in document.blocks[1:]), len(text)], strict=True):
         start, exact = block.start, _is_exact(text, block, end)
@@ -300,12 +300,12 @@ def _pieces(document: Document) -> Iterator[tuple[Block, int]]:
 
 
 def _is_exact(text: str, block: Block, end: int) -> bool:
-    """Whether the lines of a block are those of its source, one by one."""
+    """Whether a block has exactly the lines of its source."""
     return bool(block.line) and len(text[block.start : end].rstrip().split("\n")) == block.end_line - block.line + 1
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """A range without white space at its ends, but with the indent of its first line."""
+    """A range without white space at its ends, except the indent of its first line."""
     end = start + len(text[start:end].rstrip())
     first = end - len(text[start:end].lstrip())
     line = text.rfind("\n", 0, first) + 1
@@ -313,7 +313,7 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _place(document: Document, blocks: list[Block], section_end: int, start: int, end: int) -> dict[str, Any]:
-    """The metadata of a document with where a passage stands in it."""
+    """The metadata of a document, with the position of a passage."""
     text, metadata = document.text, dict(document.metadata or {})
     starts = [block.start for block in blocks]
     number, last_number = bisect_right(starts, start) - 1, bisect_left(starts, end) - 1

@@ -1,11 +1,11 @@
-"""From token states or logits to term weights, in torch.
+"""Pool token states or logits into term weights, in torch.
 
     max: saturation(relu(max_t z[t, j]))        sum: sum_t saturation(relu(z[t, j]))
 
-over the positions t that the mask keeps. `pool_states` multiplies by the output projection itself, a few thousand terms
-at a time, so the logits of a batch never exist as a whole, neither on the way forward nor for the gradient; `Screen`
-gives the same where no gradient is wanted, with most of the work done in integers; `pool_logits` is the plain
-definition. Needs torch, so nothing but the code that runs a model imports this file.
+over the positions t that the mask keeps. `pool_states` multiplies by the output projection, a few thousand terms at a
+time, so the logits of a batch are never in memory at once, not even for the gradient. `Screen` gives the same without a
+gradient, with most of the work in integers. `pool_logits` is the plain definition. Needs torch, so only code that runs
+a model imports this file.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch.utils.checkpoint import checkpoint
 
 from lsr.encode.processor import adds_bytes_exactly
 
-TRANSIENT_BYTES = 64 << 20  # logits that exist at a time
-_CACHE_BYTES = 4 << 20  # likewise on a CPU, where the maximum is then taken of what its caches still hold
-_TERMS = 4096  # terms at a time; few enough that a batch of texts fits, enough to keep the multiplication busy
+TRANSIENT_BYTES = 64 << 20  # logits in memory at a time
+_CACHE_BYTES = 4 << 20  # the same on a CPU, so that they are still in its caches for the maximum
+_TERMS = 4096  # terms at a time: few enough for a batch of texts to fit, enough for a fast multiplication
 
 
 def pool_states(
     states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, pooling: str, saturation: str
 ) -> Tensor:
-    """Term weights from transformed hidden states, with a gradient where one is wanted.
+    """Term weights from transformed hidden states, with a gradient if needed.
 
     Args:
-        states: (batch, seq, hidden) float, what the output projection is applied to.
+        states: (batch, seq, hidden) float, input of the output projection.
         mask: (batch, seq), 0 where a position doesn't count.
-        weight: (n_terms, hidden) float, the output projection, or the rows of it that are wanted.
+        weight: (n_terms, hidden) float, the output projection, or some of its rows.
         bias: (n_terms,) float, or None.
         pooling: "max" or "sum".
         saturation: "log1p" or "log1p_log1p".
@@ -39,7 +39,7 @@ def pool_states(
     Returns:
         (batch, n_terms) float.
     """
-    if pooling == "max":  # saturation is monotone, so it can wait until one value per term is left
+    if pooling == "max":  # saturation is monotone, so it can come after the maximum
         return saturate(max_logits(states, mask, weight, bias), saturation)
     dropped = mask.eq(0).unsqueeze(-1)
 
@@ -51,20 +51,20 @@ def pool_states(
     for docs, places, terms in _tiles(states, mask, weight):
         some, hidden = states[docs, places], dropped[docs, places]
         inputs = some, hidden, weight[terms], None if bias is None else bias[terms]
-        # For a gradient the logits are made again, rather than kept.
+        # For the gradient, logits are computed again instead of kept.
         parts.append(checkpoint(part, *inputs, use_reentrant=False) if torch.is_grad_enabled() else part(*inputs))
     per_row = -(-weight.shape[0] // _tile(states, weight)[1])
     return torch.cat([torch.cat(parts[i : i + per_row], 1) for i in range(0, len(parts), per_row)])
 
 
 def max_logits(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The largest logit of each term over the positions; arguments as `pool_states`.
+    """The largest logit of each term over the positions; arguments are those of `pool_states`.
 
-    Its gradient goes to the one position that has the largest, so what is kept for it is that position's number, and
-    what it costs grows with the terms that have a gradient: those that survive the saturation.
+    The gradient goes to the position of the largest logit. Only that position is kept, and the cost of the backward
+    pass grows with the number of terms that have a gradient.
 
     Returns:
-        (batch, n_terms) float32; a text without positions has the lowest number there is.
+        (batch, n_terms) float32; the lowest float for a text without positions.
     """
     found: Tensor = _MaxLogits.apply(states, mask, weight)
     return found if bias is None else found + bias
@@ -73,7 +73,7 @@ def max_logits(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
 class _MaxLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-        kept, filled = mask.ne(0), _filled(states, mask)  # no logit has to be masked then
+        kept, filled = mask.ne(0), _filled(states, mask)  # then no logit must be masked
         keep = any(ctx.needs_input_grad)
         out = states.new_empty(states.shape[0], weight.shape[0], dtype=torch.float32)
         found = torch.empty_like(out, dtype=torch.int32) if keep else None
@@ -83,7 +83,7 @@ class _MaxLogits(torch.autograd.Function):
                 out[docs, terms] = logits.amax(1)
             else:
                 out[docs, terms], found[docs, terms] = logits.max(1)
-            del logits  # before the next ones are made
+            del logits  # free memory before the next ones
         out[~kept.any(1)] = torch.finfo(out.dtype).min
         if found is not None:
             first = kept.int().argmax(1, keepdim=True).int()
@@ -97,7 +97,8 @@ class _MaxLogits(torch.autograd.Function):
         batch, seq, hidden = states.shape
         docs, terms = grads[0].nonzero(as_tuple=True)
         positions = docs * seq + places[docs, terms]
-        # One entry for each term of a document: (positions, terms), of which rows and columns are summed up.
+        # A sparse (positions, terms) matrix with one entry for each term of a document; its rows and columns are
+        # summed.
         shape = batch * seq, weight.shape[0]
         places, values = torch.stack([positions, terms]), grads[0][docs, terms].float()
         sparse = torch.sparse_coo_tensor(places, values, shape, check_invariants=False)
@@ -110,10 +111,10 @@ class _MaxLogits(torch.autograd.Function):
 
 
 class Screen:
-    """The largest logits of terms that a text may have, without those of the others.
+    """The largest logits of the terms that may be above zero.
 
-    Few terms of a vocabulary have a logit above zero. Which ones might is found out in 8-bit integers, a quarter of the
-    work, with a bound on what the rounding can have changed; those few are then computed as they are.
+    Few terms of a vocabulary have a logit above zero. A first pass in 8-bit integers, a quarter of the work, finds the
+    terms that might, with a bound on the rounding error; only those are computed in float.
 
     Args:
         weight: (n_terms, hidden) float32, the output projection.
@@ -129,21 +130,21 @@ class Screen:
 
     @staticmethod
     def can(states: Tensor, weight: Tensor) -> bool:
-        """Whether it can be used: for encoding in float32, by a processor that is fast and exact at it."""
+        """Whether it can be used: in float32 without gradient, on a processor with fast and exact 8-bit products."""
         plain = not torch.is_grad_enabled() and not weight.is_inference() and states.dtype == torch.float32
         return plain and states.device.type == "cpu" and adds_bytes_exactly()
 
     def fits(self, weight: Tensor) -> bool:
-        """Whether it was made of these weights as they are now."""
+        """Whether it was made from the present values of these weights."""
         return self.weight is weight and self._version == weight._version
 
     def pool(self, states: Tensor, mask: Tensor, bias: Tensor | None, saturation: str) -> Tensor:
-        """As `pool_states` with the pooling "max"; arguments as there."""
+        """Like `pool_states` with the pooling "max"; the same arguments."""
         filled = _filled(states, mask)
         step = filled.abs().amax((1, 2)).clamp_min(1e-12) / 127
         integers = (filled / step[:, None, None]).round()
         rounded = integers * step[:, None, None]
-        # |h.w - h'.w'| <= |h - h'| |w| + |h'| |w - w'|, and a little for sums in float32.
+        # |h.w - h'.w'| <= |h - h'| |w| + |h'| |w - w'|, plus a little for sums in float32.
         error, size = (filled - rounded).norm(dim=2).amax(1), rounded.norm(dim=2).amax(1)
         error += 1e-5 * size
         integers = integers.to(torch.int8)
@@ -155,7 +156,7 @@ class Screen:
             del logits
             found += error[docs, None] * self._size[terms] + size[docs, None] * self._error[terms]
             out[docs, terms] = found if bias is None else found.add_(bias[terms])
-        possible = ~(out <= 0)  # also what is no number
+        possible = ~(out <= 0)  # includes NaN
         possible[~mask.ne(0).any(1)] = False
         out.zero_()
         for i, row in enumerate(possible):
@@ -167,14 +168,14 @@ class Screen:
 
 
 def _filled(states: Tensor, mask: Tensor) -> Tensor:
-    """States in which every position counts: in place of those that don't, one more of the first that does."""
+    """Replace masked positions by copies of the first unmasked one, so that no mask is needed."""
     kept = mask.ne(0)
     first = states[torch.arange(len(states), device=states.device), kept.int().argmax(1)]
     return torch.where(kept.unsqueeze(-1), states, first.unsqueeze(1))
 
 
 def _tile(states: Tensor, weight: Tensor) -> tuple[int, int]:
-    """How many documents and terms at a time keep within TRANSIENT_BYTES."""
+    """How many documents and terms can be computed at a time within TRANSIENT_BYTES."""
     on_cpu = states.device.type == "cpu"
     floats = (min(_CACHE_BYTES, TRANSIENT_BYTES) if on_cpu else TRANSIENT_BYTES) // states.element_size()
     seq = max(states.shape[1], 1)
@@ -183,7 +184,9 @@ def _tile(states: Tensor, weight: Tensor) -> tuple[int, int]:
 
 
 def _tiles(states: Tensor, mask: Tensor, weight: Tensor) -> list[tuple[slice, slice, slice]]:
-    """Parts of documents, positions and terms, the documents' the outer ones; positions end with the longest text."""
+    """Slices of documents, positions and terms, with documents in the outer loop; positions end with the longest
+    text.
+    """
     docs, terms = _tile(states, weight)
     ends = (mask.ne(0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1).tolist()
     return [
@@ -194,7 +197,7 @@ def _tiles(states: Tensor, mask: Tensor, weight: Tensor) -> list[tuple[slice, sl
 
 
 def saturate(logits: Tensor, saturation: str) -> Tensor:
-    """log1p(relu(logits)), once more log1p for "log1p_log1p"; in place where no gradient is wanted."""
+    """log1p(relu(logits)), and log1p again for "log1p_log1p"; in place if no gradient is needed."""
     if torch.is_grad_enabled():
         weights = torch.log1p(torch.relu(logits))
         return torch.log1p(weights) if saturation == "log1p_log1p" else weights

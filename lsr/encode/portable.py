@@ -1,14 +1,14 @@
-"""What other libraries need beside our own files of a saved encoder.
+"""Files for other libraries beside our own files of a saved encoder.
 
-    modules.json, config_sentence_transformers.json    what a SparseEncoder is made of; prompts
-    sentence_bert_config.json, tokenizer_config.json   beside each model: how much it reads
-    *_SpladePooling/, router_config.json               pooling; which side goes where
+    modules.json, config_sentence_transformers.json    modules of a SparseEncoder; prompts
+    sentence_bert_config.json, tokenizer_config.json   beside each model: maximum lengths
+    *_SpladePooling/, router_config.json               pooling; routes of queries and documents
     query_0_SparseStaticEmbedding/, idf.json           weights of query tokens, for inference-free models; the second
-                                                       beside the documents' model is how OpenSearch has it
+                                                       beside the documents' model is OpenSearch's layout
     README.md                                          the model card
 
-They describe masked language models; heads of our own are known to nobody else, which modules.json says. No torch is
-needed.
+They describe masked language models. Other libraries don't know heads of ours, and modules.json says so. Needs no
+torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CARD = "README.md"
 _TABLE = "query_0_SparseStaticEmbedding"
 _MODELS, _SPARSE = "sentence_transformers.models.", "sentence_transformers.sparse_encoder.models."
 _ACTIVATIONS = {"log1p": "relu", "log1p_log1p": "log1p_relu"}
-# Which of several names a token goes by; what transformers has to know to pad.
+# Possible names of special tokens; transformers must know them for padding.
 _SPECIAL = {
     "pad_token": ("[PAD]", "<pad>", "<|endoftext|>"),
     "unk_token": ("[UNK]", "<unk>"),
@@ -42,7 +42,7 @@ _UNLIMITED = int(1e30)  # how transformers writes it
 
 
 def is_portable(*towers: Tower) -> bool:
-    """Whether other libraries know models of this kind."""
+    """Whether other libraries can open this kind of model."""
     return all(tower.head == "masked-lm" for tower in towers)
 
 
@@ -50,16 +50,16 @@ def describe(folder: Path, document: Tower, query: Tower, places: Mapping[tuple[
     """Describe a saved encoder of one or two towers for sentence-transformers.
 
     Args:
-        folder: Where it was saved.
+        folder: Its folder.
         document: The documents' tower.
         query: The queries' tower.
-        places: Where in the folder the files of each lie.
+        places: Subfolders of their files.
     """
     route = _tower(folder, document, places[document.place])
     shared = query.place == document.place
     if shared and (query.pooling, query.saturation) == (document.pooling, document.saturation):
         modules = [(kind, path) for path, kind in route]
-    else:  # a model that both sides share goes to both routes, with a pooling for each
+    else:  # a shared model is in both routes, each with its own pooling
         asking = _tower(folder, query, places[query.place], "query_1")
         modules = _router(folder, {"query": asking, "document": route})
     if shared and query.max_length != document.max_length:
@@ -83,18 +83,18 @@ def describe_inference_free(
     """Describe a saved inference-free encoder for sentence-transformers, and for OpenSearch.
 
     Args:
-        folder: Where it was saved.
+        folder: Its folder.
         document: The documents' tower.
-        at: Where in the folder its files lie.
+        at: Subfolder of its files.
         table: (n_terms,) float32, weights of query terms.
-        tokenizer: Of the queries.
+        tokenizer: The queries' tokenizer.
         max_length: Tokens of a query that are read; None for all.
-        prompt: Put in front of every query.
+        prompt: Text before every query.
     """
     route = _tower(folder, document, at)
     own = folder / _TABLE
     own.mkdir(exist_ok=True)
-    weights = table[: tokenizer.size]  # as many as the tokenizer has; the model may have rows to spare
+    weights = table[: tokenizer.size]  # the model may have more rows than the tokenizer has tokens
     (own / TOKENIZER_FILE).write_bytes(tokenizer.content)
     _write(own / "config.json", {"frozen": False})
     _write_tensor(own / "model.safetensors", "weight", weights)
@@ -107,7 +107,7 @@ def describe_inference_free(
 
 
 def refuse(folder: Path) -> None:
-    """Have sentence-transformers refuse a saved encoder: it would make something else of files that it half knows."""
+    """Make sentence-transformers refuse a saved encoder: it would misread the files that it knows."""
     _write(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": "lsr.encode.splade.SpladeEncoder"}])
 
 
@@ -115,10 +115,10 @@ def write_card(folder: Path, about: Sequence[str], *, portable: bool, base: str 
     """Write a model card, unless there is one.
 
     Args:
-        folder: The encoder's.
-        about: What is to be said of it, a line each.
+        folder: The encoder's folder.
+        about: Lines of its description.
         portable: Whether sentence-transformers opens it.
-        base: The hub's name of the model that it was made from; "" if it has none.
+        base: The hub's name of its base model; "" if there is none.
     """
     if (folder / CARD).exists():
         return
@@ -142,18 +142,18 @@ def write_card(folder: Path, about: Sequence[str], *, portable: bool, base: str 
 
 
 def push(folder: Path, name: str, private: bool) -> str:
-    """Put a saved encoder on the Hugging Face hub, in a repository that is made if it isn't there.
+    """Upload a saved encoder to the Hugging Face hub; makes the repository if needed.
 
     Args:
-        folder: The encoder's.
+        folder: The encoder's folder.
         name: "organisation/name".
-        private: Whether a new repository is for its owners alone.
+        private: Whether a new repository is private.
 
     Returns:
         Its address.
 
     Raises:
-        EncoderError: Not such a name, or the hub refuses.
+        EncoderError: An invalid name, or the hub refuses.
         MissingExtra: huggingface_hub is not installed.
     """
     if not files.is_hub_name(name):
@@ -166,7 +166,7 @@ def push(folder: Path, name: str, private: bool) -> str:
     try:
         made = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="An encoder of lsr")
-    except Exception as error:  # each version of the hub's library has errors of its own
+    except Exception as error:  # each version of the hub's library has other errors
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise EncoderError(f"{name}: can't be pushed ({reason}); are you logged in (hf auth login)?") from None
     return str(made)
@@ -176,7 +176,7 @@ _Route = list[tuple[str, str]]  # (path in the folder, module)
 
 
 def _tower(folder: Path, tower: Tower, at: str, name: str | None = None) -> _Route:
-    """Describe a tower's files where they lie; gives its modules."""
+    """Write the description of a tower beside its files; returns its modules."""
     place, pooling = folder / at, f"{name or (at + '_' if at else '') + '1'}_SpladePooling"
     _write(place / "sentence_bert_config.json", _length(tower))
     _tokenizer(place, TextTokenizer((place / TOKENIZER_FILE).read_bytes()), tower.max_length)
@@ -191,7 +191,7 @@ def _length(tower: Tower) -> dict[str, Any]:
 
 
 def _tokenizer(folder: Path, tokenizer: TextTokenizer, max_length: int | None) -> None:
-    """tokenizer_config.json: nothing that would change what tokenizer.json says."""
+    """tokenizer_config.json, without anything that would change what tokenizer.json says."""
     given = files.read_object(folder / "tokenizer_config.json")
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -209,7 +209,7 @@ def _tokenizer(folder: Path, tokenizer: TextTokenizer, max_length: int | None) -
 
 
 def _router(folder: Path, routes: Mapping[str, _Route]) -> list[tuple[str, str]]:
-    """router_config.json; gives the one module that is left."""
+    """Write router_config.json; returns the one remaining module."""
     content = {
         "types": {path: kind for route in routes.values() for path, kind in route},
         "structure": {side: [path for path, _ in route] for side, route in routes.items()},
@@ -239,7 +239,7 @@ def _write(path: Path, content: Any) -> None:
 
 
 def _write_tensor(path: Path, name: str, values: NDArray[np.float32]) -> None:
-    """One tensor as a safetensors file, for those who have no torch."""
+    """One tensor as a safetensors file, without torch."""
     data = values.astype("<f4").tobytes()
     header = json.dumps({name: {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, len(data)]}}).encode()
     header += b" " * (-len(header) % 8)

@@ -1,4 +1,4 @@
-"""What the processor can do."""
+"""Features of the processor."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from llvmlite.binding import get_host_cpu_features
 
 
 def adds_bytes_exactly() -> bool:
-    """Whether products of 8-bit integers are summed in 32 bits by one instruction (VNNI).
+    """Whether 8-bit products are summed exactly, in 32 bits (VNNI).
 
-    Other x86 processors have one for 16 bits, where two products can overflow.
+    Other x86 processors sum two products in 16 bits, which can overflow.
     """
     return sums_of_bytes() > 0
 
 
 @cache
 def sums_of_bytes() -> int:
-    """How many sums of four byte products an instruction (VNNI) adds to: 16, 8, or 0 where there is none."""
+    """How many 32-bit sums of four byte products one VNNI instruction computes: 16, 8, or 0 without VNNI."""
     features = get_host_cpu_features()
     if features.get("avx512vnni", False):
         return 16

@@ -2,11 +2,10 @@
 
     z_j = max_t s_t (h_t . e_j) r_j        h_t, e_j integers of -127 to 127, s_t a scale a token, r_j one a term
 
-The vocabulary is nine tenths of what a small encoder computes, and its logits, tokens times terms, are far more than
-what is kept of them. Here a block of terms meets all tokens while its running maximum stays in registers, so only the
-maximum is ever written. Processors with an instruction for sums of four byte products (VNNI) use it; elsewhere the
-same integers are multiplied as float32, block by block. Sums below 2^24 are exact there: the result is the same to
-the bit on any machine.
+The output layer is nine tenths of a small encoder's work, and of its tokens x terms logits only the maxima are kept.
+Here a block of terms is multiplied with all tokens while the running maximum stays in registers, so only the maximum is
+written. Processors with an instruction for sums of four byte products (VNNI) use it; others multiply the same integers
+as float32, block by block. Sums below 2^24 are exact in float32, so the result has the same bits on any machine.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from lsr.errors import EncoderError
 from lsr.jit import Compiler
 
 _compiler = Compiler([Path(__file__)])
-_TOKENS = 8  # that meet a block of terms together
-_GROUPS = 2  # of as many terms as a register holds sums
-_TERMS = 2048  # of a block where there is no such instruction
+_TOKENS = 8  # tokens of a block
+_GROUPS = 2  # registers of terms in a block
+_TERMS = 2048  # terms of a block without VNNI
 LARGEST_WIDTH = (1 << 24) // 127**2 // 4 * 4  # sums of so many products are exact in float32
 
 
@@ -37,8 +36,8 @@ class Projection:
 
     Args:
         rows: (n_terms, width) int8, without -128; width a multiple of 4.
-        scales: (n_terms,) float32, what each row is multiplied by.
-        lanes: Sums of an instruction, 16 or 8; 0 for none. As the processor has it unless given.
+        scales: (n_terms,) float32, a factor for each row.
+        lanes: Sums of a VNNI instruction, 16 or 8; 0 for none. Taken from the processor if not given.
 
     Raises:
         EncoderError: Shapes that don't fit.
@@ -54,13 +53,13 @@ class Projection:
             block = self._lanes * _GROUPS
             whole = np.zeros((-(-n_terms // block) * block, width), np.int8)
             whole[:n_terms] = rows
-            # Four neighbours of a row, then the same of the next row: as the instruction wants them.
+            # Four neighbours of a row, then those of the next row: the layout of the instruction's operand.
             self._packed = np.ascontiguousarray(whole.reshape(-1, self._lanes, width // 4, 4).transpose(0, 2, 1, 3))
-            # States are moved by 128 to be unsigned; what that adds to a sum is the same for all tokens.
+            # States are shifted by 128 to be unsigned; the shift adds the same to a term's sum for all tokens.
             self._moved = whole.sum(1, dtype=np.int32) * np.int32(128)
 
     def __len__(self) -> int:
-        """How many terms there are."""
+        """Number of terms."""
         return len(self._rows)
 
     def largest(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -78,7 +77,7 @@ class Projection:
         n = -(-len(states) // _TOKENS) * _TOKENS
         unsigned = np.empty((n, states.shape[1]), np.uint8)
         unsigned[: len(states)] = integers + 128
-        unsigned[len(states) :] = unsigned[0]  # a token twice changes no maximum
+        unsigned[len(states) :] = unsigned[0]  # a repeated token doesn't change a maximum
         scales = np.concatenate([scales, np.full(n - len(states), scales[0], np.float32)])
         found = np.empty(len(self._moved), np.float32)
         run = _largest_16 if self._lanes == 16 else _largest_8
@@ -94,7 +93,7 @@ class Projection:
         return found * self._scales
 
     def logits(self, states: NDArray[np.float32], terms: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The logits that `largest` takes the maximum of, of some terms; (n_tokens, n) float32."""
+        """The logits of some terms before the maximum; (n_tokens, n) float32."""
         integers, scales = _integers(states)
         found = integers @ self._rows[terms].T.astype(np.float32)
         logits: NDArray[np.float32] = found * scales[:, None] * self._scales[terms]
@@ -102,16 +101,16 @@ class Projection:
 
 
 def _integers(states: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """States as whole numbers of -127 to 127, (n_tokens, width), and the scale of each token, (n_tokens,)."""
+    """States as integers from -127 to 127, (n_tokens, width), and the scale of each token, (n_tokens,)."""
     scales = np.maximum(np.abs(states).max(1), np.float32(1e-12)) / np.float32(127)
     return np.rint(states / scales[:, None]), scales
 
 
 def _block(lanes: int) -> Any:
-    """A function for kernels: the largest sums of `_GROUPS` times `lanes` terms over all tokens.
+    """An intrinsic: the largest sums of `_GROUPS` times `lanes` terms over all tokens.
 
-    Its arguments are addresses of the unsigned states, their scales, the packed rows of the terms, what the states'
-    move adds to each sum, and the result; then the number of blocks of tokens, and a quarter of the width.
+    Its arguments are addresses of the unsigned states, their scales, the packed rows of the terms, the share of the
+    shift in each sum, and the result; then the number of blocks of tokens, and a quarter of the width.
     """
 
     @intrinsic  # type: ignore[untyped-decorator]
@@ -123,7 +122,7 @@ def _block(lanes: int) -> Any:
 
 
 def _generate(lanes: int, builder: Any, arguments: Any, context: Any) -> Any:
-    """The code of `_block`."""
+    """The LLVM code of `_block`."""
     states, scales, rows, moved, found, n_blocks, quarter = arguments
     word, integer, real = ir.IntType(64), ir.IntType(32), ir.FloatType()
     sums, reals = ir.VectorType(integer, lanes), ir.VectorType(real, lanes)
@@ -199,7 +198,7 @@ def _largest_16(states: Any, scales: Any, packed: Any, moved: Any, found: Any) -
 
 @_compiler.kernel
 def _largest_8(states: Any, scales: Any, packed: Any, moved: Any, found: Any) -> None:
-    """As `_largest_16`, for registers of half the size."""
+    """Like `_largest_16`, for registers of half the size."""
     quarter = states.shape[1] // 4
     for group in range(0, packed.shape[0], _GROUPS):
         _block_8(

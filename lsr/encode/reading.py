@@ -1,9 +1,9 @@
-"""How a checkpoint reads text: the settings that other libraries keep beside tokenizer.json and that decide over it.
+"""How a checkpoint reads text: settings of other libraries that override tokenizer.json.
 
-transformers makes most tokenizers anew, of the vocabulary in tokenizer.json and what tokenizer_config.json says;
-sentence-transformers has settings of its own on top (lsr.encode.load). `tokenizer_settings` finds what of that differs
-from tokenizer.json, `applied` puts it there: so whoever has the result needs neither library nor settings. A setting
-that isn't known here and would change what is read is refused.
+transformers rebuilds most tokenizers from the vocabulary in tokenizer.json and the settings in tokenizer_config.json;
+sentence-transformers adds settings of its own (lsr.encode.load). `tokenizer_settings` finds where they differ from
+tokenizer.json, and `applied` writes the differences into it, so that the result needs neither library nor settings.
+Unknown settings that would change how text is read are refused.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 from lsr.errors import EncoderError
 
 CONFIG = "tokenizer_config.json"
-# Those that transformers takes for BertTokenizer, or builds alike, and the models that have it if nothing is said.
+# Classes that transformers treats as BertTokenizer, and models for which it is the default.
 _LIKE_BERT = {"Bert", "ConvBert", "DistilBert", "Electra", "LayoutLM", "MPNet", "MobileBert", "SqueezeBert"}
 _MODELS_LIKE_BERT = {
     "bert", "convbert", "distilbert", "electra", "ernie", "layoutlm", "megatron-bert", "mobilebert", "mpnet",
     "nomic_bert", "squeezebert",
 }  # fmt: skip
-_BYTES = {"Bart", "Deberta", "GPT2", "Longformer", "Roberta"}  # a space in front unless it is asked for: no
-# The settings about letters that other classes have; of one that isn't here, all are taken seriously.
+_BYTES = {"Bart", "Deberta", "GPT2", "Longformer", "Roberta"}  # no leading space unless it is asked for
+# The settings about letters that other classes have; classes that aren't listed have all of them.
 _LETTERS: dict[str, set[str]] = {
     **{key: set() for key in _BYTES | {"Camembert", "Gemma", "Llama", "Qwen2", "T5", "XLMRoberta"}},
     "Albert": {"do_lower_case", "keep_accents"},
@@ -38,15 +38,15 @@ _DECIDED = {
 
 
 def tokenizer_settings(folder: Path, content: bytes | None, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What `applied` has to change in tokenizer.json so that it reads as transformers would.
+    """The changes for `applied` that make tokenizer.json read text like transformers.
 
     Args:
         folder: The checkpoint.
-        content: Its tokenizer.json; None if there is none, so that transformers makes one as it says.
-        given: Settings over those in tokenizer_config.json.
+        content: Its tokenizer.json; None if there is none and transformers makes one.
+        given: Settings that override those in tokenizer_config.json.
 
     Raises:
-        EncoderError: A setting that changes what is read, and that can't be had.
+        EncoderError: A setting that changes how text is read, and that isn't supported.
     """
     try:
         tokenizer = json.loads(content or b"{}")
@@ -81,7 +81,7 @@ def tokenizer_settings(folder: Path, content: bytes | None, given: Mapping[str, 
 
 
 def applied(content: bytes, settings: Mapping[str, Any]) -> bytes:
-    """A tokenizer.json with the settings that `tokenizer_settings` found; done twice it is the same."""
+    """A tokenizer.json with the settings from `tokenizer_settings` applied; idempotent."""
     if not settings:
         return content
     tokenizer = json.loads(content)
@@ -100,14 +100,14 @@ def applied(content: bytes, settings: Mapping[str, Any]) -> bytes:
                 step["prepend_scheme"] = settings["prepend_scheme"]
     if "add_special_tokens" in settings:
         tokenizer["post_processor"] = None
-    if "truncation_side" in settings:  # the length is the encoder's business
+    if "truncation_side" in settings:  # the encoder sets the length
         left = {"direction": "Left", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
         tokenizer["truncation"] = left if settings["truncation_side"] == "left" else None
     return json.dumps(tokenizer, ensure_ascii=False).encode()
 
 
 def _like_bert(tokenizer: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
-    """transformers makes normalizer and pre-tokenizer anew, of these settings alone."""
+    """transformers rebuilds normalizer and pre-tokenizer from these settings alone."""
     if (tokenizer.get("model") or {}).get("type", "WordPiece") != "WordPiece":
         return {}
     wanted = {
@@ -122,7 +122,7 @@ def _like_bert(tokenizer: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[
 
 
 def _others(folder: Path, kind: str, tokenizer: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
-    """What other classes do of these settings; those that aren't known must be what tokenizer.json does anyway."""
+    """Settings that other classes apply; unknown ones must agree with tokenizer.json."""
     found: dict[str, Any] = {}
     normalizer, before = _steps(tokenizer.get("normalizer")), _steps(tokenizer.get("pre_tokenizer"))
     known = {name: value for name, value in stated.items() if name in _LETTERS.get(kind, stated)}
@@ -144,7 +144,7 @@ def _others(folder: Path, kind: str, tokenizer: Mapping[str, Any], stated: Mappi
 def _letters(
     folder: Path, kind: str, normalizer: list[Any], before: list[Any], stated: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What is about letters and accents: of most classes it is known only whether tokenizer.json does it anyway."""
+    """Settings about letters and accents; for most classes they must agree with tokenizer.json."""
     found: dict[str, Any] = {}
     types = {step["type"] for step in normalizer}
     lowers = "Lowercase" in types or any(step.get("lowercase") for step in normalizer)
@@ -193,7 +193,7 @@ def _model_type(folder: Path) -> str:
 
 # --- sentence-transformers --------------------------------------------------------------------------------------------
 
-# Settings by where they stand. None: any value, as vectors are the same or lsr reads it elsewhere.
+# Known settings by file. None: any value, because it doesn't change vectors, or lsr reads it elsewhere.
 POOLING = {
     "pooling_strategy": None, "activation_function": None, "embedding_dimension": None,
     "word_embedding_dimension": None, "chunk_size": None,
@@ -207,7 +207,7 @@ _TRANSFORMER: dict[str, Any] = {
     "unpad_inputs": None, "module_output_name": None, "modality_config": None, "processing_kwargs": None,
     "processor_kwargs": None, "model_kwargs": None, "config_kwargs": None, "transformer_task": ("fill-mask",),
 }  # fmt: skip
-_MODEL = {**_ELSEWHERE, **dict.fromkeys(_RUNNING)}  # lsr has its own number format and way to attend
+_MODEL = {**_ELSEWHERE, **dict.fromkeys(_RUNNING)}  # lsr chooses precision and attention itself
 _CONFIG = {**_ELSEWHERE, "use_cache": None}
 _PROCESSOR = {
     **_ELSEWHERE, **dict.fromkeys(_DECIDED), "model_max_length": None, "padding_side": None, "use_fast": None,
@@ -224,13 +224,13 @@ _OLD_NAMES = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs"
 
 @dataclass(frozen=True)
 class TransformerSettings:
-    """What sentence-transformers' Transformer does with a text.
+    """How sentence-transformers' Transformer reads a text.
 
     Attributes:
-        max_length: Tokens that are read; None where the tokenizer says.
-        truncation: Whether longer texts are cut at all.
+        max_length: Tokens that are read; None for the tokenizer's limit.
+        truncation: Whether longer texts are cut.
         lower_case: Lower-case all text first, if the tokenizer doesn't.
-        tokenizer: Settings over those in tokenizer_config.json.
+        tokenizer: Settings that override those in tokenizer_config.json.
     """
 
     max_length: int | None = None
@@ -240,10 +240,10 @@ class TransformerSettings:
 
 
 def transformer_settings(where: Path, content: Mapping[str, Any], side: str) -> TransformerSettings:
-    """What sentence_bert_config.json says of a side, "query" or "document".
+    """The settings of sentence_bert_config.json for a side, "query" or "document".
 
     Raises:
-        EncoderError: A setting that isn't known, or a value that can't be had.
+        EncoderError: An unknown setting, or a value that isn't supported.
     """
     config = {_OLD_NAMES.get(name, name): value for name, value in content.items()}
     require_known(where, config, _TRANSFORMER)
@@ -254,7 +254,7 @@ def transformer_settings(where: Path, content: Mapping[str, Any], side: str) -> 
     modalities = _object(where, config, "modality_config")
     if modalities and ("message" in modalities or "text" not in modalities):
         raise EncoderError(f"{where}: modality_config takes {', '.join(modalities)}; lsr encodes plain text")
-    known = ("common", "text", "audio", "image", "video", "chat_template")  # what isn't text has no effect on it
+    known = ("common", "text", "audio", "image", "video", "chat_template")  # other modalities don't affect text
     require_known(where, processing, dict.fromkeys(known), "processing_kwargs")
     call: dict[str, Any] = {}
     for part in ("text", "common"):
@@ -274,16 +274,16 @@ def transformer_settings(where: Path, content: Mapping[str, Any], side: str) -> 
 
 
 def require_known(where: Path, given: Mapping[str, Any], known: Mapping[str, Any], within: str = "") -> None:
-    """Refuse settings that might change vectors in a way that isn't known here.
+    """Refuse unknown settings, which might change vectors.
 
     Args:
         where: The file.
         given: Settings.
-        known: Those that are known; where they aren't None, the values that can be had. Absent values are no settings.
-        within: The setting that these belong to.
+        known: {known setting: supported values, None for any}. Null values don't count as settings.
+        within: The setting that contains these.
 
     Raises:
-        EncoderError: One that isn't known, by its name.
+        EncoderError: An unknown setting or value; the message names it.
     """
     for name, value in given.items():
         called = f"{within}.{name}" if within else name
@@ -292,10 +292,10 @@ def require_known(where: Path, given: Mapping[str, Any], known: Mapping[str, Any
         if name not in known:
             near = ", ".join(sorted(known))
             raise EncoderError(
-                f"{where}: the setting {called}={value!r} isn't known and may change vectors; known: {near}"
+                f"{where}: the setting {called}={value!r} is unknown and may change vectors; known: {near}"
             )
         if known[name] is not None and value not in known[name]:
-            raise EncoderError(f"{where}: {called}={value!r}; only {', '.join(map(repr, known[name]))} can be had")
+            raise EncoderError(f"{where}: {called}={value!r}; only {', '.join(map(repr, known[name]))} is supported")
 
 
 def _object(where: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:

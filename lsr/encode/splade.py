@@ -1,9 +1,9 @@
 """SPLADE: a masked-LM checkpoint whose logits, pooled over the text, weigh the terms of the vocabulary.
 
-Any checkpoint with a masked-LM head opens, with one tower for queries and documents or with one each (SPLADE,
-SPLADE v2/++/v3, arXiv 2107.05720, 2109.10086, 2205.04733; log1p_log1p from 2504.14839). torch and
-transformers are imported when a text has to be encoded, not before: vocabulary, spans and fingerprint do
-without. Pooling is in `pooling`, files are in `model_files`, and the layouts of other libraries in `load`.
+Opens any checkpoint with a masked-LM head, with one tower for queries and documents or one for each (SPLADE,
+SPLADE v2/++/v3, arXiv 2107.05720, 2109.10086, 2205.04733; log1p_log1p from 2504.14839). torch and transformers are
+imported when the first text is encoded; vocabulary, spans and fingerprint don't need them. Pooling is in `pooling`,
+files are in `model_files`, layouts of other libraries in `load`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lsr.forks import cached_property, in_child
 from lsr.sparse import SparseMatrix
 
 _COPIED = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "model.safetensors.index.json")
-# On a CPU, little enough for its caches, and for the texts of a batch to be of nearly one length; on anything else.
+# Tokens of a batch on a CPU, small for its caches and for texts of similar length; and on other devices.
 _BATCH_TOKENS, _DEVICE_BATCH_TOKENS = 1024, 65536
 
 
@@ -49,7 +49,7 @@ class SpladeEncoder(Encoder):
         batch_tokens: Tokens that go through the model at a time, padding included; None for 1,024 on a CPU
             and 65,536 elsewhere.
         tokenizer: The documents' tokenizer; None to read it from the checkpoint.
-        fingerprint: The fingerprint when it was saved. The weights are held to it when they are loaded.
+        fingerprint: The fingerprint when it was saved; weights that don't match it are refused when they are loaded.
 
     Raises:
         EncoderError: A setting out of range, or no such checkpoint.
@@ -85,7 +85,7 @@ class SpladeEncoder(Encoder):
         self._n_terms: int | None = None
         self._tokenizers = {} if tokenizer is None else {self.document.place: tokenizer}
         self._models: dict[tuple[Any, ...], TorchRunner | OnnxRunner] = {}
-        self._loading = threading.Lock()  # a server's first queries come together, and one copy is enough
+        self._loading = threading.Lock()  # a server's first queries may come together; load one copy
         in_child(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -98,11 +98,11 @@ class SpladeEncoder(Encoder):
     # --- encoding -------------------------------------------------------------------------------------------
 
     def encode_query(self, texts: Texts) -> SparseMatrix:
-        """Queries through their tower."""
+        """Encode queries with their tower."""
         return self._encode(self.query, as_texts(texts), lambda weights: weights)
 
     def encode_document(self, texts: Texts) -> SparseMatrix:
-        """Documents through their tower, then `top_k` and `max_ratio`."""
+        """Encode documents with their tower, then apply `top_k` and `max_ratio`."""
         return self._encode(self.document, as_texts(texts), self._pruned)
 
     def _pruned(self, weights: SparseMatrix) -> SparseMatrix:
@@ -112,7 +112,7 @@ class SpladeEncoder(Encoder):
 
     @property
     def dense_width(self) -> int:
-        """As `Encoder`; of exported models that keep a dense model's layers."""
+        """See `Encoder`; for exported models with the layers of a dense model."""
         return int(self._dense_settings.get("width", 0))
 
     @cached_property
@@ -121,7 +121,7 @@ class SpladeEncoder(Encoder):
         return found if isinstance(found, Mapping) and self.document.head == "onnx" else {}
 
     def encode_dense(self, texts: Texts, *, queries: bool = False) -> NDArray[np.float32]:
-        """As `Encoder`: of the documents' model, also for queries."""
+        """See `Encoder`; from the documents' model, also for queries."""
         prompt = str(self._dense_settings.get("query_prompt", "")) if queries else self.document.prompt
         model, done = self._dense_model(), [np.zeros((1, self.dense_width), np.float32)]
         ids, order = self._in_order(self.document, [prompt + text for text in as_texts(texts)])
@@ -129,7 +129,7 @@ class SpladeEncoder(Encoder):
         return np.asarray(np.concatenate(done)[_back(order, len(ids))])
 
     def encode_both(self, texts: Texts) -> tuple[SparseMatrix, NDArray[np.float32]]:
-        """As `Encoder`."""
+        """See `Encoder`."""
         tower, model = self.document, self._dense_model()
         ids, order = self._in_order(tower, [tower.prompt + text for text in as_texts(texts)])
         done, dense = [self._nothing()], [np.zeros((1, self.dense_width), np.float32)]
@@ -143,7 +143,7 @@ class SpladeEncoder(Encoder):
     def _dense_model(self) -> OnnxRunner:
         model = self._model(self.document) if self.dense_width else None
         if not isinstance(model, OnnxRunner):
-            raise EncoderError(f"{self.document.name} gives no dense vectors")
+            raise EncoderError(f"{self.document.name} has no dense vectors")
         return model
 
     def _encode(self, tower: Tower, texts: list[str], prune: Callable[[SparseMatrix], SparseMatrix]) -> SparseMatrix:
@@ -155,12 +155,12 @@ class SpladeEncoder(Encoder):
         return SparseMatrix.vstack(done)[_back(order, len(texts))]
 
     def _nothing(self) -> SparseMatrix:
-        """The vector of a text without a token."""
+        """The vector of a text without tokens."""
         return SparseMatrix([0, 0], [], [], (1, self.n_terms))
 
     def _in_order(self, tower: Tower, texts: list[str]) -> tuple[list[list[int]], list[int]]:
-        """Token ids of texts, and those that have any, the longest first: texts of a length go together, and what needs
-        most memory comes at the start.
+        """Token ids of texts, and the numbers of non-empty ones, longest first: so texts of similar length are encoded
+        together, and the largest batch comes first.
         """
         ids = self._tokenizer(tower).ids(texts, tower.max_length, special=True)
         return ids, sorted((i for i, row in enumerate(ids) if row), key=lambda i: -len(ids[i]))
@@ -183,9 +183,9 @@ class SpladeEncoder(Encoder):
                 if self._stored is not None:
                     if changed := self._stored.differences(self._compute_fingerprint()):
                         raise EncoderMismatch(
-                            f"{tower.checkpoint} is another model now than the one that made these vectors "
-                            f"({', '.join(changed)}): what it encodes can't be compared with them. Build the index "
-                            "again from its documents, or put the former model back (for one that lsr brings, the "
+                            f"{tower.checkpoint} is no longer the model that made these vectors "
+                            f"({', '.join(changed)}): its vectors can't be compared with them. Build the index "
+                            "again from its documents, or restore the former model (for a built-in one, the "
                             "former version of lsr)"
                         )
                     self._stored = None
@@ -197,7 +197,7 @@ class SpladeEncoder(Encoder):
         """The documents' model, a `lsr.encode.model.SparseModel`; loaded if it isn't yet.
 
         Raises:
-            EncoderError: It is no model that torch runs.
+            EncoderError: It is not a torch model.
         """
         model = self._model(self.document)
         if isinstance(model, OnnxRunner):
@@ -211,7 +211,7 @@ class SpladeEncoder(Encoder):
         return OnnxRunner(tower.folder(), self.n_terms)
 
     def _check_device(self, tower: Tower) -> None:
-        """Refuse another device than the CPU for a graph; what torch has is seen when a model is loaded."""
+        """Refuse a device other than the CPU for a graph; torch checks devices when a model is loaded."""
         if tower.head == "onnx" and self.device not in (None, "cpu"):
             raise EncoderError(f"{tower.name}: this model runs on the CPU, not on {self.device!r}: leave --device out")
 
@@ -224,28 +224,29 @@ class SpladeEncoder(Encoder):
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        """The tokenizer's tokens, filled up to what the model puts out."""
+        """The tokenizer's tokens, padded to the model's number of outputs."""
         if self._vocabulary is None:
             self._vocabulary = self._tokenizer(self.document).vocabulary(self.n_terms)
         return self._vocabulary
 
     @property
     def n_terms(self) -> int:
-        """Terms that the model puts out."""
+        """Number of the model's outputs."""
         if self._n_terms is None:
             stored = None if self._stored is None else self._stored.vocabulary_size
             self._n_terms = stored or int(files.model_config(self.document.folder())["vocab_size"])
         return self._n_terms
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Where the documents' tokens stand in a text."""
-        return [span for span in self._tokenizer(self.document).spans(text) if span[0] < self.n_terms]
+        """Positions of the documents' tokens in a text."""
+        n_terms = self.n_terms
+        return [span for span in self._tokenizer(self.document).spans(text) if span[0] < n_terms]
 
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """The word whose token gave a term its largest logit, exact for max pooling; with sum pooling it adds most.
+        """The word of the token with a term's largest logit: exact for max pooling, the largest share for sum pooling.
 
         Raises:
-            EncoderError: The model is there, and can't be run.
+            EncoderError: The model's files are there, but it can't be run.
         """
         tower = self.document
         wanted = [term for term in terms if 0 <= term < self.n_terms]
@@ -259,7 +260,7 @@ class SpladeEncoder(Encoder):
         return {term: word for term, word in found.items() if word is not None}
 
     def room(self, texts: Sequence[str], *, queries: bool = False) -> list[int]:
-        """How many tokens still fit behind each text."""
+        """See `Encoder`."""
         tower = self.query if queries else self.document
         ids = self._tokenizer(tower).ids([tower.prompt + text for text in texts], None, special=True)
         return [tower.max_length - len(row) for row in ids]
@@ -268,7 +269,7 @@ class SpladeEncoder(Encoder):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Digests of weight files and tokenizer; the same wherever the checkpoint lies."""
+        """Digests of weight files and tokenizer; independent of the checkpoint's path."""
         if self._fingerprint is None:
             self._fingerprint = self._compute_fingerprint()
         return self._fingerprint
@@ -295,7 +296,7 @@ class SpladeEncoder(Encoder):
         )
 
     def check(self) -> None:
-        """Look at all files without running a model.
+        """Check all files without running a model.
 
         Raises:
             EncoderError: Something is missing, or the two towers have different vocabularies.
@@ -313,10 +314,10 @@ class SpladeEncoder(Encoder):
         self._tokenizer(self.document)
 
     def config(self, places: Mapping[tuple[str, str], str] | None = None) -> dict[str, Any]:
-        """What `from_config` needs.
+        """The description for `from_config`.
 
         Args:
-            places: Where in the folder each tower's files lie; None for a reference to where they are now.
+            places: Subfolders of the towers' files; None for references to their present folders.
         """
 
         def tower(t: Tower) -> dict[str, Any]:
@@ -332,21 +333,21 @@ class SpladeEncoder(Encoder):
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any], **settings: Unpack[ModelOptions]) -> SpladeEncoder:
-        """Open what `save` or `query_files` wrote; arguments and errors as of `from_config`."""
+        """Open the files of `save` or `query_files`; arguments and errors are those of `from_config`."""
         return cls.from_config(config, folder, TextTokenizer.open(folder, settings={}), **settings)
 
     @classmethod
     def from_config(
         cls, config: Mapping[str, Any], folder: Path, tokenizer: TextTokenizer | None, **settings: Unpack[ModelOptions]
     ) -> SpladeEncoder:
-        """Open what `config` described.
+        """Open an encoder from the description of `config`.
 
         Args:
             config: The description.
-            folder: Where towers lie that have no checkpoint of their own.
+            folder: The folder of towers without a checkpoint path.
             tokenizer: The documents' tokenizer; None to read it from the checkpoint.
-            settings: pooling, saturation, max_length, top_k and max_ratio in place of the stored ones;
-                device, batch_tokens.
+            settings: pooling, saturation, max_length, top_k and max_ratio replace the stored ones; device,
+                batch_tokens.
 
         Raises:
             EncoderError: The description is damaged.
@@ -378,12 +379,12 @@ class SpladeEncoder(Encoder):
         return cls(document, query, tokenizer=tokenizer, fingerprint=fingerprint, **kept | given)
 
     def query_files(self) -> dict[str, bytes]:
-        """The tokenizer, and a reference to where the checkpoint lies."""
+        """The tokenizer, and a reference to the checkpoint."""
         content = self._tokenizer(self.document).content
         return {CONFIG_FILE: config_bytes(self.type, **self.config()), TOKENIZER_FILE: content}
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Copy the checkpoint, or both, and write `encoder.json`, and what `portable` has for other libraries."""
+        """Copy the checkpoints, and write `encoder.json` and the files for other libraries (`portable`)."""
         folder = Path(folder)
         places = self.copy_towers(folder, "")
         (folder / CONFIG_FILE).write_bytes(config_bytes(self.type, **self.config(places)))
@@ -394,7 +395,7 @@ class SpladeEncoder(Encoder):
         portable.write_card(folder, self.about(), portable=known, base=self.document.hub_name)
 
     def about(self) -> list[str]:
-        """What a reader of its card wants to know of the documents' side, a line each."""
+        """Lines for the model card about the documents' side."""
         tower = self.document
         lines = [
             f"{self.n_terms:,} terms; documents are read up to {tower.max_length} tokens",
@@ -412,11 +413,11 @@ class SpladeEncoder(Encoder):
         """Copy the towers' files, each checkpoint once.
 
         Args:
-            folder: Where to.
-            at: The documents' place in it; another queries' tower goes to "query".
+            folder: Where.
+            at: Subfolder of the documents' tower; a separate queries' tower goes to "query".
 
         Returns:
-            The place of each tower in the folder, as `config` takes it.
+            The subfolders of the towers, for `config`.
         """
         places = {self.query.place: "query"} | {self.document.place: at}
         for tower in (self.document, self.query):
@@ -425,7 +426,7 @@ class SpladeEncoder(Encoder):
 
 
 def _back(order: list[int], n: int) -> NDArray[np.int64]:
-    """Which row each of n texts has, where one for texts without a token is followed by the others in an order."""
+    """The row of each of n texts, if row 0 is for texts without tokens and the others follow in an order."""
     rows = np.zeros(n, dtype=np.int64)
     rows[order] = np.arange(1, len(order) + 1)
     return rows

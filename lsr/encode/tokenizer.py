@@ -1,4 +1,4 @@
-"""TextTokenizer: a checkpoint's tokenizer, with what is read of a text."""
+"""TextTokenizer: a checkpoint's tokenizer."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 class TextTokenizer:
-    """A tokenizer as `tokenizer.json` describes it.
+    """A tokenizer from `tokenizer.json`.
 
     Args:
-        content: What the file holds; of truncation and padding in it only the side of truncation has an effect.
+        content: Content of the file; of its truncation and padding only the side of truncation has an effect.
         where: The file, for messages.
 
     Attributes:
-        content: The same without the length of truncation, and padding, as bytes.
-        digest: Digest of the content, whatever its layout.
+        content: The content without padding and truncation length, as bytes.
+        digest: Digest of the content, independent of its layout.
         special: Ids of the special tokens.
 
     Raises:
-        EncoderError: Not the description of a tokenizer.
+        EncoderError: Not a tokenizer.
     """
 
     def __init__(self, content: str | bytes, where: str = TOKENIZER_FILE) -> None:
         try:
             settings = json.loads(content)
-            # The side where texts are cut is the tokenizer's, the length isn't.
+            # The tokenizer decides on which side texts are cut, but not at which length.
             self._left = str((settings.get("truncation") or {}).get("direction")).lower() == "left"
             cut = {"direction": "Left", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
             settings.update(truncation=cut if self._left else None, padding=None)
@@ -52,15 +52,15 @@ class TextTokenizer:
 
     @classmethod
     def open(cls, folder: Path, lower_case: bool = False, settings: Mapping[str, Any] | None = None) -> TextTokenizer:
-        """The tokenizer of a checkpoint; where there is no tokenizer.json, transformers makes one.
+        """Open the tokenizer of a checkpoint; if there is no tokenizer.json, transformers makes one.
 
         Args:
             folder: The checkpoint.
             lower_case: Lower-case all text first, if the tokenizer doesn't.
-            settings: What `lsr.encode.reading` found to change; none ({}) of a tokenizer that lsr saved. None looks.
+            settings: Changes from `lsr.encode.reading`; {} for a tokenizer that lsr saved. None looks for them.
 
         Raises:
-            EncoderError: There is none, or it can't be read as its settings say.
+            EncoderError: There is none, or its settings aren't supported.
         """
         path = folder / TOKENIZER_FILE
         content = path.read_bytes() if path.is_file() else _convert_tokenizer(folder)
@@ -73,7 +73,7 @@ class TextTokenizer:
         return max(self._whole.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def vocabulary(self, n_terms: int) -> list[str]:
-        """Token of each id below `n_terms`; ids that no token has are named after their number."""
+        """Token of each id below `n_terms`; ids without a token are named after their number."""
         tokens = [f"[unused:{term}]" for term in range(n_terms)]
         for token, term in self._whole.get_vocab(with_added_tokens=True).items():
             if term < n_terms:
@@ -81,7 +81,7 @@ class TextTokenizer:
         return tokens
 
     def term(self, token: str) -> int | None:
-        """Id of a token."""
+        """Id of a token; None if it is unknown."""
         found = self._whole.token_to_id(token)
         return None if found is None else int(found)
 
@@ -91,13 +91,13 @@ class TextTokenizer:
         Args:
             texts: The texts.
             max_length: Tokens that are kept, special ones included; None for all.
-            special: Whether to add the special tokens around a text.
+            special: Add the special tokens around a text.
         """
         encodings = self._reading(max_length).encode_batch_fast(list(texts), add_special_tokens=special)
         return [encoding.ids for encoding in encodings]
 
     def _reading(self, max_length: int | None) -> Tokenizer:
-        """The tokenizer that reads so many tokens; None for all."""
+        """A tokenizer that cuts texts at a length; None for no limit."""
         if max_length is None:
             return self._whole
         if max_length not in self._cut:
@@ -109,17 +109,17 @@ class TextTokenizer:
     def words(
         self, text: str, max_length: int | None, prompt: str = "", *, special: bool = True
     ) -> tuple[list[int], list[tuple[int, int] | None]]:
-        """What a model reads of a text, and the word that each token is a part of.
+        """The tokens that a model reads of a text, and the word of each token.
 
         Args:
             text: The text.
             max_length: Tokens that are read, special ones included; None for all.
-            prompt: What the model reads in front of it.
-            special: Whether to add the special tokens.
+            prompt: The model's prompt before the text.
+            special: Add the special tokens.
 
         Returns:
-            Token ids, and for each the (start, end) of its word in characters of the text: None for special tokens, and
-            for those of the prompt.
+            Token ids, and for each the (start, end) of its word in characters of the text; None for special tokens and
+            those of the prompt.
         """
         encoding = self._reading(max_length).encode(prompt + text, add_special_tokens=special)
         found: list[tuple[int, int] | None] = []
@@ -133,7 +133,7 @@ class TextTokenizer:
         return encoding.ids, found
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """(id, start, end) of a text's tokens, special ones left out, in characters."""
+        """(id, start, end) of a text's tokens in characters, without special tokens."""
         encoding = self._whole.encode(text, add_special_tokens=False)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         return [(term, start, end) for term, (start, end) in pairs if term not in self.special and start < end]
@@ -149,14 +149,14 @@ def _lower_cased(content: bytes) -> bytes:
 
 
 def _convert_tokenizer(folder: Path) -> bytes:
-    """Have transformers make a tokenizer.json of an older tokenizer's files (vocab.txt and the like)."""
+    """Let transformers make a tokenizer.json from an older tokenizer's files, such as vocab.txt."""
     if not any(folder.glob("*.txt")) and not any(folder.glob("*.model")) and not any(folder.glob("vocab.json")):
         raise EncoderError(f"{folder}: no {TOKENIZER_FILE}")
     pieces = next((path.name for path in folder.glob("*.model") if path.name != "tiktoken.model"), None)
     if pieces and importlib.util.find_spec("sentencepiece") is None:
         raise EncoderError(
-            f"{folder}: no {TOKENIZER_FILE}, only the SentencePiece model {pieces}, and one can be made of that only "
-            "with the package sentencepiece: pip install sentencepiece; or take the file from where it is installed: "
+            f"{folder}: no {TOKENIZER_FILE}, only the SentencePiece model {pieces}; converting that needs the "
+            "package sentencepiece: pip install sentencepiece; or take the file from where it is installed: "
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     try:
@@ -166,5 +166,5 @@ def _convert_tokenizer(folder: Path) -> bytes:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
         return str(tokenizer.backend_tokenizer.to_str()).encode()
-    except Exception as error:  # every kind of tokenizer fails in its own way
-        raise EncoderError(f"{folder}: no {TOKENIZER_FILE}, and none can be made of what is there: {error}") from None
+    except Exception as error:  # every kind of tokenizer has other errors
+        raise EncoderError(f"{folder}: no {TOKENIZER_FILE}, and none can be made from its files: {error}") from None

@@ -1,4 +1,6 @@
-"""A tower's model in torch: token ids in, sparse weights out. torch and transformers are imported when it is made."""
+"""Run a tower's model in torch: token ids in, sparse weights out. Imports torch and transformers when a runner is
+made.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,11 @@ from lsr.errors import CheckpointWarning, EncoderError, MissingExtra
 from lsr.forks import in_child
 from lsr.sparse import SparseMatrix
 
-BATCH_BYTES = 64 << 20  # dense weights (texts, vocabulary) of a batch, and all logits where they can't be avoided
+BATCH_BYTES = 64 << 20  # dense weights (texts, vocabulary) of a batch, and all of its logits if they are needed
 
 
 def import_torch(name: str) -> Any:
-    """torch or transformers.
+    """Import torch or transformers.
 
     Raises:
         MissingExtra: It isn't installed.
@@ -30,36 +32,36 @@ def import_torch(name: str) -> Any:
 
 
 def usable_device(device: str | None) -> str:
-    """Where a model runs unless told: on a GPU if there is one."""
+    """The default device: a GPU if there is one."""
     if device is not None:
         return device
     return "cuda" if import_torch("torch").cuda.is_available() else "cpu"
 
 
 def _require_usable(device: str) -> None:
-    """Refuse a device that isn't there.
+    """Check a device.
 
     Raises:
-        EncoderError: As it says.
+        EncoderError: There is no such device.
     """
     torch = import_torch("torch")
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each device has its own way
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each device raises other errors
         there = torch.cuda.device_count()
         gpus = ", ".join(f"cuda:{number}" for number in range(there))
         raise EncoderError(
             f"the device {device!r} can't be used: {str(error).splitlines()[0]}. PyTorch sees "
-            f"{gpus or 'no GPU'} here; without a device (--device) it takes what there is"
+            f"{gpus or 'no GPU'} here; without a device (--device) it takes what is available"
         ) from None
 
 
 class TorchRunner:
-    """A loaded model that makes sparse weights of token ids.
+    """A loaded model that turns token ids into sparse weights.
 
     Args:
-        tower: Which checkpoint, and how its logits are pooled.
-        n_terms: Terms that it has to put out.
+        tower: The checkpoint, and how its logits are pooled.
+        n_terms: Terms that it must output.
         device: Where it runs.
 
     Raises:
@@ -79,15 +81,15 @@ class TorchRunner:
         self._unpadded = depends_on_padding(self.model, self._pad)
         if self._unpadded:
             warn(
-                f"{self._folder}: what this model makes of a text depends on the padding behind it, masked or not; "
-                "texts are encoded without any, one length at a time, which is slower",
+                f"{self._folder}: this model's output depends on masked padding; texts are encoded without "
+                "padding, one length at a time, which is slower",
                 CheckpointWarning,
             )
         self._forked = False
         in_child(self)
 
     def after_fork(self) -> None:
-        """See `lsr.forks`: OpenMP waits for ever for threads that stayed with the parent, unless one is enough."""
+        """See `lsr.forks`: OpenMP would wait forever for the parent's threads, so use one."""
         self._forked = True
         self._torch.set_num_threads(1)
 
@@ -95,7 +97,7 @@ class TorchRunner:
         """Weights of texts given as token ids, none of them empty.
 
         Raises:
-            EncoderError: A token that the model doesn't know, or weights that are no numbers.
+            EncoderError: A token that the model doesn't know, or weights that are not numbers.
         """
         if self._unpadded and len({len(row) for row in ids}) > 1:
             return SparseMatrix.vstack([self.weights(list(rows)) for _, rows in groupby(ids, len)])
@@ -103,7 +105,7 @@ class TorchRunner:
         self._check(max(map(max, ids)))
         tokens = torch.tensor([row + [self._pad] * (width - len(row)) for row in ids], device=self._device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self._device)
-        # Where all logits exist at once, there are fewer texts at a time.
+        # If all logits are needed at once, take fewer texts at a time.
         size = len(ids) if getattr(self.model.head, "apart", True) else max(1, BATCH_BYTES // (4 * width * n_terms))
         with torch.inference_mode():
             parts = zip(tokens.split(size), mask.split(size), strict=True)
@@ -114,10 +116,10 @@ class TorchRunner:
         try:
             return SparseMatrix(indptr, terms.cpu().numpy(), values, (len(ids), n_terms))
         except ValueError as error:
-            raise EncoderError(f"{self._folder}: the model gives weights that are no numbers: {error}") from None
+            raise EncoderError(f"{self._folder}: the model gives weights that are not numbers: {error}") from None
 
     def origins(self, ids: list[int], terms: list[int]) -> list[int]:
-        """Which token of a text has the largest logit of each term: its number, -1 for a term without weight.
+        """For each term, the position of the token with its largest logit; -1 for a term without weight.
 
         Raises:
             EncoderError: A token that the model doesn't know.
@@ -135,7 +137,7 @@ class TorchRunner:
     def _check(self, largest: int) -> None:
         if self._forked and self._device != "cpu":
             raise EncoderError(
-                f"{self._folder}: a model on {self._device!r} doesn't survive a fork: start processes by spawn "
+                f"{self._folder}: a model on {self._device!r} can't be used after a fork: start processes with spawn "
                 '(multiprocessing.get_context("spawn")), or open the encoder after the fork'
             )
         if largest >= self.model.n_terms:

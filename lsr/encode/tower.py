@@ -1,4 +1,4 @@
-"""Tower: a masked-LM checkpoint that reads texts, with how it pools and how much it reads."""
+"""Tower: a masked-LM checkpoint with its pooling and maximum length."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lsr.errors import EncoderError
 
 POOLINGS = ("max", "sum")
 SATURATIONS = ("log1p", "log1p_log1p")
-MAX_LENGTH = 256  # where neither the caller nor the checkpoint says
+MAX_LENGTH = 256  # default if neither the caller nor the checkpoint says
 
 
 class ReadingOptions(TypedDict, total=False):
-    """How a model reads a text and weighs its terms; None for what the checkpoint says. See `Tower`."""
+    """How a model reads a text and weighs its terms; None for the checkpoint's setting. See `Tower`."""
 
     pooling: str | None
     saturation: str | None
@@ -28,7 +28,7 @@ class ReadingOptions(TypedDict, total=False):
 
 
 class ModelOptions(ReadingOptions, total=False):
-    """Those, how documents are pruned, and where the model runs. See `SpladeEncoder`."""
+    """`ReadingOptions`, pruning of documents, and the device. See `SpladeEncoder`."""
 
     top_k: int | None
     max_ratio: float | None
@@ -37,7 +37,7 @@ class ModelOptions(ReadingOptions, total=False):
 
 
 class TowerOptions(TypedDict, total=False):
-    """What `Tower.open` takes in place of a tower's own settings. See `Tower`."""
+    """Settings of `Tower.open` that replace a tower's own. See `Tower`."""
 
     pooling: str
     saturation: str
@@ -55,15 +55,15 @@ class Tower:
 
     Attributes:
         checkpoint: A folder, or a name on the Hugging Face hub.
-        subfolder: Where in the checkpoint the model lies.
+        subfolder: The model's folder within the checkpoint.
         pooling: "max" or "sum" over the positions of the text.
         saturation: "log1p", or "log1p_log1p" for log1p twice.
         max_length: Tokens that are read, special ones included.
-        prompt: Put in front of every text.
+        prompt: Text before every text.
         lower_case: Lower-case all text first, if the tokenizer doesn't.
-        top_k: Weights that the checkpoint's own configuration keeps of a text, None for all.
-        head: What makes weights of the states, as `model` describes them.
-        tokenizer: What has to be changed in tokenizer.json, as `lsr.encode.reading` found it.
+        top_k: How many weights of a text the checkpoint's configuration keeps; None for all.
+        head: Turns states into weights; see `lsr.encode.model`.
+        tokenizer: Changes to tokenizer.json, from `lsr.encode.reading`.
     """
 
     checkpoint: str
@@ -90,12 +90,12 @@ class Tower:
 
     @classmethod
     def open(cls, name: str | PathLike[str], subfolder: str = "", **settings: Unpack[TowerOptions]) -> Tower:
-        """A tower of a checkpoint that is there, read as far as it can be unless `max_length` says otherwise.
+        """Open the tower of a checkpoint. Reads as many tokens as the model can, unless `max_length` is given.
 
         Args:
             name: The checkpoint.
-            subfolder: Where in it the model lies.
-            settings: As the attributes; in `tokenizer`, settings over those of tokenizer_config.json.
+            subfolder: The model's folder within the checkpoint.
+            settings: See the attributes; `tokenizer` has settings that override tokenizer_config.json.
 
         Raises:
             EncoderError: No such checkpoint, or one without configuration.
@@ -112,7 +112,7 @@ class Tower:
 
     @classmethod
     def from_config(cls, config: Any, folder: Path) -> Tower:
-        """A tower as `encoder.json` describes it; one without checkpoint lies in `folder` itself."""
+        """A tower from its description in `encoder.json`; without a checkpoint its files are in `folder`."""
         try:
             known = {f.name: config[f.name] for f in fields(cls) if f.name in config}
             known["checkpoint"] = known.get("checkpoint") or files.reference(folder)
@@ -122,12 +122,12 @@ class Tower:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Which weights it uses."""
+        """Checkpoint and subfolder: towers of the same place share their weights."""
         return self.checkpoint, self.subfolder
 
     @property
     def name(self) -> str:
-        """The checkpoint's name, for people."""
+        """The checkpoint's name, for messages."""
         return self.checkpoint if files.is_hub_name(self.checkpoint) else Path(self.checkpoint).name
 
     @property
@@ -136,18 +136,18 @@ class Tower:
         return self.checkpoint if files.is_hub_name(self.checkpoint) and not Path(self.checkpoint).exists() else ""
 
     def folder(self) -> Path:
-        """Where it lies, downloaded if it must be.
+        """Its folder; downloaded if needed.
 
         Raises:
-            EncoderError: It isn't there.
+            EncoderError: There is no such checkpoint.
         """
         return files.inside(files.locate(self.checkpoint), self.subfolder)
 
     def check(self) -> None:
-        """Look at its files without reading the weights.
+        """Check its files without reading the weights.
 
         Raises:
-            EncoderError: Something is missing, or `max_length` is beyond what the model can read.
+            EncoderError: Something is missing, or `max_length` is more than the model can read.
         """
         folder = self.folder()
         limit = files.position_limit(folder)

@@ -1,4 +1,4 @@
-"""Bytes of a file as text, in whatever encoding it is."""
+"""Decode the bytes of a text file of any encoding."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _MARKS = (
 _DECLARED = re.compile(rb"""<(?:\?xml[^>]*?encoding|meta[^>]*?charset)\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""")
 _LOOKED_AT = 1 << 16
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-_MOST_CONTROL = 0.02  # of text: form feeds, escapes and the like are some
+_MOST_CONTROL = 0.02  # largest share of control characters in a text, such as form feeds and escapes
 
 
 def decoded(content: bytes, *, markup: bool = False) -> str:
-    r"""A file's text, with "\n" at the ends of its lines.
+    r"""The text of a file, with "\n" as line ends.
 
     Args:
         content: The file.
-        markup: It is HTML or XML, which may say what its encoding is.
+        markup: It is HTML or XML, which may declare its encoding.
 
     Raises:
-        DataError: It is no text, or of an encoding that can't be told.
+        DataError: It isn't text, or its encoding is unknown.
         MissingExtra: It isn't UTF-8, and charset-normalizer, which guesses, isn't installed.
     """
     return re.sub(r"\r\n?", "\n", _decoded(content, markup))
@@ -39,7 +39,7 @@ def _decoded(content: bytes, markup: bool) -> str:
         if content.startswith(mark):
             return _by(content, encoding)
     if is_binary(content):
-        raise DataError("it is no text: it has bytes that stand for nothing")
+        raise DataError("it isn't text: it has bytes that no text has")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
@@ -50,7 +50,7 @@ def _decoded(content: bytes, markup: bool) -> str:
 
 
 def is_binary(content: bytes) -> bool:
-    """Whether the beginning of a file is no text of any encoding that has no mark of its own."""
+    """Whether the beginning of a file can't be text of an encoding without a byte order mark."""
     looked_at = content[:_LOOKED_AT]
     return b"\0" in looked_at or len(_CONTROL.findall(looked_at)) > _MOST_CONTROL * len(looked_at)
 
@@ -58,12 +58,12 @@ def is_binary(content: bytes) -> bool:
 def _by(content: bytes, encoding: str) -> str:
     try:
         if codecs.lookup(encoding).name == "iso8859-1":
-            encoding = "cp1252"  # as browsers do: it has quotes and dashes besides
+            encoding = "cp1252"  # like browsers: it adds quotes and dashes
         text = content.decode(encoding)
     except (UnicodeDecodeError, LookupError) as error:
-        raise DataError(f"not {encoding}, as it says of itself: {error}") from None
+        raise DataError(f"not {encoding}, though it declares it: {error}") from None
     if not isinstance(text, str):
-        raise DataError(f"{encoding} is no encoding of text")
+        raise DataError(f"{encoding} is not an encoding of text")
     return text
 
 
@@ -74,5 +74,5 @@ def _guessed(content: bytes) -> str:
         raise MissingExtra("charset-normalizer", "files", "reading text that isn't UTF-8") from None
     best = from_bytes(content).best()
     if best is None or best.encoding == "ascii":
-        raise DataError("not UTF-8, and its encoding can't be told: save it as UTF-8")
+        raise DataError("not UTF-8, and its encoding is unknown: save it as UTF-8")
     return str(best)

@@ -1,8 +1,8 @@
-"""Files and folders of files as a corpus: one document a file, or a row.
+"""Files and folders of files as a corpus: one document for a file, or for a row of a table.
 
     Index.build("idx", read_documents("docs/"))
 
-A file's id is its path within the folder. What can't be read is left out, and told.
+A file's id is its path within the folder. Files that can't be read are left out, with a warning.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from lsr.io.object_store import is_remote
 from lsr.io.open_vectors import holds_vectors
 from lsr.io.streams import is_stream
 
-SOURCE, DIGEST = "source", "digest"  # metadata of every document: its file, and what it held
-_READERS = 1  # counts up when readers make something else of the same file: `sync` reads all again
-_LARGEST_TEXT = 1 << 28  # bytes of a file that is read whole
-_LISTED = 10  # of what is left out
-_JUST_NOW = 2_000_000_000  # nanoseconds within which a file may be changed twice at one date
-_MOST_BAD_ROWS = 3  # of a file that are told one by one
+SOURCE, DIGEST = "source", "digest"  # metadata of every document: its file, and a digest of the content
+_READERS = 1  # raised when readers give other documents for the same file: `sync` then reads all again
+_LARGEST_TEXT = 1 << 28  # bytes of a file that is read as a whole
+_LISTED = 10  # messages about files that are left out
+_JUST_NOW = 2_000_000_000  # nanoseconds in which a file may change twice without a new date
+_MOST_BAD_ROWS = 3  # bad rows of a file that are listed
 
 _CODE = """
     .bash .c .cc .cfg .clj .cmake .conf .cpp .cs .cxx .dart .el .erl .ex .exs .f90 .fs .go .gradle .graphql .groovy
@@ -64,20 +64,20 @@ ENDINGS = frozenset(_TEXT) | frozenset(_PACKED) | frozenset(ROWS)
 
 
 def read_documents(source: str | PathLike[str], *, url: str = "") -> FileCorpus:
-    """Files as documents to build an index of: Markdown, reStructuredText, HTML, text, PDF, DOCX, EPUB, notebooks,
-    source code; and the rows of CSV, TSV, JSON, JSONL and Parquet.
+    """Read files as documents: Markdown, reStructuredText, HTML, text, PDF, DOCX, EPUB, notebooks and source code; and
+    the rows of CSV, TSV, JSON, JSONL and Parquet.
 
-    A document's id is its file's path within the folder, or that and a row's id. Metadata are "source", the file;
-    "digest", what it held, by which `Index.sync` knows it; what it says of itself, front matter say; and "url". Its
-    passages have "line" and "end_line", or "page", and an "anchor", "#install" say, which "url" has, too.
+    A document's id is its file's path within the folder; a row's id is added to it. Metadata are "source", the file;
+    "digest", a digest of its content for `Index.sync`; its own metadata, such as front matter; and "url". Passages also
+    have "line" and "end_line", or "page", and an "anchor" such as "#install", which is part of "url", too.
 
-    Hidden files are left out, and those that git ignores; symbolic links aren't followed. What can't be read is left
-    out, too: a `LeftOut` warning tells it, and `bad` lists all.
+    Hidden files and files that git ignores are left out, and symbolic links aren't followed. Files that can't be read
+    are left out with a `LeftOut` warning; `bad` lists all of them.
 
     Args:
         source: A folder, or a file.
-        url: Where the files are on the web: what stands before their paths, or a pattern with {path} or {stem}, the
-            path without its ending: "https://example.org/docs/{stem}.html".
+        url: Where the files are on the web: a prefix of their paths, or a pattern with {path} or {stem} (the path
+            without its suffix), such as "https://example.org/docs/{stem}.html".
 
     Raises:
         DataError: There is no such file or folder.
@@ -88,18 +88,18 @@ def read_documents(source: str | PathLike[str], *, url: str = "") -> FileCorpus:
 def open_texts(
     source: str | PathLike[str], *, queries: bool = False, skip_bad: bool = False, url: str = ""
 ) -> Corpus | None:
-    """Open whatever holds texts: what `open_corpus` does, and what `read_documents` reads; None for vectors.
+    """Open texts with `open_corpus` or `read_documents`; None for vectors.
 
-    A folder of BEIR is a corpus still, and the documents of a file of rows have ids of their own.
+    A BEIR folder is opened by `open_corpus`; rows of a single file keep their own ids.
 
     Args:
-        source: As of `open_corpus`, or a folder of files, or one of them.
-        queries: As of `open_corpus`.
-        skip_bad: As of `open_corpus`.
-        url: As of `read_documents`.
+        source: As for `open_corpus`, or a folder of files, or one of them.
+        queries: As for `open_corpus`.
+        skip_bad: As for `open_corpus`.
+        url: As for `read_documents`.
 
     Raises:
-        DataError: As of both; or a `url` of what isn't files.
+        DataError: As for both; or `url` is given for something other than files.
     """
     if not (queries or is_remote(source) or is_stream(source)) and _is_files(Path(source)):
         return read_documents(source, url=url)
@@ -109,7 +109,7 @@ def open_texts(
 
 
 def _is_files(path: Path) -> bool:
-    """Whether a path is a folder or file that nothing else is made of than documents."""
+    """Whether a path is a folder or file for `read_documents`."""
     if path.is_dir():
         is_corpus = any((path / name).is_file() for name in (*beir_names("corpus"), *beir_names("queries")))
         return not is_corpus and not holds_vectors(path)
@@ -118,11 +118,11 @@ def _is_files(path: Path) -> bool:
 
 
 class FileCorpus(Corpus):
-    """What `read_documents` gives; can be read any number of times, each time as the files are then.
+    """The corpus of `read_documents`. Each pass reads the files as they are by then.
 
     Args:
         root: A folder, or a file.
-        url: As of `read_documents`.
+        url: As for `read_documents`.
 
     Raises:
         DataError: There is no such file or folder.
@@ -134,12 +134,12 @@ class FileCorpus(Corpus):
         if root.is_dir() and is_made({path.name for path in root.iterdir()}):
             raise DataError("this is an index, or a virtual environment, not a folder of documents", str(root))
         self.root, self.url = root, url
-        self._digests: dict[str, tuple[tuple[int, int], str]] = {}  # of files of a size and date
+        self._digests: dict[str, tuple[tuple[int, int], str]] = {}  # {file: ((size, date), digest)}
         state, n_files, rows = hashlib.sha256(f"{root.absolute()} {url}".encode()), 0, False
         for found in self.files():
             state.update(f"{found.name} {found.size} {found.changed}\n".encode())
             n_files, rows = n_files + 1, rows or found.path.suffix.lower() in ROWS
-        count = None if rows else n_files  # nobody knows how many rows there are
+        count = None if rows else n_files  # the number of rows is unknown
         super().__init__(str(root), self._all, skip_bad=True, identity=state.hexdigest(), count=lambda: count)
         self._hint, self.tells_bad = "", True
 
@@ -153,14 +153,14 @@ class FileCorpus(Corpus):
         self.tell_left_out()
 
     def tell_left_out(self) -> None:
-        """Warn of what was left out in the latest pass."""
+        """Warn about files that the latest pass left out."""
         tell_left_out(self.name, self.bad)
 
     def files(self, passed_over: PassedOver | None = None) -> Iterator[Found]:
-        """The files that are read.
+        """The files to read.
 
         Args:
-            passed_over: Filled in with what isn't.
+            passed_over: Filled in with files that are skipped.
         """
         passed_over = PassedOver() if passed_over is None else passed_over
         if self.root.is_file():
@@ -175,7 +175,7 @@ class FileCorpus(Corpus):
                 passed_over.endings[ending] += 1
 
     def digest(self, found: Found) -> str:
-        """What tells whether a file, and what is made of it, has changed: 16 hexadecimal digits.
+        """A digest of a file and of how it is read, 16 hexadecimal digits.
 
         Raises:
             DataError: It can't be read.
@@ -196,10 +196,10 @@ class FileCorpus(Corpus):
         return digest
 
     def read(self, found: Found, digest: str) -> Iterator[Document | DataError]:
-        """The documents of a file, none if it has no text; what is bad of it as errors.
+        """The documents of a file, and errors for its bad rows; nothing if it has no text.
 
         Raises:
-            DataError: It can't be read at all.
+            DataError: It can't be read.
             MissingExtra: A library is missing.
         """
         ending = found.path.suffix.lower()
@@ -243,10 +243,10 @@ class FileCorpus(Corpus):
 
 
 class LeftOutFiles:
-    """Reads files, and remembers those that have no text or lack a library.
+    """Reads files, and remembers those without text or whose library is missing.
 
     Attributes:
-        failed: Whether something of the latest file couldn't be read.
+        failed: Whether a part of the latest file couldn't be read.
     """
 
     def __init__(self) -> None:
@@ -255,7 +255,7 @@ class LeftOutFiles:
         self._missing: Counter[str] = Counter()
 
     def tried(self, corpus: FileCorpus, found: Found, digest: str = "") -> Iterator[Document | DataError]:
-        """The documents of a file; one that can't be read gives an error."""
+        """The documents of a file, or an error if it can't be read."""
         n, self.failed = 0, False
         try:
             for document in corpus.read(found, digest or corpus.digest(found)):
@@ -275,7 +275,7 @@ class LeftOutFiles:
             yield DataError(f"can't be read: {error.strerror}", found.name)
 
     def messages(self) -> list[str]:
-        """What there was, in a few lines."""
+        """Messages about missing libraries and files without text."""
         said = [f"{message} ({counted(n, 'file')})" for message, n in self._missing.items()]
         if self._empty:
             said.append(f"files without text: {len(self._empty):,} ({some(self._empty)})")
@@ -283,7 +283,7 @@ class LeftOutFiles:
 
 
 def tell_left_out(name: str, messages: list[str]) -> None:
-    """Warn of what was left out, the first in full."""
+    """Warn about what was left out, with the first messages in full."""
     if messages:
         more = [f"and {len(messages) - _LISTED:,} more"] if len(messages) > _LISTED else []
         warn("\n  ".join([f"{name}: left out:", *messages[:_LISTED], *more]), LeftOut)
@@ -293,13 +293,13 @@ def _parsed(found: Found, ending: str) -> Parsed:
     if ending in _PACKED:
         return _PACKED[ending](found.path)
     if found.size > _LARGEST_TEXT:
-        raise DataError(f"{found.size >> 20:,} MB of text are too much for one document: split it", found.name)
+        raise DataError(f"{found.size >> 20:,} MB is too much for one document: split it", found.name)
     text = decoded(found.path.read_bytes(), markup=ending in (".html", ".htm", ".xhtml"))
     try:
         return _TEXT[ending](text)
     except LsrError:
         raise
-    except Exception as error:  # hostile ones are nested a thousand deep, or worse
+    except Exception as error:  # hostile files are nested a thousand deep, or worse
         raise DataError(f"can't be read: {type(error).__name__}: {error}", found.name) from None
 
 

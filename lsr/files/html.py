@@ -1,4 +1,4 @@
-"""HTML: the text that a browser shows, under its headings, without scripts, styles, navigation and forms."""
+"""HTML: the text that a browser shows, with headings, without scripts, styles, navigation and forms."""
 
 from __future__ import annotations
 
@@ -21,39 +21,50 @@ _BLOCKS = {
     *("table", "tr", "ul", "caption", "h1", "h2", "h3", "h4", "h5", "h6", "thead", "tbody"),
 }
 _CELLS = {"td", "th"}
-_CLOSED = {"a", "article", "aside", "div", "footer", "header", "i", "section", "span"}  # whose end tag isn't left out
+_CLOSED = {"a", "article", "aside", "div", "footer", "header", "i", "section", "span"}  # these have end tags
 _META = {"description", "author", "keywords", "date"}
 _HEADING = re.compile(r"h[1-6]")
+_ENDS = {"<!--": "-->", "<![": "]>", "<": ">"}
 
 
 def read_html(text: str) -> Parsed:
-    """Read HTML, also such as isn't well formed."""
+    """Read HTML, even if it isn't well formed."""
     out = Extracted()
     title, metadata = add_html(text, out)
     return out.parsed(title, metadata)
 
 
 def add_html(text: str, out: Extracted) -> tuple[str, dict[str, Any]]:
-    """Add the blocks of a page; returns its title and what it says of itself."""
+    """Add the blocks of a page; returns its title and metadata."""
     page = _Page(out)
-    page.feed(text)
+    page.feed(_without_open_ends(text))
     page.close()
     page.end_block()
     return page.title, page.metadata
 
 
+def _without_open_ends(text: str) -> str:
+    """The same with what opens but never ends as text: the parser would look for the end from each of them to the last
+    character.
+    """
+    for opening, end in _ENDS.items():
+        last = text.rfind(end) + 1
+        text = text[:last] + text[last:].replace(opening, f"&lt;{opening[1:]}")
+    return text
+
+
 class _Page(HTMLParser):
-    """Gathers blocks."""
+    """Collects blocks."""
 
     def __init__(self, out: Extracted) -> None:
         super().__init__(convert_charrefs=True)
         self.out, self.title, self.metadata = out, "", dict[str, Any]()
-        self._dropping: list[str] = []  # elements within which everything is dropped
+        self._dropping: list[str] = []  # open elements whose content is dropped
         self._text: list[str] = []
         self._lines = (0, 0)
         self._in_title, self._pre = False, 0
         self._heading: tuple[int, str] | None = None
-        self._ids: list[tuple[str, str]] = []  # elements that are open, and their ids
+        self._ids: list[tuple[str, str]] = []  # open elements and their ids
 
     # --- what the parser calls ---
 
@@ -80,7 +91,7 @@ class _Page(HTMLParser):
         self._open(tag, found.get("id") or (found.get("name") if tag == "a" else None) or "")
 
     def _about(self, tag: str, found: dict[str, str | None]) -> None:
-        """Note what a page says of itself."""
+        """Note a page's metadata."""
         if tag == "html" and found.get("lang"):
             self.metadata.setdefault("lang", found["lang"])
         elif tag == "link" and found.get("rel") == "canonical" and found.get("href"):
@@ -140,7 +151,7 @@ class _Page(HTMLParser):
     # --- blocks ---
 
     def end_block(self) -> None:
-        """What was gathered is a block."""
+        """Add the collected text as a block."""
         if self._heading:
             return
         text, lines = self._take()
@@ -150,7 +161,7 @@ class _Page(HTMLParser):
         level, anchor = self._heading or (1, "")
         self._heading = None
         text, lines = self._take()
-        if not anchor:  # Sphinx has it in the section, others in a link before
+        if not anchor:  # Sphinx has it on the section, others on a link before
             anchor = next((own for tag, own in reversed(self._ids) if own and tag in ("section", "div", "article")), "")
         text = one_line(text).removesuffix("¶").removesuffix("#").removesuffix("\uf0c1").rstrip()
         self.out.heading(level, text, anchor, line=lines[0], end_line=lines[1])

@@ -1,4 +1,4 @@
-"""What git ignores: the patterns of .gitignore, each in its folder."""
+"""Patterns of .gitignore files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Ignored:
     """Tells which paths git ignores.
 
     Args:
-        root: The folder that is read. The .gitignore of those above it count up to the repository's own.
+        root: The folder that is read. The .gitignore files of its parents count, up to the repository's root.
     """
 
     def __init__(self, root: Path) -> None:
@@ -31,7 +31,7 @@ class Ignored:
                 self._top = repository
 
     def is_ignored(self, path: Path, is_folder: bool) -> bool:
-        """Whether a path below the root is ignored; what lies in an ignored folder isn't asked for."""
+        """Whether a path below the root is ignored. Don't call it for paths in an ignored folder."""
         return self._is_ignored(path, is_folder, self._top)
 
     def _is_ignored(self, path: Path, is_folder: bool, top: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Markdown, and the front matter that stands above it."""
+"""Markdown and its front matter."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from lsr.errors import DataError, MissingExtra
 from lsr.files.parsed import Lines, Parsed, Slugs
 
 _FENCES = {"---": "yaml", "+++": "toml"}
-_LONGEST = 1 << 16  # of front matter
-_WITHIN = ("list_item_open", "fence", "code_block")  # blocks, also within others
+_LONGEST = 1 << 16  # characters of front matter
+_WITHIN = ("list_item_open", "fence", "code_block")  # blocks, also nested ones
 _ID = re.compile(r"\s*\{[^}]*#([\w.:-]+)[^}]*\}\s*$")  # a heading's own anchor: ## Install {#install}
 _LINK = re.compile(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])")
 _MARKS = re.compile(r"[*_`]{1,3}(?=\S)|(?<=\S)[*_`]{1,3}")
 
 
 def read_markdown(text: str) -> Parsed:
-    """Read Markdown as CommonMark and GitHub have it; the text stays as it is, without the front matter.
+    """Read CommonMark and GitHub's Markdown. The text is unchanged, without the front matter.
 
     Raises:
         MissingExtra: markdown-it-py isn't installed.
-        DataError: The front matter makes no sense.
+        DataError: The front matter is invalid.
     """
     try:
         from markdown_it import MarkdownIt
@@ -58,7 +58,7 @@ def front_matter(text: str) -> tuple[dict[str, Any], str, int]:
 
     Raises:
         MissingExtra: PyYAML isn't installed.
-        DataError: It is between marks of front matter, but isn't YAML, or TOML.
+        DataError: The front matter isn't YAML or TOML.
     """
     mark = text[:3]
     if mark not in _FENCES or not re.match(r"[ \t]*\n", text[3:]):
@@ -69,7 +69,7 @@ def front_matter(text: str) -> tuple[dict[str, Any], str, int]:
         return {}, text, 1
     inside = text[text.index("\n") + 1 : end.start()]
     values = _toml(inside) if mark == "+++" else _yaml(inside)
-    if not isinstance(values, dict):  # a rule, then a text up to another one
+    if not isinstance(values, dict):  # a text between two horizontal rules
         return {}, text, 1
     below = min(end.end() + 1, len(text))
     return {str(key): value for key, value in values.items()}, text[below:], 1 + text.count("\n", 0, below)
@@ -90,7 +90,7 @@ def _yaml(text: str) -> Any:
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         def compose_node(self, parent: Any, index: Any) -> Any:
-            """Without aliases: a few lines of them stand for billions."""
+            """A loader without aliases: a few lines of them can expand to billions."""
             if self.check_event(yaml.AliasEvent):
                 raise yaml.YAMLError("aliases (*name) aren't read")
             return super().compose_node(parent, index)

@@ -1,4 +1,4 @@
-"""Jupyter notebooks: Markdown and code in the order of the cells; of what they print, texts."""
+"""Jupyter notebooks: Markdown, code and printed text in the order of the cells."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from lsr.errors import DataError
 from lsr.files.markdown import read_markdown
 from lsr.files.parsed import Extracted, Parsed
 
-_MOST_OUTPUT = 2000  # characters of what a cell prints
+_MOST_OUTPUT = 2000  # characters of a cell's output
 
 
 def read_notebook(text: str) -> Parsed:
     """Read a notebook of format 3 or later.
 
     Raises:
-        DataError: It is no notebook.
+        DataError: It isn't a notebook.
         MissingExtra: markdown-it-py isn't installed.
     """
     try:
@@ -25,13 +25,13 @@ def read_notebook(text: str) -> Parsed:
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"not a notebook: {error!r}") from None
     if not isinstance(cells, list):
-        raise DataError("not a notebook: its cells are no list")
+        raise DataError("not a notebook: its cells are not a list")
     about = notebook.get("metadata")
     about = about if isinstance(about, dict) else {}
     out = Extracted()
     for cell in cells:
         if not isinstance(cell, dict):
-            raise DataError("not a notebook: a cell is no object")
+            raise DataError("not a notebook: a cell is not an object")
         source = _text(cell.get("source", cell.get("input")))
         kind = cell.get("cell_type")
         if kind == "markdown":
@@ -49,7 +49,7 @@ def read_notebook(text: str) -> Parsed:
 
 
 def _add_markdown(source: str, out: Extracted) -> None:
-    """Add a cell's Markdown; a heading is one of the whole notebook, with the anchor that Jupyter gives it."""
+    """Add a cell's Markdown; headings hold for the whole notebook and have Jupyter's anchors."""
     cell = read_markdown("\n" + source)  # no front matter
     before: tuple[str, ...] = ()
     for block, text in cell.pieces():
@@ -63,13 +63,13 @@ def _add_markdown(source: str, out: Extracted) -> None:
 
 
 def _text(value: Any) -> str:
-    """The text of a cell: one, or a list of lines."""
+    """The text of a cell, which may be a list of lines."""
     text = "".join(map(str, value)) if isinstance(value, list) else str(value or "")
-    return text.encode("utf-8", "replace").decode()  # halves of surrogate pairs, which JSON may escape
+    return text.encode("utf-8", "replace").decode()  # JSON may have escaped halves of surrogate pairs
 
 
 def _printed(output: Any) -> str:
-    """What a cell printed, as text; pictures and HTML are none."""
+    """A cell's output as text, without pictures and HTML."""
     if not isinstance(output, dict):
         return ""
     data = output.get("data")

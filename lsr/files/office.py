@@ -1,4 +1,4 @@
-"""PDF, DOCX and EPUB: formats that are packed, and may be broken, encrypted, or larger inside than outside."""
+"""PDF, DOCX and EPUB: compressed formats, which may be broken, encrypted, or huge when unpacked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lsr.files.decode import decoded
 from lsr.files.html import add_html
 from lsr.files.parsed import Extracted, Parsed, one_line
 
-_LARGEST_TEXT, _LARGEST = 1 << 28, 1 << 30  # bytes that are unpacked of a file
+_LARGEST_TEXT, _LARGEST = 1 << 28, 1 << 30  # unpacked bytes
 _HEADING = re.compile(r"heading (\d)$|title$", re.IGNORECASE)
 
 
@@ -31,7 +31,7 @@ def read_pdf(path: Path) -> Parsed:
 
     Raises:
         MissingExtra: pypdf isn't installed.
-        DataError: It is broken, or encrypted, or has no text: pages that were scanned.
+        DataError: It is broken or encrypted, or has no text because it was scanned.
     """
     try:
         import pypdf
@@ -55,19 +55,19 @@ def read_pdf(path: Path) -> Parsed:
         title = str(about.get("/Title") or "")
     parsed = out.parsed(title, {key: value for key, value in metadata.items() if value})
     if not parsed.text:
-        raise DataError(f"no text on {counted(n_pages, 'page')}: what was scanned needs OCR first")
+        raise DataError(f"no text on {counted(n_pages, 'page')}: run OCR on scanned pages first")
     return parsed
 
 
 def _page_text(page: Any) -> str:
-    """The text of a page; words that were parted at the ends of lines are whole again."""
+    """The text of a page, with words that were hyphenated at line ends joined again."""
     text = page.extract_text().replace("\x00", "")
     text = text.encode("utf-8", "replace").decode()  # halves of surrogate pairs
     return re.sub(r"(?<=[a-zäöüß])-\n(?=[a-zäöüß])", "", text)
 
 
 def _outline(reader: Any) -> dict[int, tuple[str, ...]]:
-    """For pages on which a section of the outline begins, the headings of the first of these."""
+    """{page: headings of the first section of the outline that begins on it}"""
     found: dict[int, tuple[str, ...]] = {}
 
     def walk(items: Any, above: tuple[str, ...], depth: int) -> None:
@@ -84,7 +84,7 @@ def _outline(reader: Any) -> dict[int, tuple[str, ...]]:
 
     try:
         walk(reader.outline, (), 0)
-    except Exception:  # a broken outline is none: the pages are what counts
+    except Exception:  # ignore a broken outline: the pages matter
         return {}
     return found
 
@@ -166,7 +166,7 @@ def read_epub(path: Path) -> Parsed:
         about = {key: one_line(package.findtext(f"{{*}}metadata/{{*}}{key}") or "") for key in _ABOUT}
     metadata = {_ABOUT[key]: value for key, value in about.items() if value and key != "title"}
     parsed = out.parsed(about["title"], metadata)
-    # Lines of chapters are none of the file's, nor are the anchors within it.
+    # Lines and anchors of a chapter don't exist in the file as a whole.
     parsed.blocks = [block._replace(line=0, end_line=0, anchor="") for block in parsed.blocks]
     return parsed
 
@@ -182,8 +182,8 @@ def _is_encrypted(archive: zipfile.ZipFile, folder: str, chapters: list[ElementT
 
 
 def _xml(content: bytes) -> ElementTree.Element:
-    if b"<!ENTITY" in content:  # a few lines of them stand for billions
-        raise DataError("not read: it defines entities of XML")
+    if b"<!ENTITY" in content:  # a few lines of entities can expand to billions
+        raise DataError("not read: it defines XML entities")
     return ElementTree.fromstring(content)
 
 
@@ -191,36 +191,36 @@ def _xml(content: bytes) -> ElementTree.Element:
 
 
 def _require_modest(archive: zipfile.ZipFile) -> None:
-    """Refuse an archive that unpacks to more than could be read.
+    """Check the unpacked size of an archive.
 
     Raises:
-        DataError: It does.
+        DataError: It is too large.
     """
     if any(item.flag_bits & 1 for item in archive.infolist()):
         raise DataError("it is encrypted")
     texts = [item for item in archive.infolist() if item.filename.endswith((".xml", ".rels", "html", ".opf"))]
     for items, most in ((texts, _LARGEST_TEXT), (archive.infolist(), _LARGEST)):
         if (size := sum(item.file_size for item in items)) > most:
-            raise DataError(f"too large: {size >> 20:,} MB unpacked; at most {most >> 20:,} MB are read")
+            raise DataError(f"too large: {size >> 20:,} MB unpacked; the limit is {most >> 20:,} MB")
 
 
 @contextmanager
 def _told_as_broken(kind: str) -> Iterator[None]:
-    """Whatever a library raises for a file that isn't sound, as a DataError."""
+    """Turn any error of a library into a DataError."""
     try:
         yield
     except (DataError, MissingExtra):
         raise
     except (RecursionError, MemoryError) as error:
         raise DataError(f"not a {kind} that can be read: {type(error).__name__}") from None
-    except Exception as error:  # pypdf, python-docx and zipfile have no common one, and bad files reach all their code
+    except Exception as error:  # pypdf, python-docx and zipfile raise many kinds for bad files
         said = one_line(str(error))[:200]
         raise DataError(f"not a whole {kind}: {said or type(error).__name__}") from None
 
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Without a library's warnings of every oddity of a file."""
+    """Silence a library's warnings about oddities of a file."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""What a reader makes of a file: title, text, blocks and metadata."""
+"""The result of reading a file: title, text, blocks and metadata."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Parsed:
     Attributes:
         title: Its title; empty if it has none.
         text: All of its text.
-        blocks: What the text is made of.
-        metadata: What it says of itself: front matter, the author, and so on.
+        blocks: Blocks of the text.
+        metadata: Its own metadata: front matter, author, and so on.
     """
 
     title: str = ""
@@ -35,14 +35,14 @@ class Parsed:
 
 
 class Headings:
-    """The headings that a place in a document stands under."""
+    """The headings above the present place in a document."""
 
     def __init__(self) -> None:
         self._open: list[tuple[int, str]] = []
-        self.first = ""  # the first one of all
+        self.first = ""  # the first heading of the document
 
     def enter(self, level: int, heading: str) -> None:
-        """Begin a section; ends those of the same level and of lower ones (larger numbers)."""
+        """Begin a section; ends sections of the same or a deeper level."""
         heading = one_line(heading)
         self.first = self.first or heading
         while self._open and self._open[-1][0] >= level:
@@ -50,17 +50,17 @@ class Headings:
         self._open.append((level, heading))
 
     def reset(self, path: tuple[str, ...]) -> None:
-        """Stand under these headings."""
+        """Set the headings."""
         self._open = list(enumerate(path, start=1))
 
     @property
     def path(self) -> tuple[str, ...]:
-        """From the highest to the lowest."""
+        """The headings, highest first."""
         return tuple(heading for _, heading in self._open)
 
 
 class Extracted:
-    """Gathers the text of formats that aren't text themselves, block by block."""
+    """Collects the text of formats that aren't plain text, block by block."""
 
     def __init__(self) -> None:
         self.headings = Headings()
@@ -70,14 +70,14 @@ class Extracted:
         self._length = 0
 
     def heading(self, level: int, heading: str, anchor: str = "", *, line: int = 0, end_line: int = 0) -> None:
-        """Add a heading, under which stands what follows."""
+        """Add a heading for the blocks that follow."""
         if heading := one_line(heading):
             self.headings.enter(level, heading)
             self.anchor = anchor
             self.add(heading, line=line, end_line=end_line)
 
     def add(self, text: str, *, line: int = 0, end_line: int = 0, page: int = 0) -> None:
-        """Add a block; white space at its ends goes, and one without anything else."""
+        """Add a block without white space at its ends; skip empty blocks."""
         text = text.strip("\n").rstrip()
         if not text.strip():
             return
@@ -89,15 +89,15 @@ class Extracted:
         self._length += len(text)
 
     def parsed(self, title: str = "", metadata: dict[str, Any] | None = None) -> Parsed:
-        """All of it."""
+        """The parsed file."""
         return Parsed(one_line(title) or self.headings.first, "".join(self._parts), self._blocks, metadata or {})
 
 
 class Lines:
-    """Cuts the text of formats that are text into blocks, which start with some of its lines."""
+    """Cuts the text of plain text formats into blocks that start at given lines."""
 
     def __init__(self, text: str, first: int = 1) -> None:
-        """Take a text whose first line has a number in its file."""
+        """Set the text, and the number of its first line in the file."""
         self.lines = text.split("\n")
         self.headings = Headings()
         self.anchor = ""
@@ -110,13 +110,13 @@ class Lines:
         self._found: list[tuple[int, tuple[str, ...], str]] = []
 
     def begin(self, number: int) -> None:
-        """A block starts with a line, counted from 0."""
+        """Start a block at a line, counted from 0."""
         if self._found and self._found[-1][0] >= number:
             self._found = [found for found in self._found if found[0] < number]
         self._found.append((number, self.headings.path, self.anchor))
 
     def parsed(self, title: str = "", metadata: dict[str, Any] | None = None) -> Parsed:
-        """All of it."""
+        """The parsed file."""
         if self._text.strip() and (not self._found or any(map(str.strip, self.lines[: self._found[0][0]]))):
             self._found.insert(0, (0, (), ""))
         blocks = []
@@ -134,13 +134,13 @@ def one_line(text: str) -> str:
 
 
 class Slugs:
-    """Anchors of headings as GitHub makes them, and most generators of sites: "Set up a key" is "set-up-a-key"."""
+    """Anchors of headings by the rules of GitHub and most site generators: "Set up a key" is "set-up-a-key"."""
 
     def __init__(self) -> None:
         self._taken: dict[str, int] = {}
 
     def of(self, heading: str) -> str:
-        """The anchor of the next heading; of equal ones the second ends in -1."""
+        """The anchor of the next heading; a second equal one ends in -1."""
         slug = re.sub(r"[^\w\- ]", "", one_line(heading).lower()).replace(" ", "-")
         number = self._taken.get(slug, 0)
         self._taken[slug] = number + 1
@@ -148,6 +148,6 @@ class Slugs:
 
 
 def identifier(heading: str) -> str:
-    """The anchor of a heading as docutils makes it: letters, digits and single hyphens, a letter first."""
+    """The anchor of a heading by docutils' rules: letters, digits and single hyphens, a letter first."""
     plain = unicodedata.normalize("NFKD", heading.lower()).encode("ascii", "ignore").decode()
     return re.sub(r"^[-0-9]+|-+$", "", re.sub(r"[^a-z0-9]+", "-", plain))

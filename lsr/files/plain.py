@@ -10,7 +10,7 @@ from lsr.files.parsed import Lines, Parsed
 
 
 def read_text(text: str) -> Parsed:
-    """Plain text: its paragraphs, between empty lines."""
+    """Read plain text; paragraphs end at empty lines."""
     found = Lines(text)
     before = ""
     for number, line in enumerate(found.lines):
@@ -21,7 +21,7 @@ def read_text(text: str) -> Parsed:
 
 
 def read_code(text: str) -> Parsed:
-    """Source code: what lies between empty lines, as long as the next line isn't indented."""
+    """Read source code; blocks end at empty lines that no indented line follows."""
     found = Lines(text)
     before = ""
     for number, line in enumerate(found.lines):
@@ -32,17 +32,17 @@ def read_code(text: str) -> Parsed:
 
 
 def read_python(text: str) -> Parsed:
-    """Python: classes and functions, with what stands above them; what isn't valid is read as any source code.
+    """Read Python: classes and functions with the comments above them; invalid files are read like other source code.
 
-    Anchors are those of GitHub's pages, "L17".
+    Anchors are GitHub's, "L17".
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its strings
+            warnings.simplefilter("ignore")  # about its string literals
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return read_code(text)
-    if "\f" in text:  # whose lines Python counts otherwise
+    if "\f" in text:  # Python counts lines differently then
         return read_code(text)
     definitions = list(_definitions(tree, (), ""))
     begins = {end: (outer, anchor) for _, end, _, outer, anchor in reversed(definitions)}
@@ -63,7 +63,7 @@ def read_python(text: str) -> Parsed:
 def _definitions(
     node: ast.AST, outer: tuple[str, ...], anchor: str
 ) -> Iterator[tuple[int, int, tuple[str, ...], tuple[str, ...], str]]:
-    """Classes and functions: first line (from 0, with decorators), the line behind, names, and what they stand in."""
+    """Classes and functions: first line (from 0, with decorators), end line (exclusive), name, and enclosing names."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = min([child.lineno, *(decorator.lineno for decorator in child.decorator_list)]) - 1

@@ -1,4 +1,4 @@
-"""Tables in a folder: CSV, JSON, JSONL and Parquet, each row a document, read row by row."""
+"""Tables in a folder: CSV, JSON, JSONL and Parquet; each row is a document."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _TEXTS = ("text", "contents", "content", "title")
 
 
 def row_documents(path: Path, name: str, metadata: Mapping[str, Any]) -> Iterator[Document | DataError]:
-    """The rows of a file as documents; bad ones as errors.
+    """The rows of a file as documents, bad rows as errors.
 
-    A row's id is the file's name with its own id, "faq.csv:17", else with its line. Without a column "text" all texts
-    of a row are its text, each behind the name of its column.
+    A row's id is the file's name and the row's own id, or else its line: "faq.csv:17". Without a column "text" the text
+    has all text columns, each after its name.
 
     Args:
         path: The file.
-        name: What it is called.
-        metadata: Of each document, beside the row's other columns.
+        name: Its name in ids.
+        metadata: Metadata of each document, beside the row's other columns.
     """
     for row, where in read_rows(path, name):
         if isinstance(row, DataError):

@@ -1,7 +1,7 @@
-"""reStructuredText: its sections, paragraphs, list items and indented parts.
+"""reStructuredText: sections, paragraphs, list items and indented parts.
 
-The markup is scanned, not run: directives of Sphinx and of its extensions, which docutils alone doesn't know, stay in
-the text as they are.
+The markup is scanned, not run. Directives, such as those of Sphinx extensions, which docutils alone doesn't know, stay
+in the text.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _MARKS = re.compile(r"(?<!\w)\*{1,2}(?=\S)|(?<=\S)\*{1,2}(?!\w)|\\(?=\W)")
 
 
 def read_rst(text: str) -> Parsed:
-    """Read reStructuredText; the text stays as it is.
+    """Read reStructuredText; the text is unchanged.
 
-    A section's anchor is a target above it, if there is one (`.. _install:`), else what docutils makes of its title.
+    A section's anchor is a target above it (`.. _install:`), else docutils' anchor of its title.
     """
     found, levels, metadata = Lines(text), [], {}
     lines, target = found.lines, ""
@@ -49,7 +49,7 @@ def read_rst(text: str) -> Parsed:
                 else:
                     docinfo = False
                 target = ""
-            # Indented parts go with what they belong to: the text of a directive, of a list item.
+            # Indented parts stay with their directive or list item.
             if (begins and not line[0].isspace()) or _ITEM.match(line):
                 found.begin(number)
         number += 1
@@ -57,7 +57,7 @@ def read_rst(text: str) -> Parsed:
 
 
 def _heading(lines: list[str], number: int) -> tuple[str, str, int] | None:
-    """The title that begins with a line, the style of its lines, and how many lines it takes."""
+    """The title that begins at a line, the style of its underline, and its number of lines."""
     line, below = lines[number], lines[number + 1 : number + 3]
     if not below:
         return None
@@ -67,10 +67,10 @@ def _heading(lines: list[str], number: int) -> tuple[str, str, int] | None:
     under = _LINE.match(below[0])
     if over or not under or line[0].isspace() or len(below[0].rstrip()) < min(len(line.rstrip()), 4):
         return None
-    # Under a short title docutils wants a line as long; many write one that is a little shorter.
+    # docutils wants an underline as long as the title; many are a little shorter.
     return (line.strip(), below[0][0], 2) if len(below[0].rstrip()) >= 0.7 * len(line.rstrip()) else None
 
 
 def plain(title: str) -> str:
-    """A title without its marks: roles, literals, emphasis."""
+    """A title without markup: roles, literals, emphasis."""
     return _MARKS.sub("", _ROLE.sub(lambda found: found[1] or found[2] or "", title)).strip()

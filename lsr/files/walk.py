@@ -1,4 +1,4 @@
-"""The files of a folder, in one order, without what is hidden, ignored, or no text."""
+"""The files of a folder in a fixed order, without hidden, ignored and non-text files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from lsr.files.ignore import Ignored
 
 _OF_AN_INDEX = re.compile(r"(segment|shared)-[0-9a-f]{16}|shard-[0-9]{5}")
-_TOOLS = {"node_modules", "__pycache__", "site-packages", "venv"}  # folders that hold what others wrote
+_TOOLS = {"node_modules", "__pycache__", "site-packages", "venv"}  # folders of third-party files
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Found:
     """A file.
 
     Attributes:
-        path: Where it lies.
+        path: Its path.
         name: Its path within the folder, with "/".
-        size: Bytes.
-        changed: When, in nanoseconds.
+        size: Size in bytes.
+        changed: Time of its last change, in nanoseconds.
     """
 
     path: Path
@@ -34,12 +34,12 @@ class Found:
 
 @dataclass
 class PassedOver:
-    """What wasn't read of a folder.
+    """Files of a folder that were skipped.
 
     Attributes:
         links: Symbolic links.
-        unreadable: Folders and files that can't be opened, and why.
-        endings: How many files there are of each ending that isn't read.
+        unreadable: Folders and files that can't be opened, with the reason.
+        endings: Number of files of each unsupported suffix.
     """
 
     links: list[str] = field(default_factory=list)
@@ -47,13 +47,13 @@ class PassedOver:
     endings: Counter[str] = field(default_factory=Counter)
 
     def messages(self) -> list[str]:
-        """All of it, in a few lines."""
+        """Messages about the skipped files."""
         said = list(self.unreadable)
         if self.links:
             said.append(f"symbolic links, which aren't followed: {len(self.links):,} ({some(self.links)})")
         if self.endings:
             kinds = [f"{n:,} {ending}" for ending, n in self.endings.most_common(6)]
-            said.append(f"files that aren't read, by their endings: {self.endings.total():,} ({some(kinds, 5)})")
+            said.append(f"unsupported files, by suffix: {self.endings.total():,} ({some(kinds, 5)})")
         return said
 
 
@@ -63,10 +63,10 @@ def some(names: Sequence[str], most: int = 3) -> str:
 
 
 def walk(root: Path, passed_over: PassedOver) -> Iterator[Found]:
-    """The files below a folder, by name, those of a folder before those of the folders in it.
+    """The files below a folder, sorted by name; files of a folder come before its subfolders.
 
-    Hidden ones, those that git ignores, and what lies in an index, a virtual environment or node_modules are left out.
-    Symbolic links aren't followed: they may lead in circles, or out of the folder.
+    Skips hidden files, files that git ignores, and files in an index, a virtual environment or node_modules. Doesn't
+    follow symbolic links, which may form cycles or leave the folder.
 
     Args:
         root: The folder.
@@ -97,7 +97,7 @@ def walk(root: Path, passed_over: PassedOver) -> Iterator[Found]:
                     passed_over.links.append(name)
                 elif is_folder and entry.name not in _TOOLS:
                     below.append((folder / entry.name, f"{name}/"))
-                elif entry.is_file(follow_symlinks=False):  # no device, no pipe: reading one may never end
+                elif entry.is_file(follow_symlinks=False):  # not a device or pipe: reading one may never end
                     status = entry.stat(follow_symlinks=False)
                     yield Found(folder / entry.name, name, status.st_size, status.st_mtime_ns)
             except UnicodeEncodeError:
@@ -108,5 +108,5 @@ def walk(root: Path, passed_over: PassedOver) -> Iterator[Found]:
 
 
 def is_made(names: set[str]) -> bool:
-    """Whether a folder that holds such names is an index, shards of one, or a virtual environment."""
+    """Whether a folder with these names in it is an index, a sharded index, or a virtual environment."""
     return "pyvenv.cfg" in names or any(map(_OF_AN_INDEX.fullmatch, names))

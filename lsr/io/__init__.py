@@ -1,1 +1,1 @@
-"""lsr.io: documents, vectors and runs in the forms that files have, here and in object storage."""
+"""lsr.io: files of documents, vectors and runs, local or in object storage."""

@@ -2,9 +2,9 @@
 JASS, Terrier and others read. A Header, a PostingsList for each term, a DocRecord for each document, each of them a
 Protocol Buffers message with its length before it; plain or .gz.
 
-Term frequencies are impacts, whole numbers. What one of them weighs stands at the end of the header's description, so
-that a file of ours reads back as the weights it was made of. Titles, texts, metadata and the encoder have no place in
-it. Lists are ordered by token, byte by byte; a list has the number of its first document, then gaps.
+Term frequencies are integer impacts. The weight of an impact of 1 is at the end of the header's description, so that
+our files read back as weights. The format has no titles, texts, metadata or encoder. Lists are ordered by token, byte
+by byte; a list has the number of its first document, then gaps.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from lsr.sparse import SparseMatrix
 if TYPE_CHECKING:
     from typing import Self
 
-LEVELS = 255  # impacts of weights that aren't whole, unless told otherwise: what engines of 8 bits take
-_WHOLE = 2**16  # whole weights below are kept as they are
+LEVELS = 255  # default largest impact of weights that aren't whole numbers: fits engines with 8 bits
+_WHOLE = 2**16  # whole weights below this are kept exactly
 _LARGEST = 2**31  # term frequencies, document lengths and numbers of documents are int32
 _SCALE = re.compile(r"weight = tf \* (\S+)")
 _BATCH = 4096  # rows handed out together
-_WINDOW = 1 << 17  # bytes of a posting list that are looked at together
-_LARGEST_FIELD = 1 << 16  # bytes of anything that isn't a list
-_PACKED = 1032  # times that .gz can pack at best
-_POSTING = 0x22  # the tag before a posting, 0x08 and 0x10 those of its document and its frequency
+_WINDOW = 1 << 17  # bytes of a posting list that are parsed together
+_LARGEST_FIELD = 1 << 16  # bytes of a field that isn't a list
+_PACKED = 1032  # best compression ratio of .gz
+_POSTING = 0x22  # tag before a posting; 0x08 and 0x10 are those of its document and frequency
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -59,14 +59,14 @@ def write_ciff(
     """Write vectors as CIFF, in bounded memory.
 
     Args:
-        path: The file, packed if its name ends in .gz; it gets its name when it is whole.
-        batches: What to write.
-        vocabulary: Token of each term; whole when the last batch has come.
-        step: What all weights are whole multiples of: their impacts are kept. So are whole weights below 65,536.
-        levels: The largest impact; 255 for weights that are neither, unless told.
+        path: The file, compressed if its name ends in .gz; it gets its name when it is complete.
+        batches: Batches of vectors.
+        vocabulary: Token of each term; complete after the last batch.
+        step: All weights are multiples of it; the multiples become impacts. Whole weights below 65,536 are kept, too.
+        levels: The largest impact; by default 255 for weights of neither kind.
 
     Raises:
-        DataError: A document whose impacts sum up to 2^31.
+        DataError: A document whose impacts add up to 2^31 or more.
     """
     with Regrouping() as regrouping, tempfile.TemporaryFile() as spool:
         ids = pa.ipc.new_stream(spool, pa.schema([DOCUMENT_SCHEMA.field("id")]))
@@ -104,7 +104,7 @@ def write_ciff(
 
 
 def _impacts(weights: NDArray[np.float32], scale: float) -> NDArray[np.int64]:
-    # A term must not vanish from its document.
+    # No term may disappear from a document.
     return np.maximum(np.rint(weights.astype(np.float64) / scale), 1).astype(np.int64)
 
 
@@ -123,11 +123,11 @@ def _header(n_lists: int, lengths: NDArray[np.int64], scale: float) -> bytes:
 def _lists(
     tokens: list[str], indptr: NDArray[np.int64], docs: NDArray[np.uint32], impacts: NDArray[np.int64]
 ) -> Iterator[bytes]:
-    """The PostingsList of each of some terms, none of them without documents."""
+    """The PostingsList of each term; every term has documents."""
     gaps = docs.astype(np.int64)
     gaps[1:] -= docs[:-1]
     gaps[indptr[:-1]] = docs[indptr[:-1]]
-    has_gap = gaps > 0  # the first document's number is 0, which proto3 leaves out
+    has_gap = gaps > 0  # if the first document's number is 0, proto3 leaves it out
     gap_sizes, impact_sizes = np.where(has_gap, varint_sizes(gaps), 0), varint_sizes(impacts)
     sizes = has_gap + gap_sizes + 1 + impact_sizes
     ends = np.cumsum(sizes + 2)
@@ -162,7 +162,7 @@ def open_ciff(path: Path, vocabulary: list[str]) -> Vectors:
         vocabulary: Tokens whose term ids are fixed; others are appended.
 
     Raises:
-        DataError: No CIFF.
+        DataError: It isn't CIFF.
     """
     with _Input(path) as source:
         header = source.header()
@@ -176,7 +176,7 @@ def _read_ciff(path: Path, vectors: Vectors) -> Iterator[VectorBatch]:
     term_of = {token: term for term, token in enumerate(vectors.vocabulary)}
     with _Input(path) as source, Regrouping() as regrouping:
         n_lists, n_docs, scale = source.header()
-        terms: dict[int, None] = {}  # of each list, in order
+        terms: dict[int, None] = {}  # terms of the lists, in order
         for number in range(n_lists):
             at = source.at
             token = source.postings(number, n_docs, scale, regrouping)
@@ -210,7 +210,7 @@ class _Input:
         self.at = 0
         self._name = str(path)
         self._packed = is_packed(path)
-        self._size = path.stat().st_size * (_PACKED if self._packed else 1)  # at most, so that no count can be beyond
+        self._size = path.stat().st_size * (_PACKED if self._packed else 1)  # upper bound, to check counts against
         self._file = open_bytes(path)
 
     def error(self, problem: str, at: int | None = None) -> DataError:
@@ -219,11 +219,11 @@ class _Input:
     def header(self) -> _Header:
         values = self._message("header")
         if (version := self._number(values, 1)) != 1:
-            raise self.error(f"no CIFF of version 1 but {version}; is this a CIFF file?", 0)
+            raise self.error(f"CIFF version {version}, only 1 is supported; is this a CIFF file?", 0)
         n_lists, n_docs = self._number(values, 2), self._number(values, 3)
         for count, what, least in ((n_lists, "postings lists", 2), (n_docs, "documents", 4)):
             if count * least > self._size:
-                raise self.error(f"{count} {what} are said to follow, which the file has no room for", 0)
+                raise self.error(f"it declares {count} {what}, which the file is too short for", 0)
         scale = 1.0
         if ours := _SCALE.search(self._text(values, 8)):
             try:
@@ -235,7 +235,7 @@ class _Input:
         return _Header(n_lists, n_docs, scale)
 
     def postings(self, number: int, n_docs: int, scale: float, regrouping: Regrouping) -> str:
-        """Put a postings list where it is regrouped; returns its token."""
+        """Add a postings list to the external sort; returns its token."""
         begin, others = self.at, []
         last, n_postings = -1, 0
         for value in self._list_fields():
@@ -265,7 +265,7 @@ class _Input:
         return doc_id
 
     def end(self) -> None:
-        """Nothing may follow."""
+        """Check that the file ends here."""
         if self._file.read(1):
             raise self.error("the file goes on after the last document record")
 
@@ -281,7 +281,7 @@ class _Input:
             if size:
                 at += size
                 yield gaps, impacts
-            # What is written in another way is read field by field, the more of it the longer that goes on.
+            # Other encodings are read field by field, in growing pieces as long as they last.
             patience = 1 if size else 2 * patience
             for _ in range(patience):
                 if at == len(buffer) or (left and len(buffer) - at < _LARGEST_FIELD):
@@ -308,7 +308,7 @@ class _Input:
         except ValueError:
             size = _LARGEST**2
         if self.at + size > self._size:
-            raise self.error(f"a {what} of {size} bytes is said to be here, which the file doesn't have", begin)
+            raise self.error(f"a {what} of {size} bytes should be here, but the file is shorter", begin)
         return size
 
     def _read(self, size: int, what: str) -> bytes:
@@ -338,7 +338,7 @@ class _Input:
         """An int32, 0 where it isn't given."""
         value = dict(values).get(number, 0)
         if not isinstance(value, int) or value >= _LARGEST:
-            raise self.error(f"field {number} of the message that ends here is no whole number from 0 to 2^31 - 1")
+            raise self.error(f"field {number} of the message that ends here is not a whole number from 0 to 2^31 - 1")
         return value
 
     def _text(self, values: list[tuple[int, int | bytes]], number: int) -> str:
@@ -348,7 +348,7 @@ class _Input:
                 return value.decode()
         except UnicodeDecodeError:
             pass
-        raise self.error(f"field {number} of the message that ends here is no text in UTF-8")
+        raise self.error(f"field {number} of the message that ends here is not text in UTF-8")
 
     def __enter__(self) -> Self:
         return self
@@ -360,10 +360,10 @@ class _Input:
 
 
 def _usual_postings(buffer: bytes, at: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """The postings from a place on, as far as all of them are written as tag, size, 0x08, gap, 0x10, frequency.
+    """The postings from an offset on, as long as they are encoded as tag, size, 0x08, gap, 0x10, frequency.
 
     Returns:
-        (n,) gaps, (n,) frequencies, and how many bytes they take.
+        (n,) gaps, (n,) frequencies, and the number of bytes that they take.
     """
     if buffer[at : at + 1] != bytes([_POSTING]):
         return np.empty(0, np.int64), np.empty(0, np.int64), 0

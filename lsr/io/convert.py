@@ -1,4 +1,4 @@
-"""Vectors from one form into another: those of lsr.io.vectors, lsr.io.jsonl, lsr.io.opensearch and lsr.io.ciff."""
+"""Convert vectors between the formats of lsr.io.vectors_parquet, lsr.io.jsonl, lsr.io.opensearch and lsr.io.ciff."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lsr.io.text_files import unfinished
 from lsr.io.vectors import VectorBatch, Vectors
 from lsr.io.vectors_parquet import ParquetWriter, pack_metadata
 
-# Of each form the endings that it may have; the first form with an ending is the one that it means.
+# {format: its suffixes}. A suffix stands for the first format that has it.
 FORMATS = {
     "parquet": (".parquet",),
     "jsonl": (".jsonl", ".jsonl.gz", ".json", ".json.gz"),
@@ -28,13 +28,13 @@ _NAMES = {"jsonl": "JSONL", "anserini": "JSONL", "opensearch": "a rank_features 
 
 @dataclass(frozen=True)
 class Form:
-    """How vectors are written.
+    """The format in which vectors are written.
 
     Attributes:
-        format: One of FORMATS; None takes what the file's ending means.
+        format: One of FORMATS; None for the format of the file's suffix.
         levels: For CIFF, the largest impact; see lsr.io.ciff.write_ciff.
-        index_name: For OpenSearch, the index; by default the file's name without its ending.
-        field: For OpenSearch, the field of the vector.
+        index_name: For OpenSearch, the index; by default the file's name without its suffix.
+        field: For OpenSearch, the vector's field.
     """
 
     format: str | None = None
@@ -46,7 +46,7 @@ class Form:
         """The format of a file.
 
         Raises:
-            DataError: Its ending has no format, or not this one.
+            DataError: Its suffix is unknown, or not one of this format.
         """
         name = out.name.lower()
         if self.format is not None:
@@ -59,7 +59,7 @@ class Form:
         raise DataError("vectors are written to .parquet, .jsonl(.gz), .ndjson(.gz) or .ciff(.gz)", str(out))
 
     def files(self, out: Path) -> list[Path]:
-        """What `convert` writes, what takes its name last first."""
+        """The files that `convert` writes; the first one is renamed last."""
         if not self.of(out).startswith("opensearch"):
             return [out]
         from lsr.io.opensearch import mapping_path
@@ -68,31 +68,31 @@ class Form:
 
 
 def check_out(out: Path, overwrite: bool, form: Form | None = None) -> None:
-    """Refuse an output before the work, not after it; `overwrite` replaces vectors, but no other folder.
+    """Check an output before any work; `overwrite` replaces vectors, but no other folder.
 
     Raises:
-        DataError: A name with an unknown ending.
-        OutputExists: `out` is there and won't be replaced.
+        DataError: A name with an unknown suffix.
+        OutputExists: `out` exists and won't be replaced.
     """
-    # Unless a run was killed while its files took their names: then what is beside OUT is its own.
+    # If a run was killed between renames, its other files exist already.
     killed = bool(out.suffix) and unfinished(out).exists() and not out.exists()
     for path in (form or Form()).files(out) if out.suffix else [out]:
         if path.exists() and not (overwrite or killed):
             raise OutputExists(f"{path}: exists already (--overwrite replaces it)")
     if out.is_dir() if out.suffix else out.exists() and not any(out.glob("part-*.parquet")):
-        raise OutputExists(f"{out}: is there and holds something else than vectors; write elsewhere")
+        raise OutputExists(f"{out}: holds something other than vectors; write elsewhere")
 
 
 def convert(vectors: Vectors, out: Path, form: Form | None = None) -> None:
-    """Write vectors, from wherever, as a file.
+    """Write vectors as a file.
 
     Args:
-        vectors: What to write.
-        out: The file; it gets its name when it is whole.
-        form: How to write it.
+        vectors: Vectors from any source.
+        out: The file; it gets its name when it is complete.
+        form: Its format.
 
     Raises:
-        DataError: The form needs the tokens of the terms and they aren't known; or something that it can't hold.
+        DataError: The format needs tokens and they are unknown, or it can't hold a value.
     """
     form = form or Form()
     wanted = form.of(out)
@@ -107,7 +107,7 @@ def convert(vectors: Vectors, out: Path, form: Form | None = None) -> None:
             with ParquetWriter(out, {}) as writer:
                 for batch in batches():
                     writer.write(batch)
-                # A JSONL's vocabulary is whole only now.
+                # A JSONL file's vocabulary is complete only now.
                 known = vectors.fingerprint, vectors.vocabulary, vectors.encoder_files
                 writer.add_metadata(pack_metadata(*known, vectors.step))
         elif wanted == "opensearch-ann":
@@ -119,7 +119,7 @@ def convert(vectors: Vectors, out: Path, form: Form | None = None) -> None:
 
 
 def _write_tokens(vectors: Vectors, batches: Iterator[VectorBatch], out: Path, form: Form) -> None:
-    """Write a form that has tokens instead of term ids."""
+    """Write a format that has tokens instead of term ids."""
     wanted, vocabulary = form.of(out), vectors.vocabulary
     if vocabulary is None:
         raise DataError(f"{_NAMES[wanted]} needs the tokens of the terms, and these vectors lack them", vectors.name)
@@ -139,7 +139,7 @@ def _write_tokens(vectors: Vectors, batches: Iterator[VectorBatch], out: Path, f
 
 
 def _with_tokens(batches: Iterator[VectorBatch], vocabulary: list[str], name: str) -> Iterator[VectorBatch]:
-    """The batches, as long as each of their terms has a token of its own."""
+    """The batches, checked that each term has a unique token."""
     first: dict[str, int] = {}
     doubled = [term for term, token in enumerate(vocabulary) if first.setdefault(token, term) != term]
     for batch in batches:
@@ -147,5 +147,5 @@ def _with_tokens(batches: Iterator[VectorBatch], vocabulary: list[str], name: st
         if len(terms) and int(terms.max()) >= len(vocabulary):
             raise DataError(f"term {int(terms.max())} has no token, the vocabulary has {len(vocabulary)}", name)
         if doubled and (twice := np.intersect1d(terms, doubled)).size:
-            raise DataError(f"two terms are called {vocabulary[int(twice[0])]!r}: they can't be told apart", name)
+            raise DataError(f"two terms have the token {vocabulary[int(twice[0])]!r}: they can't be told apart", name)
         yield batch

@@ -1,9 +1,8 @@
-"""Texts to encode, from wherever they come: a BEIR folder, JSON, TSV, CSV, Parquet, a data frame, standard input, an
-ir-datasets name.
+"""Texts to encode: a BEIR folder, JSON, TSV, CSV, Parquet, a data frame, standard input, or an ir-datasets name.
 
-A `Corpus` can be read any number of times and hands out `Document`s one by one, so memory stays bounded. Every bad
-line is named with its file and number. Queries are read by the same code: a query is a document with an id and text.
-Vectors that are encoded already are `lsr.io.vectors`' business, judgments those of `lsr.io.runs`.
+A `Corpus` can be read any number of times and yields `Document`s one by one, so memory is bounded. Errors name the file
+and the line. Queries are read by the same code: a query is a document with an id and a text. For encoded vectors see
+`lsr.io.vectors`, for judgments `lsr.io.runs`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from lsr.io.rows import TableRows, given_rows
 from lsr.io.streams import end_spool, is_stream, peek_stream, spool, stream_name, take_stream
 from lsr.io.text_files import count_rows, file_identity, file_kind, open_parquet, read_rows
 
-# Documents whose ids are compared with all earlier ones in one go; long ones fewer.
+# Documents whose ids are compared with all earlier ones together; fewer if they are long.
 _CHECKED_TOGETHER, _CHARACTERS_TOGETHER = 1024, 4 << 20
 
 
@@ -37,10 +36,11 @@ class Corpus:
     """Documents that can be read again and again.
 
     Args:
-        name: What messages call it, mostly its path.
-        read: Gives a fresh iterator over (decoded line, document or error; where) pairs.
-        skip_bad: Count bad documents in `bad` and go on, instead of stopping at the first.
-        identity: A text that changes when the source does; tells whether work that was cut off can be continued.
+        name: Its name in messages, usually its path.
+        read: Returns a new iterator over pairs of (mapping, document or error; "file:line").
+        skip_bad: Collect bad documents in `bad` and continue, instead of stopping at the first.
+        identity: A text that changes with the source; unfinished work is resumed only for the same identity.
+        count: Returns about how many documents there are; None if unknown.
     """
 
     def __init__(
@@ -55,22 +55,22 @@ class Corpus:
         self.name = name
         self.identity = identity or name
         self.skip_bad = skip_bad
-        self.bad: list[str] = []  # messages about what was skipped, of the latest pass
-        self.tells_bad = False  # whether a pass ends with a warning of it
+        self.bad: list[str] = []  # messages about documents that the latest pass skipped
+        self.tells_bad = False  # whether a pass ends with a warning about them
         self._read = read
         self._count = count
-        self._doubled: Corpus | None = None  # what this is a copy of, with doubled ids
-        # A program's own documents have no command line whose options could help.
+        self._doubled: Corpus | None = None  # the corpus of which this is a copy that allows doubled ids
+        # The hint is an option of the command line, so it isn't for a program's own documents.
         self._hint = " (--skip-bad counts bad lines and goes on)" if identity else ""
 
     def count(self) -> int | None:
-        """About how many documents there are, for progress bars; None where that can't be told cheaply."""
+        """About how many documents there are, for progress bars; None if counting is expensive."""
         return self._count()
 
     def with_doubled(self) -> Corpus:
-        """The same, but documents whose ids have occurred come too, instead of being refused."""
+        """A copy that yields documents with doubled ids instead of refusing them."""
         other = copy.copy(self)
-        other._doubled = self  # which owns what is read
+        other._doubled = self  # keeps temporary files alive
         return other
 
     def __iter__(self) -> Iterator[Document]:
@@ -109,7 +109,7 @@ class Corpus:
 
 
 def chunks(documents: Iterable[Document], most: int, characters: int) -> Iterator[list[Document]]:
-    """Cut a stream of documents: `most` of them at a time, fewer as soon as their texts have so many characters."""
+    """Cut a stream of documents into lists: of `most` documents, or fewer as soon as they have `characters`."""
     chunk: list[Document] = []
     room = characters
     for document in documents:
@@ -123,16 +123,16 @@ def chunks(documents: Iterable[Document], most: int, characters: int) -> Iterato
 
 
 class _SeenIds:
-    """Which ids have occurred, in 8 bytes an id: sorted runs of 64-bit hashes, merged as they grow.
+    """The set of ids seen so far, in 8 bytes for each: sorted runs of 64-bit hashes, merged as they grow.
 
-    Two different ids of a corpus share a hash with a chance of n^2 / 2^65: 2 in a million for 9 million documents.
+    The probability that two of n ids share a hash is n^2 / 2^65: 2 in a million for 9 million documents.
     """
 
     def __init__(self) -> None:
         self._runs: list[NDArray[np.int64]] = []
 
     def add(self, ids: list[str]) -> NDArray[np.bool_]:
-        """(n,) bool, whether each id occurred before, in an earlier call or earlier in this one."""
+        """Add ids; returns (n,) bool, whether each occurred before, in an earlier call or in this one."""
         hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
         unique, first = np.unique(hashes, return_index=True)
         again = np.ones(len(ids), bool)
@@ -158,10 +158,10 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
             JSON, or an ir-datasets name ("beir/scifact/test", with or without "irds:" before it). Files and folders may
             be URIs (s3://bucket/docs.jsonl), which are copied to this machine.
         queries: Read the queries of a folder or dataset instead of its documents.
-        skip_bad: Count bad documents and go on.
+        skip_bad: Skip and count bad documents.
 
     Raises:
-        DataError: There is nothing of that path or name, or it has an unknown form.
+        DataError: There is no such file or dataset, or its format is unknown.
     """
     name = str(source)
     if is_stream(source):
@@ -186,16 +186,16 @@ def open_corpus(source: str | PathLike[str], *, queries: bool = False, skip_bad:
 def documents_corpus(
     documents: Iterable[Mapping[str, Any] | Document] | Any, *, replay: bool = False, skip_bad: bool = False
 ) -> Corpus:
-    """Wrap documents that a program holds, as mappings ({"_id", "text", ...}) or Document objects, or as a table.
+    """Make a corpus of a program's documents: mappings ({"_id", "text", ...}), Document objects, or a table.
 
     Args:
         documents: Any iterable of them, an Arrow table, or a data frame.
-        replay: They'll be read more than once; what may be there only once is kept in a temporary file.
-        skip_bad: Count bad documents and go on.
+        replay: They will be read more than once; one-time iterators are kept in a temporary file.
+        skip_bad: Skip and count bad documents.
     """
     documents = given_rows(documents)
     if replay and not isinstance(documents, Collection | TableRows):
-        bad: dict[int, DataError] = {}  # whose lines are empty
+        bad: dict[int, DataError] = {}  # by number; their lines are empty
         file = spool(_json_lines(documents, bad))
 
         def reread() -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
@@ -209,7 +209,7 @@ def documents_corpus(
 
     def read() -> Iterator[tuple[Mapping[str, Any] | Document | DataError, str]]:
         for number, document in enumerate(documents, start=1):
-            blocks = isinstance(document, Document) and document.blocks  # of a file: checked when it was read
+            blocks = isinstance(document, Document) and document.blocks  # checked when it was read
             yield document if blocks else _as_mapping(document), f"document {number}"
 
     return Corpus("the documents", read, skip_bad=skip_bad)
@@ -236,7 +236,7 @@ def beir_file(folder: Path, kind: str) -> Path:
 
 
 def beir_names(kind: str) -> list[str]:
-    """How the file of a BEIR folder may be called that holds its "corpus" or "queries"."""
+    """Possible names of a BEIR folder's "corpus" or "queries"."""
     return [kind + suffix for suffix in (".jsonl", ".jsonl.gz", ".parquet", ".tsv", ".tsv.gz", ".json", ".csv")]
 
 
@@ -253,7 +253,7 @@ def _json_lines(documents: Iterable[Mapping[str, Any] | Document], bad: dict[int
 def _stream_corpus(source: str | PathLike[str], skip_bad: bool) -> Corpus:
     (path, digest), name = peek_stream(source), stream_name(source)
     corpus = _file_corpus(path, skip_bad, name=name)
-    corpus.identity = f"{name} {digest}"  # the same bytes again go on after a kill
+    corpus.identity = f"{name} {digest}"  # so that the same bytes resume unfinished work
     take_stream(source, corpus)
     return corpus
 
@@ -261,7 +261,7 @@ def _stream_corpus(source: str | PathLike[str], skip_bad: bool) -> Corpus:
 def _file_corpus(path: Path, skip_bad: bool, name: str = "") -> Corpus:
     shown = name or str(path)
     if file_kind(path) == "parquet":
-        open_parquet(path).close()  # a broken file is refused now, not when it is read
+        open_parquet(path).close()  # refuse a broken file now, not when it is read
     return Corpus(
         shown,
         lambda: read_rows(path, shown),
@@ -281,10 +281,10 @@ def _ir_dataset(name: str, queries: bool, skip_bad: bool) -> Corpus:
         items = ir_items(name, dataset.queries_iter if queries else dataset.docs_iter)
         for number, item in enumerate(items, start=1):
             values = item._asdict()
-            # What a dataset calls its text differs; default_text() is its own choice, title included.
+            # Datasets name their texts differently; default_text() is a dataset's own choice, with the title.
             if "text" not in values:
                 values = {"_id": item[0], "text": item.default_text()}
             yield values, f"{name}:{number}"
 
-    count = getattr(dataset, "queries_count" if queries else "docs_count", lambda: None)  # not all can tell
+    count = getattr(dataset, "queries_count" if queries else "docs_count", lambda: None)  # not all datasets can tell
     return Corpus(name, read, skip_bad=skip_bad, identity=name, count=count)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from lsr.errors import DataError
 from lsr.io.metadata import checked_metadata, is_absent, metadata_text
 
-# How documents travel beside their vectors, column by column. `metadata` is a JSON object.
+# Columns of documents beside their vectors. `metadata` is a JSON object.
 DOCUMENT_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -29,15 +29,15 @@ TEXT_KEYS = ("text", "contents", "content", "query")
 
 
 class Block(NamedTuple):
-    """A paragraph, list item, code block or the like of a document's text, which passages are made of.
+    """A paragraph, list item, code block or the like of a document; passages consist of blocks.
 
     Attributes:
-        start: Where it starts in the text, in characters; it ends where the next one starts.
-        headings: The headings that it stands under, the highest first.
-        anchor: What a link to its section has behind the "#"; empty if nothing.
-        line: The line of its source where it starts, from 1; 0 where there are no lines.
-        end_line: The line where it ends.
-        page: Its page, from 1; 0 where there are no pages.
+        start: Its first character in the text; it ends where the next block starts.
+        headings: The headings above it, highest first.
+        anchor: Fragment of a link to its section, after the "#"; may be empty.
+        line: Its first line in the source, from 1; 0 if there are no lines.
+        end_line: Its last line.
+        page: Its page, from 1; 0 if there are no pages.
     """
 
     start: int
@@ -49,7 +49,7 @@ class Block(NamedTuple):
 
     @classmethod
     def of(cls, values: Iterable[Any]) -> Block:
-        """The block that JSON holds as a list."""
+        """A block from a JSON list."""
         start, headings, *rest = values
         return cls(start, tuple(headings), *rest)
 
@@ -61,11 +61,11 @@ class Document:
     Attributes:
         id: The user's own id, unique in a corpus.
         text: The text; may be empty.
-        title: Put in front of the text when it is encoded.
-        metadata: Anything else that JSON can hold.
+        title: Encoded together with the text, before it.
+        metadata: Anything that JSON can hold.
         parent: For a passage, the id of the document it was cut from.
-        where: File and line it came from, for messages.
-        blocks: What the text is made of, in its order, if that is known: passages follow it.
+        where: Its file and line, for messages.
+        blocks: The blocks of the text in order, if known; passages follow them.
     """
 
     id: str
@@ -78,15 +78,15 @@ class Document:
 
     @property
     def content(self) -> str:
-        """What encoders read: title and text, joined by a space."""
+        """The text for encoders: title and text, joined by a space."""
         return f"{self.title} {self.text}" if self.title and self.text else self.title or self.text
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "") -> Document:
-        """Build from a decoded line: an id, a text, perhaps a title; all other keys become metadata.
+        """Make a document from a mapping with an id, a text and perhaps a title; other keys become metadata.
 
         Raises:
-            DataError: No id, no text, or one that is not a string.
+            DataError: Id or text is missing or not a string.
         """
         if not isinstance(values, Mapping):
             raise DataError(f"expected an object with an id and a text, got {short(values)}", where)
@@ -127,13 +127,13 @@ class Document:
 
 
 def _first(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
-    """The first of some keys that has a value; if none has, the first that is there."""
+    """The first of some keys that has a value; else the first key that exists."""
     there = [key for key in keys if key in values]
     return next((key for key in there if not is_absent(values[key])), there[0] if there else None)
 
 
 def id_text(value: Any) -> str | None:
-    """An id as text: whole numbers, numpy's too, and UUIDs are ids as well; None for what is none."""
+    """An id as text; also of whole numbers, numpy's integers and UUIDs. None if it can't be an id."""
     if isinstance(value, int | np.integer | UUID) and not isinstance(value, bool):
         return str(value)
     return str(value) if isinstance(value, str) else None
@@ -143,7 +143,7 @@ def require_id(value: Any) -> str:
     """An id as text.
 
     Raises:
-        DataError: It can't be one.
+        DataError: It can't be an id.
     """
     text = id_text(value)
     if text is None:
@@ -155,38 +155,38 @@ def as_ids(ids: Any) -> list[str]:
     """One id, or an iterable of them, as texts.
 
     Raises:
-        DataError: Something that can't be one; a mapping, whose keys nobody means.
+        DataError: A value that can't be an id, or a mapping.
     """
     if isinstance(ids, Mapping):
-        raise DataError(f"ids are wanted, not a mapping of {short(list(ids))}; a filter is given as where=")
+        raise DataError(f"expected ids, got a mapping of {short(list(ids))}; pass a filter as where=")
     many = isinstance(ids, Iterable) and not isinstance(ids, str | bytes | bytearray)
     return [require_id(one) for one in (ids if many else [ids])]
 
 
 def require_encodable(value: str, what: str, where: str) -> None:
-    """Refuse half of a surrogate pair: JSON may escape one, but it is no character and can't be stored as UTF-8.
+    """Refuse unpaired surrogates, which JSON can escape but UTF-8 can't store.
 
     Raises:
-        DataError: There is one; the message names `what`.
+        DataError: The text has one; the message names `what`.
     """
     try:
         value.encode()
     except UnicodeEncodeError as error:
         code = ord(value[error.start])
         half = "an unpaired surrogate"
-        if 0xDC80 <= code <= 0xDCFF:  # as Python has what a shell hands over in another encoding
+        if 0xDC80 <= code <= 0xDCFF:  # Python's form of an undecodable byte of the command line
             half = f"a byte that isn't UTF-8, 0x{code - 0xDC00:02x},"
         raise DataError(f"{what} holds {half} at character {error.start}", where) from None
 
 
 def short(value: Any) -> str:
-    """A value as messages show it."""
+    """A value in short form, for messages."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def document_batch(documents: list[Document], *, with_text: bool = True) -> pa.RecordBatch:
-    """Documents as an Arrow record batch of DOCUMENT_SCHEMA; without text only ids and parents are kept."""
+    """Documents as an Arrow record batch of DOCUMENT_SCHEMA; without texts it has only ids and parents."""
     columns = {
         "id": [d.id for d in documents],
         "parent": [d.parent for d in documents],
@@ -198,10 +198,10 @@ def document_batch(documents: list[Document], *, with_text: bool = True) -> pa.R
 
 
 def require_metadata(text: str, doc_id: str, where: str) -> None:
-    """Refuse metadata of a file that are no JSON object.
+    """Check that metadata is a JSON object.
 
     Raises:
-        DataError: What is wrong, with the document.
+        DataError: It isn't; the message names the document.
     """
     try:
         values = json.loads(text)

@@ -1,8 +1,8 @@
-"""Weights from document by document to term by term, or back, in bounded memory.
+"""External sort: group weights by term instead of by document, or the reverse, in bounded memory.
 
-What is added goes to a scratch file. It is dealt out from there, front to back, to the stretches of a second one, each
-small enough to be sorted in memory. Scratch files lie where temporary files do (TMPDIR) and take up to 24 bytes a
-weight. They are written, not mapped, so that a full disk is an error that can be told.
+Entries are appended to a scratch file. From there they are distributed to sections of a second file, each small enough
+to be sorted in memory. Scratch files are in the temporary directory (TMPDIR) and take up to 24 bytes for each weight.
+They are written instead of mapped, so that a full disk is an ordinary error.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from typing import Self
 
 _ENTRY = np.dtype([("key", np.uint32), ("other", np.uint32), ("weight", np.float32)])
-_MEMORY = 1 << 21  # entries that are sorted together
+_MEMORY = 1 << 21  # entries sorted together
 
 
 class Regrouping:
-    """Takes (key, other, weight) in any order, gives them key by key. Use it in a `with`, which removes its files.
+    """Takes (key, other, weight) in any order and yields them by key. Use it in a `with`, which deletes its files.
 
-    Within a key entries keep the order in which they were added.
+    Entries of a key keep the order in which they were added.
     """
 
     def __init__(self) -> None:
@@ -34,19 +34,19 @@ class Regrouping:
         self._dealt: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
 
     def add(self, keys: ArrayLike, others: ArrayLike, weights: NDArray[Any]) -> None:
-        """Append (n,) weights; a single key or other stands for all of them."""
+        """Append (n,) weights; a single key or other counts for all of them."""
         entries = np.empty(len(weights), _ENTRY)
         entries["key"], entries["other"], entries["weight"] = keys, others, weights
         self._added.write(entries.data)
 
     def added(self) -> Iterator[NDArray[Any]]:
-        """What was added, in pieces: structured arrays of `key`, `other` and `weight`."""
+        """The entries in pieces: structured arrays of `key`, `other` and `weight`."""
         self._added.seek(0)
         while data := self._added.read(_MEMORY * _ENTRY.itemsize):
             yield np.frombuffer(data, _ENTRY)
 
     def counts(self, n_keys: int) -> NDArray[np.int64]:
-        """(n_keys,) how many entries each key has."""
+        """(n_keys,) number of entries of each key."""
         counts = np.zeros(n_keys, np.int64)
         for entries in self.added():
             counts += np.bincount(entries["key"], minlength=n_keys)
@@ -55,15 +55,15 @@ class Regrouping:
     def groups(
         self, order: NDArray[np.int64], counts: NDArray[np.int64]
     ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.uint32], NDArray[np.float32]]]:
-        """The entries of some keys after those of others, as many keys at a time as fit the memory.
+        """Yield the entries by key, for as many keys at a time as fit in memory.
 
         Args:
-            order: The keys in the order that is wanted; each that has entries, once.
-            counts: As `counts` gives them.
+            order: The keys in the order of the output; each key with entries once.
+            counts: The result of `counts`.
 
         Yields:
-            The place in `order` of the first key; (n + 1,) where the entries of n keys begin and end; and their others
-            and weights.
+            The position in `order` of the first key; (n + 1,) offsets of the entries of n keys; and their others and
+            weights.
         """
         place = np.zeros(len(counts), np.int64)
         place[order] = np.arange(len(order))
@@ -80,7 +80,7 @@ class Regrouping:
             yield first, ends[first : end + 1] - ends[first], entries["other"].copy(), entries["weight"].copy()
 
     def _deal(self, place: NDArray[np.int64], ends: NDArray[np.int64], bounds: NDArray[np.int64]) -> IO[bytes]:
-        """Bring the entries between each two bounds together."""
+        """Distribute entries to the sections between bounds."""
         cursor = ends[bounds[:-1]]
         for entries in self.added():
             stretch = np.searchsorted(bounds, place[entries["key"]], side="right") - 1

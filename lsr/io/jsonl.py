@@ -1,5 +1,5 @@
-"""Vectors as lines of JSON, plain or .gz: `{"_id", "vector": {token: weight}}`, Anserini's `{"id", "contents",
-"vector"}`, and what lsr.io.opensearch reads. Tokens get term ids in the order in which they first occur.
+"""Vectors as JSON lines, plain or .gz: `{"_id", "vector": {token: weight}}`, Anserini's `{"id", "contents", "vector"}`,
+and OpenSearch's bulk format (lsr.io.opensearch). Tokens get term ids in the order of their first occurrence.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from lsr.io.text_files import new_text, read_json, read_lines
 from lsr.io.vectors import BATCH, BEYOND_FLOAT32, VectorBatch, Vectors, decimals
 from lsr.sparse import SparseMatrix
 
-_ANSERINI = 100  # what Anserini's own encoders multiply weights with
+_ANSERINI = 100  # factor of weights in Anserini's own encoders
 
-# A document with its weights, or what is wrong with it.
+# A document with its weights, or its error.
 Row = tuple[Document, dict[str, float]] | DataError
 
 
 def holds_vectors(path: Path) -> bool:
-    """Whether a file begins with a line of one of the shapes."""
+    """Whether a file begins with a line of one of the formats."""
     values, _ = next(iter(read_json(path)), (None, ""))
     if isinstance(values, Mapping):
         return isinstance(values.get("vector"), Mapping) or opensearch.is_action(json.dumps(values))
@@ -36,13 +36,13 @@ def holds_vectors(path: Path) -> bool:
 
 
 def read_jsonl(path: Path, vectors: Vectors, *, skip_bad: bool, name: str = "") -> Iterator[VectorBatch]:
-    """Read a file of any of the shapes into batches.
+    """Read a file of any of these formats in batches.
 
     Args:
         path: The file.
-        vectors: Whose vocabulary grows and whose bad lines are noted.
-        skip_bad: Note bad lines and go on.
-        name: What messages call it.
+        vectors: Gets the new tokens and the messages about bad lines.
+        skip_bad: Skip and note bad lines.
+        name: Its name in messages.
 
     Raises:
         DataError: A bad line.
@@ -53,17 +53,17 @@ def read_jsonl(path: Path, vectors: Vectors, *, skip_bad: bool, name: str = "") 
 def given_documents(
     documents: Iterable[Any] | Any, *, vocabulary: Sequence[str] | None = None, skip_bad: bool = False
 ) -> Vectors | Iterable[Any]:
-    """Documents that a program holds, as vectors if the first one has {"vector": {token: weight}}, else as they are.
+    """A program's documents: as vectors if the first one has {"vector": {token: weight}}, else unchanged.
 
     Args:
         documents: Any iterable, an Arrow table, or a data frame.
-        vocabulary: As of `lsr.io.open_vectors.read_vectors`.
-        skip_bad: Note bad documents and go on.
+        vocabulary: As for `lsr.io.open_vectors.read_vectors`.
+        skip_bad: Skip and note bad documents.
     """
     documents = given_rows(documents)
     rest = iter(documents)
     first = list(islice(rest, 1))
-    if not isinstance(documents, Collection | TableRows):  # it may not begin again
+    if not isinstance(documents, Collection | TableRows):  # an iterator can't be restarted
         documents = chain(first, rest)
     if not first or not isinstance(first[0], Mapping) or not isinstance(first[0].get("vector"), Mapping):
         return documents
@@ -169,16 +169,15 @@ def write_jsonl(
     anserini: bool = False,
     step: float | None = None,
 ) -> None:
-    """Write vectors as JSONL, packed if the name ends in .gz.
+    """Write vectors as JSONL, compressed if the name ends in .gz.
 
     Args:
-        path: The file; it gets its name when it is whole.
-        batches: What to write.
-        vocabulary: Token of each term; whole when the last batch has come.
+        path: The file; it gets its name when it is complete.
+        batches: Batches of vectors.
+        vocabulary: Token of each term; complete after the last batch.
         anserini: Write {"id", "contents", "vector"} instead of {"_id", "vector"}. Its weights are whole numbers of at
-            least 1: the impacts if `step` is given, else weights times 100, rounded, as Anserini's own encoders have
-            them.
-        step: What all weights are whole multiples of.
+            least 1: impacts if `step` is given, else weights times 100, rounded, like Anserini's own encoders.
+        step: All weights are multiples of it.
     """
     factor = 1 / step if step else _ANSERINI
     with new_text(path) as file:

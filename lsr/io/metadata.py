@@ -1,7 +1,7 @@
-"""Metadata as it comes, made into what JSON holds: numbers, texts, true and false, lists and objects of them.
+"""Convert metadata to JSON values: numbers, texts, true and false, lists and objects of them.
 
-Dates and times become ISO 8601 texts, which filters compare as times (`parse_time`); decimals and numbers of numpy
-numbers, UUIDs texts. NaN, NaT and pandas' NA are values that aren't there.
+Dates and times become ISO 8601 texts, which filters compare as times (`parse_time`). Decimals and numpy numbers become
+numbers, UUIDs become texts. NaN, NaT and pandas' NA count as missing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def metadata_text(metadata: Mapping[str, Any], doc_id: str, where: str) -> str:
 
 
 def checked_metadata(metadata: Mapping[str, Any], doc_id: str, where: str) -> Mapping[str, Any]:
-    """The metadata if JSON can hold them, else what `plain_metadata` makes of them."""
+    """The metadata if JSON can hold them, else the result of `plain_metadata`."""
     try:
         _json(metadata)
         return metadata
@@ -52,7 +52,7 @@ def _json(metadata: Mapping[str, Any]) -> str:
 
 
 def plain_metadata(metadata: Mapping[str, Any], doc_id: str, where: str) -> dict[str, Any]:
-    """Metadata with values as JSON holds them; what isn't there is left out.
+    """Metadata as JSON values, without missing ones.
 
     Raises:
         DataError: A value that JSON can't hold; the message names its key and type.
@@ -75,7 +75,7 @@ def plain_metadata(metadata: Mapping[str, Any], doc_id: str, where: str) -> dict
 
 
 def plain_value(value: Any) -> Any:
-    """One value as JSON holds it; None for what isn't there.
+    """A value as JSON value; None if it is missing.
 
     Raises:
         ValueError: JSON can't hold it.
@@ -85,7 +85,7 @@ def plain_value(value: Any) -> Any:
 
 
 class _Unknown(ValueError):
-    """A value that JSON can't hold, and the keys that lead to it, the innermost first."""
+    """A value that JSON can't hold, and the keys that lead to it, innermost first."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -94,7 +94,7 @@ class _Unknown(ValueError):
 
 
 def is_absent(value: Any) -> bool:
-    """Whether something stands for no value: None, NaN, NaT, NA."""
+    """Whether a value is missing: None, NaN, NaT, NA."""
     if value is None or isinstance(value, str):
         return value is None
     return type(value).__name__ in ("NaTType", "NAType") or (isinstance(value, float | Decimal) and math.isnan(value))
@@ -132,7 +132,7 @@ def _plain_scalar(value: Any) -> Any:
         if math.isnan(value):
             return _ABSENT
         if not math.isfinite(value):
-            raise _Unknown(f"{value}, no finite number")
+            raise _Unknown(f"{value}, not a finite number")
         return int(value) if isinstance(value, Decimal) and value == int(value) else float(value)
     if is_absent(value):
         return _ABSENT
@@ -146,7 +146,7 @@ def _plain_scalar(value: Any) -> Any:
 def parse_time(value: Any) -> int | None:
     """A date or time as microseconds since 1970, UTC; None if it is neither.
 
-    What says no time zone is taken for UTC, a date for its first moment.
+    Without a time zone it is UTC; a date is its first moment.
 
     Args:
         value: A `datetime` or `date`, or a text in ISO 8601 with at least year, month and day.

@@ -1,10 +1,11 @@
-"""Places: folders of this machine and in object storage, behind the few calls that are needed of either.
+"""Place: a folder on this machine or in object storage, with the few operations that lsr needs.
 
-A place is a path or a URI that pyarrow knows: s3://bucket/folder, gs://bucket/folder, file:///folder. Credentials are
-pyarrow's business, which finds them where the clouds' own tools do (AWS_ACCESS_KEY_ID, AWS_PROFILE,
-GOOGLE_APPLICATION_CREDENTIALS). Another server that speaks S3 is named by the user, never by a file: in the URI,
-s3://bucket/folder?endpoint_override=localhost:9000&scheme=http, or by AWS_ENDPOINT_URL. Waiting is bounded, a file
-takes its name only when it is whole, and what is read with a checksum has that checksum.
+A place is a path or a URI that pyarrow knows: s3://bucket/folder, gs://bucket/folder, file:///folder. pyarrow finds
+credentials where the clouds' own tools do (AWS_ACCESS_KEY_ID, AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS). Only the
+user
+can choose another S3 server, never a file: in the URI, s3://bucket/folder?endpoint_override=localhost:9000&scheme=http,
+or with AWS_ENDPOINT_URL. Requests have timeouts, files get their name when they are complete, and checksums are
+checked.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ _S3_OPTIONS = ("endpoint_override", "region", "scheme")
 _CONNECT, _ANSWER = 5.0, 20.0  # seconds
 _ATTEMPTS = 3
 _PIECE = 1 << 22
-_LIMIT = 1 << 28  # bytes of a file that is read into memory
+_LIMIT = 1 << 28  # largest file that is read into memory, in bytes
 
 _NO_BUCKET = "there is no such bucket: check its name and its region (?region=)"
-# What the libraries below say, by words of theirs, and what it means to a user.
+# Words in the libraries' errors, and the message for the user.
 _REASONS = (
     (
         ("ACCESS_DENIED", "AccessDenied", "INVALID_ACCESS_KEY", "InvalidAccessKey", "SIGNATURE", "ExpiredToken",
@@ -50,18 +51,18 @@ _REASONS = (
 
 
 def is_remote(where: str | PathLike[str]) -> bool:
-    """Whether something is a URI rather than a path of this machine."""
+    """Whether something is a URI rather than a local path."""
     return isinstance(where, str) and where.partition("://")[0] in _SCHEMES and "://" in where
 
 
 def with_suffix(where: str | Path, ending: str) -> str:
-    """The place of a name that is longer by `ending`."""
+    """Append a suffix to a path, or to a URI before its query string."""
     base, mark, options = str(where).partition("?") if is_remote(str(where)) else (str(where), "", "")
     return base.rstrip("/") + ending + mark + options
 
 
 def cache_folder() -> Path:
-    """Where copies of what lies elsewhere are kept: LSR_CACHE, else "lsr" in the user's cache directory."""
+    """The folder for copies of remote files: LSR_CACHE, else "lsr" in the user's cache directory."""
     if named := os.environ.get("LSR_CACHE"):
         return Path(named).expanduser()
     if sys.platform == "darwin" and "XDG_CACHE_HOME" not in os.environ:
@@ -70,7 +71,7 @@ def cache_folder() -> Path:
 
 
 class Place:
-    """A folder of files, which need not be there yet.
+    """A folder of files, which need not exist yet.
 
     Attributes:
         name: The path or URI.
@@ -80,7 +81,7 @@ class Place:
         where: A path or URI.
 
     Raises:
-        StorageError: Not a URI that can be opened, or its bucket can't be found.
+        StorageError: The URI can't be opened, or its bucket doesn't exist.
     """
 
     def __init__(self, where: str | PathLike[str]) -> None:
@@ -89,7 +90,7 @@ class Place:
         self.is_local = self._files.type_name == "local"
 
     def sizes(self) -> dict[str, int]:
-        """{name: bytes} of all files, those within folders too ("folder/file"); empty where there is no such place.
+        """{name: size in bytes} of all files, also in subfolders ("folder/file"); empty if the place doesn't exist.
 
         Raises:
             StorageError: It can't be listed.
@@ -108,10 +109,10 @@ class Place:
         }
 
     def stat(self, name: str = "") -> str | None:
-        """Size and time of change of a file, of the place itself without a name; None where there is no such file.
+        """Size and modification time of a file, or of the place itself without a name; None if it doesn't exist.
 
         Raises:
-            StorageError: It can't be looked at.
+            StorageError: The request fails.
         """
         from pyarrow.fs import FileType
 
@@ -123,7 +124,7 @@ class Place:
         return None
 
     def read(self, name: str) -> bytes | None:
-        """The content of a small file; None where there is none.
+        """The content of a small file; None if there is none.
 
         Raises:
             StorageError: It can't be read.
@@ -136,15 +137,15 @@ class Place:
             return None
 
     def fetch(self, name: str, to: Path, wanted: Mapping[str, Any] | None = None) -> None:
-        """Copy a file to this machine, where it appears when it is whole.
+        """Copy a file to this machine; it gets its name when it is complete.
 
         Args:
-            name: Which; "" where the place itself is a file.
-            to: Where to.
+            name: Name of the file; "" if the place itself is a file.
+            to: Local path.
             wanted: {"bytes", "sha256"} that it must have.
 
         Raises:
-            StorageError: It isn't there, can't be read, or is another one than is wanted.
+            StorageError: It doesn't exist, can't be read, or has other content.
         """
         state, size = hashlib.sha256(), 0
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +160,7 @@ class Place:
                     state.update(piece)
                     size += target.write(piece)
             if wanted is not None and (size, state.hexdigest()) != (wanted["bytes"], wanted["sha256"]):
-                what = "the content was changed" if size == wanted["bytes"] else f"{wanted['bytes']} were written"
+                what = "the content has changed" if size == wanted["bytes"] else f"{wanted['bytes']} expected"
                 raise StorageError(
                     f"{self._say(name)}: damaged: {size} bytes, {what}; put it there again from where it was made"
                 )
@@ -171,7 +172,7 @@ class Place:
             Path(partial).unlink(missing_ok=True)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file, in the place of an older one.
+        """Write a small file; replaces an older one.
 
         Raises:
             StorageError: It can't be written.
@@ -182,16 +183,16 @@ class Place:
             self.put(path, name)
 
     def put(self, path: Path, name: str) -> dict[str, Any]:
-        """Copy a file of this machine here, where it appears when it is whole.
+        """Upload a local file; it gets its name when it is complete.
 
         Returns:
-            {"bytes", "sha256"} of what was read.
+            {"bytes", "sha256"} of the file.
 
         Raises:
             StorageError: It can't be written.
         """
         state, size, target = hashlib.sha256(), 0, self._at(name)
-        # Object storage shows what is whole only; a folder shows everything.
+        # Object storage shows only complete files; a folder shows everything.
         written = f"{target}.{secrets.token_hex(4)}.unfinished" if self.is_local else target
         if self.is_local:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -213,7 +214,7 @@ class Place:
         return {"bytes": size, "sha256": state.hexdigest()}
 
     def delete(self, *names: str) -> None:
-        """Delete files; those that aren't there are passed over.
+        """Delete files; ignores missing ones.
 
         Raises:
             StorageError: One can't be deleted.
@@ -235,11 +236,11 @@ class Place:
             self._files.delete_dir(self._root)
 
     def _require_bucket(self) -> None:
-        """Where something isn't there, say so if it is for want of a bucket: nothing else tells the two apart."""
+        """Raise an error if the bucket is missing, which other errors don't tell from a missing file."""
         from pyarrow.fs import FileType
 
         if self._files.type_name != "local":
-            with suppress(OSError):  # who may read files need not be allowed to look at the bucket
+            with suppress(OSError):  # a user may read files without permission to see the bucket
                 bucket = self._root.partition("/")[0]
                 if self._files.get_file_info(bucket).type == FileType.NotFound:
                     raise StorageError(f"{self.name}: {_NO_BUCKET}")
@@ -252,7 +253,7 @@ class Place:
 
     @contextmanager
     def _told(self, name: str = "") -> Iterator[None]:
-        """What goes wrong elsewhere as an error that says what it is about; this machine's errors say it themselves."""
+        """Turn remote errors into a StorageError with the file's name; local errors have it already."""
         try:
             yield
         except FileNotFoundError:
@@ -270,7 +271,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _open(where: str) -> tuple[Any, str]:
-    """pyarrow's file system and the path within it."""
+    """pyarrow's file system, and the path within it."""
     from pyarrow import fs
 
     if not is_remote(where):
@@ -278,7 +279,7 @@ def _open(where: str) -> tuple[Any, str]:
     try:
         if where.startswith("s3:"):
             return _open_s3(where)
-        if where.startswith("g") and "retry_limit_seconds" not in where:  # else a quarter of an hour
+        if where.startswith("g") and "retry_limit_seconds" not in where:  # the default is a quarter of an hour
             where += ("&" if "?" in where else "?") + f"retry_limit_seconds={_ANSWER:g}"
         files, root = fs.FileSystem.from_uri(where)
         return files, root.rstrip("/")
@@ -289,20 +290,20 @@ def _open(where: str) -> tuple[Any, str]:
 
 
 def _open_s3(where: str) -> tuple[Any, str]:
-    """S3 with our own bounds on waiting, which a URI can't express."""
+    """S3 with our own timeouts, which a URI can't express."""
     from pyarrow import fs
 
     parts = urlsplit(where)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(options.keys() - set(_S3_OPTIONS)):
         raise StorageError(f"{where}: no option {unknown[0]!r}; there are {', '.join(_S3_OPTIONS)}")
-    if "@" in parts.netloc:  # it would be told in messages and kept in files
+    if "@" in parts.netloc:  # it would appear in messages and files
         raise StorageError(
             f"s3://…@{parts.netloc.rpartition('@')[2]}: credentials don't belong in a URI: set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"
         )
     if not parts.netloc:
-        raise StorageError(f"{where}: a URI names a bucket: s3://bucket/folder")
+        raise StorageError(f"{where}: the URI needs a bucket: s3://bucket/folder")
     named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if named and "endpoint_override" not in options:
         scheme, mark, host = named.rstrip("/").rpartition("://")

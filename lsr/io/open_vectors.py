@@ -1,4 +1,4 @@
-"""Vectors of any form, opened by their path: Parquet, lines of JSON, CIFF; here, in object storage, or from a pipe."""
+"""Open vectors of any format by their path: Parquet, JSON lines, CIFF; local, in object storage, or from a pipe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lsr.sparse import SparseMatrix
 
 
 def holds_vectors(source: str | PathLike[str]) -> bool:
-    """Whether a path holds vectors rather than texts: by its columns, or by the keys of its first line."""
+    """Whether a path has vectors rather than texts, by its columns or the keys of its first line."""
     if is_remote(source):
         from lsr.io.remote_files import fetched_vectors
 
@@ -49,18 +49,18 @@ def read_vectors(
     Args:
         path: A .parquet file, a folder of them, a .jsonl(.gz) or .ndjson(.gz) file, or a .ciff(.gz) file; a URI of
             one, which is copied to this machine; or "-" or a pipe for JSONL.
-        vocabulary: For JSONL and CIFF, tokens whose term ids are fixed (those of an index, say); others are appended.
-        skip_bad: Count bad lines of JSONL and go on.
+        vocabulary: For JSONL and CIFF, tokens with fixed term ids, such as those of an index; others are appended.
+        skip_bad: Skip and count bad lines of JSONL.
 
     Raises:
-        DataError: No such file, or one of another form.
+        DataError: No such file, or another format.
     """
     if is_remote(path):
         from lsr.io.remote_files import fetched_vectors
 
         copy = fetched_vectors(str(path))
         if copy is None:
-            raise DataError("no such file, nor a whole folder of vectors", str(path))
+            raise DataError("no such file, and no complete folder of vectors", str(path))
         vectors = read_vectors(copy, vocabulary=vocabulary, skip_bad=skip_bad)
         vectors.name = str(path)
         return vectors
@@ -77,7 +77,7 @@ def read_vectors(
     if path.is_dir():
         parts = part_files(path)
         if not parts:
-            raise DataError("this folder holds no part-*.parquet", str(path))
+            raise DataError("this folder has no part-*.parquet", str(path))
         return parquet_vectors(str(path), parts)
     if not path.is_file():
         raise DataError("no such file", str(path))
@@ -97,10 +97,10 @@ def read_vectors(
 
 
 def load_matrix(path: str | PathLike[str]) -> SparseMatrix:
-    """Read any vectors that `read_vectors` reads as one matrix, without their ids.
+    """Read vectors as one matrix without ids, from any file that `read_vectors` reads.
 
     Raises:
-        DataError: No such file, or one of another form.
+        DataError: No such file, or another format.
     """
     vectors = read_vectors(path)
     matrices = [batch.vectors for batch in vectors]

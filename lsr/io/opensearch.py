@@ -1,14 +1,14 @@
-"""OpenSearch's bulk format: two lines a document, an action and the document, with its vector as one of the fields.
+"""OpenSearch's bulk format: two lines for each document, an action and the document with its vector as a field.
 
     {"index": {"_index": "docs", "_id": "a"}}
     {"title": "...", "text": "...", "metadata": {...}, "vector": {"wing": 1.5, ...}}
 
-Beside it goes NAME.mapping.json, the request that creates the index: with a `rank_features` field, searched exactly, or
-a `sparse_vector` field (OpenSearch 3.3 and later), searched approximately by Seismic, whose keys are term ids.
+NAME.mapping.json beside it is the request that creates the index: with a `rank_features` field (exact search), or a
+`sparse_vector` field whose keys are term ids (OpenSearch 3.3 and later, approximate search by Seismic).
 
-Tokens are written as they are, dots included: OpenSearch's rank_features takes them, its neural_sparse query looks them
-up whole, and its own ingest stores what a model gives unchanged (opensearch-project/neural-search: TokenWeightUtil,
-NeuralSparseQueryBuilder). Elasticsearch refuses dots in rank_features; its sparse_vector takes them.
+Tokens are written unchanged, including dots: OpenSearch's rank_features accepts them, its neural_sparse query looks up
+whole tokens, and its own ingestion stores a model's tokens unchanged (opensearch-project/neural-search:
+TokenWeightUtil, NeuralSparseQueryBuilder). Elasticsearch refuses dots in rank_features; its sparse_vector takes them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lsr.io.vectors import VectorBatch, decimals
 _ACTIONS = ("index", "create")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,254}")
 _ID_BYTES = 512  # OpenSearch refuses longer ids
-_SMALLEST = np.finfo(np.float32).tiny  # so it does smaller weights
+_SMALLEST = np.finfo(np.float32).tiny  # and smaller weights
 _FIELDS = {
     "title": {"type": "text"},
     "text": {"type": "text"},
@@ -41,7 +41,7 @@ Values = tuple[dict[str, Any], dict[str, Any], str]
 
 
 def is_action(line: str | DataError) -> bool:
-    """Whether a line says what to do with the document in the next one."""
+    """Whether a line is an action for the document in the next line."""
     try:
         return not isinstance(line, DataError) and bool(_action(line, ""))
     except DataError:
@@ -49,12 +49,12 @@ def is_action(line: str | DataError) -> bool:
 
 
 def read_bulk(lines: Iterator[tuple[str | DataError, str]]) -> Iterator[Values | DataError]:
-    """Documents and weights of a bulk file; an error in the place of a bad one.
+    """Documents and weights of a bulk file; an error in place of a bad one.
 
-    The vector is the one field that is an object of numbers in the first document, `metadata` apart.
+    The vector is the only field, except `metadata`, that is an object of numbers in the first document.
 
     Args:
-        lines: With their "file:number", as `read_lines` gives them.
+        lines: Lines with their "file:number", from `read_lines`.
     """
     field = ""
     for line, where in lines:
@@ -62,7 +62,7 @@ def read_bulk(lines: Iterator[tuple[str | DataError, str]]) -> Iterator[Values |
             if isinstance(line, DataError):
                 raise line
             doc_id = _action(line, where)
-            line, where = next(lines, (DataError("an action without its document; the file is cut off", where), where))
+            line, where = next(lines, (DataError("an action without its document: the file is cut off", where), where))
             if isinstance(line, DataError):
                 raise line
             values = parse_json_line(line, where, unique_keys=True)
@@ -71,14 +71,14 @@ def read_bulk(lines: Iterator[tuple[str | DataError, str]]) -> Iterator[Values |
             field = field or _vector_field(values, where)
             weights = values.pop(field, None)
             if not isinstance(weights, dict):
-                raise DataError(f"{doc_id!r}: the field {field!r} is no object of token and weight", where)
+                raise DataError(f"{doc_id!r}: the field {field!r} is not an object of token and weight", where)
             yield {**values, "_id": doc_id}, weights, where
         except DataError as error:
             yield error
 
 
 def _action(line: str, where: str) -> str:
-    """The id that an action is about."""
+    """The id of an action."""
     values = parse_json_line(line, where)
     name, what = next(iter(values.items()), ("", None)) if isinstance(values, dict) and len(values) == 1 else ("", None)
     if name not in _ACTIONS or not isinstance(what, dict):
@@ -92,8 +92,8 @@ def _action(line: str, where: str) -> str:
 def _vector_field(values: dict[str, Any], where: str) -> str:
     found = [name for name, value in values.items() if name != "metadata" and _is_vector(value)]
     if len(found) != 1:
-        which = f"{', '.join(map(repr, found))} may all be" if found else "none is"
-        raise DataError(f"the vector is the one field that is an object of token and weight; here {which}", where)
+        which = f"{', '.join(map(repr, found))} are all possible" if found else "none is"
+        raise DataError(f"the vector must be the only field that is an object of token and weight; here {which}", where)
     return found[0]
 
 
@@ -104,7 +104,7 @@ def _is_vector(value: Any) -> bool:
 
 
 def mapping_path(path: Path) -> Path:
-    """Where the mapping of a bulk file goes: docs.mapping.json beside docs.ndjson(.gz)."""
+    """Path of a bulk file's mapping: docs.mapping.json beside docs.ndjson(.gz)."""
     return path.with_name(_stem(path) + ".mapping.json")
 
 
@@ -123,33 +123,33 @@ def write_bulk(
     """Write a bulk file and its mapping.
 
     Args:
-        path: The bulk file, packed if its name ends in .gz.
-        batches: What to write.
+        path: The bulk file, compressed if its name ends in .gz.
+        batches: Batches of vectors.
         vocabulary: Token of each term, for a rank_features field; None for a sparse_vector field, whose keys are the
             term ids.
-        index_name: OpenSearch's index; by default the file's name without its ending.
+        index_name: OpenSearch's index; by default the file's name without its suffix.
         field: The vector's field.
 
     Raises:
-        DataError: An id, a token or a name that OpenSearch doesn't take.
+        DataError: An id, a token or a name that OpenSearch doesn't accept.
     """
     index_name = _stem(path) if index_name is None else index_name
     if not _NAME.fullmatch(index_name):
         raise DataError(
-            f"{index_name!r} can't name an index: small letters, digits and _.- only; name another with --name",
+            f"{index_name!r} is not a name of an index: use only lower case letters, digits and _.- (--name)",
             str(path),
         )
     if field in _FIELDS or not field or field.startswith("_") or "." in field:
-        raise DataError(f"the vector's field can't be called {field!r}; name another with --field", str(path))
+        raise DataError(f"the vector's field can't have the name {field!r}; choose another with --field", str(path))
     largest = 0.0
     with new_text(path) as file:
         for batch in batches:
             for document, (terms, weights) in zip(batch.documents.to_pylist(), batch.vectors.rows(), strict=True):
                 if len(document["id"].encode()) > _ID_BYTES:
-                    raise DataError(f"OpenSearch takes ids of at most {_ID_BYTES} bytes, not {document['id']!r}")
+                    raise DataError(f"OpenSearch accepts ids of at most {_ID_BYTES} bytes, not {document['id']!r}")
                 keys = [str(t) if vocabulary is None else vocabulary[t] for t in terms.tolist()]
                 if "" in keys:
-                    raise DataError(f"document {document['id']!r} has the empty token, which no field can be called")
+                    raise DataError(f"document {document['id']!r} has the empty token, which OpenSearch can't store")
                 fields = {name: document[name] for name in _FIELDS if document[name] is not None}
                 if "metadata" in fields:
                     fields["metadata"] = json.loads(fields["metadata"])
@@ -158,16 +158,16 @@ def write_bulk(
                 for line in (action, fields):
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 largest = max(largest, float(weights.max(initial=0)))
-        # The bulk file takes its name last: where it is, the mapping is.
+        # The bulk file is renamed last: if it exists, the mapping does, too.
         with new_text(mapping_path(path)) as mapping:
             mapping.write(json.dumps(_mapping(field, largest, exact=vocabulary is not None), indent=2) + "\n")
 
 
 def _mapping(field: str, largest: float, *, exact: bool) -> dict[str, Any]:
-    """The body of the request that creates the index."""
+    """Body of the request that creates the index."""
     if exact:
         return {"mappings": {"properties": {**_FIELDS, field: {"type": "rank_features"}}}}
-    # Weights are kept in a byte; what is above the ceiling, 3 unless said, would be cut off.
+    # Weights are stored in a byte; those above the ceiling, by default 3, would be cut.
     method = {"name": "seismic", "parameters": {"quantization_ceiling_ingest": largest or 1.0}}
     return {
         "settings": {"index": {"sparse": True}},

@@ -1,7 +1,7 @@
-"""Protocol Buffers' wire format, as much of it as CIFF takes: varints, one by one and by the array, and fields.
+"""The part of Protocol Buffers' wire format that CIFF needs: fields, and varints one by one or as arrays.
 
-Written out because it is small, and because a posting list can be larger than the memory: the protobuf package parses a
-message whole, into an object for each posting. https://protobuf.dev/programming-guides/encoding
+The protobuf package isn't used because it parses a message as a whole into an object for each posting, and a posting
+list can be larger than memory. https://protobuf.dev/programming-guides/encoding
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 def varint(value: int) -> bytes:
-    """A number that is not negative."""
+    """Encode a number that is not negative."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -24,7 +24,7 @@ def varint(value: int) -> bytes:
 
 
 def field(number: int, value: int | str) -> bytes:
-    """A field of a number that is not negative or of a text; nothing where it is zero or empty, as proto3 has it."""
+    """Encode a field of a non-negative number or a text; nothing if it is zero or empty, as in proto3."""
     if not value:
         return b""
     if isinstance(value, int):
@@ -34,10 +34,10 @@ def field(number: int, value: int | str) -> bytes:
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """The varint at a place and where it ends.
+    """The varint at an offset, and its end.
 
     Raises:
-        ValueError: None is there, or the data ends within it.
+        ValueError: There is none, or the data ends within it.
     """
     value = 0
     for i, byte in enumerate(data[at : at + _LARGEST_VARINT]):
@@ -48,10 +48,10 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def read_field(data: bytes, at: int) -> tuple[int, int | bytes, int]:
-    """The field at a place: its number, its value and where it ends.
+    """The field at an offset: its number, its value and its end.
 
     Raises:
-        ValueError: None is there, or the data ends within it.
+        ValueError: There is none, or the data ends within it.
     """
     tag, at = read_varint(data, at)
     number, kind = tag >> 3, tag & 7
@@ -74,7 +74,7 @@ def read_fields(data: bytes) -> list[tuple[int, int | bytes]]:
     """The fields of a message.
 
     Raises:
-        ValueError: It is no message.
+        ValueError: It is not a message.
     """
     fields, at = [], 0
     while at < len(data):
@@ -84,7 +84,7 @@ def read_fields(data: bytes) -> list[tuple[int, int | bytes]]:
 
 
 def varint_sizes(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) how many bytes each of (n,) numbers from 0 to 2^31 - 1 takes."""
+    """(n,) sizes in bytes of (n,) numbers from 0 to 2^31 - 1."""
     sizes = np.ones(len(values), np.int64)
     for bits in (7, 14, 21, 28):
         sizes += values >= 1 << bits
@@ -97,10 +97,10 @@ def put_varints(
     """Write varints into a buffer.
 
     Args:
-        buffer: Written to.
-        at: (n,) where each begins.
+        buffer: The buffer.
+        at: (n,) offset of each.
         values: (n,) from 0 to 2^31 - 1.
-        sizes: (n,) how many bytes each takes; none for 0.
+        sizes: (n,) bytes of each; 0 writes nothing.
     """
     for i in range(int(sizes.max(initial=0))):
         here = np.flatnonzero(sizes > i)
@@ -109,10 +109,10 @@ def put_varints(
 
 
 def read_varints(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All varints of some bytes that hold nothing else.
+    """All varints of bytes that hold nothing else.
 
     Returns:
-        (n,) values, right for those of up to 5 bytes, and (n,) where each ends. What is cut off at the end is left out.
+        (n,) values, correct for up to 5 bytes, and (n,) ends. A varint that is cut off at the end is left out.
     """
     ends = np.flatnonzero(data < 0x80) + 1
     begins = np.concatenate(([0], ends[:-1]))[: len(ends)]

@@ -1,4 +1,4 @@
-"""Texts and vectors in object storage, copied to a temporary folder of this process when they are first asked for."""
+"""Texts and vectors in object storage, copied to a temporary folder of this process on first use."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lsr.forks import here_only
 from lsr.io.object_store import Place, with_suffix
 from lsr.io.vectors_parquet import PART_NAME
 
-# What a folder of vectors in object storage consists of: {"parts": {file: {"bytes", "sha256"}}}. Folders can't be
-# renamed there, so it is this file that makes one whole; it is written last.
+# Lists the files of a folder of vectors in object storage: {"parts": {file: {"bytes", "sha256"}}}. Folders can't be
+# renamed there, so a folder is complete when it has this file, which is written last.
 PARTS_FILE = "vectors.json"
-_copies: dict[tuple[str, str], Path] = {}  # of a file or folder as it was at the time
+_copies: dict[tuple[str, str], Path] = {}  # {(URI, state): local copy}
 
 
 @cache
@@ -30,10 +30,10 @@ def _scratch() -> str:
 
 
 def file_in(uri: str, names: list[str]) -> str:
-    """The URI of the first of some files that a folder has; `uri` where it is a file itself.
+    """The URI of the first of some files that exists in a folder; `uri` if it is a file itself.
 
     Raises:
-        StorageError: It can't be looked at.
+        StorageError: The request fails.
         DataError: It has none of them.
     """
     place = Place(uri)
@@ -46,7 +46,7 @@ def file_in(uri: str, names: list[str]) -> str:
 
 
 def fetched_file(uri: str) -> tuple[Path, str]:
-    """A copy of a file, and a text that changes when the file does.
+    """A local copy of a file, and a text that changes with the file.
 
     Raises:
         StorageError: It can't be read.
@@ -64,10 +64,10 @@ def fetched_file(uri: str) -> tuple[Path, str]:
 
 
 def fetched_vectors(uri: str) -> Path | None:
-    """A copy of a file, or of a folder of vectors, whose parts have the checksums that they were written with.
+    """A local copy of a file, or of a folder of vectors with verified checksums.
 
     Returns:
-        The copy; None where there is no file, nor a folder of vectors that is finished.
+        The copy; None if there is no file and no complete folder of vectors.
 
     Raises:
         StorageError: It can't be read, or a part was changed or cut short.
@@ -101,5 +101,5 @@ def _parts(content: bytes, uri: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         sound = False
     if not sound:
-        raise DataError(f"{PARTS_FILE} is damaged: it lists no parts; encode again", uri)
+        raise DataError(f"{PARTS_FILE} is damaged: it has no list of parts; encode again", uri)
     return parts

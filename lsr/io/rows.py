@@ -1,4 +1,4 @@
-"""Rows of what people bring: JSON arrays, CSV, Arrow tables and data frames, each row a mapping of column to value."""
+"""Rows of JSON arrays, CSV, Arrow tables and data frames, as mappings of column to value."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lsr.errors import DataError
 Row = tuple[Mapping[str, Any] | DataError, str]
 
 _PIECE = 1 << 20  # characters read at a time
-_CUT = 16  # what may be missing where a piece ends within a word such as "-Infinity"
+_CUT = 16  # characters to hold back, as a piece may end within a word such as "-Infinity"
 _NOT_SPACE = re.compile(r"[^ \t\r\n]")
 MOST_LINE = 64 << 20  # bytes, or characters, of a line, of an object of an array, of a cell
-_ROWS = 1024  # made into Python's values together
+_ROWS = 1024  # rows converted to Python together
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d+)?(?:[eE][+-]?\d{1,3})?")
 
 
 def json_array(file: IO[bytes], name: str, decoder: json.JSONDecoder) -> Iterator[Row]:
-    """The objects of a JSON array, one by one, with their "file:line"; another value comes as an error.
+    """The objects of a JSON array, one by one, with "file:line"; an error in place of other values.
 
     Raises:
         DataError: It is not JSON, or not UTF-8.
@@ -50,7 +50,7 @@ class _ArrayReader:
     """Values of a JSON array, read piece by piece.
 
     Attributes:
-        line: Where the latest value begins, or what is wrong stands.
+        line: Line of the latest value, or of the error.
     """
 
     def __init__(self, text: IO[str], decoder: json.JSONDecoder) -> None:
@@ -62,7 +62,7 @@ class _ArrayReader:
         """One by one.
 
         Raises:
-            ValueError, RecursionError: It is no array, or broken.
+            ValueError, RecursionError: It is not an array, or broken.
         """
         if self._next() != "[":
             raise ValueError("it doesn't begin with [")
@@ -96,7 +96,7 @@ class _ArrayReader:
             self._more()
 
     def _next(self) -> str:
-        """The next character that is no white space; "" at the end."""
+        """The next character that isn't white space; "" at the end."""
         while True:
             found = _NOT_SPACE.search(self._buffer, self._at)
             self._move(found.start() if found else len(self._buffer))
@@ -112,12 +112,12 @@ class _ArrayReader:
         left = self._buffer[self._at :]
         if len(left) > MOST_LINE:
             raise ValueError(f"an object of more than {MOST_LINE >> 20} MB")
-        piece = self._text.read(max(_PIECE, len(left)))  # as much again: a long value is not parsed too often
+        piece = self._text.read(max(_PIECE, len(left)))  # doubles, so that a long value isn't parsed too often
         self._buffer, self._at, self._ended = left + piece, 0, not piece
 
 
 def bounded_lines(file: IO[AnyStr], name: str) -> Iterator[AnyStr]:
-    """The lines of a file, none of which takes more memory than a document may.
+    """The lines of a file, with a limit on their length.
 
     Raises:
         DataError: One is longer.
@@ -132,15 +132,15 @@ def bounded_lines(file: IO[AnyStr], name: str) -> Iterator[AnyStr]:
 
 
 def csv_rows(open_file: Callable[[], IO[bytes]], name: str, texts: tuple[str, ...]) -> Iterator[Row]:
-    """The rows of a CSV file whose first line names its columns, with the "file:line" where each begins.
+    """The rows of a CSV file whose first line has the names of its columns, each with "file:line".
 
-    Cells of a column that holds numbers alone are numbers, which takes a pass of its own; empty cells are None. Commas
-    stand between cells, or semicolons or tabs if the first line has no comma.
+    A first pass finds columns that have only numbers; their cells become numbers. Empty cells are None. The separator
+    is a comma, or a semicolon or tab if the first line has no comma.
 
     Args:
         open_file: Opens the file.
-        name: What messages call it.
-        texts: Columns that stay texts whatever they hold.
+        name: Its name in messages.
+        texts: Columns that are always texts.
     """
     csv.field_size_limit(max(csv.field_size_limit(), MOST_LINE))
     numeric: set[str] | None = None
@@ -186,12 +186,12 @@ def _cells(open_file: Callable[[], IO[bytes]], name: str) -> Iterator[tuple[str,
 
 
 def _is_bytes(cell: str) -> bool:
-    """Whether a cell holds bytes that weren't UTF-8."""
+    """Whether a cell had bytes that weren't UTF-8."""
     return any("\udc80" <= character <= "\udcff" for character in cell)
 
 
 def is_table(source: Any) -> bool:
-    """Whether something is an Arrow table or a data frame (pandas, polars, ...); a single column is none."""
+    """Whether something is an Arrow table or a data frame (pandas, polars, ...), not a single column."""
     arrow = hasattr(source, "__arrow_c_stream__") or hasattr(source, "__arrow_c_array__")
     column = hasattr(source, "dtype") or hasattr(source, "type")
     return (arrow and not column) or _is_pandas(source) or _is_lazy(source)
@@ -202,15 +202,15 @@ def _is_pandas(source: Any) -> bool:
 
 
 def _is_lazy(source: Any) -> bool:
-    """Whether it is a frame of polars that isn't computed yet."""
+    """Whether it is a polars LazyFrame."""
     return hasattr(source, "lazy") and hasattr(source, "collect")
 
 
 class TableRows:
-    """Rows of an Arrow table or a data frame; can be read as often as the table can.
+    """Rows of an Arrow table or a data frame; can be read repeatedly.
 
     Args:
-        table: Anything that `is_table`.
+        table: Any object for which `is_table` is true.
     """
 
     def __init__(self, table: Any) -> None:
@@ -218,10 +218,10 @@ class TableRows:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         table = self._table.collect() if _is_lazy(self._table) else self._table
-        if _is_pandas(table):  # not by Arrow, which wants one type for all values of a column
+        if _is_pandas(table):  # not through Arrow, which needs one type for all values of a column
             index = getattr(table, "index", None)
             if any(name is not None and name not in table.columns for name in getattr(index, "names", ())):
-                table = table.reset_index()  # ids often are its index
+                table = table.reset_index()  # the index often has the ids
             for start in range(0, len(table), _ROWS):
                 yield from table.iloc[start : start + _ROWS].to_dict("records")
             return
@@ -235,16 +235,16 @@ class TableRows:
 
 
 def batch_rows(batch: pa.RecordBatch, where: str) -> list[dict[str, Any]]:
-    """The rows of a batch, as Python's values.
+    """The rows of a batch as Python values.
 
     Raises:
         DataError: A value that Python has no type for, such as the year 30000.
     """
     columns = {}
     for field, column in zip(batch.schema, batch.columns, strict=True):
-        if field.name.startswith("__index_level_"):  # pandas' numbers of the rows
+        if field.name.startswith("__index_level_"):  # pandas' row numbers
             continue
-        if pa.types.is_timestamp(field.type):  # Python's end at microseconds, and know few time zones
+        if pa.types.is_timestamp(field.type):  # Python's have only microseconds and few time zones
             column = column.cast(pa.timestamp("us", "UTC" if field.type.tz else None), safe=False)
         elif pa.types.is_time64(field.type):
             column = column.cast(pa.time64("us"), safe=False)
@@ -259,16 +259,16 @@ def batch_rows(batch: pa.RecordBatch, where: str) -> list[dict[str, Any]]:
 
 
 def given_rows(documents: Any) -> Iterable[Any]:
-    """What a program gives as documents, as an iterable of them: the rows of a table or a data frame.
+    """Documents from a program as an iterable; of a table or data frame its rows.
 
     Raises:
-        DataError: A mapping, whose keys are no documents.
+        DataError: A mapping.
     """
     if isinstance(documents, Mapping):
         names = ", ".join(map(str, islice(documents, 5)))
-        raise DataError(f"a list of documents is wanted, not a mapping of {names}; of splits, give one")
-    if isinstance(documents, pa.RecordBatchReader):  # which can be read once
+        raise DataError(f"expected a list of documents, got a mapping of {names}; of splits, pass one")
+    if isinstance(documents, pa.RecordBatchReader):  # can be read only once
         return iter(TableRows(documents))
-    if hasattr(documents, "with_format") and hasattr(documents, "features"):  # of datasets; arrays are no metadata
+    if hasattr(documents, "with_format") and hasattr(documents, "features"):  # from the datasets library
         return cast("Iterable[Any]", documents.with_format(None))
     return TableRows(documents) if is_table(documents) else documents

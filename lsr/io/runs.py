@@ -1,11 +1,10 @@
-"""Topics, qrels and runs: what evaluation is made of, as plain containers, read and written in the field's formats.
+"""Queries, judgments (qrels) and runs in plain dictionaries, read and written in the usual formats.
 
     Qrels   {query_id: {doc_id: grade}}
     Run     {query_id: {doc_id: score}}
 
-Qrels come as BEIR's TSV (header `query-id corpus-id score`) or TREC's four columns, and runs as TREC's six. Both come
-as JSON too, `{query_id: {doc_id: number}}`, and as tables: Parquet, CSV, JSONL. The bad lines of a file are told all
-at once.
+Qrels are BEIR's TSV (header `query-id corpus-id score`) or TREC's four columns, runs are TREC's six columns. Both can
+also be JSON, `{query_id: {doc_id: number}}`, or tables: Parquet, CSV, JSONL. One error lists all bad lines of a file.
 """
 
 from __future__ import annotations
@@ -34,20 +33,20 @@ _QRELS_SUFFIXES = (
 )
 _QRELS_FORM = "query, document, grade (or TREC's four columns)"
 MAX_GRADE = 10_000  # trec_eval's time and memory grow with the highest grade
-_MOST = 1e38  # a score is written with; float32 ends at 3.4e38
-# What columns are called in the wild.
+_MOST = 1e38  # largest score that is written; float32 ends at 3.4e38
+# Names of columns in use.
 _QUERY_KEYS = ("query-id", "query_id", "qid", "q_id", "topic", "query")
 _DOC_KEYS = ("corpus-id", "corpus_id", "doc_id", "docid", "docno", "pid", "cid", "_id")
 _QRELS_KEYS = (_QUERY_KEYS, _DOC_KEYS, ("score", "relevance", "rel", "grade", "label"))
 _RUN_KEYS = (_QUERY_KEYS, _DOC_KEYS, ("score",))
-_ITERATION = ("iteration", "iter")  # of TREC's qrels; nobody uses it
+_ITERATION = ("iteration", "iter")  # a column of TREC's qrels that is ignored
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Read judgments of any of the forms above.
+    """Read judgments of any of the formats above.
 
     Raises:
-        DataError: Lines of another form, or two different grades for one pair: all of them, with file and line.
+        DataError: Invalid lines, or two different grades for one pair; lists all of them with file and line.
     """
     problems = DataErrors()
     qrels = _gather_qrels(qrels_rows(path), problems)
@@ -70,14 +69,14 @@ def _gather_qrels(rows: Iterable[tuple[str, str, int, str] | DataError], problem
 
 
 def grade_problem(grade: int) -> str | None:
-    """Why a grade can't be measured with, if it can't."""
+    """Why a grade can't be used, or None."""
     if -MAX_GRADE <= grade <= MAX_GRADE:
         return None
-    return f"the grade {short(grade)} is beyond what measures take: -{MAX_GRADE:,} to {MAX_GRADE:,}"
+    return f"the grade {short(grade)} is out of range: -{MAX_GRADE:,} to {MAX_GRADE:,}"
 
 
 def qrels_rows(path: Path) -> Iterator[tuple[str, str, int, str] | DataError]:
-    """Query, document, grade and "file:line" of each judgment of a file; a bad line comes as an error in its place.
+    """Query, document, grade and "file:line" of each judgment of a file; an error in place of a bad line.
 
     Raises:
         DataError: The file can't be read.
@@ -98,7 +97,7 @@ def qrels_rows(path: Path) -> Iterator[tuple[str, str, int, str] | DataError]:
 
 
 def _qrels_lines(path: Path) -> Iterator[tuple[str, str, Any, str] | DataError]:
-    order = None  # of the columns, where a header tells
+    order = None  # of the columns, from the header
     for line, where in read_lines(path):
         if isinstance(line, DataError):
             yield line
@@ -128,7 +127,7 @@ def _is_number(text: str) -> bool:
 
 
 def _header(fields: list[str]) -> list[int] | None:
-    """Where query, document and grade stand, if these are the names of columns; else None."""
+    """Positions of query, document and grade, if this is a header; else None."""
     names = [field.lower() for field in fields]
     known = [next((i for i, name in enumerate(names) if name in keys), None) for keys in _QRELS_KEYS]
     there = [i for i in known if i is not None]
@@ -137,7 +136,7 @@ def _header(fields: list[str]) -> list[int] | None:
 
 
 def _is_comment(line: str, whole: bool) -> bool:
-    """Whether a line is a remark; one that has all columns is so only with a space after the #."""
+    """Whether a line is a comment; a line with all columns is one only with a space after the #."""
     return line.startswith("#") and (not whole or line[1:2].isspace())
 
 
@@ -149,11 +148,11 @@ def _is_table(path: Path) -> bool:
 
 
 def _nested(path: Path) -> dict[str, dict[str, Any]] | None:
-    """What is in a file of {query: {document: number}}, which is one JSON value over any number of lines; else None."""
+    """The content of a file with one JSON object {query: {document: number}}; else None."""
     if file_kind(path) != "jsonl":
         return None
     first: Any = None
-    with suppress(DataError):  # a line longer than those of documents may be
+    with suppress(DataError):  # a line over the limit for documents
         first, _ = next(iter(read_json(path)), ({}, ""))
     if isinstance(first, Mapping) and not _is_nested(first):
         return None
@@ -168,7 +167,7 @@ def _is_nested(values: Any) -> bool:
 
 
 def _table_rows(path: Path, keys: tuple[tuple[str, ...], ...]) -> Iterator[tuple[str, str, Any, str] | DataError]:
-    """Query, document, number and place of each row of a table, or of {query: {document: number}}."""
+    """Query, document, number and "file:line" of each row of a table, or of {query: {document: number}}."""
     if (nested := _nested(path)) is not None:
         for query, found in nested.items():
             for doc, number in found.items():
@@ -188,12 +187,12 @@ def _table_rows(path: Path, keys: tuple[tuple[str, ...], ...]) -> Iterator[tuple
 
 
 def open_qrels(name: str, split: str) -> tuple[Qrels, str]:
-    """The judgments of a dataset, and what `lsr.io.corpus.open_corpus` opens for its texts.
+    """The judgments of a dataset, and the name under which `lsr.io.corpus.open_corpus` opens its texts.
 
     Args:
         name: A BEIR folder, or an ir-datasets name with or without "irds:" before it.
-        split: Of a folder, the name of the file in qrels/; of a dataset whose own name has no judgments, the last
-            part of the name.
+        split: For a folder, the name of the file in qrels/; for a dataset without judgments of its own, the last part
+            of the name of one that has them.
 
     Raises:
         DataError: No such dataset, split or judgments.
@@ -216,15 +215,15 @@ def open_qrels(name: str, split: str) -> tuple[Qrels, str]:
         qrels = _gather_qrels(rows, problems)
         problems.settle(source, "bad judgments")
     if not qrels:
-        raise DataError(f"the split {split!r} holds no judgment", name)
+        raise DataError(f"the split {split!r} has no judgments", name)
     return qrels, source
 
 
 def qrels_file(folder: Path, split: str) -> Path:
-    """The file of a BEIR folder that holds a split's judgments.
+    """The file of a BEIR folder with a split's judgments.
 
     Raises:
-        DataError: There is none; the message lists those that are there.
+        DataError: There is none; the message lists the splits that exist.
     """
     files = sorted(path for path in (folder / "qrels").glob("*.*") if path.is_file())
     found = [(suffix, path) for suffix in _QRELS_SUFFIXES for path in files if path.name.lower().endswith(suffix)]
@@ -241,10 +240,10 @@ def read_run(path: Path, problems: DataErrors | None = None) -> Run:
 
     Args:
         path: The file.
-        problems: Takes the bad lines, instead of their being raised; the run is then what is left.
+        problems: Collects the bad lines instead of raising an error; the run has the other lines.
 
     Raises:
-        DataError: Lines of another form, or a document twice for a query: all of them, with file and line.
+        DataError: Invalid lines, or a document twice for a query; lists all of them with file and line.
     """
     bad = DataErrors() if problems is None else problems
     run: Run = {}
@@ -263,7 +262,7 @@ def read_run(path: Path, problems: DataErrors | None = None) -> Run:
 
 
 def run_rows(path: Path) -> Iterator[tuple[str, str, float, str] | DataError]:
-    """Query, document, score and "file:line" of each line of a run; a bad line comes as an error in its place.
+    """Query, document, score and "file:line" of each line of a run; an error in place of a bad line.
 
     Raises:
         DataError: The file can't be read.
@@ -292,7 +291,7 @@ def parse_run_line(line: str, where: str) -> tuple[str, str, float]:
     """Query, document and score of a line of a TREC run.
 
     Raises:
-        DataError: A line of another form, or a score that is not a finite number.
+        DataError: An invalid line, or a score that is not finite.
     """
     fields = line.split()
     if len(fields) != 6:
@@ -312,16 +311,16 @@ def _score(written: Any, where: str) -> float:
 
 
 def run_lines(query_id: str, hits: Iterable[tuple[str, float]], tag: str, *, keep_ties: bool = False) -> Iterator[str]:
-    """The lines of a TREC run for one query, the highest score first.
+    """The lines of a TREC run for one query, highest score first.
 
-    trec_eval reads scores as float32 and orders equal ones by id. To have it keep the order of the hits, a score that
-    isn't lower than the one before is written as the next lower float32.
+    trec_eval reads scores as float32 and sorts equal ones by id. To keep the order of the hits, a score that isn't
+    lower than the one before is written as the next lower float32.
 
     Args:
         query_id: The query.
-        hits: Documents and scores; equal scores stay in their order.
+        hits: Documents and scores; equal scores keep their order.
         tag: The last column.
-        keep_ties: Write equal scores as they are, for a file of our own.
+        keep_ties: Write equal scores unchanged, for files that only lsr reads.
 
     Raises:
         DataError: An id or a tag with white space, which the format can't hold.
@@ -342,7 +341,7 @@ def run_lines(query_id: str, hits: Iterable[tuple[str, float]], tag: str, *, kee
 
 
 def as_float32(score: float) -> np.float32:
-    """A score as trec_eval reads it from a run; where its range ends, one with room beyond."""
+    """A score as float32, limited so that there is room for next values."""
     return np.float32(min(max(float(f"{score:.9g}"), -_MOST), _MOST))
 
 

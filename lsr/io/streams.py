@@ -1,4 +1,4 @@
-"""Streams, which can be read only once: kept in a temporary file as long as someone reads it."""
+"""Streams, which can be read only once: kept in a temporary file while they are in use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lsr.io.text_files import open_bytes
 
 
 def spool(chunks: Iterable[bytes]) -> Any:
-    """A temporary file of some bytes: encoders that are fitted read their corpus twice."""
+    """A temporary copy of a stream: encoders that are fitted read their corpus twice."""
     file = tempfile.NamedTemporaryFile(prefix="lsr-", suffix=".jsonl", delete=False)  # noqa: SIM115 - as the corpus
     try:
         for chunk in chunks:
@@ -35,12 +35,12 @@ def end_spool(file: Any) -> None:
     Path(file.name).unlink(missing_ok=True)
 
 
-# Streams that were read, by name: whether they hold vectors is asked before they are opened.
+# Streams that were read to find out whether they have vectors, by name, until they are opened.
 _streams: dict[str, tuple[Any, str]] = {}
 
 
 def is_stream(source: str | PathLike[str]) -> bool:
-    """Whether a source can be read once only: "-", which is standard input, or a pipe such as /dev/stdin."""
+    """Whether a source can be read only once: "-" (standard input), or a pipe such as /dev/stdin."""
     name = str(source)
     if name in ("-", "/dev/stdin") or name.startswith("/dev/fd/"):
         return True
@@ -48,12 +48,12 @@ def is_stream(source: str | PathLike[str]) -> bool:
 
 
 def stream_name(source: str | PathLike[str]) -> str:
-    """What messages call a stream."""
+    """A stream's name in messages."""
     return "<stdin>" if str(source) == "-" else str(source)
 
 
 def peek_stream(source: str | PathLike[str]) -> tuple[Path, str]:
-    """What a stream holds, in a temporary file, and a digest of it; `take_stream` gives the same file."""
+    """A stream's content in a temporary file, and its digest; `take_stream` returns the same file."""
     name = str(source)
     if name not in _streams:
         state = hashlib.sha256()
@@ -68,13 +68,13 @@ def peek_stream(source: str | PathLike[str]) -> tuple[Path, str]:
         else:
             with open_bytes(Path(name)) as stream:
                 file = spool(chunks(stream))
-        atexit.register(here_only(end_spool), file)  # should nobody take it
+        atexit.register(here_only(end_spool), file)  # in case it is never taken
         _streams[name] = file, state.hexdigest()
     file, digest = _streams[name]
     return Path(file.name), digest
 
 
 def take_stream(source: str | PathLike[str], owner: object) -> None:
-    """Have the file of `peek_stream` removed when its reader is gone; the stream's next part is another file."""
+    """Delete the file of `peek_stream` when its reader is gone; the stream's next part is another file."""
     file, _ = _streams.pop(str(source))
     weakref.finalize(owner, here_only(end_spool), file)

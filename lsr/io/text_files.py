@@ -1,4 +1,4 @@
-"""Files of texts: lines, JSON, TSV, CSV and Parquet, plain or packed; every bad line named with its file and number."""
+"""Files of texts: lines, JSON, TSV, CSV and Parquet, plain or .gz. Errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv"
 
 
 def read_rows(path: Path, name: str = "") -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
-    """Rows of a file that `file_kind` knows, with their "file:number"; a bad one comes as an error.
+    """Rows of a file that `file_kind` knows, with "file:number"; an error in place of a bad row.
 
-    Columns of a Parquet file that are null in a row are left out of it, the text apart.
+    Null columns of a Parquet row are left out, except the text.
 
     Raises:
-        DataError: The name has another ending, or the file can't be read.
+        DataError: The name has another suffix, or the file can't be read.
     """
     kind = file_kind(path)
     if kind == "parquet":
@@ -48,12 +48,12 @@ def read_rows(path: Path, name: str = "") -> Iterator[tuple[Mapping[str, Any] | 
 def read_json(
     path: Path, name: str = "", *, unique_keys: bool = False
 ) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
-    """The objects of JSON, one a line or all in one array, with their "file:line"; a bad one comes as an error.
+    """JSON objects, one in each line or all in an array, with "file:line"; an error in place of a bad one.
 
     Args:
         path: The file.
-        name: What messages call it.
-        unique_keys: Refuse objects that have a key twice.
+        name: Its name in messages.
+        unique_keys: Refuse objects with a repeated key.
 
     Raises:
         DataError: The file can't be read, or its array is broken.
@@ -72,7 +72,7 @@ def read_json(
 
 
 def _begins_with(path: Path, what: bytes) -> bool:
-    """Whether that is the first of a file but for white space."""
+    """Whether a file begins with a text, after white space."""
     with open_bytes(path) as file:
         first = file.read(3)
         first = b"" if first == b"\xef\xbb\xbf" else first
@@ -87,7 +87,7 @@ def _without_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _read_errors(shown: str) -> Iterator[None]:
-    """A file that can't be read, or a .gz that ends early, as a DataError."""
+    """The DataError for a file that can't be read, or a .gz that ends early."""
     try:
         yield
     except EOFError:
@@ -97,7 +97,7 @@ def _read_errors(shown: str) -> Iterator[None]:
 
 
 def file_identity(path: Path) -> str:
-    """A text that changes when a file does: where it lies, how large it is, when it was changed."""
+    """A text that changes with a file: its path, size and modification time."""
     status = path.stat()
     return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
 
@@ -106,7 +106,7 @@ def file_kind(path: Path) -> str:
     """ "jsonl" (also for an array), "tsv", "csv" or "parquet", by the file's name.
 
     Raises:
-        DataError: Any other ending.
+        DataError: Any other suffix.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] == ".gz":
@@ -118,7 +118,7 @@ def file_kind(path: Path) -> str:
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file's name says that it is packed by gzip."""
+    """Whether a file's name says that it is compressed by gzip."""
     return path.suffix.lower() == ".gz"
 
 
@@ -131,21 +131,21 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def unfinished(path: Path) -> Path:
-    """The name under which a file is written until it is whole."""
-    # Not ".partial": `lsr.encode.corpus` has its parts in a folder of that name when it writes `path`.
+    """The temporary name of a file until it is complete."""
+    # Not ".partial": `lsr.encode.write` keeps its parts in a folder of that name while it prepares `path`.
     return path.with_name(path.name + ".unfinished")
 
 
 @contextmanager
 def new_text(path: Path) -> Iterator[IO[str]]:
-    """A text file to write, packed if its name ends in .gz; it takes its name only when it is whole, on the disk."""
+    """A text file to write, compressed if its name ends in .gz; it gets its name when it is complete and on disk."""
     with new_bytes(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="\n") as text:
         yield text
 
 
 @contextmanager
 def new_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """As `new_text`, for bytes.
+    """Like `new_text`, for bytes.
 
     Raises:
         OutputError: There is no such folder.
@@ -162,7 +162,7 @@ def new_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_lines(path: Path, name: str = "") -> Iterator[tuple[str | DataError, str]]:
-    """Lines of a text file with their "file:number"; a line that is not UTF-8 comes as an error in its place.
+    """Lines of a text file with "file:number"; an error in place of a line that isn't UTF-8.
 
     Raises:
         DataError: The file can't be read or a .gz ends early.
@@ -195,14 +195,14 @@ def parse_json_line(line: str, where: str, *, unique_keys: bool = False) -> Any:
     """Decode one line of JSON.
 
     Raises:
-        DataError: It is not JSON, or with `unique_keys` an object has a key twice.
+        DataError: It is not JSON, or has a repeated key with `unique_keys`.
     """
     try:
-        line = line.rstrip("\r\n")  # else an early end is told as column 1 of the next line
+        line = line.rstrip("\r\n")  # else an early end would be reported as column 1 of the next line
         return _UNIQUE_KEYS.decode(line) if unique_keys else json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON: {error.msg} at column {error.colno}", where) from None
-    except ValueError as error:  # a number of thousands of digits, or a key that occurs twice
+    except ValueError as error:  # a number with thousands of digits, or a repeated key
         raise DataError(f"not JSON that can be read: {error}", where) from None
     except RecursionError:
         raise DataError("not JSON that can be read: nested too deeply", where) from None
@@ -227,7 +227,7 @@ def _parse_json(line: str, where: str, unique_keys: bool) -> Mapping[str, Any]:
 
 
 def _read_tsv(path: Path, name: str) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
-    """Lines of a TSV file: by the names of its first line, if these are some, else id and text, or id, title, text."""
+    """Lines of a TSV file: by the header, if there is one, else id and text, or id, title and text."""
     names: list[str] | None = None
     for number, (line, where) in enumerate(read_lines(path, name)):
         if isinstance(line, DataError):
@@ -246,7 +246,7 @@ def _read_tsv(path: Path, name: str) -> Iterator[tuple[Mapping[str, Any] | DataE
 
 
 def _is_header(fields: list[str]) -> bool:
-    """Whether these are the names of columns: one of an id, one of a text."""
+    """Whether these are names of columns, with one for the id and one for the text."""
     there = set(fields)
     return len(there) == len(fields) and bool(there & set(ID_KEYS)) and bool(there & {*TEXT_KEYS, "title"})
 
@@ -255,10 +255,10 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a Parquet file.
 
     Raises:
-        DataError: It is cut short, or no Parquet at all.
+        DataError: It is cut short, or isn't Parquet.
     """
     try:
-        # Read in small pieces and not ahead: reading ahead keeps the whole file in memory until its end.
+        # Read in small pieces without prefetching, which would keep the whole file in memory.
         return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a whole Parquet file: {error}", str(path)) from None
@@ -284,4 +284,4 @@ def count_rows(path: Path) -> int | None:
         with open_bytes(path) as file:
             return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
     except (EOFError, OSError, zlib.error, DataError):
-        return None  # reading it for real says what is wrong
+        return None  # reading it will report the error

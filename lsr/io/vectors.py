@@ -1,6 +1,7 @@
-"""Vectors: documents and their weights in batches, with what is known about the encoder that made them.
+"""Vectors: documents and their weights in batches, with the encoder's metadata.
 
-Files of them: lsr.io.vectors_parquet, lsr.io.jsonl, lsr.io.opensearch, lsr.io.ciff; lsr.io.open_vectors opens any.
+File formats: lsr.io.vectors_parquet, lsr.io.jsonl, lsr.io.opensearch, lsr.io.ciff; lsr.io.open_vectors opens any of
+them.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from lsr.fingerprint import Fingerprint
 from lsr.io.document import Document, document_batch, id_text
 from lsr.sparse import SparseMatrix
 
-BATCH = 4096  # rows handed out together
-BEYOND_FLOAT32 = float(np.finfo(np.float32).max) * (1 + 2**-25)  # what is below rounds to a finite float32
+BATCH = 4096  # rows of a batch
+BEYOND_FLOAT32 = float(np.finfo(np.float32).max) * (1 + 2**-25)  # numbers below it round to a finite float32
 
 
 @dataclass(frozen=True)
 class VectorBatch:
-    """Some documents and their vectors, row for row.
+    """Documents and their vectors, row by row.
 
     Attributes:
         documents: Record batch of lsr.io.document.DOCUMENT_SCHEMA.
         vectors: One row per document.
-        dense: Dense vectors of them, if there are any.
+        dense: Their dense vectors, if there are any.
     """
 
     documents: pa.RecordBatch
@@ -42,19 +43,19 @@ class VectorBatch:
 
 
 class Vectors:
-    """Vectors in a file, in batches, with what is known about the encoder that made them.
+    """Vectors in a file, in batches, with the encoder's metadata.
 
-    Iterate as often as you like. For JSONL and CIFF the vocabulary grows while reading and is whole after the first
+    Can be iterated repeatedly. For JSONL and CIFF the vocabulary grows while reading and is complete after the first
     pass.
 
     Attributes:
-        name: What messages call it.
-        fingerprint: Of the encoder; empty where the file doesn't tell.
+        name: Its name in messages.
+        fingerprint: The encoder's; empty if the file has none.
         vocabulary: Token of each term, or None.
-        encoder_files: File name -> content, what encoding a query takes; empty where the file doesn't hold it.
-        bad: Messages about lines that were skipped, of the latest pass.
-        count: Number of vectors, or None where that isn't known before reading.
-        step: What all weights are whole multiples of, as those of 8-bit impacts are; None where that isn't known.
+        encoder_files: {file name: content} of the query encoder; empty if the file has none.
+        bad: Messages about lines that the latest pass skipped.
+        count: Number of vectors; None if unknown before reading.
+        step: All weights are multiples of it, like those of 8-bit impacts; None if unknown.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Vectors:
 
     @property
     def n_terms(self) -> int:
-        """Size of the vocabulary, as far as it is known."""
+        """Size of the vocabulary so far."""
         return max(self._n_terms, len(self.vocabulary or ()))
 
     def __iter__(self) -> Iterator[VectorBatch]:
@@ -93,12 +94,12 @@ class Vectors:
 
 
 def decimals(weights: NDArray[np.float32]) -> list[float]:
-    """(n,) weights as the shortest decimals that read back as the same float32."""
+    """(n,) weights as the shortest decimals that give the same float32."""
     return [float(str(weight)) for weight in weights]
 
 
 def matrix_batches(matrix: SparseMatrix, ids: Sequence[str] | None = None) -> Iterator[VectorBatch]:
-    """A matrix in batches with ids, which are the row numbers unless given.
+    """A matrix in batches with ids, by default the row numbers.
 
     Raises:
         ValueError: Not as many ids as rows.

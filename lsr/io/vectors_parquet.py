@@ -4,13 +4,12 @@ The Parquet file has the columns `id string`, `parent`, `title`, `text`, `metada
 null), `terms list<uint32>`, `weights list<float32>`. Its key-value metadata holds
 
     lsr.fingerprint    JSON of lsr.fingerprint.Fingerprint
-    lsr.step           what all weights are whole multiples of, where that is known
-    lsr.vocabulary     JSON list of the tokens in term order, where they are known
-    lsr.encoder        JSON object {file name: base64 of the zlib-packed file}: what encoding a query takes
+    lsr.step           all weights are multiples of it, if known
+    lsr.vocabulary     JSON list of the tokens in term order, if known
+    lsr.encoder        JSON object {file name: base64 of the zlib-compressed file} of the query encoder
 
-so a file of vectors can be indexed and searched with text without anything beside it. A folder of such files
-(`part-*.parquet`) reads as one; a part that has `lsr.first` instead of the latter two has them in the part of that
-name, the first.
+so a file of vectors can be indexed and searched with text by itself. A folder of such files (`part-*.parquet`) is read
+as one. A part with `lsr.first` has the name of the first part there, which has vocabulary and encoder.
 """
 
 from __future__ import annotations
@@ -47,18 +46,18 @@ VECTOR_SCHEMA = pa.schema(
 )
 FIRST_PART = "lsr.first"
 PART_NAME = re.compile(r"part-[0-9]{5,9}\.parquet")
-_LARGEST_ROW = 1 << 22  # terms of a row, and about so many are held together
-_LARGEST_GROUP, _PACKED = 1 << 24, 1000  # from so many values on, a group holds at most so many a byte
-_ENCODER_LIMIT = 1 << 28  # bytes of all files; what unpacks to more is no query encoder
+_LARGEST_ROW = 1 << 22  # terms of a row, and about as many are in memory together
+_LARGEST_GROUP, _PACKED = 1 << 24, 1000  # values of a large row group; values for each byte of it
+_ENCODER_LIMIT = 1 << 28  # largest unpacked size of a query encoder, in bytes
 
 
 def part_name(number: int) -> str:
-    """The file of a part, in a folder of them."""
+    """File name of a part."""
     return f"part-{number:05d}.parquet"
 
 
 def vectors_kind(path: Path) -> str:
-    """ "ciff", or what `file_kind` says."""
+    """ "ciff", or the result of `file_kind`."""
     return "ciff" if path.name.lower().endswith((".ciff", ".ciff.gz")) else file_kind(path)
 
 
@@ -66,21 +65,21 @@ def vectors_kind(path: Path) -> str:
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """The files of vectors that are Parquet, a file or a folder of parts, in order.
+    """The Parquet files of vectors, of a file or a folder of parts, in order.
 
     Raises:
         DataError: It is neither.
     """
     files = part_files(path) if path.is_dir() else [path]
     if not files or not files[0].is_file() or vectors_kind(files[0]) != "parquet":
-        raise DataError("not vectors as Parquet: lsr encode writes them so into a folder", str(path))
+        raise DataError("not vectors in Parquet, which lsr encode writes into a folder", str(path))
     return files
 
 
 def part_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("part-*.parquet"), key=lambda path: (len(path.name), path.name))
     names, wanted = [path.name for path in files], [part_name(number) for number in range(len(files))]
-    if names != wanted and all(map(PART_NAME.fullmatch, names)):  # others than ours have names of their own
+    if names != wanted and all(map(PART_NAME.fullmatch, names)):  # other writers use other names
         missing = next(name for name in wanted if name not in names)
         raise DataError(f"{missing} isn't here, though later parts are: read the whole folder", str(folder))
     return files
@@ -111,11 +110,11 @@ def parquet_vectors(name: str, paths: list[Path]) -> Vectors:
     where = str(paths[0])
     vocabulary = _json_metadata(metadata, b"lsr.vocabulary", list, where)
     if not all(isinstance(token, str) for token in vocabulary or ()):
-        raise DataError("lsr.vocabulary holds something else than tokens", where)
+        raise DataError("lsr.vocabulary has something other than tokens", where)
     packed = _json_metadata(metadata, b"lsr.encoder", dict, where) or {}
     step = _json_metadata(metadata, b"lsr.step", float, where)
     if step is not None and not 0 < step < BEYOND_FLOAT32:
-        raise DataError(f"lsr.step is {step}, no weight", where)
+        raise DataError(f"lsr.step is {step}, which is not a weight", where)
     return Vectors(
         name,
         lambda vectors: read_parquets(paths, vectors),
@@ -136,7 +135,7 @@ def _json_metadata(metadata: Mapping[bytes, bytes], key: bytes, kind: type, wher
     except (ValueError, RecursionError) as error:
         raise DataError(f"{key.decode()} can't be read: {error}", where) from None
     if not isinstance(value, kind):
-        raise DataError(f"{key.decode()} is no {kind.__name__}", where)
+        raise DataError(f"{key.decode()} is not a {kind.__name__}", where)
     return value
 
 
@@ -160,7 +159,7 @@ def _unpack(packed: Mapping[str, str], where: str) -> dict[str, bytes]:
 
 
 def read_parquets(paths: list[Path], vectors: Vectors) -> Iterator[VectorBatch]:
-    """The rows of Parquet files, in batches; what they have in common is known from `vectors`.
+    """The rows of Parquet files in batches; their common metadata is in `vectors`.
 
     Raises:
         DataError: A file can't be read, or a row has a bad value.
@@ -180,11 +179,11 @@ def read_parquets(paths: list[Path], vectors: Vectors) -> Iterator[VectorBatch]:
 
 
 def _rows_at_once(metadata: Any, where: str) -> int:
-    """How many rows of a Parquet file to read together: as many as the memory holds.
+    """How many rows of a Parquet file to read together in bounded memory.
 
     Raises:
-        DataError: Rows of more terms than documents have, or values packed so densely that a small file would fill
-            the memory: neither is seen from outside, and a row can't be read in parts.
+        DataError: Rows with more terms than documents have, or values so compressed that a small file would fill the
+            memory. A row can't be read in parts.
     """
     most = 1
     for number in range(metadata.num_row_groups):
@@ -257,7 +256,7 @@ def pack_metadata(
     encoder_files: Mapping[str, bytes] | None = None,
     step: float | None = None,
 ) -> dict[str, str]:
-    """The key-value metadata of a vectors file; see the head of this module."""
+    """The key-value metadata of a vectors file; see the top of this module."""
     metadata = {"lsr.fingerprint": fingerprint.to_json()}
     if vocabulary is not None:
         metadata["lsr.vocabulary"] = json.dumps(list(vocabulary))
@@ -270,11 +269,11 @@ def pack_metadata(
 
 
 class ParquetWriter:
-    """Writes batches into one Parquet file, under a temporary name until it is whole.
+    """Writes batches into one Parquet file, under a temporary name until it is complete.
 
     Args:
         path: The file; replaced if it exists.
-        metadata: As `pack_metadata` makes it.
+        metadata: From `pack_metadata`.
     """
 
     def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
@@ -295,7 +294,7 @@ class ParquetWriter:
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=VECTOR_SCHEMA))
 
     def add_metadata(self, metadata: Mapping[str, str]) -> None:
-        """Add metadata that was not known at the start; it is written when the file is finished."""
+        """Add metadata that was unknown at the start; it is written at the end of the file."""
         self._metadata.update(metadata)
 
     def __enter__(self) -> Self:
@@ -310,14 +309,14 @@ class ParquetWriter:
             if kind is None:
                 take_name(self._partial, self._path)
         except (OSError, pa.ArrowException):
-            if kind is None:  # else the error that brought us here is the one to tell
+            if kind is None:  # else report the original error
                 raise
         finally:
             self._partial.unlink(missing_ok=True)
 
 
 def save_matrix(path: str | PathLike[str], matrix: SparseMatrix, ids: Sequence[str] | None = None) -> None:
-    """Write a matrix as Parquet; ids are the row numbers unless given.
+    """Write a matrix as Parquet with ids, by default the row numbers.
 
     Raises:
         ValueError: Not as many ids as rows.

@@ -1,4 +1,4 @@
-"""lsr.train: losses, regularizers, data, and the loop. Names are filled in on first use."""
+"""lsr.train: losses, regularizers, data, and the training loop. Names are imported on first use."""
 
 from typing import TYPE_CHECKING
 

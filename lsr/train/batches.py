@@ -1,4 +1,4 @@
-"""Batches: which documents stand beside which queries, and what is known of them."""
+"""Batches: queries, their documents, and what is known about the pairs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from lsr.train.data import Example
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step works on.
+    """A batch.
 
     Attributes:
         queries: Texts of the queries.
         documents: Texts of the documents, each once.
-        columns: (n_queries, n_candidates) int64, each query's own documents among them, the positive first; -1 where a
-            query has fewer.
+        columns: (n_queries, n_candidates) int64, columns of each query's own documents, positive first; -1 if it has
+            fewer.
         positives: (n_queries, n_documents) bool, documents known to be relevant.
-        scores: (n_teachers, n_queries, n_candidates) float32 that the examples brought, not a number where one is
-            missing; or None.
+        scores: (n_teachers, n_queries, n_candidates) float32, teachers' scores of the examples, NaN if missing; or
+            None.
     """
 
     queries: list[str]
@@ -38,11 +38,11 @@ def draw_batch(examples: Sequence[Example], n_negatives: int, rng: np.random.Gen
 
     Args:
         examples: The queries with their candidates.
-        n_negatives: Negatives of a query, at most.
-        rng: Decides.
+        n_negatives: Largest number of negatives of a query.
+        rng: Random generator.
     """
     chosen: list[list[int]] = []
-    place: dict[tuple[str, str], int] = {}  # by collection and id: two collections may both have a document "1"
+    place: dict[tuple[str, str], int] = {}  # by collection and id: ids are unique only within a collection
     documents: list[str] = []
     for example in examples:
         others = np.arange(example.n_positives, len(example.doc_ids))

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: written whole or not at all, in safetensors and JSON, and the last ones kept.
+"""Checkpoints of a run in safetensors and JSON. The last two are kept.
 
-A checkpoint is made under another name and renamed once every byte of it is on the disk, so whatever a kill, a power
-cut or a full disk leaves behind is never taken for one.
+A checkpoint is written under a temporary name and renamed when all of it is on disk, so a kill, a power cut or a full
+disk never leaves a broken one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STATE = "state.json"
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds: tensors by part and name, and plain values."""
+    """Content of a checkpoint: tensors by file and name, and plain values."""
 
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
@@ -43,23 +43,23 @@ class Checkpoints:
         self.folder = folder
 
     def paths(self) -> list[Path]:
-        """Their folders, the oldest first."""
+        """Folders of the checkpoints, oldest first."""
         found = self.folder.glob("checkpoint-*")
         return sorted(path for path in found if _NAME.fullmatch(path.name) and (path / _STATE).is_file())
 
     def steps(self) -> list[int]:
-        """The steps that they are of, the oldest first."""
+        """Steps of the checkpoints, oldest first."""
         return [int(path.name.rpartition("-")[2]) for path in self.paths()]
 
     def save(self, step: int, content: Checkpoint) -> Path:
-        """Write one; older ones go once it is whole.
+        """Write a checkpoint, then delete old ones.
 
         Args:
-            step: Its number.
-            content: What to write; each part becomes a file.
+            step: Its step.
+            content: Its content.
 
         Raises:
-            OutputError: The disk is full, or the like. The older ones are as they were.
+            OutputError: The disk is full, or the like. The older checkpoints are unchanged.
         """
         target, work = self.folder / f"checkpoint-{step:08d}", self.folder / "checkpoint.partial"
         shutil.rmtree(work, ignore_errors=True)
@@ -72,8 +72,8 @@ class Checkpoints:
             replace_folder(work, target)
         except (OSError, OutputError, SafetensorError) as error:
             kept = self.paths()
-            shutil.rmtree(work, ignore_errors=True)  # a full disk has room again
-            older = f"{kept[-1]} is whole, the same command goes on from there" if kept else "there is no older one"
+            shutil.rmtree(work, ignore_errors=True)  # free space on a full disk
+            older = f"{kept[-1]} is complete, and the same command resumes from it" if kept else "there is no older one"
             raise OutputError(f"{target}: the checkpoint can't be written ({error}); {older}") from None
         for old in self.paths()[:-_KEPT]:
             aside = old.with_name(old.name + ".old")
@@ -82,7 +82,7 @@ class Checkpoints:
         return target
 
     def load(self) -> Checkpoint | None:
-        """Read the newest; None where there is none.
+        """Read the newest checkpoint; None if there is none.
 
         Raises:
             TrainingError: It is damaged.
@@ -97,7 +97,7 @@ class Checkpoints:
             raise self.damaged(error) from None
 
     def damaged(self, error: Exception) -> TrainingError:
-        """What to say of the newest if it can't be used."""
+        """The error for a newest checkpoint that can't be used."""
         return TrainingError(
-            f"{self.paths()[-1]}: this checkpoint can't be read ({error!r}); delete it to go on before it"
+            f"{self.paths()[-1]}: this checkpoint can't be read ({error!r}); delete it to resume from the one before"
         )

@@ -11,24 +11,24 @@ import click
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="What to write, .jsonl or .jsonl.gz.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output file, .jsonl or .jsonl.gz.")
 @click.option("--dataset", metavar="FOLDER|NAME", help="Judgments and queries: a BEIR folder or an ir-datasets name.")
-@click.option("--split", default="train", show_default=True, help="Which judgments of the dataset.")
-@click.option("--qrels", metavar="FILE", type=click.Path(path_type=Path), help="Judgments, instead of a dataset's.")
+@click.option("--split", default="train", show_default=True, help="Split of the dataset's judgments.")
+@click.option("--qrels", metavar="FILE", type=click.Path(path_type=Path), help="Judgments, instead of the dataset's.")
 @click.option("--queries", metavar="SOURCE", help="Texts of the queries, instead of the dataset's.")
 @click.option(
     "--teacher",
     metavar="RUN",
     type=click.Path(path_type=Path),
-    help="Scores to filter by and to keep. [default: RUN's]",
+    help="Scores to filter by and to store. [default: RUN's]",
 )
-@click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="Keep what scores below this share of the "
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="Keep candidates below this share of the "
               "positive's score. [default: 0.95, without --margin]")  # fmt: skip
-@click.option("--margin", type=float, help="Keep what scores below the positive's score minus this.")
-@click.option("--no-filter", is_flag=True, help="Keep all that isn't judged relevant.")
-@click.option("--count", default=30, show_default=True, type=click.IntRange(min=1), help="Negatives of a query.")
-@click.option("--skip", default=0, type=click.IntRange(min=0), help="Candidates to pass over at the top of each run.")
-@click.option("--depth", type=click.IntRange(min=1), help="How far down each run to go. [default: all of it]")
+@click.option("--margin", type=float, help="Keep candidates below the positive's score minus this.")
+@click.option("--no-filter", is_flag=True, help="Keep all candidates that aren't judged relevant.")
+@click.option("--count", default=30, show_default=True, type=click.IntRange(min=1), help="Most negatives of a query.")
+@click.option("--skip", default=0, type=click.IntRange(min=0), help="Candidates to skip at the top of each run.")
+@click.option("--depth", type=click.IntRange(min=1), help="Ranks of each run to use. [default: all]")
 @click.option("--sample", is_flag=True, help="Draw the negatives at random, instead of taking the best-ranked.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of --sample.")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
@@ -36,7 +36,7 @@ def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Mine hard negatives from runs for training.
 
     A RUN is a TREC run of any engine. Candidates that score nearly as high as the positive are likely relevant too and
-    are dropped. The output holds ids, which a training file may name; the texts stay where they are.
+    are dropped. The output has ids, not texts; a training file refers to it.
 
     \b
     Example, negatives of BM25:
@@ -71,7 +71,7 @@ def mine(runs: tuple[Path, ...], out: Path, **options: Any) -> None:
         source = queries or judged
     texts = {query.id: query.content for query in open_corpus(source, queries=True) if query.id in qrels}
     if not texts:
-        raise DataError("none of the judged queries is among them", source)
+        raise DataError("it has none of the judged queries", source)
     report = MiningReport()
     teacher = read_run(options["teacher"]) if options["teacher"] else None
     textless = 0
@@ -93,7 +93,7 @@ def _settings(options: dict[str, Any]) -> Any:
 
     share, margin = options["share"], options["margin"]
     if options["no_filter"] and (share is not None or margin is not None):
-        raise click.UsageError("--no-filter leaves nothing for --share and --margin to do")
+        raise click.UsageError("--no-filter can't be combined with --share and --margin")
     if share is None and margin is None and not options["no_filter"]:
         share = MiningSettings.share
     names = ("count", "skip", "depth", "sample", "seed")
@@ -182,7 +182,7 @@ def score(
         every = (texts.text(row) for row in range(len(texts)))
         teachers.append(SparseTeacher(encoder, every if encoder.needs_fit else ()))
 
-    def text_of(ids: Sequence[str]) -> list[str]:
+    def text_of(ids: Sequence[str]) -> Sequence[str]:
         rows = texts.rows(ids)
         if absent := [name for name, row in zip(ids, rows.tolist(), strict=True) if row < 0]:
             from lsr.errors import DataError

@@ -1,4 +1,4 @@
-"""Has training collapsed? Looks at some encoded documents and says in plain words what is wrong and what to change."""
+"""Detect collapsed training from some encoded documents; findings say what is wrong and what to change."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ which not but have has had do does did i you he she they we there their can will
 who . , ; : ' " ( ) - ? !"""
 
 
-_ALIKE = 0.95  # cosine of two vectors that say the same
+_ALIKE = 0.95  # cosine of two nearly equal vectors
 _COMPARED = 512  # documents that are compared with each other
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong.
+    """A sign of a collapse.
 
     Attributes:
-        what: In a few words, the same for the same fault.
+        what: Name of the problem.
         message: What was seen, and what to do.
     """
 
@@ -38,12 +38,12 @@ def examine(weights: SparseMatrix, vocabulary: Sequence[str], special: Collectio
     """Look for signs of collapse.
 
     Args:
-        weights: (n_docs, n_terms), documents as the model encodes them now; a hundred tell enough.
+        weights: (n_docs, n_terms), documents encoded by the present model; about a hundred are enough.
         vocabulary: Token of each term.
         special: Special tokens.
 
     Returns:
-        What is wrong, the worst first; nothing for a healthy model.
+        The findings, worst first; empty for a healthy model.
     """
     lengths = weights.lengths()
     if not len(lengths):
@@ -54,7 +54,7 @@ def examine(weights: SparseMatrix, vocabulary: Sequence[str], special: Collectio
         found.append(
             Finding(
                 "dead rows",
-                f"{empty:.0%} of the documents have no term at all. The regularizer is too strong or grows too early: "
+                f"{empty:.0%} of the documents have no term. The regularizer is too strong or grows too early: "
                 "divide its weight by 10, make its ramp longer, or give anti_zero a weight.",
             )
         )
@@ -66,7 +66,7 @@ def examine(weights: SparseMatrix, vocabulary: Sequence[str], special: Collectio
             Finding(
                 "everything dense",
                 f"a document has {mean:,.0f} terms on average, {mean / n_terms:.0%} of the vocabulary: the index would "
-                "be large and slow. Early in the ramp that is to be expected; later, multiply the regularizer's weight "
+                "be large and slow. Early in the ramp this is normal; later, multiply the regularizer's weight "
                 "by 3, or lower the head's bias.",
             )
         )
@@ -75,9 +75,9 @@ def examine(weights: SparseMatrix, vocabulary: Sequence[str], special: Collectio
     named = {token: term for term, token in enumerate(vocabulary)}
     function = [named.get(word, named.get("Ġ" + word)) for word in _FUNCTION_WORDS.split()]
     kinds = (
-        ("special tokens", sorted(special), 0.02, "leave them out of the vocabulary, or look whether the tokenizer "
+        ("special tokens", sorted(special), 0.02, "leave them out of the vocabulary, or check that the tokenizer "
          "belongs to the model"),
-        ("function words", [t for t in function if t is not None], 0.25, "their postings are the longest there are. "
+        ("function words", [t for t in function if t is not None], 0.25, "their posting lists are the longest. "
          "Weights of frequent terms cost too little: use df_flops or idf_flops, or give queries an IDF table"),
     )  # fmt: skip
     for what, terms, most, advice in kinds:
@@ -87,7 +87,7 @@ def examine(weights: SparseMatrix, vocabulary: Sequence[str], special: Collectio
     used = int((mass > 0).sum())
     same = np.bincount(weights.indices, minlength=n_terms) / len(lengths)
     everywhere = same > 0.9
-    # By number and by mass: documents don't differ either where many light terms stand beside what all of them have.
+    # By number and by mass: documents are alike, too, if their other terms are many but light.
     common, share = int(everywhere.sum()), float(mass[everywhere].sum()) / total
     alike = _share_alike(weights)
     if len(lengths) >= 20 and (common > 0.5 * mean or share > 0.5):
@@ -95,7 +95,7 @@ def examine(weights: SparseMatrix, vocabulary: Sequence[str], special: Collectio
             Finding(
                 "the same terms everywhere",
                 f"{common} terms are in more than nine of ten documents, which have {mean:.0f} on average, and carry "
-                f"{share:.0%} of all weight: vectors hardly differ. Lower the learning rate, and look whether the loss "
+                f"{share:.0%} of all weight: vectors hardly differ. Lower the learning rate, and check that the loss "
                 "has fallen at all.",
             )
         )
@@ -103,9 +103,9 @@ def examine(weights: SparseMatrix, vocabulary: Sequence[str], special: Collectio
         found.append(
             Finding(
                 "documents alike",
-                f"{alike:.0%} of the documents have a vector that another one has, too, or nearly (cosine above "
+                f"{alike:.0%} of the documents have nearly the same vector as another one (cosine above "
                 f"{_ALIKE}). Lower the learning rate or the regularizer's weight, or make its ramp longer; if the "
-                "texts are alike, so should their vectors be.",
+                "texts are alike, this is correct.",
             )
         )
     elif len(lengths) >= 20 and used < 2 * mean:
@@ -120,7 +120,7 @@ def examine(weights: SparseMatrix, vocabulary: Sequence[str], special: Collectio
 
 
 def _share_alike(weights: SparseMatrix) -> float:
-    """The share of documents whose vector another one has nearly, too; empty ones left out."""
+    """The share of non-empty documents whose vector is nearly that of another one."""
     rows = weights[np.flatnonzero(weights.lengths())[:_COMPARED]]
     columns, places = np.unique(rows.indices, return_inverse=True)
     dense = np.zeros((rows.shape[0], len(columns)), np.float32)

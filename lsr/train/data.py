@@ -1,7 +1,7 @@
-"""Training data as a stream of examples: shuffled by a seed, without end, and able to go on at any number.
+"""Training data as an endless stream of examples, shuffled by a seed, that can start at any number.
 
-`open_training` takes what `lsr.train.sources` reads. Examples are mapped from disk, and texts that are named by id are
-fetched when they are asked for; what is kept in memory are four bytes an example, its place in the epoch's order.
+`open_training` opens the sources of `lsr.train.sources`. Examples are memory-mapped, and texts that are referred to by
+id are read on demand. Only the order of an epoch is in memory, four bytes for each example.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lsr.train.dataset_cache import default_cache
 from lsr.train.sources import TrainingSource, prepare
 from lsr.train.text_store import ArrowBatches, Looked, TextStore
 
-_CHUNK = 4096  # choices among sources that are drawn together
+_CHUNK = 4096  # choices of sources that are drawn together
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class Example:
     """A query and its candidates.
 
     Attributes:
-        query_id: Its id; a digest of the text where the source gives none.
-        query: Its text.
-        doc_ids: (n_docs,) ids, likewise.
-        documents: (n_docs,) texts, title in front; named by id they are fetched one by one, as they are asked for.
-        n_positives: So many of the documents, the first ones, are relevant; at least 1.
-        scores: (n_teachers, n_docs) float32, not a number where a teacher has none; or None without teachers.
-        collection: Whose ids they are: an id of one collection says nothing of the same id in another.
+        query_id: The query's id; a digest of the text if the source has none.
+        query: The query's text.
+        doc_ids: (n_docs,) ids of the documents, or digests.
+        documents: (n_docs,) texts with titles; those referred to by id are read on access.
+        n_positives: How many of the first documents are relevant; at least 1.
+        scores: (n_teachers, n_docs) float32, NaN if a teacher has none; None without teachers.
+        collection: The collection of the ids; they are unique only within it.
     """
 
     query_id: str
@@ -48,8 +48,8 @@ class TrainingData:
     """The examples of one or more sources.
 
     Args:
-        sources: What `open_training` opened.
-        weights: How often each comes up, in proportion.
+        sources: Sources from `open_training`.
+        weights: Relative frequency of each source.
     """
 
     def __init__(self, sources: Sequence[_Source], weights: Sequence[float]) -> None:
@@ -57,37 +57,37 @@ class TrainingData:
         self._bounds = np.cumsum(weights) / np.sum(weights)
 
     def __len__(self) -> int:
-        """Examples of all sources together; of a single source, the length of an epoch."""
+        """Number of examples of all sources; for a single source, the length of an epoch."""
         return sum(map(len, self._sources))
 
     @property
     def n_sources(self) -> int:
-        """How many sources there are."""
+        """Number of sources."""
         return len(self._sources)
 
     def n_teachers(self, source: int) -> int:
-        """How many teachers' scores a source brings; it is the same for all its examples."""
+        """Number of teachers whose scores a source has; it is the same for all its examples."""
         scores = self._sources[source][0].scores
         return 0 if scores is None else len(scores)
 
     def n_unnamed(self, source: int) -> int:
-        """How many of a source's queries can't be found again by their id: documents have ids, and they have none."""
+        """Number of a source's queries without an id, if its documents have ids."""
         return self._sources[source].n_unnamed()
 
     def examples(self, source: int) -> Iterator[Example]:
-        """The examples of a source, each once, in its own order."""
+        """The examples of a source, each once, in the order of the source."""
         return map(self._sources[source].__getitem__, range(len(self._sources[source])))
 
     def collection(self, source: int) -> Iterator[tuple[str, str]]:
-        """Id and text of each document that a source can name; none where it holds its texts itself."""
+        """Id and text of each document of a source's collection; empty if its lines have the texts."""
         texts = self._sources[source].texts
         if texts is not None:
             yield from ((texts.id(row), texts.text(row)) for row in range(len(texts)))
 
     def documents(self) -> Iterator[str]:
-        """The texts to choose from, each once: whole collections, and what stands in the sources themselves.
+        """All documents' texts, each once: whole collections, and texts in the sources' lines.
 
-        For what has to be fitted to documents, as BM25 has.
+        For encoders that are fitted, such as BM25.
         """
         stores = {source.texts.folder: source.texts for source in self._sources if source.texts is not None}
         for store in stores.values():
@@ -101,14 +101,14 @@ class TrainingData:
                         yield text
 
     def stream(self, seed: int, start: int = 0) -> Iterator[Example]:
-        """Examples in an order that only the seed decides, epoch after epoch, without end.
+        """Yield examples without end, in an order that depends only on the seed.
 
-        Each source is gone through in a new order every time, and begins anew on its own: one of a large weight may
-        be in its third epoch when another is in its first.
+        Each source has its own epochs, each in a new order: one of a large weight may be in its third epoch while
+        another is in its first.
 
         Args:
             seed: Not negative.
-            start: Examples at the front to leave out; nothing of them is read.
+            start: Number of examples to skip, without reading them.
 
         Raises:
             ValueError: A negative seed or start.
@@ -131,7 +131,7 @@ class TrainingData:
                 given += np.bincount(chosen, minlength=len(given))
 
     def _choices(self, seed: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """(number of the first, (_CHUNK,) the source of each) for chunk after chunk."""
+        """Yield (number of the first example, (_CHUNK,) the source of each) for each chunk."""
         chunk = 0
         while True:
             drawn = np.random.default_rng((seed, 0, chunk)).random(_CHUNK)
@@ -140,7 +140,7 @@ class TrainingData:
 
 
 class _Order:
-    """The order of a source's examples, a new one every epoch."""
+    """The order of a source's examples in an epoch."""
 
     def __init__(self, length: int, key: tuple[int, ...]) -> None:
         self._length = length
@@ -149,7 +149,7 @@ class _Order:
         self._order = np.empty(0, np.uint32)
 
     def at(self, number: int) -> int:
-        """Which example comes as the source's number-th, over all epochs."""
+        """The number-th example of a source, over all epochs."""
         epoch, place = divmod(number, self._length)
         if epoch != self._epoch:
             self._order = np.arange(self._length, dtype=np.uint32)
@@ -162,7 +162,7 @@ class _Source:
     """The examples of one source, by number.
 
     Attributes:
-        texts: Where their documents are; None where they hold them themselves.
+        texts: The store of their documents; None if the lines have the texts.
     """
 
     def __init__(self, folder: Path, texts: TextStore | None) -> None:
@@ -173,7 +173,7 @@ class _Source:
         return len(self._batches)
 
     def n_unnamed(self) -> int:
-        """Queries without an id, where documents have ids."""
+        """Number of queries without an id, if documents have ids."""
         return 0 if self.texts is None else self._batches.nulls(0)
 
     def __getitem__(self, number: int) -> Example:
@@ -206,14 +206,14 @@ def _text_id(text: str) -> str:
 def open_training(
     sources: str | TrainingSource | Sequence[str | TrainingSource], cache: Path | None = None
 ) -> TrainingData:
-    """Open training data; the first time everything is read, checked and written to the cache.
+    """Open training data. The first time everything is read, checked and written to the cache.
 
     Args:
-        sources: One or more; a string is a `TrainingSource` of nothing else.
-        cache: Where what is made once is kept; `default_cache()` unless given.
+        sources: One or more; a string stands for `TrainingSource(string)`.
+        cache: Folder of the cache; by default `default_cache()`.
 
     Raises:
-        DataError: Nothing to read, no example, bad lines, or ids that lead nowhere; each kind is listed together.
+        DataError: Nothing to read, no example, bad lines, or unknown ids; lists all of a kind.
     """
     several = [sources] if isinstance(sources, str | TrainingSource) else list(sources)
     if not several:

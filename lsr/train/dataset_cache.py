@@ -1,7 +1,7 @@
-"""Folders of what is made once and used often: text stores, training sources as Arrow.
+"""Cache folders of text stores and training sources in Arrow.
 
-A folder's name is a digest of what it was made from, so nothing in it grows old: a changed file gets a folder of its
-own. Any of them may be deleted whenever nothing is training.
+A folder's name is a digest of its sources, so it is never stale: a changed file gets a new folder. Any of them may be
+deleted while nothing is training.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from lsr.io.text_files import unfinished
 
 
 def default_cache() -> Path:
-    """Where they lie unless a caller says otherwise: "train" in the user's cache directory of lsr."""
+    """The default folder: "train" in the user's cache directory of lsr."""
     return cache_folder() / "train"
 
 
 def made_once(cache: Path, kind: str, key: str, make: Callable[[Path], None]) -> Path:
-    """The folder of something; made now if it isn't there yet. Processes that want the same wait for the first.
+    """A cache folder, made if needed. Processes that need the same one wait for the first.
 
     Args:
-        cache: Where such folders lie.
-        kind: Front of the folder's name, for people.
-        key: Text that differs whenever the content would.
+        cache: Folder of the cache.
+        kind: Beginning of the folder's name.
+        key: Text that changes with the content.
         make: Fills an empty folder; if it fails, nothing is left behind.
     """
     folder = cache / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
@@ -39,7 +39,7 @@ def made_once(cache: Path, kind: str, key: str, make: Callable[[Path], None]) ->
     with filelock.FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             partial = unfinished(folder)
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
             partial.mkdir()
             try:
                 make(partial)

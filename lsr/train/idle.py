@@ -1,4 +1,4 @@
-"""Settings that do nothing: what a file asks for in vain, in plain words, before a run begins."""
+"""Find settings without effect, to report them before a run begins."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from lsr.train.settings import RegularizerSettings, TrainSettings
 
 
 def idle_settings(settings: TrainSettings) -> list[str]:
-    """Which settings have no effect beside the others, and why; those that nobody set are passed over."""
+    """Settings that have no effect because of others, with the reason; default values are not listed."""
     return [*_of_the_model(settings), *_of_the_losses(settings), *_of_the_regularizers(settings), *_of_steps(settings)]
 
 
 def _of_the_model(settings: TrainSettings) -> Iterator[str]:
     head, optimizer = settings.model.head, settings.optimizer
     if settings.model.pooling != "max" and head in ("expansion", "lexical"):
-        yield f"model.pooling {settings.model.pooling}: the head {head} has a pooling of its own"
+        yield f"model.pooling {settings.model.pooling}: the head {head} has its own pooling"
     if settings.model.saturation != "log1p" and head == "lexical":
         yield f"model.saturation {settings.model.saturation}: the head lexical has none"
     if head in ("masked-lm", "causal-lm") and settings.queries.kind not in ("table", "projected"):
@@ -32,7 +32,7 @@ def _of_the_losses(settings: TrainSettings) -> Iterator[str]:
     if settings.teachers and not imitates:
         yield "teachers: neither kl nor margin_mse has a weight"
     if losses.alone and not settings.lexical:
-        yield f"losses.alone {losses.alone:g}: without lexical the model's scores are alone anyhow"
+        yield f"losses.alone {losses.alone:g}: it has no meaning without lexical"
     if losses.temperature != 1 and not losses.info_nce:
         yield f"losses.temperature {losses.temperature:g}: info_nce has no weight"
     if losses.teacher_scores != "min-max" and not losses.kl:
@@ -57,7 +57,7 @@ def _of_the_regularizers(settings: TrainSettings) -> Iterator[str]:
     if kind == "encoded":
         sides["queries_regularizer"] = settings.queries_regularizer
     elif settings.queries_regularizer != standard:
-        yield f"queries_regularizer: queries of the kind {kind} have no weights to press down"
+        yield f"queries_regularizer: queries of the kind {kind} have no weights to regularize"
     for name, side in sides.items():
         if side.ramp and not side.weight:
             yield f"{name}.ramp {side.ramp}: its weight is 0"

@@ -1,8 +1,8 @@
-"""Ranking losses: pure functions of scores, (n_queries, n_docs), to a scalar.
+"""Ranking losses: pure functions of (n_queries, n_docs) scores to a scalar.
 
-Where the scores come from is not their business: all documents of a batch against all its queries (`info_nce`), or
-each query's own list of candidates (`margin_mse`, `kl`). Scores in half precision are raised to float32. Documents that
-are absent are named by a mask; what stands in their places, infinite or no number, reaches neither value nor gradient.
+Scores may be of all documents of a batch for all its queries (`info_nce`), or of each query's own candidates
+(`margin_mse`, `kl`). Half precision is raised to float32. A mask marks absent documents; their values, even infinities
+and NaN, affect neither the loss nor the gradient.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 
 
 def info_nce(scores: Tensor, positives: Tensor, temperature: float = 1.0) -> Tensor:
-    """InfoNCE over a batch: each positive against all documents of the batch that are none (arXiv 1807.03748).
+    """InfoNCE over a batch: each positive against all negatives of the batch (arXiv 1807.03748).
 
         mean over queries of mean over p of  -log( e^(s_p / T) / (e^(s_p / T) + sum over negatives n of e^(s_n / T)) )
 
-    With several positives each is held against the negatives alone, not against its like. Other queries' documents are
-    negatives; so are hard negatives, which are just more columns. A document that is known to be relevant to a query
-    too has to be marked in its row, or it would be pushed away.
+    Each positive is compared with the negatives only, not with other positives. Other queries' documents are negatives,
+    and hard negatives are simply more columns. Mark every known relevant document of a query in its row, or it counts
+    as a negative.
 
     Args:
-        scores: (n_queries, n_docs) float; -inf takes a document out of the comparison.
+        scores: (n_queries, n_docs) float; -inf excludes a document.
         positives: (n_queries, n_docs) bool, at least one in each row.
         temperature: T; sentence-transformers' `scale` is 1 / T.
 
@@ -35,7 +35,7 @@ def info_nce(scores: Tensor, positives: Tensor, temperature: float = 1.0) -> Ten
     if not bool(positives.any(1).all()):
         raise ValueError(f"query {int((~positives.any(1)).nonzero()[0])} of the batch has no positive")
     logits = _wide(scores) / temperature
-    # Not -inf: the gradient of a row of nothing but -inf is no number.
+    # Not -inf: the gradient of a row of -inf alone is NaN.
     lowest = torch.finfo(logits.dtype).min
     negatives = logits.masked_fill(positives | logits.isneginf(), lowest).logsumexp(1, keepdim=True)
     shown = logits.masked_fill(~positives, 0)
@@ -46,19 +46,18 @@ def info_nce(scores: Tensor, positives: Tensor, temperature: float = 1.0) -> Ten
 def margin_mse(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, *, every_pair: bool = False) -> Tensor:
     """MarginMSE: mean of ( (s_0 - s_i) - (t_0 - t_i) )^2 over the candidates i > 0 (arXiv 2010.02666).
 
-    The student learns the teacher's distances between the positive and its negatives, whatever the level of either.
-    With every pair it learns those among the negatives, too: the mean is over all ordered pairs of candidates, each
-    with itself among them, as naver/splade's trainer of SPLADE-v3 has it, so that its weight carries over.
+    The student learns the teacher's differences between positive and negatives, not the absolute scores. With
+    `every_pair` it also learns differences among negatives: the mean is over all ordered pairs of candidates, including
+    each with itself, as in naver/splade's trainer of SPLADE-v3, so that its loss weights can be used here.
 
     Args:
         scores: (n_queries, n_candidates) float, candidate 0 the positive.
-        teacher: (n_queries, n_candidates) float, the teacher's scores of the same. Has no gradient.
-        mask: (n_queries, n_candidates) bool, False where a candidate is absent; without its positive a query does not
-            count.
-        every_pair: Whether the negatives are compared with each other.
+        teacher: (n_queries, n_candidates) float, the teacher's scores of the same candidates; without gradient.
+        mask: (n_queries, n_candidates) bool, False for absent candidates; a query without its positive doesn't count.
+        every_pair: Compare negatives with each other, too.
 
     Returns:
-        A scalar; 0 where there is no pair at all.
+        A scalar; 0 if there is no pair.
 
     Raises:
         ValueError: Shapes that differ.
@@ -82,12 +81,12 @@ def kl(scores: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature:
 
     Args:
         scores: (n_queries, n_candidates) float.
-        teacher: (n_queries, n_candidates) float. Has no gradient.
-        mask: (n_queries, n_candidates) bool, False where a candidate is absent: neither softmax has it.
-        temperature: T. The square keeps gradients as large as they were (Hinton et al., arXiv 1503.02531).
+        teacher: (n_queries, n_candidates) float; without gradient.
+        mask: (n_queries, n_candidates) bool, False for absent candidates, which both softmaxes leave out.
+        temperature: T. The factor T^2 keeps the size of gradients (Hinton et al., arXiv 1503.02531).
 
     Returns:
-        A scalar; a query of one candidate, or none, adds 0.
+        A scalar; a query with fewer than two candidates adds 0.
 
     Raises:
         ValueError: Shapes that differ, or a temperature that is not above 0.
@@ -107,22 +106,22 @@ Normalization = Literal["min-max", "standard", "raw"]
 def ensemble(
     teachers: Tensor, mask: Tensor | None = None, scale: float = 30.0, *, normalize: Normalization = "min-max"
 ) -> Tensor:
-    """One teacher of several, whatever their scales: the heterogeneous ensemble of arXiv 2411.04403.
+    """Combine teachers of different scales: the heterogeneous ensemble of arXiv 2411.04403.
 
     Each teacher's scores are min-max normalised over a query's candidates, the mean is taken over the teachers that
-    scored a candidate, and the result is multiplied by `scale`; then `kl`. A teacher that finds all candidates alike
-    says 0.5 of each: no preference, also beside teachers that scored more of them.
+    scored a candidate, and the result is multiplied by `scale`, for use in `kl`. A teacher with equal scores for all
+    candidates counts 0.5 for each.
 
     Args:
-        teachers: (n_teachers, n_queries, n_docs) float; what is not finite counts as missing.
-        mask: The same shape, or one that broadcasts to it, bool: False where a score is missing.
-        scale: How peaked the teacher's softmax becomes.
-        normalize: "standard" brings a teacher's scores of a query to mean 0 and standard deviation 1 instead, all 0
-            where it finds them alike; "raw" leaves them as they are, as SPLADE-v3's cross-encoders' are.
+        teachers: (n_teachers, n_queries, n_docs) float; values that are not finite count as missing.
+        mask: bool of the same shape or one that broadcasts to it, False for missing scores.
+        scale: Larger values make the teacher's softmax sharper.
+        normalize: "standard" scales a teacher's scores of a query to mean 0 and standard deviation 1 instead (all 0 if
+            they are equal); "raw" keeps them, as for SPLADE-v3's cross-encoders.
 
     Returns:
-        (n_queries, n_docs) float, between 0 and `scale` where they are min-max normalised; not a number where no
-        teacher has a score, so `kl` takes `mask=~result.isnan()`.
+        (n_queries, n_docs) float, between 0 and `scale` if min-max normalised; NaN if no teacher has a score, so use
+        `kl` with `mask=~result.isnan()`.
 
     Raises:
         ValueError: Not three dimensions.
@@ -153,7 +152,7 @@ def _wide(values: Tensor) -> Tensor:
 
 
 def _checked(scores: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Student, teacher and mask, with zeros where a candidate is absent: infinities there would spoil gradients."""
+    """Student, teacher and mask, with zeros for absent candidates: infinities would spoil gradients."""
     _require_same_shape(scores, teacher, "teacher")
     if mask is None:
         mask = torch.ones_like(scores, dtype=torch.bool)

@@ -1,10 +1,10 @@
-"""Hard negatives from runs, kept apart from false ones by positive-aware filters (NV-Retriever, arXiv 2407.15831).
+"""Hard negatives from runs, with positive-aware filters against false negatives (NV-Retriever, arXiv 2407.15831).
 
     TopK-MarginPos    a candidate is a negative if   score < score of the positive - margin
     TopK-PercPos      a candidate is a negative if   score < share * score of the positive
 
-A candidate that scores about as high as the positive is likely relevant too, only that nobody judged it. The scores are
-a teacher's, or those of the run that found the candidate. Any engine can have made the runs: nothing is searched here.
+A candidate that scores about as high as the positive is probably relevant but unjudged. Scores are those of a teacher,
+or of the run that found the candidate. Runs may come from any engine: this module doesn't search.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _Scores = Mapping[str, float]
 
 @dataclass(frozen=True)
 class MiningSettings:
-    """How negatives are chosen; without margin and share nothing is filtered.
+    """How negatives are chosen; without margin and share there is no filter.
 
     Attributes:
-        count: Negatives of a query, at most.
-        skip: Candidates at the top of each run that are passed over.
-        depth: How far down each run goes; None for all of it.
+        count: Largest number of negatives of a query.
+        skip: Candidates to skip at the top of each run.
+        depth: Ranks of each run to use; None for all.
         margin: TopK-MarginPos, if given.
-        share: TopK-PercPos, if given; between 0 and 1. For scores above 0: of a negative score the share is higher.
-        sample: Draw the negatives at random from all that are left, instead of the best-ranked ones.
-        seed: Of the draw. A query's draw does not depend on which others there are.
+        share: TopK-PercPos, if given; between 0 and 1. For positive scores only.
+        sample: Draw the negatives at random from all that pass, instead of the best-ranked ones.
+        seed: Seed of the draw. A query's draw doesn't depend on other queries.
     """
 
     count: int = 30
@@ -60,8 +60,7 @@ class Mined:
         query_id: Its id.
         positives: Ids of the documents judged relevant.
         negatives: Ids of the negatives, best-ranked first.
-        scores: (n_scorers, n_positives + n_negatives) float32: of the teacher, or else of each run; not a number where
-            one has none.
+        scores: (n_scorers, n_positives + n_negatives) float32 of the teacher, or else of each run; NaN if missing.
     """
 
     query_id: str
@@ -72,17 +71,17 @@ class Mined:
 
 @dataclass
 class MiningReport:
-    """What became of the queries and their candidates.
+    """Counts of queries and candidates.
 
     Attributes:
         queries: Queries with negatives.
-        negatives: Of all of them together.
+        negatives: Negatives of all queries.
         not_found: Judged queries that are in no run.
-        no_positive: Queries of which no document is judged relevant.
-        positive_unscored: Queries left out because nothing scored a positive, so there is nothing to compare with.
-        without_negatives: Queries left out because the filters left nothing.
+        no_positive: Queries without a document judged relevant.
+        positive_unscored: Queries left out because no positive has a score.
+        without_negatives: Queries left out because no candidate passed the filters.
         filtered: Candidates that scored too close to a positive.
-        unscored: Candidates that the teacher has no score for.
+        unscored: Candidates without a teacher's score.
     """
 
     queries: int = 0
@@ -104,17 +103,17 @@ def mine_negatives(
 ) -> Iterator[Mined]:
     """Negatives for every judged query, in the order of the judgments; queries without any are left out.
 
-    Candidates of several runs are merged by their best rank in any. A document judged above 0 never becomes a negative;
-    one judged 0 or below may, and the filters don't hold it back. Of several positives the lowest score counts, so a
-    negative is below them all. Without a teacher each run's scores are compared with that run's own score of the
-    positive, and a candidate that one of them finds too close is dropped.
+    Candidates of several runs are merged by their best rank. A document judged above 0 never becomes a negative; one
+    judged 0 or below may, without a filter. Of several positives the lowest score counts, so a negative is below all of
+    them. Without a teacher each run's scores are compared with the same run's score of the positive, and a candidate
+    that is too close in one run is dropped.
 
     Args:
         runs: {query_id: {doc_id: score}}, one or more.
         qrels: {query_id: {doc_id: grade}}.
         settings: How negatives are chosen.
-        report: Counted up on the way.
-        teacher: {query_id: {doc_id: score}} of candidates and positives, if it isn't the runs that decide.
+        report: Counts, updated while reading.
+        teacher: {query_id: {doc_id: score}} of candidates and positives; replaces the runs' scores.
 
     Raises:
         DataError: TopK-PercPos with a positive whose score is not above 0.
@@ -148,7 +147,7 @@ def mine_negatives(
 
 
 def mined_line(mined: Mined, query: str) -> str:
-    """A query, its text given, as a line of a file of candidates."""
+    """A query with its text, as a line of a candidates file."""
     rows = [[None if math.isnan(s) else round(s, 6) for s in row] for row in mined.scores.tolist()]
     values = {
         "query_id": mined.query_id,
@@ -161,7 +160,7 @@ def mined_line(mined: Mined, query: str) -> str:
 
 
 def _limit(query_id: str, positives: list[str], scores: _Scores, settings: MiningSettings) -> float | None:
-    """What a negative has to score below; None where no positive has a score."""
+    """Upper bound of a negative's score; None if no positive has a score."""
     known = [scores[doc_id] for doc_id in positives if doc_id in scores]
     if not known:
         return None
@@ -172,7 +171,7 @@ def _limit(query_id: str, positives: list[str], scores: _Scores, settings: Minin
     if settings.share is not None:
         if lowest <= 0:
             raise DataError(
-                f"a positive of query {query_id!r} scores {lowest:g}, and a share of that is no limit; scores that can "
+                f"a positive of query {query_id!r} scores {lowest:g}, of which a share is no limit; scores that can "
                 "be negative need a margin instead"
             )
         limits.append(lowest * settings.share)
@@ -180,7 +179,7 @@ def _limit(query_id: str, positives: list[str], scores: _Scores, settings: Minin
 
 
 def _merged(found: Sequence[_Scores], settings: MiningSettings, without: set[str]) -> list[str]:
-    """Candidates of all runs by their best rank; equal ranks by the order of the runs."""
+    """Candidates of all runs by their best rank; equal ranks in the order of the runs."""
     places: dict[str, tuple[int, int]] = {}
     for which, scores in enumerate(found):
         ranked = sorted(scores, key=lambda doc_id: (-scores[doc_id], doc_id))

@@ -1,7 +1,8 @@
-"""A model as training runs it: batch by batch of tokens, in half precision, from kept states, or twice over.
+"""Run a model in training: in batches of tokens, in half precision, from cached states, or with a gradient cache.
 
-The gradient cache (arXiv 2101.06983) runs the model once without a gradient, and, when that of the weights is known,
-part by part once more, so that a batch of any size needs the memory of one part. Both runs draw the same dropout.
+The gradient cache (arXiv 2101.06983) runs the model once without gradients. When the gradient of the term weights is
+known, it runs the model again part by part, so that a batch of any size needs the memory of one part. Both runs draw
+the same dropout.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ Ids = list[list[int]]
 
 
 class Network:
-    """Weights of texts.
+    """Computes term weights of texts in training.
 
     Args:
-        model: What makes them; adapters are put into it, and layers frozen, as the settings say.
-        settings: How.
-        device: Where.
-        cache: Where states of frozen layers are kept.
+        model: The model; gets adapters and frozen layers according to the settings.
+        settings: Those of the run.
+        device: Where the model runs.
+        cache: Folder for the states of frozen layers.
 
     Raises:
         EncoderError: Layers can't be frozen in this model.
@@ -56,14 +57,14 @@ class Network:
             self.states = RowCache(cache / name, int(model.backbone.config.hidden_size))
 
     def run(self, ids: Ids, terms: Tensor | None) -> tuple[Tensor, Callable[[], None]]:
-        """Weights of texts, and what to call once they have their gradient.
+        """Term weights of texts, and a function to call after their backward pass.
 
         Args:
             ids: Token ids of the texts.
-            terms: (n,) int64, the terms that are wanted; None for all.
+            terms: (n,) int64, the terms to weigh; None for all.
 
         Returns:
-            (n_texts, n) float32, and a function that carries their gradient on to the parameters.
+            (n_texts, n) float32, and a function that passes their gradient on to the parameters.
         """
         if not ids:
             return torch.zeros(0, self.model.n_terms if terms is None else len(terms), device=self.device), lambda: None
@@ -98,7 +99,7 @@ class Network:
         return whole, finish
 
     def forward(self, ids: Ids, terms: Tensor | None) -> Tensor:
-        """Weights of texts that go through the model together; arguments and result as of `run`."""
+        """Term weights of one batch; see `run` for arguments and result."""
         tokens, mask = padded(ids, self._pad, self.device)
         with self.autocast():
             if self.states is None:
@@ -107,11 +108,11 @@ class Network:
             return self.model.head(states, tokens, mask, terms).float()
 
     def autocast(self) -> torch.autocast:
-        """The precision that the settings want, for as long as it lasts."""
+        """A context with the precision of the settings."""
         return torch.autocast(self.device.partition(":")[0], torch.bfloat16, self._half)
 
     def _frozen_states(self, cache: RowCache, ids: Ids, tokens: Tensor, mask: Tensor) -> Tensor:
-        """States of the frozen layers, (batch, seq, hidden) float32, from the cache or into it."""
+        """States of the frozen layers, (batch, seq, hidden) float32; from the cache, new ones are added to it."""
         keys = [cache.key(row) for row in ids]
         new = [i for i, key in enumerate(keys) if key not in cache]
         if new:
@@ -146,7 +147,7 @@ def _add_adapters(model: SparseModel, rank: int) -> None:
 
 
 def merged_weights(model: SparseModel) -> dict[str, Tensor] | None:
-    """The backbone's weights with its adapters added to them, under the names that it had without; None without any."""
+    """The backbone's weights with adapters merged, under their original names; None without adapters."""
     from_adapters = {
         name: module for name, module in model.backbone.named_modules() if hasattr(module, "get_delta_weight")
     }

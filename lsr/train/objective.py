@@ -1,4 +1,4 @@
-"""What is minimised: the ranking losses of a batch, and what keeps its vectors sparse. Raw values are for the log."""
+"""The training objective: ranking losses of a batch, and regularizers. Unweighted values are for the log."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Values = dict[str, Tensor]
 def ranking_loss(
     scores: Tensor, batch: Batch, settings: LossSettings, teachers: Sequence[Teacher], examples: bool = False
 ) -> tuple[Values, Tensor]:
-    """Losses of a batch.
+    """Ranking losses of a batch.
 
     Args:
         scores: (n_queries, n_documents) float, of all pairs.
         batch: The batch.
-        settings: Which losses, and their weights.
-        teachers: Models to imitate; without any, the scores that the examples brought.
-        examples: Imitate these beside the models, too.
+        settings: Weights of the losses.
+        teachers: Models to imitate; without any, the examples' scores are imitated.
+        examples: Imitate the examples' scores beside the models.
 
     Returns:
-        Raw losses by name, and their weighted sum.
+        Unweighted losses by name, and their weighted sum.
 
     Raises:
         TrainingError: There is nothing to imitate.
@@ -61,15 +61,15 @@ def ranking_loss(
 def _taught(
     batch: Batch, teachers: Sequence[Teacher], examples: bool, device: torch.device
 ) -> tuple[Tensor | None, Tensor]:
-    """Teachers' scores of all pairs, (n_teachers, n_queries, n_documents) or None, and of each query's own ones.
+    """Teachers' scores of all pairs, (n_teachers, n_queries, n_documents) or None, and of each query's own documents.
 
-    There are none of all pairs where the examples bring scores or a teacher reads pair by pair.
+    Scores of all pairs are None if examples have scores, or if a teacher scores single pairs.
     """
     brought = []
     if examples or not teachers:
         if batch.scores is None:
             raise TrainingError(
-                "kl and margin_mse need teachers, or examples that bring scores, all of them those of as many teachers"
+                "kl and margin_mse need teachers, or examples with scores, all of them of the same number of teachers"
             )
         brought = [batch.scores.to(device)]
     brought += [
@@ -101,9 +101,9 @@ class Penalty:
     """The regularizer of one side.
 
     Args:
-        settings: Which, and how strong.
-        idf: (n_terms,) float32; for "idf_flops".
-        view: As `regularizers.idf_flops` has it.
+        settings: Kind and weight.
+        idf: (n_terms,) float32, for "idf_flops".
+        view: As for `regularizers.idf_flops`.
     """
 
     def __init__(self, settings: RegularizerSettings, idf: Tensor, view: str) -> None:
@@ -111,15 +111,15 @@ class Penalty:
         self.df = regularizers.DocumentFrequency(len(idf), device=idf.device)
 
     def __call__(self, weights: Tensor, terms: Tensor | None, step: int) -> tuple[Values, Tensor]:
-        """What a batch's weights cost.
+        """The penalty of a batch's weights.
 
         Args:
             weights: (n_docs, n) float32.
-            terms: (n,) int64, the terms of the columns if they are a sample; what is found is scaled to all terms.
+            terms: (n,) int64, the terms of the columns if they are a sample; the penalty is scaled to all terms.
             step: The step, for the ramp.
 
         Returns:
-            Raw values by name, and what is added to the loss.
+            Unweighted values by name, and the term to add to the loss.
         """
         settings = self.settings
         share = 1.0 if terms is None else len(self._idf) / max(1, len(terms))

@@ -1,4 +1,4 @@
-"""Masked-language-model training with a FLOPS penalty: a first stage, on the collection itself."""
+"""Pre-training: masked language modelling with a FLOPS penalty, on the collection itself."""
 
 from __future__ import annotations
 
@@ -22,20 +22,18 @@ _MASKS = ("[MASK]", "<mask>")
 def masked_loss(
     network: Network, ids: Ids, masked: tuple[Ids, Ids], flops: float, processes: Processes
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Cross entropy of the masked tokens, and the FLOPS of the texts' weights.
-
-    Each process runs its share of the texts.
+    """Cross entropy of the masked tokens, and the FLOPS of the texts' weights. Each process runs its share of the
+    texts.
 
     Args:
         network: The model.
         ids: Token ids of the texts.
-        masked: As `mask_tokens` gives them: what is read instead, and 1 where a token is to be guessed.
+        masked: From `mask_tokens`: the tokens to read, and 1 for tokens to predict.
         flops: Weight of the FLOPS.
         processes: Those of the run.
 
     Returns:
-        Raw values by name, of all texts; and what to go back from, whose gradients are to be averaged over the
-        processes.
+        Unweighted values of all texts by name, and the loss for `backward`; average its gradients over the processes.
     """
     head = cast(MaskedLMHead, network.model.head)
     own = processes.share(len(ids))
@@ -51,27 +49,27 @@ def masked_loss(
     n_asked = processes.total(asked.sum()).clamp_min(1)
     raw = {"masked_lm": processes.total(guesses) / n_asked, "documents_flops": regularizers.flops(weights)}
     raw["documents_terms"] = (weights.detach() > 0).sum(1).float().mean()
-    # A process' guesses are its own, so their gradients count as often as there are processes.
+    # Predictions aren't shared between processes, so their gradient is multiplied by the number of processes.
     return raw, guesses * processes.count / n_asked + flops * raw["documents_flops"]
 
 
 def mask_tokens(
     ids: Ids, tokenizer: TextTokenizer, n_terms: int, share: float, rng: np.random.Generator
 ) -> tuple[Ids, Ids]:
-    """Choose tokens to be guessed, as BERT does.
+    """Choose tokens to predict, by BERT's rules.
 
     Args:
-        ids: Token ids of texts; special tokens are left alone.
-        tokenizer: Where the mask and the special tokens are known.
+        ids: Token ids of texts; special tokens are never chosen.
+        tokenizer: Knows the mask and special tokens.
         n_terms: Size of the vocabulary.
-        share: How many of the others.
-        rng: Decides.
+        share: Share of the other tokens to choose.
+        rng: Random generator.
 
     Returns:
-        What is read instead, and 1 where a token is to be guessed, both of the form of `ids`.
+        The tokens to read, and 1 for tokens to predict, both in the form of `ids`.
 
     Raises:
-        EncoderError: The tokenizer knows no mask.
+        EncoderError: The tokenizer has no mask token.
     """
     mask = next((term for name in _MASKS if (term := tokenizer.term(name)) is not None), None)
     if mask is None:

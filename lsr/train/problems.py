@@ -1,4 +1,4 @@
-"""What is wrong with training data, gathered: bad lines are listed together, and so are ids that lead nowhere."""
+"""Collect problems of training data, so that one error lists all bad lines, or all unknown ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Problems:
 
     Args:
         name: The source, for messages.
-        what: What its lines hold ("examples").
+        what: What to call its lines ("examples").
     """
 
     def __init__(self, name: str, what: str) -> None:
@@ -27,7 +27,7 @@ class Problems:
         """Note a bad line.
 
         Raises:
-            DataError: There are so many that reading on is no use.
+            DataError: There are too many to continue.
         """
         self.replace([*self._lines, str(error)])
 
@@ -38,13 +38,13 @@ class Problems:
             raise DataError("\n  ".join([f"{_LISTED} bad lines, and read no further:", *lines[:_LISTED]]), self._name)
 
     def settle(self, count: int) -> None:
-        """All is read.
+        """Raise the problems after all lines were read.
 
         Args:
-            count: How many good ones there were.
+            count: Number of good lines.
 
         Raises:
-            DataError: There were bad lines, or nothing good at all.
+            DataError: There were bad lines, or no good ones.
         """
         if len(self._lines) == 1:
             raise DataError(self._lines[0])
@@ -56,13 +56,13 @@ class Problems:
 
 @dataclass
 class Missing:
-    """Ids that a file should have and has not.
+    """Ids that a file should have but doesn't.
 
     Attributes:
-        name: The file that was looked in.
-        what: What was looked for ("documents").
-        asked_by: The file that named them.
-        mend: What a user may do about it.
+        name: The file that should have them.
+        what: What they are ("documents").
+        asked_by: The file that refers to them.
+        mend: What a user can do.
     """
 
     name: str
@@ -73,20 +73,20 @@ class Missing:
     first: list[str] = field(default_factory=list)
 
     def add(self, name: str) -> None:
-        """Note an id; one that is missing in several lines counts as often."""
+        """Note a missing id; it counts once for each line that refers to it."""
         self.count += 1
         if len(self.first) < _EXAMPLES and name not in self.first:
             self.first.append(name)
 
     def settle(self) -> None:
-        """All is looked up.
+        """Raise the problems after all ids were looked up.
 
         Raises:
-            DataError: Something was missing.
+            DataError: Ids were missing.
         """
         if self.count:
             shown = ", ".join(self.first) + (", …" if self.count > len(self.first) else "")
             mend = f"; {self.mend}" if self.mend else ""
             raise DataError(
-                f"{self.count} {self.what} that {self.asked_by} names are not in it: {shown}{mend}", self.name
+                f"{self.count} {self.what} that {self.asked_by} refers to are not in it: {shown}{mend}", self.name
             )

@@ -1,7 +1,7 @@
-"""Several processes, one batch: each runs the model on its share, and all of them see everything that came of it.
+"""Several processes, one batch: each runs the model on its share of the texts, and all share the results.
 
-Losses and regularizers are of all processes' texts, as if one process had run them: what a share's weights do to the
-loss comes back to their own process, and gradients of parameters are averaged at the end.
+Losses and regularizers see all texts, as if one process had run them. Gradients of a share's weights go to the process
+that computed it, and gradients of parameters are averaged at the end.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from lsr.train.teachers import PairTeacher, Teacher
 
 
 class Processes:
-    """The processes of a run; one of its own unless torchrun started several.
+    """The processes of a run: this one alone, unless torchrun started several.
 
     Args:
-        device: Where tensors have to be to be sent.
+        device: Device of the tensors that are exchanged.
 
     Attributes:
-        rank: The number of this one.
-        count: How many there are.
+        rank: Number of this process.
+        count: Number of processes.
     """
 
     def __init__(self, device: str) -> None:
@@ -44,7 +44,7 @@ class Processes:
         return [n * i // self.count for i in range(self.count + 1)]
 
     def gather(self, rows: Tensor, n: int) -> Tensor:
-        """All rows, of which each process has a share; with gradients.
+        """Gather all rows from the processes' shares, with gradients.
 
         Args:
             rows: (share of n, width).
@@ -58,7 +58,7 @@ class Processes:
         return cast(Tensor, _Gather.apply(rows, self._bounds(n), self.rank))
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum of all processes' values; without gradients."""
+        """The sum of all processes' values, without gradients."""
         if self.count > 1:
             value = value.detach().clone()
             dist.all_reduce(value)
@@ -75,7 +75,7 @@ class Processes:
             parameter.grad /= self.count
 
     def agree(self, value: bool) -> bool:
-        """What the first process says; the others wait for it."""
+        """The value of the first process; the others wait for it."""
         if self.count == 1:
             return value
         flag = torch.tensor([int(value)], device=self.device)
@@ -84,10 +84,10 @@ class Processes:
 
 
 class SharedTeacher(Teacher):
-    """A teacher of whose documents each process scores its share.
+    """A teacher that scores each process' share of the documents in that process.
 
     Args:
-        teacher: It.
+        teacher: The teacher.
         processes: Those of the run.
     """
 
@@ -95,7 +95,7 @@ class SharedTeacher(Teacher):
         self._teacher, self._processes = teacher, processes
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.float32]:
-        """As `Teacher`."""
+        """See `Teacher`."""
         own = documents[self._processes.share(len(documents))]
         scores = self._teacher.scores(queries, own).T if own else np.empty((0, len(queries)), np.float32)
         rows = torch.from_numpy(np.ascontiguousarray(scores)).to(self._processes.device)
@@ -112,7 +112,7 @@ class SharedPairTeacher(PairTeacher):
         """As `PairTeacher`."""
         own = self._teacher.pair_scores(pairs[self._processes.share(len(pairs))])
         rows = torch.from_numpy(own[:, None]).to(self._processes.device)
-        return np.asarray(self._processes.gather(rows, len(pairs)).cpu().numpy()[:, 0], np.float32)
+        return np.asarray(self._processes.gather(rows, len(pairs)).cpu().numpy()[:, 0])
 
 
 def shared(teacher: Teacher, processes: Processes) -> Teacher:
@@ -123,7 +123,7 @@ def shared(teacher: Teacher, processes: Processes) -> Teacher:
 
 
 class _Gather(torch.autograd.Function):
-    """Every process has the same loss of the same rows, so none needs the others' gradients of its own."""
+    """Gather with gradients. Every process computes the same loss, so no gradients are exchanged."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, bounds: list[int], rank: int) -> Tensor:
@@ -137,5 +137,5 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        # Times the processes, as gradients of parameters will be averaged over them.
+        # Multiplied because gradients of parameters are averaged over the processes later.
         return grads[0][ctx.own] * ctx.count, None, None

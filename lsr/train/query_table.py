@@ -1,4 +1,4 @@
-"""The queries' side without a model: weights that are looked up, and the terms that a batch has to have."""
+"""Query weights without a model: a table of term weights, and the sample of terms of a batch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 
 class QueryTable(nn.Module):
-    """Weights of query terms, looked up.
+    """A table of query term weights.
 
-    With embeddings they are q_j = log1p(relu(v . E_j + b)), and v and b are what is learned, so that rare terms have
-    something of their like (Li-LSR, Nardini et al., SIGIR 2025). They are 1 at first.
+    With embeddings E the weights are q_j = log1p(relu(v . E_j + b)). Only v and b are learned, so rare terms learn from
+    similar ones (Li-LSR, Nardini et al., SIGIR 2025). Initially all weights are 1.
 
     Args:
-        start: (n_terms,) float32, what they are at first; negative ones count as zero.
-        learned: Whether they change.
-        lexical: Weight of BM25's score, which changes with them.
-        embeddings: (n_terms, hidden) float32; of `start` it counts then only where it is zero.
+        start: (n_terms,) float32, initial weights; negative ones count as zero.
+        learned: Whether they are trained.
+        lexical: Initial weight of BM25's score, which is trained with them.
+        embeddings: (n_terms, hidden) float32; then only the zeros of `start` are used.
     """
 
     def __init__(self, start: Tensor, *, learned: bool, lexical: float = 0.0, embeddings: Tensor | None = None) -> None:
@@ -34,7 +34,7 @@ class QueryTable(nn.Module):
             self.offset = nn.Parameter(torch.tensor([math.e - 1]), requires_grad=learned)
 
     def weights(self, terms: Tensor | slice = slice(None)) -> Tensor:
-        """Of some terms or all of them, (n,) float32."""
+        """Weights of some terms or all, (n,) float32."""
         if self.embeddings is None:
             return torch.relu(self.weight[terms])
         found = torch.log1p(torch.relu(self.embeddings[terms] @ self.direction + self.offset))
@@ -44,8 +44,8 @@ class QueryTable(nn.Module):
         """Weights of queries.
 
         Args:
-            queries: Token ids; a token counts once.
-            terms: (n,) int64, the terms that are wanted.
+            queries: Token ids; repeated tokens count once.
+            terms: (n,) int64, the terms of the result's columns.
 
         Returns:
             (n_queries, n) float32.
@@ -65,7 +65,7 @@ def inverse_frequencies(rows: Iterable[Sequence[int]], n_terms: int) -> tuple[Te
         n_terms: Size of the vocabulary.
 
     Returns:
-        (n_terms,) float32, and its mean over the terms that the documents have; 1 where they have none.
+        (n_terms,) float32, and its mean over the terms that occur; 1 if none does.
     """
     df, n_docs = np.zeros(n_terms), 0
     for row in rows:
@@ -77,12 +77,12 @@ def inverse_frequencies(rows: Iterable[Sequence[int]], n_terms: int) -> tuple[Te
 
 
 class TermSampler:
-    """The terms of a batch: those of its queries, and a sample of all that stands for the whole vocabulary.
+    """Draws the terms of a batch: those of its queries, and a sample that stands for the whole vocabulary.
 
     Args:
         n_terms: Size of the vocabulary.
-        absent: Terms that no query has.
-        sample: Terms to draw; 0 for all.
+        absent: Terms that no query may have.
+        sample: Number of terms to draw; 0 for all.
     """
 
     def __init__(self, n_terms: int, absent: Iterable[int], sample: int) -> None:
@@ -94,7 +94,7 @@ class TermSampler:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(n_asked,) the terms of the queries, ascending, and (n_sample,) those drawn; both int64.
 
-        The sample is drawn from all terms, the queries' among them: otherwise its mean would not be everybody's.
+        The sample is drawn from all terms, including the queries', so that its mean is unbiased.
         """
         asked = np.unique(np.concatenate([np.array(row, dtype=np.int64) for row in queries]))
         drawn = np.arange(self._n_terms)

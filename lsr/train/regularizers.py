@@ -1,20 +1,19 @@
 """Sparsity penalties: pure functions of a batch's term weights, and the ramp of their strength.
 
 Weights are (n_docs, n_terms) and never negative; every penalty is a scalar of their dtype, float32 for those in half
-precision, where the squares of small means would vanish. Queries are regularized by the same functions. How strongly a
-penalty counts, its lambda, belongs to the trainer; so raw and weighted values can both be logged. Not to be mixed up
-with the FLOPS that papers report of a finished model, which is `SparseMatrix.expected_overlap`.
+precision, where the squares of small means would underflow. Queries use the same functions. The trainer multiplies by
+the weight (lambda) of a penalty. The FLOPS that papers report of a finished model is another measure, see
+`SparseMatrix.expected_overlap`.
 
 **Lambdas of other libraries.** Means here are flat, over all rows of the batch, positives and negatives alike. That is
-what sentence-transformers' FlopsLoss and naver/splade's Hugging Face trainer do, so their lambdas carry over as they
-are; naver's older trainer takes the mean of the positives' value and the negatives', the same where both are alike.
-OpenSearch's trainer takes the mean over the queries for each of the G places in a query's group of documents and adds
-the places up: where they are alike its penalty is G times larger, so its lambda has to be multiplied by G here (it
-multiplies by the number of processes besides).
+what sentence-transformers' FlopsLoss and naver/splade's Hugging Face trainer do, so their lambdas can be used here.
+naver's older trainer takes the mean of the positives' penalty and the negatives', which is the same if both are alike.
+OpenSearch's trainer computes the penalty for each of the G positions in a query's group of documents and adds them up:
+if they are alike its penalty is G times larger, so multiply its lambda by G (and by its number of processes).
 
-**A sample of the vocabulary.** FLOPS, L1 and their kin are sums over terms, so they can be had from S of the V columns:
-with columns drawn uniformly, V / S times the value is an unbiased estimate of the whole, and so is its gradient. The
-caller multiplies. `l0_flops` and `anti_zero` look at whole rows besides; their docstrings say what they need.
+**A sample of the vocabulary.** FLOPS, L1 and the like are sums over terms, so S of the V columns are enough: with
+columns drawn uniformly, V / S times the value is an unbiased estimate, and so is its gradient. The caller multiplies.
+`l0_flops` and `anti_zero` also depend on whole rows; see their docstrings.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ SCHEDULES = ("quadratic", "linear", "constant")
 def flops(weights: Tensor) -> Tensor:
     """FLOPS: sum_j ( mean_i w_ij )^2 (Paria et al. 2020, arXiv 2004.05665).
 
-    Squares make it dear that many documents share a term and cheap that each has its own, which shortens the longest
+    The square penalizes terms that many documents share more than terms of few documents, so it shortens the longest
     posting lists first.
 
     Args:
@@ -49,28 +48,28 @@ def l1(weights: Tensor) -> Tensor:
 
 
 def idf_flops(weights: Tensor, idf: Tensor, *, view: str, floor: float = 0.01) -> Tensor:
-    """IDF-aware FLOPS: cheap for rare terms, dear for common ones (arXiv 2411.04403).
+    """IDF-aware FLOPS: penalizes common terms more than rare ones (arXiv 2411.04403).
 
-    There are two views of the same penalty, and they differ in where the idf is:
+    There are two views of the penalty, depending on where the idf is:
 
-    * "document": the query brings it, q_j = idf_j, as with the inference-free query encoder. Then `weights` are w, what
-      the document encoder makes, and the penalty is plain FLOPS on w. That is the authors' released code: nothing in
-      the penalty knows of the idf, and yet a common term pays the full price for a small share of the score.
-    * "query": queries are 0/1, so the document's weights have to hold the idf: `weights` are u, u_j = idf_j w_j, and
-      the penalty is sum_j ( mean_i u_ij / idf_j )^2.
+    * "document": queries have the idf, q_j = idf_j, as in an inference-free query encoder. `weights` are w, the
+    document
+      encoder's weights, and the penalty is plain FLOPS of w, as in the authors' code. The penalty doesn't contain the
+      idf, but a common term pays the full price for its small share of the score.
+    * "query": queries are 0/1, so the documents' weights include the idf: `weights` are u, u_j = idf_j w_j, and the
+      penalty is sum_j ( mean_i u_ij / idf_j )^2.
 
-    Both give the same number for the same ranking: idf_flops(idf * w, "query") = idf_flops(w, "document"). Multiplying
-    by the idf instead of dividing, as is sometimes printed, would favour common terms.
+    Both are equal for the same ranking: idf_flops(idf * w, "query") = idf_flops(w, "document"). Multiplying by the idf
+    instead of dividing, as is sometimes printed, would favour common terms.
 
     Args:
         weights: (n_docs, n_terms) float, w or u.
         idf: (n_terms,) float, of the same columns.
         view: "document" or "query".
-        floor: In the "query" view an idf below this counts as this: a term that every document has is dear, but its
-            price has to be finite.
+        floor: Lower bound of the idf in the "query" view, so that the penalty of a term in every document is finite.
 
     Raises:
-        ValueError: Another view.
+        ValueError: An unknown view.
     """
     if view == "document":
         return flops(weights)
@@ -80,15 +79,15 @@ def idf_flops(weights: Tensor, idf: Tensor, *, view: str, floor: float = 0.01) -
 
 
 class DocumentFrequency:
-    """In which share of the documents each term is active, followed while the model changes.
+    """Moving average of the share of documents in which each term is active.
 
-    A mean that forgets: every term remembers about the last `window` documents in which it was looked at, so batches of
-    any size and samples of the columns can be mixed. Needs no pass over the collection.
+    For each term it covers about the last `window` documents in which the term was sampled, so batches of any size and
+    samples of columns can be mixed. Needs no pass over the collection.
 
     Args:
         n_terms: Size of the vocabulary.
-        window: Documents that count; older ones fade.
-        device: Where the counts are kept.
+        window: Number of documents that count; older ones fade.
+        device: Device of the counts.
     """
 
     def __init__(self, n_terms: int, window: int = 100_000, device: str | torch.device = "cpu") -> None:
@@ -102,8 +101,8 @@ class DocumentFrequency:
         """Count a batch, in place.
 
         Args:
-            weights: (n_docs, n_terms) float; only which of them are above zero counts.
-            terms: (n_columns,) int64, without repeats: the terms of the columns, if `weights` is a sample of them.
+            weights: (n_docs, n_terms) float; only whether they are above zero counts.
+            terms: (n_columns,) int64, without repeats: the terms of the columns, if they are a sample.
         """
         columns = slice(None) if terms is None else terms
         fading = (1 - 1 / self.window) ** len(weights)
@@ -112,23 +111,23 @@ class DocumentFrequency:
         self._seen[columns] = self._seen[columns] * fading + len(weights)
 
     def fractions(self, terms: Tensor | None = None) -> Tensor:
-        """(n_terms,) float32 between 0 and 1; 0 for a term that was never looked at.
+        """(n_terms,) float32 between 0 and 1; 0 for a term that was never sampled.
 
         Args:
-            terms: (n_columns,) int64: only of these terms.
+            terms: (n_columns,) int64, to get only these terms.
         """
         columns = slice(None) if terms is None else terms
         return self._active[columns] / self._seen[columns].clamp(min=1)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint has to keep: "active" and "seen", (n_terms,) float32 each."""
+        """The state for a checkpoint: "active" and "seen", (n_terms,) float32 each."""
         return {"active": self._active, "seen": self._seen}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave.
+        """Restore a `state_dict`.
 
         Raises:
-            ValueError: It is of another vocabulary.
+            ValueError: It is for another vocabulary.
         """
         for name, mine in self.state_dict().items():
             if state[name].shape != mine.shape:
@@ -139,21 +138,21 @@ class DocumentFrequency:
 def df_flops(weights: Tensor, df: Tensor, a: float = 0.1, b: float = 10.0) -> Tensor:
     """DF-FLOPS: sum_j ( d_j mean_i w_ij )^2, d_j = 1 / (1 + (df_j^(ln 2 / ln a) - 1)^b) (arXiv 2505.15070).
 
-    Only terms that many documents have are pressed down: d is 0.5 at df = a, near 1 above it and near 0 below. It
+    Only terms that many documents have are penalized: d is 0.5 at df = a, near 1 above it and near 0 below. This
     shortens the longest posting lists, which decide the slowest queries.
 
     Args:
         weights: (n_docs, n_terms) float.
-        df: (n_terms,) float, the share of documents with the term; of `DocumentFrequency`. Has no gradient.
-        a: The share at which the price is half.
-        b: How sharp the step is.
+        df: (n_terms,) float, the share of documents with the term, from `DocumentFrequency`; without gradient.
+        a: The share at which d is 0.5.
+        b: Steepness at a.
 
     Raises:
         ValueError: `a` is not between 0 and 1, or `b` is not above 0.
     """
     if not (0 < a < 1 and b > 0):
         raise ValueError(f"a must lie between 0 and 1 and b above 0, got a = {a}, b = {b}")
-    # In float32: the power of a rare term overflows half precision. Beyond float32 it is inf, and d is 0 as it should.
+    # In float32, because the power of a rare term overflows half precision. Beyond float32 it is inf, and d is 0.
     shares = df.detach().float().clamp(0, 1)
     price = 1 / (1 + (shares.pow(math.log(2) / math.log(a)) - 1).pow(b))
     means = _means(weights)
@@ -163,13 +162,13 @@ def df_flops(weights: Tensor, df: Tensor, a: float = 0.1, b: float = 10.0) -> Te
 def l0_flops(weights: Tensor, threshold: int, active: Tensor | None = None) -> Tensor:
     """FLOPS of the rows with more than `threshold` active terms (l0 mask, arXiv 2504.14839).
 
-    Documents that are sparse enough are left alone. The mask has no gradient, and the mean is over all rows, also the
+    Documents that are sparse enough aren't penalized. The mask has no gradient; the mean is over all rows, including
     masked ones.
 
     Args:
         weights: (n_docs, n_terms) float.
-        threshold: Active terms that a row may have for nothing.
-        active: (n_docs,), active terms of the whole rows; needed where `weights` is a sample of the columns.
+        threshold: Number of active terms that a row may have without penalty.
+        active: (n_docs,), active terms of the whole rows; needed if `weights` is a sample of columns.
     """
     if active is None:
         active = (weights.detach() > 0).sum(1)
@@ -177,21 +176,21 @@ def l0_flops(weights: Tensor, threshold: int, active: Tensor | None = None) -> T
 
 
 def anti_zero(weights: Tensor) -> Tensor:
-    """Keeps rows from dying: mean_i 1 / (1 + sum_j w_ij)^2, between 0 and 1.
+    """Penalty for empty rows: mean_i 1 / (1 + sum_j w_ij)^2, between 0 and 1.
 
-    1 for a batch of dead rows, 1e-4 and nearly flat for rows whose weights sum up to 99. The usual form, one over the
-    square of the sum of all weights (naver/splade), sees only whether the whole batch dies: one dead row among others
-    gets no more lift than they do, and when all are dead it is infinite. Here each row stands for itself, and the
-    steepest slope is -2. Something has to pass on what it says: a weight that relu cut off has no gradient of its own.
+    It is 1 for a batch of empty rows, and 1e-4 and nearly flat for rows whose weights add up to 99. The usual form, one
+    over the squared sum of all weights (naver/splade), sees only the whole batch: one empty row among others gets no
+    larger gradient than they do, and if all are empty the penalty is infinite. Here each row counts by itself, and the
+    steepest slope is -2. A weight that relu has cut off has no gradient, so it can't revive a row by itself.
 
     Args:
-        weights: (n_docs, n_terms) float; a sample of S of V columns is to be multiplied by V / S beforehand.
+        weights: (n_docs, n_terms) float; multiply a sample of S of V columns by V / S first.
     """
     return (1 + _row_sums(weights)).pow(-2).mean()
 
 
 def schedule(kind: str, step: int, steps: int) -> float:
-    """What a lambda is multiplied by at a step; it grows from 0 to 1 in `steps` steps and stays there.
+    """Factor of a lambda at a step: grows from 0 to 1 in `steps` steps, then stays 1.
 
     Args:
         kind: "quadratic", min(1, step / steps)^2, as in SPLADE; "linear"; or "constant", which is 1.
@@ -199,7 +198,7 @@ def schedule(kind: str, step: int, steps: int) -> float:
         steps: Length of the ramp; 0 for none.
 
     Raises:
-        ValueError: Another kind, or a negative number.
+        ValueError: An unknown kind, or a negative number.
     """
     if kind not in SCHEDULES:
         raise ValueError(f"the schedule must be one of {', '.join(SCHEDULES)}, got {kind!r}")
@@ -211,7 +210,7 @@ def schedule(kind: str, step: int, steps: int) -> float:
 
 
 def _means(weights: Tensor) -> Tensor:
-    """(n_terms,), over the rows; nothing as large as the weights is copied."""
+    """(n_terms,), over the rows, without a copy of the weights."""
     return weights.mean(0, dtype=_wide(weights.dtype))
 
 

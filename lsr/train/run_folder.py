@@ -1,4 +1,4 @@
-"""What stands in a run's folder beside its checkpoints: its settings, which are held to, its log, the model's card."""
+"""A run's folder beside its checkpoints: settings, log and model card."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lsr.errors import TrainingError
 from lsr.train.checkpoints import Checkpoints
 from lsr.train.settings import TrainSettings
 
-_GONE = object()  # a setting that there is no longer
-# What changes neither the steps that are behind a run nor what those to come are made of.
+_GONE = object()  # a setting that no longer exists
+# Settings that may change when a run resumes.
 _CHANGEABLE = (
     "optimizer.steps",
     "checkpoint_every",
@@ -28,21 +28,21 @@ _CHANGEABLE = (
 
 
 def hold_settings(folder: Path, settings: TrainSettings, checkpoints: Checkpoints, *, first: bool) -> None:
-    """Refuse a folder with another run; remember this one's settings.
+    """Store a run's settings, or check them against those of the run in the folder.
 
     Args:
-        folder: The run's.
-        settings: Of the run that is about to begin or to go on.
-        checkpoints: Those in the folder.
+        folder: The run's folder.
+        settings: Settings of the run that starts or resumes.
+        checkpoints: The checkpoints in the folder.
         first: Whether this is the process that writes.
 
     Raises:
-        TrainingError: There is a run of other settings, or they can't be read.
+        TrainingError: The folder has a run of other settings, or its settings can't be read.
     """
     path, now = folder / "settings.json", json.dumps(asdict(settings), indent=1, sort_keys=True)
     if not (path.is_file() and checkpoints.paths()):
         if first:
-            if path.is_file() and path.read_text() != now:  # what another run left before its first checkpoint
+            if path.is_file() and path.read_text() != now:  # files of another run that had no checkpoint yet
                 for left in (*folder.glob("best*"), *folder.glob("negatives-*")):
                     shutil.rmtree(left)
             _replace(path, now)
@@ -52,26 +52,26 @@ def hold_settings(folder: Path, settings: TrainSettings, checkpoints: Checkpoint
         then = dict(json.loads(path.read_bytes()))
     except (ValueError, TypeError) as error:
         raise TrainingError(
-            f"{path}: the settings of the run that is here can't be read ({error}); delete this file if they are "
-            "those of now, or take another folder"
+            f"{path}: the settings of the run in this folder can't be read ({error}); delete this file if they are "
+            "the present ones, or take another folder"
         ) from None
     other = _differing(then, here)
     if fixed := [key for key in other if key not in _CHANGEABLE]:
         raise TrainingError(
             f"{folder} has a run with other settings ({', '.join(fixed)}); take another folder or delete it. "
-            f"Of a run that goes on these may change: {', '.join(_CHANGEABLE)}"
+            f"A run that resumes may change only {', '.join(_CHANGEABLE)}"
         )
     if other and first:
         _replace(path, now)
         if "optimizer.steps" in other:
             before, steps = then["optimizer"]["steps"], settings.optimizer.steps
             decays = settings.optimizer.decay != "constant"
-            fall = ", and rates fall to the new end from now on" if decays else ""
-            note(f"this run goes on to {steps:,} steps instead of {before:,}{fall}")
+            fall = ", and learning rates now fall towards the new end" if decays else ""
+            note(f"this run now has {steps:,} steps instead of {before:,}{fall}")
 
 
 def _differing(then: Any, here: Any, name: str = "") -> list[str]:
-    """Which of a run's settings aren't those of now; a key that they don't have came with a later version."""
+    """Names of a run's settings that differ from the present ones; keys that the run lacks are from a later version."""
     if isinstance(then, dict) and isinstance(here, dict):
         return [
             key
@@ -85,7 +85,7 @@ def _differing(then: Any, here: Any, name: str = "") -> list[str]:
 
 
 def tell_on_card(card: Path, settings: TrainSettings, step: int) -> None:
-    """Add to a model card how the model came about; of files their names, not where they lie here."""
+    """Describe the training on a model card, with names of files instead of local paths."""
     sources = ", ".join(Path(source.path).name for source in settings.data.sources)
     given = asdict(settings)
     parts = {name: given[name] for name in ("losses", "documents_regularizer", "queries_regularizer", "optimizer")}
@@ -103,27 +103,27 @@ def tell_on_card(card: Path, settings: TrainSettings, step: int) -> None:
 
 
 def open_log(path: Path, step: int) -> Any:
-    """The log, to write on after a step; what a killed run wrote beyond its last checkpoint is cut off."""
+    """Open the log to continue after a step; lines of a killed run after its last checkpoint are removed."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except ValueError:  # the line that the kill cut
+        except ValueError:  # a line that was cut off by a kill
             continue
     _replace(path, "".join(kept))
     return path.open("a", encoding="utf-8")
 
 
 def _replace(path: Path, content: str) -> None:
-    """Write a file anew, as a whole: other processes may read it."""
+    """Replace a file atomically: other processes may read it."""
     work = path.with_name(path.name + ".partial")
     work.write_text(content, encoding="utf-8")
     take_name(work, path)
 
 
 def write_line(log: Any, values: Mapping[str, Any]) -> None:
-    """Add values to the log, of the process that has one."""
+    """Add a line to the log, in the process that has one."""
     if log is not None:
         log.write(json.dumps(values) + "\n")
         log.flush()

@@ -1,4 +1,4 @@
-"""What a training run is made of, as `configs/train/*.yaml` says it. Checked as it is read; imports no torch."""
+"""Settings of a training run, read from YAML (`configs/train/*.yaml`) and checked. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class ModelSettings(Settings):
 
     Attributes:
         checkpoint: A folder or hub name to start from.
-        head: What makes weights of its states, see `lsr.encode.model`.
-        pooling: How the logits of a text's tokens become one: the largest, or the sum.
-        saturation: From logits to weights.
+        head: Turns states into weights, see `lsr.encode.model`.
+        pooling: How the logits of a text's tokens are combined: the largest, or the sum.
+        saturation: Function from logits to weights.
         max_length: Tokens of a document that are read.
-        freeze: So many layers stay as they are, from the embeddings on; their states are kept in the run's cache, so
-            that they are computed once for each text. Of the heads "expansion" and "lexical".
-        lora: Rank of low-rank adapters that are trained in place of the backbone; 0 for none. Needs the package peft.
-        dropout: Share of the activations that are dropped; None for what the checkpoint says. Without any, a step on a
-            CPU takes two thirds of the time.
+        freeze: Number of frozen layers, from the embeddings on. Their states are computed once for each text and kept
+            in the run's cache. For the heads "expansion" and "lexical".
+        lora: Rank of low-rank adapters that are trained instead of the backbone; 0 for none. Needs the package peft.
+        dropout: Dropout probability; None for the checkpoint's. Without dropout a step on a CPU takes two thirds of the
+            time.
     """
 
     checkpoint: str
@@ -38,7 +38,7 @@ class ModelSettings(Settings):
     dropout: float | None = field(default=None, metadata=within(at_least=0, below=1))
 
     def conflicts(self) -> list[str]:
-        """Layers are frozen only of some heads."""
+        """Only some heads allow frozen layers."""
         if self.freeze and self.head not in ("expansion", "lexical"):
             return [f"freeze works with the heads expansion and lexical, not {self.head}"]
         return []
@@ -49,13 +49,12 @@ class QuerySettings(Settings):
     """The queries' side.
 
     Attributes:
-        kind: "encoded" by the documents' model; or their own tokens without a model: with the training documents' IDF
-            as it is ("idf"), with weights that are learned, one by one from that IDF on, brought to a mean of 1
-            ("table"), or as a function of the tokens' input embeddings ("projected"), or all 1 ("tokens"). All of
-            these are saved as a table.
+        kind: "encoded": by the documents' model. All others weigh the query's tokens without a model and are saved as a
+            table: "idf": by the training documents' IDF; "table": by learned weights that start at the IDF, scaled to
+            a mean of 1; "projected": by a learned function of the input embeddings; "tokens": all 1.
         max_length: Tokens of a query that are read.
-        weights: A JSON file of weights by token, as OpenSearch's idf.json, instead of that IDF. A regularizer's weight
-            that was found beside a table goes with it: with the table times c, documents need weights of 1 / c.
+        weights: A JSON file of weights by token, such as OpenSearch's idf.json, instead of the IDF. A regularizer's
+            weight fits one scale of the table: if the table is multiplied by c, documents' weights shrink by 1 / c.
     """
 
     kind: Literal["encoded", "table", "projected", "idf", "tokens"] = "encoded"
@@ -63,7 +62,7 @@ class QuerySettings(Settings):
     weights: str | None = None
 
     def conflicts(self) -> list[str]:
-        """A table of one's own needs a table."""
+        """A file of weights needs a kind with a table."""
         if self.weights is not None and self.kind not in ("table", "idf"):
             return [f"weights is for the kinds table and idf, not {self.kind}"]
         return []
@@ -74,15 +73,14 @@ class DataSettings(Settings):
     """Examples and batches.
 
     Attributes:
-        sources: Where they come from, see `lsr.train.sources`.
-        queries: Queries of a batch; of several processes each brings as many, and losses see them all.
-        negatives: Documents beside the positive one, for each query, drawn from its candidates.
-        refresh_every: After so many steps, and again and again, the sources' collections are searched with the encoder
-            as it is then, and what is found becomes the candidates (ANCE, arXiv 2007.00808); 0 for never. Of sources
-            whose documents are named by id.
-        refresh_count: Candidates of a query that are kept.
-        refresh_share: Leave out what scores above this share of the positive's score (arXiv 2407.15831); None keeps all
-            that isn't known to be relevant.
+        sources: Sources of examples, see `lsr.train.sources`.
+        queries: Queries of a batch, for each process; losses see the queries of all processes.
+        negatives: Negatives of each query in a batch, drawn from its candidates.
+        refresh_every: Interval in steps at which the sources' collections are searched with the present encoder; the
+            results become the candidates (ANCE, arXiv 2007.00808). 0 for never. For sources with document ids.
+        refresh_count: Candidates to keep for each query.
+        refresh_share: Leave out candidates above this share of the positive's score (arXiv 2407.15831); None keeps all
+            that aren't judged relevant.
     """
 
     sources: tuple[TrainingSource, ...]
@@ -93,21 +91,21 @@ class DataSettings(Settings):
     refresh_share: float | None = field(default=None, metadata=within(above=0, at_most=1))
 
     def conflicts(self) -> list[str]:
-        """There is something to learn from."""
+        """At least one source is needed."""
         return [] if self.sources else ["sources: name at least one"]
 
 
 @dataclass(frozen=True)
 class TeacherSettings(Settings):
-    """Whose scores are imitated: a model's, or those that the examples bring. One of these.
+    """A teacher, whose scores are imitated. Give one of these.
 
     Attributes:
-        encoder: "bm25", or a sparse encoder as `--encoder` takes it; it scores all pairs of a batch.
-        dense: A checkpoint of one vector for a text, pooled, prompted and compared as its own files say; likewise.
-        cross_encoder: A CrossEncoder of sentence-transformers with one output. It scores a query's own documents only,
+        encoder: "bm25", or a sparse encoder as for `--encoder`; it scores all pairs of a batch.
+        dense: A dense checkpoint, with the pooling, prompts and similarity of its own files; it scores all pairs.
+        cross_encoder: A CrossEncoder of sentence-transformers with one output. It scores only a query's own documents,
             so kl is then over these. Needs the package sentence-transformers.
-        examples: The scores that the examples bring, of `lsr score` say, beside models; they are of a query's own
-            documents, so kl is then over these. Without any teachers they are taken anyhow.
+        examples: The scores in the examples, for example from `lsr score`, beside models. They are only for a query's
+            own documents, so kl is then over these. Without any teachers they are used by default.
     """
 
     encoder: str | None = None
@@ -121,28 +119,29 @@ class TeacherSettings(Settings):
         return self.examples or self.cross_encoder is not None
 
     def conflicts(self) -> list[str]:
-        """One teacher has one name."""
+        """Exactly one of the four is needed."""
         named = sum(name is not None for name in (self.encoder, self.dense, self.cross_encoder))
         return [] if named + self.examples == 1 else ["name one of encoder, dense, cross_encoder and examples"]
 
 
 @dataclass(frozen=True)
 class LossSettings(Settings):
-    """Weights of the losses; those at 0 are left out.
+    """Weights of the losses; a loss with weight 0 isn't computed.
 
     Attributes:
-        info_nce: Of the positives against every other document of the batch.
-        kl: Against the teachers, over every document of the batch if they score all pairs, else over the query's own.
-        margin_mse: Against the teachers' scores as they are.
-        vectors: Against the documents' vectors of those teachers that are sparse models of the same vocabulary; squared
-            differences, summed over the terms. It fades: its weight falls to nothing by the last step.
-        alone: Beside `TrainSettings.lexical`: all of these losses once more, of the model's scores without BM25's, and
-            their weight. The whole then ranks well, and so does what is learned by itself.
-        temperature: Scores are divided by it in info_nce.
-        teacher_scores: How kl takes each teacher's: for each query brought to 0..1 ("min-max") or to mean 0 and
-            standard deviation 1 ("standard"), so that unlike teachers count alike, or as they are ("raw"), as of one
-            cross-encoder.
-        scale: Their mean is multiplied by it for kl; 0 for 30 of what lies in 0..1, and 1 of the others.
+        info_nce: Contrastive loss of the positives against all other documents of the batch.
+        kl: KL divergence from the teachers, over all documents of the batch if they score all pairs, else over the
+            query's own.
+        margin_mse: Squared error of score differences, with the teachers' unscaled scores.
+        vectors: Squared differences from the documents' vectors of those teachers that are sparse models of the same
+            vocabulary, summed over terms. The weight falls to 0 by the last step.
+        alone: With `TrainSettings.lexical`: weight of all these losses for the model's scores without BM25's, so that
+            the learned part also ranks well by itself.
+        temperature: Divides scores in info_nce.
+        teacher_scores: How kl scales each teacher's scores for a query: to 0..1 ("min-max") or to mean 0 and standard
+            deviation 1 ("standard"), so that teachers of different scales count equally, or not at all ("raw"), for a
+            single cross-encoder.
+        scale: Factor of their mean for kl; 0 for the default: 30 for "min-max", 1 for the others.
         margin_pairs: Whether margin_mse compares a query's positive with its negatives ("positive"), or all of its
             documents with each other ("all"), as naver/splade's trainer of SPLADE-v3 does.
     """
@@ -164,7 +163,7 @@ class LossSettings(Settings):
         super().__post_init__()
 
     def conflicts(self) -> list[str]:
-        """There is something to minimise."""
+        """At least one ranking loss is needed."""
         if not (self.info_nce or self.kl or self.margin_mse):
             return ["give at least one of info_nce, kl and margin_mse a weight"]
         return []
@@ -172,15 +171,15 @@ class LossSettings(Settings):
 
 @dataclass(frozen=True)
 class RegularizerSettings(Settings):
-    """What keeps vectors sparse.
+    """The sparsity penalty of one side.
 
     Attributes:
         kind: See `lsr.train.regularizers`.
-        weight: In the loss, once the ramp is over.
+        weight: Weight in the loss, after the ramp.
         ramp: Steps over which the weight grows.
-        schedule: How.
-        threshold: Terms below which "l0_flops" leaves a vector alone.
-        anti_zero: Weight of the term that keeps vectors from becoming empty.
+        schedule: How it grows.
+        threshold: Number of terms up to which "l0_flops" has no penalty.
+        anti_zero: Weight of the penalty for empty vectors.
     """
 
     kind: Literal["flops", "l1", "idf_flops", "df_flops", "l0_flops"] = "flops"
@@ -193,14 +192,14 @@ class RegularizerSettings(Settings):
 
 @dataclass(frozen=True)
 class PretrainSettings(Settings):
-    """Masked-language-model training on the sources' documents, before anything else (as in arXiv 2207.03834).
+    """A first stage of masked language modelling on the sources' documents (as in arXiv 2207.03834).
 
-    A batch is a positive of each of `data.queries` examples, and goes through the model as a whole; the optimizer's
-    rates, warm-up and decay hold for this stage anew.
+    A batch has a positive of each of `data.queries` examples and goes through the model as a whole. The optimizer's
+    rates, warm-up and decay start again after this stage.
 
     Attributes:
-        steps: Updates, besides the optimizer's.
-        mask_share: Of a text's tokens, those that are to be guessed: 8 of 10 masked, 1 replaced, 1 as it is.
+        steps: Updates, in addition to the optimizer's.
+        mask_share: Share of tokens to predict; of these 8 of 10 are masked, 1 replaced, 1 unchanged.
         flops: Weight of the FLOPS of the texts' term weights.
     """
 
@@ -215,16 +214,17 @@ class OptimizerSettings(Settings):
 
     Attributes:
         steps: Updates.
-        lr: Of the backbone.
-        head_lr: Of the head's matrices, where the head has its own; None for `lr`.
-        term_lr: Of what there is one number of for each term: biases, the queries' table; None for `lr`.
-        weight_decay: Of matrices.
+        lr: Learning rate of the backbone.
+        head_lr: Learning rate of the head's matrices, if it has any; None for `lr`.
+        term_lr: Learning rate of parameters with one number for each term, such as biases and the query table; None
+            for `head_lr`.
+        weight_decay: Weight decay of matrices.
         warmup: Steps over which the rates grow.
         decay: How they fall afterwards.
-        clip: The gradient's norm at most.
-        accumulate: Batches of an update. With gradient_cache losses and regularizers see them as one, as they see the
-            batches of several processes; without it each batch is by itself: InfoNCE has fewer negatives, and FLOPS of
-            few documents is larger than that of many.
+        clip: Largest norm of the gradient.
+        accumulate: Batches of an update. With gradient_cache, losses and regularizers see them as one batch, like the
+            batches of several processes. Without it each batch counts by itself: InfoNCE has fewer negatives, and the
+            FLOPS of few documents is larger than that of many.
     """
 
     steps: int = field(metadata=within(at_least=1))
@@ -240,16 +240,16 @@ class OptimizerSettings(Settings):
 
 @dataclass(frozen=True)
 class ValidationSettings(Settings):
-    """A search over held-out data, every so often.
+    """Validation by searching held-out data at intervals.
 
     Attributes:
         sets: BEIR folders or ir-datasets names, "FOLDER" or "FOLDER:split".
-        every: Steps.
-        measure: Its mean over the sets decides which checkpoint is the best: of those after the regularizers' ramps, as
-            before that vectors are not sparse yet, and the last one.
-        max_terms: Terms that a document of the best may have on average; 0 for any number.
-        patience: Stop after so many validations that could be the best without a better one; 0 never.
-        documents: Documents of a set at most: those judged, and as many others; 0 for all.
+        every: Interval in steps.
+        measure: Its mean over the sets decides which encoder is the best. Only those after the regularizers' ramps are
+            eligible, because vectors aren't sparse before, and the last one.
+        max_terms: Largest mean number of terms of a document of the best encoder; 0 for any.
+        patience: Stop after this many eligible validations without improvement; 0 never stops.
+        documents: Largest number of documents of a set: the judged ones and as many others as fit; 0 for all.
     """
 
     sets: tuple[str, ...]
@@ -260,7 +260,7 @@ class ValidationSettings(Settings):
     documents: int = field(default=0, metadata=within(at_least=0))
 
     def conflicts(self) -> list[str]:
-        """There is something to search."""
+        """At least one set is needed."""
         return [] if self.sets else ["sets: name at least one"]
 
 
@@ -274,21 +274,22 @@ class TrainSettings(Settings):
         losses: Weights of the losses.
         optimizer: Steps and rates.
         queries: The queries' side.
-        teachers: For kl and margin_mse; without any, the scores that the examples bring.
-        lexical: Weight of BM25's score, fitted to the training documents, that is added to the model's, which then
-            learns what BM25 lacks; the encoder is a `lsr.encode.hybrid` of both. Learned if the queries' weights are.
-        documents_regularizer: What keeps documents sparse.
-        queries_regularizer: What keeps queries sparse.
-        sample_terms: Weights are made for the terms of the batch's queries and so many others, drawn at random, which
-            stand for all in the regularizer; 0 for all terms. For queries without a model.
-        pretrain: A stage before the training itself; None for none. Of the heads "masked-lm" and "gated".
+        teachers: Teachers for kl and margin_mse; without any, the scores in the examples.
+        lexical: Weight of BM25's score, which is added to the model's, so that the model learns what BM25 lacks. BM25
+            is fitted to the training documents; the encoder is a `lsr.encode.hybrid` of both. The weight is learned
+            if the queries' weights are.
+        documents_regularizer: Sparsity penalty of documents.
+        queries_regularizer: Sparsity penalty of queries.
+        sample_terms: Compute weights only for the terms of the batch's queries and this many random ones, which stand
+            for all terms in the regularizer; 0 for all terms. For queries without a model.
+        pretrain: A stage before the training itself; None for none. For the heads "masked-lm" and "gated".
         validation: None for none.
-        precision: "bfloat16" runs the model in it where it can.
+        precision: "bfloat16" uses mixed precision where the device supports it.
         gradient_cache: Run the model twice, so that a large batch needs the memory of a small one.
         batch_tokens: Tokens that go through the model at a time.
-        checkpoint_every: Steps.
-        seed: Of everything that is drawn.
-        device: None for "cuda" where there is one.
+        checkpoint_every: Interval in steps.
+        seed: Seed of all random draws.
+        device: None for "cuda" if there is a GPU, else "cpu".
     """
 
     model: ModelSettings
@@ -311,7 +312,7 @@ class TrainSettings(Settings):
     device: str | None = None
 
     def conflicts(self) -> list[str]:
-        """Parts that don't go together."""
+        """Settings of different sections that exclude each other."""
         found = []
         if self.sample_terms and self.queries.kind == "encoded":
             found.append("sample_terms needs queries without a model (queries.kind: table, projected, idf or tokens)")

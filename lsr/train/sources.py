@@ -1,17 +1,16 @@
-"""Training data from wherever it comes: files of triples or candidate lists, BEIR folders, ir-datasets names.
+"""Sources of training data: files of triples or candidate lists, BEIR folders, ir-datasets names.
 
-Every source is read once, checked, joined with its texts, candidates and teachers, and written as Arrow into the cache;
-from then on `lsr.train.data` maps it into memory. What names documents by id takes little room there, texts that stand
-in the lines take as much as in their file. A line of a .jsonl(.gz) file, or a row of a .parquet file, is
+A source is read once, checked, joined with its texts, candidates and teachers, and written as Arrow into the cache,
+from which `lsr.train.data` maps it into memory. Document ids take little room there; texts take as much as in their
+file. A line of a .jsonl(.gz) file, or a row of a .parquet file, is
 
     {"query": TEXT, "positive": TEXT, "negative": TEXT}
     {"query": TEXT, "positives": [TEXT, ...], "negatives": [TEXT, ...], "scores": [NUMBER, ...]}
     {"query_id": ID, "query": TEXT, "positive_ids": [ID, ...], "negative_ids": [ID, ...], "scores": [[...], ...]}
 
-Lists or single values; negatives, ids of queries and scores may be left out, and so may a query's text where `queries`
-says where it is. Scores are a teacher's, positives first; of several teachers a list for each; null where one is
-missing. Where `documents` is given, documents are named by their ids, whichever key they stand under. `lsr mine` writes
-lines of the last form.
+Values may be lists or single. Negatives, query ids and scores are optional, and so is a query's text if `queries` is
+given. Scores are those of a teacher, positives first, or a list for each of several teachers; null if missing. If
+`documents` is given, all documents are ids, whatever their key. `lsr mine` writes lines of the last form.
 """
 
 from __future__ import annotations
@@ -40,30 +39,29 @@ from lsr.train.problems import Missing, Problems
 from lsr.train.text_store import TextStore, open_texts
 
 _FORMAT = 1
-_CHUNK = 8192  # examples that are joined and written together, fewer if their texts are long
+_CHUNK = 8192  # examples that are joined and written together; fewer if they are long
 _CHUNK_CHARACTERS = 4 << 20
 _JOINED_LINES = 1 << 14
 
 
 @dataclass(frozen=True)
 class TrainingSource(Settings):
-    """Where training data comes from.
+    """A source of training data.
 
     Attributes:
-        path: A .jsonl(.gz) or .parquet file (see the head of this module); a BEIR folder, or an ir-datasets name with
-            judgments (an example for each query, its documents judged above 0 are its positives) or with pairs of
+        path: A .jsonl(.gz) or .parquet file (see the top of this module); a BEIR folder; or an ir-datasets name with
+            judgments (an example for each query; documents judged above 0 are its positives) or with pairs of
             documents (an example for each pair).
-        split: Which judgments of a folder or dataset.
-        documents: Where the documents are that are named by id: anything `lsr.io.corpus.open_corpus` opens. Of a folder
-            or dataset its own, unless given.
-        queries: Where the queries are that are named by id, likewise.
-        candidates: A TREC run, or what `lsr mine` wrote: its documents become negatives, in its order, unless they are
-            among the query's documents already.
-        scores: Files of teachers' scores, one a teacher: TREC runs, or .jsonl(.gz) and .parquet files with rows of
-            {"query_id", "scores": {ID: NUMBER}} or of the forms above.
-        allow_missing: A query without candidates goes without, and a score that a teacher doesn't have is missing,
-            instead of an error.
-        weight: How often it comes up beside other sources: in proportion to this.
+        split: The split of the judgments of a folder or dataset.
+        documents: The collection of the document ids: anything `lsr.io.corpus.open_corpus` opens. The default for a
+            folder or dataset is its own.
+        queries: The collection of the query ids, with the same default.
+        candidates: A TREC run, or a file of `lsr mine`. Its documents are appended as negatives, unless the query has
+            them already.
+        scores: Files of teachers' scores, one for each teacher: TREC runs, or .jsonl(.gz) and .parquet files with rows
+            of {"query_id", "scores": {ID: NUMBER}} or of the forms above.
+        allow_missing: Allow queries without candidates, and missing scores.
+        weight: Relative frequency of this source.
     """
 
     path: str
@@ -78,7 +76,7 @@ class TrainingSource(Settings):
 
 @dataclass
 class _Raw:
-    """An example as it stands in its source: documents are texts or ids."""
+    """An example of a source, with documents as texts or ids."""
 
     where: str
     query_id: str | None
@@ -90,12 +88,12 @@ class _Raw:
 
 @dataclass(frozen=True)
 class _Form:
-    """What a line has to hold.
+    """Requirements of a line.
 
     Attributes:
-        by_id: Documents are named by id.
-        text: The query's text has to stand in it.
-        query_id: The query's id has to.
+        by_id: Documents are ids.
+        text: The query's text is required.
+        query_id: The query's id is required.
     """
 
     by_id: bool
@@ -105,7 +103,7 @@ class _Form:
 
 @dataclass(frozen=True)
 class _Origin:
-    """A source that was looked at: how to read it, where its texts are by default, and when it has changed."""
+    """How to read a source, the default collection of its texts, and a text that changes with it."""
 
     read: Callable[[], Iterator[_Raw | DataError]]
     texts: str | None
@@ -114,18 +112,18 @@ class _Origin:
 
 
 def prepare(source: TrainingSource, cache: Path) -> tuple[Path, TextStore | None]:
-    """Write a source as Arrow, if that has not been done yet.
+    """Write a source as Arrow, unless it is in the cache.
 
     Returns:
-        The file's folder, and the texts of the documents that it names by row; None where it holds the texts itself.
+        The file's folder, and the store of its documents' texts; None if its lines have the texts.
 
     Raises:
-        DataError: Nothing to read, no example, bad lines, or ids that lead nowhere; each kind is listed together.
+        DataError: Nothing to read, no example, bad lines, or unknown ids; lists all of a kind.
     """
     origin = _origin(source)
     texts = open_texts(origin.texts, cache) if origin.texts else None
     if texts is None and (source.candidates or source.scores):
-        raise DataError("candidates and scores name documents by id: say where the documents are", source.path)
+        raise DataError("candidates and scores have document ids: give `documents`, the collection", source.path)
     queries = open_texts(origin.queries, cache, queries=True) if origin.queries else None
     joined = [Path(name) for name in (source.candidates, *source.scores) if name]
     key = json.dumps(
@@ -199,20 +197,20 @@ def _file_examples(path: Path, form: _Form) -> Iterator[_Raw | DataError]:
 
 
 def _parse(values: Mapping[str, Any], where: str, form: _Form) -> _Raw:
-    """A line as an example.
+    """Read a line as an example.
 
     Raises:
-        DataError: What is missing or wrong in it.
+        DataError: A value is missing or wrong.
     """
     query, query_id = values.get("query"), values.get("query_id")
     if query is not None:
         query = _text(query, "query", where)
     elif form.text:
-        raise DataError('no query: an example needs "query", or "query_id" and a file of queries beside', where)
+        raise DataError('no query: an example needs "query", or "query_id" and a file of queries', where)
     if query_id is not None:
         query_id = _text(query_id, "query_id", where)
     elif form.query_id or query is None:
-        raise DataError('no "query_id", by which queries, candidates and teachers\' scores are found', where)
+        raise DataError('no "query_id", which queries, candidates and teachers\' scores need', where)
     positives = _documents(values, "positive", where, form.by_id)
     if not positives:
         raise DataError(f'no positive: an example needs "positives" (keys here: {list(values)})', where)
@@ -231,12 +229,12 @@ def _documents(values: Mapping[str, Any], kind: str, where: str, by_id: bool) ->
         if (given := values.get(key)) is not None:
             return [_text(one, key, where) for one in (given if isinstance(given, list) else [given])]
     if not by_id and values.get(f"{kind}_ids") is not None:
-        raise DataError(f'"{kind}_ids" are ids: say where the documents are', where)
+        raise DataError(f'"{kind}_ids" are ids: give `documents`, the collection', where)
     return []
 
 
 def _text(value: Any, key: str, where: str) -> str:
-    """A text or an id, which may be a whole number, as a string."""
+    """A text, or an id, which may be a whole number, as a string."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not (isinstance(text, str) and text.strip()):
         raise DataError(f'"{key}" must hold strings that are not empty, got {value!r}', where)
@@ -245,7 +243,7 @@ def _text(value: Any, key: str, where: str) -> str:
 
 
 def _scores(values: Mapping[str, Any], n_docs: int, where: str) -> list[list[float]]:
-    """(n_teachers, n_docs), a missing one not a number; no teacher where there are no scores."""
+    """(n_teachers, n_docs), NaN for missing scores; no rows without scores."""
     given = values.get("scores")
     if given is None:
         return []
@@ -266,7 +264,7 @@ def _number(value: Any, where: str) -> float:
 
 
 def _schema(by_row: bool) -> pa.Schema:
-    """What is written of an example; documents as rows of a text store or as texts, scores teacher by teacher."""
+    """Schema of examples: documents as rows of a text store or as texts, and a list of scores for each teacher."""
     return pa.schema(
         [
             pa.field("query_id", pa.string()),
@@ -282,7 +280,7 @@ def _schema(by_row: bool) -> pa.Schema:
 
 
 class _Join:
-    """Puts the parts of a source together: queries' texts, documents' rows, candidates, teachers' scores."""
+    """Joins a source with queries' texts, documents' rows, candidates and teachers' scores."""
 
     def __init__(self, source: TrainingSource, texts: TextStore | None, queries: TextStore | None) -> None:
         self._source = source
@@ -290,7 +288,7 @@ class _Join:
         self._queries = queries
         self._candidates: dict[str, NDArray[np.uint32]] | None = None
         self._teachers: list[_Scores] = []
-        name, more = source.path, "allow_missing goes without"
+        name, more = source.path, "allow_missing permits that"
         self._no_query = Missing(source.queries or name, "queries", name, "their texts have to be there")
         self._no_document = Missing(source.documents or name, "documents", name)
         self._no_candidates = Missing(source.candidates or "", "queries", name, more)
@@ -300,7 +298,7 @@ class _Join:
         """Read, check, join and write everything.
 
         Raises:
-            DataError: As `prepare` says.
+            DataError: As for `prepare`.
         """
         if self._texts and self._source.candidates:
             named = self._source.documents or self._source.path
@@ -358,7 +356,7 @@ class _Join:
     def _by_row(
         self, raw: _Raw, rows: NDArray[np.uint32], scores: NDArray[np.float32]
     ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-        """Candidates appended to an example's documents, and its teachers' scores to its own."""
+        """Append candidates to an example's documents, and teachers' scores to its own."""
         if self._candidates is not None:
             more = self._candidates.get(raw.query_id or "", np.empty(0, np.uint32))
             if not len(more) and not self._source.allow_missing:
@@ -366,7 +364,7 @@ class _Join:
             more = more[~np.isin(more, rows)]
             if len(more) and len(scores) and not self._source.allow_missing:
                 raise DataError(
-                    "the line has scores, but the candidates added to it have none; allow_missing goes without",
+                    "the line has scores, but the added candidates have none; allow_missing permits that",
                     raw.where,
                 )
             rows = np.concatenate((rows, more))
@@ -377,7 +375,7 @@ class _Join:
             for missing, given in zip(self._no_score, taught, strict=True):
                 for i in np.flatnonzero(np.isnan(given)) if not self._source.allow_missing else ():
                     missing.add(f"{raw.query_id!r} {ids[i]!r}")
-            # A document that wasn't found is an error to come; till then there may be a score too many.
+            # A document that wasn't found becomes an error later; until then there may be a score too many.
             scores = np.concatenate((scores[:, : len(rows)], np.array(taught, np.float32)))
         return rows, scores
 
@@ -422,12 +420,12 @@ def _read_candidates(path: Path, texts: TextStore, name: str) -> dict[str, NDArr
             candidates[query_id] = np.concatenate((before, np.array(rows, np.uint32)))
     problems.settle(len(candidates) + missing.count)
     missing.settle()
-    # Each once, where it comes first: what was mined may have several lines for a query.
+    # Keep the first of repeated documents: mined files may have several lines for a query.
     return {query_id: rows[np.sort(np.unique(rows, return_index=True)[1])] for query_id, rows in candidates.items()}
 
 
 class _Scores:
-    """A teacher's scores by query and document, in 12 bytes each: a sorted array of 64-bit hashes and one of scores."""
+    """A teacher's scores by query and document, in 12 bytes each: sorted arrays of 64-bit hashes and scores."""
 
     def __init__(self, hashes: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
         order = np.argsort(hashes, kind="stable")
@@ -435,7 +433,7 @@ class _Scores:
         self._scores = scores[order]
 
     def of(self, query_id: str, doc_ids: list[str]) -> NDArray[np.float32]:
-        """(n_docs,) float32, not a number where there is none."""
+        """(n_docs,) float32, NaN if missing."""
         wanted = np.fromiter((hash((query_id, doc_id)) for doc_id in doc_ids), np.int64, len(doc_ids))
         at = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
         return np.where(self.hashes[at] == wanted, self._scores[at], np.float32(np.nan)).astype(np.float32)
@@ -456,7 +454,7 @@ def _read_teacher(path: Path) -> _Scores:
 
 
 def _name_doubled(path: Path, doubled: set[int], problems: Problems) -> None:
-    """Read again, for the names and lines of the pairs that are there twice; always raises."""
+    """Read the file again to find repeated pairs and their lines; always raises."""
     seen: set[int] = set()
     for query_id, doc_id, _, where in _good_pairs(_scored(path), problems):
         pair = hash((query_id, doc_id))
@@ -479,11 +477,11 @@ def _good_pairs(pairs: Iterable[_Pair | DataError], problems: Problems) -> Itera
 
 
 def _scored(path: Path, needs_scores: bool = True) -> Iterator[_Pair | DataError]:
-    """Query, document, score and "file:line" of a TREC run or of rows; without scores only rows' negatives."""
+    """Query, document, score and "file:line" of a TREC run or of rows; of rows without scores only the negatives."""
     try:
         is_run = file_kind(path) == "tsv"
     except DataError:
-        is_run = True  # runs are called anything
+        is_run = True  # runs have all kinds of suffixes
     for line, where in read_lines(path) if is_run else read_rows(path):
         try:
             if isinstance(line, DataError):
@@ -505,5 +503,5 @@ def _row_scores(values: Mapping[str, Any], where: str, needs_scores: bool) -> li
     if not needs_scores:
         return [(query_id, doc_id, math.nan, where) for doc_id in raw.documents[raw.n_positives :]]
     if len(raw.scores) != 1:
-        raise DataError(f"scores of {len(raw.scores)} teachers; a file of scores holds those of one", where)
+        raise DataError(f"scores of {len(raw.scores)} teachers; a file of scores must have those of one", where)
     return [(query_id, doc_id, s, where) for doc_id, s in zip(raw.documents, raw.scores[0], strict=True) if s == s]

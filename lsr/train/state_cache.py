@@ -1,8 +1,7 @@
-"""Rows of numbers kept on disk by what they were made of: states of frozen layers, a teacher's vectors.
+"""A disk cache of rows of numbers: states of frozen layers, a teacher's vectors.
 
-`rows.bin` holds float16 rows one after the other, `places.bin` where each text's begin. A text is known by a hash of
-its token ids, so a cache serves any run with the same model. What a kill leaves half-written is cut off when it is
-opened.
+`rows.bin` has float16 rows, `places.bin` the offset of each text. A text's key is a hash of its token ids, so any run
+with the same model can use a cache. An incomplete write after a kill is cut off when the cache is opened.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ _PLACE = np.dtype([("key", "<u8"), ("first", "<i8"), ("n", "<i8")])
 
 
 class RowCache:
-    """Some rows for each of many texts.
+    """Rows of numbers for each of many texts.
 
     Args:
-        folder: Where it is kept; made if it isn't there.
+        folder: Its folder; made if needed.
         width: Numbers of a row.
 
     Attributes:
-        folder: Likewise.
+        folder: Its folder.
     """
 
     def __init__(self, folder: Path, width: int) -> None:
@@ -41,7 +40,7 @@ class RowCache:
         whole = (places["first"] >= 0) & (places["n"] >= 0) & (places["first"] + places["n"] <= n_rows)
         if not whole.all():
             places = places[: int(np.argmin(whole))]
-        # Of a text that is there twice the first is kept, so that places and texts stay as many.
+        # Keep the first of a repeated text, so that there are as many offsets as texts.
         places = places[np.sort(np.unique(places["key"], return_index=True)[1])]
         self._n_rows = int((places["first"] + places["n"]).max(initial=0))
         self._places = {int(p["key"]): (int(p["first"]), int(p["n"])) for p in places}
@@ -53,7 +52,7 @@ class RowCache:
 
     @staticmethod
     def key(ids: Sequence[int] | NDArray[np.integer]) -> int:
-        """The key of a text's token ids."""
+        """The key of a text, from its token ids."""
         content = np.asarray(ids, "<u4").tobytes()
         return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
@@ -68,15 +67,15 @@ class RowCache:
         return self._mapped[first : first + n]
 
     def put(self, rows: Iterable[tuple[int, NDArray[np.floating]]]) -> None:
-        """Add texts, each a key and its (n, width) rows; a text that is there already stays as it is."""
+        """Add texts, each a key and its (n, width) rows; existing texts stay unchanged."""
         new = {key: np.ascontiguousarray(values, np.float16) for key, values in rows if key not in self._places}
         if not new:
             return
         lengths = [len(values) for values in new.values()]
         starts = self._n_rows + np.cumsum([0, *lengths[:-1]])
         places = np.array(list(zip(new, starts.tolist(), lengths, strict=True)), _PLACE)
-        # Not appended: what an earlier write that failed (a full disk) left is written over. And the rows first: a
-        # place is only good with its rows.
+        # Write at an offset, to overwrite what a failed write (full disk) left. Rows first: an offset is valid only
+        # with its rows.
         with self._rows_path.open("r+b") as file:
             file.seek(self._n_rows * 2 * self.width)
             file.writelines(values.tobytes() for values in new.values())

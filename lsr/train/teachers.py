@@ -1,4 +1,4 @@
-"""Models whose scores are imitated: they score every query of a batch against every document of it."""
+"""Teachers: models that score every query of a batch with every document of it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from lsr.train.state_cache import RowCache
 
 
 class Teacher(ABC):
-    """Scores of pairs."""
+    """Base of all teachers."""
 
     @abstractmethod
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.float32]:
-        """Every query with every document, (n_queries, n_documents) float32."""
+        """Scores of every query with every document, (n_queries, n_documents) float32."""
 
 
 class PairTeacher(Teacher):
@@ -46,12 +46,12 @@ class PairTeacher(Teacher):
 
 
 class SparseTeacher(Teacher):
-    """A sparse encoder, BM25 among them.
+    """A sparse encoder as a teacher; may be BM25.
 
     Args:
-        encoder: It.
-        texts: Documents that it is fitted to, if it has to be.
-        cache: Where a model's vectors are kept, each text's once, in a folder for each model; None for nowhere.
+        encoder: The encoder.
+        texts: Documents to fit it to, if needed.
+        cache: Folder for the model's vectors; None for no cache.
     """
 
     def __init__(self, encoder: Encoder, texts: Iterable[str] = (), cache: Path | None = None) -> None:
@@ -65,12 +65,12 @@ class SparseTeacher(Teacher):
             self._caches = [RowCache(cache / f"sparse-{side}-{made_by}", 3) for side in ("documents", "queries")]
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.float32]:
-        """As `Teacher`."""
+        """See `Teacher`."""
         found = self.vectors(documents).dot(self.vectors(queries, queries=True))
         return found.T.astype(np.float32)
 
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> SparseMatrix:
-        """Of documents or queries."""
+        """Vectors of documents or queries."""
         encode = self.encoder.encode_query if queries else self.encoder.encode_document
         if self._caches is None:
             return encode(list(texts))
@@ -86,16 +86,16 @@ class SparseTeacher(Teacher):
         return SparseMatrix.from_rows(pairs, self.encoder.n_terms)
 
 
-_HALF_EXACT = 2048  # whole numbers up to it are exact in float16
+_HALF_EXACT = 2048  # integers up to this are exact in float16
 
 
 def _as_rows(terms: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float32]:
-    """A vector as rows of a cache: a term's two digits, its weight."""
+    """A vector as rows of a cache: a term id in two digits, and its weight."""
     return np.stack([terms // _HALF_EXACT, terms % _HALF_EXACT, weights], 1).astype(np.float32)
 
 
-_POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")  # in the order they are joined
-_LEGACY = {  # how older versions of sentence-transformers write it
+_POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")  # in the order of concatenation
+_LEGACY = {  # settings of older versions of sentence-transformers
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -107,14 +107,14 @@ _LEGACY = {  # how older versions of sentence-transformers write it
 
 @dataclass(frozen=True)
 class DenseSettings:
-    """What a checkpoint says of how a text becomes a vector, as sentence-transformers keeps it.
+    """How a dense checkpoint turns a text into a vector, in sentence-transformers' files.
 
     Attributes:
         model: The folder of its backbone.
-        pooling: From states to a vector; of several, their vectors stand one behind the other.
-        normalize: Bring vectors to length 1; what is compared by cosine is, in any case.
-        query_prompt, document_prompt: Put in front of texts.
-        max_length: Tokens that it reads; None where nothing says.
+        pooling: Modes of pooling; vectors of several modes are concatenated.
+        normalize: Scale vectors to length 1; always true for cosine similarity.
+        query_prompt, document_prompt: Texts before queries and documents.
+        max_length: Tokens that it reads; None if nothing says.
         lower_case: Lower-case all text first, if the tokenizer doesn't.
     """
 
@@ -128,10 +128,10 @@ class DenseSettings:
 
     @classmethod
     def read(cls, folder: Path) -> DenseSettings:
-        """Read them; a checkpoint that says nothing of pooling is mean-pooled and compared by cosine.
+        """Read the settings of a checkpoint; the defaults are mean pooling and cosine similarity.
 
         Raises:
-            EncoderError: It asks for something else than is known here.
+            EncoderError: A setting isn't supported.
         """
         listed = files.read_json(folder / "modules.json")
         if listed is None:
@@ -143,7 +143,7 @@ class DenseSettings:
         kinds = [kind for kind, _ in modules]
         if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
             raise EncoderError(
-                f"{folder}: made of the modules {', '.join(kinds) or 'none'}; a dense teacher is made of Transformer "
+                f"{folder}: made of the modules {', '.join(kinds) or 'none'}; a dense teacher needs Transformer "
                 "and Pooling, and perhaps Normalize"
             )
         whole = files.read_object(folder / "config_sentence_transformers.json")
@@ -176,9 +176,7 @@ def _pooling(folder: Path, prompted: bool) -> tuple[str, ...]:
     if unknown := [mode for mode in modes if mode not in _POOLINGS]:
         raise EncoderError(f"{folder / 'config.json'}: pooling {unknown[0]!r}; known are {', '.join(_POOLINGS)}")
     if prompted and not config.get("include_prompt", True):
-        raise EncoderError(
-            f"{folder / 'config.json'}: a prompt that the pooling leaves out (include_prompt) isn't known"
-        )
+        raise EncoderError(f"{folder / 'config.json'}: pooling without the prompt (include_prompt) isn't supported")
     return modes
 
 
@@ -188,19 +186,19 @@ def _limit(model: Path, text: Mapping[str, Any]) -> int | None:
 
 
 class DenseTeacher(Teacher):
-    """A model of one vector for a text: all-MiniLM-L6-v2, arctic-embed and their like.
+    """A dense model as a teacher, such as all-MiniLM-L6-v2 or arctic-embed.
 
-    Pooling, prompts, length and how vectors are compared are the checkpoint's, see `DenseSettings`.
+    Pooling, prompts, length and similarity are those of the checkpoint, see `DenseSettings`.
 
     Args:
         name: The checkpoint, a folder or a name on the hub.
-        max_length: Tokens of a text that are read, at most; the checkpoint may read fewer.
-        cache: Where vectors are kept, each text's once, in a folder for each model.
+        max_length: Largest number of tokens that are read; the checkpoint may read fewer.
+        cache: Folder for the model's vectors.
         device: Where the model runs.
         half: Run it in bfloat16.
 
     Raises:
-        EncoderError: No such checkpoint, one that lacks weights, or one that asks for something that isn't known here.
+        EncoderError: No such checkpoint, missing weights, or an unsupported setting.
     """
 
     _BATCH_TOKENS = 8192
@@ -209,7 +207,7 @@ class DenseTeacher(Teacher):
         self.settings = how = DenseSettings.read(files.locate(name))
         self._model, absent = load_backbone(how.model, "AutoModel")
         if missing := sorted(key for key in absent if not key.endswith("position_ids") and "pooler" not in key):
-            raise EncoderError(f"{how.model}: its weights lack {len(missing)} of the model's, {missing[0]} among them")
+            raise EncoderError(f"{how.model}: it lacks {len(missing)} of the model's weights, for example {missing[0]}")
         self._model.to(device, torch.bfloat16 if half else torch.float32)
         self._tokenizer, self._device = TextTokenizer.open(how.model, how.lower_case), device
         self._max_length = min(max_length, how.max_length or max_length)
@@ -224,11 +222,11 @@ class DenseTeacher(Teacher):
         self._cache = RowCache(cache / f"dense-{digest([' '.join(made_by).encode()])}", width)
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> NDArray[np.float32]:
-        """As `Teacher`."""
+        """See `Teacher`."""
         return self.vectors(queries, queries=True) @ self.vectors(documents).T
 
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> NDArray[np.float32]:
-        """Of documents or queries, (n, width) float32; of length 1 unless the checkpoint compares others."""
+        """Vectors of documents or queries, (n, width) float32; of length 1 if the checkpoint normalizes them."""
         prompt = self.settings.query_prompt if queries else self.settings.document_prompt
         ids = self._tokenizer.ids([prompt + text for text in texts], self._max_length, special=True)
         keys = [self._cache.key(row) for row in ids]
@@ -254,7 +252,7 @@ class DenseTeacher(Teacher):
 
 
 def _pooled(states: Tensor, mask: Tensor, mode: str) -> Tensor:
-    """(batch, hidden) of states (batch, seq, hidden); padding stands behind."""
+    """Pool (batch, seq, hidden) states to (batch, hidden); padding is at the end."""
     there = mask.unsqueeze(-1).to(states)
     match mode:
         case "cls":
@@ -270,10 +268,10 @@ def _pooled(states: Tensor, mask: Tensor, mode: str) -> Tensor:
 
 
 def device_of(name: str | None) -> str:
-    """A device by its name, None for "cuda" where there is one; of several GPUs the one torchrun gives this process.
+    """A device by its name; None for "cuda" if there is a GPU. With several GPUs torchrun's local rank chooses one.
 
     Raises:
-        TrainingError: No such device here.
+        TrainingError: There is no such device.
     """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,9 +1,9 @@
-"""TextStore: the texts of a collection by id, memory-mapped, so that millions of passages cost no memory.
+"""TextStore: the texts of a collection by id, memory-mapped, so that millions of passages need no memory.
 
 texts.arrow    id, text           in the order of the corpus; text is title and text, what encoders read
 order.arrow    digest, row        64-bit digests of the ids, ascending, and their rows: 12 bytes a document
 
-An id is looked up by its digest and then compared, so two ids with one digest don't get mixed up.
+An id is looked up by its digest and then compared, so equal digests do no harm.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TextStore:
     """Documents, or queries, by row number and by id. Open one with `open_texts`.
 
     Args:
-        folder: What `write_texts` has filled.
+        folder: A folder from `write_texts`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +58,7 @@ class TextStore:
         return str(batch.column(1)[i].as_py())
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """(n_ids,) int64, the row of each id; -1 for an id that isn't there."""
+        """(n_ids,) int64, the row of each id; -1 for unknown ids."""
         wanted = np.fromiter(map(_digest, ids), np.uint64, len(ids))
         first = np.searchsorted(self._digests, wanted)
         last = np.searchsorted(self._digests, wanted, side="right")
@@ -71,10 +71,10 @@ class TextStore:
 
 
 class Looked(Sequence[str]):
-    """Texts or ids of some rows, each fetched when it is asked for.
+    """Texts or ids of some rows, read on access.
 
     Args:
-        get: Of a row number its text or id.
+        get: Returns the text or id of a row.
         rows: (n,) row numbers.
     """
 
@@ -106,7 +106,7 @@ class Looked(Sequence[str]):
 
 
 class ArrowBatches:
-    """The record batches of a memory-mapped Arrow IPC file, found by row number.
+    """The record batches of a memory-mapped Arrow IPC file, by row number.
 
     Args:
         path: The file.
@@ -121,11 +121,11 @@ class ArrowBatches:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def nulls(self, column: int) -> int:
-        """How many rows have no value in a column."""
+        """Number of null rows of a column."""
         return sum(int(batch.column(column).null_count) for batch in self._batches)
 
     def at(self, row: int) -> tuple[pa.RecordBatch, int]:
-        """The batch of a row, and the row's place in it.
+        """The batch of a row, and the row's number within it.
 
         Raises:
             IndexError: There is no such row.
@@ -138,18 +138,18 @@ class ArrowBatches:
 
 
 def open_texts(source: str, cache: Path, *, queries: bool = False) -> TextStore:
-    """The texts of anything that `open_corpus` opens; copied into a text store the first time.
+    """The texts of a corpus; copied into a text store the first time.
 
     Args:
         source: Path or name.
-        cache: Where text stores are kept.
+        cache: Folder for text stores.
         queries: Take the queries of a folder or dataset instead of its documents.
 
     Raises:
-        DataError: Nothing to read, no text at all, or bad lines; all of them are listed, up to a limit.
+        DataError: Nothing to read, no text, or bad lines; lists all of them up to a limit.
     """
     corpus = open_corpus(source, queries=queries, skip_bad=True)
-    key = f"{_FORMAT} {'queries' if queries else 'documents'} {corpus.identity}"  # a dataset has both under one name
+    key = f"{_FORMAT} {'queries' if queries else 'documents'} {corpus.identity}"  # both have one name
     return TextStore(made_once(cache, "texts", key, lambda folder: write_texts(corpus, folder)))
 
 
@@ -157,7 +157,7 @@ def write_texts(corpus: Corpus, folder: Path) -> None:
     """Write a corpus as a text store.
 
     Args:
-        corpus: Its bad documents are an error in any case: with `skip_bad` all are listed, without it the first.
+        corpus: Bad documents are always an error, which lists all of them with `skip_bad`, else the first.
         folder: An empty folder.
 
     Raises:

@@ -102,7 +102,7 @@ def test_a_measure_deeper_than_the_run_is_told(folder, k, told):
     ("lines", "message"),
     [
         (["x d1", "y d2"], r"run.trec: none of its queries is judged in .*test.tsv; it has x, y, judged are q1, q2"),
-        ([], r"run.trec: there are no hits"),
+        ([], r"run.trec: it has no hits"),
     ],
 )
 def test_a_run_of_something_else_is_an_error(folder, lines, message):
@@ -164,7 +164,7 @@ def test_queries_that_nobody_judged_are_told_with_their_lines(folder):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [("queries", "no query is there"), ("corpus", "none of the judged documents")]
+    ("kind", "message"), [("queries", "there are no queries"), ("corpus", "none of the judged documents")]
 )
 def test_an_empty_file_is_an_error(folder, kind, message):
     (folder / f"{kind}.jsonl").write_text("")

@@ -94,7 +94,7 @@ def test_what_is_wrong_is_told_together(results, runs, dataset, tmp_path):
         read_values(names, dataset, MEASURES)
     text = str(error.value)
     assert "no system 'nobody'" in text
-    assert "no result of lsr experiment" in text
+    assert "not a result of lsr experiment" in text
     assert "bad.trec:1" in text
 
 

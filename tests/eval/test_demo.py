@@ -41,5 +41,5 @@ def test_the_demo_replaces_its_own_folder_only(tmp_path, lsr_command):
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     ran = lsr_command("demo", "--out", tmp_path / "mine")
     assert (ran.code, ran.out) == (1, "")
-    assert "no earlier demo made it" in ran.err
+    assert "isn't from a demo" in ran.err
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"

@@ -142,7 +142,7 @@ def test_a_measure_that_is_not_defined_for_a_query_has_no_value_there():
     means, per_query = score_run(qrels, run, parse_measures("Accuracy P@1"))
     assert per_query["Accuracy"] == {"found": 0.5}
     assert means["Accuracy"] == 0.5
-    with pytest.raises(DataError, match="Accuracy is not defined for any of the queries"):
+    with pytest.raises(DataError, match="Accuracy is undefined for all queries"):
         score_run({"lost": {"x": 1}}, run, parse_measures("Accuracy"))
 
 
@@ -152,7 +152,7 @@ def test_ids_are_whatever_they_are():
     run = {"2-1": {"d one": 1.0}, "3-1": {"d2": 2.0, "d1": 1.0}, "what?": {"d1": 1.0}}
     _, per_query = score_run(qrels, run, parse_measures("ERR@10"))
     assert per_query["ERR@10"] == {"2-1": pytest.approx(1 / 16), "3-1": pytest.approx(15 / 32, abs=1e-5), "what?": 0}
-    with pytest.raises(DataError, match=r"query 'q', document 'd': ERR@10 takes grades up to 4, not 5"):
+    with pytest.raises(DataError, match=r"query 'q', document 'd': ERR@10 supports grades up to 4, not 5"):
         score_run({"q": {"d": 5}}, run, parse_measures("AP ERR@10"))
 
 

@@ -144,7 +144,7 @@ def test_a_planted_collapse_is_found(config, tmp_path, lsr_command):
     ran = lsr_command("train", config, "--out", tmp_path / "run", *(x for each in changes for x in ("--set", each)))
     assert ran.code == 0
     assert lines(tmp_path / "run", "collapse") == [["dead rows"]]
-    assert "step 12: dead rows: 100% of the documents have no term at all. The regularizer is too strong" in ran.err
+    assert "step 12: dead rows: 100% of the documents have no term. The regularizer is too strong" in ran.err
 
 
 def test_what_is_wrong_in_the_file_is_named(config, tmp_path, lsr_command):
@@ -243,7 +243,7 @@ def test_without_matplotlib_there_is_an_encoder_and_no_picture(config, tmp_path,
         "train", config, "--out", tmp_path / "run", "--set", "optimizer.steps=1", "--set", "validation=null"
     )
     assert ran.code == 0
-    assert 'a picture of how it went needs the package matplotlib, which is not installed: pip install "lsr' in ran.err
+    assert 'a picture of the run needs the package matplotlib, which is not installed: pip install "lsr' in ran.err
     assert load_encoder(tmp_path / "run" / "last").n_terms
 
 

@@ -102,6 +102,8 @@ CALLS = {
     "search, diversity": lambda i: i.search("wing ice", 3, diversity=0.5),
     "search, rerank": lambda i: i.search("wing", 3, rerank=length, depth=4),
     "search_batch": lambda i: i.search_batch(["wing", "ice", ""], 2, where={"lang": "en"}),
+    "search, total": lambda i: i.search("wing", 2, total=True, where={"year": {">=": 2012}}),
+    "search_batch, total": lambda i: i.search_batch(["wing", "ice"], 1, total=True),
     "search_batch, facets": lambda i: i.search_batch(["wing", "ice"], facets="lang"),
     "similar": lambda i: i.similar("c", 3),
     "similar, a number": lambda i: i.similar(5, where={"year": {">": 2000}}),

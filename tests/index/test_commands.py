@@ -203,7 +203,7 @@ def test_a_bad_line_of_an_addition_is_named_and_can_be_skipped(tmp_path, lsr_com
     [
         ("yaer>1", "there is no column 'yaer'; there are year"),
         ("year=young", "year is a number, it can't be compared with 'young'"),
-        ("year", "is no condition such as"),
+        ("year", "is not a condition such as"),
         ("{}", "would delete all documents"),
         ("{year", "not JSON"),
         ('{"not": ' * 5000 + "{}" + "}" * 5000, ""),

@@ -54,10 +54,10 @@ def test_texts_without_terms_are_told(tmp_path):
     documents = [{"_id": "a", "text": "cats"}, {"_id": "b", "text": "?!"}, {"_id": "c", "text": " "}]
     with pytest.warns(NoTerms) as found:
         index = Index.build(tmp_path / "idx", documents, encoder="bm25")
-    message = "1 of 3 documents has no text to be found by; texts in which the encoder finds no term, so that they "
+    message = "1 of 3 documents has no text; texts without a term of the encoder, which "
     assert [str(warning.message) for warning in found] == [message + "match nothing: 1"]
     assert found[0].filename == __file__
-    with pytest.warns(NoTerms, match="^texts in which the encoder finds no term, so that they match nothing: 1$"):
+    with pytest.warns(NoTerms, match="^texts without a term of the encoder, which match nothing: 1$"):
         index.add([{"_id": "d", "text": "\U0001f600"}, {"_id": "e", "text": "dogs"}])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

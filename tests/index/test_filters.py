@@ -263,7 +263,7 @@ def test_numbers_that_are_texts(tmp_path):
 
 def test_bad_conditions_of_a_command_line(columns):
     assert parse_where_text([]) is None
-    with pytest.raises(DataError, match=r"'year' is no condition such as.*; \{1: not JSON"):
+    with pytest.raises(DataError, match=r"'year' is not a condition such as.*; \{1: not JSON"):
         parse_where_text(["year", "{1"])
     with pytest.raises(DataError, match="year is a number, it can't be compared with 'new'"):
         parse_where_text(["year>new"]).require_known([columns])

@@ -155,7 +155,7 @@ def test_of_an_encoder_that_a_later_version_replaced(tmp_path, shipped, lsr_comm
     shipped("lsr-mini")
     index = Index.open(tmp_path / "idx")
     assert answers(index) == before  # queries need no model
-    mend = r"lsr-tiny is another model now than .*\(weights .*Build the index again"
+    mend = r"lsr-tiny is no longer the model .*\(weights .*Build the index again"
     with pytest.raises(EncoderMismatch, match=mend):
         index.add([{"_id": "new", "text": "a flat plate"}])
     assert index.search("flat plate", k=1)[0].highlight()

@@ -157,7 +157,7 @@ def test_words_count_twice_beside_the_dense_vector_of_a_hybrid_encoder(tmp_path)
     encoder, texts = load_encoder("lsr-mini"), [" ".join(WORDS[i : i + 4]) for i in range(9)]
     index = Index.build(tmp_path / "idx", [{"_id": str(i), "text": t} for i, t in enumerate(texts)], hybrid=True)
     query = index.query_vectors(["turned shock and heat"])
-    learned, lexical = index.encoder.halves(query)
+    learned, lexical = index.encoder.split_by_encoder(query)
     assert learned.nnz
     assert lexical.nnz
     twice = SparseMatrix(query.indptr, query.indices, query.data.copy(), query.shape)
@@ -245,11 +245,11 @@ def test_what_cannot_be_searched_so_is_refused(tmp_path):
         index.search("jet", dense=np.ones(WIDTH))
     with pytest.raises(ValueError, match="mode must be one of sparse, hybrid, dense"):
         index.search("jet", mode="both")
-    with pytest.raises(DataError, match="a hybrid index makes dense vectors of texts"):
+    with pytest.raises(DataError, match="a hybrid index makes dense vectors from texts"):
         Index.build(tmp_path / "m", SparseMatrix.from_dicts([{1: 1.0}], 3), hybrid=True)
-    with pytest.raises(EncoderError, match="gives no dense vectors beside the sparse ones"):
+    with pytest.raises(EncoderError, match="has no dense vectors; lsr-mini has them"):
         Index.build(tmp_path / "x", documents(5), encoder=BM25Encoder(), hybrid=True)
-    with pytest.raises(EncoderError, match="gives no dense vectors beside the sparse ones"):
+    with pytest.raises(EncoderError, match="has no dense vectors; lsr-mini has them"):
         Index.open(index.path, encoder=BM25Encoder()).add(documents(1, 0, 90))
 
 

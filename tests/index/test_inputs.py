@@ -127,5 +127,5 @@ def test_encoders_are_given_by_folder_too(tmp_path):
     index = Index.build(tmp_path / "idx", DOCS, encoder=tmp_path / "encoder")
     assert ids(Index.open(tmp_path / "idx", encoder=tmp_path / "encoder").search("cats")) == ids(index.search("cats"))
     for wrong in (5, BM25Encoder, {"a": 1}):
-        with pytest.raises(TypeError, match="an encoder is wanted, its name or its folder, got"):
+        with pytest.raises(TypeError, match="an encoder, or its name or folder, is needed, got"):
             Index.build(tmp_path / "other", DOCS, encoder=wrong)

@@ -315,7 +315,7 @@ def test_settings_and_texts_without_terms_on_the_command_line(tmp_path, lsr_comm
     source.write_text('{"_id": "b", "text": "?"}\n{"_id": "c", "text": "Zebra"}\n{"_id": "d", "text": ""}\n')
     ran = lsr_command("add", tmp_path / "idx", source)
     assert ran.code == 0
-    assert "texts in which the encoder finds no term, so that they match nothing: 1" in ran.err
+    assert "texts without a term of the encoder, which match nothing: 1" in ran.err
     assert [hit.id for hit in Index.open(tmp_path / "idx").search("Zebra")] == ["c"]
 
 

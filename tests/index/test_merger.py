@@ -323,7 +323,7 @@ def test_left_overs_of_the_dead_are_swept_but_not_what_somebody_works_at(index):
         index.delete(["1"])
         index.commit(merge=False)
         assert aside.root.is_dir()
-        with pytest.raises(IndexLocked, match="somebody else is merging"):
+        with pytest.raises(IndexLocked, match="another process is merging"):
             MergeWorkspace(index.path)
     index.delete(["2"])
     index.commit(merge=False)
@@ -335,7 +335,7 @@ def test_a_lock_may_be_given_up_by_another_thread_than_took_it(index):
     thread = threading.Thread(target=lambda: taken.append(Transaction(index.path)))
     thread.start()
     thread.join()
-    with pytest.raises(IndexLocked, match=rf"of this process \({os.getpid()}\) is writing"):
+    with pytest.raises(IndexLocked, match=rf"of this process \({os.getpid()}\) has been writing"):
         Transaction(index.path)
     taken[0].close()
     with Transaction(index.path):

@@ -165,7 +165,7 @@ def test_a_damaged_file_is_not_served(uri, own_cache, damage, tmp_path):
         Place(uri).delete(name)
     else:
         Place(uri).write(name, content[:-1] if damage == "cut" else bytes(len(content)))
-    said = {"cut": "were written", "changed": "the content was changed", "gone": "no such file"}[damage]
+    said = {"cut": "expected", "changed": "the content has changed", "gone": "no such file"}[damage]
     for _ in range(2):
         with pytest.raises(StorageError, match=said):
             Index.open(uri)

@@ -8,7 +8,7 @@ import pytest
 
 from lsr.distributed.pool import Workers
 from lsr.encode import corpus as encoding
-from lsr.encode import distributed
+from lsr.encode import parts
 from lsr.encode.bm25 import BM25Encoder
 from lsr.encode.bm25_fixed import FixedBM25Encoder
 from lsr.encode.passages import Passages
@@ -43,7 +43,7 @@ def credentials():
 def small_parts(monkeypatch):
     """Three documents are encoded together, and each six make a part."""
     monkeypatch.setattr(encoding, "CHUNK", 3)
-    monkeypatch.setattr(distributed, "PART", 6)
+    monkeypatch.setattr(parts, "PART", 6)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ class Shouting(FixedBM25Encoder):
 @pytest.mark.parametrize("at", [0, 256])
 def test_a_loud_document_does_not_ruin_its_neighbours(tmp_path, monkeypatch, at):
     """In the first of the parts, and in the last, of which it is the only one."""
-    monkeypatch.setattr(distributed, "PART", 128)
+    monkeypatch.setattr(parts, "PART", 128)
     rng = random.Random(3)
     texts = [" ".join(rng.choices(WORDS, k=rng.randint(2, 9))) for _ in range(256)]
     texts.insert(at, "SHOCK flow")
@@ -164,9 +164,7 @@ def test_shards_of_vectors(tmp_path, corpus, request, source, lsr_command):
     ran = lsr_command("index", out, "--shards", "3", "--out", tmp_path / "shards")
     *more, last = ran.err.splitlines()
     assert (ran.code, last.startswith(f"{tmp_path / 'shards'}: ")) == (0, True)
-    assert [line.rpartition(": ")[0] for line in more] == [
-        "texts in which the encoder finds no term, so that they match nothing"
-    ]
+    assert [line.rpartition(": ")[0] for line in more] == ["texts without a term of the encoder, which match nothing"]
     assert answers(Index.open(tmp_path / "shards")) == answers(one_index(tmp_path / "one", corpus, PASSAGES))
     assert lsr_command("index", out, "--shards", "3", "--out", tmp_path / "x", "--encoder", "bm25").code == 2
 
@@ -180,7 +178,7 @@ def test_a_doubled_id_in_different_shards(tmp_path):
 def test_other_vectors_have_to_be_converted(tmp_path, lsr_command):
     (tmp_path / "v.jsonl").write_text('{"_id": "a", "vector": {"x": 1.0}}\n')
     ran = lsr_command("index", tmp_path / "v.jsonl", "--shards", "2", "--out", tmp_path / "shards")
-    assert (ran.code, "not vectors as Parquet: lsr encode writes them so" in ran.err) == (1, True)
+    assert (ran.code, "not vectors in Parquet, which lsr encode writes" in ran.err) == (1, True)
 
 
 def test_more_shards_than_documents(tmp_path, corpus):
@@ -224,7 +222,7 @@ def test_a_second_run_builds_what_is_missing(tmp_path, corpus, monkeypatch, out)
     assert SHARDS not in Place(out).sizes()
     built = stop_at(monkeypatch, None)
     encoded = []
-    monkeypatch.setattr(distributed, "_encode_part", lambda *args: encoded.append(args))
+    monkeypatch.setattr(parts, "_encode_part", lambda *args: encoded.append(args))
     build(out, corpus)
     assert (built, encoded) == ([1, 2], [])
     assert answers(Index.open(str(out))) == answers(one_index(tmp_path / "one", corpus))

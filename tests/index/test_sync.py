@@ -117,13 +117,13 @@ def test_what_was_added_otherwise_stays(docs, index):
     assert [hit.id for hit in index.search("own wings")] == ["mine"]
     index.add([{"_id": "bad", "text": "t", "source": 7}])
     index.commit()
-    with pytest.raises(DataError, match='other values than texts as "source"'):
+    with pytest.raises(DataError, match='values other than texts as "source"'):
         index.sync(docs)
 
 
 def test_another_folder_is_refused(docs, index, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"none of the 3 files that .* was made of is here: is it the right folder"):
+    with pytest.raises(DataError, match=r"none of the 3 files that .* was made of exists here: is it the right folder"):
         index.sync(tmp_path / "empty")
     monkeypatch.setattr(syncing, "_FEW", 2)
     put(tmp_path / "other" / "x.md", "text")

@@ -312,7 +312,7 @@ def test_a_bad_document_in_the_middle_refuses_the_whole_call(path, monkeypatch, 
 @pytest.mark.parametrize("wrong", [{"n": 3}, None, b"d1", True, 1.5, [b"d1"]])
 def test_what_is_no_id_deletes_nothing(path, wrong):
     index = Index.open(path)
-    with pytest.raises(DataError, match=r"a filter is given as where=|an id is a text or a whole number"):
+    with pytest.raises(DataError, match=r"pass a filter as where=|an id is a text or a whole number"):
         index.delete(wrong)
     assert not index.pending
 
@@ -821,7 +821,7 @@ def test_commands(path, tmp_path, lsr_command):
     assert [line["_id"] for line in lsr_command("search", path, "word3").lines()] == ["d3"]
     (tmp_path / "gone.txt").write_text("d1\nd2\nabsent\n")
     ran = lsr_command("delete", path, "d4", "--ids", tmp_path / "gone.txt")
-    assert (ran.code, "3 deleted, 1 not there (absent); 18 documents" in ran.err) == (0, True)
+    assert (ran.code, "3 deleted, 1 not found (absent); 18 documents" in ran.err) == (0, True)
     assert lsr_command("delete", path).code == 2
     ran = lsr_command("merge", path)
     assert (ran.code, "merged; 18 documents in 1 segment," in ran.err) == (0, True)

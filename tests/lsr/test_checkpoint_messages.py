@@ -31,13 +31,16 @@ def folder(checkpoint, tmp_path):
         (["pytorch_model.bin"], "Pickled weights (pytorch_model.bin) can run code"),
         (
             ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
-            "Its parts (model-00001-of-00002.safetensors and so on) are of no use without model.safetensors.index.json",
+            "Its parts (model-00001-of-00002.safetensors and so on) are useless without model.safetensors.index.json",
         ),
-        (["onnx/model.onnx"], "Of ONNX graphs (onnx/model.onnx) only those that lsr wrote"),
-        (["model.onnx"], "Of ONNX graphs (model.onnx) only those that lsr wrote"),
-        (["model_quantized.onnx", "README.md"], "Of ONNX graphs (model_quantized.onnx)"),
-        (["model.fp16.safetensors"], "Is it model.fp16.safetensors?"),
-        ([], "Fetch it"),
+        (["onnx/model.onnx"], "lsr runs only ONNX graphs that it wrote itself, not onnx/model.onnx"),
+        (["model.onnx"], "lsr runs only ONNX graphs that it wrote itself, not model.onnx"),
+        (
+            ["model_quantized.onnx", "README.md"],
+            "lsr runs only ONNX graphs that it wrote itself, not model_quantized.onnx",
+        ),
+        (["model.fp16.safetensors"], "If it is model.fp16.safetensors, rename that"),
+        ([], "Download it"),
     ],
 )
 def test_what_there_is_instead_of_weights(folder, names, message):
@@ -72,7 +75,7 @@ def test_weights_of_another_vocabulary(checkpoint, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 4}))
     shapes = rf"\({config['vocab_size']}.*\({config['vocab_size'] + 4}.*vocab_size"
-    with pytest.raises(EncoderError, match="don't belong together: .* has the shape " + shapes):
+    with pytest.raises(EncoderError, match="don't fit: .* has the shape " + shapes):
         SpladeEncoder(folder, device="cpu").encode_query("cat")
 
 

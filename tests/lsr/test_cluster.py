@@ -52,7 +52,7 @@ def test_what_is_no_address_is_refused(address):
 
 def test_nobody_listening_is_told(silent):
     pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
-    with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1: nobody listens there .* check that the cluster runs"):
+    with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1: no server listens there .* check that the cluster runs"):
         connect("127.0.0.1:1", 2)
 
 
@@ -65,7 +65,7 @@ def test_nobody_answering_is_told_within_the_bound(monkeypatch, silent):
                 talking.recv(1)
 
     monkeypatch.setitem(sys.modules, "ray", Waiting())
-    with pytest.raises(ClusterError, match=r"no answer within 0\.2 s, though somebody listens there; check that"):
+    with pytest.raises(ClusterError, match=r"no answer within 0\.2 s, though the port is open; check that"):
         connect(silent, 0.2)
 
 

@@ -100,7 +100,7 @@ def test_what_the_dataclass_refuses_is_named(write):
         ("", "the file is empty"),
         ("- a\n", "not a section with keys"),
         ("name: [a\ninner: b", ":2: not YAML: "),
-        ("name: a\nname: b\ninner: {rate: 1}", ":2: name is there twice"),
+        ("name: a\nname: b\ninner: {rate: 1}", ":2: name is given twice"),
         ("name: a\ninner: 3", ":2: inner must be a section with keys, got 3"),
         ("name: a\ninner: {rate: 1}\nparts: 3", ":3: parts must be a list"),
         ("name: !!python/object/apply:os.system [ls]\ninner: {rate: 1}", ":1: name must be one value, got a list"),
@@ -115,7 +115,7 @@ def test_bad_files(write, text, message):
     ("override", "message"),
     [
         ("steps", "--set steps: write it as section.key=value"),
-        ("name.x=1", "--set name.x=1: name is no section"),
+        ("name.x=1", "--set name.x=1: name is not a section"),
         ("stepz=1", "--set stepz=1: unknown key stepz; did you mean steps?"),
         ("steps=a", "--set steps=a: steps must be a whole number, got 'a'"),
     ],

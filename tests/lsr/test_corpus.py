@@ -153,7 +153,7 @@ def test_a_dataset_without_ir_datasets(monkeypatch):
     monkeypatch.setitem(sys.modules, "ir_datasets", None)
     with pytest.raises(MissingExtra, match=r"lsr-search\[eval\]"):
         open_corpus("irds:beir/scifact/test")
-    assert 'no such file or folder; datasets by name need pip install "lsr-search[eval]"' in refusal("beir/scifact")
+    assert 'no such file or folder; for datasets by name: pip install "lsr-search[eval]"' in refusal("beir/scifact")
 
 
 # --- documents
@@ -350,7 +350,7 @@ def test_a_folder_without_a_corpus(tmp_path):
 def test_nothing_of_that_name(tmp_path):
     pytest.importorskip("ir_datasets")
     for name in (str(tmp_path / "missing.jsonl"), "no-such-dataset"):
-        assert refusal(name) == f"{name}: no such file or folder, and no dataset of ir-datasets has this name"
+        assert refusal(name) == f"{name}: no such file or folder, and no such dataset of ir-datasets"
 
 
 @pytest.mark.parametrize("replay", [False, True])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.corpus import encode_to
+from lsr.encode.write import encode_to
 from lsr.errors import OutputExists
 from lsr.eval.experiment.artifact_cache import Artifacts
 from lsr.io.convert import FORMATS, Form, check_out, convert

@@ -81,7 +81,7 @@ def test_a_model_on_a_gpu_says_that_it_does_not_survive(checkpoint, forked):
     runner._device = "cuda"
 
     def encode():
-        with pytest.raises(EncoderError, match="doesn't survive a fork: start processes by spawn"):
+        with pytest.raises(EncoderError, match="can't be used after a fork: start processes with spawn"):
             encoder.encode_document(TEXTS)
 
     forked(encode)

@@ -179,7 +179,7 @@ def test_unknown_names(tmp_path, monkeypatch):
         load_encoder("no-such-encoder")
     with pytest.raises(EncoderError, match="Built in: bm25"):
         load_encoder(str(tmp_path / "nowhere"))
-    with pytest.raises(EncoderError, match=r"no encoder: none of encoder\.json"):
+    with pytest.raises(EncoderError, match=r"not an encoder: it has none of encoder\.json"):
         load_encoder(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(EncoderError, match="is a file"):
@@ -215,7 +215,7 @@ def test_paths_that_lead_out(reference, tmp_path, path):
     modules = json.loads((folder / "modules.json").read_text())
     modules[0]["path"] = path
     (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(EncoderError, match="leads out of the folder"):
+    with pytest.raises(EncoderError, match="is outside of the folder"):
         load_encoder(folder)
 
 

@@ -225,7 +225,11 @@ def test_two_runs_give_two_lists_of_scores(collection, lsr_command):
         (["--dataset", "beir", "--out", "new.tsv"], 2, "the name must end in .jsonl"),
         (["--out", "new.jsonl"], 2, "give --dataset, or both --qrels and --queries"),
         (["--qrels", "beir/qrels/train.tsv", "--out", "new.jsonl"], 2, "give --dataset, or both"),
-        (["--dataset", "beir", "--out", "new.jsonl", "--no-filter", "--share", "0.5"], 2, "--no-filter leaves nothing"),
+        (
+            ["--dataset", "beir", "--out", "new.jsonl", "--no-filter", "--share", "0.5"],
+            2,
+            "--no-filter can't be combined",
+        ),
         (["--dataset", "beir", "--out", "new.jsonl", "--skip", "5", "--depth", "2"], 2, "depth above skip"),
         (["--dataset", "beir", "--out", "new.jsonl", "--split", "dev"], 1, "there are: train"),
         (["--dataset", "beir", "--out", "new.jsonl", "--share", "0.01"], 1, "no query got a negative: 0 queries"),

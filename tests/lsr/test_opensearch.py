@@ -109,12 +109,12 @@ def test_weights_that_lucene_refuses_are_raised(tmp_path):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"index_name": "Docs"}, "'Docs' can't name an index|'Docs' can't be the name"),
+        ({"index_name": "Docs"}, "'Docs' is not a name of an index|'Docs' can't be the name"),
         ({"index_name": "_docs"}, "--name"),
         ({"index_name": ""}, "--name"),
-        ({"field": "text"}, "can't be called 'text'; name another with --field"),
-        ({"field": "a.b"}, "can't be called 'a.b'"),
-        ({"field": "_id"}, "can't be called '_id'"),
+        ({"field": "text"}, "can't have the name 'text'; choose another with --field"),
+        ({"field": "a.b"}, "can't have the name 'a.b'"),
+        ({"field": "_id"}, "can't have the name '_id'"),
         ({"documents": [Document("ü" * 257, "")] * 3}, "ids of at most 512 bytes"),
         ({"vocabulary": ["", "b", "c", "d"]}, "document 'a' has the empty token"),
     ],
@@ -154,12 +154,18 @@ def test_a_file_of_another_tool(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        ([ACTION], r":1: an action without its document; the file is cut off"),
+        ([ACTION], r":1: an action without its document: the file is cut off"),
         ([ACTION, '{"vector": {"a": 1}'], ":2: not JSON"),
         ([ACTION, ["x"]], ":2: expected a document"),
-        ([ACTION, {"text": "no vector"}], ":2: the vector is the one field that is .*; here none is"),
-        ([ACTION, {"v": {"a": 1}, "w": {}}], ":2: the vector is the one field .*; here 'v', 'w' may all be"),
-        ([ACTION, {"v": {"a": 1}}, ACTION, {"w": {"a": 1}}], ":4: 'a': the field 'v' is no object of token and weight"),
+        ([ACTION, {"text": "no vector"}], ":2: the vector must be the only field that is .*; here none is"),
+        (
+            [ACTION, {"v": {"a": 1}, "w": {}}],
+            ":2: the vector must be the only field .*; here 'v', 'w' are all possible",
+        ),
+        (
+            [ACTION, {"v": {"a": 1}}, ACTION, {"w": {"a": 1}}],
+            ":4: 'a': the field 'v' is not an object of token and weight",
+        ),
         ([ACTION, {"v": {"a": -1}}], ":2: 'a': weight -1 of 'a'"),
         ([ACTION, '{"v": {"a": NaN}}'], ":2: 'a': weight nan of 'a'"),
         ([ACTION, '{"v": {"a": 1, "a": 2}}'], ":2: .*the key 'a' occurs twice"),

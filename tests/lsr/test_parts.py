@@ -1,16 +1,16 @@
-"""encode_parts: what a part holds follows from the corpus alone, and only parts that are missing are made."""
+"""encode_to: what a part holds depends on the corpus alone, and only missing parts are encoded."""
 
 import json
 
 import pytest
 
-from lsr.distributed.pool import Workers
 from lsr.encode import corpus as encoding
-from lsr.encode import distributed
+from lsr.encode import parts, write
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.corpus import encode_to
-from lsr.encode.distributed import PLAN, Task, encode_parts_to
+from lsr.encode.corpus import Report, encode_corpus
+from lsr.encode.parts import PLAN
 from lsr.encode.passages import Passages
+from lsr.encode.write import encode_to
 from lsr.errors import DataError, EncoderMismatch, OutputExists, StorageError
 from lsr.io.corpus import open_corpus
 from lsr.io.object_store import Place, with_suffix
@@ -23,7 +23,7 @@ WORDS = ["wing", "flow", "plate", "shock", "heat", "boundary", "layer", "speed"]
 def small_parts(monkeypatch):
     """Three documents are encoded together, and each six make a part."""
     monkeypatch.setattr(encoding, "CHUNK", 3)
-    monkeypatch.setattr(distributed, "PART", 6)
+    monkeypatch.setattr(parts, "PART", 6)
 
 
 @pytest.fixture
@@ -41,23 +41,20 @@ def text_of(i):
     return " ".join(WORDS[(i * k) % len(WORDS)] for k in range(i % 7))
 
 
-def encode(source, out, encoder=None, task=None, settings="", skip_bad=False, **options):
-    return encode_parts_to(
-        open_corpus(source, skip_bad=skip_bad),
-        lambda: encoder or BM25Encoder(),
-        out,
-        task or Task(),
-        settings=settings,
-        workers=Workers(),
-        **options,
-    )
+def encode(source, out, encoder=None, settings="", skip_bad=False, **options):
+    corpus = open_corpus(source, skip_bad=skip_bad)
+    return encode_to(corpus, lambda: encoder or BM25Encoder(), out, settings=settings, **options)
 
 
 def content(out):
     """Documents and vectors, with every bit of the weights."""
+    return rows(read_vectors(out))
+
+
+def rows(batches):
     return [
         (document, terms.tolist(), weights.tobytes())
-        for batch in read_vectors(out)
+        for batch in batches
         for document, (terms, weights) in zip(batch.documents.to_pylist(), batch.vectors.rows(), strict=True)
     ]
 
@@ -67,34 +64,35 @@ def files(folder):
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 6, 12, 20])
-@pytest.mark.parametrize("task", [Task(), Task(passages=Passages(2, 1)), Task(with_text=False)])
-def test_vectors_are_those_of_one_run(tmp_path, n, task):
+@pytest.mark.parametrize("how", [{}, {"passages": Passages(2, 1)}, {"with_text": False}])
+def test_the_parts_hold_what_encoding_in_memory_gives(tmp_path, n, how):
     source = write_corpus(tmp_path / "docs.jsonl", n)
-    how = {"passages": task.passages, "with_text": task.with_text}
-    plain = encode_to(open_corpus(source), BM25Encoder, tmp_path / "plain", settings="", **how)
-    report = encode(source, tmp_path / "v", task=task)
-    assert content(tmp_path / "v") == content(tmp_path / "plain")
-    assert report == plain
-    ours, theirs = read_vectors(tmp_path / "v"), read_vectors(tmp_path / "plain")
-    assert (ours.fingerprint, ours.vocabulary) == (theirs.fingerprint, theirs.vocabulary)
-    assert ours.encoder_files == theirs.encoder_files
+    encoder, expected = BM25Encoder(), Report()
+    encoder.fit(document.content for document in open_corpus(source))
+    batches = list(encode_corpus(open_corpus(source), encoder, expected, **how))
+    report = encode(source, tmp_path / "v", **how)
+    assert content(tmp_path / "v") == rows(batches)
+    assert report == expected
+    vectors = read_vectors(tmp_path / "v")
+    assert (vectors.fingerprint, vectors.vocabulary) == (encoder.fingerprint, list(encoder.vocabulary))
+    assert vectors.encoder_files == encoder.query_files()
     assert sorted(p.name for p in (tmp_path / "v").iterdir()) == [
         f"part-{i:05d}.parquet" for i in range(-(-n // 6) or 1)
     ]
 
 
 def test_of_long_documents_there_are_fewer_in_a_part_and_together(tmp_path, corpus, monkeypatch):
-    """As in one run, so that memory is bounded; texts have 0 to 37 characters."""
-    plain = encode_to(open_corpus(corpus), BM25Encoder, tmp_path / "plain", settings="")
+    """So that memory is bounded; texts have 0 to 37 characters."""
+    plain = encode(corpus, tmp_path / "plain")
     monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 20)
-    monkeypatch.setattr(distributed, "PART_CHARACTERS", 40)
-    real, sizes = distributed.encode_chunk, []
+    monkeypatch.setattr(parts, "PART_CHARACTERS", 40)
+    real, sizes = parts.encode_chunk, []
 
     def encode_chunk(documents, *args, **how):
         sizes.append([len(document.text) for document in documents])
         return real(documents, *args, **how)
 
-    monkeypatch.setattr(distributed, "encode_chunk", encode_chunk)
+    monkeypatch.setattr(parts, "encode_chunk", encode_chunk)
     assert encode(corpus, tmp_path / "v") == plain
     assert content(tmp_path / "v") == content(tmp_path / "plain")
     assert {len(lengths) for lengths in sizes} == {1, 2, 3}
@@ -130,7 +128,7 @@ class Stopped(Exception):
 
 def stop_at(monkeypatch, number):
     """Encoding stops at a part, as a kill does; gives the numbers of those that are encoded from then on."""
-    encoded, real = [], distributed._encode_part
+    encoded, real = [], parts._encode_part
 
     def encode_part(*args):
         encoded.append(args[-1][0])
@@ -138,7 +136,7 @@ def stop_at(monkeypatch, number):
             raise Stopped
         return real(*args)
 
-    monkeypatch.setattr(distributed, "_encode_part", encode_part)
+    monkeypatch.setattr(parts, "_encode_part", encode_part)
     return encoded
 
 
@@ -181,12 +179,12 @@ def test_a_part_that_is_not_whole_is_made_again(tmp_path, corpus, monkeypatch):
 
 def test_what_is_skipped_is_known_after_a_kill_too(tmp_path, corpus, monkeypatch):
     corpus.write_text(corpus.read_text() + "no JSON\n")
-    monkeypatch.setattr(distributed, "finish", lambda *_: (_ for _ in ()).throw(Stopped))
+    monkeypatch.setattr(write, "_finish", lambda *_: (_ for _ in ()).throw(Stopped))
     with pytest.raises(Stopped):
         encode(corpus, tmp_path / "v", skip_bad=True)
     monkeypatch.undo()
     monkeypatch.setattr(encoding, "CHUNK", 3)
-    monkeypatch.setattr(distributed, "PART", 6)
+    monkeypatch.setattr(parts, "PART", 6)
     encoded = stop_at(monkeypatch, None)
     report = encode(corpus, tmp_path / "v", skip_bad=True)
     assert encoded == []
@@ -196,7 +194,7 @@ def test_what_is_skipped_is_known_after_a_kill_too(tmp_path, corpus, monkeypatch
 
 def test_work_of_another_kind_is_not_continued(tmp_path, corpus, monkeypatch):
     cut_off(monkeypatch, corpus, tmp_path / "v", 2)
-    with pytest.raises(OutputExists, match="unfinished work from another source or with other settings"):
+    with pytest.raises(OutputExists, match="holds unfinished work from another source or with other settings"):
         encode(corpus, tmp_path / "v", settings="others")
     encoded = stop_at(monkeypatch, None)
     encode(corpus, tmp_path / "v", settings="others", overwrite=True)
@@ -235,7 +233,7 @@ def test_vectors_in_object_storage(bucket, tmp_path, corpus, monkeypatch):
     encode(corpus, tmp_path / "v")
     where = bucket("vectors")
     cut_off(monkeypatch, corpus, where, 2)
-    with pytest.raises(DataError, match="nor a whole folder of vectors"):
+    with pytest.raises(DataError, match="and no complete folder of vectors"):
         read_vectors(where)
     encoded = stop_at(monkeypatch, None)
     encode(corpus, where)
@@ -252,7 +250,7 @@ def test_vectors_in_object_storage(bucket, tmp_path, corpus, monkeypatch):
 def test_places_that_are_refused(tmp_path, corpus):
     where = (tmp_path / "v").as_uri()
     Place(where).write("mine.txt", b"x")
-    with pytest.raises(OutputExists, match=r"something else than vectors \(mine\.txt\)"):
+    with pytest.raises(OutputExists, match=r"something other than vectors \(mine\.txt\)"):
         encode(corpus, where, overwrite=True)
     with pytest.raises(DataError, match=r"as a folder of parts: leave \.parquet out"):
         encode(corpus, with_suffix(where, ".parquet"))
@@ -260,15 +258,15 @@ def test_places_that_are_refused(tmp_path, corpus):
 
 def test_a_folder_that_other_machines_do_not_share(tmp_path):
     with pytest.raises(StorageError, match="isn't shared by all machines"):
-        distributed.open_shared(str(tmp_path))
+        parts.open_shared(str(tmp_path))
     (tmp_path / PLAN).write_text("{}")
-    assert distributed.open_shared(str(tmp_path)).name == str(tmp_path)
+    assert parts.open_shared(str(tmp_path)).name == str(tmp_path)
 
 
 def test_the_command(tmp_path, corpus, lsr_command):
     where = (tmp_path / "v").as_uri()
     ran = lsr_command("encode", corpus, "--encoder", "bm25", "--out", where)
-    assert (ran.code, ran.err) == (0, f"2 of 20 documents have no text to be found by\n20 vectors in {where}\n")
+    assert (ran.code, ran.err) == (0, f"2 of 20 documents have no text\n20 vectors in {where}\n")
     lsr_command("encode", corpus, "--encoder", "bm25", "--out", tmp_path / "plain")
     assert content(where) == content(tmp_path / "plain")
     assert lsr_command("encode", where, "--out", tmp_path / "v.parquet").code == 0

@@ -11,7 +11,7 @@ from lsr.encode.load import load_encoder
 from lsr.encode.passages import split_passages
 from lsr.encode.splade import SpladeEncoder
 from lsr.encode.tower import Tower
-from lsr.io.document import Document
+from lsr.io.document import Block, Document
 
 STOP_WORDS = ["the", "of", "a", "-"]  # no tokens, but words of the text all the same
 SEVERAL = st.lists(st.sampled_from([*STOP_WORDS, "word"]), max_size=30)
@@ -138,6 +138,17 @@ def test_as_many_tokens_as_fit(reader):
         assert [passage.text.count("cat") for passage in split(text, reader, size)] == [21, 21, 8]
     assert [passage.text.count("cat") for passage in split(text, reader, 24, title="dog sat")] == [19, 19, 12]
     assert split("cat " * 9, reader, 24, title="dog " * 30)[0].content.split() == ["dog"] * 21
+
+
+def test_tokens_of_whole_texts_are_counted_only_where_they_decide(reader, monkeypatch):
+    text, counted, room = "cat " * 50, [], reader.room
+    file = {"blocks": (Block(0), Block(100))}
+    documents = [Document("a", text, **file), Document("b", text), Document("c", "dog"), Document("d", text, **file)]
+    alone = [passage for document in documents for passage in split_passages([document], reader)]
+    monkeypatch.setattr(reader, "room", lambda texts: counted.extend(texts) or room(texts))
+    assert list(split_passages(documents, reader)) == alone
+    assert {passage.parent for passage in alone} == {"a", "b", None, "d"}
+    assert counted.count(text) == 1
 
 
 @pytest.mark.parametrize("size", [62, 64, 512, 900])

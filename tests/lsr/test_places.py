@@ -85,7 +85,7 @@ def test_files_come_back_as_they_went(where, tmp_path):
     assert place.sizes() == {"inner/big.gz": len(content)}
 
 
-@pytest.mark.parametrize(("there", "said"), [(b"shor", "4 bytes, 5 were written"), (b"other", "content was changed")])
+@pytest.mark.parametrize(("there", "said"), [(b"shor", "4 bytes, 5 expected"), (b"other", "content has changed")])
 def test_another_content_than_is_wanted_is_refused(where, tmp_path, there, said):
     place = Place(where)
     wanted = place.put(write(tmp_path / "x", b"whole"), "x")
@@ -180,7 +180,7 @@ def test_nobody_listens(own_cache, short_waits, monkeypatch, scheme):
     [
         ("s3://key:secret@bucket/x", "credentials don't belong in a URI"),
         ("s3://bucket/x?regoin=eu", "no option 'regoin'; there are endpoint_override, region, scheme"),
-        ("s3:///x?region=eu", "a URI names a bucket"),
+        ("s3:///x?region=eu", "the URI needs a bucket"),
     ],
 )
 def test_uris_that_make_no_sense(uri, said):
@@ -225,7 +225,7 @@ def test_vectors_are_read_from_anywhere(where, tmp_path):
     assert [batch.ids for batch in vectors] == [["a", "b"]]
     assert vectors.fingerprint == Fingerprint(vocabulary_size=3)
     if is_remote(where):
-        with pytest.raises(DataError, match="nor a whole folder of vectors"):
+        with pytest.raises(DataError, match="and no complete folder of vectors"):
             read_vectors(where)
     place.write(remote_files.PARTS_FILE, json.dumps({"parts": {"part-00000.parquet": wanted}}).encode())
     assert holds_vectors(where)
@@ -239,7 +239,7 @@ def test_a_folder_of_vectors_that_was_changed(tmp_path):
     wanted = place.put(tmp_path / "v.parquet", "part-00000.parquet")
     place.write("part-00000.parquet", b"cut")
     place.write(remote_files.PARTS_FILE, json.dumps({"parts": {"part-00000.parquet": wanted}}).encode())
-    with pytest.raises(StorageError, match=f"3 bytes, {wanted['bytes']} were written"):
+    with pytest.raises(StorageError, match=f"3 bytes, {wanted['bytes']} expected"):
         read_vectors(where)
 
 

@@ -241,9 +241,9 @@ def test_settings_of_a_router(reference, tmp_path):
 @pytest.mark.parametrize(
     ("file", "settings", "message"),
     [
-        ("sentence_bert_config.json", {"windows": 3}, r"the setting windows=3 isn't known"),
+        ("sentence_bert_config.json", {"windows": 3}, r"the setting windows=3 is unknown"),
         ("sentence_bert_config.json", {"query_expansion": {"length": 8}}, "the setting query_expansion="),
-        ("sentence_bert_config.json", {"transformer_task": "feature-extraction"}, "only 'fill-mask' can be had"),
+        ("sentence_bert_config.json", {"transformer_task": "feature-extraction"}, "only 'fill-mask' is supported"),
         ("sentence_bert_config.json", {"config_kwargs": {"num_hidden_layers": 0}}, "config_kwargs.num_hidden_layers=0"),
         ("sentence_bert_config.json", {"model_kwargs": {"variant": "x"}}, "model_kwargs.variant="),
         ("sentence_bert_config.json", {"processor_kwargs": {"cls_token": "x"}}, "processor_kwargs.cls_token="),
@@ -270,7 +270,7 @@ def test_what_is_not_known_is_refused_by_name(model, file, settings, message):
 
 def test_another_similarity_is_told(model):
     change(model, "config_sentence_transformers.json", similarity_fn_name="cosine")
-    with pytest.warns(CheckpointWarning, match="compares its vectors by cosine"):
+    with pytest.warns(CheckpointWarning, match="compares vectors by cosine"):
         load_encoder(model)
 
 
@@ -289,7 +289,7 @@ def test_positions_of_roberta_begin_behind_its_padding(make_checkpoint, tmp_path
 def test_a_model_that_depends_on_padding_is_told_and_gets_none(make_checkpoint, tmp_path, texts, kind):
     folder = make_checkpoint(tmp_path / kind, kind)
     encoder = SpladeEncoder(folder, device="cpu")
-    with pytest.warns(CheckpointWarning, match="depends on the padding"):
+    with pytest.warns(CheckpointWarning, match="depends on masked padding"):
         together = encoder.encode_document(texts)
     for i, text in enumerate(texts):
         np.testing.assert_allclose(encoder.encode_document(text).to_dense()[0], together[[i]].to_dense()[0], atol=1e-5)

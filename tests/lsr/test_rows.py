@@ -228,7 +228,7 @@ def test_frames_of_vectors():
 
 
 def test_a_mapping_is_no_list_of_documents():
-    with pytest.raises(DataError, match="a list of documents is wanted, not a mapping of train, test"):
+    with pytest.raises(DataError, match="expected a list of documents, got a mapping of train, test"):
         given_documents({"train": DOCS, "test": DOCS})
 
 
@@ -501,7 +501,7 @@ def test_data_sets_in_any_format(form):
     data = datasets.Dataset.from_list(FRAMED)
     data = data.to_iterable_dataset() if form == "iterable" else data.with_format(form)
     assert read_twice(data) == READ
-    with pytest.raises(DataError, match="not a mapping of train; of splits, give one"):
+    with pytest.raises(DataError, match="got a mapping of train; of splits, pass one"):
         documents_corpus(datasets.DatasetDict({"train": data}))
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from lsr.encode import corpus as encoding
+from lsr.encode import parts, write
 from lsr.encode.base import Encoder
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.corpus import Report, encode_corpus, encode_to
+from lsr.encode.corpus import Report, encode_corpus
 from lsr.encode.passages import Passages
+from lsr.encode.write import encode_to
 from lsr.errors import DataError, EncoderMismatch, OutputExists
 from lsr.fingerprint import Fingerprint
 from lsr.io.convert import convert
@@ -71,7 +73,7 @@ class Letters(Encoder):
 def small_parts(monkeypatch):
     """Four documents are encoded together, and each four make a part."""
     monkeypatch.setattr(encoding, "CHUNK", 4)
-    monkeypatch.setattr(encoding, "_PART_SECONDS", 0.0)
+    monkeypatch.setattr(parts, "PART", 4)
 
 
 @pytest.fixture
@@ -134,8 +136,7 @@ def test_every_kind_of_output(tmp_path, corpus, out):
 def test_chunks_and_parts_do_not_show(tmp_path, corpus, monkeypatch, out, chunk):
     encode(corpus, tmp_path / out)
     monkeypatch.setattr(encoding, "CHUNK", chunk)
-    monkeypatch.setattr(encoding, "_PART_SECONDS", 30.0)
-    monkeypatch.setattr(encoding, "_PART_DOCS", 7)
+    monkeypatch.setattr(parts, "PART", 7)
     again = tmp_path / ("again-" + out)
     encode(corpus, again)
     assert content(again) == content(tmp_path / out)
@@ -223,14 +224,14 @@ def test_an_output_is_replaced_only_if_asked(tmp_path, corpus, out):
 def test_no_other_folder_is_replaced(tmp_path, corpus, out):
     (tmp_path / out).mkdir()
     (tmp_path / out / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputExists, match="holds something else than vectors"):
+    with pytest.raises(OutputExists, match="holds something other than vectors"):
         encode(corpus, tmp_path / out, overwrite=True)
     assert names(tmp_path / out) == ["thesis.tex"]
 
 
 def test_a_file_is_not_replaced_by_a_folder(tmp_path, corpus):
     (tmp_path / "v").write_text("notes")
-    with pytest.raises(OutputExists, match="holds something else than vectors"):
+    with pytest.raises(OutputExists, match="holds something other than vectors"):
         encode(corpus, tmp_path / "v", overwrite=True)
     assert (tmp_path / "v").read_text() == "notes"
 
@@ -277,7 +278,7 @@ def test_after_a_kill_it_goes_on_where_it_was(tmp_path, corpus, capsys, out):
     assert done >= 8
     assert not (tmp_path / out).exists()
     report = encode(corpus, tmp_path / out, Letters(tmp_path / "second"))
-    assert f"going on after {done} documents" in capsys.readouterr().err
+    assert f"resuming after {done} documents" in capsys.readouterr().err
     assert (tmp_path / "second").read_text().splitlines() == [text_of(i) for i in range(done, 22)]
     assert content(tmp_path / out) == content(tmp_path / f"whole-{out}")
     assert report == whole
@@ -320,7 +321,7 @@ def test_unfinished_work_of_another_kind_is_kept_unless_overwritten(tmp_path, co
         write_corpus(corpus, 23)
     else:
         settings = "other"
-    with pytest.raises(OutputExists, match="unfinished work from another source or with other settings is here"):
+    with pytest.raises(OutputExists, match="holds unfinished work from another source or with other settings"):
         encode(corpus, out, settings=settings)
     assert names(tmp_path / "v.parquet.partial") == before
     encode(corpus, out, Letters(tmp_path / "log"), settings=settings, overwrite=True)
@@ -334,16 +335,14 @@ def test_an_encoder_that_has_changed_is_not_mixed_in(tmp_path, corpus):
 
 
 @pytest.mark.parametrize("damage", ["last part cut short", "first part gone"])
-def test_damaged_parts_are_not_gone_on_with(tmp_path, corpus, damage):
+def test_damaged_parts_are_encoded_again(tmp_path, corpus, damage):
     cut_off(corpus, tmp_path / "v")
     first, *_, last = sorted((tmp_path / "v.partial").glob("part-*.parquet"))
     if damage == "first part gone":
         first.unlink()
     else:
         last.write_bytes(last.read_bytes()[:-20])
-    with pytest.raises(OutputExists, match="unfinished work"):
-        encode(corpus, tmp_path / "v")
-    encode(corpus, tmp_path / "v", overwrite=True)
+    encode(corpus, tmp_path / "v")
     assert content(tmp_path / "v") == expected()
 
 
@@ -375,10 +374,10 @@ def test_the_old_folder_goes_when_the_new_one_is_in_place(tmp_path, corpus, monk
     removed = []
 
     def rmtree(folder, **_):
-        if folder.exists():
+        if folder == tmp_path / "v.old" and folder.exists():
             removed.append((folder.name, len(content(tmp_path / "v"))))
 
-    monkeypatch.setattr(encoding.shutil, "rmtree", rmtree)
+    monkeypatch.setattr(write.shutil, "rmtree", rmtree)
     encode(corpus, tmp_path / "v", overwrite=True)
     assert removed == [("v.old", 22)]
 
@@ -400,7 +399,7 @@ def test_skipped_documents_are_all_told_after_going_on(tmp_path, corpus):
 @pytest.mark.parametrize("out", ["v.parquet", "v"])
 def test_a_disk_that_fills_up_in_mid_part(tmp_path, corpus, monkeypatch, out):
     encode(write_corpus(tmp_path / "other.jsonl", 3), tmp_path / out)
-    write, written = encoding.ParquetWriter.write, []
+    write, written = parts.ParquetWriter.write, []
 
     def write_until_full(self, batch):
         written.append(batch)
@@ -408,12 +407,14 @@ def test_a_disk_that_fills_up_in_mid_part(tmp_path, corpus, monkeypatch, out):
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, batch)
 
-    monkeypatch.setattr(encoding.ParquetWriter, "write", write_until_full)
+    monkeypatch.setattr(parts.ParquetWriter, "write", write_until_full)
     with pytest.raises(OSError, match="No space left"):
         encode(corpus, tmp_path / out, overwrite=True)
-    monkeypatch.setattr(encoding.ParquetWriter, "write", write)
+    monkeypatch.setattr(parts.ParquetWriter, "write", write)
     assert content(tmp_path / out) == expected(3)
-    assert names(tmp_path / f"{out}.partial") == ["part-00000.parquet", "part-00001.parquet"]
+    assert names(tmp_path / f"{out}.partial") == [
+        *["part-00000.json", "part-00000.parquet", "part-00001.json", "part-00001.parquet", "plan.json"],
+    ]
     encode(corpus, tmp_path / out, Letters(tmp_path / "log"), overwrite=True)
     assert (tmp_path / "log").read_text().splitlines() == [text_of(i) for i in range(8, 22)]
     assert content(tmp_path / out) == expected()
@@ -424,7 +425,7 @@ def test_a_disk_that_fills_up_at_the_very_end(tmp_path, corpus, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(encoding, "convert", full)
+        patch.setattr(write, "convert", full)
         with pytest.raises(OSError, match="No space left"):
             encode(corpus, tmp_path / "v.parquet")
     assert names(tmp_path) == ["docs.jsonl", "v.parquet.partial"]
@@ -485,5 +486,5 @@ def test_what_cannot_be_converted(tmp_path):
 
 if __name__ == "__main__":  # the process that `killed` starts
     source, target, log, at, overwrite = sys.argv[1:]
-    encoding.CHUNK, encoding._PART_SECONDS = 4, 0.0
+    encoding.CHUNK = parts.PART = 4
     encode(Path(source), Path(target), Letters(log, at), overwrite=bool(overwrite))

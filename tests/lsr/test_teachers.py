@@ -133,7 +133,7 @@ def test_a_cache_never_gives_the_vectors_of_another_model(make_dense, mean, tmp_
          "made of the modules Transformer, WordWeights"),
         ("modules.json", [1], "modules.json: can't be read"),
         ("1_Pooling/config.json", {"pooling_mode": "middle"}, "pooling 'middle'; known are cls, max"),
-        ("1_Pooling/config.json", {"pooling_mode": "cls", "include_prompt": False}, "a prompt that the pooling leaves"),
+        ("1_Pooling/config.json", {"pooling_mode": "cls", "include_prompt": False}, "pooling without the prompt"),
         ("config_sentence_transformers.json", {"similarity_fn_name": "manhattan"}, "compared by 'manhattan'"),
     ],
 )  # fmt: skip

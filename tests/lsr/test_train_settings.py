@@ -93,7 +93,7 @@ def test_what_is_made_in_python_is_held_to_the_same():
     [
         ([], []),
         (["queries.kind=table", "queries_regularizer={kind: l1, weight: 1}"],
-         ["queries_regularizer: queries of the kind table have no weights to press down"]),
+         ["queries_regularizer: queries of the kind table have no weights to regularize"]),
         (["losses.temperature=2", "losses.info_nce=0", "losses.margin_mse=1"],
          ["losses.temperature 2: info_nce has no weight"]),
         (["losses.scale=5", "losses.teacher_scores=raw", "losses.margin_pairs=all", "teachers=[encoder: bm25]"],
@@ -106,7 +106,7 @@ def test_what_is_made_in_python_is_held_to_the_same():
         (["data={sources: [path: x], negatives: 0, queries: 1}"],
          ["losses.info_nce: data.queries is 1 and data.negatives 0, so no query has a negative"]),
         (["model.head=lexical", "model.pooling=sum", "model.saturation=log1p_log1p"],
-         ["model.pooling sum: the head lexical has a pooling of its own",
+         ["model.pooling sum: the head lexical has its own pooling",
           "model.saturation log1p_log1p: the head lexical has none"]),
         (["optimizer.head_lr=1", "optimizer.term_lr=2"],
          ["optimizer.head_lr 1: neither the head nor the queries have weights of their own",

@@ -110,9 +110,9 @@ def weights_of(folder):
 
 
 def live(run, texts):
-    run.model.eval()
-    ids = run.tokenizer.ids(texts, run.settings.model.max_length, special=True)
-    return run.network.forward(ids, None).detach().numpy()
+    run.student.model.eval()
+    ids = run.student.tokenizer.ids(texts, run.settings.model.max_length, special=True)
+    return run.student.network.forward(ids, None).detach().numpy()
 
 
 # --- heads and queries ------------------------------------------------------------------------------------------------
@@ -129,10 +129,10 @@ def test_every_head_is_saved_as_it_is(settings, tmp_path, head, kind):
         sample_terms=0 if kind == "encoded" else 10,
     )
     run = trainer(settings, tmp_path)
-    before = {name: p.detach().clone() for p, name in run.names.items()}
+    before = {name: p.detach().clone() for p, name in run.student.names.items()}
     encoder = load_encoder(run.run())
     assert np.abs(encoder.encode_document(SOME).to_dense() - live(run, SOME)).max() < 1e-4
-    changed = {name for p, name in run.names.items() if not torch.equal(before[name], p)}
+    changed = {name for p, name in run.student.names.items() if not torch.equal(before[name], p)}
     assert any(name.startswith("head" if head in ("expansion", "lexical") else "backbone") for name in changed)
     assert ("table.weight" in changed) == (kind == "table")
     assert ("table.direction" in changed) == (kind == "projected")
@@ -149,14 +149,14 @@ def test_every_head_is_saved_as_it_is(settings, tmp_path, head, kind):
             assert query.nonzero()[0].tolist() == sorted(words)
             assert query[words].tolist() == [1, 1]
         case _:
-            assert np.allclose(query[words], run.table.weights().detach()[words])
+            assert np.allclose(query[words], run.student.table.weights().detach()[words])
 
 
 def counted_idf(run, triples):
     """IDF by hand, over each positive once."""
     texts = {json.loads(line)["positives"][0] for line in triples.read_text().splitlines()}
-    rows = [set(row) for row in run.tokenizer.ids(list(texts), 20, special=False)]
-    df = np.array([sum(term in row for row in rows) for term in range(run.model.n_terms)])
+    rows = [set(row) for row in run.student.tokenizer.ids(list(texts), 20, special=False)]
+    df = np.array([sum(term in row for row in rows) for term in range(run.student.model.n_terms)])
     return np.log(1 + (len(rows) - df + 0.5) / (df + 0.5)), df
 
 
@@ -173,9 +173,9 @@ def test_the_idf_keeps_its_size(settings, triples, tmp_path, kind, penalty):
     idf, df = counted_idf(run, triples)
     some = df > 0
     expected = {"idf": idf, "table": idf / idf[some].mean(), "tokens": np.ones_like(idf)}[kind]
-    assert run.table.weights().detach().numpy()[some] == pytest.approx(expected[some], rel=1e-5)
+    assert run.student.table.weights().detach().numpy()[some] == pytest.approx(expected[some], rel=1e-5)
     if penalty == "idf_flops":
-        assert run.idf.numpy()[some] == pytest.approx(idf[some], rel=1e-5)
+        assert run.student.idf.numpy()[some] == pytest.approx(idf[some], rel=1e-5)
     encoder = load_encoder(run.run())
     (query,) = encoder.encode_query(["cat dog cat"]).to_dense()
     if kind != "table":
@@ -198,7 +198,7 @@ def test_a_table_of_ones_own(settings, tmp_path, kind):
     found = {encoder.vocabulary[term]: query[term] for term in query.nonzero()[0]}
     assert found == pytest.approx({"cat": 8.5, "dog": 2})
     path.write_text('{"cat": NaN}')
-    with pytest.raises(EncoderError, match="weights that are no finite numbers"):
+    with pytest.raises(EncoderError, match="weights that are not finite"):
         trainer(settings, tmp_path / "other")
     path.unlink()
     with pytest.raises(EncoderError, match="weights: no such file"):
@@ -255,7 +255,7 @@ def test_adapters_alone_are_trained_and_merged_when_saved(settings, decoder, tmp
         optimizer=replace(settings.optimizer, steps=3, lr=1e-2),
     )
     run = trainer(settings, tmp_path / "run")
-    assert all(".lora_" in name for name in run.names.values())
+    assert all(".lora_" in name for name in run.student.names.values())
     base = live(trainer(settings, tmp_path / "other"), SOME)
     best = run.run()
     found = load_encoder(best).encode_document(SOME).to_dense()
@@ -293,13 +293,15 @@ def test_what_bm25_knows_is_part_of_the_score(settings, tmp_path, monkeypatch, k
     settings = replace(settings, lexical=0.5, queries=QuerySettings(kind, max_length=16))
     seen = []
     monkeypatch.setattr(
-        "lsr.train.trainer.ranking_loss", lambda scores, *rest: seen.append(scores) or ranking_loss(scores, *rest)
+        "lsr.train.batch_loss.ranking_loss", lambda scores, *rest: seen.append(scores) or ranking_loss(scores, *rest)
     )
     known, none = trainer(settings, tmp_path / "a", lexical=Lengths()), Lengths()
     monkeypatch.setattr(none, "scores", lambda q, d: np.zeros((len(q), len(d)), np.float32))
     other = trainer(settings, tmp_path / "b", lexical=none)
     batches = []
-    monkeypatch.setattr("lsr.train.trainer.draw_batch", lambda *args: batches.append(draw_batch(*args)) or batches[-1])
+    monkeypatch.setattr(
+        "lsr.train.batch_loss.draw_batch", lambda *args: batches.append(draw_batch(*args)) or batches[-1]
+    )
     folder = known.run()
     other.run()
     lengths = torch.tensor([len(text) for text in batches[0].documents])
@@ -308,7 +310,7 @@ def test_what_bm25_knows_is_part_of_the_score(settings, tmp_path, monkeypatch, k
     assert isinstance(encoder, HybridEncoder)
     assert encoder.needs_fit
     assert (encoder.weight == 0.5) == (kind == "encoded")  # with a table it is learned, too
-    assert encoder.weight == known.table.lexical.item()
+    assert encoder.weight == known.student.table.lexical.item()
 
 
 def test_losses_of_the_model_alone_beside_those_with_bm25(settings, tmp_path):
@@ -355,14 +357,14 @@ def test_the_gradient_cache_draws_the_same_dropout_twice(settings, tmp_path, mon
     settings = replace(settings, gradient_cache=True, batch_tokens=20, optimizer=replace(settings.optimizer, steps=1))
     run = trainer(settings, tmp_path)
     seen = {}
-    forward = run.network.forward
+    forward = run.student.network.forward
 
     def remember(ids, terms):
         out = forward(ids, terms)
         seen.setdefault(json.dumps(ids), []).append(out.detach())
         return out
 
-    monkeypatch.setattr(run.network, "forward", remember)
+    monkeypatch.setattr(run.student.network, "forward", remember)
     run._update(run._examples())
     passes = [outs for outs in seen.values() if len(outs) == 2]
     assert len(passes) == len(seen) > 4
@@ -466,18 +468,18 @@ def test_frozen_layers_run_once_for_a_text(settings, steady, tmp_path, monkeypat
         sample_terms=10,
     )
     run = trainer(settings, tmp_path / "frozen")
-    assert not any(name.startswith("backbone.") and "pooler" not in name for name in run.names.values())
+    assert not any(name.startswith("backbone.") and "pooler" not in name for name in run.student.names.values())
     run.run()
-    ids = run.tokenizer.ids(SOME, 20, special=True)
-    run.model.eval()
+    ids = run.student.tokenizer.ids(SOME, 20, special=True)
+    run.student.model.eval()
     with torch.no_grad():
-        cached = run.network.forward(ids, None)
-        run.network.states = None
-        plain = run.network.forward(ids, None)
+        cached = run.student.network.forward(ids, None)
+        run.student.network.states = None
+        plain = run.student.network.forward(ids, None)
     assert torch.allclose(cached, plain, atol=2e-2)  # the cache is in float16
     again = trainer(settings, tmp_path / "frozen")
     again.step = 0
-    monkeypatch.setattr(type(run.model), "lower", None)
+    monkeypatch.setattr(type(run.student.model), "lower", None)
     again._update(again._examples())
 
 
@@ -524,7 +526,7 @@ def test_models_and_the_scores_of_the_examples_teach_together():
     first = losses.kl(scores[:1], torch.tensor([[1 + 0, 0 + 1, 0.5 + 0]]))
     second = losses.kl(scores[1:, [2, 1]], torch.tensor([[1 + 0.5, 0 + 0.5]]))
     assert raw["kl"].item() == pytest.approx((first + second).item() / 2)
-    with pytest.raises(TrainingError, match="examples that bring scores"):
+    with pytest.raises(TrainingError, match="examples with scores"):
         ranking_loss(scores, replace(batch, scores=None), LossSettings(kl=1), [Lengths()], examples=True)
     with pytest.raises(ValueError, match="name one of encoder, dense and examples"):
         TeacherSettings(encoder="bm25", examples=True)
@@ -570,9 +572,9 @@ def test_there_must_be_something_to_imitate(settings, triples, tmp_path, teacher
     models = [Lengths() for teacher in teachers if not teacher.examples]
     settings = replace(settings, losses=LossSettings(kl=1.0), teachers=teachers)
     for some, told in (
-        (sources[:2], r"triples.jsonl those of 1, .*none.jsonl those of none\. Name models"),
-        (sources[1:2], "none.jsonl those of none"),
-        (sources[::2], r"triples.jsonl those of 1, .*two.jsonl those of 2\."),
+        (sources[:2], r"triples.jsonl has those of 1, .*none.jsonl has those of none\. Name models"),
+        (sources[1:2], "none.jsonl has those of none"),
+        (sources[::2], r"triples.jsonl has those of 1, .*two.jsonl has those of 2\."),
     ):
         data = replace(settings.data, sources=tuple(some))
         with pytest.raises(TrainingError, match=told):
@@ -635,9 +637,9 @@ def step():
 
 run.optimizer.step = step
 run.run()
-print(json.dumps({name: float(p.double().sum()) for p, name in run.names.items()}))
+print(json.dumps({name: float(p.double().sum()) for p, name in run.student.names.items()}))
 if "RANK" in os.environ:
-    print(float(run.penalties["documents"].df.fractions().sum()))
+    print(float(run.losses.penalties["documents"].df.fractions().sum()))
     torch.distributed.destroy_process_group()
 """
 
@@ -715,7 +717,7 @@ def taught(settings, folder):
 
 
 def sums(run):
-    return {name: float(p.detach().double().sum()) for p, name in run.names.items()}
+    return {name: float(p.detach().double().sum()) for p, name in run.student.names.items()}
 
 
 @pytest.mark.parametrize("way", ["encoded", "cached table"])
@@ -738,7 +740,7 @@ def test_two_processes_are_one_with_batches_twice_as_large(settings, steady, tmp
     run, (theirs, counted) = two_processes(settings, tmp_path / "two")
     assert np.isfinite(list(sums(run).values())).all()
     assert theirs == pytest.approx(sums(run), rel=1e-6, abs=1e-6)
-    assert counted == float(run.penalties["documents"].df.fractions().sum())
+    assert counted == float(run.losses.penalties["documents"].df.fractions().sum())
     alone = taught(replace(settings, data=replace(settings.data, queries=6)), tmp_path / "alone")
     alone.run()
     for name in ("loss", "norm", "documents_terms"):
@@ -752,7 +754,7 @@ def test_two_processes_are_one_with_batches_twice_as_large(settings, steady, tmp
     capsys.readouterr()
     one = taught(settings, tmp_path / "two")
     size, at = (6, 3) if cached else (3, 6)
-    said = f"had 2 processes until step {at} and goes on with 1: an update is of {size} queries instead of {2 * size}"
+    said = f"had 2 processes until step {at} and now has 1: an update has {size} queries instead of {2 * size}"
     assert said in capsys.readouterr().err
     assert one._drawn() == at * 2 * size
     one.run()
@@ -765,7 +767,7 @@ def test_no_number_is_named_and_costs_no_checkpoint(settings, tmp_path, monkeypa
     sound = losses.info_nce
     with monkeypatch.context() as patch:
         patch.setattr(losses, "info_nce", lambda *args: sound(*args) * (torch.nan if run.step == 4 else 1))
-        with pytest.raises(TrainingError, match=r"step 5: info_nce, loss is no .*checkpoint-00000003"):
+        with pytest.raises(TrainingError, match=r"step 5: info_nce, loss is not finite; .*checkpoint-00000003"):
             run.run()
     trainer(settings, tmp_path / "run").run()
     assert (log(tmp_path / "run"), weights_of(tmp_path / "run" / "last")) == expected
@@ -780,10 +782,10 @@ def test_weights_that_are_no_numbers_are_not_kept(settings, tmp_path, monkeypatc
         update()
         if run.step == 5:  # the sixth update, after which a checkpoint is due; its loss was a number
             with torch.no_grad():
-                next(iter(run.names)).view(-1)[0] = torch.inf
+                next(iter(run.student.names)).view(-1)[0] = torch.inf
 
     monkeypatch.setattr(run.optimizer, "step", spoil)
-    with pytest.raises(TrainingError, match=r"step 6: the weight .* is no finite number; .*checkpoint-00000003"):
+    with pytest.raises(TrainingError, match=r"step 6: the weight .* is not finite; .*checkpoint-00000003"):
         run.run()
     assert [path.name for path in (tmp_path / "run").glob("checkpoint*")] == ["checkpoint-00000003"]
     trainer(settings, tmp_path / "run").run()
@@ -841,7 +843,7 @@ def test_a_folder_with_another_run_is_refused(settings, tmp_path):
     path.write_text(json.dumps(then))
     assert trainer(settings, tmp_path).step == 2
     path.write_text(json.dumps(then)[:40])
-    with pytest.raises(TrainingError, match=r"settings.json: the settings of the run that is here can't be read"):
+    with pytest.raises(TrainingError, match=r"settings.json: the settings of the run in this folder can't be read"):
         trainer(settings, tmp_path)
 
 
@@ -852,14 +854,14 @@ def test_a_run_is_extended(settings, tmp_path, capsys):
     trainer(short, tmp_path / "run").run()
     capsys.readouterr()
     run = trainer(longer, tmp_path / "run")
-    assert "this run goes on to 8 steps instead of 4\n" in capsys.readouterr().err
+    assert "this run now has 8 steps instead of 4\n" in capsys.readouterr().err
     run.run()
     assert (log(tmp_path / "run"), weights_of(tmp_path / "run" / "last")) == expected
     assert trainer(longer, tmp_path / "run").step == 8
     falling = replace(settings, optimizer=replace(settings.optimizer, steps=2))
     trainer(falling, tmp_path / "falling").run()
     trainer(settings, tmp_path / "falling")
-    assert "to 8 steps instead of 2, and rates fall to the new end from now on" in capsys.readouterr().err
+    assert "has 8 steps instead of 2, and learning rates now fall towards the new end" in capsys.readouterr().err
 
 
 def test_a_tokenizer_of_another_model(settings, steady, tmp_path):
@@ -914,7 +916,7 @@ def test_what_is_not_sparse_yet_is_not_the_best(settings, tmp_path, capsys):
     assert trainer(settings, tmp_path / "ramp", validate=validate).run() == tmp_path / "ramp" / "best"
     assert weights_of(tmp_path / "ramp" / "best") == seen[2]
     said = capsys.readouterr().err
-    assert said.count("it is not taken for the best: the regularizers grow until step 5") == 2
+    assert said.count("not eligible as the best encoder: the regularizers grow until step 5") == 2
 
 
 def test_the_best_has_at_most_so_many_terms(settings, tmp_path, capsys):
@@ -931,7 +933,7 @@ def test_the_best_has_at_most_so_many_terms(settings, tmp_path, capsys):
     assert "its documents have 51.0 terms, and max_terms is 50" in capsys.readouterr().err
     run = trainer(settings, tmp_path / "none", validate=lambda folder: {"m": 1.0, "terms": 99.0})
     assert run.run() == tmp_path / "none" / "last"
-    assert "no encoder had at most 50 terms a document: there is only the last" in capsys.readouterr().err
+    assert "no encoder had at most 50 terms a document, so there is only the last one" in capsys.readouterr().err
 
 
 def test_a_kill_while_the_best_is_replaced(settings, tmp_path):
@@ -949,9 +951,9 @@ def test_a_full_disk_while_the_encoder_is_written(settings, tmp_path, monkeypatc
     def fail(*_):
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr(run.model, "save", fail)
+    monkeypatch.setattr(run.student.model, "save", fail)
     with pytest.raises(OutputError, match="last: the encoder can't be written"):
-        run.save_encoder(tmp_path / "last")
+        run._save_encoder(tmp_path / "last")
     assert weights_of(tmp_path / "last") == kept
     assert not list(tmp_path.glob("*.partial"))
 
@@ -1069,7 +1071,7 @@ def test_states_of_frozen_layers_are_kept_by_what_made_them(settings, steady, tm
     for precision in ("float32", "bfloat16"):
         model = replace(settings.model, checkpoint=str(steady), head="lexical", freeze=1)
         run = trainer(replace(settings, model=model, precision=precision), tmp_path)
-        folders.add(run.network.states.folder)
+        folders.add(run.student.network.states.folder)
     assert len(folders) == 2
 
 
@@ -1092,5 +1094,5 @@ def test_negatives_that_are_gone(mined, tmp_path):
     for path in (tmp_path / "run").glob("negatives-*"):
         shutil.rmtree(path)
     shutil.rmtree(tmp_path / "run" / "checkpoint-00000008")
-    with pytest.raises(TrainingError, match="negatives-00000006 is gone"):
+    with pytest.raises(TrainingError, match="negatives-00000006, the negatives of this run, is missing"):
         trainer(settings, tmp_path / "run", mine=mine)

@@ -253,8 +253,10 @@ def test_what_teachers_miss_is_an_error_unless_allowed(load, refusal, put, beir)
     teacher = put("some.trec", "q0 Q0 d0 1 9 t\nq2 Q0 d5 1 2 t\n")
     candidates = put("run.trec", RUN)
     message = refusal(beir, candidates=candidates, scores=(teacher,))
-    assert message.startswith(f"{teacher}: 4 pairs of query and document that {beir} names are not in it: 'q0' 't', ")
-    assert message.endswith("'q2' 'd1'; allow_missing goes without")
+    assert message.startswith(
+        f"{teacher}: 4 pairs of query and document that {beir} refers to are not in it: 'q0' 't', "
+    )
+    assert message.endswith("'q2' 'd1'; allow_missing permits that")
     first, second = load(beir, candidates=candidates, scores=(teacher,), allow_missing=True)
     np.testing.assert_equal(first.scores, np.array([[9, np.nan, np.nan, np.nan]], np.float32))
     assert second.scores[0, 0] == 2
@@ -262,7 +264,7 @@ def test_what_teachers_miss_is_an_error_unless_allowed(load, refusal, put, beir)
 
 def test_what_candidates_miss_is_an_error_unless_allowed(load, refusal, put, beir):
     candidates = put("run.trec", "q0 Q0 d3 1 9.5 t\n")
-    assert f"{candidates}: 1 queries that {beir} names are not in it: 'q2'" in refusal(beir, candidates=candidates)
+    assert f"{candidates}: 1 queries that {beir} refers to are not in it: 'q2'" in refusal(beir, candidates=candidates)
     examples = load(beir, candidates=candidates, allow_missing=True)
     assert [list(e.doc_ids) for e in examples] == [["d0", "t", "d3"], ["d5"]]
 
@@ -270,7 +272,7 @@ def test_what_candidates_miss_is_an_error_unless_allowed(load, refusal, put, bei
 def test_scores_of_the_file_do_not_cover_candidates(load, refusal, put, documents):
     source = put("t.jsonl", [{"query_id": "q0", "query": "x", "positives": "d0", "scores": [2]}])
     options = {"documents": documents, "candidates": put("run.trec", RUN)}
-    assert "the candidates added to it have none" in refusal(source, **options)
+    assert "the added candidates have none" in refusal(source, **options)
     (example,) = load(source, **options, allow_missing=True)
     np.testing.assert_equal(example.scores, np.array([[2] + [np.nan] * 3], np.float32))
 
@@ -294,7 +296,7 @@ def test_bad_teachers(refusal, put, beir, name, content, message):
 def test_candidates_that_no_text_has(refusal, put, beir):
     candidates = put("run.trec", RUN + "".join(f"q0 Q0 x{i} 9 1 t\n" for i in range(9)))
     message = refusal(beir, candidates=candidates)
-    assert message.startswith(f"{beir}: 9 documents that {candidates} names are not in it: 'x0', 'x1', ")
+    assert message.startswith(f"{beir}: 9 documents that {candidates} refers to are not in it: 'x0', 'x1', ")
     assert ", …; the texts must be those that were searched" in message
 
 
@@ -312,9 +314,9 @@ def test_missing_documents_are_named_whatever_is_joined(refusal, put, documents,
 def test_joins_need_ids(refusal, put, documents):
     run = put("run.trec", RUN)
     triples = put("t.jsonl", TRIPLES)
-    assert "say where the documents are" in refusal(triples, candidates=run)
+    assert "give `documents`, the collection" in refusal(triples, candidates=run)
     by_id = put("ids.jsonl", [{"query": "x", "positives": "d0"}])
-    assert 'ids.jsonl:1: no "query_id", by which' in refusal(by_id, documents=documents, scores=(run,))
+    assert 'ids.jsonl:1: no "query_id", which' in refusal(by_id, documents=documents, scores=(run,))
 
 
 def test_a_file_that_is_not_there(refusal, beir):
@@ -330,7 +332,7 @@ def test_a_file_that_is_not_there(refusal, beir):
         ("oops", "not JSON"),
         ([1], "expected a JSON object"),
         ({"positive": "p"}, "no query"),
-        ({"query_id": "q", "positive": "p"}, '"query_id" and a file of queries beside'),
+        ({"query_id": "q", "positive": "p"}, '"query_id" and a file of queries'),
         ({"query": " ", "positive": "p"}, '"query" must hold strings that are not empty'),
         ({"query": ["q"], "positive": "p"}, '"query" must hold strings'),
         ({"query": "q", "query_id": [], "positive": "p"}, '"query_id" must hold strings'),
@@ -339,7 +341,7 @@ def test_a_file_that_is_not_there(refusal, beir):
         ({"query": "q", "positives": ["p", None]}, '"positives" must hold strings that are not empty, got None'),
         ({"query": "q", "positives": ["p", True]}, "got True"),
         ({"query": "q", "positive": "\ud800"}, '"positive" holds an unpaired surrogate'),
-        ({"query": "q", "positive_ids": ["p"]}, '"positive_ids" are ids: say where the documents are'),
+        ({"query": "q", "positive_ids": ["p"]}, '"positive_ids" are ids: give `documents`, the collection'),
         ({"query": "q", "positive": "p", "negative": "p"}, "the document 'p' occurs twice"),
         ({"query": "q", "positive": "p", "scores": 1}, '"scores" must be a list'),
         ({"query": "q", "positive": "p", "scores": [1, 2]}, "2 scores for 1 documents"),
@@ -379,9 +381,11 @@ def test_ids_that_lead_nowhere(refusal, put, documents):
     rows = [{"query_id": f"q{i}", "positives": [f"d{i}"], "negatives": ["t"]} for i in range(20)]
     source, queries = put("t.jsonl", rows), put("queries.jsonl", QUERIES)
     said = refusal(source, documents=documents, queries=queries)
-    assert said.startswith(f"{queries}: 16 queries that {source} names are not in it: 'q4', 'q5', 'q6', 'q7', 'q8', …")
+    assert said.startswith(
+        f"{queries}: 16 queries that {source} refers to are not in it: 'q4', 'q5', 'q6', 'q7', 'q8', …"
+    )
     said = refusal(put("t.jsonl", [row | {"query": "x"} for row in rows]), documents=documents)
-    assert said.startswith(f"{documents}: 14 documents that {source} names are not in it: 'd6', ")
+    assert said.startswith(f"{documents}: 14 documents that {source} refers to are not in it: 'd6', ")
 
 
 def test_other_files_and_names(refusal, put):

@@ -267,12 +267,12 @@ def test_damaged_encoder_files(tmp_path, content):
         ({"lsr.fingerprint": '{"vocabulary_size": "3"}'}, "the encoder's fingerprint has vocabulary_size = '3'"),
         ({"lsr.vocabulary": "{"}, "lsr.vocabulary can't be read"),
         ({"lsr.vocabulary": "[" * 100_000}, "lsr.vocabulary can't be read"),
-        ({"lsr.vocabulary": "{}"}, "lsr.vocabulary is no list"),
-        ({"lsr.vocabulary": '["a", 1]'}, "lsr.vocabulary holds something else than tokens"),
-        ({"lsr.encoder": "[]"}, "lsr.encoder is no dict"),
-        ({"lsr.step": "1"}, "lsr.step is no float"),
-        ({"lsr.step": "-0.5"}, "lsr.step is -0.5, no weight"),
-        ({"lsr.step": "NaN"}, "lsr.step is nan, no weight"),
+        ({"lsr.vocabulary": "{}"}, "lsr.vocabulary is not a list"),
+        ({"lsr.vocabulary": '["a", 1]'}, "lsr.vocabulary has something other than tokens"),
+        ({"lsr.encoder": "[]"}, "lsr.encoder is not a dict"),
+        ({"lsr.step": "1"}, "lsr.step is not a float"),
+        ({"lsr.step": "-0.5"}, "lsr.step is -0.5, which is not a weight"),
+        ({"lsr.step": "NaN"}, "lsr.step is nan, which is not a weight"),
     ],
     ids=range(10),
 )
@@ -401,7 +401,7 @@ def test_holds_vectors(tmp_path):
         ("missing.parquet", "no such file"),
         ("d.tsv", "vectors are read from"),
         ("d.txt", "the name must end"),
-        ("", "holds no part"),
+        ("", "has no part"),
     ],
 )
 def test_no_vectors_there(tmp_path, name, problem):

@@ -17,8 +17,8 @@ from lsr.distributed import pool
 from lsr.distributed.pool import Workers, do_jobs
 from lsr.distributed.ray_cluster import connect
 from lsr.encode import corpus as encoding
-from lsr.encode import distributed
-from lsr.encode.distributed import Task, encode_parts_to
+from lsr.encode import parts
+from lsr.encode.write import encode_to
 from lsr.errors import ClusterError, DataError, MissingExtra
 from lsr.io.corpus import open_corpus
 from lsr.io.open_vectors import read_vectors
@@ -59,7 +59,7 @@ def test_nobody_answers(lsr_command, tmp_path):
         args = [source, "--encoder", "bm25", "--out", tmp_path / "out", *more, "--ray", f"127.0.0.1:{port}"]
         ran = lsr_command(command, *args)
         assert ran.code == 1
-        assert ran.err.startswith(f"lsr: 127.0.0.1:{port}: nobody listens there")
+        assert ran.err.startswith(f"lsr: 127.0.0.1:{port}: no server listens there")
 
 
 # --- with one
@@ -227,7 +227,7 @@ def test_who_names_no_number_takes_what_others_leave(cluster, monkeypatch):
 def small_parts(monkeypatch):
     """Three documents are encoded together, and each six make a part."""
     monkeypatch.setattr(encoding, "CHUNK", 3)
-    monkeypatch.setattr(distributed, "PART", 6)
+    monkeypatch.setattr(parts, "PART", 6)
 
 
 def write_corpus(path, n):
@@ -240,7 +240,7 @@ def encode(source, out, address=None, name="lsr-mini", **how):
     from lsr.encode.load import load_encoder
 
     corpus, worked = open_corpus(source), Workers(address, **how)
-    return encode_parts_to(corpus, lambda: load_encoder(name), out, Task(), settings=name, workers=worked)
+    return encode_to(corpus, lambda: load_encoder(name), out, settings=name, workers=worked)
 
 
 def files(folder):
@@ -259,7 +259,7 @@ def test_the_bytes_are_those_of_one_process(cluster, small_parts, tmp_path):
 def test_a_machine_is_lost(cluster, small_parts, tmp_path, monkeypatch):
     source = write_corpus(tmp_path / "docs.jsonl", 200)
     encode(source, tmp_path / "alone", name="bm25")
-    real, doomed, seen = distributed.do_jobs, cluster.add_node(num_cpus=1, object_store_memory=80 << 20), []
+    real, doomed, seen = parts.do_jobs, cluster.add_node(num_cpus=1, object_store_memory=80 << 20), []
 
     def do(*args):
         for number, part in enumerate(real(*args)):
@@ -268,7 +268,7 @@ def test_a_machine_is_lost(cluster, small_parts, tmp_path, monkeypatch):
             seen.append(part.number)
             yield part
 
-    monkeypatch.setattr(distributed, "do_jobs", do)
+    monkeypatch.setattr(parts, "do_jobs", do)
     encode(source, tmp_path / "many", cluster.address, "bm25")
     assert sorted(seen) == list(range(34))
     assert files(tmp_path / "many") == files(tmp_path / "alone")
@@ -277,7 +277,7 @@ def test_a_machine_is_lost(cluster, small_parts, tmp_path, monkeypatch):
 def test_a_driver_is_killed_and_goes_on(cluster, small_parts, tmp_path, monkeypatch):
     source = write_corpus(tmp_path / "docs.jsonl", 40)
     encode(source, tmp_path / "alone", name="bm25")
-    real = distributed.do_jobs
+    real = parts.do_jobs
 
     def do(*args):
         for number, part in enumerate(real(*args)):
@@ -286,7 +286,7 @@ def test_a_driver_is_killed_and_goes_on(cluster, small_parts, tmp_path, monkeypa
             yield part
 
     with monkeypatch.context() as patch:
-        patch.setattr(distributed, "do_jobs", do)
+        patch.setattr(parts, "do_jobs", do)
         with pytest.raises(KeyboardInterrupt):
             encode(source, tmp_path / "v", cluster.address, "bm25", count=2)
     done, asked = files(tmp_path / "v.partial"), []
@@ -294,7 +294,7 @@ def test_a_driver_is_killed_and_goes_on(cluster, small_parts, tmp_path, monkeypa
     def watch(open_worker, jobs, *rest):
         return real(open_worker, (asked.append(job[0]) or job for job in jobs), *rest)
 
-    monkeypatch.setattr(distributed, "do_jobs", watch)
+    monkeypatch.setattr(parts, "do_jobs", watch)
     encode(source, tmp_path / "v", cluster.address, "bm25", count=2)
     assert len(done) >= 3
     assert len(asked) == 7 - len(done)

@@ -38,7 +38,7 @@ export function fieldsOf(columns, where, counts, changed) {
   const later = fields.filter((field) => !first.includes(field));
   const nodes = (some) => some.map(([, , field]) => field);
   if (!later.length) return nodes(first);
-  const more = el("details", { class: "later", open: !first.length }, el("summary", {}, "More filters"), ...nodes(later));
+  const more = el("details", { class: "later", open: !first.length }, el("summary", { "data-key": "more" }, "More filters"), ...nodes(later));
   return [...nodes(first), more];
 }
 
@@ -70,7 +70,7 @@ function choices(name, column, where, counts, changed) {
     changed();
   };
   const row = (value) => {
-    const box = el("input", { type: "checkbox" });
+    const box = el("input", { type: "checkbox", "data-key": written([name, value]) });
     box.checked = chosen.has(value);
     box.addEventListener("change", () => choose(value, box.checked));
     const label = el("label", {}, box, el("bdi", {}, plain(value)));

@@ -75,7 +75,7 @@ function load() {
 function arrange(settings) {
   for (const side of sides) side.stop();
   const called = {
-    changed: () => changed({ now: true, panel: true }),
+    changed: () => changed({ panel: true }),
     dropped: () => {
       state.where.clear();
       changed({ now: true, panel: true });
@@ -168,14 +168,13 @@ function showColumns() {
 function showFilters() {
   const active = document.activeElement;
   const panel = at("filters");
-  const place = panel.contains(active) && [...panel.querySelectorAll("input, summary")].indexOf(active);
-  const typing = panel.contains(active) && active.matches("[type=number], [type=text]");
-  if (typing && panel.children.length) return; // what somebody types into isn't replaced
+  const inside = panel.contains(active);
+  if (inside && active.matches("[type=number], [type=text]")) return; // what somebody types into isn't replaced
   const open = panel.querySelector(".later")?.open;
   const fields = fieldsOf(shared, state.where, sides[0]?.counts, () => changed({}));
   panel.replaceChildren(...fields);
   if (open && panel.querySelector(".later")) panel.querySelector(".later").open = true;
-  if (Number.isInteger(place)) panel.querySelectorAll("input, summary")[place]?.focus();
+  if (inside) [...panel.querySelectorAll("input, summary")].find(({ dataset }) => dataset.key === active.dataset.key)?.focus();
   at("filter").hidden = !fields.length;
   placeFilters();
 }

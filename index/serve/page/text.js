@@ -51,7 +51,8 @@ export function blocksOf(text, kind) {
     while (i < lines.length && /^(\s*|\s+:[\w-]+:.*)$/.test(lines[i].text)) i += 1;
     return listing(i, (line) => !line.trim() || /^\s/.test(line));
   };
-  for (let i = 0; i < lines.length; ) {
+  const cut = kind === "markdown" ? closingFence(lines) : -1;
+  for (let i = cut < 0 ? 0 : listing(0, (line) => line !== lines[cut].text) + 1; i < lines.length; ) {
     const { start, end, text: line } = lines[i];
     const next = lines[i + 1]?.text ?? "";
     const fence = kind === "markdown" && FENCE.exec(line);
@@ -116,6 +117,21 @@ export function blocksOf(text, kind) {
   }
   for (const block of found) block.runs ??= block.parts.flatMap((part) => inline(text, part, kind, ""));
   return found.filter(({ runs }) => runs.some(({ start, end }) => text.slice(start, end).trim()));
+}
+
+// Of a passage that begins within code the line where that ends; -1 if it doesn't. A fence that opens code may name a
+// language, one that closes it doesn't.
+function closingFence(lines) {
+  const fences = lines.filter(({ text }) => FENCE.test(text));
+  const isBare = (line) => /^\s*(`+|~+)\s*$/.test(line.text);
+  let inside = false;
+  let wrong = false; // code would be opened within code, or at the end by what may close it
+  for (const fence of fences) {
+    wrong ||= inside && !isBare(fence);
+    inside = isBare(fence) ? !inside : true;
+  }
+  wrong ||= inside && isBare(fences.at(-1));
+  return wrong && isBare(fences[0]) ? lines.indexOf(fences[0]) : -1;
 }
 
 // A place without the empty lines at its ends.

@@ -135,10 +135,14 @@ def test_queries_to_begin_with(tmp_path, serving):
         {"_id": "d", "title": "flutter of swept wings", "text": "told already"},
         {"_id": "e", "text": ""},
     ]
-    examples = serving(Index.build(tmp_path / "e", documents, encoder="bm25")).get("/v1/indexes").json["indexes"][0]
-    assert examples["examples"] == ["Flutter of swept wings", "A wind tunnel blows air, at a model"]
+    index = Index.build(tmp_path / "e", documents, encoder="bm25")
+    examples = lambda one: serving(one).get("/v1/indexes").json["indexes"][0]["examples"]  # noqa: E731
+    assert examples(index) == ["Flutter of swept wings", "A wind tunnel blows air, at a model"]
+    index.delete(["a", "d"])
+    index.commit()
+    assert examples(index) == ["A wind tunnel blows air, at a model"]
     vectors = Index.build(tmp_path / "v", SparseMatrix.from_dicts([{0: 1.0}], 1))
-    assert serving(vectors).get("/v1/indexes").json["indexes"][0]["examples"] == []
+    assert examples(vectors) == []
 
 
 def test_words_of_a_query_and_of_explanations(tmp_path, serving):

@@ -91,7 +91,7 @@ def test_what_is_passed_over(tmp_path):
         [
             "files without text: 1 (empty.md)",
             "symbolic links, which aren't followed: 2 (circle, file.md)",
-            "files that aren't read, by their endings: 3 (2 .png, 1 .zip)",
+            "unsupported files, by suffix: 3 (2 .png, 1 .zip)",
         ],
     )
     assert len(corpus.bad) == 3
@@ -109,9 +109,9 @@ def test_bad_files_are_told_and_the_rest_is_read(tmp_path, monkeypatch):
     ids, told = left_out(read_documents(tmp_path))
     assert ids == ["a.md", "f.csv:1"]
     begins = [
-        "b.pdf: no text on 1 page: what was scanned needs OCR first",
+        "b.pdf: no text on 1 page: run OCR on scanned pages first",
         "c.docx: not a whole DOCX: ",
-        "d.txt: it is no text: it has bytes that stand for nothing",
+        "d.txt: it isn't text: it has bytes that no text has",
         "e.md: the front matter isn't YAML: ",
         *(f"f.csv:{line}: 3 cells, but 2 columns" for line in (3, 4, 5)),
         "f.csv: 6 more rows can't be read",
@@ -148,7 +148,7 @@ def test_a_folder_without_documents(tmp_path):
         list(read_documents(tmp_path))
     for number in range(9):
         put(tmp_path / f"{number}.jpg", b"\xff\xd8")
-    with pytest.raises(DataError, match=r"\n  files that aren't read, by their endings: 9 \(9 .jpg\)"):
+    with pytest.raises(DataError, match=r"\n  unsupported files, by suffix: 9 \(9 .jpg\)"):
         list(read_documents(tmp_path))
     with pytest.raises(DataError, match="no such file or folder"):
         read_documents(tmp_path / "nowhere")

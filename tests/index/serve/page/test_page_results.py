@@ -50,6 +50,30 @@ def test_markdown_is_shown_without_its_marks(visit, serving, tmp_path):
     assert page.locator(".text b, .text a").count() == 0
 
 
+def test_a_passage_may_begin_and_end_within_code(visit, served):
+    texts = [
+        "a = 1\n```\n\nAfter it.",
+        "Before it:\n\n```python\nb = 2",
+        "```\nwhole\n```\n\nText.",
+        "x\n```\n\ny\n\n```py\nz",
+    ]
+    page = visit(served)
+    found = page.evaluate(
+        """async texts => {
+          const { blocksOf } = await import("/page/text.js");
+          return texts.map(text => blocksOf(text, "markdown").map(({ type, runs }) => [
+            type, runs.map(({ start, end }) => text.slice(start, end)).join("")]));
+        }""",
+        texts,
+    )
+    assert found == [
+        [["code", "a = 1"], ["prose", "After it."]],
+        [["prose", "Before it:"], ["code", "b = 2"]],
+        [["code", "whole"], ["prose", "Text."]],
+        [["code", "x"], ["prose", "y"], ["code", "z"]],
+    ]
+
+
 def test_snippets_are_whole_sentences(visit, serving, tmp_path):
     sentence = "This is a sentence of {} that says nothing of interest to anybody at all, whatever it is about."
     text = " ".join(sentence.format(word) for word in ("one", "two", "zeppelins", "four", "five", "six"))

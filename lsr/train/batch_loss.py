@@ -1,0 +1,184 @@
+"""Forward and backward pass of a batch: ranking losses, imitated vectors, regularizers, or masked tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lsr.encode.bm25 import BM25Encoder
+from lsr.errors import TrainingError
+from lsr.sparse import SparseMatrix
+from lsr.train.batches import Batch, draw_batch
+from lsr.train.data import Example
+from lsr.train.network import Ids
+from lsr.train.objective import Penalty, ranking_loss
+from lsr.train.pretrain import mask_tokens, masked_loss
+from lsr.train.processes import Processes, SharedTeacher, shared
+from lsr.train.query_table import TermSampler
+from lsr.train.settings import TrainSettings
+from lsr.train.student import Student
+from lsr.train.teachers import SparseTeacher, Teacher
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The terms for which a batch's vectors are computed: all, or those of the queries and then a sample.
+
+    Attributes:
+        terms: (n,) int64 on the device; None for all terms.
+        asked: Which columns the queries ask for, or teachers have.
+        sample: Which columns stand for the whole vocabulary.
+    """
+
+    terms: Tensor | None
+    asked: slice
+    sample: slice
+
+    def of(self, part: slice) -> Tensor | None:
+        return None if self.terms is None else self.terms[part]
+
+
+class BatchLoss:
+    """Computes the losses of batches and accumulates their gradients.
+
+    Args:
+        settings: Those of the run.
+        student: What is trained.
+        processes: Those of the run; each runs its share of the texts.
+        teachers: Models to imitate.
+        lexical: BM25, whose scores are added to the student's.
+
+    Attributes:
+        penalties: The regularizers of "documents" and "queries".
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        student: Student,
+        processes: Processes,
+        teachers: Sequence[Teacher],
+        lexical: Teacher | None,
+    ) -> None:
+        self._settings, self._student, self._processes = settings, student, processes
+        self._models = [
+            teacher
+            for teacher in teachers
+            if isinstance(teacher, SparseTeacher) and not isinstance(teacher.encoder, BM25Encoder)
+        ]
+        self._teachers = list(teachers)
+        if processes.count > 1:
+            self._teachers = [shared(teacher, processes) for teacher in teachers]
+        self._lexical = None if lexical is None else SharedTeacher(lexical, processes)
+        self._sampler = TermSampler(student.model.n_terms, student.absent, settings.sample_terms)
+        view = "query" if settings.queries.kind in ("encoded", "tokens") else "document"
+        self.penalties = {
+            "documents": Penalty(settings.documents_regularizer, student.idf, view),
+            "queries": Penalty(settings.queries_regularizer, student.idf, view),
+        }
+
+    def rank(self, examples: list[Example], rng: np.random.Generator, step: int, parts: int) -> dict[str, float]:
+        """Losses of a batch of queries and documents.
+
+        Args:
+            examples: Those of all processes.
+            rng: Draws negatives and terms; the same in every process.
+            step: Number of the update, from 0, for what grows or falls with the steps.
+            parts: Batches of which the update is made; gradients are divided by it.
+
+        Returns:
+            Unweighted losses by name, and their weighted sum, "loss".
+        """
+        settings = self._settings
+        batch = draw_batch(examples, settings.data.negatives, rng)
+        taught = self._taught_vectors(batch.documents) if settings.losses.vectors else None
+        queries: Ids = []
+        columns = _Columns(None, slice(None), slice(None))
+        if settings.queries.kind != "encoded":
+            queries = self._student.tokenizer.ids(batch.queries, settings.queries.max_length, special=False)
+            columns = self._draw_columns(queries, taught, rng)
+        documents, finish = self._run(batch.documents, settings.model.max_length, columns.terms)
+        sides = {"documents": documents[:, columns.sample]}
+        finishers = [finish]
+        if columns.terms is None:
+            query_vectors, finish = self._run(batch.queries, settings.queries.max_length, None)
+            sides["queries"] = query_vectors
+            finishers.append(finish)
+        else:
+            query_vectors = self._student.table.look_up(queries, columns.terms[columns.asked])
+        raw, loss = self._ranking(query_vectors @ documents[:, columns.asked].T, batch)
+        if taught is not None:
+            raw["vectors"] = self._vector_loss(documents[:, columns.asked], taught, columns)
+            loss = loss + settings.losses.vectors * (1 - step / settings.optimizer.steps) * raw["vectors"]
+        for name, weights in sides.items():
+            values, cost = self.penalties[name](weights, columns.of(columns.sample), step)
+            raw |= {f"{name}_{key}": value for key, value in values.items()}
+            loss = loss + cost
+        (loss / parts).backward()
+        for finish in finishers:
+            finish()
+        return {name: float(value.detach()) for name, value in raw.items()} | {"loss": float(loss.detach())}
+
+    def guess_masked(self, examples: list[Example], rng: np.random.Generator, parts: int) -> dict[str, float]:
+        """The loss of pre-training, of one positive of each example; otherwise like `rank`."""
+        pretrain = self._settings.pretrain
+        assert pretrain is not None
+        student = self._student
+        texts = [example.documents[int(rng.integers(example.n_positives))] for example in examples]
+        ids = student.tokenizer.ids(texts, self._settings.model.max_length, special=True)
+        masked = mask_tokens(ids, student.tokenizer, student.model.n_terms, pretrain.mask_share, rng)
+        raw, loss = masked_loss(student.network, ids, masked, pretrain.flops, self._processes)
+        (loss / parts).backward()
+        values = {name: float(value.detach()) for name, value in raw.items()}
+        return values | {"loss": values["masked_lm"] + pretrain.flops * values["documents_flops"]}
+
+    def _draw_columns(self, queries: Ids, taught: SparseMatrix | None, rng: np.random.Generator) -> _Columns:
+        wanted, drawn = self._sampler.draw(queries, rng)
+        if taught is not None:
+            wanted = np.union1d(wanted, taught.indices.astype(np.int64))
+        terms = torch.from_numpy(np.concatenate([wanted, drawn])).to(self._student.network.device)
+        return _Columns(terms, slice(len(wanted)), slice(len(wanted), None))
+
+    def _run(self, texts: Sequence[str], length: int, terms: Tensor | None) -> tuple[Tensor, Callable[[], None]]:
+        """Vectors of texts, of which each process runs its share; the function is that of `Network.run`."""
+        ids = self._student.tokenizer.ids(texts[self._processes.share(len(texts))], length, special=True)
+        own, finish = self._student.network.run(ids, terms)
+        return self._processes.gather(own, len(texts)), finish
+
+    def _ranking(self, scores: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Ranking losses of (n_queries, n_documents) scores, with BM25's added to them if there is one."""
+        losses = self._settings.losses
+        brought = any(teacher.examples for teacher in self._settings.teachers)
+        raw: dict[str, Tensor] = {}
+        loss = scores.new_zeros(())
+        if self._settings.lexical:
+            if losses.alone:
+                values, cost = ranking_loss(scores, batch, losses, self._teachers, brought)
+                raw = {f"alone_{key}": value for key, value in values.items()}
+                loss = losses.alone * cost
+            assert self._lexical is not None
+            known = torch.from_numpy(self._lexical.scores(batch.queries, batch.documents)).to(scores.device)
+            scores = scores + self._student.table.lexical * known
+        values, cost = ranking_loss(scores, batch, losses, self._teachers, brought)
+        return raw | values, loss + cost
+
+    def _taught_vectors(self, documents: Sequence[str]) -> SparseMatrix:
+        """The mean of the vectors that the sparse models among the teachers give documents."""
+        vocabulary = self._student.vocabulary
+        if not self._models or any(list(model.encoder.vocabulary) != vocabulary for model in self._models):
+            raise TrainingError("losses.vectors needs a teacher that is a sparse model of the same vocabulary")
+        total = self._models[0].vectors(documents).to_scipy()
+        for model in self._models[1:]:
+            total = total + model.vectors(documents).to_scipy()
+        return SparseMatrix.from_scipy(total / len(self._models))
+
+    def _vector_loss(self, vectors: Tensor, taught: SparseMatrix, columns: _Columns) -> Tensor:
+        """Mean squared distance to the teachers' vectors."""
+        terms = columns.of(columns.asked)
+        wanted = np.arange(self._student.model.n_terms) if terms is None else terms.cpu().numpy()
+        target = torch.from_numpy(taught.to_scipy()[:, wanted].toarray()).to(vectors.device)
+        return (vectors - target).square().sum(1).mean()
