@@ -88,7 +88,7 @@ def text(record: dict[str, Any], steps: int) -> str:
     e = escape_latex
 
     def table(file: str, caption: str) -> str:
-        resized = rf"\resizebox{{\textwidth}}{{!}}{{\input{{results/report-tables/{file}}}}}"
+        resized = rf"\resizebox{{\linewidth}}{{!}}{{\input{{results/report-tables/{file}}}}}"
         return rf"\begin{{table}}[t]\centering\caption{{{e(caption)}}}{resized}\end{{table}}"
 
     return "\n".join(
@@ -98,7 +98,7 @@ def text(record: dict[str, Any], steps: int) -> str:
             rf"\title{{{e(record['title'])}}}\author{{}}\date{{{record['date'][:10]}}}",
             r"\begin{document}\maketitle",
             r"\section{Question}",
-            f"Does fine-tuning a small SPLADE model for {steps} steps on one collection help on {len(sets)}, beyond "
+            f"Does fine-tuning a small SPLADE model for {steps} steps on one collection help on others, beyond "
             "the luck of a seed?",
             r"\section{Method}",
             e(

@@ -69,8 +69,8 @@ def mean_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values: list[Any] = [one.get(name) for one in facts]
         if isinstance(first, Mapping) and name != "lengths":
             found[name] = mean_facts([value or {} for value in values])
-        elif isinstance(first, int | float) and all(isinstance(value, int | float) for value in values):
-            mean = float(np.mean(values))
+        elif len(numbers := [value for value in values if isinstance(value, int | float)]) == len(values):
+            mean = float(np.mean(numbers))
             found[name] = round(mean) if isinstance(first, int) else mean
         else:
             found[name] = first
