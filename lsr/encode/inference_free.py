@@ -136,6 +136,10 @@ class InferenceFreeEncoder(Encoder):
         n_terms = self.n_terms
         return [span for span in self.tokenizer.spans(text) if span[0] < n_terms]
 
+    def tokens(self, text: str) -> list[tuple[int, int, int]]:
+        """See `Encoder`; by the documents' model."""
+        return self.document.tokens(text)
+
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
         """See `Encoder`; by the documents' model."""
         return self.document.origins(text, terms)

@@ -242,6 +242,10 @@ class SpladeEncoder(Encoder):
         n_terms = self.n_terms
         return [span for span in self._tokenizer(self.document).spans(text) if span[0] < n_terms]
 
+    def tokens(self, text: str) -> list[tuple[int, int, int]]:
+        """See `Encoder`; unknown words count, too."""
+        return self._tokenizer(self.document).tokens(text)
+
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
         """The word of the token with a term's largest logit: exact for max pooling, the largest share for sum pooling.
 

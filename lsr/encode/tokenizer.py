@@ -134,9 +134,13 @@ class TextTokenizer:
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
         """(id, start, end) of a text's tokens in characters, without special tokens."""
+        return [span for span in self.tokens(text) if span[0] not in self.special]
+
+    def tokens(self, text: str) -> list[tuple[int, int, int]]:
+        """As `spans`, with the tokens that stand for unknown words: all that an encoder reads."""
         encoding = self._whole.encode(text, add_special_tokens=False)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
-        return [(term, start, end) for term, (start, end) in pairs if term not in self.special and start < end]
+        return [(term, start, end) for term, (start, end) in pairs if start < end]
 
 
 def _lower_cased(content: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lsr.encode.passages import OVERLAP, SIZE
@@ -87,6 +87,8 @@ def test_passages_cover_the_text_and_say_their_lines(bm25, text, ending, size):
 
 
 @given(text=texts(["cat", "dog", "sat", "abc", "ghij", "dogs", "?"]), sizes=st.sampled_from([(0, 0), (10, 3), (30, 0)]))
+@example(text="#### Four\n|---|---|\n|---|---|", sizes=(0, 0))
+@example(text="# One\n|---|---|\n|---|---|\nabc", sizes=(0, 0))
 def test_nothing_is_lost_of_what_an_encoder_reads(checkpoint_encoder, text, sizes):
     document = document_of(text, ".md")
     if not document.blocks:
