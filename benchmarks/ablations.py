@@ -1,4 +1,4 @@
-"""What the regularizers buy: FLOPS, IDF-aware FLOPS, and the l0 mask with the double logarithm.
+"""Ablation of the regularizers: FLOPS, IDF-aware FLOPS, and the l0 mask with the double logarithm.
 
     python examples/shipped_models.py --data FOLDER --work WORK --sparse TINY --dense ARCTIC  # makes the data
     python benchmarks/ablations.py --data FOLDER --work WORK --sparse TINY --dense ARCTIC [--steps 400]

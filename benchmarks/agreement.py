@@ -1,4 +1,4 @@
-"""Measuring held to its references: bm25s' run of each judged collection, by lsr and by pytrec_eval itself.
+"""Check the metrics against a reference: bm25s' run of each judged collection, scored by lsr and by pytrec_eval.
 
     pip install bm25s
     python benchmarks/agreement.py --data FOLDER [--sets scifact cranfield]

@@ -1,4 +1,4 @@
-"""What collections of 8.8 million to a billion documents take: machines, memory, hours, latency.
+"""Estimate machines, memory, hours and latency for collections of 8.8 million to a billion documents.
 
     NUMBA_NUM_THREADS=1 python benchmarks/capacity.py --peers FOLDER [--documents 8841823] [--shards 8] [--work FOLDER]
 

@@ -1,4 +1,4 @@
-"""A Ray cluster that loses machines: what is built has the same bytes, what is found is right or says what it lacks.
+"""Ray cluster that loses machines: builds have the same bytes, and results are right or say what is missing.
 
     python benchmarks/cluster.py --work WORK [--rounds 5] [--seconds 60] [--copies 60] [--shards 8]
 

@@ -1,4 +1,4 @@
-"""Batches of queries on a GPU beside the processor's kernels: the same results, queries a second.
+"""Compare batches of queries on a GPU with the CPU kernels: equal results, queries per second.
 
     python PEERS/make_data.py --out FOLDER --n-docs 1000000
     python benchmarks/device.py --data FOLDER [--device cuda] [--queries 1000]

@@ -1,4 +1,4 @@
-"""How fast encoders read documents, in texts a second, and queries, in milliseconds, on the same texts in one run.
+"""Speed of the encoders on the same texts in one run: documents per second, milliseconds per query.
 
     python benchmarks/encoders.py [--data FOLDER] [--encoder lsr-mini --encoder "lsr-mini, both vectors"] [--rounds 3]
 

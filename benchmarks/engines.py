@@ -1,4 +1,4 @@
-"""lsr beside other engines on the same vectors: latency, recall, time to build, size and memory of each.
+"""Compare lsr with other engines on the same vectors: latency, recall, build time, size and memory.
 
     python PEERS/make_data.py --out FOLDER --n-docs 100000
     python benchmarks/engines.py --data FOLDER [--peers PEERS] [--engines bmp,pisa_maxscore,lsr] [--order topic]

@@ -1,4 +1,4 @@
-"""What every benchmark prints and keeps beside its figures: machine, date, versions."""
+"""The machine, date and versions that every benchmark prints and stores with its figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the order of storage and the size of blocks buy: how much is left to look into for the best k documents.
+"""Effect of storage order and block size: how many blocks a search for the best k documents has to open.
 
     python PEERS/make_data.py --out FOLDER --n-docs 1000000
     python benchmarks/order.py --data FOLDER [--queries 40]

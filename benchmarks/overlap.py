@@ -1,4 +1,4 @@
-"""Whether what the shipped encoders were trained on holds anything of the judged collections that they are measured on.
+"""Check the training data of the shipped encoders for texts of the judged collections that they are evaluated on.
 
     python benchmarks/overlap.py --data FOLDER --work FOLDER
 

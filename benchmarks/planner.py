@@ -1,4 +1,4 @@
-"""How well a search chooses between scanning and skipping: what "auto" takes beside either, by collection and k.
+"""How well a search chooses between scanning and skipping: time of "auto" and of each, by collection and k.
 
     python PEERS/make_data.py --out FOLDER --n-docs 1000000
     python benchmarks/vectors.py --data COLLECTIONS --out REAL --encoder ENCODER

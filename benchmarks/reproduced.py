@@ -1,4 +1,4 @@
-"""Published figures beside what comes out here, on the collections that are at hand whole.
+"""Compare published figures with ours, on the collections that are available in full.
 
     python benchmarks/reproduced.py --data FOLDER
 

@@ -1,4 +1,4 @@
-"""The same job by several libraries, each as its own introduction shows it: from documents to the pages that answer.
+"""The same task in several libraries, each written as in its own tutorial: index documents, find pages that answer.
 
 Each program takes what it indexes, a folder to work in and, where it needs one, a dense model; it returns a function of
 a question that gives pages, the best first. `benchmarks/rivals.py` runs them and counts their lines.

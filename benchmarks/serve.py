@@ -1,12 +1,12 @@
-"""A server under load, while somebody writes: nothing half-visible, nothing lost, and how fast.
+"""A server under load during writes: no partial commit is visible, no commit is lost; latency and throughput.
 
     python benchmarks/serve.py --work WORK [--seconds 60] [--connections 64] [--encoder lsr-mini]
 
-Serves the Cranfield collection on loopback, in a process of its own, and asks it the collection's 225 queries with
-Debian's `wrk` (apt install wrk), or without it with threads of Python's own, which then are what is measured. Meanwhile
-a writer adds a pair of documents with every commit and deletes the pair before, and readers hold every answer to it:
-both halves or none, nothing older than what was committed before they asked. Memory is the server's own, without pages
-of mapped files. What the same queries take from Python, without a server, stands beside.
+Serves the Cranfield collection on loopback, in its own process, and sends it the collection's 225 queries with
+Debian's `wrk` (apt install wrk). Without `wrk`, Python threads send them, and their speed limits the figures. Meanwhile
+a writer adds a pair of documents with every commit and deletes the pair before. Readers check every answer: both
+documents of a pair or neither, and nothing older than the last commit before the request. Memory is the server's own,
+without pages of mapped files. The same queries from Python, without a server, are the baseline.
 """
 
 from __future__ import annotations

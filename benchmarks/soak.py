@@ -1,4 +1,4 @@
-"""A writer that is killed again and again, and readers that hold every answer to what was committed.
+"""Kill a writer again and again, while readers check every answer against the committed documents.
 
     python benchmarks/soak.py --work WORK [--seconds 3600] [--readers 8]
     python benchmarks/soak.py --work WORK --kills 1000 --readers 1

@@ -1,4 +1,4 @@
-"""Real vectors: every collection of a folder, documents and queries, encoded into one set that engines are compared on.
+"""Encode documents and queries of every collection in a folder, into one set of vectors for comparing engines.
 
     lsr publish CHECKPOINT --onnx --out ENCODER
     python benchmarks/vectors.py --data FOLDER --out VECTORS --encoder ENCODER [--queries 200]
