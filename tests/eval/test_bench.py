@@ -86,7 +86,11 @@ def test_the_command(index, lsr_command, tmp_path):
 
 @pytest.mark.parametrize(
     ("args", "message"),
-    [(["--alpha", "1.5"], "alpha must be"), (["--cut", "x"], "not a list of numbers"), (["-k", "0"], "k is at least 1")],
+    [
+        (["--alpha", "1.5"], "alpha must be"),
+        (["--cut", "x"], "not a list of numbers"),
+        (["-k", "0"], "k is at least 1"),
+    ],
 )
 def test_bad_values_are_told(index, lsr_command, args, message):
     ran = lsr_command("bench", index.path, *args)
