@@ -129,7 +129,7 @@ def parse_where_text(texts: Sequence[str]) -> Filter | None:
                 values = (WrittenValue(match["value"]),) if len(values) > 1 else values
             parts.append(Condition(match["name"], name, values))
         else:
-            wrong.append(f"{text!r} is no condition such as year>=2020 or lang=en,de, and no JSON object")
+            wrong.append(f"{text!r} is not a condition such as year>=2020 or lang=en,de, nor a JSON object")
     if wrong:
         raise DataError("; ".join(wrong), "--where")
     return Filter("all", tuple(parts)) if parts else None

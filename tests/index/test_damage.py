@@ -394,7 +394,7 @@ def test_documents_that_change_the_index_they_go_to_are_refused(tmp_path, change
         changes[change]()
         yield from documents(3, 20)
 
-    with pytest.raises(IndexLocked, match="only give documents"):
+    with pytest.raises(IndexLocked, match="only yield documents"):
         index.add(source())
     assert not index.pending
     index.add(documents(3, 30))

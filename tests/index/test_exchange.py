@@ -233,7 +233,7 @@ def test_export_for_opensearch(tmp_path, idx, lsr_command):
         (["idx", "--out", "v.ciff", "--format", "anserini"], "the format anserini has the endings .jsonl"),
         (["missing", "--out", "v.ciff"], "no such index"),
         (["bare", "--out", "v.ciff"], "CIFF needs the tokens of the terms, and these vectors lack them"),
-        (["idx", "--out", "Docs.ndjson"], "name another with --name"),
+        (["idx", "--out", "Docs.ndjson"], "(--name)"),
     ],
 )
 def test_refused(tmp_path, idx, lsr_command, monkeypatch, args, problem):
@@ -248,7 +248,7 @@ def test_refused(tmp_path, idx, lsr_command, monkeypatch, args, problem):
 
 def test_tokens_that_cannot_be_told_apart(tmp_path):
     rows = SparseMatrix.from_dicts([{0: 1.0, 2: 1.0}], 4)
-    for tokens, problem in ((["a", "b", "a", "d"], "two terms are called 'a'"), (["a", "b"], "term 2 has no token")):
+    for tokens, problem in ((["a", "b", "a", "d"], "two terms have the token 'a'"), (["a", "b"], "term 2 has no token")):
         vectors = Vectors("test", lambda _: matrix_batches(rows), vocabulary=tokens)
         for name in ("v.jsonl", "v.ciff", "v.ndjson"):
             with pytest.raises(ValueError, match=problem):

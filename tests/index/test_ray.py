@@ -227,6 +227,6 @@ def test_a_cluster_that_is_too_small_is_told_so(ray_cluster, ties, twice, monkey
     assert "2 CPU, 4.29 GB" in told
     ray = connect(ray_cluster.address)
     with pytest.raises(
-        ClusterError, match=r"4 workers of 1 CPU each don't fit beside what runs there: .* CPU, .* GB are free"
+        ClusterError, match=r"4 workers of 1 CPU each don't fit beside what runs there: .* CPU, .* GB (is|are) free"
     ):
         require(ray, 4, cpus=1, what="workers")

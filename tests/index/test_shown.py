@@ -66,7 +66,7 @@ def test_an_explanation_in_short_and_in_a_notebook(index):
     assert [term["token"] for term in told["terms"]] == [c.token for c in explanation]
     shown = explanation._repr_html_()
     assert "<mark>flutter</mark>" in shown
-    assert "<th>term</th>" in shown
+    assert "<th>word</th>" in shown
     assert "<b>" not in shown  # of the title, which is text
 
 

@@ -145,7 +145,7 @@ def test_changes_that_wait_are_not_committed_in_passing(docs, index):
 
 def test_an_index_without_metadata_cannot_tell(docs, tmp_path):
     index = Index.build(tmp_path / "bare", read_documents(docs), encoder="bm25", store_text=False)
-    with pytest.raises(DataError, match="keeps no metadata"):
+    with pytest.raises(DataError, match="stores no metadata"):
         index.sync(docs)
 
 
@@ -258,7 +258,7 @@ def test_the_commands(docs, tmp_path, lsr_command):
     ran = lsr_command("sync", docs, idx, "--url", "https://x.org/{stem}.html")
     assert ran.err.splitlines() == [
         f"{docs}: left out:",
-        "  files that aren't read, by their endings: 1 (1 .png)",
+        "  unsupported files, by suffix: 1 (1 .png)",
         f"{idx}: 1 new, 3 unchanged; 5 documents in 2 segments",
     ]
     ran = lsr_command("sync", docs, tmp_path / "made", "--encoder", "bm25")  # where there is none yet

@@ -259,7 +259,7 @@ export class Side {
     const values = hits.map(({ metadata }) => (group ? metadata?.[group] : undefined) ?? null);
     const first = hits.map((hit, i) => hits[values[i] === null ? i : values.indexOf(values[i])]);
     this.views = hits
-      .filter((hit, i) => hit.score >= NEAR * first[i].score)
+      .filter((hit, i) => first[i].score - hit.score <= NEAR * Math.abs(first[i].score))
       .map((hit) => {
         const view = new HitView(hit, names, mode);
         if (before.get(hit.passage ?? hit.id)?.opened) view.open(true);

@@ -155,7 +155,7 @@ def test_errors_are_those_of_the_index(client, call, kind, message):
 def test_who_writes_is_told(client, living):
     other = Index.open(living.path)
     other.delete("a")
-    with pytest.raises(IndexLocked, match="is writing this index"):
+    with pytest.raises(IndexLocked, match="has been writing this index"):
         client.add([{"_id": "x", "text": "wing"}])
     other.rollback()
 
