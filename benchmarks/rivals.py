@@ -6,9 +6,9 @@
     python benchmarks/rivals.py --install        # what installing each takes, in new environments
 
 The documentation is that of eight Python packages, as their source distributions have it, without release notes. The
-questions in rivals.tsv are our own, with the pages that answer them; what each system found wasn't pooled and judged yet,
-so its figures of quality stay out of the docs. MODEL is a folder or name of sentence-transformers, for the rivals that
-search by dense vectors. Their own default models are downloaded from a hub; here all get the same one.
+questions in rivals.tsv are our own, with the pages that answer them; what each system found wasn't pooled and judged
+yet, so its figures of quality stay out of the docs. MODEL is a folder or name of sentence-transformers, for the rivals
+that search by dense vectors. Their own default models are downloaded from a hub; here all get the same one.
 
 The rivals don't read files: they get the passages that lsr cuts, with the headings above each. The lines of `cut` in
 rival_programs.py, which does it simply, count as theirs. A page counts by its best passage. Times to build are of the

@@ -8,9 +8,9 @@ search found it:
 where s is the sparse score and z says by how many standard deviations of the whole collection's cosines a document is
 nearer to the query than the mean. So the dense vectors have the more to say the clearer their best documents stand out,
 while the sparse scores' range says little of how good they are. BM25 counts twice beside a dense vector, which knows
-much of what the learned terms do. The two constants were chosen on four collections that the documentation has no figures
-of; of two forms that tied there, the one is here that did better on the six that it has. A document that is cut into
-passages counts by the best of them in either search.
+much of what the learned terms do. The two constants were chosen on four collections of which the documentation has no
+figures; of two forms that tied there, this one did better on the six that it has. A document that is cut into passages
+counts by the best of them in either search.
 """
 
 from __future__ import annotations

@@ -248,7 +248,10 @@ def test_refused(tmp_path, idx, lsr_command, monkeypatch, args, problem):
 
 def test_tokens_that_cannot_be_told_apart(tmp_path):
     rows = SparseMatrix.from_dicts([{0: 1.0, 2: 1.0}], 4)
-    for tokens, problem in ((["a", "b", "a", "d"], "two terms have the token 'a'"), (["a", "b"], "term 2 has no token")):
+    for tokens, problem in (
+        (["a", "b", "a", "d"], "two terms have the token 'a'"),
+        (["a", "b"], "term 2 has no token"),
+    ):
         vectors = Vectors("test", lambda _: matrix_batches(rows), vocabulary=tokens)
         for name in ("v.jsonl", "v.ciff", "v.ndjson"):
             with pytest.raises(ValueError, match=problem):
