@@ -263,13 +263,7 @@ def _index(
         del how["overlap"]
         with PeakMemory() as memory:
             index = Index.build(path, dataset.corpus(), encoder=encoder, hybrid=True, store_text=False, **how)
-        frequencies = index.document_frequencies(np.arange(encoder.n_terms))
-        return {
-            "peak_bytes": memory.peak,
-            "index_bytes": sum(index.file_sizes().values()),
-            "index_parts": index.file_sizes(),
-            "document_terms": float(frequencies.sum() / max(len(index), 1)),
-        }
+        return {"peak_bytes": memory.peak, "document_terms": index.n_postings / max(len(index), 1), **_sizes(index)}
 
     key |= {"format": FORMAT, "index": asdict(system.index), "hybrid": True}
     path, built, digest = artifacts.get("index", key, build)
@@ -359,11 +353,15 @@ def _build(path: Path, vectors: Vectors, system: SystemSettings) -> Facts:
     return {
         "build_seconds": seconds,
         "peak_bytes": memory.peak,
-        "index_bytes": sum(index.file_sizes().values()),
-        "index_parts": index.file_sizes(),
         "document_terms": float(lengths.mean()) if len(lengths) else 0.0,
         "lengths": {"edges": edges.tolist(), "counts": counts.tolist()},
+        **_sizes(index),
     }
+
+
+def _sizes(index: Index) -> Facts:
+    parts = index.file_sizes()
+    return {"index_bytes": sum(parts.values()), "index_parts": parts}
 
 
 def _edges(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -407,9 +405,7 @@ def time_systems(settings: ExperimentSettings, systems: Sequence[System], artifa
     def call(searched: Searched) -> Callable[[int], Any]:
         at = {query: i for i, query in enumerate(searched.ids)}
         rows = [searched.vectors[at[query]] for query in some]
-        if (dense := searched.dense) is None:
-            return lambda i: searched.index.search(rows[i], how.k, **searched.options)
-        near = [dense[at[query]] for query in some]
+        near = [None if searched.dense is None else searched.dense[at[query]] for query in some]
         return lambda i: searched.index.search(rows[i], how.k, dense=near[i], **searched.options)
 
     def measure(path: Path) -> Facts:

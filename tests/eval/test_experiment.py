@@ -140,6 +140,8 @@ def test_dense_vectors_of_the_same_pass_have_lines_of_their_own(datasets, tmp_pa
         values.append(found["measures"]["nDCG@10"])
     assert len(set(values)) == 3
     assert result(record, "one", "hybrid")["encode_ms"]["p50"] > result(record, "one", "sparse")["encode_ms"]["p50"]
+    lengths = [result(record, "one", mode)["document_terms"] for mode in modes]
+    assert lengths == pytest.approx([lengths[0]] * 3, rel=1e-3)
 
 
 def test_the_record_tells_what_was_run(done):
