@@ -234,7 +234,7 @@ def test_a_document_that_only_its_dense_vector_finds_has_the_score_of_its_best_p
 
 def test_what_cannot_be_searched_so_is_refused(tmp_path):
     plain = Index.build(tmp_path / "plain", documents(5), encoder=DenseBM25())
-    with pytest.raises(DataError, match=r"keeps no dense vectors: build it with hybrid=True"):
+    with pytest.raises(DataError, match=r"has no dense vectors: build it with hybrid=True"):
         plain.search("jet", mode="hybrid")
     index = Index.build(tmp_path / "idx", documents(5), encoder=DenseBM25(), hybrid=True)
     with pytest.raises(DataError, match="takes texts, or a dense vector for each query"):

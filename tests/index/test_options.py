@@ -231,7 +231,7 @@ def test_operators_are_text_unless_asked_for(index):
 
 @pytest.mark.parametrize(
     ("query", "message"),
-    [('"shock layer', "isn't closed"), ("wing -", "nothing to look for"), ("-wing", "only what must not occur")],
+    [('"shock layer', "isn't closed"), ("wing -", "nothing follows"), ("-wing", "only excludes words")],
 )
 def test_operators_that_make_no_sense(index, query, message):
     with pytest.raises(DataError, match=message):
