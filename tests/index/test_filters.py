@@ -496,7 +496,7 @@ def test_quoted_values(text, values):
 
 
 def test_a_quote_that_is_not_closed_is_told():
-    with pytest.raises(DataError, match="a value in double quotes is not closed"):
+    with pytest.raises(DataError, match="a double quote is not closed"):
         parse_where_text(['author="Smith, John'])
 
 
