@@ -1,8 +1,8 @@
-"""Writer: changes of an index, buffered in memory, written as segments, committed together.
+"""Writer: buffers changes of an index in memory, writes them as segments, and commits them together.
 
-A writer holds the index' lock. Added documents go to a buffer; a full buffer becomes a segment that isn't in the
-manifest yet. Deleting marks a document; marks in segments are written as new files of alive bits. `commit` writes a
-manifest with all of this. Each call takes effect completely, or not at all if it fails.
+A writer holds the index's lock. Added documents go to a buffer; a full buffer becomes a segment that isn't in the
+manifest yet. Deleting marks a document; marks in existing segments are written as new files of alive bits. `commit`
+writes a manifest with all of this. A call takes effect completely, or not at all if it fails.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ _BUFFER = 1 << 28  # largest buffer of documents and vectors, in bytes
 
 
 class Writer:
-    """Changes an index. Only one writer at a time.
+    """Changes an index; only one writer at a time.
 
     Attributes:
         snapshot: The committed state.
-        closed: Whether `close` has begun.
+        closed: Whether `close` was called.
 
     Args:
-        path: The index' folder.
-        snapshot: The latest snapshot that is open.
-        others: Writers of the other shards: ids are unique over all of them, and an update deletes there, too.
-        scale: Scale of the sharded index, if it has one already.
-        tokens: Tokens of the sharded index, if it has more than this shard.
+        path: The index's folder.
+        snapshot: The latest open snapshot.
+        others: Writers of the other shards: ids are unique over all shards, and an update deletes in all of them.
+        scale: The scale of the sharded index; 0 if it has none yet.
+        tokens: The tokens of the sharded index, if it has more than this shard.
 
     Raises:
         IndexLocked: Another writer holds the lock.
@@ -80,17 +80,17 @@ class Writer:
         scale: float = 0.0,
         tokens: Sequence[str] | None = None,
     ) -> None:
-        read_manifest(path)  # fail before anything is created
+        read_manifest(path)  # fail before creating any file
         self._tokens = tokens
         self._path, self._others, self._beside = path, tuple(others), scale
         self.closed = self._torn = False
-        self._reading = False  # whether documents to add are being read
+        self._reading = False  # whether `add` is consuming its source
         self._transaction = Transaction(path)
         try:
             self.snapshot = Snapshot.latest(path, snapshot)
             if self.snapshot.damaged:
                 raise CorruptIndex("\n".join(self.snapshot.damaged))
-            if self._transaction.manifest != self.snapshot.manifest:  # files it doesn't know would be removed
+            if self._transaction.manifest != self.snapshot.manifest:  # else close would remove newer files
                 raise CorruptIndex(f"{path}: the manifest keeps changing; try again")
             self._begin()
         except BaseException:
@@ -107,8 +107,8 @@ class Writer:
         self._known.vocabulary = shared.vocabulary
         if self._tokens is not None and len(self._tokens) > len(shared.vocabulary or ()):
             self._known.vocabulary = self._tokens
-        self._learned = False  # whether the encoder was learned since the last commit, apart from appended tokens
-        self._n_tokens = len(shared.vocabulary or ())  # that are committed
+        self._learned = False  # whether the encoder was fitted or set since the last commit
+        self._n_tokens = len(shared.vocabulary or ())  # number of committed tokens
         self._growing: Lexicon | None = None
         self._n_before = len(self._known.vocabulary or ())
         self._stored = [PendingSegment(dict(p.entry), p.documents, p.alive) for p in self.snapshot.parts]
@@ -126,7 +126,7 @@ class Writer:
         replace: bool,
         skip_bad: bool,
     ) -> Change:
-        """Add documents, or with `replace` replace those with the same ids; see `Index.add`."""
+        """Add documents; with `replace`, replace those with the same ids. See `Index.add`."""
         self.require_whole()
         self._require_idle()
         opened, change = open_source(source, skip_bad=skip_bad), Change()
@@ -143,14 +143,14 @@ class Writer:
                     own = [stored for stored in self._stored[n_stored:] if stored is not call.early]
                     call.take(batch, before, [*own, call.fresh])
                     if self._buffer.n_bytes + call.fresh.n_bytes > _BUFFER:
-                        # Documents of earlier calls are written in their state before this call, which may still fail.
+                        # Write earlier documents in their state before this call, which may still fail.
                         call.moved(self._buffer, self._spill(self._buffer, call.before))
                         self._buffer = Buffer()
                         self._spill(call.fresh, call.fresh.alive)
                         call.fresh = Buffer()
                 if self._others and self._learned:
                     raise DataError(
-                        f"{self._path}: a shard alone can't learn new tokens or fit an encoder; build all shards again"
+                        f"{self._path}: a single shard can't learn new tokens or fit an encoder: build all shards again"
                     )
         except BaseException:
             with self._in_one():
@@ -159,7 +159,7 @@ class Writer:
                     if stored is not call.early:
                         self._transaction.drop(self._path / stored.entry["name"])
                 self._stored = self._stored[:n_stored] + ([call.early] if call.early else [])
-                self._buffer = Buffer() if call.early else self._buffer  # its documents are in that segment
+                self._buffer = Buffer() if call.early else self._buffer  # early has its documents now
                 self._scale = call.early.entry["scale"] if call.early and not scale else scale
                 self._known, self._learned = known, learned
                 if self._growing is not None:
@@ -176,8 +176,9 @@ class Writer:
         return change
 
     def delete(self, ids: Iterable[str], where: Filter | None = None, *, known: bool = False) -> Change:
-        """Delete documents by id with their passages, and documents that match a filter; see `Index.delete`. With
-        `known` the filter's columns were checked already.
+        """Delete documents by id with their passages, and documents that match a filter; see `Index.delete`.
+
+        With `known`, the filter's columns aren't checked again.
         """
         self.require_whole()
         self._require_idle()
@@ -201,7 +202,7 @@ class Writer:
 
     @contextmanager
     def _in_one(self) -> Iterator[None]:
-        """Mark a change as in progress; if it is interrupted, only a rollback is possible."""
+        """Mark a change as in progress; if it is interrupted, the writer can only roll back."""
         self._torn = True
         yield
         self._torn = False
@@ -220,11 +221,11 @@ class Writer:
     def columns(self) -> list[Columns]:
         """The columns of all documents, including uncommitted ones."""
         with output_errors(self._path):
-            self._flush()  # columns exist only in segments
+            self._flush()  # only segments have columns
         return [s.documents.columns for s in self._stored if s.documents.columns is not None]
 
     def _delete_where(self, where: Filter) -> int:
-        """Delete documents that match a filter; returns their number, with passages of a document counted once."""
+        """Delete the documents that match a filter; returns their number, counting a cut document once."""
         gone = set()
         for stored in self._stored:
             for row in np.flatnonzero(where.mask(stored.documents.columns, len(stored.documents))).tolist():
@@ -242,7 +243,7 @@ class Writer:
         skip_bad: bool,
         doubled: bool,
     ) -> Iterator[VectorBatch]:
-        """Yield documents of any source with vectors in the index' terms; with `doubled` also repeated ids."""
+        """Yield documents from any source, with vectors in the index's terms; with `doubled`, also repeated ids."""
         empty, known = not (self._stored or self._buffer.alive), self._known
         read = partial(
             read_batches,
@@ -255,7 +256,7 @@ class Writer:
         )
         if isinstance(source, SparseMatrix | Vectors):
             if empty and not (known.encoder_files or known.vocabulary or known.fingerprint.vocabulary_size):
-                known = EncoderMetadata()  # unknown yet: the first documents decide
+                known = EncoderMetadata()  # not set yet: the first documents decide
             mapper = TermMapper(str(self._path), source, known, fresh=known is not self._known)
             if known is not self._known:
                 self._known, self._learned = known, True
@@ -279,24 +280,24 @@ class Writer:
                 known.vocabulary = self._growing.tokens
             yield from read(model.over(self._growing))
             return
-        unlearned = model.needs_fit  # no document has a term yet
-        if unlearned:  # fit to these documents; forgotten if the call fails
+        unlearned = model.needs_fit  # the index is still empty
+        if unlearned:  # fit a copy to these documents; dropped if the call fails
             model = load_encoder_files(known.encoder_files)
         yield from read(model)
         if model.fingerprint != known.fingerprint:
             if not unlearned:
                 known.fingerprint.require_same(model.fingerprint, f"the index {self._path}", "the encoder given")
-            self._known, self._learned = EncoderMetadata(), True  # it has just been fitted
+            self._known, self._learned = EncoderMetadata(), True  # just fitted
             self._known.take(model)
 
     def _flush(self) -> None:
         """Write the buffer as a segment."""
         stored = self._written(self._buffer, self._buffer.alive)
-        # In one statement, so that an interrupt can't lose the documents.
+        # One statement, so that an interrupt can't lose the documents.
         self._stored, self._buffer = [*self._stored, *([stored] if stored else [])], Buffer()
 
     def _spill(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
-        """Like `_written`, and keep the segment."""
+        """Write a buffer as a segment and keep it among the stored ones."""
         stored = self._written(buffer, kept)
         if stored is not None:
             self._stored.append(stored)
@@ -317,7 +318,7 @@ class Writer:
     # --- the end of a transaction -----------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """Make the changes durable, and visible after opening or refreshing the index."""
+        """Make the changes durable, and visible to readers that open or refresh the index."""
         self.require_whole()
         self._require_idle()
         if not self.changed:
@@ -359,10 +360,10 @@ class Writer:
             _log.warning("%s: merging failed: %s", self._path, error)
 
     def take(self, merged: Merged) -> bool:
-        """Replace segments by the result of a background merge, without documents deleted since, and commit.
+        """Replace segments by the result of a background merge and commit; documents deleted since are left out.
 
         Returns:
-            False if the segments were merged or replaced meanwhile; then nothing is done.
+            False, with nothing done, if the source segments were merged or replaced meanwhile.
         """
         names = [part.entry["name"] for part in merged.parts]
         here = [part.entry["name"] for part in self.snapshot.parts]
@@ -383,13 +384,13 @@ class Writer:
         return True
 
     def _swap(self, first: int, end: int, entry: Mapping[str, Any] | None) -> None:
-        """Commit a segment, or none, in place of some."""
+        """Replace a run of segments by one segment, or none, and commit."""
         entries = [dict(part.entry) for part in self.snapshot.parts]
         entries[first:end] = [] if entry is None else [dict(entry)]
         self._replace(entries)
 
     def _replace(self, segments: list[dict[str, Any]]) -> None:
-        """Commit a manifest of these segments."""
+        """Commit a manifest with these segments."""
         names = ("fingerprint", "shared", "has_encoder", "has_vocabulary")
         shared = {name: self.snapshot.manifest[name] for name in names}
         tokens, grown = len(self._known.vocabulary or ()), self.snapshot.manifest.get("grown")
@@ -400,7 +401,7 @@ class Writer:
         elif grown:
             shared["grown"] = grown
         segments = [segment for segment in segments if segment["n_alive"]]
-        if segments:  # later changes are written beside these
+        if segments:  # later segments use the scale of the largest one
             self._scale = float(max(segments, key=lambda segment: segment["n_postings"])["scale"])
         manifest = manifest_of(shared, self._settings, self._scale, segments)
         whole = self._transaction.commit(manifest)
@@ -411,7 +412,7 @@ class Writer:
         if self._reading:
             raise IndexLocked(
                 f"{self._path}: the iterator of documents to add changes this index: let it only yield documents, "
-                "and commit when `add` has returned"
+                "and commit after `add` has returned"
             )
 
     def close(self) -> None:
