@@ -1,4 +1,4 @@
-"""What a request may ask for at most. Models name these types, so that limits are told with all else that is wrong.
+"""Limits on what a request may ask for. Models use these types, so that violations are reported with other errors.
 
 The context of a validation is the server's `ServeSettings`.
 """
@@ -55,7 +55,7 @@ Where = Annotated[dict[str, Any], AfterValidator(_where)]
 
 
 def k_of_all(queries: Any, info: ValidationInfo) -> Any:
-    """Queries of which each asks for k documents; counted before any of them is looked at."""
+    """Validate queries that each ask for k documents; checks the total before parsing them."""
     k, most = info.data.get("k", 1), info.context.max_hits
     if isinstance(queries, list) and k * len(queries) > most:
         raise ValueError(f"{len(queries):,} queries of {k:,} documents: at most {most:,} in all")
@@ -63,15 +63,15 @@ def k_of_all(queries: Any, info: ValidationInfo) -> Any:
 
 
 def k_explained(explain: bool, info: ValidationInfo) -> bool:
-    """Whether to explain the documents that are found, k or so many groups."""
+    """Validate whether to explain the k documents (or groups)."""
     k, most = info.data.get("k", 0) * info.data.get("per_group", 1), info.context.max_explained
     if explain and k > most:
-        raise ValueError(f"at most {most} documents are explained at once, {k:,} are asked for")
+        raise ValueError(f"at most {most} documents are explained at once, got k = {k:,}")
     return explain
 
 
 def either(query: str | None, info: ValidationInfo) -> str | None:
-    """A query, where there is no vector."""
+    """Validate a query: required if there is no vector."""
     if "vector" in info.data and (query is None) == (info.data["vector"] is None):
         raise ValueError("give either a query or a vector")
     return query

@@ -19,7 +19,7 @@ export function useKey(key) {
 
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
-// A busy server that says when to come again is asked again.
+// If a busy server says when to retry, ask it again.
 export async function call(path, body, signal, again = 2) {
   const headers = { Accept: "application/json" };
   if (hasKey()) headers.Authorization = `Bearer ${sessionStorage.getItem(KEY)}`;

@@ -102,7 +102,7 @@ def test_documents(client, one, monkeypatch):
 
 
 def test_a_list_whose_last_document_is_gone(client):
-    with pytest.raises(ServerError, match="begin again"):
+    with pytest.raises(ServerError, match="start again"):
         client._post("/v1/list", {"after": "never"})
 
 
