@@ -108,7 +108,7 @@ def test_what_is_pending_is_the_parents(index, forked):
 
     def child():
         assert not index.pending
-        with pytest.raises(OutputError, match="before it forked this one: commit them there"):
+        with pytest.raises(OutputError, match="before it forked: commit them there"):
             index.commit()
         with pytest.raises(OutputError, match="before it forked"):
             index.merge()
