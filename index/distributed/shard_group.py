@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from lsr.index.search.request import Criteria
 from lsr.index.segment.filters import Filter
 from lsr.index.sharding.manifest import Shards
 
+T = TypeVar("T")
 _START = 120.0  # seconds that opening may take, including the first compilation of kernels
 
 
@@ -44,6 +45,7 @@ class ShardGroup:
         self.shards, self.patience, self.allow_missing = shards, patience, allow_missing
         self.sets = dict(enumerate(sets))
         self.states: dict[int, ShardState] = {}
+        self._made: tuple[object, dict[str, Any]] = None, {}  # cached values for the searched versions
         self._counted: dict[int, int] = {}  # document frequency of each term, over all shards
         for replicas in sets:
             for replica in replicas.replicas:
@@ -80,6 +82,16 @@ class ShardGroup:
     def version(self, n: int) -> str:
         """Return the version to search of a shard; "" (its latest) if it hasn't answered yet."""
         return self.states[n].version if n in self.states else ""
+
+    def kept(self, name: str, make: Callable[[], T]) -> T:
+        """Return a value that is computed once for the versions that are searched."""
+        now, (states, made) = self.states, self._made
+        if states is not now:
+            made = {}
+            self._made = now, made
+        if name not in made:
+            made[name] = make()
+        return cast(T, made[name])
 
     # --- asking -----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lsr.errors import ClusterError
+from lsr.errors import ClusterError, DataError
 from lsr.index.distributed.results import FoundDocuments, Ranked, ShardRanking, merge
 from lsr.index.distributed.shard_group import ShardGroup
 from lsr.index.distributed.shard_server import ShardHits, ShardState
@@ -19,8 +19,11 @@ from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.options import Sort
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
 from lsr.index.search.selection import Selected, explained, select
+from lsr.index.search.words import term_queries
+from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
+_BATCH = 256  # queries sent at a time
 _TRIES = 3  # searches before giving up on documents that keep changing
 
 Encode = Callable[[], SparseMatrix]  # returns query vectors; called again after a change, as weights depend on counts
@@ -68,6 +71,30 @@ class ShardSearch:
             of_each = {name: [part[name] for _, part in counts.values()] for name in options.faceted}
             facets = {name: facet_order(sum(parts, Counter())) for name, parts in of_each.items()}
         return self.hits(given, ranked, found, boosted=bool(options.boost), facets=facets, total=total)
+
+    def find_many(
+        self, encode: Encode, given: Sequence[Any], k: int, criteria: Criteria, threads: int = 0
+    ) -> list[Hits]:
+        """Search for many queries, in batches.
+
+        Args:
+            encode: Returns their vectors.
+            given: The queries as the caller gave them.
+            k: Number of documents for each.
+            criteria: The conditions that each document has to meet.
+            threads: Number of threads on each replica; 0 for one per core.
+        """
+        states, vectors, found = self._group.states, encode(), list[Hits]()
+
+        def batch() -> SparseMatrix:
+            nonlocal states, vectors
+            if states is not self._group.states:
+                states, vectors = self._group.states, encode()
+            return vectors[np.arange(len(found), min(len(found) + _BATCH, len(vectors)))]
+
+        while len(found) < len(given):
+            found += map(self.hits, given[len(found) :], self.rank(batch, k, criteria, threads))
+        return found
 
     def rank(self, encode: Encode, k: int, criteria: Criteria, threads: int = 0) -> list[Ranked]:
         """Return the k best documents for each query.
@@ -138,3 +165,30 @@ class ShardSearch:
         """Explain the score of a document, by its number in shard n."""
         explanation: Explanation = self._group.one(n, "explain", version, query.vector, doc, origins)
         return explanation.named(self._words(query.given))
+
+    def explain_by_id(self, query: EncodedQuery, doc_id: str, *, origins: bool) -> Explanation:
+        """Explain the score of a document, in whichever shard it is.
+
+        Raises:
+            DataError: No shard has a document with this id.
+            ClusterError: A shard that may have it is lost.
+        """
+        group = self._group
+        outcome = group.ask("find", {n: (group.version(n), doc_id) for n in group.sets})
+        lost = group.lost(outcome)
+        for n, doc in outcome.answers.items():
+            if doc is not None:
+                return self.explain(n, group.version(n), query, doc, origins=origins)
+        if lost:
+            raise group.lost_error(lost)
+        path = group.shards.folder
+        if "#" not in doc_id and any(state.has_passages for state in group.states.values()):
+            raise DataError(f"{path}: documents are cut into passages: explain {doc_id + '#0'!r}, for instance")
+        raise DataError(f"{path}: no document has the id {doc_id!r}")
+
+    def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
+        """Return, for each term, title and text of the n documents in which it weighs most."""
+        if not terms:
+            return []
+        found = [self.hits(None, ranked) for ranked in self.rank(lambda: term_queries(terms), n, Criteria())]
+        return [[Document("", hit.text, hit.title).content for hit in hits] for hits in found]

@@ -13,10 +13,10 @@ named in the result if `allow_missing` is set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,7 @@ from lsr.encode.load import as_encoder
 from lsr.errors import DataError
 from lsr.index.distributed.hedging import Patience, ReplicaSet
 from lsr.index.distributed.results import ShardWords
+from lsr.index.distributed.shard_encoder import ShardEncoder
 from lsr.index.distributed.shard_group import ShardGroup, close_all
 from lsr.index.distributed.shard_search import ShardSearch
 from lsr.index.distributed.thread_replicas import ThreadReplica
@@ -39,17 +40,15 @@ from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.query_encoder import Query, QueryEncoding, as_queries, checked_k, search_settings
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
 from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
-from lsr.index.search.words import Suggestion, Words, term_queries
+from lsr.index.search.words import Suggestion, Words
 from lsr.index.segment.filters import Filter, Where
 from lsr.index.segment.parse_filters import as_filter
-from lsr.index.sharding.manifest import Shards, n_grown, require_one_line
+from lsr.index.sharding.manifest import Shards
 from lsr.index.write.builder import Source
 from lsr.index.write.update_batch import Change
 from lsr.io.document import Document, require_id
 from lsr.sparse import SparseMatrix
 
-T = TypeVar("T")
-_BATCH = 256  # queries sent at a time
 _STORED = 256  # documents fetched at a time
 
 
@@ -79,8 +78,7 @@ class ShardedIndex(QueryEncoding):
         super().__init__(shards.folder, encoder)
         self.shards = shards
         self._group = ShardGroup(shards, sets, patience or Patience(), allow_missing=allow_missing)
-        self._shared: tuple[Mapping[int, int], IndexEncoder] | None = None
-        self._made: tuple[object, dict[str, Any]] = None, {}  # cached values for the searched versions
+        self._stored_encoder = ShardEncoder(self._group)
         self._changes: Index | None = None
         self.refresh()
         if encoder is not None:
@@ -191,48 +189,14 @@ class ShardedIndex(QueryEncoding):
         """
         return self._group.refresh()
 
-    def _kept(self, name: str, make: Callable[[], T]) -> T:
-        """Return a value that is computed once for the searched versions."""
-        now, (states, made) = self._group.states, self._made
-        if states is not now:
-            made = {}
-            self._made = now, made
-        if name not in made:
-            made[name] = make()
-        return cast(T, made[name])
-
     @property
     def shared(self) -> IndexEncoder:
         """The encoder and vocabulary that the shards store."""
-        grown = {n: count for n, state in self._group.states.items() if (count := n_grown(state.manifest))}
-        if self._shared is None:
-            group = self._group
-            files = group.any("encoder_files")
-            base = IndexEncoder(self.path, self.shards.fingerprint, files, lambda: group.any("vocabulary"))
-            self._shared = grown, self._grown(base, grown)
-        elif self._shared[0] != grown:
-            self._shared = grown, self._grown(self._shared[1].base, grown)
-        return self._shared[1]
-
-    def _grown(self, base: IndexEncoder, grown: Mapping[int, int]) -> IndexEncoder:
-        """Add the tokens that commits have appended; the shard with the most tokens has all of them."""
-        if not grown:
-            return base
-        group, path = self._group, str(self.path)
-
-        def tokens() -> list[str]:
-            asked = group.ask("vocabulary", dict.fromkeys(grown, ()))
-            if lost := group.lost(asked):
-                raise group.lost_error(lost)
-            longest: list[str] = max(asked.answers.values(), key=len)
-            require_one_line(path, longest, asked.answers.values())
-            return longest
-
-        return IndexEncoder(path, base.fingerprint, base.encoder_files, tokens, base=base)
+        return self._stored_encoder.latest()
 
     def _over(self, encoder: Encoder | None) -> Encoder:
         encoder = encoder or self.shared.encoder
-        return self._kept("encoder", lambda: self._bound(encoder)) if encoder.living else encoder
+        return self._group.kept("encoder", lambda: self._bound(encoder)) if encoder.living else encoder
 
     def _bound(self, encoder: Encoder) -> Encoder:
         shared = self.shared
@@ -280,19 +244,8 @@ class ShardedIndex(QueryEncoding):
         if not request.options.plain:
             each = [queries[i] for i in range(len(queries))] if isinstance(queries, SparseMatrix) else queries
             return [self.search(query, k, where=where, **settings) for query in each]
-        search, states, vectors = self._search, self._group.states, self.query_vectors(queries)
-        found = list[Hits]()
-
-        def part() -> SparseMatrix:
-            nonlocal states, vectors
-            if states is not self._group.states:
-                states, vectors = self._group.states, self.query_vectors(queries)
-            return vectors[np.arange(len(found), min(len(found) + _BATCH, len(vectors)))]
-
-        while len(found) < len(vectors):
-            asked = [None] * len(vectors) if isinstance(queries, SparseMatrix) else queries
-            found += map(search.hits, asked[len(found) :], search.rank(part, k, request.criteria(), threads))
-        return found
+        given = [None] * len(queries) if isinstance(queries, SparseMatrix) else queries
+        return self._search.find_many(lambda: self.query_vectors(queries), given, k, request.criteria(), threads)
 
     def similar(
         self,
@@ -409,33 +362,15 @@ class ShardedIndex(QueryEncoding):
 
     @property
     def _words(self) -> Words:
-        source = ShardWords(
-            self.vocabulary, self._kept, self._group.counts, self._contents, partial(self._group.every, "titles")
-        )
+        group = self._group
+        titles = partial(group.every, "titles")
+        source = ShardWords(self.vocabulary, group.kept, group.counts, self._search.contents, titles)
         return Words(source, self.encoder)
-
-    def _contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
-        """Return, for each term, title and text of the n documents in which it weighs most."""
-        if not terms:
-            return []
-        search = self._search
-        found = [search.hits(None, ranked) for ranked in search.rank(lambda: term_queries(terms), n, Criteria())]
-        return [[Document("", hit.text, hit.title).content for hit in hits] for hits in found]
 
     def explain(self, query: Query, doc_id: str | int, *, origins: bool = True) -> Explanation:
         """Explain a document's score for a query; arguments and errors as for `Index.explain`."""
-        vector, doc_id = self.query_vector(query, "explain"), require_id(doc_id)
-        group = self._group
-        outcome = group.ask("find", {n: (group.version(n), doc_id) for n in group.sets})
-        lost = group.lost(outcome)
-        for n, doc in outcome.answers.items():
-            if doc is not None:
-                return self._search.explain(n, group.version(n), EncodedQuery(query, vector), doc, origins=origins)
-        if lost:
-            raise group.lost_error(lost)
-        if "#" not in doc_id and any(state.has_passages for state in group.states.values()):
-            raise DataError(f"{self.path}: documents are cut into passages: explain {doc_id + '#0'!r}, for instance")
-        raise DataError(f"{self.path}: no document has the id {doc_id!r}")
+        encoded = EncodedQuery(query, self.query_vector(query, "explain"))
+        return self._search.explain_by_id(encoded, require_id(doc_id), origins=origins)
 
     # --- changing ---------------------------------------------------------------------------------------------------
 

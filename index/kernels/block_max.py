@@ -9,9 +9,9 @@ Shorter lists store none, as reading their postings costs no more. Then:
    - few candidates are scored term by term, heaviest first, by looking their postings up in the lists. After each
      term, a block is dropped if its best document so far, plus the bounds of the other terms, is below the threshold;
    - many candidates are scored as in MaxScore: terms that can't reach the threshold together (long lists with low
-     weights) are set aside, the lists of the other terms are scanned, and the former are looked up only in blocks where
-     the best document plus their bounds reaches the threshold;
-   - otherwise the window is scanned like in the exhaustive kernel.
+     weights) are set aside, and the lists of the other terms are scanned. The terms set aside are then looked up in the
+     blocks where the best document so far, plus the bounds of these terms, reaches the threshold;
+   - otherwise, the whole window is scanned, as in the exhaustive kernel.
 
 Bounds and scores are sums of the same int32 products, so a bound is never rounded below a score. A block is dropped
 only if its bound is strictly below the k-th best score, so ties are broken as in the exhaustive kernel.

@@ -9,14 +9,8 @@ explanation.highlight(html=True)           the whole text, escaped, with <mark>
 from __future__ import annotations
 
 import re
-import unicodedata
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from html import escape as escaped
-from itertools import groupby
-from operator import itemgetter
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,6 +19,7 @@ from lsr.console import table
 from lsr.encode.base import Encoder
 from lsr.encode.hybrid import PREFIX
 from lsr.errors import EncoderError, EncoderMismatch
+from lsr.index.search.highlight import PLAIN, TAGS, best_part, highlight
 from lsr.index.search.rerank import Moved
 from lsr.index.search.snapshot import Snapshot
 from lsr.io.document import Document
@@ -33,9 +28,6 @@ from lsr.sparse import SparseMatrix
 
 _LONGEST = 100  # characters before a span that are searched for the start of its word
 _LITTLE = 20  # highlights skip terms that weigh less than 1/20 of the query's heaviest
-_EXPANSION, _MATCH = 1, 2  # kinds of highlighted characters; the larger one wins
-_PLAIN = ("**", "**"), ("_", "_")
-_TAGS = ("<mark>", "</mark>"), ('<mark class="expansion">', "</mark>")
 _KINDS = ("match", "expansion", "", "unweighted", "missing")  # a word has the first kind that any of its terms has
 # Scripts written without spaces, where each term is a word of its own.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -182,7 +174,7 @@ class Explanation:
         Raises:
             ValueError: `length` is below 1.
         """
-        matched, expanded = _TAGS if html else _PLAIN
+        matched, expanded = TAGS if html else PLAIN
         matched = matched[0] if before is None else before, matched[1] if after is None else after
         expanded = expanded if expansion is None else expansion
         instead = {self.title_length: between} if self.title_length else {}
@@ -203,7 +195,7 @@ class Explanation:
         text = self.content[begin:]
         if length >= len(text):
             return 0, len(text)
-        return _best_part(text, (_moved(c, begin) for c in self.contributions), length)
+        return best_part(text, (_moved(c, begin) for c in self.contributions), length)
 
     def __str__(self) -> str:
         header, *rows = self._rows()
@@ -353,119 +345,8 @@ def _apart(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-# --- marking ----------------------------------------------------------------------------------------------------------
-
-
-def highlight(
-    content: str,
-    contributions: Iterable[Contribution],
-    matched: tuple[str, str] = _PLAIN[0],
-    expanded: tuple[str, str] = _PLAIN[1],
-    length: int | None = None,
-    escape: bool = False,
-    instead: Mapping[int, str] = MappingProxyType({}),
-) -> str:
-    """Mark terms in a text.
-
-    Marks never nest: spans that overlap or touch are merged, and an origin that overlaps a match counts as a match.
-
-    Args:
-        content: The text.
-        contributions: Terms with their spans and shares.
-        matched: Inserted before and after matches.
-        expanded: Inserted before and after origins of expansions.
-        length: Maximum length in characters, without marks and ellipses. The result is the run of whole words whose
-            terms have the largest total share; None for the whole text.
-        escape: Escape the text for HTML.
-        instead: {position of a space: what replaces it}.
-
-    Raises:
-        ValueError: `length` is below 1.
-    """
-    if length is not None and length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
-    contributions = tuple(contributions)
-    kinds = _kinds(content, contributions)
-    start, end = 0, len(content)
-    if length is not None and length < len(content):
-        start, end = _best_part(content, contributions, length)
-    own = set() if escape else _own_marks(content, kinds, (_MATCH, *matched), (_EXPANSION, *expanded))
-    parts = ["… "] if content[:start].strip() else []
-    for kind, run in groupby((place for place in range(start, end) if place not in own), key=kinds.__getitem__):
-        part = "".join(instead.get(place, " ") if content[place] == " " else content[place] for place in run)
-        before, after = {_MATCH: matched, _EXPANSION: expanded}.get(kind, ("", ""))
-        parts.append(before + (escaped(part) if escape else part) + after)
-    return "".join(parts) + (" …" if content[end:].strip() else "")
-
-
-def _own_marks(content: str, kinds: bytearray, *marks: tuple[int, str, str]) -> set[int]:
-    """Find the characters of marks that already surround matches and origins; each mark is (kind, before, after)."""
-    own: set[int] = set()
-    for kind, before, after in marks:
-        if not (before and after):
-            continue
-        # "_" also occurs within words; as a mark it stands at their ends.
-        left, right = (r"(?<!\w)" if before[0] == "_" else ""), (r"(?!\w)" if after[-1] == "_" else "")
-        pair = rf"{left}({re.escape(before)})(?=\S)([^\n]+?)(?<=\S)({re.escape(after)}){right}"
-        for found in re.finditer(pair, content):
-            if kind in kinds[found.start(2) : found.end(2)]:
-                own.update(range(*found.span(1)), range(*found.span(3)))
-    return own
-
-
-def _kinds(content: str, contributions: Iterable[Contribution]) -> bytearray:
-    """Return the kind of each character: _MATCH, _EXPANSION or 0."""
-    matches = [_with_marks(content, *span) for c in contributions if c.marked for span in c.spans]
-    origins = [_with_marks(content, *c.origin) for c in contributions if c.marked and c.origin]
-    kinds = bytearray(len(content))
-    for kind, spans in ((_EXPANSION, origins), (_MATCH, matches)):
-        for start, end in spans:
-            kinds[start:end] = bytes([kind]) * (end - start)
-    of_matches = bytes(kinds)
-    for start, end in origins:
-        if _MATCH in of_matches[start:end]:
-            kinds[start:end] = bytes([_MATCH]) * (end - start)
-    return kinds
-
-
-def _with_marks(content: str, start: int, end: int) -> tuple[int, int]:
-    """Extend a span over combining characters (accents, for instance) that follow its last letter."""
-    while end < len(content) and unicodedata.category(content[end]).startswith("M"):
-        end += 1
-    return start, end
-
-
 def _moved(term: Contribution, begin: int) -> Contribution:
     """Shift a term's spans by -begin and drop those before it."""
     places = tuple((start - begin, end - begin) for start, end in term.spans if start >= begin)
     origin = term.origin if term.origin and term.origin[0] >= begin else None
     return replace(term, spans=places, origin=origin and (origin[0] - begin, origin[1] - begin))
-
-
-def _best_part(content: str, contributions: Iterable[Contribution], length: int) -> tuple[int, int]:
-    """Return (start, end) of the run of whole words, of at most `length` characters, with the largest total share."""
-    words = [m.span() for m in re.finditer(rf"\S{{1,{length}}}", content)]  # longer words are cut
-    if not words:
-        return 0, length
-    starts = [start for start, _ in words]
-    places = sorted((*span, c.term, c.share) for c in contributions for span in (*c.spans, *filter(None, [c.origin])))
-
-    def last_of(first: int) -> int:
-        """Return the last word that fits if the part starts with this one."""
-        return max(first, bisect_right(words, starts[first] + length, key=itemgetter(1)) - 1)
-
-    first = inner = 0
-    most = 0.0
-    for i, (start, *_) in enumerate(places):
-        word = min(bisect_right(words, start, key=itemgetter(1)), len(words) - 1)
-        end = words[last_of(word)][1]
-        within = [place for place in places[i:] if place[0] < end]
-        share = round(sum({term: share for *_, term, share in within}.values()), 9)  # each term counts once
-        if share > most:
-            first, most, inner = word, share, max(place[1] for place in within)
-    # Spend the remaining room on both sides.
-    spare = length - (min(inner, words[last_of(first)][1]) - starts[first])
-    beyond = length - (words[-1][1] - starts[first])
-    least = starts[first] - max(spare // 2, beyond)
-    first = min(first, bisect_left(starts, least))
-    return starts[first], words[last_of(first)][1]

@@ -103,7 +103,7 @@ class IndexEncoder:
     @property
     def vocabulary(self) -> list[str] | None:
         """The token of each term; None if the tokens aren't known."""
-        # Not a cached_property: its lock is shared by all instances, and reading may wait for another one.
+        # Not a cached_property: all instances share its lock, and reading one may have to wait for another.
         if self._vocabulary is None and self._tokens is not None:
             self._vocabulary = self._tokens()
         return self._vocabulary

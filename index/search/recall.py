@@ -18,9 +18,10 @@ _SAMPLE = (200, 24)  # number of documents used as queries, and of terms in each
 
 
 def recall(searcher: Searcher, queries: SparseMatrix, k: int, settings: SearchSettings) -> float:
-    """Return how many documents found score at least the exact k-th score, divided by the number of exact results.
+    """Return the recall over all queries; 1.0 if exact search finds nothing.
 
-    Both are counted over all queries; 1.0 if there are no results.
+    It is the number of returned documents whose scores reach the k-th best score, divided by the number of documents
+    that exact search returns.
     """
 
     def count(i: int) -> tuple[int, int]:

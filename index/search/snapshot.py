@@ -68,7 +68,7 @@ class Snapshot:
         skip_damaged: bool = False,
     ) -> None:
         self.manifest = manifest
-        # skip_damaged verifies every byte, also of large files, which otherwise only have their sizes checked.
+        # skip_damaged verifies every byte; otherwise, only the sizes of large files are checked.
         known = before.manifest["files"] if before else None
         wrong = check_files(path, manifest, every_byte=skip_damaged, known=known)
         if wrong and not skip_damaged:

@@ -1,8 +1,8 @@
 """Metadata as typed columns for filters, one for each key.
 
 Kinds are "truth", "number", "text", lists of each, and "empty list"; integers and floats are both numbers. Keys within
-objects are joined by dots, "author.name". A key whose values differ in kind is no column; it is remembered with the
-reason, for messages about filters.
+objects are joined by dots, "author.name". A key whose values differ in kind gets no column; the reason is
+stored for messages about filters.
 
 Numbers are exact: a column is int64, uint64 or float64 if that can represent all of its values, else a dictionary of
 their JSON texts, in a field whose metadata says that its kind is "number".
@@ -26,13 +26,13 @@ from lsr.io.metadata import parse_time
 
 COLUMNS_FILE = "columns.arrow"
 MOST_COLUMNS = 1000  # with more keys, values are probably used as keys
-_MOST_MIXED = 2 * MOST_COLUMNS  # keys that are remembered as no columns; further ones are ignored
+_MOST_MIXED = 2 * MOST_COLUMNS  # keys without a column to remember; further ones are ignored
 _DEEPEST = 30  # deeper objects are ignored
 _MIXED = b"lsr.mixed"
 _KIND = b"lsr.kind"
 _EMPTY = pa.list_(pa.null())
 _LARGEST_INT = 2**63
-_WHOLE_FLOATS = 2**53  # whole numbers up to here are floats, too
+_WHOLE_FLOATS = 2**53  # whole numbers up to this are exact as floats
 
 
 class ColumnsWriter:
@@ -105,7 +105,7 @@ class ColumnsWriter:
 
 
 class Kinds(Protocol):
-    """The columns of a segment, as far as filters check them."""
+    """The kinds of a segment's columns, which filters check."""
 
     @property
     def kinds(self) -> Mapping[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
@@ -14,13 +14,14 @@ from lsr.errors import LsrError
 from lsr.fingerprint import Fingerprint
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
-from lsr.index.search.explain import query_words, readable
-from lsr.index.search.hits import Hit, Hits, facet_rows
+from lsr.index.search.explain import query_words
+from lsr.index.search.hits import Hit, Hits
 from lsr.index.search.options import Options
 from lsr.index.search.reader import Reader
 from lsr.index.serve import schemas
 from lsr.index.serve.index_info import facts_of
 from lsr.index.serve.problems import Problem, wrong_values
+from lsr.index.serve.rows import counts_of, document_rows, hit_rows, token_weights, word_weights
 from lsr.index.serve.settings import ServeSettings
 from lsr.index.serve.thread_pool import Deadline
 from lsr.index.write.update_batch import Change
@@ -62,7 +63,11 @@ class Served:
         answer: dict[str, Any] = {
             "index": self.name,
             "snapshot": reader.snapshot.id,
-            "query": {"vector": _readable(reader, vector), "words": _words(reader, vector, words), "unknown": unknown},
+            "query": {
+                "vector": token_weights(reader, vector),
+                "words": word_weights(reader, vector, words),
+                "unknown": unknown,
+            },
             "took": {
                 "encode_ms": round((encoded - started) * 1e3, 3),
                 "search_ms": round((ended - encoded) * 1e3, 3),
@@ -72,7 +77,7 @@ class Served:
             plan = reader.explain_plan(vector, asked.k, where=asked.where, **vars(asked.settings))
             answer["plan"] = plan.to_json()
         answer["hits"] = self._described(reader, [hits], asked, deadline)[0]
-        answer |= _counted(hits)
+        answer |= counts_of(hits)
         if asked.explain:
             for described, hit in zip(answer["hits"], hits, strict=True):
                 deadline.check()
@@ -90,7 +95,7 @@ class Served:
             found.append(_hits(reader, query, vector, asked, asked.dense[i] if asked.dense is not None else None))
         results = self._described(reader, found, asked, deadline)
         answer: dict[str, Any] = {"index": self.name, "snapshot": reader.snapshot.id, "results": results}
-        counted = [_counted(hits) for hits in found]
+        counted = [counts_of(hits) for hits in found]
         if asked.facets or asked.total:
             answer |= {"totals": [one["total"] for one in counted], "facets": [one["facets"] for one in counted]}
         return answer
@@ -101,7 +106,7 @@ class Served:
         reader = self.index.pinned()
         hits = reader.similar(asked.id, asked.k, where=asked.where, **vars(asked.settings), **asked.options)
         rows = self._described(reader, [hits], asked, deadline)[0]
-        return {"index": self.name, "snapshot": reader.snapshot.id, "hits": rows, **_counted(hits)}
+        return {"index": self.name, "snapshot": reader.snapshot.id, "hits": rows, **counts_of(hits)}
 
     def explain(self, asked: schemas.Explain, deadline: Deadline) -> dict[str, Any]:
         """Explain a document's score."""
@@ -114,7 +119,7 @@ class Served:
         """Encode a text as a query."""
         deadline.check()
         reader = self.index.pinned()
-        return {"index": self.name, "vector": _readable(reader, reader.query_vectors([asked.text]))}
+        return {"index": self.name, "vector": token_weights(reader, reader.query_vectors([asked.text]))}
 
     def document(self, doc_id: str) -> dict[str, Any]:
         """Return a stored document.
@@ -165,18 +170,7 @@ class Served:
         return answer | {"more": len(numbers) > asked.most}
 
     def _documents(self, found: Sequence[Document | None]) -> dict[str, Any]:
-        room, rows = self._settings.max_answer, list[dict[str, Any] | None]()
-        for one in found:
-            if one is None:
-                rows.append(None)
-                continue
-            room -= len(one.title) + len(one.text)
-            if room < 0:
-                most = f"an answer has at most {self._settings.max_answer >> 20} MB of text"
-                raise wrong_values([("", f"{most}: ask for fewer documents")])
-            row = {"id": one.id, "title": one.title, "text": one.text, "metadata": one.metadata}
-            rows.append(row | ({"parent": one.parent} if one.parent is not None else {}))
-        return {"index": self.name, "documents": rows}
+        return {"index": self.name, "documents": document_rows(found, self._settings.max_answer)}
 
     def count(self, asked: schemas.Count) -> dict[str, Any]:
         """Count the documents that match a filter."""
@@ -197,26 +191,8 @@ class Served:
     def _described(
         self, reader: Reader, found: Sequence[Sequence[Hit]], asked: schemas.HowToSearch, deadline: Deadline
     ) -> list[list[dict[str, Any]]]:
-        """Convert hits to JSON."""
-        documents, room = reader.documents, self._settings.max_answer
-        rows: list[list[dict[str, Any]]] = []
-        for hits in found:
-            deadline.check()
-            row: list[dict[str, Any]] = []
-            for rank, hit in enumerate(hits, start=asked.offset + 1):
-                described: dict[str, Any] = {"id": hit.id, "rank": rank, "score": hit.score}
-                if (passage := hit.passage) != described["id"]:
-                    described["passage"] = passage
-                if asked.fields:
-                    title, text, metadata = documents.fields(hit.doc)
-                    described |= {"title": title, "text": text, "metadata": metadata}
-                    room -= len(title) + len(text)
-                    if room < 0:
-                        most = f"an answer has at most {self._settings.max_answer >> 20} MB of text"
-                        raise wrong_values([("fields", f'{most}: ask for fewer documents, or with "fields": false')])
-                row.append(described)
-            rows.append(row)
-        return rows
+        limit = self._settings.max_answer
+        return hit_rows(reader, found, deadline, offset=asked.offset, fields=asked.fields, max_answer=limit)
 
     # --- changing, one call at a time -------------------------------------------------------------------------------
 
@@ -359,13 +335,6 @@ def _without_operators(query: str | dict[str, float], asked: schemas.HowToSearch
     return Options(syntax=asked.syntax).split(query)[0]
 
 
-def _counted(hits: Hits) -> dict[str, Any]:
-    """Return total and facets as JSON, if they were requested."""
-    if hits.total is None:
-        return {}
-    return {"total": hits.total, "facets": facet_rows(hits.facets)}
-
-
 def _hits(
     reader: Reader,
     query: str | dict[str, float],
@@ -382,27 +351,3 @@ def _hits(
         raise wrong_values([("dense", 'doesn\'t go with hybrid; it does with the setting "mode"')])
     hybrid = Hybrid(reader, **vars(asked.hybrid))
     return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)
-
-
-def _weighted(reader: Reader, vector: SparseMatrix) -> list[tuple[int, str, float]]:
-    """Return (term, token, weight) for each term of a query, heaviest first."""
-    terms, weights = vector.row(0)
-    tokens = reader.vocabulary
-    pairs = sorted(zip(weights.tolist(), terms.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
-    return [(t, tokens[t] if tokens is not None and t < len(tokens) else f"term {t}", w) for w, t in pairs]
-
-
-def _readable(reader: Reader, vector: SparseMatrix) -> dict[str, float]:
-    """Return {token: weight}, heaviest first."""
-    return {token: weight for _, token, weight in _weighted(reader, vector)}
-
-
-def _words(reader: Reader, vector: SparseMatrix, words: Mapping[int, str]) -> dict[str, float]:
-    """Return {whole word: weight}, heaviest first."""
-    named: dict[str, str] = {}
-    weights: dict[str, float] = {}
-    for term, token, weight in _weighted(reader, vector):
-        word = words.get(term, readable(token))
-        named.setdefault(word.casefold(), word)
-        weights[word.casefold()] = weights.get(word.casefold(), 0.0) + weight
-    return {named[word]: weights[word] for word in sorted(weights, key=lambda word: -weights[word])}

@@ -52,7 +52,7 @@ class Changeable(Protocol):
 
 @dataclass
 class Synced:
-    """The result of `Index.sync`, in numbers of files.
+    """The result of `Index.sync`: numbers of files.
 
     Attributes:
         new: New files.
@@ -61,7 +61,7 @@ class Synced:
         gone: Files that were deleted.
         unchanged: Files with the same content.
         bad: Messages about files that were skipped.
-        report: Counts of encoding.
+        report: Encoding counts.
     """
 
     new: int = 0

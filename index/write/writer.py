@@ -18,9 +18,7 @@ import numpy as np
 
 from lsr.encode.base import Encoder
 from lsr.encode.corpus import Report
-from lsr.encode.lexicon import Lexicon
-from lsr.encode.load import load_encoder_files
-from lsr.errors import CorruptIndex, DataError, EncoderError, IndexLocked, LsrError, OutputError
+from lsr.errors import CorruptIndex, DataError, IndexLocked, LsrError, OutputError
 from lsr.index.search.open_segment import write_alive
 from lsr.index.search.snapshot import Snapshot
 from lsr.index.segment.columns import Columns
@@ -32,7 +30,6 @@ from lsr.index.storage.transaction import Transaction
 from lsr.index.write.buffer import Buffer, PendingSegment, Unit
 from lsr.index.write.builder import (
     BuildSettings,
-    EncoderMetadata,
     Opened,
     Source,
     manifest_of,
@@ -41,11 +38,10 @@ from lsr.index.write.builder import (
     read_batches,
     write_segment,
 )
+from lsr.index.write.encoder_state import EncoderState
 from lsr.index.write.merge import MOST, Merged, merge_parts, plan_merges
-from lsr.index.write.term_mapper import TermMapper
 from lsr.index.write.update_batch import Call, Change
-from lsr.io.vectors import VectorBatch, Vectors
-from lsr.sparse import SparseMatrix
+from lsr.io.vectors import VectorBatch
 
 _log = logging.getLogger(__name__)
 
@@ -99,18 +95,10 @@ class Writer:
 
     def _begin(self) -> None:
         """Start from the committed state."""
-        manifest, shared = self.snapshot.manifest, self.snapshot.shared
+        manifest = self.snapshot.manifest
         self._settings = BuildSettings.of(manifest)
         self._scale = float(manifest["scale"]) or self._beside
-        self._known = EncoderMetadata()
-        self._known.fingerprint, self._known.encoder_files = shared.fingerprint, shared.encoder_files
-        self._known.vocabulary = shared.vocabulary
-        if self._tokens is not None and len(self._tokens) > len(shared.vocabulary or ()):
-            self._known.vocabulary = self._tokens
-        self._learned = False  # whether the encoder was fitted or set since the last commit
-        self._n_tokens = len(shared.vocabulary or ())  # number of committed tokens
-        self._growing: Lexicon | None = None
-        self._n_before = len(self._known.vocabulary or ())
+        self._encoder = EncoderState(self._path, self.snapshot, self._tokens)
         self._stored = [PendingSegment(dict(p.entry), p.documents, p.alive) for p in self.snapshot.parts]
         self._buffer = Buffer()
         self.changed = False
@@ -131,8 +119,7 @@ class Writer:
         self._require_idle()
         opened, change = open_source(source, skip_bad=skip_bad), Change()
         call = Call(self._buffer, replace, skip_bad, change)
-        n_stored, known, scale, learned = len(self._stored), self._known, self._scale, self._learned
-        n_tokens = len(known.vocabulary or ())
+        n_stored, scale, saved = len(self._stored), self._scale, self._encoder.saved()
         self._reading = True
         try:
             with output_errors(self._path):
@@ -148,7 +135,7 @@ class Writer:
                         self._buffer = Buffer()
                         self._spill(call.fresh, call.fresh.alive)
                         call.fresh = Buffer()
-                if self._others and self._learned:
+                if self._others and self._encoder.learned:
                     raise DataError(
                         f"{self._path}: a single shard can't learn new tokens or fit an encoder: build all shards again"
                     )
@@ -161,9 +148,7 @@ class Writer:
                 self._stored = self._stored[:n_stored] + ([call.early] if call.early else [])
                 self._buffer = Buffer() if call.early else self._buffer  # early has its documents now
                 self._scale = call.early.entry["scale"] if call.early and not scale else scale
-                self._known, self._learned = known, learned
-                if self._growing is not None:
-                    self._growing.cut(n_tokens)
+                self._encoder.restore(saved)
             raise
         finally:
             self._reading = False
@@ -243,8 +228,7 @@ class Writer:
         skip_bad: bool,
         doubled: bool,
     ) -> Iterator[VectorBatch]:
-        """Yield documents from any source, with vectors in the index's terms; with `doubled`, also repeated ids."""
-        empty, known = not (self._stored or self._buffer.alive), self._known
+        """Read documents from any source, with vectors in the index's terms; with `doubled`, also repeated ids."""
         read = partial(
             read_batches,
             source,
@@ -254,41 +238,7 @@ class Writer:
             skip_bad=skip_bad,
             doubled=doubled,
         )
-        if isinstance(source, SparseMatrix | Vectors):
-            if empty and not (known.encoder_files or known.vocabulary or known.fingerprint.vocabulary_size):
-                known = EncoderMetadata()  # not set yet: the first documents decide
-            mapper = TermMapper(str(self._path), source, known, fresh=known is not self._known)
-            if known is not self._known:
-                self._known, self._learned = known, True
-            yield from mapper.mapped(read(None))
-            if mapper.grown is not None:
-                self._known, self._growing = mapper.grown, None
-            return
-        if not known.encoder_files:
-            if next(iter(source), None) is None:
-                return
-            raise EncoderError(
-                f"{self._path}: this index was built from vectors without their encoder ({known.fingerprint}): "
-                "add vectors of the same encoder"
-            )
-        model = encoder()
-        if model.living:
-            if self._growing is None:
-                tokens, shared = list(known.vocabulary or ()), self.snapshot.shared
-                term_of = dict(shared.term_of) if len(shared.term_of) == len(tokens) else None
-                self._growing = Lexicon(tokens, term_of, grows=True)
-                known.vocabulary = self._growing.tokens
-            yield from read(model.over(self._growing))
-            return
-        unlearned = model.needs_fit  # the index is still empty
-        if unlearned:  # fit a copy to these documents; dropped if the call fails
-            model = load_encoder_files(known.encoder_files)
-        yield from read(model)
-        if model.fingerprint != known.fingerprint:
-            if not unlearned:
-                known.fingerprint.require_same(model.fingerprint, f"the index {self._path}", "the encoder given")
-            self._known, self._learned = EncoderMetadata(), True  # just fitted
-            self._known.take(model)
+        return self._encoder.batches(source, encoder, read, empty=not (self._stored or self._buffer.alive))
 
     def _flush(self) -> None:
         """Write the buffer as a segment."""
@@ -306,7 +256,7 @@ class Writer:
     def _written(self, buffer: Buffer, kept: Sequence[bool]) -> PendingSegment | None:
         """Write a buffer as a segment; None if it is empty."""
         scale = self._scale
-        quantizer = quantizer_of(self._known.fingerprint, scale) or Quantizer.of
+        quantizer = quantizer_of(self._encoder.fingerprint, scale) or Quantizer.of
         if not any(kept):
             return None
         entry = write_segment(self._transaction, buffer.batches(kept), self._settings, quantizer=quantizer)
@@ -391,15 +341,7 @@ class Writer:
 
     def _replace(self, segments: list[dict[str, Any]]) -> None:
         """Commit a manifest with these segments."""
-        names = ("fingerprint", "shared", "has_encoder", "has_vocabulary")
-        shared = {name: self.snapshot.manifest[name] for name in names}
-        tokens, grown = len(self._known.vocabulary or ()), self.snapshot.manifest.get("grown")
-        if self._learned:
-            shared = self._known.write(self._transaction)
-        elif tokens > self._n_before:
-            shared |= self._known.write_grown(self._transaction, grown or (), self._n_tokens)
-        elif grown:
-            shared["grown"] = grown
+        shared = self._encoder.write(self._transaction)
         segments = [segment for segment in segments if segment["n_alive"]]
         if segments:  # later segments use the scale of the largest one
             self._scale = float(max(segments, key=lambda segment: segment["n_postings"])["scale"])
