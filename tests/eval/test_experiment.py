@@ -637,4 +637,4 @@ def test_what_cannot_be_reproduced(tmp_path, lsr_command):
     assert (ran.code, "is this the result folder of an experiment?" in ran.err) == (1, True)
     (tmp_path / "experiment.json").write_text('{"settings": {"systems": [{"name": "x"}]}}')
     ran = lsr_command("reproduce", tmp_path)
-    assert (ran.code, "aren't those of this version" in ran.err) == (1, True)
+    assert (ran.code, "this version of lsr can't read its settings" in ran.err) == (1, True)
