@@ -185,7 +185,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     if not (args.work / "indptr.npy").exists():
         if args.peers is None:
-            raise SystemExit("--peers FOLDER (or LSR_PEERS) names the peer harness, whose generator is used")
+            raise SystemExit("give the peer harness, whose generator is used: --peers FOLDER or LSR_PEERS")
         generate(args.peers, args.work, args.documents)
     out, facts_file = args.work / "index", args.work / "built.json"
     if not args.keep_index:
