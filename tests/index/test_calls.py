@@ -396,7 +396,7 @@ def test_a_block_that_fails_changes_nothing(living):
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
 def test_the_page_says_what_the_same_call_does_otherwise():
-    assert [row[0] for row in rows("What the same call does otherwise")] == [*DIFFERENT]
+    assert [row[0] for row in rows("Calls that behave differently")] == [*DIFFERENT]
 
 
 class Dense(BM25Encoder):
