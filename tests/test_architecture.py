@@ -109,21 +109,21 @@ def upward(modules, edges):
     ]
 
 
-def test_imports_run_in_no_circle():
+def test_imports_have_no_cycle():
     assert circle(graph(sources())) == []
 
 
-def test_no_import_leads_to_a_higher_floor():
+def test_no_import_leads_to_a_higher_layer():
     modules = sources()
     assert upward(modules, graph(modules)) == []
 
 
-def test_every_folder_is_a_floor():
+def test_every_folder_is_a_layer():
     folders = {Path(path).parent.as_posix() for path in sources().values()}
     assert folders - {"lsr/data"} <= set(FLOORS)
 
 
-def test_wrong_imports_would_be_seen():
+def test_wrong_imports_would_be_found():
     modules = sources()
     edges = graph(modules)
     edges["lsr.sparse"] = {"lsr.io.vectors": 1}
@@ -134,7 +134,7 @@ def test_wrong_imports_would_be_seen():
     ]
 
 
-def test_private_names_stay_in_their_folder():
+def test_private_names_are_not_imported_from_other_folders():
     modules = sources()
     wrong = [
         f"{path}:{line} imports {other}.{one}"
@@ -150,7 +150,7 @@ def test_private_names_stay_in_their_folder():
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "shards.json", "lsr.index."])
-def test_the_ground_knows_nothing_of_the_index(file):
+def test_lsr_knows_nothing_of_the_index_files(file):
     above = ("lsr/__init__.py", "lsr/_moved.py", "lsr/cli.py")
     told = [
         f"{path}:{node.lineno}"

@@ -286,7 +286,7 @@ def test_blocks_run(path, page_folder, port, request, monkeypatch):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
-def test_blocks_have_a_language_and_stand_at_the_margin(path):
+def test_blocks_name_a_language_and_are_not_indented(path):
     """Others would be taken for text and not run."""
     text = path.read_text(encoding="utf-8")
     found = blocks(text)
@@ -297,7 +297,7 @@ def test_blocks_have_a_language_and_stand_at_the_margin(path):
     assert text.count("<!-- not run: ") == sum(block.why is not None for block in found)
 
 
-def test_pictures_and_links_of_the_readme_are_there():
+def test_pictures_and_links_of_the_readme_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     for target in re.findall(r"\]\(([^)#]+)", text) + re.findall(r'src="([^"]+)"', text):
@@ -319,7 +319,7 @@ def test_outputs_are_compared_by_words_and_numbers(wanted, printed, same):
     assert same_output(wanted, printed) is same
 
 
-def test_a_block_that_fails_is_named_with_its_line(tmp_path, monkeypatch):
+def test_an_error_names_the_line_of_the_failing_block(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     monkeypatch.delenv("LSR_UPDATE_DOCS", raising=False)
     page = tmp_path / "page.md"

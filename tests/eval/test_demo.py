@@ -25,7 +25,7 @@ def test_the_demo_prints_quality_latency_and_results(tmp_path, lsr_command):
     assert lsr_command("search", tmp_path / "demo" / "bm25", "heat transfer in hypersonic flow").lines()
 
 
-def test_the_encoder_that_ships_beats_bm25(tmp_path, lsr_command):
+def test_the_shipped_encoder_beats_bm25(tmp_path, lsr_command):
     ran = lsr_command("demo", "--out", tmp_path / "demo")
     assert ran.code == 0, ran.err
     rows = [row for line in ran.out.splitlines() if len(row := line.rsplit(maxsplit=7)) == 8]

@@ -134,10 +134,10 @@ def test_a_suite_opens_them(opened):
     assert opened[name][0] == {"q3": {"d1": 1}}
 
 
-def test_a_download_that_fails_is_told(opened):
+def test_a_failed_download_is_reported(opened):
     (message,) = opened["beir/fiqa/test"]
     assert message.startswith("beir/fiqa/test: ir-datasets can't read it: ")
 
 
-def test_judgments_that_contradict_each_other_are_told(opened):
+def test_contradicting_judgments_are_refused(opened):
     assert opened["beir/nq"] == ["beir/nq:2: query 'q1' and document 'd1' are judged twice, differently"]

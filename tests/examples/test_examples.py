@@ -64,7 +64,7 @@ def test_an_index_moves_to_opensearch(tmp_path, capsys):
     assert body["query"]["neural_sparse"]["vector"]["query_tokens"].keys() == {"wing"}
 
 
-def test_an_application_around_an_index(tmp_path, monkeypatch):
+def test_the_fastapi_application(tmp_path, monkeypatch):
     pytest.importorskip("fastapi")
     from starlette.testclient import TestClient
 
@@ -95,7 +95,7 @@ def test_a_splade_model_is_trained_and_searched_with(tmp_path, monkeypatch, caps
 
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")
-def test_a_paper_is_made(part_of_cranfield, tmp_path, monkeypatch):
+def test_the_paper_is_written(part_of_cranfield, tmp_path, monkeypatch):
     """Small: a random model, two seeds, two sets; every table that the paper takes is there."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("jinja2")

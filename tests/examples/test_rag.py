@@ -45,7 +45,7 @@ def test_passages_have_titles_and_links(rag, notes, tmp_path):
     }
 
 
-def test_only_what_changed_is_indexed_again(rag, notes, tmp_path):
+def test_only_changed_files_are_indexed_again(rag, notes, tmp_path):
     path = tmp_path / "notes.idx"
     index, _ = rag.refresh(notes, path)
     answer = rag.answer(index, "Does a panel flutter?")

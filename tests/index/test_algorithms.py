@@ -131,7 +131,7 @@ def collections(draw):
     order=st.sampled_from(ORDERS),
 )
 @settings(max_examples=200)
-def test_all_equal_brute_force(case, memory, order):
+def test_all_algorithms_equal_brute_force(case, memory, order):
     matrix, queries = case
     assume(order == "given" or matrix.shape[1] < LARGE)
     truth = Truth(matrix)
@@ -142,7 +142,7 @@ def test_all_equal_brute_force(case, memory, order):
 
 
 @pytest.mark.parametrize("rows", [[], [{}], [{}, {}], [{3: 2.0}], [{}, {3: 2.0}, {}], [{0: 1.0}, {4: 1.0}]])
-def test_hardly_any_documents(tmp_path, order, rows):
+def test_very_few_documents(tmp_path, order, rows):
     matrix = SparseMatrix.from_dicts(rows, 5)
     segment, truth = write(tmp_path, matrix, order=order), Truth(matrix)
     for terms in ([], [1], [3], [0, 4], range(5)):
@@ -260,7 +260,7 @@ def test_skipping_misses_nothing(segment, truth, queries):
         require_equal(segment, truth, terms, weights, ks=(1, 10, 100, 1000))
 
 
-def test_blocks_and_postings_are_really_skipped(segment, queries):
+def test_blocks_and_postings_are_skipped(segment, queries):
     for terms, weights in queries:
         plans = {name: segment.plan(terms, weights, 10, SearchSettings(name)) for name in ALGORITHMS}
         whole, some, windowed = plans["exhaustive"], plans["blocks"], plans["maxscore"]
@@ -272,7 +272,7 @@ def test_blocks_and_postings_are_really_skipped(segment, queries):
         assert some.postings_scored < whole.postings_scored / 4
 
 
-def test_maxscore_leaves_terms_aside(tmp_path, clustered, truth, queries, order):
+def test_maxscore_skips_nonessential_terms(tmp_path, clustered, truth, queries, order):
     # With several windows: in the first there is no score to reach yet.
     segment = write(tmp_path, clustered[0], memory=24 * 2 * 60_000, order=order)
     assert segment.n_windows > 3
@@ -284,7 +284,7 @@ def test_maxscore_leaves_terms_aside(tmp_path, clustered, truth, queries, order)
         assert 0 < some.postings_scored < whole.postings_scored
 
 
-def test_each_way_of_scoring_candidates_is_taken(tmp_path, monkeypatch, segment, truth, queries):
+def test_every_method_of_scoring_candidates_is_covered(tmp_path, monkeypatch, segment, truth, queries):
     """The outermost kernel runs as Python here, so that it can be watched; the kernels it calls stay compiled."""
     ran = dict.fromkeys(("score_blocks", "score_split", "score_window"), 0)
 
@@ -331,7 +331,7 @@ def test_each_way_of_scoring_candidates_is_taken(tmp_path, monkeypatch, segment,
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def test_alpha_misses_documents_but_never_their_scores(segment, truth, queries):
+def test_alpha_misses_documents_but_keeps_exact_scores(segment, truth, queries):
     found = {}
     for alpha in (1.0, 0.9, 0.6, 0.2, 1e-9, 5e-324):
         for terms, weights in queries:
@@ -365,7 +365,7 @@ def block_bounds(segment, matrix, terms, integers):
     return np.array(bounds), docs
 
 
-def test_guaranteed_blocks_are_scored_whatever_alpha_says(segment, clustered, truth, queries):
+def test_guaranteed_blocks_are_scored_for_any_alpha(segment, clustered, truth, queries):
     for terms, weights in queries[:5]:
         sums, factor = truth.sums(terms, weights)
         known, integers, _ = truth.integers(terms, weights)
@@ -407,7 +407,7 @@ def test_beta_is_a_query_of_its_heaviest_terms(segment, queries, algorithm):
             assert segment.plan(terms, weights, 50, given_).terms == size
 
 
-def test_floats_are_scanned_whatever_is_asked_for(tmp_path, clustered, queries):
+def test_float_impacts_are_always_scanned(tmp_path, clustered, queries):
     matrix = clustered[0][:3000]
     segment = write(tmp_path, matrix, impacts="float32")
     for terms, weights in queries[:5]:
@@ -439,7 +439,7 @@ def test_floats_are_scanned_whatever_is_asked_for(tmp_path, clustered, queries):
         ),
     ],
 )
-def test_settings_that_make_no_sense_name_all_that_is_wrong(given_, named):
+def test_all_invalid_settings_are_reported(given_, named):
     with pytest.raises(ValueError, match="must be") as raised:
         SearchSettings(**given_)
     for part in named:
@@ -459,7 +459,7 @@ def answers(hits):
     return [[hit.doc, hit.score] for hit in hits]
 
 
-def test_unknown_settings_are_refused_with_the_names_of_the_known(index, clustered):
+def test_unknown_settings_are_refused_and_known_ones_named(index, clustered):
     for call in (index.search, index.search_batch, index.explain_plan):
         with pytest.raises(TypeError, match=r"alhpa.*algorithm, alpha, beta, guaranteed"):
             call(clustered[0][0], alhpa=0.5)
@@ -468,7 +468,7 @@ def test_unknown_settings_are_refused_with_the_names_of_the_known(index, cluster
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_batches_and_threads_change_nothing(index, truth, queries, algorithm):
+def test_batches_and_threads_give_equal_results(index, truth, queries, algorithm):
     rows = SparseMatrix.from_rows(queries, 2030)
     alone = [answers(index.search(rows[i], 20, algorithm=algorithm)) for i in range(len(rows))]
     for (terms, weights), found in zip(queries, alone, strict=True):
@@ -482,7 +482,7 @@ def test_batches_and_threads_change_nothing(index, truth, queries, algorithm):
         assert list(many) == alone * 5
 
 
-def test_threads_may_search_by_different_algorithms_at_once(index, queries):
+def test_threads_may_use_different_algorithms_at_once(index, queries):
     rows = SparseMatrix.from_rows(queries, 2030)
     wanted = [answers(index.search(rows[i], 30, algorithm="exhaustive")) for i in range(len(rows))]
     jobs = [(i, ALGORITHMS[(i + turn) % len(ALGORITHMS)]) for turn in range(5) for i in range(len(rows))]
@@ -505,7 +505,7 @@ print(json.dumps(found))
 """
 
 
-def test_three_processes_at_once_find_the_same(index, queries):
+def test_concurrent_processes_give_equal_results(index, queries):
     rows = [(terms.tolist(), weights.tolist()) for terms, weights in queries[:10]]
     running = [
         subprocess.Popen(

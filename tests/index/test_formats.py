@@ -64,7 +64,7 @@ def path(tmp_path):
     return tmp_path / "idx"
 
 
-def test_what_is_kept_is_of_this_format(path):
+def test_the_stored_index_has_this_format(path):
     manifest = json.loads((path / MANIFEST).read_bytes())
     assert (manifest["format"], FORMAT) == (3, 3)
     assert len(manifest["segments"]) == 2
@@ -72,7 +72,7 @@ def test_what_is_kept_is_of_this_format(path):
     assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 50_000
 
 
-def test_it_is_searched_and_verified(path):
+def test_the_stored_index_is_searched_and_verified(path):
     index = Index.open(path)
     assert index.verify() == []
     assert [[hit[0] for hit in found] for found in answers(index)] == [
@@ -83,7 +83,7 @@ def test_it_is_searched_and_verified(path):
     assert index.search("flat plate")[0].explain().words() == "flat 50%, plate 50%"
 
 
-def test_it_is_as_one_made_now(path, tmp_path):
+def test_the_stored_index_equals_a_new_one(path, tmp_path):
     make(tmp_path / "now")
     assert answers(Index.open(path)) == answers(Index.open(tmp_path / "now"))
     old, new = (json.loads((folder / MANIFEST).read_bytes()) for folder in (path, tmp_path / "now"))
@@ -93,7 +93,7 @@ def test_it_is_as_one_made_now(path, tmp_path):
     assert old["segments"] == new["segments"]
 
 
-def test_it_is_changed_and_merged(path, tmp_path):
+def test_the_stored_index_can_be_changed_and_merged(path, tmp_path):
     make(tmp_path / "now")
     found = []
     for folder in (path, tmp_path / "now"):
@@ -113,7 +113,7 @@ def test_it_is_changed_and_merged(path, tmp_path):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_earlier_formats_are_refused_with_what_to_do_and_can_be_built_over(tmp_path, lsr_command, version):
+def test_earlier_formats_are_refused_with_advice_and_can_be_overwritten(tmp_path, lsr_command, version):
     path = tmp_path / "idx"
     (path / "data-0123456789abcdef").mkdir(parents=True)
     (path / "data-0123456789abcdef" / "postings.arrow").write_bytes(b"ARROW1")
@@ -148,7 +148,7 @@ def shipped(tmp_path, monkeypatch):
     return bring
 
 
-def test_of_an_encoder_that_a_later_version_replaced(tmp_path, shipped, lsr_command):
+def test_an_index_of_an_older_encoder_version_opens(tmp_path, shipped, lsr_command):
     shipped("lsr-tiny")
     Index.build(tmp_path / "idx", DOCUMENTS, encoder="lsr-tiny")
     before = answers(Index.open(tmp_path / "idx"))

@@ -94,7 +94,7 @@ FULL = """
 
 
 @pytest.mark.parametrize("action", ["merge", "background", "reshard", "add"])
-def test_a_disk_that_runs_full_is_told_and_harms_nothing(living, small_disk, action, python):
+def test_a_full_disk_is_reported_and_does_no_harm(living, small_disk, action, python):
     shutil.copytree(living, small_disk / "idx")
     code, out, error = python(FULL, small_disk, action)
     assert code == 0, (code, error)
@@ -103,7 +103,7 @@ def test_a_disk_that_runs_full_is_told_and_harms_nothing(living, small_disk, act
     assert outcomes.count("full") >= 5
 
 
-def test_a_graph_that_finds_no_room_is_told(small_disk):
+def test_a_full_disk_while_writing_a_graph_is_reported(small_disk):
     pytest.importorskip("usearch", reason="the extra ann is not installed")
     subprocess.run(["mount", "-o", "remount,size=400k", small_disk], check=True)
     texts = [(str(i), f"{i}") for i in range(600)]

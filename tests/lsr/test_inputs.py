@@ -89,13 +89,13 @@ class Frame:
         (["cat", "caf\udce9"], DataError, "text 1 holds a byte that isn't UTF-8, 0xe9, at character 3"),
     ],
 )
-def test_what_is_no_text_is_refused_by_name(encoder, wrong, error, message):
+def test_values_that_are_not_text_are_refused_with_their_type(encoder, wrong, error, message):
     for encode in (encoder.encode_query, encoder.encode_document):
         with pytest.raises(error, match=message):
             encode(wrong)
 
 
-def test_a_text_stays_as_it_is():
+def test_a_text_is_unchanged():
     texts = ["", " a\n", "naïve 日本 🙂", np.str_("x")]
     assert as_texts(texts) == texts
     assert as_texts("a") == ["a"]

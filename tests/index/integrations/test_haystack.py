@@ -35,7 +35,7 @@ with pytest.MonkeyPatch.context() as patch:  # it sends what it sends while it i
 LATER = {"field": "meta.year", "operator": ">", "value": 1960}
 
 
-def test_finds_what_the_index_finds(folder):
+def test_results_equal_those_of_the_index(folder):
     hits = Index.open(folder).search("flutter of wings", k=2)
     found = LsrRetriever(LsrDocumentStore(folder)).run("flutter of wings", top_k=2)["documents"]
     assert [(d.id, d.content, d.score) for d in found] == [(h.id, h.text, h.score) for h in hits]
@@ -47,12 +47,12 @@ def test_settings_reach_the_search(folder):
         LsrRetriever(LsrDocumentStore(folder), settings={"alpha": 7}).run("wing")
 
 
-def test_no_index(tmp_path):
+def test_a_missing_index_is_an_error(tmp_path):
     with pytest.raises(IndexFormatError, match="not an index"):
         LsrDocumentStore(tmp_path).count_documents()
 
 
-def test_filters_leave_as_many_as_were_asked_for(tmp_path):
+def test_filters_apply_before_the_top_k(tmp_path):
     """What is filtered out of the best is made up for by what comes below."""
     documents = [{"_id": str(n), "text": "cat " * (40 - n), "metadata": {"even": n % 2 == 0}} for n in range(40)]
     index = Index.build(tmp_path / "idx", documents, encoder="bm25", impacts="float32")
@@ -89,7 +89,7 @@ FILTERS += [
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
-def test_filters_are_haystacks_own(tmp_path, filters):
+def test_filters_follow_haystacks_semantics(tmp_path, filters):
     def about(n):
         found = {"n": n, "date": f"2020-01-{n % 28 + 1:02}", "tags": ["a"] * (n % 3), "mixed": n if n % 2 else "x"}
         return found | ({"lang": ("en", "de")[n % 2]} if n % 5 else {}) | ({"author": {"name": "Ada"}} if n % 7 else {})
@@ -104,7 +104,7 @@ def test_filters_are_haystacks_own(tmp_path, filters):
     assert [d.id for d in among] == [doc_id for doc_id in expected if int(doc_id) < 35][:3]
 
 
-def test_few_documents_that_match_are_all_that_is_read(tmp_path, monkeypatch):
+def test_only_matching_documents_are_read(tmp_path, monkeypatch):
     documents = [{"_id": str(n), "text": "cat", "metadata": {"n": n}} for n in range(400)]
     Index.build(tmp_path / "idx", documents, encoder="bm25")
     store = LsrDocumentStore(tmp_path / "idx")
@@ -123,7 +123,7 @@ def test_filter_documents(folder):
     assert [d.id for d in store.filter_documents(LATER)] == ["plate", "flutter"]
 
 
-def test_in_a_pipeline_that_is_saved_and_loaded(folder, monkeypatch):
+def test_a_pipeline_can_be_saved_and_loaded(folder, monkeypatch):
     monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", LsrRetriever.__module__)
     pipeline = Pipeline()
     retriever = LsrRetriever(LsrDocumentStore(folder), top_k=1, filters=LATER, settings={"alpha": 0.9})
@@ -140,13 +140,13 @@ def test_in_a_pipeline_that_is_saved_and_loaded(folder, monkeypatch):
         assert ran["prompt"]["prompt"] == "Flutter of a wing, flutter of a panel. Why?"
 
 
-def test_store_as_a_dictionary():
+def test_a_store_can_be_serialized():
     store = LsrDocumentStore("idx", encoder="bm25")
     again = LsrDocumentStore.from_dict(store.to_dict())
     assert (again.path, again.encoder) == ("idx", "bm25")
 
 
-def test_a_store_stays_where_it_was_made(tmp_path, monkeypatch):
+def test_a_store_keeps_its_absolute_path(tmp_path, monkeypatch):
     for name in "ab":
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "a")
@@ -189,7 +189,7 @@ def test_two_stores_on_one_index(tmp_path):
     assert first.count_documents() == 2
 
 
-def test_a_bad_document_is_no_doubled_one(tmp_path):
+def test_a_bad_document_is_not_reported_as_a_duplicate(tmp_path):
     store = LsrDocumentStore(tmp_path / "idx", encoder="bm25")
     bad = Document(id="1", content="Cats.", meta={"tags": {1, 2}})
     for policy in DuplicatePolicy:
@@ -252,7 +252,7 @@ class TestAgainstTheirsAsync(
             await document_store.write_documents_async([document])
 
 
-def test_filters_of_a_run_replace_or_are_merged(folder):
+def test_filters_of_a_run_replace_or_merge(folder):
     store = LsrDocumentStore(folder)
     swept = {"field": "meta.title", "operator": "==", "value": "Wings"}
     for policy, ids in (("replace", ["wing"]), ("merge", []), (FilterPolicy.MERGE, [])):
@@ -263,7 +263,7 @@ def test_filters_of_a_run_replace_or_are_merged(folder):
         LsrRetriever(store, filter_policy="mix")
 
 
-def test_options_and_async(folder):
+def test_options_work_in_sync_and_async_calls(folder):
     retriever = LsrRetriever(LsrDocumentStore(folder), settings={"group_by": "year", "min_score": 0.01})
     found = retriever.run("wing panel plate")
     assert len(found["documents"]) == 2
@@ -273,7 +273,7 @@ def test_options_and_async(folder):
     assert asyncio.run(pipeline.run_async({"retriever": {"query": "wing panel plate"}})) == {"retriever": found}
 
 
-def test_passages_are_not_cut_again(passages):
+def test_given_passages_are_not_cut_again(passages):
     store = LsrDocumentStore(passages.path)
     with pytest.raises(ValueError, match="add them again"):
         store.update_by_filter({}, {"lang": "en"})
