@@ -8,7 +8,7 @@ import pytest
 
 from lsr.encode.analyzer import Analyzer, language_name
 from lsr.encode.bm25 import BM25Encoder
-from lsr.encode.languages import MixedAnalyzer, analyzer_of, saved_analyzer, told_language
+from lsr.encode.languages import MixedAnalyzer, analyzer_of, detect_language, saved_analyzer
 from lsr.encode.load import load_encoder
 from lsr.errors import EncoderError
 from lsr.index.index import Index
@@ -40,19 +40,19 @@ ALL = tuple(MixedAnalyzer().marks)
 
 @pytest.mark.parametrize("language", TEXTS)
 def test_the_language_of_a_text_is_detected(language):
-    assert told_language(TEXTS[language], ALL) == language
-    assert told_language(TEXTS[language].upper(), ALL) == language
+    assert detect_language(TEXTS[language], ALL) == language
+    assert detect_language(TEXTS[language].upper(), ALL) == language
 
 
 @pytest.mark.parametrize("text", UNSPACED.values(), ids=UNSPACED)
 def test_latin_words_in_scripts_without_spaces_are_english(text):
-    assert told_language(text, ALL) == "english"
-    assert told_language(text, ("german", "none")) == "none"
+    assert detect_language(text, ALL) == "english"
+    assert detect_language(text, ("german", "none")) == "none"
 
 
 @pytest.mark.parametrize("text", ["", "12 34", "Zürich Reykjavík", "!?", "\ud800"])
 def test_texts_without_a_sign_have_the_first_language(text):
-    assert told_language(text, ALL) is None
+    assert detect_language(text, ALL) is None
     assert MixedAnalyzer().language_of(text) == "english"
     assert MixedAnalyzer("de,fr").language_of(text) == "german"
 
@@ -61,7 +61,7 @@ def test_texts_without_a_sign_have_the_first_language(text):
     "text", ["Будинки на пагорбі були збудовані до війни", "خانه‌های روی تپه پیش از جنگ ساخته شدند"]
 )
 def test_unsupported_languages_of_a_script_are_not_stemmed(text):
-    assert told_language(text, ALL) == "none"
+    assert detect_language(text, ALL) == "none"
 
 
 @pytest.mark.parametrize(
