@@ -1,4 +1,4 @@
-"""The floors of the house: who may import whom. Imports within functions and for type checkers count too."""
+"""Layers: which folder may import which. Imports within functions and for type checkers count, too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHECKOUT = (ROOT / "pyproject.toml").is_file() and (ROOT / "index").is_dir()
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="needs the source checkout")
 
-# From the lowest to the highest; a file or folder imports its own floor and those before it.
+# From the lowest layer to the highest; a file or folder may import its own layer and lower ones.
 FLOORS = (
     "lsr",
     "lsr/io",
@@ -38,7 +38,7 @@ FLOORS = (
     "eval/compare.py",
     "eval/cli.py",
 )
-# They fetch names of higher floors when somebody asks for one.
+# They import names of higher layers on access.
 FACES = ("lsr/__init__.py", "index/__init__.py", "eval/__init__.py", "lsr/encode/__init__.py", "lsr/train/__init__.py")
 
 
@@ -77,13 +77,13 @@ def graph(modules):
 
 
 def floor(path):
-    """The number of a file's floor: that of the longest entry that is the file or a folder above it."""
+    """The number of a file's layer: that of the longest entry that is the file or one of its folders."""
     fits = [entry for entry in FLOORS if path == entry or path.startswith(f"{entry}/")]
     return FLOORS.index(max(fits, key=len))
 
 
 def circle(edges):
-    """A circle, as a list of modules; empty if there is none."""
+    """A cycle as a list of modules; empty if there is none."""
     done, path = set(), []
 
     def visit(name):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 FACES = ("lsr", "lsr.encode", "lsr.index", "lsr.train", "lsr.eval")
-# What README and docs import; a name that goes breaks somebody's program.
+# Names that README and docs import.
 PROMISED = {
     "lsr": "Client Document Encoder Hit Hybrid Index LsrError Passages SearchSettings SparseMatrix load_encoder "
     "load_matrix open_corpus read_vectors save_matrix",

@@ -1,4 +1,4 @@
-"""Import paths of the release before: they work, and name the new ones."""
+"""Import paths of the previous release work, and warn with the new ones."""
 
 from __future__ import annotations
 

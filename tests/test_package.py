@@ -1,4 +1,4 @@
-"""The house itself: what the wheel holds, which wing may import which, and that importing lsr is quick."""
+"""The package: content of the wheel, direction of imports, and quick imports."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_all_packages_on_disk_are_in_the_wheel():
 
 
 def test_a_checkout_called_lsr_beside_it_does_no_harm(tmp_path):
-    """Python takes the folder where it is started for a package of that name, before the one that is installed."""
+    """Python prefers a folder of that name in the current folder to the installed package."""
     (tmp_path / "lsr").symlink_to(ROOT)
     said = python(
         "import lsr, lsr.index.index; from lsr import Index; print(lsr.__version__, Index.__module__)", tmp_path

@@ -1,4 +1,4 @@
-"""Examples in docstrings (`>>>`) do what they say."""
+"""Examples in docstrings (`>>>`) give the printed results."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Every block of code in README.md and docs/ runs, and prints what the page says that it prints.
+"""Every block of code in README.md and docs/ runs and prints what the page shows.
 
 A page's blocks run top to bottom, in one folder and one Python namespace:
 
-    ```python       runs; names stay for the blocks below it, and top-level `await` works
+    ```python       runs; its names are visible to later blocks, and top-level `await` works
     ```shell        runs; `lsr ...` in this process, everything else in bash; `lsr serve` runs until the next one
-    ```text         what the block above it prints; numbers may differ by 3 %
-    ```yaml, json   are parsed; a training run or an experiment is checked as `lsr` checks it
+    ```text         the output of the block above; numbers may differ by 3 %
+    ```yaml, json   parsed; settings of a training run or an experiment are checked as by `lsr`
 
-A block that can't run here stands below a comment that says why: `<!-- not run: needs a GPU -->`.
+A comment above a block that can't run here says why: `<!-- not run: needs a GPU -->`.
 With LSR_UPDATE_DOCS=1 in the environment the text blocks are rewritten instead of compared.
 """
 
@@ -77,7 +77,7 @@ def blocks(text: str) -> list[Block]:
 
 
 class _Terminal(io.StringIO):
-    """A stdout that commands take for a terminal, so that they print tables."""
+    """A stdout that looks like a terminal, so that commands print tables."""
 
     def isatty(self) -> bool:
         return True
@@ -88,7 +88,7 @@ class Page:
 
     Args:
         path: The Markdown file.
-        replace: Text to replace in every block, as {old: new}: a port, say.
+        replace: {old: new} text to replace in every block, such as a port.
     """
 
     def __init__(self, path: Path, replace: dict[str, str] | None = None) -> None:
@@ -287,7 +287,7 @@ def test_blocks_run(path, page_folder, port, request, monkeypatch):
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_blocks_name_a_language_and_are_not_indented(path):
-    """Others would be taken for text and not run."""
+    """Other blocks would count as text and not run."""
     text = path.read_text(encoding="utf-8")
     found = blocks(text)
     fences = re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/ say what benchmarks/results/ has."""
+"""The tables of README.md and docs/ agree with benchmarks/results/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Artifacts are made once for each key, and again when they were cut off or their key has changed."""
+"""Artifacts are made once per key, and again if they were interrupted or the key has changed."""
 
 from __future__ import annotations
 

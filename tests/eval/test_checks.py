@@ -1,4 +1,4 @@
-"""Checks: everything wrong is told at once, with its line; nothing changes a mean unseen."""
+"""Checks report all problems at once, with their lines; nothing changes a mean silently."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def runs(tmp_path):
-    """Three runs: the best has the document first, the second now and then, the last never."""
+    """Three runs: the best has the document always first, the second sometimes, the last never."""
     orders = {"best": ["ab"] * 6, "middle": ["ab", "ba", "ab", "ba", "ab", "bc"], "worst": ["bc"] * 6}
     for name, docs in orders.items():
         lines = [f"q{i} Q0 {doc} {r + 1} {9 - r} {name}\n" for i, row in enumerate(docs) for r, doc in enumerate(row)]

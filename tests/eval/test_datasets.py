@@ -58,7 +58,7 @@ def test_bad_judgments_are_named(folder, text, message):
 
 @pytest.fixture
 def registered():
-    """A dataset that ir-datasets knows by the name lsr-test, with judgments under lsr-test/test."""
+    """An ir-datasets dataset called lsr-test, with judgments under lsr-test/test."""
     datasets = pytest.importorskip("ir_datasets")
     formats = pytest.importorskip("ir_datasets.formats")
     doc, query, qrel = formats.GenericDoc, formats.GenericQuery, formats.TrecQrel
@@ -208,7 +208,7 @@ def test_dropped_documents_leave_room_for_others(tmp_path, parts):
 
 
 def test_documents_that_the_judgments_exclude_are_left_out(folder):
-    """As BRIGHT's are: they are neither found nor missed, and others take their places."""
+    """As in BRIGHT: excluded documents count neither as found nor as missed, and others move up."""
     (folder / "corpus.jsonl").write_text("".join(f'{{"_id": "d{i}", "text": "one {i}"}}\n' for i in range(4)))
     index = Index.build(folder / "idx", open_dataset(str(folder)).corpus(), encoder="bm25")
     found = [hit.id for hit in index.search("one")]

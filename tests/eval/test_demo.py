@@ -1,4 +1,4 @@
-"""lsr demo: runs without a network on the collection in the package, and overwrites nothing of anybody else's."""
+"""lsr demo runs offline on the collection of the package, and overwrites only its own folder."""
 
 from __future__ import annotations
 

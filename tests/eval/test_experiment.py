@@ -1,4 +1,4 @@
-"""Experiments: what is measured is what direct calls give; nothing is made twice; what is wrong is told."""
+"""Experiments measure what direct calls give, make nothing twice, and report problems."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def datasets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vectors(datasets, tmp_path_factory, module_command):
-    """Vectors and queries that another engine may have made, and its run, of each dataset."""
+    """For each dataset, vectors, queries and a run as of another engine."""
     root = tmp_path_factory.mktemp("theirs")
     for name, dataset in datasets.items():
         docs = root / f"{name}.parquet"
@@ -410,7 +410,7 @@ def test_all_invalid_settings_are_reported():
 
 @pytest.fixture(scope="module")
 def seeded(datasets, vectors, tmp_path_factory):
-    """An experiment with runs of two seeds: the second lacks half of what the first found."""
+    """An experiment with runs of two seeds; the second lacks half of the first's hits."""
     root = tmp_path_factory.mktemp("seeded")
     for name in datasets:
         lines = (vectors / f"{name}.trec").read_text().splitlines(keepends=True)
@@ -497,7 +497,7 @@ def test_datasets_need_different_names(datasets):
 
 
 def test_systems_need_different_file_names():
-    """Of two that had one, the second run would replace the first, and be measured in its place."""
+    """With one file, the second run would replace the first."""
     with pytest.raises(ValueError, match=r"of 'SPLADE' and 'SPLADE\+' would have the same file name"):
         ExperimentSettings(tuple(SystemSettings(name, encoder="bm25") for name in ("SPLADE", "SPLADE+")))
 
@@ -557,7 +557,7 @@ def test_the_command_reports_all_problems_and_takes_a_split(tmp_path, lsr_comman
 
 
 def test_written_runs_reproduce_the_report_despite_ties(done, datasets):
-    """By trec_eval itself, on the files; and what it would have said of the scores as they were found."""
+    """By trec_eval itself, on the files; and its values for the original scores."""
     import ir_measures
 
     out, record = done

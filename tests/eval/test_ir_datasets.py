@@ -1,7 +1,7 @@
-"""ir-datasets' own loading: small files where its cache keeps the real ones, opened by their real names.
+"""ir-datasets loads small files in place of its real ones, by their real names.
 
-Its checksums are of downloads; what lies in the cache is taken as it is. The cache's place is settled when ir-datasets
-is imported, so this runs in a process of its own, from which no server can be reached.
+It checks downloads, but not its cache, where the small files are. It reads the location of its cache when it is
+imported, so this runs in a separate process, which can't reach any server.
 """
 
 from __future__ import annotations

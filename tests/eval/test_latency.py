@@ -1,4 +1,4 @@
-"""Latency: percentiles in milliseconds, a warm-up that doesn't count."""
+"""Latency: percentiles in milliseconds, after a warm-up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures are ir-measures' own; ties keep the order of the search; queries without results count as 0."""
+"""Measures are those of ir-measures; ties keep the order of the search; queries without results count as 0."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_measure_undefined_for_a_query_has_no_value():
 
 
 def test_ids_may_be_any_text():
-    """gdeval.pl takes numbers alone, and makes one topic of 2-1 and 3-1."""
+    """gdeval.pl reads only numbers, and would merge the topics 2-1 and 3-1."""
     qrels = {"2-1": {"d one": 1}, "3-1": {"d1": 4}, "what?": {"d1": 0}}
     run = {"2-1": {"d one": 1.0}, "3-1": {"d2": 2.0, "d1": 1.0}, "what?": {"d1": 1.0}}
     _, per_query = score_run(qrels, run, parse_measures("ERR@10"))
@@ -182,7 +182,7 @@ def test_scores_that_are_not_finite_are_refused():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_written_run_gives_trec_eval_the_same_values(seed, tmp_path):
-    """Whatever scores are: equal, equal as float32, beyond its range, tiny."""
+    """For scores that are equal, equal as float32, beyond its range, or tiny."""
     rng = np.random.default_rng(seed)
     levels = [[1.0], [2.0, 1.0], [1 + 1e-9, 1.0, 1 - 1e-9], [0.0, -0.0, 1e-45, 5e-46], [1e300, 1e39, -1e300]][seed]
     qrels = {f"q{q}": {f"d{d}": int(rng.integers(3)) for d in range(0, 30, 2)} for q in range(10)}

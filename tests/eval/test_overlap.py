@@ -1,4 +1,4 @@
-"""Rank-biased overlap and Kendall's tau: by hand, by their definitions, and by scipy."""
+"""Rank-biased overlap and Kendall's tau equal hand-worked examples, their definitions, and scipy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lsr.eval.overlap import kendall_tau, rank_biased_overlap
 
 
 def direct(first, second, p):
-    """Equation 32 of Webber, Moffat and Zobel, written down as it stands."""
+    """Equation 32 of Webber, Moffat and Zobel, literally."""
     short, long = sorted((first, second), key=len)
     s, n = len(short), len(long)
     shared = [len(set(short[:d]) & set(long[:d])) for d in range(n + 1)]

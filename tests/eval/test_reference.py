@@ -1,4 +1,4 @@
-"""Published figures: the columns' means are those that were published, and users' names lead to them."""
+"""Published figures: column means equal the published ones, and datasets are found by any of their names."""
 
 from __future__ import annotations
 

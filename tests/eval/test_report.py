@@ -1,4 +1,4 @@
-"""lsr report: the page and the Markdown say what the result folder says, and nothing of it is taken for markup."""
+"""lsr report: the page and the Markdown show the result folder's values, and none of them acts as markup."""
 
 from __future__ import annotations
 

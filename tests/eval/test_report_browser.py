@@ -1,4 +1,4 @@
-"""The report in a real browser: chromium, headless, driven by Playwright; skipped where one of them is missing."""
+"""The report in headless chromium, driven by Playwright; skipped if one of them is missing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def url(hostile_made, tmp_path_factory):
 
 @pytest.fixture
 def visit(browser, url):
-    """Opens the report; whatever the browser complains of, or asks for besides the file, fails the test."""
+    """Opens the report; any complaint of the browser, or request for another file, fails the test."""
     complaints, contexts = [], []
 
     def open_page(viewport, **options):

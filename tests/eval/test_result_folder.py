@@ -1,4 +1,4 @@
-"""A result folder is checked before anything is made of it: every fault named, all of experiment.json's at once."""
+"""A result folder is checked before it is used; all faults of experiment.json are named at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paired tests: hand-worked examples, scipy as the reference, and p-values that are uniform where nothing is."""
+"""Paired tests: hand-worked examples, scipy as the reference, and uniform p-values under the null hypothesis."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_without_variance_over_seeds_the_test_is_a_t_test():
 
 
 def test_differences_due_to_seeds_are_not_significant():
-    """Systems that differ only by seeds that matter: a test over queries alone is wrong much of the time."""
+    """Systems that differ only by their seeds: a test over queries alone would often find a difference."""
     rng = np.random.default_rng(1)
     over_seeds, over_queries = [], []
     for _ in range(200):

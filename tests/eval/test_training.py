@@ -1,4 +1,4 @@
-"""lsr train: a small model learns on a real collection, what goes wrong is said, and every preset is whole."""
+"""lsr train: a small model learns on a real collection, problems are reported, and every preset is valid."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PRESETS = Path(__file__).resolve().parents[2] / "configs" / "train"
 
 @pytest.fixture(scope="module")
 def cranfield(tmp_path_factory):
-    """A third of the judged documents of the collection in the package, and its queries in two parts."""
+    """A third of the judged documents of the package's collection, and its queries in two parts."""
     source, folder = files("lsr.data") / "cranfield", tmp_path_factory.mktemp("data") / "cranfield"
     (folder / "qrels").mkdir(parents=True)
     lines = (source / "qrels" / "test.tsv").read_text().splitlines()
@@ -55,7 +55,7 @@ def cranfield(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def random_bert(cranfield, tmp_path_factory):
-    """A masked language model that knows no more than which token it reads, over the collection's word pieces."""
+    """A masked language model over the collection's word pieces that only predicts the token that it reads."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
@@ -266,7 +266,7 @@ def test_every_preset_is_valid(name):
     if name not in ("lsr-mini", "lsr-tiny"):
         assert "arXiv 2" in path.read_text().partition("\nmodel:")[0]
         assert "Published" in path.read_text()
-    # It names what anybody can have, no file that something else would have to make first.
+    # A preset names only public models and data, no file that another step must make first.
     assert is_hub_name(settings.model.checkpoint)
     assert all(source.path.startswith("irds:") for source in settings.data.sources)
     assert all(is_hub_name(t.dense or t.encoder) or t.encoder == "bm25" for t in settings.teachers)
@@ -275,7 +275,7 @@ def test_every_preset_is_valid(name):
 
 @pytest.fixture(scope="module")
 def negatives(cranfield, tmp_path_factory):
-    """What BM25 finds for the training queries."""
+    """BM25's run for the training queries."""
     out = tmp_path_factory.mktemp("mined") / "run"
     (found,) = as_overrides(str(cranfield), out, negatives=True, validates=False)
     assert json.loads(found.partition("=")[2]) == [
@@ -305,7 +305,7 @@ def cross_encoder(random_bert, tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")
 def test_a_cross_encoder_can_be_the_teacher(cross_encoder, config, negatives, cranfield, tmp_path, lsr_command):
-    """As it scores here, and as `lsr score` has written it beforehand: the same losses."""
+    """Scores computed during training and scores written by `lsr score` give the same losses."""
     pytest.importorskip("sentence_transformers")
     scored = tmp_path / "scored.jsonl"
     how = ("--documents", cranfield, "--cross-encoder", cross_encoder, "--max-length", "64", "--device", "cpu")
@@ -397,7 +397,7 @@ def decoder(random_bert, tmp_path_factory):
 @pytest.mark.skipif(not PRESETS.is_dir(), reason="needs the source checkout")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_runs(name, random_bert, decoder, cranfield, negatives, tmp_path, lsr_command):
-    """By its name on a BEIR folder, as it is but for small models and two steps."""
+    """By its name, on a BEIR folder, changed only to use small models and two steps."""
     as_it_is = read_config(PRESETS / f"{name}.yaml", TrainSettings)
     if as_it_is.model.lora:
         pytest.importorskip("peft")

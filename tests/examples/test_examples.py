@@ -32,7 +32,7 @@ def load(name):
 
 @pytest.fixture(scope="module")
 def part_of_cranfield(tmp_path_factory):
-    """The first 200 documents of the collection in the package, and what of its judgments is about them."""
+    """The first 200 documents of the package's collection, and the judgments about them."""
     source, folder = files("lsr.data") / "cranfield", tmp_path_factory.mktemp("data") / "cranfield"
     (folder / "qrels").mkdir(parents=True)
     corpus = gzip.decompress((source / "corpus.jsonl.gz").read_bytes()).decode().splitlines(keepends=True)[:200]
@@ -96,7 +96,7 @@ def test_a_splade_model_is_trained_and_searched_with(tmp_path, monkeypatch, caps
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")
 def test_the_paper_is_written(part_of_cranfield, tmp_path, monkeypatch):
-    """Small: a random model, two seeds, two sets; every table that the paper takes is there."""
+    """With a random model, two seeds and two sets, every table that the paper includes exists."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("jinja2")
     monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))

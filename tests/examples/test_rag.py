@@ -64,7 +64,7 @@ def test_only_changed_files_are_indexed_again(rag, notes, tmp_path):
     assert found == {"wings.md#wings", "birds.md"}
 
 
-# Questions of somebody who hasn't read the docs yet, the pages that answer them, and what the answer says.
+# Questions of a newcomer to the docs, the pages that answer them, and words of the answer.
 QUESTIONS = [
     ("How do I restrict a search to documents from a certain year?", "guides/filters", '"year": {">='),
     ("Which file types can be read from a folder?", "guides/folders", r"\.docx|\.rst"),

@@ -1,6 +1,6 @@
-"""Every algorithm finds the documents, the scores and the order of brute force, whatever vectors and settings are like.
+"""Every algorithm gives the documents, scores and order of brute force, for all kinds of vectors and settings.
 
-Brute force is here a sum of integers in numpy, sorted whole. What one kernel does wrong, all share at most by chance.
+Brute force is a sum of integers in numpy, sorted completely; it shares no code with the kernels.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PALETTES = {"few": [1.0, 2.0, 3.0], "full": [255.0], "wide": [1.0, 7.0, 100.0, 2
 
 @pytest.fixture(params=ORDERS)
 def order(request):
-    """The order in which documents are stored; no result may depend on it."""
+    """The storage order, on which no result may depend."""
     return request.param
 
 
@@ -53,18 +53,18 @@ class Truth:
         self.n_docs = len(matrix)
 
     def lists(self, terms):
-        """Where the postings of each term lie."""
+        """The positions of each term's postings."""
         return np.searchsorted(self.terms, terms), np.searchsorted(self.terms, terms, side="right")
 
     def integers(self, terms, weights):
-        """The terms that documents have, their weights as integers, and what a score is to be multiplied with."""
+        """A query's known terms, their integer weights, and the factor of scores."""
         begins, ends = self.lists(terms)
         numbers, factor = query_numbers(weights)
         self.most = 2**31 if numbers.dtype == np.int32 else 2**53
         return terms[begins < ends], numbers[begins < ends].astype(np.int64), self.scale / factor
 
     def sums(self, terms, weights):
-        """(n_docs,) int64 scores, and what they are to be multiplied with."""
+        """(n_docs,) int64 scores, and their factor."""
         terms, integers, factor = self.integers(terms, weights)
         sums = np.zeros(self.n_docs, np.int64)
         for begin, end, weight in zip(*self.lists(terms), integers, strict=True):
@@ -106,7 +106,7 @@ def require_equal(segment, truth, terms, weights, ks, algorithms=ALGORITHMS):
 
 @st.composite
 def collections(draw):
-    """A matrix with many ties and doubled documents, and queries: some of their terms no document has."""
+    """A matrix with many ties and duplicate documents, and queries with some unknown terms."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     n_docs = draw(st.sampled_from([1, 2, 7, 60, 300]))
     n_terms = draw(st.sampled_from([1, 6, 40, 300_000, LARGE]))
@@ -221,7 +221,7 @@ N_CLUSTERED = 20_000
 
 @pytest.fixture(scope="module")
 def clustered():
-    """20,000 documents of 100 clusters, side by side: terms of the cluster, of everybody (dense rows), of chance."""
+    """20,000 documents in 100 contiguous clusters, with the cluster's terms, common ones (dense rows) and random ones."""
     rng = np.random.default_rng(11)
     cores = rng.permutation(np.arange(30, 2030))[: 100 * 15].reshape(100, 15)
     rows = []
@@ -285,7 +285,7 @@ def test_maxscore_skips_nonessential_terms(tmp_path, clustered, truth, queries, 
 
 
 def test_every_method_of_scoring_candidates_is_covered(tmp_path, monkeypatch, segment, truth, queries):
-    """The outermost kernel runs as Python here, so that it can be watched; the kernels it calls stay compiled."""
+    """The outermost kernel runs as Python, so that it can be observed; the kernels it calls are compiled."""
     ran = dict.fromkeys(("score_blocks", "score_split", "score_window"), 0)
 
     def watched(name):
@@ -383,7 +383,7 @@ def test_guaranteed_blocks_are_scored_for_any_alpha(segment, clustered, truth, q
 
 
 def test_guaranteed_blocks_that_all_tie(tmp_path, order):
-    # Any block is as good as any other, but for the last: there must be room for it.
+    # All blocks have the same bound except the last, which must fit, too.
     dense = np.full((40 * BLOCK, 2), [100.0, 0.0])
     dense[-1] = 100
     matrix = SparseMatrix.from_dense(dense)

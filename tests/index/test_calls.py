@@ -1,4 +1,4 @@
-"""Index, AsyncIndex, ShardedIndex and Client: one set of calls, and docs/reference/calls.md says what differs."""
+"""Index, AsyncIndex, ShardedIndex and Client have one set of calls; docs/reference/calls.md lists the differences."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ async def _listed(found):
 
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory):
-    """{kind: the same documents in an index of that kind}; nobody changes them."""
+    """{kind: a read-only index of that kind}, all with the same documents."""
     yield from everywhere(tmp_path_factory.mktemp("alike"))
 
 
 @pytest.fixture
 def living(tmp_path):
-    """The same, for a test that changes them."""
+    """The same for tests that change them."""
     yield from everywhere(tmp_path)
 
 
@@ -75,7 +75,7 @@ def everywhere(folder):
 
 
 def plain(found):
-    """What can be compared of an answer, all of it."""
+    """An answer as comparable values."""
     if isinstance(found, list) and found and isinstance(found[0], list):
         return [plain(hits) for hits in found]
     if hasattr(found, "facets"):
@@ -243,7 +243,7 @@ def test_parameters_and_defaults_agree(kind, name):
 
 
 def differences():
-    """{"call" or "call(parameter)": which kinds have it}, of all that not all of them have."""
+    """{"call" or "call(parameter)": kinds that have it}, for those that some kinds lack."""
     has = {}
     for kind, made in KINDS.items():
         for name in public(made):

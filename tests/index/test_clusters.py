@@ -1,4 +1,4 @@
-"""Search by clusters: exact scores, the exact ranking where nothing is left out, and no read outside of files."""
+"""Cluster search: exact scores, the exact ranking if nothing is skipped, and no read outside of files."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def test_missing_short_and_changed_files_are_damage(copy, name):
 
 
 def forge(copy, name, **columns):
-    """Replace a file by one whose checksum is right."""
+    """Replace a file and correct its checksum."""
     import hashlib
 
     from lsr.index.storage.manifest import read_manifest, with_checksum

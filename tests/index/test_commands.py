@@ -1,4 +1,4 @@
-"""The main job through the command line, and what it says when the input is bad: one clear line, nothing harmed."""
+"""The main commands; bad input gives one clear line and does no harm."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def idx(tmp_path, beir, lsr_command):
 
 @pytest.fixture
 def index_words(lsr_command):
-    """Runs `lsr index ... --encoder bm25`: what is not about encoders doesn't wait for a model to load."""
+    """Runs `lsr index ... --encoder bm25`, so that tests of other things don't load a model."""
     return lambda *args: lsr_command("index", *args, "--encoder", "bm25")
 
 

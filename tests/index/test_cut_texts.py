@@ -1,4 +1,4 @@
-"""Texts that are longer than the encoder reads: told once a call, with counts and what to do, wherever they come in."""
+"""Texts longer than the encoder reads give one warning per call, with counts and advice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def encoder():
 
 
 def told(call):
-    """What a call gives, and what it warns of."""
+    """The result of a call, and its warnings."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         result = call()

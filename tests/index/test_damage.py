@@ -1,5 +1,5 @@
-"""Whatever is damaged in whatever file, also in those too large to be hashed when an index is opened: searching,
-reading, merging and exporting end in an answer or in a CorruptIndex, never in a crash or an error of another kind.
+"""With any damage in any file, also in those too large to be hashed on opening, searching, reading, merging and
+exporting give a result or a CorruptIndex, never a crash or another error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def documents(n, first=0):
 
 @pytest.fixture(scope="module", params=["clusters", "float32"])
 def indexed(request, tmp_path_factory):
-    """An index of two segments with everything that an index can have: deletions, an order, clusters, dense vectors."""
+    """An index of two segments with all features: deletions, an order, clusters, dense vectors."""
     path = tmp_path_factory.mktemp(request.param) / "idx"
     how = {"clusters": True} if request.param == "clusters" else {"impacts": "float32"}
     index = Index.build(path, documents(700), encoder="bm25", **how)
@@ -51,8 +51,8 @@ def indexed(request, tmp_path_factory):
     return path
 
 
-# Damages one file after another, each time in its own way, and uses what it belongs to. A crash ends the process; what
-# was done last is on stdout.
+# Damages one file after another in different ways, and uses the index. A crash ends the process; the last action is on
+# stdout.
 FUZZ = """
     import json, random, shutil, sys, time, warnings
     from pathlib import Path
@@ -173,7 +173,7 @@ def test_damaged_files_give_results_or_an_lsr_error(indexed, name, python):
 
 
 def rewrite(path, out, how):
-    """Write an index anew, each way that there is; gives what was written."""
+    """Rewrite an index in each way that exists; returns the new ones."""
     if how == "merge":
         Index.open(path).merge()
         return path
@@ -212,7 +212,7 @@ def test_damaged_files_are_not_rewritten(tmp_path, monkeypatch, how):
             except CorruptIndex as error:
                 told.append((file.name, str(error)))
                 continue
-            # What holds nothing of its own is made anew, and right.
+            # Derived files are made again, correctly.
             assert file.stem in ("maxima", "skips", "keys", "columns")
             assert Index.open(written).verify() == []
             assert answers(written) == expected
@@ -235,7 +235,7 @@ WEIRD = [
 
 
 def leaves(value, at=()):
-    """The places within a JSON value."""
+    """The paths within a JSON value."""
     yield at
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):
@@ -243,7 +243,7 @@ def leaves(value, at=()):
 
 
 def changed(value, at, new):
-    """A JSON value with another one at a place."""
+    """A JSON value with another one at a path."""
     if not at:
         return new
     copy = value.copy()

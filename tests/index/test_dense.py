@@ -1,4 +1,4 @@
-"""Dense vectors beside an index: exact search, only what changed is embedded, damage is named."""
+"""Dense vectors beside an index: exact search, only changed documents are embedded, damage is named."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lsr.index.hybrid.dense import DenseVectors
 
 
 class Embed:
-    """Letters of a text, counted; remembers what it was asked."""
+    """Counts the letters of texts, and records the texts."""
 
     def __init__(self):
         self.texts = []

@@ -1,4 +1,4 @@
-"""All pairs that are alike, as comparing every document with every other finds them."""
+"""All near-duplicate pairs, as a comparison of all documents finds them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An index written in every form, read back, and searched again: the same documents, weights and scores."""
+"""An index exported in every format, imported and searched: the same documents, weights and scores."""
 
 import json
 

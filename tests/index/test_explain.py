@@ -1,4 +1,4 @@
-"""Highlights and origins: marks that never nest and leave the text as it is, and the part of it that counts most."""
+"""Highlights and origins: marks never nest and leave the text unchanged; the part with the largest share is shown."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_no_part_has_a_larger_share(marked, length):
 
 @pytest.fixture
 def encoder():
-    """BM25 that adds "flutter" to every document, and has it from its last word."""
+    """BM25 that expands every document by "flutter", with the last word as origin."""
     made = load_encoder("bm25")
     made.fit(["wing flutter", "car"])
     flutter, wing = (list(made.vocabulary).index(t) for t in ("flutter", "wing"))
@@ -332,7 +332,7 @@ def test_styled_cells_are_as_wide_as_they_look():
 
 
 def test_a_word_in_the_text_without_weight_is_not_missing(tmp_path):
-    """Whatever took the weight: here it never had one, as of a word after the last token that an encoder reads."""
+    """For example a word after the last token that the encoder reads."""
     encoder = load_encoder("bm25", language="none")
     encoder.fit(["heat", "flat", "plate", "wing"])
     documents = [

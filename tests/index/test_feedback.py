@@ -1,4 +1,4 @@
-"""Feedback: stored vectors of documents, and queries expanded by what the best of them have in common."""
+"""Feedback: stored document vectors, and queries expanded by the common terms of the best documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filters find what a plain look at each document's metadata finds; what makes no sense is named."""
+"""Filters equal a check of each document's metadata; invalid filters are refused."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ WHERE = st.recursive(
 
 
 def meets(doc, where):
-    """The same by looking."""
+    """The same by brute force."""
     results = []
     for key, condition in where.items():
         if key == "or":
@@ -519,7 +519,7 @@ COMPARED = {**OPERATORS, "!=": operator.ne}
     cut=st.integers(0, 8),
 )
 def test_numbers_compare_exactly_in_any_type(tmp_path_factory, docs, listed, name, value, per_batch, cut):
-    """Whole numbers of any size beside fractions, in one segment or two, alone or in lists: as Python compares them."""
+    """Integers of any size and fractions, in one segment or two, single or in lists, compare as in Python."""
     docs = [doc if doc is None or isinstance(doc, list) == listed else [doc] if listed else doc[0] for doc in docs]
     rows = [{} if doc is None else {"n": doc} for doc in docs]
     parsed = parse_where({"n": {name: value}})

@@ -1,9 +1,8 @@
-"""Indexes as they lie on disks: one of this format is read and changed, others are refused with what to do.
+"""Stored indexes: one of this format is read and changed, others are refused with advice.
 
     python tests/index/test_formats.py FOLDER      makes an index like that in tests/index/format-3
 
-When the format changes, that folder stays as it is, and a new one is put beside it: an index of format 3 has to be
-read, or refused with what to do.
+When the format changes, keep that folder and add a new one: an index of format 3 must be read, or refused with advice.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ QUERIES = ["flat plate", "swept wings", "air flow over a cone", "deleted"]
 
 
 def make(folder):
-    """Two segments, one with a deletion, of passages with titles and metadata; the same names each time."""
+    """Make two segments of passages with titles and metadata, one with a deletion; file names are reproducible."""
     numbers = itertools.count()
     names = {8: lambda: f"{next(numbers):016x}", 16: lambda: 32 * "0"}  # of files, and the index' id
     with mock.patch.object(secrets, "token_hex", lambda n: names[n]()):
@@ -135,7 +134,7 @@ def test_earlier_formats_are_refused_with_advice_and_can_be_overwritten(tmp_path
 
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
-    """What lsr brings, as lsr-tiny, which can be replaced."""
+    """A built-in encoder in the place of lsr-tiny, which a test can replace."""
     monkeypatch.setattr(model_files, "_SHIPPED", tmp_path / "shipped")
     (tmp_path / "shipped").mkdir()
 

@@ -1,4 +1,4 @@
-"""A disk that runs full is an OutputError wherever that happens, never the end of the process, and harms nothing."""
+"""A full disk is an OutputError at any point, never a crash, and does no harm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def living(tmp_path_factory):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of its own, which whoever is root can make small or large; skips elsewhere."""
+    """A separate disk, which root can resize; skips for other users."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
@@ -44,7 +44,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-# One process for all sizes of the disk: the first that the system kills ends it.
+# One process for all disk sizes.
 FULL = """
     import json, os, shutil, subprocess, sys
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs made into one: ranks or scores, weights, missing documents, ties."""
+"""Fusion of runs: ranks or scores, weights, missing documents, ties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dense vectors kept in an index: made, found, deleted, filtered and merged with their documents, by brute force."""
+"""Dense vectors in an index: made, searched, deleted, filtered and merged with their documents, as by brute force."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = ["wing", "lift", "drag", "flow", "shock", "heat", "plate", "body", "nose
 
 
 class DenseBM25(BM25Encoder):
-    """BM25 whose dense vector of a text are random directions of its words, added up; a query's are turned round."""
+    """BM25 with dense vectors: sums of random directions of a text's words, negated for queries."""
 
     dense_width = WIDTH
 

@@ -1,4 +1,4 @@
-"""Index: built from anything, searched with anything, explained term by term."""
+"""Index: built from all sources, searched with all kinds of queries, explained term by term."""
 
 from __future__ import annotations
 

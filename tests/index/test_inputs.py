@@ -1,4 +1,4 @@
-"""Queries and documents of any shape: read once, taken for what they are, or refused by name."""
+"""Queries and documents of any type: read once, recognized, or refused by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCS = [
 
 
 class Once:
-    """An iterable that is no iterator, and still is there only once."""
+    """An iterable that isn't an iterator, but can be read only once."""
 
     def __init__(self, items):
         self._items = iter(items)
@@ -30,7 +30,7 @@ class Once:
 
 
 class Generated:
-    """Likewise, and each iterator is another object."""
+    """The same, with a new iterator object each time."""
 
     def __init__(self, items):
         self._items = iter(items)

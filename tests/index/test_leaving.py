@@ -1,4 +1,4 @@
-"""Leaving an index: a `with` block commits or rolls back, and changes that are lost are told of."""
+"""Closing an index: a `with` block commits or rolls back, and lost changes give a warning."""
 
 from __future__ import annotations
 

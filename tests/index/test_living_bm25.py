@@ -1,4 +1,4 @@
-"""BM25 over an index that lives: whatever its history, it finds and scores as an index built of what is there."""
+"""BM25 over a living index: after any history, results and scores equal those of a new index of the same documents."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def found(index, queries=QUERIES):
 
 
 def anew(documents, folder, **how):
-    """An index built at once of what is there, in its order."""
+    """A new index of the present documents in their order."""
     rows = [{"_id": doc_id, "text": text} for doc_id, text in documents.items()]
     return Index.build(folder, rows, encoder="bm25", **how)
 
 
 def live(index, history, path):
-    """Does to the index, and to a dictionary of what is committed in its order, what a history says."""
+    """Applies a history to the index, and to a dictionary of the committed documents in order."""
     committed, now = {}, {}
     for step, names, text in history:
         there = [name for name in names if name in now]
@@ -206,7 +206,7 @@ def test_each_passage_counts_as_a_document(tmp_path):
 
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory):
-    """An index with a history, and one built anew of the same documents."""
+    """An index with a history, and a new one of the same documents."""
     folder = tmp_path_factory.mktemp("lived")
     index = anew({"a": "wing flow", "b": "heat plate", "gone": "flow flow"}, folder / "idx")
     index.add([{"_id": "c", "text": "zebra wing"}, {"_id": "d", "text": "zebra zebra before the flow"}])

@@ -1,4 +1,4 @@
-"""Which index lies in a folder and who writes it, whatever folder the process is in and wherever it is interrupted."""
+"""Identity and lock of an index: with other working folders, replaced folders, and interruptions at any point."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ENCODER.fit([d["text"] for d in DOCUMENTS])
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """An index that stays as it is."""
+    """A read-only index."""
     return Index.build(tmp_path_factory.mktemp("kept") / "idx", DOCUMENTS, encoder=ENCODER).path
 
 
@@ -207,7 +207,7 @@ _NEW = [{"_id": "new0", "text": "wing"}, {"_id": "d5", "text": "flow"}, {"_id": 
 
 
 class _Interrupted:
-    """Raises KeyboardInterrupt before the n-th line of lsr.index that runs within; `lines` counts them."""
+    """Raises KeyboardInterrupt before the n-th executed line of lsr.index; `lines` counts them."""
 
     def __init__(self, at):
         self.at, self.lines = at, 0
@@ -233,7 +233,7 @@ class _Interrupted:
 
 
 def _after_an_interrupt(path, kept, at, then):
-    """Interrupts a commit at a line; gives how many lines ran. Another object writes then, and after that this one."""
+    """Interrupt a commit at a line, then write with another object and with this one; returns the number of lines."""
     shutil.rmtree(path)
     shutil.copytree(kept, path)
     old = [d["_id"] for d in DOCUMENTS]
@@ -268,7 +268,7 @@ def _after_an_interrupt(path, kept, at, then):
 
 
 def test_an_interrupted_commit_is_atomic_and_loses_no_other(path, kept, monkeypatch):
-    """Ctrl-C before a line of a commit, most often one of its last, where the lock is given up."""
+    """Ctrl-C before a line of a commit, mostly one of the last, where the lock is released."""
     monkeypatch.setattr(os, "fsync", int)
     lines = _after_an_interrupt(path, kept, 0, "close")
     rng = np.random.default_rng(int(os.environ.get("LSR_SEED", "0")))
@@ -283,7 +283,7 @@ def test_an_interrupted_commit_is_atomic_and_loses_no_other(path, kept, monkeypa
 
 @pytest.mark.parametrize("what", ["update", "delete"])
 def test_an_interrupted_change_is_complete_or_rolled_back(path, monkeypatch, what):
-    """Ctrl-C before a line of a change that follows another: it can be committed whole, or only rolled back."""
+    """Ctrl-C within a second change: both can be committed completely, or only rolled back."""
     monkeypatch.setattr(os, "fsync", int)
     rng, until = np.random.default_rng(0), time.monotonic() + float(os.environ.get("LSR_LONG_TESTS", "1"))
     index, lines = Index.open(path), 0

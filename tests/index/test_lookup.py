@@ -1,4 +1,4 @@
-"""Documents by their ids, all of them, and how many: of one index, of a folder of shards, and of shards apart."""
+"""Documents by id, iteration and counts, for one index, a folder of shards, and separate shards."""
 
 from __future__ import annotations
 

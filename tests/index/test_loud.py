@@ -1,4 +1,4 @@
-"""A document far louder than the others loses precision itself; no other does, whatever is built, added or merged."""
+"""A document with far larger weights loses precision itself; no other does, after building, adding or merging."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file says never decides how much memory is taken: `memory=` does, and limits that are told."""
+"""Memory use depends on `memory=` and documented limits, never on what a file declares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merging in the background: nobody waits for it, what happens meanwhile is kept, and it leaves nothing behind."""
+"""Background merges: no call waits for them, changes meanwhile are kept, and no files are left behind."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def index(tmp_path):
 
 
 class Gate:
-    """Stops what was merged before it is put in its place."""
+    """Pauses a merge before its result replaces the segments."""
 
     def __init__(self):
         self.reached, self.opened = threading.Event(), threading.Event()
@@ -74,7 +74,7 @@ def until(condition):
 
 
 def require_whole(index, n_segments):
-    """What is there is sound, so many segments, and nothing else."""
+    """Check that the index is intact, with a number of segments and no other files."""
     assert index.verify() == []
     assert Index.open(index.path).n_segments == n_segments
     left = [p.name.split("-")[0] for p in index.path.iterdir() if not p.name.startswith(".")]
@@ -343,7 +343,7 @@ def test_a_lock_may_be_released_by_another_thread(index):
 
 
 def test_a_writer_waits_briefly_for_a_commit(index):
-    """A merge that is put in its place, or a commit, takes a moment: nobody else fails for it."""
+    """Installing a merge, or a commit, takes a moment, during which other writers wait."""
     held = Transaction(index.path)
     other = threading.Timer(0.2, held.close)
     other.start()

@@ -1,4 +1,4 @@
-"""Options of a search give what the whole ranking, worked on in plain Python, gives; over any segments and shards."""
+"""Search options give the same results as plain Python on the whole ranking, over any segments and shards."""
 
 from __future__ import annotations
 
@@ -324,7 +324,7 @@ def test_a_reranker_orders_the_best(index):
 
 
 class CrossEncoder:
-    """What sentence-transformers' model looks like from here."""
+    """The interface of a sentence-transformers CrossEncoder."""
 
     def predict(self, pairs, batch_size, show_progress_bar):
         assert not show_progress_bar
@@ -416,7 +416,7 @@ def passages(tmp_path_factory):
 
 
 def of_passages(index, query, meets=lambda text: True, factor=lambda metadata: 1.0):
-    """Documents by the best of their passages that meet something; boosts are those of the best passage."""
+    """Documents by the best of their matching passages; boosts are those of that passage."""
     terms, weights = index.query_vectors([query]).row(0)
     best = {}
     for doc, score in zip(*index.searcher.search(terms, weights, 10_000), strict=True):

@@ -1,4 +1,4 @@
-"""Impacts keep their promises: a bounded error, no vanished terms, exact whole weights, sums that fit int32."""
+"""Impacts have a bounded error, lose no terms, keep whole weights exact, and their sums fit int32."""
 
 from __future__ import annotations
 

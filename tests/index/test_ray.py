@@ -1,4 +1,4 @@
-"""Shards as actors of a real Ray cluster: results are those of one index, whatever happens to machines meanwhile."""
+"""Shards as actors of a real Ray cluster give the results of one index, even while machines are lost."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def actors(index, shard):
 
 @contextmanager
 def stopped(pid):
-    """A process that doesn't answer, but isn't gone."""
+    """A stopped process, which exists but doesn't answer."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield

@@ -1,4 +1,4 @@
-"""An index in object storage is opened as a copy that is whole or not there, and written manifest last."""
+"""An index in object storage: its local copy is complete or absent, and the manifest is written last."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def answers(index):
 
 @pytest.fixture
 def fetched(monkeypatch):
-    """The names of the files that are downloaded from now on."""
+    """The names of files downloaded from here on."""
     names, real = [], Place.fetch
 
     def fetch(self, name, *args):

@@ -1,4 +1,4 @@
-"""Whoever answers first counts; who fails or is slow is replaced; who is lost is named, and nothing waits for ever."""
+"""Replicas: the first answer counts, failed and slow ones are replaced, lost shards are named, nothing hangs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEVER = Patience(hedge_after=60, time_limit=120)
 
 
 class Fake:
-    """Answers with its name, an error, or when it is told to."""
+    """Answers with its name or an error, or waits for permission."""
 
     def __init__(self, name, error=None, slow=False):
         self.name, self.error, self.slow, self.asked = name, error, slow, []

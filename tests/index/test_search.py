@@ -1,4 +1,4 @@
-"""Search equals brute force, bit for bit and ties included, whatever the vectors look like."""
+"""Search equals brute force bit for bit, with ties, for all kinds of vectors."""
 
 from __future__ import annotations
 

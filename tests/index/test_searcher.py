@@ -1,4 +1,4 @@
-"""Many segments, and masks over their documents: every algorithm finds what brute force finds in one matrix."""
+"""Many segments with masks: every algorithm equals brute force on one matrix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PALETTES = {"whole": [1.0, 2.0, 255.0], "uneven": [0.1, 1 / 3, 1.7, 2.9]}
 
 
 def write(folder, matrix, name, *, scale=None, memory=1 << 30, order="given", impacts="uint8"):
-    """A segment beside others of a scale, with clusters where it can have them."""
+    """A segment with a given scale, with clusters if possible."""
     folder = folder / f"segment-{name}"
     folder.mkdir()
     quantizer = partial(Quantizer.beside, scale) if scale else Quantizer.of

@@ -1,4 +1,4 @@
-"""A segment holds exactly the weights it was given, window by window, in bounded memory."""
+"""A segment stores exactly the given weights, window by window, in bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""build_shards: together the shards find what one index finds, whoever builds them; what is missing is built."""
+"""build_shards: shards together give the results of one index, with any workers; missing shards are built."""
 
 import json
 import random
@@ -32,7 +32,7 @@ PASSAGES = BuildSettings(passages=Passages(2))
 
 @pytest.fixture(scope="module", autouse=True)
 def credentials():
-    """As the machines of a cluster have them when it starts."""
+    """The environment of a cluster's machines."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "anybody")
@@ -194,7 +194,7 @@ class Stopped(Exception):
 
 
 def stop_at(monkeypatch, number):
-    """Building stops at a shard, as a kill does; gives the numbers of those that are built from then on."""
+    """Building stops at a shard, as by a kill; returns the numbers of shards built afterwards."""
     built, real = [], module.build_shard
 
     def build_shard(task, job):

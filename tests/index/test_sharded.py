@@ -1,4 +1,4 @@
-"""Shards that are searched by themselves give what one index gives, ties included; a lost one is never kept quiet."""
+"""Separately searched shards give the results of one index, with ties; a lost shard is always reported."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_texts_of_an_old_snapshot_are_refused(texts):
 
 
 class Broken:
-    """A replica that fails from some moment on."""
+    """A replica that can be made to fail."""
 
     def __init__(self, replica):
         self._replica, self.broken = replica, False

@@ -1,4 +1,4 @@
-"""A sharded folder is one index: whatever is changed, results are those of one; what doesn't fit is named."""
+"""A sharded folder acts as one index: results equal those of one after any change, and mismatches are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A writer that is killed again and again beside readers: three times, or for LSR_LONG_TESTS seconds."""
+"""A writer is killed repeatedly while readers check: three times, or for LSR_LONG_TESTS seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An index on disk is either whole or the old one, whatever is killed, full or damaged, and damage is found."""
+"""An index on disk is the new or the old one after any kill or full disk, and damage is detected."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def data_folder(path):
 
 
 def kinds(path):
-    """What lies in an index' folder, without the names' random parts."""
+    """The files of an index' folder, without random parts of names."""
     return sorted(p.name.split("-")[0] for p in path.iterdir() if p.name != ".lock")
 
 
@@ -175,7 +175,7 @@ def test_folders_without_an_index_have_their_own_message(tmp_path):
 
 
 def forge(path, change):
-    """Change the manifest as somebody would who means harm: the checksum is right again."""
+    """Change the manifest as an attacker would, with a correct checksum."""
     manifest = json.loads((path / MANIFEST).read_bytes())
     del manifest["sha256"]
     change(manifest)

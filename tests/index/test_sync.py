@@ -1,4 +1,4 @@
-"""An index that keeps up with a folder: new, changed, moved, gone; after kills, too; and what it refuses to do."""
+"""Syncing an index with a folder: new, changed, moved and deleted files, kills, and refusals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lsr.index.write import sync as syncing
 
 @pytest.fixture(autouse=True)
 def no_merging(monkeypatch):
-    """Threads that compile for the first time change the filters of warnings, which belong to the whole process."""
+    """Compile kernels first: compiling in a thread changes the process' warning filters."""
     monkeypatch.setattr(Index, "_merge_behind", lambda *_, **__: False)
 
 

@@ -1,4 +1,4 @@
-"""Documents that take the place of others of their ids: of several in one call the last counts, whatever they are."""
+"""Upserts replace documents by id; of several with one id in a call the last counts."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_add_refuses_duplicate_ids(index, tmp_path):
 )
 @settings(max_examples=40)
 def test_one_call_equals_many(given_ids, passages, chunk, buffer):
-    """Documents of some lengths, cut or not, in one call: as if each had come in a call of its own."""
+    """Documents of various lengths, cut or not: one call equals one call per document."""
     documents = [
         {"_id": doc_id, "text": " ".join(["wing flow"] * n) or "shock", "n": i}
         for i, (doc_id, n) in enumerate(given_ids)
@@ -138,7 +138,7 @@ PLAIN, CUT = ("x", None), [("x#0", "x"), ("x#1", "x"), ("x#2", "x")]
 )
 @pytest.mark.parametrize("batch", [1, 2, 3, 99])
 def test_vectors_of_passages_are_replaced_as_documents(tmp_path, monkeypatch, rows, left, batch):
-    """A document whose passages come again is a later version; those that come apart are of one."""
+    """Passages given again are a later version of the document; passages given separately are parts of one."""
     documents = [Document(doc_id, "", parent=parent, metadata={"n": n}) for n, (doc_id, parent) in enumerate(rows)]
 
     def read(_):

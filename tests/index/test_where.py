@@ -1,4 +1,4 @@
-"""Searching and deleting with filters: what is found is what brute force finds among the allowed, over any segments."""
+"""Searching and deleting with filters equals brute force over the allowed documents, for any segments."""
 
 from __future__ import annotations
 

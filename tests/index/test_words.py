@@ -1,4 +1,4 @@
-"""Corrections and suggestions come from words that documents have, and the nearest come first."""
+"""Corrections and suggestions are words of documents, nearest first."""
 
 from __future__ import annotations
 

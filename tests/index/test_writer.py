@@ -1,4 +1,4 @@
-"""A living index: what is added, updated and deleted is found as in an index rebuilt, by all, from the commit on."""
+"""A living index: after adds, updates and deletions, results equal those of a rebuilt index from the commit on."""
 
 from __future__ import annotations
 
@@ -778,7 +778,7 @@ def test_files_removed_by_a_writer_during_opening_are_not_damage(path, monkeypat
 
 @pytest.mark.parametrize("name", ["columns.arrow", "encoder/bm25.json", "encoder/encoder.json"])
 def test_a_file_missing_during_opening_is_reported(path, monkeypatch, name):
-    """A writer may remove a segment that a reader has found whole and goes on to open."""
+    """A writer may remove a segment between a reader's check and its opening."""
     (file,) = path.glob(f"*/{name}")
 
     def removed(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""Analyzer: what is a word, in any script, what normalization leaves of it, and where it stands in the text."""
+"""Analyzer: words in any script, normalization, and positions in the text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def analyzer():
 
 
 def finds(query, text, analyzer):
-    """Whether a document has everything that a query asks for."""
+    """Whether a document has all terms of a query."""
     wanted = [term for term, weight in analyzer.query(query).items() if weight]
     return bool(wanted) and set(wanted) <= set(analyzer.document(text)[0])
 

@@ -1,4 +1,4 @@
-"""BM25Encoder: its weights against a hand-worked example and the formula, and what a fit leaves on disk."""
+"""BM25Encoder: weights by a hand-worked example and by the formula, and the saved state."""
 
 import json
 import math
@@ -33,13 +33,13 @@ def by_token(encoder, matrix, row=0):
 
 
 def bm25(text, k1, b, pivot):
-    """The documents' formula at the head of the module, word by word."""
+    """The documents' formula of the module's docstring."""
     norm = 1 - b + b * len(text.split()) / pivot
     return {word: tf * (k1 + 1) / (tf + k1 * norm) for word, tf in Counter(text.split()).items()}
 
 
 def idf(word, corpus):
-    """The queries' one."""
+    """The queries' formula."""
     df = sum(word in t.split() for t in corpus)
     return math.log(1 + (len(corpus) - df + 0.5) / (df + 0.5))
 

@@ -1,4 +1,4 @@
-"""FixedBM25Encoder, of earlier versions: its weights by hand and by the formula, and what a fit leaves on disk."""
+"""FixedBM25Encoder of earlier versions: weights by a hand-worked example and by the formula, and the saved state."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def by_token(encoder, matrix, row=0):
 
 
 def bm25(text, corpus, k1, b):
-    """The formula at the head of the module, word by word."""
+    """The formula of the module's docstring."""
     average = sum(len(t.split()) for t in corpus) / len(corpus)
     weights = {}
     for word, tf in Counter(text.split()).items():

@@ -1,4 +1,4 @@
-"""Checkpoints and devices that can't be used: what is there instead, and what to do."""
+"""Messages about unusable checkpoints and devices: what exists instead, and what to do."""
 
 from __future__ import annotations
 

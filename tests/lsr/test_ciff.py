@@ -1,4 +1,4 @@
-"""CIFF: read back as it was written, read by others' code, and every file refused that is cut, changed or invented."""
+"""CIFF: round trips, files read by other programs, and refusal of truncated, changed and forged files."""
 
 import gzip
 import re

@@ -1,4 +1,4 @@
-"""An address that nobody answers at is told within a bound, and with what to check."""
+"""An address without a cluster is reported within a time limit, with advice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lsr.errors import ClusterError, MissingExtra
 
 @pytest.fixture
 def silent():
-    """The address of somebody who listens but never answers."""
+    """The address of a server that listens but never answers."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -22,7 +22,7 @@ def silent():
 
 
 class Ray:
-    """What `connect` and `require` ask of Ray."""
+    """The part of Ray that `connect` and `require` use."""
 
     def __init__(self, nodes=(), free=None, init=None):
         self._nodes, self._free, self._init = nodes, free, init

@@ -1,4 +1,4 @@
-"""examine: each way to collapse is named, and a healthy model isn't accused."""
+"""examine names each kind of collapse, and has no findings for a healthy model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people see beside results: progress in a log, numbers with their nouns."""
+"""Console output: progress in a log, numbers with nouns."""
 
 from __future__ import annotations
 

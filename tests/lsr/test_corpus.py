@@ -1,4 +1,4 @@
-"""Texts from every source, and every bad line named with file and number."""
+"""Texts from all sources; bad lines are named with file and number."""
 
 import datetime
 import gzip

@@ -1,4 +1,4 @@
-"""Files that take their names are on the disk by then, and so are the names soon after: power may go at any time."""
+"""Files are synced before they are renamed, and the renames soon after, so a power cut at any time loses nothing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Disk:
         patch.setattr(os, "rename", watched_replace)
 
     def settle(self):
-        """What a power cut would lose now."""
+        """Files that a power cut would lose now."""
         return [*self.wrong, *self._open.values()]
 
 
@@ -147,7 +147,7 @@ def test_an_abandoned_file_is_removed(tmp_path, disk):
 
 
 class Killed(BaseException):
-    """As if the process had ended."""
+    """Simulates the end of the process."""
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Forked children: nothing there waits for a thread or a lock of the parent, and nothing of the parent's is removed.
+"""Forks: a child never waits for a thread or lock of its parent, and never removes its files.
 
-And what is pickled: an encoder encodes alike wherever it arrives.
+Pickles: an encoder gives equal vectors in another process.
 """
 
 from __future__ import annotations

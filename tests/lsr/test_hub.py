@@ -1,4 +1,4 @@
-"""load_encoder: every layout opens with the weights that its own library gives."""
+"""load_encoder opens every layout, with the same vectors as the layout's own library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HybridEncoder: both parts' scores added up, and one folder for both."""
+"""HybridEncoder: the sum of both parts' scores, saved in one folder."""
 
 from __future__ import annotations
 

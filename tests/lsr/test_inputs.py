@@ -1,4 +1,4 @@
-"""Texts in whatever shape a program has them: any iterable, read once; documents; nothing else is taken for a text."""
+"""Texts as any iterable, read once, or documents; other values are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXTS = ["the cat sat", "dogs on the mat", ""]
 
 
 class Once:
-    """An iterable that is no iterator, and still is there only once."""
+    """An iterable that isn't an iterator, but can be read only once."""
 
     def __init__(self, items):
         self._items = iter(items)

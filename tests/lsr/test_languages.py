@@ -1,4 +1,4 @@
-"""Languages: which one a text is in, and what is found where documents are in several."""
+"""Languages: detection, and search over documents in several languages."""
 
 from __future__ import annotations
 

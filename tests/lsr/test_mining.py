@@ -1,4 +1,4 @@
-"""Hard negatives: the filters by hand, what never happens, and the command."""
+"""Hard negatives: hand-worked filters, invariants, and the command."""
 
 import json
 

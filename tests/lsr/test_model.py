@@ -1,4 +1,4 @@
-"""SparseModel: every head by its definition, gradients by comparison with the plain way, the same after saving."""
+"""SparseModel: heads equal their definitions, gradients equal the plain ones, and saving changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenSearch's bulk lines: there and back, the mapping beside them, and each bad line named."""
+"""OpenSearch's bulk format: round trips, the mapping, and bad lines named."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Origins: the word whose token has a term's largest logit, found again in all logits; those of lsr-mini."""
+"""Origins: the word whose token has a term's largest logit, checked against all logits; and those of lsr-mini."""
 
 from __future__ import annotations
 

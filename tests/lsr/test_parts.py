@@ -1,4 +1,4 @@
-"""encode_to: what a part holds depends on the corpus alone, and only missing parts are encoded."""
+"""encode_to: a part's content depends only on the corpus, and only missing parts are encoded."""
 
 import json
 
@@ -127,7 +127,7 @@ class Stopped(Exception):
 
 
 def stop_at(monkeypatch, number):
-    """Encoding stops at a part, as a kill does; gives the numbers of those that are encoded from then on."""
+    """Encoding stops at a part, as by a kill; returns the numbers of parts encoded afterwards."""
     encoded, real = [], parts._encode_part
 
     def encode_part(*args):

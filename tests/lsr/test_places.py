@@ -1,4 +1,4 @@
-"""Places: files come and go whole, here and in object storage, and what goes wrong there is said."""
+"""Places: files are complete or absent, locally and in object storage, and problems are reported."""
 
 import json
 import os

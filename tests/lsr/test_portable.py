@@ -1,4 +1,4 @@
-"""A saved encoder in other libraries: sentence-transformers gives the same vectors, and so do OpenSearch's files."""
+"""A saved encoder in other libraries: sentence-transformers and OpenSearch's layout give the same vectors."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_the_model_card_describes_the_encoder(checkpoint, query_weights, tmp_pat
 
 @pytest.mark.parametrize("head", ["lexical", "expansion"])
 def test_other_libraries_refuse_lsrs_own_heads(checkpoint, tmp_path, head):
-    """sentence-transformers would take such a folder for a backbone, and put a random layer behind it."""
+    """sentence-transformers would open such a folder as a backbone and add a random layer."""
     sentence_transformers = pytest.importorskip("sentence_transformers")
     from lsr.encode.model import start_model
 

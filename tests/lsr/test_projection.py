@@ -1,4 +1,4 @@
-"""Projection: the largest logit of each term, the same to the bit whatever the processor can do."""
+"""Projection: the largest logit of each term, bit for bit the same on all processors."""
 
 from __future__ import annotations
 

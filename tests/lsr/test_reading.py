@@ -1,4 +1,4 @@
-"""Settings beside tokenizer.json: read as transformers and sentence-transformers read them, or refused by name."""
+"""Settings beside tokenizer.json are applied as by transformers and sentence-transformers, or refused by name."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def model(reference, tmp_path):
 
 
 def same_weights(folder):
-    """Whether lsr and sentence-transformers make the same vectors of TEXTS; what lsr saved, too."""
+    """Check that lsr and sentence-transformers give the same vectors for TEXTS, also after lsr saved the model."""
     from sentence_transformers import SparseEncoder
 
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Regrouping: key by key in the wanted order, whatever fits the memory."""
+"""External sort: keys in the given order, for any memory limit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What people bring: JSON arrays, CSV, tables and data frames, headers, metadata as it comes."""
+"""Input in many forms: JSON arrays, CSV, tables and data frames, headers, all kinds of metadata."""
 
 from __future__ import annotations
 

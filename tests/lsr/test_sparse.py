@@ -1,4 +1,4 @@
-"""SparseMatrix against scipy and numpy, and what it refuses."""
+"""SparseMatrix equals scipy and numpy; bad input is refused."""
 
 import numpy as np
 import pytest

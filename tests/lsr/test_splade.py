@@ -1,4 +1,4 @@
-"""SpladeEncoder and its pooling: the same weights as the model's plain logits give, in bounded memory."""
+"""SpladeEncoder and its pooling: the same weights as from the model's plain logits, in bounded memory."""
 
 from __future__ import annotations
 

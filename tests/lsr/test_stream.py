@@ -1,4 +1,4 @@
-"""encode_to: the same result whatever the chunks, in memory that is bounded, and after a kill it goes on."""
+"""encode_to: chunk sizes don't affect the result, memory is bounded, and a killed run resumes."""
 
 import errno
 import gzip

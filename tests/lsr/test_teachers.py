@@ -1,4 +1,4 @@
-"""Dense teachers: their vectors are those of sentence-transformers, and no cache gives another model's."""
+"""Dense teachers: vectors equal those of sentence-transformers, and caches never mix models."""
 
 from __future__ import annotations
 

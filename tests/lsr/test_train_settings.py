@@ -1,4 +1,4 @@
-"""Settings of a training run: every number has a range, all wrong ones are named at once, and what is idle is told."""
+"""Settings of a training run: every number has a range, all wrong ones are named at once, idle ones are reported."""
 
 from __future__ import annotations
 

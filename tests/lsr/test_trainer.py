@@ -1,4 +1,4 @@
-"""Trainer: every head learns and is saved as it is, and a run goes on after anything as if nothing had happened."""
+"""Trainer: every head learns and is saved unchanged, and interrupted runs resume exactly."""
 
 from __future__ import annotations
 
@@ -645,7 +645,7 @@ if "RANK" in os.environ:
 
 
 def child(settings, folder, until=-1, **environment):
-    """A process that trains, and kills itself in the midst of a step."""
+    """A process that trains, and kills itself within a step."""
     config = folder.parent / f"{folder.name}.yaml"
     config.write_text(json.dumps(asdict(settings)))
     command = [sys.executable, "-c", CHILD, str(config), str(folder), str(until)]
@@ -693,7 +693,7 @@ def test_a_run_that_failed_in_a_step_resumes(settings, tmp_path, monkeypatch):
 
 
 def two_processes(settings, folder):
-    """Runs with two processes, this one and a child; gives the run and what the child said in the end."""
+    """Run with two processes, this one and a child; returns the run and the child's output."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -901,7 +901,7 @@ def test_the_best_encoder_is_kept_and_patience_stops_the_run(settings, tmp_path)
 
 
 def test_encoders_before_the_end_of_the_ramp_are_not_the_best(settings, tmp_path, capsys):
-    """While the regularizer grows, quality is high and so is length: neither the best nor patience counts it."""
+    """During the regularizer's ramp, vectors are long: such encoders are neither the best nor count for patience."""
     settings = replace(
         settings,
         documents_regularizer=RegularizerSettings("flops", weight=0.01, ramp=5),

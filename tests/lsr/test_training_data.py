@@ -1,4 +1,4 @@
-"""Training data: every form of source, joins by id, what is refused, and streams that can be taken up anywhere."""
+"""Training data: all forms of sources, joins by id, refusals, and streams that resume anywhere."""
 
 import gzip
 import json

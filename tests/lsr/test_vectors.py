@@ -1,4 +1,4 @@
-"""Vectors on disk: Parquet and JSONL there and back, and every file refused that holds something else."""
+"""Vectors on disk: round trips in Parquet and JSONL, and refusal of all other files."""
 
 import base64
 import gzip

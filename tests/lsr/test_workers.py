@@ -1,4 +1,4 @@
-"""do_jobs: each job is done, in this process or by a real Ray cluster of several nodes that lose workers on the way."""
+"""do_jobs does every job, in this process or on a real Ray cluster that loses workers meanwhile."""
 
 import json
 import os

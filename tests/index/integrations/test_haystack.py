@@ -1,4 +1,4 @@
-"""The document store and the retriever for Haystack, in its pipelines and against its own tests of a store."""
+"""Haystack's document store and retriever, in pipelines and with Haystack's own tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _no_telemetry():
         yield
 
 
-with pytest.MonkeyPatch.context() as patch:  # it sends what it sends while it is imported, too
+with pytest.MonkeyPatch.context() as patch:  # it sends telemetry when it is imported, too
     patch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
     pytest.importorskip("haystack", reason='heavy, so not among dev: pip install "lsr-search[haystack]"')
     from haystack import Document, Pipeline
@@ -53,7 +53,7 @@ def test_a_missing_index_is_an_error(tmp_path):
 
 
 def test_filters_apply_before_the_top_k(tmp_path):
-    """What is filtered out of the best is made up for by what comes below."""
+    """Documents that a filter removes from the best are replaced by the next ones."""
     documents = [{"_id": str(n), "text": "cat " * (40 - n), "metadata": {"even": n % 2 == 0}} for n in range(40)]
     index = Index.build(tmp_path / "idx", documents, encoder="bm25", impacts="float32")
     expected = [hit.id for hit in index.search("cat", k=40) if not hit.metadata["even"]]
@@ -171,7 +171,7 @@ def test_a_retriever_keeps_its_filters_when_it_is_copied(folder):
 
 
 def test_two_stores_on_one_index(tmp_path):
-    """What to do with an id that is there already is decided by what was committed last, by whichever store."""
+    """The policy for existing ids looks at the last commit, of any store."""
     first, second = (LsrDocumentStore(tmp_path / "idx", encoder="bm25") for _ in range(2))
     assert (first.count_documents(), second.count_documents()) == (0, 0)
     mine, theirs_ = Document(id="1", content="Cats sleep."), Document(id="1", content="Dogs bark.")
@@ -221,7 +221,7 @@ class TestAgainstTheirs(theirs.DocumentStoreBaseExtendedTests, theirs.CountDocum
         assert _plain(received) == _plain(expected)
 
     def test_write_documents(self, document_store):
-        """Without a policy a doubled id is refused, and nothing of the batch written."""
+        """Without a policy a duplicate id is refused, and nothing of the batch is written."""
         document = Document(content="test doc")
         assert document_store.write_documents([document]) == 1
         with pytest.raises(theirs.DuplicateDocumentError, match="already"):
@@ -245,7 +245,7 @@ class TestAgainstTheirsAsync(
     assert_documents_are_equal = staticmethod(TestAgainstTheirs.assert_documents_are_equal)
 
     async def test_write_documents_async(self, document_store):
-        """Without a policy a doubled id is refused."""
+        """Without a policy a duplicate id is refused."""
         document = Document(content="test doc")
         assert await document_store.write_documents_async([document]) == 1
         with pytest.raises(theirs.DuplicateDocumentError, match="already"):

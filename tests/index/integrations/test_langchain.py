@@ -29,7 +29,7 @@ standard = pytest.importorskip("langchain_tests.integration_tests", reason="lang
 
 @pytest.fixture(autouse=True)
 def no_tracing(monkeypatch):
-    """LangChain's tracing is off, whatever the machine's environment says."""
+    """Turn LangChain's tracing off, whatever the environment says."""
     monkeypatch.setenv("LANGSMITH_TRACING", "false")
 
 
@@ -96,7 +96,7 @@ def test_a_wrong_setting_is_refused_immediately(folder, settings, message):
 
 
 def _rebuilt(retriever, **changed):
-    """What LangChain makes of a retriever, in each of the ways that it has."""
+    """All ways in which LangChain copies or wraps a retriever."""
     fields = {name: ConfigurableField(id=name) for name in ("k", "where", "alpha")}
     yield retriever.configurable_fields(**fields).with_config(configurable={"k": 10, **changed})
     yield retriever.configurable_fields(k=fields["k"]).with_config(configurable={"k": 10})
@@ -205,7 +205,7 @@ def test_options_reach_the_search(folder):
 
 def test_callbacks_are_called(folder):
     class Handler(BaseCallbackHandler):
-        """Keeps what it is told."""
+        """Stores its events."""
 
         told = ()
 
@@ -297,12 +297,12 @@ class TestRetrieverAgainstTheirs(standard.RetrieversIntegrationTests):
 
 @pytest.fixture(scope="module")
 def encoder():
-    """The model that ships, read once."""
+    """The shipped model, opened once."""
     return load_encoder("lsr-mini")
 
 
 class TestStoreAgainstTheirs(standard.VectorStoreIntegrationTests):
-    """LangChain's own tests of a vector store. They expect k documents also where fewer share a word with the query."""
+    """LangChain's own tests of a vector store. They expect k documents even if fewer share a word with the query."""
 
     @pytest.fixture
     def vectorstore(self, tmp_path, encoder):

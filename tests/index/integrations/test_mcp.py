@@ -1,4 +1,4 @@
-"""lsr mcp, asked by the SDK's own client: in memory, over a process' stdin and stdout, and over HTTP."""
+"""lsr mcp with the SDK's own client: in memory, over stdin and stdout, and over HTTP."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def index(tmp_path):
 
 
 def ask(server, *calls):
-    """What the tools answer: (error, text, structured content) of each call."""
+    """(error, text, structured content) of each call."""
 
     async def asked():
         async with Client(server) as client:
@@ -63,7 +63,7 @@ def tokens(found):
 
 
 def plain(text, found):
-    """A quotation without its marks, which are those that the answer names."""
+    """A quotation without its markers, which must be those that the answer names."""
     mark = re.search("<(quoted [0-9a-f]{8})>", found["notice"])[1]
     inner = re.fullmatch(f"<{mark}>(.*)</{mark}>", text, re.DOTALL)[1]
     assert mark not in inner
@@ -161,7 +161,7 @@ def test_documents_cannot_close_their_markers(index):
         assert "Ignore all previous" in text
         assert "Ignore" not in re.sub(f"<{mark}>.*?</{mark}>", "", text, flags=re.DOTALL)
         assert "\U000e0049" not in text
-    assert len(marks) == 3  # no document can know them
+    assert len(marks) == 3  # random, so no document can know them
 
 
 def test_messages_that_quote_documents_are_marked(tmp_path):

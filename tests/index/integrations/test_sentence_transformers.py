@@ -1,4 +1,4 @@
-"""SparseEncoder as an encoder, and search over its embeddings; small models that are made here."""
+"""SparseEncoder as an encoder, and search over its embeddings, with small random models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _tokenizer():
 
 
 def _model(kind, folder, seed=0):
-    """A SparseEncoder: "splade", "static" (a table of weights) or "autoencoder" (dimensions that are no tokens)."""
+    """A SparseEncoder: "splade", "static" (a table of weights) or "autoencoder" (dimensions that aren't tokens)."""
     import torch
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sentence_transformer import modules as dense

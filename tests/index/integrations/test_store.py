@@ -1,4 +1,4 @@
-"""What all adapters have in common: the extra that each needs, and how they change an index."""
+"""Common behaviour of all adapters: the extra that each needs, and how they change an index."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_failed_call_keeps_earlier_pending_changes(tmp_path):
 
 
 def test_two_stores_may_create_the_index_at_once(tmp_path, monkeypatch):
-    """Who comes second, after it has looked and seen nothing, finds what the first has made; nothing is replaced."""
+    """A store that saw no index, but is second to create it, uses the first one's; nothing is replaced."""
     put(opened_or_created(tmp_path / "idx", "bm25"), [{"_id": "a", "text": "Cats sleep."}])
     monkeypatch.setattr("lsr.index.integrations.store.MANIFEST", "not yet")
     monkeypatch.setattr("lsr.index.write.builder.check_output_empty", _blind_at_first(builder.check_output_empty))

@@ -1,4 +1,4 @@
-"""Who may: keys, roles, addresses, other sites' pages; and what is never told or logged."""
+"""Access: keys, roles, addresses, cross-site requests; and secrets that are never shown or logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server answers is what the index finds; and every answer is what its description says."""
+"""Answers of the server equal those of the index, and follow the API's description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents that come and go over HTTP: as a whole or not at all, one change at a time, whoever makes them."""
+"""Changes over HTTP are atomic and made one at a time."""
 
 from __future__ import annotations
 

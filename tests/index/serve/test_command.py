@@ -1,4 +1,4 @@
-"""lsr serve as people start it."""
+"""The command lsr serve."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lsr.index.serve.keys import ENVIRONMENT
 
 @pytest.fixture
 def started(small):
-    """Starts `lsr serve`, and gives its URL once it listens."""
+    """Starts `lsr serve`; returns its URL once it listens."""
     running = []
 
     def start(*args, **environment):

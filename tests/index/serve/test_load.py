@@ -1,4 +1,4 @@
-"""Too much at once, too slow, too long: everything has an end, and the server goes on. And a soak, for some seconds."""
+"""Overload, slow clients, long requests: each has a limit, and the server keeps working. And a short soak test."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_a_missing_head_closes_the_connection(serving, small, sent):
 
 
 def trickle(sock, piece, pause, times):
-    """Send a piece again and again, until the other end has gone."""
+    """Send a piece repeatedly until the other end closes."""
     for _ in range(times):
         sock.sendall(piece)
         time.sleep(pause)

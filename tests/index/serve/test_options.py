@@ -1,4 +1,4 @@
-"""What a server gives for the options of a search, and of documents, is what its index gives."""
+"""Options of searches and documents give the same results over HTTP as from the index."""
 
 from __future__ import annotations
 

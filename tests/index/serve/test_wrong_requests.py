@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is a problem document that says what is wrong and where."""
+"""Every wrong request is answered by a problem document that says what is wrong and where."""
 
 from __future__ import annotations
 

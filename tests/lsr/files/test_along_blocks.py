@@ -1,4 +1,4 @@
-"""Passages along blocks: they cover the text, keep to their size, stand under headings, and say where they are."""
+"""Passages along blocks: they cover the text, keep to their size, and have headings and positions."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_passage_is_titled_with_its_headings(bm25):
         ("Guide > Two", "#two", 9),
         ("Guide > Two > Deep", "#deep", 13),
     ]
-    # What is small goes with what follows, under what both stand under.
+    # A small section is joined with the next, under their common headings.
     assert (passages[0].title, passages[0].metadata["line"]) == ("Guide", 1)
     assert passages[0].text.startswith("intro\n\n# Guide\n\n## One\n\nword0")
 

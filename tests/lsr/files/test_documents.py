@@ -1,4 +1,4 @@
-"""Folders as documents: which files are read, their ids, links and metadata, and what is told of the rest."""
+"""Folders as documents: which files are read, their ids, links and metadata, and messages about the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .conftest import epub, pdf, put
 
 
 def left_out(corpus):
-    """The ids of a corpus, and what its pass tells."""
+    """The ids of a corpus, and the warnings of the pass."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         ids = [document.id for document in corpus]
@@ -244,7 +244,7 @@ def test_a_parent_repositorys_gitignore_applies(tmp_path):
     put(tmp_path / "docs" / "drafts" / "b.md", "text")
     put(tmp_path / "docs" / "c.md", "text")
     assert [found.name for found in walk(tmp_path / "docs", PassedOver())] == ["c.md"]
-    # Who names an ignored folder wants it.
+    # An ignored folder is read if it is named explicitly.
     assert [found.name for found in walk(tmp_path / "docs" / "_build", PassedOver())] == ["a.md"]
     assert not Ignored(tmp_path / "docs" / "_build").is_ignored(tmp_path / "docs" / "_build" / "a.md", False)
 

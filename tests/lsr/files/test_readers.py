@@ -1,4 +1,4 @@
-"""What is read of each kind of file: title, headings, anchors, lines, pages, metadata; and what is refused, and why."""
+"""Readers of each kind of file: title, headings, anchors, lines, pages, metadata, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the page looks: widths, contrast, motion, on a desk and on a phone."""
+"""How the page looks: widths, contrast, motion, on a desktop and on a phone."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_reduced_motion_is_respected(visit, served):
 
 
 def states(page):
-    """The page as people see it, one state after the other, each by its name."""
+    """The page in its states, each with a name."""
     yield "empty"
     page.search(QUERY)
     yield "hits"

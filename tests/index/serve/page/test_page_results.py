@@ -1,4 +1,4 @@
-"""What the page shows of results: texts without their marks, snippets, links, groups, order, dense vectors."""
+"""Results on the page: texts without markup, snippets, links, groups, order, dense vectors."""
 
 from __future__ import annotations
 

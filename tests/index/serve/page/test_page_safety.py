@@ -1,4 +1,4 @@
-"""What documents and servers may do to the page: hostile texts, its policy, problems, keys."""
+"""Safety of the page: hostile texts, its content policy, errors of the server, keys."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_hostile_documents_are_shown_as_text(visit, served, hostile):
 
 
 def test_the_page_runs_only_its_own_scripts(visit, served):
-    """What if something slipped through: neither markup nor inline scripts nor other hosts are let."""
+    """The policy blocks inline scripts, injected markup and other hosts, in case something slips through."""
     page = visit(served, expected="Content Security Policy|Trusted")
     attempts = ["document.body.innerHTML = '<b>x</b>'", "document.body.setAttribute('onclick', 'window.broken=1')"]
     for attempt in attempts:
