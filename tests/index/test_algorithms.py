@@ -221,7 +221,7 @@ N_CLUSTERED = 20_000
 
 @pytest.fixture(scope="module")
 def clustered():
-    """20,000 documents in 100 contiguous clusters, with the cluster's terms, common ones (dense rows) and random ones."""
+    """20,000 documents in 100 contiguous clusters: terms of the cluster, common ones (dense rows) and random ones."""
     rng = np.random.default_rng(11)
     cores = rng.permutation(np.arange(30, 2030))[: 100 * 15].reshape(100, 15)
     rows = []
