@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.resources
 import importlib.util
 import json
 import re
@@ -45,6 +46,18 @@ def part_of_cranfield(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def small_package(part_of_cranfield, tmp_path, monkeypatch):
+    """Make the package's collection the first 200 documents, so that scripts and notebooks take seconds."""
+    folder, real = tmp_path / "package" / "cranfield", importlib.resources.files
+    shutil.copytree(part_of_cranfield / "qrels", folder / "qrels")
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((part_of_cranfield / name).read_bytes()))
+    monkeypatch.setattr(
+        "importlib.resources.files", lambda package: folder.parent if package == "lsr.data" else real(package)
+    )
+
+
 def test_encoders_are_compared(part_of_cranfield, tmp_path, capsys):
     load("compare_encoders").main([str(part_of_cranfield), "bm25", "lsr-tiny", "--out", str(tmp_path / "out")])
     header, *rows = capsys.readouterr().out.splitlines()
@@ -80,7 +93,7 @@ def test_the_fastapi_application(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::lsr.errors.CutTexts")  # the small model reads 48 tokens
-def test_a_splade_model_is_trained_and_searched_with(tmp_path, monkeypatch, capsys):
+def test_a_splade_model_is_trained_and_searched_with(small_package, tmp_path, monkeypatch, capsys):
     torch = pytest.importorskip("torch")
     pytest.importorskip("yaml")
     monkeypatch.setenv("LSR_CACHE", str(tmp_path / "cache"))
@@ -124,7 +137,7 @@ def test_the_paper_is_written(part_of_cranfield, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_the_cells_of_a_notebook_run(path):
+def test_the_cells_of_a_notebook_run(small_package, path):
     names = {"__name__": "notebook"}
     for number, cell in enumerate(json.loads(path.read_text())["cells"]):
         if cell["cell_type"] == "code":

@@ -386,7 +386,7 @@ def test_stopping_finishes_running_requests(small, monkeypatch):
 def test_readers_under_load_see_only_whole_commits(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     module = importlib.import_module("serve")
-    facts = module.load(tmp_path / "idx", float(os.environ.get("LSR_LONG_TESTS", "3")), connections=8, encoder="bm25")
+    facts = module.load(tmp_path / "idx", float(os.environ.get("LSR_LONG_TESTS", "1.5")), connections=8, encoder="bm25")
     assert facts["failures"] == []
     assert facts["requests"] > 0
     assert facts["pairs_committed"] > 0
