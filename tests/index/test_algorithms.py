@@ -30,7 +30,7 @@ from lsr.sparse import SparseMatrix
 
 ALGORITHMS = ("exhaustive", "blocks", "maxscore", "auto")
 ORDERS = ("given", "bisection")
-LARGE = 2**31  # vocabularies from here on are stored in the order given: bisection has a table over all terms
+LARGE = 2**31  # such vocabularies are never reordered: bisection needs a table of all terms
 PALETTES = {"few": [1.0, 2.0, 3.0], "full": [255.0], "wide": [1.0, 7.0, 100.0, 255.0], "uneven": [0.1, 1 / 3, 1.7, 2.9]}
 
 
@@ -175,7 +175,7 @@ def test_windows_with_and_without_dense_rows(tmp_path, order, memory):
     rng = np.random.default_rng(8)
     share = np.concatenate((np.full(6, 0.6), np.full(10, 0.15), np.full(40, 0.02), np.full(60, 0.003)))
     dense = rng.choice(PALETTES["wide"], (6000, len(share))) * (rng.random((6000, len(share))) < share)
-    dense[3000:4500, :3] = 0  # in the order given, terms that are dense rows here and short lists, or none, there
+    dense[3000:4500, :3] = 0  # some terms are dense rows in one window, short or absent in others
     dense[4500:, 3] = 0
     matrix = SparseMatrix.from_dense(dense)
     segment = write(tmp_path, matrix, memory=memory, order=order)
@@ -185,7 +185,7 @@ def test_windows_with_and_without_dense_rows(tmp_path, order, memory):
         for _ in range(3):
             terms = np.sort(rng.choice(len(share), size, replace=False))
             require_equal(segment, Truth(matrix), terms, rng.choice([0.3, 1.0, 1.1], size), ks=(1, 10, 200, 6000))
-    require_equal(segment, Truth(matrix), range(6), 1.0, ks=(1, 10, 1000))  # dense rows alone
+    require_equal(segment, Truth(matrix), range(6), 1.0, ks=(1, 10, 1000))  # only dense rows
 
 
 # --- the largest sums -------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_sums_up_to_two_to_the_31st(tmp_path, order, n):
     dense[::7] = 255
     matrix = SparseMatrix.from_dense(dense)
     segment, truth = write(tmp_path, matrix, order=order), Truth(matrix)
-    # The largest integers that a query's weights can become, all the same and one that has nearly everything.
+    # The largest integer query weights: all equal, and one term with nearly all of the sum.
     largest = (2**31 - 1) // 255 - n
     for weights in (np.full(n, largest / n), np.append(np.ones(n - 1), largest - n + 1)):
         assert truth.sums(*query(range(n), weights))[0].max() > (2**31 if n <= 2 else 2**30) * 0.999
@@ -273,7 +273,7 @@ def test_blocks_and_postings_are_skipped(segment, queries):
 
 
 def test_maxscore_skips_nonessential_terms(tmp_path, clustered, truth, queries, order):
-    # With several windows: in the first there is no score to reach yet.
+    # Several windows, because the first one has no threshold yet.
     segment = write(tmp_path, clustered[0], memory=24 * 2 * 60_000, order=order)
     assert segment.n_windows > 3
     for terms, weights in queries[:10]:
@@ -302,14 +302,14 @@ def test_every_method_of_scoring_candidates_is_covered(tmp_path, monkeypatch, se
     monkeypatch.setattr("lsr.index.search.segment_group.search_blocks", block_max.search_blocks.py_func)
     for terms, weights in queries[:10]:
         require_equal(segment, truth, terms, weights, ks=(1,), algorithms=["blocks"])
-    # For a small k a search begins with blocks, 64 at a time, and these ones go on with them.
+    # For a small k, a search starts with blocks, 64 at a time, and continues with blocks.
     assert ran["score_blocks"] > 10
     assert ran["score_split"] == ran["score_window"] == 0
-    # For a large one it begins with a window.
+    # For a large k, it starts with a window.
     require_equal(segment, truth, *queries[0], ks=(1000,), algorithms=["blocks"])
     assert ran["score_window"] == 1
     ran["score_window"] = 0
-    # Now any block may hold one of the best. Documents have 12 of 600 terms, and some of 6 light ones.
+    # Any block may have one of the best: documents have 12 of 600 terms, and some of 6 light terms.
     rng = np.random.default_rng(13)
     rows = []
     for _ in range(N_CLUSTERED):
@@ -320,10 +320,10 @@ def test_every_method_of_scoring_candidates_is_covered(tmp_path, monkeypatch, se
     segment, truth = write(tmp_path, even, memory=24 * 2 * 70_000), Truth(even)
     n = segment.n_windows
     assert n > 2
-    # A document may be among the best by any one of these terms, so all lists are scanned.
+    # Any one of these terms can make a document one of the best, so all lists are scanned.
     require_equal(segment, truth, range(8), 1.0, ks=(200,), algorithms=["blocks"])
     assert (ran["score_split"], ran["score_window"]) == (0, n)
-    # The light ones are looked up, once there is a score to reach.
+    # With a threshold, the light terms are only looked up.
     require_equal(segment, truth, [*range(8), *range(600, 606)], 1.0, ks=(200,), algorithms=["blocks"])
     assert (ran["score_split"], ran["score_window"]) == (n - 1, n + 1)
 

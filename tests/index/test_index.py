@@ -246,7 +246,7 @@ def test_a_term_the_encoder_added_is_an_expansion(tmp_path):
     flutter, wing = (list(encoder.vocabulary).index(t) for t in ("flutter", "wing"))
     encoder.encode_document = lambda texts: SparseMatrix.from_dicts([{flutter: 2.0, wing: 1.0}] * len(texts), 3)
     index = Index.build(tmp_path / "idx", [{"_id": "a", "text": "The wing"}], encoder=encoder)
-    explanation = index.explain("wing flutter car", "a")  # a car is in no document, so it is no part of the query
+    explanation = index.explain("wing flutter car", "a")  # no document has "car", so the query drops it
     assert {c.token: c.kind for c in explanation} == {"flutter": "expansion", "wing": "match"}
     assert explanation.words() == "flutter* 67%, wing 33%"
 
@@ -370,7 +370,7 @@ part = maps[maps.index("postings.arrow"):]
 print(re.search(r"Rss: +(\\d+) kB", part).group(1))
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "idx"], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2000  # of 19,000
+    assert int(done.stdout) < 2000  # kB of 19,000
 
 
 def test_many_processes_open_and_search_the_same_index(index):
@@ -465,7 +465,7 @@ def test_a_path_may_hold_documents_or_vectors(tmp_path):
     (tmp_path / "vectors.jsonl").write_text(json.dumps({"id": "a", "vector": {"wing": 1.5}}) + "\n")
     assert Index.build(tmp_path / "v", str(tmp_path / "vectors.jsonl")).search({"wing": 1.0})[0].id == "a"
     with_encoder = Index.build(tmp_path / "terms", str(tmp_path / "vectors.jsonl"), encoder=index.encoder)
-    assert with_encoder.search("wing")[0].id == "a"  # in the encoder's terms
+    assert with_encoder.search("wing")[0].id == "a"  # the vectors are mapped to the encoder's terms
     for call in (index.add, lambda source: Index.build(tmp_path / "none", source)):
         with pytest.raises(DataError, match="no-such-file"):
             call("no-such-file")

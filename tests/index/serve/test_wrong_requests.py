@@ -168,11 +168,11 @@ def test_a_huge_body_is_refused(serving, small):
     body = json.dumps({"query": "x" * 1500}).encode()
     assert "1,000 bytes" in problem(asking.post("/v1/search", body), 413)["detail"]
     at = urlsplit(asking.url)
-    with socket.create_connection((at.hostname, at.port)) as sock:  # by who asks first
+    with socket.create_connection((at.hostname, at.port)) as sock:  # a client that asks before it sends the body
         sock.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         sock.sendall(b"Expect: 100-continue\r\nContent-Length: 10000000\r\n\r\n")
         assert sock.makefile("rb").readline().split()[1] == b"413"
-    with socket.create_connection((at.hostname, at.port)) as sock:  # of no declared length
+    with socket.create_connection((at.hostname, at.port)) as sock:  # a body without a declared length
         sock.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         sock.sendall(b"Transfer-Encoding: chunked\r\n\r\n" + b"200\r\n" + b"x" * 512 + b"\r\n")
         sock.sendall(b"200\r\n" + b"x" * 512 + b"\r\n0\r\n\r\n")
@@ -221,12 +221,12 @@ def test_internal_errors_reveal_nothing_of_the_machine(serving, tmp_path, monkey
     monkeypatch.setattr(asking.app.serving.indexes["idx"], "search", lambda *_: {}[str(tmp_path)])
     told = problem(asking.post("/v1/search", {"query": "wing"}), 500)
     assert str(tmp_path) not in json.dumps(told)
-    assert told["detail"].split()[-4] in caplog.text  # its number
+    assert told["detail"].split()[-4] in caplog.text  # the error's number
 
 
 def too_many_files(path, how):
     try:
-        if how == "pyarrow":  # which tells it in words alone
+        if how == "pyarrow":  # its error has no errno, only a text
             raise OSError(f"Failed to open local file '{path}'. Detail: [errno 24] Too many open files")
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
     except OSError as error:
@@ -245,7 +245,7 @@ def test_too_many_open_files_give_advice_and_retry_after(serving, tmp_path, monk
     assert answer.headers["retry-after"] == "1"
     assert re.search("too many files open.*ulimit -n", told["detail"])
     assert str(tmp_path) not in json.dumps(told)
-    assert how == "while writing" or str(tmp_path) in caplog.text  # for whoever runs it
+    assert how == "while writing" or str(tmp_path) in caplog.text  # the log has the path
     monkeypatch.undo()
     assert asking.post("/v1/search", {"query": "wing"}).status == 200
 
