@@ -1,13 +1,12 @@
-"""Quality and latency on judged collections: the encoders that ship, BM25 here and in bm25s, real SPLADE-v3 vectors.
+"""Quality and latency on judged collections: shipped encoders, BM25 of lsr and of bm25s, real SPLADE-v3 vectors.
 
-    pip install bm25s                     # the rival
+    pip install bm25s                     # to compare with
     NUMBA_NUM_THREADS=1 python benchmarks/quality.py --data FOLDER [--sets scifact cranfield]
         [--encoder PATH] [--encoder "lsr-mini, hybrid"] [--encoder "lsr-mini, learned half"]
 
-FOLDER holds collections in BEIR layout (scifact/, cranfield/) and nfcorpus-splade-v3/ (vectors as JSONL). Each row is
-made in this one process, one query at a time, on one thread: the rival's figures stand on the same data and machine.
-Both BM25s read title and text, use k1 = 0.9, b = 0.4, Lucene's idf and Snowball stems; the stop words are each one's
-own English list.
+FOLDER holds collections in BEIR layout (scifact/, cranfield/) and nfcorpus-splade-v3/ (vectors as JSONL). All rows are
+measured in this process, one query at a time on one thread, with the same data. Both BM25 implementations read title
+and text with k1 = 0.9, b = 0.4, Lucene's idf and Snowball stems; each has its own list of English stop words.
 """
 
 from __future__ import annotations
@@ -72,13 +71,13 @@ class Row:
 
 
 def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
-    """An encoder through encode, index, search, evaluate.
+    """Encode, index, search and evaluate with an encoder.
 
     Args:
         dataset: The collection.
-        work: Folder for indexes, which are kept: what differs in how it is searched shares one.
-        encoder: Its name or path; with ", hybrid" or ", dense" searched so, with ", learned half" without the query's
-            words of BM25.
+        work: Folder for indexes. Rows that differ only in the search share an index.
+        encoder: Its name or path; ", hybrid" or ", dense" after it sets the search mode, ", learned half" drops BM25's
+            terms from the query.
     """
     name, _, how = encoder.partition(", ")
     made = load_encoder(name)
@@ -96,7 +95,7 @@ def ours(dataset: Dataset, work: Path, encoder: str) -> Evaluation:
 
 
 def theirs(dataset: Dataset) -> tuple[dict[str, float], dict[str, float], Latency] | None:
-    """The same with bm25s; None where it isn't installed."""
+    """The same with bm25s; None if it isn't installed."""
     try:
         import bm25s
         import Stemmer
@@ -137,7 +136,7 @@ def _queries(dataset: Dataset) -> list[tuple[str, str]]:
 
 
 def splade(folder: Path, work: Path) -> list[Row]:
-    """Real SPLADE-v3 vectors, in both widths of impacts; the rival is scipy's product with the float weights."""
+    """SPLADE-v3 vectors with 8-bit and float32 impacts, compared with scipy's product of the float weights."""
     rows: list[Row] = []
     source = folder / "corpus.splade-v3.jsonl.gz"
     dataset = Dataset("nfcorpus", "test", str(folder), read_qrels(folder / "qrels" / "test.tsv"))
@@ -168,12 +167,12 @@ def splade(folder: Path, work: Path) -> list[Row]:
 
 
 def main() -> None:
-    """Run all sets that are there and print one table."""
+    """Run all available sets and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="NAME")
     parser.add_argument(
-        "--encoder", action="append", default=[], metavar="NAME|PATH", help="instead of those that ship"
+        "--encoder", action="append", default=[], metavar="NAME|PATH", help="instead of the shipped encoders"
     )
     args = parser.parse_args()
     rows: list[Row] = []
