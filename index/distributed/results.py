@@ -115,7 +115,7 @@ def merge(answers: Mapping[int, ShardHits], k: int, sorts: Sequence[Sort] = ()) 
     scores = np.concatenate([hits.scores for hits in answers.values()])
     firsts = dict(zip(answers, np.cumsum([0, *(len(hits.docs) for hits in answers.values())]).tolist(), strict=False))
     least = np.partition(scores, -k)[-k] if len(scores) > k else -np.inf
-    high = np.flatnonzero(scores >= least)  # with a thousand shards, a thousandth of the documents
+    high = np.flatnonzero(scores >= least)  # of a thousand shards' results, only a thousandth is left to sort
     order = high[np.lexsort((docs[high], numbers[high], -scores[high]))]
     if sorts:
         keys = [[key for hits in answers.values() for key in hits.keys[i]] for i in range(len(sorts))]

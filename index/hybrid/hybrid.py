@@ -1,6 +1,6 @@
 """Hybrid: fuses several rankings of the same documents.
 
-    hybrid = Hybrid(index)                               # of a hybrid encoder: its learned terms, and BM25's
+    hybrid = Hybrid(index)                               # with a hybrid encoder: learned terms and BM25
     hybrid = Hybrid(index, dense=build_dense(index, "vectors", embed), method="interpolation", weights={"dense": 0.5})
     hits = hybrid.search("a question", k=10, where={"lang": "en"})
 

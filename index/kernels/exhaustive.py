@@ -36,7 +36,7 @@ _RUN = 16  # entries that are appended together, without a branch
 _STRIP = 4096  # documents whose scores are added up together from dense rows
 _ASKED = 512  # postings prefetched at the beginning of a list
 _SAMPLE = 256  # scores sampled to guess the first threshold
-_SEEDED_K, _SEEDED_SHARE = _SAMPLE // 2, 8  # guess it from this k on, in windows of at least 8k documents
+_SEEDED_K, _SEEDED_SHARE = _SAMPLE // 2, 8  # guess it for k >= 128, in windows of at least 8 * k documents
 
 
 @kernel

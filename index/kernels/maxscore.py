@@ -40,8 +40,9 @@ from lsr.index.kernels.layout import (
     number_of,
 )
 
-# Terms are non-essential up to this fraction of the threshold. Lucene uses the whole threshold; but then nearly every
-# document of the essential lists can still reach it, and look-ups cost more than scans.
+# Terms are non-essential while their bounds add up to less than this fraction of the threshold. Lucene uses the whole
+# threshold; but then nearly every document in the essential lists can still reach it, and look-ups cost more than
+# scans.
 _ASIDE = 4
 
 
@@ -214,7 +215,7 @@ def append(space, order, windows, w, docs, scores, n, k, found, threshold):
 
 @inlined
 def seek(docs, at, end, doc):
-    """Return the first index in docs[at:end], which ascends, of a document of at least `doc`, else `end`.
+    """Return the index of the first document in docs[at:end] (ascending) that is at least `doc`, else `end`.
 
     Uses galloping search.
     """

@@ -86,7 +86,7 @@ class Terms:
         return cls(keys, np.array([number for _, number in found], np.int64), codes, offsets)
 
 
-Titles = tuple[list[Suggestion], list[Suggestion]]  # those that start with a text; those with a later word that does
+Titles = tuple[list[Suggestion], list[Suggestion]]  # starting with a text; with a later word that does
 
 
 class WordSource(Protocol):

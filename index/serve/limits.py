@@ -16,7 +16,7 @@ Vector = dict[str, Weight]
 def _k(value: int, info: ValidationInfo) -> int:
     most = info.context.max_k
     if value > most:
-        raise ValueError(f"at most {most:,} documents are given, got {value:,}")
+        raise ValueError(f"at most {most:,} documents are returned, got {value:,}")
     return value
 
 
@@ -26,14 +26,14 @@ _COUNTED = {str: "characters", dict: "terms", list: "numbers"}
 def _query(query: str | Vector | list[float], info: ValidationInfo) -> str | Vector | list[float]:
     most, what = info.context.max_query, _COUNTED[type(query)]
     if len(query) > most:
-        raise ValueError(f"has {len(query):,} {what}, at most {most:,} are taken")
+        raise ValueError(f"has {len(query):,} {what}, at most {most:,} are accepted")
     return query
 
 
 def _where(where: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
     values, most = _count(where), info.context.max_where
     if values > most:
-        raise ValueError(f"has {values:,} values, at most {most:,} are taken")
+        raise ValueError(f"has {values:,} values, at most {most:,} are accepted")
     return where
 
 

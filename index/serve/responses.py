@@ -83,7 +83,7 @@ async def read(request: Request, model: type[M], settings: ServeSettings) -> M:
         got = kind[:80] or "none"
         raise Problem(415, f"the body has to be JSON, with the content type application/json, got {got}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem(415, "compressed bodies aren't taken; send it as it is")
+        raise Problem(415, "compressed bodies aren't accepted; send it uncompressed")
     body = await _body(request, settings.max_body, settings.patience)
     if len(body) > LARGE:
         return await asyncio.to_thread(_parsed, model, body, settings)

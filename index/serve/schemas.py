@@ -107,9 +107,9 @@ class HowToSearch(OfIndex):
         if options and self.hybrid is not None:
             raise ValueError(f'{next(iter(options))} doesn\'t go with hybrid; it does with the setting "mode"')
         if self.diversity and self.depth > info.context.max_k:
-            raise ValueError(f"depth: at most {info.context.max_k:,} documents are made diverse, got {self.depth:,}")
+            raise ValueError(f"depth: at most {info.context.max_k:,} documents are diversified, got {self.depth:,}")
         if (most := self.k * self.per_group) > info.context.max_k:
-            raise ValueError(f"at most {info.context.max_k:,} documents are given, got {most:,} in {self.k:,} groups")
+            raise ValueError(f"at most {info.context.max_k:,} documents are returned, got {most:,} in {self.k:,} groups")
         return self
 
 
