@@ -109,7 +109,8 @@ class HowToSearch(OfIndex):
         if self.diversity and self.depth > info.context.max_k:
             raise ValueError(f"depth: at most {info.context.max_k:,} documents are diversified, got {self.depth:,}")
         if (most := self.k * self.per_group) > info.context.max_k:
-            raise ValueError(f"at most {info.context.max_k:,} documents are returned, got {most:,} in {self.k:,} groups")
+            limit = info.context.max_k
+            raise ValueError(f"at most {limit:,} documents are returned, got {most:,} in {self.k:,} groups")
         return self
 
 
