@@ -15,7 +15,7 @@ from lsr.fingerprint import Fingerprint
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
 from lsr.index.search.explain import query_words, readable
-from lsr.index.search.hits import Hit, Hits, facet_rows
+from lsr.index.search.hits import Hits, facet_rows
 from lsr.index.search.options import Options
 from lsr.index.search.reader import Reader
 from lsr.index.serve import schemas
@@ -195,7 +195,7 @@ class Served:
         return {"index": self.name, "duplicates": [asdict(one) for one in found]}
 
     def _described(
-        self, reader: Reader, found: Sequence[Sequence[Hit]], asked: schemas.HowToSearch, deadline: Deadline
+        self, reader: Reader, found: Sequence[Hits], asked: schemas.HowToSearch, deadline: Deadline
     ) -> list[list[dict[str, Any]]]:
         """Hits as JSON has them."""
         documents, room = reader.documents, self._settings.max_answer
@@ -203,12 +203,13 @@ class Served:
         for hits in found:
             deadline.check()
             row: list[dict[str, Any]] = []
-            for rank, hit in enumerate(hits, start=asked.offset + 1):
-                described: dict[str, Any] = {"id": hit.id, "rank": rank, "score": hit.score}
-                if (passage := hit.passage) != described["id"]:
+            known = zip(hits.docs.tolist(), hits.ids, hits.passages, hits.scores.tolist(), strict=True)
+            for rank, (doc, doc_id, passage, score) in enumerate(known, start=asked.offset + 1):
+                described: dict[str, Any] = {"id": doc_id, "rank": rank, "score": score}
+                if passage != doc_id:
                     described["passage"] = passage
                 if asked.fields:
-                    title, text, metadata = documents.fields(hit.doc)
+                    title, text, metadata = documents.fields(doc)
                     described |= {"title": title, "text": text, "metadata": metadata}
                     room -= len(title) + len(text)
                     if room < 0:
