@@ -1,4 +1,4 @@
-"""Write the tables of README.md, docs/ and the model cards from benchmarks/results/, each with its command, machine and date.
+"""Write the tables of README.md, docs/ and the model cards from benchmarks/results/, with command, machine and date.
 
     python benchmarks/tables.py [--check]
 

@@ -149,7 +149,7 @@ def real_data():
 
 
 @pytest.fixture(scope="module")
-def training_surroundings(tmp_path_factory):
+def training_environment(tmp_path_factory):
     """A separate cache, and one thread: with small models, several threads mostly wait for each other."""
     import torch
 

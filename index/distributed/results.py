@@ -74,6 +74,11 @@ class FoundDocuments:
         """Return the id of the document that a passage was cut from; None if it isn't a passage."""
         return self.places[doc].parent
 
+    def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]:
+        """The ids of some; with `parents` a passage has that of its document."""
+        places = [self.places[doc] for doc in docs]
+        return [place.parent or place.id if parents else place.id for place in places]
+
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
         """Return a document's title, text and metadata.
 

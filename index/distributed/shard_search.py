@@ -15,7 +15,7 @@ from lsr.index.distributed.shard_group import ShardGroup
 from lsr.index.distributed.shard_server import ShardHits, ShardState
 from lsr.index.search.column_values import facet_order
 from lsr.index.search.explain import Explanation
-from lsr.index.search.hits import Hit, Hits
+from lsr.index.search.hits import Hits
 from lsr.index.search.options import Sort
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
 from lsr.index.search.selection import Selected, explained, select
@@ -151,8 +151,7 @@ class ShardSearch:
         explain = explained(
             partial(self._explain, documents, EncodedQuery(given, ranked.vector)), selected, boosted=boosted
         )
-        pairs = zip(selected.docs, selected.scores, strict=True)
-        return Hits((Hit(documents, *pair, explain) for pair in pairs), missing=ranked.missing, **also)
+        return Hits(documents, selected.docs, selected.scores, explain, missing=ranked.missing, **also)
 
     def _explain(
         self, documents: FoundDocuments, query: EncodedQuery, doc: int, *, origins: bool = True

@@ -1,14 +1,18 @@
-"""Hits: the results of a search; texts and metadata are read on access."""
+"""Hit: a search result whose text is read on access. Hits: the results of a search."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from html import escape
-from typing import Any, Protocol
+from operator import getitem
+from typing import Any, Protocol, overload
 
-from lsr.errors import LsrError, MissingExtra
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lsr.errors import DataError, LsrError, MissingExtra
 from lsr.index.search.explain import Explanation
 
 _SHOWN = 300  # characters of a text in a notebook
@@ -20,6 +24,8 @@ class Described(Protocol):
     def id(self, doc: int) -> str: ...
 
     def parent(self, doc: int) -> str | None: ...
+
+    def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]: ...
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]: ...
 
@@ -85,10 +91,7 @@ class Hit:
         )
 
     def __reduce__(self) -> Any:
-        raise TypeError(
-            "a Hit reads its text and explanation from an index that is open here: send what you need of it to the "
-            "other process, such as hit.to_dict()"
-        )
+        return getitem, (Hits(self._documents, [self.doc], [self.score], self._explain), 0)
 
     def __eq__(self, other: object) -> bool:
         """Equal if the document (or passage) and the score are equal; the index doesn't matter."""
@@ -123,30 +126,90 @@ class Hit:
         return f"<p><b>{escape(title or self.passage)}</b> {self.score:.4f}<br>{shown}</p>"
 
 
-class Hits(list[Hit]):
-    """The hits of a search, best first, with counts if they were requested.
+class Hits(Sequence[Hit]):
+    """The hits of a search, best first, with counts if they were requested; immutable.
+
+    Each `Hit` is made on access. Pickled hits include their texts, but can't be explained.
 
     Attributes:
+        docs: (n,) int64, the documents' numbers in the snapshot that was searched.
+        scores: (n,) float64, their scores.
         facets: {column: {value: number of matching documents}}, most frequent values first; empty unless requested.
         total: Number of matching documents; None unless `total` or `facets` was requested.
         missing: For a search over shards, {shard: why it is missing}; empty if all shards answered.
     """
 
+    __hash__ = None  # type: ignore[assignment]
+
     def __init__(
         self,
-        hits: Iterable[Hit] = (),
+        documents: Described,
+        docs: ArrayLike,
+        scores: ArrayLike,
+        explain: Callable[..., Explanation],
         *,
         facets: Mapping[str, Mapping[Any, int]] | None = None,
         total: int | None = None,
         missing: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(hits)
+        self._documents, self._explain = documents, explain
+        self.docs: NDArray[np.int64] = np.asarray(docs, np.int64)
+        self.scores: NDArray[np.float64] = np.asarray(scores, np.float64)
         self.facets = {name: dict(counts) for name, counts in (facets or {}).items()}
         self.total, self.missing = total, dict(missing or {})
 
+    @property
+    def ids(self) -> list[str]:
+        """The documents' ids; see `Hit.id`."""
+        return self._documents.ids_of(self.docs.tolist(), parents=True)
+
+    @property
+    def passages(self) -> list[str]:
+        """The ids of what matched; see `Hit.passage`."""
+        return self._documents.ids_of(self.docs.tolist())
+
+    def __len__(self) -> int:
+        return len(self.docs)
+
+    @overload
+    def __getitem__(self, at: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Hits: ...
+
+    def __getitem__(self, at: int | slice) -> Hit | Hits:
+        """Return a hit; for a slice, hits with the facets and total of the whole search."""
+        if isinstance(at, slice):
+            docs, scores = self.docs[at], self.scores[at]
+            also = {"facets": self.facets, "total": self.total, "missing": self.missing}
+            return Hits(self._documents, docs, scores, self._explain, **also)
+        return Hit(self._documents, int(self.docs[at]), float(self.scores[at]), self._explain)
+
+    def __iter__(self) -> Iterator[Hit]:
+        for doc, score in zip(self.docs.tolist(), self.scores.tolist(), strict=True):
+            yield Hit(self._documents, doc, score, self._explain)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal if the hits and their order are equal; also compares with a list."""
+        if isinstance(other, Hits):
+            same = len(self) == len(other) and bool((self.scores == other.scores).all())
+            return same and (self.ids, self.passages) == (other.ids, other.passages)
+        return list(self) == other if isinstance(other, list) else NotImplemented
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def __reduce__(self) -> Any:
+        return _sent, (self.docs, self.scores, self.rows(), self.facets, self.total, self.missing)
+
     def rows(self) -> list[dict[str, Any]]:
         """Return a dict for each hit: rank, id, passage, score, title, text and metadata."""
-        return [{"rank": rank, **hit.to_dict()} for rank, hit in enumerate(self, start=1)]
+        names = ("rank", "id", "passage", "score", "title", "text", "metadata")
+        known = zip(self.ids, self.passages, self.scores.tolist(), self.docs.tolist(), strict=True)
+        return [
+            dict(zip(names, (rank, *keys, *self._documents.fields(doc)), strict=True))
+            for rank, (*keys, doc) in enumerate(known, start=1)
+        ]
 
     def _repr_html_(self) -> str:
         return "<ol>" + "".join(f"<li>{hit._repr_html_()}</li>" for hit in self) + "</ol>"
@@ -188,6 +251,43 @@ class Hits(list[Hit]):
             metadata = row.pop("metadata")
             rows.append(row | {f"metadata.{key}" if key in row else key: value for key, value in metadata.items()})
         return pd.DataFrame(rows, columns=None if rows else ["rank", "id", "passage", "score", "title", "text"])
+
+
+class _SentDocuments:
+    """The documents of unpickled hits, from their `Hits.rows`."""
+
+    def __init__(self, rows: Mapping[int, Mapping[str, Any]]) -> None:
+        self._rows = rows
+
+    def id(self, doc: int) -> str:
+        return str(self._rows[doc]["passage"])
+
+    def parent(self, doc: int) -> str | None:
+        return str(self._rows[doc]["id"])
+
+    def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]:
+        return [str(self._rows[doc]["id" if parents else "passage"]) for doc in docs]
+
+    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
+        row = self._rows[doc]
+        return row["title"], row["text"], row["metadata"]
+
+
+def _sent(
+    docs: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    rows: Sequence[Mapping[str, Any]],
+    facets: Mapping[str, Mapping[Any, int]],
+    total: int | None,
+    missing: Mapping[str, str],
+) -> Hits:
+    """Rebuild pickled hits."""
+    documents = _SentDocuments(dict(zip(docs.tolist(), rows, strict=True)))
+    return Hits(documents, docs, scores, _unexplained, facets=facets, total=total, missing=missing)
+
+
+def _unexplained(doc: int, *, origins: bool = True) -> Explanation:
+    raise DataError("pickled hits can't be explained: explain them before, or call Index.explain")
 
 
 def facet_rows(facets: Mapping[str, Mapping[Any, int]]) -> dict[str, list[dict[str, Any]]]:

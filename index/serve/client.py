@@ -22,7 +22,7 @@ from lsr.errors import DataError
 from lsr.index.protocols import AnyQuery, AnySource, SearchIndex
 from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.explain import Contribution, Explanation
-from lsr.index.search.hits import Hit, Hits
+from lsr.index.search.hits import Hits
 from lsr.index.search.options import Options, split_options
 from lsr.index.search.query_encoder import as_queries, search_settings
 from lsr.index.search.selection import Selected, explained, select
@@ -309,8 +309,7 @@ class Client:
             name: {row["value"]: row["count"] for row in counts}
             for name, counts in (answer.get("facets") or {}).items()
         }
-        pairs = zip(selected.docs, selected.scores, strict=True)
-        return Hits((Hit(found, *pair, told) for pair in pairs), facets=facets, total=answer.get("total"))
+        return Hits(found, selected.docs, selected.scores, told, facets=facets, total=answer.get("total"))
 
     # --- changing ---------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lsr.index.search.explain import readable
-from lsr.index.search.hits import Hit, Hits, facet_rows
+from lsr.index.search.hits import Hits, facet_rows
 from lsr.index.search.reader import Reader
 from lsr.index.serve.problems import wrong_values
 from lsr.index.serve.thread_pool import Deadline
@@ -36,7 +36,7 @@ class _Room:
 
 
 def hit_rows(
-    reader: Reader, found: Sequence[Sequence[Hit]], deadline: Deadline, *, offset: int, fields: bool, max_answer: int
+    reader: Reader, found: Sequence[Hits], deadline: Deadline, *, offset: int, fields: bool, max_answer: int
 ) -> list[list[dict[str, Any]]]:
     """Convert the hits of queries.
 
@@ -55,12 +55,13 @@ def hit_rows(
     for hits in found:
         deadline.check()
         row: list[dict[str, Any]] = []
-        for rank, hit in enumerate(hits, start=offset + 1):
-            described: dict[str, Any] = {"id": hit.id, "rank": rank, "score": hit.score}
-            if (passage := hit.passage) != described["id"]:
+        known = zip(hits.docs.tolist(), hits.ids, hits.passages, hits.scores.tolist(), strict=True)
+        for rank, (doc, doc_id, passage, score) in enumerate(known, start=offset + 1):
+            described: dict[str, Any] = {"id": doc_id, "rank": rank, "score": score}
+            if passage != doc_id:
                 described["passage"] = passage
             if fields:
-                title, text, metadata = reader.documents.fields(hit.doc)
+                title, text, metadata = reader.documents.fields(doc)
                 room.take(title, text, "fields", 'ask for fewer documents, or with "fields": false')
                 described |= {"title": title, "text": text, "metadata": metadata}
             row.append(described)

@@ -15,7 +15,7 @@ from lsr.fingerprint import Fingerprint
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
 from lsr.index.search.explain import query_words
-from lsr.index.search.hits import Hit, Hits
+from lsr.index.search.hits import Hits
 from lsr.index.search.options import Options
 from lsr.index.search.reader import Reader
 from lsr.index.serve import schemas
@@ -189,7 +189,7 @@ class Served:
         return {"index": self.name, "duplicates": [asdict(one) for one in found]}
 
     def _described(
-        self, reader: Reader, found: Sequence[Sequence[Hit]], asked: schemas.HowToSearch, deadline: Deadline
+        self, reader: Reader, found: Sequence[Hits], asked: schemas.HowToSearch, deadline: Deadline
     ) -> list[list[dict[str, Any]]]:
         limit = self._settings.max_answer
         return hit_rows(reader, found, deadline, offset=asked.offset, fields=asked.fields, max_answer=limit)

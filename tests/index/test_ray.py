@@ -154,9 +154,9 @@ def test_the_command_starts_a_local_cluster(ties, cluster_benchmark):
     one, folder = ties
     command = [sys.executable, "-m", "lsr", "search", folder, "-k", "5", "--ray", "local", "--cpus", "0.1", "--queries"]
     save_matrix(folder.parent / "q.parquet", queries(3))
-    surroundings = os.environ | cluster_benchmark.SURROUNDINGS
+    environment = os.environ | cluster_benchmark.ENVIRONMENT
     ran = subprocess.run(
-        [*command, folder.parent / "q.parquet"], capture_output=True, text=True, check=False, env=surroundings
+        [*command, folder.parent / "q.parquet"], capture_output=True, text=True, check=False, env=environment
     )
     assert ran.returncode == 0, ran.stderr
     hits = [hit.id for hits in one.search_batch(queries(3), 5) for hit in hits]
