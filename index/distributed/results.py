@@ -75,7 +75,7 @@ class FoundDocuments:
         return self.places[doc].parent
 
     def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]:
-        """The ids of some; with `parents` a passage has that of its document."""
+        """Return the ids of documents; with `parents`, a passage has the id of its document."""
         places = [self.places[doc] for doc in docs]
         return [place.parent or place.id if parents else place.id for place in places]
 

@@ -186,7 +186,7 @@ class Documents:
             raise CorruptIndex(f"{self._ids.path}: damaged: there is no document {doc}; {RESTORE}") from None
 
     def ids_of(self, docs: NDArray[np.int64], *, parents: bool = False) -> list[str]:
-        """The ids of some documents; with `parents` a passage has the id of its document, as in hits."""
+        """Return the ids of documents; with `parents`, a passage has the id of its document, as in hits."""
         batches = docs // _ID_BATCH
         found = np.empty(len(docs), object)
         for number in np.unique(batches).tolist():
@@ -291,7 +291,7 @@ class AllDocuments:
         return part.parent(within)
 
     def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]:
-        """The ids of some documents; for `parents` see `Documents`."""
+        """Return the ids of documents; for `parents` see `Documents.ids_of`."""
         wanted = np.asarray(docs, np.int64)
         number = np.searchsorted(self._bases, wanted, side="right") - 1
         found = np.empty(len(wanted), object)
