@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ from benchmarks/results/, each with its command, machine and date.
+"""Write the tables of README.md, docs/ and the model cards from benchmarks/results/, with command, machine and date.
 
     python benchmarks/tables.py [--check]
 
@@ -83,6 +83,38 @@ def quality_means(systems: Mapping[str, str] = _SYSTEMS) -> str:
         for name, own in values.items()
     ]
     return table(("nDCG@10", *map(_short, sets), "mean"), rows) + caption(QUALITY, found)
+
+
+def card(systems: Mapping[str, str]) -> str:
+    """Quality of a model on each collection, with its 95 % intervals and its difference from BM25."""
+    found = result("quality")
+    own = {(row["collection"], row["system"]): row for row in found["rows"]}
+    sets = list(dict.fromkeys(name for name, system in own if system == "bm25s"))
+
+    def cells(name: str, system: str) -> list[str]:
+        row = own[name, system]
+        value = f"{row['nDCG@10']:.3f} ({row['interval'][0]:.3f} to {row['interval'][1]:.3f})"
+        away = row["beside_bm25"]
+        return [value, f"{away['difference']:+.3f} ({away['low']:+.3f} to {away['high']:+.3f})"]
+
+    rows = [
+        (
+            name,
+            *(cell for system in systems for cell in cells(name, system)),
+            *(f"{own[name, system]['R@100']:.3f}" for system in (*systems, "lsr bm25")),
+        )
+        for name in sets
+    ]
+    means = [
+        [_mean(own[name, system][measure] for name in sets) for system in (*systems, "lsr bm25")]
+        for measure in ("nDCG@10", "R@100")
+    ]
+    bm25 = means[0].pop()
+    quality = [cell for mean in means[0] for cell in (f"**{mean:.3f}**", f"{mean - bm25:+.3f}")]
+    rows.append(("mean", *quality, *(f"{mean:.3f}" for mean in means[1])))
+    header = [cell for name in systems.values() for cell in (f"nDCG@10, {name}", "beside BM25")]
+    recalls = [f"R@100, {name}" for name in (*systems.values(), "BM25")]
+    return table(("collection", *header, *recalls), rows) + caption(QUALITY, found)
 
 
 def bm25_held_out() -> str:
@@ -542,6 +574,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "bm25-held-out": bm25_held_out,
     "quality-means": quality_means,
     "quality-parts": lambda: quality_means(_PARTS),
+    "card-lsr-mini": lambda: card({"lsr lsr-mini, hybrid": "hybrid", "lsr lsr-mini": "sparse"}),
+    "card-lsr-tiny": lambda: card({"lsr lsr-tiny": "sparse"}),
     "languages": languages,
     "encoders": encoders,
     "encoding": encoding,
@@ -577,7 +611,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     old = []
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+    cards = sorted((ROOT / "lsr" / "data").glob("*/README.md"))
+    for path in (ROOT / "README.md", *cards, *sorted((ROOT / "docs").rglob("*.md"))):
         text = path.read_text(encoding="utf-8")
         if filled(text) != text:
             old.append(path.relative_to(ROOT).as_posix())

@@ -229,7 +229,7 @@ def _search_system(
                     beside = None if dense is None else dense[some]
                     found = index.search_batch(matrix[some], wanted, dense=beside, **search)
                     for query, hits in zip(queries.ids[some], found, strict=True):
-                        scored = ((hit.id, hit.score) for hit in hits)
+                        scored = zip(hits.ids, hits.scores.tolist(), strict=True)
                         file.writelines(f"{line}\n" for line in run_lines(query, scored, "lsr", keep_ties=True))
             return {"recall": None if system.search.exact else index.recall(matrix, k, **search)}
 

@@ -1,4 +1,4 @@
-"""Pseudo-relevance feedback: a query with what the best documents of a first search have in common."""
+"""Pseudo-relevance feedback: expand a query with terms that the best documents of a first search share."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ def expand_query(
     weight: float = 0.3,
     **settings: Unpack[FilteredOptions],
 ) -> SparseMatrix:
-    """A query expanded by Rocchio's method on sparse vectors: q + weight * |q| / |m| * m.
+    """Expand a query by Rocchio's method on sparse vectors: q + weight * |q| / |m| * m.
 
-    m is the mean of the vectors of the best documents, cut to its heaviest terms; lengths are Euclidean (Rocchio, 1971,
-    without the part about documents that aren't relevant). It helps where many documents are relevant, and hurts where
-    the first ones are not.
+    m is the mean vector of the best documents, cut to its heaviest terms, and |.| the Euclidean norm (Rocchio, 1971,
+    without the term for non-relevant documents). This helps where many documents are relevant and hurts where the
+    first results are wrong.
 
     Args:
-        index: What is searched.
-        query: As of `Index.search`.
-        documents: So many documents of the first search.
-        terms: Heaviest terms of their mean that are kept.
-        weight: How much they count beside the query; 0 leaves the query as it is.
-        settings: Of the first search, as of `Index.search`; `where` too.
+        index: The index to search.
+        query: As for `Index.search`.
+        documents: Number of best documents to average.
+        terms: Number of heaviest terms to keep of the mean.
+        weight: Weight of the mean relative to the query; 0 leaves the query unchanged.
+        settings: Options of the first search, including `where`.
 
     Returns:
-        (1, n_terms), what any search takes as a query.
+        (1, n_terms), a query for any search.
 
     Raises:
-        ValueError: Documents or terms below 1, or a negative weight.
+        ValueError: `documents` or `terms` is below 1, or `weight` is negative.
     """
     if documents < 1 or terms < 1 or not weight >= 0:
         raise ValueError(f"documents and terms are at least 1 and weight at least 0: {documents}, {terms}, {weight}")
     vector = index.query_vectors([query] if isinstance(query, str | Mapping) else query)
-    index = index.pinned()  # numbers of documents are those of a snapshot
+    index = index.pinned()  # document numbers are valid within one snapshot only
     found = index.document_vectors([hit.doc for hit in index.search(vector, documents, **settings)])
     if not found.nnz or not vector.nnz or not weight:
         return vector

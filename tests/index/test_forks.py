@@ -108,7 +108,7 @@ def test_pending_changes_belong_to_the_parent(index, forked):
 
     def child():
         assert not index.pending
-        with pytest.raises(OutputError, match="before it forked this one: commit them there"):
+        with pytest.raises(OutputError, match="before it forked: commit them there"):
             index.commit()
         with pytest.raises(OutputError, match="before it forked"):
             index.merge()
@@ -232,8 +232,6 @@ def test_errors_about_pickling_say_what_to_do(index, shards):
     index.rollback()
     with pytest.raises(TypeError, match="its path"):
         pickle.dumps(index.pinned())
-    with pytest.raises(TypeError, match=r"such as hit\.to_dict\(\)"):
-        pickle.dumps(index.search("wing"))
     with ShardedIndex.open(shards) as sharded, pytest.raises(TypeError, match=r"ShardedIndex.open\(path"):
         pickle.dumps(sharded)
 

@@ -234,7 +234,7 @@ def test_a_dense_only_hit_has_the_score_of_its_best_passages(tmp_path, n):
 
 def test_unsupported_hybrid_searches_are_refused(tmp_path):
     plain = Index.build(tmp_path / "plain", documents(5), encoder=DenseBM25())
-    with pytest.raises(DataError, match=r"keeps no dense vectors: build it with hybrid=True"):
+    with pytest.raises(DataError, match=r"has no dense vectors: build it with hybrid=True"):
         plain.search("jet", mode="hybrid")
     index = Index.build(tmp_path / "idx", documents(5), encoder=DenseBM25(), hybrid=True)
     with pytest.raises(DataError, match="takes texts, or a dense vector for each query"):

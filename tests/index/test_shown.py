@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 
 from lsr import Index, SparseMatrix
+from lsr.errors import DataError
 
 DOCUMENTS = [
     {"_id": "a", "title": "Wings & <b>", "text": "the flutter of wings", "year": 1958},
@@ -28,6 +30,77 @@ def test_hits_of_the_same_document_and_score_are_equal(index):
     assert hit != "a"
     assert {hit, again, other} == {hit, other}
     assert hit != index.search("flutter of wings")[0]  # another score
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Thirty documents in three segments, every other one in passages."""
+    documents = [
+        {"_id": f"d{i}", "text": f"wing {'flutter ' * (i % 7)}", "n": i, **({"parent": f"p{i // 5}"} if i % 2 else {})}
+        for i in range(30)
+    ]
+    index = Index.build(tmp_path / "idx", documents[:10], encoder="bm25", passages=None)
+    for first in (10, 20):
+        index.add(documents[first : first + 10])
+        index.commit(merge=False)
+    return index
+
+
+def test_hits_are_a_sequence(many):
+    hits = many.search("wing flutter", 12, total=True, facets="n")
+    made = list(hits)
+    assert len(hits) == len(made) == 12
+    assert hits == made
+    assert made == hits
+    assert hits != made[:-1]
+    assert hits == many.search("wing flutter", 12)
+    assert hits != many.search("wing", 12)
+    assert [hits[i] for i in range(-12, 12)] == made * 2
+    assert made[3] in hits
+    assert list(reversed(hits)) == made[::-1]
+    assert (hits[2:9:3], hits[2:9:3].total, hits[:0] == []) == (made[2:9:3], hits.total, True)
+    assert repr(hits) == repr(made)
+    with pytest.raises(IndexError):
+        hits[12]
+    with pytest.raises(TypeError):
+        hash(hits)
+    assert not many.search("nothing")
+
+
+def test_what_hits_tell_together_is_what_each_tells(many):
+    hits = many.search("wing flutter", 20)
+    assert hits.ids == [hit.id for hit in hits]
+    assert hits.passages == [hit.passage for hit in hits]
+    assert hits.ids != hits.passages
+    assert (hits.docs.tolist(), hits.scores.tolist()) == ([hit.doc for hit in hits], [hit.score for hit in hits])
+    assert hits.rows() == [{"rank": rank, **hit.to_dict()} for rank, hit in enumerate(hits, start=1)]
+
+
+def test_pickled_hits_have_their_texts_with_them(many):
+    hits = many.search("wing flutter", 20, facets="n")
+    content = pickle.dumps((hits, hits[3]))
+    for _ in range(2):  # and those that were sent on
+        sent, one = pickle.loads(content)
+        assert sent == hits
+        assert (sent.to_json(), one) == (hits.to_json(), hits[3])
+        assert (sent[5].text, sent.docs.tolist()) == (hits[5].text, hits.docs.tolist())
+        assert sent[2:4]._repr_html_()
+        with pytest.raises(DataError, match="explain them before"):
+            one.explain()
+        content = pickle.dumps((sent, one))
+
+
+def test_hits_stay_as_they_were_found(many):
+    hits = many.search("wing flutter", 20)
+    rows, why = hits.rows(), [hit.explain() for hit in hits]
+    many.delete(hits.passages)
+    many.add([{"_id": "new", "text": "wing wing wing"}])
+    many.commit()
+    many.merge()
+    assert many.search("wing", 20) != hits
+    many.close()
+    assert (hits.rows(), [hit.explain() for hit in hits]) == (rows, why)
+    assert pickle.loads(pickle.dumps(hits)).rows() == rows
 
 
 def test_a_hit_as_a_dict_is_plain_json(index):

@@ -86,6 +86,22 @@ def test_markdown():
     ]
 
 
+@pytest.mark.parametrize(
+    ("heading", "title", "anchor"),
+    [
+        ("max_new_tokens and `__init__.py`", "max_new_tokens and __init__.py", "max_new_tokens-and-__init__py"),
+        ("`torch.no_grad` _in_ __all__", "torch.no_grad in all", "torchno_grad-in-all"),
+        (r"\_private 2 \* 3", "_private 2 * 3", "_private-2--3"),
+        ("2 * 3 * 4", "2 * 3 * 4", "2--3--4"),
+        ("![the *logo*](a.png) [LSR][1] <b>x_y</b> &amp; z", "the logo [LSR][1] x_y & z", "the-logo-lsr1-x_y--z"),
+        ("snake_case {#an_id}", "snake_case", "an_id"),
+    ],
+)
+def test_a_heading_is_what_its_readers_see(heading, title, anchor):
+    (block,) = read_markdown(f"## {heading}\n").blocks
+    assert (block.headings, block.anchor) == ((title,), anchor)
+
+
 def test_equal_headings_have_different_anchors():
     anchors = [block.anchor for block in read_markdown("# A\n\n## B!\n\n## B!\n\n## b\n").blocks]
     assert anchors == ["a", "b", "b-1", "b-2"]
@@ -165,6 +181,18 @@ def test_rst():
         ("* another", *sub, (23, 23)),
         ("Definition\n    its text", *sub, (25, 26)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("title", "heading"),
+    [
+        ("max_k and __init__", "max_k and __init__"),
+        (r"max\_k of ``a_b``", "max_k of a_b"),
+        (":class:`a_b.C_d` is *it*", "a_b.C_d is it"),
+    ],
+)
+def test_a_title_in_rst_keeps_its_underscores(title, heading):
+    assert read_rst(f"{title}\n{'=' * len(title)}\n").title == heading
 
 
 @pytest.mark.parametrize("text", ["a\n\n----\n\nb\n", "=====\n", "::\n\n  x\n", "+---+\n| a |\n+---+\n", "ab\n-\n"])

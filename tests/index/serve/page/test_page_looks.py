@@ -89,10 +89,10 @@ def states(page):
     page.get_by_role("button", name="Side by side").click()
     page.get_by_role("button", name="Details").click()
     page.goto(f'{page.url.partition("#")[0]}#index=words&q=wind&where={{"lang":["fr"]}}')
-    page.get_by_text("Nothing meets the filter").wait_for()
+    page.get_by_text("No document matches the filter").wait_for()
     yield "filtered away"
     page.goto(f'{page.url.partition("#")[0]}#q=wind&where={{"colour":["red"]}}')
-    page.get_by_text("This search can't be made").wait_for()
+    page.get_by_text("This search is invalid").wait_for()
     yield "a problem"
     page.goto(f"{page.url.partition('#')[0]}#index=words&q=xylophone")
     page.get_by_text("No document has").wait_for()
