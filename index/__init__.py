@@ -1,4 +1,4 @@
-"""lsr.index: the inverted index, its kernels, and search over it. Names are filled in on first use."""
+"""lsr.index: the inverted index, its kernels, and search; public names are imported on first use."""
 
 from typing import TYPE_CHECKING
 

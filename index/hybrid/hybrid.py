@@ -1,11 +1,11 @@
-"""Hybrid search: several rankings of the same documents made into one.
+"""Hybrid: fuses several rankings of the same documents.
 
-    hybrid = Hybrid(index)                               # of a hybrid encoder: its learned terms, and BM25's
+    hybrid = Hybrid(index)                               # with a hybrid encoder: learned terms and BM25
     hybrid = Hybrid(index, dense=build_dense(index, "vectors", embed), method="interpolation", weights={"dense": 0.5})
     hits = hybrid.search("a question", k=10, where={"lang": "en"})
 
-Of an index whose encoder is a `HybridEncoder` the learned terms and BM25's are searched one after the other. The sum
-of both scores, with the weight that the index was built with, is what `Index.search` gives, exactly and in one pass.
+If the index's encoder is a `HybridEncoder`, its learned terms and its BM25 terms are searched separately. Their sum,
+with the weight that the index was built with, is what `Index.search` computes exactly in one pass.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ Queries = Iterable[str | Mapping[str, Any]] | SparseMatrix
 def build_dense(
     index: Reader, path: str | PathLike[str], embed: Embed, *, similarity: Similarity = "cosine", graph: bool = False
 ) -> DenseVectors:
-    """Dense vectors of all documents of an index, of passages each; call it again when documents have changed.
+    """Embed all documents (or passages) of an index; call it again after documents have changed.
 
     Args:
-        index: What holds the texts.
-        path: The folder of the vectors.
-        embed: Texts to (n, dimensions) numbers.
-        similarity: "cosine", or "dot" for vectors whose lengths mean something.
-        graph: Write a graph of usearch too, for approximate search of large collections.
+        index: The index with the texts.
+        path: Folder for the vectors.
+        embed: Maps n texts to (n, dimensions) numbers.
+        similarity: "cosine", or "dot" for vectors with meaningful lengths.
+        graph: Also write a usearch graph, for approximate search of large collections.
     """
     index = index.pinned()
     names = [part.entry["name"] for part in index.snapshot.parts]
@@ -58,27 +58,27 @@ def build_dense(
 
 
 class Hybrid:
-    """Rankings of one index' documents, fused.
+    """Fuses rankings of an index's documents.
 
     Attributes:
         parts: Names of the rankings: "learned" and "lexical", or "sparse"; and "dense".
         weights: One for each part.
 
     Args:
-        index: What holds the documents.
+        index: The index.
         dense: Dense vectors of the same documents.
         method: "rrf" fuses ranks, "interpolation" scores.
-        weights: By part; 1 for those that aren't named.
-        depth: Documents of each ranking that are fused, at least as many as are wanted.
-        normalization: Of scores that are interpolated.
-        rrf_k: The constant of "rrf".
+        weights: {part: weight}; 1 for parts that aren't named.
+        depth: Number of documents of each ranking to fuse; never below k.
+        normalization: Of scores, for "interpolation".
+        rrf_k: The smoothing constant of "rrf".
         feedback: Pseudo-relevance feedback (arXiv 2205.00235), with the defaults of `expand_query` and `expand_dense`.
             "after": each ranking's first documents expand its own query, and the new rankings are fused. "both": the
             fused ranking's first documents expand all queries, and the new rankings are fused. "before": the same, but
             the result is the last part's new ranking alone.
 
     Raises:
-        ValueError: Weights of other parts, or negative ones; an unknown method or feedback; only one ranking.
+        ValueError: An unknown part, method or feedback, a negative weight, or only one ranking.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Hybrid:
         if any(name not in self.parts or not weight >= 0 for name, weight in given.items()):
             raise ValueError(f"weights are numbers of at least 0 for {', '.join(self.parts)}, got {given}")
         if len(self.parts) < 2:
-            raise ValueError("there is only one ranking: give dense vectors, or an index of a hybrid encoder")
+            raise ValueError("there is only one ranking: pass dense vectors, or an index with a hybrid encoder")
         if method not in get_args(Method):
             raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
         if feedback not in get_args(Feedback):
@@ -110,7 +110,7 @@ class Hybrid:
         self.weights = {name: float(given.get(name, 1.0)) for name in self.parts}
 
     def with_weights(self, weights: Mapping[str, float]) -> Hybrid:
-        """The same with other weights."""
+        """Return a copy with other weights."""
         return Hybrid(
             self._index,
             self._dense,
@@ -125,13 +125,13 @@ class Hybrid:
     def search(
         self, query: Query, k: int = 10, *, dense: ArrayLike | None = None, **settings: Unpack[BatchOptions]
     ) -> Hits:
-        """The k best documents; their scores are the fused ones, their explanations those of the sparse vectors.
+        """Return the k best documents, with fused scores; explanations cover the sparse vectors.
 
         Args:
-            query: As of `Index.search`. Beside dense vectors one that is no text needs `dense`.
-            k: How many at most.
+            query: As for `Index.search`. With dense vectors, a query that isn't a text needs `dense`.
+            k: Maximum number of hits.
             dense: (dimensions,) the query's dense vector; by default its text is embedded.
-            settings: Of `Index.search`, for the sparse rankings; its `where` for all.
+            settings: Of `Index.search`, for the sparse rankings; `where` applies to all.
         """
         if isinstance(query, SparseMatrix) and len(query) != 1:
             raise ValueError(f"search takes one query, got {len(query)}; search_batch takes many")
@@ -146,7 +146,7 @@ class Hybrid:
         dense: Sequence[ArrayLike] | None = None,
         **settings: Unpack[BatchOptions],
     ) -> list[Hits]:
-        """The k best documents of each query; arguments are those of `search`, `dense` one vector for each."""
+        """Return the k best documents for each query; arguments as for `search`, with a vector for each in `dense`."""
         checked_k(k)
         index = self._index.pinned()
         queries = queries if isinstance(queries, SparseMatrix) else as_queries(queries)
@@ -159,12 +159,12 @@ class Hybrid:
     def rankings(
         self, queries: Mapping[str, str], depth: int | None = None, **settings: Unpack[BatchOptions]
     ) -> dict[str, Run]:
-        """The run of each part, with feedback if there is any.
+        """Return the run of each part, with feedback if there is any.
 
         Args:
             queries: {query id: text}.
-            depth: Documents of each ranking; by default that of the constructor.
-            settings: As of `search`.
+            depth: Number of documents in each ranking; by default that of the constructor.
+            settings: As for `search`.
         """
         index, texts = self._index.pinned(), list(queries.values())
         vectors, near = index.query_vectors(texts), self._dense_queries(texts, None)
@@ -173,10 +173,10 @@ class Hybrid:
     def _dense_queries(
         self, queries: list[Any] | SparseMatrix, dense: Sequence[ArrayLike] | None
     ) -> Sequence[str | ArrayLike]:
-        """What the dense vectors are searched with: texts, or their vectors."""
+        """Return what to search the dense vectors with: texts, or their vectors."""
         if self._dense is None:
             if dense is not None:
-                raise ValueError("this hybrid has no dense vectors that `dense` could be compared with")
+                raise ValueError("this hybrid has no dense vectors to compare `dense` with")
             return ()
         if dense is not None:
             if len(dense) != len(queries):
@@ -184,7 +184,7 @@ class Hybrid:
             return list(dense)
         texts = [] if isinstance(queries, SparseMatrix) else [query for query in queries if isinstance(query, str)]
         if len(texts) != len(queries):
-            raise TypeError("a query that is no text needs its dense vector, too: dense=...")
+            raise TypeError("a query that isn't a text needs its dense vector, too: dense=...")
         return texts
 
     def _rankings(
@@ -244,7 +244,9 @@ class Hybrid:
         found: dict[str, Run] = {}
         for name, part in parts.items():
             rows = index.search_batch(part, depth, **settings)
-            found[name] = {q: {hit.id: hit.score for hit in hits} for q, hits in zip(ids, rows, strict=True)}
+            found[name] = {
+                q: dict(zip(hits.ids, hits.scores.tolist(), strict=True)) for q, hits in zip(ids, rows, strict=True)
+            }
         if self._dense is not None:
             snapshot = index.snapshot
             among = _among(self._dense, snapshot, settings.get("where"))
@@ -255,7 +257,7 @@ class Hybrid:
         return found
 
     def fuse(self, rankings: Mapping[str, Run]) -> Run:
-        """One run of those of the parts, as the weights say."""
+        """Fuse the runs of the parts, weighted."""
         named = [name for name in self.parts if self.weights[name]] or list(self.parts)
         runs, weights = [rankings[name] for name in named], [self.weights[name] for name in named]
         if self._method == "rrf":
@@ -264,7 +266,7 @@ class Hybrid:
 
 
 def _among(dense: DenseVectors, snapshot: Snapshot, where: Where | Filter | None) -> NDArray[np.int64] | None:
-    """(n,) ascending, the vectors of the documents that a filter lets be found; None for all."""
+    """Return (n,) ascending: the vectors of documents that match a filter; None for all."""
     if where is None:
         return None
     allowed, first = snapshot.documents.allowed(as_filter(where)), 0
@@ -278,7 +280,7 @@ def _among(dense: DenseVectors, snapshot: Snapshot, where: Where | Filter | None
 
 
 def _near(dense: DenseVectors, snapshot: Snapshot, nearest: Nearest, depth: int) -> dict[str, float]:
-    """The documents of the `depth` nearest vectors that are there still, with the very texts that were embedded."""
+    """Return the documents of the `depth` nearest vectors that still exist with the text that was embedded."""
     documents, wanted = snapshot.documents, depth
     while True:
         rows, scores = nearest(wanted)
@@ -297,7 +299,7 @@ def _near(dense: DenseVectors, snapshot: Snapshot, nearest: Nearest, depth: int)
 
 
 def _is_current(dense: DenseVectors, snapshot: Snapshot, row: int, doc: int) -> bool:
-    """Whether a vector was made of the text that a document has now."""
+    """Whether a vector was computed from a document's current text."""
     number, _ = snapshot.searcher.locate(doc)
     if snapshot.parts[number].entry["name"] in dense.segments:  # segments never change
         return True
@@ -305,7 +307,7 @@ def _is_current(dense: DenseVectors, snapshot: Snapshot, row: int, doc: int) -> 
 
 
 def _hybrid_encoder(index: Reader) -> HybridEncoder | None:
-    """The encoder, if it is one of two encoders; an index of vectors may have none."""
+    """Return the encoder if it is a hybrid one; an index of vectors may have none."""
     with suppress(EncoderError):
         if isinstance(encoder := index.encoder, HybridEncoder):
             return encoder
@@ -313,7 +315,7 @@ def _hybrid_encoder(index: Reader) -> HybridEncoder | None:
 
 
 def _sparse(index: Reader, vectors: SparseMatrix) -> Iterator[tuple[str, SparseMatrix]]:
-    """The vectors of each sparse part."""
+    """Yield the query vectors of each sparse part."""
     if encoder := _hybrid_encoder(index):
         yield from zip(("learned", "lexical"), encoder.split_by_encoder(vectors), strict=True)
     else:

@@ -1,4 +1,4 @@
-"""Putting documents in order: by descending score, equal scores by ascending document. Arrays are changed in place."""
+"""Top-k selection and sorting, in place: by descending score, ties by ascending document."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from lsr.index.kernels.jit import inlined, kernel
 
-_SMALL = 16  # runs up to here are sorted by insertion
+_SMALL = 16  # runs up to this length are sorted by insertion
 
 
 @inlined
@@ -23,10 +23,10 @@ def _swap(docs, scores, a, b):
 
 @kernel
 def _partition(docs, scores, low, high):
-    """Partition low..high around the median of three; what comes before it stands before the returned place, its own.
+    """Partition low..high around the median of three; returns the median's position, before which all come first.
 
-    Each entry is swapped to the boundary whatever it is, and the boundary moved or not: so there is no branch that the
-    processor would mispredict every other time.
+    Every entry is swapped to the boundary, and the boundary moves or doesn't: this avoids a branch that the processor
+    would mispredict half of the time.
     """
     middle = (low + high) >> 1
     if _before(scores[middle], docs[middle], scores[low], docs[low]):
@@ -48,12 +48,12 @@ def _partition(docs, scores, low, high):
 
 @kernel
 def select(docs, scores, n, k):
-    """Bring the k best of the first n to the front, the k-th of them to place k - 1; the others in any order.
+    """Move the k best of the first n entries to the front, with the k-th at position k - 1; the rest is unordered.
 
     Args:
         docs: (at least n,) int64.
-        scores: As many, of any type that compares.
-        n: How many to look at.
+        scores: (at least n,) of any comparable type.
+        n: Number of entries to consider.
         k: From 1 to n.
     """
     low, high, wanted = 0, n - 1, k - 1
@@ -69,7 +69,7 @@ def select(docs, scores, n, k):
 
 @kernel
 def sort(docs, scores, n):
-    """Sort the first n: quicksort, the shorter side first so that the stack stays small, insertion for short runs."""
+    """Sort the first n entries: quicksort with insertion sort for short runs; the stack stays logarithmic."""
     lows, highs = np.empty(64, np.int64), np.empty(64, np.int64)
     lows[0], highs[0] = 0, n - 1
     depth = 1

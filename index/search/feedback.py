@@ -1,10 +1,10 @@
-"""Pseudo-relevance feedback: a query with what the best documents of a first search have in common.
+"""Pseudo-relevance feedback: expand a query with what the best documents of a first search share.
 
     vector = expand_query(index, "ice on the wing")                  # sparse
     near = expand_dense(index, "ice on the wing")                    # dense, of an index that keeps dense vectors
     hits = index.search(vector, dense=near, mode="hybrid")
 
-`source` gives the documents another ranking found, a fused one say: with it feedback comes after interpolation.
+`source` takes the documents from another ranking, such as a fused one: feedback after interpolation.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ def expand_query(
     source: Source | None = None,
     **settings: Unpack[FilteredOptions],
 ) -> SparseMatrix:
-    """A query expanded by Rocchio's method on sparse vectors: q + weight * |q| / |m| * m.
+    """Expand a query by Rocchio's method on sparse vectors: q + weight * |q| / |m| * m.
 
-    m is the mean of the vectors of the best documents, cut to its heaviest terms; lengths are Euclidean (Rocchio, 1971,
-    without the part about documents that aren't relevant). It helps where many documents are relevant, and hurts where
-    the first ones are not.
+    m is the mean vector of the best documents, cut to its heaviest terms, and |.| the Euclidean norm (Rocchio, 1971,
+    without the term for non-relevant documents). This helps where many documents are relevant and hurts where the
+    first results are wrong.
 
     Args:
-        index: What is searched.
-        query: As of `Index.search`.
-        documents: So many documents of the first search.
-        terms: Heaviest terms of their mean that are kept.
-        weight: How much they count beside the query; 0 leaves the query as it is.
-        source: Hits, or ids of documents or passages, whose first ones are taken instead of a first search's.
-        settings: Of the first search, as of `Index.search`; `where` too.
+        index: The index to search.
+        query: As for `Index.search`.
+        documents: Number of best documents to average.
+        terms: Number of heaviest terms to keep of the mean.
+        weight: Weight of the mean relative to the query; 0 leaves the query unchanged.
+        source: Hits, or ids of documents or passages, best first, to use instead of a first search.
+        settings: Options of the first search, including `where`.
 
     Returns:
-        (1, n_terms), what any search takes as a query.
+        (1, n_terms), a query for any search.
 
     Raises:
-        ValueError: Documents or terms below 1, or a negative weight.
+        ValueError: `documents` or `terms` is below 1, or `weight` is negative.
     """
     _check(documents, weight, terms)
     vector = index.query_vectors([query] if isinstance(query, str | Mapping) else query)
@@ -71,14 +71,14 @@ def expand_query(
 def rocchio(
     index: Reader, vector: SparseMatrix, found: SparseMatrix, terms: int = TERMS, weight: float = WEIGHT
 ) -> SparseMatrix:
-    """A query expanded by documents' vectors; see `expand_query`.
+    """Expand a query by documents' vectors; see `expand_query`.
 
     Args:
-        index: What the documents are of.
+        index: The index of the documents.
         vector: The query, one row.
         found: (n, n_terms), the documents.
-        terms: Heaviest terms of their mean that are kept.
-        weight: How much they count beside the query.
+        terms: Number of heaviest terms to keep of the mean.
+        weight: Weight of the mean relative to the query.
     """
     if not found.nnz or not vector.nnz or not weight:
         return vector
@@ -102,25 +102,25 @@ def expand_dense(
     source: Source | None = None,
     **settings: Unpack[FilteredOptions],
 ) -> NDArray[np.float32]:
-    """A query's dense vector moved towards those of the best documents: q / |q| + weight * m / |m|, then of length 1.
+    """Move a query's dense vector towards those of the best documents: q / |q| + weight * m / |m|, scaled to length 1.
 
-    m is the mean of the documents' vectors. A weight of 3 is about the average of the query and three documents
-    (ANCE-PRF's "Avg-3"), 1.5 the Rocchio of arXiv 2108.11044.
+    m is the mean vector of the documents. A weight of 3 is about the average of the query and three documents of
+    arXiv 2205.00235, 1.5 its Rocchio.
 
     Args:
         index: An index that keeps dense vectors (`hybrid=True`).
         query: A text, or its (width,) dense vector.
-        documents: So many documents of the first search, by dense vectors.
-        weight: How much they count beside the query; 0 leaves the query's direction as it is.
-        source: As of `expand_query`.
-        settings: As of `expand_query`.
+        documents: Number of best documents, by dense vectors, to average.
+        weight: Weight of the mean relative to the query; 0 leaves the direction unchanged.
+        source: As for `expand_query`.
+        settings: As for `expand_query`.
 
     Returns:
-        (width,) float32, what `Index.search` takes as `dense`.
+        (width,) float32, for the argument `dense` of `Index.search`.
 
     Raises:
-        ValueError: Documents below 1, or a negative weight.
-        DataError: The index keeps no dense vectors, or the query is of another width.
+        ValueError: `documents` is below 1, or `weight` is negative.
+        DataError: The index keeps no dense vectors, or the query has another width.
     """
     _check(documents, weight)
     index = index.pinned()
@@ -136,13 +136,13 @@ def expand_dense(
 
 
 def mixed(query: NDArray[np.float32], documents: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
-    """(width,) float32 of length 1: a query moved towards the mean of (n, width) documents; see `expand_dense`."""
+    """Move a query towards the mean of (n, width) documents; returns (width,) float32 of length 1."""
     found = _unit(query) + weight * _unit(documents.mean(0)) if len(documents) and weight else query
     return _unit(found)
 
 
 def stored_dense(index: Reader, docs: Iterable[int]) -> NDArray[np.float32]:
-    """(n, width) float32, the dense vectors that an index keeps of some documents, by their numbers."""
+    """Return the dense vectors that an index keeps of documents, by their numbers, (n, width) float32."""
     snapshot = index.snapshot
     rows = [np.zeros((0, dense_width(snapshot, index.path)), np.float32)]
     for doc in docs:
@@ -157,7 +157,7 @@ def stored_dense(index: Reader, docs: Iterable[int]) -> NDArray[np.float32]:
 def best_documents(
     index: Reader, vector: SparseMatrix, documents: int, source: Source | None, settings: Mapping[str, Any]
 ) -> list[int]:
-    """Numbers of the documents that give feedback; arguments are those of `expand_query`."""
+    """Return the numbers of the documents that give feedback; arguments as for `expand_query`."""
     if source is None:
         return [hit.doc for hit in index.search(vector, documents, **settings)]
     ids = [one if isinstance(one, str) else one.passage for one in islice(source, documents)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 
@@ -10,6 +11,7 @@ import pytest
 
 from lsr.densified import DensifiedVectors, Slices
 from lsr.errors import DataError
+from lsr.io.runs import read_qrels
 from lsr.sparse import SparseMatrix
 
 TERMS = 300
@@ -129,9 +131,7 @@ def test_settings_that_make_no_sense(documents, queries, wrong):
 @pytest.mark.skipif(not os.environ.get("LSR_LONG_TESTS"), reason="takes long: set LSR_LONG_TESTS")
 def test_real_vectors(real_data):
     """On SPLADE-v3's vectors of NFCorpus coloured slices lose nothing at 768, and less than random ones do below."""
-    ir_measures = pytest.importorskip("ir_measures")
-    import gzip
-
+    measures = pytest.importorskip("lsr.eval.measures", reason="needs the extra eval")
     folder, tokens = real_data("nfcorpus-splade-v3"), {}
 
     def read(name):
@@ -144,23 +144,18 @@ def test_real_vectors(real_data):
 
     (doc_ids, docs), (query_ids, asked) = read("corpus.splade-v3.jsonl.gz"), read("queries.splade-v3.jsonl.gz")
     docs, asked = SparseMatrix.from_dicts(docs, len(tokens)), SparseMatrix.from_dicts(asked, len(tokens))
-    qrels = list(ir_measures.read_trec_qrels(_trec(folder / "qrels" / "test.tsv")))
+    qrels = read_qrels(folder / "qrels" / "test.tsv")
 
     def measured(slices):
-        run = [
-            ir_measures.ScoredDoc(query_ids[i], doc_ids[doc], float(score))
-            for i, (found, scores) in enumerate(DensifiedVectors.of(docs, slices).search(asked, 100))
-            for doc, score in zip(found, scores, strict=True)
-        ]
-        return ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, run)[ir_measures.nDCG @ 10]
+        found = DensifiedVectors.of(docs, slices).search(asked, 100)
+        run = {
+            query: {doc_ids[doc]: float(score) for doc, score in zip(*hits, strict=True)}
+            for query, hits in zip(query_ids, found, strict=True)
+        }
+        return measures.score_run(qrels, run, measures.parse_measures("nDCG@10"))[0]["nDCG@10"]
 
     full = measured(Slices.striped(len(tokens), len(tokens), first=0))
     assert full == pytest.approx(0.3536, abs=0.001)
     assert measured(Slices.coloured(docs, 768)) >= full - 0.001
     for count in (256, 384):
         assert measured(Slices.coloured(docs, count)) > measured(Slices.random(len(tokens), count))
-
-
-def _trec(path):
-    rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
-    return "".join(f"{query} 0 {doc} {score}\n" for query, doc, score in rows)
