@@ -4,7 +4,7 @@
     near = expand_dense(index, "ice on the wing")                    # dense, for an index with dense vectors
     hits = index.search(vector, dense=near, mode="hybrid")
 
-`source` takes the documents from another ranking, such as a fused one: feedback after interpolation.
+Pass `source` to take the documents from another ranking, such as a fused one (feedback after interpolation).
 """
 
 from __future__ import annotations
