@@ -265,7 +265,7 @@ def _query_encoder(name: str | None, settings: dict[str, Any]) -> Any:
 @click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Where to write it.")
 @click.option("--push", metavar="ORG/NAME", help="Where to put it on the Hugging Face hub.")
 @click.option("--private", is_flag=True, help="A hub repository that nobody else sees, if --push makes one.")
-@click.option("--onnx", is_flag=True, help="The documents' model as an 8-bit graph for CPUs, which lsr alone opens.")
+@click.option("--onnx", is_flag=True, help="Its models as 8-bit graphs for CPUs, which lsr alone opens.")
 @click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
 def publish(encoder: str, out: Path | None, push: str | None, private: bool, onnx: bool, overwrite: bool) -> None:
     """Write an encoder so that others can use it, with a model card.
