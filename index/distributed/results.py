@@ -15,9 +15,8 @@ from lsr.forks import in_child
 from lsr.index.distributed.hedging import Outcome
 from lsr.index.distributed.shard_server import ShardHits
 from lsr.index.search.column_values import sorted_order
-from lsr.index.search.options import Sort
+from lsr.index.search.options import DOCUMENT, STORED, Sort
 from lsr.index.search.words import Titles, merged_titles
-from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
 
@@ -43,6 +42,7 @@ class FoundDocuments:
         places: As above.
         fetch: Asks shards for titles, texts and metadata.
         error: What to raise where a shard is lost.
+        shown: The fields that are shown, as of `Options.shown`; others aren't fetched.
     """
 
     def __init__(
@@ -51,9 +51,10 @@ class FoundDocuments:
         places: Mapping[int, FoundDocument],
         fetch: Callable[[Mapping[int, Sequence[Any]]], Outcome],
         error: Callable[[Mapping[int, str]], ClusterError],
+        shown: Sequence[str] | None = None,
     ) -> None:
         self.versions, self.places = versions, places
-        self._ask, self._error = fetch, error
+        self._ask, self._error, self._shown = fetch, error, shown
         self._fetched: dict[int, tuple[str, str, dict[str, Any]]] = {}
         self._fetching = threading.Lock()
         in_child(self)
@@ -62,9 +63,9 @@ class FoundDocuments:
         """See `lsr.forks`."""
         self._fetching = threading.Lock()
 
-    def only(self, docs: Sequence[int]) -> FoundDocuments:
-        """Some of them: texts of others aren't fetched."""
-        return FoundDocuments(self.versions, {doc: self.places[doc] for doc in docs}, self._ask, self._error)
+    def only(self, docs: Sequence[int], shown: Sequence[str] | None = None) -> FoundDocuments:
+        """Some of them, and of these what is shown: texts of others aren't fetched."""
+        return FoundDocuments(self.versions, {doc: self.places[doc] for doc in docs}, self._ask, self._error, shown)
 
     def id(self, doc: int) -> str:
         """Its id."""
@@ -92,7 +93,7 @@ class FoundDocuments:
         for doc, place in self.places.items():
             if doc not in self._fetched:
                 of_shard.setdefault(place.shard, []).append(doc)
-        asked = {n: (self.versions[n], [self.places[d].doc for d in docs]) for n, docs in of_shard.items()}
+        asked = {n: (self.versions[n], [self.places[d].doc for d in docs], self._shown) for n, docs in of_shard.items()}
         outcome = self._ask(asked)
         for n, fields in outcome.answers.items():
             self._fetched |= zip(of_shard[n], fields, strict=True)
@@ -177,14 +178,16 @@ class ShardRanking:
         return self.ranked.docs, self.ranked.scores
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Their values of a column."""
+        """Their values of a column, or the ids of their documents."""
+        if column == DOCUMENT:
+            places = self.ranked.documents.places
+            return [places[doc].parent or places[doc].id for doc in docs]
         return self._of_each("values", docs, column)
 
-    def contents(self, docs: Sequence[int]) -> list[str]:
-        """Their titles and texts."""
-        documents = self.ranked.documents.only(docs)
-        fields = [documents.fields(doc) for doc in docs]
-        return [Document("", text, title).content for title, text, _ in fields]
+    def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
+        """Title and text of each."""
+        documents = self.ranked.documents.only(docs, STORED[:2])
+        return [documents.fields(doc)[:2] for doc in docs]
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
         """Their vectors, weighed to be compared with each other."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from typing import Any, Protocol
 
 from lsr.errors import LsrError, MissingExtra
 from lsr.index.search.explain import Explanation
+from lsr.index.search.rerank import Moved
 
 _SHOWN = 300  # characters of a text in a notebook
 
@@ -24,21 +25,70 @@ class Described(Protocol):
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]: ...
 
 
+class ShownDocuments:
+    """Documents of which some fields are shown.
+
+    Args:
+        documents: The documents.
+        shown: The fields, as of `Options.shown`.
+    """
+
+    def __init__(self, documents: Described, shown: Sequence[str]) -> None:
+        self._documents, self._shown = documents, shown
+        self.id, self.parent = documents.id, documents.parent
+
+    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
+        """Title, text and metadata; empty if they aren't shown."""
+        return shown_fields(self._documents.fields(doc), self._shown)
+
+
+def shown_fields(
+    fields: tuple[str, str, dict[str, Any]], shown: Sequence[str] | None
+) -> tuple[str, str, dict[str, Any]]:
+    """Title, text and metadata without what isn't shown; None shows everything."""
+    if shown is None:
+        return fields
+    title, text, metadata = fields
+    kept = metadata if "metadata" in shown else _columns(metadata, shown)
+    return title if "title" in shown else "", text if "text" in shown else "", kept
+
+
+def _columns(metadata: Mapping[str, Any], names: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    """Metadata without other columns; a column of objects has all of their keys."""
+    kept: dict[str, Any] = {}
+    for key, value in metadata.items():
+        name = f"{prefix}{key}"
+        if name in names:
+            kept[key] = value
+        elif isinstance(value, Mapping) and (inner := _columns(value, names, f"{name}.")):
+            kept[key] = inner
+    return kept
+
+
 class Hit:
     """A document found.
 
     Attributes:
         score: Its score.
         doc: Its number within the index as it was when it was searched.
+        moved: What a re-ranker did to it; None if there was none.
     """
 
-    __slots__ = ("_documents", "_explain", "doc", "score")
+    __slots__ = ("_documents", "_explain", "doc", "moved", "score")
 
-    def __init__(self, documents: Described, doc: int, score: float, explain: Callable[..., Explanation]) -> None:
+    def __init__(
+        self,
+        documents: Described,
+        doc: int,
+        score: float,
+        explain: Callable[..., Explanation],
+        moved: Moved | None = None,
+    ) -> None:
         self._documents = documents
         self._explain = explain
         self.doc = doc
         self.score = score
+        self.moved = moved
 
     @property
     def id(self) -> str:

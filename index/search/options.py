@@ -10,15 +10,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lsr.index.search.operators import TextQuery, parse_operators
 from lsr.index.search.query_encoder import search_settings
-from lsr.index.search.rerank import AnyReranker, as_reranker
+from lsr.index.search.rerank import AnyReranker, Unit, as_reranker
 from lsr.index.search.settings import SearchSettings
 from lsr.io.metadata import parse_time
 
 SCORE = "_score"  # stands for the score among the columns to sort by
+DOCUMENT = "_id"  # stands for the document among the columns to group by
+STORED = ("title", "text", "metadata")  # what a document has besides its columns
 DAY = 86_400_000_000  # microseconds
 _SYNTAXES = ("plain", "operators")
 _BOOST_KEYS = ("weight", "half_life", "origin")
@@ -60,6 +62,7 @@ class Conditions:
         boosts: Applied one after the other.
         sort: The order; empty for the score, descending.
         without: Ids of documents that aren't found.
+        passages: Whether passages are found rather than the documents that they were cut from.
     """
 
     min_score: float = 0.0
@@ -67,6 +70,7 @@ class Conditions:
     boosts: tuple[Boost, ...] = ()
     sort: tuple[Sort, ...] = ()
     without: tuple[str, ...] = ()
+    passages: bool = False
 
     def __bool__(self) -> bool:
         return self != _NONE
@@ -83,7 +87,7 @@ class Options:
         offset: So many of the best documents (with `group_by`, groups) are passed over.
         min_score: Documents that score less aren't found. A re-ranker's scores don't count here.
         group_by: A column; k groups of documents with the same value are found. Documents without a value are groups
-            of their own.
+            of their own. "_id" groups passages by their document.
         per_group: How many documents of each group, the best; they follow one another.
         sort: Columns to sort by, "-year" for descending; "_score" is the score. Documents without a value come last,
             equal ones by score.
@@ -96,8 +100,14 @@ class Options:
             them (maximal marginal relevance). 1 looks at unlikeness only.
         syntax: "operators" takes "exact phrase", +must and -not out of the query; "plain" takes them as text.
         rerank: Scores the `depth` best documents anew: a `Reranker`, a CrossEncoder of sentence-transformers, or a
-            function of the query and a list of texts.
+            function of the query and a list of texts. True, of a `Client`: the server's own.
+        rerank_unit: "text" has it score title and text of each document or passage; "sentence" each sentence, and a
+            document has the score of its best one.
         depth: How many documents are re-ranked or made diverse; never fewer than are asked for.
+        passages: Where documents are cut into passages, find these: k passages, several of one document, too, each by
+            its own score. With group_by="_id" and `per_group` they are k documents, of each the best passages.
+        fields: What hits come with: "title", "text", "metadata", or columns of it; by default everything. What isn't
+            named is empty.
 
     Raises:
         ValueError: Values out of range or that don't go together; all of them are named.
@@ -114,8 +124,11 @@ class Options:
     total: bool = False
     diversity: float = 0.0
     syntax: str = "plain"
-    rerank: AnyReranker | None = None
+    rerank: AnyReranker | Literal[True] | None = None
+    rerank_unit: Unit = "text"
     depth: int = 100
+    passages: bool = False
+    fields: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         wrong = []
@@ -134,34 +147,40 @@ class Options:
             wrong.append(f"group_by must be a column, got {self.group_by!r}")
         if self.per_group != 1 and self.group_by is None:
             wrong.append("per_group needs group_by")
-        total: Any = self.total
-        if not isinstance(total, bool):
-            wrong.append(f"total must be true or false, got {self.total!r}")
+        for name in ("total", "passages"):
+            if not isinstance(getattr(self, name), bool):
+                wrong.append(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.syntax not in _SYNTAXES:
             wrong.append(f"syntax must be one of {', '.join(_SYNTAXES)}, got {self.syntax!r}")
-        for name in ("sort", "facets"):
-            given = getattr(self, name)
-            if not isinstance(given, str) and not (
-                isinstance(given, Sequence) and all(isinstance(one, str) and one for one in given)
-            ):
+        for name, given in (("sort", self.sort), ("facets", self.facets), ("fields", self.fields or ())):
+            if not _are_names(given):
                 wrong.append(f"{name} takes columns, got {given!r}")
-        if self.sort and (self.diversity or self.rerank is not None):
-            wrong.append("sort goes with neither rerank nor diversity: each of them is an order of its own")
+        wrong += self._wrong_orders()
         _boosts(self.boost, wrong)
         if wrong:
             raise ValueError("; ".join(wrong))
-        if self.rerank is not None:
+        if self.rerank is not None and self.rerank is not True:
             as_reranker(self.rerank)
+
+    def _wrong_orders(self) -> list[str]:
+        wrong = []
+        if self.sort and (self.diversity or self.rerank is not None):
+            wrong.append("sort goes with neither rerank nor diversity: each of them is an order of its own")
+        if self.rerank_unit not in get_args(Unit):
+            wrong.append(f"rerank_unit must be one of {', '.join(get_args(Unit))}, got {self.rerank_unit!r}")
+        elif self.rerank_unit != "text" and self.rerank is None:
+            wrong.append("rerank_unit needs rerank")
+        return wrong
 
     @property
     def plain(self) -> bool:
         """Whether the result is that of a search without options."""
-        return self is _PLAIN or self == _PLAIN
+        return self is PLAIN or self == PLAIN
 
     @property
     def columns(self) -> list[str]:
         """All columns that it names."""
-        named = [self.group_by] if self.group_by else []
+        named = [self.group_by] if self.group_by and self.group_by != DOCUMENT else []
         return [*named, *(s.column for s in self.sorts if s.column != SCORE), *self.boost, *self.faceted]
 
     @property
@@ -180,6 +199,16 @@ class Options:
         """The columns whose values are counted."""
         return [self.facets] if isinstance(self.facets, str) else list(self.facets)
 
+    @property
+    def reranks_here(self) -> bool:
+        """Whether it brings a re-ranker, rather than asks for the server's."""
+        return self.rerank is not None and self.rerank is not True
+
+    @property
+    def shown(self) -> tuple[str, ...] | None:
+        """The fields that hits come with; None for all."""
+        return (self.fields,) if isinstance(self.fields, str) else None if self.fields is None else tuple(self.fields)
+
     def split(self, query: Any) -> tuple[Any, TextQuery | None]:
         """What is encoded of a query, and what its operators demand.
 
@@ -190,7 +219,8 @@ class Options:
 
     def conditions(self, text: TextQuery | None = None, without: Sequence[str] = ()) -> Conditions:
         """What decides about each document by itself; "now" is the time of this call."""
-        return Conditions(float(self.min_score), text, tuple(_boosts(self.boost, [])), self.sorts, tuple(without))
+        boosts = tuple(_boosts(self.boost, []))
+        return Conditions(float(self.min_score), text, boosts, self.sorts, tuple(without), self.passages)
 
 
 _NAMES = tuple(one.name for one in fields(Options))
@@ -209,7 +239,7 @@ def split_options(given: Mapping[str, Any]) -> tuple[Options, SearchSettings]:
         settings = search_settings(rest)
     except TypeError as error:
         raise TypeError(f"{error}; options are {', '.join(_NAMES)}") from None
-    return Options(**mine) if mine else _PLAIN, settings
+    return Options(**mine) if mine else PLAIN, settings
 
 
 def _boosts(given: Any, wrong: list[str]) -> list[Boost]:
@@ -246,8 +276,13 @@ def _boosts(given: Any, wrong: list[str]) -> list[Boost]:
     return found
 
 
+def _are_names(given: Any) -> bool:
+    named = isinstance(given, Sequence) and all(isinstance(one, str) and one for one in given)
+    return isinstance(given, str) or named
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-_PLAIN = Options()
+PLAIN = Options()

@@ -19,6 +19,7 @@ from lsr.index.search.duplicates import Duplicate, duplicates
 from lsr.index.search.explain import Explanation, explain_document, query_words
 from lsr.index.search.find import dense_queries, find, hits_by_id, hits_of
 from lsr.index.search.hits import Hits
+from lsr.index.search.hybrid_search import dense_width, require_dense
 from lsr.index.search.index_encoder import IndexEncoder
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.query_encoder import Query, QueryEncoding, as_queries, checked_k, search_settings
@@ -169,7 +170,7 @@ class Reader(QueryEncoding):
             settings: Of `SearchSettings`: mode, algorithm, alpha, beta, guaranteed, cut, heap_factor, best_passages,
                 dense_weight. Without any the search is one of the sparse vectors, and exact. And of
                 `lsr.index.search.options.Options`: offset, min_score, group_by, per_group, sort, boost, facets,
-                total, diversity, syntax, rerank, depth.
+                total, diversity, syntax, rerank, rerank_unit, depth, passages, fields.
 
         Returns:
             Hits by descending score, if no option has another order; equal scores by the order in which the documents
@@ -244,7 +245,8 @@ class Reader(QueryEncoding):
         where: Where | Filter | None = None,
         **settings: Unpack[SearchOptions],
     ) -> Hits:
-        """The k documents that are most like one of them, by their stored vectors; it isn't among them.
+        """The k documents that are most like one of them, by their stored vectors; it isn't among them. With a mode, by
+        their dense vectors, too.
 
         Args:
             doc_id: The document's id, or that of a passage. Of a document that is cut into passages all count.
@@ -258,9 +260,12 @@ class Reader(QueryEncoding):
         request, reader, doc_id = SearchRequest.of(k, where, settings), self.pinned(), require_id(doc_id)
         if (like := reader._snapshot.like(doc_id)) is None:
             raise DataError(f"{self.path}: no document has the id {doc_id!r}")
-        vectors, own, content = like
-        query = EncodedQuery(content, reader.as_query(vectors))
-        return reader._find(query, request, request.criteria(without=(own,)))
+        dense = None
+        if request.settings.mode != "sparse":
+            dense = like.dense
+            require_dense(dense_width(reader._snapshot), self.path)
+        query = EncodedQuery(like.content, reader.as_query(like.vectors), dense)
+        return reader._find(query, request, request.criteria(without=(like.id,)))
 
     def _find(self, query: EncodedQuery, request: SearchRequest, criteria: Criteria) -> Hits:
         return find(self._snapshot, query, request, criteria, compared=self.compared, explain=self._explain)
@@ -279,7 +284,10 @@ class Reader(QueryEncoding):
     def _dense_queries(
         self, queries: Sequence[Any] | SparseMatrix, given: Sequence[ArrayLike] | None, request: SearchRequest
     ) -> Sequence[NDArray[np.float32] | None]:
-        return dense_queries(self._snapshot, self.path, lambda: self.encoder, queries, given, request.settings)
+        def width() -> int:
+            return require_dense(dense_width(self._snapshot), self.path)
+
+        return dense_queries(width, lambda: self.encoder, queries, given, request.settings)
 
     def explain_plan(
         self, query: Query, k: int = 10, *, where: Where | Filter | None = None, **settings: Unpack[RankingOptions]

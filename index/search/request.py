@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lsr.index.search.operators import TextQuery
 from lsr.index.search.options import Conditions, Options, split_options
 from lsr.index.search.query_encoder import checked_k
+from lsr.index.search.rerank import as_reranker
 from lsr.index.search.searcher import EXACT
 from lsr.index.search.settings import SearchSettings
 from lsr.index.segment.filters import Filter, Where
@@ -70,12 +71,14 @@ class SearchRequest:
         """Check what a caller gives.
 
         Raises:
-            TypeError: There is no such option or setting.
+            TypeError: There is no such option or setting, or no re-ranker.
             ValueError: A value out of range.
             DataError: Something that is no filter.
         """
         options, settings = split_options(given)
         checked_k(k)
+        if options.rerank is not None:
+            as_reranker(options.rerank)
         return cls(k, options, settings, None if where is None else as_filter(where))
 
     @property

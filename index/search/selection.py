@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.index.search.explain import Explanation
+from lsr.index.search.hits import Described, Hit
 from lsr.index.search.options import Options
-from lsr.index.search.rerank import Moved, rerank_scores
+from lsr.index.search.rerank import Moved, rerank
 from lsr.sparse import SparseMatrix
 
 _DEEPER = 4
@@ -26,11 +27,11 @@ class Ranking(Protocol):
         ...
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Their values of a column."""
+        """Their values of a column; of `DOCUMENT` the ids of the documents that they are of."""
         ...
 
-    def contents(self, docs: Sequence[int]) -> list[str]:
-        """Their titles and texts."""
+    def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
+        """Title and text of each."""
         ...
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
@@ -51,6 +52,18 @@ class Selected:
     docs: list[int]
     scores: list[float]
     moved: dict[int, Moved] = field(default_factory=dict)
+
+    def hits(self, documents: Described, explain: Callable[..., Explanation], *, boosted: bool = False) -> list[Hit]:
+        """The documents as hits.
+
+        Args:
+            documents: Knows their ids and texts.
+            explain: Explains a document, by its number.
+            boosted: Whether scores are boosted.
+        """
+        told = _explained(explain, self, boosted=boosted)
+        pairs = zip(self.docs, self.scores, strict=True)
+        return [Hit(documents, doc, score, told, self.moved.get(doc)) for doc, score in pairs]
 
 
 def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
@@ -76,9 +89,13 @@ def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
     else:
         docs, scores = ranking.top(max(end * (options.per_group if options.group_by else 1), options.depth))
         if options.rerank is not None and docs:
-            found = rerank_scores(options.rerank, query, ranking.contents(docs))
+            assert options.rerank is not True
+            found, sentences = rerank(options.rerank, query, ranking.texts(docs), options.rerank_unit)
             order = sorted(range(len(docs)), key=lambda i: (-found[i], i))
-            moved = {docs[i]: Moved(i + 1, scores[i], rank, found[i]) for rank, i in enumerate(order, start=1)}
+            moved = {
+                docs[i]: Moved(i + 1, scores[i], rank, found[i], sentences[i] if sentences else "")
+                for rank, i in enumerate(order, start=1)
+            }
             docs, scores = [docs[i] for i in order], [found[i] for i in order]
         if options.diversity and docs:
             wanted = len(docs) if options.group_by else min(end, len(docs))
@@ -91,14 +108,8 @@ def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
     return Selected(docs[options.offset : end], scores[options.offset : end], moved)
 
 
-def explained(explain: Callable[..., Explanation], found: Selected, *, boosted: bool) -> Callable[..., Explanation]:
-    """Explanations that tell of boosts and of a re-ranker, too.
-
-    Args:
-        explain: Explains a document, by its number.
-        found: What is shown.
-        boosted: Whether scores are boosted.
-    """
+def _explained(explain: Callable[..., Explanation], found: Selected, *, boosted: bool) -> Callable[..., Explanation]:
+    """Explanations that tell of boosts and of a re-ranker, too."""
     if not boosted and not found.moved:
         return explain
     scores = dict(zip(found.docs, found.scores, strict=True))

@@ -12,11 +12,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsr.dense import DenseRows
 from lsr.encode.base import Encoder
 from lsr.encode.lexicon import Counts, Lexicon
 from lsr.errors import CorruptIndex
@@ -36,6 +37,22 @@ T = TypeVar("T")
 _MASKS = 16  # of so many filters, a byte a document each
 _PASSAGES = 4  # so many times the wanted documents are looked for where documents are cut into passages
 _REST = " (--skip-damaged, Index.open(..., skip_damaged=True) searches what is left)"
+
+
+class Like(NamedTuple):
+    """What stands for a document in a search for what is like it.
+
+    Attributes:
+        vectors: Its vector, or those of all of its passages.
+        id: The document's id, if this is a passage's.
+        content: Its title and text, of the first passage.
+        dense: (width,) float32, its dense vector, of passages their mean; None where none is kept.
+    """
+
+    vectors: SparseMatrix
+    id: str
+    content: str
+    dense: NDArray[np.float32] | None
 
 
 class Snapshot:
@@ -221,18 +238,25 @@ class Snapshot:
         n_terms = max((int(terms[-1]) for terms, _ in rows if len(terms)), default=0) + 1
         return SparseMatrix.from_rows(rows, max(n_terms, self.shared.fingerprint.vocabulary_size or 0))
 
-    def like(self, doc_id: str) -> tuple[SparseMatrix, str, str] | None:
-        """What stands for a document in a search for what is like it; None if there is none of this id.
-
-        Returns:
-            Its vector, or those of all of its passages; the id of the document, if this is a passage's; its title and
-            text, of the first passage.
-        """
+    def like(self, doc_id: str) -> Like | None:
+        """What stands for a document in a search for what is like it; None if there is none of this id."""
         doc = self.documents.find(doc_id)
         docs = self.documents.passages(doc_id) if doc is None else [doc]
         if not docs:
             return None
-        return self.vectors(docs), self.documents.parent(docs[0]) or doc_id, self.documents.content(docs[0])
+        parent = self.documents.parent(docs[0]) or doc_id
+        return Like(self.vectors(docs), parent, self.documents.content(docs[0]), self._dense(docs))
+
+    def _dense(self, docs: Sequence[int]) -> NDArray[np.float32] | None:
+        """The mean of the dense vectors of some documents, as long as 1; None where there are none."""
+        rows = []
+        for number, within in map(self.searcher.locate, docs):
+            if (embeddings := self.parts[number].embeddings) is None:
+                return None
+            rows.append(embeddings.rows(within, within + 1))
+        found = DenseRows.concat(rows)
+        mean = (found.rows * found.scales[:, None]).mean(0)
+        return np.asarray(mean / (float(np.linalg.norm(mean)) or 1.0), np.float32)
 
     def count(self, where: Where | Filter | None, *, known: bool = False) -> int:
         """How many documents that aren't deleted meet a filter; arguments and errors are those of `mask`."""
@@ -282,6 +306,7 @@ class Snapshot:
         threshold: float = 0.0,
         accept: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None,
         first: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None,
+        passages: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Documents and scores of one query; passages rolled up to their documents.
 
@@ -294,9 +319,11 @@ class Snapshot:
             accept: Tells of (n,) documents, of passages each, which of them may be found: for what is too slow to be
                 asked of all. As many are looked at as it takes to find k.
             first: What a search for `depth(k)` of them found, if there was one already.
+            passages: Find passages, not their documents.
         """
         terms, weights = vector.row(0)
-        depth = self.depth(k)
+        rolled_up = self.has_passages and not passages
+        depth = self.depth(k) if rolled_up else k
         while True:
             # A document's best passage is the first of it in the ranking, so the first k documents are exact.
             docs, scores = first or self.searcher.search(terms, weights, depth, settings, mask, threshold)
@@ -306,7 +333,7 @@ class Snapshot:
             if accept is not None:
                 accepted = accept(docs)
                 docs, scores = docs[accepted], scores[accepted]
-            if not self.has_passages:
+            if not rolled_up:
                 if len(docs) >= k or last:
                     return docs[:k], scores[:k]
                 depth *= _PASSAGES

@@ -22,10 +22,10 @@ from lsr.errors import DataError
 from lsr.index.protocols import AnyQuery, AnySource, SearchIndex
 from lsr.index.search.duplicates import Duplicate
 from lsr.index.search.explain import Contribution, Explanation
-from lsr.index.search.hits import Hit, Hits
-from lsr.index.search.options import Options, split_options
+from lsr.index.search.hits import Hits, ShownDocuments
+from lsr.index.search.options import STORED, Options, split_options
 from lsr.index.search.query_encoder import as_queries, search_settings
-from lsr.index.search.selection import Selected, explained, select
+from lsr.index.search.selection import Selected, select
 from lsr.index.search.settings import Plan, RankingOptions, SearchOptions
 from lsr.index.search.words import Suggestion
 from lsr.index.segment.filters import Filter, Where
@@ -113,7 +113,8 @@ class Client:
             where: Which documents may be found, by their metadata.
             dense: The query's dense vector, for the modes hybrid and dense; by default the server encodes its text.
             hybrid: Of `Hybrid`, for an index of a hybrid encoder: method, weights, depth, normalization, rrf_k.
-            settings: As of `Index.search`. A re-ranker runs here, on texts that the server gives.
+            settings: As of `Index.search`. A re-ranker runs here, on texts that the server gives; rerank=True has the
+                server's own run there (`lsr serve --rerank`).
 
         Returns:
             Hits; their `doc` is the place in this list, and `explain` asks the server.
@@ -122,7 +123,7 @@ class Client:
         asked = query_body(query) | search_body(where, hybrid, options, chosen)
         if dense is not None:
             asked["dense"] = dense_body(dense)
-        if options.rerank is not None:
+        if options.reranks_here:
             return self._reranked("/v1/search", query, k, options, asked)
         return self._hits(query, self._post("/v1/search", asked | {"k": k}), options)
 
@@ -142,7 +143,7 @@ class Client:
         near = None if dense is None else [dense_body(vector) for vector in dense]
         if near is not None and len(near) != len(queries):
             raise DataError(f"{len(near)} dense vectors for {len(queries)} queries: give one for each", "query")
-        if options.rerank is not None:
+        if options.reranks_here:
             return [
                 self.search(query, k, where=where, dense=near and near[i], hybrid=hybrid, **settings)
                 for i, query in enumerate(queries)
@@ -169,7 +170,7 @@ class Client:
         """The k documents that are most like one of them; see `Index.similar`. Their hits can't be explained here."""
         options, chosen = split_options(settings)
         asked = {"id": require_id(doc_id)} | search_body(where, None, options, chosen)
-        if options.rerank is None:
+        if not options.reranks_here:
             return self._hits(None, self._post("/v1/similar", asked | {"k": k}), options)
         found = self._stored(asked["id"])
         if passages := found.get("passages"):
@@ -204,7 +205,9 @@ class Client:
         asked = asked | {"offset": 0}
         for name in ("group_by", "per_group", "depth"):
             asked.pop(name, None)
-        ranking = AnsweredRanking(lambda n: self._post(path, asked | {"k": n, "fields": True}))
+        if options.shown is not None:  # columns are looked for there, but all is wanted here
+            asked["fields"] = [*STORED, *options.shown]
+        ranking = AnsweredRanking(lambda n: self._post(path, asked | {"k": n}))
         found = select(ranking, query, k, options)
         return self._hits(query if path == "/v1/search" else None, ranking.answer, options, found)
 
@@ -292,23 +295,21 @@ class Client:
     def _hits(
         self, query: AnyQuery | None, answer: Mapping[str, Any], options: Options, selected: Selected | None = None
     ) -> Hits:
-        rows = answer["hits"]
-        found = AnsweredDocuments(rows)
+        found = AnsweredDocuments(answer["hits"])
         said = None if query is None else options.split(query)[0]
-        selected = selected or Selected(list(range(len(rows))), [row["score"] for row in rows])
 
         def explain(doc: int, *, origins: bool = True) -> Explanation:
             if said is None:
                 raise DataError("a client can't explain what is like a document: call Index.similar")
             return self.explain(said, found.id(doc), origins=origins)
 
-        told = explained(explain, selected, boosted=bool(options.boost))
         facets = {
             name: {row["value"]: row["count"] for row in counts}
             for name, counts in (answer.get("facets") or {}).items()
         }
-        pairs = zip(selected.docs, selected.scores, strict=True)
-        return Hits((Hit(found, *pair, told) for pair in pairs), facets=facets, total=answer.get("total"))
+        documents = found if options.shown is None else ShownDocuments(found, options.shown)
+        hits = (selected or found.selected()).hits(documents, explain, boosted=bool(options.boost))
+        return Hits(hits, facets=facets, total=answer.get("total"))
 
     # --- changing ---------------------------------------------------------------------------------------------------
 

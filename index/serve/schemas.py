@@ -19,6 +19,7 @@ from lsr.fingerprint import Fingerprint
 from lsr.index.hybrid.fusion import RRF_K, Normalization
 from lsr.index.hybrid.hybrid import Method
 from lsr.index.search.options import Options
+from lsr.index.search.rerank import Unit
 from lsr.index.search.settings import SearchSettings
 from lsr.index.serve.limits import (
     DenseVector,
@@ -33,11 +34,12 @@ from lsr.index.serve.limits import (
     k_explained,
     k_of_all,
 )
+from lsr.index.serve.settings import ServeSettings
 
 Columns = str | Annotated[list[str], Field(max_length=20)]
-# Options that a request may give; a re-ranker runs where the client is.
-OPTIONS = (
+OPTIONS = (  # that a request may give
     "offset", "min_score", "group_by", "per_group", "sort", "boost", "facets", "total", "diversity", "depth", "syntax",
+    "rerank_unit", "passages",
 )  # fmt: skip
 
 
@@ -73,10 +75,16 @@ class HowToSearch(OfIndex):
     )
     settings: SearchSettings = Field(SearchSettings(), description="Exact unless told otherwise.")
     hybrid: Fusion | None = None
-    fields: bool = Field(True, description="Give titles, texts and metadata.")
+    fields: bool | Columns = Field(
+        True,
+        description='Which of "title", "text", "metadata", or its columns, are given; true for all, false for none.',
+    )
     offset: int = Field(0, ge=0, le=100_000, description="So many of the best documents, or groups, are passed over.")
     min_score: float = Field(0.0, ge=0, description="Documents that score less aren't found.")
-    group_by: str | None = Field(None, description="A column: k groups of documents with the same value are found.")
+    group_by: str | None = Field(
+        None,
+        description='A column: k groups of documents with the same value are found; "_id" groups passages by document.',
+    )
     per_group: int = Field(1, ge=1, description="How many documents of each group.")
     sort: Columns = Field([], description='Columns to sort by, "-year" for descending, "_score" for the score.')
     boost: dict[str, Any] = Field(
@@ -88,26 +96,34 @@ class HowToSearch(OfIndex):
     facets: Columns = Field([], description="Columns whose values are counted in all documents that match.")
     total: bool = Field(False, description="Tell how many documents match; a search with facets does.")
     diversity: float = Field(0.0, ge=0, le=1, description="Above 0: prefer documents unlike those before them.")
-    depth: int = Field(100, ge=1, description="How many are made diverse.")
+    rerank: bool = Field(False, description="Let the server's re-ranker score the best documents anew.")
+    rerank_unit: Unit = Field("text", description='What it scores: "text", or each "sentence".')
+    depth: int = Field(100, ge=1, description="How many are re-ranked or made diverse.")
+    passages: bool = Field(False, description="Find passages, several of one document, too.")
     syntax: Literal["plain", "operators"] = Field(
         "plain", description='"operators" takes "exact phrase", +must and -not out of a text.'
     )
 
-    @property
-    def options(self) -> dict[str, Any]:
+    def options(self, settings: ServeSettings) -> dict[str, Any]:
         """What differs from a plain search, as `Index.search` takes it."""
-        return {
+        given = {
             name: value for name in OPTIONS if (value := getattr(self, name)) != type(self).model_fields[name].default
         }
+        if not isinstance(self.fields, bool):
+            given["fields"] = self.fields
+        return given | ({"rerank": settings.rerank} if self.rerank else {})
 
     @model_validator(mode="after")
     def _fit(self, info: ValidationInfo) -> Self:
-        options = self.options
+        if self.rerank and info.context.rerank is None:
+            raise ValueError("rerank: this server has no re-ranker; lsr serve --rerank MODEL starts one that has")
+        options = self.options(info.context)
         Options(**options)
         if options and self.hybrid is not None:
             raise ValueError(f'{next(iter(options))} doesn\'t go with hybrid; it does with the setting "mode"')
-        if self.diversity and self.depth > info.context.max_k:
-            raise ValueError(f"depth: at most {info.context.max_k:,} documents are made diverse, got {self.depth:,}")
+        if (self.diversity or self.rerank) and self.depth > info.context.max_k:
+            what = "re-ranked" if self.rerank else "made diverse"
+            raise ValueError(f"depth: at most {info.context.max_k:,} documents are {what}, got {self.depth:,}")
         if (most := self.k * self.per_group) > info.context.max_k:
             raise ValueError(f"at most {info.context.max_k:,} documents are given, got {most:,} in {self.k:,} groups")
         return self

@@ -16,7 +16,7 @@ from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
 from lsr.index.search.explain import query_words, readable
 from lsr.index.search.hits import Hit, Hits, facet_rows
-from lsr.index.search.options import Options
+from lsr.index.search.options import STORED, Options
 from lsr.index.search.reader import Reader
 from lsr.index.serve import schemas
 from lsr.index.serve.index_info import facts_of
@@ -56,7 +56,7 @@ class Served:
         bare = _without_operators(query, asked)
         vector, unknown = _vector(reader, bare)
         encoded = time.perf_counter()
-        hits = _hits(reader, query, vector, asked, asked.dense)
+        hits = self._hits(reader, query, vector, asked, asked.dense)
         ended = time.perf_counter()
         words = query_words(reader.encoder, bare) if isinstance(bare, str) else {}
         answer: dict[str, Any] = {
@@ -71,7 +71,7 @@ class Served:
         if asked.plan:
             plan = reader.explain_plan(vector, asked.k, where=asked.where, **vars(asked.settings))
             answer["plan"] = plan.to_json()
-        answer["hits"] = self._described(reader, [hits], asked, deadline)[0]
+        answer["hits"] = self._described([hits], asked, deadline)[0]
         answer |= _counted(hits)
         if asked.explain:
             for described, hit in zip(answer["hits"], hits, strict=True):
@@ -87,8 +87,8 @@ class Served:
         for i, query in enumerate(asked.queries):
             deadline.check()
             vector, _ = _vector(reader, _without_operators(query, asked))
-            found.append(_hits(reader, query, vector, asked, asked.dense[i] if asked.dense is not None else None))
-        results = self._described(reader, found, asked, deadline)
+            found.append(self._hits(reader, query, vector, asked, None if asked.dense is None else asked.dense[i]))
+        results = self._described(found, asked, deadline)
         answer: dict[str, Any] = {"index": self.name, "snapshot": reader.snapshot.id, "results": results}
         counted = [_counted(hits) for hits in found]
         if asked.facets or asked.total:
@@ -99,8 +99,9 @@ class Served:
         """What is like a document."""
         deadline.check()
         reader = self.index.pinned()
-        hits = reader.similar(asked.id, asked.k, where=asked.where, **vars(asked.settings), **asked.options)
-        rows = self._described(reader, [hits], asked, deadline)[0]
+        options = asked.options(self._settings)
+        hits = reader.similar(asked.id, asked.k, where=asked.where, **vars(asked.settings), **options)
+        rows = self._described([hits], asked, deadline)[0]
         return {"index": self.name, "snapshot": reader.snapshot.id, "hits": rows, **_counted(hits)}
 
     def explain(self, asked: schemas.Explain, deadline: Deadline) -> dict[str, Any]:
@@ -194,11 +195,31 @@ class Served:
             raise wrong_values([("threshold", message)])
         return {"index": self.name, "duplicates": [asdict(one) for one in found]}
 
+    def _hits(
+        self,
+        reader: Reader,
+        query: str | dict[str, float],
+        vector: SparseMatrix,
+        asked: schemas.HowToSearch,
+        dense: list[float] | None,
+    ) -> Hits:
+        settings = vars(asked.settings)
+        if asked.rerank and not isinstance(query, str):
+            raise wrong_values([("rerank", "a re-ranker reads texts: give a query, not a vector")])
+        if asked.hybrid is None:
+            takes_text = asked.settings.mode != "sparse" or asked.syntax != "plain" or asked.rerank
+            one, options = query if takes_text else vector, asked.options(self._settings)
+            return reader.search(one, asked.k, where=asked.where, dense=dense, **settings, **options)
+        if dense is not None:
+            raise wrong_values([("dense", 'doesn\'t go with hybrid; it does with the setting "mode"')])
+        hybrid = Hybrid(reader, **vars(asked.hybrid))
+        return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)
+
     def _described(
-        self, reader: Reader, found: Sequence[Sequence[Hit]], asked: schemas.HowToSearch, deadline: Deadline
+        self, found: Sequence[Sequence[Hit]], asked: schemas.HowToSearch, deadline: Deadline
     ) -> list[list[dict[str, Any]]]:
         """Hits as JSON has them."""
-        documents, room = reader.documents, self._settings.max_answer
+        room = self._settings.max_answer
         rows: list[list[dict[str, Any]]] = []
         for hits in found:
             deadline.check()
@@ -207,10 +228,12 @@ class Served:
                 described: dict[str, Any] = {"id": hit.id, "rank": rank, "score": hit.score}
                 if (passage := hit.passage) != described["id"]:
                     described["passage"] = passage
-                if asked.fields:
-                    title, text, metadata = documents.fields(hit.doc)
-                    described |= {"title": title, "text": text, "metadata": metadata}
-                    room -= len(title) + len(text)
+                if hit.moved is not None:
+                    described["moved"] = asdict(hit.moved)
+                if asked.fields is not False:
+                    told = hit.to_dict()
+                    described |= {name: told[name] for name in STORED}
+                    room -= len(told["title"]) + len(told["text"])
                     if room < 0:
                         most = f"an answer has at most {self._settings.max_answer >> 20} MB of text"
                         raise wrong_values([("fields", f'{most}: ask for fewer documents, or with "fields": false')])
@@ -316,8 +339,8 @@ class Served:
         """As of /v1/indexes; kept for each commit."""
         reader = self.index.pinned()
         if self._facts[0] != reader.snapshot.id:
-            writable = self._settings.writable
-            self._facts = reader.snapshot.id, facts_of(self.name, reader, writable=writable)
+            writable, reranks = self._settings.writable, self._settings.rerank is not None
+            self._facts = reader.snapshot.id, facts_of(self.name, reader, writable=writable, reranks=reranks)
         return self._facts[1]
 
     def stats(self) -> dict[str, Any]:
@@ -363,24 +386,6 @@ def _counted(hits: Hits) -> dict[str, Any]:
     if hits.total is None:
         return {}
     return {"total": hits.total, "facets": facet_rows(hits.facets)}
-
-
-def _hits(
-    reader: Reader,
-    query: str | dict[str, float],
-    vector: SparseMatrix,
-    asked: schemas.HowToSearch,
-    dense: list[float] | None,
-) -> Hits:
-    settings = vars(asked.settings)
-    if asked.hybrid is None:
-        takes_text = asked.settings.mode != "sparse" or asked.syntax != "plain"
-        one = query if takes_text else vector
-        return reader.search(one, asked.k, where=asked.where, dense=dense, **settings, **asked.options)
-    if dense is not None:
-        raise wrong_values([("dense", 'doesn\'t go with hybrid; it does with the setting "mode"')])
-    hybrid = Hybrid(reader, **vars(asked.hybrid))
-    return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)
 
 
 def _weighted(reader: Reader, vector: SparseMatrix) -> list[tuple[int, str, float]]:
