@@ -51,7 +51,7 @@ class IndexSettings(Settings):
 
 @dataclass(frozen=True)
 class SystemSettings(Settings):
-    """A system, which is a line of the tables. It has one of encoder, documents, run and fuse.
+    """A system: one line of the tables. It has exactly one of encoder, documents, run and fuse.
 
     {dataset} in paths stands for the dataset's name. A system with {seed} in its encoder, documents, queries or run
     becomes one system for each seed of the experiment, and so does a fusion of such systems.
@@ -67,7 +67,7 @@ class SystemSettings(Settings):
         b: BM25's b.
         language: BM25's language.
         stop_words: BM25's stop words.
-        pivot: BM25's pivot: the length of a document that is neither short nor long.
+        pivot: BM25's pivot: the document length that is neither rewarded nor penalized.
         documents: Vectors of documents by any engine, in a format of `lsr encode`; needs `queries`.
         queries: Vectors of the queries.
         index: How the vectors are indexed.
@@ -130,11 +130,11 @@ class SystemSettings(Settings):
 
     @property
     def seeded(self) -> bool:
-        """Whether it names a seed itself."""
+        """Whether {seed} is in its own settings, rather than in those of systems that it fuses."""
         return any("{seed}" in (path or "") for path in (self.encoder, self.documents, self.queries, self.run))
 
     def of_seed(self, seed: int) -> SystemSettings:
-        """The same with a seed in place of {seed}."""
+        """A copy with a seed in place of {seed}."""
         paths = {name: getattr(self, name) for name in ("encoder", "documents", "queries", "run")}
         filled = {name: path and path.replace("{seed}", str(seed)) for name, path in paths.items()}
         return replace(self, name=f"{self.name}, seed {seed}", **filled)
@@ -171,7 +171,7 @@ class ExperimentSettings(Settings):
         suite: More collections: a name in `lsr.eval.datasets.SUITES`, or a YAML file.
         measures: Names of ir-measures; the first is used in headlines.
         depth: Documents to search for, and to fuse; raised to the depth of the measures.
-        seeds: Seeds of trained systems, see `SystemSettings`; tables have mean and spread over them.
+        seeds: Seeds of trained systems, see `SystemSettings`; tables show mean and standard deviation over them.
         baseline: The system with which the others are compared; by default the first.
         test: "randomization" or "t"; paired, two-sided, corrected by Holm over the systems of a dataset. Systems with
             several seeds are tested over queries and seeds, see `lsr.eval.significance.compare_seeds`.

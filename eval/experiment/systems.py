@@ -229,7 +229,7 @@ def _search_system(
                     beside = None if dense is None else dense[some]
                     found = index.search_batch(matrix[some], wanted, dense=beside, **search)
                     for query, hits in zip(queries.ids[some], found, strict=True):
-                        scored = ((hit.id, hit.score) for hit in hits)
+                        scored = zip(hits.ids, hits.scores.tolist(), strict=True)
                         file.writelines(f"{line}\n" for line in run_lines(query, scored, "lsr", keep_ties=True))
             return {"recall": None if system.search.exact else index.recall(matrix, k, **search)}
 
@@ -249,7 +249,7 @@ def _search_system(
 def _index(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
 ) -> tuple[Path, Facts, str, dict[str, str]]:
-    """A system's index: of vectors that are kept, or of texts where dense vectors belong to it."""
+    """A system's index: built from cached vectors, or from texts if it needs dense vectors, too."""
     if system.mode == "sparse":
         vectors, encoded, vectors_key, inputs = _vectors(system, name, dataset, identity, artifacts)
         key = {"format": FORMAT, "vectors": vectors_key, "index": asdict(system.index)}
@@ -271,7 +271,7 @@ def _index(
 
 
 def _dense_queries(index: Index, queries: QuerySet, key: Facts, artifacts: Artifacts) -> NDArray[np.float32]:
-    """(n_queries, width) their dense vectors."""
+    """(n_queries, width) dense vectors of the queries."""
 
     def encode(path: Path) -> Facts:
         remove(path)
@@ -286,7 +286,7 @@ def _dense_queries(index: Index, queries: QuerySet, key: Facts, artifacts: Artif
 def _vectors(
     system: SystemSettings, name: str, dataset: Dataset, identity: Mapping[str, str], artifacts: Artifacts
 ) -> tuple[Vectors, Facts, str, dict[str, str]]:
-    """The vectors of a system's documents, from a file or encoded here; their digest, and those of their inputs."""
+    """A system's document vectors, given or encoded here; measurements; their digest; digests of their inputs."""
     if system.documents:
         path, _ = _their_vectors(system, name)
         digest = content_digest(path)
@@ -317,14 +317,14 @@ def _passages(system: SystemSettings) -> Passages | None:
 
 
 def _encoder(system: SystemSettings, identity: Mapping[str, str]) -> tuple[Encoder, dict[str, Any], dict[str, str]]:
-    """A system's encoder; what it makes of the documents depends on this; its digest."""
+    """A system's encoder, the key of its document vectors in the cache, and its digest."""
     from lsr.index.cli.encode import open_encoder
 
     encoder = open_encoder(system.encoder, system.encoder_settings)
     passages = _passages(system)
     key = {
         "documents": identity["documents"],
-        "encoder": encoder.fingerprint.to_json(),  # of one that is still to be fitted: what it is before
+        "encoder": encoder.fingerprint.to_json(),  # before fitting, if it needs that
         "settings": system.encoder_settings,
         "passages": asdict(passages) if passages else None,
     }

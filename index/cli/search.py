@@ -320,7 +320,7 @@ def _write_run(path: Path, results: list[tuple[str, Any]], tag: str) -> None:
 def _write_lines(file: IO[str], query_id: str, hits: Any, tag: str) -> None:
     from lsr.io.runs import run_lines
 
-    file.writelines(line + "\n" for line in run_lines(query_id, ((hit.id, hit.score) for hit in hits), tag))
+    file.writelines(line + "\n" for line in run_lines(query_id, zip(hits.ids, hits.scores.tolist(), strict=True), tag))
 
 
 def _print_json(query_id: str | None, hits: Any, highlight: int | None, first: int) -> None:

@@ -75,6 +75,11 @@ class FoundDocuments:
         """The id of the document that it was cut from."""
         return self.places[doc].parent
 
+    def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]:
+        """The ids of some; with `parents` a passage has that of its document."""
+        places = [self.places[doc] for doc in docs]
+        return [place.parent or place.id if parents else place.id for place in places]
+
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
         """Title, text and metadata.
 

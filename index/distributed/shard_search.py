@@ -212,8 +212,7 @@ class ShardSearch:
         selected = selected or Selected(ranked.docs, ranked.scores)
         documents = ranked.documents.only(selected.docs, options.shown)
         explain = partial(self._explain, documents, EncodedQuery(given, ranked.vector))
-        hits = selected.hits(documents, explain, boosted=bool(options.boost))
-        return Hits(hits, missing=ranked.missing, **also)
+        return selected.hits(documents, explain, boosted=bool(options.boost), missing=ranked.missing, **also)
 
     def _explain(
         self, documents: FoundDocuments, query: EncodedQuery, doc: int, *, origins: bool = True

@@ -188,7 +188,9 @@ class Hybrid:
         found: dict[str, Run] = {}
         for name, part in _sparse(index, vectors):
             rows = index.search_batch(part, depth, **settings)
-            found[name] = {q: {hit.id: hit.score for hit in hits} for q, hits in zip(ids, rows, strict=True)}
+            found[name] = {
+                q: dict(zip(hits.ids, hits.scores.tolist(), strict=True)) for q, hits in zip(ids, rows, strict=True)
+            }
         if self._dense is not None:
             snapshot = index.snapshot
             among = _among(self._dense, snapshot, settings.get("where"))

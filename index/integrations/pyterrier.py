@@ -61,14 +61,13 @@ class LsrRetriever(pt.Transformer):
         column = "query_toks" if "query_toks" in topics.columns else "query"
         pt.validate.query_frame(topics, extra_columns=[column])
         found = current(self.index).search_batch(topics[column].tolist(), self.k, **self.settings)
-        hits = list(chain.from_iterable(found))
         lengths = [len(one) for one in found]
         results = topics.iloc[np.repeat(np.arange(len(topics)), lengths)].reset_index(drop=True)
-        results["docno"] = pd.Series([hit.id for hit in hits], dtype=str)
-        results["score"] = np.array([hit.score for hit in hits], np.float64)
+        results["docno"] = pd.Series(list(chain.from_iterable(hits.ids for hits in found)), dtype=str)
+        results["score"] = np.concatenate([np.empty(0), *(hits.scores for hits in found)])
         results["rank"] = np.array([rank for length in lengths for rank in range(length)], np.int64)
         if self.text:
-            results["text"] = pd.Series([hit.text for hit in hits], dtype=str)
+            results["text"] = pd.Series([hit.text for hit in chain.from_iterable(found)], dtype=str)
         return results
 
     def fuse_rank_cutoff(self, k: int) -> LsrRetriever:

@@ -63,5 +63,6 @@ def semantic_search_lsr(
     started = time.perf_counter()
     found = index.search_batch(queries, top_k, **(search_kwargs or {}))
     seconds = time.perf_counter() - started
-    results = [[{"corpus_id": hit.doc, "score": hit.score} for hit in hits] for hits in found]
+    pairs = (zip(hits.docs.tolist(), hits.scores.tolist(), strict=True) for hits in found)
+    results = [[{"corpus_id": doc, "score": score} for doc, score in hits] for hits in pairs]
     return (results, seconds, index) if output_index else (results, seconds)

@@ -32,7 +32,11 @@ def require_columns(options: Options, segments: Sequence[Kinds]) -> None:
     if not options.columns and not shown:
         return
     kinds, mixed = kinds_of(segments)
-    wrong = dict.fromkeys(problem for name in options.columns if (problem := unknown_column(name, kinds, mixed)))
+    texts = options.boost.keys() & {"title", "text"} - kinds.keys()
+    names = [name for name in options.columns if name not in texts]
+    wrong = dict.fromkeys(problem for name in names if (problem := unknown_column(name, kinds, mixed)))
+    if texts:
+        wrong["boost is for columns: title and text are one text; a title counts more if the text repeats it"] = None
     for name in shown:
         if not any(key == name or key.startswith(f"{name}.") for key in (*kinds, *mixed)):
             wrong[f"fields: {unknown_column(name, kinds, {})}; or title, text, metadata"] = None

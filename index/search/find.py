@@ -13,7 +13,7 @@ from lsr.encode.base import Encoder
 from lsr.errors import DataError
 from lsr.index.search.column_values import facet_order, require_columns
 from lsr.index.search.explain import Explanation
-from lsr.index.search.hits import Hit, Hits, ShownDocuments
+from lsr.index.search.hits import Hits, ShownDocuments
 from lsr.index.search.hybrid_search import hybrid_top
 from lsr.index.search.matches import Matcher, SnapshotRanking
 from lsr.index.search.query_encoder import as_queries
@@ -57,8 +57,7 @@ def find(
         total, counts = matcher.facets(options.faceted)
         facets = {name: facet_order(counted) for name, counted in counts.items()}
     documents = snapshot.documents if options.shown is None else ShownDocuments(snapshot.documents, options.shown)
-    hits = found.hits(documents, partial(explain, query), boosted=bool(options.boost))
-    return Hits(hits, facets=facets, total=total)
+    return found.hits(documents, partial(explain, query), boosted=bool(options.boost), facets=facets, total=total)
 
 
 def _top(
@@ -73,13 +72,12 @@ def _top(
 def hits_of(
     snapshot: Snapshot,
     query: EncodedQuery,
-    docs: NDArray[np.int64],
-    scores: NDArray[np.float64],
+    docs: ArrayLike,
+    scores: ArrayLike,
     explain: Explain,
 ) -> Hits:
     """Documents and their scores as hits of a query."""
-    found, told = zip(docs.tolist(), scores.tolist(), strict=True), partial(explain, query)
-    return Hits(Hit(snapshot.documents, doc, score, told) for doc, score in found)
+    return Hits(snapshot.documents, docs, scores, partial(explain, query))
 
 
 def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, float], explain: Explain) -> Hits:
@@ -92,9 +90,7 @@ def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, fl
         if doc is not None:
             found.append((doc, score))
     numbers, values = zip(*found, strict=True) if found else ((), ())
-    return hits_of(
-        snapshot, EncodedQuery(None, vector), np.array(numbers, np.int64), np.array(values, np.float64), explain
-    )
+    return hits_of(snapshot, EncodedQuery(None, vector), numbers, values, explain)
 
 
 def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int | None:

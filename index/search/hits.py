@@ -1,14 +1,18 @@
-"""Hit: a document found, whose text is read when it is asked for."""
+"""Hit: a document found, whose text is read when it is asked for; Hits: the hits of a search."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from html import escape
-from typing import Any, Protocol
+from operator import getitem
+from typing import Any, Protocol, overload
 
-from lsr.errors import LsrError, MissingExtra
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lsr.errors import DataError, LsrError, MissingExtra
 from lsr.index.search.explain import Explanation
 from lsr.index.search.rerank import Moved
 
@@ -21,6 +25,8 @@ class Described(Protocol):
     def id(self, doc: int) -> str: ...
 
     def parent(self, doc: int) -> str | None: ...
+
+    def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]: ...
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]: ...
 
@@ -35,7 +41,7 @@ class ShownDocuments:
 
     def __init__(self, documents: Described, shown: Sequence[str]) -> None:
         self._documents, self._shown = documents, shown
-        self.id, self.parent = documents.id, documents.parent
+        self.id, self.parent, self.ids_of = documents.id, documents.parent, documents.ids_of
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
         """Title, text and metadata; empty if they aren't shown."""
@@ -135,10 +141,8 @@ class Hit:
         )
 
     def __reduce__(self) -> Any:
-        raise TypeError(
-            "a Hit reads its text and explanation from an index that is open here: send what you need of it to the "
-            "other process, such as hit.to_dict()"
-        )
+        moved = {self.doc: self.moved} if self.moved is not None else None
+        return getitem, (Hits(self._documents, [self.doc], [self.score], self._explain, moved=moved), 0)
 
     def __eq__(self, other: object) -> bool:
         """The same document, or passage, with the same score; whichever index found it."""
@@ -173,31 +177,101 @@ class Hit:
         return f"<p><b>{escape(title or self.passage)}</b> {self.score:.4f}<br>{shown}</p>"
 
 
-class Hits(list[Hit]):
-    """The hits of a search, best first, and what else it was asked for.
+class Hits(Sequence[Hit]):
+    """The hits of a search, best first, and what else it was asked for. Unlike a list, it can't be changed.
+
+    A `Hit` is made when it is asked for. Pickled, hits take their texts along, but can't be explained any more.
 
     Attributes:
+        docs: (n,) int64, the numbers of the documents within the index as it was when it was searched.
+        scores: (n,) float64, their scores.
         facets: Of each column {value: how many of all documents that match have it}, the most frequent first; empty
             unless the search was asked for them.
         total: How many documents match; None unless the search was asked for it, or for facets.
         missing: Of a search over shards {shard: why it is missing}; empty where all answered.
+        moved: {number of a document: what a re-ranker did to it}; empty if there was none.
     """
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(
         self,
-        hits: Iterable[Hit] = (),
+        documents: Described,
+        docs: ArrayLike,
+        scores: ArrayLike,
+        explain: Callable[..., Explanation],
         *,
         facets: Mapping[str, Mapping[Any, int]] | None = None,
         total: int | None = None,
         missing: Mapping[str, str] | None = None,
+        moved: Mapping[int, Moved] | None = None,
     ) -> None:
-        super().__init__(hits)
+        self._documents, self._explain = documents, explain
+        self.docs: NDArray[np.int64] = np.asarray(docs, np.int64)
+        self.scores: NDArray[np.float64] = np.asarray(scores, np.float64)
         self.facets = {name: dict(counts) for name, counts in (facets or {}).items()}
-        self.total, self.missing = total, dict(missing or {})
+        self.total, self.missing, self.moved = total, dict(missing or {}), dict(moved or {})
+
+    @property
+    def _also(self) -> dict[str, Any]:
+        return {"facets": self.facets, "total": self.total, "missing": self.missing, "moved": self.moved}
+
+    @property
+    def ids(self) -> list[str]:
+        """Their ids, as `Hit.id`."""
+        return self._documents.ids_of(self.docs.tolist(), parents=True)
+
+    @property
+    def passages(self) -> list[str]:
+        """The ids of what matched, as `Hit.passage`."""
+        return self._documents.ids_of(self.docs.tolist())
+
+    def __len__(self) -> int:
+        return len(self.docs)
+
+    @overload
+    def __getitem__(self, at: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Hits: ...
+
+    def __getitem__(self, at: int | slice) -> Hit | Hits:
+        """A hit; or some of them, with the facets and the total of the whole search."""
+        if isinstance(at, slice):
+            docs, scores = self.docs[at], self.scores[at]
+            return Hits(self._documents, docs, scores, self._explain, **self._also)
+        doc = int(self.docs[at])
+        return Hit(self._documents, doc, float(self.scores[at]), self._explain, self.moved.get(doc))
+
+    def __iter__(self) -> Iterator[Hit]:
+        for doc, score in zip(self.docs.tolist(), self.scores.tolist(), strict=True):
+            yield Hit(self._documents, doc, score, self._explain, self.moved.get(doc))
+
+    def __eq__(self, other: object) -> bool:
+        """The same hits in the same order, also of a list."""
+        if isinstance(other, Hits):
+            same = len(self) == len(other) and bool((self.scores == other.scores).all())
+            return same and (self.ids, self.passages) == (other.ids, other.passages)
+        return list(self) == other if isinstance(other, list) else NotImplemented
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def __reduce__(self) -> Any:
+        return _sent, (self.docs, self.scores, self.rows(), self._also)
+
+    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
+        """Title, text and metadata of one of the documents, by its number."""
+        return self._documents.fields(doc)
 
     def rows(self) -> list[dict[str, Any]]:
         """Of each hit rank, id, passage, score, title, text and metadata."""
-        return [{"rank": rank, **hit.to_dict()} for rank, hit in enumerate(self, start=1)]
+        names = ("rank", "id", "passage", "score", "title", "text", "metadata")
+        known = zip(self.ids, self.passages, self.scores.tolist(), self.docs.tolist(), strict=True)
+        return [
+            dict(zip(names, (rank, *keys, *self._documents.fields(doc)), strict=True))
+            for rank, (*keys, doc) in enumerate(known, start=1)
+        ]
 
     def _repr_html_(self) -> str:
         return "<ol>" + "".join(f"<li>{hit._repr_html_()}</li>" for hit in self) + "</ol>"
@@ -236,6 +310,40 @@ class Hits(list[Hit]):
             metadata = row.pop("metadata")
             rows.append(row | {f"metadata.{key}" if key in row else key: value for key, value in metadata.items()})
         return pd.DataFrame(rows, columns=None if rows else ["rank", "id", "passage", "score", "title", "text"])
+
+
+class _SentDocuments:
+    """The documents of hits that came from another process, which brought what `Hits.rows` tells of them."""
+
+    def __init__(self, rows: Mapping[int, Mapping[str, Any]]) -> None:
+        self._rows = rows
+
+    def id(self, doc: int) -> str:
+        return str(self._rows[doc]["passage"])
+
+    def parent(self, doc: int) -> str | None:
+        return str(self._rows[doc]["id"])
+
+    def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]:
+        return [str(self._rows[doc]["id" if parents else "passage"]) for doc in docs]
+
+    def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
+        row = self._rows[doc]
+        return row["title"], row["text"], row["metadata"]
+
+
+def _sent(
+    docs: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    rows: Sequence[Mapping[str, Any]],
+    also: Mapping[str, Any],
+) -> Hits:
+    """Hits that were pickled."""
+    return Hits(_SentDocuments(dict(zip(docs.tolist(), rows, strict=True))), docs, scores, _unexplained, **also)
+
+
+def _unexplained(doc: int, *, origins: bool = True) -> Explanation:
+    raise DataError("hits that were pickled can't be explained: explain them before, or call Index.explain")
 
 
 def facet_rows(facets: Mapping[str, Mapping[Any, int]]) -> dict[str, list[dict[str, Any]]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsr.index.search.explain import Explanation
-from lsr.index.search.hits import Described, Hit
+from lsr.index.search.hits import Described, Hits
 from lsr.index.search.options import Options
 from lsr.index.search.rerank import Moved, rerank
 from lsr.sparse import SparseMatrix
@@ -53,17 +53,18 @@ class Selected:
     scores: list[float]
     moved: dict[int, Moved] = field(default_factory=dict)
 
-    def hits(self, documents: Described, explain: Callable[..., Explanation], *, boosted: bool = False) -> list[Hit]:
+    def hits(self, documents: Described, explain: Callable[..., Explanation], *, boosted: bool, **also: Any) -> Hits:
         """The documents as hits.
 
         Args:
             documents: Knows their ids and texts.
             explain: Explains a document, by its number.
             boosted: Whether scores are boosted.
+            also: Of `Hits`: facets, total, missing.
         """
         told = _explained(explain, self, boosted=boosted)
-        pairs = zip(self.docs, self.scores, strict=True)
-        return [Hit(documents, doc, score, told, self.moved.get(doc)) for doc, score in pairs]
+        moved = {doc: self.moved[doc] for doc in self.docs if doc in self.moved}
+        return Hits(documents, self.docs, self.scores, told, moved=moved, **also)
 
 
 def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:

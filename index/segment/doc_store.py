@@ -185,6 +185,21 @@ class Documents:
         except IndexError:
             raise CorruptIndex(f"{self._ids.path}: damaged: there is no document {doc}; {RESTORE}") from None
 
+    def ids_of(self, docs: NDArray[np.int64], *, parents: bool = False) -> list[str]:
+        """The ids of some documents; with `parents` a passage has the id of its document, as in hits."""
+        batches = docs // _ID_BATCH
+        found = np.empty(len(docs), object)
+        for number in np.unique(batches).tolist():
+            here = np.flatnonzero(batches == number)
+            try:
+                ids, of = (column.take(docs[here] % _ID_BATCH) for column in self._id_batch(number).columns)
+            except IndexError:
+                raise CorruptIndex(f"{self._ids.path}: damaged: documents are missing; {RESTORE}") from None
+            if ids.null_count:
+                raise CorruptIndex(f"{self._ids.path}: damaged: a document has no id; {RESTORE}")
+            found[here] = (pc.coalesce(of, ids) if parents else ids).to_pylist()
+        return found.tolist()
+
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
         """Title, text and metadata of a document; empty if they weren't stored."""
         if self._texts is None or self._text_batch is None:
@@ -276,6 +291,16 @@ class AllDocuments:
         """The id of the document that a passage was cut from."""
         part, within = self._at(doc)
         return part.parent(within)
+
+    def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]:
+        """The ids of some documents; for `parents` see `Documents`."""
+        wanted = np.asarray(docs, np.int64)
+        number = np.searchsorted(self._bases, wanted, side="right") - 1
+        found = np.empty(len(wanted), object)
+        for n in np.unique(number).tolist():
+            here = np.flatnonzero(number == n)
+            found[here] = self._parts[n].ids_of(wanted[here] - self._bases[n], parents=parents)
+        return found.tolist()
 
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
         """Title, text and metadata of a document; empty if they weren't stored."""

@@ -308,8 +308,8 @@ class Client:
             for name, counts in (answer.get("facets") or {}).items()
         }
         documents = found if options.shown is None else ShownDocuments(found, options.shown)
-        hits = (selected or found.selected()).hits(documents, explain, boosted=bool(options.boost))
-        return Hits(hits, facets=facets, total=answer.get("total"))
+        chosen, total = selected or found.selected(), answer.get("total")
+        return chosen.hits(documents, explain, boosted=bool(options.boost), facets=facets, total=total)
 
     # --- changing ---------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,10 @@ class AnsweredDocuments:
         row = self._rows[doc]
         return str(row["id"]) if "passage" in row else None
 
+    def ids_of(self, docs: Sequence[int], *, parents: bool = False) -> list[str]:
+        """The ids of some; with `parents` a passage has that of its document."""
+        return [self.parent(doc) or self.id(doc) if parents else self.id(doc) for doc in docs]
+
     def fields(self, doc: int) -> tuple[str, str, dict[str, Any]]:
         """Title, text and metadata."""
         row = self._rows[doc]

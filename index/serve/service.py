@@ -15,8 +15,8 @@ from lsr.fingerprint import Fingerprint
 from lsr.index.hybrid.hybrid import Hybrid
 from lsr.index.index import Index
 from lsr.index.search.explain import query_words, readable
-from lsr.index.search.hits import Hit, Hits, facet_rows
-from lsr.index.search.options import STORED, Options
+from lsr.index.search.hits import Hits, facet_rows
+from lsr.index.search.options import Options
 from lsr.index.search.reader import Reader
 from lsr.index.serve import schemas
 from lsr.index.serve.index_info import facts_of
@@ -216,7 +216,7 @@ class Served:
         return hybrid.search(vector, asked.k, where=asked.where, threads=1, **settings)
 
     def _described(
-        self, found: Sequence[Sequence[Hit]], asked: schemas.HowToSearch, deadline: Deadline
+        self, found: Sequence[Hits], asked: schemas.HowToSearch, deadline: Deadline
     ) -> list[list[dict[str, Any]]]:
         """Hits as JSON has them."""
         room = self._settings.max_answer
@@ -224,16 +224,17 @@ class Served:
         for hits in found:
             deadline.check()
             row: list[dict[str, Any]] = []
-            for rank, hit in enumerate(hits, start=asked.offset + 1):
-                described: dict[str, Any] = {"id": hit.id, "rank": rank, "score": hit.score}
-                if (passage := hit.passage) != described["id"]:
+            known = zip(hits.docs.tolist(), hits.ids, hits.passages, hits.scores.tolist(), strict=True)
+            for rank, (doc, doc_id, passage, score) in enumerate(known, start=asked.offset + 1):
+                described: dict[str, Any] = {"id": doc_id, "rank": rank, "score": score}
+                if passage != doc_id:
                     described["passage"] = passage
-                if hit.moved is not None:
-                    described["moved"] = asdict(hit.moved)
+                if doc in hits.moved:
+                    described["moved"] = asdict(hits.moved[doc])
                 if asked.fields is not False:
-                    told = hit.to_dict()
-                    described |= {name: told[name] for name in STORED}
-                    room -= len(told["title"]) + len(told["text"])
+                    title, text, metadata = hits.fields(doc)
+                    described |= {"title": title, "text": text, "metadata": metadata}
+                    room -= len(title) + len(text)
                     if room < 0:
                         most = f"an answer has at most {self._settings.max_answer >> 20} MB of text"
                         raise wrong_values([("fields", f'{most}: ask for fewer documents, or with "fields": false')])

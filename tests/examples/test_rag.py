@@ -45,7 +45,7 @@ def test_passages_have_titles_and_links(rag, notes, tmp_path):
     }
 
 
-def test_only_what_changed_is_indexed_again(rag, notes, tmp_path):
+def test_only_changed_files_are_indexed_again(rag, notes, tmp_path):
     path = tmp_path / "notes.idx"
     index, _ = rag.refresh(notes, path)
     answer = rag.answer(index, "Does a panel flutter?")
@@ -64,7 +64,7 @@ def test_only_what_changed_is_indexed_again(rag, notes, tmp_path):
     assert found == {"wings.md#wings", "birds.md"}
 
 
-# Questions of somebody who hasn't read the docs yet, the pages that answer them, and what the answer says.
+# Questions of a newcomer to the docs, the pages that answer them, and words of the answer.
 QUESTIONS = [
     ("How do I restrict a search to documents from a certain year?", "guides/filters", '"year": {">='),
     ("Which file types can be read from a folder?", "guides/folders", r"\.docx|\.rst"),

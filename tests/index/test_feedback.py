@@ -1,4 +1,4 @@
-"""Feedback: stored vectors of documents, and queries expanded by what the best of them have in common."""
+"""Feedback: stored document vectors, and queries expanded by the common terms of the best documents."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def index(request, matrix, tmp_path_factory):
     return built
 
 
-def test_stored_vectors_are_those_that_came(index, matrix):
+def test_stored_vectors_equal_the_given_ones(index, matrix):
     assert index.document_vectors(range(N)).to_dense() == pytest.approx(matrix.to_dense())
     some = index.document_vectors([399, 0, 17])
     assert some.to_dense() == pytest.approx(matrix[np.array([399, 0, 17])].to_dense())
 
 
-def test_by_hand(index, matrix):
+def test_a_hand_worked_example(index, matrix):
     query = matrix[3]
     best = [hit.doc for hit in index.search(query, 4)]
     mean = matrix[np.array(best)].to_dense().mean(axis=0)
@@ -50,7 +50,7 @@ def test_by_hand(index, matrix):
     assert len(index.search(found, 10)) == 10
 
 
-def test_without_weight_or_documents_the_query_stays(index, matrix):
+def test_without_weight_or_documents_the_query_is_unchanged(index, matrix):
     assert expand_query(index, matrix[3], weight=0) == matrix[3]
     nothing = SparseMatrix.empty(TERMS)
     nothing = SparseMatrix.from_dicts([{}], TERMS)
@@ -66,6 +66,6 @@ def test_texts_and_filters(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"documents": 0}, {"terms": 0}, {"weight": -1}, {"weight": float("nan")}])
-def test_settings_that_make_no_sense(index, matrix, wrong):
+def test_invalid_settings_are_refused(index, matrix, wrong):
     with pytest.raises(ValueError, match="documents and terms are at least 1"):
         expand_query(index, matrix[3], **wrong)

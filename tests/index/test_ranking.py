@@ -27,7 +27,7 @@ def in_order(docs, scores):
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=200), st.booleans(), st.data())
-def test_the_k_best_come_to_the_front(values, shuffled, data):
+def test_selection_moves_the_k_best_to_the_front(values, shuffled, data):
     k = data.draw(st.integers(1, len(values)))
     docs, scores = np.arange(len(values)), np.array(values, np.int32)
     if shuffled:
@@ -53,7 +53,7 @@ def test_sorting_any_number_with_any_ties(dtype, n, distinct):
 
 
 @pytest.mark.parametrize("pattern", ["ascending", "descending", "organ pipe"])
-def test_sorted_input_does_not_take_for_ever(pattern):
+def test_sorted_input_is_not_quadratic(pattern):
     n = 200_000
     scores = np.arange(n, dtype=np.int32)
     if pattern == "descending":

@@ -125,14 +125,14 @@ def test_duplicates(path, lsr_command):
     assert "7 pairs" in ran.err
 
 
-def test_words_that_no_document_has_are_corrected(path, lsr_command):
+def test_unknown_words_are_corrected(path, lsr_command):
     ran = lsr_command("search", path, "fluter winf")
     assert (ran.code, ran.out) == (0, "")
     assert "did you mean: flutter wing" in ran.err
     assert "did you mean" not in lsr_command("search", path, "flutter wing").err
 
 
-def test_values_that_no_document_has_are_named(path, lsr_command):
+def test_unknown_values_are_named(path, lsr_command):
     assert (
         "source has no value 'S1'; did you mean 's1'?"
         in lsr_command("search", path, "wing", "--where", "source=S1").err

@@ -1,4 +1,4 @@
-"""What is read of each kind of file: title, headings, anchors, lines, pages, metadata; and what is refused, and why."""
+"""Readers of each kind of file: title, headings, anchors, lines, pages, metadata, and refusals."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_heading_is_what_its_readers_see(heading, title, anchor):
     assert (block.headings, block.anchor) == ((title,), anchor)
 
 
-def test_equal_headings_have_anchors_of_their_own():
+def test_equal_headings_have_different_anchors():
     anchors = [block.anchor for block in read_markdown("# A\n\n## B!\n\n## B!\n\n## b\n").blocks]
     assert anchors == ["a", "b", "b-1", "b-2"]
 
@@ -111,7 +111,7 @@ def test_equal_headings_have_anchors_of_their_own():
     "text",
     ["---\n\nA rule, and a text\n\n---\n", "---\nno end", "+++ not front matter", "---\n- a\n- list\n---\n", ""],
 )
-def test_what_only_looks_like_front_matter(text):
+def test_text_that_looks_like_front_matter(text):
     parsed = read_markdown(text)
     assert (parsed.metadata, parsed.text) == ({}, text)
 
@@ -131,7 +131,7 @@ def test_front_matter_in_toml():
         ("+++\na = \n+++\n", "the front matter isn't TOML"),
     ],
 )
-def test_front_matter_that_makes_no_sense(text, said):
+def test_invalid_front_matter_is_text(text, said):
     with pytest.raises(DataError) as refused:
         read_markdown(text)
     assert said in str(refused.value)
@@ -250,7 +250,7 @@ def test_python():
     }
 
 
-def test_python_of_another_version_is_source_code():
+def test_unparsable_python_is_read_as_source_code():
     assert blocks(read_python("print 1\n\nx\n")) == blocks(read_code("print 1\n\nx\n"))
 
 
@@ -301,7 +301,7 @@ def test_html():
 @pytest.mark.parametrize(
     "text", ["<script>alert(1)", "<p", "</p></div></nav>", "<![CDATA[", "<a href='", "&#xD800;", ""]
 )
-def test_html_that_ends_early(text):
+def test_truncated_html(text):
     parsed = read_html(f"<p>before</p>{text}")
     assert parsed.text.startswith("before")
     assert "alert" not in parsed.text
@@ -310,7 +310,7 @@ def test_html_that_ends_early(text):
 
 @pytest.mark.parametrize("end", ["", ">", "<p>two</p>"])
 @pytest.mark.parametrize("part", ["<!-- a ", '<a href="x ', "<?x ", "<![CDATA[ ", "</ ", "<!DOCTYPE ", "<p ", "<![if "])
-def test_what_never_ends_is_not_looked_for_again_and_again(part, end):
+def test_unclosed_markup_takes_linear_time(part, end):
     start = time.process_time()
     parsed = read_html("<p>one</p>" + part * 20_000 + end)
     assert time.process_time() - start < 3  # it was 20 s to several minutes for some
@@ -319,7 +319,7 @@ def test_what_never_ends_is_not_looked_for_again_and_again(part, end):
         assert part.strip() in parsed.text
 
 
-def test_comments_that_end_are_left_out_whatever_opens_later():
+def test_closed_comments_are_removed():
     parsed = read_html("<p>a</p><!-- b --><p>c</p><![if !IE]><p>d</p><![endif]><p>1 < 2</p><!-- e <b>f</b>")
     assert parsed.text.split() == ["a", "c", "d", "1", "<", "2", "<!--", "e", "f"]
 
@@ -350,7 +350,7 @@ def test_notebook():
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": 1}', '{"cells": [1]}', "{" * 5000, '{"cells": null}'])
-def test_what_is_no_notebook(text):
+def test_invalid_notebooks_are_refused(text):
     with pytest.raises(DataError, match="not a notebook"):
         read_notebook(text)
 
@@ -376,7 +376,7 @@ def test_the_outline_of_a_pdf_is_its_headings(tmp_path):
     assert [b.headings for b in parsed.blocks] == [("Chapter",), ("Chapter", "Part"), ("Chapter", "Part")]
 
 
-def test_pdf_that_is_refused(tmp_path):
+def test_bad_pdfs_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"^no text on 2 pages: run OCR on scanned pages first$"):
         read_pdf(put(tmp_path / "scan.pdf", pdf("", "")))
     for content in (b"", b"%PDF-1.4\nbroken", pdf("text")[:200], b"no pdf at all"):
@@ -425,12 +425,12 @@ def test_epub(tmp_path):
 
 @pytest.mark.parametrize("reader", [read_docx, read_epub])
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04broken", b"text", b"PK\x05\x06" + bytes(18)])
-def test_archives_that_are_broken(tmp_path, reader, content):
+def test_broken_archives_are_refused(tmp_path, reader, content):
     with pytest.raises(DataError, match=r"^not a whole (DOCX|EPUB): "):
         reader(put(tmp_path / "a", content))
 
 
-def test_archives_that_are_encrypted_or_hostile(tmp_path, monkeypatch):
+def test_encrypted_or_hostile_archives_are_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="encrypted, or of Word before 2007"):
         read_docx(put(tmp_path / "a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100)))
     chapters = {"a.xhtml": "<p>one</p>"}
@@ -482,7 +482,7 @@ def test_short_texts_have_their_encoding_guessed(text, encoding):
     assert decoded(text.encode(encoding)) == (text, encoding)
 
 
-def test_markup_says_what_its_encoding_is():
+def test_markup_declares_its_encoding():
     page = f'<html><head><meta charset="iso-8859-1"></head><body>{GERMAN} “quoted”</body></html>'
     assert decoded(page.encode("cp1252"), markup=True) == (page, "")
     japanese = '<?xml version="1.0" encoding="Shift_JIS"?><p>日本語の文書</p>'
@@ -493,10 +493,10 @@ def test_markup_says_what_its_encoding_is():
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\0\0\0", bytes(range(1, 32)) * 9, b"\x7fELF\2\1\1\0"])
-def test_what_is_no_text(content):
+def test_binary_files_are_refused(content):
     with pytest.raises(DataError, match="it isn't text"):
         decoded(content)
 
 
-def test_ends_of_lines():
+def test_line_endings():
     assert decoded(b"a\r\nb\rc\n") == ("a\nb\nc\n", "")
