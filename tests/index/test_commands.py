@@ -448,7 +448,7 @@ def test_a_filter_that_matches_nothing_has_its_own_message(pets, lsr_command, tm
     assert (ran.code, ran.out, ran.err) == (0, "", "")
     (tmp_path / "q.tsv").write_text("qid\tquery\n1\tcats\n")
     ran = lsr_command("search", pets.path, "--queries", tmp_path / "q.tsv", "--where", "author=nobody")
-    assert "none of the 2 documents meets --where" in ran.err
+    assert "none of the 2 documents matches --where" in ran.err
 
 
 def test_whole_numbers_are_ids(pets, tmp_path):
