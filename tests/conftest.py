@@ -25,9 +25,12 @@ settings.register_profile("long", deadline=None, max_examples=400)
 settings.load_profile("long" if os.environ.get("LSR_LONG_TESTS") else "lsr")
 
 
+LONGEST = ("test_writer", "test_workers", "test_storage", "test_ray", "test_shard_builder", "test_demo")
+
+
 def pytest_collection_modifyitems(items):
-    """Run tests/lsr first: a file that mostly waits for a Ray cluster shouldn't run last and alone."""
-    items.sort(key=lambda item: item.path.parent.name != "lsr")
+    """Run the longest files first: one process runs a file, and would run it alone at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(autouse=True, scope="session")
