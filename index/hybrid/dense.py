@@ -182,9 +182,26 @@ class DenseVectors:
             rows: (n,) ascending, the vectors that may be found; None for all. A restriction makes the search exact.
             exact: Compare with every vector even if there is a graph.
         """
+        vectors = self.vectors_of_queries(queries)
+        rows = None if rows is not None and len(rows) == len(self) else rows
+        for vector in vectors:
+            if self._graph is not None and not exact and rows is None and len(self):
+                yield partial(self._near, self._graph, vector)
+            else:
+                yield self._exact(vector, rows)
+
+    def vectors_of_queries(self, queries: Sequence[str | ArrayLike]) -> NDArray[np.float32]:
+        """(n, dimensions) float32, the vectors that queries are searched with; of length 1 for the cosine.
+
+        Args:
+            queries: Texts, or vectors.
+
+        Raises:
+            DataError: Vectors of another width, or not finite.
+        """
         queries = as_queries(queries)
         if not queries:
-            return
+            return np.zeros((0, self._vectors.shape[1]), np.float32)
         texts = [query for query in queries if isinstance(query, str)]
         embedded = iter(_checked(self.embed(texts), len(texts)) if texts else ())
         given = [next(embedded) if isinstance(query, str) else _vector(query) for query in queries]
@@ -194,13 +211,11 @@ class DenseVectors:
             if vector.shape != self._vectors.shape[1:]:
                 numbers = "x".join(map(str, vector.shape))
                 raise DataError(f"a query of {numbers} numbers, documents have {self._vectors.shape[1]}")
-        vectors = _scaled(_checked(given, len(given)), self.similarity)
-        rows = None if rows is not None and len(rows) == len(self) else rows
-        for vector in vectors:
-            if self._graph is not None and not exact and rows is None and len(self):
-                yield partial(self._near, self._graph, vector)
-            else:
-                yield self._exact(vector, rows)
+        return _scaled(_checked(given, len(given)), self.similarity)
+
+    def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """(n, dimensions) float32, some of the vectors."""
+        return np.asarray(self._vectors[np.array(rows, np.int64)], np.float32)
 
     def ids(self, rows: NDArray[np.int64]) -> list[str]:
         """Return the document ids of some vectors."""

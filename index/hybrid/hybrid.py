@@ -24,6 +24,7 @@ from lsr.errors import EncoderError
 from lsr.index.hybrid.dense import DenseVectors, Embed, Nearest
 from lsr.index.hybrid.dense_files import Similarity
 from lsr.index.hybrid.fusion import RRF_K, Normalization, interpolate, reciprocal_rank_fusion
+from lsr.index.search.feedback import DENSE_WEIGHT, DOCUMENTS, best_documents, mixed, rocchio
 from lsr.index.search.hits import Hits
 from lsr.index.search.query_encoder import Query, as_queries, checked_k
 from lsr.index.search.reader import Reader
@@ -35,6 +36,7 @@ from lsr.io.runs import Run
 from lsr.sparse import SparseMatrix
 
 Method = Literal["rrf", "interpolation"]
+Feedback = Literal["none", "before", "after", "both"]
 Queries = Iterable[str | Mapping[str, Any]] | SparseMatrix
 
 
@@ -70,9 +72,13 @@ class Hybrid:
         depth: Number of documents of each ranking to fuse; never below k.
         normalization: Of scores, for "interpolation".
         rrf_k: The smoothing constant of "rrf".
+        feedback: Pseudo-relevance feedback (arXiv 2205.00235), with the defaults of `expand_query` and `expand_dense`.
+            "after": each ranking's first documents expand its own query, and the new rankings are fused. "both": the
+            fused ranking's first documents expand all queries, and the new rankings are fused. "before": the same, but
+            the result is the last part's new ranking alone.
 
     Raises:
-        ValueError: An unknown part or method, a negative weight, or only one ranking.
+        ValueError: An unknown part, method or feedback, a negative weight, or only one ranking.
     """
 
     def __init__(
@@ -85,8 +91,10 @@ class Hybrid:
         depth: int = 100,
         normalization: Normalization = "min-max",
         rrf_k: int = RRF_K,
+        feedback: Feedback = "none",
     ) -> None:
         self._index, self._dense, self._method, self._depth = index, dense, method, depth
+        self._feedback = feedback
         self._normalization, self._rrf_k = normalization, rrf_k
         sparse = ("learned", "lexical") if _hybrid_encoder(index) else ("sparse",)
         self.parts: tuple[str, ...] = sparse + (("dense",) if dense is not None else ())
@@ -97,6 +105,8 @@ class Hybrid:
             raise ValueError("there is only one ranking: pass dense vectors, or an index with a hybrid encoder")
         if method not in get_args(Method):
             raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
+        if feedback not in get_args(Feedback):
+            raise ValueError(f"feedback must be one of {', '.join(get_args(Feedback))}, got {feedback!r}")
         self.weights = {name: float(given.get(name, 1.0)) for name in self.parts}
 
     def with_weights(self, weights: Mapping[str, float]) -> Hybrid:
@@ -109,6 +119,7 @@ class Hybrid:
             depth=self._depth,
             normalization=self._normalization,
             rrf_k=self._rrf_k,
+            feedback=self._feedback,
         )
 
     def search(
@@ -142,13 +153,13 @@ class Hybrid:
         vectors, near = index.query_vectors(queries), self._dense_queries(queries, dense)
         names = [str(number) for number in range(len(vectors))]
         runs = self._rankings(index, names, vectors, near, max(k, self._depth), settings)
-        fused = self.fuse(runs)
+        fused = runs[self.parts[-1]] if self._feedback == "before" else self.fuse(runs)
         return [index.hits(vectors[i], dict(islice(fused[name].items(), k))) for i, name in enumerate(names)]
 
     def rankings(
         self, queries: Mapping[str, str], depth: int | None = None, **settings: Unpack[BatchOptions]
     ) -> dict[str, Run]:
-        """Return the run of each part.
+        """Return the run of each part, with feedback if there is any.
 
         Args:
             queries: {query id: text}.
@@ -185,8 +196,53 @@ class Hybrid:
         depth: int,
         settings: BatchOptions,
     ) -> dict[str, Run]:
+        parts = dict(_sparse(index, vectors))
+        if self._feedback != "none" and self._dense is not None:
+            near = list(self._dense.vectors_of_queries(near))  # embedded once
+        found = self._searched(index, ids, parts, near, depth, settings)
+        if self._feedback == "none":
+            return found
+        first = dict.fromkeys(self.parts, self.fuse(found)) if self._feedback != "after" else found
+        best = {name: [[*islice(run[query], DOCUMENTS)] for query in ids] for name, run in first.items()}
+        wider = {
+            name: SparseMatrix.vstack(
+                [rocchio(index, part[i], self._documents(index, name, part[i], best[name][i])) for i in range(len(ids))]
+            )
+            for name, part in parts.items()
+            if ids
+        }
+        if self._dense is not None:
+            near = [self._expanded(index, vectors[i], np.asarray(near[i]), best["dense"][i]) for i in range(len(ids))]
+        return self._searched(index, ids, wider, near, depth, settings)
+
+    def _documents(self, index: Reader, name: str, vector: SparseMatrix, best: list[str]) -> SparseMatrix:
+        """The vectors of documents, with the terms of one part."""
+        docs = best_documents(index, vector, DOCUMENTS, best, {})
+        return dict(_sparse(index, index.document_vectors(docs)))[name]
+
+    def _expanded(
+        self, index: Reader, vector: SparseMatrix, query: NDArray[np.float32], best: list[str]
+    ) -> NDArray[np.float32]:
+        """A query's dense vector with feedback, as long as before."""
+        assert self._dense is not None
+        snapshot, rows = index.snapshot, []
+        for doc in best_documents(index, vector, DOCUMENTS, best, {}):
+            number, within = snapshot.searcher.locate(doc)
+            rows.append(int(self._dense.rows_of(snapshot.parts[number].documents)[within]))
+        found = mixed(query, self._dense.vectors([row for row in rows if row >= 0]), DENSE_WEIGHT)
+        return np.asarray(found * np.linalg.norm(query), np.float32)
+
+    def _searched(
+        self,
+        index: Reader,
+        ids: list[str],
+        parts: Mapping[str, SparseMatrix],
+        near: Sequence[str | ArrayLike],
+        depth: int,
+        settings: BatchOptions,
+    ) -> dict[str, Run]:
         found: dict[str, Run] = {}
-        for name, part in _sparse(index, vectors):
+        for name, part in parts.items():
             rows = index.search_batch(part, depth, **settings)
             found[name] = {
                 q: dict(zip(hits.ids, hits.scores.tolist(), strict=True)) for q, hits in zip(ids, rows, strict=True)

@@ -973,6 +973,9 @@ def test_a_collapse_is_found_without_validation(settings, tmp_path, capsys):
     )
     trainer(settings, tmp_path).run()
     assert "dead rows" in log(tmp_path, "collapse")[-1]
+    ranks = log(tmp_path, "rank")
+    assert len(ranks) == 3
+    assert ranks[0] >= 1 > ranks[-1] == 0
     assert "dead rows: 100% of the documents" in capsys.readouterr().err
 
 
