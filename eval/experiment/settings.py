@@ -56,11 +56,11 @@ class FeedbackSettings(Settings):
 
     Attributes:
         documents: Documents that give feedback.
-        terms: Terms of their mean that are kept.
-        weight: What they count beside the query.
-        dense_weight: What they count beside the query's dense vector.
-        source: Name of an earlier system whose first documents give feedback; by default the system's own do. A fusion
-            here is interpolation before feedback, a fusion of systems with feedback is interpolation after it.
+        terms: Terms kept of the documents' mean.
+        weight: Weight of the documents relative to the query.
+        dense_weight: The same for the dense vectors.
+        source: Name of an earlier system whose first documents give feedback; by default this system's own. If that is
+            a fusion, interpolation comes before feedback; a fusion of systems with feedback interpolates after it.
     """
 
     documents: int = field(default=DOCUMENTS, metadata=within(at_least=1))
@@ -72,13 +72,13 @@ class FeedbackSettings(Settings):
 
 @dataclass(frozen=True)
 class DensifySettings(Settings):
-    """Search of dense arrays made of the sparse vectors, instead of an index; see `lsr.densified`, `lsr.dense_export`.
+    """Search of densified vectors instead of an index; see `lsr.densified` and `lsr.dense_export`.
 
     Attributes:
         width: Number of slices, or of a projection's dimensions.
         by: "coloured", "random" or "striped" slices, or "projection".
-        threshold: Of slices: query weights up to this are left out at first; 0 is exact.
-        dense_weight: What the encoder's dense vectors count beside; 0 for nothing.
+        threshold: With slices, query terms of at most this weight are left out at first; 0 is exact.
+        dense_weight: Weight of the encoder's dense vectors; 0 to leave them out.
     """
 
     width: int = field(default=768, metadata=within(at_least=1))
@@ -89,10 +89,10 @@ class DensifySettings(Settings):
 
 @dataclass(frozen=True)
 class ComparisonSettings(Settings):
-    """An earlier system's first documents, re-ranked by comparisons of two; see `lsr.pairwise`.
+    """An earlier system's first documents, re-ranked by pairwise comparisons; see `lsr.pairwise`.
 
-    How probable it is that a document belongs before another one is the logistic function of the difference of their
-    scores in a second system, each query's scaled to 0 to 1, times 10; a document that it hasn't found scores 0.
+    The probability that one document belongs before another is the logistic function of 10 times the difference of
+    their scores in a second system. Scores are scaled to 0 to 1 per query; a document not found scores 0.
 
     Attributes:
         of: Name of the system that is re-ranked.
@@ -100,7 +100,7 @@ class ComparisonSettings(Settings):
         depth: Documents that are compared.
         sampler: Which pairs are compared.
         share: Share of all pairs that are compared.
-        aggregator: What makes scores of the comparisons.
+        aggregator: How comparisons become scores.
     """
 
     of: str

@@ -6,8 +6,8 @@
     csr loss = MSE(k) + wider MSE(4k) + dead AUX + contrast InfoNCE          (arXiv 2503.01776)
     ncl loss = InfoNCE of relu(W (x - c) / s + b)                            (arXiv 2403.12459)
 
-MSE is divided by the variance of x. AUX revives latents that have not been used for some steps: it is the normalised
-MSE with which the strongest of them reconstruct what the others leave over. InfoNCE compares codes by cosine. Training
+MSE is divided by the variance of x. AUX revives latents that no vector has used for some steps: the strongest of them
+reconstruct the residual, and AUX is the normalised MSE of this. InfoNCE compares codes by cosine. Training
 needs torch; using the codes doesn't.
 """
 
@@ -23,7 +23,7 @@ from lsr.console import progress
 from lsr.errors import EncoderError, MissingExtra
 
 Objective = Literal["csr", "ncl"]
-_DEAD_AT_ONCE = 512  # latents that explain the residual
+_DEAD_AT_ONCE = 512  # unused latents that reconstruct the residual
 _CHECKED = 4096  # vectors on which the result is measured
 
 
@@ -34,15 +34,15 @@ class CodeSettings:
     Attributes:
         objective: "csr", or "ncl" for non-negative contrastive learning.
         latents: Number of latents.
-        top_k: Latents that are kept of a vector.
-        steps: Updates.
-        batch: Vectors of an update.
+        top_k: Latents kept per vector.
+        steps: Number of updates.
+        batch: Vectors per update.
         rate: Learning rate of Adam.
         wider: Weight of the reconstruction by 4 top_k latents.
         dead: Weight of the reconstruction by unused latents.
         contrast: Weight of InfoNCE.
         temperature: Of InfoNCE.
-        dropout: Without queries a vector's positive is itself without this share of its numbers.
+        dropout: Without queries, a vector's positive is a copy with this share of its numbers set to zero.
         dead_after: Steps after which a latent counts as unused.
         seed: Of all random numbers.
     """
@@ -72,15 +72,15 @@ class CodeSettings:
 
 @dataclass(frozen=True)
 class TrainedCodes:
-    """What `train_codes` found.
+    """The result of `train_codes`.
 
     Attributes:
-        weight: (latents, width) float32; with the bias it takes vectors as they are, not centred.
+        weight: (latents, width) float32. It and the bias apply to raw vectors, not to centred ones.
         bias: (latents,) float32.
-        decoder: (latents, width) float32, and
-        center: (width,) float32: a vector is about `codes @ decoder + center`, with codes that aren't normalised.
+        decoder: (latents, width) float32. `codes @ decoder + center` approximates a vector, with unnormalised codes.
+        center: (width,) float32.
         losses: {name: mean over the last tenth of the steps}.
-        dead: Share of latents that none of a few thousand vectors uses.
+        dead: Share of latents that a sample of a few thousand vectors never uses.
     """
 
     weight: NDArray[np.float32]
@@ -91,7 +91,7 @@ class TrainedCodes:
     dead: float = 0.0
 
     def activations(self, vectors: NDArray[np.float32], top_k: int) -> NDArray[np.float32]:
-        """(n, latents) float32, the codes of (n, width) vectors, zero except for the k largest of each row."""
+        """(n, latents) float32, the codes of (n, width) vectors, zero except for the top_k largest of each row."""
         values = np.maximum(vectors @ self.weight.T + self.bias, 0)
         if top_k < values.shape[1]:
             least = np.partition(values, -top_k, axis=1)[:, -top_k, None]
@@ -99,7 +99,7 @@ class TrainedCodes:
         return np.asarray(values, np.float32)
 
     def error(self, vectors: NDArray[np.float32], top_k: int) -> float:
-        """The squared error of the reconstruction from k latents, divided by that of the mean vector."""
+        """The squared error of reconstructing from top_k latents, divided by that of the mean vector."""
         found = self.activations(vectors, top_k) @ self.decoder + self.center
         spread = ((vectors - vectors.mean(0)) ** 2).sum()
         return float(((vectors - found) ** 2).sum() / max(spread, 1e-12))
@@ -116,7 +116,7 @@ def train_codes(
 
     Args:
         vectors: (n, width) float32, n at least 2.
-        settings: How.
+        settings: Settings of the training.
         queries: (m, width) float32, queries for InfoNCE; without them a vector is compared with itself under dropout.
         positives: (m,) int, the row of `vectors` that each query belongs to.
 
@@ -151,14 +151,13 @@ def train_codes(
             else:
                 drawn = rng.choice(len(queries), min(settings.batch, len(queries)), replace=False)
                 rows, views = np.asarray(positives)[drawn], queries[drawn] - mean
-            _, first = np.unique(rows, return_index=True)  # a document is nobody else's negative
+            _, first = np.unique(rows, return_index=True)  # a document must not be its own negative
             x, other = vectors[rows[first]] - mean, views[first]
             losses = net.losses(torch.from_numpy(x / spread), torch.from_numpy(np.float32(other / spread)))
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
-            for (
-                group
-            ) in optimizer.param_groups:  # a tenth of the steps to warm up, then down to zero in a straight line
+            # Warm up for a tenth of the steps, then decay linearly to zero.
+            for group in optimizer.param_groups:
                 done = (step + 1) / settings.steps
                 group["lr"] = settings.rate * min(done * 10, (1 - done) / 0.9 + 1e-3)
             optimizer.step()
@@ -184,9 +183,9 @@ class _Net:
     """The parameters and the losses.
 
     Args:
-        first: (latents, width) float32, vectors whose directions the latents have at first: learning from there takes a
-            tenth of the steps that it takes from random ones.
-        settings: How.
+        first: (latents, width) float32, vectors whose directions initialise the latents: training then takes a tenth of
+            the steps it takes from a random start.
+        settings: Settings of the training.
         torch: The module.
     """
 
@@ -194,7 +193,7 @@ class _Net:
         self.torch, self.settings = torch, settings
         width = first.shape[1]
         made = torch.Generator().manual_seed(settings.seed)
-        noise = torch.randn(settings.latents, width, generator=made) * 0.01  # equal vectors don't stay equal
+        noise = torch.randn(settings.latents, width, generator=made) * 0.01  # so that equal vectors diverge
         self.weight = torch.nn.functional.normalize(torch.from_numpy(first) + noise, dim=1).requires_grad_()
         self.bias = torch.zeros(settings.latents, requires_grad=True)
         self.shift = torch.zeros(width, requires_grad=True)

@@ -193,7 +193,7 @@ def _open_saved(folder: Path, settings: dict[str, Any], whole: bool = True) -> E
 
 
 def _codes_over(objective: str, model: str, settings: dict[str, Any]) -> CsrEncoder:
-    """An encoder of codes that are still to be learned."""
+    """An encoder whose codes are not learned yet."""
     how = {name: settings.pop(name) for name in _CODE_SETTINGS if settings.get(name) is not None}
     return CsrEncoder(load_encoder(model, **settings), settings=CodeSettings(objective=objective, **how))  # type: ignore[arg-type]
 

@@ -126,7 +126,7 @@ def test_a_terminal_gets_tables(idx, lsr_command, monkeypatch):
     assert "heat transfer" in table
     assert "no document shares a term" in lsr_command("search", idx, "zebra").out
     found = lsr_command("search", idx, "flat", "--where", "year=1955").out
-    assert "no document that meets --where shares a term" in found
+    assert "no document that matches --where shares a term" in found
     ran = lsr_command("search", idx, "flat", "--where", "year=2001")
     assert (ran.code, ran.out, "none of the 3 documents matches" in ran.err) == (0, "", True)
     assert "heat" in lsr_command("explain", idx, "heat", "d2").out

@@ -69,7 +69,7 @@ def test_codes_rank_as_the_vectors_do(vectors, trained):
     assert np.mean(kept) > 9
 
 
-def test_the_alternative_learns_from_pairs_alone(vectors):
+def test_ncl_learns_from_pairs_alone(vectors):
     queries = vectors + 0.05 * np.random.default_rng(4).standard_normal(vectors.shape).astype(np.float32)
     found = train_codes(
         vectors, replace(SMALL, objective="ncl", temperature=0.05), queries=queries, positives=np.arange(len(vectors))
@@ -102,7 +102,7 @@ def encoder():
     return made
 
 
-def test_behind_an_index(encoder, tmp_path):
+def test_an_index_of_codes_finds_similar_documents(encoder, tmp_path):
     docs = [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS)]
     index = Index.build(tmp_path / "idx", docs, encoder=encoder)
     assert index.n_postings <= 6 * len(TEXTS)
@@ -138,7 +138,7 @@ def test_steering_changes_a_search(encoder, tmp_path):
         encoder.steer(query, {64: 1.0})
 
 
-def test_saved_codes_of_a_function_need_it_again(encoder, tmp_path):
+def test_saved_codes_over_a_function_need_the_function_again(encoder, tmp_path):
     encoder.save(tmp_path / "codes")
     with pytest.raises(EncoderError, match="codes over a function"):
         load_encoder(tmp_path / "codes")
@@ -157,7 +157,7 @@ def over_model():
     return made
 
 
-def test_over_a_model(over_model, tmp_path):
+def test_codes_over_a_saved_model(over_model, tmp_path):
     assert over_model.dense_width == 384
     documents = over_model.encode_document(TEXTS[:6])
     assert documents.lengths().max() <= 5
@@ -178,14 +178,14 @@ def test_over_a_model(over_model, tmp_path):
         load_encoder(tmp_path / "codes", pooling="max")
 
 
-def test_hybrid_index_of_codes(over_model, tmp_path):
+def test_a_hybrid_index_of_codes(over_model, tmp_path):
     docs = [{"_id": str(i), "text": text} for i, text in enumerate(TEXTS[::6])]
     index = Index.build(tmp_path / "idx", docs, encoder=over_model, hybrid=True)
     assert len(Index.open(tmp_path / "idx").search("wing flow", 3, mode="hybrid")) == 3
     assert len(index.search("wing flow", 3, mode="dense")) == 3
 
 
-def test_before_fit_it_says_so(tmp_path):
+def test_encoding_before_fit_is_reported(tmp_path):
     unfitted = load_encoder("ncl:lsr-mini")
     assert unfitted.settings.objective == "ncl"
     with pytest.raises(EncoderError, match="no codes yet"):
@@ -195,7 +195,7 @@ def test_before_fit_it_says_so(tmp_path):
     assert load_encoder_files(unfitted.query_files()).needs_fit
 
 
-def test_damaged_codes(encoder, tmp_path):
+def test_damaged_codes_are_reported(encoder, tmp_path):
     path = tmp_path / CODES_FILE
     whole = encoder.codes.to_bytes()
     for content in (
@@ -212,12 +212,12 @@ def test_damaged_codes(encoder, tmp_path):
 @pytest.mark.parametrize(
     "wrong", [{"top_k": 0}, {"latents": 4, "top_k": 8}, {"steps": 0}, {"temperature": 0}, {"objective": "other"}]
 )
-def test_settings_that_make_no_sense(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(EncoderError):
         CodeSettings(**wrong)
 
 
-def test_models_that_give_something_else(encoder):
+def test_wrong_output_of_a_model_is_reported(encoder):
     with pytest.raises(EncoderError, match="has no dense vectors"):
         CsrEncoder(load_encoder("bm25"))
     with pytest.raises(EncoderError, match="a row of finite numbers"):
