@@ -10,7 +10,7 @@
     ├── OutputError          the output can't be written: full disk, no permission
     │   └── IndexLocked      another process, or another object in this one, is writing this index
     ├── StorageError         a place in object storage that can't be reached, read or written, or a damaged file there
-    ├── TrainingError        training can't start or go on
+    ├── TrainingError        training can't start or continue
     ├── ClusterError         a cluster that doesn't answer, lacks resources, or has lost a part of an index
     ├── RerankerError        a re-ranker that fails, or whose scores can't be used
     ├── ServerError          a server that can't be reached or refuses a request: key, limit, overload

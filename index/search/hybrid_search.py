@@ -1,16 +1,14 @@
-"""Search by sparse vectors and by the dense ones that an index keeps beside them, in one ranking.
+"""Hybrid search: rank documents by sparse and dense vectors together.
 
-The documents that either search finds first are candidates, and each of them gets both of its exact scores, whichever
-search found it:
+The best documents of either search are candidates, and each candidate gets the exact score of both:
 
-    score = s / (the largest s) + dense_weight * z * |z| / 32
+    score = s / max(s) + dense_weight * z * |z| / 32
 
-where s is the sparse score and z says by how many standard deviations of the whole collection's cosines a document is
-nearer to the query than the mean. So the dense vectors have the more to say the clearer their best documents stand out,
-while the sparse scores' range says little of how good they are. BM25 counts twice beside a dense vector, which knows
-much of what the learned terms do. The two constants were chosen on four collections of which the documentation has no
-figures; of two forms that tied there, this one did better on the six that it has. A document that is cut into passages
-counts by the best of them in either search.
+s is the sparse score. z is the cosine as a z-score: how many standard deviations it lies above the mean over the whole
+collection. So the dense side weighs more the clearer its best documents stand out, which the range of sparse scores
+can't tell. BM25 terms count twice beside a dense vector, which covers much of what the learned terms cover. The two
+constants were tuned on four collections that the documentation doesn't report; two forms tied there, and this one did
+better on the six that it does report. A document that is cut into passages is scored by its best passage on each side.
 """
 
 from __future__ import annotations
@@ -28,23 +26,23 @@ from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.sparse import SparseMatrix
 
-_CANDIDATES = 100  # of each search, at least
-_LEXICAL = 2.0  # times what BM25's terms weigh in a sparse search
-_CLEAR = 32.0  # z squared at which the dense vectors say as much as the best sparse score: 5.7 standard deviations
-_DIGITS = 6  # of mean and deviation, so that they don't hang on the order in which documents are stored
+_CANDIDATES = 100  # from each search, at least
+_LEXICAL = 2.0  # factor for the weights of BM25 terms
+_CLEAR = 32.0  # z squared that counts as much as the best sparse score: 5.7 standard deviations
+_DIGITS = 6  # round mean and deviation, so that they don't depend on the order in which documents are stored
 
 
 def dense_width(snapshot: Snapshot, path: object) -> int:
-    """How many numbers the dense vectors of an index have.
+    """Return the width of the index's dense vectors.
 
     Raises:
-        DataError: It keeps none.
+        DataError: The index has no dense vectors.
     """
     widths = {0 if part.embeddings is None else part.embeddings.width for part in snapshot.parts}
     if 0 in widths or not snapshot.manifest["settings"].get("hybrid"):
         raise DataError(
-            f"{path}: this index keeps no dense vectors: build it with hybrid=True (lsr index --hybrid) and an encoder "
-            "that gives them, as lsr-mini"
+            f"{path}: this index has no dense vectors: build it with hybrid=True (lsr index --hybrid) and an encoder "
+            "that makes them, such as lsr-mini"
         )
     return widths.pop() if widths else snapshot.encoder().dense_width
 
@@ -57,19 +55,19 @@ def hybrid_top(
     settings: SearchSettings,
     mask: Mask | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The k best documents of a query, by both vectors or by the dense one alone.
+    """Return the k best documents by both vectors, or by the dense one alone.
 
     Args:
-        snapshot: What is searched.
-        vector: The query, one row.
+        snapshot: The snapshot to search.
+        vector: The query's sparse vector, one row.
         dense: (width,) float32, its dense vector.
-        k: How many at most.
-        settings: How; its mode is "hybrid" or "dense".
+        k: Maximum number of documents.
+        settings: How to search; mode "hybrid" or "dense".
         mask: Which documents may be found.
 
     Returns:
-        (n,) int64 numbers of documents, of passages the best ones, and (n,) float64 scores, descending; equal ones by
-        the order in which documents were added.
+        (n,) int64 document numbers (of the best passages, where documents are cut) and (n,) float64 scores, descending;
+        ties in the order in which documents were added.
     """
     depth = max(k, _CANDIDATES)
     similarities = np.concatenate(
@@ -94,8 +92,9 @@ def hybrid_top(
 
 
 def _scores(snapshot: Snapshot, vector: SparseMatrix, docs: list[int], settings: SearchSettings) -> dict[int, float]:
-    """The exact sparse scores of some documents, by one search restricted to them. A document that is cut into passages
-    gets the mean of its best ones.
+    """Return the exact sparse scores of some documents by a search restricted to them.
+
+    The score of a document that is cut into passages is the mean of its best ones.
     """
     if not docs:
         return {}
@@ -111,7 +110,7 @@ def _scores(snapshot: Snapshot, vector: SparseMatrix, docs: list[int], settings:
 
 
 def _nearest(snapshot: Snapshot, similarities: NDArray[np.float32], k: int, mask: Mask | None) -> NDArray[np.int64]:
-    """The k nearest documents that may be found, the nearest first; of passages the best of each document."""
+    """Return the k nearest documents that may be found, nearest first; each document by its best passage."""
     allowed = snapshot.searcher.by_number(mask)
     found = np.arange(len(similarities)) if allowed is None else np.flatnonzero(allowed)
     wanted = snapshot.depth(k)
@@ -128,7 +127,7 @@ def _nearest(snapshot: Snapshot, similarities: NDArray[np.float32], k: int, mask
 
 
 def one_of_each(snapshot: Snapshot, docs: Iterable[int]) -> list[int]:
-    """The first number of each document: passages are of one document by its id."""
+    """Return the first number of each document, so that passages of one document count once."""
     if not snapshot.has_passages:
         return list(dict.fromkeys(docs))
     firsts: dict[str, int] = {}
@@ -138,13 +137,13 @@ def one_of_each(snapshot: Snapshot, docs: Iterable[int]) -> list[int]:
 
 
 def _passages(snapshot: Snapshot, doc: int) -> list[int]:
-    """The passages of the document that a passage is of; of a document that isn't cut itself."""
+    """Return all passages of a passage's document; the document itself if it isn't cut."""
     parent = snapshot.documents.parent(doc) if snapshot.has_passages else None
     return [doc] if parent is None else snapshot.documents.passages(parent)
 
 
 def _beside_dense(snapshot: Snapshot, vector: SparseMatrix) -> SparseMatrix:
-    """A query as it is searched beside its dense vector: of a hybrid encoder's, BM25's terms weigh more."""
+    """Raise the weights of a hybrid encoder's BM25 terms for a search beside the dense vector."""
     encoder = snapshot.shared.encoder if snapshot.shared.encoder_files else None
     if not isinstance(encoder, HybridEncoder):
         return vector
@@ -155,7 +154,7 @@ def _beside_dense(snapshot: Snapshot, vector: SparseMatrix) -> SparseMatrix:
 def _stands_out(
     snapshot: Snapshot, similarities: NDArray[np.float32], cosines: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(n,) what cosines of candidates count, by those of all documents that aren't deleted."""
+    """Return (n,) the dense scores of candidates: z-scores over all live documents, squared with their sign."""
     if not len(cosines):
         return cosines
     alive = snapshot.searcher.by_number(None)

@@ -1,4 +1,4 @@
-"""Re-rankers: what scores the best documents of a search anew, from the query and the texts.
+"""Re-rankers: rescore the best documents of a search from the query and their texts.
 
 index.search("a question", k=10, rerank=CrossEncoderReranker("cross-encoder/ms-marco-MiniLM-L6-v2"), depth=100)
 index.search("a question", rerank=lambda query, texts: [len(text) for text in texts])
@@ -16,14 +16,14 @@ from lsr.errors import LsrError, MissingExtra, RerankerError
 
 @runtime_checkable
 class Reranker(Protocol):
-    """Scores texts for a query, each by itself."""
+    """Scores texts for a query."""
 
     def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """One finite number for each text, higher for better.
+        """Return one finite number for each text; higher is better.
 
         Args:
-            query: What was asked.
-            texts: Of the documents, title and text; of passages the passages'.
+            query: The query.
+            texts: Title and text of each document, or of its best passage.
         """
         ...
 
@@ -34,12 +34,12 @@ AnyReranker = Reranker | ScoreFunction
 
 @dataclass(frozen=True)
 class Moved:
-    """What a re-ranker did to a document.
+    """How a re-ranker moved a document.
 
     Attributes:
         first_rank: Its rank before, from 1.
         first_score: Its score before.
-        rank: Its rank afterwards.
+        rank: Its rank after.
         score: The re-ranker's score.
     """
 
@@ -56,14 +56,14 @@ class Moved:
 
 
 class CrossEncoderReranker:
-    """A CrossEncoder of sentence-transformers.
+    """A CrossEncoder of sentence-transformers as a re-ranker.
 
     Args:
         model: The model, or its name or folder.
-        batch_size: Pairs that it reads at a time.
+        batch_size: Number of (query, text) pairs in a batch.
 
     Raises:
-        MissingExtra: A name, but sentence-transformers isn't installed.
+        MissingExtra: A name is given, but sentence-transformers isn't installed.
         RerankerError: The model can't be loaded.
     """
 
@@ -82,7 +82,7 @@ class CrossEncoderReranker:
         self._model, self._batch_size = model, batch_size
 
     def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """The model's scores."""
+        """Return the model's score for each text."""
         found: Sequence[float] = self._model.predict(
             [(query, text) for text in texts], batch_size=self._batch_size, show_progress_bar=False
         )
@@ -93,10 +93,10 @@ class CrossEncoderReranker:
 
 
 def as_reranker(given: Any) -> Reranker:
-    """What is given as a re-ranker.
+    """Wrap a re-ranker in any supported form.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It isn't a re-ranker.
     """
     if isinstance(given, Reranker):
         return given
@@ -110,7 +110,7 @@ def as_reranker(given: Any) -> Reranker:
 
 
 class _Function:
-    """A function as a re-ranker."""
+    """Wraps a function of (query, texts)."""
 
     def __init__(self, function: ScoreFunction) -> None:
         self._function = function
@@ -124,10 +124,10 @@ class _Function:
 
 
 def rerank_scores(given: AnyReranker, query: Any, texts: Sequence[str]) -> list[float]:
-    """The scores of a re-ranker, checked.
+    """Return a re-ranker's scores, validated.
 
     Raises:
-        RerankerError: It raises, or gives anything else than a finite number for each text.
+        RerankerError: The re-ranker fails, or doesn't return a finite number for each text.
     """
     reranker = as_reranker(given)
     name = repr(reranker) if isinstance(reranker, _Function) else type(reranker).__name__
@@ -139,18 +139,18 @@ def rerank_scores(given: AnyReranker, query: Any, texts: Sequence[str]) -> list[
         found = [float(score) for score in reranker.scores(query, texts)]
     except LsrError:
         raise
-    except Exception as error:  # whatever somebody else's code raises
+    except Exception as error:  # user code may raise anything
         raise RerankerError(
-            f"the re-ranker {name} failed on {len(texts)} texts: {type(error).__name__}: {error}; it has to give one "
+            f"the re-ranker {name} failed on {len(texts)} texts: {type(error).__name__}: {error}; it has to return a "
             "number for each text"
         ) from error
     if len(found) != len(texts):
         raise RerankerError(
-            f"the re-ranker {name} gave {len(found)} scores for {len(texts)} texts; it has to give one each"
+            f"the re-ranker {name} returned {len(found)} scores for {len(texts)} texts; it has to return one for each"
         )
     for number, score in enumerate(found):
         if not math.isfinite(score):
             raise RerankerError(
-                f"the re-ranker {name} gave {score} for the text {texts[number][:60]!r}; scores are finite"
+                f"the re-ranker {name} returned {score} for the text {texts[number][:60]!r}; scores have to be finite"
             )
     return found

@@ -244,7 +244,7 @@ class InferenceFreeEncoder(Encoder):
 
 
 def _meets(place: tuple[int, int] | None, spans: Iterable[Sequence[int]]) -> bool:
-    """Whether a range of characters overlaps any of some others."""
+    """Whether a range of characters overlaps any of several others."""
     return place is not None and any(start < place[1] and end > place[0] for start, end in spans)
 
 

@@ -1,4 +1,4 @@
-"""What several tests of indexes share: code that runs in a process of its own, and dies where it is told to."""
+"""Fixtures for tests of indexes: code in a separate process, killed at chosen points."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import textwrap
 
 import pytest
 
-# In front of code that tries every moment: what follows runs in one child process after another, each of which is
-# killed at its n-th call that writes, syncs, renames or removes.
+# Put before code to test a kill at every point: the code runs in one child process after another, each killed at its
+# n-th call that writes, syncs, renames or removes.
 DYING = """
 import json, os, shutil, signal, sys
 from pathlib import Path
@@ -73,7 +73,7 @@ def die_everywhere(path, kept, change, look, every=10, then=lambda: None):
 
 @pytest.fixture
 def python():
-    """Runs code in a process of its own; gives exit code, stdout and stderr."""
+    """Runs code in a separate process; returns exit code, stdout and stderr."""
 
     def run(code, *args, dying=False):
         code = (DYING if dying else "") + textwrap.dedent(code)

@@ -1,4 +1,4 @@
-"""Index, AsyncIndex, ShardedIndex and Client: one set of calls, and docs/reference/calls.md says what differs."""
+"""Index, AsyncIndex, ShardedIndex and Client have one set of calls; docs/reference/calls.md lists the differences."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ async def _listed(found):
 
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory):
-    """{kind: the same documents in an index of that kind}; nobody changes them."""
+    """{kind: a read-only index of that kind}, all with the same documents."""
     yield from everywhere(tmp_path_factory.mktemp("alike"))
 
 
 @pytest.fixture
 def living(tmp_path):
-    """The same, for a test that changes them."""
+    """The same for tests that change them."""
     yield from everywhere(tmp_path)
 
 
@@ -75,7 +75,7 @@ def everywhere(folder):
 
 
 def plain(found):
-    """What can be compared of an answer, all of it."""
+    """An answer as comparable values."""
     if isinstance(found, list) and found and isinstance(found[0], list):
         return [plain(hits) for hits in found]
     if hasattr(found, "facets"):
@@ -142,21 +142,21 @@ WRONG = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_answers_are_the_same(alike, call):
+def test_all_kinds_give_equal_results(alike, call):
     expected = plain(CALLS[call](alike["Index"]))
     for kind in OTHERS:
         assert plain(CALLS[call](alike[kind])) == expected, kind
 
 
 @pytest.mark.parametrize("call", WRONG)
-def test_errors_are_the_same(alike, call):
+def test_all_kinds_raise_equal_errors(alike, call):
     wrong, error = WRONG[call]
     for index in alike.values():
         with pytest.raises(error):
             wrong(index)
 
 
-def test_hits_are_explained_alike(alike):
+def test_all_kinds_explain_hits_alike(alike):
     for hits in zip(*(index.search("ice wing", 3) for index in alike.values()), strict=True):
         assert len({str(hit.explain()) for hit in hits}) == len({hit.highlight(20) for hit in hits}) == 1
 
@@ -168,7 +168,7 @@ def test_lengths_and_ids(alike):
         assert [document.id for document in index] == [str(doc["_id"]) for doc in DOCS]
 
 
-def test_changes_are_the_same(living):
+def test_all_kinds_make_changes_alike(living):
     told = {}
     for kind, index in living.items():
         changes = [
@@ -194,7 +194,7 @@ def test_changes_are_the_same(living):
     assert all(one == told["Index"] for one in told.values()), told
 
 
-def test_protocols_are_kept(alike):
+def test_all_kinds_implement_the_protocols(alike):
     for kind in ("Index", "ShardedIndex", "Client"):
         assert isinstance(alike[kind], SearchIndex)
     assert isinstance(alike["Index"].pinned(), Searchable)
@@ -243,7 +243,7 @@ def test_parameters_and_defaults_agree(kind, name):
 
 
 def differences():
-    """{"call" or "call(parameter)": which kinds have it}, of all that not all of them have."""
+    """{"call" or "call(parameter)": kinds that have it}, for those that some kinds lack."""
     has = {}
     for kind, made in KINDS.items():
         for name in public(made):
@@ -266,7 +266,7 @@ def rows(heading):
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_page_says_what_is_missing_and_why():
+def test_the_page_lists_missing_calls_with_reasons():
     told = {}
     for names, *cells in rows("What not all of them have"):
         for name in re.findall(r"`([^`]+)`", names):
@@ -278,7 +278,7 @@ def test_the_page_says_what_is_missing_and_why():
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_page_lists_the_calls_that_all_have():
+def test_the_page_lists_the_common_calls():
     text = PAGE.read_text().partition("\n## What all of them have\n")[2].partition("\n## ")[0]
     names = {name for line in text.splitlines() if line.startswith("|") for name in re.findall(r"`(\w+)`", line)}
     assert names == {name for name in SHARED if not name.startswith("__")}
@@ -295,7 +295,7 @@ def of_matrices(living):
 
 
 def of_dense_vectors(living):
-    with pytest.raises(DataError, match="sparse vectors alone"):
+    with pytest.raises(DataError, match="aren't available over many machines"):
         living["ShardedIndex"].search("wing", mode="hybrid")
 
 
@@ -328,7 +328,7 @@ def of_similar_hits(living):
 def of_reranked_diversity(living):
     for kind, index in living.items():
         if kind == "Client":
-            with pytest.raises(ValueError, match="no vectors of documents"):
+            with pytest.raises(ValueError, match="no document vectors"):
                 index.search("wing", rerank=length, diversity=0.5)
         else:
             assert index.search("wing", rerank=length, diversity=0.5)
@@ -386,7 +386,7 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("what", DIFFERENT)
-def test_what_differs(living, what):
+def test_documented_differences_are_real(living, what):
     DIFFERENT[what](living)
 
 
@@ -395,8 +395,8 @@ def test_a_block_that_fails_changes_nothing(living):
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source checkout")
-def test_the_page_says_what_the_same_call_does_otherwise():
-    assert [row[0] for row in rows("What the same call does otherwise")] == [*DIFFERENT]
+def test_the_page_lists_calls_that_behave_differently():
+    assert [row[0] for row in rows("Calls that behave differently")] == [*DIFFERENT]
 
 
 class Dense(BM25Encoder):

@@ -94,7 +94,7 @@ def test_get(path, lsr_command):
     assert [line["n"] for line in lsr_command("get", path, "--where", "n>17").lines()] == [18, 19]
     ran = lsr_command("get", path, "d1", "x")
     assert (ran.code, json.loads(ran.out)["_id"]) == (1, "d1")
-    assert "1 id not there: x" in ran.err
+    assert "1 id not found: x" in ran.err
     assert lsr_command("get", path, "d1", "--where", "n=1").code == 2
 
 
@@ -106,14 +106,14 @@ def test_duplicates(path, lsr_command):
     assert "7 pairs" in ran.err
 
 
-def test_words_that_no_document_has_are_corrected(path, lsr_command):
+def test_unknown_words_are_corrected(path, lsr_command):
     ran = lsr_command("search", path, "fluter winf")
     assert (ran.code, ran.out) == (0, "")
     assert "did you mean: flutter wing" in ran.err
     assert "did you mean" not in lsr_command("search", path, "flutter wing").err
 
 
-def test_values_that_no_document_has_are_named(path, lsr_command):
+def test_unknown_values_are_named(path, lsr_command):
     assert (
         "source has no value 'S1'; did you mean 's1'?"
         in lsr_command("search", path, "wing", "--where", "source=S1").err
