@@ -263,7 +263,7 @@ def _query_encoder(name: str | None, settings: dict[str, Any]) -> Any:
 @click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="The folder to write.")
 @click.option("--push", metavar="ORG/NAME", help="The repository on the Hugging Face hub.")
 @click.option("--private", is_flag=True, help="If --push creates the repository, make it private.")
-@click.option("--onnx", is_flag=True, help="Write the document model as an 8-bit graph for CPUs; only lsr can open it.")
+@click.option("--onnx", is_flag=True, help="Write the models as 8-bit graphs for CPUs; only lsr can open them.")
 @click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
 def publish(encoder: str, out: Path | None, push: str | None, private: bool, onnx: bool, overwrite: bool) -> None:
     """Write an encoder for others to use, with a model card.
