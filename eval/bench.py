@@ -106,7 +106,7 @@ def bench_index(
     rounds: int = ROUNDS,
     threads: Sequence[int] = (0,),
 ) -> list[Benched]:
-    """Measure settings; those of one k are timed in turns.
+    """Measure settings; settings of the same k take turns.
 
     Args:
         index: The index.

@@ -155,8 +155,9 @@ def search_run(
     found = index.search_batch(vectors, k + dataset.most_dropped, dense=dense, **settings)
     results = {}
     for query, hits in zip(ids, found, strict=True):
-        dropped = sum(dataset.drops(query, hit.id) for hit in hits) if dataset.most_dropped else 0
-        results[query] = [(hit.id, hit.score) for hit in hits[: k + dropped]]
+        ids = hits.ids
+        dropped = sum(dataset.drops(query, doc_id) for doc_id in ids) if dataset.most_dropped else 0
+        results[query] = list(zip(ids, hits.scores.tolist(), strict=True))[: k + dropped]
     return as_run(results)
 
 

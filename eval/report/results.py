@@ -69,7 +69,7 @@ class Ties:
 class Result:
     """A system on a dataset: sizes in bytes, times in seconds unless their names say ms.
 
-    With several seeds all are means over them, and `seeds` has each measure's values, seed by seed.
+    With several seeds all values are means over them, and `seeds` has each measure's value for every seed.
     """
 
     dataset: str
@@ -111,7 +111,7 @@ class Tested(Comparison):
 
 @dataclass(frozen=True)
 class Alike:
-    """How alike the rankings of two systems are, means over queries: rank-biased overlap, and Kendall's tau."""
+    """Similarity of the rankings of two systems: rank-biased overlap and Kendall's tau, means over queries."""
 
     dataset: str
     system: str

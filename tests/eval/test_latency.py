@@ -1,4 +1,4 @@
-"""Latency: percentiles in milliseconds, a warm-up that doesn't count."""
+"""Latency: percentiles in milliseconds, after a warm-up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_percentiles():
     assert Latency.of([]).to_json() == {"p50": 0.0, "mean": 0.0, "p95": 0.0, "p99": 0.0}
 
 
-def test_the_first_round_does_not_count(monkeypatch):
+def test_the_first_round_is_a_warm_up(monkeypatch):
     clock = iter(np.cumsum([0, 9_000_000, *[0, 1_000_000] * 3, *[0, 5_000_000]]).tolist())
     monkeypatch.setattr("lsr.eval.latency.time.perf_counter_ns", lambda: next(clock))
     calls = []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 
 from lsr import Index, SparseMatrix
+from lsr.errors import DataError
 
 DOCUMENTS = [
     {"_id": "a", "title": "Wings & <b>", "text": "the flutter of wings", "year": 1958},
@@ -30,7 +32,78 @@ def test_hits_of_the_same_document_and_score_are_equal(index):
     assert hit != index.search("flutter of wings")[0]  # another score
 
 
-def test_a_hit_as_a_dict_can_go_anywhere(index):
+@pytest.fixture
+def many(tmp_path):
+    """Thirty documents in three segments, every other one in passages."""
+    documents = [
+        {"_id": f"d{i}", "text": f"wing {'flutter ' * (i % 7)}", "n": i, **({"parent": f"p{i // 5}"} if i % 2 else {})}
+        for i in range(30)
+    ]
+    index = Index.build(tmp_path / "idx", documents[:10], encoder="bm25", passages=None)
+    for first in (10, 20):
+        index.add(documents[first : first + 10])
+        index.commit(merge=False)
+    return index
+
+
+def test_hits_are_a_sequence(many):
+    hits = many.search("wing flutter", 12, total=True, facets="n")
+    made = list(hits)
+    assert len(hits) == len(made) == 12
+    assert hits == made
+    assert made == hits
+    assert hits != made[:-1]
+    assert hits == many.search("wing flutter", 12)
+    assert hits != many.search("wing", 12)
+    assert [hits[i] for i in range(-12, 12)] == made * 2
+    assert made[3] in hits
+    assert list(reversed(hits)) == made[::-1]
+    assert (hits[2:9:3], hits[2:9:3].total, hits[:0] == []) == (made[2:9:3], hits.total, True)
+    assert repr(hits) == repr(made)
+    with pytest.raises(IndexError):
+        hits[12]
+    with pytest.raises(TypeError):
+        hash(hits)
+    assert not many.search("nothing")
+
+
+def test_what_hits_tell_together_is_what_each_tells(many):
+    hits = many.search("wing flutter", 20)
+    assert hits.ids == [hit.id for hit in hits]
+    assert hits.passages == [hit.passage for hit in hits]
+    assert hits.ids != hits.passages
+    assert (hits.docs.tolist(), hits.scores.tolist()) == ([hit.doc for hit in hits], [hit.score for hit in hits])
+    assert hits.rows() == [{"rank": rank, **hit.to_dict()} for rank, hit in enumerate(hits, start=1)]
+
+
+def test_pickled_hits_have_their_texts_with_them(many):
+    hits = many.search("wing flutter", 20, facets="n")
+    content = pickle.dumps((hits, hits[3]))
+    for _ in range(2):  # and those that were sent on
+        sent, one = pickle.loads(content)
+        assert sent == hits
+        assert (sent.to_json(), one) == (hits.to_json(), hits[3])
+        assert (sent[5].text, sent.docs.tolist()) == (hits[5].text, hits.docs.tolist())
+        assert sent[2:4]._repr_html_()
+        with pytest.raises(DataError, match="explain them before"):
+            one.explain()
+        content = pickle.dumps((sent, one))
+
+
+def test_hits_stay_as_they_were_found(many):
+    hits = many.search("wing flutter", 20)
+    rows, why = hits.rows(), [hit.explain() for hit in hits]
+    many.delete(hits.passages)
+    many.add([{"_id": "new", "text": "wing wing wing"}])
+    many.commit()
+    many.merge()
+    assert many.search("wing", 20) != hits
+    many.close()
+    assert (hits.rows(), [hit.explain() for hit in hits]) == (rows, why)
+    assert pickle.loads(pickle.dumps(hits)).rows() == rows
+
+
+def test_a_hit_as_a_dict_is_plain_json(index):
     (hit,) = index.search("flutter")
     assert json.loads(json.dumps(hit.to_dict())) == {
         "id": "a",
@@ -46,7 +119,7 @@ def test_a_hit_as_a_dict_can_go_anywhere(index):
     assert "<mark>flutter</mark>" in shown
 
 
-def test_a_hit_is_shown_without_an_encoder_too(tmp_path):
+def test_a_hit_is_shown_without_an_encoder(tmp_path):
     documents = [{"_id": "a", "text": "x < y " * 100, "vector": {"wing": 1.0}}]
     (hit,) = Index.build(tmp_path / "idx", documents).search({"wing": 1.0})
     shown = hit._repr_html_()
@@ -55,7 +128,7 @@ def test_a_hit_is_shown_without_an_encoder_too(tmp_path):
     assert len(shown) < 1000
 
 
-def test_an_explanation_in_short_and_in_a_notebook(index):
+def test_repr_and_html_of_an_explanation(index):
     (hit,) = index.search("flutter of wings")
     explanation = hit.explain()
     assert explanation == index.explain("flutter of wings", "a")
@@ -70,7 +143,7 @@ def test_an_explanation_in_short_and_in_a_notebook(index):
     assert "<b>" not in shown  # of the title, which is text
 
 
-def test_an_index_in_numbers(index):
+def test_repr_and_html_of_an_index(index):
     told = index.to_dict()
     assert json.loads(json.dumps(told)) == told
     assert (told["documents"], told["segments"], told["passages"]) == (2, 1, False)
@@ -79,7 +152,7 @@ def test_an_index_in_numbers(index):
     assert repr(index).startswith("Index('")
 
 
-def test_a_matrix_as_dicts_and_in_a_notebook():
+def test_dicts_and_html_of_a_matrix():
     matrix = SparseMatrix.from_dicts([{0: 1.0, 2: 0.5}, {}], 3)
     assert matrix.to_dicts() == [{0: 1.0, 2: 0.5}, {}]
     assert matrix.to_dicts(["x", "y", "z"]) == [{"x": 1.0, "z": 0.5}, {}]
