@@ -464,5 +464,5 @@ def test_what_is_like_a_document_by_its_dense_vector(tmp_path):
     assert [hit.score for hit in found] == pytest.approx(sorted(np.delete(near, 4), reverse=True), abs=1e-3)
     assert found[0].id == expected[0]
     assert "4" not in [hit.id for hit in index.similar("4", 30, mode="hybrid")]
-    with pytest.raises(DataError, match="keeps no dense vectors"):
+    with pytest.raises(DataError, match="has no dense vectors"):
         Index.build(tmp_path / "plain", given, encoder=DenseBM25()).similar("4", mode="hybrid")
