@@ -7,6 +7,7 @@ import numpy as np
 from lsr.index.kernels.jit import inlined, kernel
 
 _SMALL = 16  # runs up to this length are sorted by insertion
+_MANY = 1000  # from this length, nine entries are compared to choose the pivot
 
 
 @inlined
@@ -21,20 +22,39 @@ def _swap(docs, scores, a, b):
     docs[b], scores[b] = doc, score
 
 
+@inlined
+def _order(docs, scores, a, b):
+    if _before(scores[b], docs[b], scores[a], docs[a]):
+        _swap(docs, scores, a, b)
+
+
+@inlined
+def _median(docs, scores, a, b, c):
+    """Put these three entries in order, so the median is at b."""
+    _order(docs, scores, a, b)
+    _order(docs, scores, b, c)
+    _order(docs, scores, a, b)
+
+
 @kernel
 def _partition(docs, scores, low, high):
-    """Partition low..high around the median of three; returns the median's position, before which all come first.
+    """Partition low..high around a pivot, and return the pivot's position.
+
+    The pivot is the median of three entries, and in long runs the median of three such medians: a median of three takes
+    quadratic time if scores rise and then fall.
 
     Every entry is swapped to the boundary, and the boundary moves or doesn't: this avoids a branch that the processor
     would mispredict half of the time.
     """
     middle = (low + high) >> 1
-    if _before(scores[middle], docs[middle], scores[low], docs[low]):
-        _swap(docs, scores, middle, low)
-    if _before(scores[high], docs[high], scores[low], docs[low]):
-        _swap(docs, scores, high, low)
-    if _before(scores[high], docs[high], scores[middle], docs[middle]):
-        _swap(docs, scores, high, middle)
+    if high - low < _MANY:
+        _median(docs, scores, low, middle, high)
+    else:
+        step = (high - low) >> 3
+        _median(docs, scores, low, low + step, low + 2 * step)
+        _median(docs, scores, middle - step, middle, middle + step)
+        _median(docs, scores, high - 2 * step, high - step, high)
+        _median(docs, scores, low + step, middle, high - step)
     _swap(docs, scores, middle, high)
     score, doc, boundary = scores[high], docs[high], low
     for i in range(low, high):

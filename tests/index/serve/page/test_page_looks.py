@@ -99,8 +99,7 @@ def states(page):
     yield "nothing"
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("viewport", "scheme"), [(PHONE, "dark"), (DESK, "light")], ids=["phone-dark", "desk-light"])
 def test_axe_finds_no_accessibility_problem(visit, served, viewport, scheme):
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
     script = axe.AXE_FILE_PATH.read_text(encoding="utf-8")
