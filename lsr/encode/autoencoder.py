@@ -50,11 +50,11 @@ class CodeSettings:
     """
 
     objective: Objective = "csr"
-    latents: int = 2048
+    latents: int = 1024
     top_k: int = 32
-    steps: int = 1000
-    batch: int = 512
-    rate: float = 4e-4
+    steps: int = 500
+    batch: int = 256
+    rate: float = 1e-3
     wider: float = 1 / 8
     dead: float = 1 / 32
     contrast: float = 0.1
