@@ -1,6 +1,6 @@
 """Train the sparse codes of `CsrEncoder`: a top-k auto-encoder of dense vectors, or non-negative contrastive features.
 
-    z  = top_k(relu(W (x - c) / s + b))       x: a dense vector; c, s: mean and spread of all
+    z  = top_k(relu(W (x - c) / s + b))       x: a dense vector; c, s: mean and spread, c of queries their own
     x' = W^T z + b'                           the decoder has the encoder's weights
 
     csr loss = MSE(k) + wider MSE(4k) + dead AUX + contrast InfoNCE          (arXiv 2503.01776)
@@ -13,7 +13,7 @@ needs torch; using the codes doesn't.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -54,7 +54,7 @@ class CodeSettings:
     top_k: int = 32
     steps: int = 500
     batch: int = 256
-    rate: float = 1e-3
+    rate: float = 3e-3
     wider: float = 1 / 8
     dead: float = 1 / 32
     contrast: float = 0.1
@@ -79,6 +79,7 @@ class TrainedCodes:
     Attributes:
         weight: (latents, width) float32; with the bias it takes vectors as they are, not centred.
         bias: (latents,) float32.
+        query_bias: (latents,) float32, the same for queries, whose mean is another than that of documents.
         decoder: (latents, width) float32, and
         center: (width,) float32: a vector is about `codes @ decoder + center`, with codes that aren't normalised.
         losses: {name: mean over the last tenth of the steps}.
@@ -87,6 +88,7 @@ class TrainedCodes:
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
+    query_bias: NDArray[np.float32]
     decoder: NDArray[np.float32]
     center: NDArray[np.float32]
     losses: dict[str, float] = field(default_factory=dict)
@@ -140,6 +142,7 @@ def train_codes(
         raise EncoderError("queries and the rows of their positives belong together, one for each")
     rng = np.random.default_rng(settings.seed)
     mean = vectors.mean(0)
+    query_mean = mean if queries is None else queries.mean(0)
     spread = float(np.sqrt(((vectors - mean) ** 2).mean())) or 1.0
     net = _Net(_first_directions((vectors - mean) / spread, settings.latents, rng), settings, torch)
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.rate, eps=6.25e-10)
@@ -152,7 +155,7 @@ def train_codes(
                 views = views * (rng.random(views.shape) >= settings.dropout) / (1 - settings.dropout)
             else:
                 drawn = rng.choice(len(queries), min(settings.batch, len(queries)), replace=False)
-                rows, views = np.asarray(positives)[drawn], queries[drawn] - mean
+                rows, views = np.asarray(positives)[drawn], queries[drawn] - query_mean
             _, first = np.unique(rows, return_index=True)  # a document is nobody else's negative
             x, other = vectors[rows[first]] - mean, views[first]
             losses = net.losses(torch.from_numpy(x / spread), torch.from_numpy(np.float32(other / spread)))
@@ -173,13 +176,14 @@ def train_codes(
     trained = TrainedCodes(
         weight / spread,
         np.float32(bias - (weight / spread) @ mean),
+        np.float32(bias - (weight / spread) @ query_mean),
         weight * spread,
         np.float32(mean + spread * shift),
         {name: float(np.mean([one[name] for one in kept])) for name in kept[-1]},
     )
     some = vectors[rng.permutation(len(vectors))[:_CHECKED]]
     used = (trained.activations(some, settings.top_k) > 0).any(0)
-    return TrainedCodes(trained.weight, trained.bias, trained.decoder, trained.center, trained.losses, 1 - used.mean())
+    return replace(trained, dead=float(1 - used.mean()))
 
 
 def _first_directions(vectors: NDArray[np.float32], latents: int, rng: np.random.Generator) -> NDArray[np.float32]:
