@@ -49,7 +49,7 @@ from lsr.index.storage.manifest import digest_file
 from lsr.index.warmup import compile_kernels
 
 NODE = {"num_cpus": 2, "memory": 4 << 30, "object_store_memory": 80 << 20, "include_dashboard": False}
-SURROUNDINGS = {
+ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # else Ray kills workers when other programs fill the memory
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -68,7 +68,7 @@ SEARCHED = (
 @contextmanager
 def several_nodes(nodes: int = 3) -> Iterator[Any]:
     """Ray's test cluster: a head without cores, and nodes of two cores each."""
-    with patch.dict(os.environ, SURROUNDINGS), warnings.catch_warnings():
+    with patch.dict(os.environ, ENVIRONMENT), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # while Ray is imported and started
         import ray
         from ray.cluster_utils import Cluster

@@ -1,4 +1,4 @@
-"""Write the tables of README.md, docs/ and the model cards from benchmarks/results/, each with its command, machine and date.
+"""Write the tables of README.md, docs/ and the model cards from benchmarks/results/, with command, machine and date.
 
     python benchmarks/tables.py [--check]
 
@@ -567,6 +567,22 @@ def rivals_install() -> str:
     return table(header, rows) + caption("python benchmarks/rivals.py --install", found)
 
 
+def literature() -> str:
+    """The systems of the literature: nDCG@10 and R@100 on three collections."""
+    found = result("literature")
+    rows = [(row["system"], *(f"{value:.3f}" for value in row["values"])) for row in found["rows"]]
+    command = "NUMBA_NUM_THREADS=1 python benchmarks/literature.py --data FOLDER --work FOLDER"
+    return table(found["header"], rows) + caption(command, found)
+
+
+def feedback() -> str:
+    """The best settings of feedback on training queries."""
+    found = result("feedback")
+    return table(found["header"], found["rows"]) + caption(
+        "NUMBA_NUM_THREADS=1 python benchmarks/feedback.py --data FOLDER", found
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "rivals": rivals,
     "rivals-install": rivals_install,
@@ -597,6 +613,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "cluster": cluster,
     "ablations": ablations,
     "order": order,
+    "literature": literature,
+    "feedback": feedback,
 }
 
 

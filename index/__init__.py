@@ -1,4 +1,4 @@
-"""lsr.index: the inverted index, its kernels, and search over it. Names are filled in on first use."""
+"""lsr.index: the inverted index, its kernels, and search; public names are imported on first use."""
 
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ _HOMES = {
     "build_shards": "lsr.index.distributed.build",
     "compile_kernels": "lsr.index.warmup",
     "download_index": "lsr.index.sharding.remote",
+    "expand_dense": "lsr.index.search.feedback",
     "expand_query": "lsr.index.search.feedback",
     "interpolate": "lsr.index.hybrid.fusion",
     "parse_where": "lsr.index.segment.parse_filters",
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from lsr.index.search.duplicates import Duplicate as Duplicate
     from lsr.index.search.explain import Contribution as Contribution
     from lsr.index.search.explain import Explanation as Explanation
+    from lsr.index.search.feedback import expand_dense as expand_dense
     from lsr.index.search.feedback import expand_query as expand_query
     from lsr.index.search.hits import Hit as Hit
     from lsr.index.search.hits import Hits as Hits

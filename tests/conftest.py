@@ -149,7 +149,7 @@ def real_data():
 
 
 @pytest.fixture(scope="module")
-def training_surroundings(tmp_path_factory):
+def training_environment(tmp_path_factory):
     """A separate cache, and one thread: with small models, several threads mostly wait for each other."""
     import torch
 
@@ -170,8 +170,14 @@ def cluster_benchmark():
 
 
 @pytest.fixture(scope="module")
-def ray_cluster(cluster_benchmark):
-    """A Ray cluster on this machine, with a head without cores and three nodes of two; skips without Ray.
+def ray_nodes():
+    """Nodes of `ray_cluster`; a module that needs fewer overrides this, because each takes time to start."""
+    return 3
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(cluster_benchmark, ray_nodes):
+    """A Ray cluster on this machine, with a head without cores and some nodes of two cores; skips without Ray.
 
     Checks that no process is left afterwards.
     """
@@ -180,7 +186,7 @@ def ray_cluster(cluster_benchmark):
     # By default Ray checks nodes every 3 s, and a test that kills one would wait for half a minute.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_health_check_period_ms", "1000")
-        with cluster_benchmark.several_nodes() as cluster:
+        with cluster_benchmark.several_nodes(ray_nodes) as cluster:
             yield cluster
     left = [child for child in psutil.Process().children(recursive=True) if "ray" in " ".join(child.cmdline())]
     _, left = psutil.wait_procs(left, timeout=20)

@@ -12,7 +12,7 @@ CHECKOUT = (ROOT / "pyproject.toml").is_file() and (ROOT / "index").is_dir()
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="needs the source checkout")
 
 # From the lowest layer to the highest; a file or folder may import its own layer and lower ones.
-FLOORS = (
+LAYERS = (
     "lsr",
     "lsr/io",
     "lsr/files",
@@ -76,13 +76,13 @@ def graph(modules):
     }
 
 
-def floor(path):
+def layer(path):
     """The number of a file's layer: that of the longest entry that is the file or one of its folders."""
-    fits = [entry for entry in FLOORS if path == entry or path.startswith(f"{entry}/")]
-    return FLOORS.index(max(fits, key=len))
+    fits = [entry for entry in LAYERS if path == entry or path.startswith(f"{entry}/")]
+    return LAYERS.index(max(fits, key=len))
 
 
-def circle(edges):
+def cycle(edges):
     """A cycle as a list of modules; empty if there is none."""
     done, path = set(), []
 
@@ -105,12 +105,12 @@ def upward(modules, edges):
         f"{modules[name]}:{line} imports {other}"
         for name, others in edges.items()
         for other, line in others.items()
-        if modules[other] not in FACES and floor(modules[other]) > floor(modules[name])
+        if modules[other] not in FACES and layer(modules[other]) > layer(modules[name])
     ]
 
 
 def test_imports_have_no_cycle():
-    assert circle(graph(sources())) == []
+    assert cycle(graph(sources())) == []
 
 
 def test_no_import_leads_to_a_higher_layer():
@@ -120,14 +120,14 @@ def test_no_import_leads_to_a_higher_layer():
 
 def test_every_folder_is_a_layer():
     folders = {Path(path).parent.as_posix() for path in sources().values()}
-    assert folders - {"lsr/data"} <= set(FLOORS)
+    assert folders - {"lsr/data"} <= set(LAYERS)
 
 
 def test_wrong_imports_would_be_found():
     modules = sources()
     edges = graph(modules)
     edges["lsr.sparse"] = {"lsr.io.vectors": 1}
-    assert {"lsr.sparse", "lsr.io.vectors"} <= set(circle(edges))
+    assert {"lsr.sparse", "lsr.io.vectors"} <= set(cycle(edges))
     assert upward(modules, edges) == ["lsr/sparse.py:1 imports lsr.io.vectors"]
     assert upward(modules, {"lsr.encode.base": {"lsr.index.index": 7}}) == [
         "lsr/encode/base.py:7 imports lsr.index.index"

@@ -97,7 +97,7 @@ def test_no_public_signature_takes_arbitrary_keywords(face):
 def test_declared_options_equal_the_accepted_ones():
     """Keyword arguments that are handed down are described twice, alike."""
     from lsr.encode.bm25 import BM25Encoder
-    from lsr.encode.load import _BM25_SETTINGS, _MODEL_SETTINGS, EncoderOptions
+    from lsr.encode.load import _BM25_SETTINGS, _CODE_SETTINGS, _MODEL_SETTINGS, EncoderOptions
     from lsr.encode.splade import SpladeEncoder
     from lsr.encode.tower import ModelOptions, ReadingOptions, Tower, TowerOptions
     from lsr.index import Index, SearchSettings
@@ -115,7 +115,7 @@ def test_declared_options_equal_the_accepted_ones():
     assert {*BuildOptions.__annotations__} == keywords(Index.build) - {"ids"}  # of a matrix alone
     assert {*TowerOptions.__annotations__} == {f.name for f in dataclasses.fields(Tower)} - {"checkpoint", "subfolder"}
     assert {*ModelOptions.__annotations__} - {*ReadingOptions.__annotations__} <= keywords(SpladeEncoder)
-    assert {*EncoderOptions.__annotations__} == {*_MODEL_SETTINGS, *_BM25_SETTINGS}
+    assert {*EncoderOptions.__annotations__} == {*_MODEL_SETTINGS, *_BM25_SETTINGS, *_CODE_SETTINGS}
     assert {*_BM25_SETTINGS} == {*inspect.signature(BM25Encoder).parameters}
 
 

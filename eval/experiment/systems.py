@@ -22,6 +22,7 @@ from lsr.errors import DataError, DataErrors, EncoderError
 from lsr.eval.checks import check_run
 from lsr.eval.datasets import Dataset
 from lsr.eval.experiment.artifact_cache import Artifacts, Facts, content_digest, remove
+from lsr.eval.experiment.literature import compared_run, densified_search, with_feedback
 from lsr.eval.experiment.settings import ExperimentSettings, SystemSettings
 from lsr.eval.latency import PeakMemory, encode_latency, machine, throughput, time_together
 from lsr.index.hybrid.fusion import interpolate, reciprocal_rank_fusion
@@ -144,9 +145,13 @@ def run_systems(
             path = Path(_filled(system.run, name))
             run = dataset.kept(read_run(path))
             done[system.name] = System(system, run, {}, inputs={"run that was given": content_digest(path)})
+        elif system.compare:
+            first, judge = done[system.compare.of].run, done[system.compare.judge].run
+            done[system.name] = System(system, compared_run(system.compare, first, judge, depth), {})
         else:
             k = settings.latency.k
-            done[system.name] = _search_system(system, name, dataset, identity, artifacts, depth, cutoffs, k)
+            source = done[system.feedback.source].run if system.feedback and system.feedback.source else None
+            done[system.name] = _search_system(system, name, dataset, identity, artifacts, depth, cutoffs, k, source)
     return list(done.values())
 
 
@@ -193,6 +198,7 @@ def _search_system(
     depth: int,
     cutoffs: Collection[int],
     k: int,
+    source_run: Run | None,
 ) -> System:
     path, built, index_key, inputs = _index(system, name, dataset, identity, artifacts)
     index = Index.open(path)
@@ -215,6 +221,13 @@ def _search_system(
     path, facts, queries_key = artifacts.get("queries", key, encode, ".parquet")
     matrix = load_matrix(path)
     dense = _dense_queries(index, queries, key, artifacts) if system.mode != "sparse" else None
+    if system.densify:
+        key = {"index": index_key, "queries": queries_key, "densify": asdict(system.densify), "k": depth}
+        run = _densified(system, index, queries.ids, matrix, dense, dataset, depth, key, artifacts)
+        return System(system, run, facts | {"index_bytes": None}, inputs=inputs)
+    if system.feedback:
+        given = queries.ids, matrix, dense, queries_key
+        matrix, dense, queries_key = _expanded(system, index, *given, source_run, artifacts)
     search = asdict(system.search) | ({"mode": system.mode} if system.mode != "sparse" else {})
 
     def find(deep: int) -> tuple[Run, Facts, str]:
@@ -281,6 +294,63 @@ def _dense_queries(index: Index, queries: QuerySet, key: Facts, artifacts: Artif
 
     path, _, _ = artifacts.get("dense-queries", key, encode, ".npy")
     return np.asarray(np.load(path), np.float32)
+
+
+def _expanded(
+    system: SystemSettings,
+    index: Index,
+    ids: list[str],
+    matrix: SparseMatrix,
+    dense: NDArray[np.float32] | None,
+    queries_key: str,
+    source: Run | None,
+    artifacts: Artifacts,
+) -> tuple[SparseMatrix, NDArray[np.float32] | None, str]:
+    """Queries with feedback, their dense vectors, and the digest of both."""
+    assert system.feedback is not None
+    how, first = asdict(system.feedback), asdict(system.search) | ({"mode": system.mode} if dense is not None else {})
+    best = None if source is None else [list(source.get(query, {}))[: how["documents"]] for query in ids]
+    key = {"lsr": __version__, "queries": queries_key, "feedback": how, "search": first, "best": best}
+
+    def expand(path: Path) -> Facts:
+        remove(path)
+        path.mkdir()
+        sparse, near = with_feedback(index, matrix, dense, best, system.feedback, first)
+        save_matrix(path / "queries.parquet", sparse, ids)
+        if near is not None:
+            np.save(path / "dense.npy", near)
+        return {}
+
+    path, _, digest = artifacts.get("feedback", key, expand)
+    near = None if dense is None else np.asarray(np.load(path / "dense.npy"), np.float32)
+    return load_matrix(path / "queries.parquet"), near, digest
+
+
+def _densified(
+    system: SystemSettings,
+    index: Index,
+    ids: list[str],
+    matrix: SparseMatrix,
+    dense: NDArray[np.float32] | None,
+    dataset: Dataset,
+    depth: int,
+    key: Facts,
+    artifacts: Artifacts,
+) -> Run:
+    """The run of densified vectors."""
+    assert system.densify is not None
+    how, wanted = system.densify, depth + dataset.most_dropped
+
+    def search(path: Path) -> Facts:
+        remove(path)
+        with new_text(path) as file:
+            for query, hits in zip(ids, densified_search(how, index, matrix, dense, wanted), strict=True):
+                file.writelines(f"{line}\n" for line in run_lines(query, hits, "lsr", keep_ties=True))
+        return {}
+
+    path, _, _ = artifacts.get("run", {"lsr": __version__, **key}, search, ".trec.gz")
+    run = dataset.kept(read_run(path))
+    return {query: dict(list(hits.items())[:depth]) for query, hits in run.items()}
 
 
 def _vectors(

@@ -1,4 +1,4 @@
-"""Searching the shards of a group: each gives its best documents, and the best of these are the result."""
+"""Search the shards of a group: merge the best documents of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lsr.errors import ClusterError
+from lsr.errors import ClusterError, DataError
 from lsr.index.distributed.results import FoundDocument, FoundDocuments, Ranked, ShardRanking, merge
 from lsr.index.distributed.shard_group import ShardGroup
 from lsr.index.distributed.shard_server import ShardCandidates, ShardState
@@ -22,17 +22,18 @@ from lsr.index.search.matches import require_unsorted
 from lsr.index.search.options import PLAIN, Options
 from lsr.index.search.request import Criteria, EncodedQuery, SearchRequest
 from lsr.index.search.selection import Selected, select
+from lsr.index.search.words import term_queries
+from lsr.io.document import Document
 from lsr.sparse import SparseMatrix
 
-_TRIES = 3  # so often documents may change while they are searched
+_BATCH = 256  # queries sent at a time
+_TRIES = 3  # searches before giving up on documents that keep changing
 
-Encode = Callable[[], SparseMatrix]  # gives the vectors of queries, anew where documents changed: weights follow counts
+Encode = Callable[[], SparseMatrix]  # returns query vectors; called again after a change, as weights depend on counts
 
 
 class _Answered(NamedTuple):
-    """What shards answered: the vectors of the queries, what was searched, {shard: its answer}, and {shard that is
-    missing: why}.
-    """
+    """Answers of shards: the query vectors, what was searched, {shard: answer}, and {lost shard: reason}."""
 
     vectors: SparseMatrix
     states: Mapping[int, ShardState]
@@ -41,14 +42,14 @@ class _Answered(NamedTuple):
 
 
 class ShardSearch:
-    """Searches shards.
+    """Searches the shards of a group.
 
     Args:
         group: The shards.
-        refresh: Moves on to what was committed last.
-        compared: Weighs vectors of documents to be compared with each other.
-        words: Gives the words of a query that terms stand for.
-        beside: Weighs a query that is searched beside its dense vector.
+        refresh: Moves to the latest commits.
+        compared: Weights document vectors so that their products compare documents.
+        words: Returns the words of a query by term.
+        beside: Weights a query vector for a search beside its dense vector.
     """
 
     def __init__(
@@ -70,14 +71,14 @@ class ShardSearch:
         criteria: Criteria,
         dense: NDArray[np.float32] | None = None,
     ) -> Hits:
-        """The hits of one query.
+        """Search for one query.
 
         Args:
-            encode: Gives its vector.
-            given: The query as it was asked, for a re-ranker.
-            request: How many documents, and what is done with all that match.
-            criteria: What each of them has to meet.
-            dense: (width,) its dense vector, of a search that wants it.
+            encode: Returns its vector.
+            given: The query as the caller gave it, for a re-ranker.
+            request: k and the options that apply to the ranking as a whole.
+            criteria: The conditions that each document has to meet.
+            dense: (width,) its dense vector, for a hybrid or dense search.
         """
         options, group = request.options, self._group
 
@@ -105,11 +106,35 @@ class ShardSearch:
             facets = {name: facet_order(sum(parts, Counter())) for name, parts in of_each.items()}
         return self.hits(given, ranked, found, options, facets=facets, total=total)
 
+    def find_many(
+        self, encode: Encode, given: Sequence[Any], k: int, criteria: Criteria, threads: int = 0
+    ) -> list[Hits]:
+        """Search for many queries, in batches.
+
+        Args:
+            encode: Returns their vectors.
+            given: The queries as the caller gave them.
+            k: Number of documents for each.
+            criteria: The conditions that each document has to meet.
+            threads: Number of threads on each replica; 0 for one per core.
+        """
+        states, vectors, found = self._group.states, encode(), list[Hits]()
+
+        def batch() -> SparseMatrix:
+            nonlocal states, vectors
+            if states is not self._group.states:
+                states, vectors = self._group.states, encode()
+            return vectors[np.arange(len(found), min(len(found) + _BATCH, len(vectors)))]
+
+        while len(found) < len(given):
+            found += map(self.hits, given[len(found) :], self.rank(batch, k, criteria, threads))
+        return found
+
     def rank(self, encode: Encode, k: int, criteria: Criteria, threads: int = 0) -> list[Ranked]:
-        """The k best documents of each query.
+        """Return the k best documents for each query.
 
         Raises:
-            ClusterError: A shard is lost, and none may be missing; or documents change all the time.
+            ClusterError: A shard is lost, and none may be missing; or documents keep changing.
         """
         answered = self._ask("search", encode, criteria, lambda vectors: (vectors, k, criteria, threads))
         found = list[Ranked]()
@@ -121,13 +146,13 @@ class ShardSearch:
     def _ask(
         self, method: str, encode: Encode, criteria: Criteria, asked: Callable[[SparseMatrix], tuple[Any, ...]]
     ) -> _Answered:
-        """What all shards answer to queries.
+        """Ask all shards about queries.
 
         Args:
-            method: Of a shard; answers with the version that it searched, and what it found.
-            encode: Gives the vectors.
-            criteria: What documents have to meet.
-            asked: Gives what shards are asked with, besides a version, from the vectors.
+            method: A method of `Shard` that returns the version that it searched, and a result.
+            encode: Returns the query vectors.
+            criteria: The conditions that each document has to meet.
+            asked: Returns the method's arguments after the version, for the vectors.
         """
         group = self._group
         for _ in range(_TRIES):
@@ -138,14 +163,14 @@ class ShardSearch:
             lost = group.missing(outcome)
             if all(n in states and states[n].version == version for n, (version, _) in outcome.answers.items()):
                 break
-            self._refresh()  # somebody has committed something, and what was searched before isn't to be had any more
+            self._refresh()  # after a commit elsewhere, the version that was to be searched is gone
         else:
             raise ClusterError(f"{group.shards.folder}: its documents change faster than they are searched")
         missing = {group.shards.entries[n].path: why for n, why in sorted(lost.items())}
         return _Answered(vectors, states, {n: answer for n, (_, answer) in sorted(outcome.answers.items())}, missing)
 
     def _rank_by_both(self, encode: Encode, dense: NDArray[np.float32], k: int, criteria: Criteria) -> Ranked:
-        """The k best documents of a query by its dense vector, and, in the mode hybrid, its sparse one."""
+        """Return the k best documents of a hybrid or dense search."""
         conditions, ranked = criteria.conditions, list[Ranked]()
 
         def look(depth: int) -> Looked:
@@ -174,7 +199,7 @@ class ShardSearch:
         return ranked[0]._replace(docs=docs.tolist(), scores=scores.tolist())
 
     def _counted(self, ranked: Ranked, names: Sequence[str]) -> dict[int, tuple[int, dict[str, Counter[Any]]]]:
-        """{shard: how many documents of a ranking it has, and how many of them have each value of some columns}."""
+        """Return {shard: (number of documents of a ranking, {column: number of documents with each value})}."""
         of_shard: dict[int, list[int]] = {}
         for doc in ranked.docs:
             place = ranked.documents.places[doc]
@@ -187,11 +212,11 @@ class ShardSearch:
 
     @property
     def _n_docs(self) -> int:
-        """How many documents there are, the deleted ones too."""
+        """The number of documents, including deleted ones."""
         return max(1, sum(state.n_docs for state in self._group.states.values()))
 
     def _ranked(self, answered: _Answered, i: int, best: Sequence[FoundDocument], scores: Sequence[float]) -> Ranked:
-        """The ranking of a query: where its best documents are, which are numbered in the whole."""
+        """Return the ranking of a query, whose documents are numbered over all shards."""
         entries, states = self._group.shards.entries, answered.states
         sizes = [states[n].n_docs if n in states else entry.documents for n, entry in enumerate(entries)]
         bases = np.cumsum([0, *sizes]).tolist()
@@ -208,7 +233,7 @@ class ShardSearch:
         options: Options = PLAIN,
         **also: Any,
     ) -> Hits:
-        """A ranking, or what is selected of it, as hits of a query."""
+        """Wrap a ranking, or a selection of it, as hits of a query."""
         selected = selected or Selected(ranked.docs, ranked.scores)
         documents = ranked.documents.only(selected.docs, options.shown)
         explain = partial(self._explain, documents, EncodedQuery(given, ranked.vector))
@@ -222,6 +247,33 @@ class ShardSearch:
         return self.explain(place.shard, version, query, place.doc, origins=origins)
 
     def explain(self, n: int, version: str, query: EncodedQuery, doc: int, *, origins: bool) -> Explanation:
-        """Why a document of a shard, by its number there, has its score."""
+        """Explain the score of a document, by its number in shard n."""
         explanation: Explanation = self._group.one(n, "explain", version, query.vector, doc, origins)
         return explanation.named(self._words(query.given))
+
+    def explain_by_id(self, query: EncodedQuery, doc_id: str, *, origins: bool) -> Explanation:
+        """Explain the score of a document, in whichever shard it is.
+
+        Raises:
+            DataError: No shard has a document with this id.
+            ClusterError: A shard that may have it is lost.
+        """
+        group = self._group
+        outcome = group.ask("find", {n: (group.version(n), doc_id) for n in group.sets})
+        lost = group.lost(outcome)
+        for n, doc in outcome.answers.items():
+            if doc is not None:
+                return self.explain(n, group.version(n), query, doc, origins=origins)
+        if lost:
+            raise group.lost_error(lost)
+        path = group.shards.folder
+        if "#" not in doc_id and any(state.has_passages for state in group.states.values()):
+            raise DataError(f"{path}: documents are cut into passages: explain {doc_id + '#0'!r}, for instance")
+        raise DataError(f"{path}: no document has the id {doc_id!r}")
+
+    def contents(self, terms: Sequence[int], n: int) -> list[list[str]]:
+        """Return, for each term, title and text of the n documents in which it weighs most."""
+        if not terms:
+            return []
+        found = [self.hits(None, ranked) for ranked in self.rank(lambda: term_queries(terms), n, Criteria())]
+        return [[Document("", hit.text, hit.title).content for hit in hits] for hits in found]

@@ -1,4 +1,4 @@
-"""Finding the documents of a snapshot that a request asks for, as hits."""
+"""Run a request against a snapshot and return hits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.sparse import SparseMatrix
 
-Explain = Callable[..., Explanation]  # of an `EncodedQuery` and a document's number
+Explain = Callable[..., Explanation]  # takes an `EncodedQuery` and a document number
 
 
 def find(
@@ -35,14 +35,14 @@ def find(
     compared: Callable[[SparseMatrix], SparseMatrix],
     explain: Explain,
 ) -> Hits:
-    """The hits of one query.
+    """Search for one query.
 
     Args:
-        snapshot: What is searched.
+        snapshot: The snapshot to search.
         query: The query.
-        request: How many documents, and what is done with all that match.
-        criteria: What each of them has to meet.
-        compared: Weighs vectors of documents to be compared with each other.
+        request: k and the options that apply to the ranking as a whole.
+        criteria: The conditions that each document has to meet.
+        compared: Weights document vectors so that their products compare documents.
         explain: Explains a hit.
     """
     if request.options.plain and not criteria.conditions:
@@ -76,12 +76,12 @@ def hits_of(
     scores: ArrayLike,
     explain: Explain,
 ) -> Hits:
-    """Documents and their scores as hits of a query."""
+    """Wrap document numbers and scores as hits."""
     return Hits(snapshot.documents, docs, scores, partial(explain, query))
 
 
 def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, float], explain: Explain) -> Hits:
-    """Documents by {id: score} as hits of a query, one row, in their order; those that aren't there are left out."""
+    """Wrap {id: score} as hits of a query of one row, in the same order; unknown ids are skipped."""
     found = []
     for doc_id, score in scores.items():
         doc = snapshot.documents.find(doc_id)
@@ -94,7 +94,7 @@ def hits_by_id(snapshot: Snapshot, vector: SparseMatrix, scores: Mapping[str, fl
 
 
 def _best_passage(snapshot: Snapshot, query: SparseMatrix, doc_id: str) -> int | None:
-    """The passage of a document that scores highest; the first of those that score the same."""
+    """Return the highest-scoring passage of a document; the first one on ties."""
     (terms, weights), searcher = query.row(0), snapshot.searcher
     passages = snapshot.documents.passages(doc_id)
     return max(passages, key=lambda doc: float(searcher.impacts_of(doc, terms) @ weights), default=None)
@@ -107,17 +107,20 @@ def dense_queries(
     given: Sequence[ArrayLike] | None,
     settings: SearchSettings,
 ) -> Sequence[NDArray[np.float32] | None]:
-    """The dense vectors of queries, where a search wants them.
+    """Return the dense vectors of queries; None for each query of a sparse search.
 
     Args:
-        width: Gives how many numbers those of the index have, 0 if it has no documents yet; raises if it keeps none.
-        encoder: Gives what encodes texts.
+        width: Returns the width of the index's dense vectors, 0 without documents; raises if it has none.
+        encoder: Returns the encoder, called only if texts have to be encoded.
         queries: The queries.
-        given: Their vectors; None to encode them.
+        given: Their dense vectors; None to encode the texts.
         settings: How to search.
 
+    Returns:
+        For each query (width,) float32, or None.
+
     Raises:
-        DataError: No vectors for queries that aren't texts, vectors of another width, or an index that keeps none.
+        DataError: Queries that aren't texts come without vectors, vectors have another width, or the index has none.
     """
     if settings.mode == "sparse":
         if given is not None:

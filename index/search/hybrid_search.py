@@ -1,19 +1,17 @@
-"""Search by sparse vectors and by the dense ones that an index keeps beside them, in one ranking.
+"""Hybrid search: rank documents by sparse and dense vectors together.
 
-The documents that either search finds first are candidates, and each of them gets both of its exact scores, whichever
-search found it:
+The best documents of either search are candidates, and each candidate gets the exact score of both:
 
-    score = s / (the largest s) + dense_weight * z * |z| / 32
+    score = s / max(s) + dense_weight * z * |z| / 32
 
-where s is the sparse score and z says by how many standard deviations of the whole collection's cosines a document is
-nearer to the query than the mean. So the dense vectors have the more to say the clearer their best documents stand out,
-while the sparse scores' range says little of how good they are. BM25 counts twice beside a dense vector, which knows
-much of what the learned terms do. The two constants were chosen on four collections of which the documentation has no
-figures; of two forms that tied there, this one did better on the six that it has. A document that is cut into passages
-counts by the best of them in either search.
+s is the sparse score. z is the cosine as a z-score: how many standard deviations it lies above the mean over the whole
+collection. So the dense side weighs more the clearer its best documents stand out, which the range of sparse scores
+can't tell. BM25 terms count twice beside a dense vector, which covers much of what the learned terms cover. The two
+constants were tuned on four collections that the documentation doesn't report; two forms tied there, and this one did
+better on the six that it does report. A document that is cut into passages is scored by its best passage on each side.
 
-Over shards each gives its own candidates with both scores, and what the mean and deviation of all cosines are made of:
-`fuse` makes one ranking of them, the same as that of one index.
+Over shards, each shard returns its candidates with both scores, and the moments of all its cosines; `fuse` ranks them
+as one index would.
 """
 
 from __future__ import annotations
@@ -35,16 +33,16 @@ from lsr.index.search.settings import SearchSettings
 from lsr.index.search.snapshot import Snapshot
 from lsr.sparse import SparseMatrix
 
-_CANDIDATES = 100  # of each search, at least
-_LEXICAL = 2.0  # times what BM25's terms weigh in a sparse search
-_CLEAR = 32.0  # z squared at which the dense vectors say as much as the best sparse score: 5.7 standard deviations
-_BOOSTED = 4
-_DEEPER = 4  # so many times the depth is looked into where too few documents meet the conditions
-_DIGITS = 6  # of mean and deviation, so that they don't hang on the order in which documents are stored
+_CANDIDATES = 100  # from each search, at least
+_LEXICAL = 2.0  # factor for the weights of BM25 terms
+_CLEAR = 32.0  # z squared that counts as much as the best sparse score: 5.7 standard deviations
+_BOOSTED = 4  # boosts apply to the best max(_BOOSTED * k, _CANDIDATES) documents
+_DEEPER = 4  # factor by which the depth grows if too few documents meet the conditions
+_DIGITS = 6  # round mean and deviation, so that they don't depend on the order in which documents are stored
 
 
 def dense_width(snapshot: Snapshot) -> int | None:
-    """The number of dimensions of an index' dense vectors; 0 without any documents yet, None if it keeps none."""
+    """Return the width of the index's dense vectors; 0 for a hybrid index without documents, None without any."""
     widths = {0 if part.embeddings is None else part.embeddings.width for part in snapshot.parts}
     if 0 in widths or not snapshot.manifest["settings"].get("hybrid"):
         return None
@@ -52,22 +50,22 @@ def dense_width(snapshot: Snapshot) -> int | None:
 
 
 def require_dense(width: int | None, path: str | PathLike[str]) -> int:
-    """The width of an index' dense vectors.
+    """Return the width of an index's dense vectors.
 
     Raises:
-        DataError: It keeps none.
+        DataError: The index has no dense vectors.
     """
     if width is None:
         raise DataError(
-            f"{path}: this index keeps no dense vectors: build it with hybrid=True (lsr index --hybrid) and an encoder "
-            "that gives them, as lsr-mini"
+            f"{path}: this index has no dense vectors: build it with hybrid=True (lsr index --hybrid) and an encoder "
+            "that makes them, such as lsr-mini"
         )
     return width
 
 
 @dataclass(frozen=True)
 class Cosines:
-    """How the cosines of n documents lie: their mean, and the sum of the squares of their distances from it."""
+    """Moments of the cosines of n documents: their mean, and the sum of squared distances from it."""
 
     n: int
     mean: float
@@ -75,7 +73,7 @@ class Cosines:
 
     @classmethod
     def of(cls, values: NDArray[np.float32]) -> Cosines:
-        """Those of (n,) values."""
+        """Compute the moments of (n,) values."""
         if not len(values):
             return cls(0, 0.0, 0.0)
         mean, deviation = float(np.mean(values, dtype=np.float64)), float(np.std(values, dtype=np.float64))
@@ -83,7 +81,7 @@ class Cosines:
 
     @classmethod
     def together(cls, parts: Sequence[Cosines]) -> Cosines:
-        """Those of several parts in one."""
+        """Combine the moments of several parts."""
         n = sum(part.n for part in parts)
         mean = sum(part.n * part.mean for part in parts) / max(n, 1)
         return cls(n, mean, sum(part.squares + part.n * (part.mean - mean) ** 2 for part in parts))
@@ -91,15 +89,15 @@ class Cosines:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a search by both vectors may find among some documents; plain values, which go to other processes, too.
+    """The candidates of a hybrid or dense search; plain values that can be sent to other processes.
 
     Attributes:
-        docs: (n,) int64, first those that the sparse search found, the best first, then the nearest, the nearest first.
-        n_sparse: How many the sparse search found.
-        whole: (n,) int64, the same for passages of one document.
-        sparse: (n,) float64, the exact sparse score of each.
-        cosines: (n,) float64, of each.
-        every: How the cosines of all documents lie.
+        docs: (n,) int64 document numbers: the best of the sparse search, best first, then the nearest, nearest first.
+        n_sparse: Number of documents from the sparse search.
+        whole: (n,) int64, equal for passages of the same document.
+        sparse: (n,) float64, exact sparse scores.
+        cosines: (n,) float64.
+        every: Moments of the cosines of all documents.
     """
 
     docs: NDArray[np.int64]
@@ -111,7 +109,7 @@ class Candidates:
 
 
 class Fused(NamedTuple):
-    """A ranking by both vectors: (n,) the part, and (n,) the place there, of each document, and (n,) float64 scores."""
+    """A fused ranking: (n,) int64 parts, (n,) int64 places in these parts, and (n,) float64 scores of documents."""
 
     parts: NDArray[np.int64]
     places: NDArray[np.int64]
@@ -119,7 +117,7 @@ class Fused(NamedTuple):
 
 
 def depth_of(k: int) -> int:
-    """How many documents each search finds, to find k by both."""
+    """Return the number of candidates from each search for k documents."""
     return max(k, _CANDIDATES)
 
 
@@ -133,14 +131,14 @@ def candidates(
     *,
     passages: bool = False,
 ) -> Candidates:
-    """The documents of a snapshot that may be among the k best of a query.
+    """Return the documents of a snapshot that may be among the k best for a query.
 
     Args:
-        snapshot: What is searched.
-        vector: The query as `beside_dense` weighs it, one row.
+        snapshot: The snapshot to search.
+        vector: The query, one row, weighted by `beside_dense`.
         dense: (width,) float32, its dense vector.
-        k: How many at most.
-        settings: How; its mode is "hybrid" or "dense".
+        k: Maximum number of documents.
+        settings: How to search; the mode is "hybrid" or "dense".
         mask: Which documents may be found.
         passages: Find passages, not their documents.
     """
@@ -171,15 +169,15 @@ def candidates(
 
 
 def fuse(parts: Sequence[Candidates], k: int, settings: SearchSettings) -> Fused:
-    """The k best documents among candidates, by both scores or by the cosines alone.
+    """Rank candidates by both scores, or by cosines alone.
 
     Args:
-        parts: Of each shard, in their order; at least one.
-        k: How many at most.
-        settings: How; its mode is "hybrid" or "dense".
+        parts: The candidates of each shard, in order; at least one.
+        k: Maximum number of documents.
+        settings: How to search; the mode is "hybrid" or "dense".
 
     Returns:
-        The best first; equal ones by the order in which documents were added.
+        The k best, descending; ties in the order of addition.
     """
     part = np.repeat(np.arange(len(parts)), [len(one.docs) for one in parts])
     place = np.concatenate([np.arange(len(one.docs)) for one in parts])
@@ -211,7 +209,7 @@ def _best(
     docs: NDArray[np.int64],
     n: int,
 ) -> NDArray[np.int64]:
-    """The n best of some rows; equal ones by part and document."""
+    """Return the n best of some rows; ties by part and document."""
     return rows[np.lexsort((docs[rows], part[rows], -scores[rows]))[:n]]
 
 
@@ -225,20 +223,20 @@ def hybrid_top(
     *,
     passages: bool = False,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The k best documents of a query, by both vectors or by the dense one alone.
+    """Return the k best documents by both vectors, or by the dense one alone.
 
     Args:
-        snapshot: What is searched.
-        vector: The query, one row.
+        snapshot: The snapshot to search.
+        vector: The query's sparse vector, one row.
         dense: (width,) float32, its dense vector.
-        k: How many at most.
-        settings: How; its mode is "hybrid" or "dense".
+        k: Maximum number of documents.
+        settings: How to search; mode "hybrid" or "dense".
         mask: Which documents may be found.
         passages: Find passages, not their documents.
 
     Returns:
-        (n,) int64 numbers of documents, of passages the best ones, and (n,) float64 scores, descending; equal ones by
-        the order in which documents were added.
+        (n,) int64 document numbers (of the best passages, where documents are cut) and (n,) float64 scores, descending;
+        ties in the order in which documents were added.
     """
     encoder = snapshot.shared.encoder if snapshot.shared.encoder_files else None
     found = candidates(snapshot, beside_dense(encoder, vector), dense, k, settings, mask, passages=passages)
@@ -249,8 +247,9 @@ def hybrid_top(
 def _scores(
     snapshot: Snapshot, vector: SparseMatrix, wholes: list[list[int]], settings: SearchSettings
 ) -> NDArray[np.float64]:
-    """(n,) float64, the exact sparse scores of n documents, each given by its passages, by one search restricted to
-    them: the mean of the best ones.
+    """Return (n,) float64 exact sparse scores of documents, each given by its passages, by a search restricted to them.
+
+    The score of a document that is cut into passages is the mean of its best ones.
     """
     if not wholes:
         return np.empty(0)
@@ -264,7 +263,7 @@ def _scores(
 def _nearest(
     snapshot: Snapshot, similarities: NDArray[np.float32], k: int, mask: Mask | None, rolled_up: bool
 ) -> NDArray[np.int64]:
-    """The k nearest documents that may be found, the nearest first; of passages the best of each document."""
+    """Return the k nearest documents that may be found, nearest first; each document by its best passage."""
     allowed = snapshot.searcher.by_number(mask)
     found = np.arange(len(similarities)) if allowed is None else np.flatnonzero(allowed)
     wanted = snapshot.depth(k) if rolled_up else k
@@ -281,7 +280,7 @@ def _nearest(
 
 
 def one_of_each(snapshot: Snapshot, docs: Iterable[int]) -> list[int]:
-    """The first number of each document: passages are of one document by its id."""
+    """Return the first number of each document, so that passages of one document count once."""
     if not snapshot.has_passages:
         return list(dict.fromkeys(docs))
     firsts: dict[str, int] = {}
@@ -291,16 +290,16 @@ def one_of_each(snapshot: Snapshot, docs: Iterable[int]) -> list[int]:
 
 
 def _passages(snapshot: Snapshot, doc: int) -> list[int]:
-    """The passages of the document that a passage is of; of a document that isn't cut itself."""
+    """Return all passages of a passage's document; the document itself if it isn't cut."""
     parent = snapshot.documents.parent(doc)
     return [doc] if parent is None else snapshot.documents.passages(parent)
 
 
 def beside_dense(encoder: Encoder | None, vector: SparseMatrix) -> SparseMatrix:
-    """A query as it is searched beside its dense vector: of a hybrid encoder's, BM25's terms weigh more.
+    """Raise the weights of a hybrid encoder's BM25 terms for a search beside the dense vector.
 
     Args:
-        encoder: Which the index carries; None if it has none.
+        encoder: The encoder of the index; None if it has none.
         vector: The query, one row.
     """
     if not isinstance(encoder, HybridEncoder):
@@ -310,13 +309,13 @@ def beside_dense(encoder: Encoder | None, vector: SparseMatrix) -> SparseMatrix:
 
 
 class Looked(NamedTuple):
-    """A ranking by dense vectors as far as it was looked at.
+    """The top of a hybrid or dense ranking.
 
     Attributes:
-        docs: (n,) int64, numbers of documents.
+        docs: (n,) int64, document numbers.
         scores: (n,) float64, descending.
-        accepted: (n,) bool, whether each meets what texts must have; None if all do.
-        factors: (n,) float64, what boosts multiply each score with; None without any.
+        accepted: (n,) bool, whether the text meets the conditions; None without conditions.
+        factors: (n,) float64, factors of the boosts; None without boosts.
     """
 
     docs: NDArray[np.int64]
@@ -328,14 +327,14 @@ class Looked(NamedTuple):
 def meeting(
     look: Callable[[int], Looked], k: int, n_docs: int, *, boosted: bool, min_score: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The k best documents of a ranking by dense vectors that meet conditions, and their scores.
+    """Return the k best documents of a hybrid or dense ranking that meet conditions, and their scores.
 
     Args:
-        look: Gives so many of the best documents.
-        k: How many at most.
-        n_docs: How many there are at all.
-        boosted: Whether scores are boosted: of the best `_BOOSTED * k` of the ranking, at least 100.
-        min_score: The least score.
+        look: Returns the top of the ranking, for a number of documents.
+        k: Maximum number of documents.
+        n_docs: Number of all documents.
+        boosted: Whether scores are boosted.
+        min_score: Documents that score less are left out.
     """
     depth = max(_BOOSTED * k, _CANDIDATES) if boosted else k
     while True:

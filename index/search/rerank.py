@@ -1,4 +1,4 @@
-"""Re-rankers: what scores the best documents of a search anew, from the query and the texts.
+"""Re-rankers: rescore the best documents of a search from the query and their texts.
 
 index.search("a question", k=10, rerank=CrossEncoderReranker("cross-encoder/ms-marco-MiniLM-L6-v2"), depth=100)
 index.search("a question", rerank=lambda query, texts: [len(text) for text in texts])
@@ -20,14 +20,14 @@ from lsr.io.document import Document
 
 @runtime_checkable
 class Reranker(Protocol):
-    """Scores texts for a query: each by itself, or all of them beside each other."""
+    """Scores texts for a query, each alone or all together."""
 
     def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """One finite number for each text, higher for better.
+        """Return one finite number for each text; higher is better.
 
         Args:
-            query: What was asked.
-            texts: Of the documents, title and text; of passages the passages'.
+            query: The query.
+            texts: Title and text of each document, or of its best passage.
         """
         ...
 
@@ -39,14 +39,14 @@ Unit = Literal["text", "sentence"]
 
 @dataclass(frozen=True)
 class Moved:
-    """What a re-ranker did to a document.
+    """How a re-ranker moved a document.
 
     Attributes:
         first_rank: Its rank before, from 1.
         first_score: Its score before.
-        rank: Its rank afterwards.
+        rank: Its rank after.
         score: The re-ranker's score.
-        sentence: The sentence that has this score, where sentences were scored; else empty.
+        sentence: The sentence that has this score, if sentences were scored; else empty.
     """
 
     first_rank: int
@@ -64,14 +64,14 @@ class Moved:
 
 
 class CrossEncoderReranker:
-    """A CrossEncoder of sentence-transformers.
+    """A CrossEncoder of sentence-transformers as a re-ranker.
 
     Args:
         model: The model, or its name or folder.
-        batch_size: Pairs that it reads at a time.
+        batch_size: Number of (query, text) pairs in a batch.
 
     Raises:
-        MissingExtra: A name, but sentence-transformers isn't installed.
+        MissingExtra: A name is given, but sentence-transformers isn't installed.
         RerankerError: The model can't be loaded.
     """
 
@@ -90,7 +90,7 @@ class CrossEncoderReranker:
         self._model, self._batch_size = model, batch_size
 
     def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """The model's scores."""
+        """Return the model's score for each text."""
         found: Sequence[float] = self._model.predict(
             [(query, text) for text in texts], batch_size=self._batch_size, show_progress_bar=False
         )
@@ -101,21 +101,21 @@ class CrossEncoderReranker:
 
 
 class PairwiseReranker:
-    """Compares texts two by two (duoT5; Pradeep, Nogueira, Lin 2021).
+    """Compares pairs of texts (duoT5; Pradeep, Nogueira, Lin 2021).
 
-    A text's score is the mean of how likely it is better than each of the others, 0 to 1. Each pair is asked both ways
-    round, as models prefer one place: n texts take n * (n - 1) comparisons, so keep `depth` small.
+    A text's score is its mean probability of being better than each of the others. Each pair is compared in both
+    orders, because models prefer one of the places: n texts need n * (n - 1) comparisons, so keep `depth` small.
 
     Args:
-        prefers: A function of the query and a list of pairs of texts; gives for each pair how likely the first text is
-            the better one, 0 to 1.
+        prefers: A function of the query and a list of pairs of texts. For each pair it returns the probability that the
+            first text is better.
     """
 
     def __init__(self, prefers: Callable[[str, list[tuple[str, str]]], Any]) -> None:
         self._prefers = prefers
 
     def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """Each text's mean chance against the others; 1 for a single text."""
+        """Return each text's mean probability against the others; 1 for a single text."""
         n = len(texts)
         pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
         if not pairs:
@@ -136,19 +136,18 @@ class PairwiseReranker:
 
 
 class ListwiseReranker:
-    """Orders lists of texts, as a language model does that reads them all.
+    """Orders lists of texts, for instance by a language model.
 
-    Of more texts than it reads at once the last ones are ordered first, then the window moves toward the beginning, so
-    that a good text can rise from the end to the top (RankGPT; Sun et al. 2023).
+    Lists longer than a window are ordered from the end: the window moves toward the beginning, so that a good text can
+    rise from the end to the top (RankGPT; Sun et al. 2023).
 
     Args:
-        order: A function of the query and a list of texts; gives their places in the list, counted from 0, the best
-            first: [2, 0, 1].
-        window: Texts that it gets at once at most.
-        step: Places that the window moves at a time.
+        order: A function of the query and a list of texts. It returns their positions from 0, best first: [2, 0, 1].
+        window: Maximum number of texts in a call.
+        step: Number of places that the window moves.
 
     Raises:
-        ValueError: A window below 2, or a step below 1 or not below the window.
+        ValueError: `step` isn't at least 1 and below `window`.
     """
 
     def __init__(self, order: Callable[[str, list[str]], Any], *, window: int = 20, step: int = 10) -> None:
@@ -157,7 +156,7 @@ class ListwiseReranker:
         self._order, self._window, self._step = order, window, step
 
     def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """The number of texts for the best one, down to 1 for the last."""
+        """Return n for the best of n texts, down to 1 for the last."""
         n = len(texts)
         ranked, end = list(range(n)), n
         while ranked:
@@ -185,10 +184,10 @@ class ListwiseReranker:
 
 
 def as_reranker(given: Any) -> Reranker:
-    """What is given as a re-ranker.
+    """Wrap a re-ranker in any supported form.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It isn't a re-ranker.
     """
     if isinstance(given, Reranker):
         return given
@@ -204,7 +203,7 @@ def as_reranker(given: Any) -> Reranker:
 
 
 class _Function:
-    """A function as a re-ranker."""
+    """Wraps a function of (query, texts)."""
 
     def __init__(self, function: ScoreFunction) -> None:
         self._function = function
@@ -224,20 +223,20 @@ def _name(function: Any) -> str:
 def rerank(
     given: AnyReranker, query: Any, texts: Sequence[tuple[str, str]], unit: Unit = "text"
 ) -> tuple[list[float], list[str]]:
-    """What a re-ranker makes of documents.
+    """Return a re-ranker's scores of documents, validated.
 
     Args:
         given: The re-ranker.
-        query: What was asked.
+        query: The query.
         texts: Title and text of each document.
-        unit: "text" has them scored whole; "sentence" has each sentence scored, below the title, and a document has the
+        unit: "text" scores title and text; "sentence" scores each sentence below the title, and a document has the
             score of its best one.
 
     Returns:
-        Of each document its score, and the sentence that has it; "" for whole texts.
+        The documents' scores, and the sentences that have them; no sentences for whole texts.
 
     Raises:
-        RerankerError: It raises, or gives anything else than a finite number for each text.
+        RerankerError: The re-ranker fails, or doesn't return a finite number for each text.
     """
     if unit == "text":
         return _checked_scores(given, query, [Document("", text, title).content for title, text in texts]), []
@@ -252,7 +251,7 @@ def rerank(
 
 
 def _sentences(text: str) -> list[str]:
-    """At least one."""
+    """Split a text into sentences, at least one."""
     return [one for part in SENTENCE.split(text) if (one := part.strip())] or [text]
 
 
@@ -267,18 +266,18 @@ def _checked_scores(given: AnyReranker, query: Any, texts: Sequence[str]) -> lis
         found = [float(score) for score in reranker.scores(query, texts)]
     except LsrError:
         raise
-    except Exception as error:  # whatever somebody else's code raises
+    except Exception as error:  # user code may raise anything
         raise RerankerError(
-            f"the re-ranker {name} failed on {len(texts)} texts: {type(error).__name__}: {error}; it has to give one "
+            f"the re-ranker {name} failed on {len(texts)} texts: {type(error).__name__}: {error}; it has to return a "
             "number for each text"
         ) from error
     if len(found) != len(texts):
         raise RerankerError(
-            f"the re-ranker {name} gave {len(found)} scores for {len(texts)} texts; it has to give one each"
+            f"the re-ranker {name} returned {len(found)} scores for {len(texts)} texts; it has to return one for each"
         )
     for number, score in enumerate(found):
         if not math.isfinite(score):
             raise RerankerError(
-                f"the re-ranker {name} gave {score} for the text {texts[number][:60]!r}; scores are finite"
+                f"the re-ranker {name} returned {score} for the text {texts[number][:60]!r}; scores have to be finite"
             )
     return found

@@ -1,4 +1,4 @@
-"""What needs several documents at once: pages, groups, re-ranking, diversity; over one index or many shards alike."""
+"""Select hits from a ranking: paging, grouping, re-ranking, diversity; for one index and for shards."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ _DEEPER = 4
 
 
 class Ranking(Protocol):
-    """Documents that match a query, best first, and what there is to know of them."""
+    """The documents that match a query, best first, with access to their contents."""
 
     def top(self, n: int) -> tuple[list[int], list[float]]:
-        """The n best documents and their scores; fewer if no others match."""
+        """Return the n best documents and their scores; fewer if no others match."""
         ...
 
     def values(self, column: str, docs: Sequence[int]) -> list[Any]:
-        """Their values of a column; of `DOCUMENT` the ids of the documents that they are of."""
+        """Return the documents' values of a column; for `DOCUMENT`, the ids of their documents."""
         ...
 
     def texts(self, docs: Sequence[int]) -> list[tuple[str, str]]:
-        """Title and text of each."""
+        """Return title and text of each document."""
         ...
 
     def vectors(self, docs: Sequence[int]) -> SparseMatrix:
-        """Their vectors, weighed so that products compare documents."""
+        """Return the documents' vectors, weighted so that their products compare documents."""
         ...
 
 
 @dataclass
 class Selected:
-    """What is shown of a ranking.
+    """The documents to return from a ranking.
 
     Attributes:
         docs: The documents.
-        scores: Of each its score, or the re-ranker's.
-        moved: What a re-ranker did to each, by document.
+        scores: Their scores, or the re-ranker's.
+        moved: {document: how a re-ranker moved it}.
     """
 
     docs: list[int]
@@ -54,13 +54,13 @@ class Selected:
     moved: dict[int, Moved] = field(default_factory=dict)
 
     def hits(self, documents: Described, explain: Callable[..., Explanation], *, boosted: bool, **also: Any) -> Hits:
-        """The documents as hits.
+        """Wrap the documents as hits.
 
         Args:
-            documents: Knows their ids and texts.
-            explain: Explains a document, by its number.
+            documents: Looks up their ids and texts.
+            explain: Explains a document by its number.
             boosted: Whether scores are boosted.
-            also: Of `Hits`: facets, total, missing.
+            also: For `Hits`: facets, total, missing.
         """
         told = _explained(explain, self, boosted=boosted)
         moved = {doc: self.moved[doc] for doc in self.docs if doc in self.moved}
@@ -68,16 +68,16 @@ class Selected:
 
 
 def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
-    """The documents of one page of a ranking.
+    """Select one page of a ranking.
 
     Args:
-        ranking: What matches.
-        query: What was asked, for a re-ranker.
-        k: How many documents, or groups of them.
-        options: As they were given.
+        ranking: The matching documents.
+        query: The query, for a re-ranker.
+        k: Number of documents, or of groups.
+        options: The search's options.
 
     Raises:
-        RerankerError: A re-ranker fails, or its scores can't be used.
+        RerankerError: A re-ranker fails or returns invalid scores.
     """
     end = options.offset + k
     moved: dict[int, Moved] = {}
@@ -110,7 +110,7 @@ def select(ranking: Ranking, query: Any, k: int, options: Options) -> Selected:
 
 
 def _explained(explain: Callable[..., Explanation], found: Selected, *, boosted: bool) -> Callable[..., Explanation]:
-    """Explanations that tell of boosts and of a re-ranker, too."""
+    """Wrap an explainer so that its explanations include boosts and re-ranking."""
     if not boosted and not found.moved:
         return explain
     scores = dict(zip(found.docs, found.scores, strict=True))
@@ -127,7 +127,7 @@ def _explained(explain: Callable[..., Explanation], found: Selected, *, boosted:
 def _grouped(
     ranking: Ranking, top: Callable[[int], tuple[list[int], list[float]]], end: int, options: Options
 ) -> tuple[list[int], list[float]]:
-    """The groups from `options.offset` to `end`, by their best documents, of each the best documents."""
+    """Return groups `options.offset` to `end`, ordered by their best documents, with the best documents of each."""
     column, per_group = options.group_by or "", options.per_group
     depth = end * per_group
     while True:
@@ -146,16 +146,19 @@ def _grouped(
 
 
 def diverse(vectors: SparseMatrix, scores: NDArray[np.float64], diversity: float, k: int) -> list[int]:
-    """The places of k documents by maximal marginal relevance (Carbonell, Goldstein 1998).
+    """Pick k documents by maximal marginal relevance (Carbonell & Goldstein, 1998).
 
-    Each time the document is taken whose (1 - diversity) * relevance - diversity * similarity is largest, where
-    relevance is its score between the least and the largest, and similarity the largest cosine with those taken.
+    Each step takes the document with the largest (1 - diversity) * relevance - diversity * similarity. Relevance is
+    the score, scaled to 0..1; similarity is the largest cosine with a document picked before.
 
     Args:
         vectors: A row for each document.
-        scores: (n,) of each.
+        scores: (n,) scores.
         diversity: 0 to 1.
-        k: How many, at most n.
+        k: Number of documents, at most n.
+
+    Returns:
+        Positions of the documents, in the order in which they were picked.
     """
     spread = float(scores.max() - scores.min())
     relevance = (scores - scores.min()) / spread if spread else np.ones(len(scores))

@@ -140,6 +140,10 @@ class InferenceFreeEncoder(Encoder):
         """See `Encoder`; by the documents' model."""
         return self.document.tokens(text)
 
+    def offsets(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
+        """See `Encoder`; by the documents' model."""
+        return self.document.offsets(texts)
+
     def origins(self, text: str, terms: Sequence[int]) -> dict[int, tuple[int, int]]:
         """See `Encoder`; by the documents' model."""
         return self.document.origins(text, terms)

@@ -37,7 +37,7 @@ from lsr.io.vectors_parquet import FIRST_PART, ParquetWriter, pack_metadata, par
 from lsr.sparse import SparseMatrix, usual_largest
 
 PART = 8 * encoding.CHUNK  # documents; a kill or a lost worker costs at most this much work
-PART_CHARACTERS = 8 * encoding.CHUNK_CHARACTERS
+PART_CHARACTERS = 32 << 20
 PLAN = "plan.json"
 _WHAT = "encoding workers"
 _COUNTED = ("documents", "vectors", "empty", "no_terms", "truncated")

@@ -17,6 +17,7 @@ from lsr.errors import EncoderError, MissingExtra
 from lsr.fingerprint import digest
 
 TOKENIZER_FILE = "tokenizer.json"
+_AT_ONCE = 1 << 18  # characters: encodings take many times the memory of the text
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,19 @@ class TextTokenizer:
     def spans(self, text: str) -> list[tuple[int, int, int]]:
         """(id, start, end) of a text's tokens in characters, without special tokens."""
         return [span for span in self.tokens(text) if span[0] not in self.special]
+
+    def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """(start, end) of each text's `tokens`."""
+        found: list[list[tuple[int, int]]] = []
+        waiting, characters = [], 0
+        for number, text in enumerate(texts, start=1):
+            waiting.append(text)
+            characters += len(text)
+            if characters >= _AT_ONCE or number == len(texts):
+                encodings = self._whole.encode_batch(waiting, add_special_tokens=False)
+                found += [[place for place in encoding.offsets if place[0] < place[1]] for encoding in encodings]
+                waiting, characters = [], 0
+        return found
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
         """As `spans`, with the tokens that stand for unknown words: all that an encoder reads."""

@@ -120,7 +120,7 @@ class Student:
         return {"idf": idf.clone(), "table": idf / mean}.get(queries.kind, ones), idf
 
     @torch.no_grad()
-    def examine(self, texts: list[str]) -> list[collapse_check.Finding] | None:
+    def examine(self, texts: list[str]) -> collapse_check.Findings | None:
         """What is wrong with the vectors of some documents; None if they are not even finite."""
         self.model.eval()
         ids = self.tokenizer.ids(texts, self._settings.model.max_length, special=True)

@@ -298,18 +298,19 @@ class Trainer:
         if log is None:
             return
         found = self.examine()
-        write_line(log, {"step": self.step, "collapse": [finding.what for finding in found]})
+        seen = {"collapse": [finding.what for finding in found], "rank": round(found.rank, 1)}
+        write_line(log, {"step": self.step, **seen})
         for finding in found:
             note(f"step {self.step}: {f'still {finding.what}' if finding.what in self._told else finding}")
             self._told.add(finding.what)
 
-    def examine(self) -> list[collapse_check.Finding]:
+    def examine(self) -> collapse_check.Findings:
         """Signs of a collapse in the vectors of some training documents.
 
         Raises:
             TrainingError: The vectors are not finite.
         """
-        found: list[collapse_check.Finding] | None = self.student.examine(self._some_texts(_SAMPLE))
+        found: collapse_check.Findings | None = self.student.examine(self._some_texts(_SAMPLE))
         if found is None:
             self._give_up("a document's vector", self.step)
         return found

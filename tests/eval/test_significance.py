@@ -176,5 +176,5 @@ def test_differences_due_to_seeds_are_not_significant():
 def test_seeds_with_different_queries_are_refused():
     with pytest.raises(DataError, match="the queries are not the baseline's"):
         compare_seeds([zeros(2), zeros(3)], [zeros(2)])
-    with pytest.raises(DataError, match="no seed"):
+    with pytest.raises(DataError, match="at least one seed"):
         compare_seeds([], [zeros(2)])

@@ -25,7 +25,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("yaml")
 pytest.importorskip("ir_measures")
 
-pytestmark = pytest.mark.usefixtures("training_surroundings")
+pytestmark = pytest.mark.usefixtures("training_environment")
 
 from lsr.eval.training.cli import miner, plot_run, validator  # noqa: E402
 from lsr.eval.training.from_folder import as_overrides  # noqa: E402

@@ -197,7 +197,7 @@ def test_plan(path, topical):
     assert plan.blocks == -(-3000 // CLUSTER)
     assert 0 < plan.blocks_scored < plan.blocks
     assert 0 < plan.postings_scored < plan.postings
-    assert "clusters looked into" in str(plan)
+    assert "clusters scored" in str(plan)
     assert not SearchSettings("clusters").exact
 
 

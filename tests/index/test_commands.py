@@ -88,7 +88,7 @@ def test_encode_index_search_explain_evaluate_verify(tmp_path, beir, lsr_command
     assert evaluated["search_ms"]["p50"] > 0
     verified = lsr_command("verify", tmp_path / "idx")
     assert verified.code == 0
-    assert "all as they were written" in verified.out
+    assert "all intact" in verified.out
 
 
 def test_query_files_of_all_formats_give_the_same_run(tmp_path, beir, idx, lsr_command):
@@ -114,9 +114,9 @@ def test_queries_print_json_lines(beir, idx, lsr_command):
 def test_a_filter_that_matches_nothing_is_reported(beir, idx, tmp_path, lsr_command):
     for query in (("flat",), ("--queries", beir), ("--queries", beir, "--run", tmp_path / "out.trec")):
         ran = lsr_command("search", idx, *query, "--where", "year=2001")
-        assert (ran.code, ran.out, ran.err.count("the filter left nothing")) == (0, "", 1)
+        assert (ran.code, ran.out, ran.err.count("documents matches --where")) == (0, "", 1)
         ran = lsr_command("search", idx, *query, "--where", "year=1955")
-        assert (ran.code, ran.err.count("the filter left nothing")) == (0, 0)
+        assert (ran.code, ran.err.count("documents matches --where")) == (0, 0)
 
 
 def test_a_terminal_gets_tables(idx, lsr_command, monkeypatch):
@@ -128,7 +128,7 @@ def test_a_terminal_gets_tables(idx, lsr_command, monkeypatch):
     found = lsr_command("search", idx, "flat", "--where", "year=1955").out
     assert "no document that meets --where shares a term" in found
     ran = lsr_command("search", idx, "flat", "--where", "year=2001")
-    assert (ran.code, ran.out, "left nothing: none of the 3 documents" in ran.err) == (0, "", True)
+    assert (ran.code, ran.out, "none of the 3 documents matches" in ran.err) == (0, "", True)
     assert "heat" in lsr_command("explain", idx, "heat", "d2").out
 
 
@@ -225,7 +225,7 @@ def test_a_truncated_gzip_file_is_refused(tmp_path, lsr_command):
 
 
 def test_empty_and_huge_texts_are_accepted(tmp_path, lsr_command):
-    huge = "flutter " * 600_000
+    huge = "flutter " * 100_000
     (tmp_path / "d.jsonl").write_text(jsonl([{"_id": "e", "text": ""}, {"_id": "h", "text": huge}]))
     ran = lsr_command("index", tmp_path / "d.jsonl", "--out", tmp_path / "idx", "--whole")
     assert ran.code == 0
@@ -442,7 +442,7 @@ def test_filters_of_times_and_of_values_with_commas(pets, lsr_command):
 
 def test_a_filter_that_matches_nothing_has_its_own_message(pets, lsr_command, tmp_path):
     ran = lsr_command("search", pets.path, "cats", "--where", "author=nobody")
-    told = "the filter left nothing: none of the 2 documents meets --where\nauthor has no value 'nobody'\n"
+    told = "none of the 2 documents matches --where\nauthor has no value 'nobody'\n"
     assert (ran.code, ran.out, ran.err) == (0, "", told)
     ran = lsr_command("search", pets.path, "cats", "--where", "author=Smith")
     assert (ran.code, ran.out, ran.err) == (0, "", "")

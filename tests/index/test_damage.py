@@ -26,7 +26,7 @@ from lsr.index.storage import manifest
 from lsr.index.storage.manifest import MANIFEST
 from lsr.io.convert import convert
 
-SECONDS = float(os.environ.get("LSR_LONG_TESTS", "1.5"))
+SECONDS = float(os.environ.get("LSR_LONG_TESTS", "0.5"))
 
 
 def documents(n, first=0):

@@ -131,7 +131,7 @@ def test_damage_is_named(tmp_path, embed, lsr_command):
     with pytest.raises(IndexFormatError, match="no dense vectors here"):
         DenseVectors(tmp_path, embed)
     DenseVectors.build(tmp_path, documents(5), embed)
-    assert lsr_command("verify", tmp_path).out == f"{tmp_path}: 1 files, all as they were written\n"
+    assert lsr_command("verify", tmp_path).out == f"{tmp_path}: 1 files, all intact\n"
     (file,) = tmp_path.glob("*.arrow")
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
@@ -153,9 +153,9 @@ def test_damage_is_named(tmp_path, embed, lsr_command):
     ("change", "message"),
     [
         ({"format": 9}, "format 9"),
-        ({"name": "../../etc/passwd"}, "make no sense"),
-        ({"files": {"../x.arrow": {}}}, "make no sense"),
-        ({"dimensions": 0}, "make no sense"),
+        ({"name": "../../etc/passwd"}, "missing or invalid"),
+        ({"files": {"../x.arrow": {}}}, "missing or invalid"),
+        ({"dimensions": 0}, "missing or invalid"),
         ({"dimensions": 7}, "damaged"),
     ],
 )

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from lsr import Index, load_encoder
 from lsr.encode.passages import Passages
 from lsr.errors import EncoderError
-from lsr.index.search.explain import Contribution, Explanation, highlight, readable, word_at
+from lsr.index.search.explain import Contribution, Explanation, readable, word_at
+from lsr.index.search.highlight import highlight
 from lsr.sparse import SparseMatrix
 
 TEXT = "Flutter of a swept wing at supersonic speeds"

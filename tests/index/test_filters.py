@@ -496,7 +496,7 @@ def test_quoted_values(text, values):
 
 
 def test_an_unclosed_quote_is_reported():
-    with pytest.raises(DataError, match="a value in double quotes is not closed"):
+    with pytest.raises(DataError, match="a double quote is not closed"):
         parse_where_text(['author="Smith, John'])
 
 

@@ -108,7 +108,7 @@ def test_pending_changes_belong_to_the_parent(index, forked):
 
     def child():
         assert not index.pending
-        with pytest.raises(OutputError, match="before it forked this one: commit them there"):
+        with pytest.raises(OutputError, match="before it forked: commit them there"):
             index.commit()
         with pytest.raises(OutputError, match="before it forked"):
             index.merge()

@@ -234,7 +234,7 @@ def test_a_dense_only_hit_has_the_score_of_its_best_passages(tmp_path, n):
 
 def test_unsupported_hybrid_searches_are_refused(tmp_path):
     plain = Index.build(tmp_path / "plain", documents(5), encoder=DenseBM25())
-    with pytest.raises(DataError, match=r"keeps no dense vectors: build it with hybrid=True"):
+    with pytest.raises(DataError, match=r"has no dense vectors: build it with hybrid=True"):
         plain.search("jet", mode="hybrid")
     index = Index.build(tmp_path / "idx", documents(5), encoder=DenseBM25(), hybrid=True)
     with pytest.raises(DataError, match="takes texts, or a dense vector for each query"):
@@ -435,7 +435,7 @@ def test_shards_without_dense_vectors_say_so(tmp_path):
     reshard_index(tmp_path / "idx", tmp_path / "shards", 2)
     with ShardedIndex.open(tmp_path / "shards", encoder=DenseBM25()) as sharded:
         for call in (lambda: sharded.search("jet", mode="hybrid"), lambda: sharded.similar("1", mode="dense")):
-            with pytest.raises(DataError, match="keeps no dense vectors: build it with hybrid=True"):
+            with pytest.raises(DataError, match="has no dense vectors: build it with hybrid=True"):
                 call()
 
 
@@ -464,5 +464,5 @@ def test_what_is_like_a_document_by_its_dense_vector(tmp_path):
     assert [hit.score for hit in found] == pytest.approx(sorted(np.delete(near, 4), reverse=True), abs=1e-3)
     assert found[0].id == expected[0]
     assert "4" not in [hit.id for hit in index.similar("4", 30, mode="hybrid")]
-    with pytest.raises(DataError, match="keeps no dense vectors"):
+    with pytest.raises(DataError, match="has no dense vectors"):
         Index.build(tmp_path / "plain", given, encoder=DenseBM25()).similar("4", mode="hybrid")

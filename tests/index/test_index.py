@@ -89,7 +89,7 @@ def test_a_matrix_is_indexed_with_and_without_ids(tmp_path):
     assert found(Index.build(tmp_path / "a", matrix), matrix[0]) == [("1", 2.0), ("0", 1.0)]
     named = Index.build(tmp_path / "b", matrix, ids=["x", "y"])
     assert found(named, matrix[0]) == [("y", 2.0), ("x", 1.0)]
-    with pytest.raises(DataError, match="doesn't know its tokens"):
+    with pytest.raises(DataError, match="tokens aren't known"):
         named.search({"x": 1.0})
     with pytest.raises(ValueError, match="2 rows but 1 ids"):
         Index.build(tmp_path / "c", matrix, ids=["x"])

@@ -231,7 +231,7 @@ def test_operators_are_plain_text_by_default(index):
 
 @pytest.mark.parametrize(
     ("query", "message"),
-    [('"shock layer', "isn't closed"), ("wing -", "nothing to look for"), ("-wing", "only what must not occur")],
+    [('"shock layer', "isn't closed"), ("wing -", "nothing follows"), ("-wing", "only excludes words")],
 )
 def test_invalid_operators_are_refused(index, query, message):
     with pytest.raises(DataError, match=message):
@@ -406,8 +406,8 @@ def broken(query, texts):
     ("reranker", "message"),
     [
         (broken, "broken failed on 100 texts: KeyError: 'no such model'"),
-        (lambda query, texts: [1.0] * (len(texts) - 1), "gave 99 scores for 100 texts"),
-        (lambda query, texts: [float("nan")] * len(texts), "gave nan for the text"),
+        (lambda query, texts: [1.0] * (len(texts) - 1), "returned 99 scores for 100 texts"),
+        (lambda query, texts: [float("nan")] * len(texts), "returned nan for the text"),
         (lambda query, texts: ["high"] * len(texts), "ValueError"),
         (lambda query, texts: None, "TypeError"),
     ],

@@ -136,16 +136,16 @@ def test_a_shard_without_an_answer_is_an_error_or_named(twice):
     one, index = twice
     expected = found(one.search(queries()[0], N_DOCS))
     kept = [hit for hit in expected if hit[0] < N_DOCS // 2]
-    sets, patience = list(index._group.sets.values()), Patience(0.1, 3.0)
+    sets, patience = list(index._group.sets.values()), Patience(0.1, 1.5)
     strict = ShardedIndex(index.shards, sets, patience=patience)
     lenient = ShardedIndex(index.shards, sets, patience=patience, allow_missing=True)
     assert found(strict.search(queries()[0], N_DOCS)) == found(lenient.search(queries()[0], N_DOCS)) == expected
     (first, _), (second, _) = actors(index, 1)
     with stopped(first), stopped(second):
-        with pytest.raises(ClusterError, match=r"shard-00001 \(300 documents\): no answer within 3 s"):
+        with pytest.raises(ClusterError, match=r"shard-00001 \(300 documents\): no answer within 1.5 s"):
             strict.search(queries()[0])
         hits = lenient.search(queries()[0], N_DOCS)
-        assert (found(hits), hits.missing) == (kept, {"shard-00001": "no answer within 3 s"})
+        assert (found(hits), hits.missing) == (kept, {"shard-00001": "no answer within 1.5 s"})
     assert found(lenient.search(queries()[0], N_DOCS)) == expected
 
 
@@ -154,9 +154,9 @@ def test_the_command_starts_a_local_cluster(ties, cluster_benchmark):
     one, folder = ties
     command = [sys.executable, "-m", "lsr", "search", folder, "-k", "5", "--ray", "local", "--cpus", "0.1", "--queries"]
     save_matrix(folder.parent / "q.parquet", queries(3))
-    surroundings = os.environ | cluster_benchmark.SURROUNDINGS
+    environment = os.environ | cluster_benchmark.ENVIRONMENT
     ran = subprocess.run(
-        [*command, folder.parent / "q.parquet"], capture_output=True, text=True, check=False, env=surroundings
+        [*command, folder.parent / "q.parquet"], capture_output=True, text=True, check=False, env=environment
     )
     assert ran.returncode == 0, ran.stderr
     hits = [hit.id for hits in one.search_batch(queries(3), 5) for hit in hits]

@@ -113,7 +113,7 @@ def test_get(path, lsr_command):
     assert [line["n"] for line in lsr_command("get", path, "--where", "n>17").lines()] == [18, 19]
     ran = lsr_command("get", path, "d1", "x")
     assert (ran.code, json.loads(ran.out)["_id"]) == (1, "d1")
-    assert "1 id not there: x" in ran.err
+    assert "1 id not found: x" in ran.err
     assert lsr_command("get", path, "d1", "--where", "n=1").code == 2
 
 

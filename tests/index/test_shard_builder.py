@@ -39,6 +39,11 @@ def credentials():
         yield
 
 
+@pytest.fixture(scope="module")
+def ray_nodes():
+    return 1
+
+
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Three documents are encoded together, and each six make a part."""

@@ -9,7 +9,7 @@ import pytest
 
 from lsr.encode.load import load_encoder
 from lsr.errors import ClusterError, DataError, EncoderMismatch, IndexFormatError
-from lsr.index.distributed import sharded_index as sharding
+from lsr.index.distributed import shard_search as sharding
 from lsr.index.distributed.hedging import Patience, ReplicaSet
 from lsr.index.distributed.reshard import reshard_index
 from lsr.index.distributed.sharded_index import ShardedIndex

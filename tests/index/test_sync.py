@@ -137,7 +137,7 @@ def test_another_folder_is_refused(docs, index, tmp_path, monkeypatch):
 
 def test_pending_changes_are_not_committed(docs, index):
     index.add([{"_id": "x", "text": "t"}])
-    with pytest.raises(OutputError, match="there are changes that aren't committed"):
+    with pytest.raises(OutputError, match="there are uncommitted changes"):
         index.sync(docs)
     index.rollback()
     index.sync(docs)

@@ -407,7 +407,7 @@ def test_vectors_of_another_encoder_are_refused(path, tmp_path, lsr_command):
     with pytest.raises(EncoderMismatch, match="same encoder"):
         index.add(read_vectors(tmp_path / "o.parquet"))
     (tmp_path / "t.jsonl").write_text('{"_id": "t", "vector": {"wing": 1, "unheard": 2}}\n')
-    with pytest.raises(DataError, match="'unheard' isn't in the index' vocabulary"):
+    with pytest.raises(DataError, match="'unheard' isn't in the index's vocabulary"):
         index.add(read_vectors(tmp_path / "t.jsonl"))
     (tmp_path / "t.jsonl").write_text('{"_id": "t", "vector": {"word7": 1, "wing": 2}}\n')
     index.add(read_vectors(tmp_path / "t.jsonl"))
@@ -451,7 +451,7 @@ def test_documents_may_have_their_own_vectors(tmp_path):
         "document 5",
     ]
     texts = Index.build(tmp_path / "texts", DOCUMENTS, encoder=ENCODER)
-    with pytest.raises(DataError, match="the token 'z' isn't in the index' vocabulary"):
+    with pytest.raises(DataError, match="the token 'z' isn't in the index's vocabulary"):
         texts.add(new)
     (wing,) = (term for term, token in enumerate(ENCODER.vocabulary) if token == "wing")
     same = Index.build(tmp_path / "same", [{"_id": "v", "text": "t", "vector": {"wing": 1}}], encoder=ENCODER)

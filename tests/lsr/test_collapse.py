@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lsr.sparse import SparseMatrix
-from lsr.train.collapse_check import examine
+from lsr.train.collapse_check import effective_rank, examine
 
 VOCABULARY = ["[CLS]", "the", "of", *(f"word{i}" for i in range(397))]
 N_DOCS = 50
@@ -93,3 +93,25 @@ def test_documents_alike_are_found(healthy, noise):
 def test_common_function_words_are_not_a_collapse(healthy):
     healthy[:, 1:3] = 0.3
     assert found(healthy) == []
+
+
+def test_the_rank_of_vectors():
+    """Of vectors without a common term it is their number, of equal ones 1, of clusters the number of clusters."""
+    alone = np.eye(20, dtype=np.float32) * 3
+    assert effective_rank(SparseMatrix.from_dense(alone)) == pytest.approx(20, abs=1e-3)
+    assert effective_rank(SparseMatrix.from_dense(np.ones((20, 5)))) == pytest.approx(1, abs=1e-3)
+    assert effective_rank(SparseMatrix.from_dense(alone[np.arange(20) % 4])) == pytest.approx(4, abs=1e-3)
+    dense = np.random.default_rng(0).random((12, 30))
+    values = np.linalg.svd(dense / np.linalg.norm(dense, axis=1, keepdims=True), compute_uv=False)
+    shares = values / values.sum()
+    assert effective_rank(SparseMatrix.from_dense(dense)) == pytest.approx(
+        np.exp(-(shares * np.log(shares)).sum()), rel=1e-4
+    )
+    assert effective_rank(SparseMatrix.from_dicts([{}, {}], 5)) == 0
+
+
+def test_the_rank_falls_in_a_collapse(healthy):
+    ranks = [
+        examine(SparseMatrix.from_dense(rows), VOCABULARY).rank for rows in (healthy, healthy[np.arange(N_DOCS) % 4])
+    ]
+    assert ranks[0] > 5 * ranks[1] > 5

@@ -13,6 +13,7 @@ import pytest
 
 from lsr.encode.load import load_encoder, load_encoder_files
 from lsr.encode.splade import SpladeEncoder
+from lsr.encode.tokenizer import TextTokenizer
 from lsr.encode.tower import Tower
 from lsr.errors import EncoderError, EncoderMismatch, MissingExtra
 
@@ -202,6 +203,35 @@ def test_only_documents_are_pruned(checkpoint, texts):
     assert pruned.encode_document(texts) == plain.encode_document(texts).prune(0.5).top_k(3)
     assert pruned.encode_query(texts) == plain.encode_query(texts)
     assert pruned.fingerprint == plain.fingerprint
+
+
+def test_texts_that_were_counted_are_not_read_again(checkpoint, texts, monkeypatch):
+    encoder, read = SpladeEncoder(Tower.open(checkpoint, max_length=12), device="cpu"), []
+    plain = TextTokenizer.ids
+
+    def ids(self, texts, *args, **more):
+        read.extend(texts)
+        return plain(self, texts, *args, **more)
+
+    expected = SpladeEncoder(Tower.open(checkpoint, max_length=12), device="cpu").encode_document(texts)
+    monkeypatch.setattr(TextTokenizer, "ids", ids)
+    room = encoder.room(texts)
+    assert min(room) < 0 <= max(room)
+    assert read == texts
+    read.clear()
+    vectors = encoder.encode_document(texts)
+    assert read == [text for text, left in zip(texts, room, strict=True) if left < 0]  # they must be cut
+    assert (vectors.to_dense() == expected.to_dense()).all()
+    assert encoder.room(texts) == room
+
+
+def test_offsets_are_those_of_the_tokens(checkpoint, texts, monkeypatch):
+    encoder = SpladeEncoder(checkpoint)
+    expected = [[(start, end) for _, start, end in encoder.tokens(text)] for text in [*texts, ""]]
+    assert any(expected)
+    assert encoder.offsets([*texts, ""]) == expected
+    monkeypatch.setattr("lsr.encode.tokenizer._AT_ONCE", 7)
+    assert encoder.offsets([*texts, ""]) == expected
 
 
 def test_spans_vocabulary_and_truncation(checkpoint, texts):

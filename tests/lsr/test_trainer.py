@@ -50,7 +50,7 @@ from lsr.train.sources import TrainingSource  # noqa: E402
 from lsr.train.teachers import Teacher  # noqa: E402
 from lsr.train.trainer import Helpers, Trainer  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("training_surroundings")
+pytestmark = pytest.mark.usefixtures("training_environment")
 
 WORDS = ["cat", "dog", "the", "sat", "on", "mat", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]
 SOME = ["the cat sat on the mat .", "dog", "abc def ghij " * 20]
@@ -973,6 +973,9 @@ def test_a_collapse_is_found_without_validation(settings, tmp_path, capsys):
     )
     trainer(settings, tmp_path).run()
     assert "dead rows" in log(tmp_path, "collapse")[-1]
+    ranks = log(tmp_path, "rank")
+    assert len(ranks) == 3
+    assert ranks[0] >= 1 > ranks[-1] == 0
     assert "dead rows: 100% of the documents" in capsys.readouterr().err
 
 

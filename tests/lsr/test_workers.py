@@ -65,12 +65,17 @@ def test_a_cluster_that_does_not_answer_is_reported(lsr_command, tmp_path):
 # --- with one
 
 
+@pytest.fixture(scope="module")
+def ray_nodes():
+    return 2
+
+
 def test_results_arrive_and_no_process_is_left(ray_cluster):
     import ray
 
     done = run(lambda: lambda job: (job, os.getpid()), range(7), ray_cluster.address)
     assert sorted(job for job, _ in done) == list(range(7))
-    assert len({pid for _, pid in done}) <= 6
+    assert len({pid for _, pid in done}) <= 4
     assert not ray.is_initialized()
 
 
@@ -125,7 +130,9 @@ def test_a_worker_that_dies_is_replaced(cluster, tmp_path, capfd):
     assert "one of the workers of the test is lost" in capfd.readouterr().err
 
 
-def test_a_job_that_kills_every_worker_fails(cluster):
+def test_a_job_that_kills_every_worker_fails(cluster, monkeypatch):
+    monkeypatch.setattr(pool, "_LOSSES", 2)
+
     def open_worker():
         def work(job):
             if job == 1:
@@ -134,11 +141,12 @@ def test_a_job_that_kills_every_worker_fails(cluster):
 
         return work
 
-    with pytest.raises(ClusterError, match="3 workers of the test died over the same part"):
+    with pytest.raises(ClusterError, match="2 workers of the test died over the same part"):
         run(open_worker, range(3), cluster.address, count=1)
 
 
-def test_workers_that_die_while_starting_are_reported(cluster):
+def test_workers_that_die_while_starting_are_reported(cluster, monkeypatch):
+    monkeypatch.setattr(pool, "_LOSSES", 2)
     with pytest.raises(ClusterError, match="die while they start"):
         run(lambda: os.kill(os.getpid(), signal.SIGKILL), range(3), cluster.address, count=1)
 
@@ -187,7 +195,7 @@ def test_at_most_one_job_per_worker_is_in_flight(cluster):
     [
         ({"memory": 1 << 40}, r"1 workers of the test of 1 CPU, 1099\.51 GB each don't fit: there is room for 0"),
         ({"gpus": 1}, r"of 1 CPU, 1 GPU, 1\.07 GB each don't fit"),
-        ({"count": 9}, "9 workers of the test .* there is room for 6"),
+        ({"count": 9}, "9 workers of the test .* there is room for 4"),
     ],
 )
 def test_a_cluster_with_too_few_resources_is_reported(cluster, wanted, said):
@@ -196,8 +204,8 @@ def test_a_cluster_with_too_few_resources_is_reported(cluster, wanted, said):
 
 
 def test_a_busy_cluster_is_reported(cluster, monkeypatch):
-    # Of each machine's 4 GB they leave 1: together there is enough, but nowhere for one of 2.
-    taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 3, memory=3 << 30), "others")
+    # They leave 1 of each machine's 4 GB: enough for a worker of 2 GB in total, but not on any one machine.
+    taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 2, memory=3 << 30), "others")
     next(taking)
     monkeypatch.setattr(pool, "_PATIENCE", 1.0)
     try:
@@ -208,9 +216,9 @@ def test_a_busy_cluster_is_reported(cluster, monkeypatch):
 
 
 def test_without_workers_all_free_cores_are_used(cluster, monkeypatch):
-    """Or what machines leave that are lost, but that Ray still counts."""
+    """Others' cores, and those of lost machines that Ray still counts, are left alone."""
     monkeypatch.setattr("lsr.distributed.ray_cluster._FREE", 0.5)
-    taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 5), "others")
+    taking = do_jobs(lambda: lambda job: job, range(99), Workers(cluster.address, 3), "others")
     next(taking)
     try:
         assert sorted(run(lambda: lambda job: job, range(7), cluster.address)) == list(range(7))
@@ -248,7 +256,7 @@ def files(folder):
 
 
 def test_the_bytes_equal_those_of_one_process(cluster, small_parts, tmp_path):
-    """Those of the model that ships, fitted to the corpus, with a worker that is killed on the way."""
+    """With the shipped model, fitted to the corpus."""
     source = write_corpus(tmp_path / "docs.jsonl", 40)
     report = encode(source, tmp_path / "alone")
     assert encode(source, tmp_path / "one", cluster.address, count=1) == report

@@ -134,8 +134,8 @@ def test_keys_of_a_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "there is no key"),
-        ("# nothing", "there is no key"),
+        ("", "contains no key"),
+        ("# nothing", "contains no key"),
         (READER, ":1: a line is reader KEY"),
         (f"reader {READER}\nadmin secret-that-is-long", ":2: a line is reader KEY"),
         ("reader secret", ":1: a key has at least 16 characters"),

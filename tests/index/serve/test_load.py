@@ -40,7 +40,7 @@ def test_a_full_queue_answers_503_with_retry_after():
             first, second = (asyncio.create_task(workers.run(free.wait, 10)) for _ in range(2))
             await asyncio.sleep(0)
             assert workers.busy == 2
-            with pytest.raises(Problem, match="too many requests wait") as refused:
+            with pytest.raises(Problem, match="too many requests are waiting") as refused:
                 await workers.run(free.wait, 10)
             free.set()
             assert await first
@@ -61,11 +61,11 @@ def test_one_caller_cannot_fill_the_queue():
         try:
             running = [asyncio.create_task(workers.run(free.wait, 10, caller="a")) for _ in range(3)]
             await asyncio.sleep(0)
-            with pytest.raises(Problem, match="too many requests of yours") as refused:
+            with pytest.raises(Problem, match="too many of your requests") as refused:
                 await workers.run(free.wait, 10, caller="a")
             running.append(asyncio.create_task(workers.run(free.wait, 10, caller="b")))
             await asyncio.sleep(0)
-            with pytest.raises(Problem, match="too many requests wait"):
+            with pytest.raises(Problem, match="too many requests are waiting"):
                 await workers.run(free.wait, 10, caller="c")
             free.set()
             assert all(await asyncio.gather(*running))
@@ -106,7 +106,7 @@ def test_one_key_cannot_starve_another(serving, small, monkeypatch):
     assert [reply.result().status for reply in running] == [200] * 4
     assert refused.status == 429
     assert refused.headers["retry-after"] == "1"
-    assert "of yours" in refused.json["detail"]
+    assert "of your requests" in refused.json["detail"]
 
 
 def test_models_for_explanations_load_in_the_background(serving, small, monkeypatch):
@@ -161,7 +161,7 @@ def test_a_slow_search_times_out(serving, small, monkeypatch):
         free.set()
     assert (slow.status, busy.status) == (503, 503)
     assert "longer than 0.1 s" in slow.json["detail"]
-    assert "come again" in busy.json["detail"]
+    assert "try again later" in busy.json["detail"]
     assert busy.headers["retry-after"] == "1"
 
 
@@ -208,8 +208,8 @@ def test_an_endless_head_is_refused(asking):
 @pytest.mark.parametrize(
     ("sent", "status", "detail"),
     [
-        (b"\x16\x03\x01\x02\x00 a greeting of TLS\r\n\r\n", 400, "no request of HTTP/1.1"),
-        (b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n{}", 400, "no request"),
+        (b"\x16\x03\x01\x02\x00 a greeting of TLS\r\n\r\n", 400, "isn't an HTTP/1.1 request"),
+        (b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n{}", 400, "HTTP/1.1 request"),
         (b"GET /health HTTP/1.1\r\nHost: localhost\r\nx: " + b"x" * 65_600 + b"\r\n\r\n", 431, "at most 65,536 bytes"),
     ],
 )
@@ -302,7 +302,7 @@ def test_too_many_connections_are_asked_to_retry(serving, small):
     assert reply.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"retry-after: 1" in reply
     assert b"x-content-type-options: nosniff" in reply
-    assert json.loads(reply.partition(b"\r\n\r\n")[2])["detail"] == "too many connections at once; come again"
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["detail"] == "too many connections at once; try again later"
     with pytest.raises(ServerError, match="too many connections"):
         Client(asking.url).search("wing")
     for sock in held:
@@ -319,7 +319,7 @@ def test_connections_per_address_are_limited(serving, small, monkeypatch):
         reply = sock.makefile("rb").read()
     assert reply.startswith(b"HTTP/1.1 429 ")
     told = json.loads(reply.partition(b"\r\n\r\n")[2])["detail"]
-    assert told == "too many connections of yours at once (3); come again"
+    assert told == "too many connections of yours at once (3); try again later"
     ports = {sock.getsockname()[1] for sock in held}
     monkeypatch.setattr(module, "_network", lambda client: "one" if client[1] in ports else "another")
     with connected(asking) as sock:

@@ -102,7 +102,7 @@ def test_documents(client, one, monkeypatch):
 
 
 def test_listing_after_an_unknown_document_is_refused(client):
-    with pytest.raises(ServerError, match="begin again"):
+    with pytest.raises(ServerError, match="start again"):
         client._post("/v1/list", {"after": "never"})
 
 

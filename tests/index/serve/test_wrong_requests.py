@@ -190,7 +190,7 @@ def test_a_huge_body_is_refused(serving, small):
         ({"documents": [{"id": "x", "text": "x"}, {"id": "y", "vector": {}}]}, "either all have vectors, or none"),
         ({"documents": [{"id": "a", "text": "again"}]}, "'a' is in the index already"),
         ({"documents": [{"id": "x", "text": "1"}, {"id": "x", "text": "2"}]}, "'x' occurs twice"),
-        ({"documents": [{"id": "x", "vector": {"zebra": 1.0}}]}, "'zebra' isn't in the index' vocabulary"),
+        ({"documents": [{"id": "x", "vector": {"zebra": 1.0}}]}, "'zebra' isn't in the index's vocabulary"),
         ({"documents": [{"id": "x", "vector": {"wing": -1}}]}, "documents.0.vector.wing"),
         ({"documents": [{"id": "x", "text": "t", "metadata": 3}]}, "documents.0.metadata"),
     ],

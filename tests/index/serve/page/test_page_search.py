@@ -10,7 +10,8 @@ import pytest
 
 from lsr import Index
 from lsr.encode.passages import Passages
-from lsr.index.search.explain import Contribution, highlight
+from lsr.index.search.explain import Contribution
+from lsr.index.search.highlight import highlight
 
 QUERY = "aircraft turbulence in the wind"
 
@@ -145,14 +146,14 @@ def test_nothing_found_and_unknown_words(visit, served):
 
 def test_filters_that_match_nothing_are_reported(visit, served):
     page = visit(f'{served}#index=words&q=wind&where={{"year":[1960],"lang":["fr"]}}')
-    page.get_by_text("Nothing meets the filters. Without, there are 2 documents.").wait_for()
+    page.get_by_text("No document matches the filters. Without them, there are 2 documents.").wait_for()
     page.get_by_role("button", name="Drop the filters").click()
     page.explained()
     assert sorted(page.ids()) == ["gusts", "tunnel"]
     assert "where" not in page.fragment()
     page.get_by_label("en", exact=True).check()
     page.get_by_role("searchbox").fill("zeppelin")
-    page.get_by_text("Nothing meets the filter. Without, there is 1 document.").wait_for()
+    page.get_by_text("No document matches the filter. Without it, there is 1 document.").wait_for()
 
 
 def test_example_queries_are_offered(visit, served, mini):
