@@ -47,7 +47,7 @@ class Moved:
         first_score: Its score before.
         rank: Its rank after.
         score: The re-ranker's score.
-        sentence: The sentence that has this score, where sentences were scored; else empty.
+        sentence: The sentence that has this score, if sentences were scored; else empty.
     """
 
     first_rank: int
@@ -102,7 +102,7 @@ class CrossEncoderReranker:
 
 
 class PairwiseReranker:
-    """Compares texts two by two (duoT5; Pradeep, Nogueira, Lin 2021).
+    """Compares pairs of texts (duoT5; Pradeep, Nogueira, Lin 2021).
 
     By default a text's score is the mean of how likely it is better than each of the others, 0 to 1. Each pair is asked
     both ways round, as models prefer one place: n texts take n * (n - 1) comparisons, so keep `depth` small, or compare
@@ -155,19 +155,18 @@ class PairwiseReranker:
 
 
 class ListwiseReranker:
-    """Orders lists of texts, as a language model does that reads them all.
+    """Orders lists of texts, for instance by a language model.
 
-    Of more texts than it reads at once the last ones are ordered first, then the window moves toward the beginning, so
-    that a good text can rise from the end to the top (RankGPT; Sun et al. 2023).
+    Lists longer than a window are ordered from the end: the window moves toward the beginning, so that a good text can
+    rise from the end to the top (RankGPT; Sun et al. 2023).
 
     Args:
-        order: A function of the query and a list of texts; gives their places in the list, counted from 0, the best
-            first: [2, 0, 1].
-        window: Texts that it gets at once at most.
-        step: Places that the window moves at a time.
+        order: A function of the query and a list of texts. It returns their positions from 0, best first: [2, 0, 1].
+        window: Maximum number of texts in a call.
+        step: Number of places that the window moves.
 
     Raises:
-        ValueError: A window below 2, or a step below 1 or not below the window.
+        ValueError: `step` isn't at least 1 and below `window`.
     """
 
     def __init__(self, order: Callable[[str, list[str]], Any], *, window: int = 20, step: int = 10) -> None:
@@ -176,7 +175,7 @@ class ListwiseReranker:
         self._order, self._window, self._step = order, window, step
 
     def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """The number of texts for the best one, down to 1 for the last."""
+        """Return n for the best of n texts, down to 1 for the last."""
         n = len(texts)
         ranked, end = list(range(n)), n
         while ranked:
@@ -243,13 +242,13 @@ def _name(function: Any) -> str:
 def rerank(
     given: AnyReranker, query: Any, texts: Sequence[tuple[str, str]], unit: Unit = "text"
 ) -> tuple[list[float], list[str]]:
-    """What a re-ranker makes of documents.
+    """Return a re-ranker's scores of documents, validated.
 
     Args:
         given: The re-ranker.
-        query: What was asked.
+        query: The query.
         texts: Title and text of each document.
-        unit: "text" has them scored whole; "sentence" has each sentence scored, below the title, and a document has the
+        unit: "text" scores title and text; "sentence" scores each sentence below the title, and a document has the
             score of its best one.
 
     Returns:
@@ -271,7 +270,7 @@ def rerank(
 
 
 def _sentences(text: str) -> list[str]:
-    """At least one."""
+    """Split a text into sentences, at least one."""
     return [one for part in SENTENCE.split(text) if (one := part.strip())] or [text]
 
 
