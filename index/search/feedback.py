@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lsr.errors import DataError
 from lsr.index.search.hits import Hit
-from lsr.index.search.hybrid_search import dense_width
+from lsr.index.search.hybrid_search import dense_width, require_dense
 from lsr.index.search.query_encoder import Query
 from lsr.index.search.reader import Reader
 from lsr.index.search.settings import FilteredOptions
@@ -124,7 +124,7 @@ def expand_dense(
     """
     _check(documents, weight)
     index = index.pinned()
-    width = dense_width(index.snapshot, index.path)
+    width = require_dense(dense_width(index.snapshot), index.path)
     if isinstance(query, str):
         (query,) = index.encoder.encode_dense([query], queries=True)
     own = np.asarray(query, np.float32)
@@ -144,7 +144,7 @@ def mixed(query: NDArray[np.float32], documents: NDArray[np.float32], weight: fl
 def stored_dense(index: Reader, docs: Iterable[int]) -> NDArray[np.float32]:
     """Return (n, width) float32: the stored dense vectors of documents, by number."""
     snapshot = index.snapshot
-    rows = [np.zeros((0, dense_width(snapshot, index.path)), np.float32)]
+    rows = [np.zeros((0, require_dense(dense_width(snapshot), index.path)), np.float32)]
     for doc in docs:
         number, within = snapshot.searcher.locate(doc)
         embeddings = snapshot.parts[number].embeddings

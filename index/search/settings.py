@@ -115,7 +115,10 @@ class SearchOptions(RankingOptions, total=False):
     diversity: float
     syntax: str
     rerank: Any
+    rerank_unit: Literal["text", "sentence"]
     depth: int
+    passages: bool
+    fields: str | Sequence[str] | None
 
 
 class FilteredOptions(RankingOptions, total=False):

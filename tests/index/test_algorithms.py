@@ -6,6 +6,7 @@ Brute force is a sum of integers in numpy, sorted completely; it shares no code 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -130,7 +131,7 @@ def collections(draw):
     memory=st.sampled_from([1, 24 * 200, DEFAULT_MEMORY]),
     order=st.sampled_from(ORDERS),
 )
-@settings(max_examples=200)
+@settings(max_examples=1000 if os.environ.get("LSR_LONG_TESTS") else 100)
 def test_all_algorithms_equal_brute_force(case, memory, order):
     matrix, queries = case
     assume(order == "given" or matrix.shape[1] < LARGE)
