@@ -30,6 +30,7 @@ import math
 import numpy as np
 
 from lsr.index.kernels.exhaustive import collect, finish, scatter, seed, thin_out
+from lsr.index.kernels.gaps import add_gaps
 from lsr.index.kernels.jit import inlined, kernel, prefetch
 from lsr.index.kernels.layout import (
     BEGIN,
@@ -41,6 +42,9 @@ from lsr.index.kernels.layout import (
     END,
     FIRST_BLOCK,
     FIRST_DOC,
+    GAP_IMPACTS_AT,
+    GAPS,
+    GAPS_AT,
     IMPACTS_AT,
     LOOKUPS,
     MAXIMA_AT,
@@ -55,6 +59,7 @@ from lsr.index.kernels.layout import (
     WINDOWS_SCANNED,
     cost,
     count_blocks,
+    count_skips,
     disallow,
 )
 from lsr.index.kernels.topk import select, sort
@@ -479,8 +484,8 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
         As `score_blocks`.
     """
     # Taken out of their tuples once: doing so counts references, which would cost more than the loops.
-    docs, impacts, dense, maxima, skips, windows = (
-        files.docs, files.impacts, files.dense, files.maxima, files.skips, files.windows,
+    docs, impacts, dense, gaps, maxima, skips, windows = (
+        files.docs, files.impacts, files.dense, files.gaps, files.maxima, files.skips, files.windows,
     )  # fmt: skip
     lists, weights, accumulator, counts = query.lists, query.weights, space.accumulator, space.counts
     order = files.order
@@ -499,11 +504,15 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
             c = alive[j]
             w, base = owners[c], slots[c] * BLOCK
             if i + 2 < len(terms):
-                ask(dense, skips, windows, lists, terms[i + 2], w, blocks[c])
+                ask(dense, gaps, skips, windows, lists, terms[i + 2], w, blocks[c])
             if 0 <= i + 1 < len(terms):
                 begin, end = find(maxima, skips, windows, lists, terms[i + 1], w, blocks[c])
                 begins[(i + 1) & 1, c], ends[(i + 1) & 1, c] = begin, end
-                if begin < end:
+                if begin < end and lists[terms[i + 1], w, DENSE] == GAPS:
+                    for x in range(begin, end + 63, 64):
+                        prefetch(gaps, windows[w, GAPS_AT] + min(x, end - 1))
+                        prefetch(gaps, windows[w, GAP_IMPACTS_AT] + min(x, end - 1))
+                elif begin < end:
                     prefetch(docs, windows[w, DOCS_AT] + begin)
                     prefetch(docs, windows[w, DOCS_AT] + (begin + end) // 2)
                     prefetch(docs, windows[w, DOCS_AT] + end - 1)
@@ -520,6 +529,14 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
                 best = add_dense(dense, row, size, weight, accumulator, base)
                 row = windows[w, MAXIMA_AT] + np.int64(lists[terms[i], w, ROW]) * ROW_UNIT
                 largest, touched = np.int32(maxima[row + blocks[c]]), BLOCK // 8
+            elif lists[terms[i], w, DENSE] == GAPS:
+                first = np.int64(blocks[c]) * BLOCK
+                at = windows[w, GAPS_AT] + lists[terms[i], w, BEGIN] - count_skips(windows, w)
+                before = first // SKIP * SKIP - np.int64(gaps[at + first // SKIP])
+                best, largest, touched = add_gaps(
+                    gaps, windows[w, GAPS_AT], windows[w, GAP_IMPACTS_AT], begins[i & 1, c], ends[i & 1, c],
+                    before, first, weight, accumulator, base,
+                )  # fmt: skip
             else:
                 best, largest, touched = add_postings(
                     docs, windows[w, DOCS_AT], impacts, windows[w, IMPACTS_AT], begins[i & 1, c], ends[i & 1, c],
@@ -549,7 +566,7 @@ def look_up(files, query, space, terms, slots, at, n, k, alpha, found, threshold
 
 
 @inlined
-def ask(dense, skips, windows, lists, i, w, block):
+def ask(dense, gaps, skips, windows, lists, i, w, block):
     """Prefetch what tells of term i in a block of window w: its dense row, or its skips."""
     if lists[i, w, DENSE] >= 0:
         row = windows[w, DENSE_AT] + lists[i, w, DENSE] * windows[w, N_DOCS] + np.int64(block) * BLOCK
@@ -559,6 +576,9 @@ def ask(dense, skips, windows, lists, i, w, block):
     elif lists[i, w, ROW] >= 0:
         at = windows[w, SKIPS_AT] + np.int64(lists[i, w, ROW]) * SKIP_UNIT
         prefetch(skips, at + np.int64(block) * BLOCK // SKIP)
+        if lists[i, w, DENSE] == GAPS:
+            begin = lists[i, w, BEGIN] - count_skips(windows, w)
+            prefetch(gaps, windows[w, GAPS_AT] + begin + np.int64(block) * BLOCK // SKIP)
 
 
 @inlined
@@ -566,14 +586,14 @@ def find(maxima, skips, windows, lists, i, w, block):
     """Postings of term i among which those of a block of window w are; none if it has none or is dense.
 
     Returns:
-        Begin and end, within the window's postings whatever the files say.
+        Begin and end, within the window's postings, or gaps, whatever the files say.
     """
     begin, end, row = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]), np.int64(lists[i, w, ROW])
     if row < 0 or begin == end:
         return begin, end
     if maxima[windows[w, MAXIMA_AT] + row * ROW_UNIT + block] == 0:
         return np.int64(0), np.int64(0)
-    n_skips = (windows[w, N_DOCS] + SKIP - 1) // SKIP
+    n_skips = count_skips(windows, w)
     skip = np.int64(block) * BLOCK // SKIP
     at = windows[w, SKIPS_AT] + row * SKIP_UNIT + skip
     if skip + 1 < n_skips:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lsr.index.kernels.gaps import scan_gaps
 from lsr.index.kernels.jit import inlined, kernel, prefetch
 from lsr.index.kernels.layout import (
     BEGIN,
@@ -19,6 +20,9 @@ from lsr.index.kernels.layout import (
     DOCS_AT,
     END,
     FIRST_DOC,
+    GAP_IMPACTS_AT,
+    GAPS,
+    GAPS_AT,
     IMPACTS_AT,
     N_DOCS,
     POSTINGS,
@@ -76,7 +80,7 @@ def search_windows(files, query, space, k, threshold):
 def scatter(files, query, terms, w, accumulator):
     """Add a window's postings of some of the query's terms to the accumulator; returns what that cost, in postings."""
     # Taken out of their tuples once: doing so counts references.
-    all_docs, all_impacts, dense, windows = files.docs, files.impacts, files.dense, files.windows
+    all_docs, all_impacts, dense, gaps, windows = files.docs, files.impacts, files.dense, files.gaps, files.windows
     lists, weights = query.lists, query.weights
     touched, n, n_dense = 0, windows[w, N_DOCS], 0
     places = np.empty(len(terms), np.int64)
@@ -103,12 +107,17 @@ def scatter(files, query, terms, w, accumulator):
                     scores[x] += weight * row[x]
     for j in range(-1, len(terms)):
         if j + 1 < len(terms):
-            ask(all_docs, all_impacts, windows, lists, terms[j + 1], w)
+            ask(all_docs, all_impacts, gaps, windows, lists, terms[j + 1], w)
         if j < 0:
             continue
         i = terms[j]
         begin, end = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END])
         weight = weights[i]
+        if lists[i, w, DENSE] == GAPS:
+            at, impacts_at = windows[w, GAPS_AT] + begin, windows[w, GAP_IMPACTS_AT] + begin
+            size = max(end - begin, 0)
+            scan_gaps(gaps[at : at + size], gaps[impacts_at : impacts_at + size], weight, accumulator)
+            continue
         docs = all_docs[windows[w, DOCS_AT] + begin : windows[w, DOCS_AT] + end]
         impacts = all_impacts[windows[w, IMPACTS_AT] + begin : windows[w, IMPACTS_AT] + end]
         for p in range(len(docs)):
@@ -117,9 +126,14 @@ def scatter(files, query, terms, w, accumulator):
 
 
 @inlined
-def ask(docs, impacts, windows, lists, i, w):
+def ask(docs, impacts, gaps, windows, lists, i, w):
     """Prefetch where a list begins: the rest comes by itself, but its first lines are waited for."""
     begin, size = np.int64(lists[i, w, BEGIN]), np.int64(lists[i, w, END]) - lists[i, w, BEGIN]
+    if lists[i, w, DENSE] == GAPS:
+        for p in range(0, min(size, _ASKED), 64):
+            prefetch(gaps, windows[w, GAPS_AT] + begin + p)
+            prefetch(gaps, windows[w, GAP_IMPACTS_AT] + begin + p)
+        return
     for p in range(0, min(size, _ASKED), 32):
         prefetch(docs, windows[w, DOCS_AT] + begin + p)
     for p in range(0, min(size, _ASKED), 64):
