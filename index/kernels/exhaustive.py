@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from lsr.index.kernels.gaps import scan_gaps
-from lsr.index.kernels.jit import inlined, kernel, prefetch
+from lsr.index.kernels.jit import inlined, kernel, lowest_bit, prefetch, reaching
 from lsr.index.kernels.layout import (
     BEGIN,
     DENSE,
@@ -36,7 +36,7 @@ from lsr.index.kernels.layout import (
 from lsr.index.kernels.topk import select, sort
 
 _SCANNED = 128  # accumulator entries that are passed over together where none is good enough
-_RUN = 16  # of which those are appended that are good enough
+_RUN = 32  # of which those are appended that are good enough: as many as `reaching` looks at
 _STRIP = 4096  # documents whose scores are added up together from dense rows
 _ASKED = 512  # postings at the beginning of a list
 _SAMPLE = 256  # scores from which the first threshold is guessed
@@ -206,16 +206,17 @@ def collect(space, accumulator, order, windows, w, first, n, k, found, threshold
             reached |= np.int32(max(a, b) >= threshold)
         if reached:
             for run in range(0, _SCANNED, _RUN):
-                reached = np.int32(0)
-                for i in range(_RUN):
-                    reached |= np.int32(scores[run + i] >= threshold)
-                if reached:
-                    if found > room:
-                        found, threshold = thin_out(space, k, found, threshold)
-                    begin = block * _SCANNED + run
-                    for i in range(min(_RUN, n - begin)):  # without a branch that the processor could mispredict
+                bits = reaching(scores, run, threshold)
+                if bits and found > room:
+                    found, threshold = thin_out(space, k, found, threshold)
+                    bits = reaching(scores, run, threshold)
+                begin = block * _SCANNED + run
+                while bits:
+                    i = lowest_bit(bits)
+                    bits &= bits - 1
+                    if begin + i < n:
                         docs[found], best[found] = number_of(order, windows, w, first + begin + i), scores[run + i]
-                        found += np.int64(scores[run + i] >= threshold)
+                        found += 1
         scores[:] = 0
     return found, threshold
 
